@@ -1,0 +1,156 @@
+"""The configuration of each stage: frozen dataclasses, checked where they are made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from clipaudit.errors import UsageError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise UsageError(sentence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldsConfig:
+    """Which parts of a sample become columns."""
+
+    label: str | None = None
+    """`cls` (an integer), `txt` (a string) or a json path such as `json:attrs.class_name` (a string)."""
+    attributes: tuple[str, ...] = ()
+    """json paths `json:attrs.place`, or `NAME=json:attrs.place` to name the column; the default name is the last part."""
+    caption: str | None = None
+    """`txt` or a json path."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig:
+    """How images are read and decoded."""
+
+    decode_threads: int = 2
+    """Threads that decode images for one worker."""
+    queue_images: int = 64
+    """Most decoded images that wait for the model; bounds memory."""
+    max_image_pixels: int = 178_956_970
+    """Images with more pixels are refused before decoding (status `too_large`); Pillow's own bomb limit by default."""
+    max_member_bytes: int = 256 * 2**20
+    """Members larger than this are refused without being read."""
+
+    def __post_init__(self) -> None:
+        _require(self.decode_threads >= 1, f"--decode-threads must be at least 1, not {self.decode_threads}")
+        _require(self.queue_images >= 1, f"queue_images must be at least 1, not {self.queue_images}")
+        _require(self.max_image_pixels >= 1, f"--max-image-pixels must be at least 1, not {self.max_image_pixels}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which model, and how it computes."""
+
+    name: str = "ViT-B-32"
+    """open_clip model name, `local-dir:PATH` or a directory, or `hf-hub:ORG/NAME`."""
+    pretrained: str | None = None
+    """open_clip weight tag, checkpoint file, or `random-seed-N` for untrained weights drawn from seed N."""
+    precision: Precision = "fp32"
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, f"--batch-size must be at least 1, not {self.batch_size}")
+        _require(
+            self.precision in ("fp32", "bf16", "fp16"),
+            f"--precision must be fp32, bf16 or fp16, not {self.precision!r}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreConfig:
+    """What is written for each image."""
+
+    layers: str = "4"
+    """`all`, the number of last layers, or a list such as `8,10,11` or `8-11`."""
+    components: bool = False
+    """Also store each stored layer's attention sum and MLP term."""
+    label_moments: Literal["auto", "all", "none"] = "auto"
+    """Which labels' moments a shard's file holds; `auto`: those that cost little beside the rows themselves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionConfig:
+    """Where and how hard the job runs; nothing here changes a result."""
+
+    engine: Literal["ray", "local"] = "ray"
+    workers: int | None = None
+    """Worker processes; default: one per GPU of the cluster, else one per two CPUs. The local engine has one."""
+    address: str | None = None
+    """Ray cluster to join; default: the cluster that the job runs in, else a new local one."""
+    gpus_per_worker: float | None = None
+    cpus_per_worker: float | None = None
+    max_attempts: int = 3
+    """Attempts at a shard before it is recorded under _failed/."""
+    max_shard_seconds: float = 3600.0
+    """An attempt that takes longer is ended and counted."""
+    max_init_failures: int = 3
+    """Workers that may fail to start, in a row, before the job gives up."""
+    max_lost_samples: float = 0.05
+    """Largest share of samples that may be skipped before the run is called invalid."""
+    max_lost_shards: int = 0
+    """Most shards that may fail before the run is called invalid."""
+
+    def __post_init__(self) -> None:
+        _require(self.engine in ("ray", "local"), f"--engine must be ray or local, not {self.engine!r}")
+        _require(self.workers is None or self.workers >= 1, f"--workers must be at least 1, not {self.workers}")
+        _require(
+            self.engine == "ray" or self.workers in (None, 1),
+            f"--workers {self.workers} needs --engine ray: the local engine has one worker",
+        )
+        _require(self.max_attempts >= 1, f"--max-attempts must be at least 1, not {self.max_attempts}")
+        _require(self.max_shard_seconds > 0, f"--max-shard-seconds must be positive, not {self.max_shard_seconds}")
+        _require(0 <= self.max_lost_samples <= 1, f"--max-lost must lie in 0..1, not {self.max_lost_samples}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig:
+    """The whole configuration of `clipaudit audit`; each stage gets its own part only."""
+
+    shards: tuple[str, ...]
+    """Paths or URLs with brace ranges and globs."""
+    out: str
+    """Run directory, a local path or any fsspec URL."""
+    fields: FieldsConfig = field(default_factory=FieldsConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+
+    def identity(self) -> dict[str, Any]:
+        """The options that change what is stored; a run is bound to them. Keys are the options' names."""
+        return {
+            "model": self.model.name,
+            "pretrained": self.model.pretrained,
+            "precision": self.model.precision,
+            "label": self.fields.label,
+            "attributes": list(self.fields.attributes),
+            "caption": self.fields.caption,
+            "layers": self.store.layers,
+            "components": self.store.components,
+            "label_moments": self.store.label_moments,
+            "max_image_pixels": self.decode.max_image_pixels,
+            "max_member_bytes": self.decode.max_member_bytes,
+        }
+
+
+def as_dict(config: object) -> dict[str, Any]:
+    """A configuration dataclass as plain JSON values."""
+    return dict(json.loads(json.dumps(asdict(config))))  # type: ignore[call-overload]
+
+
+def fingerprint(value: dict[str, Any]) -> str:
+    """Hex sha256 (first 16 digits) of a JSON value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]

@@ -1,0 +1,90 @@
+"""The exceptions of clipaudit, each with the exit code that it ends a command with.
+
+    ClipauditError (5)
+    +-- UsageError (2)               an option, a path or a configuration is wrong: one sentence names it
+    |   +-- UnknownModel             no such open_clip name, weight tag or directory
+    |   +-- UnsupportedTower         the image encoder cannot be decomposed; carries the reason
+    |   +-- ShardNotFound            a shard pattern matched nothing, or a named shard is not there
+    |   +-- RunMismatch              the run directory belongs to another configuration or other shards
+    |   +-- RunNotFound              there is no run at this path
+    +-- RunInvalid (4)               work was lost: too many samples or shards, a full disk, an interruption
+    |   +-- StorageFull              the run's file system has no space left
+    |   +-- WorkersUnavailable       no worker could be started
+    |   +-- Interrupted              stopped by a signal; what is committed stays
+    +-- ShardError (4)               one shard cannot be processed; recorded under _failed/
+    |   +-- ShardUnreadable          the shard cannot be opened or read
+    |   +-- ShardChanged             the shard's size or etag is no longer the one that the run recorded
+    +-- IntegrityError (4)           stored files disagree with their commit record
+
+A user's mistake ends as the exception's one sentence on stderr; anything else is a bug and keeps its traceback.
+"""
+
+
+class ClipauditError(Exception):
+    """Root of all clipaudit errors. `exit_code` is what the command line ends with."""
+
+    exit_code = 5
+
+
+class UsageError(ClipauditError):
+    """An option, a path or a configuration is wrong."""
+
+    exit_code = 2
+
+
+class UnknownModel(UsageError):
+    """No such open_clip model name, weight tag or model directory."""
+
+
+class UnsupportedTower(UsageError):
+    """The image encoder is not one that clipaudit can decompose exactly; the message gives the reason."""
+
+
+class ShardNotFound(UsageError):
+    """A shard pattern matched nothing, or a named shard does not exist."""
+
+
+class RunMismatch(UsageError):
+    """The run directory was made with another configuration or from other shards."""
+
+
+class RunNotFound(UsageError):
+    """There is no run at the given path."""
+
+
+class RunInvalid(ClipauditError):
+    """The run cannot be trusted or finished: too much was lost on the way."""
+
+    exit_code = 4
+
+
+class StorageFull(RunInvalid):
+    """The file system that holds the run has no space left."""
+
+
+class WorkersUnavailable(RunInvalid):
+    """No worker could be started."""
+
+
+class Interrupted(RunInvalid):
+    """The job was stopped by a signal; committed shards stay, and the same command resumes."""
+
+
+class ShardError(ClipauditError):
+    """One shard cannot be processed."""
+
+    exit_code = 4
+
+
+class ShardUnreadable(ShardError):
+    """The shard cannot be opened or read."""
+
+
+class ShardChanged(ShardError):
+    """The shard is no longer the file that the run recorded."""
+
+
+class IntegrityError(ClipauditError):
+    """Stored files disagree with their commit record."""
+
+    exit_code = 4

@@ -1,0 +1,141 @@
+"""The vocabulary of the tables: head labels, row statuses, sample records and the Parquet schema."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+# A row's status. Everything but OK is a failure row: its vectors are null and it is counted by reason.
+OK = "ok"
+MISSING_IMAGE = "missing_image"      # the sample has no jpg/jpeg/png/webp member
+UNDECODABLE = "undecodable"          # the image bytes cannot be decoded
+TOO_LARGE = "too_large"              # more pixels than the limit: refused before decoding
+MISSING_LABEL = "missing_label"      # a label was asked for and the sample has none
+BAD_LABEL = "bad_label"              # the label is there but is not of the declared type
+BAD_METADATA = "bad_metadata"        # the sample's json or text cannot be read
+DUPLICATE_KEY = "duplicate_key"      # a sample of this shard already had this key
+BAD_NAME = "bad_name"                # a member name that escapes the archive (absolute, "..", NUL)
+NOT_FINITE = "not_finite"            # the model produced inf or nan for this image
+STATUSES = (OK, MISSING_IMAGE, UNDECODABLE, TOO_LARGE, MISSING_LABEL, BAD_LABEL, BAD_METADATA, DUPLICATE_KEY, BAD_NAME,
+            NOT_FINITE)
+
+Label: TypeAlias = int | str | None
+LabelKind: TypeAlias = Literal["int", "string"]
+
+_HEAD_LABEL = re.compile(r"L(\d{2,})H(\d{2,})")
+
+
+def head_label(layer: int, head: int) -> str:
+    """Name of an attention head, `L22H05`: 0-based layer and head, at least two digits each."""
+    return f"L{layer:02d}H{head:02d}"
+
+
+def parse_head_label(label: str) -> tuple[int, int]:
+    """(layer, head) of a head label; ValueError when the text is not one."""
+    match = _HEAD_LABEL.fullmatch(label)
+    if match is None:
+        raise ValueError(f"{label!r} is not a head label such as L22H05")
+    return int(match[1]), int(match[2])
+
+
+def attention_column(layer: int) -> str:
+    """Column of a layer's summed attention contribution (all heads and the output bias), `--components`."""
+    return f"attention_L{layer:02d}"
+
+
+def mlp_column(layer: int) -> str:
+    """Column of a layer's MLP contribution, `--components`."""
+    return f"mlp_L{layer:02d}"
+
+
+@dataclass(kw_only=True, slots=True)
+class Sample:
+    """One image of a shard with its metadata; a failure has a `status` other than `ok` and no image."""
+
+    key: str
+    """WebDataset key: the member's path up to the first dot of its file name."""
+    index: int
+    """Position of the sample in its shard, 0-based, failures included."""
+    status: str = OK
+    detail: str = ""
+    """Why the status is not `ok`, one sentence; kept in the commit record for the first few of each reason."""
+    image: npt.NDArray[np.uint8] | None = None
+    """(H, W, 3) uint8 RGB at the model's input size, before normalisation."""
+    label: Label = None
+    caption: str | None = None
+    attributes: dict[str, str | None] = field(default_factory=dict)
+    width: int | None = None
+    """Pixels of the image as displayed (after EXIF orientation)."""
+    height: int | None = None
+    phash: int | None = None
+    """64-bit perceptual hash, as a signed int64."""
+    offset: int | None = None
+    """Byte offset of the image's data in the tar; with `nbytes`, a thumbnail needs no scan of the shard."""
+    nbytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSpec:
+    """What one run's table holds beside the fixed columns."""
+
+    heads: tuple[str, ...]
+    """Stored heads in column order."""
+    head_dim: int
+    embed_dim: int
+    label_kind: LabelKind | None = None
+    attributes: tuple[str, ...] = ()
+    caption: bool = False
+    components: tuple[str, ...] = ()
+    """Columns of `embed_dim` numbers: layer attention sums and MLP terms (`--components`)."""
+
+    @property
+    def vectors(self) -> dict[str, int]:
+        """Every vector column with its length, in column order: embedding, heads, components."""
+        return {
+            "embedding": self.embed_dim,
+            **dict.fromkeys(self.heads, self.head_dim),
+            **dict.fromkeys(self.components, self.embed_dim),
+        }
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of a row's vectors as stored (float16)."""
+        return 2 * sum(self.vectors.values())
+
+
+def arrow_schema(spec: TableSpec) -> pa.Schema:
+    """The Parquet schema of a projections file (DESIGN 5): fixed columns, then vectors as fixed_size_binary float16."""
+    import pyarrow as pa
+
+    fields = [
+        pa.field("shard_id", pa.int32(), nullable=False),
+        pa.field("index", pa.int32(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+    ]
+    if spec.label_kind is not None:
+        fields.append(pa.field("label", pa.int64() if spec.label_kind == "int" else pa.string()))
+    if spec.caption:
+        fields.append(pa.field("caption", pa.string()))
+    if spec.attributes:
+        fields.append(pa.field("attributes", pa.struct([pa.field(name, pa.string()) for name in spec.attributes])))
+    fields += [
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("phash", pa.int64()),
+        pa.field("offset", pa.int64()),
+        pa.field("nbytes", pa.int32()),
+        pa.field("scale", pa.float32()),
+        pa.field("norm", pa.float32()),
+        pa.field("remainder", pa.float32()),
+    ]
+    fields += [pa.field(name, pa.binary(2 * length)) for name, length in spec.vectors.items()]
+    return pa.schema(fields)
