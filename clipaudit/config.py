@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from clipaudit.errors import UsageError
 
@@ -21,6 +21,8 @@ def _require(condition: bool, sentence: str) -> None:
 class FieldsConfig:
     """Which parts of a sample become columns."""
 
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
     label: str | None = None
     """`cls` (an integer), `txt` (a string) or a json path such as `json:attrs.class_name` (a string)."""
     attributes: tuple[str, ...] = ()
@@ -32,6 +34,8 @@ class FieldsConfig:
 @dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
     """How images are read and decoded."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     decode_threads: int = 2
     """Threads that decode images for one worker."""
@@ -51,6 +55,8 @@ class DecodeConfig:
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Which model, and how it computes."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     name: str = "ViT-B-32"
     """open_clip model name, `local-dir:PATH` or a directory, or `hf-hub:ORG/NAME`."""
@@ -73,6 +79,8 @@ class ModelConfig:
 class StoreConfig:
     """What is written for each image."""
 
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
     layers: str = "4"
     """`all`, the number of last layers, or a list such as `8,10,11` or `8-11`."""
     components: bool = False
@@ -84,6 +92,8 @@ class StoreConfig:
 @dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
     """Where and how hard the job runs; nothing here changes a result."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     engine: Literal["ray", "local"] = "ray"
     workers: int | None = None
@@ -118,6 +128,8 @@ class ExecutionConfig:
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
     """The whole configuration of `clipaudit audit`; each stage gets its own part only."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     shards: tuple[str, ...]
     """Paths or URLs with brace ranges and globs."""
@@ -154,3 +166,32 @@ def as_dict(config: object) -> dict[str, Any]:
 def fingerprint(value: dict[str, Any]) -> str:
     """Hex sha256 (first 16 digits) of a JSON value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def parse_layers(spec: str, total: int) -> tuple[int, ...]:
+    """Layers (0-based, ascending) that a `--layers` value names in a tower of `total` layers.
+
+    `all`; `4` for the last four; a list of layers and ranges with a comma or dash in it: `8,10`, `8-11`, `5,` (layer 5).
+    Raises UsageError naming --layers.
+    """
+    text = spec.strip().lower()
+    if text == "all":
+        return tuple(range(total))
+    if text.isdecimal():
+        _require(1 <= int(text) <= total, f"--layers {spec}: the tower has {total} layers, so give 1 to {total}")
+        return tuple(range(total - int(text), total))
+    layers: set[int] = set()
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        first, dash, last = part.partition("-")
+        _require(
+            first.isdecimal() and (last.isdecimal() or not dash),
+            f"--layers {spec!r} is not understood: use all, a number of last layers, or a list such as 8,10 or 8-11",
+        )
+        chosen = range(int(first), int(last if dash else first) + 1)
+        _require(
+            len(chosen) > 0 and chosen[-1] < total,
+            f"--layers {spec}: {part!r} is not within the tower's layers 0 to {total - 1}",
+        )
+        layers.update(chosen)
+    _require(bool(layers), f"--layers {spec!r} names no layer")
+    return tuple(sorted(layers))

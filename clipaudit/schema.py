@@ -56,6 +56,20 @@ def mlp_column(layer: int) -> str:
     return f"mlp_L{layer:02d}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One WebDataset tar: the unit of work, retry and commit."""
+
+    id: int
+    """Position in the run's ordered shard list."""
+    url: str
+    """Absolute path or fsspec URL."""
+    size: int
+    """Bytes."""
+    etag: str
+    """Changes when the file changes: the store's ETag, or the modification time of a local file."""
+
+
 @dataclass(kw_only=True, slots=True)
 class Sample:
     """One image of a shard with its metadata; a failure has a `status` other than `ok` and no image."""

@@ -1,0 +1,218 @@
+"""Swaps a tower's attention for modules that record what each head adds, for the time of one forward pass."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import apply_rot_embed_cat
+from torch import Tensor, nn
+
+from clipaudit.decomposer.towers import Block, Tower
+
+# One lock per tower: two decompositions of one model, in two threads, take turns.
+_locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+_locks_guard = threading.Lock()
+
+
+@dataclass(eq=False)
+class Record:
+    """What the taps saw, in the dtype that the model computed in. R rows: the class token, the mean over the pooled
+    tokens, or (where tokens carry different weights) every pooled token."""
+
+    tower: Tower
+    values: dict[int, Tensor] = field(default_factory=dict)
+    """Layer -> (B, R, heads, head_dim): attention-weighted values before the output projection, value bias included."""
+    mlps: dict[int, Tensor] = field(default_factory=dict)
+    """Layer -> (B, R, width): what the MLP branch adds to the residual stream."""
+    initial: Tensor | None = None
+    """(B, R, width): the residual stream before the first block; None where it is the class token's constant."""
+    final: Tensor | None = None
+    """(B, R, width): the residual stream that the last LayerNorm reads."""
+    alphas: dict[int, Tensor] = field(default_factory=dict)
+    """Layer -> (B, heads, R, tokens): attention weights, for the layers asked for."""
+    token_values: dict[int, Tensor] = field(default_factory=dict)
+    """Layer -> (B, heads, tokens, head_dim): values, for the layers asked for."""
+
+    def rows(self, x: Tensor) -> Tensor:
+        """(B, tokens, ...) -> (B, R, ...), copied: a view would keep every token's row alive."""
+        if self.tower.pooling == "token":
+            return x[:, :1].clone()
+        pooled = x[:, self.tower.pool_start :]
+        return pooled.clone() if self.tower.keeps_rows else pooled.mean(dim=1, keepdim=True)
+
+
+@contextmanager
+def tapped(tower: Tower, tokens: Collection[int] = ()) -> Iterator[Record]:
+    """While the context is open, a forward pass of the tower fills the yielded record.
+
+    Every block's attention is replaced by a module that shares its parameters, runs one fused attention and records the
+    pooled rows; with class-token pooling the last block computes the class token only. The image embedding is the same
+    up to rounding. The originals return on exit, also after an exception; contexts may be nested (the inner one
+    records). Threads that open contexts on one tower take turns, but no thread may call the model without a context
+    meanwhile: it would meet the swapped modules. Give such threads a model of their own.
+
+    Args:
+        tower: from `describe`.
+        tokens: layers whose attention weights and values are recorded for every token.
+    """
+    record = Record(tower)
+    last = tower.layers - 1 if tower.pooling == "token" else None
+    with _lock(tower.visual), ExitStack() as restore:
+        for layer, block in enumerate(tower.blocks):
+            tap = _Tap(block, tower, layer, record, layer in tokens)
+            _swap(restore, block.module, "attn", tap)
+            restore.callback(_hook_mlp(block, layer, record).remove)
+            if layer == last:
+                _swap(restore, tower.container, str(layer), _ClassTokenBlock(block, tap))
+        if tower.pooling == "average":
+            restore.callback(_hook_input(tower.blocks[0].module, record, "initial").remove)
+        restore.callback(_hook_input(tower.norm, record, "final").remove)
+        yield record
+
+
+def _lock(visual: nn.Module) -> threading.RLock:
+    with _locks_guard:
+        return _locks.setdefault(visual, threading.RLock())
+
+
+def _swap(restore: ExitStack, parent: nn.Module, name: str, module: nn.Module) -> None:
+    restore.callback(setattr, parent, name, getattr(parent, name))
+    setattr(parent, name, module)
+
+
+def _hook_mlp(block: Block, layer: int, record: Record) -> torch.utils.hooks.RemovableHandle:
+    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        rows = record.rows(output)
+        record.mlps[layer] = rows if block.mlp_gamma is None else rows * block.mlp_gamma
+
+    return block.mlp.register_forward_hook(keep)
+
+
+def _hook_input(module: nn.Module, record: Record, name: str) -> torch.utils.hooks.RemovableHandle:
+    def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0]
+        # Behind the pool there is one row an image and no token axis.
+        setattr(record, name, record.rows(x) if x.ndim == 3 else x[:, None].clone())
+
+    return module.register_forward_pre_hook(keep)
+
+
+class _Tap(nn.Module):
+    """Multi-head self-attention on another module's parameters that records the pooled rows of the heads' values.
+
+    Takes the calls of nn.MultiheadAttention (query, key, value) and of timm's attentions (x, rope, relative positions).
+    """
+
+    def __init__(self, block: Block, tower: Tower, layer: int, record: Record, tokens: bool) -> None:
+        super().__init__()
+        original = block.attention
+        # The very dictionaries are shared, so that parameters and state_dict keys stay what they are.
+        self._parameters, self._buffers, self._modules = original._parameters, original._buffers, original._modules
+        self.training = original.training
+        self._out, self._inner_norm = [block.out], [block.inner_norm]  # in lists: not children of their own
+        self._heads, self._head_dim = tower.heads, tower.head_dim
+        self._layer, self._record, self._tokens = layer, record, tokens
+        self._is_torch = isinstance(original, nn.MultiheadAttention)
+        self._prefix = getattr(original, "num_prefix_tokens", 0)
+        self._rotate_half = getattr(original, "rotate_half", False)
+        self.source: Tensor | None = None
+        """Tokens that give keys and values; None: the same as the queries'."""
+
+    def forward(self, x: Tensor, *_: Tensor, rope: Tensor | None = None, shared_rel_pos: Tensor | None = None,
+                attn_mask: Tensor | None = None, is_causal: bool = False, need_weights: bool = False) -> Any:
+        """(B, queries, width) -> (B, queries, width); for nn.MultiheadAttention's callers a pair with None."""
+        if attn_mask is not None or is_causal or need_weights:
+            raise NotImplementedError("a tapped image tower takes no mask and gives no attention weights")
+        q, k, v = self._project(x)
+        if rope is not None:
+            k = self._rotate(k, rope).type_as(v)
+            # A class-token query stands before the rotated patch tokens.
+            q = q if self.source is not None else self._rotate(q, rope).type_as(v)
+        bias = self._position_bias(shared_rel_pos)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B, heads, queries, head_dim)
+        out = out.transpose(1, 2)
+        self._record.values[self._layer] = self._record.rows(out)
+        if self._tokens:
+            self._keep_tokens(q, k, v, bias)
+        out = out.reshape(*x.shape[:2], -1)
+        inner_norm = self._inner_norm[0]
+        out = self._out[0](out if inner_norm is None else inner_norm(out))
+        return (out, None) if self._is_torch else out
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.reshape(*x.shape[:2], -1, self._heads, self._head_dim).permute(2, 0, 3, 1, 4)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of x, keys and values of the source: each (B, heads, tokens, head_dim)."""
+        source = x if self.source is None else self.source
+        weight, bias = self._fused()
+        if weight is None:
+            q = self._split(self.q_proj(x))[0]
+            k = self._split(self.k_proj(source))[0]
+            v = self._split(self.v_proj(source))[0]
+        elif self.source is None:
+            q, k, v = self._split(F.linear(x, weight, bias)).unbind(0)
+        else:
+            cut = self._heads * self._head_dim
+            q = self._split(F.linear(x, weight[:cut], None if bias is None else bias[:cut]))[0]
+            k, v = self._split(F.linear(source, weight[cut:], None if bias is None else bias[cut:])).unbind(0)
+        if "q_norm" in self._modules:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return q, k, v
+
+    def _fused(self) -> tuple[Tensor | None, Tensor | None]:
+        """Weight (3 * inner, width) and bias of the joint projection; (None, None) where there are three."""
+        if self._is_torch:
+            return self._parameters["in_proj_weight"], self._parameters["in_proj_bias"]
+        qkv = self._modules.get("qkv")
+        if qkv is None:
+            return None, None
+        assert isinstance(qkv, nn.Linear)
+        q_bias = self._parameters.get("q_bias")
+        if q_bias is None:
+            return qkv.weight, qkv.bias
+        return qkv.weight, torch.cat((q_bias, self.k_bias, self.v_bias))  # EVA: the key bias is a constant zero
+
+    def _rotate(self, x: Tensor, rope: Tensor) -> Tensor:
+        prefix, patches = x[:, :, : self._prefix], x[:, :, self._prefix :]
+        return torch.cat([prefix, apply_rot_embed_cat(patches, rope, half=self._rotate_half)], dim=2)
+
+    def _position_bias(self, shared: Tensor | None) -> Tensor | None:
+        rel_pos = self._modules.get("rel_pos")
+        bias = shared if rel_pos is None else rel_pos.get_bias()
+        # Token 0 is the class token: its row of the bias serves the only query.
+        return bias if bias is None or self.source is None else bias[..., :1, :]
+
+    def _keep_tokens(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> None:
+        record = self._record
+        if record.tower.pooling == "token":
+            q, bias = q[:, :, :1], None if bias is None else bias[..., :1, :]
+        weights = q @ k.transpose(-2, -1) * self._head_dim**-0.5
+        weights = (weights if bias is None else weights + bias).softmax(dim=-1)  # (B, heads, queries, tokens)
+        record.alphas[self._layer] = record.rows(weights.transpose(1, 2)).transpose(1, 2)
+        record.token_values[self._layer] = v.clone()
+
+
+class _ClassTokenBlock(nn.Module):
+    """The last block, for the class token only: keys and values of all tokens, everything else of one."""
+
+    def __init__(self, block: Block, tap: _Tap) -> None:
+        super().__init__()
+        self._modules, self._parameters = block.module._modules, block.module._parameters
+        self._block, self._tap = [block], [tap]  # in lists: not children of their own
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """(B, tokens, width) -> (B, 1, width)."""
+        block, tap = self._block[0], self._tap[0]
+        tap.source = block.norm(x)
+        try:
+            return block.module(x[:, :1], *args, **kwargs)
+        finally:
+            tap.source = None

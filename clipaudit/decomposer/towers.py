@@ -1,0 +1,310 @@
+"""Recognises an image tower and describes it, or refuses it with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, TypeAlias
+
+import timm.layers as timm_layers
+import timm.models.eva as timm_eva
+import timm.models.vision_transformer as timm_vit
+import timm.models.vision_transformer_relpos as timm_relpos
+import torch
+from open_clip import transformer as oc
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
+from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from clipaudit.errors import UnsupportedTower
+
+Pooling: TypeAlias = Literal["token", "average"]
+
+# Exact types only: a subclass may compute something else, and nothing may fall through.
+_LINEARS = (nn.Linear, NonDynamicallyQuantizableLinear)
+_NORMS = (nn.LayerNorm, oc.LayerNorm, oc.LayerNormFp32, timm_layers.LayerNorm, timm_layers.LayerNormFp32)
+_SCALES = (oc.LayerScale, timm_layers.LayerScale)
+_PRE_NORM = (timm_vit.Block, timm_relpos.RelPosBlock)
+_POST_NORM = (timm_vit.ResPostBlock, timm_relpos.ResPostRelPosBlock, timm_eva.EvaBlockPostNorm)
+_ATTENTIONS = (
+    timm_layers.Attention,
+    timm_layers.AttentionRope,
+    timm_eva.EvaAttention,
+    timm_relpos.RelPosAttention,
+)
+_LATER = "is not supported yet: attention-pooled towers (SigLIP, CoCa, PE-Core) come with the localisation work"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Block:
+    """One residual block: x + attention(x), then x + mlp(x). Holds the model's own modules."""
+
+    module: nn.Module
+    """The block itself; its attention is the attribute `attn`."""
+    attention: nn.Module
+    out: nn.Linear
+    """Output projection of the attention."""
+    norm: nn.Module
+    """Normalises the tokens before the attention; Identity in post-norm blocks."""
+    inner_norm: nn.LayerNorm | None = None
+    """LayerNorm over all heads between attention and output projection (EVA-02 B and L)."""
+    post_norm: nn.LayerNorm | None = None
+    """LayerNorm between output projection and residual stream (EVA-02 E)."""
+    gamma: nn.Parameter | None = None
+    """LayerScale of the attention branch."""
+    mlp: nn.Module
+    """The module whose output, times `mlp_gamma`, is what the MLP branch adds to the residual stream."""
+    mlp_gamma: nn.Parameter | None = None
+
+    @property
+    def scaled(self) -> bool:
+        """Whether a LayerNorm inside the attention branch scales it per token."""
+        return self.inner_norm is not None or self.post_norm is not None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Tower:
+    """A supported image tower: its shape, and the modules that the decomposition needs."""
+
+    family: str
+    layers: int
+    heads: int
+    head_dim: int
+    width: int
+    """Length d of the residual stream."""
+    embed_dim: int
+    """Length D of the image embedding."""
+    tokens: int
+    """Tokens that attention reads, prefix tokens (class, registers) included."""
+    prefix_tokens: int
+    grid: tuple[int, int]
+    """Rows and columns of patch tokens."""
+    image_size: tuple[int, int]
+    """Height and width of the input in pixels."""
+    pooling: Pooling
+    pool_start: int
+    """First pooled token: 0 for the class token, the number of skipped prefix tokens for average pooling."""
+    norm_before_pool: bool
+    """Whether the last LayerNorm sees every token (then average pooling weighs tokens by 1/sigma)."""
+    visual: nn.Module
+    container: nn.Module
+    """Holds the blocks under the names "0", "1", ..."""
+    blocks: tuple[Block, ...]
+    norm: nn.LayerNorm
+    """The last LayerNorm (ln_post)."""
+    head: tuple[nn.Linear | nn.Parameter, ...]
+    """Linear maps behind the pool: Linear modules, or a (width, embed_dim) matrix."""
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether every pooled token's row must be kept until its weight is known at the end of the forward pass."""
+        per_token = self.norm_before_pool or any(block.scaled for block in self.blocks)
+        return self.pooling == "average" and per_token
+
+    def parameter(self) -> torch.Tensor:
+        """A parameter of the tower: tells its device and dtype."""
+        return self.blocks[0].out.weight
+
+
+def describe(model: nn.Module) -> Tower:
+    """Recognise the image tower of an open_clip model.
+
+    Args:
+        model: an open_clip model, or its `visual` tower.
+
+    Raises:
+        UnsupportedTower: the tower cannot be decomposed exactly; the message is one sentence with the reason.
+    """
+    visual = getattr(model, "visual", model)
+    if not isinstance(visual, nn.Module):
+        _refuse(f"{type(model).__name__} has no image tower")
+    if any("forward" in vars(module) for module in visual.modules()):
+        _refuse("the forward method of one of its modules was replaced")
+    if type(visual) is oc.VisionTransformer:
+        return _describe_open_clip(visual)
+    if type(visual) is TimmModel:
+        return _describe_timm(visual)
+    if type(visual) is ModifiedResNet:
+        _refuse("ModifiedResNet is a convolutional tower, which has no sum over attention heads")
+    _refuse(f"{type(visual).__module__}.{type(visual).__name__} is not a tower that clipaudit knows")
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise UnsupportedTower(f"this image tower cannot be decomposed exactly: {reason}")
+
+
+def _describe_open_clip(visual: Any) -> Tower:
+    if visual.attn_pool is not None:
+        _refuse(f"attention pooling {_LATER}")
+    if visual.pool_type not in ("tok", "avg"):
+        _refuse(f"pool_type {visual.pool_type!r} is neither class-token nor average pooling")
+    if not visual.transformer.batch_first:
+        _refuse("its blocks expect the sequence before the batch")
+    pooling: Pooling = "token" if visual.pool_type == "tok" else "average"
+    if type(visual.ln_pre) not in (*_NORMS, nn.Identity):
+        _refuse(f"ln_pre is a {type(visual.ln_pre).__name__}, not a LayerNorm")
+    blocks = tuple(_open_clip_block(block) for block in visual.transformer.resblocks)
+    rows, columns = visual.grid_size
+    return _tower(
+        family="open_clip ViT",
+        blocks=blocks,
+        tokens=rows * columns + 1,
+        prefix_tokens=1,
+        grid=(rows, columns),
+        image_size=tuple(visual.image_size),
+        pooling=pooling,
+        pool_start=int(pooling == "average"),
+        norm_before_pool=not visual.final_ln_after_pool,
+        visual=visual,
+        container=visual.transformer.resblocks,
+        norm=_layer_norm(visual.ln_post, "ln_post"),
+        head=() if visual.proj is None else (visual.proj,),
+    )
+
+
+def _open_clip_block(block: Any) -> Block:
+    if type(block) is not oc.ResidualAttentionBlock or hasattr(block, "ln_1_kv"):
+        _refuse(f"{type(block).__name__} is not open_clip's standard residual block")
+    attention = block.attn
+    if type(attention) is not nn.MultiheadAttention or not attention.batch_first:
+        _refuse(f"its attention is a {type(attention).__name__}, not a batch-first nn.MultiheadAttention")
+    if not attention._qkv_same_embed_dim or attention.bias_k is not None or attention.add_zero_attn:
+        _refuse("its nn.MultiheadAttention has separate inputs or extra keys")
+    return Block(
+        module=block,
+        attention=attention,
+        out=_linear(attention.out_proj, "out_proj"),
+        norm=_layer_norm(block.ln_1, "ln_1"),
+        gamma=_layer_scale(block.ls_1),
+        mlp=block.ls_2,
+    )
+
+
+def _describe_timm(visual: Any) -> Tower:
+    trunk = visual.trunk
+    kind = type(trunk)
+    if kind not in (timm_vit.VisionTransformer, timm_eva.Eva, timm_relpos.VisionTransformerRelPos):
+        _refuse(f"timm's {kind.__name__} is not a plain ViT: convolutions or windows stand between its attention heads")
+    pool = trunk.global_pool
+    if getattr(trunk, "attn_pool", None) is not None or pool in ("map", "prr"):
+        _refuse(f"attention pooling {_LATER}")
+    if pool not in ("token", "avg"):
+        _refuse(f"global_pool {pool!r} is neither class-token nor average pooling")
+    if type(getattr(trunk, "norm_pre", nn.Identity())) not in (*_NORMS, nn.Identity):
+        _refuse(f"norm_pre is a {type(trunk.norm_pre).__name__}, not a LayerNorm")
+    norms = [norm for norm in (trunk.norm, trunk.fc_norm) if type(norm) is not nn.Identity]
+    if len(norms) != 1:
+        _refuse(f"it has {len(norms)} LayerNorms behind the last block instead of one")
+    pooling: Pooling = "token" if pool == "token" else "average"
+    skip = 0 if pooling == "token" or getattr(trunk, "pool_include_prefix", False) else trunk.num_prefix_tokens
+    rows, columns = trunk.patch_embed.grid_size
+    return _tower(
+        family=f"timm {kind.__name__}",
+        blocks=tuple(_timm_block(block) for block in trunk.blocks),
+        tokens=rows * columns + trunk.num_prefix_tokens,
+        prefix_tokens=trunk.num_prefix_tokens,
+        grid=(rows, columns),
+        image_size=tuple(trunk.patch_embed.img_size),
+        pooling=pooling,
+        pool_start=skip,
+        norm_before_pool=norms[0] is trunk.norm,
+        visual=visual,
+        container=trunk.blocks,
+        norm=_layer_norm(norms[0], "the last norm"),
+        head=_timm_head(trunk.head, *visual.head),
+    )
+
+
+def _timm_block(block: Any) -> Block:
+    kind = type(block)
+    if kind not in (*_PRE_NORM, *_POST_NORM, timm_eva.EvaBlock):
+        _refuse(f"timm's {kind.__name__} is not a residual block that clipaudit knows")
+    attention = block.attn
+    if type(attention) not in _ATTENTIONS:
+        _refuse(f"its attention is a {type(attention).__name__}")
+    if getattr(attention, "gate", None) is not None or getattr(attention, "num_kv_groups", 1) != 1:
+        _refuse("its attention is gated or shares keys between heads")
+    inner = _optional_norm(getattr(attention, "norm", None), "the norm inside the attention")
+    post = None
+    gamma = mlp_gamma = None
+    mlp = block.mlp
+    if kind in _POST_NORM:
+        if inner is not None:
+            _refuse("its attention branch has two LayerNorms")
+        post, mlp = _layer_norm(block.norm1, "norm1"), block.norm2
+    elif kind is timm_eva.EvaBlock:
+        gamma, mlp_gamma = block.gamma_1, block.gamma_2
+    else:
+        gamma, mlp = _layer_scale(block.ls1), block.ls2
+    return Block(
+        module=block,
+        attention=attention,
+        out=_linear(attention.proj, "the attention's proj"),
+        norm=nn.Identity() if post is not None else block.norm1,
+        inner_norm=inner,
+        post_norm=post,
+        gamma=gamma,
+        mlp=mlp,
+        mlp_gamma=mlp_gamma,
+    )
+
+
+def _timm_head(*modules: nn.Module) -> tuple[nn.Linear, ...]:
+    linears = []
+    for module in modules:
+        if type(module) in _LINEARS:
+            linears.append(_linear(module, "head"))
+        elif type(module) not in (nn.Identity, nn.Dropout):
+            _refuse(f"the {type(module).__name__} behind the pool is not linear")
+    return tuple(linears)
+
+
+def _tower(*, blocks: tuple[Block, ...], head: tuple[nn.Linear | nn.Parameter, ...], **facts: Any) -> Tower:
+    """Fill in the sizes, which must be the same in every block."""
+    if not blocks:
+        _refuse("it has no blocks")
+    sizes = {(int(b.attention.num_heads), b.out.in_features, b.out.out_features) for b in blocks}  # type: ignore[arg-type]
+    if len(sizes) != 1:
+        _refuse("its blocks differ in size")
+    heads, inner, width = sizes.pop()
+    embed_dim = width
+    for step in head:
+        embed_dim = step.out_features if isinstance(step, nn.Linear) else step.shape[1]
+    return Tower(
+        blocks=blocks,
+        head=head,
+        layers=len(blocks),
+        heads=heads,
+        head_dim=inner // heads,
+        width=width,
+        embed_dim=embed_dim,
+        **facts,
+    )
+
+
+def _linear(module: nn.Module, name: str) -> nn.Linear:
+    if type(module) not in _LINEARS:
+        _refuse(f"{name} is a {type(module).__name__}, not a Linear")
+    assert isinstance(module, nn.Linear)
+    return module
+
+
+def _layer_norm(module: nn.Module, name: str) -> nn.LayerNorm:
+    if type(module) not in _NORMS:
+        _refuse(f"{name} is a {type(module).__name__}, not a LayerNorm")
+    assert isinstance(module, nn.LayerNorm)
+    return module
+
+
+def _optional_norm(module: nn.Module | None, name: str) -> nn.LayerNorm | None:
+    return None if module is None or type(module) is nn.Identity else _layer_norm(module, name)
+
+
+def _layer_scale(module: nn.Module) -> nn.Parameter | None:
+    if type(module) is nn.Identity:
+        return None
+    if type(module) not in _SCALES:
+        _refuse(f"its layer scale is a {type(module).__name__}")
+    gamma = module.gamma
+    assert isinstance(gamma, nn.Parameter)
+    return gamma

@@ -1,0 +1,1 @@
+"""Generated data whose truth is known."""

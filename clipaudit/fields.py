@@ -1,0 +1,283 @@
+"""Field specifications such as `cls` or `place=json:attrs.place`, and their values in one sample's members."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, NoReturn, TypeAlias
+
+from clipaudit.config import FieldsConfig
+from clipaudit.errors import UsageError
+from clipaudit.schema import BAD_LABEL, BAD_METADATA, MISSING_LABEL, OK, Label, LabelKind
+
+Source: TypeAlias = Literal["cls", "txt", "json"]
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+
+CAPTION: Final = "--caption"             # under this name captions are counted; no attribute can be called so
+MAX_JSON_BYTES: Final = 16 * 2**20
+MAX_TEXT_BYTES: Final = 2**20
+MAX_LABEL_CHARACTERS: Final = 1024
+_COLUMN: Final = re.compile(r"[^\W\d][\w-]*")
+_INTEGER: Final = re.compile(rb"[+-]?[0-9]{1,19}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """Where one column's value comes from."""
+
+    column: str
+    source: Source
+    """Extension of the member that is read."""
+    path: tuple[str, ...] = ()
+    """Keys (and positions in lists) within the json."""
+
+    @property
+    def spec(self) -> str:
+        """As it is written on the command line."""
+        return ":".join(filter(None, (self.source, ".".join(self.path))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fields:
+    """The parsed and checked FieldsConfig."""
+
+    label: Field | None = None
+    attributes: tuple[Field, ...] = ()
+    caption: Field | None = None
+
+    @property
+    def label_kind(self) -> LabelKind | None:
+        """Type of the label column: `int` for cls, `string` for everything else, None without a label."""
+        if self.label is None:
+            return None
+        return "int" if self.label.source == "cls" else "string"
+
+    @property
+    def attribute_names(self) -> tuple[str, ...]:
+        """Columns of the attributes, in the order given."""
+        return tuple(attribute.column for attribute in self.attributes)
+
+    @property
+    def extensions(self) -> frozenset[str]:
+        """Extensions of the members that must be read."""
+        return frozenset(item.source for item in (self.label, *self.attributes, self.caption) if item is not None)
+
+
+@dataclass(kw_only=True, slots=True)
+class Values:
+    """One sample's fields; `status` is `ok`, `missing_label`, `bad_label` or `bad_metadata`."""
+
+    status: str = OK
+    detail: str = ""
+    label: Label = None
+    caption: str | None = None
+    attributes: dict[str, str | None] = field(default_factory=dict)
+    """Every declared column; None for what is missing or bad."""
+    missing: list[str] = field(default_factory=list)
+    """Columns (and `--caption`) without a value."""
+    bad: list[str] = field(default_factory=list)
+    """Columns (and `--caption`) whose value is not text, number or boolean."""
+
+
+class _BadValue(ValueError):
+    """A value that cannot become a column's text."""
+
+
+def parse_fields(config: FieldsConfig) -> Fields:
+    """Parse and check the specifications. Raises UsageError naming --label, --attributes or --caption."""
+    label = None if config.label is None else _parse(config.label, "--label", ("cls", "txt", "json"), "label")
+    caption = None if config.caption is None else _parse(config.caption, "--caption", ("txt", "json"), "caption")
+    attributes: dict[str, Field] = {}
+    for spec in config.attributes:
+        item = _parse_attribute(spec)
+        if item.column in attributes:
+            raise UsageError(
+                f"--attributes: {attributes[item.column].spec!r} and {item.spec!r} both name the column "
+                f"{item.column!r}; rename one, NAME={item.spec}"
+            )
+        attributes[item.column] = item
+    return Fields(label=label, attributes=tuple(attributes.values()), caption=caption)
+
+
+def extract(members: Mapping[str, bytes | None], fields: Fields) -> Values:
+    """The declared fields of one sample; never raises for what the members hold.
+
+    `members` maps lower-case extensions to their bytes, None for a member that was too long to be read.
+    A json document may repeat a key: the last one counts, as in Python. Its NaN and infinities are bad values.
+    """
+    values = Values(attributes=dict.fromkeys(fields.attribute_names))
+    document: Json = None
+    if "json" in fields.extensions and "json" in members:
+        try:
+            document = _document(members["json"])
+        except _BadValue as error:
+            values.status, values.detail = BAD_METADATA, str(error)
+            return values
+    for item in fields.attributes:
+        values.attributes[item.column] = _counted(_find(document, item.path), item.column, values)
+    if fields.caption is not None:
+        found = _find(document, fields.caption.path)
+        if fields.caption.source == "txt":
+            try:
+                found = _read_text(members)
+            except _BadValue as error:
+                values.status, values.detail = BAD_METADATA, str(error)
+        values.caption = _counted(found, CAPTION, values)
+    if fields.label is not None and values.status == OK:
+        _take_label(fields.label, members, document, values)
+    return values
+
+
+def _parse_attribute(spec: str) -> Field:
+    name, equals, rest = spec.partition("=")
+    item = _parse(rest if equals else spec, "--attributes", ("json",), None)
+    column = name.strip() if equals else item.path[-1]
+    if _COLUMN.fullmatch(column) is None:
+        wanted = "letters, digits, _ and -, beginning with a letter"
+        raise UsageError(f"--attributes {spec!r}: {column!r} is no column name ({wanted}); give one, NAME={item.spec}")
+    return Field(column=column, source=item.source, path=item.path)
+
+
+def _parse(spec: str, option: str, allowed: tuple[Source, ...], column: str | None) -> Field:
+    source, colon, path = spec.strip().partition(":")
+    for candidate in allowed:
+        if source != candidate:
+            continue
+        if candidate != "json" and not colon:
+            return Field(column=column or source, source=candidate)
+        parts = tuple(path.split("."))
+        if candidate == "json" and all(parts):
+            return Field(column=column or parts[-1], source=candidate, path=parts)
+    choices = [("json:PATH (such as json:attrs.place)" if name == "json" else name) for name in allowed]
+    listed = choices[0] if len(choices) == 1 else f"{', '.join(choices[:-1])} or {choices[-1]}"
+    if option == "--attributes":
+        listed += ", with NAME= before it to name the column"
+    raise UsageError(f"{option} {spec!r} is not understood: use {listed}")
+
+
+def _document(data: bytes | None) -> Json:
+    if data is None or len(data) > MAX_JSON_BYTES:
+        raise _BadValue(f"the json is longer than {MAX_JSON_BYTES} bytes")
+    try:
+        document: Json = json.loads(data.decode("utf-8-sig"))
+    except RecursionError:
+        raise _BadValue("the json is nested too deeply") from None
+    except ValueError as error:
+        raise _BadValue(f"the json cannot be read: {error}") from None
+    if not isinstance(document, dict):
+        raise _BadValue("the json is not an object")
+    return document
+
+
+def _find(value: Json, path: tuple[str, ...]) -> Json:
+    """The value at `path`; None when any step is missing."""
+    for part in path:
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list) and part.isdecimal() and len(part) < 10 and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None
+    return value
+
+
+def _counted(value: Json, column: str, values: Values) -> str | None:
+    """The value as the column's text; what is missing or bad is noted and becomes None."""
+    try:
+        text = _as_text(value)
+    except _BadValue:
+        values.bad.append(column)
+        return None
+    if not text:
+        values.missing.append(column)
+        return None
+    return text
+
+
+def _as_text(value: Json) -> str:
+    """Canonical text of a scalar: `true`, `-3`, `0.5`; whole floats without a fraction. Empty when there is none."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return _digits(value)
+        case float():
+            if not math.isfinite(value):
+                raise _BadValue(f"{value} is not a finite number")
+            return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+        case str():
+            return _storable(value)
+        case _:
+            raise _BadValue(f"it is a {'list' if isinstance(value, list) else 'json object'}, not a single value")
+
+
+def _digits(value: int) -> str:
+    try:
+        return str(value)
+    except ValueError:                   # Python refuses to print integers of thousands of digits
+        raise _BadValue("the number is too long") from None
+
+
+def _storable(text: str) -> str:
+    """Stripped text; a json escape such as \\ud800 alone is text for Python, but no column can hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _BadValue("the text holds half a surrogate pair") from None
+    return text.strip()
+
+
+def _read_text(members: Mapping[str, bytes | None]) -> str | None:
+    if "txt" not in members:
+        return None
+    data = members["txt"]
+    if data is None or len(data) > MAX_TEXT_BYTES:
+        raise _BadValue(f"the txt is longer than {MAX_TEXT_BYTES} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _BadValue(f"the txt is not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def _take_label(item: Field, members: Mapping[str, bytes | None], document: Json, values: Values) -> None:
+    try:
+        label = _label(item, members, document)
+    except _BadValue as error:
+        values.status, values.detail = BAD_LABEL, f"label {item.spec}: {error}"
+        return
+    if label is None or label == "":
+        values.status, values.detail = MISSING_LABEL, f"the sample has no label {item.spec}"
+    else:
+        values.label = label
+
+
+def _label(item: Field, members: Mapping[str, bytes | None], document: Json) -> Label:
+    if item.source == "cls":
+        return _class_number(members["cls"]) if "cls" in members else None
+    value = _read_text(members) if item.source == "txt" else _find(document, item.path)
+    if isinstance(value, bool) or not isinstance(value, str | int | None):
+        _refuse(value)
+    text = _as_text(value)
+    if len(text) > MAX_LABEL_CHARACTERS:
+        raise _BadValue(f"it is longer than {MAX_LABEL_CHARACTERS} characters")
+    return text
+
+
+def _class_number(data: bytes | None) -> int | None:
+    """A decimal int64; None when there is nothing but white space."""
+    text = b"" if data is None else data[: MAX_LABEL_CHARACTERS + 1].strip()
+    if data is not None and not text and len(data) <= MAX_LABEL_CHARACTERS:
+        return None
+    if _INTEGER.fullmatch(text) and len(data or b"") <= MAX_LABEL_CHARACTERS and -(2**63) <= int(text) < 2**63:
+        return int(text)
+    raise _BadValue(f"{text[:40].decode('utf-8', 'backslashreplace')!r} is not a 64-bit integer")
+
+
+def _refuse(value: Json) -> NoReturn:
+    kind = {bool: "a boolean", float: "a fraction", list: "a list", dict: "a json object"}[type(value)]
+    raise _BadValue(f"it is {kind}, not text or an integer")

@@ -1,0 +1,86 @@
+"""The pool of `--engine local`: one worker in this process, in a thread, so that the driver shows progress and hears signals."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any
+
+from clipaudit.config import AuditConfig
+from clipaudit.errors import ShardError
+from clipaudit.tasks import Event, Failed, Finished, Ready, Task
+
+if TYPE_CHECKING:
+    from clipaudit.worker import ShardWorker
+
+_NAME = "local"
+
+
+class LocalPool:
+    """One in-process worker as a scheduler's Pool. A bug or a full disk raises from `poll`, as from a plain call."""
+
+    def __init__(self, config: AuditConfig) -> None:
+        self._config = config
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clipaudit-worker")
+        self._cancel = threading.Event()
+        self._worker: ShardWorker | None = None
+        self._future: Future[Any] | None = None
+        self._task: Task | None = None
+
+    def start(self) -> None:
+        """Begin to load the model."""
+        from clipaudit.worker import ShardWorker  # torch loads here, not at `clipaudit --help`
+
+        self._future = self._executor.submit(ShardWorker, self._config, self._cancel)
+
+    def live(self) -> int:
+        """Always 1: a worker that cannot start raises."""
+        return 1
+
+    def idle(self) -> int:
+        """1 when the worker is ready and has no task."""
+        return int(self._worker is not None and self._future is None)
+
+    def submit(self, task: Task) -> None:
+        """Hand the worker a task."""
+        assert self._worker is not None
+        self._task = task
+        self._future = self._executor.submit(self._worker.process, task)
+
+    def kill(self, task: Task) -> None:
+        """Ask the worker to give its task up at the next batch."""
+        self._cancel.set()
+
+    def restart(self, worker: str) -> None:
+        """Load the model again."""
+        self.start()
+
+    def poll(self, timeout: float) -> list[Event]:
+        """The next event, if one comes within `timeout` seconds."""
+        if self._future is None or not wait([self._future], timeout=timeout).done:
+            return []
+        future, self._future = self._future, None
+        if self._task is None:
+            worker: ShardWorker = future.result()
+            self._worker = worker
+            return [Ready(worker=_NAME, facts=worker.facts)]
+        task, self._task = self._task, None
+        error = future.exception()
+        if error is None:
+            return [Finished(task=task, record=future.result())]
+        if not isinstance(error, ShardError):
+            raise error
+        kind = "timeout" if self._cancel.is_set() else "error"
+        self._cancel.clear()
+        trace = "".join(traceback.format_exception(error))
+        return [Failed(task=task, kind=kind, error=str(error), traceback=trace)]
+
+    def progress(self) -> int:
+        """Samples that the running attempt has written."""
+        return self._worker.samples_done if self._worker is not None and self._task is not None else 0
+
+    def close(self) -> None:
+        """End the worker at its next batch."""
+        self._cancel.set()
+        self._executor.shutdown(wait=True, cancel_futures=True)

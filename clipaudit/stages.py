@@ -1,0 +1,152 @@
+"""The stages of an audit as plain functions: list, plan, process, account; no Ray here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from clipaudit.config import AuditConfig, fingerprint
+from clipaudit.errors import RunInvalid
+from clipaudit.rundir import Manifest, RunDirectory
+from clipaudit.scheduler import Scheduler, Tally
+from clipaudit.schema import SCHEMA_VERSION, Shard
+from clipaudit.shards import estimate_samples, expand
+from clipaudit.tasks import Failed, Pool, WorkerFacts
+from clipaudit.upkeep import RunStatus, status
+
+_PACKAGES = ("clipaudit", "torch", "open_clip_torch", "timm", "torchvision", "pillow", "pyarrow", "numpy", "webdataset")
+_ROW_METADATA_BYTES = 120  # key, size, hash, offsets, norms as they end up on disk, and the commit's share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a job is about to do."""
+
+    shards: tuple[Shard, ...]
+    committed: int
+    """Shards that an earlier job of this run has committed."""
+    bytes_in: int
+    estimated_samples: int
+    """From the sizes of the first samples of one shard; 0 when none could be read."""
+    facts: WorkerFacts
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Stored bytes an image, vectors and metadata; moments come on top (once a shard)."""
+        return self.facts.table.vector_bytes + _ROW_METADATA_BYTES
+
+    @property
+    def estimated_bytes_out(self) -> int:
+        """Stored bytes of the whole run."""
+        return self.bytes_per_image * self.estimated_samples
+
+
+class Reporter(Protocol):
+    """Whoever shows a job to its user."""
+
+    def found(self, shards: int, committed: int) -> None:
+        """The shards are listed."""
+
+    def plan(self, plan: Plan) -> None:
+        """A worker is ready and the run directory is open."""
+
+    def tick(self, tally: Tally) -> None:
+        """Called about twice a second while shards are processed."""
+
+    def retry(self, failed: Failed, counted: int) -> None:
+        """An attempt failed and its shard goes back to the queue."""
+
+    def done(self, status: RunStatus) -> None:
+        """Every shard is committed or has failed."""
+
+
+def audit(config: AuditConfig, pool: Pool, reporter: Reporter, stop: threading.Event) -> RunStatus:
+    """Process every shard that is not committed yet; the whole of `clipaudit audit`.
+
+    Raises UsageError before any work for a wrong option, RunMismatch for a run directory of another configuration,
+    and RunInvalid at the end when more was lost than the configuration allows.
+    """
+    run_dir = RunDirectory(config.out)
+    shards = tuple(expand(config.shards))
+    earlier = _refuse_mismatch(run_dir, config, shards)
+    committed = set(run_dir.committed_ids()) if earlier else set()
+    reporter.found(len(shards), len(committed))
+    pending = [shard for shard in shards if shard.id not in committed]
+    if pending:
+        _process(config, run_dir, pool, reporter, stop, shards, pending)
+    result = status(config.out)
+    reporter.done(result)
+    _refuse_losses(config, result)
+    return result
+
+
+def _process(
+    config: AuditConfig,
+    run_dir: RunDirectory,
+    pool: Pool,
+    reporter: Reporter,
+    stop: threading.Event,
+    shards: tuple[Shard, ...],
+    pending: list[Shard],
+) -> None:
+    scheduler = Scheduler(run_dir, pool, config.execution, stop, on_tick=reporter.tick, on_retry=reporter.retry)
+    try:
+        facts = scheduler.first_worker()
+        manifest = run_dir.create_or_resume(make_manifest(config, facts, shards))
+        committed = len(shards) - len(pending)
+        reporter.plan(
+            Plan(
+                shards=shards,
+                committed=committed,
+                bytes_in=sum(shard.size for shard in shards),
+                estimated_samples=estimate_samples(shards),
+                facts=facts,
+            )
+        )
+        tally = Tally(shards_total=len(shards), shards_committed=committed)
+        scheduler.run(pending, manifest.fingerprint, tally)
+    finally:
+        pool.close()
+
+
+def make_manifest(config: AuditConfig, facts: WorkerFacts, shards: tuple[Shard, ...]) -> Manifest:
+    """What run.json says of a run: what it is bound to, and what made it."""
+    identity = config.identity()
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        clipaudit_version=importlib.metadata.version("clipaudit"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        identity=identity,
+        fingerprint=fingerprint({**identity, "weights": facts.model["fingerprint"], "schema": SCHEMA_VERSION}),
+        model=facts.model,
+        packages={name: importlib.metadata.version(name) for name in _PACKAGES},
+        table=facts.table,
+        shards=shards,
+    )
+
+
+def _refuse_mismatch(run_dir: RunDirectory, config: AuditConfig, shards: tuple[Shard, ...]) -> Manifest | None:
+    """Compare an existing run with this command before a model is loaded; None when there is no run yet."""
+    if not run_dir.exists():
+        return None
+    manifest = run_dir.open()
+    run_dir.refuse_mismatch(manifest, config.identity(), shards)
+    return manifest
+
+
+def _refuse_losses(config: AuditConfig, result: RunStatus) -> None:
+    limits = config.execution
+    if result.failed > limits.max_lost_shards:
+        raise RunInvalid(
+            f"{result.failed} of {result.shards} shards failed and are not in the table (see {config.out}/_failed);"
+            " the same command tries them again, --max-lost-shards allows for them"
+        )
+    lost = 1 - result.coverage
+    if lost > limits.max_lost_samples:
+        raise RunInvalid(
+            f"{100 * lost:.1f} % of the samples were skipped, more than --max-lost {100 * limits.max_lost_samples:g} %;"
+            f" `clipaudit status {config.out}` counts the reasons"
+        )

@@ -1,0 +1,235 @@
+"""A tar stream as members with offsets; where Python's tarfile ends in silence, this says where the archive broke."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+BLOCK: Final = 512
+_CHUNK: Final = 2**20
+_MAX_EXTENDED_HEADER: Final = 2**20      # bytes of a long name or PAX record; more is junk that happens to parse
+_MAX_NESTED_HEADERS: Final = 16
+_GNU_SPARSE: Final = b"S"
+_EXTENDED: Final = (b"L", b"K", b"x", b"X", b"g")
+_COMPRESSED: Final = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+class Stream(Protocol):
+    """What is needed of a shard's file object: sequential reads."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; empty at the end."""
+        ...
+
+
+class NotATar(ValueError):
+    """The file's first block is not a tar header."""
+
+
+class EndedEarly(OSError):
+    """The stream ended before the size that the file is known to have."""
+
+
+class Damage(Exception):
+    """The archive cannot be followed beyond `offset`."""
+
+    def __init__(self, offset: int, reason: str) -> None:
+        super().__init__(reason)
+        self.offset = offset
+
+
+@dataclass(frozen=True, slots=True)
+class TarMember:
+    """One regular file of the archive."""
+
+    name: str
+    """Bytes that are not UTF-8 appear as `\\xNN`, so every name can be stored as text."""
+    offset: int
+    """Of the data, in bytes from the start of the archive."""
+    nbytes: int
+    data: bytes | None
+    """None when not wanted or longer than the limit."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What extended headers say about the member that follows them."""
+
+    name: str | None = None
+    size: int | None = None
+    sparse: bool = False
+
+
+class TarReader:
+    """Reads one plain tar sequentially, without seeking; memory is bounded by one member.
+
+    After the iteration `truncated` is None or one sentence (with the offset) about a cut or about junk. `bytes_good`
+    is the offset behind the last member that was read whole (the file's size when nothing is wrong). `cut_name` is
+    the name of the member in which the file was cut, if its header could still be read.
+    """
+
+    def __init__(
+        self, stream: Stream, size: int, *, wants: Callable[[str], bool], max_member_bytes: int = 2**62
+    ) -> None:
+        """`size` is the file's size in bytes; `wants(name)` tells whether a member's data is to be read."""
+        self._stream = stream
+        self._size = size
+        self._wants = wants
+        self._max_member_bytes = max_member_bytes
+        self._position = 0
+        self._block = b""
+        self.bytes_good = 0
+        self.truncated: str | None = None
+        self.cut_name: str | None = None
+
+    def __iter__(self) -> Iterator[TarMember]:
+        """Members in archive order; directories, links, devices and sparse files are left out.
+
+        Raises NotATar when the first block is no header, EndedEarly when the stream is shorter than `size`.
+        """
+        try:
+            while (member := self._next()) is not None:
+                if isinstance(member, TarMember):
+                    yield member
+                self.bytes_good = min(self._position, self._size)
+        except Damage as damage:
+            if damage.offset == 0:
+                raise NotATar(str(damage)) from None
+            self.truncated = f"{damage} at byte {damage.offset} of {self._size}"
+        else:
+            self.bytes_good = self._size
+
+    def _next(self) -> TarMember | bool | None:
+        """The next member, True for an entry that is not a regular file, None at a proper end."""
+        pending = _Pending()
+        for _ in range(_MAX_NESTED_HEADERS):
+            start = self._position
+            header = self._header(start)
+            if header is None:
+                return None
+            if header.type in _EXTENDED:
+                self._extend(header, pending, start)
+                continue
+            if header.type == _GNU_SPARSE:
+                self._skip_sparse_map(start)
+            size = header.size if pending.size is None else pending.size
+            if size < 0:
+                raise Damage(start, "junk instead of a tar header")
+            # As in tarfile: only these types are followed by data, whatever the size field says.
+            if not (header.isreg() or header.type not in tarfile.SUPPORTED_TYPES):
+                return True
+            name = header.name if pending.name is None else pending.name
+            regular = header.isreg() and header.type != _GNU_SPARSE and not pending.sparse and not name.endswith("/")
+            return self._body(_text(name), size, start, regular)
+        raise Damage(start, "junk instead of a tar header")
+
+    def _body(self, name: str, size: int, start: int, regular: bool) -> TarMember | bool:
+        offset = self._position
+        if offset + size > self._size:
+            self.cut_name = name if regular else None
+            what = "cut inside" if size <= 2**40 else "an impossible size for"
+            raise Damage(start, f"{what} the member {name!r} that begins")
+        data = None
+        if regular and size <= self._max_member_bytes and self._wants(name):
+            data = self._read(size)
+        else:
+            self._skip(size)
+        # A file may end right behind the data, before the padding: the member itself is whole.
+        self._skip(min(-size % BLOCK, self._size - self._position))
+        return TarMember(name, offset, size, data) if regular else True
+
+    def _header(self, start: int) -> tarfile.TarInfo | None:
+        """The header at the current position; None when the archive ends here as it should."""
+        left = self._size - start
+        if left < BLOCK:
+            self._skip(left)
+            if start == 0:
+                raise Damage(0, f"it has {left} bytes only")
+            raise Damage(start, "cut, without the end-of-archive mark,")
+        block = self._block = self._read(BLOCK)
+        try:
+            return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            self._check_tail()
+            return None
+        except (tarfile.HeaderError, ValueError):
+            if start == 0:
+                kinds = [kind for magic, kind in _COMPRESSED.items() if block.startswith(magic)]
+                reason = f"it is compressed with {kinds[0]}" if kinds else "it does not begin with a tar header"
+                raise Damage(0, reason) from None
+            raise Damage(start, "junk instead of a tar header") from None
+
+    def _check_tail(self) -> None:
+        """Behind the end-of-archive mark only zeros may follow; tarfile would ignore a whole second archive here."""
+        while self._position < self._size:
+            start = self._position
+            chunk = self._read(min(_CHUNK, self._size - start))
+            if chunk.count(0) != len(chunk):
+                first = len(chunk) - len(chunk.lstrip(b"\0"))
+                raise Damage(start + first, "data behind the end-of-archive mark, begins")
+
+    def _extend(self, header: tarfile.TarInfo, pending: _Pending, start: int) -> None:
+        """Take over a GNU long name or a PAX record."""
+        if not 0 <= header.size <= _MAX_EXTENDED_HEADER:
+            raise Damage(start, "junk instead of a tar header")
+        if self._position + header.size > self._size:
+            raise Damage(start, "cut inside an extended header that begins")
+        data = self._read(header.size)
+        self._skip(min(-header.size % BLOCK, self._size - self._position))
+        if header.type == b"L":
+            pending.name = data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+        elif header.type in (b"x", b"X"):
+            records = _pax_records(data, start)
+            if b"path" in records:
+                pending.name = records[b"path"].decode("utf-8", "surrogateescape")
+            if b"size" in records:
+                if not records[b"size"].isdigit():
+                    raise Damage(start, "a PAX header with a size that is no number")
+                pending.size = int(records[b"size"])
+            pending.sparse = any(key.startswith(b"GNU.sparse.") for key in records)
+
+    def _skip_sparse_map(self, start: int) -> None:
+        # Old GNU format: a flag in the header, then in each further block, says that another block of the map follows.
+        more = self._block[482]
+        while more:
+            if self._size - self._position < BLOCK:
+                raise Damage(start, "cut inside a sparse member that begins")
+            more = self._read(BLOCK)[504]
+
+    def _read(self, size: int) -> bytes:
+        parts = []
+        left = size
+        while left:
+            part = self._stream.read(left)
+            if not part:
+                raise EndedEarly(f"the stream ended after {self._position} of {self._size} bytes")
+            self._position += len(part)
+            left -= len(part)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _skip(self, size: int) -> None:
+        while size > 0:
+            size -= len(self._read(min(size, _CHUNK)))
+
+
+def _pax_records(data: bytes, start: int) -> dict[bytes, bytes]:
+    """`LENGTH KEY=VALUE\\n` records; the length counts the whole record."""
+    records = {}
+    while data and data[0]:
+        length, space, _ = data.partition(b" ")
+        if not space or not length.isdigit() or len(length) > 8 or not len(length) + 2 < int(length) <= len(data):
+            raise Damage(start, "a PAX header that cannot be read")
+        key, equals, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
+        if not equals:
+            raise Damage(start, "a PAX header that cannot be read")
+        records[key] = value
+        data = data[int(length) :]
+    return records
+
+
+def _text(name: str) -> str:
+    """A name with its undecodable bytes (surrogates) written as `\\xNN`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,104 @@
+"""The small messages between driver and workers, and what the driver needs of a pool of workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+from clipaudit.rundir import CommitRecord
+from clipaudit.schema import Shard, TableSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerFacts:
+    """What a worker knows once its model is loaded; the first worker's facts describe the run."""
+
+    model: dict[str, Any]
+    """Name, weights, fingerprint, preprocessing and tower of the model, as plain JSON values."""
+    table: TableSpec
+    host: str
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One attempt at one shard."""
+
+    shard: Shard
+    attempt: str
+    """Unique name of the attempt; part of the names of the files that it writes."""
+    run_fingerprint: str
+    max_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A worker has loaded its model."""
+
+    worker: str
+    facts: WorkerFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartFailed:
+    """A worker could not be started or could not load its model."""
+
+    worker: str
+    error: str
+    traceback: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A worker wrote a shard's files; nothing is committed yet."""
+
+    task: Task
+    record: CommitRecord
+
+
+FailureKind: TypeAlias = Literal["error", "timeout", "worker_lost", "node_lost"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """An attempt ended without a result."""
+
+    task: Task
+    kind: FailureKind
+    """`error` and `timeout` count against the shard; `worker_lost` counts if the attempt had begun; `node_lost` never."""
+    error: str
+    traceback: str = ""
+
+
+Event: TypeAlias = Ready | StartFailed | Finished | Failed
+
+
+class Pool(Protocol):
+    """Workers as the scheduler sees them; in-process (`stages.LocalPool`) or on Ray (`cluster.RayPool`)."""
+
+    def start(self) -> None:
+        """Begin to start the workers; each ends in a Ready or StartFailed event."""
+
+    def live(self) -> int:
+        """Workers that are starting, idle or busy."""
+
+    def idle(self) -> int:
+        """Workers that are ready and have no task."""
+
+    def submit(self, task: Task) -> None:
+        """Hand a task to an idle worker."""
+
+    def kill(self, task: Task) -> None:
+        """End the worker that is stuck on a task; a Failed event of kind `timeout` follows."""
+
+    def restart(self, worker: str) -> None:
+        """Start a worker again after StartFailed."""
+
+    def poll(self, timeout: float) -> list[Event]:
+        """Events since the last call; waits up to `timeout` seconds for the first."""
+
+    def progress(self) -> int:
+        """Samples that the running attempts have finished so far."""
+
+    def close(self) -> None:
+        """End every worker."""

@@ -1,0 +1,16 @@
+"""Entry point of the main job on a cluster: `ray job submit --working-dir . -- python jobs/audit.py SHARDS --out RUN`.
+
+Takes the options of `clipaudit audit`. Ray puts the working directory's root beside this file's folder, so the package
+is importable as it is; the job's cluster is joined through RAY_ADDRESS, which Ray sets.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from clipaudit.__main__ import main  # noqa: E402 - the path comes first
+
+if __name__ == "__main__":
+    sys.argv[1:1] = ["audit"]
+    main()
