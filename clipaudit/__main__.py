@@ -1,6 +1,7 @@
 """The command's entry: runs the command line and turns a user's mistake into one sentence and an exit code."""
 
 import sys
+import traceback
 
 
 def main() -> None:
@@ -13,6 +14,12 @@ def main() -> None:
     except ClipauditError as error:
         print(f"clipaudit: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("clipaudit: stopped; the same command goes on from the last committed shard", file=sys.stderr)
+        sys.exit(4)
+    except Exception:  # noqa: BLE001 - a bug: its traceback and exit code 5, which scripts can tell from 1 (gate failed)
+        traceback.print_exc()
+        sys.exit(ClipauditError.exit_code)
 
 
 if __name__ == "__main__":

@@ -216,20 +216,25 @@ def check(
 
     Example: `clipaudit check runs/train --model`
     """
-    from clipaudit.console import print_check
+    from clipaudit.console import print_check, print_recomputed
     from clipaudit.upkeep import check as run_check
 
     report = run_check(run)
+    problems, result = list(report.problems), asdict(report)
+    if not as_json:
+        print_check(report)
     if model:
         from clipaudit.recompute import recompute
 
-        report = recompute(run, report)
+        recomputed = recompute(run)
+        problems += recomputed.problems
+        result["recomputed"] = asdict(recomputed)
+        if not as_json:
+            print_recomputed(recomputed)
     if as_json:
-        _print_json(asdict(report))
-    else:
-        print_check(report)
-    if report.problems:
-        raise IntegrityError(f"{len(report.problems)} problems in {run}; the first: {report.problems[0]}")
+        _print_json(result)
+    if problems:
+        raise IntegrityError(f"{run}: {problems[0]}" + (f" (and {len(problems) - 1} more)" if problems[1:] else ""))
 
 
 @app.command()

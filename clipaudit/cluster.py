@@ -18,7 +18,7 @@ from ray.exceptions import (
 
 from clipaudit.config import AuditConfig, ExecutionConfig
 from clipaudit.errors import ClipauditError, RunInvalid, ShardError, UsageError
-from clipaudit.rundir import CommitRecord
+from clipaudit.records import CommitRecord
 from clipaudit.tasks import Event, Failed, FailureKind, Finished, Ready, StartFailed, Task, WorkerFacts
 
 _LOSS_SETTLES_SECONDS = 40.0  # Ray needs up to about half a minute to declare a silent node dead

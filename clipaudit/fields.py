@@ -119,13 +119,7 @@ def extract(members: Mapping[str, bytes | None], fields: Fields) -> Values:
     for item in fields.attributes:
         values.attributes[item.column] = _counted(_find(document, item.path), item.column, values)
     if fields.caption is not None:
-        found = _find(document, fields.caption.path)
-        if fields.caption.source == "txt":
-            try:
-                found = _read_text(members)
-            except _BadValue as error:
-                values.status, values.detail = BAD_METADATA, str(error)
-        values.caption = _counted(found, CAPTION, values)
+        values.caption = _counted(_caption(fields.caption, members, document, values), CAPTION, values)
     if fields.label is not None and values.status == OK:
         _take_label(fields.label, members, document, values)
     return values
@@ -244,6 +238,16 @@ def _read_text(members: Mapping[str, bytes | None]) -> str | None:
         raise _BadValue(f"the txt is not UTF-8: {error.reason} at byte {error.start}") from None
 
 
+def _caption(item: Field, members: Mapping[str, bytes | None], document: Json, values: Values) -> Json:
+    if item.source == "json":
+        return _find(document, item.path)
+    try:
+        return _read_text(members)
+    except _BadValue as error:
+        values.status, values.detail = BAD_METADATA, str(error)
+        return None
+
+
 def _take_label(item: Field, members: Mapping[str, bytes | None], document: Json, values: Values) -> None:
     try:
         label = _label(item, members, document)
@@ -270,12 +274,14 @@ def _label(item: Field, members: Mapping[str, bytes | None], document: Json) -> 
 
 def _class_number(data: bytes | None) -> int | None:
     """A decimal int64; None when there is nothing but white space."""
-    text = b"" if data is None else data[: MAX_LABEL_CHARACTERS + 1].strip()
-    if data is not None and not text and len(data) <= MAX_LABEL_CHARACTERS:
+    if data is None or len(data) > MAX_LABEL_CHARACTERS:
+        raise _BadValue(f"it is longer than {MAX_LABEL_CHARACTERS} bytes")
+    text = data.strip()
+    if not text:
         return None
-    if _INTEGER.fullmatch(text) and len(data or b"") <= MAX_LABEL_CHARACTERS and -(2**63) <= int(text) < 2**63:
-        return int(text)
-    raise _BadValue(f"{text[:40].decode('utf-8', 'backslashreplace')!r} is not a 64-bit integer")
+    if _INTEGER.fullmatch(text) is None or not -(2**63) <= int(text) < 2**63:
+        raise _BadValue(f"{text[:40].decode('utf-8', 'backslashreplace')!r} is not a 64-bit integer")
+    return int(text)
 
 
 def _refuse(value: Json) -> NoReturn:

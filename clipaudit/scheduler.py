@@ -5,14 +5,14 @@ from __future__ import annotations
 import heapq
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from clipaudit.config import ExecutionConfig
 from clipaudit.errors import Interrupted, RunMismatch, WorkersUnavailable
-from clipaudit.rundir import CommitRecord, FailureRecord, RunDirectory
+from clipaudit.records import CommitRecord, FailureRecord
+from clipaudit.rundir import RunDirectory, new_attempt
 from clipaudit.schema import Shard
 from clipaudit.tasks import Event, Failed, Finished, Pool, Ready, StartFailed, Task, WorkerFacts
 
@@ -62,7 +62,7 @@ class Scheduler:
         self._attempts: Counter[int] = Counter()
         self._running: dict[str, tuple[Task, float]] = {}
         self._killed: set[str] = set()
-        self._queue: list[tuple[float, int, Shard]] = []
+        self._queue: list[tuple[float, int, int, Shard]] = []
         self._facts: WorkerFacts | None = None
         self._fingerprint = ""
 
@@ -83,7 +83,7 @@ class Scheduler:
         """
         self._fingerprint = fingerprint
         # (not before, -size): due now, largest first, so that no giant starts last
-        self._queue = [(0.0, -shard.size, shard) for shard in shards]
+        self._queue = [(0.0, -shard.size, shard.id, shard) for shard in shards]
         heapq.heapify(self._queue)
         while self._running or (self._queue and not self._stop.is_set()):
             self._hand_out()
@@ -98,10 +98,10 @@ class Scheduler:
     def _hand_out(self) -> None:
         now = time.monotonic()
         while self._queue and self._queue[0][0] <= now and self._pool.idle() > 0 and not self._stop.is_set():
-            _, _, shard = heapq.heappop(self._queue)
+            *_, shard = heapq.heappop(self._queue)
             task = Task(
                 shard=shard,
-                attempt=uuid.uuid4().hex[:12],
+                attempt=new_attempt(),
                 run_fingerprint=self._fingerprint,
                 max_seconds=self._config.max_shard_seconds,
             )
@@ -135,7 +135,7 @@ class Scheduler:
         if tried < self._config.max_attempts:
             self._on_retry(event, tried)
             delay = _BACKOFF_SECONDS * 2 ** (tried - 1) if counts else 0.0
-            heapq.heappush(self._queue, (time.monotonic() + delay, -shard.size, shard))
+            heapq.heappush(self._queue, (time.monotonic() + delay, -shard.size, shard.id, shard))
             return
         tally.failed += 1
         self._run_dir.record_failure(

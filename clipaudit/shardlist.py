@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -24,7 +25,7 @@ _EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _COMPRESSED: Final = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 _FEW: Final = 16                         # up to here a stat each is cheaper than the listing of a large directory
 _STAT_THREADS: Final = 32
-_MOST_SHARDS: Final = 10_000_000
+_MOST_SHARDS: Final = 1_000_000
 _INNERMOST_BRACES: Final = re.compile(r"\{([^{}]*)\}")
 _RANGE: Final = re.compile(r"(\d+)\.\.(\d+)(?:\.\.(\d+))?")
 # Roots of the exceptions that remote file systems raise beside OSError; named, because they may not be installed.
@@ -37,6 +38,10 @@ _REMOTE_ROOTS: Final = (
     ("requests.exceptions", "RequestException"),
     ("azure.core.exceptions", "AzureError"),
 )
+# Where file systems tell what changes with the content, the surest first.
+_MARKS: Final = (
+    "ETag", "etag", "md5Hash", "Content-MD5", "mtime", "LastModified", "Last-Modified", "last_modified", "created"
+)  # fmt: skip
 _T = TypeVar("_T")
 
 
@@ -81,7 +86,7 @@ def remote_errors() -> tuple[type[Exception], ...]:
 def expand_braces(pattern: str) -> list[str]:
     """The texts that `{000000..000009}` and `{a,b}` stand for, in order; other braces stay as they are.
 
-    Raises UsageError when they are more than ten million.
+    Raises UsageError when they are more than a million.
     """
     texts, done = [pattern], False
     while not done:
@@ -260,10 +265,15 @@ def _from_info(url: str, info: dict[str, Any]) -> Stat:
     size = info.get("size")
     if size is None and not directory:
         raise UsageError(f"the server does not tell the size of {url}: copy it to a file system or an object store")
-    marks = (info.get(name) for name in ("ETag", "etag", "md5Hash", "Content-MD5", "mtime", "LastModified",
-                                         "Last-Modified", "last_modified", "created"))
-    mark = next((str(mark).strip('"') for mark in marks if mark), "")
-    return Stat(url, int(size or 0), mark or f"{size:x}", directory)
+    mark = next((info[name] for name in _MARKS if info.get(name)), None)
+    return Stat(url, int(size or 0), f"{size or 0:x}" if mark is None else _as_etag(mark), directory)
+
+
+def _as_etag(mark: Any) -> str:  # noqa: ANN401
+    # A listing and a stat of one file may give the same time as a number and as a date.
+    if isinstance(mark, datetime):
+        mark = mark.timestamp()
+    return f"{mark:.6f}" if isinstance(mark, float) else str(mark).strip('"')
 
 
 def _reach(url: str, call: Callable[[], _T]) -> _T | None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
 import fsspec
 
-from clipaudit.errors import ShardChanged, ShardUnreadable, UsageError
+from clipaudit.errors import ShardChanged, ShardError, ShardUnreadable, UsageError
 from clipaudit.schema import BAD_NAME, DUPLICATE_KEY, OK, Shard
 from clipaudit.shardlist import LOCAL_PROTOCOLS, expand, remote_errors, stat_shard
 from clipaudit.tar import EndedEarly, NotATar, TarMember, TarReader
 
-__all__ = ["Group", "Member", "Shard", "ShardReader", "expand", "verify_unchanged"]
+__all__ = ["Group", "Member", "Shard", "ShardReader", "estimate_samples", "expand", "verify_unchanged"]
 
 _READ_AHEAD: Final = 8 * 2**20           # bytes per request to an object store
+_ESTIMATE_BYTES: Final = 4 * 2**20       # read of each of the shards that stand for all
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 _META: Final = re.compile(r"__[^/]*__($|/)")          # webdataset's `skip_meta`
 _UNSAFE: Final = re.compile(r"\.\.|[^\w. -]")
@@ -62,6 +63,33 @@ def verify_unchanged(shard: Shard) -> None:
         raise ShardChanged(f"shard {shard.url} has {now.size} bytes now; the run recorded {shard.size}")
     if now.etag != shard.etag:
         raise ShardChanged(f"shard {shard.url} was rewritten: its etag is {now.etag}; the run recorded {shard.etag}")
+
+
+def estimate_samples(shards: Sequence[Shard]) -> int:
+    """About how many samples there are, from the beginnings of up to three shards and the sizes of all; 0 if unknown.
+
+    A shard that cannot be read is left out here: the job itself will name it.
+    """
+    chosen = sorted({0, len(shards) // 2, len(shards) - 1}) if shards else []
+    samples = read = 0
+    for shard in (shards[position] for position in chosen):
+        try:
+            counted = _count_head(shard)
+        except ShardError:
+            continue
+        samples, read = samples + counted[0], read + counted[1]
+    return round(samples * sum(shard.size for shard in shards) / read) if read else 0
+
+
+def _count_head(shard: Shard) -> tuple[int, int]:
+    """Samples at the beginning of a shard and the bytes that they take."""
+    count = position = 0
+    with ShardReader(shard, wants=lambda _: False, complete=lambda _: True, max_member_bytes=0) as reader:
+        for _ in reader:
+            count, position = count + 1, reader.bytes_good
+            if position >= _ESTIMATE_BYTES:
+                return count, position
+    return count, shard.size
 
 
 class ShardReader:

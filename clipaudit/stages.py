@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import importlib.metadata
 import threading
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from clipaudit import __version__
 from clipaudit.config import AuditConfig, fingerprint
-from clipaudit.errors import RunInvalid
-from clipaudit.rundir import Manifest, RunDirectory
+from clipaudit.errors import RunInvalid, RunNotFound
+from clipaudit.fields import parse_fields
+from clipaudit.records import Manifest, compare_manifests
+from clipaudit.rundir import RunDirectory
 from clipaudit.scheduler import Scheduler, Tally
 from clipaudit.schema import SCHEMA_VERSION, Shard
-from clipaudit.shards import estimate_samples, expand
+from clipaudit.shardlist import expand
+from clipaudit.shards import estimate_samples
 from clipaudit.tasks import Failed, Pool, WorkerFacts
 from clipaudit.upkeep import RunStatus, status
 
-_PACKAGES = ("clipaudit", "torch", "open_clip_torch", "timm", "torchvision", "pillow", "pyarrow", "numpy", "webdataset")
+_PACKAGES = ("torch", "open_clip_torch", "timm", "torchvision", "pillow", "pyarrow", "numpy", "webdataset")
 _ROW_METADATA_BYTES = 120  # key, size, hash, offsets, norms as they end up on disk, and the commit's share
 
 
@@ -69,10 +72,10 @@ def audit(config: AuditConfig, pool: Pool, reporter: Reporter, stop: threading.E
     Raises UsageError before any work for a wrong option, RunMismatch for a run directory of another configuration,
     and RunInvalid at the end when more was lost than the configuration allows.
     """
+    parse_fields(config.fields)  # a mistake in an option should not wait for the listing or the model
     run_dir = RunDirectory(config.out)
     shards = tuple(expand(config.shards))
-    earlier = _refuse_mismatch(run_dir, config, shards)
-    committed = set(run_dir.committed_ids()) if earlier else set()
+    committed = run_dir.committed_ids() if _refuse_mismatch(run_dir, config, shards) else set()
     reporter.found(len(shards), len(committed))
     pending = [shard for shard in shards if shard.id not in committed]
     if pending:
@@ -116,9 +119,7 @@ def make_manifest(config: AuditConfig, facts: WorkerFacts, shards: tuple[Shard, 
     """What run.json says of a run: what it is bound to, and what made it."""
     identity = config.identity()
     return Manifest(
-        schema_version=SCHEMA_VERSION,
-        clipaudit_version=importlib.metadata.version("clipaudit"),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        clipaudit_version=__version__,
         identity=identity,
         fingerprint=fingerprint({**identity, "weights": facts.model["fingerprint"], "schema": SCHEMA_VERSION}),
         model=facts.model,
@@ -128,13 +129,14 @@ def make_manifest(config: AuditConfig, facts: WorkerFacts, shards: tuple[Shard, 
     )
 
 
-def _refuse_mismatch(run_dir: RunDirectory, config: AuditConfig, shards: tuple[Shard, ...]) -> Manifest | None:
-    """Compare an existing run with this command before a model is loaded; None when there is no run yet."""
-    if not run_dir.exists():
-        return None
-    manifest = run_dir.open()
-    run_dir.refuse_mismatch(manifest, config.identity(), shards)
-    return manifest
+def _refuse_mismatch(run_dir: RunDirectory, config: AuditConfig, shards: tuple[Shard, ...]) -> bool:
+    """Compare an existing run with this command before a model is loaded; False when there is no run yet."""
+    try:
+        stored = run_dir.open()
+    except RunNotFound:
+        return False
+    compare_manifests(stored, replace(stored, identity=config.identity(), shards=shards), run_dir.url)
+    return True
 
 
 def _refuse_losses(config: AuditConfig, result: RunStatus) -> None:

@@ -95,8 +95,6 @@ class TarReader:
                     yield member
                 self.bytes_good = min(self._position, self._size)
         except Damage as damage:
-            if damage.offset == 0:
-                raise NotATar(str(damage)) from None
             self.truncated = f"{damage} at byte {damage.offset} of {self._size}"
         else:
             self.bytes_good = self._size
@@ -146,7 +144,7 @@ class TarReader:
         if left < BLOCK:
             self._skip(left)
             if start == 0:
-                raise Damage(0, f"it has {left} bytes only")
+                raise NotATar(f"it has {left} bytes only")
             raise Damage(start, "cut, without the end-of-archive mark,")
         block = self._block = self._read(BLOCK)
         try:
@@ -158,7 +156,7 @@ class TarReader:
             if start == 0:
                 kinds = [kind for magic, kind in _COMPRESSED.items() if block.startswith(magic)]
                 reason = f"it is compressed with {kinds[0]}" if kinds else "it does not begin with a tar header"
-                raise Damage(0, reason) from None
+                raise NotATar(reason) from None
             raise Damage(start, "junk instead of a tar header") from None
 
     def _check_tail(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
-from clipaudit.rundir import CommitRecord
+from clipaudit.records import CommitRecord
 from clipaudit.schema import Shard, TableSpec
 
 

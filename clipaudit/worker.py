@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import os
 import platform
+import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from clipaudit.config import AuditConfig, parse_layers
-from clipaudit.decomposer import Decomposer, Decomposition
+from clipaudit.decomposer import Decomposer, Decomposition, describe
 from clipaudit.errors import ShardError
-from clipaudit.feed import ShardFeed
+from clipaudit.basis import write_basis
+from clipaudit.feed import DETAILS_PER_STATUS, ReadReport, ShardFeed
 from clipaudit.fields import parse_fields
 from clipaudit.images import ImageDecoder
 from clipaudit.model import Normaliser, load_model
-from clipaudit.moments import MomentsAccumulator
+from clipaudit.moments import LabelMoments, MomentsAccumulator
 from clipaudit.projections import ProjectionWriter
-from clipaudit.rundir import CommitRecord, RunDirectory
+from clipaudit.records import CommitRecord, StoredFile
+from clipaudit.rundir import RunDirectory
 from clipaudit.schema import NOT_FINITE, OK, Sample, TableSpec, attention_column, head_label, mlp_column
 from clipaudit.tasks import Task, WorkerFacts
 
 Arrays = dict[str, npt.NDArray[np.float32]]
+_T = TypeVar("_T")
 
 
 class ShardWorker:
@@ -35,26 +39,34 @@ class ShardWorker:
     Raises UsageError from its constructor when the model, the device, the layers or the fields are not usable.
     """
 
-    def __init__(self, config: AuditConfig) -> None:
+    def __init__(self, config: AuditConfig, cancel: threading.Event | None = None) -> None:
         self._config = config
+        self._cancel = cancel or threading.Event()
         self._fields = parse_fields(config.fields)
         loaded = load_model(config.model)
-        tower = Decomposer.describe(loaded.model)
-        layers = parse_layers(config.store.layers, tower.layers)
+        tower = describe(loaded.model)
+        self._layers = parse_layers(config.store.layers, tower.layers)
         self._decomposer = Decomposer(
-            loaded.model, layers=layers, terms=config.store.components, precision=config.model.precision
+            loaded.model, layers=self._layers, terms=config.store.components, precision=config.model.precision
         )
         self._decoder = ImageDecoder(loaded.transform, config.decode)
         self._normalise = Normaliser(self._decoder.mean, self._decoder.std, loaded.device)
-        self._columns = [[head_label(layer, head) for head in range(tower.heads)] for layer in layers]
-        self._layers = layers
         self._run_dir = RunDirectory(config.out)
-        self._basis_written = False
+        self._basis_is_written = False
         self.samples_done = 0
-        """Samples of the running attempt that have been written; read by the progress display."""
+        """Samples of the running attempt that have been written; the progress display reads it."""
+        components = [column(layer) for column in (attention_column, mlp_column) for layer in self._layers]
         self.facts = WorkerFacts(
-            model={**loaded.description, "tower": tower.facts()},
-            table=self._table(tower.head_dim, tower.embed_dim),
+            model={**loaded.description, "tower": _tower_facts(self._decomposer)},
+            table=TableSpec(
+                heads=tuple(head_label(layer, head) for layer in self._layers for head in range(tower.heads)),
+                head_dim=tower.head_dim,
+                embed_dim=tower.embed_dim,
+                label_kind=self._fields.label_kind,
+                attributes=self._fields.attribute_names,
+                caption=config.fields.caption is not None,
+                components=tuple(components) if config.store.components else (),
+            ),
             host=platform.node(),
             device=str(loaded.device),
         )
@@ -62,27 +74,177 @@ class ShardWorker:
     def process(self, task: Task) -> CommitRecord:
         """Write one shard's projections and moments, verified; the driver commits the record that this returns.
 
-        Raises ShardError when the shard cannot be read, StorageFull when the run's file system is full.
+        Raises ShardError when the shard cannot be read in time, StorageFull when the run's file system is full.
         """
-        started = time.perf_counter()
+        clock = _Clock()
         self.samples_done = 0
         self._run_dir.begin_attempt(task.shard.id, task.attempt)
         self._write_basis()
-        clock = _Clock()
-        deadline = started + task.max_seconds
-        moments = MomentsAccumulator(self.facts.table, self._config.store.label_moments)
-        writer = ProjectionWriter(self._run_dir, task.shard, task.attempt, self.facts.table, self._footer(task))
+        output = _Output(self._run_dir, task, self.facts.table, self._config.store.label_moments)
         try:
-            with ShardFeed(task.shard, self._fields, self._decoder, self._config.decode) as feed:
-                with _Background() as background:
-                    for samples in _batches(feed, self._config.model.batch_size):
-                        if time.perf_counter() > deadline:
-                            raise ShardError(f"{task.shard.url}: not done after {task.max_seconds:.0f} s")
-                        vectors = clock.time("model", lambda batch=samples: self._vectors(batch))
-                        background.run(self._store, writer, moments, samples, vectors, clock)
-                report = feed.report
-            files = clock.time("write", lambda: self._close(task, writer, moments))
+            report = self._stream(task, output, clock)
+            files = clock.time("write", output.close)
         except BaseException:
-            writer.abort()
+            output.abort()
             raise
-        return CommitRecord(files=files, report=report, seconds=clock.seconds)
+        return _commit_record(task, files, report, output, clock, self.facts.host)
+
+    def _stream(self, task: Task, output: _Output, clock: _Clock) -> ReadReport:
+        """Read, decode, decompose and write batch after batch; the next batch is computed while one is written."""
+        with (
+            ShardFeed(task.shard, self._fields, self._decoder, self._config.decode) as feed,
+            ThreadPoolExecutor(1, thread_name_prefix="write") as writing,
+        ):
+            written: Future[None] | None = None
+            for samples in _batches(feed, self._config.model.batch_size):
+                if self._cancel.is_set() or clock.elapsed() > task.max_seconds:
+                    raise ShardError(f"{task.shard.url}: given up after {clock.elapsed():.0f} s")
+                vectors, scalars = clock.time("model", partial(self._decompose, samples))
+                if written is not None:
+                    written.result()
+                written = writing.submit(clock.time, "write", partial(output.write, samples, vectors, scalars))
+                self.samples_done += len(samples)
+            if written is not None:
+                written.result()
+            clock.add("read", feed.report.read_seconds)
+            clock.add("decode", feed.report.decode_seconds / self._config.decode.decode_threads)
+            return feed.report
+
+    def _decompose(self, samples: list[Sample]) -> tuple[Arrays, Arrays]:
+        """Vectors and scalars of the batch's decoded images, in order."""
+        images = []
+        for sample in samples:
+            if sample.status == OK and sample.image is not None:
+                images.append(sample.image)
+                sample.image = None  # what waits to be written needs no pixels
+        return self._arrays(self._decomposer(self._normalise(images))) if images else ({}, {})
+
+    def _arrays(self, out: Decomposition) -> tuple[Arrays, Arrays]:
+        heads = out.heads.flatten(1, 2).float().cpu().numpy()  # (B, layers * heads, head_dim)
+        vectors: Arrays = {"embedding": out.embedding.float().cpu().numpy()}
+        vectors |= {name: heads[:, number] for number, name in enumerate(self.facts.table.heads)}
+        for column, term in ((attention_column, out.attention), (mlp_column, out.mlp)):
+            if term is not None:
+                values = term.float().cpu().numpy()  # (B, layers, D)
+                vectors |= {column(layer): values[:, number] for number, layer in enumerate(self._layers)}
+        scalars = {"scale": out.scale, "norm": out.norm, "remainder": out.remainder}
+        return vectors, {name: value.float().cpu().numpy() for name, value in scalars.items()}
+
+    def _write_basis(self) -> None:
+        """The run's basis.safetensors, by whichever worker comes first; all have the same weights."""
+        if not self._basis_is_written:
+            arrays = self._decomposer.readout.arrays(np.float32)
+            write_basis(self._run_dir, arrays, {"layers": ",".join(map(str, self._layers))})
+            self._basis_is_written = True
+
+
+class _Output:
+    """The two files of one attempt."""
+
+    def __init__(self, run_dir: RunDirectory, task: Task, spec: TableSpec, label_moments: LabelMoments) -> None:
+        footer = {"fingerprint": task.run_fingerprint}
+        self._run_dir, self._task = run_dir, task
+        self._writer = ProjectionWriter(run_dir, task.shard, task.attempt, spec, footer)
+        self._moments = MomentsAccumulator(spec, label_moments)
+        self._has_labels = spec.label_kind is not None
+        self.details: dict[str, list[str]] = {}
+        """Of samples that only the writer found wanting."""
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Rows by status."""
+        return self._writer.counts
+
+    def write(self, samples: list[Sample], vectors: Arrays, scalars: Arrays) -> None:
+        """Append a batch to both."""
+        given = [sample for sample in samples if sample.status == OK]
+        stored = self._writer.write(samples, vectors, scalars)
+        if not given:
+            return
+        if not stored.all():
+            vectors = {name: values[stored] for name, values in vectors.items()}
+            lost = [f"{sample.key}: {sample.detail}" for sample in given if sample.status != OK]
+            self.details[NOT_FINITE] = (self.details.get(NOT_FINITE, []) + lost)[:DETAILS_PER_STATUS]
+        labels = [sample.label for sample in given if sample.status == OK] if self._has_labels else None
+        self._moments.update(vectors, labels)
+
+    def close(self) -> dict[str, StoredFile]:
+        """Finish and verify both; by path relative to the run directory."""
+        projections = self._writer.close()
+        path, moments = self._moments.save(self._run_dir, self._task.shard, self._task.attempt)
+        return {self._writer.path: projections, path: moments}
+
+    def abort(self) -> None:
+        """Remove whatever was written."""
+        self._writer.abort()
+        self._run_dir.storage.remove(self._run_dir.moments_path(self._task.shard.id, self._task.attempt))
+
+
+class _Clock:
+    """Seconds by stage, safe to add to from two threads (each stage is timed by one)."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self._started
+
+    def add(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    def time(self, stage: str, call: Callable[[], _T]) -> _T:
+        before = time.perf_counter()
+        try:
+            return call()
+        finally:
+            self.add(stage, time.perf_counter() - before)
+
+
+def _batches(feed: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    """Runs of samples with `size` decoded images each; failures ride along, so that they never shrink a batch."""
+    batch: list[Sample] = []
+    images = 0
+    for sample in feed:
+        batch.append(sample)
+        images += sample.status == OK
+        if images == size or len(batch) >= 4 * size:
+            yield batch
+            batch, images = [], 0
+    if batch:
+        yield batch
+
+
+def _commit_record(
+    task: Task,
+    files: dict[str, StoredFile],
+    report: ReadReport,
+    output: _Output,
+    clock: _Clock,
+    host: str,
+) -> CommitRecord:
+    counts = dict(output.counts)
+    return CommitRecord(
+        shard_id=task.shard.id,
+        url=task.shard.url,
+        attempt=task.attempt,
+        files=files,
+        rows=sum(counts.values()),
+        ok=counts.pop(OK, 0),
+        skipped=counts,
+        details={**report.details, **output.details},
+        truncated=report.truncated,
+        input_size=task.shard.size,
+        input_etag=task.shard.etag,
+        bytes_good=report.bytes_good,
+        missing_attributes=report.missing,
+        timings={**clock.seconds, "total": clock.elapsed()},
+        worker=host,
+    )
+
+
+def _tower_facts(decomposer: Decomposer) -> dict[str, object]:
+    """Plain facts of the tower for run.json."""
+    tower = decomposer.tower
+    names = ("family", "layers", "heads", "head_dim", "width", "embed_dim", "tokens", "grid", "image_size", "pooling")
+    return {name: list(value) if isinstance(value := getattr(tower, name), tuple) else value for name in names}

@@ -38,7 +38,7 @@ class Decomposition:
     float64 model); B images, D joint dimensions, layers as chosen, ascending."""
 
     heads: Tensor
-    """(B, layers, heads, head_dim): each head's coordinates y; `readout.expand(heads)` gives the parts in joint space."""
+    """(B, layers, heads, head_dim): each head's coordinates y; `readout.expand(heads)` gives its vectors in R^D."""
     embedding: Tensor
     """(B, D): unit length, from the model's own forward pass."""
     scale: Tensor
@@ -49,9 +49,9 @@ class Decomposition:
     """(B,): largest absolute entry of `embedding - sum(parts)`: the check that the parts are the whole. The parts come
     from the recorded values and the stored matrices, not from differences of the residual stream."""
     parts: dict[str, Tensor]
-    """name -> (B, D); they add up to the embedding. `heads`: all stored heads; `attention_bias` and `mlp`: of the chosen
-    layers; `other_layers`: attention and MLPs of the layers not chosen; `initial`: the residual stream before the first
-    block; `norm_bias`: the last LayerNorm's bias."""
+    """name -> (B, D); they add up to the embedding. `heads`, `attention_bias`, `mlp`: sums over the chosen layers;
+    `other_layers`: attention and MLPs of the layers not chosen; `initial`: the residual stream before the first block;
+    `norm_bias`: the last LayerNorm's bias."""
     attention: Tensor | None = None
     """(B, layers, D), with `terms`: each layer's heads and output bias together."""
     mlp: Tensor | None = None
@@ -103,7 +103,8 @@ class Decomposer:
         """Decompose a batch.
 
         Args:
-            images: (B, 3, height, width) floating point, normalised by the model's own preprocessing, on its device.
+            images: (B, 3, height, width) floating point, B at least 1, normalised by the model's own preprocessing, on
+                its device.
 
         Raises:
             UsageError: the images have another shape, dtype or device than the tower takes, or the model is in training
@@ -123,10 +124,11 @@ class Decomposer:
 
     def _check_images(self, images: Tensor) -> None:
         expected = (3, *self.tower.image_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected or not images.is_floating_point():
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected or not len(images) or not images.is_floating_point():
             shape = "x".join(map(str, images.shape))
             raise UsageError(
-                f"images must be floating point of shape Bx{'x'.join(map(str, expected))}, not {shape} {images.dtype}"
+                f"images must be floating point of shape Bx{'x'.join(map(str, expected))} with B at least 1, "
+                f"not {shape} {images.dtype}"
             )
         weights = self.tower.parameter()
         if images.device != weights.device:
@@ -151,7 +153,7 @@ class Decomposer:
         bias = self._attention_bias(pool, matrices) * scale[:, None, None]  # (B, layers, D)
         mlps = torch.stack([pool.mlp(layer) for layer in self.layers], dim=1)  # (B, layers, width)
         parts = {
-            "heads": torch.einsum("blhk,lhkd->bd", heads, matrices["Q"]),
+            "heads": heads.flatten(1) @ matrices["Q"].flatten(0, 2),  # an einsum would copy Q on every call
             "attention_bias": bias.sum(dim=1),
             "mlp": mlps.sum(dim=1) @ matrices["G"] * scale[:, None],
             "other_layers": self._other_layers(pool, mlps) @ matrices["G"] * scale[:, None],
@@ -161,7 +163,8 @@ class Decomposer:
         remainder = (embedding - sum(parts.values())).abs().amax(dim=-1)
         attention = mlp = tokens = None
         if self.terms:
-            attention = (torch.einsum("blhk,lhkd->bld", heads, matrices["Q"]) + bias).to(result)
+            by_layer = heads.flatten(2).transpose(0, 1) @ matrices["Q"].flatten(1, 2)  # (layers, B, D)
+            attention = (by_layer.transpose(0, 1) + bias).to(result)
             mlp = (mlps @ matrices["G"] * scale[:, None, None]).to(result)
         if self.with_tokens:
             tokens = pool.tokens(self.layers, result)
@@ -238,7 +241,8 @@ class _Pool:
         """(B, heads, head_dim): u, times the branch's own scale where it has one."""
         rows, scale = self._rows(layer), self._row_scale(layer)
         rows = rows if scale is None else rows * scale[..., None]
-        return self._mean(rows).unflatten(-1, (self._tower.heads, self._tower.head_dim))
+        pooled = self._mean(rows)
+        return pooled.reshape(len(pooled), self._tower.heads, self._tower.head_dim)
 
     def attention(self, layer: int) -> Tensor:
         """(B, width): the attention branch's update, by the block's own modules."""

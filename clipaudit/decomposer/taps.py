@@ -88,7 +88,7 @@ def _swap(restore: ExitStack, parent: nn.Module, name: str, module: nn.Module) -
 
 
 def _hook_mlp(block: Block, layer: int, record: Record) -> torch.utils.hooks.RemovableHandle:
-    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+    def keep(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         rows = record.rows(output)
         record.mlps[layer] = rows if block.mlp_gamma is None else rows * block.mlp_gamma
 
@@ -125,11 +125,28 @@ class _Tap(nn.Module):
         self.source: Tensor | None = None
         """Tokens that give keys and values; None: the same as the queries'."""
 
-    def forward(self, x: Tensor, *_: Tensor, rope: Tensor | None = None, shared_rel_pos: Tensor | None = None,
-                attn_mask: Tensor | None = None, is_causal: bool = False, need_weights: bool = False) -> Any:
+    def forward(
+        self,
+        x: Tensor,
+        *_: Tensor,
+        rope: Tensor | None = None,
+        shared_rel_pos: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        need_weights: bool = False,
+    ) -> Tensor | tuple[Tensor, None]:
         """(B, queries, width) -> (B, queries, width); for nn.MultiheadAttention's callers a pair with None."""
         if attn_mask is not None or is_causal or need_weights:
             raise NotImplementedError("a tapped image tower takes no mask and gives no attention weights")
+        out = self._read_once(x) if self._can_read_once(rope) else self._read(x, rope, shared_rel_pos)
+        self._record.values[self._layer] = self._record.rows(out)
+        out = out.flatten(2)
+        inner_norm = self._inner_norm[0]
+        out = self._out[0](out if inner_norm is None else inner_norm(out))
+        return (out, None) if self._is_torch else out
+
+    def _read(self, x: Tensor, rope: Tensor | None, shared_rel_pos: Tensor | None) -> Tensor:
+        """Attention: (B, queries, width) -> attention-weighted values (B, queries, heads, head_dim)."""
         q, k, v = self._project(x)
         if rope is not None:
             k = self._rotate(k, rope).type_as(v)
@@ -137,14 +154,31 @@ class _Tap(nn.Module):
             q = q if self.source is not None else self._rotate(q, rope).type_as(v)
         bias = self._position_bias(shared_rel_pos)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B, heads, queries, head_dim)
-        out = out.transpose(1, 2)
-        self._record.values[self._layer] = self._record.rows(out)
         if self._tokens:
             self._keep_tokens(q, k, v, bias)
-        out = out.reshape(*x.shape[:2], -1)
-        inner_norm = self._inner_norm[0]
-        out = self._out[0](out if inner_norm is None else inner_norm(out))
-        return (out, None) if self._is_torch else out
+        return out.transpose(1, 2)
+
+    def _can_read_once(self, rope: Tensor | None) -> bool:
+        plain = rope is None and self._is_torch
+        return plain and self.source is not None and not self._tokens
+
+    def _read_once(self, x: Tensor) -> Tensor:
+        """`_read` for one query an image, without projecting every token: the key matrix moves to the query's side of
+        q.k, the value matrix behind the weighted sum (as weights sum to 1, the value bias is added once; the key bias
+        adds the same to every score, and falls out). Same shapes; the work of two of the three projections is saved."""
+        assert self.source is not None
+        weight, bias = self._fused()
+        assert weight is not None
+        shape = (self._heads, self._head_dim)
+        wq, wk, wv = weight.reshape(3, *shape, -1).unbind(0)  # each (heads, head_dim, width)
+        bq, _, bv = (None,) * 3 if bias is None else bias.reshape(3, -1).unbind(0)
+        q = F.linear(x, wq.flatten(0, 1), bq).reshape(-1, *shape).transpose(0, 1)  # (heads, B, head_dim)
+        folded = (q * self._head_dim**-0.5 @ wk).transpose(0, 1)  # (B, heads, width)
+        scores = folded @ self.source.transpose(1, 2)  # (B, heads, tokens)
+        read = scores.softmax(dim=-1).to(scores.dtype) @ self.source  # (B, heads, width)
+        out: Tensor = (read.transpose(0, 1) @ wv.mT).transpose(0, 1)  # (B, heads, head_dim)
+        out = out if bv is None else out + bv.reshape(shape)
+        return out[:, None]
 
     def _split(self, x: Tensor) -> Tensor:
         return x.reshape(*x.shape[:2], -1, self._heads, self._head_dim).permute(2, 0, 3, 1, 4)
@@ -154,9 +188,9 @@ class _Tap(nn.Module):
         source = x if self.source is None else self.source
         weight, bias = self._fused()
         if weight is None:
-            q = self._split(self.q_proj(x))[0]
-            k = self._split(self.k_proj(source))[0]
-            v = self._split(self.v_proj(source))[0]
+            q = self._split(self._child("q_proj")(x))[0]
+            k = self._split(self._child("k_proj")(source))[0]
+            v = self._split(self._child("v_proj")(source))[0]
         elif self.source is None:
             q, k, v = self._split(F.linear(x, weight, bias)).unbind(0)
         else:
@@ -164,7 +198,7 @@ class _Tap(nn.Module):
             q = self._split(F.linear(x, weight[:cut], None if bias is None else bias[:cut]))[0]
             k, v = self._split(F.linear(source, weight[cut:], None if bias is None else bias[cut:])).unbind(0)
         if "q_norm" in self._modules:
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = self._child("q_norm")(q), self._child("k_norm")(k)
         return q, k, v
 
     def _fused(self) -> tuple[Tensor | None, Tensor | None]:
@@ -175,10 +209,15 @@ class _Tap(nn.Module):
         if qkv is None:
             return None, None
         assert isinstance(qkv, nn.Linear)
-        q_bias = self._parameters.get("q_bias")
-        if q_bias is None:
+        q_bias, v_bias = self._parameters.get("q_bias"), self._parameters.get("v_bias")
+        if q_bias is None or v_bias is None:
             return qkv.weight, qkv.bias
-        return qkv.weight, torch.cat((q_bias, self.k_bias, self.v_bias))  # EVA: the key bias is a constant zero
+        return qkv.weight, torch.cat((q_bias, torch.zeros_like(q_bias), v_bias))  # EVA's keys have no bias
+
+    def _child(self, name: str) -> nn.Module:
+        child = self._modules[name]
+        assert child is not None
+        return child
 
     def _rotate(self, x: Tensor, rope: Tensor) -> Tensor:
         prefix, patches = x[:, :, : self._prefix], x[:, :, self._prefix :]
@@ -186,7 +225,7 @@ class _Tap(nn.Module):
 
     def _position_bias(self, shared: Tensor | None) -> Tensor | None:
         rel_pos = self._modules.get("rel_pos")
-        bias = shared if rel_pos is None else rel_pos.get_bias()
+        bias: Tensor | None = shared if rel_pos is None else rel_pos.get_bias()  # type: ignore[operator]
         # Token 0 is the class token: its row of the bias serves the only query.
         return bias if bias is None or self.source is None else bias[..., :1, :]
 
@@ -208,11 +247,12 @@ class _ClassTokenBlock(nn.Module):
         self._modules, self._parameters = block.module._modules, block.module._parameters
         self._block, self._tap = [block], [tap]  # in lists: not children of their own
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(B, tokens, width) -> (B, 1, width)."""
         block, tap = self._block[0], self._tap[0]
         tap.source = block.norm(x)
         try:
-            return block.module(x[:, :1], *args, **kwargs)
+            out: Tensor = block.module(x[:, :1], *args, **kwargs)
+            return out
         finally:
             tap.source = None

@@ -133,7 +133,7 @@ def _refuse(reason: str) -> NoReturn:
     raise UnsupportedTower(f"this image tower cannot be decomposed exactly: {reason}")
 
 
-def _describe_open_clip(visual: Any) -> Tower:
+def _describe_open_clip(visual: oc.VisionTransformer) -> Tower:
     if visual.attn_pool is not None:
         _refuse(f"attention pooling {_LATER}")
     if visual.pool_type not in ("tok", "avg"):
@@ -162,7 +162,7 @@ def _describe_open_clip(visual: Any) -> Tower:
     )
 
 
-def _open_clip_block(block: Any) -> Block:
+def _open_clip_block(block: oc.ResidualAttentionBlock) -> Block:
     if type(block) is not oc.ResidualAttentionBlock or hasattr(block, "ln_1_kv"):
         _refuse(f"{type(block).__name__} is not open_clip's standard residual block")
     attention = block.attn
@@ -180,7 +180,7 @@ def _open_clip_block(block: Any) -> Block:
     )
 
 
-def _describe_timm(visual: Any) -> Tower:
+def _describe_timm(visual: TimmModel) -> Tower:
     trunk = visual.trunk
     kind = type(trunk)
     if kind not in (timm_vit.VisionTransformer, timm_eva.Eva, timm_relpos.VisionTransformerRelPos):
@@ -215,7 +215,7 @@ def _describe_timm(visual: Any) -> Tower:
     )
 
 
-def _timm_block(block: Any) -> Block:
+def _timm_block(block: timm_vit.Block) -> Block:
     kind = type(block)
     if kind not in (*_PRE_NORM, *_POST_NORM, timm_eva.EvaBlock):
         _refuse(f"timm's {kind.__name__} is not a residual block that clipaudit knows")

@@ -1,0 +1,159 @@
+"""What the first bytes of a JPEG, PNG or WebP file say, read without decoding and without the metadata's traps."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+Format: TypeAlias = Literal["JPEG", "PNG", "WEBP"]
+
+_PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_PNG_PIXEL_CHUNKS: Final = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_ORIENTATION_TAG: Final = 0x0112
+_SHORT: Final = 3
+
+
+class HeaderError(ValueError):
+    """The bytes are not a JPEG, PNG or WebP file, or its header is broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """An image file's format, size and orientation."""
+
+    format: Format
+    width: int
+    """Pixels as stored, before the EXIF orientation is applied."""
+    height: int
+    orientation: int
+    """EXIF orientation, 1 (upright) to 8."""
+    pixels: bytes
+    """The file without comments, EXIF, XMP, colour profiles and further frames: only what makes up the first image.
+
+    Metadata of a broken or hostile file can make a decoder warn, fail or inflate gigabytes; none of it is needed.
+    """
+
+
+def read_header(data: bytes) -> Header:
+    """Parse a file's header. Raises HeaderError with one sentence."""
+    try:
+        if data.startswith(b"\xff\xd8"):
+            return _jpeg(data)
+        if data.startswith(_PNG_SIGNATURE):
+            return _png(data)
+        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            return _webp(data)
+    except (struct.error, IndexError):
+        raise HeaderError("the image file is cut within its header") from None
+    raise HeaderError("it is empty" if not data else "it is not a JPEG, PNG or WebP file")
+
+
+def _jpeg(data: bytes) -> Header:
+    kept = bytearray(b"\xff\xd8")
+    size: tuple[int, int] | None = None
+    orientation = 1
+    position = 2
+    while True:
+        # Like libjpeg: skip whatever stands before the next marker, and the fill bytes within it.
+        position = data.find(b"\xff", position)
+        if position < 0:
+            raise HeaderError("the JPEG ends before its image begins")
+        while data[position] == 0xFF:
+            position += 1
+        marker = data[position]
+        position += 1
+        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
+            continue
+        if marker in (0xDA, 0xD9):
+            break
+        (length,) = struct.unpack_from(">H", data, position)
+        segment = data[position : position + length]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if size is not None:
+                raise HeaderError("the JPEG has two frame headers")
+            size = struct.unpack_from(">HH", segment, 3)
+        if marker == 0xE1 and segment[2:8] == b"Exif\0\0" and orientation == 1:
+            orientation = _orientation(segment[8:])
+        # APP0 and APP14 tell the colour space; the other APPn and comments are metadata.
+        if not (0xE1 <= marker <= 0xEF and marker != 0xEE) and marker != 0xFE:
+            kept += b"\xff" + bytes([marker]) + segment
+        position += max(length, 2)
+    if size is None or marker == 0xD9:
+        raise HeaderError("the JPEG has no image in it")
+    kept += b"\xff\xda" + data[position:]
+    height, width = size
+    return _checked(Header("JPEG", width, height, orientation, bytes(kept)))
+
+
+def _png(data: bytes) -> Header:
+    width, height = struct.unpack_from(">II", data, 16)
+    if data[12:16] != b"IHDR":
+        raise HeaderError("the PNG does not begin with its header")
+    kept = bytearray(_PNG_SIGNATURE)
+    orientation = 1
+    position = len(_PNG_SIGNATURE)
+    while position + 8 <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        kind, end = data[position + 4 : position + 8], position + 12 + length
+        if kind in _PNG_PIXEL_CHUNKS:
+            kept += data[position:end]
+        elif kind == b"eXIf":
+            orientation = _orientation(data[position + 8 : end - 4])
+        position = end
+        if kind == b"IEND":
+            break
+    return _checked(Header("PNG", width, height, orientation, bytes(kept)))
+
+
+def _webp(data: bytes) -> Header:
+    kind, body = data[12:16], data[20:]
+    orientation = 1
+    if kind == b"VP8 ":
+        if body[3:6] != b"\x9d\x01\x2a":
+            raise HeaderError("the WebP file's frame header is broken")
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", body, 6))
+    elif kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", body, 1)
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    elif kind == b"VP8X":
+        width, height = (int.from_bytes(body[at : at + 3], "little") + 1 for at in (4, 7))
+        orientation = _webp_orientation(data)
+    else:
+        raise HeaderError("the WebP file has no image in it")
+    return _checked(Header("WEBP", width, height, orientation, data))
+
+
+def _webp_orientation(data: bytes) -> int:
+    position = 12
+    while position + 8 <= len(data):
+        kind = data[position : position + 4]
+        (length,) = struct.unpack_from("<I", data, position + 4)
+        if kind == b"EXIF":
+            return _orientation(data[position + 8 : position + 8 + length].removeprefix(b"Exif\0\0"))
+        position += 8 + length + length % 2
+    return 1
+
+
+def _orientation(tiff: bytes) -> int:
+    """The orientation in the first directory of a TIFF structure; 1 when there is none or it cannot be read."""
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(order + "I", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, start)
+        for at in range(start + 2, start + 2 + 12 * min(count, 512), 12):
+            tag, kind = struct.unpack_from(order + "HH", tiff, at)
+            if tag == _ORIENTATION_TAG and kind == _SHORT:
+                (value,) = struct.unpack_from(order + "H", tiff, at + 8)
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
+
+
+def _checked(header: Header) -> Header:
+    if header.width < 1 or header.height < 1:
+        raise HeaderError(f"the image has {header.width} x {header.height} pixels")
+    return header

@@ -1,0 +1,96 @@
+"""`ray job submit` as the README writes it, against a cluster with token authentication."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clipaudit.run import Run
+from tests.conftest import ROOT
+from tests.make_shards import write_photos
+
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def head():
+    """(dashboard address, environment) of a Ray head of this module's own, with its own home, token and ports."""
+    home = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: Ray's sockets allow about 100 characters
+    environment = {**os.environ, "HOME": home, "RAY_TMPDIR": f"{home}/t", "RAY_AUTH_MODE": "token", "PYTHONWARNINGS": "ignore"}
+    environment.pop("RAY_ADDRESS", None)
+    subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
+    port, dashboard = free_port(), free_port()
+    command = [
+        RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--disable-usage-stats",
+        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+    ]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{dashboard}"
+    deadline = time.monotonic() + 60
+    while not answers(address):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, "the dashboard does not answer"
+        time.sleep(0.2)
+    yield address, environment
+    # `ray stop` would end every Ray process of this machine: end our own only
+    ours = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for child in ours:
+        child.kill()
+    process.wait(timeout=20)
+    psutil.wait_procs(ours[1:], timeout=20)
+    process.stdout.close()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def answers(address):
+    try:
+        urllib.request.urlopen(f"{address}/api/version", timeout=2).close()
+    except urllib.error.HTTPError:  # 401 without a token: it is up
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def submit(head, *arguments, **changes):
+    address, environment = head
+    command = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", "python", "jobs/audit.py", *arguments]
+    return subprocess.run(
+        command, env={**environment, **changes}, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_a_submitted_job_does_the_work(head, tmp_path, tiny_model):
+    write_photos(tmp_path / "s-0.tar", 10)
+    result = submit(head, f"{tmp_path}/s-*.tar", "--out", str(tmp_path / "run"), "--model", tiny_model, "--label", "cls")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "10 ok" in result.stdout
+    assert len(Run(str(tmp_path / "run"))) == 10
+
+
+def test_a_failed_jobs_log_has_the_sentence(head, tmp_path, tiny_model):
+    result = submit(head, f"{tmp_path}/nothing-*.tar", "--out", str(tmp_path / "run"), "--model", tiny_model)
+    assert result.returncode == 1, "Ray's own exit code for any failed job"
+    assert "nothing-*.tar" in result.stdout
+    assert "Traceback" not in result.stdout
+
+
+def test_a_client_without_the_token_is_refused(head, tmp_path, tiny_model):
+    result = submit(head, "x.tar", "--out", str(tmp_path / "run"), RAY_AUTH_MODE="disabled")
+    assert result.returncode != 0
+    assert "auth" in (result.stdout + result.stderr).lower()

@@ -1,0 +1,40 @@
+"""Cuts the project's oracle down to what tests/contract/test_oracle.py needs: python make.py ORACLE_DIRECTORY."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from safetensors.torch import load_file, save_file
+
+LAYERS = (6, 7)
+IMAGES = 2
+
+oracle, here = Path(sys.argv[1]), Path(__file__).parent
+config = json.loads((oracle / "model/open_clip_config.json").read_text())["model_cfg"]
+weights = load_file(oracle / "model/open_clip_model.safetensors")
+model = open_clip.CLIP(**config).eval()
+model.load_state_dict(weights)
+data = np.load(oracle / "decomposition.npz")
+
+streams: list[torch.Tensor] = []
+model.visual.transformer.resblocks[LAYERS[0]].register_forward_pre_hook(lambda _, args: streams.append(args[0]))
+with torch.inference_mode():
+    model.visual(torch.from_numpy(data["images"][:IMAGES]))
+
+kept = {name: weights[f"visual.{name}"] for name in ("ln_post.weight", "ln_post.bias", "proj")}
+for new, old in enumerate(LAYERS):
+    prefix = f"visual.transformer.resblocks.{old}."
+    kept |= {f"transformer.resblocks.{new}.{name.removeprefix(prefix)}": value
+             for name, value in weights.items() if name.startswith(prefix)}
+save_file({name: value.contiguous() for name, value in kept.items()}, here / "last_blocks.safetensors")
+layers = list(LAYERS)
+np.savez_compressed(
+    here / "decomposition.npz",
+    streams=streams[0].numpy(),
+    image_features=data["image_features"][:IMAGES],
+    attentions=data["attentions"][:IMAGES, layers],
+    mlps=data["mlps"][:IMAGES, [layer + 1 for layer in layers]],
+)
