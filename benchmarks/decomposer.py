@@ -4,7 +4,12 @@
 
 Random weights: only the arithmetic counts. The baseline is `encode_image` under `inference_mode`, where
 `nn.MultiheadAttention` takes its fused inference path; the script counts its calls, and stops when there are none.
-Memory is the growth of the process's peak over two passes, each side in a fresh process (CUDA: peak allocated).
+The script starts itself again with malloc told to keep freed memory (glibc; `--malloc default` leaves it alone):
+otherwise whole arrays are given back and faulted in anew at each layer, or not, as the heap's layout has it that day,
+which moves either side's time by up to a tenth.
+Memory is the growth of the process's peak during a pass after a first one, each side in a fresh process whose malloc
+gives freed arrays back at once, so that arrays are counted and not the allocator's habits (CUDA: peak allocated); the
+readout's matrices, which stay, are a column of their own.
 """
 
 from __future__ import annotations
@@ -28,10 +33,13 @@ from torch import Tensor
 from clipaudit.decomposer import Decomposer
 
 SIDES = ("plain", "decomposed")
+KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
 
 def main() -> None:
     options = parse()
+    if options.malloc == "keep" and not options.memory_of and not KEEP.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP)
     torch.set_num_threads(options.threads)
     logging.disable(logging.WARNING)
     if options.memory_of:
@@ -40,8 +48,8 @@ def main() -> None:
         return
     rows = []
     print(f"torch {torch.__version__}, open_clip {open_clip.__version__}, {options.device}, {options.threads} threads, "
-          f"{options.precision}, all heads, alternating rounds, medians")
-    print("model      batch rounds  plain ms   ours ms  ratio     quartiles plain MiB  ours MiB remainder")
+          f"{options.precision}, malloc {options.malloc}, all heads, alternating rounds, medians")
+    print("model      batch rounds  plain ms   ours ms  ratio     quartiles plain MiB  ours MiB   readout remainder")
     for model in options.models:
         for batch in options.batches:
             row = measure(model, batch, options)
@@ -49,7 +57,7 @@ def main() -> None:
             low, high = row["ratio_quartiles"]
             print(f"{model:10} {batch:5d} {row['rounds']:6d} {row['plain_ms']:9.1f} {row['decomposed_ms']:9.1f} "
                   f"{row['ratio']:6.3f}   {low:.3f}-{high:.3f} {row['plain_mib']:9.1f} {row['decomposed_mib']:9.1f} "
-                  f"{row['remainder']:9.1e}", flush=True)
+                  f"{row['readout_mib']:9.1f} {row['remainder']:9.1e}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 
@@ -58,9 +66,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["ViT-B-32", "ViT-B-16"])
     parser.add_argument("--batches", nargs="+", type=int, default=[8, 32])
-    parser.add_argument("--seconds", type=float, default=20, help="time for each line's rounds (default 20)")
-    parser.add_argument("--rounds", type=int, default=4, help="fewest timed rounds of each line (default 4)")
+    parser.add_argument("--seconds", type=float, default=12, help="time for each line's rounds (default 12)")
+    parser.add_argument("--rounds", type=int, default=3, help="fewest timed rounds of each line (default 3)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads of torch")
+    parser.add_argument("--malloc", default="keep", choices=["keep", "default"], help="see above (default keep)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"], help="autocast, both sides")
     parser.add_argument("--json", type=Path, help="write the table to this file")
@@ -85,9 +94,11 @@ def measure(model_name: str, batch: int, options: argparse.Namespace) -> dict[st
     quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
     plain, ours = (1000 * statistics.median(times[side]) for side in SIDES)
     remainder = decomposer(images).remainder.max().item()
+    readout = sum(array.nbytes for array in decomposer.readout.arrays().values()) * 3 / 2**20  # float64 and float32
     return {
         "model": model_name, "batch": batch, "rounds": turn, "plain_ms": plain, "decomposed_ms": ours,
         "ratio": ours / plain, "ratio_quartiles": [quartiles[0], quartiles[2]], "remainder": remainder,
+        "readout_mib": readout,
         **{f"{side}_mib": memory_in_fresh_process(side, model_name, batch) for side in SIDES},
     }
 
@@ -125,20 +136,21 @@ def timed(run: Callable[[], object], device: str) -> float:
 
 def memory_in_fresh_process(side: str, model: str, batch: int) -> float:
     command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", side, model, str(batch)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
 
 
 def peak_memory(side: str, model: str, batch: int, options: argparse.Namespace) -> float:
-    """MiB by which the peak grew over two passes."""
+    """MiB by which the peak grew in a pass."""
     sides, _, _ = build(model, batch, options)
+    sides[side]()
     if options.device.startswith("cuda"):
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     else:
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building the model
         before = resident("VmRSS")
-    for _ in range(2):
-        sides[side]()
+    sides[side]()
     after = torch.cuda.max_memory_allocated() if options.device.startswith("cuda") else resident("VmHWM")
     return (after - before) / 2**20
 

@@ -144,7 +144,7 @@ def _write_npy(reader: Run, directory: Path, columns: Sequence[str], dtype: np.d
 
 
 def _begin_npy(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> BinaryIO:
-    """A .npy file with its header written: rows are appended, since a full disk kills a process that writes to a map."""
+    """A .npy file with its header written. Rows are appended: a full disk kills a process that writes to a map."""
     handle = path.open("wb")
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(handle, header)

@@ -17,8 +17,9 @@ import safetensors
 import safetensors.numpy
 
 from clipaudit.errors import IntegrityError, UsageError
-from clipaudit.projections import open_table, vectors_of
-from clipaudit.rundir import RunDirectory, StoredFile
+from clipaudit.projections import stream_table, vectors_of
+from clipaudit.records import StoredFile
+from clipaudit.rundir import RunDirectory
 from clipaudit.schema import OK, Label, Shard, TableSpec
 from clipaudit.storage import storage_errors
 
@@ -66,12 +67,16 @@ class Moments:
             wide_scatter=np.zeros((len(wide), spec.embed_dim)),
         )
 
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Numbers of one row in each column."""
+        head, wide = int(self.head_mean.shape[1]), int(self.wide_mean.shape[1])
+        return dict.fromkeys(self.heads, head) | dict.fromkeys(self.wide, wide)
+
     def mean(self, column: str) -> Float64s:
         """(dh,) for a head, (D,) for `embedding` and components; zeros when there are no rows."""
         in_heads = column in self.heads
-        found: Float64s = (
-            self.head_mean[self.heads.index(column)] if in_heads else self.wide_mean[self._wide(column)]
-        )
+        found: Float64s = self.head_mean[self.heads.index(column)] if in_heads else self.wide_mean[self._wide(column)]
         return found
 
     def covariance(self, head: str) -> Float64s:
@@ -153,8 +158,14 @@ def moments_of(template: Moments, vectors: Mapping[str, npt.NDArray[Any]]) -> Mo
     wide_mean, wide_scatter = np.zeros_like(template.wide_mean), np.zeros_like(template.wide_scatter)
     count = len(next(iter(vectors.values()), ()))
     if count == 0:
-        return replace(template, count=0, head_mean=head_mean, head_scatter=head_scatter, wide_mean=wide_mean,
-                       wide_scatter=wide_scatter)
+        return replace(
+            template,
+            count=0,
+            head_mean=head_mean,
+            head_scatter=head_scatter,
+            wide_mean=wide_mean,
+            wide_scatter=wide_scatter,
+        )
     for row, name in enumerate(template.heads):
         values = vectors[name].astype(np.float16, copy=False).astype(np.float64)
         head_mean[row] = values.mean(axis=0)
@@ -165,8 +176,14 @@ def moments_of(template: Moments, vectors: Mapping[str, npt.NDArray[Any]]) -> Mo
         wide_mean[row] = values.mean(axis=0)
         values -= wide_mean[row]
         wide_scatter[row] = np.einsum("nd,nd->d", values, values)
-    return replace(template, count=count, head_mean=head_mean, head_scatter=head_scatter, wide_mean=wide_mean,
-                   wide_scatter=wide_scatter)
+    return replace(
+        template,
+        count=count,
+        head_mean=head_mean,
+        head_scatter=head_scatter,
+        wide_mean=wide_mean,
+        wide_scatter=wide_scatter,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +288,7 @@ def moments_by_label(
     if not labels:
         return {}
     found = {label: moments_of(template, {}) for label in labels}
-    for batch in _row_batches(run_dir, projections, [*template.heads, *template.wide], label=True):
+    for batch in _row_batches(run_dir, projections, template.lengths, label=True):
         values = np.array(batch.pop("label"), dtype=object)
         for label in labels:
             mask = values == label
@@ -283,26 +300,26 @@ def moments_by_label(
 
 def moments_of_rows(run_dir: RunDirectory, projections: str, template: Moments) -> Moments:
     """Moments of all ok rows of a projections file, for the columns of `template`."""
-    columns = [*template.heads, *template.wide]
-    empty = moments_of(template, {})
-    return merge([empty, *(moments_of(template, batch) for batch in _row_batches(run_dir, projections, columns))])
+    total = moments_of(template, {})
+    for batch in _row_batches(run_dir, projections, template.lengths):
+        total = _merge_two(total, moments_of(template, batch))
+    return total
 
 
 def _row_batches(
-    run_dir: RunDirectory, path: str, columns: Sequence[str], *, label: bool = False
+    run_dir: RunDirectory, path: str, columns: Mapping[str, int], *, label: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Ok rows as float16 arrays by column, with `label` as a list; about 8 MB at a time."""
     names = ["status", *(["label"] if label else []), *columns]
-    with open_table(run_dir, path) as table:
-        width = sum(table.schema_arrow.field(name).type.byte_width for name in columns)
-        rows = max(64, _BLOCK_BYTES // max(width, 1))
-        for batch in table.iter_batches(batch_size=rows, columns=names):
-            kept = np.array([status == OK for status in batch.column("status").to_pylist()], np.bool_)
-            found: dict[str, Any] = {name: vectors_of(batch.column(name))[0][kept] for name in columns}
-            if label:
-                values = batch.column("label").to_pylist()
-                found["label"] = [value for value, good in zip(values, kept, strict=True) if good]
-            yield found
+    width = sum(2 * dim for dim in columns.values())
+    rows = max(64, _BLOCK_BYTES // max(width, 1))
+    for batch in stream_table(run_dir, path, names, rows):
+        kept = np.array([status == OK for status in batch.column("status").to_pylist()], np.bool_)
+        found: dict[str, Any] = {name: vectors_of(batch.column(name))[0][kept] for name in columns}
+        if label:
+            values = batch.column("label").to_pylist()
+            found["label"] = [value for value, good in zip(values, kept, strict=True) if good]
+        yield found
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -358,13 +375,15 @@ def load_moments(run_dir: RunDirectory, path: str, labels: Collection[Label] | N
 
 
 def _pack(prefix: str, moments: Moments) -> dict[str, npt.NDArray[Any]]:
-    upper = np.triu_indices(moments.head_mean.shape[1])
-    return {
+    rows, columns = np.triu_indices(moments.head_mean.shape[1])
+    arrays = {
         f"{prefix}.head_mean": moments.head_mean,
-        f"{prefix}.head_scatter": np.ascontiguousarray(moments.head_scatter[:, upper[0], upper[1]]),
+        f"{prefix}.head_scatter": moments.head_scatter[:, rows, columns],
         f"{prefix}.wide_mean": moments.wide_mean,
         f"{prefix}.wide_scatter": moments.wide_scatter,
     }
+    # safetensors writes an array's memory as it lies, whatever its strides say
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
 def _unpack(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
@@ -12,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipaudit.errors import IntegrityError
-from clipaudit.rundir import RunDirectory, StoredFile
+from clipaudit.records import StoredFile
+from clipaudit.rundir import RunDirectory
 from clipaudit.schema import NOT_FINITE, OK, SCHEMA_VERSION, Sample, Shard, TableSpec, arrow_schema
 from clipaudit.storage import storage_errors
 
@@ -114,6 +116,8 @@ class ProjectionWriter:
     def abort(self) -> None:
         """Remove the file, whatever state it is in; calling this after `close` is fine and removes it as well."""
         self._sink.discard()
+        with contextlib.suppress(pa.ArrowException, OSError):
+            self._writer.close()  # or it would write its footer, to nowhere, when it is garbage-collected
         self._run_dir.storage.remove(self.path)
 
     def _check_shapes(self, given: int, vectors: Mapping[str, Floats], scalars: Mapping[str, Floats]) -> None:
@@ -194,17 +198,29 @@ def _footer(spec: TableSpec, shard: Shard, extra: Mapping[str, str]) -> dict[str
     return {f"clipaudit.{name}": value for name, value in facts.items()}
 
 
-def open_table(run_dir: RunDirectory, path: str) -> pq.ParquetFile:
-    """A projections file for reading, memory-mapped where it is local; IntegrityError when missing or damaged."""
+def open_table(run_dir: RunDirectory, path: str, *, mapped: bool = True) -> pq.ParquetFile:
+    """A projections file for reading; IntegrityError when missing or damaged.
+
+    A local file is memory-mapped, which is quickest for a few columns. With `mapped=False` it is read piece by piece:
+    for going through many columns of many rows, because mapped pages count as this process's memory.
+    """
     full = run_dir.storage.full(path)
     try:
         if run_dir.storage.local:
-            return pq.ParquetFile(full, memory_map=True)
+            return pq.ParquetFile(full, memory_map=mapped)
         return pq.ParquetFile(cast(BinaryIO, run_dir.storage.fs.open(full, "rb")), pre_buffer=True)
     except FileNotFoundError as error:
         raise IntegrityError(f"{full} is not there") from error
     except (pa.ArrowInvalid, OSError) as error:
         raise IntegrityError(f"{full} is damaged: {error}") from error
+
+
+def stream_table(run_dir: RunDirectory, path: str, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    """Columns of a projections file, at most `rows` rows at a time; memory is bounded by one row group."""
+    with open_table(run_dir, path, mapped=False) as table:
+        for group in range(table.num_row_groups):
+            # one iterator for all row groups would keep every one that it has passed
+            yield from table.iter_batches(rows, row_groups=[group], columns=list(columns), use_threads=False)
 
 
 def verify(

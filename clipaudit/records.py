@@ -176,7 +176,14 @@ def _parse(kind: type[_Record], data: bytes, where: str, newer: type[IntegrityEr
 
 def compare_manifests(stored: Manifest, asked: Manifest, url: str) -> None:
     """Check that a resume asks for the run that is stored; RunMismatch names in one sentence what differs."""
-    compare_options(stored, asked.identity, asked.shards, url)
+    keys = sorted(stored.identity.keys() | asked.identity.keys())
+    changed = [key for key in keys if stored.identity.get(key) != asked.identity.get(key)]
+    if changed:
+        listed = "; ".join(
+            f"{key} was {_shown(stored.identity.get(key))}, now {_shown(asked.identity.get(key))}" for key in changed
+        )
+        raise RunMismatch(f"{url} holds a run with other options ({listed}): give the same options, or another --out")
+    _compare_shards(stored.shards, asked.shards, url)
     was, now_is = stored.model.get("fingerprint"), asked.model.get("fingerprint")
     if was != now_is:
         raise RunMismatch(
@@ -185,18 +192,6 @@ def compare_manifests(stored: Manifest, asked: Manifest, url: str) -> None:
         )
     if stored.table != asked.table:
         raise RunMismatch(f"{url} holds a run with another table ({_table_change(stored, asked)}): give another --out")
-
-
-def compare_options(stored: Manifest, identity: dict[str, Any], shards: tuple[Shard, ...], url: str) -> None:
-    """The part of `compare_manifests` that needs no model; RunMismatch names in one sentence what differs."""
-    keys = sorted(stored.identity.keys() | identity.keys())
-    changed = [key for key in keys if stored.identity.get(key) != identity.get(key)]
-    if changed:
-        listed = "; ".join(
-            f"{key} was {_shown(stored.identity.get(key))}, now {_shown(identity.get(key))}" for key in changed
-        )
-        raise RunMismatch(f"{url} holds a run with other options ({listed}): give the same options, or another --out")
-    _compare_shards(stored.shards, shards, url)
 
 
 def _compare_shards(stored: tuple[Shard, ...], asked: tuple[Shard, ...], url: str) -> None:

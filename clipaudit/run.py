@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 from clipaudit.basis import Basis, read_basis, write_basis
 from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.moments import Moments, load_moments, merge, moments_by_label, moments_of
-from clipaudit.projections import open_table, vectors_of
-from clipaudit.rundir import CommitRecord, Manifest, RunDirectory
+from clipaudit.projections import open_table, stream_table, vectors_of
+from clipaudit.records import CommitRecord, Manifest
+from clipaudit.rundir import RunDirectory
 from clipaudit.schema import Label, TableSpec, arrow_schema
 
 __all__ = ["Basis", "Coverage", "Run", "Vectors", "write_basis"]
@@ -204,9 +205,8 @@ class Run:
         """
         schema = self.schema(columns)
         for record in self._chosen(shards):
-            with open_table(self.directory, record.projections) as table:
-                for batch in table.iter_batches(batch_size=rows, columns=schema.names, use_threads=False):
-                    yield batch.select(schema.names).replace_schema_metadata(None)
+            for batch in stream_table(self.directory, record.projections, schema.names, rows):
+                yield batch.select(schema.names).replace_schema_metadata(None)
 
     def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
         """The Arrow schema of `table(columns)`; UsageError when the run has no such column."""

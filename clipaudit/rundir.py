@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from clipaudit.errors import IntegrityError, RunNotFound
-from clipaudit.records import CommitRecord, FailureRecord, Manifest, StoredFile, compare_manifests, compare_options, now
-from clipaudit.schema import Shard
+from clipaudit.records import CommitRecord, FailureRecord, Manifest, compare_manifests, now
 from clipaudit.storage import TEMPORARY, Storage, storage_errors
-
-__all__ = ["CommitRecord", "FailureRecord", "Manifest", "RunDirectory", "Shard", "StoredFile", "new_attempt"]
 
 MANIFEST = "run.json"
 BASIS = "basis.safetensors"
@@ -84,10 +81,6 @@ class RunDirectory:
     def exists(self) -> bool:
         """Whether a run has begun here."""
         return self.storage.exists(MANIFEST)
-
-    def refuse_mismatch(self, stored: Manifest, identity: dict[str, Any], shards: tuple[Shard, ...]) -> None:
-        """Raise RunMismatch when options or shards differ from the stored manifest's; needs no model."""
-        compare_options(stored, identity, shards, self.url)
 
     # -- names -------------------------------------------------------------------------------------------------------
 

@@ -68,6 +68,7 @@ class HashingFile(io.RawIOBase):
         self._handle = handle
         self._hash = hashlib.sha256()
         self._bytes = 0
+        self._discarded = False
 
     def writable(self) -> bool:
         """Always true."""
@@ -76,6 +77,8 @@ class HashingFile(io.RawIOBase):
     def write(self, data: Buffer) -> int:
         """Hash and pass on a bytes-like object; returns its length in bytes."""
         view = memoryview(data)
+        if self._discarded:
+            return view.nbytes
         self._hash.update(view)
         self._handle.write(view)
         self._bytes += view.nbytes
@@ -95,7 +98,11 @@ class HashingFile(io.RawIOBase):
         return self._hash.hexdigest()
 
     def discard(self) -> None:
-        """Close without caring whether the last bytes arrive; an upload is abandoned where the store can do that."""
+        """Close without caring whether the last bytes arrive, and swallow what is written from now on.
+
+        An upload is abandoned where the store can do that.
+        """
+        self._discarded = True
         abandon = getattr(self._handle, "discard", None)
         with contextlib.suppress(OSError):
             if callable(abandon):

@@ -15,8 +15,9 @@ from clipaudit.basis import read_basis
 from clipaudit.errors import IntegrityError, RunNotFound
 from clipaudit.moments import Moments, load_moments, moments_by_label, moments_of_rows
 from clipaudit.projections import open_table, verify
+from clipaudit.records import CommitRecord
 from clipaudit.run import Run
-from clipaudit.rundir import ATTEMPTS, FAILED, MOMENTS, PROJECTIONS, CommitRecord, RunDirectory, shard_of
+from clipaudit.rundir import ATTEMPTS, FAILED, MOMENTS, PROJECTIONS, RunDirectory, shard_of
 from clipaudit.schema import OK
 from clipaudit.storage import TEMPORARY, Entry, age_seconds
 
@@ -128,7 +129,7 @@ def _remarks(reader: Run, failed: list[int]) -> Iterator[str]:
     cut = [record for record in reader.records.values() if record.truncated is not None]
     for record in cut[:3]:
         lost = record.input_size - record.bytes_good
-        yield f"shard {record.url} is truncated, {lost:,} of its {record.input_size:,} bytes are lost: {record.truncated}"
+        yield f"shard {record.url} is truncated, {lost:,} of {record.input_size:,} bytes are lost: {record.truncated}"
     if len(failed) > 3 or len(cut) > 3:
         yield "more shards failed or are truncated; see _failed/ and _committed/ in the run"
     missing: Counter[str] = Counter()
@@ -211,9 +212,11 @@ def check(run: str | RunDirectory, *, remainder_tolerance: float | None = None) 
         largest = max(largest, float(remainder.max(initial=0.0)))
         remainders.append(remainder[:: max(1, len(remainder) // 1000)])
     sample = np.concatenate(remainders)
-    quantiles = {} if not len(sample) else {
-        name: float(np.quantile(sample, q)) for name, q in (("0.5", 0.5), ("0.99", 0.99), ("0.999", 0.999))
-    }
+    quantiles = (
+        {}
+        if not len(sample)
+        else {name: float(np.quantile(sample, q)) for name, q in (("0.5", 0.5), ("0.99", 0.99), ("0.999", 0.999))}
+    )
     return CheckReport(
         run=reader.directory.url,
         shards=len(reader.records),
@@ -225,9 +228,7 @@ def check(run: str | RunDirectory, *, remainder_tolerance: float | None = None) 
     )
 
 
-def _check_shard(
-    reader: Run, record: CommitRecord, tolerance: float
-) -> tuple[list[str], npt.NDArray[np.float32]]:
+def _check_shard(reader: Run, record: CommitRecord, tolerance: float) -> tuple[list[str], npt.NDArray[np.float32]]:
     """Problems of one shard, and the remainders of its ok rows."""
     none = np.zeros(0, np.float32)
     shard = next((shard for shard in reader.manifest.shards if shard.id == record.shard_id), None)
@@ -272,9 +273,7 @@ def _verify_table(reader: Run, record: CommitRecord) -> None:
     verify(reader.directory, record.projections, reader.spec, rows=record.rows, size=size, footer=footer)
 
 
-def _check_rows(
-    reader: Run, record: CommitRecord, tolerance: float
-) -> tuple[list[str], npt.NDArray[np.float32]]:
+def _check_rows(reader: Run, record: CommitRecord, tolerance: float) -> tuple[list[str], npt.NDArray[np.float32]]:
     full = reader.directory.storage.full(record.projections)
     columns = ["shard_id", "key", "status", "remainder"]
     with open_table(reader.directory, record.projections) as file:
@@ -292,7 +291,8 @@ def _check_rows(
     remainder = np.asarray(good["remainder"], np.float32)
     over = int((~(remainder <= tolerance)).sum())
     if over:
-        problems.append(f"{full} has {over} rows whose remainder is over {tolerance:.1e}; the largest: {remainder.max():.1e}")
+        worst = f"the largest: {remainder.max():.1e}"
+        problems.append(f"{full} has {over} rows with a remainder over {tolerance:.1e}; {worst}")
     return problems, remainder
 
 
@@ -311,7 +311,7 @@ def _check_moments(reader: Run, record: CommitRecord) -> Iterator[str]:
     for label, moments in stored.labels.items():
         difference = _difference(moments, recomputed[label])
         if not difference <= _ROWS_TOLERANCE:
-            yield f"{full} disagrees with the rows of label {label!r}: moments differ by {difference:.1e} of their scale"
+            yield f"{full} disagrees with the rows of label {label!r}: moments differ by {difference:.1e} of the scale"
 
 
 def _difference(a: Moments, b: Moments) -> float:
@@ -319,8 +319,10 @@ def _difference(a: Moments, b: Moments) -> float:
     if a.count != b.count:
         return float("inf")
     pairs = (
-        (a.head_mean, b.head_mean), (a.head_scatter, b.head_scatter),
-        (a.wide_mean, b.wide_mean), (a.wide_scatter, b.wide_scatter),
+        (a.head_mean, b.head_mean),
+        (a.head_scatter, b.head_scatter),
+        (a.wide_mean, b.wide_mean),
+        (a.wide_scatter, b.wide_scatter),
     )
     scaled = [np.abs(x - y).max(initial=0.0) / max(np.abs(y).max(initial=0.0), 1e-30) for x, y in pairs]
     return float(max(scaled))
@@ -338,7 +340,7 @@ def _check_basis(reader: Run) -> Iterator[str]:
     for head in reader.spec.heads:
         Q = basis.Q(head).astype(np.float64)
         gram = Q @ Q.T
-        error = float(np.abs(gram @ gram - gram).max(initial=0.0))
-        if not error <= _PROJECTOR_TOLERANCE or Q.shape != (reader.spec.head_dim, reader.spec.embed_dim):
-            yield f"the basis of {head} in basis.safetensors is not orthonormal: off by {error:.1e}"
+        off = float(np.abs(gram @ gram - gram).max(initial=0.0))
+        if not off <= _PROJECTOR_TOLERANCE or Q.shape != (reader.spec.head_dim, reader.spec.embed_dim):
+            yield f"the basis of {head} in basis.safetensors is not orthonormal: off by {off:.1e}"
             return

@@ -150,21 +150,24 @@ class Decomposer:
         factor = scale[:, None, None, None]
         u = torch.stack([pool.values(layer) for layer in self.layers], dim=1)  # (B, layers, heads, head_dim)
         heads = torch.einsum("blhj,lhjk->blhk", u, matrices["T"]) * factor
+        # By layer, (layers, B, heads * head_dim) @ (layers, heads * head_dim, D): an einsum would copy Q on every call.
+        by_layer = (heads.flatten(2).transpose(0, 1) @ matrices["Q"].flatten(1, 2)).transpose(0, 1)
         bias = self._attention_bias(pool, matrices) * scale[:, None, None]  # (B, layers, D)
         mlps = torch.stack([pool.mlp(layer) for layer in self.layers], dim=1)  # (B, layers, width)
+        streams = torch.stack([mlps.sum(dim=1), self._other_layers(pool, mlps)], dim=1)  # (B, 2, width)
+        mlp_sum, other_layers = (streams @ matrices["G"] * scale[:, None, None]).unbind(dim=1)
         parts = {
-            "heads": heads.flatten(1) @ matrices["Q"].flatten(0, 2),  # an einsum would copy Q on every call
+            "heads": by_layer.sum(dim=1),
             "attention_bias": bias.sum(dim=1),
-            "mlp": mlps.sum(dim=1) @ matrices["G"] * scale[:, None],
-            "other_layers": self._other_layers(pool, mlps) @ matrices["G"] * scale[:, None],
+            "mlp": mlp_sum,
+            "other_layers": other_layers,
             "initial": self._initial(pool, matrices) * scale[:, None],
             "norm_bias": matrices["norm_bias"] / norm[:, None],
         }
         remainder = (embedding - sum(parts.values())).abs().amax(dim=-1)
         attention = mlp = tokens = None
         if self.terms:
-            by_layer = heads.flatten(2).transpose(0, 1) @ matrices["Q"].flatten(1, 2)  # (layers, B, D)
-            attention = (by_layer.transpose(0, 1) + bias).to(result)
+            attention = (by_layer + bias).to(result)
             mlp = (mlps @ matrices["G"] * scale[:, None, None]).to(result)
         if self.with_tokens:
             tokens = pool.tokens(self.layers, result)

@@ -75,7 +75,8 @@ class Readout:
         """Every array by its name, on a device; kept for the next call."""
         key = (device, dtype)
         if key not in self._on_device:
-            self._on_device[key] = {name: value.to(device=device, dtype=dtype) for name, value in self._named()}
+            with torch.inference_mode(False):  # the copies outlive the caller's mode, and texts may carry gradients
+                self._on_device[key] = {name: value.to(device=device, dtype=dtype) for name, value in self._named()}
         return self._on_device[key]
 
     def arrays(self, dtype: npt.DTypeLike = np.float32) -> dict[str, npt.NDArray[np.floating]]:

@@ -33,6 +33,7 @@ def head():
     home = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: Ray's sockets allow about 100 characters
     environment = {**os.environ, "HOME": home, "RAY_TMPDIR": f"{home}/t", "RAY_AUTH_MODE": "token", "PYTHONWARNINGS": "ignore"}
     environment.pop("RAY_ADDRESS", None)
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"  # the entrypoint says `python`
     subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
     port, dashboard = free_port(), free_port()
     command = [

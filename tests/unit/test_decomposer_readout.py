@@ -110,3 +110,12 @@ def test_more_head_dimensions_than_joint_dimensions():
     assert out.heads.shape[-1] == 64
     assert out.embedding.shape[-1] == 20
     assert out.remainder.max() <= 5e-6
+
+
+def test_texts_may_carry_gradients_after_a_decomposition():
+    visual = tiny("ViT-B-32")
+    decomposer = Decomposer(visual)
+    decomposer(images_for(visual))
+    texts = torch.randn(2, 144, requires_grad=True)
+    decomposer.readout.fold_values(texts).sum().backward()
+    assert texts.grad.abs().max() > 0

@@ -1,0 +1,173 @@
+"""Small synthetic runs for tests and benchmarks: random numbers in the real writer's files, no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipaudit.basis import write_basis
+from clipaudit.moments import LabelMoments, MomentsAccumulator
+from clipaudit.projections import ProjectionWriter
+from clipaudit.records import CommitRecord, Manifest
+from clipaudit.rundir import RunDirectory, new_attempt
+from clipaudit.schema import OK, UNDECODABLE, Label, Sample, Shard, TableSpec, head_label
+
+SPEC = TableSpec(
+    heads=("L00H00", "L00H01", "L01H00", "L01H01"),
+    head_dim=4,
+    embed_dim=8,
+    label_kind="int",
+    attributes=("place",),
+    caption=True,
+    components=("mlp_L01",),
+)
+
+
+def tower_spec(layers: int, heads: int, head_dim: int, embed_dim: int, last: int = 4) -> TableSpec:
+    """The table of a tower's last layers, as `clipaudit audit` makes it for integer labels."""
+    labels = tuple(head_label(layer, head) for layer in range(layers - last, layers) for head in range(heads))
+    return TableSpec(heads=labels, head_dim=head_dim, embed_dim=embed_dim, label_kind="int")
+
+
+def make_shard(number: int, size: int = 1000) -> Shard:
+    return Shard(id=number, url=f"/data/train-{number:06d}.tar", size=size, etag=f"etag-{number}")
+
+
+def make_manifest(spec: TableSpec = SPEC, shards: int | tuple[Shard, ...] = 2, **changes: Any) -> Manifest:
+    facts: dict[str, Any] = {
+        "clipaudit_version": "0.1.0",
+        "identity": {"model": "ViT-B-32", "layers": "4", "precision": "fp32"},
+        "fingerprint": "0123456789abcdef",
+        "model": {"fingerprint": "feed", "name": "ViT-B-32"},
+        "packages": {"numpy": np.__version__},
+        "table": spec,
+        "shards": tuple(map(make_shard, range(shards))) if isinstance(shards, int) else shards,
+    }
+    return Manifest(**{**facts, **changes})
+
+
+def make_samples(
+    rows: int, failures: Sequence[int] = (), label: Callable[[int], Label] = lambda i: i % 3
+) -> list[Sample]:
+    """Samples with realistic metadata; those whose positions are in `failures` could not be decoded."""
+    samples = []
+    for index in range(rows):
+        bad = index in failures
+        samples.append(
+            Sample(
+                key=f"train/{index:014d}",
+                index=index,
+                status=UNDECODABLE if bad else OK,
+                label=label(index),
+                caption=None if index % 5 == 0 else f"a picture, number {index}",
+                attributes={"place": None if index % 7 == 0 else ("land", "water")[index % 2]},
+                width=None if bad else 400 + index % 200,
+                height=None if bad else 300 + index % 100,
+                phash=None if bad else int(np.random.default_rng(index).integers(-(2**63), 2**63)),
+                offset=512 + 30_720 * index,
+                nbytes=25_000 + index % 5000,
+            )
+        )
+    return samples
+
+
+def make_vectors(
+    spec: TableSpec, rows: int, seed: int = 0
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]:
+    """Vectors and scalars of `rows` ok samples; each column has its own mean."""
+    rng = np.random.default_rng(seed)
+    vectors = {
+        name: (rng.standard_normal((rows, dim), dtype=np.float32) / 30 + 0.01 * number).astype(np.float32)
+        for number, (name, dim) in enumerate(spec.vectors.items())
+    }
+    scalars = {
+        "scale": rng.uniform(0.5, 2, rows).astype(np.float32),
+        "norm": rng.uniform(5, 15, rows).astype(np.float32),
+        "remainder": rng.uniform(1e-8, 5e-7, rows).astype(np.float32),
+    }
+    return vectors, scalars
+
+
+def write_attempt(
+    run_dir: RunDirectory,
+    shard: Shard,
+    spec: TableSpec,
+    samples: list[Sample],
+    vectors: Mapping[str, npt.NDArray[Any]],
+    scalars: Mapping[str, npt.NDArray[Any]],
+    *,
+    label_moments: LabelMoments = "auto",
+    batch: int = 32,
+    row_group_bytes: int = 32 * 2**20,
+) -> CommitRecord:
+    """What a worker does with a shard's results; the record that it would hand to the driver."""
+    attempt = new_attempt()
+    run_dir.begin_attempt(shard.id, attempt, "test")
+    footer = {"fingerprint": "0123456789abcdef"}
+    writer = ProjectionWriter(run_dir, shard, attempt, spec, footer, row_group_bytes=row_group_bytes)
+    moments = MomentsAccumulator(spec, label_moments)
+    done = 0
+    for start in range(0, len(samples), batch):
+        piece = samples[start : start + batch]
+        good = [sample for sample in piece if sample.status == OK]
+        window = slice(done, done + len(good))
+        values = {name: array[window] for name, array in vectors.items()}
+        kept = writer.write(piece, values, {name: array[window] for name, array in scalars.items()})
+        labels = [sample.label for sample in good if sample.status == OK] if spec.label_kind else None
+        moments.update({name: array[kept] for name, array in values.items()}, labels)
+        done += len(good)
+    files = {writer.path: writer.close()}
+    path, stored = moments.save(run_dir, shard, attempt)
+    files[path] = stored
+    counts = dict(writer.counts)
+    return CommitRecord(
+        shard_id=shard.id,
+        url=shard.url,
+        attempt=attempt,
+        files=files,
+        rows=len(samples),
+        ok=counts.pop(OK, 0),
+        skipped=counts,
+        details={name: [f"0000: {name}"] for name in counts},
+        input_size=shard.size,
+        input_etag=shard.etag,
+        bytes_good=shard.size,
+        timings={"total": 2.0, "model": 1.5},
+        worker="test",
+    )
+
+
+def make_basis(spec: TableSpec, seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
+    rng = np.random.default_rng(seed)
+    shape = (1, len(spec.heads))
+    frames = [np.linalg.qr(rng.standard_normal((spec.embed_dim, spec.head_dim)))[0].T for _ in spec.heads]
+    return {
+        "Q": np.stack(frames).reshape(*shape, spec.head_dim, spec.embed_dim).astype(np.float32, order="C"),
+        "T": rng.standard_normal((*shape, spec.head_dim, spec.head_dim)).astype(np.float32),
+        "norm_bias": rng.standard_normal(spec.embed_dim).astype(np.float32),
+    }
+
+
+def make_run(
+    url: str,
+    spec: TableSpec = SPEC,
+    shards: int = 2,
+    rows: int = 50,
+    failures: Sequence[int] = (0, 7, 49),
+    label: Callable[[int], Label] = lambda i: i % 3,
+    **options: Any,
+) -> RunDirectory:
+    """A complete run at `url`; shard n's vectors are `make_vectors(spec, ok rows, seed=n)`."""
+    run_dir = RunDirectory(url)
+    manifest = make_manifest(spec, shards)
+    run_dir.create_or_resume(manifest)
+    write_basis(run_dir, make_basis(spec), {"tower": "test"})
+    for shard in manifest.shards:
+        samples = make_samples(rows, failures, label)
+        good = sum(sample.status == OK for sample in samples)
+        record = write_attempt(run_dir, shard, spec, samples, *make_vectors(spec, good, shard.id), **options)
+        assert run_dir.commit(record)
+    return run_dir
