@@ -1,6 +1,6 @@
 """Time and exactness of image decoding: Pillow throughout, ours, and torchvision.io, on the JPEGs of given shards.
 
-    python benchmarks/decode.py '/data/coco-{000000..000001}.tar' --size 224
+python benchmarks/decode.py '/data/coco-{000000..000001}.tar' --size 224
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def main() -> None:
         print(f"{name:34} grey levels off: largest {largest}, mean {mean:.4f}")
     for threads in options.threads:
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in compared}
-        for _ in range(options.repeats):          # alternating, so that other load falls on all alike
+        for _ in range(options.repeats):  # alternating, so that other load falls on all alike
             for name, method in compared.items():
                 times[name].append(seconds(method, files, threads))
         for name, measured in times.items():

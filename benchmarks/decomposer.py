@@ -47,17 +47,22 @@ def main() -> None:
         print(peak_memory(side, model, int(batch), options))
         return
     rows = []
-    print(f"torch {torch.__version__}, open_clip {open_clip.__version__}, {options.device}, {options.threads} threads, "
-          f"{options.precision}, malloc {options.malloc}, all heads, alternating rounds, medians")
+    print(
+        f"torch {torch.__version__}, open_clip {open_clip.__version__}, {options.device}, {options.threads} threads, "
+        f"{options.precision}, malloc {options.malloc}, all heads, alternating rounds, medians"
+    )
     print("model      batch rounds  plain ms   ours ms  ratio     quartiles plain MiB  ours MiB   readout remainder")
     for model in options.models:
         for batch in options.batches:
             row = measure(model, batch, options)
             rows.append(row)
             low, high = row["ratio_quartiles"]
-            print(f"{model:10} {batch:5d} {row['rounds']:6d} {row['plain_ms']:9.1f} {row['decomposed_ms']:9.1f} "
-                  f"{row['ratio']:6.3f}   {low:.3f}-{high:.3f} {row['plain_mib']:9.1f} {row['decomposed_mib']:9.1f} "
-                  f"{row['readout_mib']:9.1f} {row['remainder']:9.1e}", flush=True)
+            print(
+                f"{model:10} {batch:5d} {row['rounds']:6d} {row['plain_ms']:9.1f} {row['decomposed_ms']:9.1f} "
+                f"{row['ratio']:6.3f}   {low:.3f}-{high:.3f} {row['plain_mib']:9.1f} {row['decomposed_mib']:9.1f} "
+                f"{row['readout_mib']:9.1f} {row['remainder']:9.1e}",
+                flush=True,
+            )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 
@@ -96,8 +101,14 @@ def measure(model_name: str, batch: int, options: argparse.Namespace) -> dict[st
     remainder = decomposer(images).remainder.max().item()
     readout = sum(array.nbytes for array in decomposer.readout.arrays().values()) * 3 / 2**20  # float64 and float32
     return {
-        "model": model_name, "batch": batch, "rounds": turn, "plain_ms": plain, "decomposed_ms": ours,
-        "ratio": ours / plain, "ratio_quartiles": [quartiles[0], quartiles[2]], "remainder": remainder,
+        "model": model_name,
+        "batch": batch,
+        "rounds": turn,
+        "plain_ms": plain,
+        "decomposed_ms": ours,
+        "ratio": ours / plain,
+        "ratio_quartiles": [quartiles[0], quartiles[2]],
+        "remainder": remainder,
         "readout_mib": readout,
         **{f"{side}_mib": memory_in_fresh_process(side, model_name, batch) for side in SIDES},
     }

@@ -105,7 +105,8 @@ def main() -> None:
             decode=DecodeConfig(decode_threads=options.decode_threads),
             execution=ExecutionConfig(engine="local"),
         )
-        contestants: dict[str, BareLoop | Job] = {"bare loop": BareLoop(config), "local": Job(config, LocalPool(config))}
+        contestants: dict[str, BareLoop | Job] = {"bare loop": BareLoop(config)}
+        contestants["local"] = Job(config, LocalPool(config))
         if options.ray:
             from clipaudit.cluster import RayPool
 
@@ -123,7 +124,7 @@ def main() -> None:
                 contestant.close()
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     result = {
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "model": f"{options.model} {options.pretrained}, batch {options.batch_size}",
         "images": run.ok,
         "images_per_second": medians,

@@ -1,4 +1,4 @@
-"""The command line: options to configuration, results to the terminal; nothing heavy is imported until a command runs."""
+"""The command line: options to configuration, results to the terminal; imports nothing heavy until a command runs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def audit(
             help="WebDataset shards: paths or URLs with brace ranges and globs, quoted.", show_default=False
         ),
     ] = None,
-    out: Annotated[str | None, _option("Run directory, a local path or any fsspec URL; the same command resumes it.")] = None,
+    out: Annotated[str | None, _option("Run directory, a path or any fsspec URL; the same command resumes it.")] = None,
     config_file: Annotated[
         Path | None, _option("TOML or YAML file with these options; the command line wins.", "--config")
     ] = None,
@@ -93,7 +93,9 @@ def audit(
     ] = None,
     engine: Annotated[str | None, _option("ray or local (one worker, no Ray) [ray].", panel="Execution")] = None,
     workers: Annotated[int | None, _option("Workers [one a GPU, else one per 4 CPUs].", panel="Execution")] = None,
-    address: Annotated[str | None, _option("Ray cluster [the job's own, else a new local one].", panel="Execution")] = None,
+    address: Annotated[
+        str | None, _option("Ray cluster [the job's own, else a new local one].", panel="Execution")
+    ] = None,
     gpus_per_worker: Annotated[float | None, _option("GPUs of a worker, fractions allowed.", panel="Execution")] = None,
     cpus_per_worker: Annotated[float | None, _option("CPUs of a worker [at most 4].", panel="Execution")] = None,
     decode_threads: Annotated[int | None, _option("Decoding threads of a worker [2].", panel="Execution")] = None,

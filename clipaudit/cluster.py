@@ -260,7 +260,7 @@ def workers_and_resources(config: AuditConfig, cluster: dict[str, float]) -> tup
     wants_gpu = config.model.device.startswith("cuda") or (config.model.device == "auto" and gpus > 0)
     per_gpu = execution.gpus_per_worker if execution.gpus_per_worker is not None else float(wants_gpu)
     if cpus == 0 and gpus == 0 and execution.workers is None:
-        raise UsageError("the cluster has no CPUs or GPUs yet: give --workers (and --gpus-per-worker) so that it scales")
+        raise UsageError("the cluster has no CPUs or GPUs yet: give --workers (and --gpus-per-worker)")
     if execution.workers is not None:
         workers = execution.workers
     elif per_gpu > 0:

@@ -26,7 +26,7 @@ class FieldsConfig:
     label: str | None = None
     """`cls` (an integer), `txt` (a string) or a json path such as `json:attrs.class_name` (a string)."""
     attributes: tuple[str, ...] = ()
-    """json paths `json:attrs.place`, or `NAME=json:attrs.place` to name the column; the default name is the last part."""
+    """json paths `json:attrs.place`, or `NAME=json:attrs.place`; the default column name is the last part."""
     caption: str | None = None
     """`txt` or a json path."""
 
@@ -171,7 +171,7 @@ def fingerprint(value: dict[str, Any]) -> str:
 def parse_layers(spec: str, total: int) -> tuple[int, ...]:
     """Layers (0-based, ascending) that a `--layers` value names in a tower of `total` layers.
 
-    `all`; `4` for the last four; a list of layers and ranges with a comma or dash in it: `8,10`, `8-11`, `5,` (layer 5).
+    `all`; `4` for the last four; a list with a comma or dash in it: `8,10`, `8-11`, `5,` (layer 5 alone).
     Raises UsageError naming --layers.
     """
     text = spec.strip().lower()

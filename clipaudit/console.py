@@ -14,8 +14,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from clipaudit.config import AuditConfig
-    from clipaudit.records import CommitRecord
     from clipaudit.recompute import Recomputed
+    from clipaudit.records import CommitRecord
     from clipaudit.scheduler import Tally
     from clipaudit.stages import Plan
     from clipaudit.tasks import Failed
@@ -65,13 +65,24 @@ class ConsoleReporter:
     def plan(self, plan: Plan) -> None:
         """A worker is ready and the run directory is open."""
         table, model = plan.facts.table, self._config.model
+        shards, images = _count(len(plan.shards), "shard"), plan.estimated_samples
         weights = f" {model.pretrained}" if model.pretrained else ""
         layers = sorted({name.split("H")[0] for name in table.heads})
         rows = [
             ("model", f"{model.name}{weights}, {model.precision} on {plan.facts.device}"),
-            ("stored", f"{len(table.heads)} heads x {table.head_dim} in layers {', '.join(layers)}, embedding {table.embed_dim}"),
-            ("input", f"{_count(len(plan.shards), 'shard')}, {_bytes(plan.bytes_in)}, about {plan.estimated_samples:,} images"),
-            ("output", f"{_bytes(plan.bytes_per_image)} an image, about {_bytes(plan.estimated_bytes_out)} in {self._config.out}"),
+            (
+                "stored",
+                f"{len(table.heads)} heads x {table.head_dim} in {', '.join(layers)}, embedding {table.embed_dim}",
+            ),
+            (
+                "input",
+                f"{shards}, {_bytes(plan.bytes_in)}, about {images:,} images",
+            ),
+            (
+                "output",
+                f"{_bytes(plan.bytes_per_image)} an image and {_bytes(plan.bytes_per_shard)} a shard,"
+                f" about {_bytes(plan.estimated_bytes_out)} in {self._config.out}",
+            ),
         ]
         grid = Table.grid(padding=(0, 2))
         for name, text in rows:
@@ -129,7 +140,9 @@ def print_status(status: RunStatus, console: Console | None = None) -> None:
     console = console or Console(highlight=False)
     grid = Table.grid(padding=(0, 2))
     shards = [f"{status.committed:,} of {status.shards:,} committed"]
-    shards += [f"{status.partial:,} partial"] * bool(status.partial) + [f"{status.failed:,} failed"] * bool(status.failed)
+    shards += [f"{status.partial:,} partial"] * bool(status.partial) + [f"{status.failed:,} failed"] * bool(
+        status.failed
+    )
     grid.add_row("[dim]shards[/dim]", ", ".join(shards))
     skipped = ", ".join(f"{count:,} {name}" for name, count in sorted(status.skipped.items()))
     coverage = f" ({100 * status.coverage:.2f} % of {status.rows:,})" if status.rows else ""

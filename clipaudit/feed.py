@@ -18,7 +18,7 @@ from clipaudit.images import IMAGE_EXTENSIONS, ImageDecoder, ImageTooLarge, Imag
 from clipaudit.schema import MISSING_IMAGE, OK, TOO_LARGE, UNDECODABLE, Sample, Shard
 from clipaudit.shards import Group, Member, ShardReader
 
-MAX_RAW_BYTES: Final = 64 * 2**20        # undecoded bytes in flight (a single larger sample passes alone)
+MAX_RAW_BYTES: Final = 64 * 2**20  # undecoded bytes in flight (a single larger sample passes alone)
 DETAILS_PER_STATUS: Final = 5
 _POLL_SECONDS: Final = 0.1
 _JOIN_SECONDS: Final = 5.0
@@ -246,7 +246,7 @@ class ShardFeed:
         if image is None:
             sample.status, sample.detail = MISSING_IMAGE, "the sample has no jpg, jpeg, png or webp file"
             return sample, values
-        if image.data is not None:          # a file that was not read may be longer than the column's int32 can say
+        if image.data is not None:  # a file that was not read may be longer than the column's int32 can say
             sample.offset, sample.nbytes = image.offset, image.nbytes
         if sample.status == OK:
             self._add_image(sample, image)

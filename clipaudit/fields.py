@@ -16,7 +16,7 @@ from clipaudit.schema import BAD_LABEL, BAD_METADATA, MISSING_LABEL, OK, Label, 
 Source: TypeAlias = Literal["cls", "txt", "json"]
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
-CAPTION: Final = "--caption"             # under this name captions are counted; no attribute can be called so
+CAPTION: Final = "--caption"  # under this name captions are counted; no attribute can be called so
 MAX_JSON_BYTES: Final = 16 * 2**20
 MAX_TEXT_BYTES: Final = 2**20
 MAX_LABEL_CHARACTERS: Final = 1024
@@ -213,7 +213,7 @@ def _as_text(value: Json) -> str:
 def _digits(value: int) -> str:
     try:
         return str(value)
-    except ValueError:                   # Python refuses to print integers of thousands of digits
+    except ValueError:  # Python refuses to print integers of thousands of digits
         raise _BadValue("the number is too long") from None
 
 

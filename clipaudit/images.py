@@ -31,7 +31,16 @@ _PLUGINS: Final[dict[str, Callable[[io.BytesIO], Image.Image]]] = {
 }
 # What Pillow's decoders raise for broken files.
 _BROKEN: Final = (
-    OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error, zlib.error
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
 )
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -145,7 +154,7 @@ def perceptual_hash(image: npt.NDArray[np.uint8]) -> int:
     grey = Image.fromarray(image).convert("L").resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.BOX)
     # (8, 32) @ (32, 32) @ (32, 8) -> (8, 8)
     coefficients = _COSINES @ np.asarray(grey, dtype=np.float64) @ _COSINES.T
-    coefficients = coefficients.round(3)          # so that the noise of a flat image makes no bits
+    coefficients = coefficients.round(3)  # so that the noise of a flat image makes no bits
     bits = np.packbits(coefficients > np.median(coefficients))
     return int.from_bytes(bits.tobytes(), "big", signed=True)
 

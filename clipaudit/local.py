@@ -1,4 +1,4 @@
-"""The pool of `--engine local`: one worker in this process, in a thread, so that the driver shows progress and hears signals."""
+"""The pool of `--engine local`: one worker in a thread, so that the driver shows progress and hears signals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipaudit.config import AuditConfig
 from clipaudit.errors import ShardError
-from clipaudit.tasks import Event, Failed, Finished, Ready, Task
+from clipaudit.tasks import Event, Failed, FailureKind, Finished, Ready, Task
 
 if TYPE_CHECKING:
     from clipaudit.worker import ShardWorker
@@ -71,7 +71,7 @@ class LocalPool:
             return [Finished(task=task, record=future.result())]
         if not isinstance(error, ShardError):
             raise error
-        kind = "timeout" if self._cancel.is_set() else "error"
+        kind: FailureKind = "timeout" if self._cancel.is_set() else "error"
         self._cancel.clear()
         trace = "".join(traceback.format_exception(error))
         return [Failed(task=task, kind=kind, error=str(error), traceback=trace)]

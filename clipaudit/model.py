@@ -1,4 +1,4 @@
-"""Which CLIP model: an open_clip name and weight tag, a checkpoint, a local directory or `hf-hub:`, loaded for inference."""
+"""Which CLIP model: an open_clip name and tag, a checkpoint, a local directory or `hf-hub:`, ready for inference."""
 
 from __future__ import annotations
 

@@ -266,7 +266,7 @@ class MomentsAccumulator:
         """Labels to store, most rows first. A shard of one label needs none: its moments are the total's."""
         if self._policy == "none" or len(self._counts) < 2:
             return []
-        cost = _label_bytes(self._spec)
+        cost = moments_bytes(self._spec)
         chosen: list[Label] = []
         for label, rows in self._counts.most_common():
             pays = self._policy == "all" or cost <= LABEL_MOMENTS_SHARE * rows * self._spec.vector_bytes
@@ -276,7 +276,8 @@ class MomentsAccumulator:
         return chosen
 
 
-def _label_bytes(spec: TableSpec) -> int:
+def moments_bytes(spec: TableSpec) -> int:
+    """Bytes of one group's moments in a file: of all rows of a shard, or of one label's."""
     dim, wide = spec.head_dim, len(wide_columns(spec))
     return 8 * (len(spec.heads) * (dim + dim * (dim + 1) // 2) + 2 * wide * spec.embed_dim)
 

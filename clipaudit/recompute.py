@@ -13,7 +13,7 @@ from clipaudit.images import ImageDecoder
 from clipaudit.model import Normaliser, load_model
 from clipaudit.records import Manifest
 from clipaudit.run import Run
-from clipaudit.schema import head_label, parse_head_label
+from clipaudit.schema import OK, head_label, parse_head_label
 
 _SHARDS, _IMAGES = 4, 8
 # Storage rounds to 2^-11 of a value; another device, batch or bf16 rounds more. Anything wrong is far beyond these.
@@ -49,7 +49,8 @@ def recompute(path: str) -> Recomputed:
     normalise = Normaliser(decoder.mean, decoder.std, loaded.device)
     images, largest, problems = 0, 0.0, []
     for shard in _spread(list(run.records), _SHARDS):
-        rows = [row for row in run.table(["key", "status", "offset", "nbytes"], [shard]).to_pylist() if row["status"] == "ok"]
+        table = run.table(["status", "offset", "nbytes"], [shard])
+        rows = [row for row in table.to_pylist() if row["status"] == OK]
         chosen = _spread(list(range(len(rows))), _IMAGES)
         if not chosen:
             continue

@@ -85,6 +85,8 @@ class CommitRecord:
     """Bytes of the shard up to the last complete member; equal to `input_size` when nothing was lost."""
     missing_attributes: dict[str, int] = field(default_factory=dict)
     """Samples that lack a declared attribute, by attribute."""
+    bad_attributes: dict[str, int] = field(default_factory=dict)
+    """Samples whose value of an attribute is no text, number or truth value and was left out, by attribute."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds by stage; `total` is the whole attempt's."""
     worker: str = ""

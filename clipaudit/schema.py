@@ -15,17 +15,27 @@ SCHEMA_VERSION = 1
 
 # A row's status. Everything but OK is a failure row: its vectors are null and it is counted by reason.
 OK = "ok"
-MISSING_IMAGE = "missing_image"      # the sample has no jpg/jpeg/png/webp member
-UNDECODABLE = "undecodable"          # the image bytes cannot be decoded
-TOO_LARGE = "too_large"              # more pixels than the limit: refused before decoding
-MISSING_LABEL = "missing_label"      # a label was asked for and the sample has none
-BAD_LABEL = "bad_label"              # the label is there but is not of the declared type
-BAD_METADATA = "bad_metadata"        # the sample's json or text cannot be read
-DUPLICATE_KEY = "duplicate_key"      # a sample of this shard already had this key
-BAD_NAME = "bad_name"                # a member name that escapes the archive (absolute, "..", NUL)
-NOT_FINITE = "not_finite"            # the model produced inf or nan for this image
-STATUSES = (OK, MISSING_IMAGE, UNDECODABLE, TOO_LARGE, MISSING_LABEL, BAD_LABEL, BAD_METADATA, DUPLICATE_KEY, BAD_NAME,
-            NOT_FINITE)
+MISSING_IMAGE = "missing_image"  # the sample has no jpg/jpeg/png/webp member
+UNDECODABLE = "undecodable"  # the image bytes cannot be decoded
+TOO_LARGE = "too_large"  # more pixels than the limit: refused before decoding
+MISSING_LABEL = "missing_label"  # a label was asked for and the sample has none
+BAD_LABEL = "bad_label"  # the label is there but is not of the declared type
+BAD_METADATA = "bad_metadata"  # the sample's json or text cannot be read
+DUPLICATE_KEY = "duplicate_key"  # a sample of this shard already had this key
+BAD_NAME = "bad_name"  # a member name that escapes the archive (absolute, "..", NUL)
+NOT_FINITE = "not_finite"  # the model produced inf or nan for this image
+STATUSES = (
+    OK,
+    MISSING_IMAGE,
+    UNDECODABLE,
+    TOO_LARGE,
+    MISSING_LABEL,
+    BAD_LABEL,
+    BAD_METADATA,
+    DUPLICATE_KEY,
+    BAD_NAME,
+    NOT_FINITE,
+)
 
 Label: TypeAlias = int | str | None
 LabelKind: TypeAlias = Literal["int", "string"]

@@ -23,7 +23,7 @@ from clipaudit.schema import Shard
 LOCAL_PROTOCOLS: Final = frozenset({"file", "local"})
 _EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _COMPRESSED: Final = (".gz", ".tgz", ".bz2", ".xz", ".zst")
-_FEW: Final = 16                         # up to here a stat each is cheaper than the listing of a large directory
+_FEW: Final = 16  # up to here a stat each is cheaper than the listing of a large directory
 _STAT_THREADS: Final = 32
 _MOST_SHARDS: Final = 1_000_000
 _INNERMOST_BRACES: Final = re.compile(r"\{([^{}]*)\}")
@@ -153,7 +153,7 @@ def _look_up(directory: str, texts: list[str]) -> dict[str, list[Stat]]:
     if any(character in directory for character in "*["):
         return {text: sorted(_deep_glob(text), key=lambda entry: entry.url) for text in texts}
     globs = any(_has_glob(text) for text in texts)
-    listable = not directory.startswith(("http:", "https:"))          # a web page does not tell sizes
+    listable = not directory.startswith(("http:", "https:"))  # a web page does not tell sizes
     if listable and (globs or len(texts) > _FEW):
         listing = dict(sorted(_listing(directory).items()))
         return {text: list(_pick(text, listing)) for text in texts}
@@ -208,7 +208,7 @@ def _listing(directory: str) -> dict[str, Stat]:
 def _deep_glob(text: str) -> list[Stat]:
     """Matches of a text with globs in its directories, or on a file system without listings."""
     if _is_local(text):
-        names = glob.glob(_local_path(text), recursive=True)          # noqa: PTH207 - pathlib has no absolute patterns
+        names = glob.glob(_local_path(text), recursive=True)  # noqa: PTH207 - pathlib has no absolute patterns
     else:
         names = _reach(text, lambda: _remote_glob(text)) or []
     return [entry for entry in _stat_all(names) if entry is not None and not entry.directory]
@@ -227,12 +227,12 @@ def _is_local(url: str) -> bool:
 
 def _local_path(url: str) -> str:
     text = url.partition("://")[2] if "://" in url else url
-    return os.path.abspath(os.path.expanduser(text))          # noqa: PTH100, PTH111 - a string, with globs in it
+    return os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111 - a string, with globs in it
 
 
 def _local_stat(path: str, entry: os.DirEntry[str] | None = None) -> Stat | None:
     try:
-        found = os.stat(path) if entry is None else entry.stat()          # noqa: PTH116
+        found = os.stat(path) if entry is None else entry.stat()  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -242,7 +242,7 @@ def _local_stat(path: str, entry: os.DirEntry[str] | None = None) -> Stat | None
 
 def _remote_stat(url: str) -> Stat:
     fs, path = fsspec.core.url_to_fs(url)
-    fs.invalidate_cache(path.rpartition("/")[0])          # a file system may answer from an old listing
+    fs.invalidate_cache(path.rpartition("/")[0])  # a file system may answer from an old listing
     return _from_info(url, fs.info(path))
 
 
@@ -300,5 +300,3 @@ def _reach(url: str, call: Callable[[], _T]) -> _T | None:
 def _unreachable(url: str, error: BaseException) -> NoReturn:
     reason = " ".join(str(error).split()) or type(error).__name__
     raise UsageError(f"cannot reach {url}: {reason}") from None
-
-

@@ -18,10 +18,10 @@ from clipaudit.tar import EndedEarly, NotATar, TarMember, TarReader
 
 __all__ = ["Group", "Member", "Shard", "ShardReader", "estimate_samples", "expand", "verify_unchanged"]
 
-_READ_AHEAD: Final = 8 * 2**20           # bytes per request to an object store
-_ESTIMATE_BYTES: Final = 4 * 2**20       # read of each of the shards that stand for all
+_READ_AHEAD: Final = 8 * 2**20  # bytes per request to an object store
+_ESTIMATE_BYTES: Final = 4 * 2**20  # read of each of the shards that stand for all
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
-_META: Final = re.compile(r"__[^/]*__($|/)")          # webdataset's `skip_meta`
+_META: Final = re.compile(r"__[^/]*__($|/)")  # webdataset's `skip_meta`
 _UNSAFE: Final = re.compile(r"\.\.|[^\w. -]")
 
 

@@ -11,6 +11,7 @@ from clipaudit import __version__
 from clipaudit.config import AuditConfig, fingerprint
 from clipaudit.errors import RunInvalid, RunNotFound
 from clipaudit.fields import parse_fields
+from clipaudit.moments import moments_bytes
 from clipaudit.records import Manifest, compare_manifests
 from clipaudit.rundir import RunDirectory
 from clipaudit.scheduler import Scheduler, Tally
@@ -38,13 +39,18 @@ class Plan:
 
     @property
     def bytes_per_image(self) -> int:
-        """Stored bytes an image, vectors and metadata; moments come on top (once a shard)."""
+        """Stored bytes an image, vectors and metadata."""
         return self.facts.table.vector_bytes + _ROW_METADATA_BYTES
 
     @property
+    def bytes_per_shard(self) -> int:
+        """Stored bytes a shard beside its images: the moments of all of them."""
+        return moments_bytes(self.facts.table)
+
+    @property
     def estimated_bytes_out(self) -> int:
-        """Stored bytes of the whole run."""
-        return self.bytes_per_image * self.estimated_samples
+        """Stored bytes of the whole run, without per-label moments."""
+        return self.bytes_per_image * self.estimated_samples + self.bytes_per_shard * len(self.shards)
 
 
 class Reporter(Protocol):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TEMPORARY = ".tmp"
 """Suffix of everything that is written aside; such names are never read, and `clipaudit gc` removes them."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last: a limit on file size, to a user the same
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 _READ_THREADS = 16
 

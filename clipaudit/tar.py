@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 BLOCK: Final = 512
 _CHUNK: Final = 2**20
-_MAX_EXTENDED_HEADER: Final = 2**20      # bytes of a long name or PAX record; more is junk that happens to parse
+_MAX_EXTENDED_HEADER: Final = 2**20  # bytes of a long name or PAX record; more is junk that happens to parse
 _MAX_NESTED_HEADERS: Final = 16
 _GNU_SPARSE: Final = b"S"
 _EXTENDED: Final = (b"L", b"K", b"x", b"X", b"g")

@@ -65,7 +65,7 @@ class Failed:
 
     task: Task
     kind: FailureKind
-    """`error` and `timeout` count against the shard; `worker_lost` counts if the attempt had begun; `node_lost` never."""
+    """`error` and `timeout` count against the shard, `worker_lost` if the attempt had begun, `node_lost` never."""
     error: str
     traceback: str = ""
 

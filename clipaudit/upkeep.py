@@ -132,11 +132,12 @@ def _remarks(reader: Run, failed: list[int]) -> Iterator[str]:
         yield f"shard {record.url} is truncated, {lost:,} of {record.input_size:,} bytes are lost: {record.truncated}"
     if len(failed) > 3 or len(cut) > 3:
         yield "more shards failed or are truncated; see _failed/ and _committed/ in the run"
-    missing: Counter[str] = Counter()
-    for record in reader.records.values():
-        missing.update(record.missing_attributes)
-    for name, count in sorted(missing.items()):
-        yield f"attribute {name} is missing from {count:,} samples"
+    for field, wrong in (("missing_attributes", "is missing from"), ("bad_attributes", "is no plain value in")):
+        counts: Counter[str] = Counter()
+        for record in reader.records.values():
+            counts.update(getattr(record, field))
+        for name, count in sorted(counts.items()):
+            yield f"attribute {name} {wrong} {count:,} samples"
 
 
 def gc(run: str | RunDirectory, *, dry_run: bool = False, min_age_seconds: float = YOUNG_SECONDS) -> list[str]:

@@ -14,10 +14,10 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from clipaudit.basis import write_basis
 from clipaudit.config import AuditConfig, parse_layers
 from clipaudit.decomposer import Decomposer, Decomposition, describe
 from clipaudit.errors import ShardError
-from clipaudit.basis import write_basis
 from clipaudit.feed import DETAILS_PER_STATUS, ReadReport, ShardFeed
 from clipaudit.fields import parse_fields
 from clipaudit.images import ImageDecoder
@@ -238,6 +238,7 @@ def _commit_record(
         input_etag=task.shard.etag,
         bytes_good=report.bytes_good,
         missing_attributes=report.missing,
+        bad_attributes=report.bad,
         timings={**clock.seconds, "total": clock.elapsed()},
         worker=host,
     )

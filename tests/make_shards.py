@@ -1,6 +1,6 @@
 """Small tars and images for tests, good and bad ones.
 
-    write_shard(tmp_path / "a.tar", {"000": {"jpg": jpeg_bytes(seed=0), "cls": 3, "json": {"place": "sea"}}})
+write_shard(tmp_path / "a.tar", {"000": {"jpg": jpeg_bytes(seed=0), "cls": 3, "json": {"place": "sea"}}})
 """
 
 from __future__ import annotations
@@ -124,7 +124,13 @@ def encode(image: Image.Image | np.ndarray, format: str, **options: Any) -> byte
 
 
 def jpeg_bytes(
-    width: int = 64, height: int = 48, *, seed: int = 0, quality: int = 90, mode: str = "RGB", orientation: int = 1,
+    width: int = 64,
+    height: int = 48,
+    *,
+    seed: int = 0,
+    quality: int = 90,
+    mode: str = "RGB",
+    orientation: int = 1,
     **options: Any,
 ) -> bytes:
     """A JPEG of `photo`; `orientation` is written as EXIF without turning the pixels."""

@@ -34,8 +34,12 @@ def tiny(name: str, seed: int = 0, *, layers: int = 3, **changes: Any) -> nn.Mod
             visual = _build_vision_tower(144, vision, config.get("quick_gelu", False))
     else:
         head_width = vision.get("head_width", 64)
-        vision |= {"layers": layers, "width": 2 * head_width, "head_width": head_width,
-                   "image_size": 3 * vision["patch_size"]}
+        vision |= {
+            "layers": layers,
+            "width": 2 * head_width,
+            "head_width": head_width,
+            "image_size": 3 * vision["patch_size"],
+        }
         visual = _build_vision_tower(144, vision, config.get("quick_gelu", False))
     return enliven(visual, seed)
 

@@ -88,8 +88,14 @@ class Decomposer:
         UsageError: a layer that the tower does not have, or an unknown precision.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[int] | None = None, terms: bool = False,
-                 tokens: bool = False, precision: Precision = "fp32") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[int] | None = None,
+        terms: bool = False,
+        tokens: bool = False,
+        precision: Precision = "fp32",
+    ) -> None:
         if precision not in get_args(Precision):
             raise UsageError(f"precision must be fp32, bf16 or fp16, not {precision!r}")
         self.tower: Tower = describe(model)

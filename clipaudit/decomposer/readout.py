@@ -86,8 +86,13 @@ class Readout:
 
     def _named(self) -> list[tuple[str, Tensor]]:
         named = {
-            "Q": self.Q, "T": self.T, "G": self.G, "norm_bias": self.norm_bias, "attention_bias": self.attention_bias,
-            "attention_bias_scaled": self.attention_bias_scaled, "initial": self.initial,
+            "Q": self.Q,
+            "T": self.T,
+            "G": self.G,
+            "norm_bias": self.norm_bias,
+            "attention_bias": self.attention_bias,
+            "attention_bias_scaled": self.attention_bias_scaled,
+            "initial": self.initial,
         }
         return [(name, value) for name, value in named.items() if value is not None]
 

@@ -96,19 +96,22 @@ def _corners(shape: str, x: float, y: float, radius: float, turn: float) -> list
     return [(x + r * float(np.cos(a)), y + r * float(np.sin(a))) for r, a in zip(radii, angles, strict=True)]
 
 
-def _background(
-    rng: np.random.Generator, name: str, colour: npt.NDArray[np.int64], size: int
-) -> npt.NDArray[np.uint8]:
+def _background(rng: np.random.Generator, name: str, colour: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.uint8]:
     """(size, size, 3) uint8: `colour` blended with grey by the pattern's weight in 0..1."""
     rows, columns = np.mgrid[0:size, 0:size] / size
     period = rng.uniform(6, 12)
-    weight = {
-        "plain": lambda: np.ones((size, size)),
-        "gradient": lambda: rows,
-        "stripes": lambda: (np.sin(2 * np.pi * period * columns) > 0).astype(float),
-        "checkerboard": lambda: ((np.floor(rows * period) + np.floor(columns * period)) % 2),
-        "dots": lambda: ((rows * period % 1 - 0.5) ** 2 + (columns * period % 1 - 0.5) ** 2 < 0.08).astype(float),
-        "noise": lambda: rng.random((size, size)),
-    }[name]()[..., None]
+    weight = np.ones((size, size))  # plain
+    match name:
+        case "gradient":
+            weight = rows
+        case "stripes":
+            weight = (np.sin(2 * np.pi * period * columns) > 0).astype(float)
+        case "checkerboard":
+            weight = (np.floor(rows * period) + np.floor(columns * period)) % 2
+        case "dots":
+            weight = ((rows * period % 1 - 0.5) ** 2 + (columns * period % 1 - 0.5) ** 2 < 0.08).astype(float)
+        case "noise":
+            weight = rng.random((size, size))
+    weight = weight[..., None]
     blended: npt.NDArray[np.uint8] = (0.5 * (weight * colour + (1 - weight) * 170) + 64).clip(0, 255).astype(np.uint8)
     return blended

@@ -31,14 +31,22 @@ def free_port():
 def head():
     """(dashboard address, environment) of a Ray head of this module's own, with its own home, token and ports."""
     home = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: Ray's sockets allow about 100 characters
-    environment = {**os.environ, "HOME": home, "RAY_TMPDIR": f"{home}/t", "RAY_AUTH_MODE": "token", "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "HOME": home, "RAY_TMPDIR": f"{home}/t", "RAY_AUTH_MODE": "token"}
+    environment["PYTHONWARNINGS"] = "ignore"
     environment.pop("RAY_ADDRESS", None)
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"  # the entrypoint says `python`
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"  # for `python`
     subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
     port, dashboard = free_port(), free_port()
     command = [
-        RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--disable-usage-stats",
-        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+        RAY,
+        "start",
+        "--head",
+        "--block",
+        f"--port={port}",
+        "--num-cpus=2",
+        "--disable-usage-stats",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard}",
     ]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{dashboard}"
@@ -70,7 +78,19 @@ def answers(address):
 
 def submit(head, *arguments, **changes):
     address, environment = head
-    command = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", "python", "jobs/audit.py", *arguments]
+    command = [
+        RAY,
+        "job",
+        "submit",
+        "--address",
+        address,
+        "--working-dir",
+        ".",
+        "--",
+        "python",
+        "jobs/audit.py",
+        *arguments,
+    ]
     return subprocess.run(
         command, env={**environment, **changes}, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
@@ -78,7 +98,9 @@ def submit(head, *arguments, **changes):
 
 def test_a_submitted_job_does_the_work(head, tmp_path, tiny_model):
     write_photos(tmp_path / "s-0.tar", 10)
-    result = submit(head, f"{tmp_path}/s-*.tar", "--out", str(tmp_path / "run"), "--model", tiny_model, "--label", "cls")
+    result = submit(
+        head, f"{tmp_path}/s-*.tar", "--out", str(tmp_path / "run"), "--model", tiny_model, "--label", "cls"
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "10 ok" in result.stdout
     assert len(Run(str(tmp_path / "run"))) == 10

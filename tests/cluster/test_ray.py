@@ -122,7 +122,9 @@ def test_a_worker_killed_in_mid_shard_loses_nothing(tmp_path, tiny_model, monkey
     make_shards(tmp_path, shards=3, images=40)
     monkeypatch.setattr(cluster, "_Actor", KilledOnce)
     reporter = Quiet()
-    status = run_ray(replace(config_for(tmp_path, tiny_model), model=ModelConfig(name=tiny_model, batch_size=8)), reporter)
+    status = run_ray(
+        replace(config_for(tmp_path, tiny_model), model=ModelConfig(name=tiny_model, batch_size=8)), reporter
+    )
     assert (tmp_path / "run/killed").exists()
     assert [failed.kind for failed in reporter.retries] == ["worker_lost"]
     rows = identities(tmp_path / "run")
@@ -161,7 +163,9 @@ class HangsOnce(cluster._Actor):
         return super().process(task)
 
 
-@pytest.mark.parametrize(("actor", "words"), [(DiesAtStart, "the process died"), (RaisesAtStart, "no room for the model")])
+@pytest.mark.parametrize(
+    ("actor", "words"), [(DiesAtStart, "the process died"), (RaisesAtStart, "no room for the model")]
+)
 def test_workers_that_cannot_start_end_the_job_with_the_reason(tmp_path, tiny_model, monkeypatch, actor, words):
     make_shards(tmp_path, shards=1)
     monkeypatch.setattr(cluster, "_Actor", actor)

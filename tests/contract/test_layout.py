@@ -62,8 +62,10 @@ def test_the_table_of_contributing_names_every_file():
 
 def test_open_clips_training_extra_is_not_used():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
-    assert not [name for name in wanted if "open_clip_torch[" in name], "it caps webdataset below 1.0"
+    wanted = [project["dependencies"], *project["optional-dependencies"].values()]
+    assert not [name for names in wanted for name in names if "open_clip_torch[" in name], (
+        "it caps webdataset below 1.0"
+    )
 
 
 def test_the_cluster_file_passes_rays_validator():
@@ -89,10 +91,19 @@ def test_the_readmes_two_commands_are_there():
 
 
 def test_top_level_holds_what_the_design_names():
-    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True).stdout.splitlines()
-    top = {Path(name).parts[0] for name in tracked}
+    listing = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True)
+    top = {Path(name).parts[0] for name in listing.stdout.splitlines()}
     plain = {name for name in top if not name.startswith(".")}
     assert plain == {
-        "jobs", "clipaudit", "tests", "benchmarks", "docs", "README.md", "pyproject.toml", "cluster.yaml", "LICENSE",
-        "CHANGELOG.md", "CONTRIBUTING.md",
+        "jobs",
+        "clipaudit",
+        "tests",
+        "benchmarks",
+        "docs",
+        "README.md",
+        "pyproject.toml",
+        "cluster.yaml",
+        "LICENSE",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
     }

@@ -29,7 +29,14 @@ def reference() -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def last_blocks() -> LastBlocks:
     visual = open_clip.transformer.VisionTransformer(
-        image_size=64, patch_size=8, width=192, layers=2, heads=3, mlp_ratio=4.0, output_dim=128, no_ln_pre=True,
+        image_size=64,
+        patch_size=8,
+        width=192,
+        layers=2,
+        heads=3,
+        mlp_ratio=4.0,
+        output_dim=128,
+        no_ln_pre=True,
         act_layer=open_clip.transformer.QuickGELU,
     ).eval()
     missing, unexpected = visual.load_state_dict(load_file(DATA / "last_blocks.safetensors"), strict=False)

@@ -14,7 +14,16 @@ import pytest
 
 from clipaudit.run import Run
 from tests.conftest import ROOT
-from tests.make_shards import append, cut, huge_png_bytes, jpeg_bytes, member_offsets, overwrite, write_photos, write_shard
+from tests.make_shards import (
+    append,
+    cut,
+    huge_png_bytes,
+    jpeg_bytes,
+    member_offsets,
+    overwrite,
+    write_photos,
+    write_shard,
+)
 
 
 @pytest.fixture
@@ -109,11 +118,11 @@ def test_the_same_command_resumes_and_a_finished_run_is_left_alone(audit, tmp_pa
 def test_nothing_is_loaded_when_everything_is_committed(audit, tmp_path, tiny_model):
     write_photos(tmp_path / "a.tar", 4)
     assert audit(tmp_path / "a.tar").returncode == 0
-    os.rename(f"{tiny_model}/open_clip_model.safetensors", f"{tiny_model}/away")
+    weights = Path(tiny_model, "open_clip_model.safetensors").rename(f"{tiny_model}/away")
     try:
         again = audit(tmp_path / "a.tar")
     finally:
-        os.rename(f"{tiny_model}/away", f"{tiny_model}/open_clip_model.safetensors")
+        weights.rename(f"{tiny_model}/open_clip_model.safetensors")
     assert again.returncode == 0, again.stderr
     assert "1 of them committed already" in again.stderr
 
@@ -142,8 +151,18 @@ def test_bad_samples_are_rows_with_a_status_and_cost_only_themselves(audit, tmp_
     assert result.returncode == 0, result.stderr
     rows = Run(str(tmp_path / "run")).table(["key", "status"]).to_pylist()
     assert [row["status"] for row in rows] == [
-        "ok", "undecodable", "undecodable", "undecodable", "missing_label", "bad_label", "missing_image", "bad_name",
-        "too_large", "bad_metadata", "ok", "duplicate_key",
+        "ok",
+        "undecodable",
+        "undecodable",
+        "undecodable",
+        "missing_label",
+        "bad_label",
+        "missing_image",
+        "bad_name",
+        "too_large",
+        "bad_metadata",
+        "ok",
+        "duplicate_key",
     ]
     assert not (tmp_path.parent / "etc").exists()
     strict = audit(tmp_path / "a.tar", "--label", "cls", "--attributes", "json:place", "--max-lost", "0.5")
@@ -218,14 +237,24 @@ def test_a_full_disk_stops_the_job_and_the_same_command_finishes_it(audit, tmp_p
     for number in range(3):
         write_photos(tmp_path / f"s-{number}.tar", 60, prefix=f"p{number}")
     command = [
-        sys.executable, "-c",
+        sys.executable,
+        "-c",
         # a process that may not write files over 20 kB meets the errno of a full disk where the others would
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
         "from clipaudit.__main__ import main; main()",
-        "audit", f"{tmp_path}/s-{{0..2}}.tar", "--out", str(tmp_path / "run"), "--engine", "local", "--model", tiny_model,
+        "audit",
+        f"{tmp_path}/s-{{0..2}}.tar",
+        "--out",
+        str(tmp_path / "run"),
+        "--engine",
+        "local",
+        "--model",
+        tiny_model,
     ]
-    full = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    full = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
     assert_one_sentence(full, 4, tmp_path / "run", "same command")
     assert audit(f"{tmp_path}/s-{{0..2}}.tar").returncode == 0
     assert len(identities(tmp_path / "run")) == 180
@@ -241,21 +270,35 @@ def test_two_drivers_on_one_run_give_each_sample_once(tiny_model, tmp_path):
     rows = identities(tmp_path / "run")
     assert len(rows) == len(set(rows)) == 120
     referenced = {
-        name
-        for commit in (tmp_path / "run/_committed").iterdir()
-        for name in json.loads(commit.read_text())["files"]
+        name for commit in (tmp_path / "run/_committed").iterdir() for name in json.loads(commit.read_text())["files"]
     }
-    on_disk = {f"{folder}/{p.name}" for folder in ("projections", "moments") for p in (tmp_path / "run" / folder).iterdir()}
+    on_disk = {
+        f"{folder}/{p.name}" for folder in ("projections", "moments") for p in (tmp_path / "run" / folder).iterdir()
+    }
     assert on_disk == referenced, "the loser of each race removes its own files"
 
 
 def start(tmp_path, model, *options):
     command = [
-        sys.executable, "-m", "clipaudit", "audit", f"{tmp_path}/s-*.tar", "--out", str(tmp_path / "run"),
-        "--engine", "local", "--model", model, *options,
+        sys.executable,
+        "-m",
+        "clipaudit",
+        "audit",
+        f"{tmp_path}/s-*.tar",
+        "--out",
+        str(tmp_path / "run"),
+        "--engine",
+        "local",
+        "--model",
+        model,
+        *options,
     ]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
 
@@ -323,9 +366,21 @@ def test_a_driver_killed_between_data_and_commit_leaves_only_orphans(audit, clip
         "RunDirectory.commit = lambda self, record: os.kill(os.getpid(), 9);"
         "from clipaudit.__main__ import main; main()"
     )
-    arguments = ["audit", f"{tmp_path}/s-0.tar", "--out", str(tmp_path / "run"), "--engine", "local", "--model", tiny_model]
+    arguments = [
+        "audit",
+        f"{tmp_path}/s-0.tar",
+        "--out",
+        str(tmp_path / "run"),
+        "--engine",
+        "local",
+        "--model",
+        tiny_model,
+    ]
     killed = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert killed.returncode == -signal.SIGKILL
     orphans = {path.name for path in (tmp_path / "run/projections").iterdir()}
@@ -351,7 +406,8 @@ def test_json_on_stdout_is_the_status(audit, clipaudit, tmp_path):
 def test_a_configuration_file_is_the_same_as_options(clipaudit, tmp_path, tiny_model):
     write_photos(tmp_path / "a.tar", 4)
     (tmp_path / "job.toml").write_text(
-        f'shards = ["a.tar"]\nout = "run"\n[model]\nname = "{tiny_model}"\n[store]\nlayers = "2"\n[execution]\nengine = "local"\n'
+        f'shards = ["a.tar"]\nout = "run"\n[model]\nname = "{tiny_model}"\n'
+        '[store]\nlayers = "2"\n[execution]\nengine = "local"\n'
     )
     result = clipaudit("audit", "--config", "job.toml", "--layers", "1,2")
     assert result.returncode == 0, result.stderr

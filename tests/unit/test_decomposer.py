@@ -16,8 +16,17 @@ from tests.tiny_models import enliven, images_for, plain_embedding, tiny
 
 # One of each kind: class token, LayerScale, average pooling with the norm behind and before the pool, an inner norm
 # with rotary positions, post-norm blocks, relative positions, no class token's position.
-KINDS = ["ViT-B-32-quickgelu", "ViT-M-16-alt", "ViT-L-14-CLIPA", "vit_medium_patch16_gap_256", "EVA02-B-16",
-         "EVA02-E-14", "vit_relpos_medium_patch16_cls_224", "MobileCLIP-B", "ViTamin-S"]
+KINDS = [
+    "ViT-B-32-quickgelu",
+    "ViT-M-16-alt",
+    "ViT-L-14-CLIPA",
+    "vit_medium_patch16_gap_256",
+    "EVA02-B-16",
+    "EVA02-E-14",
+    "vit_relpos_medium_patch16_cls_224",
+    "MobileCLIP-B",
+    "ViTamin-S",
+]
 # Towers whose attention branch holds no LayerNorm, so that a head can be knocked out by zeroing its output columns.
 PLAIN_KINDS = [kind for kind in KINDS if not kind.startswith("EVA02")]
 
@@ -244,10 +253,17 @@ def test_no_gradient_is_kept(visual, images):
     assert not out.embedding.requires_grad
 
 
-@pytest.mark.parametrize("wrong", [
-    torch.zeros(1, 3, 96, 95), torch.zeros(3, 96, 96), torch.zeros(0, 3, 96, 96), torch.zeros(1, 1, 96, 96),
-    torch.zeros(1, 3, 96, 96, dtype=torch.uint8), torch.zeros(1, 3, 96, 96, device="meta"),
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        torch.zeros(1, 3, 96, 95),
+        torch.zeros(3, 96, 96),
+        torch.zeros(0, 3, 96, 96),
+        torch.zeros(1, 1, 96, 96),
+        torch.zeros(1, 3, 96, 96, dtype=torch.uint8),
+        torch.zeros(1, 3, 96, 96, device="meta"),
+    ],
+)
 def test_wrong_images_end_in_one_sentence(visual, wrong):
     with pytest.raises(UsageError, match=r"^images (must be|are on) [^\n]*$"):
         Decomposer(visual)(wrong)
@@ -283,20 +299,23 @@ class Wrapped(nn.Module):
         return x * 2
 
 
-@pytest.mark.parametrize(("model", "reason"), [
-    (lambda: nn.Linear(2, 2), "not a tower that clipaudit knows"),
-    (lambda: with_module("ViT-B-32", "transformer.resblocks.1.attn.forward", None), "was replaced"),
-    (lambda: with_module("ViT-B-32", "transformer.resblocks.1.attn.out_proj", Wrapped()), "out_proj is a Wrapped"),
-    (lambda: with_module("ViT-B-32", "ln_post", nn.RMSNorm(128)), "ln_post is a RMSNorm"),
-    (lambda: with_module("ViT-B-32", "ln_pre", Wrapped()), "ln_pre is a Wrapped"),
-    (lambda: with_module("ViT-M-16-alt", "transformer.resblocks.0.ls_1", Wrapped()), "layer scale is a Wrapped"),
-    (lambda: tiny("ViT-B-32", qk_norm=True), "standard residual block"),
-    (lambda: tiny("ViT-B-32", pool_type="none"), "pool_type"),
-    (lambda: tiny("MobileCLIP2-L-14", timm_proj="mlp"), "Mlp behind the pool is not linear"),
-    (lambda: tiny("MobileCLIP2-L-14", timm_pool="max"), "global_pool"),
-    (lambda: with_module("EVA02-B-16", "trunk.blocks.0.attn.gate", nn.Linear(128, 128)), "gated"),
-    (lambda: with_module("EVA02-B-16", "trunk.fc_norm", nn.LayerNorm(128)), "2 LayerNorms"),
-])
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (lambda: nn.Linear(2, 2), "not a tower that clipaudit knows"),
+        (lambda: with_module("ViT-B-32", "transformer.resblocks.1.attn.forward", None), "was replaced"),
+        (lambda: with_module("ViT-B-32", "transformer.resblocks.1.attn.out_proj", Wrapped()), "out_proj is a Wrapped"),
+        (lambda: with_module("ViT-B-32", "ln_post", nn.RMSNorm(128)), "ln_post is a RMSNorm"),
+        (lambda: with_module("ViT-B-32", "ln_pre", Wrapped()), "ln_pre is a Wrapped"),
+        (lambda: with_module("ViT-M-16-alt", "transformer.resblocks.0.ls_1", Wrapped()), "layer scale is a Wrapped"),
+        (lambda: tiny("ViT-B-32", qk_norm=True), "standard residual block"),
+        (lambda: tiny("ViT-B-32", pool_type="none"), "pool_type"),
+        (lambda: tiny("MobileCLIP2-L-14", timm_proj="mlp"), "Mlp behind the pool is not linear"),
+        (lambda: tiny("MobileCLIP2-L-14", timm_pool="max"), "global_pool"),
+        (lambda: with_module("EVA02-B-16", "trunk.blocks.0.attn.gate", nn.Linear(128, 128)), "gated"),
+        (lambda: with_module("EVA02-B-16", "trunk.fc_norm", nn.LayerNorm(128)), "2 LayerNorms"),
+    ],
+)
 def test_what_is_not_understood_is_refused(model, reason):
     with pytest.raises(UnsupportedTower, match=reason):
         describe(model())

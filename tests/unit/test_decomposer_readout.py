@@ -85,7 +85,11 @@ def test_arrays_are_complete_for_saving():
     decomposer = Decomposer(tiny("ViT-B-32"), layers=[1, 2])
     arrays = decomposer.readout.arrays()
     assert {name: value.shape for name, value in arrays.items()} == {
-        "Q": (2, 2, 64, 144), "T": (2, 2, 64, 64), "G": (128, 144), "norm_bias": (144,), "attention_bias": (2, 144),
+        "Q": (2, 2, 64, 144),
+        "T": (2, 2, 64, 64),
+        "G": (128, 144),
+        "norm_bias": (144,),
+        "attention_bias": (2, 144),
         "initial": (144,),
     }
     assert all(value.dtype == np.float32 and value.flags.c_contiguous for value in arrays.values())

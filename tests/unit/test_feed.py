@@ -114,7 +114,7 @@ def test_every_kind_of_bad_sample_is_a_row_with_a_reason(tmp_path):
         f"long: the file has {len(jpeg_bytes()) + 200_000} bytes, the limit is 150000",
     ]
     by_key = {sample.key: sample for sample in samples[:-1]}
-    assert by_key["text"].label == 1          # what is known of a failure is kept
+    assert by_key["text"].label == 1  # what is known of a failure is kept
     assert by_key["text"].offset is not None
     assert by_key["no image"].attributes == {"place": "sea"}
     assert report.missing == {"place": 11}
@@ -164,7 +164,7 @@ def test_a_sample_without_all_its_fields_before_a_cut_is_left_out(tmp_path):
     path = write_photos(tmp_path / "a.tar", 10)
     offset, _ = member_offsets(path)["photo_0005.json"]
     cut(path, offset)
-    assert len(read(path)[0]) == 5                             # the json is asked for, and may have been behind the cut
+    assert len(read(path)[0]) == 5  # the json is asked for, and may have been behind the cut
     assert len(read(path, FieldsConfig(label="cls"))[0]) == 6
     assert len(read(path, FieldsConfig())[0]) == 6
 

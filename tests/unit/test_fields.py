@@ -159,7 +159,7 @@ def test_json_that_cannot_be_read(data):
     assert values.status == BAD_METADATA
     assert values.attributes == {"x": None}
     assert "\n" not in values.detail
-    assert take({"json": data, "cls": b"1"}, label="cls").status == OK          # not read when not asked for
+    assert take({"json": data, "cls": b"1"}, label="cls").status == OK  # not read when not asked for
 
 
 def test_captions():

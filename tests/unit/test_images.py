@@ -230,7 +230,7 @@ def test_a_huge_png_costs_nothing():
 
 def test_the_limit_is_exact_and_pillows_own_plays_no_part(monkeypatch):
     data = jpeg_bytes(60, 50)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1100)          # Image.open would refuse the file
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1100)  # Image.open would refuse the file
     assert decoder(limit=3000)(data).width == 60
     with pytest.raises(ImageTooLarge):
         decoder(limit=2999)(data)

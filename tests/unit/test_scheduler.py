@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from clipaudit.config import ExecutionConfig
 from clipaudit.errors import Interrupted, RunMismatch, WorkersUnavailable
-from clipaudit.schema import Shard, TableSpec
 from clipaudit.scheduler import Scheduler, Tally
+from clipaudit.schema import Shard, TableSpec
 from clipaudit.tasks import Failed, Finished, Ready, StartFailed, Task, WorkerFacts
 
 
@@ -64,7 +64,10 @@ class FakePool:
         else:
             weights = self.weights[int(worker[1:]) % len(self.weights)]
             facts = WorkerFacts(
-                model={"fingerprint": weights}, table=TableSpec(heads=(), head_dim=1, embed_dim=1), host="h", device="cpu"
+                model={"fingerprint": weights},
+                table=TableSpec(heads=(), head_dim=1, embed_dim=1),
+                host="h",
+                device="cpu",
             )
             self.events.append(Ready(worker=worker, facts=facts))
 
@@ -83,8 +86,10 @@ class FakePool:
             self.stuck[task.attempt] = task
             kinds.pop(0)
             return
-        event = Failed(task=task, kind=kinds.pop(0), error="boom") if kinds else Finished(task=task, record=FakeRecord(task))
-        self.events.append(event)
+        if kinds:
+            self.events.append(Failed(task=task, kind=kinds.pop(0), error="boom"))
+        else:
+            self.events.append(Finished(task=task, record=FakeRecord(task)))
 
     def kill(self, task):
         self.killed.append(task.shard.id)

@@ -101,7 +101,7 @@ def test_zero_matches_names_the_pattern(folder):
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("last", [12, 40])          # few shards are looked up one by one, many by a listing
+@pytest.mark.parametrize("last", [12, 40])  # few shards are looked up one by one, many by a listing
 def test_missing_shards_are_named_and_counted(folder, last):
     (folder / "a-0002.tar").unlink()
     with pytest.raises(ShardNotFound, match=rf"2\.tar does not exist, nor do {last - 11} others of the {last + 1} "):

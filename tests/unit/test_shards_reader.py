@@ -336,7 +336,7 @@ def test_junk_anywhere_leaves_the_samples_before_it_alone(whole, data, junk):
         return
     whole_groups, _ = read(path, LABELLED)
     starts = [min(member.offset for member in group.members.values()) for group in whole_groups if group.members]
-    safe = sum(start <= at for start in starts[1:])          # the next one's header stands untouched behind them
+    safe = sum(start <= at for start in starts[1:])  # the next one's header stands untouched behind them
     assert plain(groups)[:safe] == samples[:safe]
 
 

@@ -27,8 +27,11 @@ with torch.inference_mode():
 kept = {name: weights[f"visual.{name}"] for name in ("ln_post.weight", "ln_post.bias", "proj")}
 for new, old in enumerate(LAYERS):
     prefix = f"visual.transformer.resblocks.{old}."
-    kept |= {f"transformer.resblocks.{new}.{name.removeprefix(prefix)}": value
-             for name, value in weights.items() if name.startswith(prefix)}
+    kept |= {
+        f"transformer.resblocks.{new}.{name.removeprefix(prefix)}": value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
 save_file({name: value.contiguous() for name, value in kept.items()}, here / "last_blocks.safetensors")
 layers = list(LAYERS)
 np.savez_compressed(
