@@ -172,14 +172,14 @@ def test_a_shard_of_one_label_stores_it_once(run_dir):
 
 def test_auto_stores_the_labels_that_pay(run_dir, monkeypatch):
     samples = make_samples(60, label=lambda i: 0 if i < 50 else 1)
-    cost = module._label_bytes(SPEC)
+    cost = module.moments_bytes(SPEC)
     monkeypatch.setattr(module, "LABEL_MOMENTS_SHARE", cost / (50 * SPEC.vector_bytes))
     record = write_attempt(run_dir, make_shard(0), SPEC, samples, *make_vectors(SPEC, 60))
     assert set(load_moments(run_dir, record.moments).labels) == {0}
 
 
 def test_even_all_labels_have_a_budget_and_the_frequent_ones_come_first(run_dir, monkeypatch):
-    monkeypatch.setattr(module, "LABEL_MOMENTS_BYTES", 2 * module._label_bytes(SPEC))
+    monkeypatch.setattr(module, "LABEL_MOMENTS_BYTES", 2 * module.moments_bytes(SPEC))
     samples = make_samples(60, label=lambda i: min(i // 10, 3))
     record = write_attempt(run_dir, make_shard(0), SPEC, samples, *make_vectors(SPEC, 60), label_moments="all")
     stored = load_moments(run_dir, record.moments)
