@@ -49,8 +49,10 @@ class Plan:
 
     @property
     def estimated_bytes_out(self) -> int:
-        """Stored bytes of the whole run, without per-label moments."""
-        return self.bytes_per_image * self.estimated_samples + self.bytes_per_shard * len(self.shards)
+        """Stored bytes of the whole run: images, shards' moments, and the bases (float32 Q, T and G) once."""
+        table, width = self.facts.table, int(self.facts.model["tower"]["width"])
+        bases = 4 * (len(table.heads) * table.head_dim * (table.embed_dim + table.head_dim) + width * table.embed_dim)
+        return self.bytes_per_image * self.estimated_samples + self.bytes_per_shard * len(self.shards) + bases
 
 
 class Reporter(Protocol):
