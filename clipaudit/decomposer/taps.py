@@ -137,7 +137,7 @@ class _Tap(nn.Module):
     ) -> Tensor | tuple[Tensor, None]:
         """(B, queries, width) -> (B, queries, width); for nn.MultiheadAttention's callers a pair with None."""
         if attn_mask is not None or is_causal or need_weights:
-            raise NotImplementedError("a tapped image tower takes no mask and gives no attention weights")
+            raise ValueError("a tapped image tower takes no mask and gives no attention weights")
         out = self._read_once(x) if self._can_read_once(rope) else self._read(x, rope, shared_rel_pos)
         self._record.values[self._layer] = self._record.rows(out)
         out = out.flatten(2)
