@@ -1,0 +1,1 @@
+"""Words: the text pool, class names, prompt templates."""
