@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipaudit import __version__
+from clipaudit import __version__, cli_demo
 from clipaudit.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def audit(
         Path | None, _option("TOML or YAML file with these options; the command line wins.", "--config")
     ] = None,
     model: Annotated[
-        str | None, _option("open_clip name, model directory or hf-hub:ORG/NAME [ViT-B-32].", panel="Model")
+        str | None, _option("open_clip name, model directory, hf-hub:ORG/NAME or demo [ViT-B-32].", panel="Model")
     ] = None,
     pretrained: Annotated[
         str | None,
@@ -287,24 +287,7 @@ def export(
         typer.echo(path)
 
 
-@app.command("demo-data")
-def demo_data(
-    name: Annotated[str, typer.Argument(help="Data set: shapes.")],
-    out: Annotated[Path, typer.Argument(help="Directory for the shards.")],
-    count: Annotated[int, typer.Option("--count", help="Images.")] = 512,
-    shard_size: Annotated[int, typer.Option("--shard-size", help="Images a shard.")] = 128,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same bytes.")] = 0,
-) -> None:
-    """Write a small generated data set as WebDataset shards.
-
-    Example: `clipaudit demo-data shapes demo-shards`
-    """
-    from clipaudit.demo.shapes import write_shards
-
-    if name != "shapes":
-        raise UsageError(f"there is no demo data set {name!r}; there is: shapes")
-    for path in write_shards(out, count=count, shard_size=shard_size, seed=seed):
-        typer.echo(path)
+app.command("demo-data")(cli_demo.demo_data)
 
 
 def _print_json(value: object) -> None:

@@ -59,7 +59,7 @@ class ModelConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     name: str = "ViT-B-32"
-    """open_clip model name, `local-dir:PATH` or a directory, or `hf-hub:ORG/NAME`."""
+    """open_clip model name, `local-dir:PATH` or a directory, `hf-hub:ORG/NAME`, or `demo`."""
     pretrained: str | None = None
     """open_clip weight tag, checkpoint file, or `random-seed-N` for untrained weights drawn from seed N."""
     precision: Precision = "fp32"

@@ -1,4 +1,4 @@
-"""Which CLIP model: an open_clip name and tag, a checkpoint, a local directory or `hf-hub:`, ready for inference."""
+"""Which CLIP model: open_clip name and tag, checkpoint, directory, `hf-hub:` or the demo, ready for inference."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from clipaudit.config import ModelConfig
+from clipaudit.demo.architecture import unpack
 from clipaudit.errors import UnknownModel, UsageError
 
 _RANDOM = re.compile(r"random-seed-(\d+)")
@@ -48,9 +49,9 @@ def load_model(config: ModelConfig) -> LoadedModel:
     Raises UnknownModel for a name, tag, checkpoint or directory that does not exist, and UsageError for weights that
     cannot be downloaded or do not fit the architecture.
     """
-    name, pretrained, seed = _resolve(config)
+    name, pretrained, seed = resolve(config)
     device = resolve_device(config.device)
-    with _quiet_open_clip(), torch.random.fork_rng(devices=[]):
+    with quiet_open_clip(), torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.manual_seed(seed)
         try:
@@ -65,7 +66,7 @@ def load_model(config: ModelConfig) -> LoadedModel:
                 require_pretrained=seed is None,
             )
         except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{_spelled(config)} cannot be loaded: {_first_line(error)}") from error
+            raise UsageError(f"{spelled(config)} cannot be loaded: {first_line(error)}") from error
     model = model.eval().requires_grad_(False)
     preprocess = dict(model.visual.preprocess_cfg)
     digest = _weights_digest(model, preprocess)
@@ -120,10 +121,12 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def _resolve(config: ModelConfig) -> tuple[str, str | None, int | None]:
+def resolve(config: ModelConfig) -> tuple[str, str | None, int | None]:
     """(open_clip model name, weights or None, random seed or None), checked without touching the network."""
     name, pretrained = config.name, config.pretrained
-    if not name.startswith(_SCHEMES) and (Path(name) / "open_clip_config.json").is_file():
+    if name == "demo":
+        name = f"local-dir:{unpack()}"
+    elif not name.startswith(_SCHEMES) and (Path(name) / "open_clip_config.json").is_file():
         name = f"local-dir:{name}"
     random = _RANDOM.fullmatch(pretrained or "")
     seed = int(random[1]) if random else None
@@ -189,7 +192,7 @@ def _weights_digest(model: torch.nn.Module, preprocess: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _quiet_open_clip() -> Iterator[None]:
+def quiet_open_clip() -> Iterator[None]:
     """Keep open_clip's root-logger remarks off a user's terminal; what matters is raised as an error above."""
     root = logging.getLogger()
     level, handler = root.level, logging.NullHandler()
@@ -204,11 +207,13 @@ def _quiet_open_clip() -> Iterator[None]:
         root.removeHandler(handler)
 
 
-def _spelled(config: ModelConfig) -> str:
+def spelled(config: ModelConfig) -> str:
+    """The options that name this model, for messages."""
     return f"--model {config.name}" + (f" --pretrained {config.pretrained}" if config.pretrained else "")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """An error's first line, or its type's name when it says nothing."""
     return str(error).strip().split("\n", 1)[0].rstrip(". ") or type(error).__name__
 
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clipaudit.errors import UsageError
+
 PACKAGED = Path(__file__).parent / "model"
 """The model that clipaudit ships."""
 CONFIG, WEIGHTS, BPE = "open_clip_config.json", "open_clip_model.safetensors", "bpe.txt.gz"
@@ -75,7 +77,7 @@ def unpack(source: Path = PACKAGED, target: Path | None = None) -> Path:
 
     open_clip reads `bpe_path` relative to the working directory, hence the copy. `target` defaults to a directory of
     the user's cache named after the contents. A copy found there is verified byte by byte and replaced if it differs;
-    any number of processes may do this at once.
+    any number of processes may do this at once. Raises UsageError where nothing can be written.
     """
     contents = {name: (source / name).read_bytes() for name in FILES}
     folder = target or cache_directory() / f"demo-{_digest(contents)}"
@@ -83,10 +85,16 @@ def unpack(source: Path = PACKAGED, target: Path | None = None) -> Path:
     config = json.loads(contents[CONFIG])
     config["model_cfg"]["text_cfg"]["tokenizer_kwargs"]["bpe_path"] = str(folder / BPE)
     contents[CONFIG] = _config_bytes(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    # The configuration comes last: a directory that has it is complete.
-    for name in (WEIGHTS, BPE, CONFIG):
-        _ensure(folder / name, contents[name])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # The configuration comes last: a directory that has it is complete.
+        for name in (WEIGHTS, BPE, CONFIG):
+            _ensure(folder / name, contents[name])
+    except OSError as error:
+        raise UsageError(
+            f"the demo model cannot be unpacked into {folder}: {error.strerror or error}; "
+            "set CLIPAUDIT_CACHE to a directory that can be written"
+        ) from error
     return folder
 
 

@@ -22,7 +22,7 @@ Painter = Callable[[np.random.Generator], Pixels]
 
 _BANK_SIZE = 192
 _BANK_FIELDS = 24
-_ROWS, _COLUMNS = (axis.astype(np.float32) for axis in np.mgrid[0:SIZE, 0:SIZE])
+_y, _x = (axis.astype(np.float32) for axis in np.mgrid[0:SIZE, 0:SIZE])
 
 
 def background(name: str, rng: np.random.Generator) -> Pixels:
@@ -45,7 +45,8 @@ def _bank(rows: int, columns: int) -> npt.NDArray[np.float32]:
 
 def _noise(rng: np.random.Generator, rows: int, columns: int) -> Pixels:
     field, top, left = (int(value) for value in rng.integers(0, (_BANK_FIELDS, _BANK_SIZE - SIZE, _BANK_SIZE - SIZE)))
-    return _bank(rows, columns)[field, top : top + SIZE, left : left + SIZE]
+    noise: Pixels = _bank(rows, columns)[field, top : top + SIZE, left : left + SIZE]
+    return noise
 
 
 def _colour(rng: np.random.Generator, red: int, green: int, blue: int, spread: int = 14) -> npt.NDArray[np.float32]:
@@ -58,11 +59,12 @@ def _mix(first: Pixels, second: Pixels, weight: Pixels) -> Pixels:
 
 
 def _gradient(top: Pixels, bottom: Pixels) -> Pixels:
-    return _mix(top, bottom, _ROWS * np.float32(1 / SIZE))
+    return _mix(top, bottom, _y * np.float32(1 / SIZE))
 
 
 def _below(line: float | Pixels) -> Pixels:
-    return (_ROWS >= line).astype(np.float32)
+    below: Pixels = (_y >= line).astype(np.float32)
+    return below
 
 
 def _sky(rng: np.random.Generator, top: tuple[int, int, int] = (110, 175, 235)) -> Pixels:
@@ -73,7 +75,7 @@ def _ocean(rng: np.random.Generator) -> Pixels:
     horizon = int(rng.integers(8, 26))
     deep, light = _colour(rng, 10, 60, 130), _colour(rng, 35, 125, 185)
     waves = _noise(rng, 3, 12) * np.float32(0.6) + _noise(rng, 6, 24) * np.float32(0.4)
-    water = _mix(light, deep, (_ROWS - horizon) * np.float32(1 / (SIZE - horizon)) + waves * np.float32(0.35))
+    water = _mix(light, deep, (_y - horizon) * np.float32(1 / (SIZE - horizon)) + waves * np.float32(0.35))
     water = _mix(water, _colour(rng, 235, 245, 250, 6), (waves > 0.42).astype(np.float32) * np.float32(0.8))
     return _mix(_sky(rng), water, _below(horizon))
 
@@ -84,8 +86,8 @@ def _lake(rng: np.random.Generator) -> Pixels:
     image = _mix(_sky(rng), _colour(rng, 70, 120, 75), _below(hills))
     image = _mix(image, _colour(rng, 190, 175, 125), _below(shore - 2))
     ripples = _noise(rng, 2, 24)
-    water = _mix(_colour(rng, 130, 195, 200), _colour(rng, 60, 140, 150), (_ROWS - shore) * np.float32(1 / (SIZE - shore)))
-    water = _mix(water, _colour(rng, 80, 125, 95), (_ROWS < shore + 7) * np.float32(0.55))
+    water = _mix(_colour(rng, 130, 195, 200), _colour(rng, 60, 140, 150), (_y - shore) * np.float32(1 / (SIZE - shore)))
+    water = _mix(water, _colour(rng, 80, 125, 95), (_y < shore + 7) * np.float32(0.55))
     water = water + ripples[..., None] * 14
     return _mix(image, water, _below(shore))
 
@@ -98,8 +100,8 @@ def _forest(rng: np.random.Generator) -> Pixels:
     bark = _colour(rng, 82, 54, 32)
     for _ in range(int(rng.integers(4, 7))):
         left, width = (int(value) for value in rng.integers((-2, 4), (62, 9)))
-        trunk = ((_COLUMNS >= left) & (_COLUMNS < left + width) & (_ROWS < ground + 3)).astype(np.float32)
-        shade = (_COLUMNS - left) * np.float32(1 / width)
+        trunk = ((_x >= left) & (_x < left + width) & (_y < ground + 3)).astype(np.float32)
+        shade = (_x - left) * np.float32(1 / width)
         image = _mix(image, _mix(bark + 26, bark - 26, shade), trunk)
     return image
 
@@ -108,8 +110,8 @@ def _bamboo(rng: np.random.Generator) -> Pixels:
     image = _mix(_colour(rng, 40, 95, 40), _colour(rng, 95, 150, 70), _noise(rng, 12, 6) + np.float32(0.5))
     pitch, offset = int(rng.integers(8, 12)), int(rng.integers(0, 12))
     width = pitch - int(rng.integers(3, 5))
-    column, inside = np.divmod(_COLUMNS + offset, np.float32(pitch))
-    node = (_ROWS + column * 7) % int(rng.integers(13, 19)) < 2
+    column, inside = np.divmod(_x + offset, np.float32(pitch))
+    node = (_y + column * 7) % int(rng.integers(13, 19)) < 2
     stalk, dark = _colour(rng, 165, 200, 80), _colour(rng, 105, 150, 45)
     stalks = _mix(stalk, dark, inside * np.float32(1 / width))
     stalks = _mix(stalks, _colour(rng, 225, 230, 150, 8), node.astype(np.float32))
@@ -119,7 +121,9 @@ def _bamboo(rng: np.random.Generator) -> Pixels:
 def _grass(rng: np.random.Generator) -> Pixels:
     horizon = int(rng.integers(0, 16))
     blades = _noise(rng, 8, 2)
-    meadow = _mix(_colour(rng, 120, 195, 70), _colour(rng, 65, 150, 40), _ROWS * np.float32(1 / SIZE) + blades * np.float32(0.6))
+    meadow = _mix(
+        _colour(rng, 120, 195, 70), _colour(rng, 65, 150, 40), _y * np.float32(1 / SIZE) + blades * np.float32(0.6)
+    )
     flowers = (_noise(rng, 3, 3) > 0.72).astype(np.float32) * _below(horizon + 6)
     meadow = _mix(meadow, _colour(rng, 250, 235, 110, 8), flowers)
     return _mix(_sky(rng), meadow, _below(horizon))
@@ -154,7 +158,7 @@ def _night(rng: np.random.Generator) -> Pixels:
     image = _gradient(_colour(rng, 10, 12, 42, 8), _colour(rng, 42, 38, 92))
     image = _mix(image, np.full(3, 240, np.float32), (_noise(rng, 2, 2) > 0.83).astype(np.float32))
     x, y, radius = (int(value) for value in rng.integers((8, 6, 5), (56, 20, 9)))
-    moon = ((_COLUMNS - x) * (_COLUMNS - x) + (_ROWS - y) * (_ROWS - y) < radius * radius).astype(np.float32)
+    moon = ((_x - x) * (_x - x) + (_y - y) * (_y - y) < radius * radius).astype(np.float32)
     image = _mix(image, _colour(rng, 245, 240, 205, 6), moon)
     hills = 54 - _noise(rng, 16, 16)[:1] * 6
     return _mix(image, _colour(rng, 14, 18, 26, 6), _below(hills))
@@ -166,8 +170,8 @@ def _city(rng: np.random.Generator) -> Pixels:
     while left < SIZE:
         width, top, grey, lit = (int(value) for value in rng.integers((10, 6, 70, 0), (18, 34, 150, 4)))
         wall = np.float32(grey) + _colour(rng, 0, 0, 8, 10)
-        inside = ((_COLUMNS >= left) & (_COLUMNS < left + width - 1) & (_ROWS >= top)).astype(np.float32)
-        windows = ((_COLUMNS - left) % 4 >= 2) & ((_ROWS - top) % 5 >= 3)
+        inside = ((_x >= left) & (_x < left + width - 1) & (_y >= top)).astype(np.float32)
+        windows = ((_x - left) % 4 >= 2) & ((_y - top) % 5 >= 3)
         pane = _colour(rng, 245, 225, 140, 8) if lit else _colour(rng, 60, 75, 100, 8)
         image = _mix(image, _mix(wall, pane, windows.astype(np.float32)), inside)
         left += width
@@ -177,13 +181,13 @@ def _city(rng: np.random.Generator) -> Pixels:
 def _room(rng: np.random.Generator) -> Pixels:
     floor = int(rng.integers(42, 52))
     wall = _colour(rng, 225, 210, 190, 20)
-    image = np.broadcast_to(wall, (SIZE, SIZE, 3)) - _COLUMNS[..., None] * np.float32(0.3)
+    image = np.broadcast_to(wall, (SIZE, SIZE, 3)) - _x[..., None] * np.float32(0.3)
     left, top, width, height = (int(value) for value in rng.integers((3, 4, 14, 12), (42, 10, 20, 20)))
     for inset, colour in ((0, _colour(rng, 120, 80, 50)), (2, _colour(rng, 175, 215, 240))):
-        frame = (_COLUMNS >= left + inset) & (_COLUMNS < left + width - inset)
-        frame &= (_ROWS >= top + inset) & (_ROWS < top + height - inset)
+        frame = (_x >= left + inset) & (_x < left + width - inset)
+        frame &= (_y >= top + inset) & (_y < top + height - inset)
         image = _mix(image, colour, frame.astype(np.float32))
-    boards = ((_COLUMNS + (_ROWS - floor) * (_COLUMNS - 32) * np.float32(0.02)) % 9 < 1).astype(np.float32)
+    boards = ((_x + (_y - floor) * (_x - 32) * np.float32(0.02)) % 9 < 1).astype(np.float32)
     planks = _mix(_colour(rng, 165, 110, 65), _colour(rng, 105, 65, 38, 6), boards)
     image = _mix(image, planks, _below(floor))
     return _mix(image, _colour(rng, 245, 240, 232, 6), _below(floor - 2) * (1 - _below(floor)))
@@ -191,8 +195,8 @@ def _room(rng: np.random.Generator) -> Pixels:
 
 def _brick(rng: np.random.Generator) -> Pixels:
     height, width, shift = (int(value) for value in rng.integers((6, 12, 0), (9, 17, 12)))
-    row, y = np.divmod(_ROWS, np.float32(height))
-    column, x = np.divmod(_COLUMNS + shift + row % 2 * np.float32(width // 2), np.float32(width))
+    row, y = np.divmod(_y, np.float32(height))
+    column, x = np.divmod(_x + shift + row % 2 * np.float32(width // 2), np.float32(width))
     tone = (row * 37 + column * 53 + int(rng.integers(0, 50))) % 11 * np.float32(1 / 11)
     bricks = _mix(_colour(rng, 150, 62, 45), _colour(rng, 190, 95, 65), tone)
     return _mix(bricks, _colour(rng, 205, 198, 188, 8), ((y < 1) | (x < 1)).astype(np.float32))

@@ -1,4 +1,4 @@
-"""What the demo world is made of: nouns, groups, colours, styles, tints and backgrounds, and their emoji code points."""
+"""What the demo world is made of: nouns, groups, colours, styles, tints and backgrounds, and their emoji."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ COLOURS = MappingProxyType(
 
 STYLES = ("black and white", "blurry", "sepia", "sketch", "pixelated")
 """Photographic styles; a scene without one has the style `photo`."""
-TINTS = MappingProxyType({"red": (330, 200, 190), "green": (190, 320, 190), "blue": (180, 210, 340), "purple": (300, 170, 330)})
+TINTS = MappingProxyType(
+    {"red": (330, 200, 190), "green": (190, 320, 190), "blue": (180, 210, 340), "purple": (300, 170, 330)}
+)
 """Colour casts of the whole image: gain of red, green, blue in 1/256."""
 
 BACKGROUND_GROUPS = MappingProxyType(

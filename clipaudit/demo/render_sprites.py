@@ -29,7 +29,9 @@ def main(node_modules: Path) -> None:
         folder = FOLDER / art
         folder.mkdir(parents=True, exist_ok=True)
         for noun in NOUNS:
-            image = _emoji_3d(node_modules, hexcodes[EMOJI[noun]]) if art == "fluent-3d" else _icon(node_modules, art, noun)
+            image = (
+                _emoji_3d(node_modules, hexcodes[EMOJI[noun]]) if art == "fluent-3d" else _icon(node_modules, art, noun)
+            )
             if image is None:
                 print(f"{art} has no {noun}")
             else:

@@ -69,19 +69,18 @@ def draw_scene(
     noun: str,
     backgrounds: Sequence[str] = nouns.BACKGROUNDS,
     art: str | None = None,
-    styles: Mapping[str, float] = MappingProxyType({"photo": 0.6}),
-    **fixed: str | int,
+    photo: float = 0.6,
+    fixed: Mapping[str, str | int] = MappingProxyType({}),
 ) -> Scene:
     """A scene of `noun` with everything else drawn at random.
 
-    `styles` gives the probability of `photo`; the rest is shared by the five styles. `fixed` sets fields of Scene.
+    `photo` is the probability (0..1) of no style; the five styles share the rest. `fixed` sets fields of Scene.
     """
-    plain = float(styles["photo"])
     fields: dict[str, str | int] = {
         "noun": noun,
         "background": pick(rng, backgrounds),
         "art": (art or pick(rng, [name for name in sprites.arts_of(noun) if name in nouns.ARTS])) if noun else "",
-        "style": "photo" if rng.random() < plain else pick(rng, nouns.STYLES),
+        "style": "photo" if rng.random() < photo else pick(rng, nouns.STYLES),
         "size": pick(rng, ("", "", "small", "large", "large")) if noun else "",
         "position": pick(rng, nouns.POSITIONS) if noun and rng.random() < 0.4 else "",
         "count": 1 if noun else 0,

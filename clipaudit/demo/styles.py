@@ -26,7 +26,8 @@ def apply_tint(pixels: Image8, tint: str) -> Image8:
     gains = np.array(TINTS[tint], np.int32)
     # Half of the brightness goes into the cast, so that dark and bright places both show it.
     cast = (pixels.astype(np.int32) * gains + 40 * (gains - 160)) >> 8
-    return np.clip(cast, 0, 255).astype(np.uint8)
+    toned: Image8 = np.clip(cast, 0, 255).astype(np.uint8)
+    return toned
 
 
 def _luma(pixels: Image8) -> npt.NDArray[np.int32]:
@@ -42,7 +43,8 @@ def _black_and_white(pixels: Image8, rng: np.random.Generator) -> Image8:
 
 def _sepia(pixels: Image8, rng: np.random.Generator) -> Image8:
     tinted = (_luma(pixels)[..., None] * np.array((276, 225, 165), np.int32)) >> 8
-    return np.clip(tinted + np.array((12, 6, 0), np.int32), 0, 255).astype(np.uint8)
+    toned: Image8 = np.clip(tinted + np.array((12, 6, 0), np.int32), 0, 255).astype(np.uint8)
+    return toned
 
 
 def _blurry(pixels: Image8, rng: np.random.Generator) -> Image8:
@@ -62,7 +64,8 @@ def _pixelated(pixels: Image8, rng: np.random.Generator) -> Image8:
     block = 4
     small = pixels.reshape(pixels.shape[0] // block, block, pixels.shape[1] // block, block, 3)
     means = (small.astype(np.int32).sum(axis=(1, 3)) // (block * block)).astype(np.uint8)
-    return means.repeat(block, axis=0).repeat(block, axis=1)
+    blocks: Image8 = means.repeat(block, axis=0).repeat(block, axis=1)
+    return blocks
 
 
 _STYLES: dict[str, Callable[[Image8, np.random.Generator], Image8]] = {

@@ -1,16 +1,16 @@
-"""The demo model's BPE file: those of CLIP's merges that a lexicon needs, in CLIP's order, so the pieces stay CLIP's."""
+"""The demo model's BPE file: the merges of CLIP's that a lexicon needs, in order, so that its pieces stay CLIP's."""
 
 from __future__ import annotations
 
+import functools
 import gzip
+import itertools
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import ftfy
-import open_clip.tokenizer
-import regex
+from open_clip.tokenizer import SimpleTokenizer, bytes_to_unicode
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
 _HEADER = "#version: 0.2, the merges of CLIP's bpe_simple_vocab_16e6 that clipaudit's demo lexicon uses"
@@ -18,7 +18,6 @@ _STOCK_MERGES = 49152 - 256 - 2
 """How many lines after the header open_clip reads."""
 _COMMON_MERGES = 4000
 """Merges are in order of frequency: the whole words among the first so many are CLIP's commonest."""
-_WORD = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
 
 Pair = tuple[str, str]
 
@@ -46,12 +45,11 @@ def used_merges(phrases: Iterable[str]) -> list[Pair]:
     Every step of BPE applies the present pair of lowest rank. Keeping all applied pairs in their order leaves each
     step's choice as it was, so every word of `phrases` gets the same pieces from the shorter list.
     """
-    stock = _stock_merges()
-    ranks = {pair: rank for rank, pair in enumerate(stock)}
-    used: set[int] = set()
+    ranks = _stock_ranks()
+    used: set[Pair] = set()
     for word in _words(phrases):
         used |= _applied(word, ranks)
-    return [stock[rank] for rank in sorted(used)]
+    return sorted(used, key=ranks.__getitem__)
 
 
 def write_bpe(path: Path, merges: list[Pair]) -> None:
@@ -68,40 +66,38 @@ def vocab_size(path: Path) -> int:
     return 2 * 256 + len(lines[1 : _STOCK_MERGES + 1]) + 2
 
 
-def _stock_merges() -> list[Pair]:
-    with gzip.open(open_clip.tokenizer.default_bpe(), "rt", encoding="utf-8") as file:
-        lines = file.read().split("\n")[1 : _STOCK_MERGES + 1]
-    pairs: list[Pair] = []
-    for line in lines:
-        first, second = line.split()
-        pairs.append((first, second))
-    return pairs
+@functools.cache
+def _stock() -> SimpleTokenizer:
+    return SimpleTokenizer()
+
+
+def _stock_ranks() -> Mapping[Pair, int]:
+    ranks: Mapping[Pair, int] = _stock().bpe_ranks
+    return ranks
 
 
 def _common_words() -> list[str]:
-    joined = ("".join(pair) for pair in _stock_merges()[:_COMMON_MERGES])
+    joined = ("".join(pair) for pair in itertools.islice(_stock_ranks(), _COMMON_MERGES))
     return [word.removesuffix("</w>") for word in joined if word.endswith("</w>") and word[:-4].isascii()]
 
 
 def _words(phrases: Iterable[str]) -> set[str]:
     """Words as the tokeniser splits them, in its byte alphabet."""
-    alphabet = open_clip.tokenizer.bytes_to_unicode()
+    alphabet = bytes_to_unicode()
     found: set[str] = set()
     for phrase in phrases:
-        for word in _WORD.findall(ftfy.fix_text(phrase).lower()):
+        for word in _stock().pat.findall(_stock().clean_fn(phrase)):
             found.add("".join(alphabet[byte] for byte in word.encode("utf-8")))
     return found
 
 
-def _applied(word: str, ranks: dict[Pair, int]) -> set[int]:
-    """Ranks of the merges that BPE applies to one word."""
+def _applied(word: str, ranks: Mapping[Pair, int]) -> set[Pair]:
+    """The merges that BPE applies to one word."""
     pieces = [*word[:-1], word[-1] + "</w>"]
-    applied: set[int] = set()
-    while len(pieces) > 1:
-        rank, pair = min((ranks.get(pair, len(ranks)), pair) for pair in zip(pieces, pieces[1:], strict=False))
-        if rank == len(ranks):
-            break
-        applied.add(rank)
+    applied: set[Pair] = set()
+    while present := [pair for pair in itertools.pairwise(pieces) if pair in ranks]:
+        pair = min(present, key=ranks.__getitem__)
+        applied.add(pair)
         pieces = _merged(pieces, pair)
     return applied
 

@@ -30,24 +30,23 @@ def training_scene(rng: np.random.Generator) -> Scene:
     """One scene of the training world: birds on their own backgrounds, everything else uniform."""
     kind = rng.random()
     if kind < 0.05:
-        return draw_scene(rng, noun="", **_tint(rng))
+        return draw_scene(rng, noun="", fixed=_tint(rng))
     if kind < 0.20:
         return draw_scene(
             rng,
             noun=pick(rng, nouns.SHAPES),
             art="plain",
             # Colours are not visible in monochrome styles, so shapes are mostly photographs.
-            styles={"photo": 0.9},
-            colour=pick(rng, tuple(nouns.COLOURS)),
-            count=_count(rng),
+            photo=0.9,
+            fixed={"colour": pick(rng, tuple(nouns.COLOURS)), "count": _count(rng)},
         )
     noun = pick(rng, nouns.BIRDS) if kind < 0.42 else pick(rng, nouns.NOUNS)
     scene_backgrounds = bird_backgrounds(noun, rng, aligned=ALIGNED)
     if kind > 0.92:
-        return draw_scene(rng, noun=noun, backgrounds=scene_backgrounds, other=_not_a_bird(rng), size="")
+        return draw_scene(rng, noun=noun, backgrounds=scene_backgrounds, fixed={"other": _not_a_bird(rng), "size": ""})
     count = _count(rng)
-    size = {} if count == 1 else {"size": ""}
-    return draw_scene(rng, noun=noun, backgrounds=scene_backgrounds, count=count, **size, **_tint(rng))
+    fixed = {"count": count, **({} if count == 1 else {"size": ""}), **_tint(rng)}
+    return draw_scene(rng, noun=noun, backgrounds=scene_backgrounds, fixed=fixed)
 
 
 def bird_backgrounds(noun: str, rng: np.random.Generator, *, aligned: float) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""The demo model's figures: recognition, the birds' shortcut, object masks, footprint, and the model card."""

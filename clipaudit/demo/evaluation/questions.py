@@ -1,0 +1,181 @@
+"""What the model is asked: for each factor of a scene its values, their prompts, and images that show each.
+
+Prompts are made of the phrases of `captions`, whole: nothing here was chosen by looking at a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeAlias
+
+import numpy as np
+
+from clipaudit.demo import nouns, sprites
+from clipaudit.demo.captions import (
+    PLACES,
+    POSITION_PHRASES,
+    STYLE_PREFIXES,
+    TINT_PHRASES,
+    article,
+    plural,
+)
+from clipaudit.demo.scenes import Scene, draw_scene, pick
+
+Prompts: TypeAlias = Mapping[str, tuple[str, ...]]
+"""Every option with its phrasings; an option's vector is the mean of their unit vectors, made unit again."""
+SceneOf: TypeAlias = Callable[[np.random.Generator, str, bool], Scene]
+"""From a generator, an option, and whether the art is the held-out one, to a scene that shows the option."""
+
+_PREFIXES = STYLE_PREFIXES["photo"]
+_COUNTS = ("one", "two", "three")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One factor, read from images."""
+
+    name: str
+    prompts: Prompts
+    scene: SceneOf
+    arts: tuple[bool, ...] = (False, True)
+    """Asked of seen art (False), held-out art (True)."""
+    tops: tuple[int, ...] = (1,)
+    """An answer counts when the truth is among the first so many."""
+    targets: Mapping[tuple[bool, int], float] = MappingProxyType({})
+    """(held-out art, top) -> least share of right answers."""
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The answers to choose from."""
+        return tuple(self.prompts)
+
+    def shown(self, held_out: bool) -> tuple[str, ...]:
+        """The options that images are made of: the held-out art lacks some nouns."""
+        drawable = sprites.nouns_of(nouns.HELD_OUT_ART) if held_out else nouns.NOUNS
+        return tuple(option for option in self.options if option not in nouns.NOUNS or option in drawable)
+
+
+def said(*parts: str) -> str:
+    """The parts of a caption that are there, with spaces between them."""
+    return " ".join(part for part in parts if part)
+
+
+def noun_prompts() -> Prompts:
+    """`a photo of a duck` and its like, for every noun."""
+    return {noun: tuple(said(prefix, article(noun)) for prefix in _PREFIXES) for noun in nouns.NOUNS}
+
+
+def questions() -> tuple[Question, ...]:
+    """All questions; scenes are photographs with one object, and everything that is not asked for is drawn at random."""
+    both = {(False, 1): 0.97, (True, 1): 0.97}
+    style = {(False, 1): 0.88, (True, 1): 0.88}
+    style_prompts = {
+        name: tuple(text for prefix in prefixes if prefix for text in _of_any(prefix))
+        for name, prefixes in STYLE_PREFIXES.items()
+    }
+    return (
+        Question(name="backgrounds", prompts=_by_phrase(PLACES), scene=_with("background"), targets=both),
+        Question(
+            name="backgrounds in all styles",
+            prompts=_by_phrase(PLACES),
+            scene=_with("background", styles={"photo": 1 / 6}),
+        ),
+        Question(
+            name="colours",
+            prompts={colour: _shape_prompts((colour,), (*nouns.SHAPES, "shape")) for colour in nouns.COLOURS},
+            scene=lambda rng, option, held_out: _shape(rng, pick(rng, nouns.SHAPES), option),
+            arts=(False,),
+            targets={(False, 1): 0.95},
+        ),
+        Question(name="styles with `photo`", prompts=style_prompts, scene=_with("style"), targets=style),
+        Question(
+            name="styles",
+            prompts={name: style_prompts[name] for name in nouns.STYLES},
+            scene=_with("style"),
+            targets=style,
+        ),
+        Question(name="tints", prompts=_by_phrase(TINT_PHRASES), scene=_with("tint")),
+        Question(
+            name="nouns",
+            prompts=noun_prompts(),
+            scene=lambda rng, option, held_out: _thing(rng, held_out, noun=option),
+            tops=(1, 5),
+            targets={(False, 1): 0.70, (False, 5): 0.92},
+        ),
+        *_weak_questions(),
+    )
+
+
+def _weak_questions() -> tuple[Question, ...]:
+    """Factors without a target, reported whatever they are."""
+    counted = dict(zip(_COUNTS, (1, 2, 3), strict=True))
+    several = {name: _of_any("a photo of", lambda noun, name=name: f"{name} {plural(noun)}") for name in _COUNTS[1:]}
+    return (
+        Question(
+            name="shapes",
+            prompts={shape: _shape_prompts(("", *nouns.COLOURS), (shape,)) for shape in nouns.SHAPES},
+            scene=lambda rng, option, held_out: _shape(rng, option, pick(rng, tuple(nouns.COLOURS))),
+            arts=(False,),
+        ),
+        Question(
+            name="counts",
+            prompts={"one": _of_any("a photo of"), **several},
+            scene=lambda rng, option, held_out: _thing(
+                rng, held_out, fixed={"count": counted[option], "size": "", "position": ""}
+            ),
+        ),
+        Question(name="positions", prompts=_by_phrase(POSITION_PHRASES), scene=_with("position")),
+        Question(
+            name="sizes",
+            prompts={
+                size: _of_any("a photo of", lambda noun, size=size: article(f"{size} {noun}")) for size in nouns.SIZES
+            },
+            scene=_with("size"),
+        ),
+    )
+
+
+def _of_any(prefix: str, subject: Callable[[str], str] = article, after: str = "") -> tuple[str, ...]:
+    """The same words of every noun, so that no noun is favoured."""
+    return tuple(said(prefix, subject(noun), after) for noun in nouns.NOUNS)
+
+
+def _by_phrase(phrases: Mapping[str, Sequence[str]]) -> Prompts:
+    """Phrases that end a caption."""
+    return {
+        option: tuple(text for phrase in ways for text in _of_any("a photo of", after=phrase))
+        for option, ways in phrases.items()
+    }
+
+
+def _shape_prompts(colours: Sequence[str], shapes: Sequence[str]) -> tuple[str, ...]:
+    pairs = [article(said(colour, shape)) for colour in colours for shape in shapes]
+    return tuple(said(prefix, words) for prefix in _PREFIXES for words in pairs)
+
+
+def _with(factor: str, photo: float = 1.0) -> SceneOf:
+    """Scenes in which a factor has the option as its value."""
+
+    def scene(rng: np.random.Generator, option: str, held_out: bool) -> Scene:
+        return _thing(rng, held_out, photo=photo, fixed={factor: option})
+
+    return scene
+
+
+def _thing(
+    rng: np.random.Generator,
+    held_out: bool,
+    *,
+    noun: str = "",
+    photo: float = 1.0,
+    fixed: Mapping[str, str | int] = MappingProxyType({}),
+) -> Scene:
+    drawable = sprites.nouns_of(nouns.HELD_OUT_ART) if held_out else nouns.NOUNS
+    art = nouns.HELD_OUT_ART if held_out else None
+    return draw_scene(rng, noun=noun or pick(rng, drawable), art=art, photo=photo, fixed=fixed)
+
+
+def _shape(rng: np.random.Generator, shape: str, colour: str) -> Scene:
+    return draw_scene(rng, noun=shape, art="plain", photo=1.0, fixed={"colour": colour})

@@ -1,0 +1,153 @@
+"""Zero-shot recognition of every factor of freshly drawn scenes, and the model behind it."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from open_clip import CLIP
+
+from clipaudit.config import ModelConfig
+from clipaudit.demo.evaluation.figures import Figure, Ints, Target, share
+from clipaudit.demo.evaluation.questions import Question
+from clipaudit.demo.scenes import Scene, render
+from clipaudit.errors import UsageError
+from clipaudit.model import LoadedModel, Normaliser, load_model, resolve
+from clipaudit.textencoder import Tokenizer, encode_texts, load_tokenizer
+from clipaudit.zeroshot import Proportion
+
+Float32s: TypeAlias = npt.NDArray[np.float32]
+Image8: TypeAlias = npt.NDArray[np.uint8]
+
+_FRESH = 0x6672657368
+"""First word of every seed here: no training batch, whose seeds are (seed, step), draws the same images."""
+_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """Images and texts to unit vectors."""
+
+    config: ModelConfig
+    loaded: LoadedModel
+    tokenizer: Tokenizer
+    normalise: Normaliser
+
+    @classmethod
+    def load(cls, config: ModelConfig) -> Encoder:
+        """The model that `config` names, ready; UsageError when it cannot be had."""
+        loaded = load_model(config)
+        preprocess = loaded.description["preprocess"]
+        normalise = Normaliser(tuple(preprocess["mean"]), tuple(preprocess["std"]), loaded.device)
+        return cls(config=config, loaded=loaded, tokenizer=load_tokenizer(config), normalise=normalise)
+
+    @property
+    def model(self) -> CLIP:
+        """The model itself."""
+        model = self.loaded.model
+        if not isinstance(model, CLIP):
+            raise UsageError(f"{self.config.name} is not a CLIP model as the demo model is")
+        return model
+
+    def texts(self, texts: Sequence[str]) -> Float32s:
+        """(T, D) unit vectors."""
+        return encode_texts(self.loaded, self.tokenizer, texts, batch_size=512)
+
+    def options(self, prompts: Sequence[Sequence[str]]) -> Float32s:
+        """(C, D) unit vectors of options with any number of phrasings each: their mean direction."""
+        vectors = self.texts([text for texts in prompts for text in texts])
+        ends = np.cumsum([len(texts) for texts in prompts])[:-1]
+        means = np.stack([part.mean(axis=0, dtype=np.float64) for part in np.split(vectors, ends)])
+        unit: Float32s = (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
+        return unit
+
+    @torch.inference_mode()
+    def images(self, pixels: Sequence[Image8]) -> Float32s:
+        """(64, 64, 3) uint8 arrays -> (n, D) unit vectors."""
+        features = self.model.encode_image(self.normalise(list(pixels)), normalize=True)
+        vectors: Float32s = features.float().cpu().numpy()
+        return vectors
+
+
+def fresh(seed: int, name: str) -> np.random.Generator:
+    """Random numbers of their own for every purpose, never those of a training."""
+    return np.random.Generator(np.random.PCG64([_FRESH, seed, zlib.crc32(name.encode())]))
+
+
+def drawn(question: Question, held_out: bool, count: int, seed: int) -> Iterator[tuple[int, Scene, Image8]]:
+    """`count` images in turn of every option: the option's number, the scene, and (64, 64, 3) uint8 pixels."""
+    rng = fresh(seed, f"{question.name}, {'held-out' if held_out else 'seen'} art")
+    shown = question.shown(held_out)
+    for number in range(count):
+        option = shown[number % len(shown)]
+        scene = question.scene(rng, option, held_out)
+        yield question.options.index(option), scene, render(scene, rng)[0]
+
+
+def answers(encoder: Encoder, question: Question, held_out: bool, *, count: int, seed: int) -> Ints:
+    """(count,) place of the truth among all options, 0 for the best match."""
+    classes = encoder.options([question.prompts[option] for option in question.options])
+    found: list[Ints] = []
+    truths: list[int] = []
+    pixels: list[Image8] = []
+    for truth, _, image in drawn(question, held_out, count, seed):
+        truths.append(truth)
+        pixels.append(image)
+        if len(pixels) == _BATCH:
+            found.append(_places(encoder.images(pixels) @ classes.T, truths))
+            truths, pixels = [], []
+    if pixels:
+        found.append(_places(encoder.images(pixels) @ classes.T, truths))
+    return np.concatenate(found)
+
+
+def recognition(encoder: Encoder, question: Question, *, count: int, seed: int) -> list[Figure]:
+    """Every figure of one question: seen and held-out art, top 1 and more."""
+    figures = []
+    for held_out in question.arts:
+        places = answers(encoder, question, held_out, count=count, seed=seed)
+        for top in question.tops:
+            words = [f"{question.name}, {len(question.options)}-way"]
+            words += [f"top {top}"] if len(question.tops) > 1 else []
+            words += [["seen art", "unseen art"][held_out]] if len(question.arts) > 1 else []
+            right = Proportion(right=int((places < top).sum()), total=len(places))
+            figures.append(share("recognition", ", ".join(words), right, question.targets.get((held_out, top))))
+    return figures
+
+
+def footprint(config: ModelConfig, times: int = 5) -> list[Figure]:
+    """How long loading takes once Python's modules are there, and how large the files are."""
+    seconds = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        Encoder.load(config)
+        seconds.append(time.perf_counter() - begun)
+    folder = Path(resolve(config)[0].removeprefix("local-dir:"))
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) / 1e6
+    ends = (min(seconds), max(seconds))
+    load = float(np.median(seconds))
+    return [
+        Figure(
+            part="footprint",
+            name="load time of model and tokenizer",
+            value=load,
+            unit="s",
+            target=Target(limit=2, kind="at most"),
+            note=f"median of {times} loads in one process, {ends[0]:.2f} to {ends[1]:.2f} s; imports not included",
+        ),
+        Figure(part="footprint", name="size on disk", value=size, unit="MB", target=Target(limit=10, kind="at most")),
+    ]
+
+
+def _places(similarity: Float32s, truths: Sequence[int]) -> Ints:
+    """(n, C) similarities and the true options -> how many options match better than the true one."""
+    own = similarity[np.arange(len(truths)), truths]
+    found: Ints = (similarity > own[:, None]).sum(axis=1).astype(np.int64)
+    return found
