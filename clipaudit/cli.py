@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipaudit import __version__, cli_demo
+from clipaudit import __version__, cli_demo, cli_heads
+from clipaudit.cli_options import JsonOption, RunArgument, print_json
+from clipaudit.cli_options import option as _option
 from clipaudit.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-RunArgument = Annotated[str, typer.Argument(help="Run directory, a local path or any fsspec URL.", show_default=False)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
 def _version(wanted: bool) -> None:
@@ -46,10 +43,6 @@ def _main(
     ] = False,
 ) -> None:
     """Audit image data sets with the exact per-head decomposition of a CLIP image encoder."""
-
-
-def _option(text: str, *names: str, panel: str | None = None) -> Any:  # noqa: ANN401 - typer's own type is untyped
-    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
 
 
 @app.command()
@@ -168,7 +161,7 @@ def _audit(config: AuditConfig, as_json: bool) -> None:
     with ConsoleReporter(config) as reporter, _stop_on_signals(reporter.stopping) as stop:
         result = run_audit(config, pool, reporter, stop)
     if as_json:
-        _print_json(asdict(result))
+        print_json(asdict(result))
 
 
 @contextmanager
@@ -201,7 +194,7 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
 
     result = run_status(run)
     if as_json:
-        _print_json(asdict(result))
+        print_json(asdict(result))
     else:
         print_status(result)
 
@@ -234,7 +227,7 @@ def check(
         if not as_json:
             print_recomputed(recomputed)
     if as_json:
-        _print_json(result)
+        print_json(result)
     if problems:
         raise IntegrityError(f"{run}: {problems[0]}" + (f" (and {len(problems) - 1} more)" if problems[1:] else ""))
 
@@ -257,7 +250,7 @@ def gc(
 
     removed = run_gc(run, dry_run=dry_run, min_age_seconds=0 if everything else YOUNG_SECONDS)
     if as_json:
-        _print_json({"dry_run": dry_run, "removed": removed})
+        print_json({"dry_run": dry_run, "removed": removed})
         return
     for name in removed:
         typer.echo(name)
@@ -287,9 +280,7 @@ def export(
         typer.echo(path)
 
 
+app.command("heads")(cli_heads.heads)
+app.command("ablate")(cli_heads.ablate)
+app.command("demo")(cli_demo.demo)
 app.command("demo-data")(cli_demo.demo_data)
-
-
-def _print_json(value: object) -> None:
-    json.dump(value, sys.stdout, indent=2, default=str)
-    sys.stdout.write("\n")

@@ -28,3 +28,21 @@ def demo_data(
     for path in write_world(name, out, count=count, seed=seed, shard_size=shard_size):
         typer.echo(path)
     typer.echo(out / "classnames.txt")
+
+
+def demo(
+    out: Annotated[Path, typer.Argument(help="Directory to make; must not exist or be empty.")] = Path(
+        "clipaudit-demo"
+    ),
+    birds: Annotated[int, typer.Option("--birds", help="Images of birds to audit.")] = 4000,
+    things: Annotated[int, typer.Option("--things", help="Images of other things, which describe the heads.")] = 3000,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the pictures.")] = 0,
+) -> None:
+    """Show the whole thing on generated pictures with a small CLIP model: needs no network, takes a minute or two.
+
+    Example: `clipaudit demo`
+    """
+    from clipaudit.demo.showcase import showcase
+
+    page = showcase(out, birds=birds, things=things, seed=seed, say=typer.echo)
+    typer.echo(f"Open {page}")

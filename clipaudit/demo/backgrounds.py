@@ -100,9 +100,9 @@ def _forest(rng: np.random.Generator) -> Pixels:
     bark = _colour(rng, 82, 54, 32)
     for _ in range(int(rng.integers(4, 7))):
         left, width = (int(value) for value in rng.integers((-2, 4), (62, 9)))
-        trunk = ((_x >= left) & (_x < left + width) & (_y < ground + 3)).astype(np.float32)
-        shade = (_x - left) * np.float32(1 / width)
-        image = _mix(image, _mix(bark + 26, bark - 26, shade), trunk)
+        trunk = np.s_[: ground + 3, max(left, 0) : left + width]
+        shade = (_x[trunk] - left) * np.float32(1 / width)
+        image[trunk] += _mix(bark + 26, bark - 26, shade) - image[trunk]
     return image
 
 
@@ -170,10 +170,10 @@ def _city(rng: np.random.Generator) -> Pixels:
     while left < SIZE:
         width, top, grey, lit = (int(value) for value in rng.integers((10, 6, 70, 0), (18, 34, 150, 4)))
         wall = np.float32(grey) + _colour(rng, 0, 0, 8, 10)
-        inside = ((_x >= left) & (_x < left + width - 1) & (_y >= top)).astype(np.float32)
-        windows = ((_x - left) % 4 >= 2) & ((_y - top) % 5 >= 3)
+        house = np.s_[top:, max(left, 0) : left + width - 1]
+        windows = ((_x[house] - left) % 4 >= 2) & ((_y[house] - top) % 5 >= 3)
         pane = _colour(rng, 245, 225, 140, 8) if lit else _colour(rng, 60, 75, 100, 8)
-        image = _mix(image, _mix(wall, pane, windows.astype(np.float32)), inside)
+        image[house] += _mix(wall, pane, windows.astype(np.float32)) - image[house]
         left += width
     return _mix(image, _colour(rng, 85, 85, 90, 6), _below(int(rng.integers(54, 60))))
 

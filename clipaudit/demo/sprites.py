@@ -30,13 +30,23 @@ def nouns_of(art: str) -> tuple[str, ...]:
 @lru_cache(maxsize=8192)
 def sprite(noun: str, art: str, size: int) -> npt.NDArray[np.uint8]:
     """(size, size, 4) uint8: red, green, blue premultiplied by alpha, and alpha."""
+    return _premultiplied(_drawing(noun, art), size)
+
+
+@cache
+def _drawing(noun: str, art: str) -> Image.Image:
     with Image.open(FOLDER / art / f"{noun}.webp") as image:
-        return _premultiplied(image.convert("RGBA"), size)
+        return image.convert("RGBa")
 
 
 @lru_cache(maxsize=8192)
 def shape(name: str, colour: tuple[int, int, int], size: int) -> npt.NDArray[np.uint8]:
     """A plain shape like `sprite`: (size, size, 4) uint8, premultiplied."""
+    return _premultiplied(_shape(name, colour), size)
+
+
+@cache
+def _shape(name: str, colour: tuple[int, int, int]) -> Image.Image:
     large = 4 * SPRITE_SIZE
     image = Image.new("RGBA", (large, large))
     draw = ImageDraw.Draw(image)
@@ -44,7 +54,7 @@ def shape(name: str, colour: tuple[int, int, int], size: int) -> npt.NDArray[np.
         _round(draw, name, colour, large)
     else:
         draw.polygon([(x * large, y * large) for x, y in _CORNERS[name]], fill=colour)
-    return _premultiplied(image, size)
+    return image.convert("RGBa")
 
 
 def _round(draw: ImageDraw.ImageDraw, name: str, colour: tuple[int, int, int], large: int) -> None:
@@ -73,7 +83,7 @@ _CORNERS = {
 
 def _premultiplied(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
     # Pillow resizes 8-bit images in integers, so the pixels are the same on every machine.
-    resized = image.convert("RGBa").resize((size, size), Image.Resampling.BILINEAR)
+    resized = image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(resized).copy()
     pixels.flags.writeable = False  # cached: everybody shares it
     return pixels

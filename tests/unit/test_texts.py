@@ -114,15 +114,15 @@ def test_the_check_for_near_duplicates_finds_some():
 
 
 def test_lines_are_clean(ours):
-    allowed = re.compile(r"[^\W_]+(?:[ ,.'°-]+[^\W_]+)*\.?")
+    allowed = re.compile(r"[^\W_]+(?:[ ,'-]+[^\W_]+)*")
     for text in ours.texts:
         assert allowed.fullmatch(text), text
-        assert not text.endswith("."), text
         assert 5 <= len(text) <= 100, text
         words = text.lower().split()
         assert all(a != b for a, b in itertools.pairwise(words)), text
-    wrong = re.compile(r"\b(?:a [aeio]\w|an [bcdfgjklmnpqrstvwxyz]\w)", re.IGNORECASE)
-    assert [text for text in ours.texts if wrong.search(text) and not re.search(r"\ba on[ec]", text)] == []
+    # said with a y or a w; letters said one by one
+    wrong = re.compile(r"\b(?:[Aa] (?!eu|Eu|one|once)[aeioAEIO]\w|[Aa]n (?!MRI|SUV)[b-df-gj-np-tv-zB-DF-GJ-NP-TV-Z]\w)")
+    assert [text for text in ours.texts if wrong.search(text)] == []
 
 
 def test_every_text_fits_the_context_of_clip(ours):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +15,8 @@ from clipaudit.demo import nouns
 from clipaudit.demo.backgrounds import SIZE
 from clipaudit.demo.evaluation.figures import Figure, Float64s, Target, mean_interval
 from clipaudit.demo.evaluation.questions import noun_prompts
-from clipaudit.demo.evaluation.recognition import Encoder, fresh
+from clipaudit.demo.evaluation.recognition import Encoder, Float32s, fresh
 from clipaudit.demo.scenes import draw_scene, render
-
-Float32s: TypeAlias = npt.NDArray[np.float32]
-Bools: TypeAlias = npt.NDArray[np.bool_]
 
 _BATCH = 64
 
@@ -31,16 +27,18 @@ def pixel_auc(scores: npt.ArrayLike, inside: npt.ArrayLike) -> float:
     outside, within = np.sort(values[~mask]), values[mask]
     if not len(outside) or not len(within):
         return math.nan
-    below, up_to = (np.searchsorted(outside, within, side=side) for side in ("left", "right"))  # type: ignore[call-overload]
+    below, up_to = np.searchsorted(outside, within, side="left"), np.searchsorted(outside, within, side="right")
     return float((below + up_to).mean() / (2 * len(outside)))
 
 
-def heat_maps(encoder: Encoder, decomposer: Decomposer, pixels: list[npt.NDArray[np.uint8]], texts: Float32s) -> Float32s:
+def heat_maps(
+    encoder: Encoder, decomposer: Decomposer, pixels: list[npt.NDArray[np.uint8]], texts: Float32s
+) -> Float32s:
     """Images (SIZE, SIZE, 3) uint8 and texts (T, D) -> (B, T, SIZE, SIZE): what each place adds to each product.
 
     All heads of all layers; the class token's own part has no place and is left out. Bilinear between patches.
     """
-    out = decomposer(encoder.normalise(pixels))
+    out = decomposer(encoder.normalise(list(pixels)))
     scores = token_map(out, decomposer.readout, torch.from_numpy(texts).to(out.embedding.device))  # (B, 1 + g * g, T)
     grid = math.isqrt(scores.shape[1] - 1)
     # (B, g * g, T) -> (B, T, g, g)
@@ -50,12 +48,12 @@ def heat_maps(encoder: Encoder, decomposer: Decomposer, pixels: list[npt.NDArray
 
 
 def object_masks(encoder: Encoder, *, count: int, seed: int) -> list[Figure]:
-    """AUC of the noun's map, of another noun's map on the same image, and of the noun against the mean of all nouns."""
-    own, other, against = _aucs(encoder, count, seed)
-    kept = np.isfinite(own)
-    own, other, against = own[kept], other[kept], against[kept]
+    """Mean AUC over photographs of one object in seen art, beside maps that know nothing of the noun."""
+    aucs = _aucs(encoder, count, seed)
+    aucs = aucs[np.isfinite(aucs).all(axis=1)]
+    own, other, against, centre = aucs.T
 
-    def figure(name: str, values: Float64s, limit: float | None, note: str = "") -> Figure:
+    def figure(name: str, values: Float64s, limit: float | None = None, note: str = "") -> Figure:
         return Figure(
             part="mask",
             name=name,
@@ -69,29 +67,30 @@ def object_masks(encoder: Encoder, *, count: int, seed: int) -> list[Figure]:
 
     return [
         figure("pixel AUC of the noun's heat map", own, 0.5),
-        figure("pixel AUC of another noun's heat map", other, None, "the control: a noun that is not there, by chance"),
-        figure("pixel AUC, the noun less the other noun", own - other, 0.0, "difference image by image"),
-        figure("pixel AUC of the noun less the mean of all nouns", against, 0.5, "what all nouns share taken away"),
+        figure("another noun's heat map", other, note="control: the map of a noun that is not there, drawn by chance"),
+        figure("nearness to the image's centre", centre, note="control: objects are seldom at the edge"),
+        figure("the noun's map less another noun's", own - other, 0.0, "difference image by image"),
+        figure("the noun's map less nearness to the centre", own - centre, 0.0, "difference image by image"),
+        figure("the noun less the mean of all nouns", against, 0.5, "what all nouns share is taken away"),
     ]
 
 
-def _aucs(encoder: Encoder, count: int, seed: int) -> tuple[Float64s, Float64s, Float64s]:
-    """(count,) each, over photographs of one object in seen art: own noun, another noun, own minus mean."""
+def _aucs(encoder: Encoder, count: int, seed: int) -> Float64s:
+    """(count, 4) by image: the noun's map, another noun's, the noun's less the mean of all nouns', and the centre."""
     rng = fresh(seed, "masks")
     prompts = noun_prompts()
     texts = encoder.options([prompts[noun] for noun in nouns.NOUNS])
     decomposer = Decomposer(encoder.model, tokens=True)
-    rows: list[tuple[float, float, float]] = []
+    away = (np.arange(SIZE) - (SIZE - 1) / 2) ** 2
+    centre = -(away[:, None] + away[None, :])
+    rows: list[list[float]] = []
     for first in range(0, count, _BATCH):
         truths = [number % len(nouns.NOUNS) for number in range(first, min(first + _BATCH, count))]
-        scenes = [draw_scene(rng, noun=nouns.NOUNS[truth], styles={"photo": 1.0}) for truth in truths]
+        scenes = [draw_scene(rng, noun=nouns.NOUNS[truth], photo=1.0) for truth in truths]
         images = [render(scene, rng) for scene in scenes]
         maps = heat_maps(encoder, decomposer, [pixels for pixels, _ in images], texts)
         for truth, (_, mask), by_noun in zip(truths, images, maps, strict=True):
             wrong = (truth + int(rng.integers(1, len(nouns.NOUNS)))) % len(nouns.NOUNS)
-            inside = mask > 0
-            candidates = (by_noun[truth], by_noun[wrong], by_noun[truth] - by_noun.mean(axis=0))
-            own, other, against = (pixel_auc(candidate, inside) for candidate in candidates)
-            rows.append((own, other, against))
-    own_all, other_all, against_all = np.array(rows).T
-    return own_all, other_all, against_all
+            candidates = (by_noun[truth], by_noun[wrong], by_noun[truth] - by_noun.mean(axis=0), centre)
+            rows.append([pixel_auc(candidate, mask > 0) for candidate in candidates])
+    return np.array(rows)

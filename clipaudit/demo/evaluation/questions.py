@@ -6,7 +6,7 @@ Prompts are made of the phrases of `captions`, whole: nothing here was chosen by
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -29,7 +29,7 @@ SceneOf: TypeAlias = Callable[[np.random.Generator, str, bool], Scene]
 """From a generator, an option, and whether the art is the held-out one, to a scene that shows the option."""
 
 _PREFIXES = STYLE_PREFIXES["photo"]
-_COUNTS = ("one", "two", "three")
+_COUNTS = MappingProxyType({"one": 1, "two": 2, "three": 3})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Question:
     """Asked of seen art (False), held-out art (True)."""
     tops: tuple[int, ...] = (1,)
     """An answer counts when the truth is among the first so many."""
-    targets: Mapping[tuple[bool, int], float] = MappingProxyType({})
+    targets: Mapping[tuple[bool, int], float] = field(default_factory=dict)
     """(held-out art, top) -> least share of right answers."""
 
     @property
@@ -68,7 +68,7 @@ def noun_prompts() -> Prompts:
 
 
 def questions() -> tuple[Question, ...]:
-    """All questions; scenes are photographs with one object, and everything that is not asked for is drawn at random."""
+    """All questions: of photographs with one object, in which everything that is not asked for is drawn at random."""
     both = {(False, 1): 0.97, (True, 1): 0.97}
     style = {(False, 1): 0.88, (True, 1): 0.88}
     style_prompts = {
@@ -80,7 +80,7 @@ def questions() -> tuple[Question, ...]:
         Question(
             name="backgrounds in all styles",
             prompts=_by_phrase(PLACES),
-            scene=_with("background", styles={"photo": 1 / 6}),
+            scene=_with("background", photo=1 / 6),
         ),
         Question(
             name="colours",
@@ -110,8 +110,6 @@ def questions() -> tuple[Question, ...]:
 
 def _weak_questions() -> tuple[Question, ...]:
     """Factors without a target, reported whatever they are."""
-    counted = dict(zip(_COUNTS, (1, 2, 3), strict=True))
-    several = {name: _of_any("a photo of", lambda noun, name=name: f"{name} {plural(noun)}") for name in _COUNTS[1:]}
     return (
         Question(
             name="shapes",
@@ -121,17 +119,19 @@ def _weak_questions() -> tuple[Question, ...]:
         ),
         Question(
             name="counts",
-            prompts={"one": _of_any("a photo of"), **several},
+            prompts={
+                "one": _of_any("a photo of"),
+                "two": _of_any("a photo of two", plural),
+                "three": _of_any("a photo of three", plural),
+            },
             scene=lambda rng, option, held_out: _thing(
-                rng, held_out, fixed={"count": counted[option], "size": "", "position": ""}
+                rng, held_out, fixed={"count": _COUNTS[option], "size": "", "position": ""}
             ),
         ),
         Question(name="positions", prompts=_by_phrase(POSITION_PHRASES), scene=_with("position")),
         Question(
             name="sizes",
-            prompts={
-                size: _of_any("a photo of", lambda noun, size=size: article(f"{size} {noun}")) for size in nouns.SIZES
-            },
+            prompts={size: _of_any(f"a photo of a {size}", str) for size in nouns.SIZES},
             scene=_with("size"),
         ),
     )

@@ -15,6 +15,7 @@ import torch
 from open_clip import CLIP
 
 from clipaudit.config import ModelConfig
+from clipaudit.demo.backgrounds import SIZE
 from clipaudit.demo.evaluation.figures import Figure, Ints, Target, share
 from clipaudit.demo.evaluation.questions import Question
 from clipaudit.demo.scenes import Scene, render
@@ -42,9 +43,13 @@ class Encoder:
 
     @classmethod
     def load(cls, config: ModelConfig) -> Encoder:
-        """The model that `config` names, ready; UsageError when it cannot be had."""
+        """The model that `config` names, ready; UsageError when it cannot be had or takes images of another size."""
         loaded = load_model(config)
         preprocess = loaded.description["preprocess"]
+        if preprocess["size"] not in (SIZE, [SIZE, SIZE]):
+            raise UsageError(
+                f"--model {config.name} takes images of {preprocess['size']} pixels, and the demo's have {SIZE}"
+            )
         normalise = Normaliser(tuple(preprocess["mean"]), tuple(preprocess["std"]), loaded.device)
         return cls(config=config, loaded=loaded, tokenizer=load_tokenizer(config), normalise=normalise)
 
@@ -123,13 +128,19 @@ def recognition(encoder: Encoder, question: Question, *, count: int, seed: int) 
 
 
 def footprint(config: ModelConfig, times: int = 5) -> list[Figure]:
-    """How long loading takes once Python's modules are there, and how large the files are."""
+    """How long loading takes once Python's modules are there, and how large the files are.
+
+    UsageError for a model that is not a directory.
+    """
+    name, _, _ = resolve(config)
+    folder = Path(name.removeprefix("local-dir:"))
+    if not folder.is_dir():
+        raise UsageError(f"--model {config.name} is not a directory: give an open_clip directory, or demo")
     seconds = []
     for _ in range(times):
         begun = time.perf_counter()
         Encoder.load(config)
         seconds.append(time.perf_counter() - begun)
-    folder = Path(resolve(config)[0].removeprefix("local-dir:"))
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) / 1e6
     ends = (min(seconds), max(seconds))
     load = float(np.median(seconds))

@@ -12,8 +12,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from clipaudit.demo import nouns
-from clipaudit.demo.captions import GROUP_PLACES, GROUP_WORDS, PLACES, POSITION_PHRASES, STYLE_PREFIXES, TINT_PHRASES
-from clipaudit.demo.captions import article, plural
+from clipaudit.demo.captions import (
+    GROUP_PLACES,
+    GROUP_WORDS,
+    PLACES,
+    POSITION_PHRASES,
+    STYLE_PREFIXES,
+    TINT_PHRASES,
+    article,
+    plural,
+)
 from clipaudit.demo.evaluation.figures import plain
 from clipaudit.demo.evaluation.questions import said
 from clipaudit.heads import TextSpan
@@ -68,7 +76,8 @@ class HeadWords:
             "place": {rule: plain(self.weight(rule)) for rule in RULES},
             "chosen": {rule: self.chosen(rule) for rule in RULES},
             "texts": [
-                {"text": text.text, "property": text.property, "explained": plain(text.explained)} for text in self.texts
+                {"text": text.text, "property": text.property, "explained": plain(text.explained)}
+                for text in self.texts
             ],
         }
 

@@ -1,0 +1,106 @@
+"""A whole evaluation: figures, the shortcut study, what was measured on which machine; as JSON and as a table."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from rich.table import Table
+
+from clipaudit import __version__
+from clipaudit.demo.evaluation.figures import Figure
+from clipaudit.demo.evaluation.shortcut import Shortcut
+
+_CHECKPOINT, _LOG = "checkpoint.safetensors", "log.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Everything that one command found."""
+
+    model: Mapping[str, Any]
+    """`LoadedModel.description`."""
+    figures: Sequence[Figure]
+    shortcut: Shortcut
+    seed: int
+    images: int
+    command: str
+    machine: str
+    seconds: float
+    training: Mapping[str, Any] | None = None
+    """`training_facts` of the training's directory."""
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "schema": 1,
+            "clipaudit": __version__,
+            "model": dict(self.model),
+            "command": self.command,
+            "machine": self.machine,
+            "seed": self.seed,
+            "images_per_question": self.images,
+            "seconds": round(self.seconds, 1),
+            "figures": [figure.record() for figure in self.figures],
+            "birds": self.shortcut.record(),
+            "training": None if self.training is None else dict(self.training),
+        }
+
+    def table(self) -> Table:
+        """Figure, target, measured, interval, reached."""
+        table = Table(
+            title=f"demo model {self.model['fingerprint']}, {self.images} images a question, seed {self.seed}"
+        )
+        columns = list(self.figures[0].shown())
+        for column in columns:
+            table.add_column(column, justify="left" if column == "figure" else "right")
+        part = self.figures[0].part
+        for figure in self.figures:
+            if figure.part != part:
+                table.add_section()
+                part = figure.part
+            shown = figure.shown()
+            table.add_row(*shown.values(), style={None: "", True: "green", False: "red"}[figure.reached])
+        return table
+
+
+def training_facts(folder: Path) -> dict[str, Any]:
+    """What a training's directory says of it: the recipe, the seconds it took, the last line of its log.
+
+    Empty where the directory holds neither a checkpoint nor a log.
+    """
+    facts: dict[str, Any] = {}
+    if (folder / _CHECKPOINT).is_file():
+        with safetensors.safe_open(folder / _CHECKPOINT, "np") as file:
+            facts["recipe"] = json.loads(file.metadata()["state"])
+    if (folder / _LOG).is_file():
+        lines = [json.loads(line) for line in (folder / _LOG).read_text(encoding="utf-8").splitlines()]
+        if lines:
+            facts |= {"log": lines[-1], "seconds": _seconds(lines)}
+    return facts
+
+
+def machine() -> str:
+    """Processor, cores, system and torch in one line."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        processor = next(iter(names), processor)
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{processor}, {threads}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def _seconds(lines: Sequence[Mapping[str, Any]]) -> float:
+    """Every start of a training counts its seconds from zero: the sum of what each start reached."""
+    seconds = [float(line["seconds"]) for line in lines]
+    ends = [before for before, after in itertools.pairwise(seconds) if after < before]
+    return sum(ends) + seconds[-1]

@@ -1,0 +1,297 @@
+"""The birds' shortcut, through the real pipeline: shards, audit, heads in words, mean-ablation, random controls."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipaudit.ablation import ZeroShot, as_set, mean_ablation, random_sets, replacement_means, stream_logits
+from clipaudit.config import AuditConfig, ExecutionConfig, FieldsConfig, ModelConfig, StoreConfig
+from clipaudit.demo.captions import STYLE_PREFIXES
+from clipaudit.demo.evaluation.choice import PLACE, RULES, TOP, HeadWords, Rule, head_words, text_pool
+from clipaudit.demo.evaluation.figures import (
+    Bools,
+    Figure,
+    Interval,
+    Ints,
+    Target,
+    percentiles,
+    plain,
+    resampled_groups,
+    share,
+)
+from clipaudit.demo.evaluation.questions import said
+from clipaudit.demo.evaluation.recognition import Encoder
+from clipaudit.demo.worlds import write_world
+from clipaudit.heads import textspans, variance_share
+from clipaudit.local import LocalPool
+from clipaudit.rows import Rows
+from clipaudit.run import Run
+from clipaudit.scheduler import Tally
+from clipaudit.schema import Label, parse_head_label
+from clipaudit.stages import Plan, audit
+from clipaudit.tasks import Failed
+from clipaudit.textencoder import encode_classes
+from clipaudit.upkeep import RunStatus
+from clipaudit.zeroshot import Control, LogitBatch, Proportion, class_rows, control, score, score_sets
+
+TEMPLATES = tuple(said(prefix, "a {}") for prefix in STYLE_PREFIXES["photo"])
+RANDOM_SETS = 1000
+_TEST = Rows(where={"attributes.split": "test"})
+_SETTINGS = ("none", "variance", "majority", "all")
+"""What is ablated: nothing, the heads of either rule, every head."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def found(self, shards: int, committed: int) -> None:
+        """Nothing."""
+
+    def plan(self, plan: Plan) -> None:
+        """Nothing."""
+
+    def tick(self, tally: Tally) -> None:
+        """Nothing."""
+
+    def retry(self, failed: Failed, counted: int) -> None:
+        """Nothing."""
+
+    def done(self, status: RunStatus) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Zero-shot accuracy on the birds' test split with some heads ablated."""
+
+    name: str
+    heads: tuple[str, ...]
+    accuracy: Proportion
+    groups: dict[str, Proportion]
+    """`waterbird on land` and so on."""
+
+    @property
+    def worst(self) -> float:
+        """The lowest group's accuracy."""
+        return min(group.value for group in self.groups.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shortcut:
+    """What `birds` shows, and what ablating heads chosen by their texts does to it."""
+
+    words: tuple[HeadWords, ...]
+    """Every head."""
+    settings: dict[str, Setting]
+    """`none`, `variance` and `majority` (the two rules), `all`."""
+    controls: dict[Rule, Control]
+    """The worst group among random sets of the same size and layers."""
+    possible: dict[Rule, int]
+    """How many different sets of that size and layers there are."""
+    intervals: dict[str, Interval]
+    """Bootstrap over images, paired: `gap`, and for each setting `... worst`, `... rise`, `... average rise`."""
+
+    @property
+    def figures(self) -> list[Figure]:
+        """For the table."""
+        return _figures(self)
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+
+        def group(found: Proportion) -> dict[str, Any]:
+            interval = [plain(end) for end in found.interval()]
+            return {"right": found.right, "total": found.total, "value": plain(found.value), "interval": interval}
+
+        return {
+            "rules": dict(RULES),
+            "heads": [words.record() for words in self.words],
+            "settings": {
+                name: {
+                    "heads": list(setting.heads),
+                    "accuracy": group(setting.accuracy),
+                    "worst_group": plain(setting.worst),
+                    "groups": {words: group(found) for words, found in setting.groups.items()},
+                }
+                for name, setting in self.settings.items()
+            },
+            "intervals": {name: [plain(end) for end in ends] for name, ends in self.intervals.items()},
+            "controls": {
+                rule: {**asdict(self.controls[rule]), "different_sets": self.possible[rule]} for rule in self.controls
+            },
+        }
+
+
+def shortcut(encoder: Encoder, work: Path, *, birds: int, things: int, seed: int) -> Shortcut:
+    """Make `birds` and `things` under `work`, audit both, choose heads from `things` and texts, ablate them on `birds`.
+
+    The choice is complete before the birds' run is opened.
+    """
+    others = audited(encoder.config, "things", work, count=things, seed=seed)
+    words = described(encoder, others)
+    run = audited(encoder.config, "birds", work, count=birds, seed=seed)
+    names = tuple((work / "birds" / "classnames.txt").read_text(encoding="utf-8").split())
+    question = ZeroShot(
+        classes=encode_classes(encoder.loaded, encoder.tokenizer, names, TEMPLATES),
+        class_of=class_rows(names, run.label_counts()),
+        attribute="attributes.place",
+        rows=_TEST,
+    )
+    heads = run.head_labels
+    means = replacement_means(others, heads)
+    batches = list(stream_logits(run, question, mean_ablation(run, heads, means)))
+    return studied(words, heads, batches, names, seed)
+
+
+def audited(model: ModelConfig, world: str, work: Path, *, count: int, seed: int) -> Run:
+    """A world written as shards and audited by the local engine, every layer stored."""
+    shards = write_world(world, work / world, count=count, seed=seed)
+    config = AuditConfig(
+        shards=tuple(str(path) for path in shards),
+        out=str(work / f"{world}-run"),
+        fields=FieldsConfig(label="cls", attributes=("json:place", "json:split")),
+        model=model,
+        store=StoreConfig(layers="all"),
+        execution=ExecutionConfig(engine="local"),
+    )
+    audit(config, LocalPool(config), Silent(), threading.Event())
+    return Run(config.out)
+
+
+def described(encoder: Encoder, run: Run) -> tuple[HeadWords, ...]:
+    """Every head of a run in the words of the captions' own phrases."""
+    pool = text_pool()
+    texts, properties = tuple(pool), tuple(pool.values())
+    moments = run.moments()
+    spans = textspans(moments, run.basis(), encoder.texts(texts), TOP)
+    shares = {head: variance_share(moments, head) for head in spans}
+    return head_words(spans, shares, texts, properties)
+
+
+def studied(
+    words: Sequence[HeadWords], heads: Sequence[str], batches: Sequence[LogitBatch], names: Sequence[str], seed: int
+) -> Shortcut:
+    """Settings, controls and figures, from every head's words and every test image's logits."""
+    chosen: dict[str, tuple[str, ...]] = {"none": (), "all": tuple(heads)}
+    chosen |= {rule: tuple(head.head for head in words if head.chosen(rule)) for rule in RULES}
+    settings = {
+        name: Setting(
+            name=name,
+            heads=chosen[name],
+            accuracy=found.accuracy,
+            groups={f"{names[row]} on {place}": right for (row, place), right in found.groups.items()},
+        )
+        for name, found in zip(
+            _SETTINGS, score(batches, [as_set(heads, chosen[name]) for name in _SETTINGS]), strict=True
+        )
+    }
+    controls = {
+        rule: control(
+            settings[rule].worst,
+            score_sets(batches, random_sets(heads, chosen[rule], RANDOM_SETS, seed)).worst_group(),
+        )
+        for rule in RULES
+    }
+    intervals = _intervals([right_answers(batches, as_set(heads, chosen[name])) for name in _SETTINGS], batches, seed)
+    return Shortcut(
+        words=tuple(words),
+        settings=settings,
+        controls=controls,
+        possible={rule: matched_sets(heads, chosen[rule]) for rule in RULES},
+        intervals=intervals,
+    )
+
+
+def right_answers(batches: Sequence[LogitBatch], ablated: Bools) -> Bools:
+    """(n,) which rows are classified rightly with some columns ablated."""
+    logits = [batch.base - batch.removed[ablated].sum(axis=0) for batch in batches]
+    found: Bools = np.concatenate(logits).argmax(axis=1) == np.concatenate([batch.truth for batch in batches])
+    return found
+
+
+def matched_sets(heads: Sequence[str], chosen: Sequence[str]) -> int:
+    """How many different sets have as many heads in each layer as `chosen` has."""
+    layers = [parse_head_label(head)[0] for head in heads]
+    wanted = [parse_head_label(head)[0] for head in chosen]
+    return math.prod(math.comb(layers.count(layer), wanted.count(layer)) for layer in sorted(set(wanted)))
+
+
+def _group_codes(batches: Sequence[LogitBatch]) -> Ints:
+    """(n,) group of each row, 0..G-1; every bird has a place."""
+    codes: dict[tuple[Label, Any], int] = {}
+    rows = [pair for batch in batches for pair in zip(batch.truth.tolist(), batch.values, strict=True)]
+    return np.array([codes.setdefault(row, len(codes)) for row in rows], np.int64)
+
+
+def _intervals(right: Sequence[Bools], batches: Sequence[LogitBatch], seed: int) -> dict[str, Interval]:
+    """Bootstrap intervals over images of what is compared: the gap, worst groups, and every setting's rise."""
+    average, groups = resampled_groups(right, _group_codes(batches), seed=seed)
+    worst = np.nanmin(groups, axis=2)  # (R, S)
+    found = {"gap": percentiles(average[:, 0] - worst[:, 0])}
+    for place, name in enumerate(_SETTINGS):
+        found[f"{name} worst"] = percentiles(worst[:, place])
+        found[f"{name} rise"] = percentiles(worst[:, place] - worst[:, 0])
+        found[f"{name} average rise"] = percentiles(average[:, place] - average[:, 0])
+    return found
+
+
+def _figures(found: Shortcut) -> list[Figure]:
+    intervals, plainly, everything = found.intervals, found.settings["none"], found.settings["all"]
+    figure = partial(Figure, part="birds", count=plainly.accuracy.total)
+    gap = plainly.accuracy.value - plainly.worst
+    figures = [
+        share("birds", "zero-shot average", plainly.accuracy),
+        *(share("birds", f"zero-shot, {name}", group) for name, group in plainly.groups.items()),
+        figure(name="worst group", value=plainly.worst, interval=intervals["none worst"]),
+        figure(
+            name="worst group below the average",
+            value=gap,
+            unit="points",
+            interval=intervals["gap"],
+            target=Target(limit=0.2),
+        ),
+    ]
+    for rule in RULES:
+        figures += _ablated(found, rule, figure)
+    label = f"all {len(everything.heads)} heads"
+    return [
+        *figures,
+        figure(name=f"{label}: worst group", value=everything.worst, interval=intervals["all worst"]),
+        share("birds", f"{label}: average", everything.accuracy),
+    ]
+
+
+def _ablated(found: Shortcut, rule: Rule, figure: Callable[..., Figure]) -> list[Figure]:
+    """One rule's figures; the targets are the first rule's."""
+    first, setting, random = rule == next(iter(RULES)), found.settings[rule], found.controls[rule]
+    label = f"{len(setting.heads)} {PLACE} heads" + ("" if first else " (by majority)")
+    return [
+        figure(name=f"{label}: worst group", value=setting.worst, interval=found.intervals[f"{rule} worst"]),
+        share("birds", f"{label}: average", setting.accuracy),
+        figure(
+            name=f"{label}: rise of the worst group",
+            value=setting.worst - found.settings["none"].worst,
+            unit="points",
+            interval=found.intervals[f"{rule} rise"],
+            target=Target(limit=0.2) if first else None,
+        ),
+        figure(
+            name=f"{label}: worst group with random sets",
+            value=random.mean,
+            note=f"standard deviation {100 * random.deviation:.1f} points",
+        ),
+        figure(
+            name=f"{label}: random sets beaten",
+            value=random.beaten,
+            target=Target(limit=0.95) if first else None,
+            note=f"{random.sets} random sets of {found.possible[rule]} different ones, p = {random.p:.4f}",
+        ),
+    ]
