@@ -41,7 +41,7 @@ class Recipe:
 
     seed: int = 0
     images: int = 700_000
-    batch: int = 512
+    batch: int = 256
     lr: float = 1e-3
     warmup: float = 0.05
     """Fraction of the steps over which the learning rate rises; afterwards it follows a cosine to zero."""
@@ -49,7 +49,7 @@ class Recipe:
     patch_dropout: float = 0.5
     dense: float = 0.2
     """Last fraction of the steps, in which no patch is dropped."""
-    ema: float = 0.995
+    ema: float = 0.998
     clip: float = 1.0
     generator: str = "clipaudit.demo.training_data:training_batch"
 
