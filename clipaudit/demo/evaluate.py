@@ -35,6 +35,7 @@ def evaluate(
     seed: int = 1,
     command: str = "",
     training: Mapping[str, Any] | None = None,
+    note: str = "",
     say: Callable[[str], None] = lambda line: None,
 ) -> Evaluation:
     """Every figure of a demo model, on images that no training has seen.
@@ -45,6 +46,7 @@ def evaluate(
         seed: of all images and resamples; figures but the load time depend on nothing else.
         command: how it was asked, for the record.
         training: `training_facts` of the training's directory, for the card.
+        note: for the card: how the model was chosen among several, what was tried in vain.
         say: told what is being done.
     """
     begun = time.monotonic()
@@ -70,6 +72,7 @@ def evaluate(
         machine=machine(),
         seconds=time.monotonic() - begun,
         training=training,
+        note=note,
     )
 
 
@@ -80,6 +83,7 @@ def main(
     images: Annotated[int, typer.Option(min=8, help="Images for each question and art.")] = IMAGES,
     card_file: Annotated[Path | None, typer.Option("--card", help="Write the model card to this file.")] = None,
     training: Annotated[Path | None, typer.Option(help="The training's --out, for the card's recipe.")] = None,
+    note: Annotated[str, typer.Option(help="For the card: how this model was chosen, what was tried in vain.")] = "",
 ) -> None:
     """Measure a demo model on freshly drawn images, print figures beside their targets, and write them as JSON.
 
@@ -95,6 +99,7 @@ def main(
             seed=seed,
             command=command,
             training=facts,
+            note=note,
             say=lambda line: console.print(line, style="dim"),
         )
     except ClipauditError as error:

@@ -27,6 +27,7 @@ def card(found: Evaluation) -> str:
         _what(found.model),
         _use(),
         _training(found.training),
+        *([["## How it was chosen", "", found.note]] if found.note else []),
         _licences(),
         _figures(found),
         _choice(found),

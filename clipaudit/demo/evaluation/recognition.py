@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -29,7 +29,7 @@ Image8: TypeAlias = npt.NDArray[np.uint8]
 
 _FRESH = 0x6672657368
 """First word of every seed here: no training batch, whose seeds are (seed, step), draws the same images."""
-_BATCH = 256
+_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,8 @@ class Encoder:
     loaded: LoadedModel
     tokenizer: Tokenizer
     normalise: Normaliser
+    known: dict[str, Float32s] = field(default_factory=dict, repr=False)
+    """Texts that have been encoded: questions share many."""
 
     @classmethod
     def load(cls, config: ModelConfig) -> Encoder:
@@ -63,7 +65,9 @@ class Encoder:
 
     def texts(self, texts: Sequence[str]) -> Float32s:
         """(T, D) unit vectors."""
-        return encode_texts(self.loaded, self.tokenizer, texts, batch_size=512)
+        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        self.known.update(zip(new, encode_texts(self.loaded, self.tokenizer, new, batch_size=512), strict=True))
+        return np.stack([self.known[text] for text in texts])
 
     def options(self, prompts: Sequence[Sequence[str]]) -> Float32s:
         """(C, D) unit vectors of options with any number of phrasings each: their mean direction."""
@@ -96,9 +100,8 @@ def drawn(question: Question, held_out: bool, count: int, seed: int) -> Iterator
         yield question.options.index(option), scene, render(scene, rng)[0]
 
 
-def answers(encoder: Encoder, question: Question, held_out: bool, *, count: int, seed: int) -> Ints:
-    """(count,) place of the truth among all options, 0 for the best match."""
-    classes = encoder.options([question.prompts[option] for option in question.options])
+def answers(encoder: Encoder, question: Question, classes: Float32s, held_out: bool, *, count: int, seed: int) -> Ints:
+    """(count,) place of the truth among all options, 0 for the best match; `classes` (C, D) are the options."""
     found: list[Ints] = []
     truths: list[int] = []
     pixels: list[Image8] = []
@@ -116,8 +119,9 @@ def answers(encoder: Encoder, question: Question, held_out: bool, *, count: int,
 def recognition(encoder: Encoder, question: Question, *, count: int, seed: int) -> list[Figure]:
     """Every figure of one question: seen and held-out art, top 1 and more."""
     figures = []
+    classes = encoder.options([question.prompts[option] for option in question.options])
     for held_out in question.arts:
-        places = answers(encoder, question, held_out, count=count, seed=seed)
+        places = answers(encoder, question, classes, held_out, count=count, seed=seed)
         for top in question.tops:
             words = [f"{question.name}, {len(question.options)}-way"]
             words += [f"top {top}"] if len(question.tops) > 1 else []

@@ -37,6 +37,8 @@ class Evaluation:
     seconds: float
     training: Mapping[str, Any] | None = None
     """`training_facts` of the training's directory."""
+    note: str = ""
+    """What else the card's reader must know: how the model was chosen among several, what was tried in vain."""
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -52,6 +54,7 @@ class Evaluation:
             "figures": [figure.record() for figure in self.figures],
             "birds": self.shortcut.record(),
             "training": None if self.training is None else dict(self.training),
+            "note": self.note,
         }
 
     def table(self) -> Table:

@@ -39,8 +39,9 @@ from clipaudit.schema import Label, parse_head_label
 from clipaudit.stages import Plan, audit
 from clipaudit.tasks import Failed
 from clipaudit.textencoder import encode_classes
+from clipaudit.texts.classes import load_classes
 from clipaudit.upkeep import RunStatus
-from clipaudit.zeroshot import Control, LogitBatch, Proportion, class_rows, control, score, score_sets
+from clipaudit.zeroshot import Control, LogitBatch, Proportion, control, score, score_sets
 
 TEMPLATES = tuple(said(prefix, "a {}") for prefix in STYLE_PREFIXES["photo"])
 RANDOM_SETS = 1000
@@ -138,17 +139,18 @@ def shortcut(encoder: Encoder, work: Path, *, birds: int, things: int, seed: int
     others = audited(encoder.config, "things", work, count=things, seed=seed)
     words = described(encoder, others)
     run = audited(encoder.config, "birds", work, count=birds, seed=seed)
-    names = tuple((work / "birds" / "classnames.txt").read_text(encoding="utf-8").split())
+    classes = load_classes(str(work / "birds" / "classnames.txt"))
+    class_of: dict[Label, int] = dict(classes.rows(run.label_counts()).items())
     question = ZeroShot(
-        classes=encode_classes(encoder.loaded, encoder.tokenizer, names, TEMPLATES),
-        class_of=class_rows(names, run.label_counts()),
+        classes=encode_classes(encoder.loaded, encoder.tokenizer, classes.names, TEMPLATES),
+        class_of=class_of,
         attribute="attributes.place",
         rows=_TEST,
     )
     heads = run.head_labels
     means = replacement_means(others, heads)
     batches = list(stream_logits(run, question, mean_ablation(run, heads, means)))
-    return studied(words, heads, batches, names, seed)
+    return studied(words, heads, batches, classes.names, seed)
 
 
 def audited(model: ModelConfig, world: str, work: Path, *, count: int, seed: int) -> Run:
