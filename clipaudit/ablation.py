@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from clipaudit.errors import UsageError
 from clipaudit.heads import TextSpan
-from clipaudit.projections import vectors_of
+from clipaudit.rows import ALL, BATCH_ROWS, RowBatch, Rows, stream_rows
 from clipaudit.run import Run
-from clipaudit.schema import OK, Label, attention_column, head_label, mlp_column, parse_head_label
+from clipaudit.schema import Label, attention_column, head_label, mlp_column, parse_head_label
 from clipaudit.zeroshot import LogitBatch
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -29,71 +27,7 @@ Float32s: TypeAlias = npt.NDArray[np.float32]
 Float64s: TypeAlias = npt.NDArray[np.float64]
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
-_ROWS = 4096
 _BATCH_BYTES = 64 * 2**20
-
-
-# -- rows --------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Which rows of a run: all ok ones, or some."""
-
-    shards: tuple[int, ...] | None = None
-    """Shard ids; None for all."""
-    where: Mapping[str, Label] = field(default_factory=dict)
-    """Column -> value that a row must have: `label`, or `attributes.split`."""
-
-
-ALL = Rows()
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class RowBatch:
-    """Some ok rows of a run."""
-
-    vectors: dict[str, Float32s]
-    """(n, length) by column."""
-    columns: dict[str, npt.NDArray[Any]]
-    """(n,) objects by column."""
-
-    def __len__(self) -> int:
-        return len(next(iter({**self.vectors, **self.columns}.values()), ()))
-
-
-def stream_rows(
-    run: Run, vectors: Sequence[str], columns: Sequence[str] = (), rows: Rows = ALL, size: int = _ROWS
-) -> Iterator[RowBatch]:
-    """Vector columns (float32) and others (`label`, `attributes.place`) of ok rows, at most `size` at a time.
-
-    UsageError when the run has no such column.
-    """
-    wanted = list(dict.fromkeys([*columns, *rows.where]))
-    for name in wanted:
-        outer, _, inner = name.partition(".")
-        if inner and (outer != "attributes" or inner not in run.spec.attributes):
-            known = ", ".join(run.spec.attributes) or "none"
-            raise UsageError(f"the run at {run.directory.url} has no attribute {inner!r}: it has {known}")
-    stored = list(dict.fromkeys(["status", *(name.partition(".")[0] for name in wanted), *vectors]))
-    for batch in run.batches(stored, size, rows.shards):
-        kept = np.asarray(pc.equal(batch.column("status"), OK).to_numpy(zero_copy_only=False), np.bool_)
-        for name, value in rows.where.items():
-            kept &= np.array([found == value for found in _values(batch, name)], np.bool_)
-        if kept.any():
-            yield RowBatch(
-                vectors={name: vectors_of(batch.column(name))[0][kept].astype(np.float32) for name in vectors},
-                columns={name: _values(batch, name)[kept] for name in columns},
-            )
-
-
-def _values(batch: pa.RecordBatch, name: str) -> npt.NDArray[Any]:
-    outer, _, inner = name.partition(".")
-    column = batch.column(outer)
-    values = (pc.struct_field(column, inner) if inner else column).to_pylist()
-    found = np.empty(len(values), object)
-    found[:] = values
-    return found
 
 
 # -- replacement means -------------------------------------------------------------------------------------------------
@@ -127,10 +61,10 @@ def replacement_means(run: Run, columns: Sequence[str], rows: Rows = ALL, *, bal
         moments = run.moments(heads=list(columns) if only_heads else None, shards=rows.shards)
         values = {name: moments.mean(name).copy() for name in columns} if moments.count else None
     if values is None:
-        raise UsageError(f"the run at {run.directory.url} has no rows to take means of{_described(rows)}")
+        raise UsageError(f"the run at {run.directory.url} has no rows to take means of{rows.described}")
     return Means(
         values=values,
-        source=f"{run.directory.url}{_described(rows)}{', every label with equal weight' if balanced else ''}",
+        source=f"{run.directory.url}{rows.described}{', every label with equal weight' if balanced else ''}",
         model=run.manifest.model["fingerprint"],
     )
 
@@ -149,12 +83,6 @@ def _streamed_means(run: Run, columns: Sequence[str], rows: Rows, balanced: bool
     if not counts:
         return None
     return {name: np.mean([sums[label][name] / counts[label] for label in sums], axis=0) for name in columns}
-
-
-def _described(rows: Rows) -> str:
-    parts = [] if rows.shards is None else [f"{len(rows.shards)} shards"]
-    parts += [f"{name} = {value}" for name, value in rows.where.items()]
-    return f", {', '.join(parts)}" if parts else ""
 
 
 # -- replacements ------------------------------------------------------------------------------------------------------
@@ -250,7 +178,7 @@ class ZeroShot:
     classes: Float32s
     """(C, D) unit vectors of the classes."""
     class_of: Mapping[Label, int]
-    """Label -> row of `classes`; see `zeroshot.class_rows`."""
+    """Label -> row of `classes`; see `texts.classes.ClassNames.rows`."""
     attribute: str | None = None
     """`attributes.place`: groups are classes by its values. Any other column does too."""
     rows: Rows = ALL
@@ -262,23 +190,58 @@ def stream_logits(run: Run, question: ZeroShot, replacements: Sequence[Replaceme
     Logits are cosines; a logit scale changes no answer. A batch has as many rows as fit into 64 MB. `list()` of it may
     be kept for small runs, to ask again. UsageError when the run has no labels, or one that `class_of` does not know.
     """
+    return stream_variants(run, question, [(replacement,) for replacement in replacements])
+
+
+def stream_variants(run: Run, question: ZeroShot, variants: Sequence[Sequence[Replacement]]) -> Iterator[LogitBatch]:
+    """The same for variants of several replacements each, which may replace one column in different ways.
+
+    `removed[v]` of a batch is what variant v takes away as a whole.
+    """
     if run.spec.label_kind is None:
         raise UsageError(f"the run at {run.directory.url} has no labels: accuracy needs them (--label)")
-    folded = [replacement.toward(question.classes) for replacement in replacements]
-    names = [replacement.column for replacement in replacements]
+    folded = {column: _Folded(column, variants, question.classes) for column in _replaced(variants)}
     columns = ["label", *([question.attribute] if question.attribute is not None else [])]
-    size = max(1, min(_ROWS, _BATCH_BYTES // (4 * len(question.classes) * (len(names) + 1))))
-    for batch in stream_rows(run, ["embedding", *names], columns, question.rows, size):
-        removed = np.empty((len(names), len(batch), len(question.classes)), np.float32)
-        for place, replacement, toward in zip(removed, replacements, folded, strict=True):
-            away = batch.vectors[replacement.column] - replacement.mean.astype(np.float32)
-            np.matmul(away, toward, out=place)
+    classes = len(question.classes)
+    size = max(1, min(BATCH_ROWS, _BATCH_BYTES // (4 * classes * (2 * len(variants) + 1))))
+    for batch in stream_rows(run, ["embedding", *folded], columns, question.rows, size):
+        removed = np.zeros((len(variants), len(batch), classes), np.float32)
+        for column, fold in folded.items():
+            fold.take_away(batch.vectors[column], removed)
         yield LogitBatch(
             base=batch.vectors["embedding"] @ question.classes.T.astype(np.float32, copy=False),
             removed=removed,
             truth=_truth(batch.columns["label"], question.class_of),
             values=_group_values(batch, question.attribute),
         )
+
+
+def _replaced(variants: Sequence[Sequence[Replacement]]) -> list[str]:
+    return list(dict.fromkeys(replacement.column for variant in variants for replacement in variant))
+
+
+class _Folded:
+    """What a column's replacements take away from the logits, those of all variants in one product."""
+
+    def __init__(self, column: str, variants: Sequence[Sequence[Replacement]], classes: Float32s) -> None:
+        users = [(v, r) for v, variant in enumerate(variants) for r in variant if r.column == column]
+        self._variants = [v for v, _ in users]
+        # (length, users * C), and what the means add up to, (users * C,)
+        self._toward = np.concatenate([r.toward(classes) for _, r in users], axis=1)
+        self._centre = np.stack([r.mean for _, r in users])
+        self._one_mean = bool((self._centre == self._centre[0]).all())
+
+    def take_away(self, values: Float32s, removed: Float32s) -> None:
+        """Add to `removed`, (V, n, C), in place; values (n, length)."""
+        classes = removed.shape[2]
+        if self._one_mean:
+            found = (values - self._centre[0].astype(np.float32)) @ self._toward
+            for place, variant in enumerate(self._variants):
+                removed[variant] += found[:, place * classes : (place + 1) * classes]
+            return
+        for place, variant in enumerate(self._variants):
+            away = values - self._centre[place].astype(np.float32)
+            removed[variant] += away @ self._toward[:, place * classes : (place + 1) * classes]
 
 
 def _truth(labels: npt.NDArray[Any], class_of: Mapping[Label, int]) -> npt.NDArray[np.int64]:

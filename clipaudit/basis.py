@@ -29,7 +29,8 @@ class Basis:
     heads: tuple[str, ...]
     """Stored heads, in the order of Q and T."""
     tensors: Arrays
-    """Every array by name: `Q` and `T` with leading axes (layers, heads), and what else the decomposer saved."""
+    """Every array by name: `Q` and `T` with leading axes (layers, heads), of length 1 where all heads share one, and
+    what else the decomposer saved."""
     metadata: dict[str, str]
 
     def Q(self, head: str) -> Floats:  # noqa: N802 - the mathematics' own name
@@ -44,7 +45,8 @@ class Basis:
         if head not in self.heads:
             raise UsageError(f"the run stores no head {head!r}: it stores {self.heads[0]} to {self.heads[-1]}")
         array = self.tensors[name]
-        found: Floats = array.reshape(len(self.heads), *array.shape[-2:])[self.heads.index(head)]
+        rows: Floats = array.reshape(-1, *array.shape[-2:])
+        found: Floats = rows[0 if len(rows) == 1 else self.heads.index(head)]
         return found
 
 
@@ -68,7 +70,7 @@ def read_basis(run_dir: RunDirectory, heads: tuple[str, ...]) -> Basis:
     """The run's basis; RunNotFound when none has been written yet, IntegrityError when it is damaged."""
     tensors, metadata = _load(run_dir)
     for name in ("Q", "T"):
-        if name not in tensors or int(np.prod(tensors[name].shape[:-2])) != len(heads):
+        if name not in tensors or int(np.prod(tensors[name].shape[:-2])) not in (1, len(heads)):
             full = run_dir.storage.full(BASIS)
             raise IntegrityError(f"{full} is damaged: {name} is not there for {len(heads)} heads")
     return Basis(heads=heads, tensors=tensors, metadata=metadata)

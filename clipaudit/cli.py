@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipaudit import __version__, cli_demo, cli_heads
+from clipaudit import __version__, cli_demo, cli_heads, cli_index, cli_localize, cli_query, cli_report
 from clipaudit.cli_options import JsonOption, RunArgument, print_json
 from clipaudit.cli_options import option as _option
 from clipaudit.errors import IntegrityError, UsageError
@@ -282,5 +282,13 @@ def export(
 
 app.command("heads")(cli_heads.heads)
 app.command("ablate")(cli_heads.ablate)
+app.command("compare")(cli_heads.compare)
+app.command("index")(cli_index.index)
+app.command("query")(cli_query.query)
+app.command("duplicates")(cli_index.duplicates)
+app.command("serve")(cli_query.serve)
+app.command("explain")(cli_localize.explain)
+app.add_typer(cli_localize.evaluate, name="evaluate")
+app.command("report")(cli_report.report)
 app.command("demo")(cli_demo.demo)
 app.command("demo-data")(cli_demo.demo_data)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import ray
 from ray.exceptions import (
@@ -24,6 +25,9 @@ from clipaudit.tasks import Event, Failed, FailureKind, Finished, Ready, StartFa
 _LOSS_SETTLES_SECONDS = 40.0  # Ray needs up to about half a minute to declare a silent node dead
 _PROGRESS_SECONDS = 1.0
 _CPUS_PER_WORKER = 4.0
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 class _Actor:
@@ -74,6 +78,64 @@ class _Worker:
     lost_node: str = ""
     lost_error: str = ""
     killed: bool = False
+
+
+class _Caller:
+    """The remote side of `map_on_actors`: calls what it is given."""
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401
+        """`function(*arguments)`."""
+        return function(*arguments)
+
+
+def map_on_actors(
+    function: Callable[[_Item, int, int], _Result], items: Sequence[_Item], execution: ExecutionConfig
+) -> Iterator[_Result]:
+    """`function(item, cpus, actors)` for every item, many at once on a cluster's actors; results as they come.
+
+    An item whose process is lost is tried again on a new one, `max_attempts` times in all, then RunInvalid. What the
+    function raises is raised here.
+    """
+    if not items:
+        return
+    owned = connect(execution)
+    try:
+        workers, cpus = callers_and_cpus(execution, len(items), ray.cluster_resources())
+        new = ray.remote(_Caller).options(num_cpus=cpus, num_gpus=0, max_restarts=0).remote
+        waiting, attempts = list(reversed(range(len(items)))), [0] * len(items)
+        idle = [new() for _ in range(workers)]
+        running: dict[Any, tuple[int, Any]] = {}
+        while waiting or running:
+            while waiting and idle:
+                number, actor = waiting.pop(), idle.pop()
+                attempts[number] += 1
+                running[actor.call.remote(function, items[number], max(1, int(cpus)), workers)] = number, actor
+            done, _ = ray.wait(list(running), num_returns=1)
+            number, actor = running.pop(done[0])
+            try:
+                result: _Result = ray.get(done[0])
+            except RayTaskError as error:
+                raise error.cause from error
+            except (RayActorError, NodeDiedError) as error:
+                if attempts[number] >= execution.max_attempts:
+                    raise RunInvalid(
+                        f"the worker process was lost {attempts[number]} times at {items[number]}"
+                    ) from error
+                waiting.append(number)
+                idle.append(new())
+                continue
+            idle.append(actor)
+            yield result
+    finally:
+        if owned:
+            ray.shutdown()
+
+
+def callers_and_cpus(execution: ExecutionConfig, items: int, cluster: dict[str, float]) -> tuple[int, float]:
+    """(actors, CPUs of each) for work that needs no GPU: no more actors than items, and all CPUs in use."""
+    cpus = max(1.0, cluster.get("CPU", 1.0))
+    workers = execution.workers or max(1, min(items, int(cpus // (execution.cpus_per_worker or 1))))
+    return workers, execution.cpus_per_worker or max(1.0, cpus // workers)
 
 
 class RayPool:

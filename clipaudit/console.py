@@ -84,6 +84,9 @@ class ConsoleReporter:
                 f" about {_bytes(plan.estimated_bytes_out)} in {self._config.out}",
             ),
         ]
+        if plan.facts.model["tower"]["pooling"] == "attention":
+            remark = "it pools by attention: exact too, but slower, and each head takes as many numbers as the pool"
+            rows.insert(1, ("", remark))
         grid = Table.grid(padding=(0, 2))
         for name, text in rows:
             grid.add_row(f"[dim]{name}[/dim]", escape(text))

@@ -50,9 +50,10 @@ class Plan:
     @property
     def estimated_bytes_out(self) -> int:
         """Stored bytes of the whole run: images, shards' moments, and the bases (float32 Q, T and G) once."""
-        table, width = self.facts.table, int(self.facts.model["tower"]["width"])
-        bases = 4 * (len(table.heads) * table.head_dim * (table.embed_dim + table.head_dim) + width * table.embed_dim)
-        return self.bytes_per_image * self.estimated_samples + self.bytes_per_shard * len(self.shards) + bases
+        table, tower = self.facts.table, self.facts.model["tower"]
+        bases = 1 if tower["pooling"] == "attention" else len(table.heads)  # behind an attention pool heads share one
+        numbers = bases * table.head_dim * (table.embed_dim + table.head_dim) + int(tower["width"]) * table.embed_dim
+        return self.bytes_per_image * self.estimated_samples + self.bytes_per_shard * len(self.shards) + 4 * numbers
 
 
 class Reporter(Protocol):

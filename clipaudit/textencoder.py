@@ -15,7 +15,7 @@ import torch
 
 from clipaudit.config import ModelConfig
 from clipaudit.errors import UsageError
-from clipaudit.model import LoadedModel, _first_line, _quiet_open_clip, _resolve, _spelled
+from clipaudit.model import LoadedModel, first_line, quiet_open_clip, resolve, spelled
 
 Float32s: TypeAlias = npt.NDArray[np.float32]
 Template: TypeAlias = str | Callable[[str], str]
@@ -40,14 +40,14 @@ def load_tokenizer(config: ModelConfig) -> Tokenizer:
 
     Raises UnknownModel as `load_model` does, and UsageError when the tokenizer's files cannot be had.
     """
-    name, _, _ = _resolve(config)
+    name, _, _ = resolve(config)
     # open_clip takes `ViT-B/32` for a model, but for a tokenizer it would quietly fall back to its default one
     name = name if name.startswith((_LOCAL, "hf-hub:")) else name.replace("/", "-")
     try:
-        with _quiet_open_clip():
+        with quiet_open_clip():
             tokenizer: Tokenizer = open_clip.get_tokenizer(name, **_local_bpe(name))
     except (ImportError, RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"the tokenizer of {_spelled(config)} cannot be loaded: {_first_line(error)}") from error
+        raise UsageError(f"the tokenizer of {spelled(config)} cannot be loaded: {first_line(error)}") from error
     return tokenizer
 
 

@@ -60,7 +60,7 @@ class ShardWorker:
             model={**loaded.description, "tower": _tower_facts(self._decomposer)},
             table=TableSpec(
                 heads=tuple(head_label(layer, head) for layer in self._layers for head in range(tower.heads)),
-                head_dim=tower.head_dim,
+                head_dim=self._decomposer.readout.head_dim,
                 embed_dim=tower.embed_dim,
                 label_kind=self._fields.label_kind,
                 attributes=self._fields.attribute_names,

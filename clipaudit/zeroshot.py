@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, TypeAlias
@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from clipaudit.errors import UsageError
-from clipaudit.schema import Label
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Float32s: TypeAlias = npt.NDArray[np.float32]
@@ -96,7 +95,12 @@ class Score:
     @property
     def near_chance(self) -> bool:
         """Whether accuracy cannot be told from guessing: wrong labels or preprocessing are the usual cause."""
-        return self.accuracy.interval()[0] <= 1 / len(self.confusion)
+        return near_chance(self.accuracy, len(self.confusion))
+
+
+def near_chance(accuracy: Proportion, classes: int) -> bool:
+    """Whether accuracy cannot be told from guessing one of the classes."""
+    return accuracy.interval()[0] <= 1 / classes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -160,26 +164,6 @@ def control(observed: float, random: npt.ArrayLike) -> Control:
         deviation=float(found.std()),
         sets=int(found.size),
     )
-
-
-def class_rows(names: Sequence[str], labels: Iterable[Label]) -> dict[Label, int]:
-    """Which class each label of a run means: integer labels count the lines of the class file, strings name them.
-
-    Raises UsageError with the first label that has no class, and for a class that is named twice.
-    """
-    rows = {name: row for row, name in reversed(list(enumerate(names)))}
-    if len(rows) != len(names):
-        twice = next(name for row, name in enumerate(names) if rows[name] != row)
-        raise UsageError(f"the class {twice!r} is there twice")
-    found: dict[Label, int] = {}
-    for label in labels:
-        if isinstance(label, int) and 0 <= label < len(names):
-            found[label] = label
-        elif isinstance(label, str) and label in rows:
-            found[label] = rows[label]
-        else:
-            raise UsageError(f"the run's label {label!r} has no class: there are {len(names)}, {_shown(names)}")
-    return found
 
 
 def score(batches: Iterable[LogitBatch], sets: npt.ArrayLike) -> list[Score]:
@@ -295,7 +279,3 @@ class _GroupTally:
         groups = tuple(sorted(self._codes))
         order = [self._codes[group] for group in groups]
         return groups, self._right[:, order], self._total[order]
-
-
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

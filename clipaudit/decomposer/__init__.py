@@ -2,7 +2,18 @@
 
 from clipaudit.decomposer.decomposer import Decomposer, Decomposition, TokenValues
 from clipaudit.decomposer.readout import Readout
+from clipaudit.decomposer.sizes import resized
 from clipaudit.decomposer.spatial import token_map, token_scores
 from clipaudit.decomposer.towers import Tower, describe
 
-__all__ = ["Decomposer", "Decomposition", "Readout", "TokenValues", "Tower", "describe", "token_map", "token_scores"]
+__all__ = [
+    "Decomposer",
+    "Decomposition",
+    "Readout",
+    "TokenValues",
+    "Tower",
+    "describe",
+    "resized",
+    "token_map",
+    "token_scores",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from clipaudit.config import Precision
+from clipaudit.decomposer import attention_pool
 from clipaudit.decomposer import readout as algebra
+from clipaudit.decomposer.attention_pool import PooledReadout
 from clipaudit.decomposer.readout import Readout
+from clipaudit.decomposer.sizes import resized
 from clipaudit.decomposer.taps import Record, tapped
 from clipaudit.decomposer.towers import Tower, describe
 from clipaudit.errors import UsageError
@@ -27,9 +31,12 @@ class TokenValues:
     alpha: Tensor
     """(B, layers, heads, tokens): attention weights of the class token, in 0..1, summing to 1. With average pooling the
     mean over the pooled queries, weighted by 1/sigma where the norm precedes the pool. Where a LayerNorm scales the
-    attention branch (EVA-02), that scale is in it too."""
+    attention branch (EVA-02), that scale is in it too. Towers that pool by attention have an axis more, (B, layers,
+    heads, P, tokens): through each of the pool's P heads, weighted by its attention and 1/sigma."""
     v: Tensor
     """(B, layers, heads, tokens, head_dim): values, bias included."""
+    norm: Tensor
+    """(B, tokens): length of each token's residual stream before the last block; register-like tokens stand out."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -51,7 +58,8 @@ class Decomposition:
     parts: dict[str, Tensor]
     """name -> (B, D); they add up to the embedding. `heads`, `attention_bias`, `mlp`: sums over the chosen layers;
     `other_layers`: attention and MLPs of the layers not chosen; `initial`: the residual stream before the first block;
-    `norm_bias`: the last LayerNorm's bias."""
+    `norm_bias`: the last LayerNorm's bias. A tower that pools by attention has `pool_bias` and, with an MLP there,
+    `pool_mlp` too."""
     attention: Tensor | None = None
     """(B, layers, D), with `terms`: each layer's heads and output bias together."""
     mlp: Tensor | None = None
@@ -103,7 +111,8 @@ class Decomposer:
         self.terms = terms
         self.with_tokens = tokens
         self.precision: Precision = precision
-        self.readout: Readout = algebra.build(self.tower, self.layers)
+        build = algebra.build if self.tower.pool is None else attention_pool.build
+        self.readout: Readout = build(self.tower, self.layers)
 
     def __call__(self, images: Tensor) -> Decomposition:
         """Decompose a batch.
@@ -127,6 +136,14 @@ class Decomposer:
             with torch.autocast(device, enabled=False):
                 features = features[0] if isinstance(features, tuple) else features
                 return self._assemble(record, features)
+
+    def resized(self, size: tuple[int, int]) -> Decomposer:
+        """The same for images of another height and width; the readout is shared. Raises as `sizes.resized`."""
+        if size == self.tower.image_size:
+            return self
+        view = copy.copy(self)
+        view.tower = describe(resized(self.tower.visual, size))
+        return view
 
     def _check_images(self, images: Tensor) -> None:
         expected = (3, *self.tower.image_size)
@@ -154,14 +171,13 @@ class Decomposer:
         scale = pool.inverse_sigma / norm
 
         factor = scale[:, None, None, None]
-        u = torch.stack([pool.values(layer) for layer in self.layers], dim=1)  # (B, layers, heads, head_dim)
-        heads = torch.einsum("blhj,lhjk->blhk", u, matrices["T"]) * factor
-        # By layer, (layers, B, heads * head_dim) @ (layers, heads * head_dim, D): an einsum would copy Q on every call.
-        by_layer = (heads.flatten(2).transpose(0, 1) @ matrices["Q"].flatten(1, 2)).transpose(0, 1)
+        u = torch.stack([pool.values(layer) for layer in self.layers], dim=1)  # (B, layers, heads, [P,] head_dim)
+        heads = self.readout.coordinates(u, matrices) * factor
+        by_layer = self.readout.by_layer(heads, matrices)
         bias = self._attention_bias(pool, matrices) * scale[:, None, None]  # (B, layers, D)
-        mlps = torch.stack([pool.mlp(layer) for layer in self.layers], dim=1)  # (B, layers, width)
-        streams = torch.stack([mlps.sum(dim=1), self._other_layers(pool, mlps)], dim=1)  # (B, 2, width)
-        mlp_sum, other_layers = (streams @ matrices["G"] * scale[:, None, None]).unbind(dim=1)
+        mlps = torch.stack([pool.mlp(layer) for layer in self.layers], dim=1)  # (B, layers, [P,] width)
+        streams = torch.stack([mlps.sum(dim=1), self._other_layers(pool, mlps)], dim=1)  # (B, 2, [P,] width)
+        mlp_sum, other_layers = (self.readout.joint(streams, matrices) * scale[:, None, None]).unbind(dim=1)
         parts = {
             "heads": by_layer.sum(dim=1),
             "attention_bias": bias.sum(dim=1),
@@ -170,11 +186,12 @@ class Decomposer:
             "initial": self._initial(pool, matrices) * scale[:, None],
             "norm_bias": matrices["norm_bias"] / norm[:, None],
         }
+        parts |= self._pool_parts(record, matrices, scale)
         remainder = (embedding - sum(parts.values())).abs().amax(dim=-1)
         attention = mlp = tokens = None
         if self.terms:
             attention = (by_layer + bias).to(result)
-            mlp = (mlps @ matrices["G"] * scale[:, None, None]).to(result)
+            mlp = (self.readout.joint(mlps, matrices) * scale[:, None, None]).to(result)
         if self.with_tokens:
             tokens = pool.tokens(self.layers, result)
         return Decomposition(
@@ -191,6 +208,8 @@ class Decomposer:
 
     def _attention_bias(self, pool: _Pool, matrices: dict[str, Tensor]) -> Tensor:
         """(B or 1, layers, D) output biases of the chosen layers, before the image's scale."""
+        if isinstance(self.readout, PooledReadout):
+            return self.readout.biases(pool.mass, matrices)
         bias = matrices["attention_bias"][None]
         if "attention_bias_scaled" not in matrices:
             return bias
@@ -207,12 +226,24 @@ class Decomposer:
 
     def _initial(self, pool: _Pool, matrices: dict[str, Tensor]) -> Tensor:
         """(B or 1, D) the residual stream before the first block, in joint space."""
-        return matrices["initial"][None] if "initial" in matrices else pool.initial() @ matrices["G"]
+        if "initial" in matrices:
+            return matrices["initial"][None]
+        return self.readout.joint(pool.initial(), matrices)
+
+    def _pool_parts(self, record: Record, matrices: dict[str, Tensor], scale: Tensor) -> dict[str, Tensor]:
+        """(B, D) each: what an attention pool adds of its own; nothing for other towers."""
+        if self.tower.pool is None:
+            return {}
+        parts = {"pool_bias": matrices["pool_bias"] * scale[:, None]}
+        if record.pool_mlp is not None:
+            parts["pool_mlp"] = record.pool_mlp.to(scale.dtype) @ matrices["rest"] * scale[:, None]
+        return parts
 
 
 class _Pool:
     """Pools the recorded rows with the weights that they have in the embedding: 1 for the class token, the mean for
-    average pooling, 1/sigma of each token where the last norm precedes the average."""
+    average pooling, 1/sigma of each token where the last norm precedes the average, and A/sigma for each of the P heads
+    of an attention pool, which gives an axis of length P behind B."""
 
     def __init__(self, tower: Tower, record: Record, dtype: torch.dtype) -> None:
         self._tower, self._record, self._dtype = tower, record, dtype
@@ -220,14 +251,25 @@ class _Pool:
         inverse = algebra.inverse_sigma(tower.norm, record.final.to(dtype))  # (B, R)
         self.inverse_sigma = inverse.mean(dim=1)
         """(B,) mean of 1 / sigma over the pooled tokens."""
-        if tower.keeps_rows and not tower.norm_before_pool:
+        if tower.pool is not None:
+            normed = algebra.norm_as(tower.norm, record.final.to(dtype))
+            self._weights = attention_pool.attention_of(tower.pool, normed) * inverse[:, None]  # (B, P, R)
+            self.mass = self._weights.sum(dim=-1)
+            """(B, P): what a constant in every token is multiplied with."""
+            self.inverse_sigma = inverse.new_ones(len(inverse))
+            if tower.pool.post_norm is not None:
+                assert record.pooled is not None
+                self.inverse_sigma = algebra.inverse_sigma(tower.pool.post_norm, record.pooled.to(dtype))
+        elif tower.keeps_rows and not tower.norm_before_pool:
             rows = tower.tokens - tower.pool_start
             self._weights = inverse.new_full((len(inverse), rows), 1 / rows)
         else:
             self._weights = inverse / inverse.sum(dim=1, keepdim=True)  # (B, R), all 1 where R is 1
 
     def _mean(self, rows: Tensor) -> Tensor:
-        """(B, R, ...) -> (B, ...)"""
+        """(B, R, ...) -> (B, ...), or (B, P, ...)"""
+        if self._tower.pool is not None:
+            return torch.einsum("bpr,br...->bp...", self._weights, rows)
         if rows.shape[1] == 1:
             return rows[:, 0]
         return torch.einsum("br,br...->b...", self._weights, rows)
@@ -247,11 +289,12 @@ class _Pool:
         return self._mean(scale)
 
     def values(self, layer: int) -> Tensor:
-        """(B, heads, head_dim): u, times the branch's own scale where it has one."""
+        """(B, heads, head_dim): u, times the branch's own scale where it has one; (B, heads, P, head_dim)."""
         rows, scale = self._rows(layer), self._row_scale(layer)
         rows = rows if scale is None else rows * scale[..., None]
         pooled = self._mean(rows)
-        return pooled.reshape(len(pooled), self._tower.heads, self._tower.head_dim)
+        by_head = pooled.reshape(*pooled.shape[:-1], self._tower.heads, self._tower.head_dim)
+        return by_head if self._tower.pool is None else by_head.transpose(1, 2)
 
     def attention(self, layer: int) -> Tensor:
         """(B, width): the attention branch's update, by the block's own modules."""
@@ -271,9 +314,15 @@ class _Pool:
         alphas = []
         for layer in layers:
             alpha, scale = self._record.alphas[layer].to(self._dtype).transpose(1, 2), self._row_scale(layer)
-            alphas.append(self._mean(alpha if scale is None else alpha * scale[..., None, None]))
+            pooled = self._mean(alpha if scale is None else alpha * scale[..., None, None])
+            alphas.append(pooled if self._tower.pool is None else pooled.transpose(1, 2))
         values = [self._record.token_values[layer] for layer in layers]
-        return TokenValues(alpha=torch.stack(alphas, dim=1).to(dtype), v=torch.stack(values, dim=1).to(dtype))
+        assert self._record.token_norms is not None
+        return TokenValues(
+            alpha=torch.stack(alphas, dim=1).to(dtype),
+            v=torch.stack(values, dim=1).to(dtype),
+            norm=self._record.token_norms.to(dtype),
+        )
 
 
 def _rounds_matmul(x: Tensor) -> bool:

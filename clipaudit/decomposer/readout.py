@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipaudit.decomposer.towers import Block, Tower
+
+Matrices: TypeAlias = dict[str, Tensor]
+"""A readout's arrays by name, on one device."""
 
 # Directions that a head writes with less than this share of its largest singular value count as rounding noise.
 _RANK_TOLERANCE = 1e-13
@@ -48,7 +52,7 @@ class Readout:
     """(layers, D): the part of it that a post-norm scales per image; None in pre-norm towers."""
     initial: Tensor | None = None
     """(D,): the class token's embedding in joint space, scales with s; None with average pooling (differs by image)."""
-    _on_device: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = field(default_factory=dict, repr=False)
+    _on_device: dict[tuple[torch.device, torch.dtype], Matrices] = field(default_factory=dict, repr=False)
 
     @property
     def head_dim(self) -> int:
@@ -66,12 +70,30 @@ class Readout:
         T = self.on(texts.device, texts.dtype)["T"]
         return torch.einsum("lhnk,lhjk->lhnj", self.fold(texts), T)
 
+    def fold_tokens(self, texts: Tensor) -> Tensor:
+        """Texts as seen by every head's values through each head of the pool: (layers, heads, P, n, head_dim). P is 1
+        but for towers that pool by attention."""
+        return self.fold_values(texts)[:, :, None]
+
+    def coordinates(self, u: Tensor, matrices: Matrices) -> Tensor:
+        """Pooled values to coordinates, before the image's scale: (B, layers, heads, head_dim), twice."""
+        return torch.einsum("blhj,lhjk->blhk", u, matrices["T"])
+
+    def by_layer(self, y: Tensor, matrices: Matrices) -> Tensor:
+        """Coordinates (B, layers, heads, head_dim) to what each layer's heads add together, (B, layers, D)."""
+        # (layers, B, heads * head_dim) @ (layers, heads * head_dim, D): an einsum would copy Q on every call.
+        return (y.flatten(2).transpose(0, 1) @ matrices["Q"].flatten(1, 2)).transpose(0, 1)
+
+    def joint(self, stream: Tensor, matrices: Matrices) -> Tensor:
+        """Pooled residual streams (B, ..., width) to the joint space, before the image's scale: (B, ..., D)."""
+        return stream @ matrices["G"]
+
     def expand(self, heads: Tensor) -> Tensor:
         """Head contributions in joint space, `y Q`: (..., layers, heads, head_dim) -> (..., layers, heads, D)."""
         Q = self.on(heads.device, heads.dtype)["Q"]
         return torch.einsum("...lhk,lhkd->...lhd", heads, Q)
 
-    def on(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    def on(self, device: torch.device, dtype: torch.dtype) -> Matrices:
         """Every array by its name, on a device; kept for the next call."""
         key = (device, dtype)
         if key not in self._on_device:
@@ -100,11 +122,11 @@ class Readout:
 @torch.no_grad()
 def build(tower: Tower, layers: Sequence[int]) -> Readout:
     """The readout of a tower's chosen layers, computed in float64 on the CPU from the model's present weights."""
-    gain, bias = _affine(tower.norm)
-    projection, shift = _head(tower)
+    gain, bias = affine(tower.norm)
+    projection, shift = head_map(tower)
     G = gain[:, None] * projection  # (d, D)
     G = G - G.mean(dim=0)  # the LayerNorm's centring, C G
-    updates = [_fold_attention(tower.blocks[layer]) for layer in layers]
+    updates = [fold_attention(tower.blocks[layer]) for layer in layers]
     M = torch.stack([weight @ G for weight, _, _ in updates])  # (layers, heads * head_dim, D)
     Q, T = polar(M.reshape(len(layers), tower.heads, tower.head_dim, -1))
     scaled = torch.stack([b for _, b, _ in updates])
@@ -150,7 +172,7 @@ def branch_scale(block: Block, rows: Tensor) -> Tensor | None:
     if block.inner_norm is not None:
         return inverse_sigma(block.inner_norm, rows)
     if block.post_norm is not None:
-        return inverse_sigma(block.post_norm, _linear_as(block.out, rows))
+        return inverse_sigma(block.post_norm, linear_as(block.out, rows))
     return None
 
 
@@ -169,63 +191,66 @@ def attention_update(block: Block, rows: Tensor) -> Tensor:
     Returns:
         (..., width) in the dtype of rows.
     """
-    x = rows if block.inner_norm is None else _norm_as(block.inner_norm, rows)
-    x = _linear_as(block.out, x)
-    x = x if block.post_norm is None else _norm_as(block.post_norm, x)
+    x = rows if block.inner_norm is None else norm_as(block.inner_norm, rows)
+    x = linear_as(block.out, x)
+    x = x if block.post_norm is None else norm_as(block.post_norm, x)
     return x if block.gamma is None else x * block.gamma.to(x.dtype)
 
 
-def _linear_as(linear: nn.Linear, x: Tensor) -> Tensor:
+def linear_as(linear: nn.Linear, x: Tensor) -> Tensor:
+    """The linear map in the dtype of x."""
     return F.linear(x, linear.weight.to(x.dtype), None if linear.bias is None else linear.bias.to(x.dtype))
 
 
-def _norm_as(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+def norm_as(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """The LayerNorm in the dtype of x."""
     weight, bias = (None if p is None else p.to(x.dtype) for p in (norm.weight, norm.bias))
     return F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
 
 
-def _double(x: Tensor) -> Tensor:
+def double(x: Tensor) -> Tensor:
+    """A parameter in float64 on the CPU."""
     return x.detach().to(device="cpu", dtype=torch.float64)  # first to the CPU: MPS has no float64
 
 
-def _affine(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+def affine(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     """Gain and bias of a LayerNorm, float64; ones and zeros where it has none."""
     size = norm.normalized_shape[0]
-    gain = torch.ones(size, dtype=torch.float64) if norm.weight is None else _double(norm.weight)
-    bias = torch.zeros(size, dtype=torch.float64) if norm.bias is None else _double(norm.bias)
+    gain = torch.ones(size, dtype=torch.float64) if norm.weight is None else double(norm.weight)
+    bias = torch.zeros(size, dtype=torch.float64) if norm.bias is None else double(norm.bias)
     return gain, bias
 
 
-def _head(tower: Tower) -> tuple[Tensor, Tensor]:
-    """The linear maps behind the pool as one: matrix (width, D) and bias (D,)."""
-    matrix = torch.eye(tower.width, dtype=torch.float64)
-    bias = torch.zeros(tower.width, dtype=torch.float64)
+def head_map(tower: Tower) -> tuple[Tensor, Tensor]:
+    """The linear maps behind the pool as one: matrix (width of the pooled row, D) and bias (D,)."""
+    width = tower.width if tower.pool is None else tower.pool.out.out_features
+    matrix, bias = torch.eye(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
     for step in tower.head:
-        weight = _double(step.weight).T if isinstance(step, nn.Linear) else _double(step)
+        weight = double(step.weight).T if isinstance(step, nn.Linear) else double(step)
         matrix, bias = matrix @ weight, bias @ weight
         if isinstance(step, nn.Linear) and step.bias is not None:
-            bias = bias + _double(step.bias)
+            bias = bias + double(step.bias)
     return matrix, bias
 
 
-def _fold_attention(block: Block) -> tuple[Tensor, Tensor, Tensor]:
+def fold_attention(block: Block) -> tuple[Tensor, Tensor, Tensor]:
     """W, b, c of `update = k (u W + b) + c` with k from `branch_scale` (1 where there is none); b is 0 but in
     post-norm blocks, where the norm scales the output bias too."""
-    weight, fixed = _double(block.out.weight).T, torch.zeros(block.out.out_features, dtype=torch.float64)
+    weight, fixed = double(block.out.weight).T, torch.zeros(block.out.out_features, dtype=torch.float64)
     if block.out.bias is not None:
-        fixed = _double(block.out.bias)
+        fixed = double(block.out.bias)
     scaled = torch.zeros_like(fixed)
     if block.inner_norm is not None:
-        gain, bias = _affine(block.inner_norm)
+        gain, bias = affine(block.inner_norm)
         fixed = fixed + bias @ weight
         weight = gain[:, None] * weight
         weight = weight - weight.mean(dim=0)
     if block.post_norm is not None:
-        gain, bias = _affine(block.post_norm)
+        gain, bias = affine(block.post_norm)
         weight = (weight - weight.mean(dim=1, keepdim=True)) * gain
         scaled, fixed = (fixed - fixed.mean()) * gain, bias
     if block.gamma is not None:
-        gamma = _double(block.gamma)
+        gamma = double(block.gamma)
         weight, scaled, fixed = weight * gamma, scaled * gamma, fixed * gamma
     return weight, scaled, fixed
 
@@ -241,8 +266,8 @@ def _class_token(tower: Tower) -> Tensor:
         token, norm = trunk.cls_token[0, 0], getattr(trunk, "norm_pre", nn.Identity())  # type: ignore[union-attr,index]
         table = getattr(trunk, "pos_embed", None)
         position = None if table is None or trunk.no_embed_class else table[0, 0]  # type: ignore[union-attr]
-    x = _double(token) if position is None else _double(token) + _double(position)  # type: ignore[arg-type]
+    x = double(token) if position is None else double(token) + double(position)  # type: ignore[arg-type]
     if isinstance(norm, nn.LayerNorm):
-        gain, bias = _affine(norm)
+        gain, bias = affine(norm)
         x = F.layer_norm(x, x.shape, gain, bias, norm.eps)
     return x

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -28,18 +30,35 @@ def token_scores(out: Decomposition, readout: Readout, texts: Tensor) -> Tensor:
         UsageError: the decomposition holds no tokens.
     """
     tokens = _tokens(out)
-    folded = readout.fold_values(texts.to(tokens.v.dtype))  # (layers, heads, n, head_dim)
-    weights = tokens.alpha * out.scale[:, None, None, None]
-    return torch.einsum("blhik,lhnk->blhin", tokens.v, folded) * weights[..., None]
+    scores = None
+    for weights, folded in _through_pool(out, tokens, readout, texts):
+        more = torch.einsum("blhik,lhnk->blhin", tokens.v, folded) * weights[..., None]
+        scores = more if scores is None else scores.add_(more)
+    assert scores is not None
+    return scores
 
 
 def token_map(out: Decomposition, readout: Readout, texts: Tensor) -> Tensor:
     """`token_scores` summed over all heads of the chosen layers: (B, tokens, n), for heat maps; arguments as there."""
     tokens = _tokens(out)
-    folded = readout.fold_values(texts.to(tokens.v.dtype))
-    weights = tokens.alpha * out.scale[:, None, None, None]
-    weighted = tokens.v * weights[..., None]  # (B, layers, heads, tokens, head_dim)
-    return torch.einsum("blhik,lhnk->bin", weighted, folded)
+    total = None
+    for weights, folded in _through_pool(out, tokens, readout, texts):
+        weighted = tokens.v * weights[..., None]  # (B, layers, heads, tokens, head_dim)
+        more = torch.einsum("blhik,lhnk->bin", weighted, folded)
+        total = more if total is None else total.add_(more)
+    assert total is not None
+    return total
+
+
+def _through_pool(
+    out: Decomposition, tokens: TokenValues, readout: Readout, texts: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each head of an attention pool, once for other towers: token weights (B, layers, heads, tokens), and texts as
+    the values see them (layers, heads, n, head_dim)."""
+    folded = readout.fold_tokens(texts.to(tokens.v.dtype))  # (layers, heads, P, n, head_dim)
+    alpha = tokens.alpha if tokens.alpha.ndim == 5 else tokens.alpha[:, :, :, None]  # (B, layers, heads, P, tokens)
+    for number in range(folded.shape[2]):
+        yield alpha[:, :, :, number] * out.scale[:, None, None, None], folded[:, :, number]
 
 
 def _tokens(out: Decomposition) -> TokenValues:

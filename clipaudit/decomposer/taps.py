@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,13 @@ from torch import Tensor, nn
 
 from clipaudit.decomposer.towers import Block, Tower
 
-# One lock per tower: two decompositions of one model, in two threads, take turns.
+Attend: TypeAlias = Callable[[int, Tensor, Tensor, Tensor, Tensor | None], Tensor | None]
+"""A layer's attention, seen or done otherwise: (layer, q, k, v, bias) -> attention-weighted values in the shape of q,
+or None for the model's own. q is (B, heads, queries, head_dim), k and v (B, heads, tokens, head_dim), with positions in
+them; bias adds to the scores, (..., queries, tokens). The last block of a class-token tower has one query."""
+
+# One lock per tower: two decompositions of one model, in two threads, take turns. Resized views of a tower share its
+# blocks, so that the lock belongs to these.
 _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 _locks_guard = threading.Lock()
 
@@ -39,6 +45,12 @@ class Record:
     """Layer -> (B, heads, R, tokens): attention weights, for the layers asked for."""
     token_values: dict[int, Tensor] = field(default_factory=dict)
     """Layer -> (B, heads, tokens, head_dim): values, for the layers asked for."""
+    token_norms: Tensor | None = None
+    """(B, tokens): length of each token's residual stream before the last block, where tokens are asked for."""
+    pool_mlp: Tensor | None = None
+    """(B, pool width): what the MLP of an attention pool adds."""
+    pooled: Tensor | None = None
+    """(B, pool width): what the norm behind an attention pool reads."""
 
     def rows(self, x: Tensor) -> Tensor:
         """(B, tokens, ...) -> (B, R, ...), copied: a view would keep every token's row alive."""
@@ -49,7 +61,7 @@ class Record:
 
 
 @contextmanager
-def tapped(tower: Tower, tokens: Collection[int] = ()) -> Iterator[Record]:
+def tapped(tower: Tower, tokens: Collection[int] = (), attend: Attend | None = None) -> Iterator[Record]:
     """While the context is open, a forward pass of the tower fills the yielded record.
 
     Every block's attention is replaced by a module that shares its parameters, runs one fused attention and records the
@@ -61,25 +73,30 @@ def tapped(tower: Tower, tokens: Collection[int] = ()) -> Iterator[Record]:
     Args:
         tower: from `describe`.
         tokens: layers whose attention weights and values are recorded for every token.
+        attend: called in every layer with its queries, keys and values, see `Attend`; gradients flow through it.
     """
     record = Record(tower)
     last = tower.layers - 1 if tower.pooling == "token" else None
-    with _lock(tower.visual), ExitStack() as restore:
+    with _lock(tower.container), ExitStack() as restore:
         for layer, block in enumerate(tower.blocks):
-            tap = _Tap(block, tower, layer, record, layer in tokens)
+            tap = _Tap(block, tower, layer, record, layer in tokens, attend)
             _swap(restore, block.module, "attn", tap)
             restore.callback(_hook_mlp(block, layer, record).remove)
             if layer == last:
                 _swap(restore, tower.container, str(layer), _ClassTokenBlock(block, tap))
-        if tower.pooling == "average":
+        if tokens:
+            restore.callback(_hook_norms(tower.container.get_submodule(str(tower.layers - 1)), record).remove)
+        if tower.pooling != "token":
             restore.callback(_hook_input(tower.blocks[0].module, record, "initial").remove)
         restore.callback(_hook_input(tower.norm, record, "final").remove)
+        for handle in _hook_pool(tower, record):
+            restore.callback(handle.remove)
         yield record
 
 
-def _lock(visual: nn.Module) -> threading.RLock:
+def _lock(container: nn.Module) -> threading.RLock:
     with _locks_guard:
-        return _locks.setdefault(visual, threading.RLock())
+        return _locks.setdefault(container, threading.RLock())
 
 
 def _swap(restore: ExitStack, parent: nn.Module, name: str, module: nn.Module) -> None:
@@ -104,13 +121,37 @@ def _hook_input(module: nn.Module, record: Record, name: str) -> torch.utils.hoo
     return module.register_forward_pre_hook(keep)
 
 
+def _hook_pool(tower: Tower, record: Record) -> Iterator[torch.utils.hooks.RemovableHandle]:
+    """What the pool's MLP adds, and what the norm behind the pool reads, for a tower that pools by attention."""
+
+    def keep_mlp(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        record.pool_mlp = output[:, 0].clone()
+
+    def keep_pooled(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        record.pooled = inputs[0][:, 0].clone()  # the first query's
+
+    if tower.pool is not None and tower.pool.mlp is not None:
+        yield tower.pool.mlp.register_forward_hook(keep_mlp)
+    if tower.pool is not None and tower.pool.post_norm is not None:
+        yield tower.pool.post_norm.register_forward_pre_hook(keep_pooled)
+
+
+def _hook_norms(block: nn.Module, record: Record) -> torch.utils.hooks.RemovableHandle:
+    def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        record.token_norms = inputs[0].norm(dim=-1)
+
+    return block.register_forward_pre_hook(keep)
+
+
 class _Tap(nn.Module):
     """Multi-head self-attention on another module's parameters that records the pooled rows of the heads' values.
 
     Takes the calls of nn.MultiheadAttention (query, key, value) and of timm's attentions (x, rope, relative positions).
     """
 
-    def __init__(self, block: Block, tower: Tower, layer: int, record: Record, tokens: bool) -> None:
+    def __init__(
+        self, block: Block, tower: Tower, layer: int, record: Record, tokens: bool, attend: Attend | None
+    ) -> None:
         super().__init__()
         original = block.attention
         # The very dictionaries are shared, so that parameters and state_dict keys stay what they are.
@@ -118,7 +159,7 @@ class _Tap(nn.Module):
         self.training = original.training
         self._out, self._inner_norm = [block.out], [block.inner_norm]  # in lists: not children of their own
         self._heads, self._head_dim = tower.heads, tower.head_dim
-        self._layer, self._record, self._tokens = layer, record, tokens
+        self._layer, self._record, self._tokens, self._attend = layer, record, tokens, attend
         self._is_torch = isinstance(original, nn.MultiheadAttention)
         self._prefix = getattr(original, "num_prefix_tokens", 0)
         self._rotate_half = getattr(original, "rotate_half", False)
@@ -153,14 +194,16 @@ class _Tap(nn.Module):
             # A class-token query stands before the rotated patch tokens.
             q = q if self.source is not None else self._rotate(q, rope).type_as(v)
         bias = self._position_bias(shared_rel_pos)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B, heads, queries, head_dim)
+        out = None if self._attend is None else self._attend(self._layer, q, k, v, bias)
+        if out is None:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B, heads, queries, head_dim)
         if self._tokens:
             self._keep_tokens(q, k, v, bias)
         return out.transpose(1, 2)
 
     def _can_read_once(self, rope: Tensor | None) -> bool:
         plain = rope is None and self._is_torch
-        return plain and self.source is not None and not self._tokens
+        return plain and self.source is not None and not self._tokens and self._attend is None
 
     def _read_once(self, x: Tensor) -> Tensor:
         """`_read` for one query an image, without projecting every token: the key matrix moves to the query's side of

@@ -18,7 +18,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from clipaudit.errors import UnsupportedTower
 
-Pooling: TypeAlias = Literal["token", "average"]
+Pooling: TypeAlias = Literal["token", "average", "attention"]
 
 # Exact types only: a subclass may compute something else, and nothing may fall through.
 _LINEARS = (nn.Linear, NonDynamicallyQuantizableLinear)
@@ -32,7 +32,6 @@ _ATTENTIONS = (
     timm_eva.EvaAttention,
     timm_relpos.RelPosAttention,
 )
-_LATER = "is not supported yet: attention-pooled towers (SigLIP, CoCa, PE-Core) come with the localisation work"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,6 +59,21 @@ class Block:
     def scaled(self) -> bool:
         """Whether a LayerNorm inside the attention branch scales it per token."""
         return self.inner_norm is not None or self.post_norm is not None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AttentionPool:
+    """A learned query that reads all tokens behind the last norm. Holds the model's own modules."""
+
+    module: nn.Module
+    """timm's AttentionPoolLatent or open_clip's AttentionalPooler."""
+    heads: int
+    out: nn.Linear
+    """Output projection of its attention."""
+    mlp: nn.Module | None = None
+    """The module whose output is added to what the attention gives."""
+    post_norm: nn.LayerNorm | None = None
+    """LayerNorm behind the pool."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -94,12 +108,14 @@ class Tower:
     """The last LayerNorm (ln_post)."""
     head: tuple[nn.Linear | nn.Parameter, ...]
     """Linear maps behind the pool: Linear modules, or a (width, embed_dim) matrix."""
+    pool: AttentionPool | None = None
+    """The pool of a tower whose pooling is `attention`; `norm` stands before it."""
 
     @property
     def keeps_rows(self) -> bool:
         """Whether every pooled token's row must be kept until its weight is known at the end of the forward pass."""
         per_token = self.norm_before_pool or any(block.scaled for block in self.blocks)
-        return self.pooling == "average" and per_token
+        return self.pooling == "attention" or (self.pooling == "average" and per_token)
 
     def parameter(self) -> torch.Tensor:
         """A parameter of the tower: tells its device and dtype."""
@@ -134,13 +150,12 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def _describe_open_clip(visual: oc.VisionTransformer) -> Tower:
-    if visual.attn_pool is not None:
-        _refuse(f"attention pooling {_LATER}")
     if visual.pool_type not in ("tok", "avg"):
         _refuse(f"pool_type {visual.pool_type!r} is neither class-token nor average pooling")
     if not visual.transformer.batch_first:
         _refuse("its blocks expect the sequence before the batch")
     pooling: Pooling = "token" if visual.pool_type == "tok" else "average"
+    pool = None if visual.attn_pool is None else _open_clip_pool(visual)
     if type(visual.ln_pre) not in (*_NORMS, nn.Identity):
         _refuse(f"ln_pre is a {type(visual.ln_pre).__name__}, not a LayerNorm")
     blocks = tuple(_open_clip_block(block) for block in visual.transformer.resblocks)
@@ -152,13 +167,30 @@ def _describe_open_clip(visual: oc.VisionTransformer) -> Tower:
         prefix_tokens=1,
         grid=(rows, columns),
         image_size=tuple(visual.image_size),
-        pooling=pooling,
-        pool_start=int(pooling == "average"),
-        norm_before_pool=not visual.final_ln_after_pool,
+        pooling="attention" if pool is not None else pooling,
+        pool_start=int(pooling == "average" and pool is None),
+        norm_before_pool=pool is not None or not visual.final_ln_after_pool,
         visual=visual,
         container=visual.transformer.resblocks,
-        norm=_layer_norm(visual.ln_post, "ln_post"),
+        norm=_layer_norm(visual.ln_post, "ln_post") if pool is None else _layer_norm(visual.attn_pool.ln_k, "ln_k"),
         head=() if visual.proj is None else (visual.proj,),
+        pool=pool,
+    )
+
+
+def _open_clip_pool(visual: oc.VisionTransformer) -> AttentionPool:
+    """CoCa's pool, of whose queries the first gives the embedding."""
+    pool = visual.attn_pool
+    if type(pool) is not oc.AttentionalPooler or visual.attn_pool_contrastive is not None or visual.pool_type != "tok":
+        _refuse("its attention pool is not one query's attention and a LayerNorm")
+    attention = pool.attn
+    if type(attention) is not nn.MultiheadAttention or attention.in_proj_bias is None or attention.bias_k is not None:
+        _refuse("the attention of its pool is not a plain nn.MultiheadAttention")
+    return AttentionPool(
+        module=pool,
+        heads=attention.num_heads,
+        out=_linear(attention.out_proj, "the pool's out_proj"),
+        post_norm=_layer_norm(visual.ln_post, "ln_post"),
     )
 
 
@@ -186,17 +218,22 @@ def _describe_timm(visual: TimmModel) -> Tower:
     if kind not in (timm_vit.VisionTransformer, timm_eva.Eva, timm_relpos.VisionTransformerRelPos):
         _refuse(f"timm's {kind.__name__} is not a plain ViT: convolutions or windows stand between its attention heads")
     pool = trunk.global_pool
-    if getattr(trunk, "attn_pool", None) is not None or pool in ("map", "prr"):
-        _refuse(f"attention pooling {_LATER}")
-    if pool not in ("token", "avg"):
-        _refuse(f"global_pool {pool!r} is neither class-token nor average pooling")
+    attention_pool = None
+    if getattr(trunk, "attn_pool", None) is not None:
+        attention_pool = _timm_pool(trunk.attn_pool)
+    elif pool not in ("token", "avg"):
+        _refuse(f"global_pool {pool!r} is neither class-token, average nor attention pooling")
     if type(getattr(trunk, "norm_pre", nn.Identity())) not in (*_NORMS, nn.Identity):
         _refuse(f"norm_pre is a {type(trunk.norm_pre).__name__}, not a LayerNorm")
     norms = [norm for norm in (trunk.norm, trunk.fc_norm) if type(norm) is not nn.Identity]
     if len(norms) != 1:
         _refuse(f"it has {len(norms)} LayerNorms behind the last block instead of one")
+    if attention_pool is not None and norms[0] is not trunk.norm:
+        _refuse("its LayerNorm stands behind the attention pool")
     pooling: Pooling = "token" if pool == "token" else "average"
-    skip = 0 if pooling == "token" or getattr(trunk, "pool_include_prefix", False) else trunk.num_prefix_tokens
+    if attention_pool is not None:
+        pooling = "attention"
+    skip = 0 if pooling != "average" or getattr(trunk, "pool_include_prefix", False) else trunk.num_prefix_tokens
     rows, columns = trunk.patch_embed.grid_size
     return _tower(
         family=f"timm {kind.__name__}",
@@ -212,7 +249,19 @@ def _describe_timm(visual: TimmModel) -> Tower:
         container=trunk.blocks,
         norm=_layer_norm(norms[0], "the last norm"),
         head=_timm_head(trunk.head, *visual.head),
+        pool=attention_pool,
     )
+
+
+def _timm_pool(pool: Any) -> AttentionPool:  # noqa: ANN401 - timm's types are unknown here
+    """SigLIP's and PE-Core's pool."""
+    if type(pool) is not timm_layers.AttentionPoolLatent:
+        _refuse(f"its attention pool is a {type(pool).__name__}")
+    if pool.latent_len != 1 or pool.pos_embed is not None or pool.pool != "token":
+        _refuse("its attention pool has several queries or positions of its own")
+    for norm in (pool.q_norm, pool.k_norm):
+        _optional_norm(norm, "a norm in the attention pool")
+    return AttentionPool(module=pool, heads=pool.num_heads, out=_linear(pool.proj, "the pool's proj"), mlp=pool.mlp)
 
 
 def _timm_block(block: timm_vit.Block) -> Block:
@@ -263,11 +312,13 @@ def _tower(*, blocks: tuple[Block, ...], head: tuple[nn.Linear | nn.Parameter, .
     """Fill in the sizes, which must be the same in every block."""
     if not blocks:
         _refuse("it has no blocks")
+    if facts.get("pool") is not None and any(block.scaled for block in blocks):
+        _refuse("it pools by attention, and its blocks have LayerNorms in their attention branches")
     sizes = {(int(b.attention.num_heads), b.out.in_features, b.out.out_features) for b in blocks}  # type: ignore[arg-type]
     if len(sizes) != 1:
         _refuse("its blocks differ in size")
     heads, inner, width = sizes.pop()
-    embed_dim = width
+    embed_dim = width if facts.get("pool") is None else facts["pool"].out.out_features
     for step in head:
         embed_dim = step.out_features if isinstance(step, nn.Linear) else step.shape[1]
     return Tower(

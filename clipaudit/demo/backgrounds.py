@@ -28,7 +28,8 @@ _y, _x = (axis.astype(np.float32) for axis in np.mgrid[0:SIZE, 0:SIZE])
 def background(name: str, rng: np.random.Generator) -> Pixels:
     """(SIZE, SIZE, 3) float32 in 0..255; `name` is one of nouns.BACKGROUNDS."""
     pixels = _PAINTERS[name](rng)
-    return np.clip(pixels + _noise(rng, 2, 2)[..., None] * 4, 0, 255)
+    grainy: Pixels = np.clip(pixels + _noise(rng, 2, 2)[..., None] * 4, 0, 255)
+    return grainy
 
 
 @cache

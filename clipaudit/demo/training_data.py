@@ -45,7 +45,7 @@ def training_scene(rng: np.random.Generator) -> Scene:
     if kind > 0.92:
         return draw_scene(rng, noun=noun, backgrounds=scene_backgrounds, fixed={"other": _not_a_bird(rng), "size": ""})
     count = _count(rng)
-    fixed = {"count": count, **({} if count == 1 else {"size": ""}), **_tint(rng)}
+    fixed: dict[str, str | int] = {"count": count, **({} if count == 1 else {"size": ""}), **_tint(rng)}
     return draw_scene(rng, noun=noun, backgrounds=scene_backgrounds, fixed=fixed)
 
 

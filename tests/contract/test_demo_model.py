@@ -1,4 +1,4 @@
-"""The shipped demo model: stock open_clip loads it, it is small, and it knows its world (wide margins; the card has the figures)."""
+"""The shipped demo model: stock open_clip loads it, it is small, and it knows its world."""
 
 import itertools
 
@@ -6,6 +6,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 
 from clipaudit.config import ModelConfig
 from clipaudit.decomposer.decomposer import Decomposer
@@ -43,8 +44,6 @@ def test_stock_open_clip_loads_the_directory(encoder):
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{directory}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{directory}")
     sample = next(samples("things", count=1, seed=SEED))
-    from PIL import Image
-
     with torch.inference_mode():
         image = model.eval().encode_image(preprocess(Image.fromarray(sample.pixels))[None], normalize=True)
         text = model.encode_text(tokenizer(["a photo of a cat"]), normalize=True)

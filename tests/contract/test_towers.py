@@ -11,23 +11,29 @@ from clipaudit.errors import UnsupportedTower
 from tests.tiny_models import full_size_on_meta, images_for, plain_embedding, tiny
 
 CONFIGS = open_clip.list_models()
-LATER = ("SigLIP", "siglip", "PE-Core", "coca_ViT")
+POOLED = ("SigLIP", "siglip", "PE-Core", "coca_ViT")
 FOR_GOOD = ("RN", "convnext", "swin", "MobileCLIP-S", "MobileCLIP2-S")
 CLASS_TOKEN_EXCEPTIONS = ("CLIPA", "SigLIP", "ViTamin")
 
 
 def expected(name: str) -> str:
-    if any(part in name for part in LATER):
-        return "later"
+    if any(part in name for part in POOLED):
+        return "exact"
     return "for good" if name.startswith(FOR_GOOD) else "exact"
 
 
 def test_the_registry_is_the_one_that_was_read():
     # A new open_clip release with new towers must be looked at, not passed over.
-    counts = {verdict: sum(expected(name) == verdict for name in CONFIGS) for verdict in ("exact", "later", "for good")}
+    counts = {verdict: sum(expected(name) == verdict for name in CONFIGS) for verdict in ("exact", "for good")}
     assert len(CONFIGS) == 144
-    assert counts == {"exact": 81, "later": 35, "for good": 28}
-    families = [open_clip.get_model_config(name)["vision_cfg"] for name in CONFIGS if expected(name) == "exact"]
+    assert counts == {"exact": 116, "for good": 28}
+    pooled = [name for name in CONFIGS if any(part in name for part in POOLED)]
+    assert len(pooled) == 35
+    families = [
+        open_clip.get_model_config(name)["vision_cfg"]
+        for name in CONFIGS
+        if expected(name) == "exact" and name not in pooled
+    ]
     plain = [vision for vision in families if "timm_model_name" not in vision]
     assert sum(vision.get("pool_type", "tok") == "tok" for vision in plain) == 48
     assert sum(vision.get("pool_type") == "avg" and vision["final_ln_after_pool"] for vision in plain) == 6
@@ -43,9 +49,9 @@ def test_every_configuration_is_exact_or_refused(name: str):
         message = str(refusal.value)
         assert message.startswith("this image tower cannot be decomposed exactly: ")
         assert "\n" not in message
-        assert ("is not supported yet" in message) == (expected(name) == "later")
         return
     tower = describe(full)
+    assert (tower.pooling == "attention") == any(part in name for part in POOLED)
     visual = tiny(name)
     decomposer = Decomposer(visual)
     small = decomposer.tower

@@ -1,25 +1,25 @@
 """`clipaudit demo` and `demo-data` as a user runs them."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
 from clipaudit.run import Run
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory, request):
+def shown(tmp_path_factory):
     """One small demo: the finished process and its directory."""
-    import os
-    import subprocess
-    import sys
-
-    from tests.conftest import ROOT
-
     folder = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-m", "clipaudit", "demo", "out", "--birds", "400", "--things", "400", "--seed", "3"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder, env=environment, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, cwd=folder, env=environment, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done, folder
 

@@ -12,7 +12,6 @@ from clipaudit import ablation
 from clipaudit.ablation import (
     Means,
     Replacement,
-    Rows,
     ZeroShot,
     ablate,
     as_set,
@@ -24,7 +23,6 @@ from clipaudit.ablation import (
     span_reconstruction,
     stream_ablated,
     stream_logits,
-    stream_rows,
 )
 from clipaudit.basis import write_basis
 from clipaudit.config import ModelConfig
@@ -32,10 +30,11 @@ from clipaudit.decomposer import Decomposer
 from clipaudit.errors import UsageError
 from clipaudit.heads import textspan
 from clipaudit.model import load_model
+from clipaudit.rows import Rows, stream_rows
 from clipaudit.run import Run
 from clipaudit.rundir import RunDirectory
 from clipaudit.schema import TableSpec, attention_column, head_label, mlp_column
-from clipaudit.zeroshot import class_rows, score, score_sets
+from clipaudit.zeroshot import score, score_sets
 from tests.make_runs import SPEC, make_manifest, make_run, make_samples, write_attempt
 
 HEADS = SPEC.heads
@@ -71,7 +70,7 @@ def unit_classes(count=3, dim=SPEC.embed_dim, seed=5):
 
 
 def question(**changes):
-    return ZeroShot(**{"classes": unit_classes(), "class_of": class_rows(["a", "b", "c"], range(3)), **changes})
+    return ZeroShot(**{"classes": unit_classes(), "class_of": {row: row for row in range(3)}, **changes})
 
 
 # -- the decomposer's own sums -----------------------------------------------------------------------------------------

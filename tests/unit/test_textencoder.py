@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import logging
 from pathlib import Path
 
@@ -12,32 +10,20 @@ import open_clip
 import pytest
 import torch
 from open_clip.zero_shot_classifier import build_zero_shot_classifier
-from safetensors.torch import save_file
 
 from clipaudit.config import ModelConfig
 from clipaudit.errors import UnknownModel, UsageError
 from clipaudit.model import load_model
 from clipaudit.textencoder import centred, encode_classes, encode_texts, fill, load_tokenizer
+from tests.worded_models import MERGES, write_worded_model
 
-MERGES = ["c a", "ca t</w>", "d o", "do g</w>"]
 TEXTS = ["a cat", "a dog", "two dogs", "a cat", "", "cat dog"]
 
 
 @pytest.fixture(scope="module")
 def model_directory(tmp_path_factory) -> Path:
     """An open_clip directory that brings its own merges under a relative name, as the demo model does."""
-    directory = tmp_path_factory.mktemp("own_merges")
-    (directory / "bpe.txt.gz").write_bytes(gzip.compress("\n".join(["#version: 0.2", *MERGES]).encode()))
-    text = {"context_length": 16, "vocab_size": 512 + len(MERGES) + 2, "width": 16, "heads": 2, "layers": 1}
-    vision = {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = open_clip.CLIP(embed_dim=24, vision_cfg=vision, text_cfg=text)
-    save_file(model.state_dict(), directory / "open_clip_model.safetensors")
-    text["tokenizer_kwargs"] = {"bpe_path": "bpe.txt.gz"}
-    config = {"model_cfg": {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": {}}
-    (directory / "open_clip_config.json").write_text(json.dumps(config))
-    return directory
+    return write_worded_model(tmp_path_factory.mktemp("own_merges"))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clipaudit import zeroshot
 from clipaudit.errors import UsageError
-from clipaudit.zeroshot import LogitBatch, Proportion, class_rows, control, score, score_sets
+from clipaudit.zeroshot import LogitBatch, Proportion, control, score, score_sets
 
 
 def make_batches(seed=0, rows=90, classes=3, columns=4, pieces=3):
@@ -145,14 +145,3 @@ def test_control():
     assert control(1.0, np.zeros(999)).p == 1 / 1000
     with pytest.raises(UsageError, match="at least one random set"):
         control(1.0, [])
-
-
-def test_class_rows():
-    names = ["cat", "dog", "7"]
-    assert class_rows(names, [2, 0]) == {2: 2, 0: 0}
-    assert class_rows(names, ["7", "dog"]) == {"7": 2, "dog": 1}
-    for label in (3, -1, "cow", None):
-        with pytest.raises(UsageError, match="has no class: there are 3, cat, dog, 7"):
-            class_rows(names, [label])
-    with pytest.raises(UsageError, match="'dog' is there twice"):
-        class_rows(["cat", "dog", "dog"], [0])

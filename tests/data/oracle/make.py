@@ -10,6 +10,9 @@ import open_clip
 import torch
 from safetensors.torch import load_file, save_file
 
+sys.path.insert(0, str(Path(__file__).parents[3]))
+from tests.plain_towers import plain_forward
+
 LAYERS = (6, 7)
 IMAGES = 2
 
@@ -43,3 +46,14 @@ np.savez_compressed(
     mlps=data["mlps"][:IMAGES, [layer + 1 for layer in layers]],
 )
 shutil.copyfile(oracle / "textspan.npz", here / "textspan.npz")
+
+# CLIP Surgery: the published outputs, and how far its second path has gone ahead of the first where block 6 begins.
+surgery = np.load(oracle / "surgery.npz")
+with torch.inference_mode():
+    trace = plain_forward(model.visual, torch.from_numpy(data["images"][:IMAGES]), second_from=2, stop=LAYERS[0])
+by_image = ("patch_features", "similarity_code", "single_text", "similarity_maps")
+np.savez_compressed(
+    here / "surgery.npz",
+    ahead=(trace.second - streams[0]).numpy(),
+    **{name: surgery[name][:IMAGES] if name in by_image else surgery[name] for name in surgery.files},
+)

@@ -1,0 +1,13 @@
+"""Spurious-cue audits: which cue a class hangs on, in words, with evidence, and what may be said of it.
+
+`audit(run, AuditOptions(...))` gives an `AuditResult`. The method by module, S0 to S13 in their order:
+`directions` (S0), `strength` (S1, S2), `multiplicity` and `screen` (S3, S4), `predictability` (S5), `attributes` (S6),
+`pseudo` and `groups` (S7-S9), `counterfactual` (S10), `shift` (S11), `environments` (S12), `controls` (S13), then
+`verdicts`.
+"""
+
+from clipaudit.audit.options import AuditOptions
+from clipaudit.audit.pipeline import audit
+from clipaudit.audit.result import AuditResult, Verdict
+
+__all__ = ["AuditOptions", "AuditResult", "Verdict", "audit"]

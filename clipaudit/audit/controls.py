@@ -1,0 +1,114 @@
+"""What every report prints beside its findings: audits on permuted labels, and planted shifts (S13)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from clipaudit.audit.attributes import attribute_screen
+from clipaudit.audit.imagefacts import Attribute
+from clipaudit.audit.multiplicity import permuted
+from clipaudit.audit.result import NegativeControl, PositiveControl
+from clipaudit.audit.screen import MIN_INDEPENDENT, Screen, joined, screen_codes, with_rows
+from clipaudit.audit.strength import Design, binned
+
+Float32s: TypeAlias = npt.NDArray[np.float32]
+Ints: TypeAlias = npt.NDArray[np.int64]
+
+LIMIT: Final = 0.05
+STRENGTHS: Final = (0.3, 0.5)
+_MOST_CLASSES: Final = 50
+
+
+def few_classes(design: Design, seed: int) -> Ints:
+    """Rows of at most 50 classes, drawn: controls on permuted labels cost classes^2."""
+    if design.classes <= _MOST_CLASSES:
+        return np.arange(len(design.truth))
+    chosen = np.random.default_rng([seed, 7]).permutation(design.classes)[:_MOST_CLASSES]
+    return np.flatnonzero(np.isin(design.truth, chosen))
+
+
+def subset(design: Design, rows: Ints) -> tuple[Design, Ints]:
+    """The design of some rows, of the classes that still have enough independent images, and which rows remain."""
+    cluster = None if design.cluster is None else np.unique(design.cluster[rows], return_inverse=True)[1]
+    _, truth = np.unique(design.truth[rows], return_inverse=True)
+    part = Design(truth.astype(np.int64), int(truth.max(initial=-1)) + 1, cluster)
+    enough = part.independent >= MIN_INDEPENDENT
+    if enough.all():
+        return part, rows
+    kept = enough[part.truth]
+    return subset(design, rows[kept]) if kept.any() else (Design(np.empty(0, np.int64), 0), rows[:0])
+
+
+def negative_control(
+    codes: npt.NDArray[np.uint16],
+    attributes: Sequence[Attribute],
+    design: Design,
+    *,
+    audits: int,
+    alpha: float,
+    delta: float,
+    seed: int,
+) -> NegativeControl:
+    """The same tests and rules on labels dealt again; codes (s, M) and attributes of the design's rows."""
+    rng = np.random.default_rng([seed, 8])
+    findings = []
+    for _ in range(audits if design.classes >= 2 else 0):
+        dealt = Design(permuted(design, rng), design.classes, design.cluster)
+        parts = [screen_codes((codes[:, column] for column in range(codes.shape[1])), dealt)] if codes.size else []
+        found = [attribute_screen(attribute, dealt) for attribute in attributes]
+        parts += [one.screen for one in found if one is not None]
+        findings.append(int(joined(parts).flagged(alpha, delta).sum()) if parts else 0)
+    share = float(np.mean([count > 0 for count in findings])) if findings else 0.0
+    return NegativeControl(
+        audits=len(findings),
+        mean_findings=float(np.mean(findings)) if findings else 0.0,
+        share_with_any=share,
+        limit=LIMIT,
+        rows=len(design.truth),
+        valid=share <= LIMIT,
+    )
+
+
+def positive_control(
+    whole: Screen | None, spare: Float32s, design: Design, *, d: float, alpha: float, delta: float, seed: int
+) -> PositiveControl:
+    """Shift one class's scores along each unused direction (s, trials) by what makes D = d, and look for it.
+
+    Every trial is one more direction in the family of all tests; found means flagged for the right class, and named
+    means that no other class is flagged more strongly.
+    """
+    rng = np.random.default_rng([seed, 9])
+    detected = named = 0
+    trials = spare.shape[1] if design.classes >= 2 else 0
+    for trial in range(trials):
+        k = int(rng.integers(design.classes))
+        scores = spare[:, trial].astype(np.float64)
+        # for normal scores of one spread, D = 2 Phi(shift / sqrt 2) - 1
+        shift = np.sqrt(2.0) * float(stats.norm.ppf((1 + d) / 2)) * scores.std()
+        planted = screen_codes([binned(scores + shift * (design.truth == k))], design)
+        if whole is not None and whole.d.shape[1] == design.classes:
+            planted = last_row(with_rows(whole, planted))
+        flagged = planted.flagged(alpha, delta)[0]
+        detected += bool(flagged[k])
+        size = np.abs(planted.z[0])  # of two classes both differ alike
+        named += bool(flagged[k] and planted.d[0, k] > 0 and size[k] >= size.max() * (1 - 1e-9))
+    return PositiveControl(d=d, trials=trials, detected=detected, named=named, rows=len(design.truth))
+
+
+def last_row(found: Screen) -> Screen:
+    """The last direction's tests, with the q-values that they have among all."""
+    return replace(
+        found,
+        d=found.d[-1:],
+        error=found.error[-1:],
+        z=found.z[-1:],
+        p=found.p[-1:],
+        typical=found.typical[-1:],
+        q=found.q[-1:],
+    )

@@ -1,0 +1,95 @@
+"""Two sets of rows compared: associations, shares of attribute values, and where heads' means move to (S11)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from clipaudit.audit.answers import read_vectors, sampled
+from clipaudit.audit.context import Context, TextSource
+from clipaudit.audit.environments import head_shift, most_shifted, shift_rows, strength_of
+from clipaudit.audit.imagefacts import ImageFacts
+from clipaudit.audit.parts import Estimate
+from clipaudit.audit.result import Finding, HeadShift, Shift
+from clipaudit.audit.scan import SAMPLE
+from clipaudit.heads import fold
+from clipaudit.texts.pool import TextPool
+
+Float32s: TypeAlias = npt.NDArray[np.float32]
+Ints: TypeAlias = npt.NDArray[np.int64]
+Pair: TypeAlias = tuple[str, str, str | None, Estimate, Estimate]
+
+
+def shift_between(
+    context: Context, test: ImageFacts, findings: Sequence[Finding], pool: TextPool, texts: TextSource
+) -> Shift:
+    """The association's rows against `test`: every finding's strongest direction, every attribute's values."""
+    few = sampled(test, SAMPLE, context.options.seed)
+    local = np.full(len(context.names), -1, np.int64)
+    local[context.tested] = np.arange(context.design.classes)
+    pairs = [*_directions(context, few, local[few.truth], findings), *_values(context, test, local[test.truth])]
+    return Shift(
+        train=context.rows,
+        test=context.answers_rows,
+        rows=shift_rows(pairs, context.options.alpha),
+        heads=most_shifted(_heads(context, few, pool, texts)),
+    )
+
+
+def _directions(context: Context, test: ImageFacts, truth: Ints, findings: Sequence[Finding]) -> list[Pair]:
+    found: list[Pair] = []
+    K = context.design.classes
+    for finding in findings:
+        k = next(k for k in range(K) if context.name(k) == finding.class_name)
+        places = [m for m, one in enumerate(context.scan.directions) if one.head in finding.cue.heads]
+        if not places:
+            continue
+        direction = context.scan.directions[max(places, key=lambda m: float(context.family.low[m, k]))]
+        values = read_vectors(test.run, direction.head, test.position).astype(np.float32)
+        scores = (values - context.scan.means[direction.head].astype(np.float32)) @ direction.class_free.astype(
+            np.float32
+        )
+        train = strength_of(context.scores(direction), context.truth, k, K, context.sampled.cluster)
+        there = strength_of(scores, truth, k, K, test.cluster)
+        if train is not None and there is not None:
+            found.append((finding.class_name, finding.cue.name, direction.head, train, there))
+    return found
+
+
+def _values(context: Context, test: ImageFacts, truth: Ints) -> list[Pair]:
+    """Every tested value's share in every class against the other classes, here and there."""
+    found: list[Pair] = []
+    K = context.design.classes
+    for one in context.attributes:
+        there = test.attributes[one.attribute.column]
+        here = context.facts.attributes[one.attribute.column]
+        for place in one.values.tolist():
+            value = one.attribute.values[place]
+            code = there.values.index(value) if value in there.values else -2
+            for k in range(K):
+                train = _share(here.codes, place, context.design.truth, k, K, context.facts.cluster)
+                other = _share(there.codes, code, truth, k, K, test.cluster)
+                if train is not None and other is not None:
+                    found.append((context.name(k), f"{one.attribute.column} = {value}", None, train, other))
+    return found
+
+
+def _share(codes: Ints, value: int, truth: Ints, k: int, classes: int, cluster: Ints) -> Estimate | None:
+    known = codes >= 0
+    return strength_of((codes[known] == value).astype(np.float32), truth[known], k, classes, cluster[known])
+
+
+def _heads(context: Context, test: ImageFacts, pool: TextPool, texts: TextSource) -> list[HeadShift]:
+    vectors, basis = texts.vectors(pool.texts), context.run.basis()
+    found = []
+    for head in context.scan.values:
+        here = context.scan.values[head].astype(np.float64)
+        there = read_vectors(test.run, head, test.position).astype(np.float64)
+        spread = float(np.sqrt(here.var(axis=0).sum()))
+        found.append(
+            head_shift(head, here.mean(axis=0), there.mean(axis=0), spread, fold(basis.Q(head), vectors), pool.texts)
+        )
+    return found

@@ -1,0 +1,420 @@
+"""Findings, controls and facts put together: ranks, the map, the trust panel, the answer in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from clipaudit.audit import building
+from clipaudit.audit.answers import zero_shot
+from clipaudit.audit.attributefindings import scored_groups, train_counts
+from clipaudit.audit.attributes import chi_squared, cramers_v
+from clipaudit.audit.context import Context, Progress
+from clipaudit.audit.controls import STRENGTHS, few_classes, negative_control, positive_control, subset
+from clipaudit.audit.groups import describe_groups
+from clipaudit.audit.hygiene import hygiene as hygiene_of
+from clipaudit.audit.imagefacts import Attribute, ImageFacts
+from clipaudit.audit.intervals import accuracy
+from clipaudit.audit.parts import Estimate, Groups, Need, Verdict
+from clipaudit.audit.result import (
+    SCHEMA_VERSION,
+    AttributeTable,
+    AuditResult,
+    ClassFacts,
+    Controls,
+    Data,
+    Finding,
+    Hygiene,
+    MapPoint,
+    NegativeControl,
+    Settings,
+    Shift,
+    Trust,
+)
+from clipaudit.audit.screen import MIN_INDEPENDENT
+from clipaudit.audit.strength import Z95
+from clipaudit.run import Run
+from clipaudit.texts.classes import ClassNames
+from clipaudit.zeroshot import near_chance
+
+Ints: TypeAlias = npt.NDArray[np.int64]
+
+_RANKS: Final = (
+    Verdict.CONFIRMED,
+    Verdict.DATA_ONLY,
+    Verdict.MODEL_ONLY,
+    Verdict.CANDIDATE,
+    Verdict.INCONCLUSIVE,
+    Verdict.OBSERVED,
+    Verdict.CORE,
+)
+_MAP: Final = 300
+_LIMITS: Final = (
+    "Only direct effects of attention heads on the class token are measured; MLPs and what later layers read from a"
+    " head stay as they are.",
+    "What CLIP does not see, and what the text pool has no words for, is not found.",
+    "Association and reliance are different things: a data set may hold a shortcut that CLIP does not use, and CLIP may"
+    " use one that this data set does not hold.",
+)
+
+
+def ranked(findings: Sequence[Finding], most: int) -> tuple[Finding, ...]:
+    """In the order in which they should be looked at, with ranks."""
+
+    def weight(found: Finding) -> tuple[int, float, str, str]:
+        low = found.association.d.low or 0.0
+        return _RANKS.index(found.verdict), -low, found.class_name, found.cue.name
+
+    return tuple(replace(found, rank=place) for place, found in enumerate(sorted(findings, key=weight)[:most], 1))
+
+
+def assemble(
+    context: Context,
+    findings: tuple[Finding, ...],
+    *,
+    test_run: Run | None,
+    settings: Settings,
+    versions: dict[str, str],
+    dropped: tuple[Any, ...],
+    shift: Shift | None,
+    hygiene: Hygiene,
+    everything: ImageFacts,
+    rows: dict[str, Any],
+    progress: Progress,
+) -> AuditResult:
+    """The whole result."""
+    controls = run_controls(context, progress)
+    trust = trust_of(context, controls, hygiene)
+    facts = class_facts(context, everything)
+    verdict = _verdict(findings, hygiene)
+    return AuditResult(
+        schema_version=SCHEMA_VERSION,
+        **_names(context.run, test_run),
+        verdict=verdict,
+        sentence=answer(findings, trust, hygiene, context),
+        findings=findings,
+        map=points(context, findings),
+        classes=facts,
+        attributes=tuple(
+            AttributeTable(
+                attribute=one.attribute.column,
+                cells=building.attribute_cells(context, one),
+                cramers_v=cramers_v(one.counts),
+                p=chi_squared(one.counts)[1],
+            )
+            for one in context.attributes
+        ),
+        groups=plain_groups(context),
+        predictability=context.scan.predictability,
+        shift=shift,
+        hygiene=hygiene,
+        controls=controls,
+        trust=trust,
+        dropped=dropped,
+        data=_data(context, everything),
+        settings=settings,
+        versions=versions,
+        started="",
+        seconds=0.0,
+        rows=rows,
+    )
+
+
+def _names(run: Run, test_run: Run | None) -> dict[str, Any]:
+    return {
+        "run": run.directory.url,
+        "test_run": None if test_run is None else test_run.directory.url,
+        "model": str(run.manifest.model["name"]),
+        "model_fingerprint": str(run.manifest.model["fingerprint"]),
+        "run_fingerprint": run.manifest.fingerprint,
+    }
+
+
+def _verdict(findings: Sequence[Finding], hygiene: Hygiene) -> Verdict | None:
+    """The first finding's; without findings a run that lacks shards is no pass."""
+    if findings:
+        return findings[0].verdict
+    return Verdict.INCONCLUSIVE if hygiene.failed_shards else None
+
+
+def answer(findings: Sequence[Finding], trust: Trust, hygiene: Hygiene, context: Context) -> str:
+    """What is wrong, how much, how sure."""
+    if not trust.valid:
+        return f"This audit is not valid: {trust.problems[0]}"
+    missing = f" {hygiene.failed_shards} shards of the run are missing, so that this is not the whole data set."
+    tail = missing if hygiene.failed_shards else ""
+    if not findings:
+        return (
+            f"No cue was found that one of the {context.design.classes} classes goes with (|D| above"
+            f" {context.options.delta_warn:g}; {trust.tests:,} tests on {len(context.facts):,} images).{tail}"
+        )
+    more = len(findings) - 1
+    others = f" There {'is' if more == 1 else 'are'} {more} more finding{'s' if more > 1 else ''}." if more else ""
+    return f"{findings[0].sentence}{others}{tail}"
+
+
+# -- the map, classes, groups ------------------------------------------------------------------------------------------
+
+
+def points(context: Context, findings: Sequence[Finding]) -> tuple[MapPoint, ...]:
+    """Findings, then every other attribute's value with every class, then the strongest directions."""
+    found = [
+        MapPoint(
+            finding=one.id,
+            class_name=one.class_name,
+            cue=one.cue.name,
+            verdict=one.verdict,
+            association=one.association.d,
+            reliance=None if one.counterfactual is None else one.counterfactual.arms[0].delta_conflict,
+        )
+        for one in findings
+    ]
+    known = {(one.class_name, one.cue.attribute, one.cue.value) for one in findings}
+    for one in context.attributes:
+        for place, value in enumerate(one.values.tolist()):
+            word = one.attribute.values[value]
+            found += [
+                _point(context, context.row_of(one, place), k, f"{one.attribute.column} = {word}", 1.0)
+                for k in range(context.design.classes)
+                if (context.name(k), one.attribute.column, word) not in known
+            ]
+    M = len(context.scan.directions)
+    low = context.family.low[:M]
+    for flat in np.argsort(-low, axis=None)[: max(0, _MAP - len(found))].tolist() if M else []:
+        m, k = divmod(flat, context.design.classes)
+        direction = context.scan.directions[m]
+        sign = 1.0 if context.family.d[m, k] >= 0 else -1.0
+        text = direction.text if sign > 0 else direction.opposite
+        found.append(_point(context, m, k, f"{text} ({direction.head})", sign))
+    return tuple(found[:_MAP])
+
+
+def _point(context: Context, m: int, k: int, cue: str, sign: float) -> MapPoint:
+    d, half = float(context.family.d[m, k]) * sign, Z95 * float(context.family.error[m, k])
+    return MapPoint(
+        finding=None,
+        class_name=context.name(k),
+        cue=cue,
+        verdict=None,
+        association=Estimate(value=d, low=max(-1.0, d - half), high=min(1.0, d + half), n=len(context.facts)),
+        reliance=None,
+    )
+
+
+def class_facts(context: Context, everything: ImageFacts) -> tuple[ClassFacts, ...]:
+    """Every class that the association's rows or the class file have."""
+    counts, independent = _sizes(everything, len(context.names))
+    right = None if context.answers is None else context.answers.right(context.answers.base)
+    found = []
+    for k, (label, name) in enumerate(zip(context.names.labels, context.names.names, strict=True)):
+        inside = None if context.answers is None else context.answers.truth == k
+        scored = 0 if inside is None else int(inside.sum())
+        found.append(
+            ClassFacts(
+                class_name=name,
+                label=label,
+                n=int(counts[k]),
+                independent=int(independent[k]),
+                tested=bool((context.tested == k).any()),
+                accuracy=accuracy(int(right[inside].sum()), scored) if right is not None and scored else None,
+            )
+        )
+    return tuple(found)
+
+
+def _sizes(facts: ImageFacts, classes: int) -> tuple[Ints, Ints]:
+    pairs = np.unique(np.stack([facts.truth, facts.cluster]), axis=1)
+    return np.bincount(facts.truth, minlength=classes), np.bincount(pairs[0], minlength=classes)
+
+
+def plain_groups(context: Context) -> tuple[Groups, ...]:
+    """Accuracy by class and value of each attribute, over all scored images."""
+    if context.answers is None:
+        return ()
+    right = context.answers.right(context.answers.base)
+    return tuple(
+        describe_groups(
+            scored_groups(context, context.answers, one),
+            right,
+            context.answers_rows,
+            n_min=context.options.n_min,
+            seed=context.options.seed,
+            train=train_counts(context, one),
+        )
+        for one in context.attributes
+    )
+
+
+# -- controls and trust ------------------------------------------------------------------------------------------------
+
+
+def run_controls(context: Context, progress: Progress) -> Controls:
+    """Permuted labels and planted shifts, on the sample."""
+    design, options = context.sample_design, context.options
+    part, rows = subset(design, few_classes(design, options.seed))
+    attributes = [
+        Attribute(
+            column=one.attribute.column,
+            values=one.attribute.values,
+            codes=one.attribute.codes[context.scan.sample[rows]],
+        )
+        for one in context.attributes
+    ]
+    progress("controls", 0, 2)
+    negative = negative_control(
+        context.scan.codes[rows],
+        attributes,
+        part,
+        audits=options.negative_audits,
+        alpha=options.alpha,
+        delta=options.delta_warn,
+        seed=options.seed,
+    )
+    progress("controls", 1, 2)
+    positive = tuple(
+        positive_control(
+            context.family,
+            context.scan.spare[rows],
+            part,
+            d=d,
+            alpha=options.alpha,
+            delta=options.delta_warn,
+            seed=options.seed,
+        )
+        for d in STRENGTHS
+    )
+    progress("controls", 2, 2)
+    return Controls(negative=negative, positive=positive)
+
+
+def trust_of(context: Context, controls: Controls, hygiene: Hygiene) -> Trust:
+    """How far the findings may be trusted."""
+    problems = []
+    if not controls.negative.valid:
+        problems.append(
+            f"{100 * controls.negative.share_with_any:.0f} % of {controls.negative.audits} audits on permuted labels"
+            " found something, which must not happen in more than 5 %."
+        )
+    limits = [*_LIMITS]
+    if hygiene.failed_shards:
+        limits.insert(0, f"{hygiene.failed_shards} shards of the run are missing: nothing is known of their images.")
+    found = zero_shot(context.answers)
+    guessing = found is not None and near_chance(found, len(context.names))
+    if guessing:
+        limits.insert(0, "Zero-shot answers are no better than guessing: nothing can be learnt of what CLIP relies on.")
+    total = float(context.embedding.astype(np.float64).var(axis=0).sum())
+    explained = float(context.scan.heads_sum.astype(np.float64).var(axis=0).sum())
+    return Trust(
+        valid=not problems,
+        problems=tuple(problems),
+        tests=context.family.p.size,
+        directions=len(context.scan.directions),
+        heads=len(context.scan.values),
+        accuracy=None if found is None else accuracy(found.right, found.total),
+        near_chance=guessing,
+        mean_source=None if context.answers is None else context.answers.mean_source,
+        embedding_share=explained / total if total > 0 else 0.0,
+        limits=tuple(limits),
+    )
+
+
+def _data(context: Context, everything: ImageFacts) -> Data:
+    scored = None if context.answers is None else context.answers.facts
+    discovery = 0 if scored is None else int(scored.discovery.sum())
+    return Data(
+        association=context.rows,
+        counterfactual=None if scored is None else context.answers_rows,
+        rows=len(everything),
+        counterfactual_rows=0 if scored is None else len(scored),
+        discovery_rows=discovery,
+        confirmation_rows=0 if scored is None else len(scored) - discovery,
+        clusters=int(everything.cluster.max(initial=-1)) + 1,
+        attributes=tuple(one.attribute.column for one in context.attributes),
+        evidence=Verdict.CONFIRMED if context.attributes else Verdict.CANDIDATE,
+    )
+
+
+# -- too little to test ------------------------------------------------------------------------------------------------
+
+
+def inconclusive(
+    run: Run,
+    test_run: Run | None,
+    names: ClassNames,
+    facts: ImageFacts,
+    test: ImageFacts | None,
+    tested: Ints,
+    settings: Settings,
+    versions: dict[str, str],
+) -> AuditResult:
+    """The result when fewer than two classes have enough images: nothing was tested, and that is no pass."""
+    counts, independent = _sizes(facts, len(names))
+    few = [k for k in range(len(names)) if counts[k] and k not in set(tested.tolist())]
+    needed = [Need(what=names.names[k], images=int(MIN_INDEPENDENT - independent[k])) for k in few]
+    sentence = (
+        f"Inconclusive: {len(tested)} of {int((counts > 0).sum())} classes have {MIN_INDEPENDENT} independent images or"
+        f" more, and two are needed. Images still needed: {', '.join(f'{n.what}: {n.images}' for n in needed[:5])}."
+    )
+    negative = NegativeControl(audits=0, mean_findings=0.0, share_with_any=0.0, limit=0.05, rows=len(facts), valid=True)
+    return AuditResult(
+        schema_version=SCHEMA_VERSION,
+        **_names(run, test_run),
+        verdict=Verdict.INCONCLUSIVE,
+        sentence=sentence,
+        findings=(),
+        map=(),
+        classes=_untested(names, counts, independent),
+        attributes=(),
+        groups=(),
+        predictability=(),
+        shift=None,
+        hygiene=hygiene_of(facts, test, names),
+        controls=Controls(negative=negative, positive=()),
+        trust=Trust(
+            valid=True,
+            problems=(),
+            tests=0,
+            directions=0,
+            heads=len(run.head_labels),
+            accuracy=None,
+            near_chance=False,
+            mean_source=None,
+            embedding_share=0.0,
+            limits=(sentence,),
+        ),
+        dropped=(),
+        data=Data(
+            association=f"{run.directory.url}{facts.rows.described}",
+            counterfactual=None,
+            rows=len(facts),
+            counterfactual_rows=0,
+            discovery_rows=0,
+            confirmation_rows=0,
+            clusters=int(facts.cluster.max(initial=-1)) + 1,
+            attributes=(),
+            evidence=Verdict.INCONCLUSIVE,
+        ),
+        settings=settings,
+        versions=versions,
+        started="",
+        seconds=0.0,
+    )
+
+
+def _untested(names: ClassNames, counts: Ints, independent: Ints) -> tuple[ClassFacts, ...]:
+    """Every class, none of them tested."""
+    return tuple(
+        ClassFacts(
+            class_name=name,
+            label=names.labels[k],
+            n=int(counts[k]),
+            independent=int(independent[k]),
+            tested=False,
+            accuracy=None,
+        )
+        for k, name in enumerate(names.names)
+    )

@@ -1,0 +1,336 @@
+"""Findings that rest on texts alone: candidates at most, with the evidence for and against each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from clipaudit.audit import building
+from clipaudit.audit.answers import Answers
+from clipaudit.audit.attributefindings import head_directions, scored_groups
+from clipaudit.audit.candidates import TextCue
+from clipaudit.audit.context import Context
+from clipaudit.audit.counterfactual import CueGroups, arm, choose_heads
+from clipaudit.audit.groups import Grouping, conflict_of, describe_groups, grouping
+from clipaudit.audit.parts import Arm, CellTable, Counterfactual, Cue, CueWord, Evidence, Need, Verdict
+from clipaudit.audit.pseudo import (
+    MIN_PURITY,
+    VALUES,
+    CorrectedChange,
+    ErrorRates,
+    corrected_change,
+    corrected_counts,
+    pseudo_values,
+    purity,
+    rates_from_scores,
+)
+from clipaudit.audit.result import Finding, finding_id
+from clipaudit.audit.verdicts import Case, action, harmful, needs, sentence, verdict
+
+Bools: TypeAlias = npt.NDArray[np.bool_]
+Float32s: TypeAlias = npt.NDArray[np.float32]
+Ints: TypeAlias = npt.NDArray[np.int64]
+
+_MOST_HEADS: Final = 6
+_WITH: Final = 1
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Measured:
+    """What the pseudo-attribute says of the scored images."""
+
+    counterfactual: Counterfactual | None
+    cells: CellTable | None
+    corrected: CorrectedChange | None
+    purity: float | None
+    own: int
+    others: int
+
+
+_NOTHING: Final = Measured(counterfactual=None, cells=None, corrected=None, purity=None, own=0, others=0)
+
+
+def text_finding(context: Context, cue: TextCue) -> Finding:
+    """Everything that is known of a class and a text."""
+    k, name, text = cue.k, context.name(cue.k), cue.word.text
+    heads = tuple(dict.fromkeys(context.scan.directions[m].head for m in cue.members.tolist()))[:_MOST_HEADS]
+    association = building.direction_association(context, int(cue.members[0]), k)
+    measured = _measured(context, cue, heads)
+    case = Case(
+        association=association,
+        attributes=False,
+        labels=True,
+        arm=None,
+        own=measured.own,
+        others=measured.others,
+    )
+    decided = verdict(case)
+    core = _core(context, cue, heads)
+    if core is not None:
+        decided, case = Verdict.CORE, replace(case, arm=core)
+    scores = context.scores(context.scan.directions[int(cue.members[0])]) * np.float32(cue.signs[0])
+    having = pseudo_values(cue.scores)[0]
+    return Finding(
+        id=finding_id(str(context.run.manifest.model["name"]), name, text),
+        rank=0,
+        verdict=decided,
+        sentence=sentence(case, decided, name, text),
+        action=action(decided, name, text, None),
+        class_name=name,
+        label=context.label(k),
+        cue=_cue(context, cue, heads),
+        association=association,
+        counterfactual=measured.counterfactual,
+        cells=measured.cells,
+        distributions=building.distributions(
+            context, f"{text} ({context.scan.directions[int(cue.members[0])].head})", scores, k
+        ),
+        evidence=_evidence(context, cue, measured),
+        false_alarm=(
+            f"{text!r} may be part of what {name} is: class labels alone cannot tell.",
+            "The text is the nearest of the pool; the images may share something else that it stands for.",
+            "Only direct effects of the audited heads are measured.",
+        ),
+        needs=() if decided is Verdict.CORE else _needs(case, name, text, measured),
+        stability=building.finding_stability(context, cue.scores, k),
+        gallery=building.gallery(context, cue.scores, k, heads, having, VALUES),
+        merged=len(cue.members),
+    )
+
+
+def _cue(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Cue:
+    word = cue.word
+    words = [CueWord(text=word.text, property=word.property, kind=word.kind, head=None, d=cue.axis.value)]
+    words += [CueWord(text=w.text, property=w.property, kind=w.kind, head=None, d=None) for w in cue.words]
+    having = pseudo_values(cue.scores)[0]
+    words += building.head_words(context, heads, cue.members, having, cue.k)
+    opposite = context.namer.words(-context.namer.axis(word.place, class_free=False), 1, context_only=True)
+    return Cue(
+        name=word.text,
+        words=tuple(words),
+        opposite=opposite[0].text if opposite else None,
+        heads=heads,
+        attribute=None,
+        value=None,
+        class_part=context.scan.directions[int(cue.members[0])].outside,
+    )
+
+
+def _needs(case: Case, name: str, text: str, measured: Measured) -> tuple[Need, ...]:
+    found = needs(case, name, text)
+    if measured.purity is not None and measured.purity < MIN_PURITY and measured.corrected is None:
+        share = f"{100 * measured.purity:.0f} %"
+        found += (Need(what=f"labels of the cue: of the images called conflicting only {share} are", images=None),)
+    return found
+
+
+# -- the pseudo-attribute ----------------------------------------------------------------------------------------------
+
+
+def _measured(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Measured:
+    """Groups from the embedding without the cue's heads, the counterfactual over them, and its correction."""
+    if context.answers is None:
+        return _NOTHING
+    answers, k = context.answers, int(context.tested[cue.k])
+    axis = context.namer.axis(cue.word.place, class_free=False).astype(np.float32)
+    scores = answers.embedding_without(heads) @ axis
+    codes, threshold = pseudo_values(scores)
+    rates = rates_from_scores(scores, codes, threshold)
+    title = f"pseudo-attribute: {cue.word.text}"
+    groups = grouping(answers.truth, context.names.names, title, VALUES, codes)
+    counts = groups.sizes().reshape(len(context.names), 2)
+    share = purity(counts, rates, k, _WITH)
+    rows, discovery = _halves(answers, groups)
+    conflict = conflict_of(groups.take(rows), k, _WITH)
+    found = _arms(context, answers, groups, k, heads, rows, discovery)
+    change = None
+    if rates is not None and found is not None:
+        after = answers.right(answers.without(found.arms[0].heads)).astype(np.int64)
+        changes = (after - answers.right(answers.base))[rows]
+        change = corrected_change(changes, groups.take(rows), k, _WITH, rates, context.options.seed)
+    return Measured(
+        counterfactual=found,
+        cells=_cells(context, title, counts, codes, rates, share),
+        corrected=change,
+        purity=share,
+        own=conflict.own,
+        others=conflict.others,
+    )
+
+
+def _halves(answers: Answers, groups: Grouping) -> tuple[Bools, Bools]:
+    known = groups.group >= 0
+    return ~answers.facts.discovery & known, answers.facts.discovery & known
+
+
+def _arms(
+    context: Context,
+    answers: Answers,
+    groups: Grouping,
+    k: int,
+    allowed: tuple[str, ...],
+    rows: Bools,
+    discovery: Bools,
+) -> Counterfactual | None:
+    if not rows.any() or not discovery.any():
+        return None
+    asked = CueGroups(k=k, value=_WITH, grouping=groups)
+    heads = choose_heads(answers, asked, discovery, allowed)
+    whole = arm(
+        "whole heads",
+        answers,
+        asked,
+        heads,
+        {},
+        rows,
+        discovery,
+        n_min=context.options.n_min,
+        sets=context.options.random_sets,
+        seed=context.options.seed,
+    )
+    before = describe_groups(
+        groups.take(rows),
+        answers.right(answers.base)[rows],
+        f"{context.answers_rows}, confirmation half",
+        n_min=context.options.n_min,
+        seed=context.options.seed,
+        after=answers.right(answers.without(heads))[rows],
+        cluster=answers.facts.cluster[rows],
+    )
+    return Counterfactual(
+        rows=f"{context.answers_rows}, confirmation half",
+        discovery=f"{context.answers_rows}, discovery half",
+        mean_source=answers.mean_source,
+        groups=f"{groups.attribute}, not corrected: read from the embedding without {', '.join(allowed)}",
+        corrected=False,
+        arms=(whole,),
+        before=before,
+    )
+
+
+def _cells(
+    context: Context, title: str, counts: Ints, codes: Ints, rates: ErrorRates | None, share: float | None
+) -> CellTable:
+    kept = np.flatnonzero(counts.sum(axis=1) > 0)
+    usable = rates is not None and rates.usable
+    table = corrected_counts(counts[kept], rates).clip(0) if usable and rates is not None else counts[kept]
+    return building.cell_table(
+        title,
+        [context.names.names[k] for k in kept.tolist()],
+        VALUES,
+        table,
+        int((codes < 0).sum()),
+        corrected=usable,
+        purity=share,
+        error_rates=None if rates is None else (rates.false_with, rates.false_without),
+    )
+
+
+# -- evidence ----------------------------------------------------------------------------------------------------------
+
+
+def _evidence(context: Context, cue: TextCue, measured: Measured) -> tuple[Evidence, ...]:
+    name, text = context.name(cue.k), cue.word.text
+    closer = context.namer.farther_than(cue.word.place, int(context.tested[cue.k]))
+    near = "few texts are" if closer < 0.05 else "many texts are"
+    found = [
+        Evidence(
+            name="semantic distance",
+            supports=closer >= 0.05,
+            value=context.namer.distance(cue.word.place, int(context.tested[cue.k])),
+            sentence=f"{near} closer to the name {name!r} than {text!r} is ({100 * closer:.0f} % of the pool).",
+        ),
+        Evidence(
+            name="text axis",
+            supports=True,
+            value=cue.axis.value,
+            sentence=f"In the whole embedding {name} stands out along {text!r} (D ="
+            f" {cue.axis.value or 0:.2f}, on images that were not used to choose the text).",
+        ),
+        Evidence(
+            name="off the object",
+            supports=None,
+            value=None,
+            sentence="Not measured: a run stores what heads add up to, not where in the image it comes from.",
+        ),
+    ]
+    steady = building.finding_stability(context, cue.scores, cue.k)
+    if steady is not None and steady.i_squared is not None:
+        found.append(
+            Evidence(
+                name="stability",
+                supports=None if steady.i_squared < 0.5 else True,
+                value=steady.i_squared,
+                sentence=f"I² = {100 * steady.i_squared:.0f} % over {len(steady.environments)} environments; a cue that"
+                " changes between environments is no part of the class.",
+            )
+        )
+    return (*found, _pseudo_evidence(cue, measured), _head_evidence(context, cue))
+
+
+def _pseudo_evidence(cue: TextCue, measured: Measured) -> Evidence:
+    change = measured.corrected
+    if change is None:
+        why = "the scores have one hump, so that nobody knows how often the pseudo-attribute is wrong"
+        return Evidence(name="pseudo-attribute", supports=None, value=None, sentence=f"Inconclusive: {why}.")
+    value, low, high = (change.conflict.value or 0.0, change.conflict.low or 0.0, change.conflict.high or 0.0)
+    return Evidence(
+        name="pseudo-attribute",
+        supports=True if low > 0 else False if high < 0.01 else None,
+        value=value,
+        sentence=f"With the cue's heads at their means, accuracy on images that go against {cue.word.text!r} changes by"
+        f" {100 * value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}), corrected for errors of the"
+        " pseudo-attribute.",
+    )
+
+
+def _head_evidence(context: Context, cue: TextCue) -> Evidence:
+    head = context.scan.directions[int(cue.members[0])].head
+    known = next(one for one in context.scan.predictability if one.head == head)
+    share = known.cue_share
+    shown = "" if share is None else f", {100 * share:.0f} % of it without the class prompts' part"
+    return Evidence(
+        name="predictability",
+        supports=None,
+        value=known.skill.value,
+        sentence=f"{head} alone explains {100 * (known.skill.value or 0):.0f} % of the classes' uncertainty{shown}.",
+    )
+
+
+# -- core --------------------------------------------------------------------------------------------------------------
+
+
+def _core(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Arm | None:
+    """The arm that shows, over an attribute's groups, that the cue's heads are needed; None when none does.
+
+    With an attribute that has nothing to do with the text, its groups still tell whether CLIP needs the heads
+    everywhere: in the groups that go against the attribute as in all others.
+    """
+    if context.answers is None:
+        return None
+    answers, k = context.answers, int(context.tested[cue.k])
+    for one in context.attributes:
+        groups = scored_groups(context, answers, one)
+        rows, discovery = _halves(answers, groups)
+        value = int(one.counts[cue.k].argmax())
+        conflict = conflict_of(groups.take(rows), k, value)
+        if min(conflict.own, conflict.others) < 100:
+            continue
+        found = arm(
+            "whole heads",
+            answers,
+            CueGroups(k=k, value=value, grouping=groups),
+            heads,
+            head_directions(context, cue.members),
+            rows,
+            discovery,
+            n_min=context.options.n_min,
+            sets=context.options.random_sets,
+            seed=context.options.seed,
+        )
+        if harmful(found):
+            return found
+    return None

@@ -1,0 +1,36 @@
+"""What the commands have in common: arguments, options and JSON on stdout; imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from clipaudit.errors import UsageError
+
+RunArgument = Annotated[str, typer.Argument(help="Run directory, a local path or any fsspec URL.", show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+def option(text: str, *names: str, panel: str | None = None) -> Any:  # noqa: ANN401 - typer's own type is untyped
+    """An option whose default stands in its help text."""
+    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
+
+
+def listed(texts: list[str] | None) -> tuple[str, ...]:
+    """The values of an option that may be repeated and may hold commas: `--heads L10H00,L11H03 --heads L11H05`."""
+    return tuple(part.strip() for text in texts or () for part in text.split(",") if part.strip())
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """UsageError naming the option unless the value is among those allowed."""
+    if value not in allowed:
+        raise UsageError(f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}, not {value!r}")
+
+
+def print_json(value: object) -> None:
+    """Indented JSON and a newline on stdout."""
+    json.dump(value, sys.stdout, indent=2, default=str)
+    sys.stdout.write("\n")

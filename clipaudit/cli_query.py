@@ -1,0 +1,131 @@
+"""The commands `query` and `serve`: a question to the indexes, its answer as table, JSON or page; a server of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipaudit.cli_options import JsonOption, RunArgument, listed, one_of, option, print_json
+from clipaudit.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipaudit.retrieval.ask import Asking
+    from clipaudit.retrieval.sheet import Panel
+
+WHAT, HOW, OUTPUT = "What is asked", "Which images", "Output"
+
+
+def query(
+    run: RunArgument,
+    head: Annotated[
+        list[str] | None,
+        option(
+            "Head, or several with weights: L11H05=2,L10H01; or embedding [embedding].", "--head", "--heads", panel=WHAT
+        ),
+    ] = None,
+    role: Annotated[str | None, option("All heads with this role, as `clipaudit heads` found it.", panel=WHAT)] = None,
+    image: Annotated[Path | None, option("Images like this file.", panel=WHAT)] = None,
+    key: Annotated[
+        str | None, option("Images like this sample: SHARD/KEY, the shard by number or file name.", panel=WHAT)
+    ] = None,
+    text: Annotated[str | None, option("Images along this text.", panel=WHAT)] = None,
+    end: Annotated[str, option("max (most like it) or min (least) [max].", panel=WHAT)] = "max",
+    k: Annotated[int, option("Images [20].", "-k", panel=HOW)] = 20,
+    where: Annotated[
+        str | None, option("Filter: \"label = 3 and (place = 'water' or split in ('train', 'test'))\".", panel=HOW)
+    ] = None,
+    unique: Annotated[
+        bool, typer.Option("--unique", help="Leave out copies (by perceptual hash).", rich_help_panel=HOW)
+    ] = False,
+    stale: Annotated[
+        bool, typer.Option("--allow-stale", help="Accept an index that is older than the run.", rich_help_panel=HOW)
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Hash the index's files first.", rich_help_panel=HOW)
+    ] = True,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also ask the whole embedding, side by side.", rich_help_panel=OUTPUT)
+    ] = False,
+    html: Annotated[Path | None, option("Write a contact sheet: one HTML file.", panel=OUTPUT)] = None,
+    thumbnail: Annotated[int, option("Pixels of a picture's longer side [160].", panel=OUTPUT)] = 160,
+    device: Annotated[str, option("Where the model runs: auto, cpu, cuda, cuda:N or mps [auto].")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Find images that are alike in one respect: by a head, by several, by a role, or by the whole embedding.
+
+    Example: `clipaudit query runs/train --role colour --key 3/photo_0001 --compare --html like.html`
+    """
+    from clipaudit.console_index import print_answer
+    from clipaudit.retrieval.ask import Asking, answers, parse_weights
+    from clipaudit.retrieval.queries import Encoder, parse_key, read_image
+    from clipaudit.retrieval.retriever import Retriever
+    from clipaudit.run import Run
+
+    one_of("--end", end, ("max", "min"))
+    opened = Run(run)
+    asking = Asking(
+        weights=parse_weights(listed(head)),
+        role=role,
+        image=None if image is None else read_image(image),
+        image_name=None if image is None else str(image),
+        key=None if key is None else parse_key(opened, key),
+        text=text,
+        end="min" if end == "min" else "max",
+        k=k,
+        where=where,
+        unique=unique,
+        compare=compare,
+    )
+    retriever = Retriever(opened, stale=stale, verify=verify)
+    panels = answers(retriever, Encoder(opened, device, _loading), asking)
+    if html is not None:
+        _write_sheet(html, retriever, asking, panels, thumbnail)
+    if as_json:
+        print_json({"asked": asking.words(opened), "panels": [_panel_json(panel) for panel in panels]})
+        return
+    for panel in panels:
+        print_answer(f"{asking.words(opened)}: {panel.title}", panel.answer)
+    if html is not None:
+        typer.echo(f"wrote {html}", err=True)
+
+
+def serve(
+    run: RunArgument,
+    api: Annotated[bool, typer.Option("--api", help="The JSON interface, described at /docs.")] = False,
+    port: Annotated[int, option("Port on 127.0.0.1; 0 takes a free one [8765].")] = 8765,
+    device: Annotated[str, option("Where the model runs: auto, cpu, cuda, cuda:N or mps [auto].")] = "auto",
+) -> None:
+    """Answer queries over HTTP on this machine: JSON, from memory-mapped indexes, with limits on what may be asked.
+
+    Example: `clipaudit serve runs/train --api`
+    """
+    if not api:
+        raise UsageError("there is no page to serve yet: give --api for the JSON interface")
+    if not 0 <= port < 65536:
+        raise UsageError(f"--port must lie in 0..65535, not {port}")
+    from clipaudit.retrieval.server import serve_api
+
+    serve_api(run, port=port, device=device, on_start=lambda url: typer.echo(f"{url}/docs", err=True))
+
+
+def _loading(model: str) -> None:
+    typer.echo(f"loading {model} ...", err=True)
+
+
+def _write_sheet(html: Path, retriever: Any, asking: Asking, panels: list[Panel], side: int) -> None:  # noqa: ANN401
+    from clipaudit.retrieval.sheet import contact_sheet
+    from clipaudit.retrieval.thumbnails import Thumbnails
+
+    thumbnails = Thumbnails(retriever.run, side)
+    page = contact_sheet(retriever.run, asking.shown(retriever, thumbnails), panels, thumbnails)
+    try:
+        html.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--html {html} cannot be written: {error.strerror}") from error
+
+
+def _panel_json(panel: Panel) -> dict[str, Any]:
+    return {"title": panel.title, "notes": list(panel.answer.notes), "hits": [asdict(hit) for hit in panel.answer.hits]}

@@ -1,0 +1,103 @@
+"""What a user sees of evaluations: images counted on stderr, figures as a table on stdout."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from clipaudit.localize.inside import HeadPlaces
+    from clipaudit.localize.multilabel import MultiLabelResult
+    from clipaudit.localize.segmentation import SegmentationResult
+
+_CLASSES = 20
+
+
+class Counter:
+    """Counts images on stderr where that is a terminal; a context manager."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True, highlight=False)
+        self._progress = Progress(
+            SpinnerColumn(), TextColumn("{task.completed} images"), TimeElapsedColumn(), console=console, transient=True
+        )
+        self._task = self._progress.add_task("images", total=None)
+        self._terminal = console.is_terminal
+
+    def __enter__(self) -> Self:
+        if self._terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._terminal:
+            self._progress.stop()  # otherwise it would print an empty line
+
+    def __call__(self, images: int) -> None:
+        """So many images are done."""
+        self._progress.update(self._task, completed=images)
+
+
+def print_segmentation(result: SegmentationResult) -> None:
+    """Methods in rows, figures in columns, in percent with 95 % intervals."""
+    console, table = _console(), Table(box=None, pad_edge=False)
+    table.add_column("method")
+    for name in result.methods[0].figures:
+        table.add_column(f"{name}, %", justify="right", no_wrap=True)
+    for found in result.methods:
+        table.add_row(found.method, *map(str, found.figures.values()))
+    console.print(table)
+    console.print(_images(result.images, result.unusable))
+
+
+def print_recognition(result: MultiLabelResult) -> None:
+    """The means, and the classes that occur most."""
+    console, table = _console(), Table(box=None, pad_edge=False)
+    table.add_column("mean average precision, %")
+    table.add_column("", justify="right")
+    for name, found in result.mean.items():
+        table.add_row(name, str(found))
+    console.print(table)
+    classes = Table(box=None, pad_edge=False)
+    for title in ("class", "images", *next(iter(result.by_class.values()))):
+        classes.add_column(title, justify="left" if title == "class" else "right")
+    often = sorted(result.by_class, key=lambda name: -result.occurrences[name])
+    for name in often[:_CLASSES]:
+        values = (f"{100 * value:.1f}" for value in result.by_class[name].values())
+        classes.add_row(name, str(result.occurrences[name]), *values)
+    console.print(classes)
+    more = f"; {len(often) - _CLASSES} more classes: --json has them" if len(often) > _CLASSES else ""
+    console.print(_images(result.images, 0) + more)
+
+
+def print_heads(result: HeadPlaces) -> None:
+    """Heads of objects and of places, with the share of their maps on the object."""
+    console = _console()
+    for kind, side in (("object", "on it"), ("place", "off it")):
+        table = Table(box=None, pad_edge=False)
+        for title in (f"heads of the {kind}", "adds", "share on the object, %", "by chance, %", f"p ({side})"):
+            table.add_column(title, justify="left" if title.startswith("heads") else "right")
+        for found in result.of(kind):  # type: ignore[arg-type]
+            shares = (f"{100 * value:.1f}" for value in (found.inside, found.null))
+            table.add_row(found.head, f"{found.adds:+.4f}", *shares, f"{found.p:.3f}")
+        console.print(table)
+    covered = f"; objects cover {100 * result.covered:.1f} % of an image"
+    console.print(f"{result.images:,} images{covered}; chance: each map on another image's mask, 1,000 permutations")
+
+
+def _console() -> Console:
+    """Stdout, wide enough for a table: a narrow terminal breaks its lines, rather than its figures."""
+    console = Console(highlight=False)
+    console.width = max(console.width, 120)
+    return console
+
+
+def _images(images: int, unusable: int) -> str:
+    left = f", {unusable:,} more with masks that say nothing" if unusable else ""
+    return f"{images:,} images{left}; 95 % bootstrap intervals over images"

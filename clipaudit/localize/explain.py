@@ -1,0 +1,294 @@
+"""One picture explained: which parts of it speak for which texts, through which heads; numbers first, then pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clipaudit.config import ModelConfig, parse_layers
+from clipaudit.decomposer import Tower, describe
+from clipaudit.errors import UsageError
+from clipaudit.localize.frames import Picture, PictureReader
+from clipaudit.localize.heatmaps import points
+from clipaudit.localize.localisers import METHODS, Options, localiser
+from clipaudit.localize.maps import TokenDecomposition
+from clipaudit.localize.overlay import Panel, sheet
+from clipaudit.localize.surgery import Form
+from clipaudit.localize.tensors import embed
+from clipaudit.model import LoadedModel, Normaliser, load_model
+from clipaudit.schema import parse_head_label
+from clipaudit.textencoder import Tokenizer, encode_texts, load_tokenizer
+
+Float32s = npt.NDArray[np.float32]
+
+_BY_TOKENS = ("decomposition", "contrast")
+"""The methods that tell heads apart."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Explanation:
+    """Maps of one picture. R rows: 1, or the heads that were named; T texts."""
+
+    picture: Picture
+    method: str
+    texts: tuple[str, ...]
+    rows: tuple[str, ...]
+    """Heads by name; a single empty string where maps are not of single heads."""
+    scores: Float32s
+    """(R, T, grid rows, grid columns) in the method's own units."""
+    products: Float32s
+    """(T,): cosines of the image with the texts."""
+    totals: Float32s | None
+    """(R, T), decomposition only: what these heads add to each cosine, class token included."""
+    outliers: tuple[tuple[int, int], ...]
+    """(row, column) of register-like patches; decomposition only."""
+    model: str
+    whole: bool
+    words: tuple[tuple[tuple[str, float], ...], ...] = ()
+    """Where asked for: of each text its words, each with the cosine of the text less that of the text without it."""
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything as plain JSON values."""
+        frame = self.picture.frame
+        return {
+            "image": self.picture.name,
+            "height": frame.size[0],
+            "width": frame.size[1],
+            "model": self.model,
+            "method": self.method,
+            "whole": self.whole,
+            "seen": {"top": frame.top, "left": frame.left, "bottom": frame.bottom, "right": frame.right},
+            "grid": list(self.scores.shape[2:]),
+            "register_like": [list(mark) for mark in self.outliers],
+            "words": [[{"word": word, "adds": adds} for word, adds in text] for text in self.words],
+            "maps": [self._map(row, text) for row in range(len(self.rows)) for text in range(len(self.texts))],
+        }
+
+    def draw(self, *, smooth: bool = True, shared: bool | None = None) -> Image.Image:
+        """The sheet of panels. `shared`: one scale for all (default for heads, so that they can be compared)."""
+        shared = len(self.rows) > 1 if shared is None else shared
+        low, high = float(self.scores.min()), float(self.scores.max())
+        rows = [
+            [
+                Panel(
+                    title=text,
+                    scores=self.scores[row, column],
+                    low=low if shared else float(self.scores[row, column].min()),
+                    high=high if shared else float(self.scores[row, column].max()),
+                    note=self._note(row, column),
+                )
+                for column, text in enumerate(self.texts)
+            ]
+            for row in range(len(self.rows))
+        ]
+        remarks = [METHODS[self.method].about, "whole picture" if self.whole else ""]
+        remarks.append("outlined: register-like tokens" if self.outliers else "")
+        caption = "\n".join(["; ".join(filter(None, [self.model, *remarks])), *map(_spelled, self.words)])
+        names = self.rows if self.rows != ("",) else ()
+        marks = self.outliers
+        picture = self.picture
+        return sheet(picture.shown, rows, picture.frame, caption=caption, names=names, marks=marks, smooth=smooth)
+
+    def _note(self, row: int, text: int) -> str:
+        if self.totals is None or not self.rows[row]:
+            return f"cosine {self.products[text]:.3f}"
+        whole = "over the mean" if self.method == "contrast" else f"of {self.products[text]:.3f}"
+        return f"adds {self.totals[row, text]:+.4f} {whole}"
+
+    def _map(self, row: int, text: int) -> dict[str, Any]:
+        scores = self.scores[row, text]
+        peak_row, peak_column = np.unravel_index(int(scores.argmax()), scores.shape)
+        x, y = self.picture.frame.place((peak_row + 0.5) / scores.shape[0], (peak_column + 0.5) / scores.shape[1])
+        found: dict[str, Any] = {"text": self.texts[text], "cosine": float(self.products[text])}
+        if self.rows[row]:
+            found["head"] = self.rows[row]
+        if self.totals is not None:
+            found |= {"heads_add": float(self.totals[row, text]), "patches_add": float(scores.sum())}
+        return found | {
+            "min": float(scores.min()),
+            "max": float(scores.max()),
+            "peak": {"x": round(x, 1), "y": round(y, 1)},
+            "points": self._points(scores),
+            "scores": [[float(f"{value:.6g}") for value in line] for line in scores],
+        }
+
+    def _points(self, scores: Float32s) -> dict[str, list[list[int]]]:
+        """Point prompts [x, y] in the picture's pixels, for a segmenter such as SAM."""
+        frame = self.picture.frame
+        size = (max(round(frame.bottom - frame.top), 1), max(round(frame.right - frame.left), 1))
+        found = points(torch.from_numpy(scores), size)
+        xy = [frame.place(y / size[0], x / size[1]) for x, y in found.xy.tolist()]
+        placed = [[round(x), round(y)] for x, y in xy]
+        half = int(found.labels.sum())
+        return {"positive": placed[:half], "negative": placed[half:]}
+
+
+def _spelled(words: tuple[tuple[str, float], ...]) -> str:
+    return "words: " + "  ".join(f"{word} {adds:+.3f}" for word, adds in words)
+
+
+class Explainer:
+    """Explains pictures with one model; made once, asked often.
+
+    Args:
+        config: which model.
+        whole: show the model whole pictures, see `PictureReader`.
+        loaded: the model and its tokenizer, where they are there already.
+
+    Raises:
+        UsageError: as `load_model` and `describe`.
+    """
+
+    def __init__(
+        self, config: ModelConfig, *, whole: bool = False, loaded: tuple[LoadedModel, Tokenizer] | None = None
+    ) -> None:
+        self._config = config
+        self._loaded, self._tokenizer = loaded or (load_model(config), load_tokenizer(config))
+        self.tower = describe(self._loaded.model)
+        self._whole = whole
+        self._reader = PictureReader(self._loaded.transform, self.tower, whole=whole)
+        self._normalise = Normaliser(self._reader.mean, self._reader.std, self._loaded.device)
+
+    def explain(
+        self,
+        path: str,
+        texts: Sequence[str],
+        *,
+        method: str = "decomposition",
+        heads: Sequence[str] = (),
+        options: Options | None = None,
+        words: bool = False,
+    ) -> Explanation:
+        """Where each text is in the picture.
+
+        Args:
+            path: an image file.
+            texts: at least one.
+            method: a name of METHODS.
+            heads: head labels such as L11H05; one row of maps for each (decomposition only).
+            options: for the method; its heads, empty text and precision are filled in here.
+            words: also say what each word of each text adds to the cosine, by leaving it out.
+
+        Raises:
+            UsageError: no text, an unknown method, heads for a method that has none, and what the parts raise.
+        """
+        self._check(texts, method, heads)
+        picture = self._reader.open(path)
+        images = self._normalise([picture.seen])
+        vectors = self.encode(texts)
+        options = options or Options()
+        if method in _BY_TOKENS:
+            found = self._by_tokens(picture, images, method, texts, vectors, heads, options)
+        else:
+            found = self._by_method(picture, images, method, texts, vectors, options)
+        return replace(found, words=tuple(self._words(images, text) for text in texts)) if words else found
+
+    def _by_method(
+        self,
+        picture: Picture,
+        images: Tensor,
+        method: str,
+        texts: Sequence[str],
+        vectors: Tensor,
+        options: Options,
+    ) -> Explanation:
+        empty = self.encode([""])[0] if len(texts) == 1 else None
+        chosen = Options(blocks=options.blocks, form=options.form, empty=empty, precision=self._config.precision)
+        scores = localiser(method, self._loaded.model, chosen)(images, vectors)
+        return self._explanation(picture, method, texts, ("",), scores, self._products(images, vectors))
+
+    def _words(self, images: Tensor, text: str) -> tuple[tuple[str, float], ...]:
+        """What each word of a text adds: its cosine with the image less that of the text without the word."""
+        words = text.split()
+        without = [" ".join(words[:number] + words[number + 1 :]) for number in range(len(words))]
+        cosines = self._products(images, self.encode([text, *without]))[0].tolist()
+        return tuple((word, cosines[0] - other) for word, other in zip(words, cosines[1:], strict=True))
+
+    def _products(self, images: Tensor, vectors: Tensor) -> Tensor:
+        """(1, T) cosines of the image with the texts."""
+        return embed(self.tower, images, self._config.precision) @ vectors.T
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """(T, D) unit vectors on the model's device."""
+        return torch.from_numpy(encode_texts(self._loaded, self._tokenizer, texts)).to(self._loaded.device)
+
+    def _check(self, texts: Sequence[str], method: str, heads: Sequence[str]) -> None:
+        if not texts:
+            raise UsageError("there is no text to look for: give at least one --text")
+        if method not in METHODS:
+            raise UsageError(f"there is no method {method!r}; there are: {', '.join(METHODS)}")
+        if heads and method not in _BY_TOKENS:
+            raise UsageError(f"--head goes with --method decomposition or contrast: {method} knows no single heads")
+
+    def _by_tokens(
+        self,
+        picture: Picture,
+        images: Tensor,
+        method: str,
+        texts: Sequence[str],
+        vectors: Tensor,
+        heads: Sequence[str],
+        options: Options,
+    ) -> Explanation:
+        chosen, contrast = parse_heads(heads) or None, method == "contrast"
+        tokens = TokenDecomposition(self._loaded.model, chosen, options.layers, self._config.precision)
+        rows: tuple[str, ...] = ("",)
+        if chosen is None:
+            maps = tokens(images, vectors, contrast=contrast)
+            scores, totals = maps.patches, maps.heads
+        else:
+            maps = tokens.by_head(images, vectors, contrast=contrast)
+            scores, totals, rows = maps.patches[0], maps.heads[0], tokens.labels
+        outliers = [(int(row), int(column)) for row, column in maps.outliers[0].nonzero().tolist()]
+        # With contrast the texts that were multiplied are differences; the cosine is still that of the text itself.
+        products = self._products(images, vectors) if contrast else maps.products
+        return self._explanation(picture, method, texts, rows, scores, products, totals, tuple(outliers))
+
+    def _explanation(
+        self,
+        picture: Picture,
+        method: str,
+        texts: Sequence[str],
+        rows: tuple[str, ...],
+        scores: Tensor,
+        products: Tensor,
+        totals: Tensor | None = None,
+        outliers: tuple[tuple[int, int], ...] = (),
+    ) -> Explanation:
+        weights = f" {self._config.pretrained}" if self._config.pretrained else ""
+        return Explanation(
+            picture=picture,
+            method=method,
+            texts=tuple(texts),
+            rows=rows,
+            scores=scores.float().cpu().numpy(),
+            products=products[0].float().cpu().numpy(),
+            totals=None if totals is None else totals.float().cpu().numpy(),
+            outliers=outliers,
+            model=f"{self._config.name}{weights}",
+            whole=self._whole,
+        )
+
+
+def method_options(tower: Tower, *, layers: str | None, blocks: int | None, form: Form) -> Options:
+    """Options as they stand on a command line; UsageError for layers that the tower does not have."""
+    chosen = None if layers is None else parse_layers(layers, tower.layers)
+    return Options(layers=chosen, blocks=blocks, form=form)
+
+
+def parse_heads(labels: Sequence[str]) -> list[tuple[int, int]]:
+    """Head labels, also several with commas between, as (layer, head) pairs; UsageError for what is none."""
+    found = []
+    for label in (part.strip() for text in labels for part in text.split(",") if part.strip()):
+        try:
+            found.append(parse_head_label(label))
+        except ValueError as error:
+            raise UsageError(f"--head: {error}") from None
+    return found

@@ -1,0 +1,181 @@
+"""Shards with masks as a stream: each image as the model sees it, its mask cut to the same place, its label."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from clipaudit.config import DecodeConfig, FieldsConfig
+from clipaudit.errors import UsageError
+from clipaudit.fields import Fields, extract, parse_fields
+from clipaudit.images import IMAGE_EXTENSIONS
+from clipaudit.localize.frames import Frame, Picture, PictureReader
+from clipaudit.schema import OK, Label
+from clipaudit.shardlist import expand
+from clipaudit.shards import Group, ShardReader
+
+MASK: Final = "seg.png"
+OUTSIDE: Final = -1
+"""In a cut mask: padding, which lies outside the picture."""
+
+Mask = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Masked:
+    """One image with its truth."""
+
+    where: str
+    """`SHARD: KEY`, for messages."""
+    seen: npt.NDArray[np.uint8]
+    """(h, w, 3) RGB at the size that goes into the model."""
+    mask: Mask | None
+    """(h, w) class numbers of the same pixels, OUTSIDE where the model was shown padding; None without a mask."""
+    label: Label
+    labels: tuple[str, ...] = ()
+    """Everything that is in the image, where a list of it was asked for."""
+    attributes: dict[str, str | None] = field(default_factory=dict)
+
+
+class MaskedShards:
+    """Iterates over the images of shards that have masks (`seg.png`: 8-bit class numbers, or 255 on an object).
+
+    Args:
+        shards: paths or URLs with brace ranges and globs.
+        reader: how the model sees pictures.
+        label: field of the label, as for an audit; None for none.
+        labels: json path of a list of labels, such as json:objects; None for none.
+        attributes: fields as for an audit, NAME=json:PATH; samples that lack one are left out.
+        squashed: cut masks as the published evaluation of the first paper does: squeezed to the model's input although
+            the image is cropped. The default cuts both at the same place.
+        masks: whether images without a mask are left out; without masks all images come.
+        limit: at most so many images.
+
+    Raises:
+        UsageError: no shard, a bad label field, a mask that has not its image's size (when iterated).
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        reader: PictureReader,
+        *,
+        label: str | None = None,
+        labels: str | None = None,
+        attributes: Sequence[str] = (),
+        squashed: bool = False,
+        masks: bool = True,
+        limit: int | None = None,
+    ) -> None:
+        self.shards = expand(shards)
+        self._reader, self._squashed, self._masks, self._limit = reader, squashed, masks, limit
+        self._fields: Fields = parse_fields(FieldsConfig(label=label, attributes=tuple(attributes)))
+        self._labels = None if labels is None else parse_fields(FieldsConfig(label=labels)).label
+        if self._labels is not None and self._labels.source != "json":
+            raise UsageError(f"--labels {labels!r} is not understood: use json:PATH of a list, such as json:objects")
+        self.read = self.left_out = 0
+        """Images that came, and samples that did not: without image, mask or label."""
+
+    def __iter__(self) -> Iterator[Masked]:
+        for shard in self.shards:
+            wanted = {MASK} if self._masks else set()
+            with ShardReader(
+                shard,
+                wants=lambda extension: extension in (IMAGE_EXTENSIONS | {MASK, "json"} | self._fields.extensions),
+                complete=lambda members, wanted=wanted: wanted <= members.keys(),  # type: ignore[misc]
+                max_member_bytes=DecodeConfig().max_member_bytes,
+            ) as groups:
+                for group in groups:
+                    if self._limit is not None and self.read >= self._limit:
+                        return
+                    found = self._sample(group, shard.url)
+                    if found is None:
+                        self.left_out += 1
+                    else:
+                        self.read += 1
+                        yield found
+
+    def _sample(self, group: Group, url: str) -> Masked | None:
+        """None for a sample that lacks something or cannot be decoded."""
+        data = {name: member.data for name, member in group.members.items()}
+        image = next((data[name] for name in data if name in IMAGE_EXTENSIONS), None)
+        values = extract(data, self._fields)
+        mask = data.get(MASK)
+        if (
+            group.status != OK
+            or values.status != OK
+            or values.missing
+            or values.bad
+            or image is None
+            or (self._masks and mask is None)
+        ):
+            return None
+        where = f"{url}: {group.key}"
+        try:
+            picture = self._reader.read(image, where)
+        except UsageError:
+            return None
+        cut = None if mask is None or not self._masks else self._cut(mask, picture, where)
+        labels = () if self._labels is None else _list_at(data.get("json"), self._labels.path)
+        if labels is None:
+            return None
+        return Masked(
+            where=where,
+            seen=picture.seen,
+            mask=cut,
+            label=values.label,
+            labels=labels,
+            attributes=values.attributes,
+        )
+
+    def _cut(self, data: bytes, picture: Picture, where: str) -> Mask:
+        mask = read_mask(data, where)
+        size = picture.frame.size
+        if mask.shape != size:
+            raise UsageError(
+                f"{where}: the mask has {mask.shape[0]} x {mask.shape[1]} pixels but the image {size[0]} x {size[1]}"
+            )
+        frame = picture.frame
+        if self._squashed:
+            frame = Frame(size=size, top=0.0, left=0.0, bottom=float(size[0]), right=float(size[1]))
+        return cut_mask(mask, frame, (picture.seen.shape[0], picture.seen.shape[1]))
+
+
+def _list_at(document: bytes | None, path: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The texts of the list at a json path; None where there is no list of texts."""
+    try:
+        value = json.loads(document or b"")
+        for part in path:
+            value = value[part]
+    except (ValueError, KeyError, TypeError):
+        return None
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        return None
+    return tuple(value)
+
+
+def read_mask(data: bytes, where: str) -> Mask:
+    """(height, width) numbers of a PNG of 8-bit grey or palette; UsageError for anything else."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            if image.mode not in ("L", "P", "1"):
+                raise UsageError(f"{where}: a mask is an 8-bit grey or palette PNG, not {image.mode}")
+            return np.asarray(image.convert("L") if image.mode == "1" else image, np.int32)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UsageError(f"{where}: the mask cannot be read: {error}") from None
+
+
+def cut_mask(mask: Mask, frame: Frame, size: tuple[int, int]) -> Mask:
+    """What lies under each pixel of the model's input, the nearest: (height, width) -> (h, w)."""
+    rows = np.floor(frame.top + (np.arange(size[0]) + 0.5) / size[0] * (frame.bottom - frame.top)).astype(np.intp)
+    columns = np.floor(frame.left + (np.arange(size[1]) + 0.5) / size[1] * (frame.right - frame.left)).astype(np.intp)
+    inside = ((rows >= 0) & (rows < mask.shape[0]))[:, None] & ((columns >= 0) & (columns < mask.shape[1]))[None, :]
+    found = mask[rows.clip(0, mask.shape[0] - 1)[:, None], columns.clip(0, mask.shape[1] - 1)[None, :]]
+    return np.where(inside, found, OUTSIDE)

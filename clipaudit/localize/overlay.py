@@ -1,0 +1,177 @@
+"""Heat maps drawn over pictures: one panel, and sheets of panels with titles and scales. Pure pixels, no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from PIL import Image, ImageDraw, ImageFont
+
+from clipaudit.localize.frames import Frame
+
+Pixels = npt.NDArray[np.uint8]
+Float32s = npt.NDArray[np.float32]
+
+_HEAT = 0.62
+"""Share of the heat's colour; the rest is the picture in grey."""
+_UNSEEN = 0.35
+"""Brightness of what the model did not see."""
+_GAP, _TEXT, _BAR = 10, 13, 8
+_INK, _FAINT, _PAPER = (25, 25, 25), (110, 110, 110), (255, 255, 255)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Panel:
+    """One map with its words."""
+
+    title: str
+    scores: Float32s
+    """(rows, columns) of patches."""
+    low: float
+    high: float
+    """What the darkest and the lightest colour stand for."""
+    note: str = ""
+    """A second line, such as the product with the text."""
+
+
+def overlaid(
+    picture: Pixels,
+    scores: Float32s,
+    frame: Frame,
+    *,
+    low: float,
+    high: float,
+    marks: Sequence[tuple[int, int]] = (),
+    smooth: bool = True,
+) -> Pixels:
+    """A heat map over a picture, in the picture's own shape.
+
+    Args:
+        picture: (height, width, 3) RGB.
+        scores: (rows, columns) of the patches of what the model saw.
+        frame: where that lies; for the picture at any size. What lies outside is shown dark.
+        low, high: the scores of the darkest and the lightest colour.
+        marks: (row, column) of patches to outline, such as register-like tokens.
+        smooth: interpolate between patches; otherwise show each as a square.
+
+    Returns:
+        (height, width, 3) RGB.
+    """
+    here = frame.scaled((picture.shape[0], picture.shape[1]))
+    heat = here.spread(scores, "bilinear" if smooth else "nearest")
+    span = high - low
+    colours = coloured((heat - low) / span if span > 0 else np.where(np.isnan(heat), np.nan, 0.0))
+    grey = picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    blend = _HEAT * colours + (1 - _HEAT) * grey[..., None]
+    out = np.where(np.isnan(heat)[..., None], _UNSEEN * picture, blend)
+    image = Image.fromarray(np.rint(out).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    rows, columns = scores.shape
+    for row, column in marks:
+        box = (*here.place(row / rows, column / columns), *here.place((row + 1) / rows, (column + 1) / columns))
+        draw.rectangle(box, outline=_PAPER, width=1)
+    return np.asarray(image)
+
+
+def sheet(
+    picture: Pixels,
+    rows: Sequence[Sequence[Panel]],
+    frame: Frame,
+    *,
+    caption: str = "",
+    names: Sequence[str] = (),
+    marks: Sequence[tuple[int, int]] = (),
+    smooth: bool = True,
+) -> Image.Image:
+    """The picture and, beside it, rows of panels: several texts, or heads x texts.
+
+    Args:
+        picture: (height, width, 3) RGB, as displayed.
+        rows: panels; every row as long as the first, whose titles stand above.
+        frame: where what the model saw lies in the picture, see `overlaid`, as are marks and smooth.
+        caption: lines below everything.
+        names: what each row is (a head), written at its left.
+    """
+    height, width = picture.shape[:2]
+    cell = max(width, 150)
+    title = max(len(_wrapped(panel.title, cell)) for panel in rows[0]) * (_TEXT + 4)
+    margin = max((_width(name) for name in names), default=0) + (_GAP if names else 0)
+    across, step = len(rows[0]) + 1, (_TEXT + 5) + height + (_BAR + _TEXT + 8) + _GAP // 2
+    across_all = margin + across * (cell + _GAP) + _GAP
+    below = [line for part in caption.split("\n") for line in _wrapped(part, across_all - 2 * _GAP)]
+    total = (across_all, _GAP + title + len(rows) * step + len(below) * (_TEXT + 4) + _GAP // 2)
+    out = Image.new("RGB", total, _PAPER)
+    draw = ImageDraw.Draw(out)
+    for number, row in enumerate(rows):
+        y = _GAP + title + number * step + _TEXT + 5
+        if names:
+            draw.text((_GAP, y + height // 2), names[number], fill=_INK, font=_font(), anchor="lm")
+        if number == 0:
+            out.paste(Image.fromarray(picture), (margin + _GAP, y))
+        for column, panel in enumerate(row, 1):
+            at = (margin + _GAP + column * (cell + _GAP), y)
+            for line, words in enumerate(_wrapped(panel.title, cell) if number == 0 else []):
+                draw.text((at[0], _GAP + line * (_TEXT + 4)), words, fill=_INK, font=_font())
+            out.paste(_with_scale(panel, picture, frame, marks, smooth), (at[0], y - _TEXT - 5))
+    for line, words in enumerate(below):
+        draw.text((_GAP, _GAP + title + len(rows) * step + line * (_TEXT + 4)), words, fill=_FAINT, font=_font())
+    return out
+
+
+def _with_scale(
+    panel: Panel, picture: Pixels, frame: Frame, marks: Sequence[tuple[int, int]], smooth: bool
+) -> Image.Image:
+    """A panel's note, its map, and below the colours with the numbers that they stand for."""
+    height, width = picture.shape[:2]
+    heat = overlaid(picture, panel.scores, frame, low=panel.low, high=panel.high, marks=marks, smooth=smooth)
+    out = Image.new("RGB", (max(width, 150), _TEXT + 5 + height + _BAR + _TEXT + 8), _PAPER)
+    draw = ImageDraw.Draw(out)
+    draw.text((0, 0), panel.note, fill=_FAINT, font=_font())
+    top = _TEXT + 5
+    out.paste(Image.fromarray(heat), (0, top))
+    bar = np.repeat(coloured(np.linspace(0, 1, width))[None], _BAR, axis=0)
+    out.paste(Image.fromarray(bar), (0, top + height + 3))
+    below = top + height + _BAR + 5
+    draw.text((0, below), f"{panel.low:.3g}", fill=_FAINT, font=_font())
+    draw.text((out.width if width < 150 else width, below), f"{panel.high:.3g}", fill=_FAINT, font=_font(), anchor="ra")
+    return out
+
+
+def coloured(values: npt.ArrayLike) -> Pixels:
+    """Numbers 0..1 as colours of the perceptually uniform map inferno: (...) -> (..., 3); nan is black."""
+    found: Pixels = colormaps["inferno"](np.asarray(values, np.float64), bytes=True)[..., :3]
+    return found
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(_TEXT)
+
+
+def _width(text: str) -> int:
+    return round(_font().getlength(text))
+
+
+def _wrapped(text: str, width: int, most: int = 3) -> list[str]:
+    """The text in lines of at most `width` pixels, at most so many of them."""
+    lines: list[str] = []
+    for word in text.split() or [""]:
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and _width(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    kept = [_cut(line, width) for line in lines[:most]]
+    if len(lines) > most:
+        kept[-1] = _cut(f"{kept[-1]} ...", width)
+    return kept
+
+
+def _cut(line: str, width: int) -> str:
+    while line and _width(line) > width:
+        line = f"{line[:-2]}…" if line.endswith("…") else f"{line[:-1]}…"
+    return line

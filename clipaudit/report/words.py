@@ -1,0 +1,184 @@
+"""Numbers and verdicts in plain words, the same on the page, in Markdown and in JUnit."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from clipaudit.audit.parts import Estimate, Verdict
+from clipaudit.audit.result import AuditResult, Finding
+
+NONE: Final = "–"
+
+SHORT: Final = {
+    Verdict.CONFIRMED: "Confirmed shortcut",
+    Verdict.MODEL_ONLY: "Model shortcut",
+    Verdict.DATA_ONLY: "Data shortcut",
+    Verdict.CORE: "Core feature",
+    Verdict.CANDIDATE: "Candidate",
+    Verdict.OBSERVED: "Observed",
+    Verdict.INCONCLUSIVE: "Inconclusive",
+}
+"""Each verdict as a label."""
+
+MEANING: Final = {
+    Verdict.CONFIRMED: "The cue goes with the class in your data, and CLIP leans on it: images without the cue are"
+    " answered better once the cue is taken away.",
+    Verdict.MODEL_ONLY: "CLIP leans on the cue, but in these images it does not go with the class. It will show in data"
+    " where it does.",
+    Verdict.DATA_ONLY: "The cue goes with the class in your data, but CLIP’s answers do not depend on it. A model that"
+    " is trained on these images may still learn it.",
+    Verdict.CORE: "The cue is part of what the class is: without it, answers get worse everywhere.",
+    Verdict.CANDIDATE: "The cue goes with the class. Whether it is a shortcut or part of the class cannot be told from"
+    " class labels alone: look at the pictures, or label the cue.",
+    Verdict.OBSERVED: "Seen in the images or their captions; without class labels nothing is tested.",
+    Verdict.INCONCLUSIVE: "There is not enough data to say; the card says how much more is needed.",
+}
+"""What each verdict says, for readers who have not seen one."""
+
+GLOSSARY: Final = (
+    ("cue", "something visible, named by a text, that may or may not belong to the class: water, snow, a purple tint"),
+    ("shortcut", "a cue that is not part of the class but goes with it, so that a model can be right for the wrong"
+     " reason, and wrong where the cue is missing"),
+    ("conflicting images", "images in which cue and class disagree: the class without its cue, another class with it."
+     " A shortcut fails there"),
+    ("D", "how well the cue alone tells the class from the others: 0 not at all, 1 perfectly. Below 0.1 is negligible,"
+     " to 0.3 small, to 0.5 moderate, above strong. It does not change with how frequent the class is"),
+    ("points", "percentage points of accuracy: from 40 % to 55 % is 15 points"),
+    ("95 % interval", "where the true number would lie in 95 of 100 repetitions of such an audit with new images"),
+    ("head", "one of the many small parts (attention heads) whose sum is CLIP’s image embedding. L10H03 is head 3 of"
+     " layer 10"),
+    ("replaced by its mean", "a head’s contribution is swapped for its average over images, so that it no longer says"
+     " anything about this image; then every image is answered again"),
+    ("worst group", "the class and cue combination with the lowest accuracy, among those with enough images"),
+    ("p_control", "how often random heads, alike in number, layers and influence, help as much as the chosen ones"),
+    ("zero-shot", "CLIP compares each image with texts such as “a photo of a waterbird”; no training on your data"),
+    ("near duplicates", "images whose perceptual hashes are equal; each cluster counts as one independent image"),
+)  # fmt: skip
+
+STATUS: Final = {
+    "missing_image": "no image",
+    "undecodable": "image cannot be decoded",
+    "too_large": "image too large",
+    "missing_label": "no label",
+    "bad_label": "label of the wrong type",
+    "bad_metadata": "metadata cannot be read",
+    "duplicate_key": "key used twice",
+    "bad_name": "unsafe file name",
+    "not_finite": "no finite result",
+}
+"""Row statuses in words."""
+
+
+def slug(verdict: Verdict) -> str:
+    """A verdict as a CSS class and a command-line word: `confirmed`, `model-only`."""
+    return verdict.name.lower().replace("_", "-")
+
+
+def count(value: float) -> str:
+    """`4,795`; corrected counts keep one decimal."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{count(number)} {noun}" + ("" if number == 1 else "s")
+
+
+def share(value: float | None, digits: int = 1) -> str:
+    """0.412 as `41.2 %`."""
+    return NONE if value is None else f"{100 * value:.{digits}f} %"
+
+
+def points(value: float | None) -> str:
+    """0.23 as `+23.0`, with a true minus sign."""
+    return NONE if value is None else _signed(100 * value, 1)
+
+
+def decimal(value: float | None, digits: int = 2) -> str:
+    """`0.53`, with a true minus sign."""
+    return NONE if value is None else _minus(f"{value:.{digits}f}")
+
+
+def p_value(value: float | None) -> str:
+    """`0.003`, or `< 0.001`."""
+    if value is None:
+        return NONE
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def limits(found: Estimate | None, kind: str = "decimal") -> str:
+    """An interval as `[0.41, 0.62]`; `kind` is decimal, share or points. Empty when there is none."""
+    if found is None or found.low is None or found.high is None:
+        return ""
+    if kind == "decimal":
+        return f"[{decimal(found.low)}, {decimal(found.high)}]"
+    if kind == "share":
+        return f"[{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    return f"[{points(found.low)}, {points(found.high)}]"
+
+
+def with_limits(found: Estimate | None, kind: str = "decimal") -> str:
+    """An estimate with its interval."""
+    if found is None or found.value is None:
+        return NONE
+    value = {"decimal": decimal, "share": share, "points": points}[kind](found.value)
+    return f"{value} {limits(found, kind)}".strip()
+
+
+def headline(result: AuditResult) -> str:
+    """What is wrong, short enough for a title."""
+    if not result.trust.valid:
+        return "This audit is not valid: a control failed"
+    if not result.findings:
+        return nothing(result)
+    first, *others = result.findings
+    same = [finding for finding in others if finding.verdict == first.verdict]
+    if first.verdict == Verdict.CONFIRMED and len(same) == 1:
+        return f"{_title(first)}, and {_pair(same[0])}"
+    return _title(first) + (f" – and {len(same)} more" if same else "")
+
+
+def cue_word(finding: Finding) -> str:
+    """The cue in as few words as there are: the attribute's value, else the text that names it."""
+    return finding.cue.name if finding.cue.value is None else finding.cue.value
+
+
+def _pair(finding: Finding) -> str:
+    return f"“{cue_word(finding)}” for “{finding.class_name}”"
+
+
+def _title(first: Finding) -> str:
+    name, cue = f"“{first.class_name}”", f"“{cue_word(first)}”"
+    match first.verdict:
+        case Verdict.CONFIRMED:
+            return f"CLIP takes {_pair(first)}"
+        case Verdict.MODEL_ONLY:
+            return f"CLIP takes {_pair(first)}, though not because of this data"
+        case Verdict.DATA_ONLY:
+            return f"In this data {cue} goes with {name}; CLIP does not lean on it"
+        case Verdict.CORE:
+            return f"{cue} is part of what {name} is: no shortcut found"
+        case Verdict.CANDIDATE:
+            return f"Candidate shortcut: {cue} goes with {name}"
+        case Verdict.OBSERVED:
+            return f"Observed: {cue} with {name}; nothing was tested"
+        case Verdict.INCONCLUSIVE:
+            return f"Not enough data: {cue} may go with {name}"
+
+
+def nothing(result: AuditResult) -> str:
+    """Why there is no finding."""
+    if result.trust.near_chance:
+        return "Nothing can be said: CLIP’s answers are no better than guessing here"
+    if not any(facts.tested for facts in result.classes):
+        return "Nothing could be tested"
+    return "No shortcut found"
+
+
+def _signed(value: float, digits: int) -> str:
+    return _minus(f"{value:+.{digits}f}")
+
+
+def _minus(shown: str) -> str:
+    """With a true minus sign, and none before a zero."""
+    return shown.replace("-", "−") if any(digit in shown for digit in "123456789") else shown.lstrip("-+")

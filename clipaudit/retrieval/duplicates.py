@@ -1,0 +1,295 @@
+"""Near-duplicates within a run and between two: alike in the whole embedding and in the perceptual hash, streamed."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipaudit.errors import RunMismatch, UsageError
+from clipaudit.indexes import VectorIndex, threads
+from clipaudit.retrieval.build import BuildTask, Progress, construct, prepared
+from clipaudit.retrieval.card import EMBEDDING, Space
+from clipaudit.retrieval.files import published
+from clipaudit.retrieval.plan import threads_here
+from clipaudit.retrieval.rowmap import RowMap, segments_for
+from clipaudit.run import Run
+
+Float32s: TypeAlias = npt.NDArray[np.float32]
+Ints: TypeAlias = npt.NDArray[np.int64]
+
+FOLDER: Final = "duplicates"
+TABLE: Final = "duplicates.parquet"
+SUMMARY: Final = "summary.json"
+_NEIGHBOURS: Final = 16
+"""Looked at for each image; larger clusters hold together through their members."""
+_SLACK: Final = 1e-3
+"""float16 storage rounds cosines by about this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DuplicatesConfig:
+    """What counts as a near-duplicate."""
+
+    similarity: float = 0.95
+    """Least cosine of two whole embeddings."""
+    bits: int = 10
+    """Most bits of 64 in which two perceptual hashes may differ; unrelated images differ in about 32."""
+    memory: int | None = None
+    """Bytes that the process may have resident; None for half of the machine's."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.similarity <= 1:
+            raise UsageError(f"--similarity must lie in 0..1, not {self.similarity}")
+        if not 0 <= self.bits <= 64:
+            raise UsageError(f"--bits must lie in 0..64, not {self.bits}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicates:
+    """What was found; `table` names the file with every image of a cluster."""
+
+    runs: tuple[str, ...]
+    similarity: float
+    bits: int
+    images: tuple[int, ...]
+    """Compared, by run."""
+    clusters: int
+    members: tuple[int, ...]
+    """Images in clusters, by run."""
+    largest: int
+    labels_differ: int
+    """Clusters whose images have different labels."""
+    recall_at_10: float
+    """Of the index that named candidates; an exact one has 1."""
+    table: str = ""
+    examples: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+    """The first pairs of the largest clusters."""
+
+
+def find_duplicates(
+    run: Run, other: Run | None, config: DuplicatesConfig, progress: Progress = lambda stage, share: None
+) -> Duplicates:
+    """Clusters of near-duplicates of one run; with `other`, of images of `other` and those of `run` that they copy.
+
+    Written to `RUN/duplicates/within/` or `RUN/duplicates/with-NAME/` as `duplicates.parquet`: one row an image, with
+    `cluster`, `run` (0 or 1), `shard_id`, `index`, `key`, `label`, its nearest copy, and `keep`, true for one image of
+    each cluster. RunMismatch when the two runs are of different models.
+    """
+    if other is not None and other.manifest.model["fingerprint"] != run.manifest.model["fingerprint"]:
+        raise RunMismatch(
+            f"{run.directory.url} and {other.directory.url} are of different models: embeddings cannot be compared"
+        )
+    segments = segments_for(run)
+    rows = RowMap(run, segments, verify=False)
+    asked = rows if other is None else RowMap(other, segments_for(other), verify=False)
+    with tempfile.TemporaryDirectory(prefix="clipaudit-") as scratch, threads(threads_here()):
+        task = BuildTask(
+            run=run.directory.url,
+            name=EMBEDDING,
+            metric="raw",
+            segments=segments,
+            memory=config.memory,
+            threads=threads_here(),
+            seed=config.seed,
+        )
+        space = Space("raw", np.zeros(run.spec.embed_dim))
+        made = construct(run, task, list(rows.shards), space, Path(scratch), progress)
+        index, effort, recall = made.opened(Path(scratch))
+        stream = prepared(other or run, EMBEDDING, list(asked.shards), space)
+        best = _links(index, effort, stream, rows, asked, config, other is None, progress)
+    return _write(run, other, rows, asked, best, config, recall)
+
+
+def read_clusters(run: Run) -> pa.Table | None:
+    """The table of a run's own near-duplicates, (cluster, shard_id, index, key, keep, ...); None when not made yet."""
+    storage, path = run.directory.storage, f"{FOLDER}/within/{TABLE}"
+    if not storage.exists(path):
+        return None
+    with storage.fs.open(storage.full(path), "rb") as file:
+        return pq.read_table(file)
+
+
+@dataclass(eq=False)
+class _Links:
+    """Pairs that were found: row of the indexed run, row of the asked one, cosine, bits."""
+
+    first: Ints
+    second: Ints
+    cosine: Float32s
+    bits: npt.NDArray[np.int64]
+
+
+def _links(
+    index: VectorIndex,
+    effort: int,
+    stream: Iterator[Float32s],
+    rows: RowMap,
+    asked: RowMap,
+    config: DuplicatesConfig,
+    within: bool,
+    progress: Progress,
+) -> _Links:
+    """Go through the asked rows, and keep the pairs that are alike in both ways."""
+    hashes, others = _hashes(rows), _hashes(asked)
+    found: list[tuple[Ints, Ints, Float32s, Ints]] = []
+    start = 0
+    for batch in stream:
+        scores, neighbours = index.search(_unit(batch), min(_NEIGHBOURS + within, len(index)), effort)
+        second = np.broadcast_to(np.arange(start, start + len(batch))[:, None], neighbours.shape)
+        # stored embeddings are unit up to rounding, so products are cosines
+        alike = (neighbours >= 0) & (scores >= config.similarity - _SLACK)
+        if within:
+            alike &= neighbours != second
+        first, second, cosine = neighbours[alike], second[alike], scores[alike]
+        distance = _distance(hashes, first, others, second)
+        kept = distance <= config.bits
+        found.append((first[kept], second[kept], cosine[kept], distance[kept]))
+        start += len(batch)
+        progress("compare", start / max(len(asked), 1))
+    columns = [np.concatenate(parts) for parts in zip(*found, strict=True)] if found else [np.empty(0, np.int64)] * 4
+    return _Links(*columns)
+
+
+def _unit(vectors: Float32s) -> Float32s:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    found: Float32s = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return found
+
+
+def _hashes(rows: RowMap) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
+    """(n,) perceptual hashes, and which rows have one."""
+    column = rows.table["phash"].combine_chunks()
+    values = np.asarray(column.fill_null(0).to_numpy(), np.int64).view(np.uint64)
+    return values, np.asarray(column.is_valid().to_numpy(zero_copy_only=False), np.bool_)
+
+
+def _distance(
+    one: tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]],
+    first: Ints,
+    two: tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]],
+    second: Ints,
+) -> Ints:
+    """(m,) bits in which the hashes of pairs differ; 65 where one has none."""
+    bits = np.bitwise_count(one[0][first] ^ two[0][second]).astype(np.int64)
+    return np.where(one[1][first] & two[1][second], bits, 65)
+
+
+def clusters_of(first: Ints, second: Ints, size: int) -> Ints:
+    """(size,) a number for each node of a graph: the smallest node that it hangs together with, given its edges."""
+    parent = np.arange(size)
+    while True:
+        low = np.minimum(parent[first], parent[second])
+        before = parent.copy()
+        np.minimum.at(parent, first, low)
+        np.minimum.at(parent, second, low)
+        np.minimum.at(parent, before[first], low)  # whole trees join, so that few rounds are needed
+        np.minimum.at(parent, before[second], low)
+        while not np.array_equal(parent, parent[parent]):
+            parent = parent[parent]
+        if np.array_equal(parent, before):
+            return parent
+
+
+def _write(
+    run: Run,
+    other: Run | None,
+    rows: RowMap,
+    asked: RowMap,
+    links: _Links,
+    config: DuplicatesConfig,
+    recall: float,
+) -> Duplicates:
+    """Number the clusters, write the table and its summary, and publish both."""
+    offset = 0 if other is None else len(rows)
+    nodes = np.unique(np.concatenate([links.first, links.second + offset]))
+    first, second = np.searchsorted(nodes, links.first), np.searchsorted(nodes, links.second + offset)
+    roots = clusters_of(first, second, len(nodes))
+    _, cluster = np.unique(roots, return_inverse=True)
+    nearest, cosine, bits = _nearest(first, second, links, len(nodes))
+    side = (nodes >= offset).astype(np.int8) if other is not None else np.zeros(len(nodes), np.int8)
+    facts = _facts(rows, nodes[side == 0])
+    if other is not None:
+        facts = pa.concat_tables([facts, _facts(asked, nodes[side == 1] - offset)])
+    partner = facts.take(pa.array(nearest))
+    order = np.lexsort((np.arange(len(nodes)), cluster))
+    keep = np.zeros(len(nodes), np.bool_)
+    keep[np.unique(cluster, return_index=True)[1]] = True
+    table = pa.table(
+        {
+            "cluster": cluster.astype(np.int32),
+            "run": side,
+            **{name: facts[name] for name in facts.column_names},
+            "copy_run": side[nearest],
+            "copy_shard_id": partner["shard_id"],
+            "copy_key": partner["key"],
+            "cosine": cosine,
+            "bits": bits.astype(np.int16),
+            "keep": keep,
+        }
+    ).take(pa.array(order))
+    result = _summary(run, other, rows, asked, table, config, recall)
+    return _publish(run, result, table)
+
+
+def _nearest(first: Ints, second: Ints, links: _Links, size: int) -> tuple[Ints, Float32s, Ints]:
+    """For each node its most similar partner, their cosine and bits."""
+    source, target = np.concatenate([first, second]), np.concatenate([second, first])
+    cosine, bits = np.tile(links.cosine, 2), np.tile(links.bits, 2)
+    order = np.lexsort((target, -cosine, source))
+    begins = np.unique(source[order], return_index=True)[1]
+    chosen = order[begins] if size else order
+    return target[chosen], cosine[chosen].astype(np.float32), bits[chosen]
+
+
+def _facts(rows: RowMap, numbers: Ints) -> pa.Table:
+    names = [name for name in ("shard_id", "index", "key", "label") if name in rows.table.column_names]
+    return rows.table.select(names).take(pa.array(numbers))
+
+
+def _summary(
+    run: Run, other: Run | None, rows: RowMap, asked: RowMap, table: pa.Table, config: DuplicatesConfig, recall: float
+) -> Duplicates:
+    cluster, side = table["cluster"].to_numpy(), table["run"].to_numpy()
+    sizes = np.bincount(cluster) if len(cluster) else np.empty(0, np.int64)
+    differ = 0
+    if "label" in table.column_names and len(cluster):
+        labels = np.unique(table["label"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)[1]
+        pairs = np.unique(np.stack([cluster, labels]), axis=1)
+        differ = int((np.bincount(pairs[0]) > 1).sum())
+    largest = np.argsort(-sizes, kind="stable")[:5]
+    shown = [table.filter(pa.array(cluster == number)).slice(0, 2).to_pylist() for number in largest.tolist()]
+    return Duplicates(
+        runs=(run.directory.url,) if other is None else (run.directory.url, other.directory.url),
+        similarity=config.similarity,
+        bits=config.bits,
+        images=(len(rows),) if other is None else (len(rows), len(asked)),
+        clusters=len(sizes),
+        members=tuple(int((side == number).sum()) for number in range(1 if other is None else 2)),
+        largest=int(sizes.max(initial=0)),
+        labels_differ=differ,
+        recall_at_10=recall,
+        examples=tuple(row for rows_of in shown for row in rows_of),
+    )
+
+
+def _publish(run: Run, result: Duplicates, table: pa.Table) -> Duplicates:
+    name = "within"
+    if len(result.runs) > 1:
+        last = re.sub(r"[^\w.-]+", "_", result.runs[1].rstrip("/").rsplit("/", 1)[-1])
+        name = f"with-{last}"
+    directory = f"{FOLDER}/{name}"
+    with published(run.directory, directory) as place:
+        pq.write_table(table, place / TABLE, compression="zstd")
+        (place / SUMMARY).write_text(json.dumps(asdict(result), indent=1, default=str))
+    return replace(result, table=run.directory.storage.full(f"{directory}/{TABLE}"))

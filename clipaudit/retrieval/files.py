@@ -1,0 +1,90 @@
+"""Files of derived directories: made in a local scratch directory, hashed, published; read back as local files."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from clipaudit.errors import IntegrityError
+from clipaudit.records import StoredFile
+from clipaudit.rundir import RunDirectory
+
+_CHUNK = 4 * 2**20
+
+
+@contextlib.contextmanager
+def published(run_dir: RunDirectory, directory: str) -> Iterator[Path]:
+    """A local directory to write plain files into; they are the run's `directory` when the block ends well."""
+    if run_dir.storage.local:
+        with run_dir.publish(directory) as aside:
+            yield Path(aside)
+        return
+    with tempfile.TemporaryDirectory(prefix="clipaudit-") as scratch:
+        yield Path(scratch)
+        with run_dir.publish(directory) as aside:
+            for path in sorted(Path(scratch).iterdir()):
+                run_dir.storage.fs.put_file(str(path), f"{aside}/{path.name}")
+
+
+def stored(path: Path) -> StoredFile:
+    """Make a file durable; returns its size and hash."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return StoredFile(bytes=path.stat().st_size, sha256=_sha256(path))
+
+
+class LocalFiles:
+    """A run's derived files as local ones: where they are, or copied to a scratch directory that lives as long."""
+
+    def __init__(self, run_dir: RunDirectory) -> None:
+        self._run_dir = run_dir
+        self._scratch: str | None = None
+
+    def directory(self, directory: str, files: Mapping[str, StoredFile], *, verify: bool = True) -> Path:
+        """The local path of one of the run's directories, with `files` as recorded in it.
+
+        IntegrityError names the file that is missing, cut or altered; without `verify` contents are not hashed.
+        """
+        storage = self._run_dir.storage
+        place = Path(storage.full(directory)) if storage.local else self._copied(directory, files)
+        for name, expected in files.items():
+            path, shown = place / name, storage.full(f"{directory}/{name}")
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError as error:
+                raise IntegrityError(f"{shown} is not there: build the index again") from error
+            if size != expected.bytes:
+                raise IntegrityError(
+                    f"{shown} has {size} bytes where {expected.bytes} were written: build the index again"
+                )
+            if verify and _sha256(path) != expected.sha256:
+                raise IntegrityError(f"{shown} is not what was written (its hash differs): build the index again")
+        return place
+
+    def _copied(self, directory: str, files: Mapping[str, StoredFile]) -> Path:
+        if self._scratch is None:
+            self._scratch = tempfile.mkdtemp(prefix="clipaudit-")
+            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        place = Path(self._scratch, directory.replace("/", "_"))
+        if not place.exists():
+            place.mkdir()
+            for name in files:
+                with contextlib.suppress(FileNotFoundError):
+                    self._run_dir.storage.fs.get_file(
+                        self._run_dir.storage.full(f"{directory}/{name}"), str(place / name)
+                    )
+        return place
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,122 @@
+"""Which indexes to build or extend, and one builder after another, or many at once on a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from clipaudit.errors import UsageError
+from clipaudit.retrieval.build import BuildTask, build
+from clipaudit.retrieval.card import (
+    EMBEDDING,
+    METRICS,
+    IndexCard,
+    Metric,
+    check_columns,
+    find_card,
+    indexed,
+    read_card,
+)
+from clipaudit.retrieval.kinds import parse_kind
+from clipaudit.retrieval.rowmap import remove_unused, segments_for
+from clipaudit.run import Run
+
+Builder: TypeAlias = Callable[[Sequence[BuildTask]], Iterator[IndexCard]]
+"""Builds tasks, in any order."""
+
+_YOUNG_SECONDS: Final = 6 * 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig:
+    """Which indexes of a run, and of what kind."""
+
+    run: str
+    heads: tuple[str, ...] | None = None
+    """Head labels and `embedding`; None for all that the run stores (with `update`: all that are indexed)."""
+    kind: str = "auto"
+    metric: Metric = "centred"
+    memory: int | None = None
+    """Bytes that one builder may have resident; None for half of its machine's."""
+    update: bool = False
+    """Add the shards that were committed since, instead of building anew."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise UsageError(f"--metric must be centred, raw or cosine, not {self.metric!r}")
+        if self.update and (self.kind, self.metric) != ("auto", "centred"):
+            raise UsageError("--update keeps an index's kind and metric: leave out --kind and --metric, or --update")
+        if self.kind != "auto":
+            parse_kind(self.kind, 1 << 40, 1 << 20)  # a name that is not known is heard of at once
+
+
+def plan(config: IndexConfig) -> list[BuildTask]:
+    """What is to be built, after writing the row segments that all of it shares.
+
+    UsageError when a head is not stored, or there is nothing to extend. With `update` an index that covers the whole
+    run is left out.
+    """
+    run = Run(config.run)
+    if not len(run):
+        raise UsageError(f"the run at {run.directory.url} has no images to index: none is committed and ok")
+    there = indexed(run.directory)
+    names = config.heads
+    if names is None:
+        names = there if config.update else (*run.head_labels, EMBEDDING)
+    check_columns(run, names)
+    if config.update and not names:
+        raise UsageError(f"the run at {run.directory.url} has no index to update: leave out --update")
+    tasks, whole = [], None
+    for name in dict.fromkeys(names):
+        if config.update:
+            card = read_card(run.directory, name)
+            segments = segments_for(run, card.segments)
+            if segments == card.segments:
+                continue
+        else:
+            whole = whole or segments_for(run)
+            segments = whole
+        tasks.append(
+            BuildTask(
+                run=config.run,
+                name=name,
+                metric=config.metric,
+                kind=config.kind,
+                segments=segments,
+                memory=config.memory,
+                threads=threads_here(),
+                seed=config.seed,
+                update=config.update,
+            )
+        )
+    return tasks
+
+
+def threads_here() -> int:
+    """Threads that one builder alone on this machine uses."""
+    return os.cpu_count() or 1
+
+
+def build_here(tasks: Sequence[BuildTask]) -> Iterator[IndexCard]:
+    """One after another in this process, with all its threads."""
+    for task in tasks:
+        yield build(task)
+
+
+def build_indexes(
+    config: IndexConfig, builder: Builder = build_here, on_card: Callable[[IndexCard, int], None] | None = None
+) -> list[IndexCard]:
+    """Build or extend a run's indexes; `on_card(card, total)` after each. Each is in place as soon as it is done."""
+    tasks = plan(config)
+    cards = []
+    for card in builder(tasks):
+        cards.append(card)
+        if on_card is not None:
+            on_card(card, len(tasks))
+    run_dir = Run(config.run).directory
+    used = {name for index in indexed(run_dir) if (found := find_card(run_dir, index)) for name in found.segments}
+    remove_unused(run_dir, used, _YOUNG_SECONDS)
+    return sorted(cards, key=lambda card: card.name)

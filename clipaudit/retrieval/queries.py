@@ -1,0 +1,147 @@
+"""Query vectors: of an image file, of a sample of the run, or of a text, by the run's own model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from clipaudit.config import DecodeConfig, ModelConfig
+from clipaudit.errors import RunMismatch, UsageError
+from clipaudit.retrieval.card import EMBEDDING
+from clipaudit.run import Run
+from clipaudit.schema import OK, head_label, parse_head_label
+
+Floats: TypeAlias = npt.NDArray[np.floating[Any]]
+
+MAX_IMAGE_BYTES: Final = 32 * 2**20
+_MAX_TEXT: Final = 2000
+_MOST_PIXELS: Final = 89_478_485
+"""Of a query image: Pillow's warning limit, half of what a run accepts."""
+
+
+class Encoder:
+    """The run's model, loaded when the first query needs it; for any number of threads, one query at a time."""
+
+    def __init__(self, run: Run, device: str = "auto", on_load: Callable[[str], None] | None = None) -> None:
+        """`on_load` is told the model's name before it is loaded, which may take long."""
+        self._run, self._device, self._on_load = run, device, on_load
+        self._lock = threading.Lock()
+        self._image_parts: tuple[Any, Any, Any] | None = None
+        self._texts: Any = None
+
+    def image(self, data: bytes, names: Sequence[str], shown: str = "the query image") -> dict[str, Floats]:
+        """Coordinates of an image file's bytes by index name, (dh,) each; (D,) for `embedding`.
+
+        UsageError when the image cannot be decoded or is too large, RunMismatch when the run's model is another now.
+        """
+        if len(data) > MAX_IMAGE_BYTES:
+            raise UsageError(f"{shown} has {len(data):,} bytes, more than {MAX_IMAGE_BYTES:,}")
+        with self._lock:
+            return self._image(data, names, shown)
+
+    def text(self, text: str) -> Floats:
+        """(D,) the unit vector of a text, from the run's cache or the model."""
+        from clipaudit.textvectors import RunTexts
+
+        if not text.strip():
+            raise UsageError("the query text is empty")
+        if len(text) > _MAX_TEXT:
+            raise UsageError(f"the query text has {len(text)} characters, more than {_MAX_TEXT}")
+        with self._lock:
+            if self._texts is None:
+                self._texts = RunTexts(self._run, self._device, self._on_load)
+            found: Floats = self._texts.vectors([text])[0]
+            return found
+
+    def _image(self, data: bytes, names: Sequence[str], shown: str) -> dict[str, Floats]:
+        from clipaudit.images import ImageTooLarge, ImageUndecodable  # brings torch
+
+        decomposer, decoder, normalise = self._image_parts or self._load()
+        try:
+            decoded = decoder(data)
+        except (ImageUndecodable, ImageTooLarge) as error:
+            raise UsageError(f"{shown} cannot be used: {error}") from error
+        out = decomposer(normalise([decoded.image]))
+        heads = out.heads.float().cpu().numpy()[0]  # (layers, heads, dh)
+        found: dict[str, Floats] = {EMBEDDING: out.embedding.float().cpu().numpy()[0]}
+        for place, layer in enumerate(self._layers()):
+            found |= {head_label(layer, head): heads[place, head] for head in range(heads.shape[1])}
+        return {name: found[name] for name in names}
+
+    def _layers(self) -> list[int]:
+        return sorted({parse_head_label(name)[0] for name in self._run.head_labels})
+
+    def _load(self) -> tuple[Any, Any, Any]:
+        from clipaudit.decomposer import Decomposer
+        from clipaudit.images import ImageDecoder
+        from clipaudit.model import Normaliser, load_model
+
+        identity = self._run.manifest.identity
+        if self._on_load is not None:
+            self._on_load(identity["model"])
+        precision = identity.get("precision", "fp32")
+        loaded = load_model(
+            ModelConfig(
+                name=identity["model"], pretrained=identity.get("pretrained"), precision=precision, device=self._device
+            )
+        )
+        if loaded.fingerprint != self._run.manifest.model["fingerprint"]:
+            raise RunMismatch(
+                f"the model that {identity['model']} names here has other weights than that of the run at"
+                f" {self._run.directory.url}: its images would mean nothing there"
+            )
+        pixels = min(int(identity.get("max_image_pixels") or _MOST_PIXELS), _MOST_PIXELS)
+        decomposer = Decomposer(loaded.model, layers=self._layers(), precision=precision)
+        decoder = ImageDecoder(loaded.transform, DecodeConfig(max_image_pixels=pixels))
+        self._image_parts = decomposer, decoder, Normaliser(decoder.mean, decoder.std, loaded.device)
+        return self._image_parts
+
+
+def read_image(path: Path) -> bytes:
+    """An image file's bytes; UsageError when it is not there or too large."""
+    try:
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            raise UsageError(f"--image {path} has more than {MAX_IMAGE_BYTES:,} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"--image {path} cannot be read: {error.strerror}") from error
+
+
+def parse_key(run: Run, text: str) -> tuple[int, str]:
+    """`3/photo_0001` or `train-000003/photo_0001` -> (shard id, key); keys may hold slashes, shard names may not.
+
+    UsageError when it is no such text, or names no shard of the run, or two.
+    """
+    shard, slash, key = text.partition("/")
+    if not slash or not shard or not key:
+        raise UsageError(f"--key {text!r} is not SHARD/KEY, such as 3/photo_0001 or train-000003/photo_0001")
+    shards = run.manifest.shards
+    if shard.isdecimal() and int(shard) < len(shards):
+        return int(shard), key
+    named = [
+        found.id for found in shards if found.url.rsplit("/", 1)[-1].removesuffix(".tar") == shard.removesuffix(".tar")
+    ]
+    if len(named) != 1:
+        many = f"{len(named)} shards have that name: give a number" if named else "there is no such shard"
+        raise UsageError(f"--key {text!r}: {many} (the run has {len(shards):,}, numbered from 0)")
+    return named[0], key
+
+
+def stored_coordinates(run: Run, shard: int, key: str, names: Sequence[str]) -> dict[str, Floats]:
+    """A sample's stored coordinates by index name; UsageError when the run has no such sample, or it is not ok."""
+    if shard not in run.records:
+        raise UsageError(f"shard {shard} is not committed in the run at {run.directory.url}")
+    table = run.table(["key", "status"], [shard])
+    keys, statuses = table["key"].to_pylist(), table["status"].to_pylist()
+    ok = [position for position, status in enumerate(statuses) if status == OK]
+    places = [place for place, position in enumerate(ok) if keys[position] == key]
+    if not places:
+        reason = next((status for found, status in zip(keys, statuses, strict=True) if found == key), None)
+        url = run.manifest.shards[shard].url
+        raise UsageError(f"the sample {key!r} of {url} " + (f"is {reason}" if reason else "is not in the run"))
+    return {name: run.vectors(name, (), [shard]).values[places[0]] for name in names}

@@ -1,0 +1,271 @@
+"""Answers questions: one head, several with weights, or a role; filters, copies left out, several indexes at once."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from clipaudit.errors import IntegrityError, UsageError
+from clipaudit.retrieval import filters
+from clipaudit.retrieval.card import indexed
+from clipaudit.retrieval.head import HeadIndex
+from clipaudit.retrieval.rowmap import Row, RowMap
+from clipaudit.run import Run
+
+Float32s: TypeAlias = npt.NDArray[np.float32]
+Floats: TypeAlias = npt.NDArray[np.floating[Any]]
+Ints: TypeAlias = npt.NDArray[np.int64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
+End: TypeAlias = Literal["max", "min"]
+
+COPY_BITS: Final = 6
+"""Perceptual hashes (64 bits) that differ in at most so many are of copies."""
+_FIRST, _MOST = 256, 1 << 16
+"""Candidates that each head names at first, and at most, when several are combined."""
+_MASKS: Final = 8
+_ROLES: Final = ("heads/all/heads.json", "heads/heads.json")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Question:
+    """What is asked of one index or of several."""
+
+    queries: Mapping[str, Floats]
+    """Index name -> (dim,): coordinates of an image, or a folded text."""
+    text: bool = False
+    """Whether the queries are texts."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Index name -> weight of its score in the sum; 1 for those not named."""
+    k: int = 20
+    end: End = "max"
+    where: str | None = None
+    unique: bool = False
+    """Leave out images that are copies of better ones, or of the query."""
+    leave_out: tuple[int, str] | None = None
+    """(shard id, key) of the query image itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """One image that was found."""
+
+    rank: int
+    """From 1."""
+    score: float
+    row: Row
+    parts: dict[str, float] = field(default_factory=dict)
+    """Each head's weighted share of the score, when several were asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The images that were found, best first."""
+
+    hits: tuple[Hit, ...]
+    notes: tuple[str, ...] = ()
+    """What one should know: an index older than the run, copies left out, a sum that may have missed an image."""
+
+
+class Retriever:
+    """A run's indexes, opened when they are first asked; for any number of threads."""
+
+    def __init__(self, run: Run, *, stale: bool = False, verify: bool = True) -> None:
+        """`stale` and `verify` as in `HeadIndex.open`."""
+        self.run = run
+        self._stale, self._verify = stale, verify
+        self._open: dict[str, HeadIndex] = {}
+        self._lock = threading.Lock()
+        self._mask = lru_cache(_MASKS)(self._new_mask)
+
+    def index(self, name: str) -> HeadIndex:
+        """An opened index; the errors of `HeadIndex.open`."""
+        with self._lock:
+            if name not in self._open:
+                rows: RowMap | None = next((index.row_map for index in self._open.values()), None)
+                self._open[name] = HeadIndex.open(self.run, name, stale=self._stale, verify=self._verify, rows=rows)
+            return self._open[name]
+
+    def available(self) -> tuple[str, ...]:
+        """Names of the indexes that there are."""
+        return indexed(self.run.directory)
+
+    def answer(self, question: Question) -> Answer:
+        """The k best images. UsageError for what cannot be asked, and the errors of `HeadIndex.open`."""
+        if not question.queries:
+            raise UsageError("no head is asked: give --head, --role or --embedding")
+        indexes = [self.index(name) for name in question.queries]
+        if len({index.card.segments for index in indexes}) > 1:
+            names = ", ".join(index.name for index in indexes)
+            raise UsageError(
+                f"the indexes of {names} do not cover the same shards: `clipaudit index --update` evens them"
+            )
+        first = indexes[0]
+        if question.k > len(first):
+            raise UsageError(f"-k {question.k} asks for more neighbours than the {len(first):,} vectors of the index")
+        if question.k < 1:
+            raise UsageError(f"-k must be at least 1, not {question.k}")
+        allowed = self._mask(first.name, question.where) if question.where is not None else None
+        search = _Search(indexes, question, allowed)
+        hits, notes = search.hits()
+        stale = dict.fromkeys(index.stale for index in indexes if index.stale)
+        return Answer(hits=hits, notes=(*stale, *notes))
+
+    def heads_of_role(self, role: str) -> list[str]:
+        """Stored heads whose role is `role` (a property, or a kind such as `context-like`), as `clipaudit heads` found.
+
+        UsageError when the heads have not been described, or none has this role.
+        """
+        roles = self._roles()
+        chosen = [head for head, names in roles.items() if role in names]
+        if not chosen:
+            known = ", ".join(sorted({name for names in roles.values() for name in names})) or "none: no head has one"
+            raise UsageError(
+                f"no head of the run at {self.run.directory.url} has the role {role!r}; the roles are {known}"
+            )
+        return chosen
+
+    def _roles(self) -> dict[str, tuple[str, ...]]:
+        """Head -> its role's label and kind."""
+        storage, url = self.run.directory.storage, self.run.directory.url
+        for path in _ROLES:
+            try:
+                data = json.loads(storage.read(path))
+                roles = {head["head"]: head["role"] for head in data["heads"]}
+                return {
+                    name: (role["label"], *filter(None, [role.get("kind")])) if role and role["label"] else ()
+                    for name, role in roles.items()
+                    if name in self.run.head_labels
+                }
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except (ValueError, KeyError, TypeError) as error:
+                raise IntegrityError(f"{storage.full(path)} is damaged: run `clipaudit heads {url}` again") from error
+        raise UsageError(f"the heads of the run at {url} have no roles yet: run `clipaudit heads {url}` first")
+
+    def _new_mask(self, name: str, where: str) -> Bools:
+        return filters.mask(where, self.index(name).row_map.table)
+
+
+def hash_distance(first: int, second: int) -> int:
+    """Bits in which two 64-bit hashes differ, given as signed integers."""
+    return ((first ^ second) & 0xFFFF_FFFF_FFFF_FFFF).bit_count()
+
+
+class _Search:
+    """One question on its way to its hits."""
+
+    def __init__(self, indexes: Sequence[HeadIndex], question: Question, allowed: Bools | None) -> None:
+        self._indexes, self._question = indexes, question
+        self._rows = indexes[0].row_map
+        self._own = None if question.leave_out is None else self._rows.number(*question.leave_out)
+        self._allowed = allowed
+        self._sign = -1.0 if question.end == "min" else 1.0
+        self._queries = [self._prepared(index) for index in indexes]
+        self._notes: list[str] = []
+
+    def _prepared(self, index: HeadIndex) -> Float32s:
+        """(1, dim) what to search the index with: prepared, weighted, and turned round for the lowest end."""
+        vector = np.atleast_2d(self._question.queries[index.name])
+        if vector.shape != (1, index.card.dim):
+            raise UsageError(f"a query of {index.name} has {index.card.dim} numbers, not shape {vector.shape}")
+        query = index.space.texts(vector) if self._question.text else index.space.images(vector)
+        return (query * np.float32(self._sign * self._question.weights.get(index.name, 1.0))).astype(np.float32)
+
+    def hits(self) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
+        """The best k, copies left out when that was asked, and what is to be said of them."""
+        question, most = self._question, len(self._rows)
+        wanted = question.k + (self._own is not None)
+        while True:
+            numbers, scores = self._best(min(wanted, most))
+            kept, hidden = self._kept(numbers)
+            if len(kept) >= question.k or len(numbers) < min(wanted, most) or wanted >= most:
+                break
+            wanted *= 2
+        kept = kept[: question.k]
+        if hidden:
+            self._notes.append(f"{hidden} copies of images that are shown were left out")
+        if len(kept) < question.k:
+            why = "the filter lets no more through" if self._allowed is not None else "there are no more"
+            self._notes.append(f"{len(kept)} of {question.k} images: {why}")
+        places = np.array(kept, np.int64)
+        parts = self._parts(numbers[places]) if len(self._indexes) > 1 else [{}] * len(places)
+        found = zip(self._rows.rows(numbers[places]), scores[places], parts, strict=True)
+        hits = tuple(
+            Hit(rank=rank, score=self._sign * float(score), row=row, parts=part)
+            for rank, (row, score, part) in enumerate(found, 1)
+        )
+        return hits, tuple(dict.fromkeys(self._notes))
+
+    def _best(self, k: int) -> tuple[Ints, Float32s]:
+        """At most k rows and their scores, best first."""
+        if len(self._indexes) > 1:
+            return self._combined(k)
+        found = self._indexes[0].nearest(self._queries[0], k, self._allowed)
+        there = found.numbers[0] >= 0
+        return found.numbers[0][there], found.scores[0][there]
+
+    def _combined(self, k: int) -> tuple[Ints, Float32s]:
+        """The same by the sum over several heads, by the threshold algorithm (Fagin, Lotem, Naor 2001).
+
+        Each head names its best rows, and all that are named get their full score. A row that no head named scores at
+        most the sum of the heads' last scores; once k rows reach that, nothing better is left.
+        """
+        rows = len(self._rows)
+        width = min(max(_FIRST, 4 * k), rows)
+        while True:
+            lists = [
+                index.nearest(query, width, self._allowed)
+                for index, query in zip(self._indexes, self._queries, strict=True)
+            ]
+            named = np.unique(np.concatenate([found.numbers[0] for found in lists]))
+            named = named[named >= 0]
+            scores = np.sum(self._products(named), axis=0)
+            order = np.argsort(-scores, kind="stable")[:k]
+            bound = sum(float(found.scores[0][-1]) for found in lists)
+            sure = len(order) >= k and float(scores[order[-1]]) >= bound
+            if sure or width >= rows or bound == -np.inf:
+                break
+            if width >= _MOST:
+                self._notes.append("the sum over heads was taken of their best rows; a better image may be missing")
+                break
+            width = min(4 * width, rows)
+        return named[order], scores[order].astype(np.float32)
+
+    def _products(self, numbers: Ints) -> list[Float32s]:
+        """Each head's weighted score of some rows."""
+        pairs = zip(self._indexes, self._queries, strict=True)
+        return [index.prepared(numbers) @ query[0] for index, query in pairs]
+
+    def _parts(self, numbers: Ints) -> list[dict[str, float]]:
+        products = self._products(numbers)
+        return [
+            {index.name: self._sign * float(scores[i]) for index, scores in zip(self._indexes, products, strict=True)}
+            for i in range(len(numbers))
+        ]
+
+    def _kept(self, numbers: Ints) -> tuple[list[int], int]:
+        """Places in `numbers` that are shown: not the query itself and, when asked, no copies; how many those are."""
+        places = [place for place, number in enumerate(numbers.tolist()) if number != self._own]
+        if not self._question.unique:
+            return places, 0
+        hashes = self._rows.hashes(numbers[np.array(places, np.int64)])
+        seen: list[int] = []
+        if self._own is not None:
+            seen += [own for own in self._rows.hashes([self._own]) if own is not None]
+        kept = []
+        for place, found in zip(places, hashes, strict=True):
+            if found is not None:
+                if any(hash_distance(found, other) <= COPY_BITS for other in seen):
+                    continue
+                seen.append(found)
+            kept.append(place)
+            if len(kept) == self._question.k:
+                return kept, place + 1 - len(kept) - sum(numbers[: place + 1] == self._own)
+        return kept, len(places) - len(kept)

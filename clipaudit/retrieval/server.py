@@ -1,0 +1,309 @@
+"""The JSON interface of `clipaudit serve --api`: FastAPI on this machine alone, over memory-mapped indexes."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import asdict
+from typing import Annotated, Any, Final, Literal
+
+import uvicorn
+from fastapi import Body, FastAPI, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from clipaudit import __version__
+from clipaudit.errors import ClipauditError, IntegrityError, RunInvalid, UsageError
+from clipaudit.retrieval.ask import Asking, answers
+from clipaudit.retrieval.card import read_card
+from clipaudit.retrieval.queries import MAX_IMAGE_BYTES, Encoder, parse_key
+from clipaudit.retrieval.retriever import Retriever
+from clipaudit.retrieval.sheet import Panel
+from clipaudit.retrieval.thumbnails import NoPicture, Thumbnails
+from clipaudit.run import Run
+
+HOST: Final = "127.0.0.1"
+MAX_K: Final = 500
+_MAX_JSON_BYTES: Final = 64 * 1024
+_MOST_SHARDS: Final = 2**31 - 1
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Weighted(_Strict):
+    """One head of a query."""
+
+    head: str = Field(max_length=64, description="A head label such as L11H05, or `embedding`.")
+    weight: float = Field(default=1.0, ge=-1e6, le=1e6, description="Of its score in the sum; not 0.")
+
+
+class Search(_Strict):
+    """A sample or a text, and which images may answer."""
+
+    heads: list[Weighted] = Field(default_factory=list, max_length=64, description="None for the whole embedding.")
+    role: str | None = Field(default=None, max_length=200, description="All heads with this role instead.")
+    key: str | None = Field(default=None, max_length=4096, description="SHARD/KEY of the sample that is the query.")
+    text: str | None = Field(default=None, max_length=2000, description="The text that is the query.")
+    end: Literal["max", "min"] = "max"
+    k: int = Field(default=20, ge=1, le=MAX_K)
+    where: str | None = Field(default=None, max_length=2000, description="A filter: \"label = 3 and place = 'water'\".")
+    unique: bool = Field(default=False, description="Leave out copies, by perceptual hash.")
+    compare: bool = Field(default=False, description="Also ask the whole embedding.")
+
+
+class FoundRow(BaseModel):
+    """One image of the run."""
+
+    shard_id: int
+    index: int
+    key: str
+    label: int | str | None
+    attributes: dict[str, str | None]
+    width: int | None
+    height: int | None
+
+
+class Found(BaseModel):
+    """One image that was found."""
+
+    rank: int
+    score: float
+    row: FoundRow
+    parts: dict[str, float]
+    thumbnail: str
+
+
+class Results(BaseModel):
+    """One list of images, best first."""
+
+    title: str
+    notes: list[str]
+    hits: list[Found]
+
+
+class Problem(BaseModel):
+    """Why there is no answer, in one sentence."""
+
+    error: str
+
+
+class Health(BaseModel):
+    """That the server answers."""
+
+    status: str
+    version: str
+    rows: int
+
+
+_PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"model": Problem, "description": "The query cannot be answered as it is asked."},
+    404: {"model": Problem, "description": "There is no such thing in the run."},
+    409: {"model": Problem, "description": "The run's files are not what they should be; build the index again."},
+    413: {"model": Problem, "description": "The request is too large."},
+    422: {"model": Problem, "description": "The request is not of the form that is described here."},
+}
+
+
+def create_app(run_url: str, *, device: str = "auto", verify: bool = True) -> FastAPI:
+    """The application over one run. RunNotFound when there is none, UsageError when it has no index."""
+    run = Run(run_url)
+    retriever = Retriever(run, stale=True, verify=verify)
+    if not retriever.available():
+        raise UsageError(f"the run at {run.directory.url} has no index yet: `clipaudit index {run.directory.url}`")
+    app = FastAPI(
+        title="clipaudit",
+        version=__version__,
+        description="Images that are alike in one respect: search a run's heads by sample, image or text.",
+        responses={code: _PROBLEMS[code] for code in (400, 413)},
+    )
+    app.add_middleware(_LimitBody)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    app.add_exception_handler(ClipauditError, _problem)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    _add_reading(app, retriever, Thumbnails(run, 256))
+    _add_search(app, retriever, Encoder(run, device))
+    return app
+
+
+def _add_reading(app: FastAPI, retriever: Retriever, thumbnails: Thumbnails) -> None:
+    """What is there: health, cards, pictures."""
+
+    @app.get("/health")
+    def health() -> Health:
+        """Whether the server answers."""
+        return Health(status="ok", version=__version__, rows=len(retriever.run))
+
+    @app.get("/indexes")
+    def indexes() -> list[str]:
+        """Names of the indexes that there are."""
+        return list(retriever.available())
+
+    @app.get("/indexes/{name}", responses={code: _PROBLEMS[code] for code in (404, 409, 422)})
+    def card(name: Annotated[str, Path(max_length=64)]) -> dict[str, Any]:
+        """An index's card: kind, size, recall, latency."""
+        if name not in retriever.available():  # a name is never used as a path before it is known
+            raise _NotFoundError(f"the run has no index of {name!r}")
+        found = asdict(read_card(retriever.run.directory, name))
+        del found["mean"]
+        return found
+
+    @app.get(
+        "/thumbnails/{shard}/{index}",
+        response_class=Response,
+        responses={200: {"content": {"image/jpeg": {}}}, **{code: _PROBLEMS[code] for code in (404, 409, 422)}},
+    )
+    def thumbnail(
+        shard: Annotated[int, Path(ge=0, le=_MOST_SHARDS)], index: Annotated[int, Path(ge=0, le=_MOST_SHARDS)]
+    ) -> Response:
+        """A sample's picture, at most 256 pixels a side."""
+        rows = retriever.index(retriever.available()[0]).row_map
+        row = rows.at(shard, index)
+        if row is None:
+            raise _NotFoundError(f"there is no indexed sample {index} in shard {shard}")
+        try:
+            return Response(thumbnails(row).data, media_type="image/jpeg")
+        except NoPicture as error:
+            raise _NotFoundError(str(error)) from error
+
+
+def _add_search(app: FastAPI, retriever: Retriever, encoder: Encoder) -> None:
+    """Queries: by sample or text as JSON, by image as the request's body."""
+    problems: dict[int | str, dict[str, Any]] = {code: _PROBLEMS[code] for code in (409, 422)}
+
+    @app.post("/search", responses=problems)
+    def search(asked: Annotated[Search, Body()]) -> list[Results]:
+        """Images like a sample, or along a text; with `compare` a second list, by the whole embedding."""
+        asking = Asking(
+            weights=_weights(asked.heads),
+            role=asked.role,
+            key=None if asked.key is None else parse_key(retriever.run, asked.key),
+            text=asked.text,
+            end=asked.end,
+            k=asked.k,
+            where=asked.where,
+            unique=asked.unique,
+            compare=asked.compare,
+        )
+        return [_results(panel) for panel in answers(retriever, encoder, asking)]
+
+    schema = {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
+
+    @app.post("/search/image", responses=problems, openapi_extra={"requestBody": schema})
+    def search_image(
+        image: Annotated[bytes, Body(media_type="image/*")],
+        head: Annotated[str, Query(max_length=64)] = "embedding",
+        k: Annotated[int, Query(ge=1, le=MAX_K)] = 20,
+        where: Annotated[str | None, Query(max_length=2000)] = None,
+        unique: Annotated[bool, Query()] = False,
+        compare: Annotated[bool, Query()] = False,
+    ) -> list[Results]:
+        """Images like the JPEG, PNG or WebP file that is the request's body."""
+        asking = Asking(weights={head: 1.0}, image=image, k=k, where=where, unique=unique, compare=compare)
+        return [_results(panel) for panel in answers(retriever, encoder, asking)]
+
+
+def _weights(heads: list[Weighted]) -> dict[str, float]:
+    names = [part.head for part in heads]
+    if len(set(names)) < len(names):
+        raise UsageError("a head is given twice")
+    if any(part.weight == 0 for part in heads):
+        raise UsageError("a weight of 0 asks nothing of its head: leave the head out")
+    return {part.head: part.weight for part in heads}
+
+
+def _results(panel: Panel) -> Results:
+    hits = []
+    for hit in panel.answer.hits:
+        row = FoundRow.model_validate({name: getattr(hit.row, name) for name in FoundRow.model_fields})
+        place = f"/thumbnails/{row.shard_id}/{row.index}"
+        hits.append(Found(rank=hit.rank, score=hit.score, row=row, parts=hit.parts, thumbnail=place))
+    return Results(title=panel.title, notes=list(panel.answer.notes), hits=hits)
+
+
+# -- problems and limits -----------------------------------------------------------------------------------------------
+
+
+class _NotFoundError(ClipauditError):
+    """There is no such thing in the run."""
+
+
+async def _problem(request: Request, error: Exception) -> JSONResponse:
+    """A sentence for what a user or a run's files did wrong; a bug becomes a 500, its traceback in the log."""
+    status = (
+        404 if isinstance(error, _NotFoundError) else 409 if isinstance(error, IntegrityError | RunInvalid) else 400
+    )
+    return JSONResponse({"error": str(error)}, status_code=status)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return JSONResponse({"error": f"{where}: {first['msg']}"}, status_code=422)
+
+
+class _TooLargeError(Exception):
+    """A request's body goes beyond its limit."""
+
+
+class _LimitBody:
+    """Refuses bodies beyond a limit, announced or not: images more than JSON."""
+
+    def __init__(self, app: Any) -> None:  # noqa: ANN401 - any ASGI application
+        self._app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = MAX_IMAGE_BYTES if scope["path"] == "/search/image" else _MAX_JSON_BYTES
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        read, began = 0, False
+
+        async def limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > limit:
+                raise _TooLargeError
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal began
+            began = True
+            await send(message)
+
+        try:
+            if not announced.isdigit() or int(announced) > limit:
+                raise _TooLargeError
+            await self._app(scope, limited, watched)
+        except _TooLargeError:
+            if not began:
+                problem = JSONResponse({"error": f"the request has more than {limit:,} bytes"}, status_code=413)
+                await problem(scope, receive, send)
+
+
+# -- the process -----------------------------------------------------------------------------------------------------
+
+
+def serve_api(run: str, *, port: int, device: str, on_start: Callable[[str], None]) -> None:
+    """Serve until interrupted; `on_start` gets the address. UsageError when the port is taken."""
+    app = create_app(run, device=device)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+    except OSError as error:
+        listener.close()
+        raise UsageError(f"--port {port} cannot be used: {error.strerror}") from error
+    on_start(f"http://{HOST}:{listener.getsockname()[1]}")
+    config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=5, limit_concurrency=64)
+    uvicorn.Server(config).run(sockets=[listener])

@@ -1,0 +1,106 @@
+"""Results as a contact sheet: one HTML file with its pictures inside, that asks nothing of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from clipaudit.retrieval.retriever import Answer, Hit
+from clipaudit.retrieval.rowmap import Row
+from clipaudit.retrieval.thumbnails import NoPicture, Picture, Thumbnails
+from clipaudit.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One list of results with its heading."""
+
+    title: str
+    about: str
+    answer: Answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What was asked, for the head of the page."""
+
+    words: str
+    picture: Picture | None = None
+    row: Row | None = None
+    where: str | None = None
+
+
+def contact_sheet(run: Run, asked: Asked, panels: Sequence[Panel], thumbnails: Thumbnails) -> str:
+    """The page's HTML. With two panels they stand side by side, and images that only one of them has are marked."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string(files("clipaudit.retrieval").joinpath("sheet.html.jinja").read_text("utf-8"))
+    seen = [{(hit.row.shard_id, hit.row.index) for hit in panel.answer.hits} for panel in panels]
+    shown = []
+    for number, panel in enumerate(panels):
+        others = set().union(*(found for other, found in enumerate(seen) if other != number))
+        cards = [_card(hit, thumbnails, len(panels) > 1, others, asked.row) for hit in panel.answer.hits]
+        about = [panel.about, *_agreement(panel.answer.hits, asked.row)]
+        if len(panels) > 1:
+            both = sum(not card["only_here"] for card in cards)
+            about.append(f"{both} of {len(cards)} are in both lists")
+        shown.append({"title": panel.title, "about": about, "notes": panel.answer.notes, "cards": cards})
+    facts = {
+        "model": run.manifest.model.get("name", ""),
+        "weights": run.manifest.model.get("fingerprint", ""),
+        "run": run.directory.url,
+        "images": f"{len(run):,}",
+    }
+    return template.render(asked=asked, panels=shown, facts=facts, query=_facts(asked.row) if asked.row else [])
+
+
+def _card(
+    hit: Hit, thumbnails: Thumbnails, compared: bool, others: set[tuple[int, int]], query: Row | None
+) -> dict[str, Any]:
+    picture, reason = None, ""
+    try:
+        picture = thumbnails(hit.row)
+    except NoPicture as error:
+        reason = str(error)
+    same = query is not None and hit.row.label is not None and hit.row.label == query.label
+    return {
+        "rank": hit.rank,
+        "score": f"{hit.score:.3g}" if abs(hit.score) < 1e-2 else f"{hit.score:.3f}",
+        "picture": picture,
+        "reason": reason,
+        "label": hit.row.label,
+        "same_label": same,
+        "key": hit.row.key,
+        "shard": hit.row.shard_id,
+        "attributes": [
+            (value, query is not None and query.attributes.get(name) == value)
+            for name, value in hit.row.attributes.items()
+            if value is not None
+        ],
+        "parts": {name: f"{score:.3f}" for name, score in hit.parts.items()},
+        "only_here": compared and (hit.row.shard_id, hit.row.index) not in others,
+    }
+
+
+def _facts(row: Row) -> list[tuple[str, str]]:
+    found = [("sample", f"{row.shard_id}/{row.key}")]
+    if row.label is not None:
+        found.append(("label", str(row.label)))
+    return found + [(name, value) for name, value in row.attributes.items() if value is not None]
+
+
+def _agreement(hits: Sequence[Hit], query: Row | None) -> list[str]:
+    """How many of the images share the query's label and attributes, in words."""
+    if query is None or not hits:
+        return []
+    counts = [("label", sum(hit.row.label == query.label for hit in hits))] * (query.label is not None)
+    counts += [
+        (name, sum(hit.row.attributes.get(name) == value for hit in hits))
+        for name, value in query.attributes.items()
+        if value is not None
+    ]
+    shown = ", ".join(f"{name} {count}" for name, count in counts)
+    return [f"of {len(hits)}, like the query in: {shown}"] if counts else []

@@ -1,0 +1,139 @@
+"""Small pictures of a run's images, cut out of the shards by their stored places: no shard is read through."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import fsspec
+from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+from clipaudit.errors import UsageError
+from clipaudit.imageheaders import HeaderError, read_header
+from clipaudit.retrieval.rowmap import Row
+from clipaudit.run import Run
+from clipaudit.shardlist import remote_errors, stat_shard
+
+MAX_SIDE: Final = 512
+_MAX_BYTES: Final = 64 * 2**20
+_QUALITY: Final = 85
+_KEPT: Final = 2048
+_PLUGINS: Final[dict[str, Callable[[io.BytesIO], Image.Image]]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+}
+_TURN: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class NoPicture(ValueError):
+    """An image cannot be shown; carries a few words why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A small JPEG."""
+
+    data: bytes
+    width: int
+    height: int
+
+    @property
+    def uri(self) -> str:
+        """As a data URI, for a page that needs no other file."""
+        return f"data:image/jpeg;base64,{base64.b64encode(self.data).decode()}"
+
+
+class Thumbnails:
+    """A run's images, made small; the last ones are kept. For any number of threads."""
+
+    def __init__(self, run: Run, side: int = 160) -> None:
+        """`side`: pixels that the longer side has at most; small images are not enlarged."""
+        if not 16 <= side <= MAX_SIDE:
+            raise UsageError(f"thumbnails have 16 to {MAX_SIDE} pixels a side, not {side}")
+        self._run, self._side = run, side
+        self._max_pixels = int(run.manifest.identity.get("max_image_pixels") or Image.MAX_IMAGE_PIXELS or 2**27)
+        self._lock = threading.Lock()
+        self._changed: dict[int, str | None] = {}
+        self._cached = lru_cache(_KEPT)(self._make)
+
+    def __call__(self, row: Row) -> Picture:
+        """An image of the run; NoPicture when its shard is gone or changed, or its bytes are no image any more."""
+        if row.offset is None or not row.nbytes:
+            raise NoPicture("its place in the shard is not stored")
+        return self._cached(row.shard_id, row.offset, row.nbytes)
+
+    def _make(self, shard: int, offset: int, nbytes: int) -> Picture:
+        if (reason := self._why_not(shard)) is not None:
+            raise NoPicture(reason)
+        if nbytes > _MAX_BYTES:
+            raise NoPicture("its file is too large to show")
+        try:
+            with fsspec.open(self._run.manifest.shards[shard].url, "rb") as file:
+                file.seek(offset)
+                data = file.read(nbytes)
+        except remote_errors() as error:
+            raise NoPicture(f"the shard cannot be read ({type(error).__name__})") from error
+        return shrink(data, self._side, self._max_pixels)
+
+    def _why_not(self, shard: int) -> str | None:
+        """Why a shard's images cannot be shown, or None; looked up once."""
+        with self._lock:
+            if shard not in self._changed:
+                known = self._run.manifest.shards[shard]
+                try:
+                    now = stat_shard(known.url)
+                except UsageError:
+                    now = None
+                if now is None:
+                    self._changed[shard] = "the shard is not there any more"
+                else:
+                    same = (now.size, now.etag) == (known.size, known.etag)
+                    self._changed[shard] = None if same else "the shard has changed since the audit"
+            return self._changed[shard]
+
+
+def shrink(data: bytes, side: int, max_pixels: int) -> Picture:
+    """An image file's bytes as a JPEG of at most `side` pixels; NoPicture for broken files and for bombs."""
+    try:
+        header = read_header(data)
+    except HeaderError as error:
+        raise NoPicture(str(error)) from error
+    if header.width * header.height > max_pixels:
+        raise NoPicture(f"{header.width} x {header.height} pixels are more than the limit")
+    try:
+        image = _PLUGINS[header.format](io.BytesIO(header.pixels))
+        image.draft("RGB", (2 * side, 2 * side))  # JPEG only: decode at a fraction of the size
+        image = _on_white(image)
+        image.thumbnail((side, side))
+        if header.orientation in _TURN:
+            image = image.transpose(_TURN[header.orientation])
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=_QUALITY)
+    except Exception as error:
+        raise NoPicture(f"the {header.format} cannot be decoded") from error
+    return Picture(data=buffer.getvalue(), width=image.width, height=image.height)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """An RGB image; what is transparent becomes white."""
+    if image.mode.startswith("I"):
+        image = image.point(lambda value: value / 256).convert("L")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")

@@ -1,0 +1,58 @@
+"""`clipaudit explain` and `clipaudit evaluate` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("pictures") / "p.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 130, 3), dtype=np.uint8)).save(path)
+    return str(path)
+
+
+def test_explain(clipaudit, picture, tmp_path):
+    done = clipaudit(
+        "explain", picture, "--model", "demo", "--text", "fish", "--text", "snow", "--out", "o.png", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["grid"] == [8, 8]
+    with Image.open(tmp_path / "o.png") as image:
+        assert image.format == "PNG"
+    for arguments, sentence in {
+        ("explain", picture, "--text", "a"): "give --out FILE.png for a picture",
+        ("explain", picture, "--text", "a", "--out", "o.jpg"): "pictures are written as .png",
+        ("explain", picture, "--text", "a", "--out", "no/o.png"): "there is no directory",
+        ("explain", picture, "--text", "a", "--out", "o.png", "--form", "x"): "--form must be paper or code",
+    }.items():
+        failed = clipaudit(*arguments)
+        assert failed.returncode == 2
+        assert sentence in failed.stderr
+        assert failed.stderr.count("\n") == 1
+    resnet = clipaudit(
+        "explain", picture, "--model", "RN50", "--pretrained", "random-seed-0", "--text", "a", "--json", timeout=300
+    )
+    assert resnet.returncode == 2
+    assert "cannot be decomposed" in resnet.stderr
+
+
+def test_evaluate(clipaudit, tmp_path):
+    assert clipaudit("demo-data", "things", "things", "--count", 60).returncode == 0
+    done = clipaudit(
+        "evaluate", "segmentation", "things/things-*.tar", "--model", "demo", "--methods", "decomposition", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["images"] == 60
+    assert found["methods"]["decomposition"]["AUC"]["low"] > 0.7
+    table = clipaudit("evaluate", "points", "things/things-000000.tar", "--model", "demo", "--limit", 20)
+    assert table.returncode == 0, table.stderr
+    assert "20 images" in table.stdout
+    failed = clipaudit("evaluate", "multilabel", "things/things-000000.tar", "--model", "demo")
+    assert (failed.returncode, failed.stderr.count("\n")) == (2, 1)
+    assert "give --classes FILE" in failed.stderr
