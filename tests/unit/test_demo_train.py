@@ -80,9 +80,10 @@ def test_a_resumed_training_ends_bit_identical(bpe, finished, tmp_path, monkeypa
     assert uninterrupted.step == second.step == RECIPE.steps
 
 
-def test_signal_handlers_are_put_back(finished):
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+def test_signal_handlers_are_put_back(bpe, tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    assert run(Trainer(RECIPE, bpe, CPU), tmp_path) is None
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_the_model_holds_the_averaged_weights_in_half_precision(finished):

@@ -88,7 +88,7 @@ def test_every_method_keeps_the_interface(name, kind):
 
 
 def test_mistakes_are_one_sentence(visual, images, texts):
-    with pytest.raises(UsageError, match="no method 'lime'; there are: decomposition, surgery"):
+    with pytest.raises(UsageError, match="no method 'lime'; there are: decomposition, contrast, surgery"):
         localiser("lime", visual)
     with pytest.raises(UsageError, match="compares it with the empty text"):
         localiser("surgery", visual)(images, texts[:1])
