@@ -23,9 +23,9 @@ def birds(tmp_path_factory):
             command, capture_output=True, text=True, timeout=600, cwd=folder, env=environment(), check=False
         )
 
-    assert run("demo-data", "birds", "shards", "--count", 1600, "--shard-size", 400).returncode == 0
+    assert run("demo-data", "birds", "shards", "--count", 4000, "--shard-size", 1000).returncode == 0
     audited = run("audit", "shards/*.tar", "--out", "run", "--model", "demo", "--label", "cls", "--attributes",
-                  "json:place,json:split", "--engine", "local")  # fmt: skip
+                  "json:place,json:split", "--engine", "local", "--layers", "all")  # fmt: skip
     assert audited.returncode == 0, audited.stderr
     options = ("--classes", "shards/classnames.txt", "--attribute", "place", "--split", "json:split")
     return folder, run, run("report", "run", *options, "--out", "report"), options
