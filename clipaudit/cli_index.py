@@ -24,29 +24,36 @@ MemoryOption = Annotated[
 EngineOption = Annotated[str, option("ray (heads in parallel) or local (one after another) [local].", panel=EXECUTION)]
 
 
+HeadsOption = Annotated[
+    list[str] | None,
+    option("Heads such as L22H05,L22H06, and embedding [all stored, and embedding].", "--head", "--heads"),
+]
+KindOption = Annotated[str, option("auto, flat, hnsw, ivf or ivf-pq; also hnsw64, ivf4096, ivf4096-pq32 [auto].")]
+MetricOption = Annotated[
+    str,
+    option("Score: cosine (of rows minus the head's mean), centred (their product) or raw (the paper's) [cosine]."),
+]
+UpdateOption = Annotated[
+    bool, typer.Option("--update", help="Add the shards committed since; kind, lists and mean stay.")
+]
+SeedOption = Annotated[int, option("Of the training sample, the held-out queries and the lists [0].")]
+WorkersOption = Annotated[int | None, option("Builders at the same time [one a CPU].", panel=EXECUTION)]
+AddressOption = Annotated[str | None, option("Ray cluster [the job's own, else a new local one].", panel=EXECUTION)]
+CpusOption = Annotated[float | None, option("CPUs of a builder.", panel=EXECUTION)]
+
+
 def index(
     run: RunArgument,
-    heads: Annotated[
-        list[str] | None,
-        option("Heads such as L22H05,L22H06, and embedding [all stored, and embedding].", "--head", "--heads"),
-    ] = None,
-    kind: Annotated[
-        str, option("auto, flat, hnsw, ivf or ivf-pq; also hnsw64, ivf4096, ivf4096-pq32 [auto].")
-    ] = "auto",
-    metric: Annotated[
-        str, option("centred (minus the head's mean), raw (the paper's) or cosine (centred, of length 1) [centred].")
-    ] = "centred",
+    heads: HeadsOption = None,
+    kind: KindOption = "auto",
+    metric: MetricOption = "cosine",
     memory: MemoryOption = None,
-    update: Annotated[
-        bool, typer.Option("--update", help="Add the shards committed since; kind, lists and mean stay.")
-    ] = False,
-    seed: Annotated[int, option("Of the training sample, the held-out queries and the lists [0].")] = 0,
+    update: UpdateOption = False,
+    seed: SeedOption = 0,
     engine: EngineOption = "local",
-    workers: Annotated[int | None, option("Builders at the same time [one a CPU].", panel=EXECUTION)] = None,
-    address: Annotated[
-        str | None, option("Ray cluster [the job's own, else a new local one].", panel=EXECUTION)
-    ] = None,
-    cpus_per_worker: Annotated[float | None, option("CPUs of a builder.", panel=EXECUTION)] = None,
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    cpus_per_worker: CpusOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build one search index for each head, and one for the whole embedding, from the stored coordinates.
@@ -60,7 +67,7 @@ def index(
     from clipaudit.retrieval.kinds import parse_memory
     from clipaudit.retrieval.plan import IndexConfig, build_indexes
 
-    one_of("--metric", metric, ("centred", "raw", "cosine"))
+    one_of("--metric", metric, ("cosine", "centred", "raw"))
     one_of("--engine", engine, ("ray", "local"))
     config = IndexConfig(
         run=run,

@@ -18,40 +18,57 @@ if TYPE_CHECKING:
 WHAT, HOW, OUTPUT = "What is asked", "Which images", "Output"
 
 
+HeadOption = Annotated[
+    list[str] | None,
+    option(
+        "Head, or several with weights: L11H05=2,L10H01; or embedding [embedding].", "--head", "--heads", panel=WHAT
+    ),
+]
+RoleOption = Annotated[str | None, option("All heads with this role, as `clipaudit heads` found it.", panel=WHAT)]
+ImageOption = Annotated[Path | None, option("Images like this file.", panel=WHAT)]
+KeyOption = Annotated[
+    str | None, option("Images like this sample: SHARD/KEY, the shard by number or file name.", panel=WHAT)
+]
+TextOption = Annotated[str | None, option("Images along this text.", panel=WHAT)]
+EndOption = Annotated[str, option("max (most like it) or min (least) [max].", panel=WHAT)]
+KOption = Annotated[int, option("Images [20].", "-k", panel=HOW)]
+WhereOption = Annotated[
+    str | None, option("Filter: \"label = 3 and (place = 'water' or split in ('train', 'test'))\".", panel=HOW)
+]
+UniqueOption = Annotated[
+    bool, typer.Option("--unique", help="Leave out copies (by perceptual hash).", rich_help_panel=HOW)
+]
+StaleOption = Annotated[
+    bool, typer.Option("--allow-stale", help="Accept an index that is older than the run.", rich_help_panel=HOW)
+]
+VerifyOption = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Hash the index's files first.", rich_help_panel=HOW)
+]
+CompareOption = Annotated[
+    bool, typer.Option("--compare", help="Also ask the whole embedding, side by side.", rich_help_panel=OUTPUT)
+]
+HtmlOption = Annotated[Path | None, option("Write a contact sheet: one HTML file.", panel=OUTPUT)]
+ThumbnailOption = Annotated[int, option("Pixels of a picture's longer side [160].", panel=OUTPUT)]
+DeviceOption = Annotated[str, option("Where the model runs: auto, cpu, cuda, cuda:N or mps [auto].")]
+
+
 def query(
     run: RunArgument,
-    head: Annotated[
-        list[str] | None,
-        option(
-            "Head, or several with weights: L11H05=2,L10H01; or embedding [embedding].", "--head", "--heads", panel=WHAT
-        ),
-    ] = None,
-    role: Annotated[str | None, option("All heads with this role, as `clipaudit heads` found it.", panel=WHAT)] = None,
-    image: Annotated[Path | None, option("Images like this file.", panel=WHAT)] = None,
-    key: Annotated[
-        str | None, option("Images like this sample: SHARD/KEY, the shard by number or file name.", panel=WHAT)
-    ] = None,
-    text: Annotated[str | None, option("Images along this text.", panel=WHAT)] = None,
-    end: Annotated[str, option("max (most like it) or min (least) [max].", panel=WHAT)] = "max",
-    k: Annotated[int, option("Images [20].", "-k", panel=HOW)] = 20,
-    where: Annotated[
-        str | None, option("Filter: \"label = 3 and (place = 'water' or split in ('train', 'test'))\".", panel=HOW)
-    ] = None,
-    unique: Annotated[
-        bool, typer.Option("--unique", help="Leave out copies (by perceptual hash).", rich_help_panel=HOW)
-    ] = False,
-    stale: Annotated[
-        bool, typer.Option("--allow-stale", help="Accept an index that is older than the run.", rich_help_panel=HOW)
-    ] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Hash the index's files first.", rich_help_panel=HOW)
-    ] = True,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Also ask the whole embedding, side by side.", rich_help_panel=OUTPUT)
-    ] = False,
-    html: Annotated[Path | None, option("Write a contact sheet: one HTML file.", panel=OUTPUT)] = None,
-    thumbnail: Annotated[int, option("Pixels of a picture's longer side [160].", panel=OUTPUT)] = 160,
-    device: Annotated[str, option("Where the model runs: auto, cpu, cuda, cuda:N or mps [auto].")] = "auto",
+    head: HeadOption = None,
+    role: RoleOption = None,
+    image: ImageOption = None,
+    key: KeyOption = None,
+    text: TextOption = None,
+    end: EndOption = "max",
+    k: KOption = 20,
+    where: WhereOption = None,
+    unique: UniqueOption = False,
+    stale: StaleOption = False,
+    verify: VerifyOption = True,
+    compare: CompareOption = False,
+    html: HtmlOption = None,
+    thumbnail: ThumbnailOption = 160,
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Find images that are alike in one respect: by a head, by several, by a role, or by the whole embedding.
@@ -94,9 +111,9 @@ def query(
 
 def serve(
     run: RunArgument,
-    api: Annotated[bool, typer.Option("--api", help="The JSON interface, described at /docs.")] = False,
+    api: Annotated[bool, typer.Option("--api", help="The JSON interface, described at /openapi.json.")] = False,
     port: Annotated[int, option("Port on 127.0.0.1; 0 takes a free one [8765].")] = 8765,
-    device: Annotated[str, option("Where the model runs: auto, cpu, cuda, cuda:N or mps [auto].")] = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
     """Answer queries over HTTP on this machine: JSON, from memory-mapped indexes, with limits on what may be asked.
 
@@ -108,7 +125,7 @@ def serve(
         raise UsageError(f"--port must lie in 0..65535, not {port}")
     from clipaudit.retrieval.server import serve_api
 
-    serve_api(run, port=port, device=device, on_start=lambda url: typer.echo(f"{url}/docs", err=True))
+    serve_api(run, port=port, device=device, on_start=lambda url: typer.echo(f"{url}/openapi.json", err=True))
 
 
 def _loading(model: str) -> None:

@@ -94,10 +94,12 @@ def describe(card: IndexCard) -> str:
 def print_answer(title: str, answer: Answer) -> None:
     """One list of results; notes go to stderr."""
     console = Console(highlight=False)
-    table = Table(title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    console.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    longest = max((len(hit.row.key) + len(f"{hit.row.shard_id}/") for hit in answer.hits), default=0)
     table.add_column("", justify="right", style="dim")
     table.add_column("score", justify="right")
-    table.add_column("sample", overflow="fold")
+    table.add_column("sample", overflow="fold", min_width=min(longest, 40))
     labelled = any(hit.row.label is not None for hit in answer.hits)
     names = list(dict.fromkeys(name for hit in answer.hits for name in hit.row.attributes))
     if labelled:
@@ -109,6 +111,9 @@ def print_answer(title: str, answer: Answer) -> None:
         cells += [escape(str(hit.row.label))] * labelled
         cells += [escape(hit.row.attributes.get(name) or "") for name in names]
         table.add_row(*cells)
+    if not console.is_terminal:  # whatever reads it wants one line a hit
+        wide = console.options.update(width=10_000)
+        console.width = max(console.width, console.measure(table, options=wide).maximum)
     console.print(table)
     errors = Console(stderr=True, highlight=False)
     for note in answer.notes:

@@ -13,7 +13,6 @@ from typing import Any, Final, Literal, TypeAlias
 import faiss
 import numpy as np
 import numpy.typing as npt
-from faiss.contrib.evaluation import knn_intersection_measure
 
 from clipaudit.errors import IntegrityError, StorageFull
 
@@ -33,6 +32,8 @@ _REFINED: Final = 16
 _ITERATIONS: Final = 10
 _EFFORTS: Final = {"hnsw": 1024, "ivf-sq": 1 << 14, "ivf-pq": 1 << 14}
 _FILTERED_SLACK: Final = 4
+_TIE: Final = -1e-6
+"""Relative difference of scores that are the same."""
 _HOPELESS, _LEAST_GAIN, _BISECTIONS = 0.9, 0.0005, 3
 
 
@@ -195,23 +196,18 @@ class VectorIndex:
         found: Float32s = self._index.reconstruct_batch(np.ascontiguousarray(rows, np.int64))
         return found
 
-    def tune(self, queries: Float32s, truth: Ints, own: Ints, target: float) -> tuple[int, float]:
-        """(effort, recall): about the least effort that finds `target` of the true neighbours, or the most there is.
-
-        truth: (q, k) rows that an exact search found; own: (q,) the queries' own rows, which do not count.
-        """
+    def tune(self, queries: Float32s, truth: Truth, target: float) -> tuple[int, float]:
+        """(effort, recall): about the least effort that finds `target` of the true neighbours, or the most there is."""
         limit = min(_EFFORTS.get(self.kind.name, 1), self.kind.lists or 1 << 30)
 
         def recall(effort: int) -> float:
-            _, rows = self.search(queries, truth.shape[1] + 1, effort)
-            return float(knn_intersection_measure(without(rows, own), truth)) if truth.size else 1.0
+            return truth.found_in(*self.search(queries, truth.k + 1, effort))
 
         low, high = 0, min(16 if self.kind.name == "hnsw" else 1, limit)
         reached = recall(high)
         while reached < target and high < limit:
             low, high = high, min(2 * high, limit)
             before, reached = reached, recall(high)
-            # rows that occur twice tie, and no effort can tell them apart
             if before > _HOPELESS * target and reached - before < _LEAST_GAIN:
                 return low, before
         for _ in range(_BISECTIONS):
@@ -275,18 +271,47 @@ class ExactNeighbours:
             self._heap.add_result(scores, np.where(found >= 0, found + self._seen, -1))
         self._seen += len(rows)
 
-    def finish(self) -> tuple[Float32s, Ints]:
-        """(q, k) scores and rows, best first."""
+    def finish(self, own: Ints) -> Truth:
+        """The neighbours of each query, its own row `own` (q,) left out."""
         self._heap.finalize()
-        return self._heap.D, self._heap.I
+        scores, rows = _without(self._heap.D, self._heap.I, own)
+        return Truth(scores, rows, own)
 
 
-def without(rows: Ints, own: Ints) -> Ints:
-    """(q, k+1) rows found -> (q, k): each query's own row left out, or else the last."""
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The true neighbours of some queries that are rows themselves."""
+
+    scores: Float32s
+    """(q, k) best first."""
+    rows: Ints
+    """(q, k)"""
+    own: Ints
+    """(q,) the queries' own rows."""
+
+    @property
+    def k(self) -> int:
+        """Neighbours of each query."""
+        return int(self.rows.shape[1])
+
+    def found_in(self, scores: Float32s, rows: Ints) -> float:
+        """Recall of what an index found, (q, k + 1): the share of true neighbours, or of others that score as high.
+
+        Images that are there twice score alike, and either of them is right.
+        """
+        if not self.rows.size:
+            return 1.0
+        scores, rows = _without(scores, rows, self.own)
+        last = self.scores[:, -1:]
+        right = (rows[:, :, None] == self.rows[:, None, :]).any(axis=2) | (scores >= last + _TIE * np.abs(last))
+        return float((right & (rows >= 0)).mean())
+
+
+def _without(scores: Float32s, rows: Ints, own: Ints) -> tuple[Float32s, Ints]:
+    """(q, k + 1) scores and rows -> (q, k): each query's own row left out, or else the last."""
     keep = rows != own[:, None]
     keep[keep.all(axis=1), -1] = False
-    found: Ints = rows[keep].reshape(len(rows), -1)
-    return found
+    return scores[keep].reshape(len(rows), -1), rows[keep].reshape(len(rows), -1)
 
 
 def _short(error: BaseException) -> str:

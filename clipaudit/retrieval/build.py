@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -16,11 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 from clipaudit.errors import IntegrityError, UsageError
-from clipaudit.indexes import VECTORS, ExactNeighbours, Kind, VectorIndex, threads, without
+from clipaudit.indexes import VECTORS, ExactNeighbours, Kind, VectorIndex, threads
 from clipaudit.projections import vectors_of
-from clipaudit.retrieval.card import CARD, EMBEDDING, FOLDER, IndexCard, Metric, Space, check_covers, read_card
+from clipaudit.retrieval.card import (
+    CARD,
+    DEFAULT_METRIC,
+    EMBEDDING,
+    FOLDER,
+    IndexCard,
+    Metric,
+    Space,
+    check_covers,
+    read_card,
+)
 from clipaudit.retrieval.files import LocalFiles, published, stored
-from clipaudit.retrieval.kinds import choose_kind, parse_memory, resident_bytes, training_rows
+from clipaudit.retrieval.kinds import choose_kind, parse_memory, peak_bytes, resident_bytes, training_rows
 from clipaudit.retrieval.rowmap import covered
 from clipaudit.run import Run
 
@@ -45,7 +53,7 @@ class BuildTask:
     run: str
     name: str
     """A head label, or `embedding`."""
-    metric: Metric = "centred"
+    metric: Metric = DEFAULT_METRIC
     kind: str = "auto"
     segments: tuple[str, ...]
     """Row segments that the index is to cover."""
@@ -127,9 +135,8 @@ class Made:
 
     def opened(self, place: Path) -> tuple[VectorIndex, int, float]:
         """(index, effort, recall@10) with a searcher's eyes: mapped from its files."""
-        _, truth = self.exact.finish()
         index = VectorIndex.load(place, self.kind, self.queries.shape[1])
-        return index, *index.tune(self.queries, without(truth, self.own), self.own, TARGET_RECALL)
+        return index, *index.tune(self.queries, self.exact.finish(self.own), TARGET_RECALL)
 
 
 def construct(run: Run, task: BuildTask, shards: Sequence[int], space: Space, place: Path, progress: Progress) -> Made:
@@ -178,7 +185,7 @@ def _card(
         training_rows=made.trained,
         build_seconds=time.perf_counter() - began,
         memory_bytes=_allowed(task),
-        peak_bytes=_peak_bytes(),
+        peak_bytes=peak_bytes(),
         fingerprint=run.manifest.fingerprint,
         updates=updates,
         faiss=_faiss_version(),
@@ -273,11 +280,6 @@ def _latency(index: VectorIndex, queries: Float32s, effort: int) -> tuple[float,
             times.append(1000 * (time.perf_counter() - before))
     times = times[len(times) // 2 :]  # the first ones fault pages in
     return float(np.median(times)), float(np.percentile(times, 95))
-
-
-def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _faiss_version() -> str:

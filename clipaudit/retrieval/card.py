@@ -22,7 +22,10 @@ from clipaudit.rundir import RunDirectory
 Float32s: TypeAlias = npt.NDArray[np.float32]
 Floats: TypeAlias = npt.NDArray[np.floating]
 Metric: TypeAlias = Literal["centred", "raw", "cosine"]
-METRICS: Final = ("centred", "raw", "cosine")
+METRICS: Final = ("cosine", "centred", "raw")
+DEFAULT_METRIC: Final[Metric] = "cosine"
+"""Of rows minus their mean. Lengths differ several times within a head and say little of what it looks at: by products
+alone the longest rows are every image's neighbours (`benchmarks/index.py things` has the figures)."""
 
 FOLDER: Final = "indexes"
 CARD: Final = "card.json"

@@ -15,13 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipaudit.errors import RunMismatch, UsageError
+from clipaudit.errors import IntegrityError, RunMismatch, UsageError
 from clipaudit.indexes import VectorIndex, threads
 from clipaudit.retrieval.build import BuildTask, Progress, construct, prepared
 from clipaudit.retrieval.card import EMBEDDING, Space
 from clipaudit.retrieval.files import published
 from clipaudit.retrieval.plan import threads_here
-from clipaudit.retrieval.rowmap import RowMap, segments_for
+from clipaudit.retrieval.rowmap import RowMap, segment_of, segments_for
 from clipaudit.run import Run
 
 Float32s: TypeAlias = npt.NDArray[np.float32]
@@ -74,7 +74,7 @@ class Duplicates:
     """Of the index that named candidates; an exact one has 1."""
     table: str = ""
     examples: tuple[dict[str, Any], ...] = field(default=(), repr=False)
-    """The first pairs of the largest clusters."""
+    """The first image of each of the largest clusters, with the copy that is nearest to it."""
 
 
 def find_duplicates(
@@ -111,13 +111,37 @@ def find_duplicates(
     return _write(run, other, rows, asked, best, config, recall)
 
 
-def read_clusters(run: Run) -> pa.Table | None:
-    """The table of a run's own near-duplicates, (cluster, shard_id, index, key, keep, ...); None when not made yet."""
-    storage, path = run.directory.storage, f"{FOLDER}/within/{TABLE}"
-    if not storage.exists(path):
+def read_clusters(run: Run, other: Run | None = None) -> pa.Table | None:
+    """The table that `find_duplicates` wrote last, for the same one or two runs; rows sorted by cluster.
+
+    None when there is none, or it was made of other rows than the runs hold now. IntegrityError when it is damaged.
+    """
+    storage, directory = run.directory.storage, _directory(other)
+    try:
+        summary = json.loads(storage.read(f"{directory}/{SUMMARY}"))
+        if summary["contents"] != _contents(run, other):
+            return None
+        with storage.open(f"{directory}/{TABLE}") as file:
+            return pq.read_table(file)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    with storage.fs.open(storage.full(path), "rb") as file:
-        return pq.read_table(file)
+    except (ValueError, KeyError, TypeError) as error:  # pyarrow's are ValueErrors
+        raise IntegrityError(
+            f"{storage.full(directory)} is damaged: run `clipaudit duplicates {run.directory.url}` again"
+        ) from error
+
+
+def _contents(run: Run, other: Run | None) -> list[str]:
+    """What the compared runs hold, for `summary.json`."""
+    runs = [run] if other is None else [run, other]
+    return [segment_of(found, list(found.records.values()))[0] for found in runs]
+
+
+def _directory(other: Run | None) -> str:
+    if other is None:
+        return f"{FOLDER}/within"
+    name = re.sub(r"[^\w.-]+", "_", other.directory.url.rstrip("/").rsplit("/", 1)[-1])
+    return f"{FOLDER}/with-{name}"
 
 
 @dataclass(eq=False)
@@ -220,7 +244,7 @@ def _write(
     side = (nodes >= offset).astype(np.int8) if other is not None else np.zeros(len(nodes), np.int8)
     facts = _facts(rows, nodes[side == 0])
     if other is not None:
-        facts = pa.concat_tables([facts, _facts(asked, nodes[side == 1] - offset)])
+        facts = _together(facts, _facts(asked, nodes[side == 1] - offset))
     partner = facts.take(pa.array(nearest))
     order = np.lexsort((np.arange(len(nodes)), cluster))
     keep = np.zeros(len(nodes), np.bool_)
@@ -239,7 +263,7 @@ def _write(
         }
     ).take(pa.array(order))
     result = _summary(run, other, rows, asked, table, config, recall)
-    return _publish(run, result, table)
+    return _publish(run, other, result, table)
 
 
 def _nearest(first: Ints, second: Ints, links: _Links, size: int) -> tuple[Ints, Float32s, Ints]:
@@ -257,18 +281,32 @@ def _facts(rows: RowMap, numbers: Ints) -> pa.Table:
     return rows.table.select(names).take(pa.array(numbers))
 
 
+def _together(one: pa.Table, two: pa.Table) -> pa.Table:
+    """Both runs' rows; labels of two kinds become texts, and null where a run has none."""
+    kinds = [table.schema.field("label").type for table in (one, two) if "label" in table.column_names]
+    if not kinds:
+        return pa.concat_tables([one, two])
+    kind = kinds[0] if len(set(kinds)) == 1 else pa.string()
+    parts = []
+    for table in (one, two):
+        labels = table["label"].cast(kind) if "label" in table.column_names else pa.nulls(len(table), kind)
+        parts.append(table.select(["shard_id", "index", "key"]).append_column("label", labels))
+    return pa.concat_tables(parts)
+
+
 def _summary(
     run: Run, other: Run | None, rows: RowMap, asked: RowMap, table: pa.Table, config: DuplicatesConfig, recall: float
 ) -> Duplicates:
     cluster, side = table["cluster"].to_numpy(), table["run"].to_numpy()
     sizes = np.bincount(cluster) if len(cluster) else np.empty(0, np.int64)
     differ = 0
-    if "label" in table.column_names and len(cluster):
-        labels = np.unique(table["label"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)[1]
-        pairs = np.unique(np.stack([cluster, labels]), axis=1)
-        differ = int((np.bincount(pairs[0]) > 1).sum())
+    if "label" in table.column_names:
+        labelled = table.filter(table["label"].is_valid())
+        labels = np.unique(labelled["label"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)[1]
+        pairs = np.unique(np.stack([labelled["cluster"].to_numpy(), labels]), axis=1)
+        differ = int((np.bincount(pairs[0].astype(np.int64)) > 1).sum())
     largest = np.argsort(-sizes, kind="stable")[:5]
-    shown = [table.filter(pa.array(cluster == number)).slice(0, 2).to_pylist() for number in largest.tolist()]
+    shown = [table.filter(pa.array(cluster == number)).slice(0, 1).to_pylist()[0] for number in largest.tolist()]
     return Duplicates(
         runs=(run.directory.url,) if other is None else (run.directory.url, other.directory.url),
         similarity=config.similarity,
@@ -279,17 +317,14 @@ def _summary(
         largest=int(sizes.max(initial=0)),
         labels_differ=differ,
         recall_at_10=recall,
-        examples=tuple(row for rows_of in shown for row in rows_of),
+        examples=tuple(shown),
     )
 
 
-def _publish(run: Run, result: Duplicates, table: pa.Table) -> Duplicates:
-    name = "within"
-    if len(result.runs) > 1:
-        last = re.sub(r"[^\w.-]+", "_", result.runs[1].rstrip("/").rsplit("/", 1)[-1])
-        name = f"with-{last}"
-    directory = f"{FOLDER}/{name}"
+def _publish(run: Run, other: Run | None, result: Duplicates, table: pa.Table) -> Duplicates:
+    directory = _directory(other)
+    summary = {**asdict(result), "contents": _contents(run, other)}
     with published(run.directory, directory) as place:
         pq.write_table(table, place / TABLE, compression="zstd")
-        (place / SUMMARY).write_text(json.dumps(asdict(result), indent=1, default=str))
+        (place / SUMMARY).write_text(json.dumps(summary, indent=1, default=str))
     return replace(result, table=run.directory.storage.full(f"{directory}/{TABLE}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import weakref
@@ -16,6 +17,7 @@ from clipaudit.records import StoredFile
 from clipaudit.rundir import RunDirectory
 
 _CHUNK = 4 * 2**20
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 @contextlib.contextmanager
@@ -29,7 +31,7 @@ def published(run_dir: RunDirectory, directory: str) -> Iterator[Path]:
         yield Path(scratch)
         with run_dir.publish(directory) as aside:
             for path in sorted(Path(scratch).iterdir()):
-                run_dir.storage.fs.put_file(str(path), f"{aside}/{path.name}")
+                run_dir.storage.put(str(path), run_dir.storage.relative(f"{aside}/{path.name}"))
 
 
 def stored(path: Path) -> StoredFile:
@@ -52,6 +54,9 @@ class LocalFiles:
         IntegrityError names the file that is missing, cut or altered; without `verify` contents are not hashed.
         """
         storage = self._run_dir.storage
+        foreign = [name for name in files if _PLAIN.fullmatch(name) is None]
+        if foreign:  # a stranger's card must not make us read or write elsewhere
+            raise IntegrityError(f"{storage.full(directory)} is damaged: {foreign[0]!r} is no file of it")
         place = Path(storage.full(directory)) if storage.local else self._copied(directory, files)
         for name, expected in files.items():
             path, shown = place / name, storage.full(f"{directory}/{name}")
@@ -76,9 +81,7 @@ class LocalFiles:
             place.mkdir()
             for name in files:
                 with contextlib.suppress(FileNotFoundError):
-                    self._run_dir.storage.fs.get_file(
-                        self._run_dir.storage.full(f"{directory}/{name}"), str(place / name)
-                    )
+                    self._run_dir.storage.fetch(f"{directory}/{name}", str(place / name))
         return place
 
 

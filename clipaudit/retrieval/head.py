@@ -42,8 +42,8 @@ class HeadIndex:
         found = index.search(run.heads("L11H05").values[:1], k=10, where="label = 3")
         index.rows(found.numbers[0])
 
-    Scores: `centred` (y - m)(y' - m)' and, for texts, (y - m)(Q t)'; `raw` the same without m, the run's mean;
-    `cosine` those of `centred`, divided by both lengths.
+    Scores, by the card's metric: `centred` (y - m)(y' - m)' and, for texts, (y - m)(Q t)', m the run's mean; `cosine`
+    those, divided by both lengths; `raw` those of `centred` without m.
     """
 
     def __init__(

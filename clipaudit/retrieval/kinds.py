@@ -6,6 +6,8 @@ import contextlib
 import math
 import os
 import re
+import resource
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -73,9 +75,7 @@ def parse_kind(spec: str, rows: int, dim: int) -> Kind:
     if match[5] is None:
         return Kind(name="ivf-sq", lists=lists)
     if rows < _CODES:
-        raise UsageError(
-            f"--kind {spec}: {rows:,} vectors are fewer than the {_CODES} that product codes are learnt from"
-        )
+        raise UsageError(f"--kind {spec}: {rows:,} vectors are fewer than the {_CODES} that product codes need")
     code_bytes = int(match[6] or _pq(rows, dim).code_bytes)
     if code_bytes < 1 or dim % code_bytes:
         raise UsageError(f"--kind {spec}: {code_bytes} code bytes do not divide the {dim} numbers of a vector")
@@ -148,6 +148,15 @@ def resident_bytes() -> int:
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
+
+
+def peak_bytes() -> int:
+    """The most memory that this process ever had resident; 0 where the operating system cannot say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        # not getrusage's ru_maxrss: Linux starts that at what the parent process had
+        return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def spelled_bytes(number: float) -> str:

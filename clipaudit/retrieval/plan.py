@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 from clipaudit.errors import UsageError
 from clipaudit.retrieval.build import BuildTask, build
 from clipaudit.retrieval.card import (
+    DEFAULT_METRIC,
     EMBEDDING,
     METRICS,
     IndexCard,
@@ -37,7 +38,7 @@ class IndexConfig:
     heads: tuple[str, ...] | None = None
     """Head labels and `embedding`; None for all that the run stores (with `update`: all that are indexed)."""
     kind: str = "auto"
-    metric: Metric = "centred"
+    metric: Metric = DEFAULT_METRIC
     memory: int | None = None
     """Bytes that one builder may have resident; None for half of its machine's."""
     update: bool = False
@@ -46,8 +47,8 @@ class IndexConfig:
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
-            raise UsageError(f"--metric must be centred, raw or cosine, not {self.metric!r}")
-        if self.update and (self.kind, self.metric) != ("auto", "centred"):
+            raise UsageError(f"--metric must be cosine, centred or raw, not {self.metric!r}")
+        if self.update and (self.kind, self.metric) != ("auto", DEFAULT_METRIC):
             raise UsageError("--update keeps an index's kind and metric: leave out --kind and --metric, or --update")
         if self.kind != "auto":
             parse_kind(self.kind, 1 << 40, 1 << 20)  # a name that is not known is heard of at once

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -85,9 +86,17 @@ def remove_unused(run_dir: RunDirectory, used: Collection[str], older_seconds: f
     return removed
 
 
-def _write(run: Run, records: Sequence[CommitRecord]) -> str:
+def segment_of(run: Run, records: Sequence[CommitRecord]) -> tuple[str, dict[int, tuple[str, int]]]:
+    """(name, shards) of the segment that these commits of a run make, whether it is written or not.
+
+    The name changes when a shard is added or its rows are others: it also says what a derived table was made of.
+    """
     shards = {record.shard_id: (record.files[record.projections].sha256, record.ok) for record in records}
-    name = hashlib.sha256(json.dumps([run.manifest.fingerprint, shards]).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([run.manifest.fingerprint, shards]).encode()).hexdigest()[:12], shards
+
+
+def _write(run: Run, records: Sequence[CommitRecord]) -> str:
+    name, shards = segment_of(run, records)
     directory = f"{FOLDER}/{ROWS}/{name}"
     if run.directory.storage.exists(f"{directory}/{_SEGMENT}"):
         return name
@@ -109,6 +118,8 @@ def _write(run: Run, records: Sequence[CommitRecord]) -> str:
 
 def _read(run_dir: RunDirectory, name: str) -> _Segment:
     path = f"{FOLDER}/{ROWS}/{name}/{_SEGMENT}"
+    if re.fullmatch(r"[0-9a-f]{12}", name) is None:
+        raise IntegrityError(f"{run_dir.storage.full(FOLDER)} is damaged: {name!r} names no row segment")
     try:
         found = json.loads(run_dir.storage.read(path))
         shards = {int(shard): (str(sha256), int(ok)) for shard, (sha256, ok) in found["shards"].items()}

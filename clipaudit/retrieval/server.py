@@ -12,6 +12,7 @@ from fastapi import Body, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from clipaudit import __version__
@@ -121,6 +122,8 @@ def create_app(run_url: str, *, device: str = "auto", verify: bool = True) -> Fa
     app = FastAPI(
         title="clipaudit",
         version=__version__,
+        docs_url=None,  # their pages load scripts from the network
+        redoc_url=None,
         description="Images that are alike in one respect: search a run's heads by sample, image or text.",
         responses={code: _PROBLEMS[code] for code in (400, 413)},
     )
@@ -128,6 +131,7 @@ def create_app(run_url: str, *, device: str = "auto", verify: bool = True) -> Fa
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     app.add_exception_handler(ClipauditError, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _refused)
     _add_reading(app, retriever, Thumbnails(run, 256))
     _add_search(app, retriever, Encoder(run, device))
     return app
@@ -250,8 +254,16 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": f"{where}: {first['msg']}"}, status_code=422)
 
 
-class _TooLargeError(Exception):
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": str(error.detail)}, status_code=error.status_code, headers=error.headers)
+
+
+class _TooLargeError(HTTPException):
     """A request's body goes beyond its limit."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(413, f"the request has more than {limit:,} bytes")
 
 
 class _LimitBody:
@@ -266,29 +278,20 @@ class _LimitBody:
             return
         limit = MAX_IMAGE_BYTES if scope["path"] == "/search/image" else _MAX_JSON_BYTES
         announced = dict(scope["headers"]).get(b"content-length", b"0")
-        read, began = 0, False
+        read = 0
 
         async def limited() -> Message:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
             if read > limit:
-                raise _TooLargeError
+                raise _TooLargeError(limit)  # to the application that reads the body, which answers it
             return message
 
-        async def watched(message: Message) -> None:
-            nonlocal began
-            began = True
-            await send(message)
-
-        try:
-            if not announced.isdigit() or int(announced) > limit:
-                raise _TooLargeError
-            await self._app(scope, limited, watched)
-        except _TooLargeError:
-            if not began:
-                problem = JSONResponse({"error": f"the request has more than {limit:,} bytes"}, status_code=413)
-                await problem(scope, receive, send)
+        if not announced.isdigit() or int(announced) > limit:
+            await (await _refused(Request(scope), _TooLargeError(limit)))(scope, receive, send)
+            return
+        await self._app(scope, limited, send)
 
 
 # -- the process -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from clipaudit.markup import without_forbidden
 from clipaudit.retrieval.retriever import Answer, Hit
 from clipaudit.retrieval.rowmap import Row
 from clipaudit.retrieval.thumbnails import NoPicture, Picture, Thumbnails
@@ -54,7 +55,8 @@ def contact_sheet(run: Run, asked: Asked, panels: Sequence[Panel], thumbnails: T
         "run": run.directory.url,
         "images": f"{len(run):,}",
     }
-    return template.render(asked=asked, panels=shown, facts=facts, query=_facts(asked.row) if asked.row else [])
+    query = _facts(asked.row) if asked.row else []
+    return without_forbidden(template.render(asked=asked, panels=shown, facts=facts, query=query))
 
 
 def _card(

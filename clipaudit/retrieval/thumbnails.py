@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-import fsspec
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from clipaudit.errors import UsageError
+from clipaudit.errors import ShardError, UsageError
 from clipaudit.imageheaders import HeaderError, read_header
 from clipaudit.retrieval.rowmap import Row
 from clipaudit.run import Run
-from clipaudit.shardlist import remote_errors, stat_shard
+from clipaudit.storedshards import check_shard, read_piece
 
 MAX_SIDE: Final = 512
 _MAX_BYTES: Final = 64 * 2**20
@@ -82,27 +81,20 @@ class Thumbnails:
         if nbytes > _MAX_BYTES:
             raise NoPicture("its file is too large to show")
         try:
-            with fsspec.open(self._run.manifest.shards[shard].url, "rb") as file:
-                file.seek(offset)
-                data = file.read(nbytes)
-        except remote_errors() as error:
-            raise NoPicture(f"the shard cannot be read ({type(error).__name__})") from error
+            data = read_piece(self._run.manifest.shards[shard].url, offset, nbytes)
+        except ShardError as error:
+            raise NoPicture(f"the shard cannot be read ({error})") from error
         return shrink(data, self._side, self._max_pixels)
 
     def _why_not(self, shard: int) -> str | None:
         """Why a shard's images cannot be shown, or None; looked up once."""
         with self._lock:
             if shard not in self._changed:
-                known = self._run.manifest.shards[shard]
                 try:
-                    now = stat_shard(known.url)
-                except UsageError:
-                    now = None
-                if now is None:
-                    self._changed[shard] = "the shard is not there any more"
-                else:
-                    same = (now.size, now.etag) == (known.size, known.etag)
-                    self._changed[shard] = None if same else "the shard has changed since the audit"
+                    check_shard(self._run.manifest.shards[shard])
+                    self._changed[shard] = None
+                except ShardError as error:
+                    self._changed[shard] = str(error)
             return self._changed[shard]
 
 

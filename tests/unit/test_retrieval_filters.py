@@ -1,5 +1,7 @@
 """The filter language: against the same condition in Python, and against what must not get through."""
 
+import contextlib
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -139,7 +141,5 @@ def test_what_is_wrong_is_said_in_one_sentence(text, words):
 
 @given(st.text(max_size=60))
 def test_no_text_breaks_the_parser(text):
-    try:
+    with contextlib.suppress(UsageError):
         assert len(mask(text, TABLE)) == 5
-    except UsageError as error:
-        assert str(error)  # noqa: PT017

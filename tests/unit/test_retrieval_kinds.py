@@ -24,8 +24,7 @@ def test_auto_goes_by_size_and_memory(rows, memory, name):
 def test_what_is_chosen_fits_and_can_be_trained(rows, dim, memory):
     try:
         kind = choose_kind("auto", rows, dim, memory)
-    except UsageError as error:
-        assert "--memory" in str(error)  # noqa: PT017
+    except UsageError:
         return
     assert build_bytes(kind, rows, dim) <= memory
     assert kind.lists <= rows

@@ -8,13 +8,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clipaudit.console_index import print_answer
 from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.retrieval import retriever as module
 from clipaudit.retrieval.ask import Asking, answers, parse_weights
 from clipaudit.retrieval.card import EMBEDDING
 from clipaudit.retrieval.plan import IndexConfig, build_indexes
 from clipaudit.retrieval.queries import Encoder, parse_key, stored_coordinates
-from clipaudit.retrieval.retriever import Question, Retriever, hash_distance
+from clipaudit.retrieval.retriever import Answer, Hit, Question, Retriever, hash_distance
+from clipaudit.retrieval.rowmap import Row
 from clipaudit.run import Run
 from clipaudit.schema import TableSpec
 from tests.make_runs import make_run
@@ -26,7 +28,7 @@ SPEC = TableSpec(heads=HEADS, head_dim=8, embed_dim=24, label_kind="int", attrib
 @pytest.fixture(scope="module", params=["flat", "ivf4"])
 def run(request, tmp_path_factory):
     directory = make_run(str(tmp_path_factory.mktemp("runs") / "run"), SPEC, shards=3, rows=130)
-    build_indexes(IndexConfig(run=directory.url, memory=2 * 10**9, kind=request.param))
+    build_indexes(IndexConfig(run=directory.url, memory=2 * 10**9, kind=request.param, metric="centred"))
     return Run(directory)
 
 
@@ -168,11 +170,8 @@ def test_keys_name_shards_by_number_or_by_file(run):
 
 def test_roles_come_from_the_description_of_the_heads(run):
     storage = run.directory.storage
-    roles = [
-        ("L00H00", "colour", "context-like"),
-        ("L00H01", "shape", "core-like"),
-        ("L01H00", "colour", "context-like"),
-    ]
+    colour, shape = ("colour", "context-like"), ("shape", "core-like")
+    roles = [("L00H00", *colour), ("L00H01", *shape), ("L01H00", *colour)]
     heads = [{"head": h, "role": {"label": label, "kind": kind}} for h, label, kind in roles]
     storage.make_directories(["heads/all"])
     storage.replace("heads/all/heads.json", json.dumps({"heads": heads}).encode())
@@ -182,9 +181,8 @@ def test_roles_come_from_the_description_of_the_heads(run):
         assert retriever.heads_of_role("core-like") == ["L00H01"]
         with pytest.raises(UsageError, match="the roles are colour, context-like, core-like, shape"):
             retriever.heads_of_role("texture")
-        panels = answers(
-            retriever, Encoder(run), Asking(role="colour", key=(0, "train/00000000000001"), k=4, compare=True)
-        )
+        asking = Asking(role="colour", key=(0, "train/00000000000001"), k=4, compare=True)
+        panels = answers(retriever, Encoder(run), asking)
         assert [panel.title for panel in panels] == ["by the role colour", "by the whole embedding"]
         assert list(panels[0].answer.hits[0].parts) == ["L00H00", "L01H00"]
         storage.replace("heads/all/heads.json", b'{"heads": [{}]}')
@@ -231,3 +229,16 @@ def test_many_threads_ask_at_once(run):
     for worker in workers:
         worker.join()
     assert found == alone
+
+
+def test_a_piped_table_has_one_line_for_each_hit(capsys):
+    places = {"place": "by the water " * 9, "time": "late in the evening " * 9}
+    rows = [Row(shard_id=n, index=n, key=f"folder/{n:060d}", label=n, attributes=places) for n in range(3)]
+    hits = tuple(Hit(rank=n + 1, score=0.5, row=row) for n, row in enumerate(rows))
+    print_answer("like [it]: " + "by L00H00, " * 20, Answer(hits=hits, notes=("one thing",)))
+    out, err = capsys.readouterr()
+    title, names, *lines = out.splitlines()
+    assert title.startswith("like [it]: by L00H00")
+    assert names.split() == ["score", "sample", "label", "place", "time"]
+    assert [line.split()[2] for line in lines] == [f"{row.shard_id}/{row.key}" for row in rows]
+    assert err == "note one thing\n"
