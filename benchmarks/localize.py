@@ -41,7 +41,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     print(
         f"torch {torch.__version__}, {options.device}, {options.threads} threads, batch {options.batch}, "
-        f"{options.texts} texts, alternating rounds, median ratio to plain (quartiles)"
+        f"{options.texts} texts, load {os.getloadavg()[0]:.1f}, alternating rounds, median ratio to plain (quartiles)"
     )
     rows = [row for model in options.models for row in measure(model, options)]
     rows += [memory(options)]

@@ -17,6 +17,9 @@ PretrainedOption = Annotated[
 PrecisionOption = Annotated[str, option("fp32, bf16 or fp16 [fp32].")]
 DeviceOption = Annotated[str, option("auto, cpu, cuda, cuda:N or mps [auto].")]
 BlocksOption = Annotated[int | None, option("Surgery: last blocks that have the second path [6].")]
+SideOption = Annotated[
+    int | None, option("Whole pictures with about so many pixels on the shorter side; implies --whole [the model's].")
+]
 FormOption = Annotated[str, option("Surgery of features: paper, or code as it was released [paper].")]
 
 
@@ -40,8 +43,12 @@ def explain(
     whole: Annotated[
         bool, typer.Option("--whole", help="Show the model the whole picture, not what its preprocessing keeps.")
     ] = False,
+    side: SideOption = None,
     words: Annotated[
         bool, typer.Option("--words", help="Also what each word of a text adds, by leaving it out.")
+    ] = False,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Also the image's cosine with each token of a text, drawn below.")
     ] = False,
     squares: Annotated[bool, typer.Option("--squares", help="Draw patches as squares, not smoothly.")] = False,
     model: ModelOption = "ViT-B-32",
@@ -58,9 +65,11 @@ def explain(
     one_of("--form", form, ("paper", "code"))
     from clipaudit.localize.explain import Explainer, method_options
 
-    explainer = Explainer(_model(model, pretrained, precision, device), whole=whole)
+    explainer = Explainer(_model(model, pretrained, precision, device), whole=whole, side=side)
     options = method_options(explainer.tower, layers=layers, blocks=blocks, form=form)  # type: ignore[arg-type]
-    found = explainer.explain(image, text or [], method=method, heads=listed(head), options=options, words=words)
+    found = explainer.explain(
+        image, text or [], method=method, heads=listed(head), options=options, words=words, tokens=tokens
+    )
     if out is not None:
         _save(found.draw(smooth=not squares), out)
     if as_json:
@@ -115,16 +124,26 @@ LabelOption = Annotated[str, option("Label field, of the class of each image's o
 def segmentation(
     shards: ShardsArgument,
     protocol: Annotated[
-        str, option("object (the label's map against the mask) or classes (every pixel the best class) [object].")
+        str,
+        option(
+            "object (the label's map against the mask), reference (the first paper's: the predicted class's map) or"
+            " classes (every pixel the best class) [object]."
+        ),
     ] = "object",
     methods: Annotated[list[str] | None, option("Methods, as of `explain` [decomposition,contrast,surgery].")] = None,
     label: LabelOption = "cls",
     classes: ClassesOption = None,
     templates: TemplatesOption = "single",
     squashed: Annotated[
-        bool, typer.Option("--squashed", help="Masks squeezed onto cropped images, as the first paper evaluates.")
-    ] = False,
+        bool | None,
+        option(
+            "Masks squeezed onto cropped images, as the first paper evaluates, or cut as they are"
+            " [squashed with --protocol reference, else aligned].",
+            "--squashed/--aligned",
+        ),
+    ] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Whole pictures, not what the preprocessing keeps.")] = False,
+    side: SideOption = None,
     blocks: BlocksOption = None,
     form: FormOption = "paper",
     limit: LimitOption = None,
@@ -139,9 +158,16 @@ def segmentation(
 
     Example: `clipaudit evaluate segmentation 'shards/things-*.tar' --model demo --methods decomposition,rollout`
     """
-    one_of("--protocol", protocol, ("object", "classes"))
-    common = {"label": label, "squashed": squashed, "whole": whole, "blocks": blocks, "form": form}
-    common |= {"shards": shards, "classes": classes, "templates": templates, "limit": limit}
+    one_of("--protocol", protocol, ("object", "reference", "classes"))
+    common: dict[str, Any] = {"label": label, "squashed": squashed, "whole": whole, "side": side}
+    common |= {
+        "blocks": blocks,
+        "form": form,
+        "shards": shards,
+        "classes": classes,
+        "templates": templates,
+        "limit": limit,
+    }
     config = _evaluation(common, _model(model, pretrained, precision, device, batch_size))
     _segment(config, listed(methods), protocol, as_json)
 
@@ -202,6 +228,48 @@ def multilabel(
         print_recognition(result)
 
 
+@evaluate.command()
+def waterbirds(
+    shards: ShardsArgument,
+    label: LabelOption = "cls",
+    place: Annotated[str, option("json path of what the background is [json:place].")] = "json:place",
+    head: Annotated[
+        list[str] | None, option("Heads to ablate, such as L11H05,L11H07 [those of the first paper for the model].")
+    ] = None,
+    keep_layers: Annotated[int, option("Last layers whose attention stays; earlier ones become means [4].")] = 4,
+    random: Annotated[int, option("Also draw so many sets of as many heads of the same layers [0].")] = 0,
+    min_group: Annotated[int, option("Smaller groups cannot be the worst [10].")] = 10,
+    classes: ClassesOption = None,
+    templates: TemplatesOption = "imagenet",
+    limit: LimitOption = None,
+    batch_size: BatchOption = 32,
+    model: ModelOption = "ViT-B-32",
+    pretrained: PretrainedOption = None,
+    precision: PrecisionOption = "fp32",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """The first paper's Waterbirds protocol: accuracy by class and place before and after heads become means.
+
+    Example: `clipaudit evaluate waterbirds waterbirds-test.tar --model ViT-L-14 --pretrained laion2b_s32b_b82k`
+    """
+    if random < 0:
+        raise UsageError(f"--random must be at least 0, not {random}")
+    common = {"shards": shards, "label": label, "classes": classes, "templates": templates, "limit": limit}
+    config = _evaluation(common, _model(model, pretrained, precision, device, batch_size))
+    from clipaudit.console_localize import Counter, groups_json, print_groups
+    from clipaudit.localize.evaluate import Evaluation
+
+    with Counter() as counter:
+        result = Evaluation(config, counter).groups(
+            place, listed(head), kept_layers=keep_layers, random=random, min_group=min_group
+        )
+    if as_json:
+        print_json(groups_json(result))
+    else:
+        print_groups(result)
+
+
 @evaluate.command("heads")
 def evaluate_heads(
     shards: ShardsArgument,
@@ -252,6 +320,7 @@ def _segment(config: Any, methods: tuple[str, ...], protocol: str, as_json: bool
         result = Evaluation(config, counter).segmentation(chosen, protocol)
     if as_json:
         figures = {found.method: plain(found.figures) for found in result.methods}
-        print_json({"images": result.images, "unusable": result.unusable, "methods": figures})
+        counts = {"images": result.images, "unusable": result.unusable, "left_out": result.left_out}
+        print_json(counts | {"methods": figures})
     else:
         print_segmentation(result)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from clipaudit.experiment import proportion_json
 
 if TYPE_CHECKING:
     from clipaudit.localize.inside import HeadPlaces
     from clipaudit.localize.multilabel import MultiLabelResult
     from clipaudit.localize.segmentation import SegmentationResult
+    from clipaudit.localize.waterbirds import GroupAccuracy
+    from clipaudit.zeroshot import Group, Proportion, Score
 
 _CLASSES = 20
 
@@ -53,7 +59,7 @@ def print_segmentation(result: SegmentationResult) -> None:
     for found in result.methods:
         table.add_row(found.method, *map(str, found.figures.values()))
     console.print(table)
-    console.print(_images(result.images, result.unusable))
+    console.print(_images(result.images, result.unusable, result.left_out), soft_wrap=True)
 
 
 def print_recognition(result: MultiLabelResult) -> None:
@@ -73,7 +79,7 @@ def print_recognition(result: MultiLabelResult) -> None:
         classes.add_row(name, str(result.occurrences[name]), *values)
     console.print(classes)
     more = f"; {len(often) - _CLASSES} more classes: --json has them" if len(often) > _CLASSES else ""
-    console.print(_images(result.images, 0) + more)
+    console.print(_images(result.images, 0) + more, soft_wrap=True)
 
 
 def print_heads(result: HeadPlaces) -> None:
@@ -91,6 +97,55 @@ def print_heads(result: HeadPlaces) -> None:
     console.print(f"{result.images:,} images{covered}; chance: each map on another image's mask, 1,000 permutations")
 
 
+def print_groups(result: GroupAccuracy) -> None:
+    """Accuracy by group: as it is, with early layers and MLPs at their means, and with the heads too."""
+    console, table = _console(), Table(box=None, pad_edge=False)
+    for title in ("", "images", "as it is, %", "early layers and MLPs at means, %", "and the heads, %"):
+        table.add_column(title, justify="right" if title else "left")
+    scores = (result.plain, result.early, result.ablated)
+    table.add_row("accuracy", f"{result.images:,}", *(_share(found.accuracy) for found in scores))
+    worst = [found.worst_group(result.min_group) for found in scores]
+    if all(found is not None for found in worst):
+        table.add_row("worst group", "", *(_share(found[1]) for found in worst if found is not None))
+    for group, before in result.plain.groups.items():
+        name = f"{result.names.names[group[0]]}, {group[1]}"
+        table.add_row(escape(name), f"{before.total:,}", *(_share(found.groups[group]) for found in scores))
+    console.print(table)
+    console.print(f"{len(result.heads)} heads: {', '.join(result.heads)}; means over these very images", soft_wrap=True)
+    if result.control is not None:
+        found = result.control
+        console.print(
+            f"{found.sets:,} random sets of as many heads of the same layers: worst group {100 * found.mean:.1f} +-"
+            f" {100 * found.deviation:.1f} %, p = {found.p:.3g}",
+            soft_wrap=True,
+        )
+    if result.plain.near_chance:
+        console.print("the plain model cannot be told from guessing: check labels, class names and weights")
+
+
+def groups_json(result: GroupAccuracy) -> dict[str, Any]:
+    """The same as plain JSON values."""
+    scores = {"plain": result.plain, "early": result.early, "ablated": result.ablated}
+
+    def group(found: tuple[Group, Proportion]) -> dict[str, Any]:
+        (row, place), share = found
+        return {"class": result.names.names[row], "place": place, **proportion_json(share)}
+
+    def whole(found: Score) -> dict[str, Any]:
+        worst = found.worst_group(result.min_group)
+        groups = [group(item) for item in found.groups.items()]
+        return {"accuracy": proportion_json(found.accuracy), "worst_group": worst and group(worst), "groups": groups}
+
+    control = None if result.control is None else asdict(result.control)
+    figures = {name: whole(found) for name, found in scores.items()}
+    return {"images": result.images, "heads": list(result.heads), **figures, "worst_group_control": control}
+
+
+def _share(found: Proportion) -> str:
+    low, high = found.interval()
+    return f"{100 * found.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def _console() -> Console:
     """Stdout, wide enough for a table: a narrow terminal breaks its lines, rather than its figures."""
     console = Console(highlight=False)
@@ -98,6 +153,7 @@ def _console() -> Console:
     return console
 
 
-def _images(images: int, unusable: int) -> str:
+def _images(images: int, unusable: int, left_out: int = 0) -> str:
     left = f", {unusable:,} more with masks that say nothing" if unusable else ""
+    left += f", {left_out:,} left out for want of an image, mask or label" if left_out else ""
     return f"{images:,} images{left}; 95 % bootstrap intervals over images"

@@ -41,6 +41,9 @@ def token_scores(out: Decomposition, readout: Readout, texts: Tensor) -> Tensor:
 def token_map(out: Decomposition, readout: Readout, texts: Tensor) -> Tensor:
     """`token_scores` summed over all heads of the chosen layers: (B, tokens, n), for heat maps; arguments as there."""
     tokens = _tokens(out)
+    if len(texts) > texts.shape[1]:
+        # Beyond D texts, the D axes of the joint space are fewer to fold: any number costs as much as D.
+        return token_map(out, readout, torch.eye(texts.shape[1]).to(texts)) @ texts.T.to(tokens.v.dtype)
     total = None
     for weights, folded in _through_pool(out, tokens, readout, texts):
         weighted = tokens.v * weights[..., None]  # (B, layers, heads, tokens, head_dim)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clipaudit.config import ModelConfig
-from clipaudit.decomposer import describe
+from clipaudit.decomposer import Decomposer, Tower, describe
 from clipaudit.errors import UsageError
 from clipaudit.localize.frames import PictureReader
 from clipaudit.localize.inside import HeadPlaces, Kind, places_of_heads
@@ -24,13 +27,21 @@ from clipaudit.localize.segmentation import (
     Measure,
     ObjectProtocol,
     PointsProtocol,
+    ReferenceProtocol,
     SegmentationResult,
     segment,
 )
 from clipaudit.localize.surgery import Form
+from clipaudit.localize.tensors import autocast, embed
+from clipaudit.localize.waterbirds import PUBLISHED_HEADS, GroupAccuracy, group_accuracy
 from clipaudit.model import Normaliser, load_model
 from clipaudit.textencoder import encode_classes, load_tokenizer
 from clipaudit.texts.classes import ClassNames, find_classes, load_classes, load_templates
+
+_OF_ONE_OBJECT: Mapping[str, Callable[[ClassNames], Measure]] = MappingProxyType(
+    {"object": ObjectProtocol, "reference": ReferenceProtocol, "points": PointsProtocol}
+)
+PROTOCOLS = (*_OF_ONE_OBJECT, "classes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +59,12 @@ class EvaluationConfig:
     """json path of the list of labels, for recognition."""
     limit: int | None = None
     """At most so many images."""
-    squashed: bool = False
-    """Masks as the first paper's evaluation has them."""
+    squashed: bool | None = None
+    """Masks as the first paper's evaluation has them; None for so with its protocol only."""
     whole: bool = False
     """Whole pictures instead of what the preprocessing keeps."""
+    side: int | None = None
+    """Whole pictures with about this many pixels on their shorter side."""
     blocks: int | None = None
     form: Form = "paper"
 
@@ -66,49 +79,59 @@ class Evaluation:
     def __init__(self, config: EvaluationConfig, on_images: Callable[[int], None] = lambda _: None) -> None:
         self._config, self._on_images = config, on_images
         self._loaded, self._tokenizer = load_model(config.model), load_tokenizer(config.model)
-        self._tower = describe(self._loaded.model)
-        self._reader = PictureReader(self._loaded.transform, self._tower, whole=config.whole)
-        self._normalise = Normaliser(self._reader.mean, self._reader.std, self._loaded.device)
+
+    @cached_property
+    def _tower(self) -> Tower:
+        """Described when a method needs it: recognition takes any image encoder."""
+        return describe(self._loaded.model)
+
+    @cached_property
+    def _reader(self) -> PictureReader:
+        whole = self._config.whole or self._config.side is not None
+        tower = self._tower if whole else None
+        return PictureReader(self._loaded.transform, tower, whole=whole, side=self._config.side)
+
+    @cached_property
+    def _normalise(self) -> Normaliser:
+        return Normaliser(self._reader.mean, self._reader.std, self._loaded.device)
 
     def segmentation(self, methods: Sequence[str], protocol: str) -> SegmentationResult:
-        """Methods against masks; `protocol` is object, classes or points.
+        """Methods against masks; `protocol` is one of PROTOCOLS.
 
-        Raises UsageError for an unknown method, classes without numbers, and what the shards raise.
+        Raises UsageError for an unknown method or protocol, classes without numbers, and what the shards raise.
         """
         for method in methods:
             if method not in METHODS:
                 raise UsageError(f"there is no method {method!r}; there are: {', '.join(METHODS)}")
         if not methods:
             raise UsageError("there is no method to evaluate: name at least one")
-        label = None if protocol == "classes" else self._config.label
-        samples = self._samples(label=label, squashed=self._config.squashed)
+        config, precision = self._config, self._config.model.precision
+        squashed = protocol == "reference" if config.squashed is None else config.squashed
+        label = config.label if protocol in ("object", "points") else None
+        samples = self._samples(label=label, squashed=squashed)
         names = self._names(samples, numbers=protocol != "classes")
-        options = Options(
-            blocks=self._config.blocks,
-            form=self._config.form,
-            precision=self._config.model.precision,
-        )
-        if len(names) == 1 and protocol != "classes":
-            options = Options(
-                blocks=options.blocks, form=options.form, precision=options.precision, empty=self._empty()
-            )
-        return segment(
+        alone = len(names) == 1 and protocol != "classes"
+        empty = self._empty() if alone else None
+        options = Options(blocks=config.blocks, form=config.form, precision=precision, empty=empty)
+        found = segment(
             samples,
             {method: localiser(method, self._loaded.model, options) for method in methods},
             self._texts(names),
             _measure(protocol, names),
             self._normalise,
-            batch_size=self._config.model.batch_size,
+            encode=lambda pixels: embed(self._tower, pixels, precision),
+            batch_size=config.model.batch_size,
             on_images=self._on_images,
         )
+        return replace(found, left_out=samples.left_out)
 
     def recognition(self) -> MultiLabelResult:
-        """Classes against lists of labels."""
+        """Classes against lists of labels; with any image encoder of open_clip's, decomposable or not."""
         samples = self._samples(labels=self._config.labels, masks=False)
         names = self._names(samples, numbers=False)
         return recognise(
             samples,
-            self._tower,
+            self._encode,
             names,
             self._texts(names),
             self._normalise,
@@ -117,15 +140,41 @@ class Evaluation:
             on_images=self._on_images,
         )
 
+    def groups(
+        self, place: str, heads: Sequence[str], *, kept_layers: int, random: int, min_group: int
+    ) -> GroupAccuracy:
+        """The Waterbirds protocol, see `group_accuracy`; `place` is the field of what the background is.
+
+        Raises UsageError without heads where the first paper names none for the model, and what the parts raise.
+        """
+        config = self._config
+        chosen = tuple(heads) or PUBLISHED_HEADS.get(config.model.name.replace("/", "-"), ())
+        if not chosen:
+            known = ", ".join(PUBLISHED_HEADS)
+            raise UsageError(f"give --head: the first paper names heads for {known} only, not for {config.model.name}")
+        samples = self._samples(label=config.label, attributes=(f"place={place}",), masks=False)
+        names = self._names(samples, numbers=True)
+        return group_accuracy(
+            samples,
+            Decomposer(self._loaded.model, terms=True, precision=config.model.precision),
+            names,
+            self._texts(names),
+            chosen,
+            self._normalise,
+            kept_layers=kept_layers,
+            random=random,
+            min_group=min_group,
+            batch_size=config.model.batch_size,
+            on_images=self._on_images,
+        )
+
     def heads(self, place: str) -> HeadPlaces:
         """Where heads look; `place` is the json path of what the background is. Keeps all images: mind the limit.
 
-        Raises UsageError when no image has mask, label and place.
+        Raises UsageError when fewer than two images have mask, label and place.
         """
         label = self._config.label
         samples = list(self._samples(attributes=(f"object={label}", f"place={place}")))
-        if not samples:
-            raise UsageError(f"no image has a mask, {label} and {place}")
         kinds: tuple[Kind, ...] = ("object", "place")
         values: dict[Kind, list[str]] = {k: sorted({str(one.attributes[k]) for one in samples}) for k in kinds}
         templates = load_templates(self._config.templates)
@@ -142,6 +191,14 @@ class Evaluation:
             batch_size=self._config.model.batch_size,
             on_images=self._on_images,
         )
+
+    @torch.inference_mode()
+    def _encode(self, pixels: Tensor) -> Tensor:
+        """(B, 3, height, width) to (B, D) unit embeddings, by the model's own means."""
+        with autocast(pixels.device, self._config.model.precision):
+            encode: Any = self._loaded.model.encode_image
+            features: Tensor = encode(pixels)
+        return F.normalize(features.float(), dim=-1)
 
     def _samples(self, **options: Any) -> MaskedShards:
         return MaskedShards(self._config.shards, self._reader, limit=self._config.limit, **options)
@@ -164,10 +221,10 @@ class Evaluation:
 
 
 def _measure(protocol: str, names: ClassNames) -> Measure:
-    if protocol == "object":
-        return ObjectProtocol(names)
-    if protocol == "points":
-        return PointsProtocol(names)
+    if protocol in _OF_ONE_OBJECT:
+        return _OF_ONE_OBJECT[protocol](names)
+    if protocol != "classes":
+        raise UsageError(f"there is no protocol {protocol!r}; there are: {', '.join(PROTOCOLS)}")
     if not all(isinstance(label, int) for label in names.labels):
         raise UsageError(f"{names.source}: masks hold numbers, so give number<TAB>name in each line")
     return ClassesProtocol([int(label) for label in names.labels])

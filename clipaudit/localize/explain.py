@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,10 @@ from clipaudit.localize.frames import Picture, PictureReader
 from clipaudit.localize.heatmaps import points
 from clipaudit.localize.localisers import METHODS, Options, localiser
 from clipaudit.localize.maps import TokenDecomposition
-from clipaudit.localize.overlay import Panel, sheet
+from clipaudit.localize.overlay import Panel, Strip, sheet
 from clipaudit.localize.surgery import Form
 from clipaudit.localize.tensors import embed
+from clipaudit.localize.texttokens import TokenScore, token_scores
 from clipaudit.model import LoadedModel, Normaliser, load_model
 from clipaudit.schema import parse_head_label
 from clipaudit.textencoder import Tokenizer, encode_texts, load_tokenizer
@@ -30,6 +31,7 @@ Float32s = npt.NDArray[np.float32]
 
 _BY_TOKENS = ("decomposition", "contrast")
 """The methods that tell heads apart."""
+_WITH_BLOCKS = ("surgery", "values")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,6 +55,8 @@ class Explanation:
     whole: bool
     words: tuple[tuple[tuple[str, float], ...], ...] = ()
     """Where asked for: of each text its words, each with the cosine of the text less that of the text without it."""
+    tokens: tuple[tuple[TokenScore, ...], ...] = ()
+    """Where asked for: of each text its tokens with the image's cosine with each, see `token_scores`."""
 
     def numbers(self) -> dict[str, Any]:
         """Everything as plain JSON values."""
@@ -68,6 +72,7 @@ class Explanation:
             "grid": list(self.scores.shape[2:]),
             "register_like": [list(mark) for mark in self.outliers],
             "words": [[{"word": word, "adds": adds} for word, adds in text] for text in self.words],
+            "tokens": [[asdict(score) for score in text] for text in self.tokens],
             "maps": [self._map(row, text) for row in range(len(self.rows)) for text in range(len(self.texts))],
         }
 
@@ -90,11 +95,21 @@ class Explanation:
         ]
         remarks = [METHODS[self.method].about, "whole picture" if self.whole else ""]
         remarks.append("outlined: register-like tokens" if self.outliers else "")
+        remarks.append("boxes: the image's cosine with each token of a text" if self.tokens else "")
         caption = "\n".join(["; ".join(filter(None, [self.model, *remarks])), *map(_spelled, self.words)])
-        names = self.rows if self.rows != ("",) else ()
-        marks = self.outliers
-        picture = self.picture
-        return sheet(picture.shown, rows, picture.frame, caption=caption, names=names, marks=marks, smooth=smooth)
+        return sheet(
+            self.picture.shown,
+            rows,
+            self.picture.frame,
+            caption=caption,
+            names=self.rows if self.rows != ("",) else (),
+            strips=[
+                Strip(words=tuple(score.token for score in text), values=tuple(score.cosine for score in text))
+                for text in self.tokens
+            ],
+            marks=self.outliers,
+            smooth=smooth,
+        )
 
     def _note(self, row: int, text: int) -> str:
         if self.totals is None or not self.rows[row]:
@@ -139,7 +154,7 @@ class Explainer:
 
     Args:
         config: which model.
-        whole: show the model whole pictures, see `PictureReader`.
+        whole, side: show the model whole pictures, see `PictureReader`.
         loaded: the model and its tokenizer, where they are there already.
 
     Raises:
@@ -147,13 +162,18 @@ class Explainer:
     """
 
     def __init__(
-        self, config: ModelConfig, *, whole: bool = False, loaded: tuple[LoadedModel, Tokenizer] | None = None
+        self,
+        config: ModelConfig,
+        *,
+        whole: bool = False,
+        side: int | None = None,
+        loaded: tuple[LoadedModel, Tokenizer] | None = None,
     ) -> None:
         self._config = config
         self._loaded, self._tokenizer = loaded or (load_model(config), load_tokenizer(config))
         self.tower = describe(self._loaded.model)
-        self._whole = whole
-        self._reader = PictureReader(self._loaded.transform, self.tower, whole=whole)
+        self._whole = whole or side is not None
+        self._reader = PictureReader(self._loaded.transform, self.tower, whole=whole, side=side)
         self._normalise = Normaliser(self._reader.mean, self._reader.std, self._loaded.device)
 
     def explain(
@@ -165,6 +185,7 @@ class Explainer:
         heads: Sequence[str] = (),
         options: Options | None = None,
         words: bool = False,
+        tokens: bool = False,
     ) -> Explanation:
         """Where each text is in the picture.
 
@@ -175,20 +196,23 @@ class Explainer:
             heads: head labels such as L11H05; one row of maps for each (decomposition only).
             options: for the method; its heads, empty text and precision are filled in here.
             words: also say what each word of each text adds to the cosine, by leaving it out.
+            tokens: also say how close the image is to each token of each text.
 
         Raises:
             UsageError: no text, an unknown method, heads for a method that has none, and what the parts raise.
         """
-        self._check(texts, method, heads)
+        options = options or Options()
+        self._check(texts, method, heads, options)
         picture = self._reader.open(path)
         images = self._normalise([picture.seen])
         vectors = self.encode(texts)
-        options = options or Options()
         if method in _BY_TOKENS:
             found = self._by_tokens(picture, images, method, texts, vectors, heads, options)
         else:
             found = self._by_method(picture, images, method, texts, vectors, options)
-        return replace(found, words=tuple(self._words(images, text) for text in texts)) if words else found
+        if words:
+            found = replace(found, words=tuple(self._words(images, text) for text in texts))
+        return replace(found, tokens=self._tokens(images, texts)) if tokens else found
 
     def _by_method(
         self,
@@ -211,6 +235,10 @@ class Explainer:
         cosines = self._products(images, self.encode([text, *without]))[0].tolist()
         return tuple((word, cosines[0] - other) for word, other in zip(words, cosines[1:], strict=True))
 
+    def _tokens(self, images: Tensor, texts: Sequence[str]) -> tuple[tuple[TokenScore, ...], ...]:
+        image = embed(self.tower, images, self._config.precision)[0]
+        return tuple(token_scores(self._loaded, self._tokenizer, image, text) for text in texts)
+
     def _products(self, images: Tensor, vectors: Tensor) -> Tensor:
         """(1, T) cosines of the image with the texts."""
         return embed(self.tower, images, self._config.precision) @ vectors.T
@@ -219,13 +247,17 @@ class Explainer:
         """(T, D) unit vectors on the model's device."""
         return torch.from_numpy(encode_texts(self._loaded, self._tokenizer, texts)).to(self._loaded.device)
 
-    def _check(self, texts: Sequence[str], method: str, heads: Sequence[str]) -> None:
+    def _check(self, texts: Sequence[str], method: str, heads: Sequence[str], options: Options) -> None:
         if not texts:
             raise UsageError("there is no text to look for: give at least one --text")
         if method not in METHODS:
             raise UsageError(f"there is no method {method!r}; there are: {', '.join(METHODS)}")
         if heads and method not in _BY_TOKENS:
             raise UsageError(f"--head goes with --method decomposition or contrast: {method} knows no single heads")
+        if options.layers is not None and (heads or method not in _BY_TOKENS):
+            raise UsageError("--layers goes with --method decomposition or contrast, and without --head")
+        if options.blocks is not None and method not in _WITH_BLOCKS:
+            raise UsageError(f"--blocks goes with --method {' or '.join(_WITH_BLOCKS)}: {method} has no second path")
 
     def _by_tokens(
         self,

@@ -23,7 +23,7 @@ Float32s = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 
 _MOST_PATCHES = 4
-"""A whole picture is seen with at most this many times the patches of the model's own size."""
+"""A whole picture is seen with at most this many times the patches of a square one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +82,29 @@ class PictureReader:
 
     Args:
         transform: the model's validation transform.
-        tower: its image tower.
+        tower: its image tower; only whole pictures need it.
         whole: give the model the whole picture at about its own resolution, sides rounded to whole patches, instead of
             what its preprocessing keeps. Embeddings are then not those of an audit.
         shown: the longest side of the displayed picture in pixels.
+        side: whole pictures with about this many pixels on their shorter side; None for the model's own.
+
+    Raises:
+        UsageError: a side below one patch.
     """
 
-    def __init__(self, transform: Any, tower: Tower, *, whole: bool = False, shown: int = 300) -> None:  # noqa: ANN401
-        self._transform, self._tower, self._whole, self._shown = transform, tower, whole, shown
+    def __init__(
+        self,
+        transform: Any,  # noqa: ANN401 - a torchvision Compose, which has no types
+        tower: Tower | None,
+        *,
+        whole: bool = False,
+        shown: int = 300,
+        side: int | None = None,
+    ) -> None:
+        self._transform, self._tower, self._shown, self._side = transform, tower, shown, side
+        self._whole = whole or side is not None
+        if side is not None and tower is not None and side < (least := max(patch_side(tower.image_size, tower.grid))):
+            raise UsageError(f"--side must be at least a patch, {least} pixels, not {side}")
         self._decode = ImageDecoder(transform, DecodeConfig())
         self.mean, self.std = self._decode.mean, self._decode.std
 
@@ -119,10 +134,12 @@ class PictureReader:
         return ImageDecoder(Compose([resize, *self._transform.transforms[-2:]]), DecodeConfig())
 
     def _whole_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The shorter side as the model's own, whole patches, not too many of them."""
+        """The shorter side as the model's own or as asked for, whole patches, not too many of them."""
+        assert self._tower is not None
         patch = patch_side(self._tower.image_size, self._tower.grid)
-        scale = min(self._tower.image_size) / min(size)
-        own = self._tower.grid[0] * self._tower.grid[1]
+        shorter = self._side or min(self._tower.image_size)
+        scale = shorter / min(size)
+        own = max(1, shorter // patch[0]) * max(1, shorter // patch[1])
         count = size[0] * scale / patch[0] * size[1] * scale / patch[1]
         scale *= min(1.0, math.sqrt(_MOST_PATCHES * own / count))
         rows, columns = (max(1, round(side * scale / step)) for side, step in zip(size, patch, strict=True))

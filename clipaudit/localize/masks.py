@@ -59,7 +59,8 @@ class MaskedShards:
         limit: at most so many images.
 
     Raises:
-        UsageError: no shard, a bad label field, a mask that has not its image's size (when iterated).
+        UsageError: no shard, a bad label field; when iterated: a mask that has not its image's size, or no sample that
+            has everything.
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class MaskedShards:
     ) -> None:
         self.shards = expand(shards)
         self._reader, self._squashed, self._masks, self._limit = reader, squashed, masks, limit
+        wanted = ("image", MASK if masks else None, label, labels, *attributes)
+        self._wanted = ", ".join(field for field in wanted if field is not None)
         self._fields: Fields = parse_fields(FieldsConfig(label=label, attributes=tuple(attributes)))
         self._labels = None if labels is None else parse_fields(FieldsConfig(label=labels)).label
         if self._labels is not None and self._labels.source != "json":
@@ -101,6 +104,8 @@ class MaskedShards:
                     else:
                         self.read += 1
                         yield found
+        if not self.read:
+            raise UsageError(f"none of the {self.left_out} samples has all that is needed: {self._wanted}")
 
     def _sample(self, group: Group, url: str) -> Masked | None:
         """None for a sample that lacks something or cannot be decoded."""

@@ -10,13 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from clipaudit.decomposer import Tower
 from clipaudit.errors import UsageError
 from clipaudit.localize.masks import Masked
 from clipaudit.localize.metrics import Estimate, Float64s, average_precision
-from clipaudit.localize.segmentation import Normalise, batches
+from clipaudit.localize.segmentation import Encode, Normalise, batches
 from clipaudit.localize.surgery import Form, feature_surgery, text_weights
-from clipaudit.localize.tensors import embed
 from clipaudit.texts.classes import ClassNames
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -61,7 +59,7 @@ def class_scores(whole: Tensor, texts: Tensor, form: Form = "paper") -> dict[str
 
 def recognise(
     samples: Iterable[Masked],
-    tower: Tower,
+    encode: Encode,
     names: ClassNames,
     texts: Tensor,
     normalise: Normalise,
@@ -74,7 +72,7 @@ def recognise(
 
     Args:
         samples: images with `labels`; labels without a class are passed over.
-        tower: the image tower.
+        encode: the model's input to (B, D) unit embeddings; any image encoder, no patches are looked at.
         names: the classes.
         texts: (T, D) unit vectors of the classes.
         normalise: pixels to the model's input.
@@ -90,7 +88,7 @@ def recognise(
     scores: dict[str, list[Float32s]] = {name: [] for name in SCORES}
     truth: list[Bools] = []
     for batch in batches(samples, batch_size):
-        whole = embed(tower, normalise([sample.seen for sample in batch]))
+        whole = encode(normalise([sample.seen for sample in batch]))
         for name, values in class_scores(whole, texts, form).items():
             scores[name].append(values.float().cpu().numpy())
         truth.append(np.stack([_present(sample.labels, names) for sample in batch]))

@@ -16,11 +16,14 @@ from clipaudit.localize.frames import Frame
 Pixels = npt.NDArray[np.uint8]
 Float32s = npt.NDArray[np.float32]
 
-_HEAT = 0.62
-"""Share of the heat's colour; the rest is the picture in grey."""
+_HEAT, _RELIEF = 0.82, 0.5
+"""Share of the heat's colour, the rest is the picture in grey; and how much darker the colour is where that is black.
+Mixing alone would wash the colours out on bright pictures."""
 _UNSEEN = 0.35
 """Brightness of what the model did not see."""
 _GAP, _TEXT, _BAR = 10, 13, 8
+_BOX, _LINE = 8, 2 * _TEXT + 14
+"""A word's box is so much wider than the word; a line of boxes with their numbers is so high."""
 _INK, _FAINT, _PAPER = (25, 25, 25), (110, 110, 110), (255, 255, 255)
 
 
@@ -36,6 +39,15 @@ class Panel:
     """What the darkest and the lightest colour stand for."""
     note: str = ""
     """A second line, such as the product with the text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """Words with numbers, drawn as a line of coloured boxes."""
+
+    words: tuple[str, ...]
+    values: tuple[float, ...]
+    """The least is drawn in the darkest colour, the greatest in the lightest."""
 
 
 def overlaid(
@@ -66,7 +78,8 @@ def overlaid(
     span = high - low
     colours = coloured((heat - low) / span if span > 0 else np.where(np.isnan(heat), np.nan, 0.0))
     grey = picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    blend = _HEAT * colours + (1 - _HEAT) * grey[..., None]
+    lit = 1 - _RELIEF + _RELIEF * grey[..., None] / 255
+    blend = _HEAT * lit * colours + (1 - _HEAT) * grey[..., None]
     out = np.where(np.isnan(heat)[..., None], _UNSEEN * picture, blend)
     image = Image.fromarray(np.rint(out).astype(np.uint8))
     draw = ImageDraw.Draw(image)
@@ -84,6 +97,7 @@ def sheet(
     *,
     caption: str = "",
     names: Sequence[str] = (),
+    strips: Sequence[Strip] = (),
     marks: Sequence[tuple[int, int]] = (),
     smooth: bool = True,
 ) -> Image.Image:
@@ -95,6 +109,7 @@ def sheet(
         frame: where what the model saw lies in the picture, see `overlaid`, as are marks and smooth.
         caption: lines below everything.
         names: what each row is (a head), written at its left.
+        strips: lines of words below the panels.
     """
     height, width = picture.shape[:2]
     cell = max(width, 150)
@@ -103,7 +118,9 @@ def sheet(
     across, step = len(rows[0]) + 1, (_TEXT + 5) + height + (_BAR + _TEXT + 8) + _GAP // 2
     across_all = margin + across * (cell + _GAP) + _GAP
     below = [line for part in caption.split("\n") for line in _wrapped(part, across_all - 2 * _GAP)]
-    total = (across_all, _GAP + title + len(rows) * step + len(below) * (_TEXT + 4) + _GAP // 2)
+    boxes = [_boxes(strip, across_all - 2 * _GAP) for strip in strips]
+    foot = _GAP + title + len(rows) * step + sum(map(_height, boxes))
+    total = (across_all, foot + len(below) * (_TEXT + 4) + _GAP // 2)
     out = Image.new("RGB", total, _PAPER)
     draw = ImageDraw.Draw(out)
     for number, row in enumerate(rows):
@@ -117,9 +134,46 @@ def sheet(
             for line, words in enumerate(_wrapped(panel.title, cell) if number == 0 else []):
                 draw.text((at[0], _GAP + line * (_TEXT + 4)), words, fill=_INK, font=_font())
             out.paste(_with_scale(panel, picture, frame, marks, smooth), (at[0], y - _TEXT - 5))
+    y = _GAP + title + len(rows) * step
+    for strip, places in zip(strips, boxes, strict=True):
+        _draw_strip(draw, strip, places, y)
+        y += _height(places)
     for line, words in enumerate(below):
-        draw.text((_GAP, _GAP + title + len(rows) * step + line * (_TEXT + 4)), words, fill=_FAINT, font=_font())
+        draw.text((_GAP, foot + line * (_TEXT + 4)), words, fill=_FAINT, font=_font())
     return out
+
+
+def _boxes(strip: Strip, width: int) -> list[tuple[int, int, int]]:
+    """Of each word the left edge, the width and the line of its box, in lines of at most `width` pixels."""
+    places: list[tuple[int, int, int]] = []
+    x = line = 0
+    for word, value in zip(strip.words, strip.values, strict=True):
+        wide = max(_width(word), _width(_number(value))) + _BOX
+        if x and x + wide > width:
+            x, line = 0, line + 1
+        places.append((x, wide, line))
+        x += wide + 3
+    return places
+
+
+def _height(places: Sequence[tuple[int, int, int]]) -> int:
+    return (places[-1][2] + 1) * _LINE + _GAP // 2 if places else 0
+
+
+def _draw_strip(draw: ImageDraw.ImageDraw, strip: Strip, places: Sequence[tuple[int, int, int]], y: int) -> None:
+    values = np.array(strip.values)
+    span = values.max() - values.min() if len(values) else 0.0
+    colours = coloured((values - values.min()) / span if span > 0 else np.zeros(len(values)))
+    for word, value, colour, (x, wide, line) in zip(strip.words, strip.values, colours, places, strict=True):
+        left, top = _GAP + x, y + line * _LINE
+        draw.rectangle((left, top, left + wide, top + _TEXT + 5), fill=tuple(colour.tolist()))
+        ink = _INK if colour @ np.array([0.299, 0.587, 0.114]) > 128 else _PAPER
+        draw.text((left + wide // 2, top + 2), word, fill=ink, font=_font(), anchor="ma")
+        draw.text((left + wide // 2, top + _TEXT + 7), _number(value), fill=_FAINT, font=_font(), anchor="ma")
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"
 
 
 def _with_scale(
@@ -142,8 +196,12 @@ def _with_scale(
 
 
 def coloured(values: npt.ArrayLike) -> Pixels:
-    """Numbers 0..1 as colours of the perceptually uniform map inferno: (...) -> (..., 3); nan is black."""
-    found: Pixels = colormaps["inferno"](np.asarray(values, np.float64), bytes=True)[..., :3]
+    """Numbers 0..1 as colours of the perceptually uniform map inferno: (...) -> (..., 3); nan is black.
+
+    Its darkest tenth is left out: blended with a grey picture, black would look like no colour at all.
+    """
+    shares = np.asarray(values, np.float64).clip(0, 1)
+    found: Pixels = colormaps["inferno"](0.1 + 0.9 * shares, bytes=True)[..., :3]
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -21,6 +22,8 @@ from clipaudit.texts.classes import ClassNames
 
 Float32s: TypeAlias = npt.NDArray[np.float32]
 Normalise: TypeAlias = Callable[[list[npt.NDArray[np.uint8]]], Tensor]
+Encode: TypeAlias = Callable[[Tensor], Tensor]
+"""The model's input (B, 3, height, width) to unit embeddings (B, D)."""
 
 
 class Measure(Protocol):
@@ -28,9 +31,11 @@ class Measure(Protocol):
 
     columns: int
     """Of `Sums`."""
+    predicts: bool
+    """Whether `choose` reads the image's cosines."""
 
-    def choose(self, sample: Masked) -> list[int]:
-        """Texts whose maps are needed for an image."""
+    def choose(self, sample: Masked, cosines: Float32s | None) -> list[int]:
+        """Texts whose maps are needed for an image; (texts,) its cosines where `predicts`."""
 
     def row(self, maps: Float32s, mask: Mask) -> list[float] | None:
         """(texts, rows, columns) patches and (h, w) mask to columns of `Sums`; None for an image that says nothing."""
@@ -40,7 +45,7 @@ class Measure(Protocol):
 
 
 class ObjectProtocol:
-    """The label's map against the object's mask, as in the first paper's evaluation on ImageNet-Segmentation.
+    """The label's map against the object's mask, by the figures of the first paper's evaluation.
 
     A map is scaled to 0..1; what lies above its mean is the object. Pixel accuracy and the IoU of object and background
     are over all pixels of all images; AP ranks both channels, map and 1 - map, against mask and its inverse, and is
@@ -52,11 +57,14 @@ class ObjectProtocol:
     """
 
     columns = 9
+    predicts = False
+    _floor = -math.inf
+    """What lower scores become before a map is scaled."""
 
     def __init__(self, names: ClassNames) -> None:
         self._names = names
 
-    def choose(self, sample: Masked) -> list[int]:
+    def choose(self, sample: Masked, cosines: Float32s | None) -> list[int]:
         """The label's own class; UsageError for a label that has none."""
         assert sample.label is not None
         return [self._names.rows([sample.label])[sample.label]]
@@ -64,7 +72,7 @@ class ObjectProtocol:
     def row(self, maps: Float32s, mask: Mask) -> list[float] | None:
         """See `Measure`; None when the image is all object or all background, where AUC and AP are not defined."""
         known = mask != OUTSIDE
-        truth, scores = mask[known] > 0, _over(maps, mask)[0][known].astype(np.float64)
+        truth, scores = mask[known] > 0, np.maximum(_over(maps, mask)[0][known].astype(np.float64), self._floor)
         if truth.all() or not truth.any():
             return None
         low, high = scores.min(), scores.max()
@@ -88,6 +96,24 @@ class ObjectProtocol:
         return {name: sums.estimate(statistic) for name, statistic in statistics.items()}
 
 
+class ReferenceProtocol(ObjectProtocol):
+    """The first paper's evaluation on ImageNet-Segmentation as its code has it: the map is of the class that the model
+    itself predicts, no label is read, and scores below 0 count as 0 before the map is scaled. Made for the method
+    `contrast`, whose 0 is the mean over the classes, and for masks that are squeezed onto cropped images.
+
+    One thing differs: the code spreads LayerNorm's mean and all biases evenly over tokens, here they are no token's
+    (DESIGN 3), which moves a map by nearly a constant.
+    """
+
+    predicts = True
+    _floor = 0.0
+
+    def choose(self, sample: Masked, cosines: Float32s | None) -> list[int]:
+        """The class that the image is closest to."""
+        assert cosines is not None
+        return [int(cosines.argmax())]
+
+
 class ClassesProtocol:
     """Every pixel the class whose map is highest there, as in the second paper's open-vocabulary segmentation.
 
@@ -97,13 +123,15 @@ class ClassesProtocol:
         numbers: the number that stands for each class in the masks, in the order of the texts; others are not counted.
     """
 
+    predicts = False
+
     def __init__(self, numbers: Sequence[int]) -> None:
         self._count = len(numbers)
         self._class_of = np.full(max(numbers) + 2, -1, np.int32)  # one row more: OUTSIDE, as -1, is the last
         self._class_of[list(numbers)] = np.arange(len(numbers))
         self.columns = 3 * self._count
 
-    def choose(self, sample: Masked) -> list[int]:
+    def choose(self, sample: Masked, cosines: Float32s | None) -> list[int]:
         """All classes."""
         return list(range(self._count))
 
@@ -144,13 +172,14 @@ class PointsProtocol:
     """
 
     columns = 6
+    predicts = False
 
     def __init__(self, names: ClassNames, threshold: float = 0.8) -> None:
         self._object, self._threshold = ObjectProtocol(names), threshold
 
-    def choose(self, sample: Masked) -> list[int]:
+    def choose(self, sample: Masked, cosines: Float32s | None) -> list[int]:
         """The label's own class."""
-        return self._object.choose(sample)
+        return self._object.choose(sample, cosines)
 
     def row(self, maps: Float32s, mask: Mask) -> list[float] | None:
         """See `Measure`; None when the image is all object or all background."""
@@ -189,6 +218,8 @@ class SegmentationResult:
     images: int
     unusable: int
     """Images whose mask says nothing: all object, all background, no known class."""
+    left_out: int = 0
+    """Samples without an image, a mask or a label."""
 
 
 def segment(
@@ -198,6 +229,7 @@ def segment(
     protocol: Measure,
     normalise: Normalise,
     *,
+    encode: Encode | None = None,
     batch_size: int = 32,
     on_images: Callable[[int], None] = lambda _: None,
 ) -> SegmentationResult:
@@ -207,8 +239,9 @@ def segment(
         samples: images with masks.
         localisers: by name.
         texts: (T, D) class vectors on the model's device.
-        protocol: `ObjectProtocol` or `ClassesProtocol`.
+        protocol: one of the classes above.
         normalise: pixels to the model's input.
+        encode: the model's input to (B, D) unit embeddings; only a protocol that predicts needs it.
         on_images: called with the number of images after each batch.
 
     Raises:
@@ -218,9 +251,10 @@ def segment(
     images = unusable = 0
     for batch in batches(samples, batch_size):
         pixels = normalise([sample.seen for sample in batch])
+        chosen = _chosen(protocol, batch, pixels, texts, encode)
         usable: set[int] = set()
         for name, method in localisers.items():
-            for number, maps in enumerate(_maps(name, method, pixels, texts, [protocol.choose(one) for one in batch])):
+            for number, maps in enumerate(_maps(name, method, pixels, texts, chosen)):
                 row = protocol.row(maps, _mask(batch[number]))
                 if row is not None:
                     sums[name].add(row)
@@ -228,11 +262,20 @@ def segment(
         images, unusable = images + len(usable), unusable + len(batch) - len(usable)
         on_images(images + unusable)
     if not images:
-        raise UsageError(
-            "no image could be scored: there are none, or every mask is all object, all background or without a class"
-        )
+        raise UsageError("no image could be scored: every mask is all object, all background or without a class")
     found = tuple(Segmented(method=name, figures=protocol.figures(sums[name])) for name in localisers)
     return SegmentationResult(methods=found, images=images, unusable=unusable)
+
+
+def _chosen(
+    protocol: Measure, batch: Sequence[Masked], pixels: Tensor, texts: Tensor, encode: Encode | None
+) -> list[list[int]]:
+    """Texts whose maps are needed, by image."""
+    if not protocol.predicts:
+        return [protocol.choose(sample, None) for sample in batch]
+    assert encode is not None
+    cosines = (encode(pixels) @ texts.T).float().cpu().numpy()
+    return [protocol.choose(sample, row) for sample, row in zip(batch, cosines, strict=True)]
 
 
 def _maps(

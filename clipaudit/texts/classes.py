@@ -150,6 +150,8 @@ def prompts(names: Sequence[str], templates: Sequence[str]) -> tuple[tuple[str, 
 def _classes(lines: list[Line], path: str) -> ClassNames:
     if not lines:
         raise UsageError(f"{path} has no class names: write one a line")
+    if lines[0].columns[0].startswith(("{", "[")):
+        raise UsageError(f"{path} looks like JSON: write a name a line, or label<TAB>name")
     wanted = 2 if len(lines[0].columns) > 1 else 1
     for line in lines:
         if len(line.columns) != wanted or not all(line.columns):

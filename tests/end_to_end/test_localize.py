@@ -18,10 +18,25 @@ def picture(tmp_path_factory) -> str:
 
 def test_explain(clipaudit, picture, tmp_path):
     done = clipaudit(
-        "explain", picture, "--model", "demo", "--text", "fish", "--text", "snow", "--out", "o.png", "--json"
+        "explain",
+        picture,
+        "--model",
+        "demo",
+        "--text",
+        "fish",
+        "--text",
+        "snow",
+        "--out",
+        "o.png",
+        "--json",
+        "--tokens",
+        "--side",
+        96,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["grid"] == [8, 8]
+    found = json.loads(done.stdout)
+    assert found["grid"] == [12, 20]
+    assert [score["token"] for score in found["tokens"][1]] == ["[start]", "snow", "[end]"]
     with Image.open(tmp_path / "o.png") as image:
         assert image.format == "PNG"
     for arguments, sentence in {

@@ -21,7 +21,7 @@ from clipaudit.demo.captions import vocabulary
 from clipaudit.demo.evaluation.card import card
 from clipaudit.demo.evaluation.choice import PLACE, RULES, HeadText, HeadWords, head_words, text_pool
 from clipaudit.demo.evaluation.figures import Figure, Target, mean_interval, plain, resampled_groups, share
-from clipaudit.demo.evaluation.masks import heat_maps, pixel_auc
+from clipaudit.demo.evaluation.masks import heat_maps
 from clipaudit.demo.evaluation.questions import questions
 from clipaudit.demo.evaluation.recognition import Encoder, answers, drawn, footprint, recognition
 from clipaudit.demo.evaluation.report import training_facts
@@ -29,6 +29,8 @@ from clipaudit.demo.evaluation.shortcut import matched_sets, right_answers, stud
 from clipaudit.demo.tokenizer import vocab_size
 from clipaudit.errors import UsageError
 from clipaudit.heads import textspan
+from clipaudit.localize import TokenDecomposition
+from clipaudit.localize.metrics import pixel_auc
 from clipaudit.zeroshot import LogitBatch, Proportion
 
 HEADS = tuple(f"L{layer:02d}H{head:02d}" for layer in range(2) for head in range(4))
@@ -140,7 +142,7 @@ def test_heat_maps_are_the_tokens_scores_at_their_places(encoder):
     pixels = [image for _, _, image in drawn(BY_NAME["nouns"], False, 3, 0)]
     texts = encoder.texts(["a duck", "a cat"])
     decomposer = Decomposer(encoder.model, tokens=True)
-    maps = heat_maps(encoder, decomposer, pixels, texts)
+    maps = heat_maps(encoder, TokenDecomposition(encoder.model), pixels, texts)
     assert maps.shape == (3, 2, 64, 64)
     scores = token_map(decomposer(encoder.normalise(pixels)), decomposer.readout, torch.from_numpy(texts)).numpy()
     np.testing.assert_allclose(maps.mean(axis=(2, 3)), scores[:, 1:].mean(axis=1), atol=1e-6)

@@ -13,13 +13,19 @@ import torch
 from PIL import Image
 
 from clipaudit.config import ModelConfig
-from clipaudit.errors import UsageError
+from clipaudit.errors import UnsupportedTower, UsageError
 from clipaudit.localize.evaluate import Evaluation, EvaluationConfig
 from clipaudit.localize.frames import Frame, entire
 from clipaudit.localize.masks import OUTSIDE, Masked, cut_mask, read_mask
 from clipaudit.localize.metrics import Sums, average_precision, pixel_auc
 from clipaudit.localize.multilabel import class_scores
-from clipaudit.localize.segmentation import ClassesProtocol, ObjectProtocol, PointsProtocol, segment
+from clipaudit.localize.segmentation import (
+    ClassesProtocol,
+    ObjectProtocol,
+    PointsProtocol,
+    ReferenceProtocol,
+    segment,
+)
 from clipaudit.texts.classes import ClassNames
 
 RNG = np.random.default_rng(0)
@@ -100,6 +106,28 @@ def test_the_truth_scores_full_marks_and_its_opposite_none():
     assert found["object's share"].value == 0.5
 
 
+def test_the_reference_protocol_takes_the_predicted_class_and_only_what_speaks_for_it():
+    def maps(images, texts):  # a third of the left half speaks for text 1, the rest of the left half less against it
+        values = torch.tensor([[3.0, -1, -6, -6]] * 4)
+        return torch.stack([-values, values]).expand(len(images), -1, -1, -1)
+
+    def encode(pixels):
+        return torch.tensor([[0.1, 0.9]]).expand(len(pixels), -1)  # closest to text 1, whatever the label says
+
+    samples = [sample(LEFT, label=0)]
+    found = segment(samples, {"known": maps}, torch.eye(2), ReferenceProtocol(NAMES), zeros, encode=encode)
+    figures = found.methods[0].figures
+    # By hand: bilinear columns, negative ones 0, scaled, above the mean.
+    columns = torch.nn.functional.interpolate(torch.tensor([[[3.0, -1, -6, -6]]]), size=32, mode="linear")[0, 0].numpy()
+    scaled = columns.clip(0) / columns.max()
+    chosen, truth = scaled > scaled.mean(), LEFT[0] > 0
+    assert figures["pixel accuracy"].value == pytest.approx((chosen == truth).mean())
+    iou = [(a & b).sum() / (a | b).sum() for a, b in ((chosen, truth), (~chosen, ~truth))]
+    assert figures["mIoU"].value == pytest.approx(np.mean(iou))
+    plain = segment([sample(LEFT, label=1)], {"known": maps}, torch.eye(2), ObjectProtocol(NAMES), zeros)
+    assert plain.methods[0].figures["pixel accuracy"].value > figures["pixel accuracy"].value
+
+
 def test_every_pixel_the_best_class():
     mask = np.where(LEFT > 0, 7, 3)
     mask[:8] = 0  # not a class
@@ -166,11 +194,36 @@ def evaluation(shard: str, **options) -> Evaluation:
     return Evaluation(config)
 
 
-@pytest.mark.parametrize("options", [{}, {"squashed": True}, {"whole": True}])
+@pytest.mark.parametrize("options", [{}, {"squashed": True}, {"whole": True}, {"side": 96}])
 def test_shards_are_streamed_with_their_masks(shard, options):
     found = evaluation(shard, **options).segmentation(["decomposition", "surgery", "rollout"], "object")
     assert (found.images, [row.method for row in found.methods]) == (2, ["decomposition", "surgery", "rollout"])
     assert all(0 <= estimate.value <= 1 for row in found.methods for estimate in row.figures.values())
+
+
+def test_the_first_papers_protocol_squeezes_masks_and_reads_no_label(shard):
+    def run(label: str, **options):
+        found = evaluation(shard, label=label, **options).segmentation(["contrast"], "reference")
+        assert (found.images, found.left_out) == (2, 1)
+        return found.methods[0].figures
+
+    published = run("json:nowhere")
+    assert published == run("cls", squashed=True)
+    assert published["pixel accuracy"] != run("cls", squashed=False)["pixel accuracy"]
+
+
+def test_recognition_takes_encoders_that_cannot_be_decomposed(shard, tmp_path, monkeypatch):
+    (tmp_path / "two.txt").write_text("fish\nsnow\n")
+    here = evaluation(shard, classes=str(tmp_path / "two.txt"))
+    plain = here.recognition()
+    monkeypatch.setattr("clipaudit.localize.evaluate.describe", resnet_refused)
+    assert evaluation(shard, classes=str(tmp_path / "two.txt")).recognition().mean == plain.mean
+    with pytest.raises(UnsupportedTower, match="convolutional"):
+        evaluation(shard, whole=True).segmentation(["surgery"], "object")
+
+
+def resnet_refused(_model):
+    raise UnsupportedTower("this image tower is convolutional")
 
 
 def test_classes_and_recognition(shard, tmp_path):
@@ -193,8 +246,11 @@ def test_mistakes_are_one_sentence(shard, tmp_path):
         here.segmentation(["surgery"], "classes")
     with pytest.raises(UsageError, match="--labels 'cls' is not understood"):
         evaluation(shard, classes=str(tmp_path / "classnames.txt"), labels="cls").recognition()
-    with pytest.raises(UsageError, match="no image has one of the 3 classes"):
+    with pytest.raises(UsageError, match="none of the 3 samples has all that is needed: image, json:none"):
         evaluation(shard, classes=str(tmp_path / "classnames.txt"), labels="json:none").recognition()
+    (tmp_path / "others.txt").write_text("yak\nzebra\n")
+    with pytest.raises(UsageError, match="no image has one of the 2 classes"):
+        evaluation(shard, classes=str(tmp_path / "others.txt")).recognition()
     image, mask = png(np.zeros((8, 8, 3), np.uint8)), png(np.zeros((9, 8), np.uint8))
     odd = write(tmp_path / "odd.tar", {"a.png": image, "a.cls": b"0", "a.seg.png": mask})
     with pytest.raises(UsageError, match=r"odd.tar: a: the mask has 9 x 8 pixels but the image 8 x 8"):
@@ -203,3 +259,27 @@ def test_mistakes_are_one_sentence(shard, tmp_path):
         read_mask(image, "a")
     with pytest.raises(UsageError, match="the mask cannot be read"):
         read_mask(b"no png", "a")
+    with pytest.raises(UsageError, match="there is no protocol 'best'; there are: object, reference, points, classes"):
+        here.segmentation(["surgery"], "best")
+    with pytest.raises(UsageError, match="there is no method to evaluate"):
+        here.segmentation([], "object")
+    (tmp_path / "long.txt").write_text(f"cat\n{'fish ' * 60}\nsnow\n")
+    with pytest.raises(UsageError, match="longer than the 32 tokens"):
+        evaluation(shard, classes=str(tmp_path / "long.txt")).segmentation(["surgery"], "object")
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(UsageError, match=r"empty\.txt"):
+        evaluation(shard, classes=str(tmp_path / "empty.txt")).segmentation(["surgery"], "object")
+    with pytest.raises(UsageError, match="--side must be at least a patch, 8 pixels, not 7"):
+        evaluation(shard, side=7).segmentation(["surgery"], "object")
+    with pytest.raises(UsageError, match=r"none of the 3 samples has all that is needed: image, seg\.png, json:label"):
+        evaluation(shard, label="json:label").segmentation(["surgery"], "object")
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_masks_of_one_value_are_one_sentence(tmp_path, value):
+    image, mask = png(np.zeros((8, 8, 3), np.uint8)), png(np.full((8, 8), value, np.uint8))
+    flat = write(tmp_path / "flat.tar", {"a.png": image, "a.cls": b"0", "a.seg.png": mask})
+    (tmp_path / "classnames.txt").write_text("cat\nfish\n")
+    for protocol in ("object", "reference", "points"):
+        with pytest.raises(UsageError, match="every mask is all object, all background or without a class"):
+            evaluation(flat).segmentation(["decomposition"], protocol)

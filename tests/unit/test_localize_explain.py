@@ -12,6 +12,7 @@ from PIL import Image
 from clipaudit.config import ModelConfig
 from clipaudit.decomposer import Decomposer
 from clipaudit.errors import UsageError
+from clipaudit.localize import Options
 from clipaudit.localize.explain import Explainer
 from clipaudit.model import Normaliser
 
@@ -84,6 +85,18 @@ def test_words_and_points(explainer, picture):
     assert found.draw().height > explainer.explain(picture, TEXTS, method="surgery").draw().height
 
 
+def test_tokens_are_drawn_below_and_their_ends_are_the_texts(explainer, picture):
+    found = explainer.explain(picture, TEXTS, method="surgery", tokens=True)
+    numbers = found.numbers()
+    assert [score["token"] for score in numbers["tokens"][0]] == ["[start]", *TEXTS[0].split(), "[end]"]
+    assert [text[-1]["cosine"] for text in numbers["tokens"]] == pytest.approx(found.products.tolist(), abs=1e-5)
+    json.dumps(numbers)
+    plain = explainer.explain(picture, TEXTS, method="surgery").draw()
+    drawn = found.draw()
+    assert drawn.width == plain.width
+    assert drawn.height >= plain.height + 3 * 40
+
+
 def test_the_models_own_embedding_does_not_change(explainer, picture):
     before = explainer.explain(picture, TEXTS).products
     Explainer(explainer._config, whole=True, loaded=(explainer._loaded, explainer._tokenizer)).explain(picture, TEXTS)
@@ -99,6 +112,12 @@ def test_mistakes(explainer, picture):
         explainer.explain(picture, TEXTS, method="surgery", heads=["L05H01"])
     with pytest.raises(UsageError, match="--head: 'five' is not a head label"):
         explainer.explain(picture, TEXTS, heads=["five"])
+    with pytest.raises(UsageError, match="--layers goes with --method decomposition or contrast"):
+        explainer.explain(picture, TEXTS, method="rollout", options=Options(layers=[1]))
+    with pytest.raises(UsageError, match="and without --head"):
+        explainer.explain(picture, TEXTS, heads=["L05H01"], options=Options(layers=[5]))
+    with pytest.raises(UsageError, match="--blocks goes with --method surgery or values: gradcam has no second path"):
+        explainer.explain(picture, TEXTS, method="gradcam", options=Options(blocks=7))
     with pytest.raises(UsageError, match="no head L09H01"):
         explainer.explain(picture, TEXTS, heads=["L09H01"])
     with pytest.raises(UsageError, match="longer than the 32 tokens"):

@@ -86,6 +86,10 @@ def test_a_whole_picture_keeps_its_shape():
         assert picture.seen.shape[:2] == seen
         assert (picture.frame.bottom, picture.frame.right) == size
         assert max(picture.shown.shape) == 100
+    finer = PictureReader(transform("shortest"), describe(visual), side=200).read(
+        png(with_square((100, 150), 0, 0, 9)), "a"
+    )
+    assert finer.seen.shape[:2] == (192, 288)
 
 
 def test_unreadable_pictures_are_one_sentence(tmp_path):

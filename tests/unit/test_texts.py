@@ -259,6 +259,7 @@ def test_repeated_names_are_told_and_never_guessed(tmp_path):
     ("data", "sentence"),
     [
         ("", r"names\.txt has no class names: write one a line$"),
+        ('{\n"0": "cat"\n}', r"names\.txt looks like JSON: write a name a line, or label<TAB>name$"),
         ("cat\n\ndog\n", r"names\.txt, line 2: blank, though names follow; labels count the lines from 0$"),
         ("\ncat\n", r"names\.txt, line 1: blank"),
         ("cat\ndog\t1\n", r"names\.txt, line 2: not a name without a tab, which the first line has$"),

@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
-from clipaudit.decomposer import Decomposer
-from clipaudit.decomposer.spatial import token_map
 from clipaudit.demo import nouns
 from clipaudit.demo.backgrounds import SIZE
 from clipaudit.demo.evaluation.figures import Figure, Float64s, Target, mean_interval
 from clipaudit.demo.evaluation.questions import noun_prompts
 from clipaudit.demo.evaluation.recognition import Encoder, Float32s, fresh
 from clipaudit.demo.scenes import draw_scene, render
+from clipaudit.localize import TokenDecomposition, enlarged
+from clipaudit.localize.metrics import pixel_auc
 
 _BATCH = 64
 
 
-def pixel_auc(scores: npt.ArrayLike, inside: npt.ArrayLike) -> float:
-    """How often a pixel inside scores higher than one outside, ties half: 0..1; nan when either is empty."""
-    values, mask = np.asarray(scores, np.float64).ravel(), np.asarray(inside, np.bool_).ravel()
-    outside, within = np.sort(values[~mask]), values[mask]
-    if not len(outside) or not len(within):
-        return math.nan
-    below, up_to = np.searchsorted(outside, within, side="left"), np.searchsorted(outside, within, side="right")
-    return float((below + up_to).mean() / (2 * len(outside)))
-
-
 def heat_maps(
-    encoder: Encoder, decomposer: Decomposer, pixels: list[npt.NDArray[np.uint8]], texts: Float32s
+    encoder: Encoder, tokens: TokenDecomposition, pixels: list[npt.NDArray[np.uint8]], texts: Float32s
 ) -> Float32s:
     """Images (SIZE, SIZE, 3) uint8 and texts (T, D) -> (B, T, SIZE, SIZE): what each place adds to each product.
 
     All heads of all layers; the class token's own part has no place and is left out. Bilinear between patches.
     """
-    out = decomposer(encoder.normalise(list(pixels)))
-    scores = token_map(out, decomposer.readout, torch.from_numpy(texts).to(out.embedding.device))  # (B, 1 + g * g, T)
-    grid = math.isqrt(scores.shape[1] - 1)
-    # (B, g * g, T) -> (B, T, g, g)
-    patches = scores[:, 1:].transpose(1, 2).reshape(len(scores), len(texts), grid, grid)
-    found: Float32s = F.interpolate(patches, size=(SIZE, SIZE), mode="bilinear").cpu().numpy()
+    images = encoder.normalise(list(pixels))
+    patches = tokens(images, torch.from_numpy(texts).to(images.device)).patches
+    found: Float32s = enlarged(patches, (SIZE, SIZE)).cpu().numpy()
     return found
 
 
@@ -80,7 +64,7 @@ def _aucs(encoder: Encoder, count: int, seed: int) -> Float64s:
     rng = fresh(seed, "masks")
     prompts = noun_prompts()
     texts = encoder.options([prompts[noun] for noun in nouns.NOUNS])
-    decomposer = Decomposer(encoder.model, tokens=True)
+    tokens = TokenDecomposition(encoder.model)
     away = (np.arange(SIZE) - (SIZE - 1) / 2) ** 2
     centre = -(away[:, None] + away[None, :])
     rows: list[list[float]] = []
@@ -88,7 +72,7 @@ def _aucs(encoder: Encoder, count: int, seed: int) -> Float64s:
         truths = [number % len(nouns.NOUNS) for number in range(first, min(first + _BATCH, count))]
         scenes = [draw_scene(rng, noun=nouns.NOUNS[truth], photo=1.0) for truth in truths]
         images = [render(scene, rng) for scene in scenes]
-        maps = heat_maps(encoder, decomposer, [pixels for pixels, _ in images], texts)
+        maps = heat_maps(encoder, tokens, [pixels for pixels, _ in images], texts)
         for truth, (_, mask), by_noun in zip(truths, images, maps, strict=True):
             wrong = (truth + int(rng.integers(1, len(nouns.NOUNS)))) % len(nouns.NOUNS)
             candidates = (by_noun[truth], by_noun[wrong], by_noun[truth] - by_noun.mean(axis=0), centre)
