@@ -40,6 +40,8 @@ def demo(
 ) -> None:
     """Show the whole thing on generated pictures with a small CLIP model: needs no network, takes a minute or two.
 
+    Ends with the report of the birds' shortcut, in OUT/report, and a page of the model's heads in words.
+
     Example: `clipaudit demo`
     """
     from clipaudit.demo.showcase import showcase

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from clipaudit.audit.options import AuditOptions
     from clipaudit.audit.result import AuditResult
     from clipaudit.report.document import Report
-    from clipaudit.report.gallery import Pictures
     from clipaudit.run import Run
 
 _SHOWN = 10
@@ -87,14 +86,15 @@ def report(
 ) -> None:
     """Say which shortcuts the classes have, with evidence and what to do: one page, JSON, exports, an exit code.
 
-    Exit codes: 0 passed, 1 the gate failed, 2 an option is wrong, 3 inconclusive with --require-evidence, 4 the audit
-    is not valid.
+    Exit codes: 0 passed (or inconclusive), 1 the gate failed, 2 an option or the waiver file is wrong, 3 inconclusive
+    with --require-evidence, 4 the audit is not valid, 5 a fault of clipaudit.
 
     Example: `clipaudit report runs/train --classes classnames.txt --attribute place --split json:split --out report`
     """
     command = _command(locals())
     from clipaudit.report.gate import parse_fail_on
     from clipaudit.report.publish import ReportConfig, check_out, write_report
+    from clipaudit.report.save import illustrated
     from clipaudit.report.waivers import load_waivers, unknown_waiver
     from clipaudit.run import Run
 
@@ -108,7 +108,9 @@ def report(
     )
     check_out(config.out)
     found = _audit(opened, tested, locals())
-    made = write_report(found, config, _pictures(found, opened, tested, pictures, heat, device))
+    runs = [opened] if tested is None else [opened, tested]
+    shown = illustrated(found, runs, heat, device, lambda note: typer.echo(note, err=True)) if pictures else None
+    made = write_report(found, config, shown)
     _show(made, config.out, as_json)
     if (problem := unknown_waiver(made.waivers, found)) is not None:
         raise UsageError(problem)
@@ -151,34 +153,21 @@ def audit_options(given: dict[str, Any]) -> AuditOptions:
     )
 
 
-def _pictures(
-    found: AuditResult, run: Run, test_run: Run | None, wanted: bool, heat: bool, device: str
-) -> Pictures | None:
-    """Thumbnails and heat maps of the samples that the page shows."""
-    if not wanted:
-        return None
-    from clipaudit.report.gallery import add_heat, read_pictures
-
-    plain = read_pictures(found, [run] if test_run is None else [run, test_run])
-    if not (heat and plain.plain and found.findings):
-        return plain
-    from clipaudit.report.heat import heat_maps
-
-    maps = heat_maps(run, device, lambda note: typer.echo(note, err=True))
-    return plain if maps is None else add_heat(found, plain, maps)
-
-
 def _show(made: Report, out: str, as_json: bool) -> None:
     from clipaudit.report.exports import one_line
-    from clipaudit.report.words import headline
+    from clipaudit.report.firstscreen import plain_sentences, to_do
+    from clipaudit.report.words import cue_word, headline
 
     if as_json:
         print_json(made.to_json())
         return
-    shown = [f"  {f.rank}. {f.verdict}: {f.class_name} and {f.cue.name} [{f.id}]" for f in made.audit.findings[:_SHOWN]]
+    shown = [
+        f"  {f.rank}. {f.verdict}: {f.class_name} and {cue_word(f)} [{f.id}]" for f in made.audit.findings[:_SHOWN]
+    ]
     for line in (
         f"{headline(made.audit)}.",
-        made.audit.sentence,
+        *plain_sentences(made),
+        f"What to do: {to_do(made)}",
         *shown,
         made.gate.sentence,
         f"Open {out.rstrip('/')}/index.html",

@@ -1,38 +1,29 @@
-"""The demo's page: what the birds show, in one self-contained HTML file."""
+"""The demo's second page: the heads in words, and the birds without those that look at places."""
 
 from __future__ import annotations
 
-import base64
-import io
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
-from PIL import Image
 
 from clipaudit import __version__
 from clipaudit.demo.evaluation.choice import RULES
 from clipaudit.demo.evaluation.shortcut import Shortcut
-from clipaudit.demo.worlds import WORLDS, Sample
 from clipaudit.zeroshot import Proportion
 
-_PICTURES = 6
 
-
-def write_page(
-    path: Path, found: Shortcut, pictures: Iterable[Sample], *, things: int, seed: int, commands: Sequence[str]
-) -> None:
-    """Write what `found` says as one HTML file; `pictures` are birds to show, `things` images describe heads."""
+def write_page(path: Path, found: Shortcut, *, report: str, things: int, seed: int, commands: Sequence[str]) -> None:
+    """Write what `found` says as one HTML file that leads to `report`; `things` images describe heads."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("clipaudit.demo"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     rule = next(iter(RULES))
     before, after = found.settings["none"], found.settings[rule]
-    page = environment.get_template("demo.html").render(
-        title=headline(found),
+    page = environment.get_template("heads.html").render(
+        title="What the model’s heads look at",
+        report=report,
         percent=percent,
         images=before.accuracy.total,
         things=things,
@@ -42,7 +33,7 @@ def write_page(
         worst_before=_worst(before.groups),
         worst_after=_worst(after.groups),
         all_worst=_worst(found.settings["all"].groups),
-        groups=_groups(found, pictures),
+        groups=_groups(found),
         heads=sorted(found.words, key=lambda head: -head.variance),
         chosen=after.heads,
         control=found.controls[rule],
@@ -78,21 +69,9 @@ def _worst(groups: dict[str, Proportion]) -> Proportion:
     return min(groups.values(), key=lambda group: group.value)
 
 
-def _groups(found: Shortcut, pictures: Iterable[Sample]) -> list[dict[str, Any]]:
+def _groups(found: Shortcut) -> list[dict[str, Any]]:
     before, after = found.settings["none"].groups, found.settings[next(iter(RULES))].groups
-    worst = min(before, key=lambda name: before[name].value)
-    shown: dict[str, list[str]] = defaultdict(list)
-    for sample in pictures:
-        name = f"{WORLDS['birds'].classes[sample.label]} on {sample.scene.factors()['place']}"
-        if len(shown[name]) < _PICTURES:
-            shown[name].append(_data_url(sample))
+    ordered = sorted(before, key=lambda name: before[name].value)
     return [
-        {"name": name, "before": before[name], "after": after[name], "worst": name == worst, "pictures": shown[name]}
-        for name in sorted(before, key=lambda name: before[name].value)
+        {"name": name, "before": before[name], "after": after[name], "worst": name == ordered[0]} for name in ordered
     ]
-
-
-def _data_url(sample: Sample) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(np.asarray(sample.pixels)).save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,22 +1,29 @@
-"""The guided demo: make data, audit it, describe the heads, ablate those that look at the place, write a page."""
+"""The guided demo: make data, audit it, put heads into words, ablate those that look at the place, write the report."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 
+from clipaudit.audit import AuditOptions, audit
 from clipaudit.config import ModelConfig
 from clipaudit.demo.evaluation.choice import RULES
 from clipaudit.demo.evaluation.recognition import Encoder
-from clipaudit.demo.evaluation.shortcut import Shortcut, shortcut
+from clipaudit.demo.evaluation.shortcut import TEMPLATES, Shortcut, shortcut
 from clipaudit.demo.page import headline, percent, worst_group, write_page
-from clipaudit.demo.worlds import samples
 from clipaudit.errors import UsageError
+from clipaudit.report.document import Report
+from clipaudit.report.firstscreen import plain_sentences, to_do
+from clipaudit.report.page import Link
+from clipaudit.report.publish import ReportConfig, write_report
+from clipaudit.report.save import illustrated
+from clipaudit.report.words import headline as report_headline
+from clipaudit.run import Run
 
-_PAGE = "index.html"
-_SHOWN_FROM = 1500
-"""How many birds, from the test split's start, are looked through for pictures of every group."""
+_REPORT = "report"
+_HEADS = "heads.html"
+_PROMPTS = "prompts.txt"
 
 
 def showcase(out: Path, *, birds: int, things: int, seed: int, say: Callable[[str], None]) -> Path:
@@ -31,12 +38,45 @@ def showcase(out: Path, *, birds: int, things: int, seed: int, say: Callable[[st
     out.mkdir(parents=True, exist_ok=True)
     say(f"Drawing {birds:,} birds and {things:,} other things, and auditing both with the demo model ...")
     found = shortcut(Encoder.load(ModelConfig(name="demo")), out, birds=birds, things=things, seed=seed)
-    page = out / _PAGE
-    tests = (sample for sample in samples("birds", count=birds, seed=seed) if sample.split == "test")
-    write_page(page, found, islice(tests, _SHOWN_FROM), things=things, seed=seed, commands=_commands(out))
+    page = out / _REPORT / "index.html"
+    write_page(
+        out / _HEADS, found, report=f"{_REPORT}/index.html", things=things, seed=seed, commands=_commands(out, seed)
+    )
     for line in _findings(found):
         say(line)
+    say("Looking for the shortcut from the other side, from the birds' labels and places ...")
+    made = _report(out, seed)
+    for line in (f"{report_headline(made.audit)}.", *plain_sentences(made), f"What to do: {to_do(made)}"):
+        say(line)
+    say(f"The heads in words: {out / _HEADS}")
     return page
+
+
+def _report(out: Path, seed: int) -> Report:
+    """What `clipaudit report` writes of the birds, with the prompts of the evaluation before it."""
+    prompts = out / _PROMPTS
+    prompts.write_text("".join(f"{template}\n" for template in TEMPLATES), encoding="utf-8")
+    options = AuditOptions(
+        templates=str(prompts),
+        attributes=("place",),
+        where=("split=train",),
+        test_where=("split=test",),
+        seed=seed,
+    )
+    run = Run(str(out / "birds-run"))
+    result = audit(run, options)
+    config = ReportConfig(
+        out=str(out / _REPORT),
+        fail_on=("confirmed",),
+        command=_report_command(out, seed),
+        see_also=(Link(title="The model’s heads in words", address=f"../{_HEADS}"),),
+    )
+    return write_report(result, config, illustrated(result, [run], heat=True, device="cpu"))
+
+
+def _report_command(out: Path, seed: int) -> str:
+    words = ["clipaudit", "report", out / "birds-run", "--attribute", "place", "--split", "json:split"]
+    return shlex.join(map(str, [*words, "--templates", out / _PROMPTS, "--seed", seed]))
 
 
 def _findings(found: Shortcut) -> list[str]:
@@ -60,8 +100,9 @@ def _findings(found: Shortcut) -> list[str]:
     return lines
 
 
-def _commands(out: Path) -> list[str]:
+def _commands(out: Path, seed: int) -> list[str]:
     return [
+        _report_command(out, seed),
         f"clipaudit status {out / 'birds-run'}",
         f"clipaudit check {out / 'birds-run'} --model",
         "clipaudit demo-data planted shards/planted",

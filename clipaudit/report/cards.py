@@ -12,7 +12,19 @@ from clipaudit.audit.result import AuditResult, Finding
 from clipaudit.report.gallery import Pictures, Strip, strips
 from clipaudit.report.plots import Curve, control_histogram, distributions, dose_response, interval_row
 from clipaudit.report.waivers import Applied
-from clipaudit.report.words import count, decimal, p_value, share, with_limits
+from clipaudit.report.words import (
+    Number,
+    column_word,
+    count,
+    decimal,
+    guessed,
+    numbers,
+    p_value,
+    share,
+    value_word,
+    whole_heads,
+    with_limits,
+)
 
 _MOST_GROUPS: Final = 40
 _MOST_CLASSES: Final = 12
@@ -67,8 +79,11 @@ class Card:
     sets: int
     matched: str
     arms: tuple[Arm, ...]
+    numbers: tuple[Number, ...]
     groups: tuple[Line, ...]
     rows: str
+    guessed: bool
+    """The groups are CLIP's own guess."""
     facts: tuple[tuple[str, str], ...]
 
 
@@ -91,17 +106,10 @@ def anchor(finding: Finding) -> str:
     return f"finding-{finding.id}"
 
 
-def reliance(finding: Finding) -> Estimate | None:
-    """Change of accuracy on conflicting images without the cue; None where it was not measured."""
-    arms = () if finding.counterfactual is None else finding.counterfactual.arms
-    return arms[0].delta_conflict if arms else None
-
-
 def card(finding: Finding, pictures: Pictures, waivers: tuple[Applied, ...]) -> Card:
     """A finding's card."""
-    tested = finding.counterfactual
-    arms = () if tested is None else tested.arms
-    control = arms[0].control if arms else None
+    tested, whole = finding.counterfactual, whole_heads(finding)
+    control = None if whole is None else whole.control
     rows = strips(finding, pictures)
     return Card(
         finding=finding,
@@ -111,7 +119,7 @@ def card(finding: Finding, pictures: Pictures, waivers: tuple[Applied, ...]) -> 
         heat=any(shown.heat for strip in rows for shown in strip.pictures),
         distributions=None if finding.distributions is None else _distributions(finding.distributions),
         cell_rows=() if finding.cells is None else cell_rows(finding.cells, finding.class_name),
-        dose=_dose(arms[0]) if arms and len(arms[0].dose) > 1 else None,
+        dose=_dose(whole) if whole is not None and len(whole.dose) > 1 else None,
         control=None
         if control is None or not control.counts
         else control_histogram(
@@ -123,9 +131,11 @@ def card(finding: Finding, pictures: Pictures, waivers: tuple[Applied, ...]) -> 
         ),
         sets=0 if control is None else control.sets,
         matched="" if control is None else control.matched,
-        arms=arms,
+        arms=() if tested is None else tested.arms,
+        numbers=numbers(finding),
         groups=() if tested is None else lines(tested.before),
         rows="" if tested is None else tested.rows,
+        guessed=guessed(finding),
         facts=_facts(finding),
     )
 
@@ -142,7 +152,7 @@ def group_tables(result: AuditResult) -> tuple[GroupTable, ...]:
         found = lines(shown)
         tables.append(
             GroupTable(
-                attribute=groups.attribute,
+                attribute=column_word(groups.attribute),
                 sentence=_groups_sentence(shown),
                 rows_in_words=f"Rows: {shown.rows}",
                 replaced=None if source is None else source.rank,
@@ -160,7 +170,7 @@ def lines(groups: Groups) -> tuple[Line, ...]:
     ordered = sorted(groups.groups, key=lambda group: (_value(group) is None, _value(group) or 0.0))
     return tuple(
         Line(
-            name=group_name(group),
+            name=group_name(group, groups.attribute),
             n=group.n,
             before=share(_value(group), 0),
             after=share(None if group.without is None else group.without.value, 0),
@@ -173,9 +183,9 @@ def lines(groups: Groups) -> tuple[Line, ...]:
     )
 
 
-def group_name(group: GroupAccuracy) -> str:
+def group_name(group: GroupAccuracy, attribute: str) -> str:
     """`waterbird, land`."""
-    return group.class_name if group.value is None else f"{group.class_name}, {group.value}"
+    return group.class_name if group.value is None else f"{group.class_name}, {value_word(attribute, group.value)}"
 
 
 def cell_rows(cells: CellTable, first: str) -> tuple[CellRow, ...]:
@@ -202,8 +212,8 @@ def _groups_sentence(groups: Groups) -> str:
     if worst is None or worst.accuracy is None or worst.accuracy.value is None or average is None:
         return f"No group has the {groups.n_min} images that are needed to say which one is answered worst."
     parts = [
-        f"The worst group is {group_name(worst)}: {share(worst.accuracy.value, 0)} right, while all images together"
-        f" are at {share(average, 0)} and the groups’ mean is {share(groups.group_mean.value, 0)}."
+        f"The worst group is {group_name(worst, groups.attribute)}: {share(worst.accuracy.value, 0)} right, while all"
+        f" images together are at {share(average, 0)} and the groups’ mean is {share(groups.group_mean.value, 0)}."
     ]
     if groups.gap is not None and groups.gap_if_equal is not None:
         parts.append(

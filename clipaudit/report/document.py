@@ -56,7 +56,3 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of `Report.to_json()`; written beside every report as `report.schema.json`."""
     found = _adapter().json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_URL, **found}
-
-
-if __name__ == "__main__":
-    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))

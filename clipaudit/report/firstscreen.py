@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from clipaudit.audit.parts import GroupAccuracy, SampleRef, Verdict
+from clipaudit.audit.parts import Estimate, GroupAccuracy, Need, SampleRef, Verdict
 from clipaudit.audit.result import AuditResult, Finding
 from clipaudit.report.document import Report
 from clipaudit.report.gallery import Pictures, Shown, row
-from clipaudit.report.words import MEANING, count, cue_word, share
+from clipaudit.report.words import (
+    MEANING,
+    anything_tested,
+    count,
+    counted,
+    cue_word,
+    share,
+    value_word,
+)
 
 _PICTURES = 4
 _ACTIONS = 12
@@ -50,13 +58,14 @@ def plain_sentences(report: Report) -> tuple[str, ...]:
     audit = report.audit
     if not audit.trust.valid:
         return ("Something is wrong with the audit itself, so none of its findings should be believed.",)
-    if not audit.findings:
-        return _clean(report)
-    first = audit.findings[0]
-    shown = _contrast(first)
-    if first.verdict != Verdict.CONFIRMED or shown is None or shown.same is None:
-        return (MEANING[first.verdict],)
-    return _confirmed(first, shown)
+    return finding_in_words(audit.findings[0]) if audit.findings else _clean(report)
+
+
+def finding_in_words(finding: Finding) -> tuple[str, ...]:
+    """What the data show, what CLIP makes of it, and what that means."""
+    model = _in_the_model(finding) if finding.verdict in (Verdict.CONFIRMED, Verdict.MODEL_ONLY) else ()
+    meaning = () if model else (MEANING[finding.verdict],)
+    return (_in_the_data(finding), *model, *meaning)
 
 
 def to_do(report: Report) -> str:
@@ -65,8 +74,16 @@ def to_do(report: Report) -> str:
     if not audit.trust.valid:
         return "Do not act on this report. Look at what failed below, and at how far to trust this."
     if audit.findings:
-        return audit.findings[0].action
+        first = audit.findings[0]
+        needs = [need for need in first.needs if need.images is not None]
+        return first.action if not needs else f"{first.action} Missing: {_missing(needs)}."
+    if not anything_tested(audit):
+        return "Add images to the classes that have too few, and audit again; this is no pass."
     return report.gate.open_questions[0] if report.gate.open_questions else "Nothing has to be done about shortcuts."
+
+
+def _missing(needs: Sequence[Need]) -> str:
+    return "; ".join(f"{counted(need.images or 0, 'more image')}, {need.what}" for need in needs)
 
 
 def actions(result: AuditResult) -> tuple[str, ...]:
@@ -82,10 +99,12 @@ def cases(result: AuditResult, pictures: Pictures) -> tuple[Case, ...]:
     shown, gallery = _contrast(first), first.gallery
     name, cue = first.class_name, cue_word(first)
     if shown is None:
-        found = (
-            Case(title=f"“{name}” with most of “{cue}”", bars=(), pictures=_row(gallery.aligned, pictures, first)),
-            Case(title=f"“{name}” with least of it", bars=(), pictures=_row(gallery.least_spurious, pictures, first)),
+        rows = (
+            (f"“{name}” with most of “{cue}”", gallery.aligned),
+            (f"“{name}” with least of it", gallery.least_spurious),
+            ("Other classes with it", [sample for sample in gallery.conflicting if sample.class_name != name]),
         )
+        found = (Case(title=title, bars=(), pictures=_row(samples, pictures, first)) for title, samples in rows)
         return tuple(case for case in found if case.pictures)
     same = [sample for sample in gallery.conflicting if sample.class_name == name]
     others = [sample for sample in gallery.conflicting if sample.class_name != name]
@@ -107,7 +126,7 @@ def _case(
         bars.append(Bar(name="cue removed", value=group.without.value, kind="after"))
     fitting = [sample for sample in samples if (sample.class_name, sample.value) == (group.class_name, group.value)]
     return Case(
-        title=f"{_described(group)} ({count(group.n)} images)",
+        title=f"{_described(group, finding)} ({counted(group.n, 'image')})",
         bars=tuple(bars),
         pictures=_row(fitting, pictures, finding),
     )
@@ -118,33 +137,71 @@ def _row(samples: Sequence[SampleRef], pictures: Pictures, finding: Finding) -> 
     return tuple(shown for shown in row(samples, pictures, finding.id) if shown.picture is not None)[:_PICTURES]
 
 
-def _confirmed(first: Finding, shown: _Contrast) -> tuple[str, ...]:
-    found = []
-    same, aligned = shown.same, shown.aligned
-    if same is not None and same.accuracy is not None:
-        against = ""
-        if aligned is not None and aligned.accuracy is not None:
-            against = f"; of {_described(aligned)}, {share(aligned.accuracy.value, 0)}"
+def _in_the_data(finding: Finding) -> str:
+    """How the cue goes with the class: shares of an attribute's value where there is one, else the strength."""
+    name, cue, shares = finding.class_name, cue_word(finding), _shares(finding)
+    if shares is not None:
+        own, others = shares
+        return f"{share(own, 0)} of “{name}” images come with “{cue}”, {share(others, 0)} of others."
+    what = f"something that CLIP calls “{cue}”"
+    return f"The “{name}” images stand out by {what}: a {finding.association.strength} tie."
+
+
+def _shares(finding: Finding) -> tuple[float, float] | None:
+    """Shares of the finding's class, and of all other classes, that have the attribute's value."""
+    cells, value = finding.cells, finding.cue.value
+    if cells is None or value not in cells.values or finding.class_name not in cells.classes:
+        return None
+    place, own = cells.values.index(value), cells.classes.index(finding.class_name)
+    rest = [row for number, row in enumerate(cells.counts) if number != own]
+    having, total = sum(row[place] for row in rest), sum(map(sum, rest))
+    mine = sum(cells.counts[own])
+    return (cells.counts[own][place] / mine, having / total) if mine and total else None
+
+
+def _in_the_model(finding: Finding) -> tuple[str, ...]:
+    """How CLIP fails without the cue, and that it does not once the cue is out; empty where that was not measured."""
+    shown = _contrast(finding)
+    if shown is None or shown.same is None or shown.same.accuracy is None:
+        return ()
+    same, aligned, right = shown.same, shown.aligned, shown.same.accuracy
+    against = ""
+    if aligned is not None and aligned.accuracy is not None:
+        against = f", but {share(aligned.accuracy.value, 0)} of {_described(aligned, finding)}"
+    found = [
+        f"The image model CLIP recognises only {share(right.value, 0)} of {_described(same, finding)}"
+        f" ({_interval(right, _whole)}, {counted(same.n, 'image')}){against}."
+    ]
+    if same.without is not None:
         found.append(
-            f"Of {_described(same)}, the image model CLIP gets only {share(same.accuracy.value, 0)} right{against}."
+            f"With the cue taken out of the model, that becomes {share(same.without.value, 0)}: CLIP looks at"
+            f" “{cue_word(finding)}”, not only at the {finding.class_name}."
         )
-        if same.without is not None:
-            found.append(
-                f"With the cue taken out of the model, the first figure becomes {share(same.without.value, 0)}:"
-                f" it was looking at “{cue_word(first)}”, not only at the {first.class_name}."
-            )
     return tuple(found)
+
+
+def _interval(found: Estimate, form: Callable[[float | None], str]) -> str:
+    return f"95 % interval {form(found.low)} to {form(found.high)}"
+
+
+def _whole(value: float | None) -> str:
+    return share(value, 0)
 
 
 def _clean(report: Report) -> tuple[str, ...]:
     audit = report.audit
-    found = [f"{count(audit.trust.tests)} combinations of cue and class were tested, and none stands out."]
-    found += [
-        f"As a check, {control.trials} cues of strength {control.d} were planted, and {control.detected} were found."
+    if not anything_tested(audit) or audit.verdict == Verdict.INCONCLUSIVE:
+        return (audit.sentence,)
+    found = [
+        f"{count(audit.trust.tests)} combinations of cue and class were tested on {counted(audit.data.rows, 'image')},"
+        " and none stands out."
+    ]
+    planted = [
+        f"of {control.trials} with strength {control.d:g}, {control.detected} were found"
         for control in audit.controls.positive
         if control.trials
     ]
-    return tuple(found)
+    return (*found, f"As a check, cues were planted: {'; '.join(planted)}.") if planted else tuple(found)
 
 
 def _contrast(finding: Finding) -> _Contrast | None:
@@ -173,8 +230,9 @@ def _worst(groups: Iterable[GroupAccuracy]) -> GroupAccuracy | None:
     return min(large or found, key=lambda g: (g.accuracy and g.accuracy.value) or 0.0, default=None)
 
 
-def _described(group: GroupAccuracy) -> str:
+def _described(group: GroupAccuracy, finding: Finding) -> str:
     if group.value is None:
         return f"“{group.class_name}”"
-    joined = group.value if group.value.startswith(("with ", "without ")) else f"with “{group.value}”"
-    return f"“{group.class_name}” {joined}"
+    if group.value.startswith(("with ", "without ")):  # of a pseudo-attribute
+        return f"“{group.class_name}” {group.value}"
+    return f"“{group.class_name}” with “{value_word(finding.cue.attribute, group.value)}”"

@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 from PIL import Image
 
-from clipaudit.audit.parts import SampleRef
+from clipaudit.audit.parts import SampleRef, Verdict
 from clipaudit.audit.result import AuditResult, Finding
 from clipaudit.report.words import cue_word
 from clipaudit.retrieval.rowmap import Row
@@ -125,18 +125,33 @@ def as_picture(data: bytes) -> Picture:
 
 
 def strips(finding: Finding, pictures: Pictures) -> tuple[Strip, ...]:
-    """The rows of a finding's card; rows without samples are left out."""
-    name, cue, shown = finding.class_name, cue_word(finding), finding.gallery
-    same = [sample for sample in shown.conflicting if sample.class_name == name]
-    others = [sample for sample in shown.conflicting if sample.class_name != name]
-    rows = (
-        (f"“{name}” with the cue “{cue}”", shown.aligned),
-        (f"“{name}” without it: where the shortcut fails", same),
-        ("Other classes with it: where the shortcut misleads", others),
-        (f"“{name}” with the least of the cue: what it looks like without", shown.least_spurious),
+    """The rows of a finding's card, no picture twice; rows without samples are left out."""
+    return tuple(
+        Strip(title=title, pictures=row(samples, pictures, finding.id)) for title, samples in _rows(finding) if samples
     )
-    made = (Strip(title=title, pictures=row(samples, pictures, finding.id)) for title, samples in rows)
-    return tuple(strip for strip in made if strip.pictures)
+
+
+def _rows(finding: Finding) -> tuple[tuple[str, tuple[SampleRef, ...]], ...]:
+    """Titles and samples of a card's rows."""
+    name, cue, shown = finding.class_name, cue_word(finding), finding.gallery
+    aligned = shown.aligned[:STRIP]
+    same = tuple(sample for sample in shown.conflicting if sample.class_name == name)[:STRIP]
+    others = tuple(sample for sample in shown.conflicting if sample.class_name != name)[:STRIP]
+    above = {identity(sample) for sample in (*aligned, *same)}
+    least = tuple(sample for sample in shown.least_spurious if identity(sample) not in above)
+    rest = ", after those above" if len(least) < len(shown.least_spurious) else ""
+    proven = finding.verdict in (Verdict.CONFIRMED, Verdict.MODEL_ONLY)
+    fails, misleads = (
+        ("the shortcut fails", "the shortcut misleads")
+        if proven
+        else ("a shortcut would fail", "a shortcut would mislead")
+    )
+    return (
+        (f"“{name}” with the cue “{cue}”", aligned),
+        (f"“{name}” without it: where {fails}", same),
+        (f"Other classes with it: where {misleads}", others),
+        (f"“{name}” with the least of the cue{rest}", least[:STRIP]),
+    )
 
 
 def row(samples: Sequence[SampleRef], pictures: Pictures, finding: str | None, most: int = STRIP) -> tuple[Shown, ...]:
@@ -181,11 +196,8 @@ def _wanted(result: AuditResult) -> Iterator[SampleRef]:
 
 
 def _of_finding(finding: Finding) -> Iterator[SampleRef]:
-    shown = finding.gallery
-    same = [sample for sample in shown.conflicting if sample.class_name == finding.class_name]
-    others = [sample for sample in shown.conflicting if sample.class_name != finding.class_name]
-    for samples in (shown.aligned, same, others, shown.least_spurious):
-        yield from samples[:STRIP]
+    for _, samples in _rows(finding):
+        yield from samples
 
 
 def _shown(sample: SampleRef, pictures: Pictures, finding: str | None) -> Shown:

@@ -10,7 +10,7 @@ from clipaudit.audit.parts import Verdict, _Documented
 from clipaudit.audit.result import AuditResult, Finding
 from clipaudit.errors import UsageError
 from clipaudit.report.waivers import Applied
-from clipaudit.report.words import counted, decimal, slug
+from clipaudit.report.words import column_word, counted, decimal, slug
 
 Outcome: TypeAlias = Literal["passed", "failed", "inconclusive", "invalid"]
 
@@ -129,6 +129,11 @@ def _open_questions(result: AuditResult, active: set[str]) -> tuple[str, ...]:
         found.append("CLIP's answers are no better than guessing, so nothing can be said about what it relies on.")
     if sum(facts.tested for facts in result.classes) < 2:
         found.append("Fewer than two classes have enough images to be compared.")
+    found += [
+        f"The column {column_word(one.what)} could not be tested: {one.reason}."
+        for one in result.dropped
+        if one.head is None
+    ]
     if result.data.evidence == Verdict.OBSERVED:
         found.append("There are no class labels, so nothing was tested.")
     undecided = [f for f in result.findings if f.verdict == Verdict.INCONCLUSIVE and f.id not in active]

@@ -6,7 +6,6 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-import fsspec
 import numpy as np
 import torch
 from PIL import Image
@@ -15,7 +14,7 @@ from clipaudit.audit.parts import SampleRef
 from clipaudit.audit.result import Finding
 from clipaudit.config import ModelConfig
 from clipaudit.decomposer import describe
-from clipaudit.errors import RunMismatch, UsageError
+from clipaudit.errors import RunMismatch, ShardError, UsageError
 from clipaudit.localize.frames import Picture, PictureReader
 from clipaudit.localize.maps import TokenDecomposition
 from clipaudit.localize.overlay import overlaid
@@ -23,7 +22,7 @@ from clipaudit.model import Normaliser, load_model
 from clipaudit.report.gallery import Sample, compact, identity
 from clipaudit.run import Run
 from clipaudit.schema import parse_head_label
-from clipaudit.shardlist import remote_errors
+from clipaudit.storedshards import read_piece
 from clipaudit.textvectors import RunTexts
 
 _BATCH: Final = 16
@@ -75,12 +74,9 @@ class HeatMaps:
         if sample.offset is None or not sample.nbytes or sample.nbytes > _MAX_BYTES:
             return None
         try:
-            with fsspec.open(sample.url, "rb") as handle:
-                handle.seek(sample.offset)
-                return self._reader.read(handle.read(sample.nbytes), sample.key)
-        except UsageError:
-            return None
-        except remote_errors():
+            data = read_piece(sample.url, sample.offset, sample.nbytes)
+            return self._reader.read(data, sample.key)
+        except (UsageError, ShardError):
             return None
 
 

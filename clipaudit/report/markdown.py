@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 from clipaudit.report.document import Report
+from clipaudit.report.firstscreen import plain_sentences
 from clipaudit.report.words import SHORT, headline, points, with_limits
 
 _ROWS: Final = 10
@@ -15,7 +16,8 @@ _SPECIAL: Final = re.compile(r"([\\`*_\[\]#|~@]|:(?=//))")
 def markdown(report: Report) -> str:
     """Verdict, gate, at most ten findings and what to do; texts of the data are escaped."""
     audit = report.audit
-    lines = [f"# {escape(headline(audit))}", "", escape(audit.sentence), "", f"**{escape(report.gate.sentence)}**", ""]
+    lines = [f"# {escape(headline(audit))}", "", escape(" ".join(plain_sentences(report))), ""]
+    lines += [f"**{escape(report.gate.sentence)}**", ""]
     if audit.findings:
         lines += ["| | verdict | class | cue | tie in the data, D | effect on CLIP, points | what to do |",
                   "|---:|---|---|---|---|---|---|"]  # fmt: skip

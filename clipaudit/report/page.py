@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
 import jinja2
 from markupsafe import Markup
 
-from clipaudit.audit.parts import Estimate
+from clipaudit.audit.parts import Estimate, Verdict
 from clipaudit.audit.result import AuditResult
+from clipaudit.markup import without_forbidden
 from clipaudit.report import words
-from clipaudit.report.cards import anchor, card, group_tables, reliance
-from clipaudit.report.document import Report
+from clipaudit.report.cards import anchor, card, group_tables
+from clipaudit.report.document import File, Report
 from clipaudit.report.exports import effective_images
-from clipaudit.report.firstscreen import actions, cases, plain_sentences, to_do
+from clipaudit.report.firstscreen import actions, cases, finding_in_words, plain_sentences, to_do
 from clipaudit.report.gallery import CARDS, Pictures, duplicate_strips
 from clipaudit.report.plots import Mark, cue_map, icon, interval_row
 
-_ALSO: Final = 5
+_ALSO: Final = 3
 """Further findings named on the first screen."""
 _SHIFT_ROWS: Final = 15
 _CLASSES: Final = 15
 _TESTED: Final = 150
 """Cues that are no finding shown on the map."""
-_GATE: Final = {"passed": "Gate passed", "failed": "Gate failed", "inconclusive": "Inconclusive",
+_GATE: Final = {"passed": "Gate passed", "failed": "Gate failed", "inconclusive": "Gate undecided",
                 "invalid": "Audit not valid"}  # fmt: skip
-_FORBIDDEN: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff\u202a-\u202e\u2066-\u2069]"
-)
-"""Characters that HTML forbids, and those that turn the direction of what follows them; both come from hostile keys."""
+_FILES_FOR: Final = {
+    Verdict.CONFIRMED: ("collect.csv", "weights.parquet"),
+    Verdict.DATA_ONLY: ("collect.csv", "weights.parquet"),
+    Verdict.CORE: (),
+    Verdict.INCONCLUSIVE: ("collect.csv", "review.csv"),
+}
+"""What the action of a verdict needs; for the others the list of images to look at."""
+_PERCENT: Final = re.compile("(?<=[0-9]) %")
+"""A number stays on one line with its sign."""
 _WAIVER: Final = {
     "active": "this finding does not fail the gate",
     "expired": "expired, so it has no effect",
@@ -38,10 +46,20 @@ _WAIVER: Final = {
 }
 
 
-def render(report: Report, pictures: Pictures | None = None) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """Another page to look at."""
+
+    title: str
+    address: str
+    """Relative to the report's directory."""
+
+
+def render(report: Report, pictures: Pictures | None = None, see_also: Sequence[Link] = ()) -> str:
     """The page as text; `pictures` from `gallery.read_pictures`."""
-    page = _environment().get_template("report.html").render(**_context(report, pictures or Pictures()))
-    return _FORBIDDEN.sub("\ufffd", page)
+    context = {**_context(report, pictures or Pictures()), "see_also": see_also}
+    page = _environment().get_template("report.html").render(**context)
+    return _PERCENT.sub("\u00a0%", without_forbidden(page))
 
 
 @cache
@@ -54,13 +72,17 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(_helpers())
+    environment.tests["guessed"] = words.guessed
     return environment
 
 
 def _helpers() -> dict[str, Any]:
     return {
         "anchor": anchor,
-        "reliance": reliance,
+        "reliance": words.reliance,
+        "guessed": words.guessed,
+        "in_words": finding_in_words,
+        "column_word": words.column_word,
         "icon": icon,
         "slug": words.slug,
         "short": words.SHORT,
@@ -87,7 +109,11 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "gate_word": _GATE[report.gate.outcome] if report.gate.fail_on or not audit.trust.valid else "No gate set",
         "plain": plain_sentences(report),
         "todo": to_do(report),
+        "first_numbers": words.numbers(shown[0]) if shown and audit.trust.valid else (),
+        "todo_files": _todo_files(report),
+        "shorten": words.shortened(audit),
         "also": () if not audit.trust.valid else audit.findings[1 : 1 + _ALSO],
+        "more": max(len(audit.findings) - 1 - _ALSO, 0),
         "cases": cases(audit, pictures),
         "map": _map(audit),
         "tested": min(sum(point.finding is None for point in audit.map), _TESTED),
@@ -108,6 +134,14 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "glossary": words.GLOSSARY,
         "made_facts": _made_facts(audit),
     }
+
+
+def _todo_files(report: Report) -> list[File]:
+    """The files that the first finding's action needs."""
+    first = next(iter(report.audit.findings), None)
+    if first is None or not report.audit.trust.valid:
+        return []
+    return [file for file in report.files if file.name in _FILES_FOR.get(first.verdict, ("review.csv",))]
 
 
 def _value_of(found: Estimate | None, kind: str) -> str:
@@ -178,7 +212,7 @@ def _hygiene_facts(audit: AuditResult) -> list[tuple[str, str]]:
 
 
 def _trust_facts(audit: AuditResult) -> list[tuple[str, str]]:
-    trust, negative = audit.trust, audit.controls.negative
+    trust, negative, shorten = audit.trust, audit.controls.negative, words.shortened(audit)
     facts = [
         (
             "Same audit, labels shuffled",
@@ -191,16 +225,15 @@ def _trust_facts(audit: AuditResult) -> list[tuple[str, str]]:
         facts.append((f"Planted cues of D = {strength}", f"{control.detected} of {control.trials} found,"
                       f" {control.named} with the right class"))  # fmt: skip
     accuracy = words.with_limits(trust.accuracy, "share") + (", no better than guessing" if trust.near_chance else "")
-    images = (
-        f"{words.count(audit.data.rows)} ({words.count(audit.data.clusters)} independent), {audit.data.association}"
-    )
-    scored = f"{words.count(audit.data.counterfactual_rows)} images, {audit.data.counterfactual}"
+    independent = f"{words.count(audit.data.rows)} ({words.count(audit.data.clusters)} independent)"
+    images = f"{independent}, {shorten(audit.data.association)}"
+    scored = f"{words.count(audit.data.counterfactual_rows)} images, {shorten(audit.data.counterfactual or '')}"
     return [
         *facts,
         ("Tests", f"{words.count(trust.tests)}: {trust.heads} heads, {words.count(trust.directions)} directions"),
         ("CLIP’s zero-shot accuracy", accuracy),
         ("Audited heads’ share of the embedding", words.share(trust.embedding_share, 0)),
-        ("Means from", trust.mean_source or words.NONE),
+        ("Means from", shorten(trust.mean_source or words.NONE)),
         ("Images", images),
         ("Reliance measured on", scored if audit.data.counterfactual else "not measured"),
         ("Strongest verdict this input allows", words.SHORT[audit.data.evidence]),

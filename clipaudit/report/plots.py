@@ -72,41 +72,40 @@ def cue_map(marks: Sequence[Mark], delta: float) -> Markup:
         parts.append(text(x.end, bottom + 78, "reliance not measured", "label", "end"))
     taken: list[Place] = []
     ordered = sorted(marks, key=lambda mark: (mark.number is not None, mark.number or 0))
-    parts += [_placed(mark, x, y, bottom + 51, taken) for mark in ordered]
+    placed = [_placed(mark, x, y, bottom + 51, taken) for mark in ordered]
+    parts += [lines for lines, _ in placed] + [marker for _, marker in placed]  # no line over a number
     title = "Map of findings: how strongly each cue goes with its class, against how much the model relies on it. "
     named = "; ".join(f"{mark.number}: {mark.name}" for mark in marks if mark.number is not None)
-    return drawing(WIDTH, bottom + (84 if unknown else 34), title + named, *parts, role="group")
+    return drawing(WIDTH, bottom + (84 if unknown else 34), title + named, *parts, role=None)
 
 
-def _placed(mark: Mark, x: Scale, y: Scale, strip: float, taken: list[Place]) -> Markup:
-    """A mark with its intervals, moved aside where it would cover another; `taken` grows."""
+def _placed(mark: Mark, x: Scale, y: Scale, strip: float, taken: list[Place]) -> tuple[Markup, Markup]:
+    """A mark's intervals, and the mark itself, moved aside where it would cover another; `taken` grows."""
     effect = _centre(mark.effect)
     place = (x(abs(mark.strength.value or 0.0)), strip if effect is None else y(100 * effect))
     if mark.number is None:
-        return tag("circle", tag("title", mark.name), cx=place[0], cy=place[1], r=2.5, class_="tested")
+        return tag("circle", tag("title", mark.name), cx=place[0], cy=place[1], r=2.5, class_="tested"), Markup()
     shown = _free(place, taken, x, None if effect is None else y)
     taken.append(shown)
-    parts = [_whiskers(mark, x, y, place)]
-    if shown != place:
-        parts.append(line(*place, *shown, "leader"))
-    return join([*parts, _marker(mark, shown)])
+    leader = line(*place, *shown, "leader") if shown != place else Markup()
+    return join([_whiskers(mark, x, y, place), leader]), _marker(mark, shown)
 
 
 def _fields(x: Scale, y: Scale, delta: float) -> Markup:
     middle, edge, end = x(delta), y(_IMMUNE_POINTS), x.end
     fields = (
-        ("alarm", middle, y.end, end, edge, "data and model: a shortcut", "end"),
-        ("caution", x.start, y.end, middle, edge, "model only", "start"),
-        ("calm", middle, edge, end, y.start, "data only: model immune", "end"),
-        ("quiet", x.start, edge, middle, y.start, "neither", "start"),
+        # names stand on the left of their fields: findings lie far to the right
+        ("alarm", middle, y.end, end, edge, "data and model: a shortcut"),
+        ("caution", x.start, y.end, middle, edge, "model only"),
+        ("calm", middle, edge, end, y.start, "data only: model immune"),
+        ("quiet", x.start, edge, middle, y.start, "neither"),
     )
     parts = []
-    for kind, left, top, right, low, words, anchor in fields:
+    for kind, left, top, right, low, words in fields:
         parts.append(tag("rect", x=left, y=top, width=right - left, height=low - top, class_=f"field {kind}"))
-        at = right - 6 if anchor == "end" else left + 5
         pieces = words.split() if right - left < 7 * len(words) else [words]
         first = top + 14 if top == y.end else low - 6 - 12 * (len(pieces) - 1)
-        parts += [text(at, first + 12 * row, piece, "fieldname", anchor) for row, piece in enumerate(pieces)]
+        parts += [text(left + 6, first + 12 * row, piece, "fieldname") for row, piece in enumerate(pieces)]
     return join(parts)
 
 

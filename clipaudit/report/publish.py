@@ -21,7 +21,7 @@ from clipaudit.report.gallery import Pictures
 from clipaudit.report.gate import judge
 from clipaudit.report.junit import junit_xml
 from clipaudit.report.markdown import markdown
-from clipaudit.report.page import render
+from clipaudit.report.page import Link, render
 from clipaudit.report.waivers import Waiver, apply_waivers
 from clipaudit.storage import TEMPORARY, Storage, storage_errors
 
@@ -48,6 +48,8 @@ class ReportConfig:
     waivers: tuple[Waiver, ...] = ()
     command: str = ""
     """What makes the report again."""
+    see_also: tuple[Link, ...] = ()
+    """Other pages that belong to this one."""
     today: date | None = None
     """The day that waivers are held against; None for today, UTC."""
 
@@ -77,7 +79,7 @@ def write_report(result: AuditResult, config: ReportConfig, pictures: Pictures |
         files = (*write_exports(result, aside), *_MACHINES)
         report = Report(audit=result, gate=gate, waivers=waivers, files=files, command=config.command)
         contents = {
-            PAGE: render(report, pictures).encode(),
+            PAGE: render(report, pictures, config.see_also).encode(),
             "junit.xml": junit_xml(report),
             "summary.md": markdown(report).encode(),
             "report.schema.json": _json(json_schema()),

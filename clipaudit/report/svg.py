@@ -45,10 +45,10 @@ def join(parts: Sequence[Markup]) -> Markup:
     return Markup("").join(parts)
 
 
-def drawing(width: float, height: float, title: str, *content: Markup, role: str = "img") -> Markup:
+def drawing(width: float, height: float, title: str, *content: Markup, role: str | None = "img") -> Markup:
     """An image that is read aloud as its title and grows with the page up to 1.4 times its size.
 
-    With links inside its role is `group`: the parts of an `img` cannot be reached.
+    With links inside it has no role: the parts of an `img` cannot be reached.
     """
     return tag(
         "svg",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-from clipaudit.audit.parts import Estimate, Verdict
+from clipaudit.audit.parts import Arm, Estimate, Verdict
 from clipaudit.audit.result import AuditResult, Finding
 
 NONE: Final = "–"
@@ -69,6 +71,20 @@ STATUS: Final = {
 """Row statuses in words."""
 
 
+_NO_NAMES: Final = {"yes", "no", "true", "false", "none", "with", "without", "present", "absent", "other", "unknown"}
+"""Values of attributes that say nothing without their column."""
+_PSEUDO: Final = "pseudo-attribute"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """One of the numbers that a finding rests on."""
+
+    value: str
+    limits: str
+    about: str
+
+
 def slug(verdict: Verdict) -> str:
     """A verdict as a CSS class and a command-line word: `confirmed`, `model-only`."""
     return verdict.name.lower().replace("_", "-")
@@ -125,6 +141,81 @@ def with_limits(found: Estimate | None, kind: str = "decimal") -> str:
     return f"{value} {limits(found, kind)}".strip()
 
 
+# -- findings ----------------------------------------------------------------------------------------------------------
+
+
+def whole_heads(finding: Finding) -> Arm | None:
+    """What came of taking the cue's heads out; None where nothing was."""
+    arms = () if finding.counterfactual is None else finding.counterfactual.arms
+    return arms[0] if arms else None
+
+
+def reliance(finding: Finding) -> Estimate | None:
+    """Change of accuracy on conflicting images without the cue; None where it was not measured."""
+    arm = whole_heads(finding)
+    return None if arm is None else arm.delta_conflict
+
+
+def guessed(finding: Finding) -> bool:
+    """Whether reliance rests on CLIP's own guess of which images have the cue."""
+    return finding.counterfactual is not None and finding.counterfactual.groups.startswith(_PSEUDO)
+
+
+def numbers(finding: Finding) -> tuple[Number, ...]:
+    """The finding's tie, reliance and control, each with its interval and n."""
+    d, effect, arm = finding.association.d, reliance(finding), whole_heads(finding)
+    found = [
+        Number(
+            value=decimal(d.value),
+            limits=limits(d),
+            about=f"tie between cue and class in the data, 0 none to 1 perfect; {counted(d.n, 'image')}",
+        )
+    ]
+    if effect is not None and effect.value is not None:
+        how = ", which of them have the cue is CLIP’s guess" if guessed(finding) else ""
+        about = (
+            f"points: change in right answers where class and cue disagree, once the cue is out;"
+            f" {counted(effect.n, 'image')}{how}"
+        )
+        found.append(Number(value=points(effect.value), limits=limits(effect, "points"), about=about))
+    if arm is not None and arm.control is not None:
+        about = f"p: how often random parts of CLIP help as much; {counted(arm.control.sets, 'set')} tried"
+        found.append(Number(value=p_value(arm.control.p), limits="", about=about))
+    return tuple(found)
+
+
+def column_word(column: str) -> str:
+    """A column as its owner wrote it: `place` for `attributes.place`."""
+    return column.removeprefix("attributes.")
+
+
+def value_word(column: str | None, value: str) -> str:
+    """An attribute's value in as few words as say something: `water`, but `hat yes`."""
+    speaks = len(value) > 1 and any(map(str.isalpha, value)) and value.lower() not in _NO_NAMES
+    return value if speaks or column is None else f"{column_word(column)} {value}"
+
+
+def cue_word(finding: Finding) -> str:
+    """The cue in as few words as there are: the attribute's value, else the text that names it."""
+    cue = finding.cue
+    return cue.name if cue.value is None else value_word(cue.attribute, cue.value)
+
+
+def shortened(result: AuditResult) -> Callable[[str], str]:
+    """Descriptions of rows with the runs' last names for their whole addresses, which stand at the page's end."""
+    short = {run: run.rstrip("/").rpartition("/")[2] for run in (result.run, result.test_run) if run}
+    if len(set(short.values())) < len(short):
+        short = {run: "/".join(run.rstrip("/").split("/")[-2:]) for run in short}
+    runs = sorted(short.items(), key=lambda pair: -len(pair[0]))
+
+    def shorten(described: str) -> str:
+        for run, name in runs:
+            described = described.replace(run, name)
+        return described.replace("attributes.", "")
+
+    return shorten
+
+
 def headline(result: AuditResult) -> str:
     """What is wrong, short enough for a title."""
     if not result.trust.valid:
@@ -136,11 +227,6 @@ def headline(result: AuditResult) -> str:
     if first.verdict == Verdict.CONFIRMED and len(same) == 1:
         return f"{_title(first)}, and {_pair(same[0])}"
     return _title(first) + (f" – and {len(same)} more" if same else "")
-
-
-def cue_word(finding: Finding) -> str:
-    """The cue in as few words as there are: the attribute's value, else the text that names it."""
-    return finding.cue.name if finding.cue.value is None else finding.cue.value
 
 
 def _pair(finding: Finding) -> str:
@@ -170,9 +256,16 @@ def nothing(result: AuditResult) -> str:
     """Why there is no finding."""
     if result.trust.near_chance:
         return "Nothing can be said: CLIP’s answers are no better than guessing here"
-    if not any(facts.tested for facts in result.classes):
-        return "Nothing could be tested"
+    if not anything_tested(result):
+        return "Too few images: nothing could be tested"
+    if result.verdict == Verdict.INCONCLUSIVE:
+        return "No shortcut found in the images that could be read"
     return "No shortcut found"
+
+
+def anything_tested(result: AuditResult) -> bool:
+    """Whether there was a class to test."""
+    return any(facts.tested for facts in result.classes)
 
 
 def _signed(value: float, digits: int) -> str:

@@ -106,7 +106,7 @@ def test_the_json_keeps_the_published_schema(made):
 
 def test_the_published_schema_is_that_of_the_code():
     assert json.loads(SCHEMA.read_text()) == document.json_schema(), (
-        f"write it anew: python -m clipaudit.report.document > {SCHEMA.name}"
+        f"write it anew: python -m clipaudit.report > clipaudit/report/{SCHEMA.name}"
     )
 
 

@@ -6,7 +6,7 @@ from datetime import date
 
 import pytest
 
-from clipaudit.audit.result import Verdict
+from clipaudit.audit.result import Dropped, Verdict
 from clipaudit.errors import UsageError
 from clipaudit.report.gate import judge, parse_fail_on
 from clipaudit.report.waivers import apply_waivers, load_waivers, unknown_waiver
@@ -107,8 +107,9 @@ def test_an_invalid_audit_is_4_whatever_was_asked():
         {"hygiene": replace(example_result().hygiene, failed_shards=1)},
         {"controls": replace(example_result().controls,
                              positive=(replace(example_result().controls.positive[1], detected=9),))},
+        {"dropped": (Dropped(what="attributes.hat", head=None, reason="every image has the value 'no'"),)},
     ],
-    ids=["guessing", "no classes", "no labels", "lost shard", "insensitive"],
+    ids=["guessing", "no classes", "no labels", "lost shard", "insensitive", "column of one value"],
 )  # fmt: skip
 def test_what_cannot_be_known_is_never_a_pass(change):
     assert outcome(audit_of(**change), evidence=True) == ("inconclusive", 3)

@@ -9,10 +9,11 @@ import tinyhtml5.parser
 
 from clipaudit.audit.result import Verdict
 from clipaudit.report.document import File, Report
-from clipaudit.report.gallery import Picture, Pictures, identity, within_budget
+from clipaudit.report.firstscreen import plain_sentences
+from clipaudit.report.gallery import Picture, Pictures, identity, strips, within_budget
 from clipaudit.report.gate import judge
-from clipaudit.report.page import render
-from clipaudit.report.words import headline
+from clipaudit.report.page import Link, render
+from clipaudit.report.words import MEANING, headline
 from tests.audit_examples import candidate, confirmed, example_result, inconclusive
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\u202e\x00\x1b[31m{{ 7*7 }}"
@@ -134,14 +135,72 @@ def test_the_first_screen_says_what_is_wrong_and_what_to_do():
     audit = example_result()
     page = render(report_of(audit))
     first = page[page.index("<h1>") : page.index("<nav")]
+    first = first.replace("\u00a0", " ")
     assert "CLIP takes “water” for “waterbird”" in first
+    assert "95 % of “waterbird” images come with “water”, 5 % of others." in first
     assert (
-        "Of “waterbird” with “land”, the image model CLIP gets only 51 % right; of “waterbird” with “water”, 96 %"
-        in first
+        "The image model CLIP recognises only 51 % of “waterbird” with “land” (95 % interval 48 % to 54 %, 642" in first
     )
+    assert "but 96 % of “waterbird” with “water”." in first
     assert "becomes 86 %" in first
+    assert re.search(r"0\.90 <span class=\"limits\">\[0\.88, 0\.91\]", first), "number, interval"
+    assert "4,795 images" in first, "and n"
     assert "Collect 1,001 images of waterbird without water" in first
-    assert audit.sentence in first.replace("&#39;", "'")
+    assert 'href="collect.csv"' in first, "what is needed for it is at hand"
+
+
+def test_values_that_say_nothing_alone_bring_their_column():
+    bare = replace(confirmed(), cue=replace(confirmed().cue, attribute="attributes.hat", value="yes"))
+    assert headline(with_findings(bare)) == "CLIP takes “hat yes” for “waterbird”"
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_every_verdict_is_said_in_plain_words(verdict):
+    finding = replace(confirmed(), verdict=verdict)
+    words = " ".join(plain_sentences(report_of(with_findings(finding))))
+    assert "95 % of “waterbird” images come with “water”" in words
+    reliant = verdict in (Verdict.CONFIRMED, Verdict.MODEL_ONLY)
+    assert ("With the cue taken out of the model" in words) == reliant
+    assert (MEANING[verdict] in words) != reliant
+
+
+def test_a_class_with_too_few_images_is_no_pass_on_the_page():
+    result = with_findings()
+    few = tuple(replace(facts, tested=False) for facts in result.classes)
+    audit = replace(result, classes=few, verdict=Verdict.INCONCLUSIVE, sentence="Images still needed: dog: 9.")
+    first = render(report_of(audit)).partition("<nav")[0]
+    assert "Too few images: nothing could be tested" in first
+    assert "Images still needed: dog: 9." in first
+    assert "this is no pass" in first
+    assert "No shortcut found" not in first
+
+
+def test_what_is_missing_is_said_on_the_first_screen():
+    first = render(report_of(with_findings(inconclusive()))).partition("<nav")[0]
+    assert "Missing: 93 more images, landbird with water." in first
+
+
+def test_a_guessed_cue_is_never_shown_as_measured():
+    tested = replace(confirmed().counterfactual, groups="pseudo-attribute: a lake, not corrected")
+    finding = replace(candidate(), counterfactual=tested)
+    page = render(report_of(with_findings(finding)))
+    first, _, rest = page.partition("<nav")
+    assert "which of them have the cue is CLIP’s guess" in first
+    assert "cue guessed" in rest
+    assert "CLIP’s own guess, not corrected for its errors" in rest
+
+
+def test_no_sample_is_shown_twice_on_a_card():
+    finding = confirmed()
+    again = replace(finding.gallery, least_spurious=finding.gallery.conflicting + finding.gallery.least_spurious)
+    shown = [item.key for strip in strips(replace(finding, gallery=again), Pictures()) for item in strip.pictures]
+    lacking = [sample for sample in again.conflicting if sample.class_name == finding.class_name]
+    assert all(shown.count(sample.key) == 1 for sample in lacking)
+
+
+def test_other_pages_are_linked():
+    page = render(report_of(example_result()), see_also=(Link(title="<heads>", address="../heads.html"),))
+    assert '<a href="../heads.html">&lt;heads&gt;</a>' in page
 
 
 def test_without_attributes_it_never_says_more_than_candidate():
@@ -160,7 +219,8 @@ def test_without_attributes_it_never_says_more_than_candidate():
 def test_nothing_found_says_what_would_have_been_found():
     page = render(report_of(with_findings()))
     assert "No shortcut found" in page
-    assert "20 cues of strength 0.5 were planted, and 20 were found" in page
+    assert "644 combinations of cue and class were tested on 4,795 images" in page
+    assert "of 20 with strength 0.3, 19 were found; of 20 with strength 0.5, 20 were found." in page
 
 
 def test_an_invalid_audit_says_so_before_anything_else():

@@ -34,13 +34,10 @@ from clipaudit.heads import textspans, variance_share
 from clipaudit.local import LocalPool
 from clipaudit.rows import Rows
 from clipaudit.run import Run
-from clipaudit.scheduler import Tally
 from clipaudit.schema import Label, parse_head_label
-from clipaudit.stages import Plan, audit
-from clipaudit.tasks import Failed
+from clipaudit.stages import Reporter, audit
 from clipaudit.textencoder import encode_classes
 from clipaudit.texts.classes import load_classes
-from clipaudit.upkeep import RunStatus
 from clipaudit.zeroshot import Control, LogitBatch, Proportion, control, score, score_sets
 
 TEMPLATES = tuple(said(prefix, "a {}") for prefix in STYLE_PREFIXES["photo"])
@@ -48,25 +45,6 @@ RANDOM_SETS = 1000
 _TEST = Rows(where={"attributes.split": "test"})
 _SETTINGS = ("none", "variance", "majority", "all")
 """What is ablated: nothing, the heads of either rule, every head."""
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def found(self, shards: int, committed: int) -> None:
-        """Nothing."""
-
-    def plan(self, plan: Plan) -> None:
-        """Nothing."""
-
-    def tick(self, tally: Tally) -> None:
-        """Nothing."""
-
-    def retry(self, failed: Failed, counted: int) -> None:
-        """Nothing."""
-
-    def done(self, status: RunStatus) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +142,7 @@ def audited(model: ModelConfig, world: str, work: Path, *, count: int, seed: int
         store=StoreConfig(layers="all"),
         execution=ExecutionConfig(engine="local"),
     )
-    audit(config, LocalPool(config), Silent(), threading.Event())
+    audit(config, LocalPool(config), Reporter(), threading.Event())
     return Run(config.out)
 
 
