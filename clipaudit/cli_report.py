@@ -40,7 +40,8 @@ EnvironmentOption = Annotated[
 OutOption = Annotated[str | None, option("Directory for the report, a path or URL [RUN/reports/report].")]
 TextOption = Annotated[list[str] | None, option("A cue of your own to test, in words; repeatable.", panel=CUES)]
 TextsOption = Annotated[
-    str | None, option("Texts that name cues, one a line; a path or URL [our own pool].", panel=CUES)
+    str | None,
+    option("Texts that name cues, one a line; a path or URL [our own pool; with --model demo its words].", panel=CUES),
 ]
 TemplatesOption = Annotated[str, option("imagenet, simple, single or a file of prompts with {} [imagenet].")]
 FailOnOption = Annotated[

@@ -482,7 +482,7 @@ def example_result() -> AuditResult:
         ),
         dropped=(
             Dropped(what="a bird", head="L03H00", reason="indistinguishable from the class prompt"),
-            Dropped(what="attributes.split", head=None, reason="used to choose rows"),
+            Dropped(what="a tree", head="L03H01", reason="indistinguishable from the class prompt"),
         ),
         data=Data(
             association=TRAIN,

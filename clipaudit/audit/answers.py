@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from clipaudit.audit.imagefacts import ImageFacts
 from clipaudit.run import Run
-from clipaudit.zeroshot import Proportion
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Float32s: TypeAlias = npt.NDArray[np.float32]
@@ -175,10 +174,3 @@ def shard_blocks(run: Run) -> Iterator[tuple[list[int], int, int]]:
         if following is None or rows + following[1] > _BLOCK_ROWS:
             yield block, start, start + rows
             start, block, rows = start + rows, [], 0
-
-
-def zero_shot(answers: Answers | None) -> Proportion | None:
-    """Right answers over the scored images."""
-    if answers is None or not len(answers.facts):
-        return None
-    return Proportion(right=int(answers.right(answers.base).sum()), total=len(answers.facts))

@@ -124,8 +124,10 @@ def attribute_finding(context: Context, cue: AttributeCue) -> Finding:
     association = building.attribute_association(context, one, cue.place, k)
     codes = one.attribute.codes[context.scan.sample]
     having = np.where(codes < 0, -1, (codes == cue.value).astype(np.int64))
-    members, signs = carrying(context, having, k)
-    counterfactual, own, others, heads = _counterfactual(context, cue, members)
+    # chosen with labels, so on the half that nothing is scored on
+    strength = context.differences(np.where(context.sampled.discovery, having, -1))
+    members, signs = carrying(context, strength, k)
+    counterfactual, own, others, heads = _counterfactual(context, cue, members, strength)
     described = _cue(context, cue, having, members, heads, association.d.value)
     case = Case(
         association=association,
@@ -143,7 +145,7 @@ def attribute_finding(context: Context, cue: AttributeCue) -> Finding:
         id=finding_id(str(context.run.manifest.model["name"]), name, f"{one.attribute.column}={cue.word}"),
         rank=0,
         verdict=decided,
-        sentence=sentence(case, decided, name, described.name),
+        sentence=sentence(case, decided, name, cue.word),
         action=action(decided, name, cue.word, missing),
         class_name=name,
         label=context.label(k),
@@ -163,9 +165,11 @@ def attribute_finding(context: Context, cue: AttributeCue) -> Finding:
     )
 
 
-def carrying(context: Context, having: Ints, k: int) -> tuple[Ints, Float64s]:
-    """Flagged directions of class k that go with the value inside classes, those that go most first, and their ends."""
-    strength = context.differences(having)
+def carrying(context: Context, strength: Float64s, k: int) -> tuple[Ints, Float64s]:
+    """Flagged directions of class k that go with a value inside classes, those that go most first, and their ends.
+
+    strength (M,) of the value along every direction.
+    """
     M = len(context.scan.directions)
     d = context.family.d[:M, k]
     goes = (np.abs(strength) >= _CARRIES) & ((np.sign(strength) == np.sign(d)) & context.flagged[:M, k])
@@ -177,7 +181,7 @@ def carrying(context: Context, having: Ints, k: int) -> tuple[Ints, Float64s]:
 
 
 def _counterfactual(
-    context: Context, cue: AttributeCue, members: Ints
+    context: Context, cue: AttributeCue, members: Ints, strength: Float64s
 ) -> tuple[Counterfactual | None, int, int, tuple[str, ...]]:
     """The counterfactual, the sizes of both sides of the conflict, and the heads."""
     carriers = tuple(dict.fromkeys(context.scan.directions[m].head for m in members.tolist()))
@@ -192,7 +196,7 @@ def _counterfactual(
     if not rows.any() or not discovery.any():
         return None, conflict.own, conflict.others, carriers
     heads = choose_heads(answers, asked, discovery)
-    directions = head_directions(context, members)
+    directions = head_directions(context, heads, strength)
     options = context.options
     arms = tuple(
         arm(
@@ -233,14 +237,17 @@ def _counterfactual(
     return found, conflict.own, conflict.others, heads or carriers
 
 
-def head_directions(context: Context, members: Ints) -> dict[str, Float64s]:
-    """The unit direction (dh,) in each head along which the cue lies most: its first member's, class-free."""
+def head_directions(context: Context, heads: Sequence[str], strength: Float64s) -> dict[str, Float64s]:
+    """The unit direction (dh,) of each head along which a value's strength (M,) is largest, as it is (S10).
+
+    Not class-free: what a class-free direction does to the logits has been taken out of it.
+    """
     found: dict[str, Float64s] = {}
-    for m in members.tolist():
+    for m in np.argsort(-np.abs(strength), kind="stable").tolist():
         direction = context.scan.directions[m]
-        length = float(np.linalg.norm(direction.class_free))
-        if length > 0:
-            found.setdefault(direction.head, direction.class_free / length)
+        length = float(np.linalg.norm(direction.plain))
+        if direction.head in heads and length > 0:
+            found.setdefault(direction.head, direction.plain / length)
     return found
 
 

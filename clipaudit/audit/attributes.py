@@ -51,6 +51,8 @@ class AttributeScreen:
     """(M, K); D is the share of the value in the class minus its mean share in the others."""
     counts: Ints
     """(K, V) images of each class with each value."""
+    independent: Float64s
+    """(K, V) the same with every near-duplicate cluster counting as one image."""
     missing: int
 
 
@@ -76,12 +78,22 @@ def attribute_screen(attribute: Attribute, design: Design) -> AttributeScreen | 
         values=tested,
         screen=screen(found, p),
         counts=counts,
+        independent=_independent(truth * V + codes, part, K * V).reshape(K, V),
         missing=len(attribute.codes) - len(known),
     )
 
 
 def _renumbered(groups: Ints) -> Ints:
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
+
+
+def _independent(cells: Ints, design: Design, count: int) -> Float64s:
+    """(count,) images by cell; those of one cluster share the weight of one."""
+    if design.cluster is None:
+        return np.bincount(cells, minlength=count).astype(np.float64)
+    weights = 1 / np.bincount(design.cluster)[design.cluster]
+    found: Float64s = np.bincount(cells, weights, minlength=count).astype(np.float64)
+    return found
 
 
 def _fisher(having: Ints, rows: Ints) -> Float64s:

@@ -15,7 +15,7 @@ from clipaudit.audit.answers import Answers, read_vectors
 from clipaudit.audit.attributes import AttributeScreen
 from clipaudit.audit.directions import Direction
 from clipaudit.audit.imagefacts import ImageFacts
-from clipaudit.audit.multiplicity import family_p, largest_statistics
+from clipaudit.audit.multiplicity import family_p, largest_statistics, strata_of
 from clipaudit.audit.naming import Namer
 from clipaudit.audit.options import AuditOptions
 from clipaudit.audit.scan import Scan
@@ -123,14 +123,17 @@ class Context:
 
     @cached_property
     def largest(self) -> Float64s:
-        """(permutations,) largest |z| of all directions when labels are permuted, on the sample."""
+        """(permutations,) largest |z| of all directions when labels are permuted, on the sample: near duplicates
+        together, inside shards where those hold several classes."""
         if not self.scan.codes.size or not self.options.permutations:
             return np.empty(0)
         codes = self.scan.codes.astype(np.float32)
         ranks = codes - codes.mean(axis=0)
         ranks /= np.maximum(np.abs(ranks).max(axis=0), 1.0) * 2
         between = np.array([_between(ranks[:, m], self.sample_design) for m in range(ranks.shape[1])])
-        return largest_statistics(ranks, self.sample_design, self.options.permutations, self.options.seed, between)
+        strata = strata_of(self.sample_design, self.sampled.shard_id.astype(np.int64))
+        count, seed = self.options.permutations, self.options.seed
+        return largest_statistics(ranks, self.sample_design, count, seed, between, strata)
 
     def p_family(self, z: float) -> float | None:
         """Adjusted for the largest of all tests; None when no permutations were asked for."""

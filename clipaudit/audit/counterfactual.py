@@ -98,20 +98,25 @@ def _carriers(effects: Float64s, likely: Sequence[int]) -> list[int]:
 
 
 def _greedy(found: Answers, parts: Grouping, conflict: Conflict, rows: Bools, likely: Sequence[int]) -> list[int]:
+    """Heads in the order of choice, as few as are within a standard error of the best number of them."""
     measure = _objective(parts, conflict, found.truth[rows])
-    chosen: list[int] = []
-    left = list(likely)
+    left, chosen = list(likely), list[int]()
     logits = found.base[rows].copy()
-    best = measure(logits)
+    values = [measure(logits)]
     while left and len(chosen) < min(MAX_HEADS, max(1, len(found.heads) // 2)):
         gains = [measure(logits - found.head_logits[place][rows]) for place in left]
         first = int(np.argmax(gains))
-        if gains[first] < best + _GAIN:
+        if gains[first] < values[-1] + _GAIN:
             break
-        best = gains[first]
+        values.append(gains[first])
         chosen.append(left.pop(first))
         logits -= found.head_logits[chosen[-1]][rows]
-    return chosen
+    change = (logits.argmax(axis=1) == found.truth[rows]).astype(np.int64) - found.right(found.base)[rows]
+    paired = Paired(change=change, group=parts.group, cluster=found.facts.cluster[rows])
+    spread = paired.mean(conflict.groups, conflict.weights) if conflict.groups else None
+    error = 0.0 if spread is None or spread.high is None or spread.low is None else (spread.high - spread.low) / 4
+    fewest = next(count for count, value in enumerate(values) if value >= values[-1] - error)
+    return chosen[:fewest]
 
 
 def _objective(parts: Grouping, conflict: Conflict, truth: Ints) -> Callable[[Float32s], float]:
@@ -233,14 +238,19 @@ def _control(
 ) -> RandomControl | None:
     if not heads or observed is None or observed.value is None:
         return None
-    drawn = random_sets(found.heads, heads, _DRAWS, seed)
     chosen = np.array([head in set(heads) for head in found.heads])
+    # each set once and not the chosen one: in small models it would come again and again and be its own rival
+    drawn = np.unique(random_sets(found.heads, heads, _DRAWS, seed), axis=0)
+    drawn = drawn[(drawn != chosen).any(axis=1)]
+    if not len(drawn):
+        return None
     spread = margin_spread(found)
     wanted = _variance(chosen[None].astype(np.float64), spread)[0]
     ratio = np.abs(np.log(np.maximum(_variance(drawn.astype(np.float64), spread), 1e-300) / max(wanted, 1e-300)))
     near = np.flatnonzero(ratio <= np.log(2))
     alike = len(near) >= count
-    kept = near[:count] if alike else np.argsort(ratio, kind="stable")[:count]
+    order = np.random.default_rng([seed, 11]).permutation(near) if alike else np.argsort(ratio, kind="stable")
+    kept = order[:count]
     changes = set_changes(found, parts, conflict, drawn[np.sort(kept)], rows)
     counts, edges = np.histogram(changes, bins=30)
     rule = "class margin variance within a factor of 2" if alike else "the closest in class margin variance"

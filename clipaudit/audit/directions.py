@@ -46,14 +46,14 @@ class Direction:
 def class_subspace(classes: Floats) -> Float64s:
     """(r, D) orthonormal basis of what class prompts differ in, from (C, D) class vectors.
 
-    All of it when there are few classes; with more than D / 4, the principal components with 95 % of it, at most D / 4.
+    All of it when there are few classes; with more than D / 4, the principal components with 95 % of its variance.
     """
     W = classes.astype(np.float64) - classes.mean(axis=0, dtype=np.float64)
     _, sizes, rows = np.linalg.svd(W, full_matrices=False)
     rank = int((sizes > 1e-6 * sizes.max(initial=0.0)).sum()) if sizes.size else 0
     if len(classes) - 1 > _SUBSPACE * classes.shape[1]:
         share = np.cumsum(sizes**2) / max(float((sizes**2).sum()), 1e-300)
-        rank = min(rank, int(np.searchsorted(share, _SHARE)) + 1, int(_SUBSPACE * classes.shape[1]))
+        rank = min(rank, int(np.searchsorted(share, _SHARE)) + 1)
     found: Float64s = rows[:rank]
     return found
 

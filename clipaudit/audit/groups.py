@@ -154,7 +154,7 @@ def describe_groups(
         groups=tuple(entries),
         plain_average=plain,
         train_weighted=_weighted(right, sizes, train),
-        group_mean=group_mean(right, sizes),
+        group_mean=group_mean(right, np.where(sizes >= COUNT_ONLY, sizes, 0)),
         worst=lowest,
         gap=gap,
         gap_if_equal=equal,

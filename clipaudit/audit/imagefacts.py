@@ -99,14 +99,17 @@ def image_facts(
     """Facts of the ok rows that `rows` chooses.
 
     class_of: label -> class; other labels are -1. attributes: columns (`attributes.place`). cluster: a column whose
-    equal values are one source (patient, camera, page); None takes equal perceptual hashes as near duplicates.
+    equal values are one source (patient, camera, page); None takes the near duplicates that `clipaudit duplicates` has
+    found in the run, and where that has not been run, equal perceptual hashes.
     """
     table, position = _table(run, rows, [*attributes, *([cluster] if cluster is not None else [])])
     shard_id, index = _ints(table["shard_id"], np.int32), _ints(table["index"], np.int32)
     key = table["key"]
     phash = _ints(table["phash"], np.int64)
     detailed = _detailed(phash)
-    groups = _column_groups(table[cluster]) if cluster is not None else _duplicates(phash, detailed)
+    groups = _column_groups(table[cluster]) if cluster is not None else _found_duplicates(run, shard_id, index)
+    if groups is None:
+        groups = _duplicates(phash, detailed)
     first = np.unique(groups, return_index=True)[1]
     keys = key.take(pa.array(first)).to_pylist()
     discovery = discovery_half(shard_id[first], keys)[groups]
@@ -184,6 +187,25 @@ def _column_groups(column: pa.ChunkedArray) -> Ints:
     codes[missing] = codes.max(initial=-1) + 1 + np.arange(int(missing.sum()))
     _, found = np.unique(codes, return_inverse=True)
     return found.astype(np.int64)
+
+
+def _found_duplicates(run: Run, shard_id: npt.NDArray[np.int32], index: npt.NDArray[np.int32]) -> Ints | None:
+    """The clusters of the run's table of near duplicates; images that are in none stand for themselves."""
+    from clipaudit.retrieval.duplicates import read_clusters  # faiss comes with it
+
+    table = read_clusters(run)
+    if table is None:
+        return None
+    place = shard_id.astype(np.int64) << 32 | index
+    known = _ints(table["shard_id"], np.int64) << 32 | _ints(table["index"], np.int64)
+    order = np.argsort(known, kind="stable")
+    at = np.minimum(np.searchsorted(known[order], place), max(len(known) - 1, 0))
+    inside = known[order][at] == place if len(known) else np.zeros(len(place), np.bool_)
+    clusters = _ints(table["cluster"], np.int64)
+    codes = np.arange(len(place)) + clusters.max(initial=-1) + 1
+    if len(known):
+        codes = np.where(inside, clusters[order][at], codes)
+    return np.unique(codes, return_inverse=True)[1].astype(np.int64)
 
 
 def _detailed(phash: Ints) -> Bools:

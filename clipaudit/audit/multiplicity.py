@@ -52,21 +52,46 @@ def permuted(design: Design, rng: np.random.Generator, strata: Ints | None = Non
     return found
 
 
+def strata_of(design: Design, levels: Ints) -> Ints | None:
+    """(n,) strata inside which labels may be dealt (S2): levels, such as shards, when there are near duplicates.
+
+    None, for all images together, where that would leave nothing to deal: without clusters, when clusters reach over
+    levels, and when most of a class's images lie in levels of that class alone (shards sorted by class).
+    """
+    if design.cluster is None or not design.groups[1]:
+        return None
+    pairs = np.unique(np.stack([design.cluster, levels]), axis=1)
+    if pairs.shape[1] > len(np.unique(pairs[0])):
+        return None
+    _, codes = np.unique(levels, return_inverse=True)
+    table = np.zeros((int(codes.max()) + 1, design.classes), np.int64)
+    np.add.at(table, (codes, design.truth), 1)
+    mixed = (table > 0).sum(axis=1) >= 2
+    found: Ints = codes.astype(np.int64)
+    return found if bool((table[mixed].sum(axis=0) >= table.sum(axis=0) / 2).all()) else None
+
+
 def largest_statistics(
-    ranks: npt.NDArray[np.float32], design: Design, permutations: int, seed: int, between: Float64s | None = None
+    ranks: npt.NDArray[np.float32],
+    design: Design,
+    permutations: int,
+    seed: int,
+    between: Float64s | None = None,
+    strata: Ints | None = None,
 ) -> Float64s:
     """(permutations,) the largest |z| over all directions and classes when labels are permuted.
 
     ranks (n, M) float32 of every direction, centred, -1/2..1/2; between (M,) covariance of the ranks of two images of
-    one cluster. The statistic is the projection of A_k on single rows (mean rank against the rivals' mean rank), which
-    has the same distribution under permuted labels and costs one sparse product.
+    one cluster; strata (n,) inside which labels are dealt. The statistic is the projection of A_k on single rows (mean
+    rank against the rivals' mean rank), which has the same distribution under permuted labels and costs one sparse
+    product.
     """
     rng = np.random.default_rng([seed, 1])
     variance = np.maximum((ranks.astype(np.float64) ** 2).mean(axis=0), 1e-12)  # (M,)
     found = np.zeros(permutations)
     K = design.classes
     for number in range(permutations):
-        dealt = Design(permuted(design, rng), K, design.cluster)
+        dealt = Design(permuted(design, rng, strata), K, design.cluster)
         n = dealt.counts
         members = sparse.csr_array(
             (1 / n[dealt.truth].astype(np.float32), (dealt.truth, np.arange(len(dealt.truth)))),

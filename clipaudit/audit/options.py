@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from clipaudit.errors import UsageError
+
+_PERMUTATIONS: Final = 199
+"""With fewer, no adjusted p-value would be below 0.005."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +20,7 @@ class AuditOptions:
     templates: str = "imagenet"
     """Prompt templates: `imagenet`, `simple`, `single` or a file."""
     texts: str | None = None
-    """Text file with properties and kinds; None for clipaudit's own pool."""
+    """Text file with properties and kinds; None for the words of the model, if it knows few, else our own pool."""
     user_texts: tuple[str, ...] = ()
     """Cues that a user suspects; tested in every head, whatever their kind."""
     attributes: tuple[str, ...] = ()
@@ -40,7 +44,7 @@ class AuditOptions:
     n_min: int = 30
     """Images that a group needs to be the worst."""
     permutations: int = 199
-    """Of the labels, for the largest statistic."""
+    """Of the labels, for the largest statistic: at least 199, or 0 for none."""
     random_sets: int = 500
     """Of heads, as controls of each counterfactual."""
     negative_audits: int = 20
@@ -53,7 +57,6 @@ class AuditOptions:
         for name, low in (
             ("directions", 1),
             ("n_min", 1),
-            ("permutations", 0),
             ("random_sets", 200),
             ("negative_audits", 0),
             ("positive_trials", 0),
@@ -61,6 +64,8 @@ class AuditOptions:
         ):
             if getattr(self, name) < low:
                 raise UsageError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        if self.permutations != 0 and self.permutations < _PERMUTATIONS:
+            raise UsageError(f"permutations must be 0 or at least {_PERMUTATIONS}, not {self.permutations}")
         if not 0 < self.alpha < 1:
             raise UsageError(f"alpha must be between 0 and 1, not {self.alpha}")
         if not 0 < self.delta_warn <= self.delta_fail < 1:

@@ -6,7 +6,6 @@ Shares and strengths are plain numbers (0..1, -1..1), never percent. None where 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Final, Literal, TypeAlias
@@ -230,6 +229,7 @@ class Groups(_Documented):
     train_weighted: float | None
     """Group accuracies weighted by the groups' shares in the rows of the association."""
     group_mean: Estimate
+    """Over groups of at least 10 images, each counting equally."""
     worst: GroupAccuracy | None
     """Lowest among groups of at least `n_min`; its interval is simultaneous."""
     gap: float | None
@@ -308,6 +308,7 @@ class Arm(_Documented):
     delta_plain: Estimate
     """Change of the plain average; moves the wrong way on skewed data, shown for completeness."""
     tests: tuple[PairedTest, ...]
+    """By group; empty for a corrected pseudo-attribute, whose single groups are not what they are called."""
     control: RandomControl | None
     dose: tuple[DosePoint, ...]
 
@@ -325,6 +326,7 @@ class Counterfactual(_Documented):
     groups: str
     """What groups are made of: `attributes.place`, or the pseudo-attribute with its correction."""
     corrected: bool
+    """Changes are corrected for the error rates of a pseudo-attribute; `before` is as the pseudo-attribute says."""
     arms: tuple[Arm, ...]
     """`whole heads` first."""
     before: Groups
@@ -336,7 +338,8 @@ class Evidence(_Documented):
     """One item of a candidate's evidence list; never merged with others into one probability."""
 
     name: str
-    """`semantic distance`, `off the object`, `stability`, `shift`, `pseudo-attribute`, `predictability`."""
+    """`semantic distance`, `text axis`, `off the object`, `stability`, `shift`, `pseudo-attribute`,
+    `predictability`."""
     supports: bool | None
     """Whether it speaks for a shortcut; None when it says nothing either way."""
     value: float | None
@@ -398,8 +401,3 @@ def strength_word(d: float) -> Strength:
     if size < NEGLIGIBLE:
         return "negligible"
     return "small" if size < SMALL else "moderate" if size <= MODERATE else "strong"
-
-
-def finding_id(model: str, class_name: str, text: str) -> str:
-    """A finding's stable id, 12 hex digits; `text` is the cue's name."""
-    return hashlib.sha256("\0".join((model, class_name, text)).encode()).hexdigest()[:12]

@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import os
 import time
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -29,13 +30,15 @@ from clipaudit.audit.scan import scan
 from clipaudit.audit.screen import MIN_INDEPENDENT
 from clipaudit.audit.shift import shift_between
 from clipaudit.audit.strength import Design
-from clipaudit.audit.summary import assemble, inconclusive, ranked
+from clipaudit.audit.summary import assemble, ranked
+from clipaudit.audit.textfindings import text_finding, with_shift
+from clipaudit.audit.toolittle import inconclusive
 from clipaudit.errors import UsageError
 from clipaudit.rows import Rows, chosen_rows, group_column, moments_over, require_rows
 from clipaudit.run import Run
 from clipaudit.schema import Label
 from clipaudit.texts.classes import ClassNames, find_classes, load_templates
-from clipaudit.texts.pool import TextPool, load_pool
+from clipaudit.texts.pool import TextPool, pool_for
 from clipaudit.textvectors import RunTexts
 
 Float32s: TypeAlias = npt.NDArray[np.float32]
@@ -73,17 +76,11 @@ def audit(
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     job = _Job(_opened(run), options or AuditOptions(), None if test_run is None else _opened(test_run), texts, pool)
     found = job.result(on_progress)
-    return _dated(found, started, time.monotonic() - began)
+    return replace(found, started=started, seconds=round(time.monotonic() - began, 3))
 
 
 def _opened(run: Run | str | os.PathLike[str]) -> Run:
     return run if isinstance(run, Run) else Run(run)
-
-
-def _dated(found: AuditResult, started: str, seconds: float) -> AuditResult:
-    from dataclasses import replace
-
-    return replace(found, started=started, seconds=round(seconds, 3))
 
 
 class _Job:
@@ -94,7 +91,7 @@ class _Job:
     ) -> None:
         self.run, self.options, self.test_run = run, options, test_run
         self.texts: TextSource = texts if texts is not None else RunTexts(run)
-        self.pool = pool if pool is not None else load_pool(options.texts)
+        self.pool = pool if pool is not None else pool_for(str(run.manifest.model["name"]), options.texts)
         labels = run.label_counts()
         if test_run is not None and test_run.manifest.model["fingerprint"] != run.manifest.model["fingerprint"]:
             raise UsageError(f"the runs at {run.directory.url} and {test_run.directory.url} are of different models")
@@ -120,6 +117,7 @@ class _Job:
         context = self._context(facts, test, tested, progress)
         findings = ranked(self._findings(context, progress), self.options.max_findings)
         shift = None if test is None else shift_between(context, test, findings, self.pool, self.texts)
+        findings = tuple(with_shift(finding, shift) for finding in findings)
         columns = [one.attribute.column for one in context.attributes]
         return assemble(
             context,
@@ -262,8 +260,6 @@ class _Job:
         return found + self._text_findings(context, progress)
 
     def _text_findings(self, context: Context, progress: Progress) -> list[Finding]:
-        from clipaudit.audit.textfindings import text_finding
-
         found: list[Finding] = []
         for k in range(context.design.classes):
             # an attribute that goes with a text knows better: it has been tested itself

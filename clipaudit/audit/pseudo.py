@@ -32,7 +32,9 @@ _RESAMPLES: Final = 400
 
 def otsu(scores: Floats, bins: int = 256) -> float:
     """The threshold that parts scores (n,) into two groups with the least variance inside (Otsu 1979)."""
-    counts, edges = np.histogram(scores, bins=bins)
+    if float(np.ptp(scores)) <= 1e-6 * max(float(np.abs(scores).max()), 1e-12):
+        return float(np.max(scores))  # nothing to part
+    counts, edges = np.histogram(np.asarray(scores, np.float64), bins=bins)
     centres = (edges[1:] + edges[:-1]) / 2
     weight = np.cumsum(counts).astype(np.float64)
     first = np.cumsum(counts * centres)
@@ -53,7 +55,7 @@ def pseudo_values(scores: Floats) -> tuple[Ints, float]:
     threshold = otsu(scores)
     distance = np.abs(scores - threshold)
     codes = (scores > threshold).astype(np.int64)
-    codes[distance < np.quantile(distance, MIDDLE)] = -1
+    codes[distance <= np.quantile(distance, MIDDLE)] = -1
     return codes, threshold
 
 

@@ -1,10 +1,12 @@
 """The whole result of a spurious-cue audit: what the report, the JSON file and a notebook read.
 
-`AuditResult.to_json()` is the published form; its JSON Schema is `schema.json` beside this file.
+`AuditResult.to_json()` is its JSON form, described by `json_schema()`; a report publishes both inside its own.
 """
 
 from __future__ import annotations
 
+import hashlib
+import html
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +17,22 @@ import pyarrow as pa
 from pydantic import Field, TypeAdapter
 from pydantic.json_schema import SkipJsonSchema
 
+from clipaudit.audit.panels import (
+    AttributeTable,
+    ClassFacts,
+    Controls,
+    Data,
+    Dropped,
+    HeadShift,
+    Hygiene,
+    MapPoint,
+    NegativeControl,
+    PositiveControl,
+    Settings,
+    Shift,
+    ShiftRow,
+    Trust,
+)
 from clipaudit.audit.parts import (
     Arm,
     Association,
@@ -41,7 +59,6 @@ from clipaudit.audit.parts import (
     Strength,
     Verdict,
     _Documented,
-    finding_id,
     strength_word,
 )
 
@@ -70,6 +87,7 @@ __all__ = [
     "GroupAccuracy",
     "Groups",
     "Half",
+    "HeadShift",
     "Hygiene",
     "MapPoint",
     "Need",
@@ -128,223 +146,6 @@ class Finding(_Documented):
     """Significant (head, direction) tests of this class that are this one cue."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class MapPoint(_Documented):
-    """A point of the 2 x 2 map: association in the data against reliance of the model."""
-
-    finding: str | None
-    """Finding id; None for cues that were tested and are no finding."""
-    class_name: str
-    cue: str
-    verdict: Verdict | None
-    association: Estimate
-    """D, towards the cue's words."""
-    reliance: Estimate | None
-    """delta_conflict of the whole heads; None when not measured."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dropped(_Documented):
-    """A direction or a column that was not tested, and why."""
-
-    what: str
-    head: str | None
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttributeTable(_Documented):
-    """Class x attribute over the association's rows (S6)."""
-
-    attribute: str
-    cells: CellTable
-    cramers_v: float | None
-    """Bias-corrected, 0..1."""
-    p: float | None
-    """Of independence (chi-squared), by near-duplicate clusters where there are any."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShiftRow(_Documented):
-    """One association in two sets of rows (S11)."""
-
-    class_name: str
-    cue: str
-    head: str | None
-    train: Estimate
-    test: Estimate
-    difference: Estimate
-    """train - test."""
-    p: float
-    q: float
-    shifted: bool
-    """q <= 0.05."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadShift(_Documented):
-    """How a head's mean moves from one set of rows to the other."""
-
-    head: str
-    distance: float
-    """Length of the difference of means, in units of the head's standard deviation."""
-    toward: str
-    """The text that the difference points to, from train to test."""
-    away: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shift(_Documented):
-    """Two sets of rows compared: two runs, or two splits of one."""
-
-    train: str
-    test: str
-    rows: tuple[ShiftRow, ...]
-    heads: tuple[HeadShift, ...]
-    """Largest distance first."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NegativeControl(_Documented):
-    """The same audit on permuted labels."""
-
-    audits: int
-    mean_findings: float
-    share_with_any: float
-    """Audits with at least one finding; above `limit` the run is invalid."""
-    limit: float
-    rows: int
-    """Images in each."""
-    valid: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class PositiveControl(_Documented):
-    """A shift planted into an unused head direction of one class."""
-
-    d: float
-    """Planted strength."""
-    trials: int
-    detected: int
-    named: int
-    """Detected with the right class as its strongest."""
-    rows: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Controls(_Documented):
-    """What every report prints beside its findings (S13)."""
-
-    negative: NegativeControl
-    positive: tuple[PositiveControl, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassFacts(_Documented):
-    """One class."""
-
-    class_name: str
-    label: int | str
-    n: int
-    """Images in the association's rows."""
-    independent: int
-    """Near-duplicate clusters among them."""
-    tested: bool
-    """False when there are too few to test."""
-    accuracy: Estimate | None
-    """Zero-shot."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hygiene(_Documented):
-    """Faults of the data that have nothing to do with cues."""
-
-    unreadable: dict[str, int]
-    """Samples that are not ok, by status."""
-    failed_shards: int
-    """Shards of the run that are not committed."""
-    truncated_shards: int
-    duplicate_clusters: int
-    """Clusters of two or more near-duplicate images (equal perceptual hashes)."""
-    duplicate_images: int
-    """Images in them."""
-    mixed_label_clusters: int
-    """Clusters whose images have more than one label."""
-    leaked_clusters: int | None
-    """Clusters with images in both train and test; None when there is one set of rows only."""
-    examples: tuple[tuple[SampleRef, ...], ...]
-    """Some clusters, largest first."""
-    balance: float
-    """Smallest class / largest class, 0..1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trust(_Documented):
-    """How far the findings may be trusted."""
-
-    valid: bool
-    """False when a control failed: exit code 4."""
-    problems: tuple[str, ...]
-    """Why the run is not valid, one sentence each."""
-    tests: int
-    """(head, direction, class) and (attribute value, class) tests of the family."""
-    directions: int
-    heads: int
-    accuracy: Estimate | None
-    """Zero-shot over the counterfactual's rows."""
-    near_chance: bool
-    """Zero-shot accuracy cannot be told from guessing: nothing about reliance can be learnt."""
-    mean_source: str | None
-    embedding_share: float
-    """Variance of the audited heads' sum relative to the embedding's, 0..1 or somewhat above."""
-    limits: tuple[str, ...]
-    """What this audit cannot see, one sentence each."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data(_Documented):
-    """Which rows stand behind what."""
-
-    association: str
-    """In words."""
-    counterfactual: str | None
-    rows: int
-    """Images of the association."""
-    counterfactual_rows: int
-    discovery_rows: int
-    confirmation_rows: int
-    """Hash halves of the counterfactual's rows."""
-    clusters: int
-    """Independent groups of near duplicates among the association's images."""
-    attributes: tuple[str, ...]
-    evidence: Verdict
-    """The strongest verdict that this input allows: confirmed (attributes), candidate (labels), observed (neither)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings(_Documented):
-    """What was asked; the same settings and rows give the same findings."""
-
-    alpha: float
-    """False discovery rate."""
-    delta_warn: float
-    delta_fail: float
-    directions_per_head: int
-    n_min: int
-    permutations: int
-    random_sets: int
-    negative_audits: int
-    positive_trials: int
-    seed: int
-    pool: str
-    """Where texts come from."""
-    pool_fingerprint: str
-    classes: str
-    """Where class names come from."""
-    templates: str
-    user_texts: tuple[str, ...]
-
-
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class AuditResult(_Documented):
     """Everything that a spurious-cue audit found."""
@@ -389,7 +190,10 @@ class AuditResult(_Documented):
 
     def finding(self, finding_id: str) -> Finding:
         """The finding with this id; KeyError when there is none."""
-        return {found.id: found for found in self.findings}[finding_id]
+        for found in self.findings:
+            if found.id == finding_id:
+                return found
+        raise KeyError(finding_id)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; null where there is no finite number."""
@@ -397,15 +201,24 @@ class AuditResult(_Documented):
         return found
 
     def table(self, name: str = "findings") -> pa.Table:
-        """A tidy table: `findings`, `groups`, `associations`, `shift`, `classes`, or one of `rows`."""
+        """A tidy table: `findings`, `associations`, `group_accuracy`, `arms`, `shift`, `classes`, or one of `rows`."""
         from clipaudit.audit.tables import tidy
 
         return self.rows[name] if name in self.rows else tidy(self, name)
 
     def _repr_html_(self) -> str:
-        from clipaudit.audit.tables import html_table
+        lines = "".join(
+            f"<tr><td>{html.escape(f.class_name)}</td><td>{html.escape(f.cue.name)}</td><td>{html.escape(f.verdict)}"
+            f"</td><td>{html.escape(f.sentence)}</td></tr>"
+            for f in self.findings
+        )
+        head = "<tr><th>class</th><th>cue</th><th>verdict</th><th>evidence</th></tr>"
+        return f"<p>{html.escape(self.sentence)}</p><table>{head}{lines}</table>"
 
-        return html_table(self)
+
+def finding_id(model: str, class_name: str, text: str) -> str:
+    """A finding's stable id, 12 hex digits; `text` is the cue's name."""
+    return hashlib.sha256("\0".join((model, class_name, text)).encode()).hexdigest()[:12]
 
 
 @cache
@@ -414,6 +227,6 @@ def _adapter() -> TypeAdapter[AuditResult]:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of `to_json()`; `schema.json` holds the same, and a test compares them."""
+    """The JSON Schema of `to_json()`."""
     found = _adapter().json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_URL, **found}

@@ -14,7 +14,7 @@ from clipaudit.audit.answers import read_vectors, sampled
 from clipaudit.audit.directions import Direction
 from clipaudit.audit.imagefacts import ImageFacts
 from clipaudit.audit.parts import Predictability
-from clipaudit.audit.predictability import MAX_ROWS, predictability
+from clipaudit.audit.predictability import MAX_ROWS, MOST_CLASSES, predictability
 from clipaudit.audit.screen import Screen, screen
 from clipaudit.audit.strength import BINS, Codes, Design, Strengths, binned, strengths
 from clipaudit.basis import Basis
@@ -65,7 +65,7 @@ def scan(
     run, basis = facts.run, facts.run.basis()
     bins = _FEW_BINS if design.classes > _MANY_CLASSES else BINS
     sample = sample_places(facts, design, SAMPLE, seed)
-    few = sample_places(facts, design, MAX_ROWS, seed)
+    few = few_places(facts, design, seed)
     rng = np.random.default_rng([seed, 6])
     heads = list(directions)
     hosts = [heads[place] for place in rng.integers(0, len(heads), trials).tolist()]
@@ -117,6 +117,15 @@ def sample_places(facts: ImageFacts, design: Design, limit: int, seed: int) -> I
     return found
 
 
+def few_places(facts: ImageFacts, design: Design, seed: int) -> Ints:
+    """Places of the images that predictability is estimated from: of the largest classes."""
+    large = np.argsort(-design.counts, kind="stable")[:MOST_CLASSES]
+    inside = np.flatnonzero(np.isin(design.truth, large))
+    kept = facts.take(inside)
+    found: Ints = inside[sample_places(kept, design, MAX_ROWS, seed)]
+    return found
+
+
 def few_values(values: npt.NDArray[np.float16], places: Ints) -> Float64s:
     """(s, dh) float64."""
     found: Float64s = values[places].astype(np.float64)
@@ -128,7 +137,8 @@ def _predictability(
 ) -> Predictability:
     cluster = np.arange(len(places)) if design.cluster is None else design.cluster[places]
     part = subspace @ basis.Q(head).astype(np.float64).T
-    return predictability(head, values, part, design.truth[places], design.classes, cluster, seed)
+    _, truth = np.unique(design.truth[places], return_inverse=True)
+    return predictability(head, values, part, truth.astype(np.int64), int(truth.max()) + 1, cluster, seed)
 
 
 def _scores(values: npt.NDArray[np.float16], mean: Float64s, directions: Sequence[Direction]) -> list[Float32s]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -12,12 +13,14 @@ from clipaudit.audit.answers import read_vectors, sampled
 from clipaudit.audit.context import Context, TextSource
 from clipaudit.audit.environments import head_shift, most_shifted, shift_rows, strength_of
 from clipaudit.audit.imagefacts import ImageFacts
+from clipaudit.audit.intervals import COUNT_ONLY, Paired
 from clipaudit.audit.parts import Estimate
 from clipaudit.audit.result import Finding, HeadShift, Shift
 from clipaudit.audit.scan import SAMPLE
 from clipaudit.heads import fold
 from clipaudit.texts.pool import TextPool
 
+Bools: TypeAlias = npt.NDArray[np.bool_]
 Float32s: TypeAlias = npt.NDArray[np.float32]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Pair: TypeAlias = tuple[str, str, str | None, Estimate, Estimate]
@@ -60,7 +63,7 @@ def _directions(context: Context, test: ImageFacts, truth: Ints, findings: Seque
 
 
 def _values(context: Context, test: ImageFacts, truth: Ints) -> list[Pair]:
-    """Every tested value's share in every class against the other classes, here and there."""
+    """P(value | class) of every tested value and class, here and there."""
     found: list[Pair] = []
     K = context.design.classes
     for one in context.attributes:
@@ -70,16 +73,19 @@ def _values(context: Context, test: ImageFacts, truth: Ints) -> list[Pair]:
             value = one.attribute.values[place]
             code = there.values.index(value) if value in there.values else -2
             for k in range(K):
-                train = _share(here.codes, place, context.design.truth, k, K, context.facts.cluster)
-                other = _share(there.codes, code, truth, k, K, test.cluster)
-                if train is not None and other is not None:
-                    found.append((context.name(k), f"{one.attribute.column} = {value}", None, train, other))
+                train = value_share(here.codes, place, context.design.truth == k, context.facts.cluster)
+                other = value_share(there.codes, code, truth == k, test.cluster)
+                if min(train.n, other.n) >= COUNT_ONLY:
+                    found.append((context.name(k), f"share of {one.attribute.column} = {value}", None, train, other))
     return found
 
 
-def _share(codes: Ints, value: int, truth: Ints, k: int, classes: int, cluster: Ints) -> Estimate | None:
-    known = codes >= 0
-    return strength_of((codes[known] == value).astype(np.float32), truth[known], k, classes, cluster[known])
+def value_share(codes: Ints, value: int, inside: Bools, cluster: Ints) -> Estimate:
+    """Share of the images of a class (mask `inside`) with a known value that have this one, with its 95 % interval."""
+    known = inside & (codes >= 0)
+    having = (codes[known] == value).astype(np.int64)
+    found = Paired(change=having, group=np.zeros(len(having), np.int64), cluster=cluster[known]).one(0)
+    return found if found.low is None else replace(found, low=max(found.low, 0.0))
 
 
 def _heads(context: Context, test: ImageFacts, pool: TextPool, texts: TextSource) -> list[HeadShift]:

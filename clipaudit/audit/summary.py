@@ -10,16 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from clipaudit.audit import building
-from clipaudit.audit.answers import zero_shot
+from clipaudit.audit.answers import Answers
 from clipaudit.audit.attributefindings import scored_groups, train_counts
 from clipaudit.audit.attributes import chi_squared, cramers_v
 from clipaudit.audit.context import Context, Progress
 from clipaudit.audit.controls import STRENGTHS, few_classes, negative_control, positive_control, subset
 from clipaudit.audit.groups import describe_groups
-from clipaudit.audit.hygiene import hygiene as hygiene_of
 from clipaudit.audit.imagefacts import Attribute, ImageFacts
 from clipaudit.audit.intervals import accuracy
-from clipaudit.audit.parts import Estimate, Groups, Need, Verdict
+from clipaudit.audit.parts import Estimate, Groups, Verdict
 from clipaudit.audit.result import (
     SCHEMA_VERSION,
     AttributeTable,
@@ -30,16 +29,13 @@ from clipaudit.audit.result import (
     Finding,
     Hygiene,
     MapPoint,
-    NegativeControl,
     Settings,
     Shift,
     Trust,
 )
-from clipaudit.audit.screen import MIN_INDEPENDENT
 from clipaudit.audit.strength import Z95
 from clipaudit.run import Run
-from clipaudit.texts.classes import ClassNames
-from clipaudit.zeroshot import near_chance
+from clipaudit.zeroshot import Proportion, near_chance
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 
@@ -93,7 +89,7 @@ def assemble(
     verdict = _verdict(findings, hygiene)
     return AuditResult(
         schema_version=SCHEMA_VERSION,
-        **_names(context.run, test_run),
+        **run_names(context.run, test_run),
         verdict=verdict,
         sentence=answer(findings, trust, hygiene, context),
         findings=findings,
@@ -104,7 +100,7 @@ def assemble(
                 attribute=one.attribute.column,
                 cells=building.attribute_cells(context, one),
                 cramers_v=cramers_v(one.counts),
-                p=chi_squared(one.counts)[1],
+                p=chi_squared(one.independent)[1],
             )
             for one in context.attributes
         ),
@@ -124,7 +120,8 @@ def assemble(
     )
 
 
-def _names(run: Run, test_run: Run | None) -> dict[str, Any]:
+def run_names(run: Run, test_run: Run | None) -> dict[str, Any]:
+    """What a result is of."""
     return {
         "run": run.directory.url,
         "test_run": None if test_run is None else test_run.directory.url,
@@ -149,8 +146,8 @@ def answer(findings: Sequence[Finding], trust: Trust, hygiene: Hygiene, context:
     tail = missing if hygiene.failed_shards else ""
     if not findings:
         return (
-            f"No cue was found that one of the {context.design.classes} classes goes with (|D| above"
-            f" {context.options.delta_warn:g}; {trust.tests:,} tests on {len(context.facts):,} images).{tail}"
+            f"No shortcut cue was found for any of the {context.design.classes} classes ({trust.tests:,} tests on"
+            f" {len(context.facts):,} images, least |D| {context.options.delta_warn:g}).{tail}"
         )
     more = len(findings) - 1
     others = f" There {'is' if more == 1 else 'are'} {more} more finding{'s' if more > 1 else ''}." if more else ""
@@ -207,7 +204,7 @@ def _point(context: Context, m: int, k: int, cue: str, sign: float) -> MapPoint:
 
 def class_facts(context: Context, everything: ImageFacts) -> tuple[ClassFacts, ...]:
     """Every class that the association's rows or the class file have."""
-    counts, independent = _sizes(everything, len(context.names))
+    counts, independent = class_sizes(everything, len(context.names))
     right = None if context.answers is None else context.answers.right(context.answers.base)
     found = []
     for k, (label, name) in enumerate(zip(context.names.labels, context.names.names, strict=True)):
@@ -226,7 +223,8 @@ def class_facts(context: Context, everything: ImageFacts) -> tuple[ClassFacts, .
     return tuple(found)
 
 
-def _sizes(facts: ImageFacts, classes: int) -> tuple[Ints, Ints]:
+def class_sizes(facts: ImageFacts, classes: int) -> tuple[Ints, Ints]:
+    """(C,) images, and independent images, of each class."""
     pairs = np.unique(np.stack([facts.truth, facts.cluster]), axis=1)
     return np.bincount(facts.truth, minlength=classes), np.bincount(pairs[0], minlength=classes)
 
@@ -322,6 +320,13 @@ def trust_of(context: Context, controls: Controls, hygiene: Hygiene) -> Trust:
     )
 
 
+def zero_shot(answers: Answers | None) -> Proportion | None:
+    """Right answers over the scored images."""
+    if answers is None or not len(answers.facts):
+        return None
+    return Proportion(right=int(answers.right(answers.base).sum()), total=len(answers.facts))
+
+
 def _data(context: Context, everything: ImageFacts) -> Data:
     scored = None if context.answers is None else context.answers.facts
     discovery = 0 if scored is None else int(scored.discovery.sum())
@@ -335,86 +340,4 @@ def _data(context: Context, everything: ImageFacts) -> Data:
         clusters=int(everything.cluster.max(initial=-1)) + 1,
         attributes=tuple(one.attribute.column for one in context.attributes),
         evidence=Verdict.CONFIRMED if context.attributes else Verdict.CANDIDATE,
-    )
-
-
-# -- too little to test ------------------------------------------------------------------------------------------------
-
-
-def inconclusive(
-    run: Run,
-    test_run: Run | None,
-    names: ClassNames,
-    facts: ImageFacts,
-    test: ImageFacts | None,
-    tested: Ints,
-    settings: Settings,
-    versions: dict[str, str],
-) -> AuditResult:
-    """The result when fewer than two classes have enough images: nothing was tested, and that is no pass."""
-    counts, independent = _sizes(facts, len(names))
-    few = [k for k in range(len(names)) if counts[k] and k not in set(tested.tolist())]
-    needed = [Need(what=names.names[k], images=int(MIN_INDEPENDENT - independent[k])) for k in few]
-    sentence = (
-        f"Inconclusive: {len(tested)} of {int((counts > 0).sum())} classes have {MIN_INDEPENDENT} independent images or"
-        f" more, and two are needed. Images still needed: {', '.join(f'{n.what}: {n.images}' for n in needed[:5])}."
-    )
-    negative = NegativeControl(audits=0, mean_findings=0.0, share_with_any=0.0, limit=0.05, rows=len(facts), valid=True)
-    return AuditResult(
-        schema_version=SCHEMA_VERSION,
-        **_names(run, test_run),
-        verdict=Verdict.INCONCLUSIVE,
-        sentence=sentence,
-        findings=(),
-        map=(),
-        classes=_untested(names, counts, independent),
-        attributes=(),
-        groups=(),
-        predictability=(),
-        shift=None,
-        hygiene=hygiene_of(facts, test, names),
-        controls=Controls(negative=negative, positive=()),
-        trust=Trust(
-            valid=True,
-            problems=(),
-            tests=0,
-            directions=0,
-            heads=len(run.head_labels),
-            accuracy=None,
-            near_chance=False,
-            mean_source=None,
-            embedding_share=0.0,
-            limits=(sentence,),
-        ),
-        dropped=(),
-        data=Data(
-            association=f"{run.directory.url}{facts.rows.described}",
-            counterfactual=None,
-            rows=len(facts),
-            counterfactual_rows=0,
-            discovery_rows=0,
-            confirmation_rows=0,
-            clusters=int(facts.cluster.max(initial=-1)) + 1,
-            attributes=(),
-            evidence=Verdict.INCONCLUSIVE,
-        ),
-        settings=settings,
-        versions=versions,
-        started="",
-        seconds=0.0,
-    )
-
-
-def _untested(names: ClassNames, counts: Ints, independent: Ints) -> tuple[ClassFacts, ...]:
-    """Every class, none of them tested."""
-    return tuple(
-        ClassFacts(
-            class_name=name,
-            label=names.labels[k],
-            n=int(counts[k]),
-            independent=int(independent[k]),
-            tested=False,
-            accuracy=None,
-        )
-        for k, name in enumerate(names.names)
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,12 @@ if TYPE_CHECKING:
 
 
 def tidy(result: AuditResult, name: str) -> pa.Table:
-    """`findings`, `associations`, `groups`, `arms`, `shift`, `classes` or `predictability`; UsageError for another."""
+    """One of the tables of `_TABLES` by its name; UsageError for another."""
     if name not in _TABLES:
         known = ", ".join([*_TABLES, *result.rows])
         raise UsageError(f"there is no table {name!r}: there are {known}")
-    return pa.Table.from_pylist(_TABLES[name](result)) if _TABLES[name](result) else pa.table({})
+    rows = _TABLES[name](result)
+    return pa.Table.from_pylist(rows) if rows else pa.table({})
 
 
 def _findings(result: AuditResult) -> list[dict[str, Any]]:
@@ -155,20 +155,9 @@ def _estimate(name: str, found: Estimate | None) -> dict[str, float | None]:
 _TABLES: dict[str, Callable[[AuditResult], list[dict[str, Any]]]] = {
     "findings": _findings,
     "associations": _associations,
-    "groups": _groups,
+    "group_accuracy": _groups,
     "arms": _arms,
     "shift": _shift,
     "classes": _classes,
     "predictability": _predictability,
 }
-
-
-def html_table(result: AuditResult) -> str:
-    """The answer and its findings for a notebook, escaped."""
-    lines = "".join(
-        f"<tr><td>{html.escape(f.class_name)}</td><td>{html.escape(f.cue.name)}</td><td>{html.escape(f.verdict)}"
-        f"</td><td>{html.escape(f.sentence)}</td></tr>"
-        for f in result.findings
-    )
-    head = "<tr><th>class</th><th>cue</th><th>verdict</th><th>evidence</th></tr>"
-    return f"<p>{html.escape(result.sentence)}</p><table>{head}{lines}</table>"

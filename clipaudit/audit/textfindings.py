@@ -10,12 +10,13 @@ import numpy.typing as npt
 
 from clipaudit.audit import building
 from clipaudit.audit.answers import Answers
-from clipaudit.audit.attributefindings import head_directions, scored_groups
+from clipaudit.audit.attributefindings import scored_groups
 from clipaudit.audit.candidates import TextCue
 from clipaudit.audit.context import Context
 from clipaudit.audit.counterfactual import CueGroups, arm, choose_heads
 from clipaudit.audit.groups import Grouping, conflict_of, describe_groups, grouping
-from clipaudit.audit.parts import Arm, CellTable, Counterfactual, Cue, CueWord, Evidence, Need, Verdict
+from clipaudit.audit.intervals import GATE
+from clipaudit.audit.parts import CellTable, Counterfactual, Cue, CueWord, Evidence, Need, Verdict
 from clipaudit.audit.pseudo import (
     MIN_PURITY,
     VALUES,
@@ -27,7 +28,7 @@ from clipaudit.audit.pseudo import (
     purity,
     rates_from_scores,
 )
-from clipaudit.audit.result import Finding, finding_id
+from clipaudit.audit.result import Finding, Shift, finding_id
 from clipaudit.audit.verdicts import Case, action, harmful, needs, sentence, verdict
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -45,12 +46,22 @@ class Measured:
     counterfactual: Counterfactual | None
     cells: CellTable | None
     corrected: CorrectedChange | None
+    unsaid: str
+    """Why there is no corrected change, in words."""
     purity: float | None
     own: int
     others: int
 
 
-_NOTHING: Final = Measured(counterfactual=None, cells=None, corrected=None, purity=None, own=0, others=0)
+_NOTHING: Final = Measured(
+    counterfactual=None,
+    cells=None,
+    corrected=None,
+    unsaid="no image can be scored",
+    purity=None,
+    own=0,
+    others=0,
+)
 
 
 def text_finding(context: Context, cue: TextCue) -> Finding:
@@ -70,7 +81,7 @@ def text_finding(context: Context, cue: TextCue) -> Finding:
     decided = verdict(case)
     core = _core(context, cue, heads)
     if core is not None:
-        decided, case = Verdict.CORE, replace(case, arm=core)
+        decided, case = Verdict.CORE, replace(case, arm=core.arms[0])
     scores = context.scores(context.scan.directions[int(cue.members[0])]) * np.float32(cue.signs[0])
     having = pseudo_values(cue.scores)[0]
     return Finding(
@@ -83,7 +94,7 @@ def text_finding(context: Context, cue: TextCue) -> Finding:
         label=context.label(k),
         cue=_cue(context, cue, heads),
         association=association,
-        counterfactual=measured.counterfactual,
+        counterfactual=core or measured.counterfactual,
         cells=measured.cells,
         distributions=building.distributions(
             context, f"{text} ({context.scan.directions[int(cue.members[0])].head})", scores, k
@@ -119,6 +130,25 @@ def _cue(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Cue:
     )
 
 
+def with_shift(found: Finding, shift: Shift | None) -> Finding:
+    """A candidate with what another set of rows says of it, among its evidence."""
+    rows = () if shift is None else shift.rows
+    known = (found.class_name, found.cue.name)
+    row = next((row for row in rows if row.head is not None and (row.class_name, row.cue) == known), None)
+    if found.verdict is not Verdict.CANDIDATE or row is None:
+        return found
+    train, test = row.train.value or 0.0, row.test.value or 0.0
+    other = "; a cue that changes is no part of the class" if row.shifted else ""
+    said = Evidence(
+        name="shift",
+        supports=True if row.shifted else None,
+        value=row.difference.value,
+        sentence=f"D is {train:.2f} where the association was measured and {test:.2f} on the scored rows (q ="
+        f" {row.q:.2g}){other}.",
+    )
+    return replace(found, evidence=(*found.evidence, said))
+
+
 def _needs(case: Case, name: str, text: str, measured: Measured) -> tuple[Need, ...]:
     found = needs(case, name, text)
     if measured.purity is not None and measured.purity < MIN_PURITY and measured.corrected is None:
@@ -131,7 +161,10 @@ def _needs(case: Case, name: str, text: str, measured: Measured) -> tuple[Need, 
 
 
 def _measured(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Measured:
-    """Groups from the embedding without the cue's heads, the counterfactual over them, and its correction."""
+    """Groups from the embedding without the cue's heads, and the counterfactual over them, corrected or not at all.
+
+    A few wrong labels of a skewed cue turn the conflict groups over, so that an uncorrected change says nothing.
+    """
     if context.answers is None:
         return _NOTHING
     answers, k = context.answers, int(context.tested[cue.k])
@@ -145,20 +178,52 @@ def _measured(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Measure
     share = purity(counts, rates, k, _WITH)
     rows, discovery = _halves(answers, groups)
     conflict = conflict_of(groups.take(rows), k, _WITH)
-    found = _arms(context, answers, groups, k, heads, rows, discovery)
-    change = None
-    if rates is not None and found is not None:
-        after = answers.right(answers.without(found.arms[0].heads)).astype(np.int64)
+    found = change = None
+    if rates is not None and rates.usable and rows.any() and discovery.any():
+        asked = CueGroups(k=k, value=_WITH, grouping=groups)
+        chosen = choose_heads(answers, asked, discovery, heads)
+        after = answers.right(answers.without(chosen)).astype(np.int64)
         changes = (after - answers.right(answers.base))[rows]
         change = corrected_change(changes, groups.take(rows), k, _WITH, rates, context.options.seed)
+        if change is not None:
+            words = f"{title}, read from the embedding without {', '.join(heads)}; changes corrected for its errors"
+            found = _corrected(_scored(context, answers, asked, chosen, words), change)
     return Measured(
         counterfactual=found,
         cells=_cells(context, title, counts, codes, rates, share),
         corrected=change,
+        unsaid=_unsaid(rates),
         purity=share,
         own=conflict.own,
         others=conflict.others,
     )
+
+
+def _unsaid(rates: ErrorRates | None) -> str:
+    if rates is None:
+        return "the scores have one hump, so that nobody knows how often the pseudo-attribute is wrong"
+    if not rates.usable:
+        wrong = f"{100 * rates.false_with:.0f} % without and {100 * rates.false_without:.0f} % with the cue"
+        return f"the pseudo-attribute is wrong too often to be corrected ({wrong})"
+    return "after correction for the pseudo-attribute's errors no image goes against the cue"
+
+
+def _corrected(found: Counterfactual, change: CorrectedChange) -> Counterfactual:
+    """With corrected changes in the place of those over groups that are not what they are called."""
+    arms = tuple(
+        replace(
+            one,
+            delta_conflict=change.conflict,
+            delta_group_mean=change.group_mean,
+            delta_worst=None,
+            worst_group=None,
+            tests=(),
+            control=None,
+            dose=(),
+        )
+        for one in found.arms
+    )
+    return replace(found, corrected=True, arms=arms)
 
 
 def _halves(answers: Answers, groups: Grouping) -> tuple[Bools, Bools]:
@@ -166,19 +231,10 @@ def _halves(answers: Answers, groups: Grouping) -> tuple[Bools, Bools]:
     return ~answers.facts.discovery & known, answers.facts.discovery & known
 
 
-def _arms(
-    context: Context,
-    answers: Answers,
-    groups: Grouping,
-    k: int,
-    allowed: tuple[str, ...],
-    rows: Bools,
-    discovery: Bools,
-) -> Counterfactual | None:
-    if not rows.any() or not discovery.any():
-        return None
-    asked = CueGroups(k=k, value=_WITH, grouping=groups)
-    heads = choose_heads(answers, asked, discovery, allowed)
+def _scored(context: Context, answers: Answers, asked: CueGroups, heads: tuple[str, ...], title: str) -> Counterfactual:
+    """Whole heads at their means, over some groups."""
+    groups, options = asked.grouping, context.options
+    rows, discovery = _halves(answers, groups)
     whole = arm(
         "whole heads",
         answers,
@@ -187,16 +243,16 @@ def _arms(
         {},
         rows,
         discovery,
-        n_min=context.options.n_min,
-        sets=context.options.random_sets,
-        seed=context.options.seed,
+        n_min=options.n_min,
+        sets=options.random_sets,
+        seed=options.seed,
     )
     before = describe_groups(
         groups.take(rows),
         answers.right(answers.base)[rows],
         f"{context.answers_rows}, confirmation half",
-        n_min=context.options.n_min,
-        seed=context.options.seed,
+        n_min=options.n_min,
+        seed=options.seed,
         after=answers.right(answers.without(heads))[rows],
         cluster=answers.facts.cluster[rows],
     )
@@ -204,7 +260,7 @@ def _arms(
         rows=f"{context.answers_rows}, confirmation half",
         discovery=f"{context.answers_rows}, discovery half",
         mean_source=answers.mean_source,
-        groups=f"{groups.attribute}, not corrected: read from the embedding without {', '.join(allowed)}",
+        groups=title,
         corrected=False,
         arms=(whole,),
         before=before,
@@ -274,8 +330,9 @@ def _evidence(context: Context, cue: TextCue, measured: Measured) -> tuple[Evide
 def _pseudo_evidence(cue: TextCue, measured: Measured) -> Evidence:
     change = measured.corrected
     if change is None:
-        why = "the scores have one hump, so that nobody knows how often the pseudo-attribute is wrong"
-        return Evidence(name="pseudo-attribute", supports=None, value=None, sentence=f"Inconclusive: {why}.")
+        return Evidence(
+            name="pseudo-attribute", supports=None, value=None, sentence=f"Inconclusive: {measured.unsaid}."
+        )
     value, low, high = (change.conflict.value or 0.0, change.conflict.low or 0.0, change.conflict.high or 0.0)
     return Evidence(
         name="pseudo-attribute",
@@ -303,8 +360,8 @@ def _head_evidence(context: Context, cue: TextCue) -> Evidence:
 # -- core --------------------------------------------------------------------------------------------------------------
 
 
-def _core(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Arm | None:
-    """The arm that shows, over an attribute's groups, that the cue's heads are needed; None when none does.
+def _core(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Counterfactual | None:
+    """The counterfactual that shows, over an attribute's groups, that the cue's heads are needed; None without one.
 
     With an attribute that has nothing to do with the text, its groups still tell whether CLIP needs the heads
     everywhere: in the groups that go against the attribute as in all others.
@@ -314,23 +371,12 @@ def _core(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Arm | None:
     answers, k = context.answers, int(context.tested[cue.k])
     for one in context.attributes:
         groups = scored_groups(context, answers, one)
-        rows, discovery = _halves(answers, groups)
+        rows, _ = _halves(answers, groups)
         value = int(one.counts[cue.k].argmax())
         conflict = conflict_of(groups.take(rows), k, value)
-        if min(conflict.own, conflict.others) < 100:
+        if min(conflict.own, conflict.others) < GATE:
             continue
-        found = arm(
-            "whole heads",
-            answers,
-            CueGroups(k=k, value=value, grouping=groups),
-            heads,
-            head_directions(context, cue.members),
-            rows,
-            discovery,
-            n_min=context.options.n_min,
-            sets=context.options.random_sets,
-            seed=context.options.seed,
-        )
-        if harmful(found):
+        found = _scored(context, answers, CueGroups(k=k, value=value, grouping=groups), heads, one.attribute.column)
+        if harmful(found.arms[0]):
             return found
     return None

@@ -13,6 +13,8 @@ POINT: Final = 0.01
 """One percentage point of accuracy: what counts as no effect, and what a mean may lose."""
 CONTROL: Final = 0.05
 _MOST: Final = 10_000_000
+_NAMED: Final = 3
+"""More heads than these are counted in a sentence, not named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +180,7 @@ def action(found: Verdict, class_name: str, value: str, missing: int | None) -> 
 
 
 def _effect(arm: Arm, change: Estimate) -> str:
-    heads = ", ".join(arm.heads) if arm.heads else "no head"
+    heads = ", ".join(arm.heads) if 0 < len(arm.heads) <= _NAMED else f"{len(arm.heads) or 'no'} heads"
     verb = "rises" if (change.value or 0) >= 0 else "falls"
     control = "" if arm.control is None else f", random heads p = {arm.control.p:.3f}"
     return (

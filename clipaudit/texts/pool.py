@@ -21,6 +21,8 @@ UNSPECIFIED: Final = "unspecified"
 """Property or kind of a text of whose file says nothing about it."""
 KINDS: Final = (CORE, CONTEXT, UNSPECIFIED)
 BUNDLED: Final = "clipaudit's own pool"
+_OF_MODELS: Final = {"demo": "demo.tsv"}
+"""Models that know a few words only: any other text says nothing about their heads."""
 _HEADER: Final = ("text", "property", "kind")
 _Row: TypeAlias = tuple[str, str, str]
 
@@ -73,6 +75,15 @@ class TextPool:
         """Raise UsageError when there are fewer than `count` texts."""
         if len(self) < count:
             raise UsageError(f"{count:,} texts were asked for, and {self.source} has {len(self):,}")
+
+
+def pool_for(model: str, path: str | None = None) -> TextPool:
+    """The texts of a file, else those that the model of this name knows, if it knows few, else our own pool."""
+    if path is not None or model not in _OF_MODELS:
+        return load_pool(path)
+    name = _OF_MODELS[model]
+    rows = parse_lines((resources.files("clipaudit.texts") / "models" / name).read_bytes(), name)[1:]
+    return _pool([_row(line, True, {}, name) for line in rows], f"the words of --model {model}")
 
 
 def load_pool(path: str | None = None) -> TextPool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from clipaudit.errors import UsageError
+from clipaudit.redact import public_url
 
 MAX_BYTES: Final = 64 * 2**20
 """A list of words is far smaller; what is larger was named by mistake."""
@@ -85,13 +86,11 @@ def _read_local(path: str) -> bytes:
 
 
 def _read_remote(url: str) -> bytes:
-    import fsspec  # `clipaudit heads --help` does without
-
-    from clipaudit.shardlist import remote_errors
+    from clipaudit.remote import open_filesystem, remote_errors  # `clipaudit heads --help` does without fsspec
 
     faults: tuple[type[Exception], ...] = (ImportError, ValueError, *remote_errors())
     try:
-        filesystem, path = fsspec.core.url_to_fs(url)
+        filesystem, path = open_filesystem(public_url(url))
         with filesystem.open(path, "rb") as file:
             return bytes(file.read(MAX_BYTES + 1))
     except PermissionError:

@@ -9,10 +9,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from clipaudit.demo.evaluation.choice import text_pool
 from clipaudit.errors import UsageError
 from clipaudit.texts import classes, pool, textfile
 from clipaudit.texts.classes import ClassNames, find_classes, load_classes, load_templates, prompts
-from clipaudit.texts.pool import CONTEXT, CORE, KINDS, UNSPECIFIED, load_pool
+from clipaudit.texts.pool import CONTEXT, CORE, KINDS, UNSPECIFIED, load_pool, pool_for
 
 FOLDER = Path(pool.__file__).parent / "pool"
 WORLD = re.findall(
@@ -361,3 +362,15 @@ def test_templates_from_a_file(tmp_path):
             load_templates(write(tmp_path / "t.txt", data))
     with pytest.raises(UsageError, match=r"^no templates 'imagnet': give imagenet, simple, single or a file"):
         load_templates("imagnet")
+
+
+def test_the_demo_model_is_given_the_words_of_its_captions():
+    ours = pool_for("demo")
+    assert dict(zip(ours.texts, ours.properties, strict=True)) == text_pool()
+    things = {name for name, kind in zip(ours.properties, ours.kinds, strict=True) if kind == CORE}
+    assert things == {"noun", "colour", "shape"}
+    assert pool_for("ViT-B-32").fingerprint == load_pool().fingerprint
+
+
+def test_a_file_goes_before_the_words_of_a_model(tmp_path):
+    assert pool_for("demo", write(tmp_path / "own.txt", "one\n")).texts == ("one",)

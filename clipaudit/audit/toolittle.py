@@ -1,0 +1,119 @@
+"""The result of an audit that has too little to test: inconclusive, with the images still needed, and never a pass."""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from clipaudit.audit.controls import LIMIT
+from clipaudit.audit.hygiene import hygiene
+from clipaudit.audit.imagefacts import ImageFacts
+from clipaudit.audit.panels import ClassFacts, Controls, Data, NegativeControl, Settings, Trust
+from clipaudit.audit.parts import Verdict
+from clipaudit.audit.result import SCHEMA_VERSION, AuditResult
+from clipaudit.audit.screen import MIN_INDEPENDENT
+from clipaudit.audit.summary import class_sizes, run_names
+from clipaudit.run import Run
+from clipaudit.texts.classes import ClassNames
+
+Ints: TypeAlias = npt.NDArray[np.int64]
+
+_SHOWN: Final = 5
+
+
+def inconclusive(
+    run: Run,
+    test_run: Run | None,
+    names: ClassNames,
+    facts: ImageFacts,
+    test: ImageFacts | None,
+    tested: Ints,
+    settings: Settings,
+    versions: dict[str, str],
+) -> AuditResult:
+    """The result when fewer than two classes have enough images: nothing was tested, and that is no pass."""
+    counts, independent = class_sizes(facts, len(names))
+    sentence = _sentence(names, counts, independent, tested)
+    return AuditResult(
+        schema_version=SCHEMA_VERSION,
+        **run_names(run, test_run),
+        verdict=Verdict.INCONCLUSIVE,
+        sentence=sentence,
+        findings=(),
+        map=(),
+        classes=_classes(names, counts, independent),
+        attributes=(),
+        groups=(),
+        predictability=(),
+        shift=None,
+        hygiene=hygiene(facts, test, names),
+        controls=_no_controls(facts),
+        trust=_trust(run, sentence),
+        dropped=(),
+        data=_data(run, facts),
+        settings=settings,
+        versions=versions,
+        started="",
+        seconds=0.0,
+    )
+
+
+def _sentence(names: ClassNames, counts: Ints, independent: Ints, tested: Ints) -> str:
+    few = [k for k in range(len(names)) if counts[k] and k not in set(tested.tolist())]
+    shown = ", ".join(f"{names.names[k]}: {MIN_INDEPENDENT - independent[k]}" for k in few[:_SHOWN])
+    return (
+        f"Inconclusive: {len(tested)} of {int((counts > 0).sum())} classes have {MIN_INDEPENDENT} independent images or"
+        f" more, and two are needed. Images still needed: {shown}."
+    )
+
+
+def _classes(names: ClassNames, counts: Ints, independent: Ints) -> tuple[ClassFacts, ...]:
+    return tuple(
+        ClassFacts(
+            class_name=name,
+            label=names.labels[k],
+            n=int(counts[k]),
+            independent=int(independent[k]),
+            tested=False,
+            accuracy=None,
+        )
+        for k, name in enumerate(names.names)
+    )
+
+
+def _no_controls(facts: ImageFacts) -> Controls:
+    negative = NegativeControl(
+        audits=0, mean_findings=0.0, share_with_any=0.0, limit=LIMIT, rows=len(facts), valid=True
+    )
+    return Controls(negative=negative, positive=())
+
+
+def _trust(run: Run, sentence: str) -> Trust:
+    return Trust(
+        valid=True,
+        problems=(),
+        tests=0,
+        directions=0,
+        heads=len(run.head_labels),
+        accuracy=None,
+        near_chance=False,
+        mean_source=None,
+        embedding_share=0.0,
+        limits=(sentence,),
+    )
+
+
+def _data(run: Run, facts: ImageFacts) -> Data:
+    return Data(
+        association=f"{run.directory.url}{facts.rows.described}",
+        counterfactual=None,
+        rows=len(facts),
+        counterfactual_rows=0,
+        discovery_rows=0,
+        confirmation_rows=0,
+        clusters=int(facts.cluster.max(initial=-1)) + 1,
+        attributes=(),
+        evidence=Verdict.INCONCLUSIVE,
+    )

@@ -1,0 +1,287 @@
+"""Ten traps that others fell into (section 1 of the method), each a regression test that fails for the wrong method."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from clipaudit.audit import AuditOptions, audit, groups, screen
+from clipaudit.audit.answers import Answers
+from clipaudit.audit.directions import class_subspace
+from clipaudit.audit.groups import conflict_of, describe_groups, grouping
+from clipaudit.audit.intervals import Paired, accuracy, average_change
+from clipaudit.audit.pseudo import MIN_PURITY, CorrectedChange, corrected_change, purity, rates_from_truth
+from clipaudit.audit.screen import screen_codes
+from clipaudit.audit.strength import Design, binned, strengths
+from clipaudit.audit.verdicts import Case, Verdict, verdict
+from tests.audit_examples import arm, around, association
+from tests.audit_worlds import Texts, cue_world, text_pool, write_world
+
+CLASSES, VALUES = ("landbird", "waterbird"), ("land", "water")
+
+
+@pytest.mark.parametrize("first", [0.5, 0.75, 0.9, 0.98])
+def test_trap_1_imbalance_makes_no_finding(first):
+    rng = np.random.default_rng(int(100 * first))
+    for _ in range(10):
+        truth = rng.permutation((np.arange(1000) >= 1000 * first).astype(int))
+        found = screen_codes([binned(rng.normal(size=1000)) for _ in range(50)], Design(truth, 2))
+        assert not found.flagged(0.05, 0.2).any()
+
+
+def test_trap_2_strength_does_not_vanish_with_prevalence():
+    """A cue with AUC 0.75 has D = 0.5 at every prevalence."""
+    rng = np.random.default_rng(2)
+    shift = np.sqrt(2) * norm.ppf(0.75)
+    for share in (0.5, 0.1, 0.02):
+        truth = (rng.random(40_000) < share).astype(int)
+        found = strengths(binned(rng.normal(size=40_000) + shift * truth), Design(truth, 2))
+        assert found.d[1] == pytest.approx(0.5, abs=0.05)
+        assert found.low[1] > 0.4
+
+
+def test_trap_3_many_tests_on_noise_raise_no_alarm():
+    rng = np.random.default_rng(3)
+    truth = rng.integers(0, 2, 1000)
+    found = screen_codes([binned(rng.normal(size=1000)) for _ in range(960)], Design(truth, 2))
+    assert 25 <= (found.p[:, 0] < 0.05).sum() <= 75  # about 48 raw alarms
+    assert (found.q <= 0.05).sum() == 0
+    assert not found.flagged(0.05, 0.2).any()
+
+
+def test_trap_4_the_class_is_projected_out_and_never_conditioned_on():
+    """Conditioning on the class score makes a cue that is independent of the label look associated: a collider."""
+    rng = np.random.default_rng(4)
+    n = 20_000
+    truth, cue = rng.integers(0, 2, n), rng.normal(size=n)
+    score = (2 * truth - 1) + cue + 0.5 * rng.normal(size=n)  # the model's class score uses the cue
+    residual_label = truth - np.polyval(np.polyfit(score, truth, 1), score)
+    residual_cue = cue - np.polyval(np.polyfit(score, cue, 1), score)
+    assert np.corrcoef(residual_label, residual_cue)[0, 1] < -0.35
+    assert abs(strengths(binned(cue), Design(truth, 2)).d[1]) < 0.03
+    classes = np.array([[1.0, 0.5, 0], [-1.0, 0.5, 0]])
+    subspace = class_subspace(classes)
+    u = np.array([0.6, 0.0, 0.8])
+    free = u - subspace.T @ (subspace @ u)
+    assert np.allclose(free, [0, 0, 0.8])
+
+
+def simulated(seed=5, n=40_000):
+    """Linear margins: core pushes to the truth, cue pushes to its side; returns truth, place, right answers with all,
+    without the cue's head and without the core's head, and the core head's own projection."""
+    rng = np.random.default_rng(seed)
+    truth, place = rng.integers(0, 2, n), rng.integers(0, 2, n)
+    core = 1.0 * (2 * truth - 1) + 0.8 * rng.normal(size=n)
+    cue = 0.9 * (2 * place - 1) + 0.3 * rng.normal(size=n)
+    rest = 0.5 * (2 * truth - 1) + 0.6 * rng.normal(size=n)
+
+    def right(margin):
+        return (margin > 0) == (truth == 1)
+
+    return truth, place, right(core + cue + rest), right(core + rest), right(cue + rest), core
+
+
+def test_trap_5_groups_from_the_ablated_head_are_circular():
+    truth, place, before, _, without_core, core = simulated()
+    own = (core > 0).astype(int)
+
+    def change(codes):
+        found = grouping(truth, CLASSES, "", VALUES, codes)
+        sizes, right, after = found.sizes(), found.right(before), found.right(without_core)
+        worst = int((right / sizes).argmin())
+        return (after[worst] - right[worst]) / sizes[worst]
+
+    assert change(place) < -0.1  # the truth: ablating the core head hurts the worst group
+    assert change(own) > change(place) + 0.1  # its own projection would hide that
+    # what the audit does instead: groups by labels, and the verdict is core, not shortcut
+    found = grouping(truth, CLASSES, "place", VALUES, place)
+    paired = Paired(change=without_core.astype(int) - before, group=found.group, cluster=np.arange(len(truth)))
+    conflict = conflict_of(found, 1, 1)
+    core_arm = replace(
+        arm("whole heads", 0.3),
+        delta_conflict=paired.mean(conflict.groups, conflict.weights),
+        delta_group_mean=paired.mean(range(4)),
+    )
+    decided = verdict(
+        Case(association=association(), attributes=True, labels=True, arm=core_arm, own=9000, others=9000)
+    )
+    assert decided is Verdict.CORE
+
+
+def test_trap_5_a_pseudo_attribute_does_not_see_the_heads_that_are_ablated(tmp_path, monkeypatch):
+    seen = []
+    without = Answers.embedding_without
+    monkeypatch.setattr(
+        Answers, "embedding_without", lambda self, heads: seen.append(set(heads)) or without(self, heads)
+    )
+    world = cue_world(3000, 0, reliance=0.5)
+    run = write_world(world, tmp_path / "run")
+    (tmp_path / "classes.txt").write_text("landbird\nwaterbird\n")
+    options = AuditOptions(
+        classes=str(tmp_path / "classes.txt"), templates="single", permutations=0, negative_audits=0, positive_trials=0
+    )
+    result = audit(run, options, texts=Texts(world), pool=text_pool())
+    ablated = [set(f.counterfactual.arms[0].heads) for f in result.findings if f.counterfactual]
+    assert any(ablated)
+    assert all(any(heads <= taken for taken in seen) for heads in ablated)
+
+
+def test_trap_6_pseudo_attribute_errors_flip_the_effect_and_the_correction_restores_it():
+    rng = np.random.default_rng(6)
+    n = 40_000
+    truth = rng.integers(0, 2, n)
+    place = np.where(rng.random(n) < 0.95, truth, 1 - truth)
+    said = np.where(rng.random(n) < 0.1, 1 - place, place)
+    conflict = place != truth
+    change = np.where(conflict, rng.choice([0, 1], n, p=[0.8, 0.2]), rng.choice([-1, 0], n, p=[0.1, 0.9]))
+    found = grouping(truth, CLASSES, "place", VALUES, said)
+    sides = conflict_of(found, 1, 1)
+    raw = Paired(change=change, group=found.group, cluster=np.arange(n)).mean(sides.groups, sides.weights)
+    rates = rates_from_truth(said, place)
+    assert purity(found.sizes().reshape(2, 2), rates, 1, 1) == pytest.approx(0.32, abs=0.03)
+    assert purity(found.sizes().reshape(2, 2), rates, 1, 1) < MIN_PURITY
+    assert raw.value < 0.03
+    corrected = corrected_change(change, found, 1, 1, rates).conflict
+    assert corrected.low <= 0.2 <= corrected.high
+    assert corrected.value == pytest.approx(0.2, abs=0.03)
+
+
+def test_trap_7_labels_alone_are_never_more_than_a_candidate():
+    for gain in (0.3, -0.3):
+        case = Case(
+            association=association(),
+            attributes=False,
+            labels=True,
+            arm=arm("whole heads", gain),
+            own=5000,
+            others=5000,
+        )
+        assert verdict(case) is Verdict.CANDIDATE
+
+
+def test_trap_8_association_and_reliance_are_two_things():
+    flat = replace(arm("whole heads", 0.3), delta_conflict=around(0.0, 0.005, 5000))
+    absent = association(0.0, above_delta=False, within_delta=True)
+    base = Case(
+        association=association(), attributes=True, labels=True, arm=arm("whole heads", 0.3), own=642, others=2255
+    )
+    four = {
+        (goes, relies): verdict(replace(base, association=goes_with, arm=effect))
+        for goes, goes_with in ((True, association()), (False, absent))
+        for relies, effect in ((True, base.arm), (False, flat))
+    }
+    assert four[True, True] is Verdict.CONFIRMED
+    assert four[True, False] is Verdict.DATA_ONLY
+    assert four[False, True] is Verdict.MODEL_ONLY
+    assert four[False, False] is Verdict.INCONCLUSIVE
+
+
+def test_trap_9_the_worst_groups_interval_covers_where_a_bootstrap_does_not():
+    rng = np.random.default_rng(9)
+    sizes, truth = np.array([200, 200, 200, 200]), 0.8
+    group = np.repeat(np.arange(4), sizes)
+    found = grouping(group // 2, CLASSES, "place", VALUES, group % 2)
+    covered = bootstrap = 0
+    for seed in range(200):
+        good = rng.random(800) < truth
+        worst = describe_groups(found, good, "", n_min=30, seed=seed).worst
+        covered += worst.accuracy.low <= truth <= worst.accuracy.high
+        drawn = rng.binomial(sizes, found.right(good) / sizes, (200, 4)) / sizes
+        low, high = np.quantile(drawn.min(axis=1), (0.025, 0.975))
+        bootstrap += low <= truth <= high
+    assert bootstrap / 200 < 0.75
+    assert covered / 200 > 0.93
+
+
+def test_trap_10_the_average_of_skewed_data_moves_the_wrong_way():
+    rng = np.random.default_rng(10)
+    truth, place, before, after, _, _ = simulated(10)
+    kept = (place == truth) | (rng.random(len(truth)) < 0.05 / 0.95)
+    found = grouping(truth[kept], CLASSES, "place", VALUES, place[kept])
+    change = (after.astype(int) - before)[kept]
+    paired = Paired(change=change, group=found.group, cluster=np.arange(len(change)))
+    conflict = conflict_of(found, 1, 1)
+    assert average_change(change, np.arange(len(change))).high < 0
+    assert paired.mean(conflict.groups, conflict.weights).low > 0.1
+    assert paired.mean(range(4)).low > 0.05
+
+
+# -- the traps themselves: each test above fails when the method is the wrong one --------------------------------------
+
+
+REAL = {"strengths": strengths, "verdict": verdict}
+
+
+def majority(codes, design, bins=1024):
+    """Trap 1: how often always answering the largest class is right, against even odds."""
+    found = REAL["strengths"](codes, design, bins)
+    d = 2 * design.counts.max() / len(design.truth) - 1
+    error = 1 / np.sqrt(len(design.truth))
+    return replace(
+        found, d=np.array([-d, d]), error=np.full(2, error), z=np.array([-d, d]) / error, typical=found.d + d
+    )
+
+
+def weighted_by_prevalence(codes, design, bins=1024):
+    """Trap 2: a score that weighs by class size."""
+    found = REAL["strengths"](codes, design, bins)
+    return replace(found, d=found.d * 2 * design.counts.min() / len(design.truth))
+
+
+class ByImage(Paired):
+    """Trap 10: every image counts equally."""
+
+    def mean(self, groups, weights=None, level=0.95):
+        inside = np.isin(self.group, list(groups))
+        return average_change(self.change[inside], self.cluster[inside])
+
+
+def raw(p):
+    """Trap 3."""
+    return p
+
+
+def by_labels(case):
+    """Trap 7: class labels taken for attributes."""
+    return REAL["verdict"](replace(case, attributes=True))
+
+
+def by_reliance(case):
+    """Trap 8: what is relied on must be in the data."""
+    return REAL["verdict"](replace(case, association=association()))
+
+
+def uncorrected(change, found, k, value, rates, seed=0):
+    """Trap 6."""
+    sides = conflict_of(found, k, value)
+    mean = Paired(change=change, group=found.group, cluster=np.arange(len(change))).mean
+    return CorrectedChange(conflict=mean(sides.groups, sides.weights), group_mean=mean(range(4)))
+
+
+WRONG = {
+    1: (screen, "strengths", majority),
+    2: (None, "strengths", weighted_by_prevalence),
+    3: (screen, "benjamini_hochberg", raw),
+    4: (None, "class_subspace", lambda classes: np.empty((0, classes.shape[1]))),
+    6: (None, "corrected_change", uncorrected),
+    7: (None, "verdict", by_labels),
+    8: (None, "verdict", by_reliance),
+    9: (groups, "accuracy", lambda right, total, groups=1: accuracy(right, total)),
+    10: (None, "Paired", ByImage),
+}
+
+
+@pytest.mark.parametrize("number", WRONG)
+def test_a_trap_is_noticed(number, monkeypatch):
+    where, name, wrong = WRONG[number]
+    trap = next(test for title, test in globals().items() if title.startswith(f"test_trap_{number}_"))
+    if where is None:
+        monkeypatch.setitem(globals(), name, wrong)
+    else:
+        monkeypatch.setattr(where, name, wrong)
+    arguments = (0.9,) if number == 1 else ()
+    with pytest.raises(AssertionError):
+        trap(*arguments)

@@ -1,0 +1,52 @@
+"""Audited and indexed runs of small photos, made in this process: what the real command writes, sooner."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from clipaudit.config import AuditConfig, ExecutionConfig, FieldsConfig, ModelConfig, StoreConfig
+from clipaudit.console import ConsoleReporter
+from clipaudit.demo.worlds import write_world
+from clipaudit.local import LocalPool
+from clipaudit.retrieval.plan import IndexConfig, build_indexes
+from clipaudit.run import Run
+from clipaudit.stages import Reporter, audit
+from tests.make_shards import write_photos
+from tests.worded_models import write_worded_model
+
+
+def audited(folder: Path, shards: int = 2, images: int = 12, *, index: bool = True) -> Run:
+    """`folder/run` over `folder/s-N.tar`, of a tiny model that can read: two heads of 16 in two layers."""
+    model = write_worded_model(folder / "model", layers=2, image_size=32)
+    for number in range(shards):
+        write_photos(folder / f"s-{number}.tar", images, prefix=f"p{number}")
+    config = AuditConfig(
+        shards=(f"{folder}/s-*.tar",),
+        out=str(folder / "run"),
+        model=ModelConfig(name=str(model), device="cpu"),
+        fields=FieldsConfig(label="cls", attributes=("json:place",)),
+        store=StoreConfig(layers="2"),
+        execution=ExecutionConfig(engine="local"),
+    )
+    pool = LocalPool(config)
+    with ConsoleReporter(config) as reporter:
+        audit(config, pool, reporter, threading.Event())
+    if index:
+        build_indexes(IndexConfig(run=config.out, memory=2 * 10**9))
+    return Run(config.out)
+
+
+def audited_world(folder: Path, world: str, count: int, seed: int) -> Run:
+    """A world of the demo with every factor as an attribute, through the demo model."""
+    shards = write_world(world, folder / "shards", count=count, seed=seed, shard_size=500)
+    attributes = tuple(f"json:{name}" for name in ("background", "place", "split", "style", "tint"))
+    config = AuditConfig(
+        shards=tuple(map(str, shards)),
+        out=str(folder / "run"),
+        model=ModelConfig(name="demo", device="cpu"),
+        fields=FieldsConfig(label="cls", attributes=attributes),
+        execution=ExecutionConfig(engine="local"),
+    )
+    audit(config, LocalPool(config), Reporter(), threading.Event())
+    return Run(config.out)

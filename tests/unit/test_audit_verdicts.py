@@ -1,0 +1,100 @@
+"""Verdicts: every row of the table of section 3, what is missing, and the words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from clipaudit.audit.parts import Verdict
+from clipaudit.audit.verdicts import Case, action, images_needed, needs, sentence, verdict
+from tests.audit_examples import arm, around, association, random_control
+
+
+def case(**changes):
+    base = Case(
+        association=association(),
+        attributes=True,
+        labels=True,
+        arm=arm("whole heads", 0.3),
+        own=642,
+        others=2255,
+    )
+    return replace(base, **changes)
+
+
+def effect(conflict, mean, half=0.01, p=0.005):
+    found = arm("whole heads", 0.3)
+    return replace(
+        found,
+        delta_conflict=around(conflict, half, 1000),
+        delta_group_mean=around(mean, 0.004, 4000),
+        control=replace(random_control(), p=p),
+    )
+
+
+NONE = association(0.0, above_delta=False, within_delta=True)
+UNCLEAR = association(0.2, above_delta=False, within_delta=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, Verdict.CONFIRMED),
+        ({"association": NONE}, Verdict.MODEL_ONLY),
+        ({"association": UNCLEAR}, Verdict.INCONCLUSIVE),
+        ({"arm": effect(0.0, 0.0, half=0.008)}, Verdict.DATA_ONLY),
+        ({"arm": effect(0.0, 0.0, half=0.02)}, Verdict.INCONCLUSIVE),
+        ({"arm": effect(-0.1, -0.1)}, Verdict.CORE),
+        ({"arm": effect(-0.1, -0.1), "association": NONE}, Verdict.CORE),
+        ({"arm": effect(0.3, -0.02)}, Verdict.INCONCLUSIVE),
+        ({"arm": effect(0.3, -0.004)}, Verdict.CONFIRMED),
+        ({"arm": effect(0.3, 0.1, p=0.2)}, Verdict.INCONCLUSIVE),
+        ({"arm": None}, Verdict.INCONCLUSIVE),
+        ({"own": 99}, Verdict.INCONCLUSIVE),
+        ({"others": 20}, Verdict.INCONCLUSIVE),
+        ({"attributes": False}, Verdict.CANDIDATE),
+        ({"attributes": False, "arm": effect(-0.1, -0.1)}, Verdict.CANDIDATE),
+        ({"attributes": False, "association": UNCLEAR}, Verdict.INCONCLUSIVE),
+        ({"labels": False}, Verdict.OBSERVED),
+        ({"association": NONE, "arm": effect(0.0, 0.0, half=0.008)}, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_verdicts(changes, expected):
+    assert verdict(case(**changes)) is expected
+
+
+def test_inconclusive_says_how_many_images():
+    found = needs(case(own=60, others=20), "waterbird", "water")
+    assert [(need.what, need.images) for need in found] == [
+        ("waterbird without water among the scored images", 40),
+        ("other classes with water among the scored images", 80),
+    ]
+    wide = needs(case(arm=effect(0.02, 0.0, half=0.04)), "waterbird", "water")
+    assert wide[0].images == 3000
+    assert needs(case(attributes=False), "cat", "grey")[0].images is None
+    assert needs(case(labels=False), "cat", "grey")[0].what == "a label for each image"
+
+
+def test_too_few_sets_of_heads_are_named():
+    few = replace(random_control(), p=0.2, different_sets=4)
+    found = needs(case(arm=replace(effect(0.3, 0.1), control=few)), "waterbird", "water")
+    assert "more stored heads" in found[0].what
+
+
+def test_images_needed():
+    assert images_needed(around(0.1, 0.2, 100), 0.0) == 300
+    assert images_needed(around(0.0, 0.2, 100), 0.0) is None
+    assert images_needed(around(0.5, 0.1, 100), 0.0) == 1
+
+
+@pytest.mark.parametrize("kind", list(Verdict))
+def test_words_name_class_cue_number_and_never_say_biased(kind):
+    text = sentence(case(), kind, "waterbird", "water: a lake")
+    assert "waterbird" in text
+    assert "water: a lake" in text
+    assert "D = 0.90" in text
+    advice = action(kind, "waterbird", "water", 12)
+    assert "biased" not in (text + advice).lower()
+    assert advice.endswith(".")
+    assert text.endswith(".")
