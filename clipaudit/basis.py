@@ -13,6 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from clipaudit.errors import IntegrityError, RunMismatch, RunNotFound, UsageError
+from clipaudit.records import MALFORMED
 from clipaudit.rundir import BASIS, RunDirectory
 
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
@@ -70,7 +71,8 @@ def read_basis(run_dir: RunDirectory, heads: tuple[str, ...]) -> Basis:
     """The run's basis; RunNotFound when none has been written yet, IntegrityError when it is damaged."""
     tensors, metadata = _load(run_dir)
     for name in ("Q", "T"):
-        if name not in tensors or int(np.prod(tensors[name].shape[:-2])) not in (1, len(heads)):
+        found = tensors.get(name)
+        if found is None or found.ndim < 2 or int(np.prod(found.shape[:-2])) not in (1, len(heads)):
             full = run_dir.storage.full(BASIS)
             raise IntegrityError(f"{full} is damaged: {name} is not there for {len(heads)} heads")
     return Basis(heads=heads, tensors=tensors, metadata=metadata)
@@ -85,7 +87,7 @@ def _load(run_dir: RunDirectory) -> tuple[Arrays, dict[str, str]]:
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         return safetensors.numpy.load(data), json.loads(header["__metadata__"]["clipaudit"])
-    except (ValueError, KeyError, TypeError, OverflowError, safetensors.SafetensorError) as error:
+    except (*MALFORMED, safetensors.SafetensorError) as error:
         raise IntegrityError(f"{full} is damaged: {error}") from error
 
 

@@ -13,6 +13,7 @@ from clipaudit.errors import UsageError
 
 if TYPE_CHECKING:
     from clipaudit.retrieval.ask import Asking
+    from clipaudit.retrieval.retriever import Retriever
     from clipaudit.retrieval.sheet import Panel
 
 WHAT, HOW, OUTPUT = "What is asked", "Which images", "Output"
@@ -47,6 +48,12 @@ VerifyOption = Annotated[
 CompareOption = Annotated[
     bool, typer.Option("--compare", help="Also ask the whole embedding, side by side.", rich_help_panel=OUTPUT)
 ]
+MapsOption = Annotated[
+    bool,
+    typer.Option(
+        "--maps", help="Beside each picture of --html: where in it what was asked is seen.", rich_help_panel=OUTPUT
+    ),
+]
 HtmlOption = Annotated[Path | None, option("Write a contact sheet: one HTML file.", panel=OUTPUT)]
 ThumbnailOption = Annotated[int, option("Pixels of a picture's longer side [160].", panel=OUTPUT)]
 DeviceOption = Annotated[str, option("Where the model runs: auto, cpu, cuda, cuda:N or mps [auto].")]
@@ -67,6 +74,7 @@ def query(
     verify: VerifyOption = True,
     compare: CompareOption = False,
     html: HtmlOption = None,
+    maps: MapsOption = False,
     thumbnail: ThumbnailOption = 160,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -82,6 +90,8 @@ def query(
     from clipaudit.run import Run
 
     one_of("--end", end, ("max", "min"))
+    if maps and html is None:
+        raise UsageError("--maps draws on the page of --html: give --html FILE too")
     opened = Run(run)
     asking = Asking(
         weights=parse_weights(listed(head)),
@@ -99,7 +109,7 @@ def query(
     retriever = Retriever(opened, stale=stale, verify=verify)
     panels = answers(retriever, Encoder(opened, device, _loading), asking)
     if html is not None:
-        _write_sheet(html, retriever, asking, panels, thumbnail)
+        _write_sheet(html, retriever, asking, panels, thumbnail, device if maps else None)
     if as_json:
         print_json({"asked": asking.words(opened), "panels": [_panel_json(panel) for panel in panels]})
         return
@@ -132,12 +142,19 @@ def _loading(model: str) -> None:
     typer.echo(f"loading {model} ...", err=True)
 
 
-def _write_sheet(html: Path, retriever: Any, asking: Asking, panels: list[Panel], side: int) -> None:  # noqa: ANN401
+def _write_sheet(
+    html: Path, retriever: Retriever, asking: Asking, panels: list[Panel], side: int, maps_on: str | None
+) -> None:
+    """The page; with heat maps when `maps_on` names a device for the model."""
     from clipaudit.retrieval.sheet import contact_sheet
     from clipaudit.retrieval.thumbnails import Thumbnails
 
-    thumbnails = Thumbnails(retriever.run, side)
-    page = contact_sheet(retriever.run, asking.shown(retriever, thumbnails), panels, thumbnails)
+    thumbnails, draw = Thumbnails(retriever.run, side), None
+    if maps_on is not None:
+        from clipaudit.retrieval.maps import SheetMaps  # loads torch
+
+        draw = SheetMaps(retriever, side=side, device=maps_on)
+    page = contact_sheet(retriever.run, asking.shown(retriever, thumbnails), panels, thumbnails, draw)
     try:
         html.write_text(page, encoding="utf-8")
     except OSError as error:

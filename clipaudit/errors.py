@@ -14,16 +14,23 @@
     +-- ShardError (4)               one shard cannot be processed; recorded under _failed/
     |   +-- ShardUnreadable          the shard cannot be opened or read
     |   +-- ShardChanged             the shard's size or etag is no longer the one that the run recorded
+    |   +-- StoreUnavailable         the object store fails again and again, of shards or of the run
     +-- IntegrityError (4)           stored files disagree with their commit record
 
 A user's mistake ends as the exception's one sentence on stderr; anything else is a bug and keeps its traceback.
+Messages hold no credentials: whatever a library put into its own error is redacted where ours is made.
 """
+
+from clipaudit.redact import redact
 
 
 class ClipauditError(Exception):
     """Root of all clipaudit errors. `exit_code` is what the command line ends with."""
 
     exit_code = 5
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
 
 
 class UsageError(ClipauditError):
@@ -82,6 +89,10 @@ class ShardUnreadable(ShardError):
 
 class ShardChanged(ShardError):
     """The shard is no longer the file that the run recorded."""
+
+
+class StoreUnavailable(ShardError):
+    """An object store failed again and again; a shard's attempt is repeated, everything else is resumed later."""
 
 
 class IntegrityError(ClipauditError):

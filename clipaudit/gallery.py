@@ -6,7 +6,6 @@ only the images that are shown are read from the shards.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from clipaudit import __version__
 from clipaudit.description import Description, HeadWords
 from clipaudit.heads import Float64s
+from clipaudit.markup import without_forbidden
 from clipaudit.retrieval.rowmap import Row
 from clipaudit.retrieval.thumbnails import NoPicture, Picture, Thumbnails
 from clipaudit.rows import RowBatch, stream_rows
@@ -28,8 +28,6 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 _TEXTS: Final = 10
 """Texts with bars of each head."""
 _BATCH_ROWS: Final = 1024
-_FORBIDDEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
-"""Characters that HTML forbids, and those that turn the direction of what follows; both come from hostile keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +169,7 @@ def render(found: Description, ends: dict[str, list[Ends]], side: int = 80) -> s
         side=side,
         version=__version__,
     )  # fmt: skip
-    return _FORBIDDEN.sub("\ufffd", page)
+    return without_forbidden(page)
 
 
 @cache

@@ -13,12 +13,13 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import safetensors
 import safetensors.numpy
 
 from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.projections import stream_table, vectors_of
-from clipaudit.records import StoredFile
+from clipaudit.records import MALFORMED, StoredFile
 from clipaudit.rundir import RunDirectory
 from clipaudit.schema import OK, Label, Shard, TableSpec
 from clipaudit.storage import storage_errors
@@ -314,7 +315,8 @@ def _row_batches(
     names = ["status", *(["label"] if label else []), *columns]
     width = sum(2 * dim for dim in columns.values())
     rows = max(64, _BLOCK_BYTES // max(width, 1))
-    for batch in stream_table(run_dir, path, names, rows):
+    types = {"status": pa.string()} | {name: pa.binary(2 * dim) for name, dim in columns.items()}
+    for batch in stream_table(run_dir, path, names, rows, types):
         kept = np.array([status == OK for status in batch.column("status").to_pylist()], np.bool_)
         found: dict[str, Any] = {name: vectors_of(batch.column(name))[0][kept] for name in columns}
         if label:
@@ -368,7 +370,7 @@ def load_moments(run_dir: RunDirectory, path: str, labels: Collection[Label] | N
         }
     except FileNotFoundError as error:
         raise IntegrityError(f"{full} is not there") from error
-    except (ValueError, KeyError, TypeError, OverflowError, safetensors.SafetensorError) as error:
+    except (*MALFORMED, safetensors.SafetensorError) as error:
         raise IntegrityError(f"{full} is damaged: {type(error).__name__}: {error}") from error
     if len(counts) == 1 and (labels is None or set(counts) <= set(labels)):
         found = dict.fromkeys(counts, total)  # one label in the whole shard: not stored twice
@@ -396,8 +398,12 @@ def _unpack(
     *,
     count: int,
 ) -> Moments:
+    packed, head_mean = tensors[f"{prefix}.head_scatter"], tensors[f"{prefix}.head_mean"]
+    wide_mean, wide_scatter = tensors[f"{prefix}.wide_mean"], tensors[f"{prefix}.wide_scatter"]
+    shapes = (head_mean.shape, packed.shape, wide_mean.shape[:1], wide_mean.ndim, wide_scatter.shape)
+    if shapes != ((len(heads), dim), (len(heads), dim * (dim + 1) // 2), (len(wide),), 2, wide_mean.shape):
+        raise ValueError(f"{prefix} has other shapes than it says")  # before an array of a stated size is made
     rows, columns = np.triu_indices(dim)
-    packed = tensors[f"{prefix}.head_scatter"]
     scatter = np.empty((len(heads), dim, dim))
     scatter[:, rows, columns] = packed
     scatter[:, columns, rows] = packed
@@ -405,8 +411,8 @@ def _unpack(
         heads=heads,
         wide=wide,
         count=count,
-        head_mean=tensors[f"{prefix}.head_mean"],
+        head_mean=head_mean,
         head_scatter=scatter,
-        wide_mean=tensors[f"{prefix}.wide_mean"],
-        wide_scatter=tensors[f"{prefix}.wide_scatter"],
+        wide_mean=wide_mean,
+        wide_scatter=wide_scatter,
     )

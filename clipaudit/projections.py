@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, TypeAlias, cast
+from functools import lru_cache
+from types import TracebackType
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,7 @@ Float16s: TypeAlias = npt.NDArray[np.float16]
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
+_ANY: Mapping[str, pa.DataType] = {}
 SCALARS = ("scale", "norm", "remainder")
 _ROW_GROUP_BYTES = 32 * 2**20
 _METADATA_BYTES = 256  # a row's share of a row group beside its vectors, roughly
@@ -198,29 +201,91 @@ def _footer(spec: TableSpec, shard: Shard, extra: Mapping[str, str]) -> dict[str
     return {f"clipaudit.{name}": value for name, value in facts.items()}
 
 
-def open_table(run_dir: RunDirectory, path: str, *, mapped: bool = True) -> pq.ParquetFile:
+class TableFile:
+    """A projections file for reading: whatever is wrong with it raises IntegrityError, at once or where it is met."""
+
+    def __init__(self, run_dir: RunDirectory, path: str, *, mapped: bool = True) -> None:
+        self._full = run_dir.storage.full(path)
+        try:
+            with self._damage():
+                if run_dir.storage.local:
+                    self._file = pq.ParquetFile(self._full, memory_map=mapped)
+                else:
+                    self._file = pq.ParquetFile(run_dir.storage.open(path), pre_buffer=True)
+                self.schema: pa.Schema = self._file.schema_arrow
+                self.rows = int(self._file.metadata.num_rows)
+                """That the footer states."""
+                self.row_groups = int(self._file.num_row_groups)
+        except FileNotFoundError as error:
+            raise IntegrityError(f"{self._full} is not there") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def read(self, columns: Sequence[str] | None = None, types: Mapping[str, pa.DataType] = _ANY) -> pa.Table:
+        """Some columns (default: all) of every row; `types` are those that they must have."""
+        asked = list(dict.fromkeys(self.schema.names if columns is None else columns))
+        self._check(asked, types)
+        with self._damage():
+            return self._file.read(asked, use_threads=False)
+
+    def batches(
+        self, columns: Sequence[str], rows: int, types: Mapping[str, pa.DataType] = _ANY
+    ) -> Iterator[pa.RecordBatch]:
+        """The same, at most `rows` rows at a time; memory is bounded by one row group."""
+        self._check(columns, types)
+        with self._damage():
+            for group in range(self.row_groups):
+                # one iterator for all row groups would keep every one that it has passed
+                yield from self._file.iter_batches(rows, row_groups=[group], columns=list(columns), use_threads=False)
+
+    def _check(self, columns: Sequence[str], types: Mapping[str, pa.DataType]) -> None:
+        for name in columns:  # pyarrow leaves out in silence what is not there
+            if self.schema.names.count(name) != 1:
+                raise IntegrityError(f"{self._full} is damaged: it has no column {name!r}, or two of them")
+            if types.get(name, self.schema.field(name).type) != self.schema.field(name).type:
+                raise IntegrityError(f"{self._full} is damaged: its column {name!r} is not of the run's type")
+
+    @contextlib.contextmanager
+    def _damage(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
+            raise IntegrityError(f"{self._full} is damaged: {error}") from error
+
+
+def open_table(run_dir: RunDirectory, path: str, *, mapped: bool = True) -> TableFile:
     """A projections file for reading; IntegrityError when missing or damaged.
 
     A local file is memory-mapped, which is quickest for a few columns. With `mapped=False` it is read piece by piece:
     for going through many columns of many rows, because mapped pages count as this process's memory.
     """
-    full = run_dir.storage.full(path)
-    try:
-        if run_dir.storage.local:
-            return pq.ParquetFile(full, memory_map=mapped)
-        return pq.ParquetFile(cast(BinaryIO, run_dir.storage.fs.open(full, "rb")), pre_buffer=True)
-    except FileNotFoundError as error:
-        raise IntegrityError(f"{full} is not there") from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise IntegrityError(f"{full} is damaged: {error}") from error
+    return TableFile(run_dir, path, mapped=mapped)
 
 
-def stream_table(run_dir: RunDirectory, path: str, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+def stream_table(
+    run_dir: RunDirectory,
+    path: str,
+    columns: Sequence[str],
+    rows: int,
+    types: Mapping[str, pa.DataType] = _ANY,
+) -> Iterator[pa.RecordBatch]:
     """Columns of a projections file, at most `rows` rows at a time; memory is bounded by one row group."""
     with open_table(run_dir, path, mapped=False) as table:
-        for group in range(table.num_row_groups):
-            # one iterator for all row groups would keep every one that it has passed
-            yield from table.iter_batches(rows, row_groups=[group], columns=list(columns), use_threads=False)
+        yield from table.batches(columns, rows, types)
+
+
+@lru_cache(8)
+def column_types(spec: TableSpec) -> Mapping[str, pa.DataType]:
+    """The type of every column of a run's table."""
+    return {field.name: field.type for field in arrow_schema(spec)}
 
 
 def verify(
@@ -238,13 +303,13 @@ def verify(
     if found != size:
         raise IntegrityError(f"{full} has {found} bytes where {size} were written")
     with open_table(run_dir, path) as table:
-        if table.metadata.num_rows != rows:
-            raise IntegrityError(f"{full} has {table.metadata.num_rows} rows where {rows} were written")
-        if not table.schema_arrow.equals(arrow_schema(spec)):
+        if table.rows != rows:
+            raise IntegrityError(f"{full} has {table.rows} rows where {rows} were written")
+        if not table.schema.equals(arrow_schema(spec)):
             raise IntegrityError(f"{full} does not have the run's columns")
-        metadata = table.schema_arrow.metadata or {}
+        metadata = table.schema.metadata or {}
     for name, value in (footer or {}).items():
-        stored = metadata.get(name.encode(), b"").decode()
+        stored = metadata.get(name.encode(), b"").decode(errors="replace")
         if stored != value:
             raise IntegrityError(f"{full} has {name} = {stored!r} in its footer where {value!r} is right")
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import fsspec
 import numpy as np
 
 from clipaudit.config import DecodeConfig, ModelConfig
 from clipaudit.decomposer import Decomposer
 from clipaudit.images import ImageDecoder
 from clipaudit.model import Normaliser, load_model
-from clipaudit.records import Manifest
 from clipaudit.run import Run
 from clipaudit.schema import OK, head_label, parse_head_label
+from clipaudit.storedshards import read_piece
 
 _SHARDS, _IMAGES = 4, 8
 # Storage rounds to 2^-11 of a value; another device, batch or bf16 rounds more. Anything wrong is far beyond these.
-_TOLERANCE = {"fp32": 2e-3, "bf16": 3e-2, "fp16": 1e-2}
+_TOLERANCE = {"fp32": 2e-3, "bf16": 3e-2, "fp16": 1e-2, "int8": 1e-2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +36,17 @@ def recompute(path: str) -> Recomputed:
     """
     run = Run(path)
     identity = run.manifest.identity
+    precision = identity["precision"]
+    # int8 runs on CPUs alone, and what it stores can be computed anew only there.
+    device = "cpu" if precision == "int8" else "auto"
     loaded = load_model(
-        ModelConfig(name=identity["model"], pretrained=identity["pretrained"], precision=identity["precision"])
+        ModelConfig(name=identity["model"], pretrained=identity["pretrained"], precision=precision, device=device)
     )
     if loaded.fingerprint != run.manifest.model["fingerprint"]:
         problem = f"the model that {identity['model']} names here has other weights than the run's"
         return Recomputed(images=0, largest_difference=0.0, problems=[problem])
     layers = sorted({parse_head_label(name)[0] for name in run.head_labels})
-    decomposer = Decomposer(loaded.model, layers=layers, precision=identity["precision"])
+    decomposer = Decomposer(loaded.model, layers=layers, precision=precision)
     decoder = ImageDecoder(loaded.transform, DecodeConfig(max_image_pixels=identity["max_image_pixels"]))
     normalise = Normaliser(decoder.mean, decoder.std, loaded.device)
     images, largest, problems = 0, 0.0, []
@@ -54,7 +56,9 @@ def recompute(path: str) -> Recomputed:
         chosen = _spread(list(range(len(rows))), _IMAGES)
         if not chosen:
             continue
-        out = decomposer(normalise([decoder(_cut(run.manifest, shard, rows[n])).image for n in chosen]))
+        url = run.manifest.shards[shard].url
+        files = [read_piece(url, rows[n]["offset"], rows[n]["nbytes"]) for n in chosen]
+        out = decomposer(normalise([decoder(data).image for data in files]))
         computed = {"embedding": out.embedding.float().cpu().numpy()}
         heads = out.heads.float().cpu().numpy()  # (n, layers, heads, dh)
         for place, layer in enumerate(layers):
@@ -64,18 +68,9 @@ def recompute(path: str) -> Recomputed:
             for name, values in computed.items()
         )
         images, largest = images + len(chosen), max(largest, worst)
-        if worst > _TOLERANCE[identity["precision"]]:
-            url = run.manifest.shards[shard].url
+        if worst > _TOLERANCE[precision]:
             problems.append(f"{column} of images of {url} differs by {worst:.1e} from what the model gives now")
     return Recomputed(images=images, largest_difference=largest, problems=problems)
-
-
-def _cut(manifest: Manifest, shard: int, row: dict[str, int]) -> bytes:
-    """One image's bytes, by its stored place in the tar."""
-    with fsspec.open(manifest.shards[shard].url, "rb") as file:
-        file.seek(row["offset"])
-        data: bytes = file.read(row["nbytes"])
-        return data
 
 
 def _spread(items: list[int], most: int) -> list[int]:

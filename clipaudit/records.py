@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -12,10 +13,19 @@ from typing import Any, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from clipaudit.errors import IntegrityError, RunMismatch
-from clipaudit.schema import SCHEMA_VERSION, Shard, TableSpec
+from clipaudit.schema import SCHEMA_VERSION, Shard, TableSpec, parse_head_label
 
+MALFORMED = (
+    *(ValueError, KeyError, IndexError, TypeError, AttributeError),
+    *(ArithmeticError, RecursionError, MemoryError),
+)
+"""What taking apart bytes that somebody else wrote may raise."""
+
+_MOST = 2**53  # of rows, bytes: beyond, a JSON number is not exact
+_WIDEST = 2**16  # numbers of one vector
 _Record = TypeVar("_Record")
 _SHOWN_CHARACTERS = 60
+_OWN_FILE = re.compile(r"projections/(\d{6,})-\w+\.parquet|moments/(\d{6,})-\w+\.safetensors")
 
 
 def now() -> str:
@@ -49,7 +59,11 @@ class Manifest:
     @staticmethod
     def from_json(data: bytes, where: str) -> Manifest:
         """Read back; `where` names the file. IntegrityError when it is damaged, RunMismatch when of another version."""
-        return _parse(Manifest, data, where, RunMismatch)
+        manifest = _parse(Manifest, data, where, RunMismatch)
+        wrong = _wrong_table(manifest.table) or _wrong_shards(manifest.shards)
+        if wrong:
+            raise IntegrityError(f"{where} is damaged: {wrong}")
+        return manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +129,16 @@ class CommitRecord:
 
     @staticmethod
     def from_json(data: bytes, where: str) -> CommitRecord:
-        """Read back; IntegrityError naming `where` when it is damaged, partial or of another version."""
-        return _parse(CommitRecord, data, where, IntegrityError)
+        """Read back; IntegrityError naming `where` when it is damaged, partial or of another version.
+
+        A record names files of its own shard and nothing else: a run from elsewhere must not make us read, compare or
+        delete what lies outside of it.
+        """
+        record = _parse(CommitRecord, data, where, IntegrityError)
+        wrong = _wrong_commit(record)
+        if wrong:
+            raise IntegrityError(f"{where} is damaged: {wrong}")
+        return record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +167,49 @@ class FailureRecord:
         return _parse(FailureRecord, data, where, IntegrityError)
 
 
+def _wrong_table(table: TableSpec) -> str:
+    """What cannot be right about a table, or nothing."""
+    try:
+        for name in table.heads:
+            parse_head_label(name)
+    except ValueError as error:
+        return str(error)
+    for name in table.components:
+        if re.fullmatch(r"(?:attention|mlp)_L\d{2,}", name) is None:
+            return f"{name!r} is no component"
+    for names in (table.heads, table.components, table.attributes):
+        if len(set(names)) < len(names) or not all(names) or any("\0" in name for name in names):
+            return "a column is empty or named twice"
+    if not (0 < table.head_dim <= table.embed_dim <= _WIDEST and len(table.vectors) <= _WIDEST):
+        return f"heads of {table.head_dim} numbers in a space of {table.embed_dim}"
+    return ""
+
+
+def _wrong_shards(shards: tuple[Shard, ...]) -> str:
+    for position, shard in enumerate(shards):
+        if shard.id != position or not 0 <= shard.size <= _MOST or not shard.url or "\0" in shard.url:
+            return f"shard {position} of the list is shard {shard.id}, {shard.url!r}, of {shard.size} bytes"
+    return ""
+
+
+def _wrong_commit(record: CommitRecord) -> str:
+    counts = (record.shard_id, record.rows, record.ok, record.input_size, record.bytes_good, *record.skipped.values())
+    if not all(0 <= count <= _MOST for count in counts):
+        return "it counts what cannot be counted"
+    number = f"{record.shard_id:06d}"
+    own = re.compile(rf"(?:projections/{number}-\w+\.parquet|moments/{number}-\w+\.safetensors)", re.ASCII)
+    for name, stored in record.files.items():
+        if own.fullmatch(name) is None:
+            return f"it names {name!r}, which is no file of shard {record.shard_id}"
+        if not 0 <= stored.bytes <= _MOST:
+            return f"{name} of {stored.bytes} bytes"
+    kinds = {name.partition("/")[0] for name in record.files}
+    return "" if len(kinds) == len(record.files) == 2 else "it does not name the two files of its shard"
+
+
 def _compact(record: CommitRecord | FailureRecord) -> bytes:
-    return json.dumps(asdict(record), ensure_ascii=False, separators=(",", ":")).encode()
+    # vars, not asdict: that copies every dictionary, which a driver of 100,000 shards notices
+    return json.dumps(vars(record), default=vars, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 @cache
@@ -156,8 +219,22 @@ def _adapter(kind: Hashable) -> TypeAdapter[Any]:
 
 def _parse(kind: type[_Record], data: bytes, where: str, newer: type[IntegrityError | RunMismatch]) -> _Record:
     try:
+        record: _Record = _adapter(cast(Hashable, kind)).validate_json(data, strict=True)
+    except ValidationError as error:
+        _refuse_version(data, where, newer)
+        first = error.errors()[0]
+        at = ".".join(str(part) for part in first["loc"])
+        raise IntegrityError(f"{where} is damaged: {at}: {first['msg']}") from error
+    if getattr(record, "schema_version", None) != SCHEMA_VERSION or b'"schema_version"' not in data:
+        _refuse_version(data, where, newer)
+    return record
+
+
+def _refuse_version(data: bytes, where: str, newer: type[IntegrityError | RunMismatch]) -> None:
+    """Raise what is wrong with the file as a whole: no JSON, no version, or another one."""
+    try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{where} is damaged: not JSON ({len(data)} bytes; {error})") from error
     version = value.get("schema_version") if isinstance(value, dict) else None
     if not isinstance(version, int):
@@ -167,13 +244,6 @@ def _parse(kind: type[_Record], data: bytes, where: str, newer: type[IntegrityEr
             f"{where} has schema version {version}, and this clipaudit reads version {SCHEMA_VERSION}:"
             f" use the clipaudit that wrote it{' (a newer one)' if version > SCHEMA_VERSION else ''}"
         )
-    try:
-        record: _Record = _adapter(cast(Hashable, kind)).validate_json(data, strict=True)
-        return record
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"])
-        raise IntegrityError(f"{where} is damaged: {at}: {first['msg']}") from error
 
 
 def compare_manifests(stored: Manifest, asked: Manifest, url: str) -> None:

@@ -27,7 +27,7 @@ def publish(run: Run, directory: str, files: Mapping[str, Any], out: str | None 
     storage = run.directory.storage
     with storage_errors(storage.full(directory)), run.directory.publish(directory) as aside:
         for name, content in contents.items():
-            storage.fs.pipe_file(f"{aside}/{name}", content)
+            storage.replace(storage.relative(f"{aside}/{name}"), content)
     return f"{run.directory.url}/{directory}"
 
 

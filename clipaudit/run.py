@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from clipaudit.basis import Basis, read_basis, write_basis
 from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.moments import Moments, load_moments, merge, moments_by_label, moments_of
-from clipaudit.projections import open_table, stream_table, vectors_of
+from clipaudit.projections import column_types, open_table, stream_table, vectors_of
 from clipaudit.records import CommitRecord, Manifest
 from clipaudit.rundir import RunDirectory
 from clipaudit.schema import Label, TableSpec, arrow_schema
@@ -154,7 +154,13 @@ class Run:
         self._check_columns(asked)
         records = self._chosen(shards)
         starts = np.cumsum([0, *(record.ok for record in records)])
-        values = np.empty((int(starts[-1]), self.spec.vectors[name]), dtype)
+        try:
+            values = np.empty((int(starts[-1]), self.spec.vectors[name]), dtype)
+        except (MemoryError, ValueError) as error:
+            raise IntegrityError(
+                f"{name} of the {int(starts[-1]):,} rows that the run at {self.directory.url} has committed does not"
+                " fit into memory: ask for some shards at a time"
+            ) from error
         # heads are small parts of large files: threads hide the latency of many of them
         with ThreadPoolExecutor(_THREADS) as pool:
             places = [values[a:b] for a, b in itertools.pairwise(starts)]
@@ -174,7 +180,7 @@ class Run:
         """Copy one shard's ok values of a vector column into `out`, (ok, length); returns the rows' other columns."""
         others = list(dict.fromkeys(["index", *(column.partition(".")[0] for column in columns)]))
         with open_table(self.directory, record.projections) as table:
-            found = table.read([name, *others], use_threads=False)
+            found = table.read([name, *others], column_types(self.spec))
         values, valid = vectors_of(found[name])
         if len(values) != record.rows or int(valid.sum()) != record.ok:
             raise IntegrityError(
@@ -205,7 +211,7 @@ class Run:
         """
         schema = self.schema(columns)
         for record in self._chosen(shards):
-            for batch in stream_table(self.directory, record.projections, schema.names, rows):
+            for batch in stream_table(self.directory, record.projections, schema.names, rows, column_types(self.spec)):
                 yield batch.select(schema.names).replace_schema_metadata(None)
 
     def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
@@ -251,6 +257,9 @@ class Run:
 
     def _shard_moments(self, record: CommitRecord, template: Moments, label: Label) -> Moments:
         stored = load_moments(self.directory, record.moments, labels=() if label is None else (label,))
+        if stored.total.lengths != self.spec.vectors:
+            full = self.directory.storage.full(record.moments)
+            raise IntegrityError(f"{full} is damaged: it holds moments of other columns than the run's")
         if label is None:
             return stored.total.select(template.heads, template.wide)
         if label not in stored.counts:

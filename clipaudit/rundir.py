@@ -7,12 +7,13 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from clipaudit.errors import IntegrityError, RunNotFound
 from clipaudit.records import CommitRecord, FailureRecord, Manifest, compare_manifests, now
+from clipaudit.redact import private_url
 from clipaudit.storage import TEMPORARY, Storage, storage_errors
 
 MANIFEST = "run.json"
@@ -49,7 +50,7 @@ class RunDirectory:
         return f"RunDirectory({self.url!r})"
 
     def __reduce__(self) -> tuple[type[RunDirectory], tuple[str]]:
-        return RunDirectory, (self.url,)
+        return RunDirectory, (private_url(self.url),)
 
     # -- the manifest ------------------------------------------------------------------------------------------------
 
@@ -105,9 +106,16 @@ class RunDirectory:
     # -- commits -----------------------------------------------------------------------------------------------------
 
     def commit(self, record: CommitRecord) -> bool:
-        """Make a shard's files count; False when the shard is committed already (then `discard` its files)."""
+        """Make a shard's files count; False when another attempt is committed already (then `discard` these files).
+
+        For drivers alone, never for workers: a store that is not `exclusive` then has one writer of commits for each
+        driver, and with one driver at a time the first attempt to finish is the one that counts there too.
+        """
         if not self.storage.create(self.commit_path(record.shard_id), record.to_json()):
-            return False
+            # the record may be our own, if the store made it and its answer was lost
+            committed = self.read_commit(record.shard_id)
+            if committed is None or committed.attempt != record.attempt:
+                return False
         self.storage.remove(self._attempt_path(record.shard_id, record.attempt))
         return True
 
@@ -133,9 +141,13 @@ class RunDirectory:
         """Ids of the committed shards, by listing alone."""
         return {int(match[1]) for name in self.storage.names(COMMITTED) if (match := _RECORD_NAME.fullmatch(name))}
 
-    def committed(self) -> dict[int, CommitRecord]:
-        """The commit records in the order of shard ids; IntegrityError names a record that cannot be read."""
-        paths = [self.commit_path(shard_id) for shard_id in sorted(self.committed_ids())]
+    def committed(self, ids: Iterable[int] | None = None) -> dict[int, CommitRecord]:
+        """The commit records, all or those of some committed shards, in the order of shard ids.
+
+        IntegrityError names a record that cannot be read.
+        """
+        chosen = self.committed_ids() if ids is None else ids
+        paths = [self.commit_path(shard_id) for shard_id in sorted(chosen)]
         found = zip(paths, self.storage.read_many(paths), strict=True)
         records = [self._commit_of(data, path) for path, data in found if data is not None]
         return {record.shard_id: record for record in records}
@@ -202,7 +214,7 @@ class RunDirectory:
     def _put_in_place(self, aside: str, directory: str, mark: str) -> None:
         if not self.storage.local:
             self.storage.remove_tree(directory)
-            self.storage.fs.mv(self.storage.full(aside), self.storage.full(directory), recursive=True)
+            self.storage.move_tree(aside, directory)
             return
         target = Path(self.storage.full(directory))
         old = target.with_name(f".{target.name}.{mark}.old{TEMPORARY}")

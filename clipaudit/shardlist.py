@@ -7,7 +7,6 @@ import glob
 import os
 import re
 import stat
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,12 +14,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
-import fsspec
+from fsspec import AbstractFileSystem
 
-from clipaudit.errors import ShardNotFound, UsageError
+from clipaudit.errors import ShardNotFound, StoreUnavailable, UsageError
+from clipaudit.redact import private_url, public_url
+from clipaudit.remote import open_filesystem, reason, retried
+from clipaudit.remote import remote_errors as remote_errors
 from clipaudit.schema import Shard
 
-LOCAL_PROTOCOLS: Final = frozenset({"file", "local"})
 _EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _COMPRESSED: Final = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 _FEW: Final = 16  # up to here a stat each is cheaper than the listing of a large directory
@@ -28,16 +29,6 @@ _STAT_THREADS: Final = 32
 _MOST_SHARDS: Final = 1_000_000
 _INNERMOST_BRACES: Final = re.compile(r"\{([^{}]*)\}")
 _RANGE: Final = re.compile(r"(\d+)\.\.(\d+)(?:\.\.(\d+))?")
-# Roots of the exceptions that remote file systems raise beside OSError; named, because they may not be installed.
-_REMOTE_ROOTS: Final = (
-    ("aiohttp", "ClientError"),
-    ("botocore.exceptions", "BotoCoreError"),
-    ("botocore.exceptions", "ClientError"),
-    ("google.auth.exceptions", "GoogleAuthError"),
-    ("gcsfs.retry", "HttpError"),
-    ("requests.exceptions", "RequestException"),
-    ("azure.core.exceptions", "AzureError"),
-)
 # Where file systems tell what changes with the content, the surest first.
 _MARKS: Final = (
     "ETag", "etag", "md5Hash", "Content-MD5", "mtime", "LastModified", "Last-Modified", "last_modified", "created"
@@ -58,11 +49,12 @@ class Stat:
 def expand(patterns: Sequence[str]) -> list[Shard]:
     """The shards that paths or URLs with braces and globs name: in the order given, each once, ids by position.
 
-    A glob's matches are sorted. Local paths become absolute. Raises ShardNotFound when a pattern matches nothing or a
+    A glob's matches are sorted. Local paths become absolute. URLs come without their credentials, which this process
+    remembers; another one learns them by `learn_credentials`. Raises ShardNotFound when a pattern matches nothing or a
     named shard is missing, UsageError when a URL cannot be reached or is not a plain tar.
     """
     found: dict[str, Stat] = {}
-    for pattern in patterns:
+    for pattern in learn_credentials(patterns):
         for entry in _matches(pattern):
             found.setdefault(entry.url, entry)
     if not found:
@@ -70,17 +62,29 @@ def expand(patterns: Sequence[str]) -> list[Shard]:
     return [Shard(id=i, url=entry.url, size=entry.size, etag=entry.etag) for i, entry in enumerate(found.values())]
 
 
+def learn_credentials(patterns: Sequence[str]) -> list[str]:
+    """The patterns without the credentials in them, which this process knows from now on.
+
+    A pattern with a signed query is expanded first, because the query belongs to each of its files.
+    """
+    learnt = []
+    for pattern in map(private_url, patterns):
+        public = public_url(pattern)
+        signed = public.partition("?")[2] != pattern.partition("?")[2]
+        learnt += [public_url(text) for text in expand_braces(pattern)] if signed else [public]
+    return learnt
+
+
 def stat_shard(url: str) -> Stat | None:
     """Size and etag of one file as they are now; None when it does not exist. Raises UsageError when out of reach."""
-    if _is_local(url):
-        return _local_stat(_local_path(url))
-    return _reach(url, lambda: _remote_stat(url))
+    if is_local(url):
+        return _local_stat(local_path(url))
+    return _reach(url, lambda: _stat_on(*open_filesystem(url), url))
 
 
-def remote_errors() -> tuple[type[Exception], ...]:
-    """The exceptions by which the file systems that are loaded report a failure."""
-    loaded = ((sys.modules.get(module), name) for module, name in _REMOTE_ROOTS)
-    return (OSError, *(getattr(module, name) for module, name in loaded if module is not None))
+def stat_on(fs: AbstractFileSystem, path: str, url: str) -> Stat | None:
+    """The same on a file system that is open already; `url` is what the file is called."""
+    return _local_stat(path) if is_local(url) else _reach(url, lambda: _stat_on(fs, path, url))
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -193,9 +197,9 @@ def _has_glob(text: str) -> bool:
 
 def _listing(directory: str) -> dict[str, Stat]:
     """Name to entry of everything in a directory; empty when it does not exist."""
-    if not _is_local(directory):
+    if not is_local(directory):
         return _reach(directory, lambda: _remote_listing(directory)) or {}
-    path = _local_path(directory)
+    path = local_path(directory)
     try:
         with os.scandir(path) as entries:
             return {e.name: found for e in entries if (found := _local_stat(str(Path(path, e.name)), e)) is not None}
@@ -207,25 +211,27 @@ def _listing(directory: str) -> dict[str, Stat]:
 
 def _deep_glob(text: str) -> list[Stat]:
     """Matches of a text with globs in its directories, or on a file system without listings."""
-    if _is_local(text):
-        names = glob.glob(_local_path(text), recursive=True)  # noqa: PTH207 - pathlib has no absolute patterns
+    if is_local(text):
+        names = glob.glob(local_path(text), recursive=True)  # noqa: PTH207 - pathlib has no absolute patterns
     else:
         names = _reach(text, lambda: _remote_glob(text)) or []
     return [entry for entry in _stat_all(names) if entry is not None and not entry.directory]
 
 
 def _stat_all(urls: Sequence[str]) -> list[Stat | None]:
-    if len(urls) <= 1 or _is_local(urls[0]):
+    if len(urls) <= 1 or is_local(urls[0]):
         return [stat_shard(url) for url in urls]
     with ThreadPoolExecutor(_STAT_THREADS) as threads:
         return list(threads.map(stat_shard, urls))
 
 
-def _is_local(url: str) -> bool:
+def is_local(url: str) -> bool:
+    """Whether a path or URL names a file of this machine."""
     return "::" not in url and ("://" not in url or url.startswith(("file://", "local://")))
 
 
-def _local_path(url: str) -> str:
+def local_path(url: str) -> str:
+    """The absolute path of a local file."""
     text = url.partition("://")[2] if "://" in url else url
     return os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111 - a string, with globs in it
 
@@ -240,21 +246,20 @@ def _local_stat(path: str, entry: os.DirEntry[str] | None = None) -> Stat | None
     return Stat(path, found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}", stat.S_ISDIR(found.st_mode))
 
 
-def _remote_stat(url: str) -> Stat:
-    fs, path = fsspec.core.url_to_fs(url)
+def _stat_on(fs: AbstractFileSystem, path: str, url: str) -> Stat:
     fs.invalidate_cache(path.rpartition("/")[0])  # a file system may answer from an old listing
     return _from_info(url, fs.info(path))
 
 
 def _remote_listing(directory: str) -> dict[str, Stat]:
-    fs, path = fsspec.core.url_to_fs(directory)
+    fs, path = open_filesystem(directory)
     fs.invalidate_cache(path)
     infos = {info["name"].rstrip("/").rpartition("/")[2]: info for info in fs.ls(path, detail=True)}
     return {name: _from_info(f"{directory}/{name}", info) for name, info in infos.items()}
 
 
 def _remote_glob(text: str) -> list[str]:
-    fs, path = fsspec.core.url_to_fs(text)
+    fs, path = open_filesystem(text)
     chain = text.rpartition("::")
     return [f"{chain[0]}{chain[1]}{fs.unstrip_protocol(name)}" for name in sorted(fs.glob(path))]
 
@@ -277,9 +282,14 @@ def _as_etag(mark: Any) -> str:  # noqa: ANN401
 
 
 def _reach(url: str, call: Callable[[], _T]) -> _T | None:
-    """`call()` on a remote file system; None for what does not exist, UsageError for what cannot be reached."""
+    """`call()` on a remote file system, tried again while the store fails; None for what does not exist.
+
+    UsageError for what cannot be reached.
+    """
     try:
-        return call()
+        return retried(call, url)
+    except StoreUnavailable as error:
+        raise UsageError(f"cannot reach {error}") from None
     except ImportError as error:
         protocol = url.partition("://")[0].rpartition("::")[2]
         extra = _EXTRAS.get(protocol)
@@ -292,11 +302,12 @@ def _reach(url: str, call: Callable[[], _T]) -> _T | None:
         cause = error.__cause__
         if cause is None or getattr(cause, "status", None) in (404, 410):
             return None
+        if type(cause).__module__.startswith("botocore"):  # no such key or bucket
+            return None
         _unreachable(url, cause)
     except remote_errors() as error:
         _unreachable(url, error)
 
 
 def _unreachable(url: str, error: BaseException) -> NoReturn:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    raise UsageError(f"cannot reach {url}: {reason}") from None
+    raise UsageError(f"cannot reach {url}: {reason(error)}") from None

@@ -7,13 +7,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import IO, Any, Final, Self
-
-import fsspec
+from typing import IO, Any, Final, Self, cast
 
 from clipaudit.errors import ShardChanged, ShardError, ShardUnreadable, UsageError
+from clipaudit.remote import LOCAL_PROTOCOLS, PatientFile, open_filesystem, protocols_of, remote_errors, retried
 from clipaudit.schema import BAD_NAME, DUPLICATE_KEY, OK, Shard
-from clipaudit.shardlist import LOCAL_PROTOCOLS, expand, remote_errors, stat_shard
+from clipaudit.shardlist import expand, stat_shard
 from clipaudit.tar import EndedEarly, NotATar, TarMember, TarReader
 
 __all__ = ["Group", "Member", "Shard", "ShardReader", "estimate_samples", "expand", "verify_unchanged"]
@@ -150,9 +149,15 @@ class ShardReader:
         return self._tar.bytes_good
 
     def __iter__(self) -> Iterator[Group]:
-        """Raises ShardUnreadable when the file is no tar or cannot be read to its end."""
+        """Raises ShardUnreadable when the file is no tar or cannot be read to its end.
+
+        A remote shard that was replaced meanwhile raises ShardChanged at the end: its groups belong to two files, and
+        all of them have to be thrown away.
+        """
         try:
             yield from self._groups()
+            if "://" in self._shard.url:
+                verify_unchanged(self._shard)  # ranges of a remote file are requests of their own
         except NotATar as error:
             raise ShardUnreadable(f"shard {self._shard.url} is not a plain tar: {error}") from None
         except EndedEarly as error:
@@ -240,10 +245,17 @@ def _sanitised(key: str) -> str:
 def _open(shard: Shard) -> IO[bytes]:
     """The shard's file, for sequential reads."""
     try:
-        fs, path = fsspec.core.url_to_fs(shard.url)
-        local = bool(LOCAL_PROTOCOLS.intersection([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol))
-        options: dict[str, Any] = {} if local else {"block_size": _READ_AHEAD, "cache_type": "readahead"}
-        file: IO[bytes] = fs.open(path, "rb", **options)
+        fs, path = open_filesystem(shard.url)
+        if LOCAL_PROTOCOLS.intersection(protocols_of(fs)):
+            local: IO[bytes] = fs.open(path, "rb")
+            return local
+        options: dict[str, Any] = {"block_size": _READ_AHEAD, "cache_type": "readahead"}
+        file: IO[bytes] = retried(lambda: fs.open(path, "rb", **options), shard.url)
     except remote_errors() as error:
         raise ShardUnreadable(f"shard {shard.url} cannot be opened: {error}") from error
-    return file
+    try:
+        file.seek(1)
+        file.seek(0)
+    except (ValueError, OSError):
+        return file  # a plain stream: when it breaks, the shard is read again from byte 0
+    return cast(IO[bytes], PatientFile(file, shard.url))

@@ -14,8 +14,20 @@ from clipaudit.demo.evaluation.shortcut import Shortcut
 from clipaudit.zeroshot import Proportion
 
 
-def write_page(path: Path, found: Shortcut, *, report: str, things: int, seed: int, commands: Sequence[str]) -> None:
-    """Write what `found` says as one HTML file that leads to `report`; `things` images describe heads."""
+def write_page(
+    path: Path,
+    found: Shortcut,
+    *,
+    report: str,
+    things: int,
+    seed: int,
+    commands: Sequence[str],
+    alike: tuple[str, str] | None,
+) -> None:
+    """Write what `found` says as one HTML file that leads to `report`; `things` images describe heads.
+
+    `alike`: address of the sheet of images that are alike in one respect, and what it shows.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("clipaudit.demo"), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -24,6 +36,7 @@ def write_page(path: Path, found: Shortcut, *, report: str, things: int, seed: i
     page = environment.get_template("heads.html").render(
         title="What the model’s heads look at",
         report=report,
+        alike=alike,
         percent=percent,
         images=before.accuracy.total,
         things=things,

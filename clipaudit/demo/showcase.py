@@ -1,4 +1,4 @@
-"""The guided demo: make data, audit it, put heads into words, ablate those that look at the place, write the report."""
+"""The guided demo: make data, audit it, put heads into words, ablate and search by those of places, report."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 from clipaudit.audit import AuditOptions, audit
 from clipaudit.config import ModelConfig
+from clipaudit.demo.alike import IMAGES, Alike, alike
+from clipaudit.demo.captions import article
 from clipaudit.demo.evaluation.choice import RULES
 from clipaudit.demo.evaluation.recognition import Encoder
 from clipaudit.demo.evaluation.shortcut import TEMPLATES, Shortcut, shortcut
@@ -23,6 +25,7 @@ from clipaudit.run import Run
 
 _REPORT = "report"
 _HEADS = "heads.html"
+_ALIKE = "like.html"
 _PROMPTS = "prompts.txt"
 
 
@@ -39,8 +42,15 @@ def showcase(out: Path, *, birds: int, things: int, seed: int, say: Callable[[st
     say(f"Drawing {birds:,} birds and {things:,} other things, and auditing both with the demo model ...")
     found = shortcut(Encoder.load(ModelConfig(name="demo")), out, birds=birds, things=things, seed=seed)
     page = out / _REPORT / "index.html"
+    same = alike(str(out / "things-run"), found.words, out / _ALIKE)
     write_page(
-        out / _HEADS, found, report=f"{_REPORT}/index.html", things=things, seed=seed, commands=_commands(out, seed)
+        out / _HEADS,
+        found,
+        report=f"{_REPORT}/index.html",
+        things=things,
+        seed=seed,
+        commands=_commands(out, seed, same),
+        alike=None if same is None else (_ALIKE, _alike(same)),
     )
     for line in _findings(found):
         say(line)
@@ -49,6 +59,8 @@ def showcase(out: Path, *, birds: int, things: int, seed: int, say: Callable[[st
     for line in (f"{report_headline(made.audit)}.", *plain_sentences(made), f"What to do: {to_do(made)}"):
         say(line)
     say(f"The heads in words: {out / _HEADS}")
+    if same is not None:
+        say(f"Images alike in one respect: {out / _ALIKE}\n  {_alike(same)}")
     return page
 
 
@@ -100,9 +112,24 @@ def _findings(found: Shortcut) -> list[str]:
     return lines
 
 
-def _commands(out: Path, seed: int) -> list[str]:
+def _alike(same: Alike) -> str:
+    """What the contact sheet shows, in one sentence."""
+    return (
+        f"Of the {IMAGES} images most like one of {article(str(same.query['noun']))} on the background"
+        f" “{same.query['background']}”, by {same.head.head}, whose texts are about places,"
+        f" {same.by_head['background']} have that background and {same.by_head['noun']} that thing;"
+        f" by the whole embedding {same.by_everything['background']} and {same.by_everything['noun']}."
+    )
+
+
+def _commands(out: Path, seed: int, same: Alike | None) -> list[str]:
+    asked = []
+    if same is not None:
+        options = ["--key", same.key, "-k", IMAGES, "--compare", "--maps", "--html", "like.html"]
+        asked = [shlex.join(map(str, ["clipaudit", "query", out / "things-run", "--head", same.head.head, *options]))]
     return [
         _report_command(out, seed),
+        *asked,
         f"clipaudit status {out / 'birds-run'}",
         f"clipaudit check {out / 'birds-run'} --model",
         "clipaudit demo-data planted shards/planted",

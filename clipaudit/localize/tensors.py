@@ -37,7 +37,9 @@ def check_texts(tower: Tower, texts: Tensor) -> None:
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The context in which a model of this precision runs."""
+    """The context in which a model of this precision runs. Raises UsageError for int8, which audits alone can use."""
+    if precision == "int8":
+        raise UsageError("--precision int8 is for `clipaudit audit`: use fp32, bf16 or fp16 here")
     return torch.autocast(device.type, dtype=_AUTOCAST.get(precision), enabled=precision in _AUTOCAST)
 
 

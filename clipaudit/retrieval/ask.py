@@ -70,7 +70,7 @@ class Asking:
                 picture = shrink(self.image, min(MAX_SIDE, 224), _MOST_PIXELS)
         except NoPicture:
             picture = None
-        return Asked(words=words, picture=picture, row=row, where=self.where)
+        return Asked(words=words, picture=picture, row=row, image=self.image, where=self.where)
 
     def row(self, retriever: Retriever) -> Row:
         """The sample that is the query."""
@@ -128,7 +128,8 @@ def _panel(retriever: Retriever, asking: Asking, vectors: Mapping[str, Floats], 
         shown = ", ".join(name if (w := asking.weights.get(name, 1.0)) == 1 else f"{w:g} x {name}" for name in names)
         title = f"by {shown}" if asking.role is None else f"by the role {asking.role}"
         about = shown if asking.role is not None else f"{'these heads' if len(names) > 1 else 'this head'} alone"
-    return Panel(title=title, about=f"{about}, {retriever.index(names[0]).card.metric} scores", answer=answer)
+    about = f"{about}, {retriever.index(names[0]).card.metric} scores"
+    return Panel(title=title, about=about, answer=answer, question=question)
 
 
 def parse_weights(texts: Sequence[str]) -> dict[str, float]:

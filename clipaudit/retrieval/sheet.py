@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 from clipaudit.markup import without_forbidden
-from clipaudit.retrieval.retriever import Answer, Hit
+from clipaudit.retrieval.retriever import Answer, Hit, Question
 from clipaudit.retrieval.rowmap import Row
-from clipaudit.retrieval.thumbnails import NoPicture, Picture, Thumbnails
+from clipaudit.retrieval.thumbnails import NoPicture, Picture, Place, Thumbnails
 from clipaudit.run import Run
+
+Draw: TypeAlias = Callable[[Question, Mapping[Place, bytes]], Mapping[Place, Picture]]
+"""Image files -> those that can be drawn, with the places in them that speak for what is asked."""
+
+_QUERY: Final[Place] = (-1, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +27,8 @@ class Panel:
     title: str
     about: str
     answer: Answer
+    question: Question | None = None
+    """What was asked of the indexes; without it no maps can be drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,25 +38,36 @@ class Asked:
     words: str
     picture: Picture | None = None
     row: Row | None = None
+    image: bytes | None = field(default=None, repr=False)
+    """The file that is the query, when it is no sample of the run."""
     where: str | None = None
 
 
-def contact_sheet(run: Run, asked: Asked, panels: Sequence[Panel], thumbnails: Thumbnails) -> str:
-    """The page's HTML. With two panels they stand side by side, and images that only one of them has are marked."""
+def contact_sheet(
+    run: Run, asked: Asked, panels: Sequence[Panel], thumbnails: Thumbnails, draw: Draw | None = None
+) -> str:
+    """The page's HTML. With two panels they stand side by side, and images that only one of them has are marked.
+
+    `draw` adds to each picture, and to the query's, the map of where what was asked is seen.
+    """
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(files("clipaudit.retrieval").joinpath("sheet.html.jinja").read_text("utf-8"))
-    seen = [{(hit.row.shard_id, hit.row.index) for hit in panel.answer.hits} for panel in panels]
+    seen = [{_place(hit.row) for hit in panel.answer.hits} for panel in panels]
     shown = []
     for number, panel in enumerate(panels):
         others = set().union(*(found for other, found in enumerate(seen) if other != number))
+        maps = {} if draw is None or panel.question is None else draw(panel.question, _files(panel, asked, thumbnails))
         cards = [_card(hit, thumbnails, len(panels) > 1, others, asked.row) for hit in panel.answer.hits]
+        for card, hit in zip(cards, panel.answer.hits, strict=True):
+            card["map"] = maps.get(_place(hit.row))
         about = [panel.about, *_agreement(panel.answer.hits, asked.row)]
         if len(panels) > 1:
             both = sum(not card["only_here"] for card in cards)
             about.append(f"{both} of {len(cards)} are in both lists")
-        shown.append({"title": panel.title, "about": about, "notes": panel.answer.notes, "cards": cards})
+        found = {"title": panel.title, "about": about, "notes": panel.answer.notes, "cards": cards}
+        shown.append(found | {"mapped": bool(maps), "query_map": maps.get(_QUERY)})
     facts = {
         "model": run.manifest.model.get("name", ""),
         "weights": run.manifest.model.get("fingerprint", ""),
@@ -59,9 +78,21 @@ def contact_sheet(run: Run, asked: Asked, panels: Sequence[Panel], thumbnails: T
     return without_forbidden(template.render(asked=asked, panels=shown, facts=facts, query=query))
 
 
-def _card(
-    hit: Hit, thumbnails: Thumbnails, compared: bool, others: set[tuple[int, int]], query: Row | None
-) -> dict[str, Any]:
+def _place(row: Row) -> Place:
+    return row.shard_id, row.index
+
+
+def _files(panel: Panel, asked: Asked, thumbnails: Thumbnails) -> dict[Place, bytes]:
+    """The image files of a panel and of the query, as far as they can be read."""
+    found = {} if asked.image is None else {_QUERY: asked.image}
+    rows = {_place(hit.row): hit.row for hit in panel.answer.hits} | ({_QUERY: asked.row} if asked.row else {})
+    for place, row in rows.items():
+        with contextlib.suppress(NoPicture):
+            found[place] = thumbnails.data(row)
+    return found
+
+
+def _card(hit: Hit, thumbnails: Thumbnails, compared: bool, others: set[Place], query: Row | None) -> dict[str, Any]:
     picture, reason = None, ""
     try:
         picture = thumbnails(hit.row)
@@ -83,7 +114,7 @@ def _card(
             if value is not None
         ],
         "parts": {name: f"{score:.3f}" for name, score in hit.parts.items()},
-        "only_here": compared and (hit.row.shard_id, hit.row.index) not in others,
+        "only_here": compared and _place(hit.row) not in others,
     }
 
 

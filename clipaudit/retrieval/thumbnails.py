@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeAlias
 
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
@@ -17,6 +17,9 @@ from clipaudit.imageheaders import HeaderError, read_header
 from clipaudit.retrieval.rowmap import Row
 from clipaudit.run import Run
 from clipaudit.storedshards import check_shard, read_piece
+
+Place: TypeAlias = tuple[int, int]
+"""Shard id and index: which image of a run."""
 
 MAX_SIDE: Final = 512
 _MAX_BYTES: Final = 64 * 2**20
@@ -75,16 +78,24 @@ class Thumbnails:
             raise NoPicture("its place in the shard is not stored")
         return self._cached(row.shard_id, row.offset, row.nbytes)
 
+    def data(self, row: Row) -> bytes:
+        """The image's file as it stands in the shard; NoPicture when the shard is gone or changed."""
+        if row.offset is None or not row.nbytes:
+            raise NoPicture("its place in the shard is not stored")
+        return self._read(row.shard_id, row.offset, row.nbytes)
+
     def _make(self, shard: int, offset: int, nbytes: int) -> Picture:
+        return shrink(self._read(shard, offset, nbytes), self._side, self._max_pixels)
+
+    def _read(self, shard: int, offset: int, nbytes: int) -> bytes:
         if (reason := self._why_not(shard)) is not None:
             raise NoPicture(reason)
         if nbytes > _MAX_BYTES:
             raise NoPicture("its file is too large to show")
         try:
-            data = read_piece(self._run.manifest.shards[shard].url, offset, nbytes)
+            return read_piece(self._run.manifest.shards[shard].url, offset, nbytes)
         except ShardError as error:
             raise NoPicture(f"the shard cannot be read ({error})") from error
-        return shrink(data, self._side, self._max_pixels)
 
     def _why_not(self, shard: int) -> str | None:
         """Why a shard's images cannot be shown, or None; looked up once."""
@@ -113,10 +124,15 @@ def shrink(data: bytes, side: int, max_pixels: int) -> Picture:
         image.thumbnail((side, side))
         if header.orientation in _TURN:
             image = image.transpose(_TURN[header.orientation])
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=_QUALITY)
     except Exception as error:
         raise NoPicture(f"the {header.format} cannot be decoded") from error
+    return as_jpeg(image)
+
+
+def as_jpeg(image: Image.Image) -> Picture:
+    """An RGB image as a small JPEG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_QUALITY)
     return Picture(data=buffer.getvalue(), width=image.width, height=image.height)
 
 

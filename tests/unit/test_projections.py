@@ -55,7 +55,7 @@ def test_every_row_is_read_as_it_was_written(tmp_path_factory, rows, failures, b
     writer, stored = write(run_dir, samples, vectors, scalars, batch, row_group_bytes=group * ROW_BYTES)
     assert stored.bytes == run_dir.storage.size(writer.path)
     with open_table(run_dir, writer.path) as file:
-        assert file.metadata.num_row_groups == -(-rows // group)
+        assert file.row_groups == -(-rows // group)
         table = file.read()
     assert table.schema.equals(arrow_schema(SPEC))
     for name, dim in SPEC.vectors.items():

@@ -219,7 +219,7 @@ def test_without_hard_links_the_name_is_still_taken_once(tmp_path, monkeypatch):
     run_dir = RunDirectory(str(tmp_path / "run"))
     run_dir.create_or_resume(make_manifest())
     assert run_dir.commit(make_record())
-    assert not run_dir.commit(make_record())
+    assert not run_dir.commit(make_record(attempt="a2"))
     assert run_dir.committed()[0].rows == 3
 
 

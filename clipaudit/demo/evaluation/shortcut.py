@@ -114,7 +114,8 @@ def shortcut(encoder: Encoder, work: Path, *, birds: int, things: int, seed: int
 
     The choice is complete before the birds' run is opened.
     """
-    others = audited(encoder.config, "things", work, count=things, seed=seed)
+    factors = ("noun", "background", "style", "tint")
+    others = audited(encoder.config, "things", work, count=things, seed=seed, attributes=factors)
     words = described(encoder, others)
     run = audited(encoder.config, "birds", work, count=birds, seed=seed)
     classes = load_classes(str(work / "birds" / "classnames.txt"))
@@ -131,13 +132,21 @@ def shortcut(encoder: Encoder, work: Path, *, birds: int, things: int, seed: int
     return studied(words, heads, batches, classes.names, seed)
 
 
-def audited(model: ModelConfig, world: str, work: Path, *, count: int, seed: int) -> Run:
+def audited(
+    model: ModelConfig,
+    world: str,
+    work: Path,
+    *,
+    count: int,
+    seed: int,
+    attributes: Sequence[str] = ("place", "split"),
+) -> Run:
     """A world written as shards and audited by the local engine, every layer stored."""
     shards = write_world(world, work / world, count=count, seed=seed)
     config = AuditConfig(
         shards=tuple(str(path) for path in shards),
         out=str(work / f"{world}-run"),
-        fields=FieldsConfig(label="cls", attributes=("json:place", "json:split")),
+        fields=FieldsConfig(label="cls", attributes=tuple(f"json:{name}" for name in attributes)),
         model=model,
         store=StoreConfig(layers="all"),
         execution=ExecutionConfig(engine="local"),
