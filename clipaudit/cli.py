@@ -64,9 +64,16 @@ def audit(
         str | None,
         _option("open_clip weight tag, checkpoint file, or random-seed-N for untrained weights.", panel="Model"),
     ] = None,
-    precision: Annotated[str | None, _option("fp32, bf16 or fp16 [fp32].", panel="Model")] = None,
+    precision: Annotated[str | None, _option("fp32, bf16, fp16, or int8 on CPUs [fp32].", panel="Model")] = None,
     device: Annotated[str | None, _option("auto, cpu, cuda, cuda:N or mps [auto].", panel="Model")] = None,
     batch_size: Annotated[int | None, _option("Images a forward pass [32].", panel="Model")] = None,
+    compile_model: Annotated[
+        bool | None, _option("Run the model through torch.compile; gains nothing on CPUs.", "--compile", panel="Model")
+    ] = None,
+    min_agreement: Annotated[
+        float | None,
+        _option("Least cosine with fp32 on the first shard for int8 and --resize device [0.999].", panel="Model"),
+    ] = None,
     label: Annotated[
         str | None, _option("Label column: cls, txt or a json path such as json:attrs.species.", panel="Table")
     ] = None,
@@ -92,6 +99,12 @@ def audit(
     gpus_per_worker: Annotated[float | None, _option("GPUs of a worker, fractions allowed.", panel="Execution")] = None,
     cpus_per_worker: Annotated[float | None, _option("CPUs of a worker [at most 4].", panel="Execution")] = None,
     decode_threads: Annotated[int | None, _option("Decoding threads of a worker [2].", panel="Execution")] = None,
+    decode_processes: Annotated[
+        int | None, _option("Decoding processes of a worker instead of threads [0].", panel="Execution")
+    ] = None,
+    resize: Annotated[
+        str | None, _option("Where images are resized: host, or device to spare the CPUs [host].", panel="Execution")
+    ] = None,
     max_image_pixels: Annotated[
         int | None, _option("Larger images are skipped undecoded [178956970].", panel="Execution")
     ] = None,
@@ -102,6 +115,9 @@ def audit(
     ] = None,
     max_lost_shards: Annotated[
         int | None, _option("Shards that may fail before exit code 4 [0].", panel="Execution")
+    ] = None,
+    log_format: Annotated[
+        str | None, _option("text, or json: one JSON object a line on stderr, one line an event [text].")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -121,6 +137,8 @@ def audit(
             "precision": precision,
             "device": device,
             "batch_size": batch_size,
+            "compile": compile_model,
+            "min_agreement": min_agreement,
         },
         "fields": {
             "label": label,
@@ -128,7 +146,12 @@ def audit(
             "caption": caption,
         },
         "store": {"layers": layers, "components": components, "label_moments": label_moments},
-        "decode": {"decode_threads": decode_threads, "max_image_pixels": max_image_pixels},
+        "decode": {
+            "decode_threads": decode_threads,
+            "decode_processes": decode_processes,
+            "resize": resize,
+            "max_image_pixels": max_image_pixels,
+        },
         "execution": {
             "engine": engine,
             "workers": workers,
@@ -139,6 +162,7 @@ def audit(
             "max_shard_seconds": max_shard_seconds,
             "max_lost_samples": max_lost,
             "max_lost_shards": max_lost_shards,
+            "log_format": log_format,
         },
     }
     _audit(audit_config(options, config_file), as_json)
@@ -146,6 +170,7 @@ def audit(
 
 def _audit(config: AuditConfig, as_json: bool) -> None:
     from clipaudit.console import ConsoleReporter
+    from clipaudit.joblog import JsonReporter
     from clipaudit.stages import audit as run_audit
     from clipaudit.tasks import Pool
 
@@ -158,7 +183,8 @@ def _audit(config: AuditConfig, as_json: bool) -> None:
         from clipaudit.cluster import RayPool
 
         pool = RayPool(config)
-    with ConsoleReporter(config) as reporter, _stop_on_signals(reporter.stopping) as stop:
+    shown = JsonReporter if config.execution.log_format == "json" else ConsoleReporter
+    with shown(config) as reporter, _stop_on_signals(reporter.stopping) as stop:
         result = run_audit(config, pool, reporter, stop)
     if as_json:
         print_json(asdict(result))
@@ -184,11 +210,25 @@ def _stop_on_signals(on_stop: Any) -> Iterator[threading.Event]:  # noqa: ANN401
 
 
 @app.command()
-def status(run: RunArgument, as_json: JsonOption = False) -> None:
+def status(
+    run: RunArgument,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it anew until the run is done: speed, bottleneck, time left.")
+    ] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", min=0.1, help="With --watch: seconds between two looks.")
+    ] = 2.0,
+    as_json: JsonOption = False,
+) -> None:
     """Show how far a run is: shards, samples by status, coverage and bytes.
 
-    Example: `clipaudit status runs/train`
+    Example: `clipaudit status runs/train --watch`. With `--json --watch`: one object a line.
     """
+    if watch:
+        from clipaudit.console_watch import watch as watch_run
+
+        watch_run(run, interval, as_json)
+        return
     from clipaudit.console import print_status
     from clipaudit.upkeep import status as run_status
 

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from clipaudit.progress import Rate, Tally, bottleneck
+from clipaudit.stages import Reporter
+
 if TYPE_CHECKING:
     from clipaudit.config import AuditConfig
     from clipaudit.recompute import Recomputed
-    from clipaudit.records import CommitRecord
-    from clipaudit.scheduler import Tally
     from clipaudit.stages import Plan
     from clipaudit.tasks import Failed
     from clipaudit.upkeep import CheckReport, RunStatus
 
 _PLAIN_SECONDS = 10.0  # without a terminal (job logs) one line at this interval instead of a bar
-_RATE_SECONDS = 30.0
-_STAGES = ("read", "decode", "model", "write")
 
 
-class ConsoleReporter:
+class ConsoleReporter(Reporter):
     """Shows one audit on stderr; a context manager, so that the bar never outlives the job."""
 
     def __init__(self, config: AuditConfig) -> None:
@@ -43,9 +41,8 @@ class ConsoleReporter:
             expand=True,
         )
         self._task: TaskID | None = None
-        self._rates: deque[tuple[float, int]] = deque()
+        self._rate = Rate()
         self._last_line = time.monotonic()
-        self._retries = 0
 
     def __enter__(self) -> Self:
         return self
@@ -84,6 +81,9 @@ class ConsoleReporter:
                 f" about {_bytes(plan.estimated_bytes_out)} in {self._config.out}",
             ),
         ]
+        agreement = plan.facts.model.get("agreement")
+        if agreement:
+            rows.insert(1, ("", _agreement(agreement)))
         if plan.facts.model["tower"]["pooling"] == "attention":
             remark = "it pools by attention: exact too, but slower, and each head takes as many numbers as the pool"
             rows.insert(1, ("", remark))
@@ -98,12 +98,11 @@ class ConsoleReporter:
     def tick(self, tally: Tally) -> None:
         """Called about twice a second while shards are processed."""
         now = time.monotonic()
-        self._rates.append((now, tally.samples))
-        while now - self._rates[0][0] > _RATE_SECONDS:
-            self._rates.popleft()
-        (then, before), elapsed = self._rates[0], now - self._rates[0][0]
-        rate = (tally.samples - before) / elapsed if elapsed > 0 and then < now else 0.0
-        speed = f"{rate:,.1f} images/s" + (f", {bottleneck(tally.records)}" if tally.records else "")
+        speed = f"{self._rate.update(now, tally.samples):,.1f} images/s"
+        if tally.workers_ready == 0:
+            speed = "waiting for a worker"
+        elif tally.seconds:
+            speed += f", {bottleneck(tally.seconds)}"
         if self._task is not None:
             self._progress.update(self._task, completed=tally.shards_committed, speed=speed)
         elif now - self._last_line > _PLAIN_SECONDS:
@@ -112,7 +111,6 @@ class ConsoleReporter:
 
     def retry(self, failed: Failed, counted: int) -> None:
         """An attempt failed and its shard goes back to the queue."""
-        self._retries += 1
         self._print(f"[yellow]again:[/yellow] {escape(failed.error)}")
 
     def stopping(self, signal_name: str) -> None:
@@ -126,16 +124,6 @@ class ConsoleReporter:
 
     def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)
-
-
-def bottleneck(records: list[CommitRecord]) -> str:
-    """The stage that the job waits for, with the share of the time that it was busy: `model 97 %`."""
-    wall = sum(record.timings.get("total", 0.0) for record in records)
-    if wall <= 0:
-        return ""
-    shares = {stage: sum(record.timings.get(stage, 0.0) for record in records) / wall for stage in _STAGES}
-    stage = max(shares, key=shares.__getitem__)
-    return f"{stage} {100 * min(shares[stage], 1.0):.0f} % busy"
 
 
 def print_status(status: RunStatus, console: Console | None = None) -> None:
@@ -190,3 +178,11 @@ def _bytes(number: float) -> str:
             return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
         number /= 1000
     raise AssertionError
+
+
+def _agreement(found: dict[str, Any]) -> str:
+    """How far a faster way of computing is from the plain one."""
+    return (
+        f"against fp32 on {found['images']} images of the first shard: least cosine {found['min_cosine']:.5f}, largest"
+        f" difference {found['largest_difference']:.1e}, {found['time_ratio']:.2f} of the time"
+    )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from clipaudit.config import AuditConfig
 from clipaudit.errors import ShardError
+from clipaudit.progress import Tally
+from clipaudit.remote import remote_errors
 from clipaudit.tasks import Event, Failed, FailureKind, Finished, Ready, Task
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ class LocalPool:
     def live(self) -> int:
         """Always 1: a worker that cannot start raises."""
         return 1
+
+    def ready(self) -> int:
+        """1 once the model is loaded."""
+        return int(self._worker is not None)
 
     def idle(self) -> int:
         """1 when the worker is ready and has no task."""
@@ -69,16 +75,19 @@ class LocalPool:
         error = future.exception()
         if error is None:
             return [Finished(task=task, record=future.result())]
-        if not isinstance(error, ShardError):
+        if not isinstance(error, (ShardError, *remote_errors())):
             raise error
         kind: FailureKind = "timeout" if self._cancel.is_set() else "error"
         self._cancel.clear()
         trace = "".join(traceback.format_exception(error))
-        return [Failed(task=task, kind=kind, error=str(error), traceback=trace)]
+        return [Failed(task=task, kind=kind, error=str(error), traceback=trace, worker=_NAME)]
 
     def progress(self) -> int:
         """Samples that the running attempt has written."""
         return self._worker.samples_done if self._worker is not None and self._task is not None else 0
+
+    def publish(self, tally: Tally) -> None:
+        """Nobody collects figures from a single process."""
 
     def close(self) -> None:
         """End the worker at its next batch."""

@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Empty, SimpleQueue
 
 from clipaudit.config import ExecutionConfig
-from clipaudit.errors import Interrupted, RunMismatch, WorkersUnavailable
+from clipaudit.errors import Interrupted, RunMismatch, ShardError, WorkersUnavailable
+from clipaudit.progress import Tally
 from clipaudit.records import CommitRecord, FailureRecord
+from clipaudit.remote import remote_errors
 from clipaudit.rundir import RunDirectory, new_attempt
 from clipaudit.schema import Shard
-from clipaudit.tasks import Event, Failed, Finished, Pool, Ready, StartFailed, Task, WorkerFacts
+from clipaudit.tasks import Event, Failed, Finished, Observer, Pool, Ready, StartFailed, Task, WorkerFacts
 
 _POLL_SECONDS = 0.5
 _KILL_GRACE_SECONDS = 60.0  # a worker checks its deadline between batches; only a stuck one has to be killed
 _BACKOFF_SECONDS = 2.0
-
-
-@dataclass(kw_only=True)
-class Tally:
-    """What this job has done so far; given to the reporter after every round."""
-
-    shards_total: int
-    shards_committed: int
-    """Committed in this run directory, earlier jobs included."""
-    records: list[CommitRecord] = field(default_factory=list)
-    """Commit records of this job, metadata only."""
-    failed: int = 0
-    samples_running: int = 0
-    workers: int = 0
-
-    @property
-    def samples(self) -> int:
-        """Samples of the shards that this job committed, and of its running attempts."""
-        return sum(record.rows for record in self.records) + self.samples_running
+_COMMIT_THREADS = 16  # a commit waits for a disk or a store, not for this process
+_MOST_COMMITS = 256  # when as many wait, no shard is handed out: the store is slower than the workers
+_LISTING_SECONDS = 10.0
 
 
 class Scheduler:
@@ -49,22 +37,24 @@ class Scheduler:
         pool: Pool,
         config: ExecutionConfig,
         stop: threading.Event,
-        on_tick: Callable[[Tally], None] = lambda tally: None,
-        on_retry: Callable[[Failed, int], None] = lambda failed, attempt: None,
+        observer: Observer | None = None,
     ) -> None:
         self._run_dir = run_dir
         self._pool = pool
         self._config = config
         self._stop = stop
-        self._on_tick = on_tick
-        self._on_retry = on_retry
+        self._observer = observer or Observer()
         self._start_failures: Counter[str] = Counter()
         self._attempts: Counter[int] = Counter()
         self._running: dict[str, tuple[Task, float]] = {}
         self._killed: set[str] = set()
         self._queue: list[tuple[float, int, int, Shard]] = []
+        self._commits: dict[Future[bool], Finished] = {}
+        self._committed: SimpleQueue[Future[bool]] = SimpleQueue()
         self._facts: WorkerFacts | None = None
         self._fingerprint = ""
+        self._tally = Tally(shards_total=0, shards_committed=0)
+        self._ticked_at = self._listed_at = -float("inf")
 
     def first_worker(self) -> WorkerFacts:
         """Start the pool and wait for a worker; its facts describe the run's table."""
@@ -81,23 +71,26 @@ class Scheduler:
         Raises Interrupted once a requested stop has let the running shards finish, WorkersUnavailable when no worker
         can be started, and StorageFull from whoever meets it first.
         """
-        self._fingerprint = fingerprint
+        self._fingerprint, self._tally = fingerprint, tally
         # (not before, -size): due now, largest first, so that no giant starts last
         self._queue = [(0.0, -shard.size, shard.id, shard) for shard in shards]
         heapq.heapify(self._queue)
-        while self._running or (self._queue and not self._stop.is_set()):
-            self._hand_out()
-            for event in self._pool.poll(_POLL_SECONDS):
-                self._handle(event, tally)
-            self._kill_stuck()
-            tally.samples_running, tally.workers = self._pool.progress(), self._pool.live()
-            self._on_tick(tally)
+        with ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="commit") as committing:
+            while self._running or self._commits or (self._queue and not self._stop.is_set()):
+                self._hand_out()
+                for event in self._next_events():
+                    self._handle(event, committing)
+                self._finish_commits()
+                self._kill_stuck()
+                self._tick(_POLL_SECONDS)
+        self._tick(0.0)
         if self._queue:
             self._refuse_if_stopped(tally)
 
     def _hand_out(self) -> None:
         now = time.monotonic()
-        while self._queue and self._queue[0][0] <= now and self._pool.idle() > 0 and not self._stop.is_set():
+        idle = 0 if self._stop.is_set() or len(self._commits) >= _MOST_COMMITS else self._pool.idle()
+        while idle > 0 and self._queue and self._queue[0][0] <= now:
             *_, shard = heapq.heappop(self._queue)
             task = Task(
                 shard=shard,
@@ -107,47 +100,94 @@ class Scheduler:
             )
             self._running[task.attempt] = (task, now)
             self._pool.submit(task)
+            self._observer.began(task)
+            idle -= 1
 
-    def _handle(self, event: Event, tally: Tally) -> None:
+    def _next_events(self) -> list[Event]:
+        # with nothing running but commits, `_finish_commits` is where to wait
+        return self._pool.poll(0.0 if self._commits and not self._running else _POLL_SECONDS)
+
+    def _handle(self, event: Event, committing: ThreadPoolExecutor) -> None:
         match event:
             case Finished(task=task, record=record):
                 del self._running[task.attempt]
-                if self._run_dir.commit(record):
-                    tally.records.append(record)
-                else:  # another driver of this run was first: its files count, ours go
-                    self._run_dir.discard(record)
-                self._run_dir.clear_failure(task.shard.id)
-                tally.shards_committed += 1
+                self._killed.discard(task.attempt)
+                future = committing.submit(self._commit, record)
+                self._commits[future] = event
+                future.add_done_callback(self._committed.put)
             case Failed():
-                self._handle_failure(event, tally)
+                del self._running[event.task.attempt]
+                self._killed.discard(event.task.attempt)
+                self._handle_failure(event)
             case _:
                 self._handle_worker(event)
 
-    def _handle_failure(self, event: Failed, tally: Tally) -> None:
+    def _commit(self, record: CommitRecord) -> bool:
+        """False when another driver of this run was first: its files count, ours go."""
+        first = self._run_dir.commit(record)
+        if not first:
+            self._run_dir.discard(record)
+        self._run_dir.clear_failure(record.shard_id)
+        return first
+
+    def _finish_commits(self) -> None:
+        with contextlib.suppress(Empty):
+            while self._commits:
+                waits = len(self._commits) >= _MOST_COMMITS or not self._running
+                future = self._committed.get(timeout=_POLL_SECONDS if waits else 0.0)
+                self._finish_commit(self._commits.pop(future), future)
+
+    def _finish_commit(self, event: Finished, future: Future[bool]) -> None:
+        error = future.exception()
+        if isinstance(error, ShardError) or (error is not None and isinstance(error, remote_errors())):
+            # If it was committed nevertheless, the next attempt finds that out and its files go.
+            sentence = f"{event.task.shard.url}: its files were written, but not committed: {error}"
+            self._handle_failure(Failed(task=event.task, kind="error", error=sentence))
+            return
+        first = future.result()
+        if first:
+            self._tally.add(event.record)
+            self._observer.committed(event.task, event.record)
+        else:
+            self._tally.shards_committed += 1
+            self._observer.superseded(event.task)
+            self._skip_what_others_committed()
+
+    def _skip_what_others_committed(self) -> None:
+        """Another driver works on this run too: what it has committed need not be done here."""
+        if time.monotonic() - self._listed_at < _LISTING_SECONDS:
+            return
+        committed = self._run_dir.committed_ids()
+        queued = [entry for entry in self._queue if entry[3].id not in committed]
+        self._tally.shards_committed += len(self._queue) - len(queued)
+        self._queue = queued
+        heapq.heapify(self._queue)
+        self._listed_at = time.monotonic()
+
+    def _handle_failure(self, event: Failed) -> None:
         shard = event.task.shard
-        del self._running[event.task.attempt]
-        self._killed.discard(event.task.attempt)
         counts = event.kind in ("error", "timeout") or (
             event.kind == "worker_lost" and self._run_dir.attempt_began(shard.id, event.task.attempt)
         )
         self._attempts[shard.id] += counts
         tried = self._attempts[shard.id]
         if tried < self._config.max_attempts:
-            self._on_retry(event, tried)
+            self._tally.retries[event.kind] += 1
+            self._observer.retry(event, tried)
             delay = _BACKOFF_SECONDS * 2 ** (tried - 1) if counts else 0.0
             heapq.heappush(self._queue, (time.monotonic() + delay, -shard.size, shard.id, shard))
             return
-        tally.failed += 1
-        self._run_dir.record_failure(
-            FailureRecord(
-                shard_id=shard.id,
-                url=shard.url,
-                attempts=tried,
-                kind=event.kind,
-                error=event.error,
-                traceback=event.traceback,
-            )
+        self._tally.failed += 1
+        failure = FailureRecord(
+            shard_id=shard.id,
+            url=shard.url,
+            attempts=tried,
+            kind=event.kind,
+            error=event.error,
+            traceback=event.traceback,
         )
+        self._run_dir.record_failure(failure)
+        self._observer.gave_up(event.task, failure)
 
     def _handle_worker(self, event: Event) -> None:
         if isinstance(event, Ready):
@@ -159,7 +199,9 @@ class Scheduler:
                     f"worker {event.worker} on {event.facts.host} loaded other weights than the worker on"
                     f" {self._facts.host}: give every node the same model files"
                 )
+            self._observer.worker_ready(event)
         elif isinstance(event, StartFailed):
+            self._observer.worker_failed(event)
             self._start_failures[event.worker] += 1
             if self._start_failures[event.worker] <= self._config.max_init_failures:
                 self._pool.restart(event.worker)
@@ -169,9 +211,22 @@ class Scheduler:
     def _kill_stuck(self) -> None:
         latest = time.monotonic() - self._config.max_shard_seconds - _KILL_GRACE_SECONDS
         for attempt, (task, started) in self._running.items():
-            if started < latest and attempt not in self._killed:
+            if started >= latest:
+                break  # in the order of their starts
+            if attempt not in self._killed:
                 self._killed.add(attempt)
                 self._pool.kill(task)
+
+    def _tick(self, interval: float) -> None:
+        if time.monotonic() - self._ticked_at < interval:
+            return
+        tally = self._tally
+        tally.queued, tally.running = len(self._queue), len(self._running)
+        tally.samples_running = self._pool.progress()
+        tally.workers, tally.workers_ready = self._pool.live(), self._pool.ready()
+        self._pool.publish(tally)
+        self._observer.tick(tally)
+        self._ticked_at = time.monotonic()
 
     def _refuse_if_stopped(self, tally: Tally | None = None) -> None:
         if self._stop.is_set():

@@ -5,20 +5,20 @@ from __future__ import annotations
 import importlib.metadata
 import threading
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from clipaudit import __version__
 from clipaudit.config import AuditConfig, fingerprint
 from clipaudit.errors import RunInvalid, RunNotFound
 from clipaudit.fields import parse_fields
 from clipaudit.moments import moments_bytes
+from clipaudit.progress import Tally
 from clipaudit.records import Manifest, compare_manifests
 from clipaudit.rundir import RunDirectory
-from clipaudit.scheduler import Scheduler, Tally
+from clipaudit.scheduler import Scheduler
 from clipaudit.schema import SCHEMA_VERSION, Shard
 from clipaudit.shardlist import expand
 from clipaudit.shards import estimate_samples
-from clipaudit.tasks import Failed, Pool, WorkerFacts
+from clipaudit.tasks import Observer, Pool, WorkerFacts
 from clipaudit.upkeep import RunStatus, status
 
 _PACKAGES = ("torch", "open_clip_torch", "timm", "torchvision", "pillow", "pyarrow", "numpy", "webdataset")
@@ -56,20 +56,14 @@ class Plan:
         return self.bytes_per_image * self.estimated_samples + self.bytes_per_shard * len(self.shards) + 4 * numbers
 
 
-class Reporter(Protocol):
-    """Whoever shows a job to its user."""
+class Reporter(Observer):
+    """Whoever shows a job to its user; this one is silent."""
 
     def found(self, shards: int, committed: int) -> None:
         """The shards are listed."""
 
     def plan(self, plan: Plan) -> None:
         """A worker is ready and the run directory is open."""
-
-    def tick(self, tally: Tally) -> None:
-        """Called about twice a second while shards are processed."""
-
-    def retry(self, failed: Failed, counted: int) -> None:
-        """An attempt failed and its shard goes back to the queue."""
 
     def done(self, status: RunStatus) -> None:
         """Every shard is committed or has failed."""
@@ -104,7 +98,7 @@ def _process(
     shards: tuple[Shard, ...],
     pending: list[Shard],
 ) -> None:
-    scheduler = Scheduler(run_dir, pool, config.execution, stop, on_tick=reporter.tick, on_retry=reporter.retry)
+    scheduler = Scheduler(run_dir, pool, config.execution, stop, reporter)
     try:
         facts = scheduler.first_worker()
         manifest = run_dir.create_or_resume(make_manifest(config, facts, shards))

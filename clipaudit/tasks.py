@@ -1,11 +1,13 @@
-"""The small messages between driver and workers, and what the driver needs of a pool of workers."""
+"""The small messages between driver and workers, what the driver needs of a pool, and who may follow a job."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
-from clipaudit.records import CommitRecord
+from clipaudit.progress import Tally
+from clipaudit.records import CommitRecord, FailureRecord
+from clipaudit.redact import redact
 from clipaudit.schema import Shard, TableSpec
 
 
@@ -68,19 +70,27 @@ class Failed:
     """`error` and `timeout` count against the shard, `worker_lost` if the attempt had begun, `node_lost` never."""
     error: str
     traceback: str = ""
+    worker: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("error", "traceback"):  # they quote whatever a library put into its message
+            object.__setattr__(self, name, redact(getattr(self, name)))
 
 
 Event: TypeAlias = Ready | StartFailed | Finished | Failed
 
 
 class Pool(Protocol):
-    """Workers as the scheduler sees them; in-process (`stages.LocalPool`) or on Ray (`cluster.RayPool`)."""
+    """Workers as the scheduler sees them; in-process (`local.LocalPool`) or on Ray (`cluster.RayPool`)."""
 
     def start(self) -> None:
         """Begin to start the workers; each ends in a Ready or StartFailed event."""
 
     def live(self) -> int:
         """Workers that are starting, idle or busy."""
+
+    def ready(self) -> int:
+        """Workers that are idle or busy."""
 
     def idle(self) -> int:
         """Workers that are ready and have no task."""
@@ -100,5 +110,36 @@ class Pool(Protocol):
     def progress(self) -> int:
         """Samples that the running attempts have finished so far."""
 
+    def publish(self, tally: Tally) -> None:
+        """Give the job's figures to whoever collects figures where the pool runs."""
+
     def close(self) -> None:
         """End every worker."""
+
+
+class Observer:
+    """Whoever follows a job. Does nothing: override what is of interest. Called in the driver's own thread."""
+
+    def tick(self, tally: Tally) -> None:
+        """Called about twice a second while shards are processed, and at the end."""
+
+    def worker_ready(self, ready: Ready) -> None:
+        """A worker has loaded its model, for the first time or again."""
+
+    def worker_failed(self, failed: StartFailed) -> None:
+        """A worker could not be started; a few times in a row it is tried again."""
+
+    def began(self, task: Task) -> None:
+        """A shard was given to a worker."""
+
+    def committed(self, task: Task, record: CommitRecord) -> None:
+        """A shard's files count from now on."""
+
+    def superseded(self, task: Task) -> None:
+        """Another driver of this run committed the shard first; this attempt's files are gone."""
+
+    def retry(self, failed: Failed, counted: int) -> None:
+        """An attempt failed and its shard goes back to the queue; `counted` attempts of it count so far."""
+
+    def gave_up(self, task: Task, failure: FailureRecord) -> None:
+        """A shard is recorded under `_failed/`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,17 +15,17 @@ import pyarrow.compute as pc
 from clipaudit.basis import read_basis
 from clipaudit.errors import IntegrityError, RunNotFound
 from clipaudit.moments import Moments, load_moments, moments_by_label, moments_of_rows
-from clipaudit.projections import open_table, verify
+from clipaudit.projections import column_types, open_table, verify
 from clipaudit.records import CommitRecord
 from clipaudit.run import Run
 from clipaudit.rundir import ATTEMPTS, FAILED, MOMENTS, PROJECTIONS, RunDirectory, shard_of
 from clipaudit.schema import OK
-from clipaudit.storage import TEMPORARY, Entry, age_seconds
+from clipaudit.storage import TEMPORARY, Entry
 
 YOUNG_SECONDS = 6 * 3600.0
 """Files younger than this may belong to a job that is writing them: `gc` leaves them alone."""
 
-REMAINDER_TOLERANCE = {"fp32": 5e-6, "fp16": 5e-3, "bf16": 2e-2}
+REMAINDER_TOLERANCE = {"fp32": 5e-6, "int8": 5e-6, "fp16": 5e-3, "bf16": 2e-2}
 """Largest remainder, max abs on the unit embedding, that the integrity check of a precision may leave."""
 
 _ROWS_TOLERANCE = 1e-9
@@ -144,17 +145,17 @@ def gc(run: str | RunDirectory, *, dry_run: bool = False, min_age_seconds: float
     """Remove what no commit refers to and what was left written aside; returns the paths, relative to the run.
 
     Files younger than `min_age_seconds`, or of unknown age, stay: a job may be writing them. 0 removes those too.
+    Ages are told by the clock that stamps the files, the store's or the file server's, which may differ from ours.
     """
     directory = run if isinstance(run, RunDirectory) else RunDirectory(run)
     if not directory.exists():
         raise RunNotFound(f"there is no run at {directory.url}")
     # files first, commits after: a file that is committed in between is then seen as committed
-    entries = directory.storage.walk()
+    entries, now = _entries_and_clock(directory) if min_age_seconds > 0 else (directory.storage.walk(), None)
     orphans = _orphans(directory, entries, directory.committed())
     removed = []
     for entry in orphans:
-        age = age_seconds(entry)
-        if min_age_seconds > 0 and (age is None or age < min_age_seconds):
+        if min_age_seconds > 0 and (now is None or entry.modified is None or now - entry.modified < min_age_seconds):
             continue
         if not dry_run:
             shard = shard_of(entry.path)
@@ -166,6 +167,18 @@ def gc(run: str | RunDirectory, *, dry_run: bool = False, min_age_seconds: float
     if not dry_run:
         _remove_empty_asides(directory, removed)
     return removed
+
+
+def _entries_and_clock(directory: RunDirectory) -> tuple[list[Entry], float | None]:
+    """Every file, and what time it is for the store (seconds since the epoch); None when it does not stamp files."""
+    probe = f".clock-{uuid.uuid4().hex[:12]}{TEMPORARY}"
+    directory.storage.replace(probe, b"1")
+    try:
+        entries = directory.storage.walk()
+    finally:
+        directory.storage.remove(probe)
+    now = next((entry.modified for entry in entries if entry.path == probe), None)
+    return [entry for entry in entries if entry.path != probe], now
 
 
 def _orphans(directory: RunDirectory, entries: list[Entry], records: dict[int, CommitRecord]) -> list[Entry]:
@@ -251,7 +264,7 @@ def _check_files(directory: RunDirectory, record: CommitRecord) -> Iterator[str]
         full = directory.storage.full(path)
         digest, size = hashlib.sha256(), 0
         try:
-            with directory.storage.fs.open(full, "rb") as handle:
+            with directory.storage.open(path) as handle:
                 while data := handle.read(_READ_BYTES):
                     digest.update(data)
                     size += len(data)
@@ -278,7 +291,7 @@ def _check_rows(reader: Run, record: CommitRecord, tolerance: float) -> tuple[li
     full = reader.directory.storage.full(record.projections)
     columns = ["shard_id", "key", "status", "remainder"]
     with open_table(reader.directory, record.projections) as file:
-        table = file.read(columns)
+        table = file.read(columns, column_types(reader.spec))
     problems = []
     counts = Counter(table["status"].to_pylist())
     if counts != Counter({OK: record.ok, **record.skipped}):

@@ -13,23 +13,29 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from clipaudit.agreement import measure_if_asked
 from clipaudit.basis import write_basis
 from clipaudit.config import AuditConfig, parse_layers
-from clipaudit.decomposer import Decomposer, Decomposition, describe
+from clipaudit.decodeprocess import ProcessDecoder
+from clipaudit.decomposer import Decomposer, describe
 from clipaudit.errors import ShardError
-from clipaudit.feed import DETAILS_PER_STATUS, ReadReport, ShardFeed
+from clipaudit.feed import DETAILS_PER_STATUS, Decode, ReadReport, ShardFeed
 from clipaudit.fields import parse_fields
 from clipaudit.images import ImageDecoder
-from clipaudit.model import Normaliser, load_model
+from clipaudit.model import load_model
 from clipaudit.moments import LabelMoments, MomentsAccumulator
-from clipaudit.projections import ProjectionWriter
+from clipaudit.projections import SCALARS, ProjectionWriter
 from clipaudit.records import CommitRecord, StoredFile
 from clipaudit.rundir import RunDirectory
 from clipaudit.schema import NOT_FINITE, OK, Sample, TableSpec, attention_column, head_label, mlp_column
+from clipaudit.shardlist import learn_credentials
+from clipaudit.staging import Batch, Staging
 from clipaudit.tasks import Task, WorkerFacts
 
 Arrays = dict[str, npt.NDArray[np.float32]]
+Tensors = dict[str, torch.Tensor]
 _T = TypeVar("_T")
 
 
@@ -42,22 +48,31 @@ class ShardWorker:
     def __init__(self, config: AuditConfig, cancel: threading.Event | None = None) -> None:
         self._config = config
         self._cancel = cancel or threading.Event()
+        learn_credentials(config.shards)  # tasks name shards by URLs that hold none
         self._fields = parse_fields(config.fields)
         loaded = load_model(config.model)
         tower = describe(loaded.model)
         self._layers = parse_layers(config.store.layers, tower.layers)
         self._decomposer = Decomposer(
-            loaded.model, layers=self._layers, terms=config.store.components, precision=config.model.precision
+            loaded.model,
+            layers=self._layers,
+            terms=config.store.components,
+            precision=config.model.precision,
+            compiled=config.model.compile,
         )
-        self._decoder = ImageDecoder(loaded.transform, config.decode)
-        self._normalise = Normaliser(self._decoder.mean, self._decoder.std, loaded.device)
+        decoder = ImageDecoder(loaded.transform, config.decode)
+        self._staging = Staging(decoder, loaded.device, self._compute)
+        agreement = measure_if_asked(config, loaded, self._decomposer, decoder)
+        self._decoder: Decode = decoder
+        if config.decode.decode_processes:
+            self._decoder = ProcessDecoder(decoder, loaded.description["preprocess"], config.decode)
         self._run_dir = RunDirectory(config.out)
         self._basis_is_written = False
         self.samples_done = 0
         """Samples of the running attempt that have been written; the progress display reads it."""
         components = [column(layer) for column in (attention_column, mlp_column) for layer in self._layers]
         self.facts = WorkerFacts(
-            model={**loaded.description, "tower": _tower_facts(self._decomposer)},
+            model={**loaded.description, "tower": _tower_facts(self._decomposer), **agreement},
             table=TableSpec(
                 heads=tuple(head_label(layer, head) for layer in self._layers for head in range(tower.heads)),
                 head_dim=self._decomposer.readout.head_dim,
@@ -99,36 +114,60 @@ class ShardWorker:
             for samples in _batches(feed, self._config.model.batch_size):
                 if self._cancel.is_set() or clock.elapsed() > task.max_seconds:
                     raise ShardError(f"{task.shard.url}: given up after {clock.elapsed():.0f} s")
-                vectors, scalars = clock.time("model", partial(self._decompose, samples))
+                batch = self._submit(samples)
                 if written is not None:
                     written.result()
-                written = writing.submit(clock.time, "write", partial(output.write, samples, vectors, scalars))
+                written = writing.submit(self._write, output, samples, batch, clock)
                 self.samples_done += len(samples)
             if written is not None:
                 written.result()
             clock.add("read", feed.report.read_seconds)
-            clock.add("decode", feed.report.decode_seconds / self._config.decode.decode_threads)
+            clock.add("decode", feed.report.decode_seconds / self._config.decode.decoders)
             return feed.report
 
-    def _decompose(self, samples: list[Sample]) -> tuple[Arrays, Arrays]:
-        """Vectors and scalars of the batch's decoded images, in order."""
+    def _submit(self, samples: list[Sample]) -> Batch | None:
+        """Begin to compute the batch's decoded images; None when there are none."""
         images = []
         for sample in samples:
             if sample.status == OK and sample.image is not None:
                 images.append(sample.image)
                 sample.image = None  # what waits to be written needs no pixels
-        return self._arrays(self._decomposer(self._normalise(images))) if images else ({}, {})
+        return self._staging.submit(images) if images else None
 
-    def _arrays(self, out: Decomposition) -> tuple[Arrays, Arrays]:
-        heads = out.heads.flatten(1, 2).float().cpu().numpy()  # (B, layers * heads, head_dim)
-        vectors: Arrays = {"embedding": out.embedding.float().cpu().numpy()}
-        vectors |= {name: heads[:, number] for number, name in enumerate(self.facts.table.heads)}
-        for column, term in ((attention_column, out.attention), (mlp_column, out.mlp)):
-            if term is not None:
-                values = term.float().cpu().numpy()  # (B, layers, D)
-                vectors |= {column(layer): values[:, number] for number, layer in enumerate(self._layers)}
-        scalars = {"scale": out.scale, "norm": out.norm, "remainder": out.remainder}
-        return vectors, {name: value.float().cpu().numpy() for name, value in scalars.items()}
+    def _write(self, output: _Output, samples: list[Sample], batch: Batch | None, clock: _Clock) -> None:
+        """Wait for a batch's results, and append its rows."""
+        arrays: Arrays = {}
+        if batch is not None:
+            arrays = batch.wait()
+            clock.add("model", batch.seconds)
+            unhashed = (sample for sample in samples if sample.status == OK and sample.phash is None)
+            for sample, phash in zip(unhashed, batch.hashes(), strict=True):
+                sample.phash = phash
+        vectors, scalars = self._columns(arrays)
+        clock.time("write", partial(output.write, samples, vectors, scalars))
+
+    def _compute(self, images: torch.Tensor) -> Tensors:
+        """All that is stored of a batch, on the model's device."""
+        out = self._decomposer(images)
+        stored: Tensors = {
+            "embedding": out.embedding,
+            "heads": out.heads.flatten(1, 2),
+        }  # (B, layers * heads, head_dim)
+        stored |= {name: getattr(out, name) for name in SCALARS}
+        if out.attention is not None and out.mlp is not None:
+            stored |= {"attention": out.attention, "mlp": out.mlp}  # (B, layers, D) each
+        return {name: value.float() for name, value in stored.items()}
+
+    def _columns(self, arrays: Arrays) -> tuple[Arrays, Arrays]:
+        """The same as columns of the table: vectors and scalars."""
+        if not arrays:
+            return {}, {}
+        vectors: Arrays = {"embedding": arrays["embedding"]}
+        vectors |= {name: arrays["heads"][:, number] for number, name in enumerate(self.facts.table.heads)}
+        for column, term in ((attention_column, "attention"), (mlp_column, "mlp")):
+            if term in arrays:
+                vectors |= {column(layer): arrays[term][:, number] for number, layer in enumerate(self._layers)}
+        return vectors, {name: arrays[name] for name in SCALARS}
 
     def _write_basis(self) -> None:
         """The run's basis.safetensors, by whichever worker comes first; all have the same weights."""

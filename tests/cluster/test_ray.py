@@ -1,58 +1,64 @@
 """The pool on Ray: the same vectors as without it, and workers that die in every way."""
 
 import os
+import re
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import ray
+from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
 from clipaudit import cluster
 from clipaudit.config import AuditConfig, ExecutionConfig, FieldsConfig, ModelConfig
-from clipaudit.errors import RunInvalid, UsageError, WorkersUnavailable
+from clipaudit.errors import RunInvalid, ShardError, UsageError, WorkersUnavailable
 from clipaudit.local import LocalPool
+from clipaudit.progress import Tally
+from clipaudit.records import CommitRecord
 from clipaudit.run import Run
-from clipaudit.stages import audit
+from clipaudit.schema import Shard
+from clipaudit.sizing import workers_and_resources
+from clipaudit.stages import Reporter, audit
+from clipaudit.tasks import Task
 from tests.make_shards import write_photos
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*", "ignore::FutureWarning:ray.*")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _ray():
+def metrics_url():
     """A cluster of this module's own, in a short directory (Ray's sockets allow about 100 characters)."""
     directory = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=directory)
-    yield
+    port = free_port()
+    options = {"include_dashboard": False, "log_to_driver": False, "_metrics_export_port": port}
+    ray.init(address="local", num_cpus=2, _temp_dir=directory, **options)
+    yield f"http://{ray.util.get_node_ip_address()}:{port}/metrics"
     ray.shutdown()
     shutil.rmtree(directory, ignore_errors=True)
 
 
-class Quiet:
-    """A reporter that keeps what it is told."""
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
-    def __init__(self, on_tick=lambda tally: None):
-        self.retries, self.on_tick = [], on_tick
 
-    def found(self, shards, committed):
-        pass
+class Quiet(Reporter):
+    """A reporter that keeps the retries."""
 
-    def plan(self, plan):
-        self.plan = plan
-
-    def tick(self, tally):
-        self.on_tick(tally)
+    def __init__(self):
+        self.retries = []
 
     def retry(self, failed, counted):
         self.retries.append(failed)
-
-    def done(self, status):
-        self.status = status
 
 
 def config_for(tmp_path, model, out="run", **execution):
@@ -103,19 +109,19 @@ class KilledOnce(cluster._Actor):
     """Is killed in the middle of the first shard that any worker of the run begins."""
 
     def process(self, task):
-        decompose, batches = self._worker._decompose, []
+        submit, batches = self._worker._submit, []
 
-        def decompose_or_die(samples):
+        def submit_or_die(samples):
             batches.append(samples)
             if len(batches) == 3 and self._worker._run_dir.storage.create("killed", b""):
                 os.kill(os.getpid(), signal.SIGKILL)
-            return decompose(samples)
+            return submit(samples)
 
-        self._worker._decompose = decompose_or_die
+        self._worker._submit = submit_or_die
         try:
             return super().process(task)
         finally:
-            self._worker._decompose = decompose
+            self._worker._submit = submit
 
 
 def test_a_worker_killed_in_mid_shard_loses_nothing(tmp_path, tiny_model, monkeypatch):
@@ -131,6 +137,103 @@ def test_a_worker_killed_in_mid_shard_loses_nothing(tmp_path, tiny_model, monkey
     assert len(rows) == len(set(rows)) == 120
     assert status.failed == 0
     assert len(list((tmp_path / "run/projections").iterdir())) == 4, "the killed attempt's file is an orphan for gc"
+
+
+def scraped(url, run):
+    """(metric, its own tag) to value of everything that the metrics of one run say; empty before the first report."""
+    try:
+        text = urllib.request.urlopen(url, timeout=5).read().decode()
+    except OSError:
+        return {}
+    found = {}
+    for name, tags, value in re.findall(r"^ray_clipaudit_(\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
+        known = dict(re.findall(r'(\w+)="([^"]*)"', tags))
+        if known["run"] == run:
+            own = [known[tag] for tag in ("state", "stage", "status", "kind") if tag in known]
+            found[name, "".join(own)] = float(value)
+    return found
+
+
+def test_prometheus_can_scrape_a_jobs_figures(metrics_url, tmp_path, tiny_model):
+    config = config_for(tmp_path, tiny_model)
+    pool = cluster.RayPool(config)
+    tally = Tally(shards_total=9, shards_committed=4, queued=3, running=1, failed=1, ok=100, workers=2, workers_ready=1)
+    tally.skipped["undecodable"], tally.retries["node_lost"] = 4, 2
+    tally.seconds = {"read": 1.0, "model": 9.0, "total": 10.0}
+    pool.publish(tally)
+    found, deadline = {}, time.monotonic() + 60
+    while len(found) < 14 and time.monotonic() < deadline:
+        time.sleep(0.5)
+        found = scraped(metrics_url, config.out)
+    assert found == {
+        ("shards", "committed"): 4,
+        ("shards", "queued"): 3,
+        ("shards", "running"): 1,
+        ("shards", "failed"): 1,
+        ("workers", "ready"): 1,
+        ("workers", "starting"): 1,
+        ("images_per_second", ""): 0,
+        ("stage_busy_ratio", "read"): 0.1,
+        ("stage_busy_ratio", "decode"): 0,
+        ("stage_busy_ratio", "model"): 0.9,
+        ("stage_busy_ratio", "write"): 0,
+        ("images_total", "ok"): 100,
+        ("images_total", "undecodable"): 4,
+        ("retries_total", "node_lost"): 2,
+    }
+
+
+def test_whatever_ray_says_of_a_lost_call_the_shard_is_done_again(tmp_path, tiny_model, monkeypatch):
+    make_shards(tmp_path, shards=4, images=6)
+    lost = [
+        OutOfMemoryError("Ray's memory monitor killed it"),
+        ActorUnavailableError("the connection was lost", None),
+        NodeDiedError("the node is gone"),
+        WorkerCrashedError(),
+    ]
+    real = ray.get
+
+    def get(ref, **options):
+        value = real(ref, **options)
+        if isinstance(value, CommitRecord) and lost:
+            raise lost.pop()
+        return value
+
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr("clipaudit.scheduler._BACKOFF_SECONDS", 0.0)
+    reporter = Quiet()
+    run_ray(config_for(tmp_path, tiny_model, max_attempts=5), reporter)
+    assert [failed.kind for failed in reporter.retries] == ["worker_lost"] * 4
+    rows = identities(tmp_path / "run")
+    assert len(rows) == len(set(rows)) == 24
+
+
+def test_a_worker_that_was_only_out_of_sight_gives_up_its_attempt_before_the_next(tmp_path, tiny_model):
+    class Busy:
+        """A worker in the middle of an attempt that ends only when it is cancelled."""
+
+        facts, began, ended = None, threading.Event(), False
+
+        def process(self, task):
+            self.began.set()
+            assert actor._cancel.wait(30)
+            time.sleep(0.2)
+            self.ended = True
+            raise ShardError("given up")
+
+    actor = cluster._Actor(config_for(tmp_path, tiny_model), 1)
+    actor._worker = worker = Busy()
+    shard = Shard(id=0, url="/s.tar", size=1, etag="e")
+    task = Task(shard=shard, attempt="a", run_fingerprint="f", max_seconds=60.0)
+    with ThreadPoolExecutor(1) as thread:
+        attempt = thread.submit(actor.process, task)
+        assert worker.began.wait(30)
+        actor.start()
+        assert worker.ended, "two attempts at once would share one model"
+        assert actor._worker is worker, "the model is not loaded twice"
+        with pytest.raises(ShardError):
+            attempt.result()
+    assert not actor._cancel.is_set()
 
 
 class DiesAtStart(cluster._Actor):
@@ -218,9 +321,9 @@ def test_workers_are_sized_to_the_cluster(resources, execution, device, expected
     config = AuditConfig(
         shards=("a",), out="b", model=ModelConfig(device=device), execution=ExecutionConfig(**execution)
     )
-    assert cluster.workers_and_resources(config, resources) == expected
+    assert workers_and_resources(config, resources) == expected
 
 
 def test_an_empty_cluster_needs_to_be_told_how_many_workers():
     with pytest.raises(UsageError, match="--workers"):
-        cluster.workers_and_resources(AuditConfig(shards=("a",), out="b"), {})
+        workers_and_resources(AuditConfig(shards=("a",), out="b"), {})

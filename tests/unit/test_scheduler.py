@@ -8,25 +8,44 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipaudit.config import ExecutionConfig
-from clipaudit.errors import Interrupted, RunMismatch, WorkersUnavailable
-from clipaudit.scheduler import Scheduler, Tally
+from clipaudit.errors import Interrupted, RunMismatch, StorageFull, WorkersUnavailable
+from clipaudit.progress import Rate, Tally, bottleneck, shares
+from clipaudit.records import CommitRecord
+from clipaudit.scheduler import Scheduler
 from clipaudit.schema import Shard, TableSpec
-from clipaudit.tasks import Failed, Finished, Ready, StartFailed, Task, WorkerFacts
+from clipaudit.tasks import Failed, Finished, Observer, Ready, StartFailed, Task, WorkerFacts
 
 
-class FakeRecord:
-    def __init__(self, task):
-        self.shard_id, self.attempt, self.rows = task.shard.id, task.attempt, 10
+def record_of(task):
+    return CommitRecord(
+        shard_id=task.shard.id,
+        url=task.shard.url,
+        attempt=task.attempt,
+        files={},
+        rows=10,
+        ok=9,
+        skipped={"undecodable": 1},
+        input_size=task.shard.size,
+        bytes_good=task.shard.size,
+        timings={"model": 1.5, "total": 2.0},
+    )
 
 
 class FakeRunDirectory:
-    """Commits in memory; `taken` are shards that another driver committed first."""
+    """Commits in memory; `taken` are shards that another driver committed first, `stubborn` fails that many commits."""
 
-    def __init__(self, taken=(), began=True):
+    def __init__(self, taken=(), began=True, stubborn=0):
         self.committed, self.failures, self.discarded, self.taken, self.began = {}, {}, [], set(taken), began
+        self.stubborn = stubborn
+
+    def committed_ids(self):
+        return {*self.committed, *self.taken}
 
     def commit(self, record):
         assert record.shard_id not in self.committed, "committed twice"
+        if self.stubborn > 0:
+            self.stubborn -= 1
+            raise TimeoutError("the store did not answer")
         if record.shard_id in self.taken:
             return False
         self.committed[record.shard_id] = record
@@ -74,8 +93,14 @@ class FakePool:
     def live(self):
         return 0 if self.start_failures else self.workers
 
+    def ready(self):
+        return self.workers
+
     def idle(self):
         return self.workers - self.busy
+
+    def publish(self, tally):
+        self.published = tally
 
     def submit(self, task: Task):
         assert self.busy < self.workers
@@ -89,7 +114,7 @@ class FakePool:
         if kinds:
             self.events.append(Failed(task=task, kind=kinds.pop(0), error="boom"))
         else:
-            self.events.append(Finished(task=task, record=FakeRecord(task)))
+            self.events.append(Finished(task=task, record=record_of(task)))
 
     def kill(self, task):
         self.killed.append(task.shard.id)
@@ -111,9 +136,9 @@ def shards(*sizes):
     return [Shard(id=i, url=f"/s{i}.tar", size=size, etag="e") for i, size in enumerate(sizes)]
 
 
-def run(pool, todo, run_dir=None, stop=None, monkeypatch=None, **config):
+def run(pool, todo, run_dir=None, stop=None, observer=None, **config):
     run_dir = run_dir or FakeRunDirectory()
-    scheduler = Scheduler(run_dir, pool, ExecutionConfig(**config), stop or threading.Event())
+    scheduler = Scheduler(run_dir, pool, ExecutionConfig(**config), stop or threading.Event(), observer)
     scheduler.first_worker()
     tally = Tally(shards_total=len(todo), shards_committed=0)
     scheduler.run(todo, "fingerprint", tally)
@@ -165,8 +190,7 @@ def test_a_stuck_shard_is_killed_once_and_tried_again(monkeypatch):
 def test_the_second_of_two_drivers_discards_its_files():
     run_dir, tally = run(FakePool(), shards(1, 1), FakeRunDirectory(taken=[1]))
     assert run_dir.discarded == [1]
-    assert [record.shard_id for record in tally.records] == [0]
-    assert tally.shards_committed == 2
+    assert (tally.shards_committed, tally.rows) == (2, 10), "the other driver's shard is done, but not by this job"
 
 
 def test_a_success_clears_the_failure_of_an_earlier_job():
@@ -191,11 +215,19 @@ def test_workers_with_other_weights_are_refused():
         run(FakePool(workers=2, weights=("a", "b")), shards(1))
 
 
+class StopsAtOnce(Observer):
+    def __init__(self, stop):
+        self.stop = stop
+
+    def tick(self, tally):
+        self.stop.set()
+
+
 def test_a_stop_lets_running_shards_finish_and_hands_out_no_more():
     stop = threading.Event()
     pool = FakePool(workers=1)
     run_dir = FakeRunDirectory()
-    scheduler = Scheduler(run_dir, pool, ExecutionConfig(), stop, on_tick=lambda tally: stop.set())
+    scheduler = Scheduler(run_dir, pool, ExecutionConfig(), stop, StopsAtOnce(stop))
     scheduler.first_worker()
     with pytest.raises(Interrupted, match="after 1 of 3 shards"):
         scheduler.run(shards(1, 1, 1), "f", Tally(shards_total=3, shards_committed=0))
@@ -205,10 +237,109 @@ def test_a_stop_lets_running_shards_finish_and_hands_out_no_more():
 def test_a_stop_after_the_last_shard_was_handed_out_is_no_interruption():
     stop = threading.Event()
     run_dir = FakeRunDirectory()
-    scheduler = Scheduler(run_dir, FakePool(workers=1), ExecutionConfig(), stop, on_tick=lambda tally: stop.set())
+    scheduler = Scheduler(run_dir, FakePool(workers=1), ExecutionConfig(), stop, StopsAtOnce(stop))
     scheduler.first_worker()
     scheduler.run(shards(1), "f", Tally(shards_total=1, shards_committed=0))
     assert set(run_dir.committed) == {0}
+
+
+def test_what_another_driver_committed_is_not_done_again():
+    class Patient(FakePool, Observer):
+        """Takes nothing between its first shard and the news that somebody else had it already."""
+
+        told = False
+
+        def idle(self):
+            return super().idle() if self.told or not self.order else 0
+
+        def superseded(self, task):
+            self.told = True
+
+    pool = Patient(workers=1)
+    _, tally = run(pool, shards(9, 1, 1, 1), FakeRunDirectory(taken=[0, 1, 2]), observer=pool)
+    assert pool.order == [0, 3]
+    assert tally.shards_committed == 4
+
+
+def test_a_commit_that_does_not_arrive_costs_an_attempt_and_no_shard():
+    run_dir, tally = run(FakePool(), shards(1, 1), FakeRunDirectory(stubborn=2), max_attempts=3)
+    assert set(run_dir.committed) == {0, 1}
+    assert tally.retries == {"error": 2}
+
+
+def test_a_full_disk_at_the_commit_ends_the_job():
+    class Full(FakeRunDirectory):
+        def commit(self, record):
+            raise StorageFull("no space left")
+
+    with pytest.raises(StorageFull):
+        run(FakePool(), shards(1, 1), Full())
+
+
+class Diary(Observer):
+    """Every call, as (what, shard)."""
+
+    def __init__(self):
+        self.lines, self.ticks = [], []
+
+    def tick(self, tally):
+        self.ticks.append((tally.queued, tally.running, tally.shards_committed, tally.failed))
+
+    def worker_ready(self, ready):
+        self.lines.append(("ready", ready.worker))
+
+    def worker_failed(self, failed):
+        self.lines.append(("not ready", failed.worker))
+
+    def began(self, task):
+        self.lines.append(("began", task.shard.id))
+
+    def committed(self, task, record):
+        assert task.attempt == record.attempt
+        self.lines.append(("committed", task.shard.id))
+
+    def superseded(self, task):
+        self.lines.append(("superseded", task.shard.id))
+
+    def retry(self, failed, counted):
+        self.lines.append(("retry", failed.task.shard.id, counted))
+
+    def gave_up(self, task, failure):
+        self.lines.append(("gave up", failure.shard_id))
+
+
+def test_an_observer_hears_of_everything_in_order():
+    diary = Diary()
+    script = {0: ["node_lost", "error"], 1: ["error", "error"]}
+    pool = FakePool(script, workers=1, start_failures=1)
+    run(pool, shards(4, 3, 2, 1), FakeRunDirectory(taken=[2]), observer=diary, max_attempts=2)
+    assert diary.lines[:2] == [("not ready", "w0"), ("ready", "w0")]
+    of_shard = {n: [line[0] for line in diary.lines if line[1] == n] for n in range(4)}
+    assert of_shard[0] == ["began", "retry", "began", "retry", "began", "committed"]
+    assert of_shard[1] == ["began", "retry", "began", "gave up"]
+    assert of_shard[2] == ["began", "superseded"]
+    assert of_shard[3] == ["began", "committed"]
+    assert ("retry", 0, 0) in diary.lines
+    assert diary.ticks[-1] == (0, 0, 3, 1)
+    assert pool.published.skipped == {"undecodable": 2}
+
+
+def test_rates_look_at_the_last_seconds_alone():
+    rate = Rate(window_seconds=10)
+    assert rate.update(0, 0) == 0
+    assert rate.update(5, 100) == 20
+    for second in range(6, 40):
+        last = rate.update(second, 100 + second)
+    assert last == pytest.approx(1)
+    assert rate.update(40, 0) == 0, "a lost attempt takes its samples back: no negative speed"
+
+
+def test_shares_name_the_stage_that_the_job_waits_for():
+    seconds = {"read": 1.0, "decode": 2.0, "model": 9.0, "write": 0.5, "total": 10.0}
+    assert shares(seconds) == {"read": 0.1, "decode": 0.2, "model": 0.9, "write": 0.05}
+    assert bottleneck(seconds) == "model 90 % busy"
+    assert shares({}) == {}
+    assert bottleneck({}) == ""
 
 
 KINDS = st.lists(st.sampled_from(["error", "timeout", "worker_lost", "node_lost"]), max_size=6)
