@@ -1,6 +1,6 @@
 """Decomposition against plain `encode_image`, side by side: time in alternating rounds, and peak memory.
 
-    python benchmarks/decomposer.py [--json FILE]
+    python benchmarks/decomposer.py [--precision int8] [--json FILE]
 
 Random weights: only the arithmetic counts. The baseline is `encode_image` under `inference_mode`, where
 `nn.MultiheadAttention` takes its fused inference path; the script counts its calls, and stops when there are none.
@@ -76,7 +76,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads of torch")
     parser.add_argument("--malloc", default="keep", choices=["keep", "default"], help="see above (default keep)")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"], help="autocast, both sides")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        choices=["fp32", "bf16", "fp16", "int8"],
+        help="autocast, both sides; int8 against plain fp32",
+    )
     parser.add_argument("--json", type=Path, help="write the table to this file")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()

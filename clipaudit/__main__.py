@@ -8,6 +8,7 @@ def main() -> None:
     """Run `clipaudit`; ClipauditError ends as one sentence on stderr with its exit code, a bug keeps its traceback."""
     from clipaudit.cli import app
     from clipaudit.errors import ClipauditError
+    from clipaudit.redact import redact
 
     try:
         app()
@@ -18,7 +19,7 @@ def main() -> None:
         print("clipaudit: stopped; the same command goes on from the last committed shard", file=sys.stderr)
         sys.exit(4)
     except Exception:  # noqa: BLE001 - a bug: its traceback and exit code 5, which scripts can tell from 1 (gate failed)
-        traceback.print_exc()
+        print(redact(traceback.format_exc()), end="", file=sys.stderr)
         sys.exit(ClipauditError.exit_code)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from clipaudit.errors import UsageError
+from clipaudit.redact import private_url, public_url
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 
 def _require(condition: bool, sentence: str) -> None:
@@ -39,6 +40,13 @@ class DecodeConfig:
 
     decode_threads: int = 2
     """Threads that decode images for one worker."""
+    decode_processes: int = 0
+    """Processes that decode instead of threads: for more cores than one process can keep busy, and for images that
+    may bring a decoder down. Each takes about half a gigabyte and some seconds to start."""
+    max_decode_seconds: float = 60.0
+    """A decoding process that takes longer for one image is ended, and the image is `undecodable`."""
+    resize: Literal["host", "device"] = "host"
+    """Where images are resized: `device` leaves the host's cores more time to decode, and moves more bytes."""
     queue_images: int = 64
     """Most decoded images that wait for the model; bounds memory."""
     max_image_pixels: int = 178_956_970
@@ -48,8 +56,16 @@ class DecodeConfig:
 
     def __post_init__(self) -> None:
         _require(self.decode_threads >= 1, f"--decode-threads must be at least 1, not {self.decode_threads}")
+        _require(self.decode_processes >= 0, f"--decode-processes must not be negative: {self.decode_processes}")
+        _require(self.max_decode_seconds > 0, f"max_decode_seconds must be positive, not {self.max_decode_seconds}")
+        _require(self.resize in ("host", "device"), f"--resize must be host or device, not {self.resize!r}")
         _require(self.queue_images >= 1, f"queue_images must be at least 1, not {self.queue_images}")
         _require(self.max_image_pixels >= 1, f"--max-image-pixels must be at least 1, not {self.max_image_pixels}")
+
+    @property
+    def decoders(self) -> int:
+        """Images that are decoded at once."""
+        return self.decode_processes or self.decode_threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +79,12 @@ class ModelConfig:
     pretrained: str | None = None
     """open_clip weight tag, checkpoint file, or `random-seed-N` for untrained weights drawn from seed N."""
     precision: Precision = "fp32"
+    """`bf16` and `fp16` compute under autocast; `int8` rounds the blocks' large projections, on CPUs only."""
+    compile: bool = False
+    """Run the forward pass through torch.compile; nothing is gained on a CPU."""
+    min_agreement: float = 0.999
+    """Least cosine, over images of the first shard, between the embeddings of `--precision int8` or `--resize device`
+    and those of fp32 with images resized on the host; below it the job is refused."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
     batch_size: int = 32
@@ -70,9 +92,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, f"--batch-size must be at least 1, not {self.batch_size}")
         _require(
-            self.precision in ("fp32", "bf16", "fp16"),
-            f"--precision must be fp32, bf16 or fp16, not {self.precision!r}",
+            self.precision in get_args(Precision),
+            f"--precision must be fp32, bf16, fp16 or int8, not {self.precision!r}",
         )
+        _require(-1 <= self.min_agreement <= 1, f"--min-agreement must lie in -1..1, not {self.min_agreement}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +135,11 @@ class ExecutionConfig:
     """Largest share of samples that may be skipped before the run is called invalid."""
     max_lost_shards: int = 0
     """Most shards that may fail before the run is called invalid."""
+    log_format: Literal["text", "json"] = "text"
+    """`json` writes one JSON object a line to stderr, one line an event, instead of sentences and a bar."""
 
     def __post_init__(self) -> None:
+        _require(self.log_format in ("text", "json"), f"--log-format must be text or json, not {self.log_format!r}")
         _require(self.engine in ("ray", "local"), f"--engine must be ray or local, not {self.engine!r}")
         _require(self.workers is None or self.workers >= 1, f"--workers must be at least 1, not {self.workers}")
         _require(
@@ -141,6 +167,18 @@ class AuditConfig:
     store: StoreConfig = field(default_factory=StoreConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
 
+    def __post_init__(self) -> None:
+        # From here on nobody in this process sees a credential; a pickle (to a Ray worker, in memory) carries them on.
+        object.__setattr__(self, "shards", tuple(public_url(url) for url in self.shards))
+        object.__setattr__(self, "out", public_url(self.out))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "shards": tuple(map(private_url, self.shards)), "out": private_url(self.out)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__post_init__()
+
     def identity(self) -> dict[str, Any]:
         """The options that change what is stored; a run is bound to them. Keys are the options' names."""
         return {
@@ -155,6 +193,8 @@ class AuditConfig:
             "label_moments": self.store.label_moments,
             "max_image_pixels": self.decode.max_image_pixels,
             "max_member_bytes": self.decode.max_member_bytes,
+            # Left out at its default, so that runs from before there was a choice can be resumed.
+            **({"resize": self.decode.resize} if self.decode.resize != "host" else {}),
         }
 
 

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -14,12 +14,14 @@ from typing import Final, Self, TypeAlias
 
 from clipaudit.config import DecodeConfig
 from clipaudit.fields import Fields, Values, extract
-from clipaudit.images import IMAGE_EXTENSIONS, ImageDecoder, ImageTooLarge, ImageUndecodable
+from clipaudit.images import IMAGE_EXTENSIONS, DecodedImage, ImageTooLarge, ImageUndecodable
 from clipaudit.schema import MISSING_IMAGE, OK, TOO_LARGE, UNDECODABLE, Sample, Shard
 from clipaudit.shards import Group, Member, ShardReader
 
 MAX_RAW_BYTES: Final = 64 * 2**20  # undecoded bytes in flight (a single larger sample passes alone)
 DETAILS_PER_STATUS: Final = 5
+Decode: TypeAlias = Callable[[bytes], DecodedImage]
+"""`images.ImageDecoder`, or `decodeprocess.ProcessDecoder`, which does the same in other processes."""
 _POLL_SECONDS: Final = 0.1
 _JOIN_SECONDS: Final = 5.0
 
@@ -110,7 +112,7 @@ class ShardFeed:
     when the shard cannot be read; what is wrong with a single sample is that sample's `status` and `detail`.
     """
 
-    def __init__(self, shard: Shard, fields: Fields, decoder: ImageDecoder, config: DecodeConfig) -> None:
+    def __init__(self, shard: Shard, fields: Fields, decoder: Decode, config: DecodeConfig) -> None:
         """Start to read `shard`; `decoder` may be shared between feeds."""
         self._shard = shard
         self._fields = fields
@@ -122,7 +124,7 @@ class ShardFeed:
         self._queue: queue.Queue[Future[_Decoded] | _End] = queue.Queue(config.queue_images)
         self._tally = _Tally()
         self._report: ReadReport | None = None
-        self._pool = ThreadPoolExecutor(config.decode_threads, thread_name_prefix=f"decode-{shard.id}")
+        self._pool = ThreadPoolExecutor(config.decoders, thread_name_prefix=f"decode-{shard.id}")
         self._reader = threading.Thread(target=self._read, name=f"read-{shard.id}", daemon=True)
         self._reader.start()
 

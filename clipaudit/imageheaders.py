@@ -33,6 +33,8 @@ class Header:
 
     Metadata of a broken or hostile file can make a decoder warn, fail or inflate gigabytes; none of it is needed.
     """
+    components: int = 0
+    """Colour components of a JPEG: 1 (grey), 3 or 4; 0 for other formats."""
 
 
 def read_header(data: bytes) -> Header:
@@ -52,7 +54,7 @@ def read_header(data: bytes) -> Header:
 def _jpeg(data: bytes) -> Header:
     kept = bytearray(b"\xff\xd8")
     size: tuple[int, int] | None = None
-    orientation = 1
+    orientation, components = 1, 0
     position = 2
     while True:
         # Like libjpeg: skip whatever stands before the next marker, and the fill bytes within it.
@@ -72,7 +74,7 @@ def _jpeg(data: bytes) -> Header:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if size is not None:
                 raise HeaderError("the JPEG has two frame headers")
-            size = struct.unpack_from(">HH", segment, 3)
+            size, components = struct.unpack_from(">HH", segment, 3), segment[7]
         if marker == 0xE1 and segment[2:8] == b"Exif\0\0" and orientation == 1:
             orientation = _orientation(segment[8:])
         # APP0 and APP14 tell the colour space; the other APPn and comments are metadata.
@@ -83,7 +85,7 @@ def _jpeg(data: bytes) -> Header:
         raise HeaderError("the JPEG has no image in it")
     kept += b"\xff\xda" + data[position:]
     height, width = size
-    return _checked(Header("JPEG", width, height, orientation, bytes(kept)))
+    return _checked(Header("JPEG", width, height, orientation, bytes(kept), components))
 
 
 def _png(data: bytes) -> Header:

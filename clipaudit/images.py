@@ -13,11 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from torch import Tensor
 from torchvision.transforms.v2 import functional as tensor_steps
 
 from clipaudit.config import DecodeConfig
 from clipaudit.errors import UsageError
 from clipaudit.imageheaders import Header, HeaderError, read_header
+
+try:
+    import simplejpeg
+except ImportError:  # the extra `fast`: the same pixels sooner, see benchmarks/decode.py
+    simplejpeg = None
 
 IMAGE_EXTENSIONS: Final = frozenset({"jpg", "jpeg", "png", "webp"})
 
@@ -52,6 +58,8 @@ _UPRIGHT: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 _HASH_SIDE: Final = 32
+DEVICE_PIXELS: Final = 2**22
+"""Images with more pixels are resized on the host also with `resize="device"`: what waits must stay bounded."""
 
 
 class ImageUndecodable(ValueError):
@@ -67,12 +75,12 @@ class DecodedImage:
     """An image as the model will see it, before normalisation."""
 
     image: npt.NDArray[np.uint8]
-    """(H, W, 3) uint8 RGB at the model's input size, contiguous."""
+    """(H, W, 3) uint8 RGB, contiguous; at the model's input size, but for images that the device resizes."""
     width: int
     """Pixels of the original as displayed (after EXIF orientation)."""
     height: int
-    phash: int
-    """`perceptual_hash(image)`."""
+    phash: int | None
+    """`perceptual_hash(image)`; None when the image is not resized yet."""
 
 
 class ImageDecoder:
@@ -82,7 +90,8 @@ class ImageDecoder:
     drops alpha); where that transform would lose the picture, this one does not: the EXIF orientation is applied,
     palette and 1-bit images are expanded before they are resized, 16-bit grey is scaled instead of clipped. The first
     frame of an animation counts; colour profiles are ignored, as in open_clip. Torch resizes grey and RGB images,
-    at most one grey level from the transform but far sooner (benchmarks/decode.py), all others by Pillow.
+    at most one grey level from the transform but far sooner (benchmarks/decode.py), all others by Pillow. JPEGs are
+    decoded by simplejpeg where it is installed and finds nothing wrong with them, else by Pillow: the same pixels.
     """
 
     mean: tuple[float, float, float]
@@ -106,6 +115,7 @@ class ImageDecoder:
         translated = [_tensor_step(step) for step in self._steps]
         self._tensor_steps = [step for step in translated if step is not None]
         self._fast = fast and len(self._tensor_steps) == len(translated)
+        self._on_device = self._fast and config.resize == "device"
 
     def __call__(self, data: bytes) -> DecodedImage:
         """Decode one file. Raises ImageUndecodable or ImageTooLarge."""
@@ -115,10 +125,24 @@ class ImageDecoder:
             raise ImageUndecodable(str(error)) from None
         width, height = (header.width, header.height) if header.orientation < 5 else (header.height, header.width)
         self._check_size(width, height)
-        opened = _open(header)
-        # For other modes open_clip resizes before it converts to RGB, which is not the same.
-        image = self._by_tensors(opened) if self._fast and opened.mode in ("L", "RGB") else self._by_pillow(opened)
+        rgb = _open_jpeg(header) if self._fast else None
+        if rgb is None:
+            opened = _open(header)
+            # For other modes open_clip resizes before it converts to RGB, which is not the same.
+            if not self._fast or opened.mode not in ("L", "RGB"):
+                image = self._by_pillow(opened)
+                return DecodedImage(image, width, height, perceptual_hash(image))
+            rgb = np.array(opened if opened.mode == "RGB" else opened.convert("RGB"))
+        if self._on_device and rgb.shape[:2] != self.size and width * height <= DEVICE_PIXELS:
+            return DecodedImage(rgb, width, height, None)
+        image = self._by_tensors(rgb)
         return DecodedImage(image, width, height, perceptual_hash(image))
+
+    def resize(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8 of any size -> (3, height, width) uint8 as the model takes it, on the image's device."""
+        for step in self._tensor_steps:
+            image = step(image)
+        return image
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._max_pixels:
@@ -135,12 +159,9 @@ class ImageDecoder:
             image = step(image)
         return np.array(image.convert("RGB"))
 
-    def _by_tensors(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        rgb = np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    def _by_tensors(self, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         # (H, W, 3) -> (3, H, W) by strides alone, which is the layout that torch resizes fastest.
-        tensor = torch.from_numpy(rgb).permute(2, 0, 1)
-        for step in self._tensor_steps:
-            tensor = step(tensor)
+        tensor = self.resize(torch.from_numpy(rgb).permute(2, 0, 1))
         # numpy makes the copy: torch would wake its thread pool, once for each decoding thread.
         return np.ascontiguousarray(tensor.permute(1, 2, 0).numpy())
 
@@ -167,6 +188,21 @@ def _cosines() -> npt.NDArray[np.float64]:
 
 
 _COSINES: Final = _cosines()
+
+
+def _open_jpeg(header: Header) -> npt.NDArray[np.uint8] | None:
+    """The decoded grey or colour JPEG, upright (H, W, 3); None for all that only Pillow can tell right from wrong."""
+    if simplejpeg is None or header.components not in (1, 3):
+        return None
+    try:
+        rgb: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(header.pixels, colorspace="RGB")
+    except ValueError:  # damaged, or of a kind that it does not know
+        return None
+    except MemoryError:
+        raise ImageTooLarge(f"{header.width} x {header.height} pixels do not fit into memory") from None
+    if header.orientation != 1:
+        rgb = np.array(Image.fromarray(rgb).transpose(_UPRIGHT[header.orientation]))
+    return rgb
 
 
 def _open(header: Header) -> Image.Image:

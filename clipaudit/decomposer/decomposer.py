@@ -14,13 +14,12 @@ from clipaudit.config import Precision
 from clipaudit.decomposer import attention_pool
 from clipaudit.decomposer import readout as algebra
 from clipaudit.decomposer.attention_pool import PooledReadout
+from clipaudit.decomposer.linears import HALVES, replacements
 from clipaudit.decomposer.readout import Readout
 from clipaudit.decomposer.sizes import resized
-from clipaudit.decomposer.taps import Record, tapped
+from clipaudit.decomposer.taps import Record, Taps
 from clipaudit.decomposer.towers import Tower, describe
 from clipaudit.errors import UsageError
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -88,12 +87,14 @@ class Decomposer:
         layers: the layers whose heads are returned, 0-based; None for all. Returned in ascending order.
         terms: also return each chosen layer's attention sum and MLP term.
         tokens: also return each chosen head's attention weights and values per token (memory: tokens times larger).
-        precision: `fp32` computes in the weights' own precision, `bf16` and `fp16` under autocast. What is added here
-            is always computed in at least float32.
+        precision: `fp32` computes in the weights' own precision, `bf16` and `fp16` under autocast, `int8` (CPU only)
+            with the blocks' large projections in 8 bits, see `linears`. What is added here is always computed in at
+            least float32.
+        compiled: run the forward pass through `torch.compile`: the first batch of each size takes a minute.
 
     Raises:
         UnsupportedTower: the tower is not one that can be decomposed exactly.
-        UsageError: a layer that the tower does not have, or an unknown precision.
+        UsageError: a layer that the tower does not have, an unknown precision, or int8 on an accelerator.
     """
 
     def __init__(
@@ -103,14 +104,18 @@ class Decomposer:
         terms: bool = False,
         tokens: bool = False,
         precision: Precision = "fp32",
+        compiled: bool = False,
     ) -> None:
         if precision not in get_args(Precision):
-            raise UsageError(f"precision must be fp32, bf16 or fp16, not {precision!r}")
+            raise UsageError(f"precision must be fp32, bf16, fp16 or int8, not {precision!r}")
         self.tower: Tower = describe(model)
         self.layers = _check_layers(layers, self.tower.layers)
         self.terms = terms
         self.with_tokens = tokens
         self.precision: Precision = precision
+        self.compiled = compiled
+        self._linears = replacements(self.tower, precision)
+        self._prepare()
         build = algebra.build if self.tower.pool is None else attention_pool.build
         self.readout: Readout = build(self.tower, self.layers)
 
@@ -129,10 +134,10 @@ class Decomposer:
         device = images.device.type
         with torch.inference_mode():
             with (
-                torch.autocast(device, dtype=_AUTOCAST.get(self.precision), enabled=self.precision in _AUTOCAST),
-                tapped(self.tower, tokens=self.layers if self.with_tokens else ()) as record,
+                torch.autocast(device, dtype=HALVES.get(self.precision), enabled=self.precision in HALVES),
+                self._taps.installed() as record,
             ):
-                features = self.tower.visual(images.to(self.tower.parameter().dtype))
+                features = self._forward(images.to(self.tower.parameter().dtype))
             with torch.autocast(device, enabled=False):
                 features = features[0] if isinstance(features, tuple) else features
                 return self._assemble(record, features)
@@ -143,7 +148,13 @@ class Decomposer:
             return self
         view = copy.copy(self)
         view.tower = describe(resized(self.tower.visual, size))
+        view._prepare()
         return view
+
+    def _prepare(self) -> None:
+        """What a pass of this tower needs, made once."""
+        self._taps = Taps(self.tower, self.layers if self.with_tokens else (), linears=self._linears)
+        self._forward = torch.compile(self.tower.visual) if self.compiled else self.tower.visual
 
     def _check_images(self, images: Tensor) -> None:
         expected = (3, *self.tower.image_size)

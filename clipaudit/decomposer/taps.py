@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -75,23 +75,81 @@ def tapped(tower: Tower, tokens: Collection[int] = (), attend: Attend | None = N
         tokens: layers whose attention weights and values are recorded for every token.
         attend: called in every layer with its queries, keys and values, see `Attend`; gradients flow through it.
     """
-    record = Record(tower)
-    last = tower.layers - 1 if tower.pooling == "token" else None
-    with _lock(tower.container), ExitStack() as restore:
-        for layer, block in enumerate(tower.blocks):
-            tap = _Tap(block, tower, layer, record, layer in tokens, attend)
-            _swap(restore, block.module, "attn", tap)
-            restore.callback(_hook_mlp(block, layer, record).remove)
-            if layer == last:
-                _swap(restore, tower.container, str(layer), _ClassTokenBlock(block, tap))
-        if tokens:
-            restore.callback(_hook_norms(tower.container.get_submodule(str(tower.layers - 1)), record).remove)
-        if tower.pooling != "token":
-            restore.callback(_hook_input(tower.blocks[0].module, record, "initial").remove)
-        restore.callback(_hook_input(tower.norm, record, "final").remove)
-        for handle in _hook_pool(tower, record):
-            restore.callback(handle.remove)
+    with Taps(tower, tokens, attend).installed() as record:
         yield record
+
+
+class Taps:
+    """What `tapped` swaps in, made once and installed for each pass: the same modules every time, so that a compiled
+    forward pass stays valid.
+
+    Args:
+        tower, tokens, attend: as for `tapped`.
+        linears: modules in place of others for the time of a pass: of linear layers, and of an attention for its joint
+            projection of queries, keys and values. See `linears.replacements`.
+    """
+
+    def __init__(
+        self,
+        tower: Tower,
+        tokens: Collection[int] = (),
+        attend: Attend | None = None,
+        linears: Mapping[nn.Module, nn.Module] | None = None,
+    ) -> None:
+        self.tower, self.tokens = tower, frozenset(tokens)
+        self.record = Record(tower)
+        """Of the pass that is running or was the last to run."""
+        replaced = linears or {}
+        self._taps = [_Tap(self, block, layer, attend, replaced) for layer, block in enumerate(tower.blocks)]
+        self._class_token = _ClassTokenBlock(tower.blocks[-1], self._taps[-1]) if tower.pooling == "token" else None
+        self._linears = [
+            place for block in tower.blocks for place in _places(block.module.get_submodule("mlp"), replaced)
+        ]
+
+    @contextmanager
+    def installed(self) -> Iterator[Record]:
+        """See `tapped`."""
+        tower = self.tower
+        with _lock(tower.container), ExitStack() as restore:
+            before, self.record = self.record, Record(tower)
+            restore.callback(setattr, self, "record", before)
+            for layer, block in enumerate(tower.blocks):
+                _swap(restore, block.module, "attn", self._taps[layer])
+                restore.callback(_hook_mlp(block, layer, self).remove)
+            for parent, name, linear in self._linears:
+                _swap(restore, parent, name, linear)
+            if self._class_token is not None:
+                _swap(restore, tower.container, str(tower.layers - 1), self._class_token)
+            if self.tokens:
+                restore.callback(_hook_norms(tower.container.get_submodule(str(tower.layers - 1)), self).remove)
+            if tower.pooling != "token":
+                restore.callback(_hook_input(tower.blocks[0].module, self, "initial").remove)
+            restore.callback(_hook_input(tower.norm, self, "final").remove)
+            for handle in _hook_pool(self):
+                restore.callback(handle.remove)
+            yield self.record
+
+
+def joint_projection(attention: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+    """Weight (3 * inner, width) and bias of an attention's joint projection; (None, None) where there are three."""
+    if isinstance(attention, nn.MultiheadAttention):
+        return attention.in_proj_weight, attention.in_proj_bias
+    qkv = attention._modules.get("qkv")
+    if qkv is None:
+        return None, None
+    assert isinstance(qkv, nn.Linear)
+    q_bias, v_bias = attention._parameters.get("q_bias"), attention._parameters.get("v_bias")
+    if q_bias is None or v_bias is None:
+        return qkv.weight, qkv.bias
+    return qkv.weight, torch.cat((q_bias, torch.zeros_like(q_bias), v_bias))  # EVA's keys have no bias
+
+
+def _places(root: nn.Module, replaced: Mapping[nn.Module, nn.Module]) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """(parent, name, replacement) of each replaced module below `root`."""
+    for parent in root.modules():
+        for name, child in parent.named_children():
+            if child in replaced:
+                yield parent, name, replaced[child]
 
 
 def _lock(container: nn.Module) -> threading.RLock:
@@ -104,41 +162,42 @@ def _swap(restore: ExitStack, parent: nn.Module, name: str, module: nn.Module) -
     setattr(parent, name, module)
 
 
-def _hook_mlp(block: Block, layer: int, record: Record) -> torch.utils.hooks.RemovableHandle:
+def _hook_mlp(block: Block, layer: int, taps: Taps) -> torch.utils.hooks.RemovableHandle:
     def keep(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        rows = record.rows(output)
-        record.mlps[layer] = rows if block.mlp_gamma is None else rows * block.mlp_gamma
+        rows = taps.record.rows(output)
+        taps.record.mlps[layer] = rows if block.mlp_gamma is None else rows * block.mlp_gamma
 
     return block.mlp.register_forward_hook(keep)
 
 
-def _hook_input(module: nn.Module, record: Record, name: str) -> torch.utils.hooks.RemovableHandle:
+def _hook_input(module: nn.Module, taps: Taps, name: str) -> torch.utils.hooks.RemovableHandle:
     def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0]
         # Behind the pool there is one row an image and no token axis.
-        setattr(record, name, record.rows(x) if x.ndim == 3 else x[:, None].clone())
+        setattr(taps.record, name, taps.record.rows(x) if x.ndim == 3 else x[:, None].clone())
 
     return module.register_forward_pre_hook(keep)
 
 
-def _hook_pool(tower: Tower, record: Record) -> Iterator[torch.utils.hooks.RemovableHandle]:
+def _hook_pool(taps: Taps) -> Iterator[torch.utils.hooks.RemovableHandle]:
     """What the pool's MLP adds, and what the norm behind the pool reads, for a tower that pools by attention."""
 
     def keep_mlp(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        record.pool_mlp = output[:, 0].clone()
+        taps.record.pool_mlp = output[:, 0].clone()
 
     def keep_pooled(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        record.pooled = inputs[0][:, 0].clone()  # the first query's
+        taps.record.pooled = inputs[0][:, 0].clone()  # the first query's
 
-    if tower.pool is not None and tower.pool.mlp is not None:
-        yield tower.pool.mlp.register_forward_hook(keep_mlp)
-    if tower.pool is not None and tower.pool.post_norm is not None:
-        yield tower.pool.post_norm.register_forward_pre_hook(keep_pooled)
+    pool = taps.tower.pool
+    if pool is not None and pool.mlp is not None:
+        yield pool.mlp.register_forward_hook(keep_mlp)
+    if pool is not None and pool.post_norm is not None:
+        yield pool.post_norm.register_forward_pre_hook(keep_pooled)
 
 
-def _hook_norms(block: nn.Module, record: Record) -> torch.utils.hooks.RemovableHandle:
+def _hook_norms(block: nn.Module, taps: Taps) -> torch.utils.hooks.RemovableHandle:
     def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        record.token_norms = inputs[0].norm(dim=-1)
+        taps.record.token_norms = inputs[0].norm(dim=-1)
 
     return block.register_forward_pre_hook(keep)
 
@@ -150,17 +209,19 @@ class _Tap(nn.Module):
     """
 
     def __init__(
-        self, block: Block, tower: Tower, layer: int, record: Record, tokens: bool, attend: Attend | None
+        self, taps: Taps, block: Block, layer: int, attend: Attend | None, replaced: Mapping[nn.Module, nn.Module]
     ) -> None:
         super().__init__()
-        original = block.attention
+        original, tower = block.attention, taps.tower
         # The very dictionaries are shared, so that parameters and state_dict keys stay what they are.
         self._parameters, self._buffers, self._modules = original._parameters, original._buffers, original._modules
         self.training = original.training
-        self._out, self._inner_norm = [block.out], [block.inner_norm]  # in lists: not children of their own
+        # In lists: not children of their own.
+        self._out, self._inner_norm = [replaced.get(block.out, block.out)], [block.inner_norm]
+        self._joint, self._separate = [replaced.get(original)], [replaced]
         self._heads, self._head_dim = tower.heads, tower.head_dim
-        self._layer, self._record, self._tokens, self._attend = layer, record, tokens, attend
-        self._is_torch = isinstance(original, nn.MultiheadAttention)
+        self._taps, self._layer, self._tokens, self._attend = taps, layer, layer in taps.tokens, attend
+        self._original, self._is_torch = [original], isinstance(original, nn.MultiheadAttention)
         self._prefix = getattr(original, "num_prefix_tokens", 0)
         self._rotate_half = getattr(original, "rotate_half", False)
         self.source: Tensor | None = None
@@ -180,7 +241,8 @@ class _Tap(nn.Module):
         if attn_mask is not None or is_causal or need_weights:
             raise ValueError("a tapped image tower takes no mask and gives no attention weights")
         out = self._read_once(x) if self._can_read_once(rope) else self._read(x, rope, shared_rel_pos)
-        self._record.values[self._layer] = self._record.rows(out)
+        record = self._taps.record
+        record.values[self._layer] = record.rows(out)
         out = out.flatten(2)
         inner_norm = self._inner_norm[0]
         out = self._out[0](out if inner_norm is None else inner_norm(out))
@@ -235,7 +297,8 @@ class _Tap(nn.Module):
             k = self._split(self._child("k_proj")(source))[0]
             v = self._split(self._child("v_proj")(source))[0]
         elif self.source is None:
-            q, k, v = self._split(F.linear(x, weight, bias)).unbind(0)
+            joint = self._joint[0]
+            q, k, v = self._split(F.linear(x, weight, bias) if joint is None else joint(x)).unbind(0)
         else:
             cut = self._heads * self._head_dim
             q = self._split(F.linear(x, weight[:cut], None if bias is None else bias[:cut]))[0]
@@ -245,22 +308,12 @@ class _Tap(nn.Module):
         return q, k, v
 
     def _fused(self) -> tuple[Tensor | None, Tensor | None]:
-        """Weight (3 * inner, width) and bias of the joint projection; (None, None) where there are three."""
-        if self._is_torch:
-            return self._parameters["in_proj_weight"], self._parameters["in_proj_bias"]
-        qkv = self._modules.get("qkv")
-        if qkv is None:
-            return None, None
-        assert isinstance(qkv, nn.Linear)
-        q_bias, v_bias = self._parameters.get("q_bias"), self._parameters.get("v_bias")
-        if q_bias is None or v_bias is None:
-            return qkv.weight, qkv.bias
-        return qkv.weight, torch.cat((q_bias, torch.zeros_like(q_bias), v_bias))  # EVA's keys have no bias
+        return joint_projection(self._original[0])
 
     def _child(self, name: str) -> nn.Module:
         child = self._modules[name]
         assert child is not None
-        return child
+        return self._separate[0].get(child, child)
 
     def _rotate(self, x: Tensor, rope: Tensor) -> Tensor:
         prefix, patches = x[:, :, : self._prefix], x[:, :, self._prefix :]
@@ -273,7 +326,7 @@ class _Tap(nn.Module):
         return bias if bias is None or self.source is None else bias[..., :1, :]
 
     def _keep_tokens(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> None:
-        record = self._record
+        record = self._taps.record
         if record.tower.pooling == "token":
             q, bias = q[:, :, :1], None if bias is None else bias[..., :1, :]
         weights = q @ k.transpose(-2, -1) * self._head_dim**-0.5

@@ -21,7 +21,7 @@ from clipaudit.errors import UnsupportedTower
 Pooling: TypeAlias = Literal["token", "average", "attention"]
 
 # Exact types only: a subclass may compute something else, and nothing may fall through.
-_LINEARS = (nn.Linear, NonDynamicallyQuantizableLinear)
+LINEARS = (nn.Linear, NonDynamicallyQuantizableLinear)
 _NORMS = (nn.LayerNorm, oc.LayerNorm, oc.LayerNormFp32, timm_layers.LayerNorm, timm_layers.LayerNormFp32)
 _SCALES = (oc.LayerScale, timm_layers.LayerScale)
 _PRE_NORM = (timm_vit.Block, timm_relpos.RelPosBlock)
@@ -301,7 +301,7 @@ def _timm_block(block: timm_vit.Block) -> Block:
 def _timm_head(*modules: nn.Module) -> tuple[nn.Linear, ...]:
     linears = []
     for module in modules:
-        if type(module) in _LINEARS:
+        if type(module) in LINEARS:
             linears.append(_linear(module, "head"))
         elif type(module) not in (nn.Identity, nn.Dropout):
             _refuse(f"the {type(module).__name__} behind the pool is not linear")
@@ -334,7 +334,7 @@ def _tower(*, blocks: tuple[Block, ...], head: tuple[nn.Linear | nn.Parameter, .
 
 
 def _linear(module: nn.Module, name: str) -> nn.Linear:
-    if type(module) not in _LINEARS:
+    if type(module) not in LINEARS:
         _refuse(f"{name} is a {type(module).__name__}, not a Linear")
     assert isinstance(module, nn.Linear)
     return module

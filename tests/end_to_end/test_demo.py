@@ -1,5 +1,6 @@
 """`clipaudit demo` and `demo-data` as a user runs them."""
 
+import html
 import json
 import os
 import re
@@ -63,13 +64,42 @@ def test_report_and_page_of_heads_lead_to_each_other(shown):
     assert 'href="report/index.html"' in heads
 
 
+def test_a_sheet_compares_the_background_head_with_the_whole_embedding(shown):
+    done, folder = shown
+    path, said = re.search(r"Images alike in one respect: (\S+)\n\s+(.*)", done.stdout).groups()
+    assert path == "out/like.html"
+    by_head, by_everything = (int(found) for found in re.findall(r"(\d+) (?:have that background|and \d+\.)", said))
+    assert by_head > by_everything, "the head finds the background, which is what it is for"
+    heads, page = (folder / "out/heads.html").read_text(), (folder / path).read_text()
+    assert said in heads
+    assert re.search(r"<h2>by (L\d\dH\d\d)</h2>", page)[1] in said
+    assert "<h2>by the whole embedding</h2>" in page
+    assert f"background {by_head}" in page
+    assert page.count("data:image/jpeg") == 1 + 2 * (1 + 2 * 12), "each picture and the query have a map beside them"
+    assert "<script" not in page
+
+
+def test_the_page_of_heads_gives_the_command_of_the_sheet(shown):
+    _, folder = shown
+    commands = html.unescape((folder / "out/heads.html").read_text())
+    program, *arguments = shlex.split(re.search(r"^(?:<pre.*>)?(clipaudit query .*)$", commands, re.MULTILINE)[1])
+    made = run(folder, *arguments)
+    assert made.returncode == 0, made.stderr
+
+    def found(page):
+        return re.findall(r'class="key">([^<]*)<', (folder / page).read_text())
+
+    assert program == "clipaudit"
+    assert found("like.html") == found("out/like.html")
+
+
 def test_the_page_of_heads_needs_nothing_but_itself(shown):
     _, folder = shown
     page = (folder / "out/heads.html").read_text()
     parser = tinyhtml5.parser.HTMLParser()
     parser.parse(page)
     assert parser.errors == []
-    assert re.findall(r"(?:src|href)=\"([^\"]*)\"", page) == ["report/index.html"]
+    assert re.findall(r"(?:src|href)=\"([^\"]*)\"", page) == ["report/index.html", "like.html"]
     assert "<script" not in page
     assert len(re.findall(r"<code>L\d\dH\d\d</code>", page)) == 24
 

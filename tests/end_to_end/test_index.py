@@ -100,6 +100,32 @@ def test_image_key_and_text_give_tables_json_and_a_page(run, clipaudit, tmp_path
     assert [key[3:] for _, key in most[0]] == [key[3:] for _, key in least[0]][::-1]
 
 
+def test_a_page_with_maps_shows_where_the_heads_look(run, clipaudit, tmp_path):
+    page = tmp_path / "page.html"
+    asked = ("--head", f"{HEAD}=2,L00H01", "--key", "0/p0_0004", "-k", "3", "--compare", "--html", page, "--maps")
+    result = clipaudit("query", run, *asked)
+    assert result.returncode == 0, result.stderr
+    shown = re.findall(r'src="(data:image/jpeg;base64,[^"]*)" alt="([^"]*)"', page.read_text())
+    assert [alt for _, alt in shown].count("where the query image has what is asked") == 2, "one in either list"
+    maps, plain = ({uri for uri, alt in shown if alt.startswith("where") == mapped} for mapped in (True, False))
+    assert len(shown) == 1 + 2 * (1 + 2 * 3)
+    assert len(maps) >= 4, "every photo is in the run twice; each list draws its own"
+    assert not maps & plain
+
+
+def test_maps_need_the_runs_own_model(folder, run, clipaudit, tmp_path):
+    (folder / "model").rename(folder / "elsewhere")
+    try:
+        result = clipaudit("query", run, "--head", HEAD, "--key", "0/p0_0004", "-k", "3", "--html", tmp_path / "page",
+                           "--maps")  # fmt: skip
+    finally:
+        (folder / "elsewhere").rename(folder / "model")
+    assert result.returncode == 2
+    assert "--maps needs the run's own model: " in result.stderr
+    assert str(folder / "model") in result.stderr.replace("\n", "")
+    assert not (tmp_path / "page").exists()
+
+
 def test_duplicates_within_and_between(run, clipaudit):
     found = json.loads(clipaudit("duplicates", run, "--json").stdout)
     assert (found["clusters"], found["members"], found["largest"]) == (12, [24], 2)
@@ -124,6 +150,7 @@ def test_duplicates_within_and_between(run, clipaudit):
         (("query", "RUN", "--role", "colour", "--text", "a"), "no roles yet"),
         (("query", "RUN", "--head", HEAD, "--text", "a", "--end", "top"), "--end must be max or min"),
         (("query", "RUN", "--head", HEAD, "--key", "0/p0_0001", "--html", "no/such/dir/x.html"), "cannot be written"),
+        (("query", "RUN", "--text", "a", "--maps"), "give --html FILE too"),
         (("query", "nowhere", "--text", "a"), "no run at nowhere"),
         (("index", "nowhere"), "no run at nowhere"),
         (("index", "RUN", "--head", "L7"), "stores no head 'L7'"),

@@ -6,17 +6,25 @@ import os
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from clipaudit.errors import UsageError
-from clipaudit.retrieval.retriever import Answer, Hit
+from clipaudit.localize.runmaps import RunMaps
+from clipaudit.retrieval.ask import Asking, answers
+from clipaudit.retrieval.card import EMBEDDING
+from clipaudit.retrieval.maps import SheetMaps, along
+from clipaudit.retrieval.plan import IndexConfig, build_indexes
+from clipaudit.retrieval.queries import Encoder
+from clipaudit.retrieval.retriever import Answer, Hit, Retriever
 from clipaudit.retrieval.rowmap import Row
 from clipaudit.retrieval.sheet import Asked, Panel, contact_sheet
 from clipaudit.retrieval.thumbnails import NoPicture, Thumbnails, shrink
 from clipaudit.run import Run
 from clipaudit.rundir import RunDirectory
 from clipaudit.shardlist import expand
+from tests.make_audits import audited
 from tests.make_runs import SPEC, make_manifest
 from tests.make_shards import encode, huge_png_bytes, jpeg_bytes, member_offsets, photo, write_shard
 
@@ -135,3 +143,73 @@ def test_side_by_side_marks_what_one_list_alone_has(run, shard):
     assert page.count("only here") == 1
     assert "1 of 2 are in both lists" in page
     assert "of 2, like the query in: label 1, place 1" in page
+
+
+# -- maps --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory):
+    """A run of a tiny model whose scores are plain products, so that they are sums over tokens."""
+    run = audited(tmp_path_factory.mktemp("mapped"), shards=1, index=False)
+    config = IndexConfig(run=run.directory.url, metric="raw", kind="flat", memory=2 * 10**9)
+    build_indexes(config)
+    return Retriever(run)
+
+
+ASKED = {
+    "head": {"weights": {"L01H00": 1.0}},
+    "heads, each with its own direction and weight": {"weights": {"L01H00": 2.0, "L00H01": -0.5}},
+    "everything": {},
+}
+
+
+@pytest.mark.parametrize("end", ["max", "min"])
+@pytest.mark.parametrize("query", [{"key": (0, "p0_0003")}, {"text": "a cat"}, {"image": jpeg_bytes(40, 30, seed=9)}])
+@pytest.mark.parametrize("weights", ASKED.values(), ids=ASKED)
+def test_maps_are_what_each_patch_adds_to_the_score(indexed, weights, query, end):
+    """Against the model with all tokens, by the plain sum over patches and the class token."""
+    from clipaudit.config import ModelConfig
+    from clipaudit.localize.maps import TokenDecomposition
+    from clipaudit.model import Normaliser, load_model
+    from clipaudit.schema import parse_head_label
+
+    run, thumbnails = indexed.run, Thumbnails(indexed.run)
+    panel = answers(indexed, Encoder(run, "cpu"), Asking(**weights, **query, end=end, k=4))[0]
+    heads, directions = along(indexed, panel.question)
+    maps = RunMaps(run, side=64, device="cpu")
+    pictures = [maps.read(thumbnails.data(hit.row), hit.row.key) for hit in panel.answer.hits]
+    drawn = maps.scores(pictures, heads, directions)
+    assert np.abs(drawn).max() > 0
+
+    import torch
+
+    model = load_model(ModelConfig(name=run.manifest.identity["model"], device="cpu"))
+    normalise = Normaliser(maps._reader.mean, maps._reader.std, model.device)
+    pixels = normalise([picture.seen for picture in pictures])
+    texts = torch.from_numpy(np.asarray(directions, np.float32))
+    score, patches = 0, 0
+    for label, direction in zip(heads or [None], texts, strict=True):
+        found = TokenDecomposition(model.model, label and [parse_head_label(label)])(pixels, direction[None])
+        patches = patches + found.patches[:, 0].numpy()
+        score = score + (found.heads if label else found.products)[:, 0].numpy()
+    np.testing.assert_allclose(drawn, patches, atol=1e-6)
+    sign = -1 if end == "min" else 1
+    np.testing.assert_allclose(score, [sign * hit.score for hit in panel.answer.hits], atol=1e-3)
+
+
+def test_a_picture_that_cannot_be_drawn_is_left_out(indexed):
+    draw = SheetMaps(indexed, side=64, device="cpu")
+    panel = answers(indexed, Encoder(indexed.run, "cpu"), Asking(key=(0, "p0_0003"), k=3))[0]
+    found = draw(panel.question, {(0, 0): jpeg_bytes(300, 100, seed=1), (0, 1): b"no image", (9, 9): huge_png_bytes()})
+    assert list(found) == [(0, 0)]
+    assert (found[0, 0].width, found[0, 0].height) == (64, 21), "the picture's own shape"
+    assert draw(panel.question, {}) == {}
+    assert list(panel.question.queries) == [EMBEDDING]
+
+
+def test_heads_and_the_whole_embedding_are_not_drawn_as_one_sum(indexed):
+    asking = Asking(weights={"L01H00": 1.0, EMBEDDING: 1.0}, key=(0, "p0_0003"), k=3)
+    panel = answers(indexed, Encoder(indexed.run, "cpu"), asking)[0]
+    with pytest.raises(UsageError, match="as one sum"):
+        along(indexed, panel.question)

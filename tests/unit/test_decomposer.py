@@ -276,8 +276,8 @@ def test_wrong_layers_end_in_one_sentence(visual, layers):
 
 
 def test_other_misuse_ends_in_one_sentence(visual, images):
-    with pytest.raises(UsageError, match=r"^precision must be fp32, bf16 or fp16, not 'int8'$"):
-        Decomposer(visual, precision="int8")
+    with pytest.raises(UsageError, match=r"^precision must be fp32, bf16, fp16 or int8, not 'int4'$"):
+        Decomposer(visual, precision="int4")
     out = Decomposer(visual)(images)
     with pytest.raises(UsageError, match=r"tokens=True"):
         token_scores(out, Decomposer(visual).readout, torch.zeros(1, 144))
