@@ -42,7 +42,7 @@ class DecodeConfig:
     """Threads that decode images for one worker."""
     decode_processes: int = 0
     """Processes that decode instead of threads: for more cores than one process can keep busy, and for images that
-    may bring a decoder down. Each takes about half a gigabyte and some seconds to start."""
+    may bring a decoder down. They are forks of one process."""
     max_decode_seconds: float = 60.0
     """A decoding process that takes longer for one image is ended, and the image is `undecodable`."""
     resize: Literal["host", "device"] = "host"

@@ -54,6 +54,7 @@ class JsonReporter(Reporter):
         self._write(
             "planned",
             model=plan.facts.model["name"],
+            agreement=plan.facts.model.get("agreement"),
             heads=len(plan.facts.table.heads),
             bytes_in=plan.bytes_in,
             estimated_images=plan.estimated_samples,

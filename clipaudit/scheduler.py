@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import random
 import threading
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from clipaudit.tasks import Event, Failed, Finished, Observer, Pool, Ready, Star
 _POLL_SECONDS = 0.5
 _KILL_GRACE_SECONDS = 60.0  # a worker checks its deadline between batches; only a stuck one has to be killed
 _BACKOFF_SECONDS = 2.0
+_jitter = random.SystemRandom()
 _COMMIT_THREADS = 16  # a commit waits for a disk or a store, not for this process
 _MOST_COMMITS = 256  # when as many wait, no shard is handed out: the store is slower than the workers
 _LISTING_SECONDS = 10.0
@@ -174,7 +176,8 @@ class Scheduler:
         if tried < self._config.max_attempts:
             self._tally.retries[event.kind] += 1
             self._observer.retry(event, tried)
-            delay = _BACKOFF_SECONDS * 2 ** (tried - 1) if counts else 0.0
+            # spread out, so that shards that a busy store refused together do not come back together
+            delay = _BACKOFF_SECONDS * 2 ** (tried - 1) * _jitter.uniform(0.5, 1.5) if counts else 0.0
             heapq.heappush(self._queue, (time.monotonic() + delay, -shard.size, shard.id, shard))
             return
         self._tally.failed += 1

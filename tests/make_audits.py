@@ -12,6 +12,7 @@ from clipaudit.local import LocalPool
 from clipaudit.retrieval.plan import IndexConfig, build_indexes
 from clipaudit.run import Run
 from clipaudit.stages import Reporter, audit
+from tests.make_runs import MEMORY
 from tests.make_shards import write_photos
 from tests.worded_models import write_worded_model
 
@@ -33,7 +34,7 @@ def audited(folder: Path, shards: int = 2, images: int = 12, *, index: bool = Tr
     with ConsoleReporter(config) as reporter:
         audit(config, pool, reporter, threading.Event())
     if index:
-        build_indexes(IndexConfig(run=config.out, memory=2 * 10**9))
+        build_indexes(IndexConfig(run=config.out, memory=MEMORY))
     return Run(config.out)
 
 

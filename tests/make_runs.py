@@ -24,6 +24,8 @@ SPEC = TableSpec(
     caption=True,
     components=("mlp_L01",),
 )
+MEMORY = 16 * 10**9
+"""For indexes built in the tests' own process, whatever that has grown to."""
 
 
 def tower_spec(layers: int, heads: int, head_dim: int, embed_dim: int, last: int = 4) -> TableSpec:

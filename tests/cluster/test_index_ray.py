@@ -18,7 +18,7 @@ from clipaudit.retrieval.head import HeadIndex
 from clipaudit.retrieval.plan import IndexConfig, build_indexes
 from clipaudit.run import Run
 from clipaudit.schema import TableSpec
-from tests.make_runs import make_run
+from tests.make_runs import MEMORY, make_run
 
 SPEC = TableSpec(heads=("L00H00", "L00H01", "L01H00"), head_dim=8, embed_dim=24, label_kind="int")
 
@@ -51,7 +51,7 @@ def on_ray(function, workers=2, attempts=2):
 
 
 def test_the_indexes_are_those_that_are_built_here(run):
-    config = IndexConfig(run=run.directory.url, memory=2 * 10**9)
+    config = IndexConfig(run=run.directory.url, memory=MEMORY)
     cards = {card.name: card for card in build_indexes(config, on_ray(build_shared))}
     assert list(cards) == list(indexed(run.directory)) == ["L00H00", "L00H01", "L01H00", "embedding"]
     here = {card.name: card for card in build_indexes(config)}
@@ -78,11 +78,11 @@ def _die(task, cpus, builders):
 
 
 def test_a_lost_process_is_replaced_and_its_head_built_again(run):
-    cards = build_indexes(IndexConfig(run=run.directory.url, memory=2 * 10**9), on_ray(_die_once))
+    cards = build_indexes(IndexConfig(run=run.directory.url, memory=MEMORY), on_ray(_die_once))
     assert len(cards) == 4
 
 
 def test_a_head_that_kills_every_process_ends_the_job(run):
     with pytest.raises(RunInvalid, match="lost 2 times"):
-        build_indexes(IndexConfig(run=run.directory.url, memory=2 * 10**9), on_ray(_die, workers=1))
+        build_indexes(IndexConfig(run=run.directory.url, memory=MEMORY), on_ray(_die, workers=1))
     assert indexed(run.directory) == ()

@@ -19,6 +19,7 @@ from clipaudit.retrieval.head import HeadIndex
 from clipaudit.run import Run
 from tests.conftest import ROOT
 from tests.make_audits import audited
+from tests.make_runs import MEMORY
 from tests.make_shards import huge_png_bytes, jpeg_bytes
 
 HEAD = "L01H00"
@@ -55,9 +56,7 @@ def test_scores_are_products_of_contributions_that_the_model_gives_now(folder, t
 
     names = [HEAD, "L00H01", EMBEDDING]
     shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("indexes"))
-    build_indexes(
-        IndexConfig(run=str(tmp_path / "run"), heads=tuple(names), metric=metric, kind="flat", memory=2 * 10**9)
-    )
+    build_indexes(IndexConfig(run=str(tmp_path / "run"), heads=tuple(names), metric=metric, kind="flat", memory=MEMORY))
     opened = Run(str(tmp_path / "run"))
     encoder = Encoder(opened, "cpu")
     computed = [encoder.image(jpeg_bytes(48, 48, seed=i), names) for i in range(12)]

@@ -25,7 +25,7 @@ from clipaudit.run import Run
 from clipaudit.rundir import RunDirectory
 from clipaudit.shardlist import expand
 from tests.make_audits import audited
-from tests.make_runs import SPEC, make_manifest
+from tests.make_runs import MEMORY, SPEC, make_manifest
 from tests.make_shards import encode, huge_png_bytes, jpeg_bytes, member_offsets, photo, write_shard
 
 EVIL = "<script>alert('x')</script>&\"'{{ 7*7 }}"
@@ -152,7 +152,7 @@ def test_side_by_side_marks_what_one_list_alone_has(run, shard):
 def indexed(tmp_path_factory):
     """A run of a tiny model whose scores are plain products, so that they are sums over tokens."""
     run = audited(tmp_path_factory.mktemp("mapped"), shards=1, index=False)
-    config = IndexConfig(run=run.directory.url, metric="raw", kind="flat", memory=2 * 10**9)
+    config = IndexConfig(run=run.directory.url, metric="raw", kind="flat", memory=MEMORY)
     build_indexes(config)
     return Retriever(run)
 

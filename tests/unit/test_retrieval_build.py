@@ -18,7 +18,7 @@ from clipaudit.retrieval.head import HeadIndex
 from clipaudit.retrieval.plan import IndexConfig, build_here, build_indexes, plan
 from clipaudit.run import Run
 from clipaudit.schema import TableSpec
-from tests.make_runs import make_manifest, make_run, make_samples, make_vectors, write_attempt
+from tests.make_runs import MEMORY, make_manifest, make_run, make_samples, make_vectors, write_attempt
 
 SPEC = TableSpec(
     heads=("L00H00", "L00H01", "L01H00"), head_dim=8, embed_dim=24, label_kind="int", attributes=("place",)
@@ -32,7 +32,7 @@ def run(tmp_path):
 
 
 def index_all(run, **options):
-    return build_indexes(IndexConfig(run=run.directory.url, memory=2 * 10**9, **options))
+    return build_indexes(IndexConfig(run=run.directory.url, memory=MEMORY, **options))
 
 
 def reopened(run):
@@ -280,7 +280,7 @@ def _build_slowly(url, started):
         real(self, rows)
 
     building.VectorIndex.add = add
-    build_indexes(IndexConfig(run=url, heads=(HEAD,), memory=2 * 10**9, kind="flat"))
+    build_indexes(IndexConfig(run=url, heads=(HEAD,), memory=MEMORY, kind="flat"))
 
 
 def test_a_killed_build_leaves_nothing_half_published(run):
@@ -320,5 +320,5 @@ def test_a_run_on_another_file_system_is_indexed_and_searched():
 
 
 def test_builders_may_be_given(run):
-    tasks = plan(IndexConfig(run=run.directory.url, heads=(HEAD,), memory=2 * 10**9))
+    tasks = plan(IndexConfig(run=run.directory.url, heads=(HEAD,), memory=MEMORY))
     assert [card.name for card in build_here(tasks)] == [HEAD]

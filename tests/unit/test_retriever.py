@@ -19,7 +19,7 @@ from clipaudit.retrieval.retriever import Answer, Hit, Question, Retriever, hash
 from clipaudit.retrieval.rowmap import Row
 from clipaudit.run import Run
 from clipaudit.schema import TableSpec
-from tests.make_runs import make_run
+from tests.make_runs import MEMORY, make_run
 
 HEADS = ("L00H00", "L00H01", "L01H00")
 SPEC = TableSpec(heads=HEADS, head_dim=8, embed_dim=24, label_kind="int", attributes=("place",))
@@ -28,7 +28,7 @@ SPEC = TableSpec(heads=HEADS, head_dim=8, embed_dim=24, label_kind="int", attrib
 @pytest.fixture(scope="module", params=["flat", "ivf4"])
 def run(request, tmp_path_factory):
     directory = make_run(str(tmp_path_factory.mktemp("runs") / "run"), SPEC, shards=3, rows=130)
-    build_indexes(IndexConfig(run=directory.url, memory=2 * 10**9, kind=request.param, metric="centred"))
+    build_indexes(IndexConfig(run=directory.url, memory=MEMORY, kind=request.param, metric="centred"))
     return Run(directory)
 
 
@@ -200,9 +200,9 @@ def test_indexes_that_cover_other_shards_are_not_added_up(tmp_path):
     directory = make_run(str(tmp_path / "run"), SPEC, shards=2, rows=40)
     record = directory.storage.read(directory.commit_path(1))
     directory.storage.remove(directory.commit_path(1))
-    build_indexes(IndexConfig(run=directory.url, heads=HEADS[:1], memory=2 * 10**9))
+    build_indexes(IndexConfig(run=directory.url, heads=HEADS[:1], memory=MEMORY))
     directory.storage.create(directory.commit_path(1), record)
-    build_indexes(IndexConfig(run=directory.url, heads=HEADS[1:], memory=2 * 10**9))
+    build_indexes(IndexConfig(run=directory.url, heads=HEADS[1:], memory=MEMORY))
     run = Run(directory)
     with pytest.raises(UsageError, match="do not cover the same shards"):
         Retriever(run, stale=True).answer(Question(queries=asked(run, 0, HEADS[:2]), k=3))
