@@ -96,6 +96,31 @@ def group_accuracy(
     """
     columns = _columns(decomposer, kept_layers)
     chosen = as_set(columns, [_EARLY, *_checked(heads, columns, kept_layers)])
+    rows = _logits(samples, decomposer, names, texts, normalise, kept_layers, batch_size, on_images)
+    plain, early, ablated = score([rows], [chosen & False, as_set(columns, [_EARLY]), chosen])
+    return GroupAccuracy(
+        names=names,
+        heads=tuple(heads),
+        images=len(rows.truth),
+        plain=plain,
+        early=early,
+        ablated=ablated,
+        control=_drawn(rows, columns, (_EARLY, *heads), ablated, random, min_group, seed),
+        min_group=min_group,
+    )
+
+
+def _logits(
+    samples: Iterable[Masked],
+    decomposer: Decomposer,
+    names: ClassNames,
+    texts: Tensor,
+    normalise: Normalise,
+    kept_layers: int,
+    batch_size: int,
+    on_images: Callable[[int], None],
+) -> LogitBatch:
+    """All images' products with the classes, and what replacing each column by its mean takes away."""
     parts: list[Float32s] = []
     products: list[Float32s] = []
     truth: list[int] = []
@@ -108,22 +133,11 @@ def group_accuracy(
         places += [sample.attributes["place"] for sample in batch]
         on_images(len(truth))
     removed = np.concatenate(parts, axis=1)  # (P, n, C)
-    rows = LogitBatch(
+    return LogitBatch(
         base=np.concatenate(products),
         removed=removed - removed.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32),
         truth=np.array(truth),
         values=np.array(places, object),
-    )
-    plain, early, ablated = score([rows], [chosen & False, as_set(columns, [_EARLY]), chosen])
-    return GroupAccuracy(
-        names=names,
-        heads=tuple(heads),
-        images=len(truth),
-        plain=plain,
-        early=early,
-        ablated=ablated,
-        control=_drawn(rows, columns, (_EARLY, *heads), ablated, random, min_group, seed),
-        min_group=min_group,
     )
 
 

@@ -34,8 +34,9 @@ def test_a_file_keeps_the_rules(path):
         assert path.name in ONLY_IN.get(name, {path.name}), f"only {ONLY_IN[name]} may import {name}"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name not in ("audit",):
-            # A command's signature has a parameter an option: what is done with them is the function.
-            assert node.end_lineno - node.body[0].lineno < 55, f"{node.name} is too long"
+            # a command has a parameter an option: there, what is done with them is the function
+            first = node.body[0].lineno if path.name.startswith("cli") else node.lineno
+            assert node.end_lineno - first < 60, f"{node.name} is too long"
 
 
 def test_help_loads_nothing_heavy():
