@@ -15,7 +15,7 @@ import typer
 from clipaudit import __version__, cli_demo, cli_heads, cli_index, cli_localize, cli_query, cli_report
 from clipaudit.cli_options import JsonOption, RunArgument, print_json
 from clipaudit.cli_options import option as _option
-from clipaudit.errors import IntegrityError, UsageError
+from clipaudit.errors import IntegrityError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from clipaudit.config import AuditConfig
@@ -185,7 +185,10 @@ def _audit(config: AuditConfig, as_json: bool) -> None:
         pool = RayPool(config)
     shown = JsonReporter if config.execution.log_format == "json" else ConsoleReporter
     with shown(config) as reporter, _stop_on_signals(reporter.stopping) as stop:
-        result = run_audit(config, pool, reporter, stop)
+        try:
+            result = run_audit(config, pool, reporter, stop)
+        except KeyboardInterrupt:  # the second signal
+            raise Interrupted("stopped at once; the same command goes on from the last committed shard") from None
     if as_json:
         print_json(asdict(result))
 

@@ -8,18 +8,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util import metrics
 
+from clipaudit.actorview import ActorView
 from clipaudit.config import AuditConfig, ExecutionConfig
-from clipaudit.errors import ClipauditError, RunInvalid, ShardError, UsageError
+from clipaudit.errors import ClipauditError, RunInvalid, ShardError, ShardTooSlow, UsageError
 from clipaudit.progress import Rate, Tally, shares
 from clipaudit.records import CommitRecord
+from clipaudit.remote import remote_errors
 from clipaudit.sizing import callers_and_cpus, workers_and_resources, workers_that_fit
 from clipaudit.tasks import Event, Failed, FailureKind, Finished, Ready, StartFailed, Task, WorkerFacts
 
@@ -75,22 +76,6 @@ class _Actor:
 
 class _NotStartedError(ShardError):
     """The actor's process is new and has no model yet."""
-
-
-@dataclass(kw_only=True)
-class _Worker:
-    """The driver's view of one actor."""
-
-    name: str
-    actor: Any
-    state: Literal["starting", "idle", "busy", "failed"] = "starting"
-    node: str = ""
-    task: Task | None = None
-    lost_at: float | None = None
-    """When the running task was lost; its failure is reported once it is known whether the node went with it."""
-    lost_node: str = ""
-    lost_error: str = ""
-    killed: bool = False
 
 
 class _Caller:
@@ -149,14 +134,14 @@ class RayPool:
 
     def __init__(self, config: AuditConfig) -> None:
         self._config = config
-        self._workers: dict[str, _Worker] = {}
-        self._pending: dict[Any, _Worker] = {}
-        self._again: list[tuple[float, _Worker]] = []
-        self._progress: dict[Any, _Worker] = {}
+        self._workers: dict[str, ActorView] = {}
+        self._pending: dict[Any, ActorView] = {}
+        self._again: list[tuple[float, ActorView]] = []
+        self._progress: dict[Any, ActorView] = {}
         self._progress_at = self._grown_at = self._published_at = 0.0
         self._samples: dict[str, int] = {}
         self._figures: _Figures | None = None
-        self._owns_cluster = False
+        self._owns_cluster = self._started = False
 
     def start(self) -> None:
         """Join or start the cluster and create the actors."""
@@ -250,7 +235,7 @@ class RayPool:
 
     def _add_workers(self, count: int) -> None:
         for number in range(len(self._workers), len(self._workers) + count):
-            worker = _Worker(name=f"worker-{number:03d}", actor=self._new_actor())
+            worker = ActorView(name=f"worker-{number:03d}", actor=self._new_actor())
             self._workers[worker.name] = worker
             self._start(worker)
 
@@ -274,11 +259,11 @@ class RayPool:
         remote = ray.remote(_Actor).options(**self._options, max_concurrency=3)
         return remote.remote(self._config, max(1, int(self._options["num_cpus"])))
 
-    def _start(self, worker: _Worker) -> None:
+    def _start(self, worker: ActorView) -> None:
         worker.state = "starting"
         self._pending[worker.actor.start.remote()] = worker
 
-    def _resolve(self, ref: Any, worker: _Worker) -> list[Event]:  # noqa: ANN401
+    def _resolve(self, ref: Any, worker: ActorView) -> list[Event]:  # noqa: ANN401
         """Turn one finished call into events; a user's mistake or a full disk ends the job by raising."""
         try:
             value = ray.get(ref)
@@ -288,15 +273,18 @@ class RayPool:
             return self._resolve_lost(worker, error)
         if worker.state == "starting":
             facts, worker.node = value
-            worker.state = "idle"
+            worker.state, self._started = "idle", True
             return [Ready(worker=worker.name, facts=facts)]
         task, worker.state, worker.task = worker.task, "idle", None
+        worker.broken = 0
         self._samples.pop(worker.name, None)
         assert task is not None
         return [Finished(task=task, record=value)]
 
-    def _resolve_raised(self, worker: _Worker, cause: BaseException, trace: str) -> list[Event]:
-        if isinstance(cause, UsageError | RunInvalid):
+    def _resolve_raised(self, worker: ActorView, cause: BaseException, trace: str) -> list[Event]:
+        # where another worker has started, what stops this one is its node's fault, and no option's
+        mistake = isinstance(cause, UsageError) and not (worker.state == "starting" and self._started)
+        if mistake or isinstance(cause, RunInvalid):
             raise cause
         sentence = str(cause) if isinstance(cause, ClipauditError) else f"{type(cause).__name__}: {cause}"
         if worker.state == "starting":
@@ -306,9 +294,22 @@ class RayPool:
             return self._resolve_lost(worker, cause)
         task, worker.state, worker.task = worker.task, "idle", None
         assert task is not None
-        return [Failed(task=task, kind="error", error=sentence, traceback=trace, worker=worker.name)]
+        kind: FailureKind = "timeout" if isinstance(cause, ShardTooSlow) else "error"
+        unforeseen = not isinstance(cause, (ClipauditError, *remote_errors()))
+        if unforeseen:
+            self._renew(worker)
+        return [
+            Failed(task=task, kind=kind, error=sentence, traceback=trace, worker=worker.name, unforeseen=unforeseen)
+        ]
 
-    def _resolve_lost(self, worker: _Worker, error: BaseException) -> list[Event]:
+    def _renew(self, worker: ActorView) -> None:
+        """A new process in place of one that may be what is broken: after an error of its GPU all others follow."""
+        ray.kill(worker.actor)
+        worker.broken += 1
+        worker.actor, worker.state = self._new_actor(), "starting"
+        self._again.append((time.monotonic() + worker.pause(), worker))
+
+    def _resolve_lost(self, worker: ActorView, error: BaseException) -> list[Event]:
         """The actor's process is gone: start it again, and report a running task once the cause is known."""
         sentence = str(error).strip().split("\n", 1)[0]
         if worker.state == "starting" and worker.lost_at is None and worker.node in {"", *_nodes_alive()}:

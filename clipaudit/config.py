@@ -120,7 +120,7 @@ class ExecutionConfig:
 
     engine: Literal["ray", "local"] = "ray"
     workers: int | None = None
-    """Worker processes; default: one per GPU of the cluster, else one per two CPUs. The local engine has one."""
+    """Worker processes; default: one per GPU of the cluster, else one per four CPUs. The local engine has one."""
     address: str | None = None
     """Ray cluster to join; default: the cluster that the job runs in, else a new local one."""
     gpus_per_worker: float | None = None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from clipaudit.config import AuditConfig
     from clipaudit.recompute import Recomputed
     from clipaudit.stages import Plan
-    from clipaudit.tasks import Failed
+    from clipaudit.tasks import Failed, StartFailed
     from clipaudit.upkeep import CheckReport, RunStatus
 
 _PLAIN_SECONDS = 10.0  # without a terminal (job logs) one line at this interval instead of a bar
@@ -95,6 +95,10 @@ class ConsoleReporter(Reporter):
             self._task = self._progress.add_task("audit", total=len(plan.shards), completed=plan.committed, speed="")
             self._progress.start()
 
+    def warning(self, sentence: str) -> None:
+        """What the user should know before the work begins."""
+        self._print(f"[yellow]warning:[/yellow] {escape(sentence)}")
+
     def tick(self, tally: Tally) -> None:
         """Called about twice a second while shards are processed."""
         now = time.monotonic()
@@ -108,6 +112,10 @@ class ConsoleReporter(Reporter):
         elif now - self._last_line > _PLAIN_SECONDS:
             self._last_line = now
             self._print(f"{tally.shards_committed:,} of {_count(tally.shards_total, 'shard')}, {speed}")
+
+    def worker_failed(self, failed: StartFailed) -> None:
+        """A worker could not be started; a few times in a row it is tried again."""
+        self._print(f"[yellow]{failed.worker} could not start:[/yellow] {escape(failed.error)}")
 
     def retry(self, failed: Failed, counted: int) -> None:
         """An attempt failed and its shard goes back to the queue."""

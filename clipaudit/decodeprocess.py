@@ -123,13 +123,17 @@ class _Nursery:
     def _ask(self, question: dict[str, Any], descriptors: Sequence[int] = ()) -> Any:  # noqa: ANN401
         with self._lock:
             answer = b""
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            try:
                 socket.send_fds(self._socket, [json.dumps(question).encode()], list(descriptors))
                 while not answer.endswith(b"\n"):
                     part = self._socket.recv(4096)
                     if not part:
                         break
                     answer += part
+            except TimeoutError:
+                self._process.kill()  # a late answer would be taken for that to the next question
+            except (BrokenPipeError, ConnectionResetError):
+                pass
             if not answer.endswith(b"\n"):
                 raise RuntimeError(f"the process that starts decoders ended with status {self._process.wait()}")
             return json.loads(answer)

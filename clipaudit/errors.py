@@ -14,6 +14,7 @@
     +-- ShardError (4)               one shard cannot be processed; recorded under _failed/
     |   +-- ShardUnreadable          the shard cannot be opened or read
     |   +-- ShardChanged             the shard's size or etag is no longer the one that the run recorded
+    |   +-- ShardTooSlow           an attempt at the shard took longer than it may
     |   +-- StoreUnavailable         the object store fails again and again, of shards or of the run
     +-- IntegrityError (4)           stored files disagree with their commit record
 
@@ -89,6 +90,10 @@ class ShardUnreadable(ShardError):
 
 class ShardChanged(ShardError):
     """The shard is no longer the file that the run recorded."""
+
+
+class ShardTooSlow(ShardError):
+    """An attempt at the shard was given up after `--max-shard-seconds`."""
 
 
 class StoreUnavailable(ShardError):

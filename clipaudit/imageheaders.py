@@ -35,6 +35,8 @@ class Header:
     """
     components: int = 0
     """Colour components of a JPEG: 1 (grey), 3 or 4; 0 for other formats."""
+    scans: int = 1
+    """Passes over the picture: a progressive JPEG has about ten, a hostile one thousands in a small file."""
 
 
 def read_header(data: bytes) -> Header:
@@ -85,7 +87,9 @@ def _jpeg(data: bytes) -> Header:
         raise HeaderError("the JPEG has no image in it")
     kept += b"\xff\xda" + data[position:]
     height, width = size
-    return _checked(Header("JPEG", width, height, orientation, bytes(kept), components))
+    # no image data looks like the mark of a scan: there each FF is followed by a 00
+    scans = 1 + data.count(b"\xff\xda", position)
+    return _checked(Header("JPEG", width, height, orientation, bytes(kept), components, scans))
 
 
 def _png(data: bytes) -> Header:

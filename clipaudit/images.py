@@ -58,6 +58,7 @@ _UPRIGHT: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 _HASH_SIDE: Final = 32
+_MOST_PASSES: Final = 64  # over the largest image: a few seconds, where a file of 1 MB can ask for minutes
 DEVICE_PIXELS: Final = 2**22
 """Images with more pixels are resized on the host also with `resize="device"`: what waits must stay bounded."""
 
@@ -124,7 +125,7 @@ class ImageDecoder:
         except HeaderError as error:
             raise ImageUndecodable(str(error)) from None
         width, height = (header.width, header.height) if header.orientation < 5 else (header.height, header.width)
-        self._check_size(width, height)
+        self._check_size(width, height, header.scans)
         rgb = _open_jpeg(header) if self._fast else None
         if rgb is None:
             opened = _open(header)
@@ -144,9 +145,13 @@ class ImageDecoder:
             image = step(image)
         return image
 
-    def _check_size(self, width: int, height: int) -> None:
+    def _check_size(self, width: int, height: int, scans: int) -> None:
         if width * height > self._max_pixels:
             raise ImageTooLarge(f"{width} x {height} pixels are more than the limit of {self._max_pixels}")
+        if width * height * scans > _MOST_PASSES * self._max_pixels:
+            raise ImageTooLarge(
+                f"{scans} scans of {width} x {height} pixels are more than a decoder should be asked for"
+            )
         # Resizing the short side of a thin strip to the model's size makes the long side enormous.
         limit = max(self._max_pixels, 64 * self.size[0] * self.size[1])
         for step in self._steps:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from clipaudit.errors import ClipauditError
 from clipaudit.progress import STAGES, Rate, Tally, shares
+from clipaudit.redact import redact
 from clipaudit.stages import Reporter
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class JsonReporter(Reporter):
     ) -> None:
         if error is not None:
             code = error.exit_code if isinstance(error, ClipauditError) else ClipauditError.exit_code
-            self._write("job_failed", error=f"{type(error).__name__}: {error}", exit_code=code)
+            # a library's own text may quote credentials
+            self._write("job_failed", error=redact(f"{type(error).__name__}: {error}"), exit_code=code)
 
     def found(self, shards: int, committed: int) -> None:
         """The shards are listed."""
@@ -60,6 +62,10 @@ class JsonReporter(Reporter):
             estimated_images=plan.estimated_samples,
             estimated_bytes_out=plan.estimated_bytes_out,
         )
+
+    def warning(self, sentence: str) -> None:
+        """What the user should know before the work begins."""
+        self._write("warning", text=sentence)
 
     def tick(self, tally: Tally) -> None:
         """One line every ten seconds: counts, speed, and what the job waits for."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 from clipaudit.config import AuditConfig
-from clipaudit.errors import ShardError
+from clipaudit.errors import ShardError, ShardTooSlow
 from clipaudit.progress import Tally
 from clipaudit.remote import remote_errors
 from clipaudit.tasks import Event, Failed, FailureKind, Finished, Ready, Task
@@ -51,6 +52,7 @@ class LocalPool:
     def submit(self, task: Task) -> None:
         """Hand the worker a task."""
         assert self._worker is not None
+        self._cancel.clear()  # a task that ended well just as it was to be killed leaves it set
         self._task = task
         self._future = self._executor.submit(self._worker.process, task)
 
@@ -64,7 +66,10 @@ class LocalPool:
 
     def poll(self, timeout: float) -> list[Event]:
         """The next event, if one comes within `timeout` seconds."""
-        if self._future is None or not wait([self._future], timeout=timeout).done:
+        if self._future is None:
+            time.sleep(timeout)  # every shard waits for its next attempt
+            return []
+        if not wait([self._future], timeout=timeout).done:
             return []
         future, self._future = self._future, None
         if self._task is None:
@@ -77,8 +82,7 @@ class LocalPool:
             return [Finished(task=task, record=future.result())]
         if not isinstance(error, (ShardError, *remote_errors())):
             raise error
-        kind: FailureKind = "timeout" if self._cancel.is_set() else "error"
-        self._cancel.clear()
+        kind: FailureKind = "timeout" if isinstance(error, ShardTooSlow) else "error"
         trace = "".join(traceback.format_exception(error))
         return [Failed(task=task, kind=kind, error=str(error), traceback=trace, worker=_NAME)]
 

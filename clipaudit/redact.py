@@ -14,7 +14,9 @@ NO_USERS: Final = ("s3://", "s3a://", "gs://", "gcs://")
 """Kinds of URLs that take no `user:password@`: what stands there stays hidden, and opening such a URL is refused."""
 _SHORTEST: Final = 8  # characters; a shorter value may be an ordinary word, and hiding it would garble every message
 
-_URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>[^\s'\"<>`]*)")
+# Texts come from strangers too (keys of a run's files, names in a tar): the time of each pattern must grow with
+# their length and no faster.
+_URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,31}://)(?P<rest>[^\s'\"<>`]*)")
 # user:password@, where a password may hold slashes (AWS's do), and host:port/path@... is none
 _USERINFO: Final = re.compile(r"(?P<info>[^/?#@:]*:(?!\d{1,5}(?:/|$))[^?#@]*)@")
 _SECRET: Final = re.compile(
@@ -24,13 +26,11 @@ _SECRET: Final = re.compile(
 )
 # Parameters that belong to a signature and change with it; ordinary ones where there is none.
 _SIGNED: Final = re.compile(r"expires|policy|skoid|sktid|sk[tesv]|s[veprs]|st|spr|srt", re.IGNORECASE)
-_NAMES: Final = (
-    r"[\w-]*(?:secret|token|passw(?:or)?d|credential|signature|authorization|(?:access|api|account)[_-]?key)[\w-]*"
-)
+_NAMES: Final = "secret|token|passw(?:or)?d|credential|signature|authorization|(?:access|api|account)[_-]?key"
 # `secret_access_key=...`, `'secret': '...'`, `Authorization: Bearer ...` as they stand in logs and reprs
 _PAIR: Final = re.compile(
-    rf"(?P<name>\b{_NAMES})(?P<sep>['\"]?\s*[=:]\s*)"
-    r"(?P<value>'[^']*'|\"[^\"]*\"|(?:Bearer |Basic |AWS\S* )?[^\s,;&'\"})]+)",
+    rf"(?<![\w-])(?=[\w-]*?(?:{_NAMES}))(?P<name>[\w-]++)(?P<sep>['\"]?\s*+[=:]\s*+)"
+    r"(?P<value>'[^']*'|\"[^\"]*\"|(?:Bearer |Basic |AWS[\w-]{0,40} )?[^\s,;&'\"})]+)",
     re.IGNORECASE,
 )
 _VARIABLE: Final = re.compile(

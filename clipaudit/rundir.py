@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from clipaudit.errors import IntegrityError, RunNotFound
+from clipaudit.errors import ClipauditError, IntegrityError, RunNotFound, StoreUnavailable
 from clipaudit.records import CommitRecord, FailureRecord, Manifest, compare_manifests, now
 from clipaudit.redact import private_url
+from clipaudit.remote import remote_errors
 from clipaudit.storage import TEMPORARY, Storage, storage_errors
 
 MANIFEST = "run.json"
@@ -33,6 +34,13 @@ def shard_of(path: str) -> int | None:
     name = path.rsplit("/", 1)[-1]
     match = _RECORD_NAME.fullmatch(name) or _ATTEMPT_NAME.fullmatch(name)
     return int(match[1]) if match else None
+
+
+@contextlib.contextmanager
+def _tidying() -> Iterator[None]:
+    """What cannot be removed now is left to `gc`: it must not undo, or seem to undo, the commit that it follows."""
+    with contextlib.suppress(ClipauditError, *remote_errors()):
+        yield
 
 
 class RunDirectory:
@@ -73,9 +81,9 @@ class RunDirectory:
         Raises RunMismatch when the stored run has other options, another model or other shards. Of two drivers that
         begin at the same instant, the second resumes what the first began.
         """
-        if self.create(manifest):
+        if self.create(manifest) and self.storage.exclusive:
             return manifest
-        stored = self.open()
+        stored = self.open()  # another driver's, if it came first, or at the same instant where the store lets both
         compare_manifests(stored, manifest, self.url)
         return stored
 
@@ -111,22 +119,26 @@ class RunDirectory:
         For drivers alone, never for workers: a store that is not `exclusive` then has one writer of commits for each
         driver, and with one driver at a time the first attempt to finish is the one that counts there too.
         """
-        if not self.storage.create(self.commit_path(record.shard_id), record.to_json()):
+        path = self.commit_path(record.shard_id)
+        if not self.storage.create(path, record.to_json()):
             # the record may be our own, if the store made it and its answer was lost
             committed = self.read_commit(record.shard_id)
-            if committed is None or committed.attempt != record.attempt:
+            if committed is None:  # whose it is must be known: the loser's files will be removed
+                raise StoreUnavailable(f"{self.storage.full(path)} is there for the store, and cannot be read")
+            if committed.attempt != record.attempt:
                 return False
-        self.storage.remove(self._attempt_path(record.shard_id, record.attempt))
+        with _tidying():
+            self.storage.remove(self._attempt_path(record.shard_id, record.attempt))
         return True
 
     def discard(self, record: CommitRecord) -> None:
-        """Remove the files of an attempt that lost; nothing happens if the attempt is the committed one after all."""
-        committed = self.read_commit(record.shard_id)
-        if committed is not None and committed.attempt == record.attempt:
-            return
-        for name in record.files:
-            self.storage.remove(name)
-        self.storage.remove(self._attempt_path(record.shard_id, record.attempt))
+        """Remove the files of an attempt that lost; nothing happens unless another attempt is seen to be committed."""
+        with _tidying():
+            committed = self.read_commit(record.shard_id)
+            if committed is None or committed.attempt == record.attempt:
+                return
+            for name in (*record.files, self._attempt_path(record.shard_id, record.attempt)):
+                self.storage.remove(name)
 
     def read_commit(self, shard_id: int) -> CommitRecord | None:
         """One shard's commit record, or None when it is not committed."""
@@ -172,8 +184,9 @@ class RunDirectory:
         return {record.shard_id: record for record in records}
 
     def clear_failure(self, shard_id: int) -> None:
-        """Forget a shard's failure; none recorded is fine."""
-        self.storage.remove(self._failure_path(shard_id))
+        """Forget a committed shard's failure; none recorded is fine, and one that stays is no failure either."""
+        with _tidying():
+            self.storage.remove(self._failure_path(shard_id))
 
     # -- attempts ----------------------------------------------------------------------------------------------------
 

@@ -24,10 +24,12 @@ from clipaudit.tasks import Event, Failed, Finished, Observer, Pool, Ready, Star
 _POLL_SECONDS = 0.5
 _KILL_GRACE_SECONDS = 60.0  # a worker checks its deadline between batches; only a stuck one has to be killed
 _BACKOFF_SECONDS = 2.0
+_LONGEST_BACKOFF_SECONDS = 300.0
 _jitter = random.SystemRandom()
 _COMMIT_THREADS = 16  # a commit waits for a disk or a store, not for this process
 _MOST_COMMITS = 256  # when as many wait, no shard is handed out: the store is slower than the workers
 _LISTING_SECONDS = 10.0
+_MOST_UNFORESEEN = 9  # for each worker; by default a single shard gets fewer attempts
 
 
 class Scheduler:
@@ -47,6 +49,7 @@ class Scheduler:
         self._stop = stop
         self._observer = observer or Observer()
         self._start_failures: Counter[str] = Counter()
+        self._unforeseen, self._finished = 0, False
         self._attempts: Counter[int] = Counter()
         self._running: dict[str, tuple[Task, float]] = {}
         self._killed: set[str] = set()
@@ -112,6 +115,7 @@ class Scheduler:
     def _handle(self, event: Event, committing: ThreadPoolExecutor) -> None:
         match event:
             case Finished(task=task, record=record):
+                self._finished = True
                 del self._running[task.attempt]
                 self._killed.discard(task.attempt)
                 future = committing.submit(self._commit, record)
@@ -121,6 +125,7 @@ class Scheduler:
                 del self._running[event.task.attempt]
                 self._killed.discard(event.task.attempt)
                 self._handle_failure(event)
+                self._refuse_if_nothing_works(event)
             case _:
                 self._handle_worker(event)
 
@@ -177,7 +182,8 @@ class Scheduler:
             self._tally.retries[event.kind] += 1
             self._observer.retry(event, tried)
             # spread out, so that shards that a busy store refused together do not come back together
-            delay = _BACKOFF_SECONDS * 2 ** (tried - 1) * _jitter.uniform(0.5, 1.5) if counts else 0.0
+            pause = min(_LONGEST_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2 ** min(tried - 1, 30))
+            delay = pause * _jitter.uniform(0.5, 1.5) if counts else 0.0
             heapq.heappush(self._queue, (time.monotonic() + delay, -shard.size, shard.id, shard))
             return
         self._tally.failed += 1
@@ -191,6 +197,14 @@ class Scheduler:
         )
         self._run_dir.record_failure(failure)
         self._observer.gave_up(event.task, failure)
+
+    def _refuse_if_nothing_works(self, event: Failed) -> None:
+        """Several fresh processes of each worker, and none has got through any shard: the others would only follow."""
+        self._unforeseen += event.unforeseen
+        if not self._finished and self._unforeseen >= _MOST_UNFORESEEN * max(1, self._pool.live()):
+            raise WorkersUnavailable(
+                f"no worker got through a shard in {self._unforeseen} attempts; the last one said: {event.error}"
+            )
 
     def _handle_worker(self, event: Event) -> None:
         if isinstance(event, Ready):

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import IO, Any, Final, NoReturn, TypeVar
 
 from fsspec import AbstractFileSystem
 
@@ -85,6 +85,11 @@ def stat_shard(url: str) -> Stat | None:
 def stat_on(fs: AbstractFileSystem, path: str, url: str) -> Stat | None:
     """The same on a file system that is open already; `url` is what the file is called."""
     return _local_stat(path) if is_local(url) else _reach(url, lambda: _stat_on(fs, path, url))
+
+
+def stat_open(file: IO[bytes], url: str) -> Stat:
+    """Size and etag of an open local file, whatever has become of its name."""
+    return _as_stat(url, os.fstat(file.fileno()))
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -243,6 +248,10 @@ def _local_stat(path: str, entry: os.DirEntry[str] | None = None) -> Stat | None
         return None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    return _as_stat(path, found)
+
+
+def _as_stat(path: str, found: os.stat_result) -> Stat:
     return Stat(path, found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}", stat.S_ISDIR(found.st_mode))
 
 

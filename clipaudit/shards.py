@@ -12,7 +12,7 @@ from typing import IO, Any, Final, Self, cast
 from clipaudit.errors import ShardChanged, ShardError, ShardUnreadable, UsageError
 from clipaudit.remote import LOCAL_PROTOCOLS, PatientFile, open_filesystem, protocols_of, remote_errors, retried
 from clipaudit.schema import BAD_NAME, DUPLICATE_KEY, OK, Shard
-from clipaudit.shardlist import expand, stat_shard
+from clipaudit.shardlist import Stat, expand, is_local, stat_open, stat_shard
 from clipaudit.tar import EndedEarly, NotATar, TarMember, TarReader
 
 __all__ = ["Group", "Member", "Shard", "ShardReader", "estimate_samples", "expand", "verify_unchanged"]
@@ -58,6 +58,10 @@ def verify_unchanged(shard: Shard) -> None:
         raise ShardUnreadable(str(error)) from error
     if now is None:
         raise ShardUnreadable(f"shard {shard.url} does not exist any more")
+    _refuse_change(shard, now)
+
+
+def _refuse_change(shard: Shard, now: Stat) -> None:
     if now.size != shard.size:
         raise ShardChanged(f"shard {shard.url} has {now.size} bytes now; the run recorded {shard.size}")
     if now.etag != shard.etag:
@@ -151,19 +155,25 @@ class ShardReader:
     def __iter__(self) -> Iterator[Group]:
         """Raises ShardUnreadable when the file is no tar or cannot be read to its end.
 
-        A remote shard that was replaced meanwhile raises ShardChanged at the end: its groups belong to two files, and
-        all of them have to be thrown away.
+        A shard that was replaced or written to meanwhile raises ShardChanged at the end: its groups belong to two
+        files, and all of them have to be thrown away.
         """
         try:
             yield from self._groups()
-            if "://" in self._shard.url:
-                verify_unchanged(self._shard)  # ranges of a remote file are requests of their own
+            self._verify_unchanged()
         except NotATar as error:
             raise ShardUnreadable(f"shard {self._shard.url} is not a plain tar: {error}") from None
         except EndedEarly as error:
             raise ShardUnreadable(f"shard {self._shard.url} could not be read to its end: {error}") from None
         except remote_errors() as error:
             raise ShardUnreadable(f"shard {self._shard.url} cannot be read: {error}") from error
+
+    def _verify_unchanged(self) -> None:
+        """Of a local file the one that is open, which may have another name by now, or have been written to."""
+        if is_local(self._shard.url):
+            _refuse_change(self._shard, stat_open(self._file, self._shard.url))
+        else:
+            verify_unchanged(self._shard)  # ranges of a remote file are requests of their own
 
     def _groups(self) -> Iterator[Group]:
         current: Group | None = None

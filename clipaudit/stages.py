@@ -65,6 +65,9 @@ class Reporter(Observer):
     def plan(self, plan: Plan) -> None:
         """A worker is ready and the run directory is open."""
 
+    def warning(self, sentence: str) -> None:
+        """What the user should know before the work begins."""
+
     def done(self, status: RunStatus) -> None:
         """Every shard is committed or has failed."""
 
@@ -102,6 +105,10 @@ def _process(
     try:
         facts = scheduler.first_worker()
         manifest = run_dir.create_or_resume(make_manifest(config, facts, shards))
+        if not run_dir.storage.exclusive:
+            reporter.warning(
+                f"{run_dir.url}: this store cannot refuse to overwrite a file, so drive this run by one job at a time"
+            )
         committed = len(shards) - len(pending)
         reporter.plan(
             Plan(
@@ -149,9 +156,14 @@ def _refuse_losses(config: AuditConfig, result: RunStatus) -> None:
             f"{result.failed} of {result.shards} shards failed and are not in the table (see {config.out}/_failed);"
             " the same command tries them again, --max-lost-shards allows for them"
         )
-    lost = 1 - result.coverage
-    if lost > limits.max_lost_samples:
+    if result.lost > limits.max_lost_samples:
+        what = "were skipped, or lie where a shard is damaged" if result.partial else "were skipped"
+        found = (
+            f"{100 * result.lost:.1f} % of the samples {what}"
+            if result.rows
+            else "no shard holds a sample that can be read"
+        )
         raise RunInvalid(
-            f"{100 * lost:.1f} % of the samples were skipped, more than --max-lost {100 * limits.max_lost_samples:g} %;"
+            f"{found}, and --max-lost allows {100 * limits.max_lost_samples:g} %;"
             f" `clipaudit status {config.out}` counts the reasons"
         )

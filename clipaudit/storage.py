@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from clipaudit.errors import StorageFull, UsageError
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last: a limit on file size, to a user the same
 _READ_THREADS = 16
+_OPEN_FILES = Path("/proc/self/fd")  # where Linux has names for files that are open and have no other
 _T = TypeVar("_T")
 
 
@@ -84,6 +86,9 @@ class HashingFile(io.RawIOBase):
         """Writes the local file `path`; with `upload` it is given over once it is complete, and deleted."""
         self._path, self._upload = path, upload
         self._handle = path.open("wb")
+        self._nameless = upload is not None and _OPEN_FILES.is_dir()
+        if self._nameless:
+            path.unlink()  # so that a process that is killed leaves nothing behind
         self._hash = hashlib.sha256()
         self._bytes = 0
         self._discarded = False
@@ -114,7 +119,7 @@ class HashingFile(io.RawIOBase):
             if self._upload is None:
                 os.fsync(self._handle.fileno())
             else:
-                self._upload(str(self._path))
+                self._upload(str(_OPEN_FILES / str(self._handle.fileno()) if self._nameless else self._path))
             self._close()
         return self._hash.hexdigest()
 
@@ -126,7 +131,7 @@ class HashingFile(io.RawIOBase):
 
     def _close(self) -> None:
         self._handle.close()
-        if self._upload is not None:
+        if self._upload is not None and not self._nameless:
             self._path.unlink(missing_ok=True)
 
 
@@ -163,10 +168,13 @@ class Storage:
         """Whether the store refuses to create a file that is there: found out by trying, before the first `create`.
 
         S3 (`If-None-Match`), GCS (`ifGenerationMatch`) and local disks do. A store that ignores the condition would
-        overwrite in silence, and one that does not know it fails: both count as not exclusive.
+        overwrite in silence, and one that does not know it fails: both count as not exclusive. So does a file system
+        for which fsspec looks first and then writes, which is not one step.
         """
         if self.local:
             return True
+        if getattr(self.fs.pipe_file, "__func__", None) is AbstractFileSystem.pipe_file:
+            return False
         name = f".probe-{uuid.uuid4().hex[:12]}{TEMPORARY}"
         probe = self.full(name)
         self.replace(name, b"1")
@@ -304,7 +312,14 @@ class Storage:
     def exists(self, path: str) -> bool:
         """Whether there is a file or directory of this name."""
         target = self.full(path)
-        return self._remote(target, lambda: bool(self.fs.exists(target)))
+        if self.local:
+            with storage_errors(target):
+                return Path(target).exists()
+        try:
+            self._remote(target, lambda: self.fs.info(target))  # fsspec's own exists() takes any trouble for a no
+        except FileNotFoundError:
+            return False
+        return True
 
     def size(self, path: str) -> int:
         """Bytes; FileNotFoundError when there is no such file."""

@@ -41,8 +41,16 @@ class Ready:
     facts: WorkerFacts
 
 
+class _Reason:
+    """An error's text as it may be shown: it quotes whatever a library put into its message."""
+
+    def __post_init__(self) -> None:
+        for name in ("error", "traceback"):
+            object.__setattr__(self, name, redact(getattr(self, name)))
+
+
 @dataclass(frozen=True, kw_only=True)
-class StartFailed:
+class StartFailed(_Reason):
     """A worker could not be started or could not load its model."""
 
     worker: str
@@ -62,7 +70,7 @@ FailureKind: TypeAlias = Literal["error", "timeout", "worker_lost", "node_lost"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failed:
+class Failed(_Reason):
     """An attempt ended without a result."""
 
     task: Task
@@ -71,10 +79,8 @@ class Failed:
     error: str
     traceback: str = ""
     worker: str = ""
-
-    def __post_init__(self) -> None:
-        for name in ("error", "traceback"):  # they quote whatever a library put into its message
-            object.__setattr__(self, name, redact(getattr(self, name)))
+    unforeseen: bool = False
+    """The error is none of those that a shard or a store can cause: the worker itself may be what is broken."""
 
 
 Event: TypeAlias = Ready | StartFailed | Finished | Failed

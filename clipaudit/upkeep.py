@@ -51,6 +51,9 @@ class RunStatus:
     """Rows that are not ok, by status."""
     coverage: float
     """Ok rows among the rows of committed shards, 0..1."""
+    lost: float
+    """Share of the samples of committed shards that are no ok rows, 0..1: those skipped, and by their bytes those
+    behind the place where a shard is damaged; what a cut file lacks nobody can know. 1 when there are no rows."""
     bytes_in: int
     bytes_coverage: float
     """Input bytes of all shards that were read whole, 0..1; below 1 as long as shards are pending."""
@@ -108,6 +111,7 @@ def status(run: str | RunDirectory) -> RunStatus:
         ok=coverage.ok,
         skipped=coverage.skipped,
         coverage=coverage.samples_share,
+        lost=_lost(records),
         bytes_in=coverage.bytes_in,
         bytes_coverage=coverage.bytes_share,
         bytes_stored=sum(entry.bytes for entry in entries if entry.path not in orphans and _is_own(entry.path)),
@@ -116,6 +120,15 @@ def status(run: str | RunDirectory) -> RunStatus:
         timings=dict(timings),
         remarks=tuple(_remarks(reader, failed)),
     )
+
+
+def _lost(records: dict[int, CommitRecord]) -> float:
+    found = records.values()
+    rows, ok = sum(record.rows for record in found), sum(record.ok for record in found)
+    size, good = sum(record.input_size for record in found), sum(record.bytes_good for record in found)
+    if not rows:
+        return 1.0 if records else 0.0
+    return 1 - ok / rows * (good / size if size else 1.0)
 
 
 def _is_own(path: str) -> bool:

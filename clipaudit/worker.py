@@ -20,7 +20,7 @@ from clipaudit.basis import write_basis
 from clipaudit.config import AuditConfig, parse_layers
 from clipaudit.decodeprocess import ProcessDecoder
 from clipaudit.decomposer import Decomposer, describe
-from clipaudit.errors import ShardError
+from clipaudit.errors import ShardTooSlow
 from clipaudit.feed import DETAILS_PER_STATUS, Decode, ReadReport, ShardFeed
 from clipaudit.fields import parse_fields
 from clipaudit.images import ImageDecoder
@@ -113,7 +113,7 @@ class ShardWorker:
             written: Future[None] | None = None
             for samples in _batches(feed, self._config.model.batch_size):
                 if self._cancel.is_set() or clock.elapsed() > task.max_seconds:
-                    raise ShardError(f"{task.shard.url}: given up after {clock.elapsed():.0f} s")
+                    raise ShardTooSlow(f"{task.shard.url}: given up after {clock.elapsed():.0f} s")
                 batch = self._submit(samples)
                 if written is not None:
                     written.result()

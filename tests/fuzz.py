@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import resource
 import signal
 import tempfile
 import tracemalloc
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 HANGS_SECONDS = 10
 ROOM_BYTES = 32 * 2**20
+GROWTH_BYTES = 512 * 2**20
 
 json_values = st.recursive(
     st.none()
@@ -104,6 +106,21 @@ def small() -> Iterator[None]:
         assert tracemalloc.get_traced_memory()[1] < ROOM_BYTES
     finally:
         tracemalloc.stop()
+
+
+@contextlib.contextmanager
+def bounded() -> Iterator[None]:
+    """Fail a case that asks for far more memory than there is input, whoever asks; `small` for very many cases.
+
+    The process's address space may grow by GROWTH_BYTES only: what any library allocates beyond ends in MemoryError.
+    """
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + GROWTH_BYTES, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @contextlib.contextmanager

@@ -173,6 +173,19 @@ def test_a_store_without_conditional_writes_is_found_out(proxy, url, answer):
     assert Storage(url).exclusive
 
 
+@pytest.mark.parametrize("answer", ["honour", "ignore"])
+def test_a_job_on_a_store_without_conditional_writes_says_once_that_it_must_be_alone(
+    audit, proxy, url, tmp_path, answer
+):
+    samples = upload_photos(url, tmp_path, shards=1)
+    proxy.conditional = answer
+    result = audit(f"{url}/s-0.tar", f"{url}/run", "--log-format", "json")
+    assert result.returncode == 0, result.stderr
+    said = [json.loads(line)["event"] for line in result.stderr.splitlines()]
+    assert said.count("warning") == (answer == "ignore")
+    assert identities(f"{url}/run") == samples
+
+
 def test_a_shard_that_is_replaced_while_it_is_read_is_refused(proxy, url, tmp_path):
     upload_photos(url, tmp_path, shards=1)
     (shard,) = expand([f"{url}/s-0.tar"])

@@ -24,6 +24,7 @@ from clipaudit.local import LocalPool
 from clipaudit.progress import Tally
 from clipaudit.records import CommitRecord
 from clipaudit.run import Run
+from clipaudit.rundir import RunDirectory
 from clipaudit.schema import Shard
 from clipaudit.sizing import workers_and_resources
 from clipaudit.stages import Reporter, audit
@@ -52,10 +53,13 @@ def free_port():
 
 
 class Quiet(Reporter):
-    """A reporter that keeps the retries."""
+    """A reporter that keeps the retries, and the workers that did not start."""
 
     def __init__(self):
-        self.retries = []
+        self.retries, self.not_started = [], []
+
+    def worker_failed(self, failed):
+        self.not_started.append(failed)
 
     def retry(self, failed, counted):
         self.retries.append(failed)
@@ -236,6 +240,12 @@ def test_a_worker_that_was_only_out_of_sight_gives_up_its_attempt_before_the_nex
     assert not actor._cancel.is_set()
 
 
+def wait_for(condition):
+    deadline = time.monotonic() + 120
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
 class DiesAtStart(cluster._Actor):
     def start(self):
         os._exit(1)
@@ -253,6 +263,39 @@ class Poisoned(cluster._Actor):
         if task.shard.url.endswith("s-01.tar"):
             self._worker._run_dir.begin_attempt(task.shard.id, task.attempt)
             os._exit(1)
+        return super().process(task)
+
+
+class Sick(cluster._Actor):
+    """The first process fails at every shard, as after an error of its GPU; those that follow are well."""
+
+    def start(self):
+        found = super().start()
+        self._sick = self._worker._run_dir.storage.create("sick", b"")
+        return found
+
+    def process(self, task):
+        if self._sick:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return super().process(task)
+
+
+class WithoutWeights(cluster._Actor):
+    """The first process to start finds the model; every other is on a node that cannot download it, and says so in the
+    middle of the job. The last shard waits until that has happened twice."""
+
+    def start(self):
+        run_dir = RunDirectory(self._config.out)
+        if run_dir.storage.create("first", b""):
+            return super().start()
+        wait_for(run_dir.committed_ids)
+        run_dir.storage.replace(f"failed-{os.getpid()}", b"")
+        raise UsageError("--model ViT-L-14 cannot be loaded: no route to host")
+
+    def process(self, task):
+        storage = self._worker._run_dir.storage
+        if task.shard.url.endswith("s-03.tar"):
+            wait_for(lambda: sum(name.startswith("failed-") for name in storage.names("")) == 2)
         return super().process(task)
 
 
@@ -287,6 +330,18 @@ def test_a_poison_shard_costs_only_itself(tmp_path, tiny_model, monkeypatch):
     assert (tmp_path / "run/_failed/000001.json").exists()
 
 
+def test_a_worker_that_is_broken_spoils_one_attempt_and_gets_a_new_process(tmp_path, tiny_model, monkeypatch):
+    make_shards(tmp_path, shards=4)
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(cluster, "_Actor", Sick)
+    monkeypatch.setattr("clipaudit.scheduler._BACKOFF_SECONDS", 0.0)
+    reporter = Quiet()
+    run_ray(config_for(tmp_path, tiny_model, max_attempts=2), reporter)
+    assert [(failed.kind, failed.unforeseen) for failed in reporter.retries] == [("error", True)]
+    assert "CUDA error" in reporter.retries[0].error
+    assert len(identities(tmp_path / "run")) == 48
+
+
 def test_a_worker_that_hangs_is_killed_and_its_shard_done_again(tmp_path, tiny_model, monkeypatch):
     make_shards(tmp_path, shards=2)
     monkeypatch.setattr(cluster, "_Actor", HangsOnce)
@@ -302,6 +357,16 @@ def test_a_users_mistake_in_a_worker_ends_the_job_at_once(tmp_path, tiny_model):
     config = config_for(tmp_path, "ViT-Q-99")
     with pytest.raises(UsageError, match="ViT-Q-99"):
         run_ray(config)
+
+
+def test_a_node_that_cannot_load_the_model_ends_no_job_that_others_do(tmp_path, tiny_model, monkeypatch):
+    make_shards(tmp_path, shards=4)
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(cluster, "_Actor", WithoutWeights)
+    reporter = Quiet()
+    run_ray(config_for(tmp_path, tiny_model, workers=2, max_init_failures=1), reporter)
+    assert {failed.error for failed in reporter.not_started} == {"--model ViT-L-14 cannot be loaded: no route to host"}
+    assert len(identities(tmp_path / "run")) == 48
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The layout that DESIGN promises: who may import what, how long files are, what the top level holds."""
 
 import ast
+import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -81,6 +83,10 @@ def test_the_cluster_file_passes_rays_validator():
     workers = [node for name, node in config["available_node_types"].items() if name != config["head_node_type"]]
     assert any(node["resources"].get("GPU") and node["min_workers"] == 0 for node in workers)
     assert "--dashboard-host=127.0.0.1" in " ".join(config["head_start_ray_commands"])
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    installed = shlex.split(" ".join(config["setup_commands"]))
+    name = re.compile(r"[\w-]+")
+    assert {name.match(text)[0] for text in needed} <= {found[0] for word in installed if (found := name.match(word))}
 
 
 def test_the_readmes_two_commands_are_there():

@@ -181,11 +181,20 @@ def test_a_damaged_tar_keeps_its_complete_samples_and_is_marked(audit, tmp_path,
         overwrite(path, header, b"\xa5" * 512)
     else:
         append(path, b"junk" * 300)
-    result = audit(path, "--label", "cls")
+    result = audit(path, "--label", "cls", "--max-lost", "0.5")
     assert result.returncode == 0, result.stderr
     assert "1 partial" in result.stderr
     kept = [key for _, key in identities(tmp_path / "run")]
     assert kept == [f"photo_{i:04d}" for i in range(8 if damage == "junk_end" else 5)]
+    if damage == "junk_middle":  # how much a file that is cut has lost, nobody can know
+        strict = audit(path, "--label", "cls")
+        assert_one_sentence(strict, 4, "of the samples were skipped, or lie where a shard is damaged", "--max-lost")
+
+
+def test_a_job_that_found_no_sample_at_all_says_so(audit, tmp_path):
+    path = write_photos(tmp_path / "a.tar", 2)
+    cut(path, 700)  # within the first member: nothing can be read
+    assert_one_sentence(audit(path), 4, "no shard holds a sample that can be read", "--max-lost")
 
 
 @pytest.mark.parametrize(

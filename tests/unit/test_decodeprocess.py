@@ -136,6 +136,12 @@ def test_a_program_that_cannot_start_is_no_fault_of_the_image():
         elsewhere(program="raise SystemExit(7)")
 
 
+def test_a_program_that_does_not_answer_is_ended(monkeypatch):
+    monkeypatch.setattr("clipaudit.decodeprocess._START_SECONDS", 0.5)
+    with pytest.raises(RuntimeError, match="the process that starts decoders ended with status -9"):
+        elsewhere(program="import time; time.sleep(600)")
+
+
 def test_images_that_the_device_resizes_come_whole_and_processes_end_with_their_owner():
     config = DecodeConfig(decode_processes=1, resize="device")
     made = elsewhere(config)

@@ -13,7 +13,7 @@ from clipaudit.schema import BAD_NAME, DUPLICATE_KEY, OK
 from clipaudit.shardlist import expand
 from clipaudit.shards import ShardReader
 from clipaudit.tar import EndedEarly, NotATar, TarReader
-from tests.fuzz import damaged, damages, folder_in_memory, no_hang, small
+from tests.fuzz import bounded, damaged, damages, folder_in_memory, no_hang, small
 
 FEW, MANY = 150, 32_000
 QUICK = settings(max_examples=FEW, deadline=None, suppress_health_check=list(HealthCheck))
@@ -142,11 +142,13 @@ def test_a_size_that_no_file_has_costs_no_memory(size):
 @given(data=shards)
 @SLOW
 def test_members_are_the_archives_own_bytes_in_many_cases(data):
-    read_members(data)
+    with bounded():
+        read_members(data)
 
 
 @pytest.mark.slow
 @given(data=shards)
 @SLOW
 def test_samples_come_whole_or_not_at_all_in_many_cases(path, data):
-    read_samples(data, path)
+    with bounded():
+        read_samples(data, path)

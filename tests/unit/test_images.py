@@ -1,6 +1,7 @@
 """Image bytes to model-size pixels: every kind of file, against open_clip's own transform."""
 
 import io
+import struct
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -234,6 +235,41 @@ def test_the_limit_is_exact_and_pillows_own_plays_no_part(monkeypatch):
     assert decoder(limit=3000)(data).width == 60
     with pytest.raises(ImageTooLarge):
         decoder(limit=2999)(data)
+
+
+def jpeg_of_scans(side, scans):
+    """A grey progressive JPEG whose every scan is a few bytes long and goes through the whole picture."""
+
+    def segment(marker, body):
+        return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+
+    blocks = (side // 8) ** 2
+    table = bytes([1] + [0] * 15)  # one code, of one bit
+    frame = struct.pack(">BHHB", 8, side, side, 1) + bytes([1, 0x11, 0])
+    tables = segment(0xC4, b"\x00" + table + b"\x00") + segment(0xC4, b"\x10" + table + b"\xe0")
+    first = segment(0xDA, bytes([1, 1, 0, 0, 0, 0])) + bytes(blocks // 8)
+    run = int("0" + format(blocks - 2**14, "014b") + "1", 2).to_bytes(2, "big").replace(b"\xff", b"\xff\x00")
+    rest = segment(0xDA, bytes([1, 1, 0, 1, 63, 0])) + run
+    return (
+        b"\xff\xd8"
+        + segment(0xDB, bytes([0] + [1] * 64))
+        + segment(0xC2, frame)
+        + tables
+        + first
+        + rest * scans
+        + b"\xff\xd9"
+    )
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_jpeg_of_thousands_of_scans_is_refused_undecoded(fast):
+    """1 MB of such scans over the largest image take more than a minute; threads cannot be interrupted."""
+    few, many = jpeg_of_scans(1024, 60), jpeg_of_scans(1024, 5000)
+    assert len(many) < 100_000
+    assert decoder(fast=fast, limit=2**20)(few).width == 1024
+    with pytest.raises(ImageTooLarge, match="5001 scans of 1024 x 1024 pixels"):
+        decoder(fast=fast, limit=2**20)(many)
+    assert decoder(fast=fast)(many).width == 1024, "small for the default limit, and done in a moment"
 
 
 @pytest.mark.parametrize("config", [{}, {"resize_mode": "longest"}, {"size": (24, 40)}])

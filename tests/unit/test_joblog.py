@@ -3,12 +3,14 @@
 import json
 import re
 import threading
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
 
+from clipaudit import cli
 from clipaudit.config import AuditConfig, ExecutionConfig, FieldsConfig, ModelConfig
-from clipaudit.errors import RunInvalid
+from clipaudit.errors import Interrupted, RunInvalid
 from clipaudit.joblog import JsonReporter
 from clipaudit.local import LocalPool
 from clipaudit.progress import Tally
@@ -78,8 +80,42 @@ def test_the_rarer_events_are_documented_too(config, capsys):
         reporter.superseded(task)
         reporter.worker_failed(StartFailed(worker="worker-000", error="no room", traceback=""))
         reporter.stopping("SIGTERM")
+        reporter.warning("one job at a time")
         reporter.tick(Tally(shards_total=1, shards_committed=0))  # too early for a line
-    assert [event["event"] for event in lines(capsys)] == ["shard_superseded", "worker_failed", "stopping"]
+    found = [event["event"] for event in lines(capsys)]
+    assert found == ["shard_superseded", "worker_failed", "stopping", "warning"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(RunInvalid("lost"), 4), (OSError("no route, proxy http://me:planted-word@p"), 5)],
+)
+def test_the_last_line_says_how_the_process_will_end(config, capsys, error, code):
+    with pytest.raises(type(error)), JsonReporter(config):
+        raise error
+    (last,) = lines(capsys)
+    assert (last["event"], last["exit_code"]) == ("job_failed", code)
+    assert "planted-word" not in last["error"]
+
+
+def test_a_second_signal_ends_the_job_like_the_first(config, capsys, monkeypatch):
+    """Not with the 130 of a KeyboardInterrupt: whoever tries again by the exit code must know that it may."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clipaudit.stages.audit", interrupted)
+    with pytest.raises(Interrupted, match="stopped at once; the same command goes on"):
+        cli._audit(replace(config, execution=replace(config.execution, log_format="json")), as_json=False)
+    (last,) = lines(capsys)
+    assert (last["event"], last["exit_code"]) == ("job_failed", 4)
+
+
+def test_why_a_worker_could_not_start_is_told_without_credentials(config, capsys):
+    with JsonReporter(config) as reporter:
+        reporter.worker_failed(StartFailed(worker="w", error="secret_key=planted-word", traceback="token=planted-word"))
+    (event,) = lines(capsys)
+    assert event["error"] == "secret_key=[hidden]"
 
 
 def test_the_command_writes_nothing_else(clipaudit, tmp_path, tiny_model):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from clipaudit.errors import IntegrityError, RunMismatch, RunNotFound, StorageFull, UsageError
+from clipaudit.errors import IntegrityError, RunMismatch, RunNotFound, StorageFull, StoreUnavailable, UsageError
 from clipaudit.records import CommitRecord, FailureRecord, Manifest, StoredFile
 from clipaudit.rundir import RunDirectory, new_attempt
 from tests.make_runs import SPEC, make_manifest, make_shard
@@ -124,6 +124,34 @@ def test_a_loser_is_discarded_and_a_winner_is_not(run_dir):
     run_dir.discard(winner)
     assert run_dir.storage.names("projections") == ["000000-a1.parquet"]
     assert run_dir.storage.names("moments") == ["000000-a1.safetensors"]
+
+
+def test_a_commit_that_is_there_and_cannot_be_read_costs_nobodys_files(run_dir, monkeypatch):
+    """A store may refuse to create the record, because it is there, and a moment later not give it."""
+    ours = make_record(attempt="ours")
+    for name in ours.files:
+        run_dir.storage.replace(name, b"x")
+    assert run_dir.commit(ours)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "read_commit", lambda self, shard_id: None)
+        with pytest.raises(StoreUnavailable, match=r"_committed/000000\.json is there for the store"):
+            run_dir.commit(ours)
+        run_dir.discard(ours)
+    assert all(run_dir.storage.exists(name) for name in ours.files)
+    assert run_dir.commit(ours)
+
+
+def test_what_cannot_be_tidied_up_does_not_undo_a_commit(run_dir, monkeypatch):
+    def refuse(self, path):
+        raise UsageError(f"cannot use {path}: Access Denied")
+
+    run_dir.begin_attempt(0, "a1")
+    monkeypatch.setattr(type(run_dir.storage), "remove", refuse)
+    assert run_dir.commit(make_record(attempt="a1"))
+    assert not run_dir.commit(make_record(attempt="a2"))
+    run_dir.discard(make_record(attempt="a2"))
+    run_dir.clear_failure(0)
+    assert run_dir.committed()[0].attempt == "a1"
 
 
 def test_commits_come_in_the_order_of_ids(run_dir):

@@ -2,6 +2,7 @@
 
 import threading
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -168,6 +169,14 @@ def test_an_error_is_tried_again_and_recorded_after_the_last_attempt():
     assert tally.failed == 1
 
 
+def test_pauses_between_attempts_stay_within_minutes(monkeypatch):
+    monkeypatch.setattr("clipaudit.scheduler._BACKOFF_SECONDS", 2.0)
+    monkeypatch.setattr("clipaudit.scheduler._LONGEST_BACKOFF_SECONDS", 0.0)
+    run_dir, tally = run(FakePool({0: ["error"] * 1999}), shards(1), max_attempts=2000)
+    assert set(run_dir.committed) == {0}
+    assert tally.retries == {"error": 1999}
+
+
 def test_losing_a_node_never_counts_as_an_attempt():
     run_dir, _ = run(FakePool({0: ["node_lost"] * 20}), shards(1), max_attempts=1)
     assert set(run_dir.committed) == {0}
@@ -213,6 +222,32 @@ def test_no_worker_at_all_ends_the_job_with_the_last_reason():
 def test_workers_with_other_weights_are_refused():
     with pytest.raises(RunMismatch, match="other weights"):
         run(FakePool(workers=2, weights=("a", "b")), shards(1))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_job_in_which_nothing_works_ends_before_it_has_spoilt_every_shard(workers):
+    class Broken(FakePool):
+        def submit(self, task):
+            super().submit(task)
+            self.events[-1] = replace(self.events[-1], unforeseen=True)
+
+    pool = Broken({n: ["error"] * 3 for n in range(100)}, workers=workers)
+    run_dir = FakeRunDirectory()
+    with pytest.raises(WorkersUnavailable, match=rf"no worker got through a shard in {9 * workers} attempts.*boom"):
+        run(pool, shards(*[1] * 100), run_dir)
+    assert len(run_dir.failures) <= 9 * workers // 3
+
+
+def test_an_error_that_nobody_foresaw_ends_no_job_in_which_something_works():
+    class Poisoned(FakePool):
+        def submit(self, task):
+            super().submit(task)
+            if isinstance(self.events[-1], Failed):
+                self.events[-1] = replace(self.events[-1], unforeseen=True)
+
+    run_dir, _ = run(Poisoned({n: ["error"] * 3 for n in range(1, 20)}, workers=1), shards(9, *[1] * 20))
+    assert set(run_dir.committed) == {0, 20}
+    assert set(run_dir.failures) == set(range(1, 20))
 
 
 class StopsAtOnce(Observer):

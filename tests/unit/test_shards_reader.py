@@ -1,6 +1,7 @@
 """One shard to its groups: webdataset's semantics, and every way in which a tar can be broken."""
 
 import io
+import os
 import tarfile
 import threading
 from functools import partial
@@ -179,6 +180,33 @@ def test_members_over_the_limit_are_not_read(tmp_path):
 
 
 # Broken tars
+
+
+@pytest.mark.parametrize("change", ["rewritten", "grown", "renamed over", "removed"])
+def test_a_local_shard_that_is_written_to_while_it_is_read_is_thrown_away(tmp_path, change):
+    """Another file under its name changes nothing: the one that was opened is read to its end."""
+    path = write_shard(tmp_path / "a.tar", pairs(40))
+    os.utime(path, (1, 1))  # clocks of file systems are coarse
+    before, other = path.read_bytes(), write_shard(tmp_path / "b.tar", pairs(40, size=701))
+    (shard,) = expand([str(path)])
+    with ShardReader(shard, wants=WANTED.__contains__, complete=lambda _: True, max_member_bytes=2**20) as reader:
+        groups = iter(reader)
+        found = [next(groups)]
+        match change:
+            case "rewritten":
+                path.write_bytes(before.replace(bytes([31]) * 700, bytes([32]) * 700))
+            case "grown":
+                append(path, bytes(10240))
+            case "renamed over":
+                other.rename(path)
+            case "removed":
+                path.unlink()
+        if change in ("rewritten", "grown"):
+            with pytest.raises(ShardChanged, match=r"a\.tar"):
+                list(groups)
+            return
+        found += groups
+    assert [contents(group)["jpg"] for group in found] == [bytes([n + 1]) * 700 for n in range(40)]
 
 
 def test_an_empty_file_and_files_that_are_no_tar(tmp_path):

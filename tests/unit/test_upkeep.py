@@ -58,6 +58,7 @@ def test_status_counts(run_dir):
     assert (found.shards, found.committed, found.failed, found.pending, found.partial) == (2, 2, 0, 0, 0)
     assert (found.rows, found.ok, found.skipped, found.coverage) == (100, 94, {"undecodable": 6}, 0.94)
     assert found.bytes_coverage == 1.0
+    assert found.lost == pytest.approx(0.06)
     assert found.images_per_second == 94 / 4
     assert found.timings == {"total": 4.0, "model": 3.0}
     assert found.bytes_orphaned == 0
@@ -76,6 +77,8 @@ def test_status_of_an_unfinished_run(tmp_path):
     found = status(run_dir)
     assert (found.shards, found.committed, found.failed, found.pending, found.partial) == (5, 1, 1, 3, 1)
     assert found.bytes_coverage == 600 / 5000
+    assert found.coverage == found.ok / 10
+    assert found.lost == pytest.approx(1 - found.coverage * 0.6), "the unread bytes hold samples too"
     assert found.bytes_orphaned >= sum(stored.bytes for stored in orphan.files.values())
     text = "\n".join(found.remarks)
     assert "shard u2 failed 3 times: it broke" in text
