@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +23,10 @@ ROWS, CUES, GATE, PAGE = "Rows", "Cues", "Gate", "Page"
 
 ClassesOption = Annotated[
     str | None, option("Class names, one a line, or label, tab and name [classnames.txt beside the shards, or labels].")
+]
+ClassesFromOption = Annotated[
+    str | None,
+    option("What says which class an image is: label, caption or clip (its own answer) [labels, else captions]."),
 ]
 AttributeOption = Annotated[
     list[str] | None, option("Column that says which images have a cue, such as place; repeatable.", panel=CUES)
@@ -60,6 +65,9 @@ PicturesOption = Annotated[
 HeatOption = Annotated[
     bool, typer.Option("--heat/--no-heat", help="Show where the cues sit; runs the model.", rich_help_panel=PAGE)
 ]
+MasksOption = Annotated[
+    str, option("Extension of masks in the shards that say where the object is [seg.png].", panel=PAGE)
+]
 SeedOption = Annotated[int, option("Of everything that is drawn at random [0].")]
 DeviceOption = Annotated[str, option("Where the model runs: auto, cpu, cuda, cuda:N or mps [auto].")]
 
@@ -67,6 +75,7 @@ DeviceOption = Annotated[str, option("Where the model runs: auto, cpu, cuda, cud
 def report(
     run: RunArgument,
     classes: ClassesOption = None,
+    classes_from: ClassesFromOption = None,
     attribute: AttributeOption = None,
     split: SplitOption = None,
     test_run: TestRunOption = None,
@@ -81,6 +90,7 @@ def report(
     waivers: WaiversOption = None,
     pictures: PicturesOption = True,
     heat: HeatOption = True,
+    masks: MasksOption = "seg.png",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -110,7 +120,8 @@ def report(
     check_out(config.out)
     found = _audit(opened, tested, locals())
     runs = [opened] if tested is None else [opened, tested]
-    shown = illustrated(found, runs, heat, device, lambda note: typer.echo(note, err=True)) if pictures else None
+    say = partial(typer.echo, err=True)
+    found, shown = illustrated(found, runs, heat, device, say, pictures=pictures, masks=masks)
     made = write_report(found, config, shown)
     _show(made, config.out, as_json)
     if (problem := unknown_waiver(made.waivers, found)) is not None:
@@ -142,6 +153,7 @@ def audit_options(given: dict[str, Any]) -> AuditOptions:
     split = None if given["split"] is None else given["split"].removeprefix("json:").rpartition(".")[2]
     return AuditOptions(
         classes=given["classes"],
+        classes_from=given["classes_from"],
         templates=given["templates"],
         texts=given["texts"],
         user_texts=tuple(given["text"] or ()),
@@ -181,6 +193,7 @@ def _command(given: dict[str, Any]) -> str:
     words = ["clipaudit", "report", str(given["run"])]
     for name in (
         "classes",
+        "classes_from",
         "attribute",
         "split",
         "test_run",
@@ -196,6 +209,7 @@ def _command(given: dict[str, Any]) -> str:
                 words += [f"--{name.replace('_', '-')}", str(value)]
     if given["templates"] != "imagenet":
         words += ["--templates", given["templates"]]
+    words += ["--masks", given["masks"]] * (given["masks"] != "seg.png")
     words += ["--seed", str(given["seed"])]
     words += ["--require-evidence"] * given["require_evidence"]
     words += [f"--no-{name}" for name in ("pictures", "heat") if not given[name]]

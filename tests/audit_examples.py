@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
+from clipaudit.audit.parts import ClassesFrom
 from clipaudit.audit.result import (
     SCHEMA_VERSION,
     Arm,
@@ -32,6 +33,7 @@ from clipaudit.audit.result import (
     Groups,
     HeadShift,
     Hygiene,
+    LeftOut,
     MapPoint,
     Need,
     NegativeControl,
@@ -371,6 +373,40 @@ def inconclusive() -> Finding:
     )
 
 
+def observed() -> Finding:
+    return replace(
+        confirmed(),
+        verdict=Verdict.OBSERVED,
+        sentence="Images whose captions name waterbird go with 'water' (D = 0.90); without labels nobody can say more.",
+        action="Label 100 of the images that count as waterbird and as many others by hand.",
+        counterfactual=None,
+        needs=(Need(what="class labels", images=None),),
+    )
+
+
+def unlabelled_result(classes_from: ClassesFrom = "caption", *findings: Finding) -> AuditResult:
+    """Of a run without labels."""
+    found = example_result()
+    point = replace(found.map[0], verdict=Verdict.OBSERVED, reliance=None)
+    return replace(
+        found,
+        verdict=Verdict.OBSERVED if findings else None,
+        findings=findings,
+        map=(point,) * len(findings),
+        groups=(),
+        trust=replace(found.trust, accuracy=found.trust.accuracy if classes_from == "caption" else None),
+        data=replace(
+            found.data,
+            counterfactual=None,
+            evidence=Verdict.OBSERVED,
+            left_out=LeftOut(unnamed=1234, ambiguous=56),
+            test_left_out=None,
+        ),
+        settings=replace(found.settings, classes_from=classes_from),
+        rows={name: table for name, table in found.rows.items() if name not in ("weights", "balanced", "collect")},
+    )
+
+
 def example_result() -> AuditResult:
     findings = (confirmed(), candidate(), inconclusive())
     points = tuple(
@@ -494,6 +530,8 @@ def example_result() -> AuditResult:
             clusters=4790,
             attributes=("attributes.place",),
             evidence=Verdict.CONFIRMED,
+            left_out=LeftOut(unnamed=0, ambiguous=0),
+            test_left_out=LeftOut(unnamed=0, ambiguous=0),
         ),
         settings=Settings(
             alpha=0.05,
@@ -509,6 +547,7 @@ def example_result() -> AuditResult:
             pool="clipaudit's own pool",
             pool_fingerprint="b2" * 32,
             classes="/data/classnames.txt",
+            classes_from="label",
             templates="imagenet",
             user_texts=(),
         ),

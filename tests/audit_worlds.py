@@ -43,6 +43,7 @@ class World:
     classes: npt.NDArray[np.float32]
     """(C, WIDTH) class vectors."""
     phash: npt.NDArray[np.int64] | None = None
+    captions: Sequence[str | None] | None = None
 
 
 class Texts:
@@ -139,6 +140,7 @@ def write_world(world: World, path: Path, *, shards: int = 4, failed: int = 0, l
         embed_dim=WIDTH,
         label_kind=label_kind,  # type: ignore[arg-type]
         attributes=names,
+        caption=world.captions is not None,
     )
     run_dir = RunDirectory(str(path))
     places = np.array_split(np.arange(len(world.labels)), shards)
@@ -157,6 +159,7 @@ def _write_shard(world: World, run_dir: RunDirectory, spec: TableSpec, number: i
             key=f"image/{row:08d}",
             index=place,
             label=int(world.labels[row]) if spec.label_kind == "int" else None,
+            caption=None if world.captions is None else world.captions[row],
             attributes={name: values[row] for name, values in world.attributes.items()},
             width=64,
             height=64,

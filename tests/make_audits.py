@@ -38,7 +38,9 @@ def audited(folder: Path, shards: int = 2, images: int = 12, *, index: bool = Tr
     return Run(config.out)
 
 
-def audited_world(folder: Path, world: str, count: int, seed: int) -> Run:
+def audited_world(
+    folder: Path, world: str, count: int, seed: int, *, label: str | None = "cls", caption: str | None = None
+) -> Run:
     """A world of the demo with every factor as an attribute, through the demo model."""
     shards = write_world(world, folder / "shards", count=count, seed=seed, shard_size=500)
     attributes = tuple(f"json:{name}" for name in ("background", "place", "split", "style", "tint"))
@@ -46,7 +48,7 @@ def audited_world(folder: Path, world: str, count: int, seed: int) -> Run:
         shards=tuple(map(str, shards)),
         out=str(folder / "run"),
         model=ModelConfig(name="demo", device="cpu"),
-        fields=FieldsConfig(label="cls", attributes=attributes),
+        fields=FieldsConfig(label=label, attributes=attributes, caption=caption),
         execution=ExecutionConfig(engine="local"),
     )
     audit(config, LocalPool(config), Reporter(), threading.Event())

@@ -3,7 +3,7 @@
 `audit(run, AuditOptions(...))` gives an `AuditResult`. The method by module, S0 to S13 in their order:
 `directions` (S0), `strength` (S1, S2), `multiplicity` and `screen` (S3, S4), `predictability` (S5), `attributes` (S6),
 `pseudo` and `groups` (S7-S9), `counterfactual` (S10), `shift` (S11), `environments` (S12), `controls` (S13), then
-`verdicts`.
+`verdicts`. `unlabelled` says which class an image is where there are no labels.
 """
 
 from clipaudit.audit.options import AuditOptions

@@ -17,9 +17,10 @@ from clipaudit.audit.counterfactual import CueGroups, arm, choose_heads
 from clipaudit.audit.groups import Grouping, conflict_of, describe_groups, grouping
 from clipaudit.audit.intervals import GATE
 from clipaudit.audit.naming import value_contrast
+from clipaudit.audit.offobject import not_measured
 from clipaudit.audit.parts import Counterfactual, Cue, CueWord, Evidence, Verdict
 from clipaudit.audit.result import Finding, finding_id
-from clipaudit.audit.verdicts import Case, action, needs, sentence, verdict
+from clipaudit.audit.verdicts import Case, action, labels_needed, needs, sentence, verdict
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Float32s: TypeAlias = npt.NDArray[np.float32]
@@ -132,7 +133,7 @@ def attribute_finding(context: Context, cue: AttributeCue) -> Finding:
     case = Case(
         association=association,
         attributes=True,
-        labels=True,
+        classes_from=context.classes_from,
         arm=None if counterfactual is None else counterfactual.arms[0],
         own=own,
         others=others,
@@ -140,7 +141,9 @@ def attribute_finding(context: Context, cue: AttributeCue) -> Finding:
     decided = verdict(case)
     name = context.name(k)
     scores = _scores(context, members, signs, having)
-    missing = _to_collect(one, k, cue.value)
+    observed = decided is Verdict.OBSERVED
+    own = int(context.design.counts[k])
+    missing = labels_needed(association, own) if observed else _to_collect(one, k, cue.value)
     return Finding(
         id=finding_id(str(context.run.manifest.model["name"]), name, f"{one.attribute.column}={cue.word}"),
         rank=0,
@@ -158,7 +161,7 @@ def attribute_finding(context: Context, cue: AttributeCue) -> Finding:
         ),
         evidence=_evidence(context, scores, k),
         false_alarm=_false_alarm(name, cue.word, context),
-        needs=needs(case, name, cue.word) if decided is Verdict.INCONCLUSIVE else (),
+        needs=needs(case, name, cue.word) if decided in (Verdict.INCONCLUSIVE, Verdict.OBSERVED) else (),
         stability=building.finding_stability(context, np.where(having == 1, 1.0, 0.0), k),
         gallery=building.gallery(context, scores, k, heads, having, _two(one, cue.value)),
         merged=len(members),
@@ -307,8 +310,9 @@ def _label(context: Context, members: Ints, cue: Cue) -> str:
 def _evidence(context: Context, scores: Float32s, k: int) -> tuple[Evidence, ...]:
     found = building.finding_stability(context, scores, k)
     if found is None or found.i_squared is None:
-        return ()
+        return (not_measured(),)
     return (
+        not_measured(),
         Evidence(
             name="stability",
             supports=None,
@@ -320,11 +324,14 @@ def _evidence(context: Context, scores: Float32s, k: int) -> tuple[Evidence, ...
 
 
 def _false_alarm(name: str, value: str, context: Context) -> tuple[str, ...]:
+    column = f"The column may be wrong: look at the conflicting images. It was taken as it is, for {context.rows}."
+    if context.classes_from != "label":
+        return (building.guess_warning(context, name, value), column)
     return (
         f"If {name} always comes with {value} wherever the model will be used, the cue is useful there.",
         "Only direct effects of the audited heads are measured: what later layers read from them, and what MLPs add,"
         " stays as it is.",
-        f"The column may be wrong: look at the conflicting images. It was taken as it is, for {context.rows}.",
+        column,
     )
 
 

@@ -90,6 +90,16 @@ def _association(
     )
 
 
+def guess_warning(context: Context, name: str, cue: str) -> str:
+    """Why a class that is not from labels may go with a cue without the class's images doing so."""
+    if context.classes_from == "caption":
+        return (
+            f"Captions decide: people may name {name} where there is {cue!r} and leave it out elsewhere, and images"
+            " whose caption names no class are not compared."
+        )
+    return f"{cue!r} may be what makes CLIP answer {name}, also in images of other classes."
+
+
 def _rivals(context: Context, k: int, d: npt.NDArray[np.floating[Any]]) -> tuple[Rival, ...]:
     counts = context.design.counts
     order = [j for j in np.argsort(-np.abs(d), kind="stable").tolist() if j != k]
@@ -209,8 +219,9 @@ def _first(order: Ints, rows: Bools, count: int) -> Ints:
 
 
 def _answers(context: Context, places: Ints, heads: Sequence[str]) -> dict[int, tuple[int, int]]:
-    """Zero-shot answers of some sampled images, as they are and with heads at their means."""
-    if not len(places):
+    """Zero-shot answers of some sampled images, as they are and with heads at their means; none where CLIP's answers
+    are the classes, and so neither right nor wrong."""
+    if not len(places) or context.classes_from == "clip":
         return {}
     embedding = context.embedding[places]
     before = (embedding @ context.classes.T).argmax(axis=1)
@@ -232,13 +243,13 @@ def _ref(
 ) -> SampleRef:
     facts, names = context.sampled, context.names
     k = int(context.truth[place])
-    before, after = answers[place]
+    before, after = (names.names[answer] for answer in answers[place]) if answers else (None, None)
     return SampleRef(
         **identity(context, place),
         label=context.label(k),
         class_name=context.name(k),
-        predicted=names.names[before],
-        predicted_without=names.names[after],
+        predicted=before,
+        predicted_without=after,
         value=None if having[place] < 0 else words[int(having[place])],
         score=float(scores[place]) if len(facts) else None,
     )

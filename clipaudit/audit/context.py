@@ -18,6 +18,7 @@ from clipaudit.audit.imagefacts import ImageFacts
 from clipaudit.audit.multiplicity import family_p, largest_statistics, strata_of
 from clipaudit.audit.naming import Namer
 from clipaudit.audit.options import AuditOptions
+from clipaudit.audit.parts import ClassesFrom
 from clipaudit.audit.scan import Scan
 from clipaudit.audit.screen import Screen, joined
 from clipaudit.audit.strength import Design
@@ -47,6 +48,8 @@ class Context:
     run: Run = field(repr=False)
     options: AuditOptions
     names: ClassNames
+    classes_from: ClassesFrom
+    """With `caption` or `clip` nothing is more than observed."""
     classes: Float32s
     """(C, D) class vectors."""
     namer: Namer = field(repr=False)
@@ -61,8 +64,10 @@ class Context:
     scan: Scan = field(repr=False)
     attributes: tuple[AttributeScreen, ...]
     answers: Answers | None = field(repr=False)
-    """None when nothing can be scored."""
+    """None without labels: nothing says which answers are right."""
     answers_rows: str
+    agreement: tuple[Ints, Bools] | None = field(repr=False)
+    """(n,) classes that captions name, and whether CLIP answers the same; None unless classes come from captions."""
 
     @cached_property
     def family(self) -> Screen:

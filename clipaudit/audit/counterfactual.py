@@ -28,6 +28,8 @@ MAX_HEADS: Final = 12
 _GAIN: Final = 0.001
 """A further head must bring at least a tenth of a point on the discovery half."""
 _DRAWS: Final = 4000
+_FEW_SETS: Final = 40
+"""With fewer sets of the same layers, those of others count too: the 11 heads beside one give no p-value below .05."""
 _CANDIDATES: Final = 16
 
 
@@ -239,9 +241,7 @@ def _control(
     if not heads or observed is None or observed.value is None:
         return None
     chosen = np.array([head in set(heads) for head in found.heads])
-    # each set once and not the chosen one: in small models it would come again and again and be its own rival
-    drawn = np.unique(random_sets(found.heads, heads, _DRAWS, seed), axis=0)
-    drawn = drawn[(drawn != chosen).any(axis=1)]
+    drawn, where = other_sets(found.heads, heads, seed)
     if not len(drawn):
         return None
     spread = margin_spread(found)
@@ -263,7 +263,7 @@ def _control(
         different_sets=different_sets(found.heads, heads),
         edges=tuple(float(edge) for edge in edges),
         counts=tuple(int(n) for n in counts),
-        matched=f"as many heads of each layer, {rule}",
+        matched=f"{where}, {rule}",
     )
 
 
@@ -301,7 +301,29 @@ def set_changes(found: Answers, parts: Grouping, conflict: Conflict, sets: Bools
     return changes
 
 
+def other_sets(heads: Sequence[str], chosen: Sequence[str], seed: int) -> tuple[Bools, str]:
+    """(S, P) sets of as many of the `heads` as are `chosen`, each once and without the chosen one, and whose they are.
+
+    As many of each layer as are chosen; where hardly any other such set exists, of all layers together.
+    """
+    mask = np.array([head in set(chosen) for head in heads])
+    if _same_layers(heads, chosen) >= _FEW_SETS:
+        drawn, where = random_sets(heads, chosen, _DRAWS, seed), "as many heads of each layer"
+    else:
+        order = np.random.default_rng(seed).random((_DRAWS, len(heads))).argsort(axis=1)
+        drawn, where = order < int(mask.sum()), "as many heads of any layer, for the cue's own layers have too few"
+    # in small models a set would come again and again, and the chosen one be its own rival
+    drawn = np.unique(drawn, axis=0)
+    return drawn[(drawn != mask).any(axis=1)], where
+
+
 def different_sets(heads: Sequence[str], chosen: Sequence[str]) -> int:
+    """How many sets there are to draw from, the chosen one among them."""
+    same = _same_layers(heads, chosen)
+    return same if same >= _FEW_SETS else math.comb(len(heads), len(chosen))
+
+
+def _same_layers(heads: Sequence[str], chosen: Sequence[str]) -> int:
     """How many sets have as many heads of each layer."""
     layers = [parse_head_label(head)[0] for head in heads]
     wanted = [parse_head_label(head)[0] for head in chosen]

@@ -11,6 +11,8 @@ Every table begins with `shard_id` int32, `index` int32, `key` string, `class` s
 | `spuriosity` | an image of a finding's class | `finding`, `score`, `rank` (1 has most of the cue) |
 | `review` | an image worth a look | `finding`, `reason` |
 
+Without labels there are no `weights`, `balanced` and `collect`: they would teach a model what nobody has checked.
+
 `heads.json` is `heads(result)`.
 """
 
@@ -52,6 +54,9 @@ def row_tables(
         "spuriosity": _joined([spuriosity(context, finding) for finding in findings], _SPURIOSITY),
         "review": _joined([_review(finding) for finding in findings], _REVIEW),
     }
+    if context.classes_from != "label":
+        del found["collect"]
+        return found
     groups = _cells(everything, columns)
     weights, effective = balanced_weights(groups)
     parts = {name: _values(everything, name) for name in columns}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, get_args
 
+from clipaudit.audit.parts import ClassesFrom
 from clipaudit.errors import UsageError
 
 _PERMUTATIONS: Final = 199
@@ -17,6 +18,9 @@ class AuditOptions:
 
     classes: str | None = None
     """File of class names; None for `classnames.txt` beside the shards, or the run's labels."""
+    classes_from: ClassesFrom | None = None
+    """What says which class an image is: its `label`, the name in its `caption`, or `clip`'s own answer; None for
+    labels where the run has them, else captions. Without labels a finding is `observed` and never more."""
     templates: str = "imagenet"
     """Prompt templates: `imagenet`, `simple`, `single` or a file."""
     texts: str | None = None
@@ -64,6 +68,8 @@ class AuditOptions:
         ):
             if getattr(self, name) < low:
                 raise UsageError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        if self.classes_from not in (None, *get_args(ClassesFrom)):
+            raise UsageError(f"--classes-from {self.classes_from!r} is not understood: use label, caption or clip")
         if self.permutations != 0 and self.permutations < _PERMUTATIONS:
             raise UsageError(f"permutations must be 0 or at least {_PERMUTATIONS}, not {self.permutations}")
         if not 0 < self.alpha < 1:

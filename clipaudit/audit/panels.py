@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipaudit.audit.parts import CellTable, Estimate, SampleRef, Verdict, _Documented
+from clipaudit.audit.parts import CellTable, ClassesFrom, Estimate, SampleRef, Verdict, _Documented
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ class ClassFacts(_Documented):
     tested: bool
     """False when there are too few to test."""
     accuracy: Estimate | None
-    """Zero-shot."""
+    """Zero-shot; with classes from captions, how often CLIP's answer is what the caption names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +172,8 @@ class Trust(_Documented):
     directions: int
     heads: int
     accuracy: Estimate | None
-    """Zero-shot over the counterfactual's rows."""
+    """Zero-shot over the counterfactual's rows; with classes from captions, over the association's, how often CLIP's
+    answer is what the caption names; None with classes from CLIP, which is always of its own opinion."""
     near_chance: bool
     """Zero-shot accuracy cannot be told from guessing: nothing about reliance can be learnt."""
     mean_source: str | None
@@ -180,6 +181,16 @@ class Trust(_Documented):
     """Variance of the audited heads' sum relative to the embedding's, 0..1 or somewhat above."""
     limits: tuple[str, ...]
     """What this audit cannot see, one sentence each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut(_Documented):
+    """Images that were not used because their class is not known."""
+
+    unnamed: int
+    """The caption names none of the classes, or is missing."""
+    ambiguous: int
+    """The caption names more than one class, or CLIP's answer is a name of several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +211,10 @@ class Data(_Documented):
     attributes: tuple[str, ...]
     evidence: Verdict
     """The strongest verdict that this input allows: confirmed (attributes), candidate (labels), observed (neither)."""
+    left_out: LeftOut
+    """Beside the images of the association."""
+    test_left_out: LeftOut | None
+    """Beside the images that these are compared with; None when there is one set of rows only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,5 +237,7 @@ class Settings(_Documented):
     pool_fingerprint: str
     classes: str
     """Where class names come from."""
+    classes_from: ClassesFrom
+    """What says which class an image is: `label`, the name in its `caption`, or `clip`'s own answer."""
     templates: str
     user_texts: tuple[str, ...]

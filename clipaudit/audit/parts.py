@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 Half: TypeAlias = Literal["discovery", "confirmation", "all"]
 Strength: TypeAlias = Literal["negligible", "small", "moderate", "strong"]
+ClassesFrom: TypeAlias = Literal["label", "caption", "clip"]
+"""What says which class an image is: its label, its caption, or CLIP's own answer."""
 
 NEGLIGIBLE: Final = 0.1
 SMALL: Final = 0.3
@@ -262,7 +264,8 @@ class PairedTest(_Documented):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomControl(_Documented):
-    """The observed change among those of random head sets of the same size and layers, alike in margin variance."""
+    """The observed change among those of random head sets of the same size and layers, alike in margin variance; of any
+    layers where the same ones have hardly another set."""
 
     observed: float
     p: float

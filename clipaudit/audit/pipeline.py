@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import time
 from dataclasses import replace
+from functools import cached_property
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -24,8 +25,8 @@ from clipaudit.audit.hygiene import hygiene
 from clipaudit.audit.imagefacts import ImageFacts, image_facts
 from clipaudit.audit.naming import Namer
 from clipaudit.audit.options import AuditOptions
-from clipaudit.audit.parts import Verdict
-from clipaudit.audit.result import AuditResult, Dropped, Finding, Settings
+from clipaudit.audit.parts import ClassesFrom, Verdict
+from clipaudit.audit.result import AuditResult, Dropped, Finding, LeftOut, Settings
 from clipaudit.audit.scan import scan
 from clipaudit.audit.screen import MIN_INDEPENDENT
 from clipaudit.audit.shift import shift_between
@@ -33,14 +34,17 @@ from clipaudit.audit.strength import Design
 from clipaudit.audit.summary import assemble, ranked
 from clipaudit.audit.textfindings import text_finding, with_shift
 from clipaudit.audit.toolittle import inconclusive
+from clipaudit.audit.unlabelled import caption_classes, classes_source, own_answers
 from clipaudit.errors import UsageError
 from clipaudit.rows import Rows, chosen_rows, group_column, moments_over, require_rows
 from clipaudit.run import Run
 from clipaudit.schema import Label
-from clipaudit.texts.classes import ClassNames, find_classes, load_templates
+from clipaudit.texts.classes import ClassNames, find_classes, listed_classes, load_templates
+from clipaudit.texts.mentions import NONE, SEVERAL
 from clipaudit.texts.pool import TextPool, pool_for
 from clipaudit.textvectors import RunTexts
 
+Bools: TypeAlias = npt.NDArray[np.bool_]
 Float32s: TypeAlias = npt.NDArray[np.float32]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
@@ -62,15 +66,15 @@ def audit(
 ) -> AuditResult:
     """Find the cues that classes hang on, in words, with evidence.
 
-    run: with labels; what is associated is measured on its rows (`options.where`).
+    run: with labels, or captions that name classes; what is associated is measured on its rows (`options.where`).
     test_run: another run of the same model whose rows are scored with and without each cue; by default `run` itself,
         with `options.test_where`.
     texts: where text vectors come from; by default the run's own model.
     pool: texts, instead of those of `options.texts`.
     on_progress: told `(what, done, total)` as it goes.
 
-    Raises UsageError for a mistake that a user can mend (no labels, fewer than two classes, a column that is not
-    there, a classes file that does not match). Everything else that is too little is an `inconclusive` result.
+    Raises UsageError for a mistake that a user can mend (no labels or captions, fewer than two classes, a column that
+    is not there, a classes file that does not match). Everything else that is too little is an `inconclusive` result.
     """
     began = time.monotonic()
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -92,13 +96,13 @@ class _Job:
         self.run, self.options, self.test_run = run, options, test_run
         self.texts: TextSource = texts if texts is not None else RunTexts(run)
         self.pool = pool if pool is not None else pool_for(str(run.manifest.model["name"]), options.texts)
-        labels = run.label_counts()
         if test_run is not None and test_run.manifest.model["fingerprint"] != run.manifest.model["fingerprint"]:
             raise UsageError(f"the runs at {run.directory.url} and {test_run.directory.url} are of different models")
-        self.names: ClassNames = find_classes(options.classes, [s.url for s in run.manifest.shards], labels)
-        if len([label for label in labels if label is not None]) < 2:
-            raise UsageError(f"an audit compares classes, and the run at {run.directory.url} has one")
-        self.class_of: dict[Label, int] = dict(self.names.rows(labels).items())
+        self.classes_from: ClassesFrom = classes_source(run, options.classes_from)
+        if test_run is not None:
+            classes_source(test_run, self.classes_from)
+        self.class_of: dict[Label, int] = {}
+        self.names = self._names()
         self.columns = tuple(dict.fromkeys(group_column(run, name) for name in options.attributes))
         if "label" in self.columns:
             raise UsageError("the label cannot be its own attribute: give another column")
@@ -107,13 +111,23 @@ class _Job:
 
     def result(self, progress: Progress) -> AuditResult:
         """All steps."""
-        facts = self._facts(self.run, self.rows)
+        facts, left_out = self._facts(self.run, self.rows)
         require_rows(self.run, self.rows, len(facts))
-        test = self._test_facts()
+        test, test_left_out = self._test_facts()
         tested = tested_classes(facts, len(self.names))
         sheet = self.settings()
         if len(tested) < 2:
-            return inconclusive(self.run, self.test_run, self.names, facts, test, tested, sheet, self.versions())
+            return inconclusive(
+                self.run,
+                self.test_run,
+                self.names,
+                facts,
+                test,
+                tested,
+                left_out=(left_out, test_left_out),
+                settings=sheet,
+                versions=self.versions(),
+            )
         context = self._context(facts, test, tested, progress)
         findings = ranked(self._findings(context, progress), self.options.max_findings)
         shift = None if test is None else shift_between(context, test, findings, self.pool, self.texts)
@@ -129,31 +143,68 @@ class _Job:
             shift=shift,
             hygiene=hygiene(facts, test, self.names),
             everything=facts,
+            left_out=(left_out, test_left_out),
             rows=row_tables(context, findings, facts, test, columns),
             progress=progress,
         )
 
+    # -- classes -------------------------------------------------------------------------------------------------------
+
+    def _names(self) -> ClassNames:
+        """The classes; of labels also which class each is, in `class_of`."""
+        run, shards = self.run, [shard.url for shard in self.run.manifest.shards]
+        if self.classes_from != "label":
+            return listed_classes(self.options.classes, shards)
+        labels = run.label_counts()
+        names = find_classes(self.options.classes, shards, labels)
+        if len([label for label in labels if label is not None]) < 2:
+            raise UsageError(f"an audit compares classes, and the run at {run.directory.url} has one")
+        self.class_of.update(names.rows(labels).items())
+        return names
+
+    @cached_property
+    def class_vectors(self) -> Float32s:
+        """(C, D)"""
+        return self.texts.classes(self.names.names, load_templates(self.options.templates))
+
+    def _named(self, facts: ImageFacts) -> ImageFacts:
+        """The images with the classes that their captions name, or that CLIP answers."""
+        if self.classes_from == "label":
+            return facts
+        where = f"of the run at {facts.run.directory.url}{facts.rows.described}"
+        if self.classes_from == "caption":
+            found = caption_classes(facts.run, self.names)
+            wrong = f"no caption {where} names one class of {self.names.source}: write the classes as the captions do"
+        else:
+            found = own_answers(facts.run, self.names, self.class_vectors)
+            wrong = f"every answer {where} is a name of several classes of {self.names.source}: give each its own"
+        named = replace(facts, truth=found[facts.position])
+        if len(facts) and not (named.truth >= 0).any():
+            raise UsageError(wrong)
+        return named
+
     # -- rows ----------------------------------------------------------------------------------------------------------
 
-    def _facts(self, run: Run, rows: Rows) -> ImageFacts:
+    def _facts(self, run: Run, rows: Rows) -> tuple[ImageFacts, LeftOut]:
         extra = [group_column(run, self.options.environment)] if self.options.environment else []
         cluster = group_column(run, self.options.cluster) if self.options.cluster else None
         columns = tuple(dict.fromkeys([*(group_column(run, name) for name in self.columns), *extra]))
-        found = image_facts(run, rows, self.class_of, columns, cluster)
-        return found.take(found.truth >= 0)
+        found = self._named(image_facts(run, rows, self.class_of, columns, cluster))
+        unnamed, ambiguous = (int((found.truth == code).sum()) for code in (NONE, SEVERAL))
+        return found.take(found.truth >= 0), LeftOut(unnamed=unnamed, ambiguous=ambiguous)
 
-    def _test_facts(self) -> ImageFacts | None:
-        """The scored images, when they are others than those of the association."""
+    def _test_facts(self) -> tuple[ImageFacts | None, LeftOut | None]:
+        """The images that are scored or compared, when they are others than those of the association."""
         if self.test_run is None and not self.options.test_where:
-            return None
+            return None, None
         run = self.test_run if self.test_run is not None else self.run
         rows = chosen_rows(run, self.options.test_where)
-        unknown = [label for label in run.label_counts() if label is not None and label not in self.class_of]
-        for label, k in self.names.rows(unknown).items():
-            self.class_of[label] = k
-        found = self._facts(run, rows)
+        if self.classes_from == "label":
+            unknown = [label for label in run.label_counts() if label is not None and label not in self.class_of]
+            self.class_of.update(self.names.rows(unknown).items())
+        found, left_out = self._facts(run, rows)
         require_rows(run, rows, len(found))
-        return found
+        return found, left_out
 
     def settings(self) -> Settings:
         """What was asked, for the result."""
@@ -172,6 +223,7 @@ class _Job:
             pool=self.pool.source,
             pool_fingerprint=self.pool.fingerprint,
             classes=self.names.source,
+            classes_from=self.classes_from,
             templates=asked.templates,
             user_texts=asked.user_texts,
         )
@@ -184,7 +236,7 @@ class _Job:
 
     def _context(self, facts: ImageFacts, test: ImageFacts | None, tested: Ints, progress: Progress) -> Context:
         options, run = self.options, self.run
-        classes = self.texts.classes(self.names.names, load_templates(options.templates))
+        classes = self.class_vectors
         vectors = self.texts.vectors(self.pool.texts)
         user = self.texts.vectors(options.user_texts) if options.user_texts else None
         self.pool.require(1)
@@ -219,10 +271,12 @@ class _Job:
         scored = test if test is not None else facts
         by = self.columns[0] if self.columns else None
         words = (self.test_run or run).directory.url
+        labelled = self.classes_from == "label"
         return Context(
             run=run,
             options=options,
             names=self.names,
+            classes_from=self.classes_from,
             classes=classes,
             namer=Namer(self.pool, vectors, self.names.names, classes, options.user_texts, user),
             facts=kept,
@@ -231,9 +285,17 @@ class _Job:
             design=design,
             scan=found,
             attributes=self._attributes(kept, design),
-            answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by),
+            answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if labelled else None,
             answers_rows=f"{words}{scored.rows.described}",
+            agreement=self._agreement(facts),
         )
+
+    def _agreement(self, facts: ImageFacts) -> tuple[Ints, Bools] | None:
+        """(n,) classes that captions name, and whether CLIP answers the same."""
+        if self.classes_from != "caption":
+            return None
+        answered = own_answers(self.run, self.names, self.class_vectors)[facts.position]
+        return facts.truth, answered == facts.truth
 
     def _attributes(self, facts: ImageFacts, design: Design) -> tuple[AttributeScreen, ...]:
         found = []

@@ -50,16 +50,22 @@ def _directions(context: Context, test: ImageFacts, truth: Ints, findings: Seque
         places = [m for m, one in enumerate(context.scan.directions) if one.head in finding.cue.heads]
         if not places:
             continue
-        direction = context.scan.directions[max(places, key=lambda m: float(context.family.low[m, k]))]
+        m = max(places, key=lambda m: float(context.family.low[m, k]))
+        direction, end = context.scan.directions[m], _end(float(context.family.d[m, k]), finding)
         values = read_vectors(test.run, direction.head, test.position).astype(np.float32)
         scores = (values - context.scan.means[direction.head].astype(np.float32)) @ direction.class_free.astype(
             np.float32
         )
-        train = strength_of(context.scores(direction), context.truth, k, K, context.sampled.cluster)
-        there = strength_of(scores, truth, k, K, test.cluster)
+        train = strength_of(end * context.scores(direction), context.truth, k, K, context.sampled.cluster)
+        there = strength_of(end * scores, truth, k, K, test.cluster)
         if train is not None and there is not None:
             found.append((finding.class_name, finding.cue.name, direction.head, train, there))
     return found
+
+
+def _end(d: float, finding: Finding) -> np.float32:
+    """The end of a direction with strength `d` at which the cue is: the class's own if it goes with the cue."""
+    return np.float32(-1 if d * (finding.association.d.value or 0.0) < 0 else 1)
 
 
 def _values(context: Context, test: ImageFacts, truth: Ints) -> list[Pair]:

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from clipaudit.audit import building
-from clipaudit.audit.answers import Answers
 from clipaudit.audit.attributefindings import scored_groups, train_counts
 from clipaudit.audit.attributes import chi_squared, cramers_v
 from clipaudit.audit.context import Context, Progress
@@ -18,7 +17,7 @@ from clipaudit.audit.controls import STRENGTHS, few_classes, negative_control, p
 from clipaudit.audit.groups import describe_groups
 from clipaudit.audit.imagefacts import Attribute, ImageFacts
 from clipaudit.audit.intervals import accuracy
-from clipaudit.audit.parts import Estimate, Groups, Verdict
+from clipaudit.audit.parts import ClassesFrom, Estimate, Groups, Verdict
 from clipaudit.audit.result import (
     SCHEMA_VERSION,
     AttributeTable,
@@ -28,6 +27,7 @@ from clipaudit.audit.result import (
     Data,
     Finding,
     Hygiene,
+    LeftOut,
     MapPoint,
     Settings,
     Shift,
@@ -37,6 +37,7 @@ from clipaudit.audit.strength import Z95
 from clipaudit.run import Run
 from clipaudit.zeroshot import Proportion, near_chance
 
+Bools: TypeAlias = npt.NDArray[np.bool_]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 _RANKS: Final = (
@@ -49,13 +50,32 @@ _RANKS: Final = (
     Verdict.CORE,
 )
 _MAP: Final = 300
-_LIMITS: Final = (
+_DIRECT: Final = (
     "Only direct effects of attention heads on the class token are measured; MLPs and what later layers read from a"
-    " head stay as they are.",
+    " head stay as they are."
+)
+_LIMITS: Final = (
+    _DIRECT,
     "What CLIP does not see, and what the text pool has no words for, is not found.",
     "Association and reliance are different things: a data set may hold a shortcut that CLIP does not use, and CLIP may"
     " use one that this data set does not hold.",
 )
+_GUESSING: Final = "Zero-shot answers are no better than guessing: nothing can be learnt of what CLIP relies on."
+_STRANGERS: Final = "CLIP answers what captions name no more often than chance: they may not describe these images."
+_UNLABELLED: Final = "What CLIP relies on is not measured: only labels say which of its answers are right."
+_CLASSES: Final[dict[ClassesFrom, tuple[str, ...]]] = {
+    "label": (),
+    "caption": (
+        "Classes are what captions name: a caption that leaves out what is there, or names what is not, puts an image"
+        " into no class or a wrong one.",
+        _UNLABELLED,
+    ),
+    "clip": (
+        "Classes are CLIP's own answers, which is circular: whatever makes CLIP answer a class goes with that class,"
+        " whether the class's images have it or not.",
+        _UNLABELLED,
+    ),
+}
 
 
 def ranked(findings: Sequence[Finding], most: int) -> tuple[Finding, ...]:
@@ -79,6 +99,7 @@ def assemble(
     shift: Shift | None,
     hygiene: Hygiene,
     everything: ImageFacts,
+    left_out: tuple[LeftOut, LeftOut | None],
     rows: dict[str, Any],
     progress: Progress,
 ) -> AuditResult:
@@ -111,7 +132,7 @@ def assemble(
         controls=controls,
         trust=trust,
         dropped=dropped,
-        data=_data(context, everything),
+        data=_data(context, everything, left_out),
         settings=settings,
         versions=versions,
         started="",
@@ -145,8 +166,9 @@ def answer(findings: Sequence[Finding], trust: Trust, hygiene: Hygiene, context:
     missing = f" {hygiene.failed_shards} shards of the run are missing, so that this is not the whole data set."
     tail = missing if hygiene.failed_shards else ""
     if not findings:
+        none = "No shortcut cue was found for" if context.classes_from == "label" else "No cue goes with"
         return (
-            f"No shortcut cue was found for any of the {context.design.classes} classes ({trust.tests:,} tests on"
+            f"{none} any of the {context.design.classes} classes ({trust.tests:,} tests on"
             f" {len(context.facts):,} images, least |D| {context.options.delta_warn:g}).{tail}"
         )
     more = len(findings) - 1
@@ -205,11 +227,11 @@ def _point(context: Context, m: int, k: int, cue: str, sign: float) -> MapPoint:
 def class_facts(context: Context, everything: ImageFacts) -> tuple[ClassFacts, ...]:
     """Every class that the association's rows or the class file have."""
     counts, independent = class_sizes(everything, len(context.names))
-    right = None if context.answers is None else context.answers.right(context.answers.base)
+    truth, right = right_answers(context) or (np.empty(0, np.int64), np.empty(0, np.bool_))
     found = []
     for k, (label, name) in enumerate(zip(context.names.labels, context.names.names, strict=True)):
-        inside = None if context.answers is None else context.answers.truth == k
-        scored = 0 if inside is None else int(inside.sum())
+        inside = truth == k
+        scored = int(inside.sum())
         found.append(
             ClassFacts(
                 class_name=name,
@@ -217,7 +239,7 @@ def class_facts(context: Context, everything: ImageFacts) -> tuple[ClassFacts, .
                 n=int(counts[k]),
                 independent=int(independent[k]),
                 tested=bool((context.tested == k).any()),
-                accuracy=accuracy(int(right[inside].sum()), scored) if right is not None and scored else None,
+                accuracy=accuracy(int(right[inside].sum()), scored) if scored else None,
             )
         )
     return tuple(found)
@@ -293,17 +315,20 @@ def trust_of(context: Context, controls: Controls, hygiene: Hygiene) -> Trust:
     """How far the findings may be trusted."""
     problems = []
     if not controls.negative.valid:
+        dealt = "labels" if context.classes_from == "label" else "classes"
         problems.append(
-            f"{100 * controls.negative.share_with_any:.0f} % of {controls.negative.audits} audits on permuted labels"
+            f"{100 * controls.negative.share_with_any:.0f} % of {controls.negative.audits} audits on permuted {dealt}"
             " found something, which must not happen in more than 5 %."
         )
-    limits = [*_LIMITS]
+    limits = [*_CLASSES[context.classes_from], *_LIMITS]
+    if context.classes_from != "label":
+        limits.remove(_DIRECT)
     if hygiene.failed_shards:
         limits.insert(0, f"{hygiene.failed_shards} shards of the run are missing: nothing is known of their images.")
-    found = zero_shot(context.answers)
+    found = zero_shot(context)
     guessing = found is not None and near_chance(found, len(context.names))
     if guessing:
-        limits.insert(0, "Zero-shot answers are no better than guessing: nothing can be learnt of what CLIP relies on.")
+        limits.insert(0, _GUESSING if context.classes_from == "label" else _STRANGERS)
     total = float(context.embedding.astype(np.float64).var(axis=0).sum())
     explained = float(context.scan.heads_sum.astype(np.float64).var(axis=0).sum())
     return Trust(
@@ -320,16 +345,24 @@ def trust_of(context: Context, controls: Controls, hygiene: Hygiene) -> Trust:
     )
 
 
-def zero_shot(answers: Answers | None) -> Proportion | None:
+def right_answers(context: Context) -> tuple[Ints, Bools] | None:
+    """(n,) classes of the scored images, and whether zero-shot CLIP answers them; None where its answers are the
+    classes."""
+    if context.answers is None:
+        return context.agreement
+    return context.answers.truth, context.answers.right(context.answers.base)
+
+
+def zero_shot(context: Context) -> Proportion | None:
     """Right answers over the scored images."""
-    if answers is None or not len(answers.facts):
-        return None
-    return Proportion(right=int(answers.right(answers.base).sum()), total=len(answers.facts))
+    truth, right = right_answers(context) or ((), np.empty(0, np.bool_))
+    return Proportion(right=int(right.sum()), total=len(truth)) if len(truth) else None
 
 
-def _data(context: Context, everything: ImageFacts) -> Data:
+def _data(context: Context, everything: ImageFacts, left_out: tuple[LeftOut, LeftOut | None]) -> Data:
     scored = None if context.answers is None else context.answers.facts
     discovery = 0 if scored is None else int(scored.discovery.sum())
+    labelled = Verdict.CONFIRMED if context.attributes else Verdict.CANDIDATE
     return Data(
         association=context.rows,
         counterfactual=None if scored is None else context.answers_rows,
@@ -339,5 +372,7 @@ def _data(context: Context, everything: ImageFacts) -> Data:
         confirmation_rows=0 if scored is None else len(scored) - discovery,
         clusters=int(everything.cluster.max(initial=-1)) + 1,
         attributes=tuple(one.attribute.column for one in context.attributes),
-        evidence=Verdict.CONFIRMED if context.attributes else Verdict.CANDIDATE,
+        evidence=labelled if context.classes_from == "label" else Verdict.OBSERVED,
+        left_out=left_out[0],
+        test_left_out=left_out[1],
     )

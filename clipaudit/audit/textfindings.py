@@ -16,6 +16,7 @@ from clipaudit.audit.context import Context
 from clipaudit.audit.counterfactual import CueGroups, arm, choose_heads
 from clipaudit.audit.groups import Grouping, conflict_of, describe_groups, grouping
 from clipaudit.audit.intervals import GATE
+from clipaudit.audit.offobject import not_measured
 from clipaudit.audit.parts import CellTable, Counterfactual, Cue, CueWord, Evidence, Need, Verdict
 from clipaudit.audit.pseudo import (
     MIN_PURITY,
@@ -29,7 +30,7 @@ from clipaudit.audit.pseudo import (
     rates_from_scores,
 )
 from clipaudit.audit.result import Finding, Shift, finding_id
-from clipaudit.audit.verdicts import Case, action, harmful, needs, sentence, verdict
+from clipaudit.audit.verdicts import Case, action, harmful, labels_needed, needs, sentence, verdict
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Float32s: TypeAlias = npt.NDArray[np.float32]
@@ -57,7 +58,7 @@ _NOTHING: Final = Measured(
     counterfactual=None,
     cells=None,
     corrected=None,
-    unsaid="no image can be scored",
+    unsaid="without labels nothing says which answers are right",
     purity=None,
     own=0,
     others=0,
@@ -73,7 +74,7 @@ def text_finding(context: Context, cue: TextCue) -> Finding:
     case = Case(
         association=association,
         attributes=False,
-        labels=True,
+        classes_from=context.classes_from,
         arm=None,
         own=measured.own,
         others=measured.others,
@@ -89,7 +90,7 @@ def text_finding(context: Context, cue: TextCue) -> Finding:
         rank=0,
         verdict=decided,
         sentence=sentence(case, decided, name, text),
-        action=action(decided, name, text, None),
+        action=action(decided, name, text, labels_needed(association, int(context.design.counts[k]))),
         class_name=name,
         label=context.label(k),
         cue=_cue(context, cue, heads),
@@ -100,15 +101,22 @@ def text_finding(context: Context, cue: TextCue) -> Finding:
             context, f"{text} ({context.scan.directions[int(cue.members[0])].head})", scores, k
         ),
         evidence=_evidence(context, cue, measured),
-        false_alarm=(
-            f"{text!r} may be part of what {name} is: class labels alone cannot tell.",
-            "The text is the nearest of the pool; the images may share something else that it stands for.",
-            "Only direct effects of the audited heads are measured.",
-        ),
+        false_alarm=_false_alarm(context, name, text),
         needs=() if decided is Verdict.CORE else _needs(case, name, text, measured),
         stability=building.finding_stability(context, cue.scores, k),
         gallery=building.gallery(context, cue.scores, k, heads, having, VALUES),
         merged=len(cue.members),
+    )
+
+
+def _false_alarm(context: Context, name: str, text: str) -> tuple[str, ...]:
+    nearest = "The text is the nearest of the pool; the images may share something else that it stands for."
+    if context.classes_from != "label":
+        return (building.guess_warning(context, name, text), nearest)
+    return (
+        f"{text!r} may be part of what {name} is: class labels alone cannot tell.",
+        nearest,
+        "Only direct effects of the audited heads are measured.",
     )
 
 
@@ -131,19 +139,20 @@ def _cue(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Cue:
 
 
 def with_shift(found: Finding, shift: Shift | None) -> Finding:
-    """A candidate with what another set of rows says of it, among its evidence."""
+    """A finding that rests on texts with what another set of rows says of it, among its evidence."""
     rows = () if shift is None else shift.rows
     known = (found.class_name, found.cue.name)
     row = next((row for row in rows if row.head is not None and (row.class_name, row.cue) == known), None)
-    if found.verdict is not Verdict.CANDIDATE or row is None:
+    if found.verdict not in (Verdict.CANDIDATE, Verdict.OBSERVED) or found.cue.attribute is not None or row is None:
         return found
     train, test = row.train.value or 0.0, row.test.value or 0.0
     other = "; a cue that changes is no part of the class" if row.shifted else ""
+    there = "scored" if found.verdict is Verdict.CANDIDATE else "other"
     said = Evidence(
         name="shift",
         supports=True if row.shifted else None,
         value=row.difference.value,
-        sentence=f"D is {train:.2f} where the association was measured and {test:.2f} on the scored rows (q ="
+        sentence=f"D is {train:.2f} where the association was measured and {test:.2f} on the {there} rows (q ="
         f" {row.q:.2g}){other}.",
     )
     return replace(found, evidence=(*found.evidence, said))
@@ -306,12 +315,7 @@ def _evidence(context: Context, cue: TextCue, measured: Measured) -> tuple[Evide
             sentence=f"In the whole embedding {name} stands out along {text!r} (D ="
             f" {cue.axis.value or 0:.2f}, on images that were not used to choose the text).",
         ),
-        Evidence(
-            name="off the object",
-            supports=None,
-            value=None,
-            sentence="Not measured: a run stores what heads add up to, not where in the image it comes from.",
-        ),
+        not_measured(),
     ]
     steady = building.finding_stability(context, cue.scores, cue.k)
     if steady is not None and steady.i_squared is not None:

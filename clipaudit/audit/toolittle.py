@@ -10,7 +10,7 @@ import numpy.typing as npt
 from clipaudit.audit.controls import LIMIT
 from clipaudit.audit.hygiene import hygiene
 from clipaudit.audit.imagefacts import ImageFacts
-from clipaudit.audit.panels import ClassFacts, Controls, Data, NegativeControl, Settings, Trust
+from clipaudit.audit.panels import ClassFacts, Controls, Data, LeftOut, NegativeControl, Settings, Trust
 from clipaudit.audit.parts import Verdict
 from clipaudit.audit.result import SCHEMA_VERSION, AuditResult
 from clipaudit.audit.screen import MIN_INDEPENDENT
@@ -30,6 +30,8 @@ def inconclusive(
     facts: ImageFacts,
     test: ImageFacts | None,
     tested: Ints,
+    *,
+    left_out: tuple[LeftOut, LeftOut | None],
     settings: Settings,
     versions: dict[str, str],
 ) -> AuditResult:
@@ -52,7 +54,7 @@ def inconclusive(
         controls=_no_controls(facts),
         trust=_trust(run, sentence),
         dropped=(),
-        data=_data(run, facts),
+        data=_data(run, facts, left_out),
         settings=settings,
         versions=versions,
         started="",
@@ -105,7 +107,7 @@ def _trust(run: Run, sentence: str) -> Trust:
     )
 
 
-def _data(run: Run, facts: ImageFacts) -> Data:
+def _data(run: Run, facts: ImageFacts, left_out: tuple[LeftOut, LeftOut | None]) -> Data:
     return Data(
         association=f"{run.directory.url}{facts.rows.described}",
         counterfactual=None,
@@ -116,4 +118,6 @@ def _data(run: Run, facts: ImageFacts) -> Data:
         clusters=int(facts.cluster.max(initial=-1)) + 1,
         attributes=(),
         evidence=Verdict.INCONCLUSIVE,
+        left_out=left_out[0],
+        test_left_out=left_out[1],
     )

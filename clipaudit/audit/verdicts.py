@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from clipaudit.audit.intervals import GATE
-from clipaudit.audit.parts import Arm, Association, Estimate, Need, Verdict
+from clipaudit.audit.parts import Arm, Association, ClassesFrom, Estimate, Need, Verdict
 
 POINT: Final = 0.01
 """One percentage point of accuracy: what counts as no effect, and what a mean may lose."""
@@ -15,6 +15,15 @@ CONTROL: Final = 0.05
 _MOST: Final = 10_000_000
 _NAMED: Final = 3
 """More heads than these are counted in a sentence, not named."""
+_COUNTS_AS: Final[dict[ClassesFrom, str]] = {
+    "label": "labelled {}",
+    "caption": "whose captions name {}",
+    "clip": "that CLIP calls {}",
+}
+_NOT_LABELS: Final[dict[ClassesFrom, str]] = {
+    "caption": "class labels: captions leave things out, and name what is not there",
+    "clip": "class labels: CLIP's own answers cannot say where CLIP is wrong",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +33,8 @@ class Case:
     association: Association
     attributes: bool
     """The cue is an attribute's value, whose labels make the groups."""
-    labels: bool
-    """There are class labels; without them classes come from captions or names."""
+    classes_from: ClassesFrom
+    """Without labels nothing is more than observed."""
     arm: Arm | None
     """Whole heads; None when nothing was replaced."""
     own: int
@@ -36,7 +45,7 @@ class Case:
 
 def verdict(case: Case) -> Verdict:
     """The strongest verdict that the evidence allows; smaller cells than needed are never a pass."""
-    if not case.labels:
+    if case.classes_from != "label":
         return Verdict.OBSERVED
     if not case.attributes:
         return Verdict.CANDIDATE if case.association.above_delta else Verdict.INCONCLUSIVE
@@ -76,8 +85,8 @@ def immune(arm: Arm) -> bool:
 
 def needs(case: Case, class_name: str, value: str) -> tuple[Need, ...]:
     """What would make an inconclusive case conclusive; empty for others."""
-    if not case.labels:
-        return (Need(what="a label for each image", images=None),)
+    if case.classes_from != "label":
+        return (Need(what=_NOT_LABELS[case.classes_from], images=None),)
     if not case.attributes:
         return (Need(what=f"a column that says whether an image has {value!r}", images=None),)
     found = [
@@ -117,6 +126,19 @@ def _sharper(case: Case, class_name: str, value: str) -> tuple[Need, ...]:
     return tuple(found) or (Need(what="a cue whose removal changes answers by more than a point", images=None),)
 
 
+def labels_needed(found: Association, own: int) -> int:
+    """How many images of a class, and as many others, would have to be labelled for the association to be found again
+    in them, if it stays; at least what a gate asks for, at most the `own` images that the class has.
+    """
+    others, clear = found.d.n - own, abs(found.d.value or 0.0) - found.delta
+    half = (_high(found.d) - _low(found.d)) / 2
+    if min(own, others) < 1 or clear <= 0:
+        return own
+    # an interval's square goes with 1 / own + 1 / others, and with 2 / n for n on both sides
+    wanted = math.ceil(2 * (half / clear) ** 2 / (1 / own + 1 / others))
+    return min(max(wanted, GATE), own)
+
+
 def images_needed(found: Estimate, limit: float) -> int | None:
     """How many more images would move the whole interval to the side of `limit` where the value is, if it stays;
     None when the value is at the limit."""
@@ -138,7 +160,11 @@ def sentence(case: Case, found: Verdict, class_name: str, cue: str) -> str:
     d = case.association.d
     goes = f"{class_name} goes with {cue!r} (D = {_interval(d)}, n = {d.n:,})"
     if found is Verdict.OBSERVED:
-        return f"{goes} as CLIP names the classes; without labels nothing more can be said."
+        which = _COUNTS_AS[case.classes_from].format(class_name)
+        return (
+            f"Images {which} go with {cue!r} (D = {_interval(d)}, n = {d.n:,}); without labels nobody can say whether"
+            f" {class_name} itself does, or whether CLIP relies on it."
+        )
     if found is Verdict.CANDIDATE:
         return f"{goes}; whether that is a shortcut or part of {class_name} cannot be told from class labels alone."
     arm = case.arm
@@ -159,7 +185,7 @@ def sentence(case: Case, found: Verdict, class_name: str, cue: str) -> str:
 
 
 def action(found: Verdict, class_name: str, value: str, missing: int | None) -> str:
-    """What to do about it."""
+    """What to do about it; `missing` images to collect, or of the class and of others to label for what is observed."""
     how_many = f"{missing:,} images" if missing else "images"
     if found is Verdict.CONFIRMED:
         return (
@@ -175,6 +201,12 @@ def action(found: Verdict, class_name: str, value: str, missing: int | None) -> 
     if found is Verdict.CANDIDATE:
         return (
             f"Look at the images; if {value} is no part of {class_name}, add a column that says which images have it."
+        )
+    if found is Verdict.OBSERVED:
+        many = f"{missing:,}" if missing else "some"
+        return (
+            f"Label {many} of the images that count as {class_name} and as many others by hand, and audit those with"
+            " --label: only then can this be more than an observation."
         )
     return "Add what is missing, and audit again."
 

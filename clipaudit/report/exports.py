@@ -29,6 +29,8 @@ ABOUT: Final = {
     "review.csv": "Images worth a look by a person, with the reason.",
 }
 """What each file is for."""
+_UNLABELLED: Final = {"groups.parquet": "Every image with the class that it counts as, to choose images to label from."}
+"""The same where classes are no labels."""
 _TABLES: Final = {
     "weights.parquet": "weights",
     "balanced_subset.txt": "balanced",
@@ -49,7 +51,8 @@ def write_exports(result: AuditResult, directory: Path) -> tuple[File, ...]:
     from clipaudit.audit.exports import heads
 
     written = []
-    for name, about in ABOUT.items():
+    abouts = ABOUT if result.settings.classes_from == "label" else ABOUT | _UNLABELLED
+    for name, about in abouts.items():
         path = directory / name
         table = result.rows.get(_TABLES.get(name, ""))
         with storage_errors(str(path)):

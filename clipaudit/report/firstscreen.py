@@ -12,6 +12,7 @@ from clipaudit.report.gallery import Pictures, Shown, row
 from clipaudit.report.words import (
     MEANING,
     anything_tested,
+    classes_in_words,
     count,
     counted,
     cue_word,
@@ -58,7 +59,8 @@ def plain_sentences(report: Report) -> tuple[str, ...]:
     audit = report.audit
     if not audit.trust.valid:
         return ("Something is wrong with the audit itself, so none of its findings should be believed.",)
-    return finding_in_words(audit.findings[0]) if audit.findings else _clean(report)
+    found = finding_in_words(audit.findings[0]) if audit.findings else _clean(report)
+    return tuple(filter(None, (found[0], classes_in_words(audit), *found[1:])))
 
 
 def finding_in_words(finding: Finding) -> tuple[str, ...]:
@@ -140,11 +142,14 @@ def _row(samples: Sequence[SampleRef], pictures: Pictures, finding: Finding) -> 
 def _in_the_data(finding: Finding) -> str:
     """How the cue goes with the class: shares of an attribute's value where there is one, else the strength."""
     name, cue, shares = finding.class_name, cue_word(finding), _shares(finding)
+    observed = finding.verdict == Verdict.OBSERVED
     if shares is not None:
         own, others = shares
-        return f"{share(own, 0)} of “{name}” images come with “{cue}”, {share(others, 0)} of others."
+        images = f"the images that count as “{name}”" if observed else f"“{name}” images"
+        return f"{share(own, 0)} of {images} come with “{cue}”, {share(others, 0)} of others."
     what = f"something that CLIP calls “{cue}”"
-    return f"The “{name}” images stand out by {what}: a {finding.association.strength} tie."
+    images = f"images that count as “{name}”" if observed else f"“{name}” images"
+    return f"The {images} stand out by {what}: a {finding.association.strength} tie."
 
 
 def _shares(finding: Finding) -> tuple[float, float] | None:

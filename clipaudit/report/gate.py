@@ -10,7 +10,7 @@ from clipaudit.audit.parts import Verdict, _Documented
 from clipaudit.audit.result import AuditResult, Finding
 from clipaudit.errors import UsageError
 from clipaudit.report.waivers import Applied
-from clipaudit.report.words import column_word, counted, decimal, slug
+from clipaudit.report.words import CLASSES, column_word, counted, decimal, slug
 
 Outcome: TypeAlias = Literal["passed", "failed", "inconclusive", "invalid"]
 
@@ -22,6 +22,8 @@ MAY_GATE: Final = 100
 DETECTS: Final = 0.8
 """Share of strong planted cues below which an audit cannot tell that there is nothing."""
 _STRONG: Final = 0.5
+_GUESSING: Final = "CLIP's answers are no better than guessing, so nothing can be said about what it relies on."
+_STRANGERS: Final = "CLIP's answers match the captions no more than by chance: they may not describe these images."
 _EXIT: Final[dict[Outcome, int]] = {"passed": 0, "failed": 1, "inconclusive": 0, "invalid": 4}
 _EXIT_WITHOUT_EVIDENCE: Final = 3
 
@@ -125,8 +127,9 @@ def _images(finding: Finding) -> int:
 
 def _open_questions(result: AuditResult, active: set[str]) -> tuple[str, ...]:
     found = []
+    labelled = result.settings.classes_from == "label"
     if result.trust.near_chance:
-        found.append("CLIP's answers are no better than guessing, so nothing can be said about what it relies on.")
+        found.append(_GUESSING if labelled else _STRANGERS)
     if sum(facts.tested for facts in result.classes) < 2:
         found.append("Fewer than two classes have enough images to be compared.")
     found += [
@@ -134,8 +137,9 @@ def _open_questions(result: AuditResult, active: set[str]) -> tuple[str, ...]:
         for one in result.dropped
         if one.head is None
     ]
-    if result.data.evidence == Verdict.OBSERVED:
-        found.append("There are no class labels, so nothing was tested.")
+    if not labelled:
+        how = CLASSES[result.settings.classes_from]
+        found.append(f"{how}, so nothing here is more than observed: only labels can decide.")
     undecided = [f for f in result.findings if f.verdict == Verdict.INCONCLUSIVE and f.id not in active]
     if undecided:
         found.append(f"{counted(len(undecided), 'finding')} could not be decided: too few images.")

@@ -34,6 +34,7 @@ _FILES_FOR: Final = {
     Verdict.CONFIRMED: ("collect.csv", "weights.parquet"),
     Verdict.DATA_ONLY: ("collect.csv", "weights.parquet"),
     Verdict.CORE: (),
+    Verdict.OBSERVED: ("groups.parquet",),
     Verdict.INCONCLUSIVE: ("collect.csv", "review.csv"),
 }
 """What the action of a verdict needs; for the others the list of images to look at."""
@@ -151,6 +152,9 @@ def _value_of(found: Estimate | None, kind: str) -> str:
 
 
 def _map(audit: AuditResult) -> Markup | None:
+    """None without labels, too: what is not measured has no place on it."""
+    if audit.settings.classes_from != "label":
+        return None
     ranks = {finding.id: finding for finding in audit.findings[:CARDS]}
     numbered: list[Mark] = []
     others: list[Mark] = []
@@ -205,7 +209,7 @@ def _hygiene_facts(audit: AuditResult) -> list[tuple[str, str]]:
             "Near duplicates",
             f"{words.counted(found.duplicate_images, 'image')} in {words.counted(found.duplicate_clusters, 'cluster')}",
         ),
-        ("Near duplicates with different labels", words.counted(found.mixed_label_clusters, "cluster")),
+        (f"Near duplicates with different {_labels(audit)}", words.counted(found.mixed_label_clusters, "cluster")),
         ("In both train and test", leaked),
         ("Balance, smallest class / largest", words.share(found.balance, 0)),
     ]
@@ -215,7 +219,7 @@ def _trust_facts(audit: AuditResult) -> list[tuple[str, str]]:
     trust, negative, shorten = audit.trust, audit.controls.negative, words.shortened(audit)
     facts = [
         (
-            "Same audit, labels shuffled",
+            f"Same audit, {_labels(audit)} shuffled",
             f"{'✓' if negative.valid else '✗'} {words.share(negative.share_with_any, 0)} of"
             f" {negative.audits} audits had a finding (limit {words.share(negative.limit, 0)})",
         )
@@ -231,13 +235,32 @@ def _trust_facts(audit: AuditResult) -> list[tuple[str, str]]:
     return [
         *facts,
         ("Tests", f"{words.count(trust.tests)}: {trust.heads} heads, {words.count(trust.directions)} directions"),
-        ("CLIP’s zero-shot accuracy", accuracy),
+        *_class_facts(audit, accuracy),
         ("Audited heads’ share of the embedding", words.share(trust.embedding_share, 0)),
         ("Means from", shorten(trust.mean_source or words.NONE)),
         ("Images", images),
         ("Reliance measured on", scored if audit.data.counterfactual else "not measured"),
         ("Strongest verdict this input allows", words.SHORT[audit.data.evidence]),
     ]
+
+
+def _labels(audit: AuditResult) -> str:
+    return "labels" if audit.settings.classes_from == "label" else "classes"
+
+
+def _class_facts(audit: AuditResult, accuracy: str) -> list[tuple[str, str]]:
+    """How well CLIP's answers fit the classes, and where these come from if not from labels."""
+    if audit.settings.classes_from == "label":
+        return [("CLIP’s zero-shot accuracy", accuracy)]
+    captions = audit.settings.classes_from == "caption"
+    facts = [("Classes from", "captions" if captions else "CLIP’s own answers")]
+    for which, left_out in (("Images", audit.data.left_out), ("Compared images", audit.data.test_left_out)):
+        if left_out is not None:
+            facts.append((f"{which} left out", f"{words.count(left_out.unnamed)} without a class,"
+                          f" {words.count(left_out.ambiguous)} with more than one"))  # fmt: skip
+    if captions:
+        return [*facts, ("CLIP answers what the caption names", accuracy)]
+    return [*facts, ("CLIP’s zero-shot accuracy", "not measured: its answers are the classes")]
 
 
 def _made_facts(audit: AuditResult) -> list[tuple[str, str]]:

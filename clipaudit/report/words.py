@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from clipaudit.audit.parts import Arm, Estimate, Verdict
+from clipaudit.audit.parts import Arm, ClassesFrom, Estimate, Verdict
 from clipaudit.audit.result import AuditResult, Finding
 
 NONE: Final = "–"
@@ -32,7 +32,8 @@ MEANING: Final = {
     Verdict.CORE: "The cue is part of what the class is: without it, answers get worse everywhere.",
     Verdict.CANDIDATE: "The cue goes with the class. Whether it is a shortcut or part of the class cannot be told from"
     " class labels alone: look at the pictures, or label the cue.",
-    Verdict.OBSERVED: "Seen in the images or their captions; without class labels nothing is tested.",
+    Verdict.OBSERVED: "The cue goes with images that captions, or CLIP itself, put into the class. Without labels"
+    " nobody can say whether the class really comes with it, or whether a model leans on it.",
     Verdict.INCONCLUSIVE: "There is not enough data to say; the card says how much more is needed.",
 }
 """What each verdict says, for readers who have not seen one."""
@@ -69,6 +70,15 @@ STATUS: Final = {
     "not_finite": "no finite result",
 }
 """Row statuses in words."""
+
+
+CLASSES: Final[dict[ClassesFrom, str]] = {
+    "label": "Classes are those of the labels",
+    "caption": "Classes are what captions name",
+    "clip": "Classes are CLIP’s own answers",
+}
+"""Where images' classes come from."""
+_CALLED: Final[dict[ClassesFrom, str]] = {"label": "", "caption": "what captions call ", "clip": "what CLIP calls "}
 
 
 _NO_NAMES: Final = {"yes", "no", "true", "false", "none", "with", "without", "present", "absent", "other", "unknown"}
@@ -224,16 +234,17 @@ def headline(result: AuditResult) -> str:
         return nothing(result)
     first, *others = result.findings
     same = [finding for finding in others if finding.verdict == first.verdict]
+    title = _title(first, result.settings.classes_from)
     if first.verdict == Verdict.CONFIRMED and len(same) == 1:
-        return f"{_title(first)}, and {_pair(same[0])}"
-    return _title(first) + (f" – and {len(same)} more" if same else "")
+        return f"{title}, and {_pair(same[0])}"
+    return title + (f" – and {len(same)} more" if same else "")
 
 
 def _pair(finding: Finding) -> str:
     return f"“{cue_word(finding)}” for “{finding.class_name}”"
 
 
-def _title(first: Finding) -> str:
+def _title(first: Finding, classes_from: ClassesFrom) -> str:
     name, cue = f"“{first.class_name}”", f"“{cue_word(first)}”"
     match first.verdict:
         case Verdict.CONFIRMED:
@@ -247,20 +258,46 @@ def _title(first: Finding) -> str:
         case Verdict.CANDIDATE:
             return f"Candidate shortcut: {cue} goes with {name}"
         case Verdict.OBSERVED:
-            return f"Observed: {cue} with {name}; nothing was tested"
+            return f"Observed: {cue} goes with {_CALLED[classes_from]}{name}"
         case Verdict.INCONCLUSIVE:
             return f"Not enough data: {cue} may go with {name}"
 
 
 def nothing(result: AuditResult) -> str:
     """Why there is no finding."""
+    classes_from = result.settings.classes_from
     if result.trust.near_chance:
-        return "Nothing can be said: CLIP’s answers are no better than guessing here"
+        no_use = "are no better than guessing" if classes_from == "label" else "match captions no more than by chance"
+        return f"Nothing can be said: CLIP’s answers {no_use} here"
     if not anything_tested(result):
         return "Too few images: nothing could be tested"
     if result.verdict == Verdict.INCONCLUSIVE:
         return "No shortcut found in the images that could be read"
+    if classes_from != "label":
+        return f"No cue found that goes with {_CALLED[classes_from]}a class"
     return "No shortcut found"
+
+
+def classes_in_words(result: AuditResult) -> str:
+    """How images came by their classes where not by labels, and how many have none; empty for labels."""
+    used, left_out = result.data.rows, result.data.left_out
+    match result.settings.classes_from:
+        case "label":
+            return ""
+        case "caption":
+            several = f", {count(left_out.ambiguous)} because it names more than one" if left_out.ambiguous else ""
+            return (
+                f"Labels were not used: an image counts as the class that its caption names. Of"
+                f" {counted(used + left_out.unnamed + left_out.ambiguous, 'image')} {count(used)} are compared;"
+                f" {count(left_out.unnamed)} are left out because their caption names no class{several}."
+            )
+        case "clip":
+            shared = f" {counted(left_out.ambiguous, 'image')} with an answer that several classes share are left out."
+            also = shared if left_out.ambiguous else ""
+            return (
+                "Labels were not used: an image counts as the class that CLIP itself answers. So this says what CLIP’s"
+                f" answers go with, right or wrong, and not what the classes go with.{also}"
+            )
 
 
 def anything_tested(result: AuditResult) -> bool:

@@ -121,6 +121,21 @@ def find_classes(path: str | None, shards: Sequence[str], labels: Iterable[Label
     return found
 
 
+def listed_classes(path: str | None, shards: Sequence[str]) -> ClassNames:
+    """The class names of a run whose images have no labels: from the file if one is given, else from `classnames.txt`
+    beside its `shards` (URLs) or one above. UsageError when there is neither, or fewer than two names.
+    """
+    found = load_classes(path) if path is not None else _beside(shards)
+    if found is None:
+        raise UsageError(
+            f"without labels, classes need names, and there is no {CLASSNAMES} beside the shards: give a file with"
+            " --classes"
+        )
+    if len(found) < 2:
+        raise UsageError(f"an audit compares classes, and {found.source} names one")
+    return found
+
+
 def load_templates(spec: str = "imagenet") -> tuple[str, ...]:
     """Prompt templates with one `{}` each: a name of TEMPLATE_SETS, or a file with one a line."""
     if spec == "single":

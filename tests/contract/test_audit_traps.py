@@ -106,7 +106,7 @@ def test_trap_5_groups_from_the_ablated_head_are_circular():
         delta_group_mean=paired.mean(range(4)),
     )
     decided = verdict(
-        Case(association=association(), attributes=True, labels=True, arm=core_arm, own=9000, others=9000)
+        Case(association=association(), attributes=True, classes_from="label", arm=core_arm, own=9000, others=9000)
     )
     assert decided is Verdict.CORE
 
@@ -154,7 +154,7 @@ def test_trap_7_labels_alone_are_never_more_than_a_candidate():
         case = Case(
             association=association(),
             attributes=False,
-            labels=True,
+            classes_from="label",
             arm=arm("whole heads", gain),
             own=5000,
             others=5000,
@@ -166,7 +166,12 @@ def test_trap_8_association_and_reliance_are_two_things():
     flat = replace(arm("whole heads", 0.3), delta_conflict=around(0.0, 0.005, 5000))
     absent = association(0.0, above_delta=False, within_delta=True)
     base = Case(
-        association=association(), attributes=True, labels=True, arm=arm("whole heads", 0.3), own=642, others=2255
+        association=association(),
+        attributes=True,
+        classes_from="label",
+        arm=arm("whole heads", 0.3),
+        own=642,
+        others=2255,
     )
     four = {
         (goes, relies): verdict(replace(base, association=goes_with, arm=effect))

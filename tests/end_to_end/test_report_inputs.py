@@ -97,7 +97,7 @@ def report(folder, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("name", "label", "arguments", "message"),
     [
-        ("unlabelled", None, (), "the run has no labels: audit again with --label"),
+        ("unlabelled", None, (), "has no labels and no captions: audit its shards again with --label or --caption"),
         ("only", "json:only", (), "an audit compares classes, and the run at"),
         ("cats and dogs", "json:name", ("--classes", "nowhere.txt"), "there is no file nowhere.txt"),
         ("cats and dogs", "json:name", ("--classes", "horses.txt"), "the run's labels 'cat', 'dog' have no name in"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clipaudit.audit.answers import answers, balanced_mean, sampled, shard_blocks
 from clipaudit.audit.counterfactual import (
@@ -13,6 +15,7 @@ from clipaudit.audit.counterfactual import (
     choose_heads,
     different_sets,
     margin_effects,
+    other_sets,
 )
 from clipaudit.audit.groups import grouping
 from clipaudit.audit.imagefacts import image_facts
@@ -114,6 +117,27 @@ def test_means_are_of_the_discovery_half_with_equal_classes(found):
 def test_how_many_sets_there_are():
     assert different_sets(LABELS, ("L00H05", "L00H09")) == 190
     assert different_sets(LABELS, ("L00H05", "L01H09")) == 400
+    assert different_sets(LABELS, ("L00H05",)) == 40  # of both layers: 20 heads of one say little
+
+
+@given(data=st.data(), layers=st.integers(1, 4), per_layer=st.integers(1, 14))
+def test_other_sets_are_as_large_and_never_the_chosen_one(data, layers, per_layer):
+    heads = [f"L{layer:02d}H{head:02d}" for layer in range(layers) for head in range(per_layer)]
+    chosen = data.draw(st.lists(st.sampled_from(heads), min_size=1, max_size=5, unique=True))
+    sets, where = other_sets(heads, chosen, seed=0)
+    mask = np.isin(heads, chosen)
+    assert (sets.sum(axis=1) == len(chosen)).all()
+    assert not (sets == mask).all(axis=1).any()
+    assert len(np.unique(sets, axis=0)) == len(sets) <= different_sets(heads, chosen) - 1
+    of_layers = sets.reshape(len(sets), layers, per_layer).sum(axis=2)
+    assert "any layer" in where or (of_layers == mask.reshape(layers, per_layer).sum(axis=1)).all()
+
+
+def test_one_head_of_an_ordinary_tower_can_be_told_from_others():
+    """12 heads a layer: beside one there are 11 in its layer, with which no p-value would be below .05."""
+    heads = [f"L{layer:02d}H{head:02d}" for layer in range(8, 12) for head in range(12)]
+    assert len(other_sets(heads, ("L10H03",), seed=0)[0]) == 47
+    assert len(other_sets(heads, ("L10H03", "L10H04"), seed=0)[0]) == 65
 
 
 def test_a_sample_keeps_small_groups(found):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 
 from clipaudit.audit import AuditOptions, Verdict, audit
 from clipaudit.demo import nouns
 from clipaudit.demo.captions import GROUP_PLACES, PLACES, STYLE_PREFIXES, TINT_PHRASES
 from clipaudit.demo.worlds import PLANTED
+from clipaudit.report.gate import FAIL_ON, judge
+from clipaudit.run import Run
 from tests.make_audits import audited_world
 
 QUICK = {"negative_audits": 0, "positive_trials": 0, "permutations": 0, "random_sets": 200}
@@ -31,7 +36,18 @@ def names(text, ways):
 @pytest.fixture(scope="module")
 def birds(tmp_path_factory):
     # of 4000 images 111 are scored waterbirds on land; a verdict needs a hundred
-    return audited_world(tmp_path_factory.mktemp("birds"), "birds", 4000, 0)
+    return audited_world(tmp_path_factory.mktemp("birds"), "birds", 4000, 0, caption="txt")
+
+
+@pytest.fixture(scope="module")
+def captioned(birds, tmp_path_factory):
+    """The same run as `clipaudit audit` without --label leaves it: its table has no column of labels."""
+    folder = tmp_path_factory.mktemp("captioned") / "run"
+    shutil.copytree(birds.directory.url, folder)
+    manifest = json.loads((folder / "run.json").read_text())
+    manifest["table"]["label_kind"] = manifest["identity"]["label"] = None
+    (folder / "run.json").write_text(json.dumps(manifest))
+    return Run(str(folder))
 
 
 def check_confirmed(result):
@@ -76,6 +92,39 @@ def test_class_labels_alone_make_the_birds_shortcut_a_candidate(birds):
 
 def test_a_balanced_split_shows_a_shortcut_of_the_model_alone(birds):
     check_model_only(audited(birds, attributes=("place",), where=("split=test",)))
+
+
+def check_words_of_water(result):
+    check_only_observed(result)
+    assert any(names(f.cue.name, WAYS["water"]) for f in result.findings if f.class_name == "waterbird")
+
+
+def check_only_observed(result):
+    assert result.findings
+    assert {finding.verdict for finding in result.findings} == {Verdict.OBSERVED}
+    gate = judge(result, (), fail_on=tuple(FAIL_ON), require_evidence=False)
+    assert (gate.outcome, gate.exit_code, gate.failing) == ("inconclusive", 0, ())
+    assert judge(result, (), fail_on=("confirmed",), require_evidence=True).exit_code == 3
+
+
+def test_captions_without_labels_show_the_birds_shortcut_and_nothing_fails(captioned):
+    result = audited(captioned, attributes=("place",), **TRAIN, **TEST)
+    assert result.settings.classes_from == "caption"
+    check_only_observed(result)
+    assert {(f.class_name, f.cue.value) for f in result.findings} == {("waterbird", "water"), ("landbird", "land")}
+    assert all(names(f.cue.words[1].text, WAYS[f.cue.value]) for f in result.findings)
+    left_out = result.data.left_out
+    assert result.data.rows + left_out.unnamed + left_out.ambiguous == 2000
+    assert 0.8 * 2000 < left_out.unnamed < 0.9 * 2000, "most captions of this world say duck, or bird"
+    assert result.trust.accuracy.low > 0.9, "where captions name a class they are right, and so is CLIP on these"
+
+
+def test_captions_alone_name_the_cue_in_words(captioned):
+    check_words_of_water(audited(captioned, **TRAIN))
+
+
+def test_clips_own_answers_show_what_they_go_with(captioned):
+    check_words_of_water(audited(captioned, classes_from="clip", **TRAIN))
 
 
 def check_planted(result):

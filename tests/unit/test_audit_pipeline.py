@@ -126,6 +126,7 @@ def test_another_run_is_scored(tmp_path):
     assert [finding.verdict for finding in result.findings[:2]] == [Verdict.CONFIRMED] * 2
     assert test.directory.url in result.data.counterfactual
     assert len(result.shift.heads) == 10
+    assert {row.train.value > 0.5 for row in result.shift.rows if row.head is not None} == {True}, "D is the cue's"
 
 
 def test_clusters_are_counted(tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from clipaudit.audit.parts import Verdict
-from clipaudit.audit.verdicts import Case, action, images_needed, needs, sentence, verdict
+from clipaudit.audit.verdicts import Case, action, images_needed, labels_needed, needs, sentence, verdict
 from tests.audit_examples import arm, around, association, random_control
 
 
@@ -15,7 +15,7 @@ def case(**changes):
     base = Case(
         association=association(),
         attributes=True,
-        labels=True,
+        classes_from="label",
         arm=arm("whole heads", 0.3),
         own=642,
         others=2255,
@@ -56,7 +56,9 @@ UNCLEAR = association(0.2, above_delta=False, within_delta=False)
         ({"attributes": False}, Verdict.CANDIDATE),
         ({"attributes": False, "arm": effect(-0.1, -0.1)}, Verdict.CANDIDATE),
         ({"attributes": False, "association": UNCLEAR}, Verdict.INCONCLUSIVE),
-        ({"labels": False}, Verdict.OBSERVED),
+        ({"classes_from": "caption"}, Verdict.OBSERVED),
+        ({"classes_from": "clip", "arm": effect(-0.1, -0.1)}, Verdict.OBSERVED),
+        ({"classes_from": "caption", "attributes": False, "association": UNCLEAR}, Verdict.OBSERVED),
         ({"association": NONE, "arm": effect(0.0, 0.0, half=0.008)}, Verdict.INCONCLUSIVE),
     ],
 )
@@ -73,7 +75,8 @@ def test_inconclusive_says_how_many_images():
     wide = needs(case(arm=effect(0.02, 0.0, half=0.04)), "waterbird", "water")
     assert wide[0].images == 3000
     assert needs(case(attributes=False), "cat", "grey")[0].images is None
-    assert needs(case(labels=False), "cat", "grey")[0].what == "a label for each image"
+    for source in ("caption", "clip"):
+        assert needs(case(classes_from=source), "cat", "grey")[0].what.startswith("class labels:")
 
 
 def test_too_few_sets_of_heads_are_named():
@@ -86,6 +89,26 @@ def test_images_needed():
     assert images_needed(around(0.1, 0.2, 100), 0.0) == 300
     assert images_needed(around(0.0, 0.2, 100), 0.0) is None
     assert images_needed(around(0.5, 0.1, 100), 0.0) == 1
+
+
+def test_labels_needed():
+    """As many as would find the association again; at least a gate's hundred, at most all there are."""
+    tied = around(0.5, 0.1, 2000)
+    strong, weak = association(), association(0.25)
+    assert labels_needed(replace(strong, d=around(0.9, 0.01, 4000)), 1000) == 100
+    assert labels_needed(replace(weak, d=around(0.25, 0.04, 4000)), 1000) == 961
+    assert labels_needed(replace(weak, d=around(0.25, 0.04, 4000)), 900) == 893
+    assert labels_needed(replace(weak, d=around(0.21, 0.04, 4000)), 900) == 900
+    assert labels_needed(replace(strong, d=tied), 40) == 40
+    assert labels_needed(replace(strong, d=tied), 2000) == 2000
+    assert "Label 100 of the images that count as cat and as many others" in action(Verdict.OBSERVED, "cat", "", 100)
+
+
+@pytest.mark.parametrize(("source", "which"), [("caption", "whose captions name cat"), ("clip", "that CLIP calls cat")])
+def test_what_is_observed_says_whose_word_the_class_is(source, which):
+    said = sentence(case(classes_from=source), Verdict.OBSERVED, "cat", "grey")
+    assert said.startswith(f"Images {which} go with 'grey' (D = 0.90")
+    assert "without labels nobody can say" in said
 
 
 @pytest.mark.parametrize("kind", list(Verdict))

@@ -8,7 +8,7 @@ import pytest
 from clipaudit import cli_report
 from clipaudit.__main__ import main
 from clipaudit.rundir import RunDirectory
-from tests.audit_examples import candidate, confirmed, example_result
+from tests.audit_examples import candidate, confirmed, example_result, observed, unlabelled_result
 from tests.make_runs import make_manifest
 
 
@@ -112,8 +112,22 @@ def test_the_command_can_be_run_again(report, tmp_path):
     )
 
 
+@pytest.mark.parametrize("source", ["caption", "clip"])
+@pytest.mark.parametrize(("arguments", "code"), [((), 0), (("--require-evidence",), 3)])
+def test_what_is_observed_never_fails(report, tmp_path, source, arguments, code):
+    result = unlabelled_result(source, observed())
+    fail_on = ("--fail-on", "confirmed,model-only,data-only,candidate")
+    ended, out, err = report("--out", "out", "--classes-from", source, *fail_on, *arguments, result=result)
+    assert (ended, err) == (code, "")
+    assert "Observed: “water” goes with what " in out
+    assert "Labels were not used" in out
+    found = json.loads((tmp_path / "out/report.json").read_text())
+    assert f"--classes-from {source}" in found["command"]
+    assert not {"weights.parquet", "balanced_subset.txt", "collect.csv"} & {file["name"] for file in found["files"]}
+
+
 def test_a_split_is_train_for_the_ties_and_test_for_the_reliance():
-    given = dict.fromkeys(("classes", "texts", "text", "attribute", "split", "cluster", "environment"))
+    given = dict.fromkeys(("classes", "classes_from", "texts", "text", "attribute", "split", "cluster", "environment"))
     given |= {"templates": "simple", "seed": 3}
     options = cli_report.audit_options({**given, "split": "json:meta.split", "attribute": ["place,tint"]})
     assert (options.where, options.test_where) == (("split=train",), ("split=test",))

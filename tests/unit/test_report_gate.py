@@ -8,9 +8,9 @@ import pytest
 
 from clipaudit.audit.result import Dropped, Verdict
 from clipaudit.errors import UsageError
-from clipaudit.report.gate import judge, parse_fail_on
+from clipaudit.report.gate import FAIL_ON, judge, parse_fail_on
 from clipaudit.report.waivers import apply_waivers, load_waivers, unknown_waiver
-from tests.audit_examples import around, candidate, confirmed, example_result, inconclusive
+from tests.audit_examples import around, candidate, confirmed, example_result, inconclusive, observed, unlabelled_result
 
 TODAY = date(2026, 11, 21)
 
@@ -103,7 +103,7 @@ def test_an_invalid_audit_is_4_whatever_was_asked():
     [
         {"trust": replace(example_result().trust, near_chance=True)},
         {"classes": ()},
-        {"data": replace(example_result().data, evidence=Verdict.OBSERVED)},
+        {"settings": replace(example_result().settings, classes_from="caption")},
         {"hygiene": replace(example_result().hygiene, failed_shards=1)},
         {"controls": replace(example_result().controls,
                              positive=(replace(example_result().controls.positive[1], detected=9),))},
@@ -113,6 +113,21 @@ def test_an_invalid_audit_is_4_whatever_was_asked():
 )  # fmt: skip
 def test_what_cannot_be_known_is_never_a_pass(change):
     assert outcome(audit_of(**change), evidence=True) == ("inconclusive", 3)
+
+
+@pytest.mark.parametrize("source", ["caption", "clip"])
+@pytest.mark.parametrize("findings", [(), (observed(),)], ids=["nothing", "observed"])
+def test_what_is_only_observed_never_fails(source, findings):
+    audit = unlabelled_result(source, *findings)
+    assert outcome(audit, fail_on=tuple(FAIL_ON)) == ("inconclusive", 0)
+    found = gate(audit, fail_on=tuple(FAIL_ON), evidence=True)
+    assert (found.exit_code, found.failing, found.warnings) == (3, (), ())
+    assert found.sentence == (
+        "Inconclusive: Classes are what captions name, so nothing here is more than observed: only labels can decide."
+        if source == "caption"
+        else "Inconclusive: Classes are CLIP’s own answers, so nothing here is more than observed: only labels can"
+        " decide."
+    )
 
 
 def test_never_sets_no_gate():

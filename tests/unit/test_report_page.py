@@ -14,7 +14,7 @@ from clipaudit.report.gallery import Picture, Pictures, identity, strips, within
 from clipaudit.report.gate import judge
 from clipaudit.report.page import Link, render
 from clipaudit.report.words import MEANING, headline
-from tests.audit_examples import candidate, confirmed, example_result, inconclusive
+from tests.audit_examples import candidate, confirmed, example_result, inconclusive, observed, unlabelled_result
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\u202e\x00\x1b[31m{{ 7*7 }}"
 FILES = (File(name="collect.csv", about="what to collect", rows=2),)
@@ -78,6 +78,9 @@ PAGES = {
     "nothing": with_findings,
     "hostile": hostile,
     "no shift, no groups": lambda: replace(example_result(), shift=None, groups=(), attributes=(), predictability=()),
+    "by captions": lambda: unlabelled_result("caption", observed()),
+    "by captions, nothing": unlabelled_result,
+    "by CLIP": lambda: unlabelled_result("clip", observed()),
     "not valid": lambda: replace(
         example_result(), trust=replace(example_result().trust, valid=False, problems=("The control failed.",))
     ),
@@ -158,7 +161,8 @@ def test_values_that_say_nothing_alone_bring_their_column():
 def test_every_verdict_is_said_in_plain_words(verdict):
     finding = replace(confirmed(), verdict=verdict)
     words = " ".join(plain_sentences(report_of(with_findings(finding))))
-    assert "95 % of “waterbird” images come with “water”" in words
+    images = "the images that count as “waterbird”" if verdict == Verdict.OBSERVED else "“waterbird” images"
+    assert f"95 % of {images} come with “water”" in words
     reliant = verdict in (Verdict.CONFIRMED, Verdict.MODEL_ONLY)
     assert ("With the cue taken out of the model" in words) == reliant
     assert (MEANING[verdict] in words) != reliant
@@ -214,6 +218,62 @@ def test_without_attributes_it_never_says_more_than_candidate():
         .split('id="trust"')[0]
     )
     assert "cannot be told from class labels alone" in first.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("source", "title", "how"),
+    [
+        (
+            "caption",
+            "Observed: “water” goes with what captions call “waterbird”",
+            "an image counts as the class that its caption names. Of 6,085 images 4,795 are compared; 1,234 are left"
+            " out because their caption names no class, 56 because it names more than one.",
+        ),
+        (
+            "clip",
+            "Observed: “water” goes with what CLIP calls “waterbird”",
+            "an image counts as the class that CLIP itself answers. So this says what CLIP’s answers go with, right or"
+            " wrong, and not what the classes go with. 56 images with an answer that several classes share are left"
+            " out.",
+        ),
+    ],
+)
+def test_without_labels_the_first_screen_says_how_classes_were_got(source, title, how):
+    audit = unlabelled_result(source, observed())
+    page = render(report_of(audit)).replace("\u00a0", " ")
+    first, _, rest = page.partition("<nav")
+    assert title in first
+    assert f"Labels were not used: {how}" in first
+    assert "Label 100 of the images that count as waterbird and as many others by hand." in first
+    assert "Gate undecided" in first
+    assert "so nothing here is more than observed: only labels can decide." in rest
+    assert "CLIP agrees" in rest
+    assert "classes shuffled" in rest
+    assert "1,234 without a class, 56 with more than one" in rest
+    assert ("78.6 % [77.5, 79.7]" in rest) == (source == "caption")
+    assert ("not measured: its answers are the classes" in rest) == (source == "clip")
+    assert ("That is circular" in rest) == (source == "clip")
+    assert "There are no attribute columns" not in rest
+    assert not re.search(r"\b(nan|None)\b", page[page.index("<body") :])
+
+
+def test_nothing_found_without_labels_is_no_pass():
+    for source, called in (("caption", "captions call"), ("clip", "CLIP calls")):
+        first = render(report_of(unlabelled_result(source))).partition("<nav")[0]
+        assert f"No cue found that goes with what {called} a class" in first
+        assert "No shortcut found" not in first
+        assert "only labels can decide" in first
+    strangers = unlabelled_result("caption")
+    strangers = replace(strangers, trust=replace(strangers.trust, near_chance=True))
+    first = render(report_of(strangers)).partition("<nav")[0]
+    assert "match captions no more than by chance" in first
+
+
+def test_with_labels_nothing_is_said_of_captions():
+    page = render(report_of(example_result()))
+    body = page[: page.index("<h3>The verdicts")]
+    assert "Labels were not used" not in page
+    assert "caption" not in re.sub(r"</?caption>", "", body[body.index("<body") :]).replace("<caption", "")
 
 
 def test_nothing_found_says_what_would_have_been_found():
