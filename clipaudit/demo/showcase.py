@@ -76,14 +76,14 @@ def _report(out: Path, seed: int) -> Report:
         seed=seed,
     )
     run = Run(str(out / "birds-run"))
-    result = audit(run, options)
+    result, shown = illustrated(audit(run, options), [run], heat=True, device="cpu")
     config = ReportConfig(
         out=str(out / _REPORT),
         fail_on=("confirmed",),
         command=_report_command(out, seed),
         see_also=(Link(title="The model’s heads in words", address=f"../{_HEADS}"),),
     )
-    return write_report(result, config, illustrated(result, [run], heat=True, device="cpu"))
+    return write_report(result, config, shown)
 
 
 def _report_command(out: Path, seed: int) -> str:

@@ -118,16 +118,20 @@ class PictureReader:
 
     def read(self, data: bytes, name: str) -> Picture:
         """The picture in the bytes of a file; `name` is for messages."""
+        seen, frame = self.see(data, name)
+        shown = self._resize(_shaped(frame.size, self._shown))(data).image
+        return Picture(name=name, shown=shown, seen=seen, frame=frame)
+
+    def see(self, data: bytes, name: str) -> tuple[Pixels, Frame]:
+        """`seen` and `frame` of `read` alone, for those who show nothing: the file is decoded once and not twice."""
         try:
             decoded = self._decode(data)
             size = (decoded.height, decoded.width)
-            shown = self._resize(_shaped(size, self._shown))(data).image
             if not self._whole:
-                return Picture(name=name, shown=shown, seen=decoded.image, frame=seen_by(self._transform, size))
-            seen = self._resize(self._whole_size(size))(data).image
+                return decoded.image, seen_by(self._transform, size)
+            return self._resize(self._whole_size(size))(data).image, entire(size)
         except (ImageUndecodable, ImageTooLarge) as error:
             raise UsageError(f"{name}: {error}") from None
-        return Picture(name=name, shown=shown, seen=seen, frame=entire(size))
 
     def _resize(self, size: tuple[int, int]) -> ImageDecoder:
         resize = Resize(size, interpolation=InterpolationMode.BICUBIC)

@@ -8,12 +8,11 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from clipaudit.errors import UsageError
 from clipaudit.localize.maps import TokenDecomposition
-from clipaudit.localize.masks import Masked
+from clipaudit.localize.masks import Masked, covered
 from clipaudit.localize.segmentation import Normalise, batches
 
 Float32s: TypeAlias = npt.NDArray[np.float32]
@@ -92,7 +91,7 @@ def places_of_heads(
                 text = list(values[kind]).index(str(sample.attributes[kind]))
                 mass[kind].append(found.patches[number, :, text].relu().flatten(1).cpu().numpy())  # (heads, patches)
                 adds[kind].append(found.heads[number, :, text].cpu().numpy())
-            cover.append(_covered(sample.mask, tuple(found.patches.shape[-2:])))
+            cover.append(covered(sample.mask, (found.patches.shape[-2], found.patches.shape[-1])))
         on_images(len(cover))
     if len(cover) < 2:
         raise UsageError("at least two images with masks and both attributes are needed")
@@ -116,13 +115,6 @@ def shares(mass: Float32s, cover: Float32s, permutations: int, seed: int = 0) ->
         return float("nan"), np.full(permutations, np.nan)
     drawn = [float((mass * cover[rng.permutation(len(cover))]).sum()) / total for _ in range(permutations)]
     return float((mass * cover).sum()) / total, np.array(drawn)
-
-
-def _covered(mask: npt.NDArray[np.int32], grid: tuple[int, ...]) -> Float32s:
-    """(patches,) share of each patch that is object."""
-    inside = torch.from_numpy((mask > 0).astype(np.float32))[None]
-    found: Float32s = torch.nn.functional.adaptive_avg_pool2d(inside, (grid[0], grid[1])).flatten().numpy()
-    return found
 
 
 def _result(

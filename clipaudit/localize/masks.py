@@ -10,13 +10,15 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from clipaudit.config import DecodeConfig, FieldsConfig
 from clipaudit.errors import UsageError
 from clipaudit.fields import Fields, extract, parse_fields
+from clipaudit.imageheaders import HeaderError, read_header
 from clipaudit.images import IMAGE_EXTENSIONS
-from clipaudit.localize.frames import Frame, Picture, PictureReader
+from clipaudit.localize.frames import Frame, PictureReader, entire
 from clipaudit.schema import OK, Label
 from clipaudit.shardlist import expand
 from clipaudit.shards import Group, ShardReader
@@ -127,7 +129,9 @@ class MaskedShards:
             picture = self._reader.read(image, where)
         except UsageError:
             return None
-        cut = None if mask is None or not self._masks else self._cut(mask, picture, where)
+        cut = None
+        if mask is not None and self._masks:
+            cut = read_cut_mask(mask, where, picture.frame, picture.seen.shape[:2], squashed=self._squashed)
         labels = () if self._labels is None else _list_at(data.get("json"), self._labels.path)
         if labels is None:
             return None
@@ -139,18 +143,6 @@ class MaskedShards:
             labels=labels,
             attributes=values.attributes,
         )
-
-    def _cut(self, data: bytes, picture: Picture, where: str) -> Mask:
-        mask = read_mask(data, where)
-        size = picture.frame.size
-        if mask.shape != size:
-            raise UsageError(
-                f"{where}: the mask has {mask.shape[0]} x {mask.shape[1]} pixels but the image {size[0]} x {size[1]}"
-            )
-        frame = picture.frame
-        if self._squashed:
-            frame = Frame(size=size, top=0.0, left=0.0, bottom=float(size[0]), right=float(size[1]))
-        return cut_mask(mask, frame, (picture.seen.shape[0], picture.seen.shape[1]))
 
 
 def _list_at(document: bytes | None, path: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -177,6 +169,24 @@ def read_mask(data: bytes, where: str) -> Mask:
         raise UsageError(f"{where}: the mask cannot be read: {error}") from None
 
 
+def read_cut_mask(data: bytes, where: str, frame: Frame, size: tuple[int, int], *, squashed: bool = False) -> Mask:
+    """A mask's file as it lies under the model's input: (h, w) of `size`; `squashed`: as if that held the whole image.
+
+    Raises UsageError for what `read_mask` refuses, and for a mask that has not its image's size.
+    """
+    try:
+        header = read_header(data)
+    except HeaderError as error:
+        raise UsageError(f"{where}: the mask cannot be read: {error}") from None
+    if (header.height, header.width) != frame.size:  # before a bomb is decoded: the image was small enough
+        raise UsageError(
+            f"{where}: the mask has {header.height} x {header.width} pixels but the image"
+            f" {frame.size[0]} x {frame.size[1]}"
+        )
+    mask = read_mask(data, where)
+    return cut_mask(mask, entire(frame.size) if squashed else frame, size)
+
+
 def cut_mask(mask: Mask, frame: Frame, size: tuple[int, int]) -> Mask:
     """What lies under each pixel of the model's input, the nearest: (height, width) -> (h, w)."""
     rows = np.floor(frame.top + (np.arange(size[0]) + 0.5) / size[0] * (frame.bottom - frame.top)).astype(np.intp)
@@ -184,3 +194,10 @@ def cut_mask(mask: Mask, frame: Frame, size: tuple[int, int]) -> Mask:
     inside = ((rows >= 0) & (rows < mask.shape[0]))[:, None] & ((columns >= 0) & (columns < mask.shape[1]))[None, :]
     found = mask[rows.clip(0, mask.shape[0] - 1)[:, None], columns.clip(0, mask.shape[1] - 1)[None, :]]
     return np.where(inside, found, OUTSIDE)
+
+
+def covered(mask: Mask, grid: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """(patches,) share of each of a grid's patches that is object, 0..1; (h, w) class numbers, above 0 on an object."""
+    inside = torch.from_numpy((mask > 0).astype(np.float32))[None]
+    found: npt.NDArray[np.float32] = torch.nn.functional.adaptive_avg_pool2d(inside, grid).flatten().numpy()
+    return found

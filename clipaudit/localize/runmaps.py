@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,17 +12,23 @@ import torch
 from clipaudit.config import ModelConfig
 from clipaudit.decomposer import describe
 from clipaudit.errors import RunMismatch, UsageError
-from clipaudit.localize.frames import Picture, PictureReader
+from clipaudit.localize.frames import Frame, Picture, PictureReader
 from clipaudit.localize.maps import TokenDecomposition
 from clipaudit.localize.overlay import overlaid
 from clipaudit.model import Normaliser, load_model
 from clipaudit.run import Run
 from clipaudit.schema import parse_head_label
 
+Bools = npt.NDArray[np.bool_]
 Float32s = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating[Any]]
 Pixels = npt.NDArray[np.uint8]
+Along: TypeAlias = tuple[Sequence[str], Floats]
+Scorer: TypeAlias = Callable[[Sequence[Pixels]], tuple[Float32s, Bools]]
+"""Images of `RunMaps.see`, any number of them, to (n, rows, columns) scores of patches and which are register-like."""
 
-_BATCH: Final = 16
+BATCH: Final = 16
+"""Images a forward pass."""
 _ENDS: Final = (0.05, 0.98)
 """Shares of all patches below the darkest and the lightest colour."""
 
@@ -51,28 +57,54 @@ class RunMaps:
         except UsageError:
             return None
 
-    def scores(
-        self, pictures: Sequence[Picture], heads: Sequence[str] | None, directions: npt.NDArray[np.floating[Any]]
-    ) -> Float32s:
-        """(n, rows, columns) what each patch adds to the product of the unit embedding with a direction.
+    def see(self, data: bytes, name: str) -> tuple[Pixels, Frame]:
+        """The model's input and where it lies in the image: `read` without the picture for display, and UsageError."""
+        return self._reader.see(data, name)
+
+    def scorer(self, heads: Sequence[str] | None, directions: Floats) -> Scorer:
+        """Measures what each patch adds to the product of the unit embedding with a direction.
 
         Args:
-            pictures: of `read`, at least one.
             heads: labels of the heads that count; None for all of the model's.
             directions: (1, D) for all heads alike, or (heads, D) with one for each: their products are summed.
         """
         chosen = None if heads is None else [parse_head_label(head) for head in heads]
         maps = TokenDecomposition(self._loaded.model, chosen)
         along = torch.from_numpy(np.asarray(directions, np.float32)).to(self._loaded.device)
-        found = [
-            self._batch(maps, pictures[start : start + _BATCH], along) for start in range(0, len(pictures), _BATCH)
-        ]
-        return np.concatenate(found)
 
-    def __call__(
-        self, pictures: Sequence[Picture], heads: Sequence[str] | None, directions: npt.NDArray[np.floating[Any]]
-    ) -> list[Pixels]:
-        """The pictures with their maps over them, all on one scale: (height, width, 3) RGB each; as for `scores`."""
+        def score(seen: Sequence[Pixels]) -> tuple[Float32s, Bools]:
+            parts = [self._batch(maps, seen[start : start + BATCH], along) for start in range(0, len(seen), BATCH)]
+            return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+        return score
+
+    def two(self, seen: Sequence[Pixels], first: Along, second: Along) -> tuple[Float32s, Float32s, Bools]:
+        """The scores of two sets of heads, each with its own direction, and the register-like patches, in one pass.
+
+        Args:
+            seen: images of `see`, at least one.
+            first, second: labels of heads, and a direction (1, D) for all of them.
+        """
+        labels = list(dict.fromkeys([*first[0], *second[0]]))
+        maps = TokenDecomposition(self._loaded.model, [parse_head_label(head) for head in labels])
+        along = torch.from_numpy(np.concatenate([first[1], second[1]]).astype(np.float32)).to(self._loaded.device)
+        parts = []
+        for start in range(0, len(seen), BATCH):
+            found = maps.by_head(self._normalise(list(seen[start : start + BATCH])), along)
+            sums = [
+                found.patches[:, [labels.index(head) for head in heads], place].sum(dim=1).float().cpu().numpy()
+                for place, (heads, _) in enumerate((first, second))
+            ]
+            parts.append((*sums, found.outliers.cpu().numpy()))
+        one, other, outliers = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return one, other, outliers
+
+    def scores(self, pictures: Sequence[Picture], heads: Sequence[str] | None, directions: Floats) -> Float32s:
+        """(n, rows, columns) what each patch of the pictures adds, at least one; arguments as for `scorer`."""
+        return self.scorer(heads, directions)([picture.seen for picture in pictures])[0]
+
+    def __call__(self, pictures: Sequence[Picture], heads: Sequence[str] | None, directions: Floats) -> list[Pixels]:
+        """The pictures with their maps over them, all on one scale: (height, width, 3) RGB each; as for `scorer`."""
         if not pictures:
             return []
         scores = self.scores(pictures, heads, directions)
@@ -82,11 +114,12 @@ class RunMaps:
             for picture, one in zip(pictures, scores, strict=True)
         ]
 
-    def _batch(self, maps: TokenDecomposition, pictures: Sequence[Picture], along: torch.Tensor) -> Float32s:
-        pixels = self._normalise([picture.seen for picture in pictures])
+    def _batch(self, maps: TokenDecomposition, seen: Sequence[Pixels], along: torch.Tensor) -> tuple[Float32s, Bools]:
+        pixels = self._normalise(list(seen))
         if len(along) == 1:
-            patches = maps(pixels, along).patches[:, 0]
+            found = maps(pixels, along)
+            patches = found.patches[:, 0]
         else:  # (B, heads, directions, rows, columns): each head with its own direction
-            patches = maps.by_head(pixels, along).patches.diagonal(dim1=1, dim2=2).sum(dim=-1)
-        found: Float32s = patches.float().cpu().numpy()
-        return found
+            found = maps.by_head(pixels, along)
+            patches = found.patches.diagonal(dim1=1, dim2=2).sum(dim=-1)
+        return patches.float().cpu().numpy(), found.outliers.cpu().numpy()

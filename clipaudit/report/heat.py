@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from clipaudit.audit.parts import SampleRef
@@ -21,6 +24,18 @@ from clipaudit.textvectors import RunTexts
 _MAX_BYTES: Final = 64 * 2**20
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Along:
+    """What a finding's maps show."""
+
+    heads: tuple[str, ...]
+    text: str
+    """Names the cue best."""
+    opposite: str | None
+    direction: npt.NDArray[np.float32]
+    """(1, D): the text's vector, less that of the other end, so that what every text has in common falls out."""
+
+
 class HeatMaps:
     """Draws a finding's cue on its samples, with the run's own model, which is loaded at once.
 
@@ -28,36 +43,37 @@ class HeatMaps:
     """
 
     def __init__(self, run: Run, texts: RunTexts, *, side: int = 112, device: str = "auto") -> None:
-        self._maps, self._texts = RunMaps(run, side=side, device=device), texts
+        self.run, self.texts = run, texts
+        self.maps = RunMaps(run, side=side, device=device)
+
+    def along(self, finding: Finding) -> Along | None:
+        """Heads and direction of a finding's maps: from the text at one end of the cue to that at the other, the ends
+        that the whole embedding has. None when no text names the cue."""
+        named = [word for word in finding.cue.words if word.property != "attribute"]
+        word = min(named, key=lambda word: word.head is not None, default=None)
+        heads = tuple(dict.fromkeys(finding.cue.heads))
+        if word is None or not heads:
+            return None
+        opposite = finding.cue.opposite or None
+        vectors = self.texts.vectors([word.text, *([opposite] if opposite else [])])
+        return Along(heads=heads, text=word.text, opposite=opposite, direction=vectors[:1] - vectors[1:].sum(axis=0))
 
     def __call__(self, finding: Finding, samples: Sequence[SampleRef]) -> Mapping[Sample, bytes]:
         """WebP files of the samples that can be read, with the cue's map over each; all on one scale."""
-        word = next((word for word in finding.cue.words if word.head is not None), None)
-        heads = list(dict.fromkeys(finding.cue.heads))
-        if word is None or not heads:
+        along = self.along(finding)
+        if along is None:
             return {}
         read = {identity(sample): picture for sample in samples if (picture := self._read(sample)) is not None}
-        vectors = self._texts.vectors([word.text, *([finding.cue.opposite] if finding.cue.opposite else [])])
-        # against the other end of the direction, so that what every text has in common falls out
-        drawn = self._maps(list(read.values()), heads, vectors[:1] - vectors[1:].sum(axis=0))
+        drawn = self.maps(list(read.values()), along.heads, along.direction)
         return {name: _webp(pixels) for name, pixels in zip(read, drawn, strict=True)}
 
     def _read(self, sample: SampleRef) -> Picture | None:
         if sample.offset is None or not sample.nbytes or sample.nbytes > _MAX_BYTES:
             return None
         try:
-            return self._maps.read(read_piece(sample.url, sample.offset, sample.nbytes), sample.key)
+            return self.maps.read(read_piece(sample.url, sample.offset, sample.nbytes), sample.key)
         except (UsageError, ShardError):
             return None
-
-
-def heat_maps(run: Run, device: str, note: Callable[[str], None]) -> HeatMaps | None:
-    """Made if the model can be loaded and decomposed here; else None, and `note` is told why."""
-    try:
-        return HeatMaps(run, RunTexts(run, device), device=device)
-    except UsageError as error:
-        note(f"no heat maps: {error}")
-        return None
 
 
 def _webp(pixels: Any) -> bytes:  # noqa: ANN401

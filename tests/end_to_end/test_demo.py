@@ -49,7 +49,7 @@ def test_it_ends_with_the_report_that_its_command_makes_again(shown):
     assert made["audit"]["data"]["attributes"] == ["attributes.place"]
     program, *arguments = shlex.split(made["command"])
     assert program == "clipaudit"
-    again = run(folder, *arguments, "--out", "again", "--no-pictures")
+    again = run(folder, *arguments, "--out", "again")
     assert again.returncode == made["gate"]["exit_code"], again.stderr
     found = json.loads((folder / "again/report.json").read_text())
     for one in (made, found):

@@ -76,7 +76,7 @@ def test_the_job_gives_the_same_files_but_for_times_and_waivers_let_it_pass(bird
     ]
     (folder / "waivers.json").write_text(json.dumps(entries))
     done = subprocess.run(
-        [sys.executable, ROOT / "jobs/report.py", "run", *options, "--out", "job", "--no-heat", "--waivers",
+        [sys.executable, ROOT / "jobs/report.py", "run", *options, "--out", "job", "--waivers",
          "waivers.json"],
         capture_output=True, text=True, timeout=600, cwd=folder, check=False,
     )  # fmt: skip
@@ -108,6 +108,10 @@ def test_python_gives_the_same_audit_and_report(birds, monkeypatch):
     first, second = (json.loads((folder / name / "report.json").read_text()) for name in ("report", "python"))
     for found in (first, second):
         found["audit"].update(started="", seconds=0)
+    for one, other in zip(first["audit"]["findings"], second["audit"]["findings"], strict=True):
+        assert one["evidence"][0]["value"] > 0.8, "where the cue sits was measured with the pictures"
+        assert other["evidence"].pop(0)["sentence"] == "Not measured: the report was made without heat maps."
+        assert one["evidence"].pop(0)["name"] == "off the object"
     assert second["audit"] == first["audit"]
     assert "<table>" in result._repr_html_()
     assert result.table("findings").num_rows == len(result.findings)
