@@ -4,8 +4,8 @@ python benchmarks/audit.py                    62,500, 250,000 and 1,000,000 rows
 python benchmarks/audit.py --quick            a few thousand rows, to see that it runs
 python benchmarks/audit.py --folder DIR       write the runs there once, and keep them
 
-Each audit is a process of its own with two threads. The run has a shortcut (`place` goes with one class), 2 % of near
-duplicates, and a pool of 6,000 texts.
+Each audit is a process of its own with two threads. The run has a shortcut (`place` goes with one class, and a head
+that sees it adds to that class's score), 2 % of near duplicates, and a pool of 6,000 texts. It should be confirmed.
 """
 
 from __future__ import annotations
@@ -69,13 +69,16 @@ def pool(texts: int = 6000) -> TextPool:
 
 
 def write_run(where: Path, rows: int, shard_rows: int = SHARD) -> None:
-    """A run of `rows` images: place goes with class 0 at 90 %, two heads and the embedding see class and place."""
+    """A run of `rows` images: place goes with class 0 at 90 %, two heads see it, one of them as if it were class 0."""
     directory = RunDirectory(str(where))
     manifest = make_manifest(SPEC, -(-rows // shard_rows))
     directory.create_or_resume(manifest)
     basis = make_basis(SPEC)
     write_basis(directory, basis, {"tower": "synthetic"})
     toward = Texts().classes([f"class {k}" for k in range(CLASSES)], ())
+    Q = basis["Q"].reshape(len(HEADS) * DIM, WIDE)
+    misled = Q[5 * DIM : 6 * DIM] @ toward[0]
+    misled /= np.linalg.norm(misled)
     for shard in manifest.shards:
         count = min(shard_rows, rows - shard.id * shard_rows)
         rng = np.random.default_rng(shard.id)
@@ -83,11 +86,12 @@ def write_run(where: Path, rows: int, shard_rows: int = SHARD) -> None:
         place = np.where(labels == 0, rng.random(count) < 0.9, rng.random(count) < 0.1).astype(np.int64)
         hashes = rng.integers(-(2**63), 2**63, count)
         hashes[: count // 50] = hashes[count // 50 : 2 * (count // 50)]
-        vectors = {name: rng.standard_normal((count, DIM), dtype=np.float32) / 30 for name in HEADS}
-        vectors[HEADS[5]][:, 0] += 0.08 * place
+        vectors = {name: rng.standard_normal((count, DIM), dtype=np.float32) / 200 for name in HEADS}
+        vectors[HEADS[5]] += 0.15 * place[:, None] * misled
         vectors[HEADS[20]][:, 1] += 0.08 * place
         embedding = rng.standard_normal((count, WIDE), dtype=np.float32) / 40 + 0.1 * toward[labels]
-        embedding += 0.08 * place[:, None] * basis["Q"].reshape(-1, DIM, WIDE)[5, 0]
+        for number, name in enumerate(HEADS):
+            embedding += vectors[name] @ Q[number * DIM : (number + 1) * DIM]
         samples = [
             Sample(
                 key=f"{shard.id}/{index:08d}",

@@ -51,7 +51,7 @@ BATCH, WORKERS = 32, 2
 KILLED_AT = 0.85  # of the undisturbed time: most of it is starting up
 
 RAY_DATA = """
-import json, sys
+import json, os, sys
 import numpy as np, open_clip, ray, torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
@@ -69,6 +69,7 @@ class Preprocess:
 
 class Encode:
     def __init__(self):
+        torch.set_num_threads(os.cpu_count())  # Ray would leave it one, and the others have all cores
         self.model = open_clip.create_model(name, pretrained=checkpoint).eval()
     def __call__(self, rows):
         with torch.inference_mode():
