@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -12,12 +11,13 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tensor_steps
 
 from clipaudit.config import DecodeConfig
 from clipaudit.errors import UsageError
+from clipaudit.imagefiles import open_plain, too_large, upright
 from clipaudit.imageheaders import Header, HeaderError, read_header
 
 try:
@@ -29,12 +29,6 @@ IMAGE_EXTENSIONS: Final = frozenset({"jpg", "jpeg", "png", "webp"})
 
 Step: TypeAlias = Callable[[Any], Any]
 
-# The plugins themselves, not Image.open: that warns about large images by a limit that is global to the process.
-_PLUGINS: Final[dict[str, Callable[[io.BytesIO], Image.Image]]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
-    "PNG": PngImagePlugin.PngImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-}
 # What Pillow's decoders raise for broken files.
 _BROKEN: Final = (
     OSError,
@@ -48,17 +42,7 @@ _BROKEN: Final = (
     struct.error,
     zlib.error,
 )
-_UPRIGHT: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _HASH_SIDE: Final = 32
-_MOST_PASSES: Final = 64  # over the largest image: a few seconds, where a file of 1 MB can ask for minutes
 DEVICE_PIXELS: Final = 2**22
 """Images with more pixels are resized on the host also with `resize="device"`: what waits must stay bounded."""
 
@@ -125,7 +109,9 @@ class ImageDecoder:
         except HeaderError as error:
             raise ImageUndecodable(str(error)) from None
         width, height = (header.width, header.height) if header.orientation < 5 else (header.height, header.width)
-        self._check_size(width, height, header.scans)
+        if (reason := too_large(header, self._max_pixels)) is not None:
+            raise ImageTooLarge(reason)
+        self._check_strip(width, height)
         rgb = _open_jpeg(header) if self._fast else None
         if rgb is None:
             opened = _open(header)
@@ -145,13 +131,7 @@ class ImageDecoder:
             image = step(image)
         return image
 
-    def _check_size(self, width: int, height: int, scans: int) -> None:
-        if width * height > self._max_pixels:
-            raise ImageTooLarge(f"{width} x {height} pixels are more than the limit of {self._max_pixels}")
-        if width * height * scans > _MOST_PASSES * self._max_pixels:
-            raise ImageTooLarge(
-                f"{scans} scans of {width} x {height} pixels are more than a decoder should be asked for"
-            )
+    def _check_strip(self, width: int, height: int) -> None:
         # Resizing the short side of a thin strip to the model's size makes the long side enormous.
         limit = max(self._max_pixels, 64 * self.size[0] * self.size[1])
         for step in self._steps:
@@ -206,17 +186,16 @@ def _open_jpeg(header: Header) -> npt.NDArray[np.uint8] | None:
     except MemoryError:
         raise ImageTooLarge(f"{header.width} x {header.height} pixels do not fit into memory") from None
     if header.orientation != 1:
-        rgb = np.array(Image.fromarray(rgb).transpose(_UPRIGHT[header.orientation]))
+        rgb = np.array(upright(Image.fromarray(rgb), header.orientation))
     return rgb
 
 
 def _open(header: Header) -> Image.Image:
     """The decoded image, upright. Raises ImageUndecodable, or ImageTooLarge when memory runs out."""
     try:
-        image = _PLUGINS[header.format](io.BytesIO(header.pixels))
+        image = open_plain(header)
         image.load()
-        image = _expanded(image)
-        return image if header.orientation == 1 else image.transpose(_UPRIGHT[header.orientation])
+        return upright(_expanded(image), header.orientation)
     except MemoryError:
         raise ImageTooLarge(f"{header.width} x {header.height} pixels do not fit into memory") from None
     except _BROKEN as error:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeAlias
 
-from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image
 
 from clipaudit.errors import ShardError, UsageError
+from clipaudit.imagefiles import open_plain, too_large, upright
 from clipaudit.imageheaders import HeaderError, read_header
 from clipaudit.retrieval.rowmap import Row
 from clipaudit.run import Run
@@ -25,20 +25,6 @@ MAX_SIDE: Final = 512
 _MAX_BYTES: Final = 64 * 2**20
 _QUALITY: Final = 85
 _KEPT: Final = 2048
-_PLUGINS: Final[dict[str, Callable[[io.BytesIO], Image.Image]]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
-    "PNG": PngImagePlugin.PngImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-}
-_TURN: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class NoPicture(ValueError):
@@ -115,15 +101,14 @@ def shrink(data: bytes, side: int, max_pixels: int) -> Picture:
         header = read_header(data)
     except HeaderError as error:
         raise NoPicture(str(error)) from error
-    if header.width * header.height > max_pixels:
-        raise NoPicture(f"{header.width} x {header.height} pixels are more than the limit")
+    if (reason := too_large(header, max_pixels)) is not None:
+        raise NoPicture(reason)
     try:
-        image = _PLUGINS[header.format](io.BytesIO(header.pixels))
+        image = open_plain(header)
         image.draft("RGB", (2 * side, 2 * side))  # JPEG only: decode at a fraction of the size
         image = _on_white(image)
         image.thumbnail((side, side))
-        if header.orientation in _TURN:
-            image = image.transpose(_TURN[header.orientation])
+        image = upright(image, header.orientation)
     except Exception as error:
         raise NoPicture(f"the {header.format} cannot be decoded") from error
     return as_jpeg(image)
