@@ -59,7 +59,8 @@ class ProjectionWriter:
         self._capacity = max(1, min(fitting, _MOST_GROUP_ROWS))
         self._vectors = {name: np.empty((self._capacity, dim), np.float16) for name, dim in spec.vectors.items()}
         self._scalars = {name: np.empty(self._capacity, np.float32) for name in SCALARS}
-        self._pending = 0  # rows of the row group that is being filled
+        self._pending = self._text = 0  # rows, and characters of text, of the row group that is being filled
+        self._most_text = row_group_bytes
         self._schema = arrow_schema(spec).with_metadata({k.encode(): v.encode() for k, v in self._footer.items()})
         self._sink = run_dir.storage.open_new(self.path)
         plain = list(spec.vectors)
@@ -156,7 +157,8 @@ class ProjectionWriter:
             values += [getattr(sample, name) for sample in samples]
         self.counts.update(sample.status for sample in samples)
         self._pending += len(samples)
-        if self._pending == self._capacity:
+        self._text += sum(map(_text_length, samples))
+        if self._pending == self._capacity or self._text >= self._most_text:
             self._flush()
 
     def _flush(self) -> None:
@@ -166,7 +168,7 @@ class ProjectionWriter:
         columns = [self._column(field, valid) for field in self._schema]
         with storage_errors(self._run_dir.storage.full(self.path)):
             self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema), row_group_size=self._capacity)
-        self._pending = 0
+        self._pending = self._text = 0
         for values in self._metadata.values():
             values.clear()
 
@@ -179,6 +181,12 @@ class ProjectionWriter:
         if name == "shard_id":
             return pa.array(np.full(rows, self._shard.id, np.int32))
         return pa.array(self._metadata[name], field.type)
+
+
+def _text_length(sample: Sample) -> int:
+    """Characters of what a sample brings along besides its image: long captions must not fill the memory."""
+    values = (sample.key, sample.label, sample.caption, *sample.attributes.values())
+    return sum(len(value) for value in values if isinstance(value, str))
 
 
 def _binary_array(values: Float16s, valid: Bools) -> pa.Array:

@@ -168,6 +168,16 @@ def test_arrays_of_the_wrong_shape_are_refused_by_name(run_dir, name, shape):
     writer.abort()
 
 
+def test_long_captions_do_not_wait_for_a_full_row_group(run_dir):
+    samples = make_samples(40)
+    for number, sample in enumerate(samples):
+        sample.caption = f"{number:>10000}"
+    writer, _ = write(run_dir, samples, *make_vectors(SPEC, 40), batch=4, row_group_bytes=100_000)
+    with open_table(run_dir, writer.path) as file:
+        assert file.row_groups == 4, "12 captions of 10,000 characters are the first to pass 100,000"
+        assert file.read()["caption"].to_pylist() == [sample.caption for sample in samples]
+
+
 @pytest.mark.parametrize("rows", [0, 5])
 def test_abort_leaves_no_file(run_dir, rows):
     writer = ProjectionWriter(run_dir, make_shard(0), "a", SPEC, {}, row_group_bytes=2 * ROW_BYTES)
