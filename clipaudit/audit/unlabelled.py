@@ -47,7 +47,7 @@ def classes_source(run: Run, asked: ClassesFrom | None) -> ClassesFrom:
 
 def caption_classes(run: Run, names: ClassNames) -> Ints:
     """(n,) class that the caption of each ok row of the run names: NONE where it names none, SEVERAL where more."""
-    forms = forms_of(names.names)
+    forms = forms_of(names.names, names.others)
     found = [
         named_class(caption, forms)
         for batch in stream_rows(run, (), ["caption"], size=_CAPTIONS)

@@ -30,6 +30,8 @@ class ClassNames:
     names: tuple[str, ...]
     source: str
     """The file, or `the run's labels`."""
+    others: tuple[tuple[str, ...], ...] = ()
+    """Further names of each class, by which captions may call it; empty when no class has one."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -86,7 +88,8 @@ class ClassNames:
 
 
 def load_classes(path: str) -> ClassNames:
-    """Class names of a file (local, or any fsspec URL): one a line, labels count from 0; or `label<TAB>name`.
+    """Class names of a file (local, or any fsspec URL): one a line, labels count from 0; or `label<TAB>name`, which
+    further names may follow, each after a tab: captions may call the class by any of them.
 
     The first line decides which. Raises UsageError naming file and line: empty, a blank line between names (which
     would move the labels), a label that is there twice, wrong columns.
@@ -167,14 +170,16 @@ def _classes(lines: list[Line], path: str) -> ClassNames:
         raise UsageError(f"{path} has no class names: write one a line")
     if lines[0].columns[0].startswith(("{", "[")):
         raise UsageError(f"{path} looks like JSON: write a name a line, or label<TAB>name")
-    wanted = 2 if len(lines[0].columns) > 1 else 1
+    labelled = len(lines[0].columns) > 1
     for line in lines:
-        if len(line.columns) != wanted or not all(line.columns):
-            form = "label<TAB>name" if wanted == 2 else "a name without a tab"
+        numbers = any(map(_INTEGER.fullmatch, line.columns[2:]))  # a table's further column, and no names
+        if (len(line.columns) > 1) != labelled or not all(line.columns) or numbers:
+            form = "label<TAB>name" if labelled else "a name without a tab"
             raise UsageError(f"{path}, line {line.number}: not {form}, which the first line has")
-    names = tuple(line.columns[-1] for line in lines)
-    if wanted == 2:
-        return ClassNames(labels=_labels(lines, path), names=names, source=path)
+    names = tuple(line.columns[1 if labelled else 0] for line in lines)
+    if labelled:
+        others = tuple(line.columns[2:] for line in lines)
+        return ClassNames(labels=_labels(lines, path), names=names, source=path, others=others if any(others) else ())
     for position, line in enumerate(lines, 1):
         if line.number != position:
             raise UsageError(f"{path}, line {position}: blank, though names follow; labels count the lines from 0")

@@ -32,14 +32,16 @@ def words_of(text: str) -> Words:
     return tuple(unicodedata.normalize("NFC", text).casefold().translate(_CHARACTERS).split())
 
 
-def forms_of(names: Sequence[str]) -> Forms:
-    """How each class name may stand in a text: as it is, and with its last word in the plural.
+def forms_of(names: Sequence[str], others: Sequence[Sequence[str]] = ()) -> Forms:
+    """How each class name, and each of a class's further names, may stand in a text: as it is, and with its last word
+    in the plural.
 
     Plurals are those of the rules of English (cats, boxes, ponies, wolves), not of its exceptions (mice, geese).
     """
     classes: dict[Words, set[int]] = {}
     lengths: dict[str, set[int]] = {}
-    for place, name in enumerate(names):
+    further = ((place, name) for place, found in enumerate(others) for name in found)
+    for place, name in (*enumerate(names), *further):
         words = words_of(name)
         for last in (words[-1], *_plurals(words[-1])) if words else ():
             form = (*words[:-1], last)

@@ -117,3 +117,10 @@ def test_any_text_is_some_words(text):
     words = words_of(text)
     assert all(word and not word.isspace() for word in words)
     assert isinstance(named_class(text, FORMS), int)
+
+
+def test_a_class_may_have_several_names():
+    forms = forms_of(["waterbird", "landbird"], [["duck", "goose", "geese"], ["hen"]])
+    assert [named_class(text, forms) for text in ("two ducks", "geese at dawn", "A hen", "a waterbird")] == [0, 0, 1, 0]
+    assert named_class("a duck, that is a waterbird", forms) == 0
+    assert named_class("a duck and a hen", forms) == SEVERAL

@@ -248,6 +248,12 @@ def test_names_with_labels(tmp_path):
     assert names.rows(["n01", "007"]) == {"n01": 0, "007": 1}
 
 
+def test_further_names_of_a_class(tmp_path):
+    names = load_classes(write(tmp_path / "names.txt", "0\tlandbird\n1\twaterbird\tduck\twater bird\n"))
+    assert names.names == ("landbird", "waterbird")
+    assert names.others == ((), ("duck", "water bird"))
+
+
 def test_repeated_names_are_told_and_never_guessed(tmp_path):
     names = load_classes(write(tmp_path / "names.txt", "missile\ncrane\nmissile\n"))
     assert names.repeated == ("missile",)
