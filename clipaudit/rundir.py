@@ -176,6 +176,10 @@ class RunDirectory:
         """Record that a shard was given up, in place of an older record of it."""
         self.storage.replace(self._failure_path(record.shard_id), record.to_json())
 
+    def failed_ids(self) -> set[int]:
+        """Ids of the shards with a failure record, by listing alone."""
+        return {int(match[1]) for name in self.storage.names(FAILED) if (match := _RECORD_NAME.fullmatch(name))}
+
     def failures(self) -> dict[int, FailureRecord]:
         """The failure records in the order of shard ids; IntegrityError names a record that cannot be read."""
         paths = [f"{FAILED}/{name}" for name in self.storage.names(FAILED) if _RECORD_NAME.fullmatch(name)]

@@ -50,6 +50,7 @@ class Scheduler:
         self._observer = observer or Observer()
         self._start_failures: Counter[str] = Counter()
         self._unforeseen, self._finished = 0, False
+        self._failed_before: frozenset[int] = frozenset()
         self._attempts: Counter[int] = Counter()
         self._running: dict[str, tuple[Task, float]] = {}
         self._killed: set[str] = set()
@@ -77,6 +78,7 @@ class Scheduler:
         can be started, and StorageFull from whoever meets it first.
         """
         self._fingerprint, self._tally = fingerprint, tally
+        self._failed_before = frozenset(self._run_dir.failed_ids())
         # (not before, -size): due now, largest first, so that no giant starts last
         self._queue = [(0.0, -shard.size, shard.id, shard) for shard in shards]
         heapq.heapify(self._queue)
@@ -199,8 +201,11 @@ class Scheduler:
         self._observer.gave_up(event.task, failure)
 
     def _refuse_if_nothing_works(self, event: Failed) -> None:
-        """Several fresh processes of each worker, and none has got through any shard: the others would only follow."""
-        self._unforeseen += event.unforeseen
+        """Several fresh processes of each worker, and none has got through any shard: the others would only follow.
+
+        A shard that an earlier job gave up says nothing of the workers, and nothing more of it can be spoilt.
+        """
+        self._unforeseen += event.unforeseen and event.task.shard.id not in self._failed_before
         if not self._finished and self._unforeseen >= _MOST_UNFORESEEN * max(1, self._pool.live()):
             raise WorkersUnavailable(
                 f"no worker got through a shard in {self._unforeseen} attempts; the last one said: {event.error}"

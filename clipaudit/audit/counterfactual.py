@@ -28,7 +28,7 @@ MAX_HEADS: Final = 12
 _GAIN: Final = 0.001
 """A further head must bring at least a tenth of a point on the discovery half."""
 _DRAWS: Final = 4000
-_FEW_SETS: Final = 40
+_ENOUGH_SETS: Final = 200
 """With fewer sets of the same layers, those of others count too: the 11 heads beside one give no p-value below .05."""
 _CANDIDATES: Final = 16
 
@@ -254,6 +254,8 @@ def _control(
     changes = set_changes(found, parts, conflict, drawn[np.sort(kept)], rows)
     counts, edges = np.histogram(changes, bins=30)
     rule = "class margin variance within a factor of 2" if alike else "the closest in class margin variance"
+    if not alike and len(kept) == len(drawn):
+        rule = "all that there are, alike in class margin variance or not"
     return RandomControl(
         observed=observed.value,
         p=(1 + int((changes >= observed.value - 1e-9).sum())) / (1 + len(changes)),
@@ -304,14 +306,14 @@ def set_changes(found: Answers, parts: Grouping, conflict: Conflict, sets: Bools
 def other_sets(heads: Sequence[str], chosen: Sequence[str], seed: int) -> tuple[Bools, str]:
     """(S, P) sets of as many of the `heads` as are `chosen`, each once and without the chosen one, and whose they are.
 
-    As many of each layer as are chosen; where hardly any other such set exists, of all layers together.
+    As many of each layer as are chosen; where too few such sets exist, of all layers together.
     """
     mask = np.array([head in set(chosen) for head in heads])
-    if _same_layers(heads, chosen) >= _FEW_SETS:
+    if _same_layers(heads, chosen) >= _ENOUGH_SETS:
         drawn, where = random_sets(heads, chosen, _DRAWS, seed), "as many heads of each layer"
     else:
         order = np.random.default_rng(seed).random((_DRAWS, len(heads))).argsort(axis=1)
-        drawn, where = order < int(mask.sum()), "as many heads of any layer, for the cue's own layers have too few"
+        drawn, where = order < int(mask.sum()), "as many heads of any layer, for the cue's own have too few"
     # in small models a set would come again and again, and the chosen one be its own rival
     drawn = np.unique(drawn, axis=0)
     return drawn[(drawn != mask).any(axis=1)], where
@@ -320,7 +322,7 @@ def other_sets(heads: Sequence[str], chosen: Sequence[str], seed: int) -> tuple[
 def different_sets(heads: Sequence[str], chosen: Sequence[str]) -> int:
     """How many sets there are to draw from, the chosen one among them."""
     same = _same_layers(heads, chosen)
-    return same if same >= _FEW_SETS else math.comb(len(heads), len(chosen))
+    return same if same >= _ENOUGH_SETS else math.comb(len(heads), len(chosen))
 
 
 def _same_layers(heads: Sequence[str], chosen: Sequence[str]) -> int:

@@ -265,7 +265,7 @@ class PairedTest(_Documented):
 @dataclass(frozen=True, kw_only=True)
 class RandomControl(_Documented):
     """The observed change among those of random head sets of the same size and layers, alike in margin variance; of any
-    layers where the same ones have hardly another set."""
+    layers where the same ones have fewer than 200 sets."""
 
     observed: float
     p: float

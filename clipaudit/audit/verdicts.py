@@ -113,7 +113,7 @@ def _sharper(case: Case, class_name: str, value: str) -> tuple[Need, ...]:
         found.append(Need(what="scored images of all groups", images=images_needed(mean, -POINT)))
     control = case.arm.control
     if control is not None and control.p >= CONTROL:
-        few = 1 / (1 + control.different_sets) >= CONTROL
+        few = 1 / control.different_sets >= CONTROL  # the chosen set is one of them
         what = (
             "more stored heads (--layers), for there are too few sets to compare with"
             if few

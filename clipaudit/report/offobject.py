@@ -72,7 +72,9 @@ class OffObjects:
         try:
             along = self._heat.along(finding)
             if along is None:
-                return not_measured("no text names the cue")
+                return not_measured(
+                    "no text names the cue" if finding.cue.heads else "no head is known to carry the cue"
+                )
             images = self._read([self._places[one] for one in self._samples[finding.id] if one in self._places])
             return self._measured(finding, along, images)
         except (ShardError, UsageError) as error:

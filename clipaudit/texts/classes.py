@@ -131,8 +131,8 @@ def listed_classes(path: str | None, shards: Sequence[str]) -> ClassNames:
     found = load_classes(path) if path is not None else _beside(shards)
     if found is None:
         raise UsageError(
-            f"without labels, classes need names, and there is no {CLASSNAMES} beside the shards: give a file with"
-            " --classes"
+            f"classes that do not come from labels need names, and there is no {CLASSNAMES} beside the shards: give a"
+            " file with --classes"
         )
     if len(found) < 2:
         raise UsageError(f"an audit compares classes, and {found.source} names one")
@@ -206,7 +206,7 @@ def _beside(shards: Sequence[str]) -> ClassNames | None:
             if data is not None:
                 found[path] = _classes(parse_lines(data, path), path)
                 break
-    if len({(names.labels, names.names) for names in found.values()}) > 1:
+    if len({(names.labels, names.names, names.others) for names in found.values()}) > 1:
         raise UsageError(f"{' and '.join(list(found)[:2])} differ: give the file of class names that holds")
     return next(iter(found.values()), None)
 

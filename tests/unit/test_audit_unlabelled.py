@@ -199,6 +199,14 @@ def test_too_few_named_images_are_inconclusive(tmp_path):
     assert judge(result, (), fail_on=("confirmed",), require_evidence=True).exit_code == 3
 
 
+def test_a_class_that_no_caption_names_is_what_is_missing(tmp_path):
+    world = cue_world(300, 0)
+    captions = [None if "waterbird" in caption else caption for caption in named(world.labels)]
+    result = audited(replace(world, captions=captions), tmp_path)
+    assert "1 of 2 classes have 10 independent images or more" in result.sentence
+    assert result.sentence.endswith("Images still needed: waterbird: 10.")
+
+
 # -- what cannot be done -----------------------------------------------------------------------------------------------
 
 

@@ -113,6 +113,9 @@ def test_what_was_not_measured_says_why(birds, monkeypatch):
     wordless = replace(result.findings[0], cue=replace(result.findings[0].cue, words=()))
     item = said(replace(result, findings=(wordless,)), run)
     assert item.sentence == "Not measured: no text names the cue."
+    headless = replace(result.findings[0], cue=replace(result.findings[0].cue, heads=()))
+    item = said(replace(result, findings=(headless,)), run)
+    assert item.sentence == "Not measured: no head is known to carry the cue."
     many = tuple(replace(result.findings[0], id=f"{number:012x}") for number in range(11))
     found, _ = illustrated(replace(result, findings=many), [run], True, "cpu")
     assert "only the first 10 findings" in str(found.findings[10].evidence)

@@ -186,6 +186,7 @@ def test_failures_are_replaced_and_forgotten(run_dir):
             FailureRecord(shard_id=1, url="u", attempts=tries, kind="error", error="no", traceback="T")
         )
     assert run_dir.failures()[1].attempts == 3
+    assert run_dir.failed_ids() == {1}
     run_dir.clear_failure(1)
     run_dir.clear_failure(1)
     assert run_dir.failures() == {}

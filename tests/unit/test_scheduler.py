@@ -36,7 +36,7 @@ class FakeRunDirectory:
     """Commits in memory; `taken` are shards that another driver committed first, `stubborn` fails that many commits."""
 
     def __init__(self, taken=(), began=True, stubborn=0):
-        self.committed, self.failures, self.discarded, self.taken, self.began = {}, {}, [], set(taken), began
+        self.committed, self.failed, self.discarded, self.taken, self.began = {}, {}, [], set(taken), began
         self.stubborn = stubborn
 
     def committed_ids(self):
@@ -56,10 +56,13 @@ class FakeRunDirectory:
         self.discarded.append(record.shard_id)
 
     def clear_failure(self, shard_id):
-        self.failures.pop(shard_id, None)
+        self.failed.pop(shard_id, None)
 
     def record_failure(self, failure):
-        self.failures[failure.shard_id] = failure
+        self.failed[failure.shard_id] = failure
+
+    def failed_ids(self):
+        return set(self.failed)
 
     def attempt_began(self, shard_id, attempt):
         return self.began
@@ -164,8 +167,8 @@ def test_largest_shards_go_first():
 def test_an_error_is_tried_again_and_recorded_after_the_last_attempt():
     run_dir, tally = run(FakePool({0: ["error"] * 2, 1: ["error"] * 3}), shards(1, 1), max_attempts=3)
     assert set(run_dir.committed) == {0}
-    assert run_dir.failures[1].attempts == 3
-    assert run_dir.failures[1].error == "boom"
+    assert run_dir.failed[1].attempts == 3
+    assert run_dir.failed[1].error == "boom"
     assert tally.failed == 1
 
 
@@ -204,9 +207,9 @@ def test_the_second_of_two_drivers_discards_its_files():
 
 def test_a_success_clears_the_failure_of_an_earlier_job():
     run_dir = FakeRunDirectory()
-    run_dir.failures[0] = "old"
+    run_dir.failed[0] = "old"
     run(FakePool(), shards(1), run_dir)
-    assert run_dir.failures == {}
+    assert run_dir.failed == {}
 
 
 def test_a_few_failed_starts_are_forgiven():
@@ -235,7 +238,7 @@ def test_a_job_in_which_nothing_works_ends_before_it_has_spoilt_every_shard(work
     run_dir = FakeRunDirectory()
     with pytest.raises(WorkersUnavailable, match=rf"no worker got through a shard in {9 * workers} attempts.*boom"):
         run(pool, shards(*[1] * 100), run_dir)
-    assert len(run_dir.failures) <= 9 * workers // 3
+    assert len(run_dir.failed) <= 9 * workers // 3
 
 
 def test_an_error_that_nobody_foresaw_ends_no_job_in_which_something_works():
@@ -247,7 +250,11 @@ def test_an_error_that_nobody_foresaw_ends_no_job_in_which_something_works():
 
     run_dir, _ = run(Poisoned({n: ["error"] * 3 for n in range(1, 20)}, workers=1), shards(9, *[1] * 20))
     assert set(run_dir.committed) == {0, 20}
-    assert set(run_dir.failures) == set(range(1, 20))
+    assert set(run_dir.failed) == set(range(1, 20))
+    # the same command again, with those alone: they fail as before, so that a job which allows for them can end
+    left = [shard for shard in shards(9, *[1] * 20) if shard.id in run_dir.failed_ids()]
+    _, tally = run(Poisoned({n: ["error"] * 3 for n in range(1, 20)}, workers=1), left, run_dir)
+    assert tally.failed == 19
 
 
 class StopsAtOnce(Observer):
@@ -385,6 +392,6 @@ KINDS = st.lists(st.sampled_from(["error", "timeout", "worker_lost", "node_lost"
 def test_every_shard_is_committed_once_or_recorded_as_failed(script, workers):
     run_dir, tally = run(FakePool(script, workers=workers), shards(*range(1, 9)), max_attempts=3)
     failed = {shard for shard, kinds in script.items() if sum(kind != "node_lost" for kind in kinds) >= 3}
-    assert set(run_dir.failures) == failed
+    assert set(run_dir.failed) == failed
     assert set(run_dir.committed) == set(range(8)) - failed
     assert tally.failed == len(failed)

@@ -12,7 +12,7 @@ import pytest
 from clipaudit.demo.evaluation.choice import text_pool
 from clipaudit.errors import UsageError
 from clipaudit.texts import classes, pool, textfile
-from clipaudit.texts.classes import ClassNames, find_classes, load_classes, load_templates, prompts
+from clipaudit.texts.classes import ClassNames, find_classes, listed_classes, load_classes, load_templates, prompts
 from clipaudit.texts.pool import CONTEXT, CORE, KINDS, UNSPECIFIED, load_pool, pool_for
 
 FOLDER = Path(pool.__file__).parent / "pool"
@@ -310,6 +310,10 @@ def test_names_lie_beside_the_shards_or_one_above(tmp_path):
     write(tmp_path / "test/classnames.txt", "dog\ncat\n")
     with pytest.raises(UsageError, match=r"classnames\.txt and .*classnames\.txt differ: give the file"):
         find_classes(None, shards, [0, 1])
+    for part, further in (("train", "kitten"), ("test", "tomcat")):
+        write(tmp_path / part / "classnames.txt", f"0\tcat\t{further}\n1\tdog\n")
+    with pytest.raises(UsageError, match="differ: give the file"):
+        listed_classes(None, shards)
 
 
 def test_names_beside_remote_shards():
