@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -17,7 +15,7 @@ from torchvision.transforms.v2 import functional as tensor_steps
 
 from clipaudit.config import DecodeConfig
 from clipaudit.errors import UsageError
-from clipaudit.imagefiles import open_plain, too_large, upright
+from clipaudit.imagefiles import BROKEN, open_plain, too_large, upright
 from clipaudit.imageheaders import Header, HeaderError, read_header
 
 try:
@@ -29,19 +27,6 @@ IMAGE_EXTENSIONS: Final = frozenset({"jpg", "jpeg", "png", "webp"})
 
 Step: TypeAlias = Callable[[Any], Any]
 
-# What Pillow's decoders raise for broken files.
-_BROKEN: Final = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-)
 _HASH_SIDE: Final = 32
 DEVICE_PIXELS: Final = 2**22
 """Images with more pixels are resized on the host also with `resize="device"`: what waits must stay bounded."""
@@ -198,7 +183,7 @@ def _open(header: Header) -> Image.Image:
         return upright(_expanded(image), header.orientation)
     except MemoryError:
         raise ImageTooLarge(f"{header.width} x {header.height} pixels do not fit into memory") from None
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ImageUndecodable(f"the {header.format} cannot be decoded: {error}") from None
 
 

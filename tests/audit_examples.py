@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +53,7 @@ from clipaudit.audit.result import (
     finding_id,
     strength_word,
 )
+from clipaudit.audit.verdicts import Case
 
 MODEL = "demo"
 CLASSES = ("landbird", "waterbird")
@@ -213,6 +215,19 @@ def arm(name: str, gain: float) -> Arm:
             for alpha in (0.0, 0.25, 0.5, 0.75, 1.0)
         ),
     )
+
+
+def case(**changes: Any) -> Case:
+    """An attribute that goes with its class and that the model relies on, but for some changes."""
+    base = Case(
+        association=association(),
+        attributes=True,
+        classes_from="label",
+        arm=arm("whole heads", 0.3),
+        own=642,
+        others=2255,
+    )
+    return replace(base, **changes)
 
 
 def counterfactual() -> Counterfactual:

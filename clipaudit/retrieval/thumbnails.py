@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 from PIL import Image
 
 from clipaudit.errors import ShardError, UsageError
-from clipaudit.imagefiles import open_plain, too_large, upright
+from clipaudit.imagefiles import BROKEN, open_plain, too_large, upright
 from clipaudit.imageheaders import HeaderError, read_header
 from clipaudit.retrieval.rowmap import Row
 from clipaudit.run import Run
@@ -109,7 +109,7 @@ def shrink(data: bytes, side: int, max_pixels: int) -> Picture:
         image = _on_white(image)
         image.thumbnail((side, side))
         image = upright(image, header.orientation)
-    except Exception as error:
+    except (*BROKEN, MemoryError) as error:
         raise NoPicture(f"the {header.format} cannot be decoded") from error
     return as_jpeg(image)
 

@@ -17,7 +17,7 @@ from clipaudit.audit.pseudo import MIN_PURITY, CorrectedChange, corrected_change
 from clipaudit.audit.screen import screen_codes
 from clipaudit.audit.strength import Design, binned, strengths
 from clipaudit.audit.verdicts import Case, Verdict, verdict
-from tests.audit_examples import arm, around, association
+from tests.audit_examples import arm, around, association, case
 from tests.audit_worlds import Texts, cue_world, text_pool, write_world
 
 CLASSES, VALUES = ("landbird", "waterbird"), ("land", "water")
@@ -151,7 +151,7 @@ def test_trap_6_pseudo_attribute_errors_flip_the_effect_and_the_correction_resto
 
 def test_trap_7_labels_alone_are_never_more_than_a_candidate():
     for gain in (0.3, -0.3):
-        case = Case(
+        labelled = Case(
             association=association(),
             attributes=False,
             classes_from="label",
@@ -159,24 +159,16 @@ def test_trap_7_labels_alone_are_never_more_than_a_candidate():
             own=5000,
             others=5000,
         )
-        assert verdict(case) is Verdict.CANDIDATE
+        assert verdict(labelled) is Verdict.CANDIDATE
 
 
 def test_trap_8_association_and_reliance_are_two_things():
     flat = replace(arm("whole heads", 0.3), delta_conflict=around(0.0, 0.005, 5000))
     absent = association(0.0, above_delta=False, within_delta=True)
-    base = Case(
-        association=association(),
-        attributes=True,
-        classes_from="label",
-        arm=arm("whole heads", 0.3),
-        own=642,
-        others=2255,
-    )
     four = {
-        (goes, relies): verdict(replace(base, association=goes_with, arm=effect))
+        (goes, relies): verdict(case(association=goes_with, arm=effect))
         for goes, goes_with in ((True, association()), (False, absent))
-        for relies, effect in ((True, base.arm), (False, flat))
+        for relies, effect in ((True, case().arm), (False, flat))
     }
     assert four[True, True] is Verdict.CONFIRMED
     assert four[True, False] is Verdict.DATA_ONLY

@@ -7,20 +7,8 @@ from dataclasses import replace
 import pytest
 
 from clipaudit.audit.parts import Verdict
-from clipaudit.audit.verdicts import Case, action, images_needed, labels_needed, needs, sentence, verdict
-from tests.audit_examples import arm, around, association, random_control
-
-
-def case(**changes):
-    base = Case(
-        association=association(),
-        attributes=True,
-        classes_from="label",
-        arm=arm("whole heads", 0.3),
-        own=642,
-        others=2255,
-    )
-    return replace(base, **changes)
+from clipaudit.audit.verdicts import action, images_needed, labels_needed, needs, sentence, verdict
+from tests.audit_examples import arm, around, association, case, random_control
 
 
 def effect(conflict, mean, half=0.01, p=0.005):
