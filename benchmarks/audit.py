@@ -30,12 +30,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import itertools
 
-from clipaudit.audit import AuditOptions, audit
-from clipaudit.basis import write_basis
-from clipaudit.run import Run
-from clipaudit.rundir import RunDirectory
+from clipaudit.cues import AuditOptions, audit_cues
+from clipaudit.heads.texts.pool import CONTEXT, CORE, TextPool
+from clipaudit.run.basis import write_basis
+from clipaudit.run.directory import RunDirectory
+from clipaudit.run.reader import Run
 from clipaudit.schema import Sample, TableSpec, head_label
-from clipaudit.texts.pool import CONTEXT, CORE, TextPool
 from tests.make_runs import make_basis, make_manifest, write_attempt
 
 HEADS = tuple(head_label(layer, head) for layer in range(8, 12) for head in range(12))
@@ -120,7 +120,7 @@ def measure(where: Path) -> dict[str, Any]:
     classes = where.parent / "classes.txt"
     classes.write_text("".join(f"class {k}\n" for k in range(CLASSES)))
     run, began = Run(str(where)), time.monotonic()
-    result = audit(run, AuditOptions(classes=str(classes), attributes=("place",)), texts=Texts(), pool=pool())
+    result = audit_cues(run, AuditOptions(classes=str(classes), attributes=("place",)), texts=Texts(), pool=pool())
     used = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "rows": result.data.rows,

@@ -28,13 +28,13 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tensor_steps
 
-from clipaudit import images as images_module
 from clipaudit.config import DecodeConfig, ModelConfig
-from clipaudit.decodeprocess import ProcessDecoder
-from clipaudit.decomposer import Decomposer
-from clipaudit.images import ImageDecoder, perceptual_hash
-from clipaudit.model import Normaliser, load_model
-from clipaudit.shards import ShardReader, expand
+from clipaudit.model import Decomposer
+from clipaudit.model.loading import Normaliser, load_model
+from clipaudit.shards import decoder as images_module
+from clipaudit.shards.decoder import ImageDecoder, perceptual_hash
+from clipaudit.shards.decoder_processes import ProcessDecoder
+from clipaudit.shards.reader import ShardReader, expand
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -30,7 +30,7 @@ import open_clip
 import torch
 from torch import Tensor
 
-from clipaudit.decomposer import Decomposer
+from clipaudit.model import Decomposer
 
 SIDES = ("plain", "decomposed")
 KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}

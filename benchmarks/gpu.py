@@ -42,9 +42,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipaudit.config import DecodeConfig
-from clipaudit.decomposer import Decomposer, Tower
-from clipaudit.images import ImageDecoder
-from clipaudit.staging import Staging
+from clipaudit.job.staging import Staging
+from clipaudit.model import Decomposer, Tower
+from clipaudit.shards.decoder import ImageDecoder
 
 TINY = {
     "embed_dim": 24,

@@ -28,16 +28,16 @@ from PIL import Image, ImageEnhance, ImageOps
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.roles import FACTORS
-from clipaudit.basis import write_basis
 from clipaudit.errors import UsageError
 from clipaudit.retrieval.build import BuildTask, build
 from clipaudit.retrieval.card import EMBEDDING, Space
 from clipaudit.retrieval.duplicates import DuplicatesConfig, find_duplicates
-from clipaudit.retrieval.head import HeadIndex
+from clipaudit.retrieval.head_index import HeadIndex
 from clipaudit.retrieval.retriever import Retriever
 from clipaudit.retrieval.rowmap import segments_for
-from clipaudit.run import Run, Vectors
-from clipaudit.rundir import RunDirectory
+from clipaudit.run.basis import write_basis
+from clipaudit.run.directory import RunDirectory
+from clipaudit.run.reader import Run, Vectors
 from clipaudit.schema import TableSpec
 from tests.make_runs import make_basis, make_manifest, make_samples, write_attempt
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from clipaudit.audit import AuditOptions, audit
-from clipaudit.audit.offobject import NAME, with_off_object
-from clipaudit.report.gallery import add_heat, read_pictures
-from clipaudit.report.heat import HeatMaps
-from clipaudit.report.offobject import OffObjects
-from clipaudit.textvectors import RunTexts
+from clipaudit.cues import AuditOptions, audit_cues
+from clipaudit.cues.report.heat import HeatMaps
+from clipaudit.cues.report.off_object_shares import OffObjects
+from clipaudit.cues.report.pictures import add_heat, read_pictures
+from clipaudit.cues.result.off_object import NAME, with_off_object
+from clipaudit.heads.texts.vectors import RunTexts
 from tests.make_audits import audited_world
 
 QUICK = {"negative_audits": 0, "positive_trials": 0, "permutations": 0, "random_sets": 200}
@@ -47,7 +47,7 @@ def main() -> None:
 
 def findings(folder: Path, world: str, count: int, seed: int, seconds: dict[str, float]) -> list[tuple]:
     run = audited_world(folder, world, count, seed)
-    result = audit(run, AuditOptions(**QUICK, seed=seed))
+    result = audit_cues(run, AuditOptions(**QUICK, seed=seed))
     heat = HeatMaps(run, RunTexts(run, "cpu"), device="cpu")
     plain = read_pictures(result, [run])
     for finding in result.findings[:1]:

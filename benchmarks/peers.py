@@ -175,7 +175,7 @@ def contestants(options: argparse.Namespace, checkpoint: Path) -> list[Peer]:
 
 
 def read_clipaudit(out: Path) -> tuple[list[str], list[str], npt.NDArray[np.float32]]:
-    from clipaudit.run import Run
+    from clipaudit.run.reader import Run
 
     run = Run(str(out))
     table = run.table(["key", "status", "label"]).to_pylist()

@@ -33,26 +33,26 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from clipaudit.config import AuditConfig, DecodeConfig, ExecutionConfig, ModelConfig
-from clipaudit.feed import ShardFeed
-from clipaudit.fields import parse_fields
-from clipaudit.images import ImageDecoder
-from clipaudit.local import LocalPool
-from clipaudit.model import Normaliser, load_model
-from clipaudit.progress import Tally
-from clipaudit.rundir import RunDirectory
-from clipaudit.scheduler import Scheduler
+from clipaudit.config import DecodeConfig, ExecutionConfig, JobConfig, ModelConfig
+from clipaudit.job.driver import make_manifest
+from clipaudit.job.engine_local import LocalPool
+from clipaudit.job.progress import Tally
+from clipaudit.job.protocol import Pool
+from clipaudit.job.scheduler import Scheduler
+from clipaudit.model.loading import Normaliser, load_model
+from clipaudit.run.directory import RunDirectory
+from clipaudit.run.upkeep import status
 from clipaudit.schema import OK
-from clipaudit.shardlist import expand
-from clipaudit.stages import make_manifest
-from clipaudit.tasks import Pool
-from clipaudit.upkeep import status
+from clipaudit.shards.decoder import ImageDecoder
+from clipaudit.shards.feed import ShardFeed
+from clipaudit.shards.fields import parse_fields
+from clipaudit.shards.listing import expand
 
 
 class BareLoop:
     """Plain `encode_image` over every image of the shards, from memory."""
 
-    def __init__(self, config: AuditConfig) -> None:
+    def __init__(self, config: JobConfig) -> None:
         loaded = load_model(config.model)
         self._model, self._size = loaded.model, config.model.batch_size
         decoder = ImageDecoder(loaded.transform, config.decode)
@@ -75,7 +75,7 @@ class BareLoop:
 class BareLoops:
     """Bare loops of one thread each, in processes of their own that work at the same time."""
 
-    def __init__(self, config: AuditConfig, number: int) -> None:
+    def __init__(self, config: JobConfig, number: int) -> None:
         spawn = multiprocessing.get_context("spawn")
         self._processes = [
             ProcessPoolExecutor(1, mp_context=spawn, initializer=_load, initargs=(config,)) for _ in range(number)
@@ -92,7 +92,7 @@ class BareLoops:
             process.shutdown()
 
 
-def _load(config: AuditConfig) -> None:
+def _load(config: JobConfig) -> None:
     global _loop
     torch.set_num_threads(1)
     _loop = BareLoop(config)
@@ -108,7 +108,7 @@ _loop: BareLoop
 class Job:
     """A pool whose worker stays loaded; each round is a run of its own."""
 
-    def __init__(self, config: AuditConfig, pool: Pool) -> None:
+    def __init__(self, config: JobConfig, pool: Pool) -> None:
         self._config, self._pool = config, pool
         self._shards = tuple(expand(config.shards))
         self.run_dir = RunDirectory(config.out)
@@ -133,7 +133,7 @@ class Job:
 Contestant = BareLoop | BareLoops | Job
 
 
-def at_full_width(config: AuditConfig, folder: str, ray: bool) -> dict[str, Contestant]:
+def at_full_width(config: JobConfig, folder: str, ray: bool) -> dict[str, Contestant]:
     """Everybody has all cores."""
     found: dict[str, Contestant] = {"bare loop": BareLoop(config)}
     local = replace(config, out=f"{folder}/local")
@@ -143,7 +143,7 @@ def at_full_width(config: AuditConfig, folder: str, ray: bool) -> dict[str, Cont
     return found
 
 
-def one_thread_each(config: AuditConfig, folder: str) -> dict[str, Contestant]:
+def one_thread_each(config: JobConfig, folder: str) -> dict[str, Contestant]:
     """One and two of each kind, one thread a worker."""
     return {
         "1 bare loop": BareLoops(config, 1),
@@ -153,9 +153,9 @@ def one_thread_each(config: AuditConfig, folder: str) -> dict[str, Contestant]:
     }
 
 
-def ray_job(config: AuditConfig, out: str, workers: int, cpus: int) -> Job:
+def ray_job(config: JobConfig, out: str, workers: int, cpus: int) -> Job:
     """A job on the benchmark's own Ray, where several pools have room beside each other."""
-    from clipaudit.cluster import RayPool
+    from clipaudit.job.engine_ray import RayPool
 
     execution = ExecutionConfig(engine="ray", workers=workers, cpus_per_worker=cpus)
     config = replace(config, out=out, execution=execution)
@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench", dir="/tmp") as folder:
-        config = AuditConfig(
+        config = JobConfig(
             shards=tuple(copied(options.shards, options.copies, Path(folder))),
             out=folder,
             model=ModelConfig(

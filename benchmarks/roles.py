@@ -23,12 +23,12 @@ from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from clipaudit.description import find_roles
-from clipaudit.heads import variance_share
-from clipaudit.roles import Role
-from clipaudit.run import Run
-from clipaudit.texts.pool import TextPool, load_pool
-from clipaudit.textvectors import RunTexts
+from clipaudit.heads.description import find_roles
+from clipaudit.heads.roles import Role
+from clipaudit.heads.texts.pool import TextPool, load_pool
+from clipaudit.heads.texts.vectors import RunTexts
+from clipaudit.heads.textspan import variance_share
+from clipaudit.run.reader import Run
 
 FACTORS = {
     "noun": {"noun", "animals", "food", "vehicles", "objects", "plants"},
@@ -42,7 +42,7 @@ PERMUTATIONS = 10_000
 
 def caption_pool() -> TextPool:
     """The demo captions' own phrases, by property: words that the demo model has learnt."""
-    from clipaudit.demo.evaluation.choice import text_pool
+    from clipaudit.demo.evaluation.head_choice import text_pool
 
     pool = text_pool()
     return TextPool(

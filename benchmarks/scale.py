@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from clipaudit.indexes import Kind
 from clipaudit.retrieval.kinds import build_bytes, number_of_lists
+from clipaudit.retrieval.vector_index import Kind
 from tests.make_runs import tower_spec
 
 IMAGES = 10**9

@@ -2,7 +2,7 @@
 
 import time
 
-from clipaudit.demo.training_data import training_batch
+from clipaudit.demo.training.data import training_batch
 
 BATCH = 512
 

@@ -30,14 +30,14 @@ from typing import Any, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from clipaudit.config import AuditConfig, ExecutionConfig
-from clipaudit.progress import Tally
-from clipaudit.records import CommitRecord, StoredFile
+from clipaudit.config import ExecutionConfig, JobConfig
+from clipaudit.job.progress import Tally
+from clipaudit.job.protocol import Event, Finished, Pool, Ready, Task, WorkerFacts
+from clipaudit.job.scheduler import Scheduler
 from clipaudit.retrieval.kinds import peak_bytes
-from clipaudit.rundir import RunDirectory
-from clipaudit.scheduler import Scheduler
+from clipaudit.run.directory import RunDirectory
+from clipaudit.run.records import CommitRecord, StoredFile
 from clipaudit.schema import Shard
-from clipaudit.tasks import Event, Finished, Pool, Ready, Task, WorkerFacts
 from tests.make_runs import SPEC, make_manifest, make_samples, make_vectors, tower_spec, write_attempt
 
 L14 = tower_spec(layers=24, heads=16, head_dim=64, embed_dim=768)
@@ -164,7 +164,7 @@ def driver(folder: Path, shards: int, workers: int) -> None:
 def on_ray(folder: Path, shards: int, workers: int) -> None:
     import ray
 
-    from clipaudit import cluster
+    from clipaudit.job import engine_ray
 
     class Threads:
         """Two of these answer for all workers; a shard takes about as long as its answer's way."""
@@ -179,7 +179,7 @@ def on_ray(folder: Path, shards: int, workers: int) -> None:
         def progress(self) -> int:
             return 0
 
-    class SharedPool(cluster.RayPool):
+    class SharedPool(engine_ray.RayPool):
         """A pool whose handles all lead to the same two actors."""
 
         _hosts: list[Any]
@@ -195,7 +195,7 @@ def on_ray(folder: Path, shards: int, workers: int) -> None:
             super().close()
 
     print(f"\nThe driver through Ray {ray.__version__}, {workers:,} handles, commits on disk")
-    config = AuditConfig(
+    config = JobConfig(
         shards=("-",), out=str(folder / "run"), execution=ExecutionConfig(workers=workers, cpus_per_worker=1)
     )
     temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: Ray's sockets allow about 100 characters
@@ -205,11 +205,11 @@ def on_ray(folder: Path, shards: int, workers: int) -> None:
 
 
 def readers(folder: Path, shards: int, workers: int) -> None:
+    from clipaudit.job.watch import Watcher
     from clipaudit.retrieval.rowmap import segments_for
-    from clipaudit.run import Run
-    from clipaudit.shardlist import expand
-    from clipaudit.upkeep import status
-    from clipaudit.watch import Watcher
+    from clipaudit.run.reader import Run
+    from clipaudit.run.upkeep import status
+    from clipaudit.shards.listing import expand
 
     print(f"\nReaders of a run with {shards:,} committed shards, files in the page cache")
     data = folder / "data"

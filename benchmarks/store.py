@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from clipaudit.projections import ProjectionWriter
-from clipaudit.run import Run
-from clipaudit.rundir import RunDirectory, new_attempt
+from clipaudit.run.directory import RunDirectory, new_attempt
+from clipaudit.run.projections import ProjectionWriter
+from clipaudit.run.reader import Run
 from clipaudit.schema import TableSpec
 from tests.make_runs import make_manifest, make_samples, make_shard, make_vectors, tower_spec, write_attempt
 

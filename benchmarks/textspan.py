@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from clipaudit.heads import fold, textspan
-from clipaudit.moments import Moments, merge, moments_of
+from clipaudit.heads.textspan import fold, textspan
+from clipaudit.run.moments import Moments, merge, moments_of
 from clipaudit.schema import TableSpec
 
 Float32s = npt.NDArray[np.float32]

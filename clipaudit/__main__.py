@@ -6,7 +6,7 @@ import traceback
 
 def main() -> None:
     """Run `clipaudit`; ClipauditError ends as one sentence on stderr with its exit code, a bug keeps its traceback."""
-    from clipaudit.cli import app
+    from clipaudit.cli.app import app
     from clipaudit.errors import ClipauditError
     from clipaudit.redact import redact
 

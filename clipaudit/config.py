@@ -152,7 +152,7 @@ class ExecutionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditConfig:
+class JobConfig:
     """The whole configuration of `clipaudit audit`; each stage gets its own part only."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}

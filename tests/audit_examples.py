@@ -8,52 +8,51 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from clipaudit.audit.parts import ClassesFrom
-from clipaudit.audit.result import (
-    SCHEMA_VERSION,
+from clipaudit.cues.findings.verdicts import VerdictCase
+from clipaudit.cues.result.finding_parts import (
     Arm,
     Association,
-    AttributeTable,
-    AuditResult,
     CellTable,
-    ClassFacts,
-    Controls,
+    ClassesFrom,
     Counterfactual,
     Cue,
     CueWord,
-    Data,
     Distribution,
     Distributions,
     DosePoint,
-    Dropped,
     Estimate,
     Evidence,
-    Finding,
     Gallery,
     GroupAccuracy,
     Groups,
-    HeadShift,
-    Hygiene,
-    LeftOut,
-    MapPoint,
     Need,
-    NegativeControl,
     PairedTest,
-    PositiveControl,
     Predictability,
     RandomControl,
     Rival,
     SampleRef,
+    Stability,
+    Verdict,
+    strength_word,
+)
+from clipaudit.cues.result.panels import (
+    AttributeTable,
+    ClassFacts,
+    Controls,
+    Data,
+    Dropped,
+    HeadShift,
+    Hygiene,
+    LeftOut,
+    MapPoint,
+    NegativeControl,
+    PositiveControl,
     Settings,
     Shift,
     ShiftRow,
-    Stability,
     Trust,
-    Verdict,
-    finding_id,
-    strength_word,
 )
-from clipaudit.audit.verdicts import Case
+from clipaudit.cues.result.result import SCHEMA_VERSION, AuditResult, Finding, finding_id
 
 MODEL = "demo"
 CLASSES = ("landbird", "waterbird")
@@ -217,9 +216,9 @@ def arm(name: str, gain: float) -> Arm:
     )
 
 
-def case(**changes: Any) -> Case:
+def case(**changes: Any) -> VerdictCase:
     """An attribute that goes with its class and that the model relies on, but for some changes."""
-    base = Case(
+    base = VerdictCase(
         association=association(),
         attributes=True,
         classes_from="label",

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipaudit.basis import write_basis
-from clipaudit.run import Run
-from clipaudit.rundir import RunDirectory
+from clipaudit.heads.texts.pool import TextPool
+from clipaudit.run.basis import write_basis
+from clipaudit.run.directory import RunDirectory
+from clipaudit.run.reader import Run
 from clipaudit.schema import UNDECODABLE, Sample, TableSpec, head_label
-from clipaudit.texts.pool import TextPool
 from tests.make_runs import make_manifest, make_shard, write_attempt
 
 LAYERS, HEADS, DIM = 2, 20, 2

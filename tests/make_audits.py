@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from clipaudit.config import AuditConfig, ExecutionConfig, FieldsConfig, ModelConfig, StoreConfig
-from clipaudit.console import ConsoleReporter
-from clipaudit.demo.worlds import write_world
-from clipaudit.local import LocalPool
+from clipaudit.cli.console.job import ConsoleReporter
+from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConfig, StoreConfig
+from clipaudit.demo.world.datasets import write_world
+from clipaudit.job.driver import Reporter, run_job
+from clipaudit.job.engine_local import LocalPool
 from clipaudit.retrieval.plan import IndexConfig, build_indexes
-from clipaudit.run import Run
-from clipaudit.stages import Reporter, audit
+from clipaudit.run.reader import Run
 from tests.make_runs import MEMORY
 from tests.make_shards import write_photos
 from tests.worded_models import write_worded_model
@@ -22,7 +22,7 @@ def audited(folder: Path, shards: int = 2, images: int = 12, *, index: bool = Tr
     model = write_worded_model(folder / "model", layers=2, image_size=32)
     for number in range(shards):
         write_photos(folder / f"s-{number}.tar", images, prefix=f"p{number}")
-    config = AuditConfig(
+    config = JobConfig(
         shards=(f"{folder}/s-*.tar",),
         out=str(folder / "run"),
         model=ModelConfig(name=str(model), device="cpu"),
@@ -32,7 +32,7 @@ def audited(folder: Path, shards: int = 2, images: int = 12, *, index: bool = Tr
     )
     pool = LocalPool(config)
     with ConsoleReporter(config) as reporter:
-        audit(config, pool, reporter, threading.Event())
+        run_job(config, pool, reporter, threading.Event())
     if index:
         build_indexes(IndexConfig(run=config.out, memory=MEMORY))
     return Run(config.out)
@@ -44,12 +44,12 @@ def audited_world(
     """A world of the demo with every factor as an attribute, through the demo model."""
     shards = write_world(world, folder / "shards", count=count, seed=seed, shard_size=500)
     attributes = tuple(f"json:{name}" for name in ("background", "place", "split", "style", "tint"))
-    config = AuditConfig(
+    config = JobConfig(
         shards=tuple(map(str, shards)),
         out=str(folder / "run"),
         model=ModelConfig(name="demo", device="cpu"),
         fields=FieldsConfig(label=label, attributes=attributes, caption=caption),
         execution=ExecutionConfig(engine="local"),
     )
-    audit(config, LocalPool(config), Reporter(), threading.Event())
+    run_job(config, LocalPool(config), Reporter(), threading.Event())
     return Run(config.out)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipaudit.basis import write_basis
-from clipaudit.moments import LabelMoments, MomentsAccumulator
-from clipaudit.projections import ProjectionWriter
-from clipaudit.records import CommitRecord, Manifest
-from clipaudit.rundir import RunDirectory, new_attempt
+from clipaudit.run.basis import write_basis
+from clipaudit.run.directory import RunDirectory, new_attempt
+from clipaudit.run.moments import LabelMoments, MomentsAccumulator
+from clipaudit.run.projections import ProjectionWriter
+from clipaudit.run.records import CommitRecord, Manifest
 from clipaudit.schema import OK, UNDECODABLE, Label, Sample, Shard, TableSpec, head_label
 
 SPEC = TableSpec(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from clipaudit.texts.pool import TextPool
+from clipaudit.heads.texts.pool import TextPool
 
 
 class HashedTexts:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clipaudit.decomposer import Decomposer
-from clipaudit.decomposer.taps import tapped
+from clipaudit.model import Decomposer
+from clipaudit.model.taps import tapped
 
 
 @torch.inference_mode()

@@ -76,7 +76,7 @@ def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def images_for(visual: nn.Module, count: int = 3, seed: int = 1) -> torch.Tensor:
     """Random normalised images of the tower's size."""
-    from clipaudit.decomposer import describe
+    from clipaudit.model import describe
 
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 3, *describe(visual).image_size, generator=generator)

@@ -9,16 +9,16 @@ from typing import Final
 
 import numpy as np
 
-from clipaudit.demo.evaluation.choice import PLACE, RULES, HeadWords
-from clipaudit.retrieval.ask import Asking, answers
+from clipaudit.demo.evaluation.head_choice import PLACE, RULES, HeadTexts
 from clipaudit.retrieval.card import EMBEDDING
-from clipaudit.retrieval.maps import SheetMaps
 from clipaudit.retrieval.plan import IndexConfig, build_indexes
-from clipaudit.retrieval.queries import Encoder
+from clipaudit.retrieval.queries import QueryEncoder
+from clipaudit.retrieval.request import Request, answers
 from clipaudit.retrieval.retriever import Retriever
 from clipaudit.retrieval.sheet import contact_sheet
-from clipaudit.retrieval.thumbnails import Thumbnails
-from clipaudit.run import Run
+from clipaudit.retrieval.sheet_maps import SheetMaps
+from clipaudit.run.reader import Run
+from clipaudit.run.thumbnails import Thumbnails
 
 IMAGES: Final = 12
 _PLAIN: Final = "style = 'photo' and tint = 'none'"
@@ -30,7 +30,7 @@ _FACTORS: Final = ("background", "noun")
 class Alike:
     """What the sheet shows."""
 
-    head: HeadWords
+    head: HeadTexts
     """The head that was asked."""
     key: str
     """The query, the run's first plain photo, as `--key` takes it."""
@@ -42,7 +42,7 @@ class Alike:
     """The same by the whole embedding."""
 
 
-def alike(run_url: str, words: Sequence[HeadWords], path: Path) -> Alike | None:
+def alike(run_url: str, words: Sequence[HeadTexts], path: Path) -> Alike | None:
     """Index one head and the whole embedding of a run of `things`, and write the sheet to `path`.
 
     None when no head's texts are about places.
@@ -55,8 +55,8 @@ def alike(run_url: str, words: Sequence[HeadWords], path: Path) -> Alike | None:
     retriever, thumbnails = Retriever(run), Thumbnails(run)
     index = retriever.index(head.head)
     first = index.rows(np.flatnonzero(index.mask(_PLAIN))[:1])[0]
-    asking = Asking(weights={head.head: 1.0}, key=(first.shard_id, first.key), k=IMAGES, compare=True)
-    panels = answers(retriever, Encoder(run, "cpu"), asking)
+    asking = Request(weights={head.head: 1.0}, key=(first.shard_id, first.key), k=IMAGES, compare=True)
+    panels = answers(retriever, QueryEncoder(run, "cpu"), asking)
     draw = SheetMaps(retriever, side=160, device="cpu")
     path.write_text(contact_sheet(run, asking.shown(retriever, thumbnails), panels, thumbnails, draw), "utf-8")
     shared = [
@@ -75,7 +75,7 @@ def alike(run_url: str, words: Sequence[HeadWords], path: Path) -> Alike | None:
     )
 
 
-def background_head(words: Sequence[HeadWords]) -> HeadWords | None:
+def background_head(words: Sequence[HeadTexts]) -> HeadTexts | None:
     """Of the heads that are chosen for their texts about places, the one that they explain most of."""
     chosen = [head for head in words if head.chosen(next(iter(RULES)))]
     return max(

@@ -9,9 +9,9 @@ from typing import Any
 import jinja2
 
 from clipaudit import __version__
-from clipaudit.demo.evaluation.choice import RULES
+from clipaudit.demo.evaluation.head_choice import RULES
 from clipaudit.demo.evaluation.shortcut import Shortcut
-from clipaudit.zeroshot import Proportion
+from clipaudit.statistics import Proportion
 
 
 def write_page(

@@ -6,22 +6,22 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from clipaudit.audit import AuditOptions, audit
 from clipaudit.config import ModelConfig
+from clipaudit.cues import AuditOptions, audit_cues
+from clipaudit.cues.report.document import Report
+from clipaudit.cues.report.first_screen import plain_sentences, to_do
+from clipaudit.cues.report.page import Link
+from clipaudit.cues.report.save import illustrated
+from clipaudit.cues.report.words import headline as report_headline
+from clipaudit.cues.report.write import ReportConfig, write_report
 from clipaudit.demo.alike import IMAGES, Alike, alike
-from clipaudit.demo.captions import article
-from clipaudit.demo.evaluation.choice import RULES
-from clipaudit.demo.evaluation.recognition import Encoder
+from clipaudit.demo.evaluation.head_choice import RULES
+from clipaudit.demo.evaluation.recognition import ImageEncoder
 from clipaudit.demo.evaluation.shortcut import TEMPLATES, Shortcut, shortcut
 from clipaudit.demo.page import headline, percent, worst_group, write_page
+from clipaudit.demo.world.captions import article
 from clipaudit.errors import UsageError
-from clipaudit.report.document import Report
-from clipaudit.report.firstscreen import plain_sentences, to_do
-from clipaudit.report.page import Link
-from clipaudit.report.publish import ReportConfig, write_report
-from clipaudit.report.save import illustrated
-from clipaudit.report.words import headline as report_headline
-from clipaudit.run import Run
+from clipaudit.run.reader import Run
 
 _REPORT = "report"
 _HEADS = "heads.html"
@@ -40,7 +40,7 @@ def showcase(out: Path, *, birds: int, things: int, seed: int, say: Callable[[st
         raise UsageError("the demo needs at least 200 birds and 200 things, or some group would be empty")
     out.mkdir(parents=True, exist_ok=True)
     say(f"Drawing {birds:,} birds and {things:,} other things, and auditing both with the demo model ...")
-    found = shortcut(Encoder.load(ModelConfig(name="demo")), out, birds=birds, things=things, seed=seed)
+    found = shortcut(ImageEncoder.load(ModelConfig(name="demo")), out, birds=birds, things=things, seed=seed)
     page = out / _REPORT / "index.html"
     same = alike(str(out / "things-run"), found.words, out / _ALIKE)
     write_page(
@@ -76,7 +76,7 @@ def _report(out: Path, seed: int) -> Report:
         seed=seed,
     )
     run = Run(str(out / "birds-run"))
-    result, shown = illustrated(audit(run, options), [run], heat=True, device="cpu")
+    result, shown = illustrated(audit_cues(run, options), [run], heat=True, device="cpu")
     config = ReportConfig(
         out=str(out / _REPORT),
         fail_on=("confirmed",),

@@ -1,8 +1,7 @@
 """Where in the image: heat maps of texts by token decomposition, CLIP Surgery and other localisers."""
 
 from clipaudit.localize.heatmaps import Points, enlarged, min_max, points
-from clipaudit.localize.localisers import METHODS, Localiser, Method, Options, localiser
-from clipaudit.localize.maps import TokenDecomposition, TokenMaps
+from clipaudit.localize.methods import METHODS, Localiser, Method, Options, localiser
 from clipaudit.localize.surgery import (
     PatchFeatures,
     Surgery,
@@ -11,6 +10,7 @@ from clipaudit.localize.surgery import (
     single_text,
     text_weights,
 )
+from clipaudit.localize.token_maps import TokenDecomposition, TokenMaps
 
 __all__ = [
     "METHODS",

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipaudit.decomposer import Tower, describe, resized
-from clipaudit.decomposer.attention_pool import attention_of
-from clipaudit.decomposer.readout import norm_as
-from clipaudit.decomposer.taps import Record, tapped
 from clipaudit.localize.tensors import as_grid, check_images, check_texts
+from clipaudit.model import Tower, describe, resized
+from clipaudit.model.attention_pool import attention_of
+from clipaudit.model.readout import norm_as
+from clipaudit.model.taps import Record, tapped
 
 
 class RawAttention:

@@ -13,19 +13,19 @@ from PIL import Image
 from torch import Tensor
 
 from clipaudit.config import ModelConfig, parse_layers
-from clipaudit.decomposer import Tower, describe
 from clipaudit.errors import UsageError
-from clipaudit.localize.frames import Picture, PictureReader
+from clipaudit.heads.texts.encoder import Tokenizer, encode_texts, load_tokenizer
+from clipaudit.localize.frames import FramedPicture, PictureReader
 from clipaudit.localize.heatmaps import points
-from clipaudit.localize.localisers import METHODS, Options, localiser
-from clipaudit.localize.maps import TokenDecomposition
-from clipaudit.localize.overlay import Panel, Strip, sheet
+from clipaudit.localize.methods import METHODS, Options, localiser
+from clipaudit.localize.overlay import MapPanel, WordStrip, sheet
 from clipaudit.localize.surgery import Form
 from clipaudit.localize.tensors import embed
-from clipaudit.localize.texttokens import TokenScore, token_scores
-from clipaudit.model import LoadedModel, Normaliser, load_model
+from clipaudit.localize.text_tokens import TokenScore, token_scores
+from clipaudit.localize.token_maps import TokenDecomposition
+from clipaudit.model import Tower, describe
+from clipaudit.model.loading import LoadedModel, Normaliser, load_model
 from clipaudit.schema import parse_head_label
-from clipaudit.textencoder import Tokenizer, encode_texts, load_tokenizer
 
 Float32s = npt.NDArray[np.float32]
 
@@ -38,7 +38,7 @@ _WITH_BLOCKS = ("surgery", "values")
 class Explanation:
     """Maps of one picture. R rows: 1, or the heads that were named; T texts."""
 
-    picture: Picture
+    picture: FramedPicture
     method: str
     texts: tuple[str, ...]
     rows: tuple[str, ...]
@@ -82,7 +82,7 @@ class Explanation:
         low, high = float(self.scores.min()), float(self.scores.max())
         rows = [
             [
-                Panel(
+                MapPanel(
                     title=text,
                     scores=self.scores[row, column],
                     low=low if shared else float(self.scores[row, column].min()),
@@ -104,7 +104,7 @@ class Explanation:
             caption=caption,
             names=self.rows if self.rows != ("",) else (),
             strips=[
-                Strip(words=tuple(score.token for score in text), values=tuple(score.cosine for score in text))
+                WordStrip(words=tuple(score.token for score in text), values=tuple(score.cosine for score in text))
                 for text in self.tokens
             ],
             marks=self.outliers,
@@ -216,7 +216,7 @@ class Explainer:
 
     def _by_method(
         self,
-        picture: Picture,
+        picture: FramedPicture,
         images: Tensor,
         method: str,
         texts: Sequence[str],
@@ -261,7 +261,7 @@ class Explainer:
 
     def _by_tokens(
         self,
-        picture: Picture,
+        picture: FramedPicture,
         images: Tensor,
         method: str,
         texts: Sequence[str],
@@ -285,7 +285,7 @@ class Explainer:
 
     def _explanation(
         self,
-        picture: Picture,
+        picture: FramedPicture,
         method: str,
         texts: Sequence[str],
         rows: tuple[str, ...],

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torchvision.transforms import Compose, InterpolationMode, Resize
 
 from clipaudit.config import DecodeConfig
-from clipaudit.decomposer import Tower
-from clipaudit.decomposer.sizes import patch_side
 from clipaudit.errors import UsageError
-from clipaudit.images import ImageDecoder, ImageTooLarge, ImageUndecodable
+from clipaudit.model import Tower
+from clipaudit.model.sizes import patch_side
+from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodable
 
 Float32s = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -65,7 +65,7 @@ class Frame:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Picture:
+class FramedPicture:
     """An image file, as displayed and as the model sees it."""
 
     name: str
@@ -108,7 +108,7 @@ class PictureReader:
         self._decode = ImageDecoder(transform, DecodeConfig())
         self.mean, self.std = self._decode.mean, self._decode.std
 
-    def open(self, path: str) -> Picture:
+    def open(self, path: str) -> FramedPicture:
         """The picture in a file. Raises UsageError when there is none, or none that can be decoded."""
         try:
             data = Path(path).read_bytes()
@@ -116,11 +116,11 @@ class PictureReader:
             raise UsageError(f"{path} cannot be read: {error.strerror}") from None
         return self.read(data, path)
 
-    def read(self, data: bytes, name: str) -> Picture:
+    def read(self, data: bytes, name: str) -> FramedPicture:
         """The picture in the bytes of a file; `name` is for messages."""
         seen, frame = self.see(data, name)
         shown = self._resize(_shaped(frame.size, self._shown))(data).image
-        return Picture(name=name, shown=shown, seen=seen, frame=frame)
+        return FramedPicture(name=name, shown=shown, seen=seen, frame=frame)
 
     def see(self, data: bytes, name: str) -> tuple[Pixels, Frame]:
         """`seen` and `frame` of `read` alone, for those who show nothing: the file is decoded once and not twice."""

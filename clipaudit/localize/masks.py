@@ -15,13 +15,13 @@ from PIL import Image
 
 from clipaudit.config import DecodeConfig, FieldsConfig
 from clipaudit.errors import UsageError
-from clipaudit.fields import Fields, extract, parse_fields
-from clipaudit.imageheaders import HeaderError, read_header
-from clipaudit.images import IMAGE_EXTENSIONS
 from clipaudit.localize.frames import Frame, PictureReader, entire
 from clipaudit.schema import OK, Label
-from clipaudit.shardlist import expand
-from clipaudit.shards import Group, ShardReader
+from clipaudit.shards.decoder import IMAGE_EXTENSIONS
+from clipaudit.shards.fields import Fields, extract, parse_fields
+from clipaudit.shards.image_header import HeaderError, read_header
+from clipaudit.shards.listing import expand
+from clipaudit.shards.reader import Group, ShardReader
 
 MASK: Final = "seg.png"
 OUTSIDE: Final = -1

@@ -28,7 +28,7 @@ _INK, _FAINT, _PAPER = (25, 25, 25), (110, 110, 110), (255, 255, 255)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Panel:
+class MapPanel:
     """One map with its words."""
 
     title: str
@@ -42,7 +42,7 @@ class Panel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Strip:
+class WordStrip:
     """Words with numbers, drawn as a line of coloured boxes."""
 
     words: tuple[str, ...]
@@ -92,12 +92,12 @@ def overlaid(
 
 def sheet(
     picture: Pixels,
-    rows: Sequence[Sequence[Panel]],
+    rows: Sequence[Sequence[MapPanel]],
     frame: Frame,
     *,
     caption: str = "",
     names: Sequence[str] = (),
-    strips: Sequence[Strip] = (),
+    strips: Sequence[WordStrip] = (),
     marks: Sequence[tuple[int, int]] = (),
     smooth: bool = True,
 ) -> Image.Image:
@@ -143,7 +143,7 @@ def sheet(
     return out
 
 
-def _boxes(strip: Strip, width: int) -> list[tuple[int, int, int]]:
+def _boxes(strip: WordStrip, width: int) -> list[tuple[int, int, int]]:
     """Of each word the left edge, the width and the line of its box, in lines of at most `width` pixels."""
     places: list[tuple[int, int, int]] = []
     x = line = 0
@@ -160,7 +160,7 @@ def _height(places: Sequence[tuple[int, int, int]]) -> int:
     return (places[-1][2] + 1) * _LINE + _GAP // 2 if places else 0
 
 
-def _draw_strip(draw: ImageDraw.ImageDraw, strip: Strip, places: Sequence[tuple[int, int, int]], y: int) -> None:
+def _draw_strip(draw: ImageDraw.ImageDraw, strip: WordStrip, places: Sequence[tuple[int, int, int]], y: int) -> None:
     values = np.array(strip.values)
     span = values.max() - values.min() if len(values) else 0.0
     colours = coloured((values - values.min()) / span if span > 0 else np.zeros(len(values)))
@@ -177,7 +177,7 @@ def _number(value: float) -> str:
 
 
 def _with_scale(
-    panel: Panel, picture: Pixels, frame: Frame, marks: Sequence[tuple[int, int]], smooth: bool
+    panel: MapPanel, picture: Pixels, frame: Frame, marks: Sequence[tuple[int, int]], smooth: bool
 ) -> Image.Image:
     """A panel's note, its map, and below the colours with the numbers that they stand for."""
     height, width = picture.shape[:2]

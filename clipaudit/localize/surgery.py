@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipaudit.config import Precision
-from clipaudit.decomposer import Tower, describe, resized
-from clipaudit.decomposer.readout import attention_update
-from clipaudit.decomposer.taps import tapped
 from clipaudit.errors import UsageError
 from clipaudit.localize.tensors import autocast, check_images
+from clipaudit.model import Tower, describe, resized
+from clipaudit.model.readout import attention_update
+from clipaudit.model.taps import tapped
 
 Form: TypeAlias = Literal["paper", "code"]
 Path: TypeAlias = Literal["surgery", "maskclip", "plain"]

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipaudit.config import Precision
-from clipaudit.decomposer import Tower, resized
 from clipaudit.errors import UsageError
+from clipaudit.model import Tower, resized
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -13,9 +13,8 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from clipaudit.arrays import Float32s, Ints
 from clipaudit.errors import IntegrityError, UsageError
-from clipaudit.indexes import VECTORS, ExactNeighbours, Kind, VectorIndex, threads
-from clipaudit.projections import vectors_of
 from clipaudit.retrieval.card import (
     CARD,
     DEFAULT_METRIC,
@@ -27,13 +26,13 @@ from clipaudit.retrieval.card import (
     check_covers,
     read_card,
 )
-from clipaudit.retrieval.files import LocalFiles, published, stored
 from clipaudit.retrieval.kinds import choose_kind, parse_memory, peak_bytes, resident_bytes, training_rows
 from clipaudit.retrieval.rowmap import covered
-from clipaudit.run import Run
+from clipaudit.retrieval.vector_index import VECTORS, ExactNeighbours, Kind, VectorIndex, threads
+from clipaudit.run.derived import LocalFiles, published, stored
+from clipaudit.run.projections import vectors_of
+from clipaudit.run.reader import Run
 
-Float32s: TypeAlias = npt.NDArray[np.float32]
-Ints: TypeAlias = npt.NDArray[np.int64]
 Progress: TypeAlias = Callable[[str, float], None]
 """Called with a stage's name and the share of it that is done, 0..1."""
 

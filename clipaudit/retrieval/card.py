@@ -10,17 +10,15 @@ from functools import cache
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
+from clipaudit.arrays import Float32s, Floats
 from clipaudit.errors import IntegrityError, RunMismatch, UsageError
-from clipaudit.indexes import Kind
-from clipaudit.records import StoredFile, now
-from clipaudit.run import Run
-from clipaudit.rundir import RunDirectory
+from clipaudit.retrieval.vector_index import Kind
+from clipaudit.run.directory import RunDirectory
+from clipaudit.run.reader import Run
+from clipaudit.run.records import StoredFile, now
 
-Float32s: TypeAlias = npt.NDArray[np.float32]
-Floats: TypeAlias = npt.NDArray[np.floating]
 Metric: TypeAlias = Literal["centred", "raw", "cosine"]
 METRICS: Final = ("cosine", "centred", "raw")
 DEFAULT_METRIC: Final[Metric] = "cosine"

@@ -8,24 +8,22 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipaudit.arrays import Float32s, Ints
 from clipaudit.errors import IntegrityError, RunMismatch, UsageError
-from clipaudit.indexes import VectorIndex, threads
 from clipaudit.retrieval.build import BuildTask, Progress, construct, prepared
 from clipaudit.retrieval.card import EMBEDDING, Space
-from clipaudit.retrieval.files import published
 from clipaudit.retrieval.plan import threads_here
 from clipaudit.retrieval.rowmap import RowMap, segment_of, segments_for
-from clipaudit.run import Run
-
-Float32s: TypeAlias = npt.NDArray[np.float32]
-Ints: TypeAlias = npt.NDArray[np.int64]
+from clipaudit.retrieval.vector_index import VectorIndex, threads
+from clipaudit.run.derived import published
+from clipaudit.run.reader import Run
 
 FOLDER: Final = "duplicates"
 TABLE: Final = "duplicates.parquet"

@@ -9,17 +9,15 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from clipaudit.arrays import Bools
 from clipaudit.errors import UsageError
-
-Bools: TypeAlias = npt.NDArray[np.bool_]
 
 _MOST_CHARACTERS: Final = 2000
 _MOST_NESTED: Final = 32

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from clipaudit.errors import UsageError
-from clipaudit.indexes import Kind
+from clipaudit.retrieval.vector_index import Kind
 
 _FLAT_NUMBERS: Final = 4_000_000
 """Up to so many numbers an exact search is quicker than 0.5 ms, and nothing can be gained."""

@@ -22,7 +22,7 @@ from clipaudit.retrieval.card import (
 )
 from clipaudit.retrieval.kinds import parse_kind
 from clipaudit.retrieval.rowmap import remove_unused, segments_for
-from clipaudit.run import Run
+from clipaudit.run.reader import Run
 
 Builder: TypeAlias = Callable[[Sequence[BuildTask]], Iterator[IndexCard]]
 """Builds tasks, in any order."""

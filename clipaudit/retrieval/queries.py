@@ -5,18 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
+from clipaudit.arrays import Floats
 from clipaudit.config import DecodeConfig, ModelConfig
 from clipaudit.errors import RunMismatch, UsageError
 from clipaudit.retrieval.card import EMBEDDING
-from clipaudit.run import Run
+from clipaudit.run.reader import Run
 from clipaudit.schema import OK, head_label, parse_head_label
-
-Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
 MAX_IMAGE_BYTES: Final = 32 * 2**20
 _MAX_TEXT: Final = 2000
@@ -24,7 +20,7 @@ _MOST_PIXELS: Final = 89_478_485
 """Of a query image: Pillow's warning limit, half of what a run accepts."""
 
 
-class Encoder:
+class QueryEncoder:
     """The run's model, loaded when the first query needs it; for any number of threads, one query at a time."""
 
     def __init__(self, run: Run, device: str = "auto", on_load: Callable[[str], None] | None = None) -> None:
@@ -46,7 +42,7 @@ class Encoder:
 
     def text(self, text: str) -> Floats:
         """(D,) the unit vector of a text, from the run's cache or the model."""
-        from clipaudit.textvectors import RunTexts
+        from clipaudit.heads.texts.vectors import RunTexts
 
         if not text.strip():
             raise UsageError("the query text is empty")
@@ -59,7 +55,7 @@ class Encoder:
             return found
 
     def _image(self, data: bytes, names: Sequence[str], shown: str) -> dict[str, Floats]:
-        from clipaudit.images import ImageTooLarge, ImageUndecodable  # brings torch
+        from clipaudit.shards.decoder import ImageTooLarge, ImageUndecodable  # brings torch
 
         decomposer, decoder, normalise = self._image_parts or self._load()
         try:
@@ -77,9 +73,9 @@ class Encoder:
         return sorted({parse_head_label(name)[0] for name in self._run.head_labels})
 
     def _load(self) -> tuple[Any, Any, Any]:
-        from clipaudit.decomposer import Decomposer
-        from clipaudit.images import ImageDecoder
-        from clipaudit.model import Normaliser, load_model
+        from clipaudit.model import Decomposer
+        from clipaudit.model.loading import Normaliser, load_model
+        from clipaudit.shards.decoder import ImageDecoder
 
         identity = self._run.manifest.identity
         if self._on_load is not None:

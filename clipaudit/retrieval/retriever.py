@@ -7,22 +7,19 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from clipaudit.arrays import Bools, Float32s, Floats, Ints
 from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.retrieval import filters
 from clipaudit.retrieval.card import indexed
-from clipaudit.retrieval.head import HeadIndex
-from clipaudit.retrieval.rowmap import Row, RowMap
-from clipaudit.run import Run
+from clipaudit.retrieval.head_index import HeadIndex
+from clipaudit.retrieval.rowmap import RowMap
+from clipaudit.run.reader import Run
+from clipaudit.run.row import Row
 
-Float32s: TypeAlias = npt.NDArray[np.float32]
-Floats: TypeAlias = npt.NDArray[np.floating[Any]]
-Ints: TypeAlias = npt.NDArray[np.int64]
-Bools: TypeAlias = npt.NDArray[np.bool_]
 End: TypeAlias = Literal["max", "min"]
 
 COPY_BITS: Final = 6

@@ -8,49 +8,29 @@ import re
 import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
 
+from clipaudit.arrays import Ints
 from clipaudit.errors import IntegrityError, UsageError
-from clipaudit.records import CommitRecord, StoredFile
 from clipaudit.retrieval.card import FOLDER, ROWS
-from clipaudit.retrieval.files import LocalFiles, published, stored
-from clipaudit.run import Run
-from clipaudit.rundir import RunDirectory
-from clipaudit.schema import OK, Label
-
-Ints: TypeAlias = npt.NDArray[np.int64]
-Bools: TypeAlias = npt.NDArray[np.bool_]
+from clipaudit.run.derived import LocalFiles, published, stored
+from clipaudit.run.directory import RunDirectory
+from clipaudit.run.reader import Run
+from clipaudit.run.records import CommitRecord, StoredFile
+from clipaudit.run.row import Row
+from clipaudit.schema import OK
 
 _TABLE: Final = "rows.arrow"
 _SEGMENT: Final = "segment.json"
 _LEFT_OUT: Final = ("status", "caption", "scale", "norm", "remainder")
 _BATCH_ROWS: Final = 65_536
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One indexed image."""
-
-    shard_id: int
-    index: int
-    """Position in its shard."""
-    key: str
-    label: Label = None
-    attributes: dict[str, str | None] = field(default_factory=dict)
-    width: int | None = None
-    height: int | None = None
-    phash: int | None = None
-    offset: int | None = None
-    """Of the image's bytes in the tar."""
-    nbytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

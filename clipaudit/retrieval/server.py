@@ -8,7 +8,8 @@ from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
 import uvicorn
-from fastapi import Body, FastAPI, Path, Query, Request, Response
+from fastapi import Body, FastAPI, Path, Query, Response
+from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,13 +18,13 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from clipaudit import __version__
 from clipaudit.errors import ClipauditError, IntegrityError, RunInvalid, UsageError
-from clipaudit.retrieval.ask import Asking, answers
 from clipaudit.retrieval.card import read_card
-from clipaudit.retrieval.queries import MAX_IMAGE_BYTES, Encoder, parse_key
+from clipaudit.retrieval.queries import MAX_IMAGE_BYTES, QueryEncoder, parse_key
+from clipaudit.retrieval.request import Request, answers
 from clipaudit.retrieval.retriever import Retriever
-from clipaudit.retrieval.sheet import Panel
-from clipaudit.retrieval.thumbnails import NoPicture, Thumbnails
-from clipaudit.run import Run
+from clipaudit.retrieval.sheet import SheetPanel
+from clipaudit.run.reader import Run
+from clipaudit.run.thumbnails import NoPicture, Thumbnails
 
 HOST: Final = "127.0.0.1"
 MAX_K: Final = 500
@@ -133,7 +134,7 @@ def create_app(run_url: str, *, device: str = "auto", verify: bool = True) -> Fa
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     _add_reading(app, retriever, Thumbnails(run, 256))
-    _add_search(app, retriever, Encoder(run, device))
+    _add_search(app, retriever, QueryEncoder(run, device))
     return app
 
 
@@ -178,14 +179,14 @@ def _add_reading(app: FastAPI, retriever: Retriever, thumbnails: Thumbnails) -> 
             raise _NotFoundError(str(error)) from error
 
 
-def _add_search(app: FastAPI, retriever: Retriever, encoder: Encoder) -> None:
+def _add_search(app: FastAPI, retriever: Retriever, encoder: QueryEncoder) -> None:
     """Queries: by sample or text as JSON, by image as the request's body."""
     problems: dict[int | str, dict[str, Any]] = {code: _PROBLEMS[code] for code in (409, 422)}
 
     @app.post("/search", responses=problems)
     def search(asked: Annotated[Search, Body()]) -> list[Results]:
         """Images like a sample, or along a text; with `compare` a second list, by the whole embedding."""
-        asking = Asking(
+        request = Request(
             weights=_weights(asked.heads),
             role=asked.role,
             key=None if asked.key is None else parse_key(retriever.run, asked.key),
@@ -196,7 +197,7 @@ def _add_search(app: FastAPI, retriever: Retriever, encoder: Encoder) -> None:
             unique=asked.unique,
             compare=asked.compare,
         )
-        return [_results(panel) for panel in answers(retriever, encoder, asking)]
+        return [_results(panel) for panel in answers(retriever, encoder, request)]
 
     schema = {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
 
@@ -210,8 +211,8 @@ def _add_search(app: FastAPI, retriever: Retriever, encoder: Encoder) -> None:
         compare: Annotated[bool, Query()] = False,
     ) -> list[Results]:
         """Images like the JPEG, PNG or WebP file that is the request's body."""
-        asking = Asking(weights={head: 1.0}, image=image, k=k, where=where, unique=unique, compare=compare)
-        return [_results(panel) for panel in answers(retriever, encoder, asking)]
+        request = Request(weights={head: 1.0}, image=image, k=k, where=where, unique=unique, compare=compare)
+        return [_results(panel) for panel in answers(retriever, encoder, request)]
 
 
 def _weights(heads: list[Weighted]) -> dict[str, float]:
@@ -223,7 +224,7 @@ def _weights(heads: list[Weighted]) -> dict[str, float]:
     return {part.head: part.weight for part in heads}
 
 
-def _results(panel: Panel) -> Results:
+def _results(panel: SheetPanel) -> Results:
     hits = []
     for hit in panel.answer.hits:
         row = FoundRow.model_validate({name: getattr(hit.row, name) for name in FoundRow.model_fields})
@@ -239,7 +240,7 @@ class _NotFoundError(ClipauditError):
     """There is no such thing in the run."""
 
 
-async def _problem(request: Request, error: Exception) -> JSONResponse:
+async def _problem(request: HttpRequest, error: Exception) -> JSONResponse:
     """A sentence for what a user or a run's files did wrong; a bug becomes a 500, its traceback in the log."""
     status = (
         404 if isinstance(error, _NotFoundError) else 409 if isinstance(error, IntegrityError | RunInvalid) else 400
@@ -247,14 +248,14 @@ async def _problem(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": str(error)}, status_code=status)
 
 
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: HttpRequest, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return JSONResponse({"error": f"{where}: {first['msg']}"}, status_code=422)
 
 
-async def _refused(request: Request, error: Exception) -> JSONResponse:
+async def _refused(request: HttpRequest, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": str(error.detail)}, status_code=error.status_code, headers=error.headers)
 
@@ -289,7 +290,7 @@ class _LimitBody:
             return message
 
         if not announced.isdigit() or int(announced) > limit:
-            await (await _refused(Request(scope), _TooLargeError(limit)))(scope, receive, send)
+            await (await _refused(HttpRequest(scope), _TooLargeError(limit)))(scope, receive, send)
             return
         await self._app(scope, limited, send)
 

@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Final, TypeAlias
 
-from clipaudit.markup import without_forbidden
+from clipaudit.pages import without_forbidden
 from clipaudit.retrieval.retriever import Answer, Hit, Question
-from clipaudit.retrieval.rowmap import Row
-from clipaudit.retrieval.thumbnails import NoPicture, Picture, Place, Thumbnails
-from clipaudit.run import Run
+from clipaudit.run.reader import Run
+from clipaudit.run.row import Row
+from clipaudit.run.thumbnails import NoPicture, Place, Thumbnail, Thumbnails
 
-Draw: TypeAlias = Callable[[Question, Mapping[Place, bytes]], Mapping[Place, Picture]]
+Draw: TypeAlias = Callable[[Question, Mapping[Place, bytes]], Mapping[Place, Thumbnail]]
 """Image files -> those that can be drawn, with the places in them that speak for what is asked."""
 
 _QUERY: Final[Place] = (-1, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Panel:
+class SheetPanel:
     """One list of results with its heading."""
 
     title: str
@@ -36,7 +36,7 @@ class Asked:
     """What was asked, for the head of the page."""
 
     words: str
-    picture: Picture | None = None
+    picture: Thumbnail | None = None
     row: Row | None = None
     image: bytes | None = field(default=None, repr=False)
     """The file that is the query, when it is no sample of the run."""
@@ -44,7 +44,7 @@ class Asked:
 
 
 def contact_sheet(
-    run: Run, asked: Asked, panels: Sequence[Panel], thumbnails: Thumbnails, draw: Draw | None = None
+    run: Run, asked: Asked, panels: Sequence[SheetPanel], thumbnails: Thumbnails, draw: Draw | None = None
 ) -> str:
     """The page's HTML. With two panels they stand side by side, and images that only one of them has are marked.
 
@@ -53,7 +53,7 @@ def contact_sheet(
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string(files("clipaudit.retrieval").joinpath("sheet.html.jinja").read_text("utf-8"))
+    template = environment.from_string(files("clipaudit.retrieval").joinpath("templates/sheet.html").read_text("utf-8"))
     seen = [{_place(hit.row) for hit in panel.answer.hits} for panel in panels]
     shown = []
     for number, panel in enumerate(panels):
@@ -82,7 +82,7 @@ def _place(row: Row) -> Place:
     return row.shard_id, row.index
 
 
-def _files(panel: Panel, asked: Asked, thumbnails: Thumbnails) -> dict[Place, bytes]:
+def _files(panel: SheetPanel, asked: Asked, thumbnails: Thumbnails) -> dict[Place, bytes]:
     """The image files of a panel and of the query, as far as they can be read."""
     found = {} if asked.image is None else {_QUERY: asked.image}
     rows = {_place(hit.row): hit.row for hit in panel.answer.hits} | ({_QUERY: asked.row} if asked.row else {})

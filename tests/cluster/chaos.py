@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from clipaudit.rundir import RunDirectory
+from clipaudit.run.directory import RunDirectory
 from clipaudit.schema import OK
 from tests.cluster.faults import IN_WORKERS
 
@@ -109,13 +109,13 @@ class Trial:
 
         from pydantic import TypeAdapter
 
-        from clipaudit.config import AuditConfig
-        from clipaudit.local import LocalPool
-        from clipaudit.stages import Reporter, audit
+        from clipaudit.config import JobConfig
+        from clipaudit.job.driver import Reporter, run_job
+        from clipaudit.job.engine_local import LocalPool
 
         out = self.folder / "local"
-        config = TypeAdapter(AuditConfig).validate_python(self.config(out, engine="local"))
-        audit(config, LocalPool(config), Reporter(), threading.Event())
+        config = TypeAdapter(JobConfig).validate_python(self.config(out, engine="local"))
+        run_job(config, LocalPool(config), Reporter(), threading.Event())
         return table_of(out)
 
     def start_driver(self):
@@ -254,7 +254,7 @@ class Trial:
         return True
 
     def _garbage_collected_in_mid_run(self):
-        from clipaudit.upkeep import gc
+        from clipaudit.run.upkeep import gc
 
         if not RunDirectory(str(self.out)).exists():
             return False
@@ -265,7 +265,7 @@ class Trial:
 
     def judge(self):
         """The run holds what the local engine's does, checks well, and gc leaves nothing but what is committed."""
-        from clipaudit.upkeep import check, gc
+        from clipaudit.run.upkeep import check, gc
 
         found = table_of(self.out)
         self.wrong.update(compare(self.reference, found))
@@ -319,7 +319,7 @@ def make_data(folder):
 
 def table_of(out):
     """Every row of a run: identity to its plain columns and its vectors."""
-    from clipaudit.run import Run
+    from clipaudit.run.reader import Run
 
     run = Run(str(out))
     plain = [

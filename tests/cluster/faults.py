@@ -15,7 +15,7 @@ import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from clipaudit import cluster, scheduler
+from clipaudit.job import engine_ray, scheduler
 
 IN_WORKERS = (
     "killed before it began",
@@ -42,7 +42,7 @@ def claim(folder):
     return None
 
 
-class FaultyActor(cluster._Actor):
+class FaultyActor(engine_ray._Actor):
     """A worker that takes its time over each batch and suffers the faults that wait for it."""
 
     def process(self, task):
@@ -92,7 +92,7 @@ class FaultyActor(cluster._Actor):
 
 def shift_clock(days):
     """Let this process believe that it is another day."""
-    from clipaudit import records
+    from clipaudit.run import records
 
     class Shifted(datetime):
         @classmethod
@@ -107,20 +107,20 @@ def shift_clock(days):
 def main():
     from pydantic import TypeAdapter
 
-    from clipaudit.cluster import RayPool
-    from clipaudit.config import AuditConfig
+    from clipaudit.cli.console.job_log import JsonReporter
+    from clipaudit.config import JobConfig
     from clipaudit.errors import ClipauditError
-    from clipaudit.joblog import JsonReporter
-    from clipaudit.stages import audit
+    from clipaudit.job.driver import run_job
+    from clipaudit.job.engine_ray import RayPool
 
-    config = TypeAdapter(AuditConfig).validate_python(json.loads(Path(sys.argv[1]).read_text()))
-    cluster._Actor = FaultyActor
+    config = TypeAdapter(JobConfig).validate_python(json.loads(Path(sys.argv[1]).read_text()))
+    engine_ray._Actor = FaultyActor
     scheduler._KILL_GRACE_SECONDS, scheduler._BACKOFF_SECONDS = 2.0, 0.2
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
         with JsonReporter(config) as reporter:
-            audit(config, RayPool(config), reporter, stop)
+            run_job(config, RayPool(config), reporter, stop)
     except ClipauditError as error:
         sys.exit(error.exit_code)
 

@@ -14,11 +14,11 @@ import pytest
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # or it asks by gRPC, which nobody here answers
 pytest.importorskip("gcsfs", reason="the extra `gcs` is not installed")
 
-from clipaudit import remote
-from clipaudit.rundir import RunDirectory
-from clipaudit.storage import Storage
+from clipaudit.run.directory import RunDirectory
+from clipaudit.storage import remote
+from clipaudit.storage.directory import Storage
 from tests.make_runs import make_manifest
-from tests.unit.test_rundir import make_record
+from tests.unit.run.test_run_directory import make_record
 
 
 class Bucket(http.server.ThreadingHTTPServer):

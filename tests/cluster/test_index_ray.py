@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import ray
 
-from clipaudit.cluster import map_on_actors
 from clipaudit.config import ExecutionConfig
 from clipaudit.errors import RunInvalid, UsageError
+from clipaudit.job.engine_ray import map_on_actors
 from clipaudit.retrieval.build import build_shared
 from clipaudit.retrieval.card import indexed
-from clipaudit.retrieval.head import HeadIndex
+from clipaudit.retrieval.head_index import HeadIndex
 from clipaudit.retrieval.plan import IndexConfig, build_indexes
-from clipaudit.run import Run
+from clipaudit.run.reader import Run
 from clipaudit.schema import TableSpec
 from tests.make_runs import MEMORY, make_run
 

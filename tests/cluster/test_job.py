@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clipaudit.run import Run
+from clipaudit.run.reader import Run
 from tests.conftest import ROOT
 from tests.make_shards import write_photos
 

@@ -11,10 +11,10 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from clipaudit import cluster
-from clipaudit.config import AuditConfig, ExecutionConfig, FieldsConfig, ModelConfig
-from clipaudit.run import Run
-from clipaudit.stages import Reporter, audit
+from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConfig
+from clipaudit.job import engine_ray
+from clipaudit.job.driver import Reporter, run_job
+from clipaudit.run.reader import Run
 from tests.make_shards import write_photos
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*", "ignore::FutureWarning:ray.*")
@@ -41,7 +41,7 @@ def nodes(monkeypatch):
 
 
 def config_for(tmp_path, model, **execution):
-    return AuditConfig(
+    return JobConfig(
         shards=(f"{tmp_path}/s-*.tar",),
         out=str(tmp_path / "run"),
         model=ModelConfig(name=model, batch_size=4),
@@ -67,7 +67,7 @@ class Follower(Reporter):
         self.on_first_commit = lambda: None
 
 
-class Unhurried(cluster._Actor):
+class Unhurried(engine_ray._Actor):
     """Leaves a second node the time to join: the second shard waits until two workers were given one."""
 
     def process(self, task):
@@ -84,18 +84,18 @@ class Unhurried(cluster._Actor):
 def test_a_node_that_joins_gets_a_worker(nodes, tmp_path, tiny_model, monkeypatch):
     for number in range(6):
         write_photos(tmp_path / f"s-{number:02d}.tar", 12 - number, prefix=f"p{number}")
-    monkeypatch.setattr(cluster, "_Actor", Unhurried)
-    monkeypatch.setattr(cluster, "_GROW_SECONDS", 1.0)
+    monkeypatch.setattr(engine_ray, "_Actor", Unhurried)
+    monkeypatch.setattr(engine_ray, "_GROW_SECONDS", 1.0)
     machines = nodes()
     follower = Follower(lambda: machines.add_node(num_cpus=1))
     config = config_for(tmp_path, tiny_model)
-    audit(config, cluster.RayPool(config), follower, threading.Event())
+    run_job(config, engine_ray.RayPool(config), follower, threading.Event())
     assert follower.ready == {"worker-000", "worker-001"}
     assert len(list((tmp_path / "run").glob("*.mark"))) == 2, "the new worker was given shards"
     assert len(Run(config.out)) == sum(12 - number for number in range(6))
 
 
-class Hungry(cluster._Actor):
+class Hungry(engine_ray._Actor):
     """Takes memory until Ray's monitor ends it, on the first attempt at one shard."""
 
     def process(self, task):
@@ -115,11 +115,11 @@ def test_rays_memory_monitor_costs_an_attempt_and_no_more(nodes, tmp_path, tiny_
         write_photos(tmp_path / f"s-{number:02d}.tar", 12, prefix=f"p{number}")
     memory = psutil.virtual_memory()
     threshold = (memory.total - memory.available + 3 * 2**30) / memory.total
-    monkeypatch.setattr(cluster, "_Actor", Hungry)
+    monkeypatch.setattr(engine_ray, "_Actor", Hungry)
     nodes(memory_usage_threshold=threshold, memory_monitor_refresh_ms=100)
     follower = Follower()
     config = config_for(tmp_path, tiny_model, workers=1, max_attempts=5)
-    audit(config, cluster.RayPool(config), follower, threading.Event())
+    run_job(config, engine_ray.RayPool(config), follower, threading.Event())
     assert "worker_lost" in {failed.kind for failed in follower.retries}
     assert any("memory" in failed.error for failed in follower.retries), [failed.error for failed in follower.retries]
     assert len(Run(config.out)) == 36

@@ -17,19 +17,19 @@ moto_server = pytest.importorskip("moto.server", reason="moto is not installed")
 
 import fsspec  # noqa: E402
 
-from clipaudit import remote  # noqa: E402
 from clipaudit.errors import ShardChanged, StoreUnavailable, UsageError  # noqa: E402
-from clipaudit.run import Run  # noqa: E402
-from clipaudit.rundir import RunDirectory  # noqa: E402
-from clipaudit.shardlist import expand  # noqa: E402
-from clipaudit.shards import ShardReader  # noqa: E402
-from clipaudit.storage import Storage  # noqa: E402
-from clipaudit.upkeep import check, gc, status  # noqa: E402
+from clipaudit.run.directory import RunDirectory  # noqa: E402
+from clipaudit.run.reader import Run  # noqa: E402
+from clipaudit.run.upkeep import check, gc, status  # noqa: E402
+from clipaudit.shards.listing import expand  # noqa: E402
+from clipaudit.shards.reader import ShardReader  # noqa: E402
+from clipaudit.storage import remote  # noqa: E402
+from clipaudit.storage.directory import Storage  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from tests.fault_proxy import KINDS, FaultProxy, Faults  # noqa: E402
 from tests.make_runs import make_manifest  # noqa: E402
 from tests.make_shards import write_photos  # noqa: E402
-from tests.unit.test_rundir import make_record  # noqa: E402
+from tests.unit.run.test_run_directory import make_record  # noqa: E402
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIAPLANTEDPLANTED", "AWS_SECRET_ACCESS_KEY": "planted/Secret+Key/0123456789"}
 _numbers = itertools.count()

@@ -17,18 +17,18 @@ import pytest
 import ray
 from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
-from clipaudit import cluster
-from clipaudit.config import AuditConfig, ExecutionConfig, FieldsConfig, ModelConfig
+from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConfig
 from clipaudit.errors import RunInvalid, ShardError, UsageError, WorkersUnavailable
-from clipaudit.local import LocalPool
-from clipaudit.progress import Tally
-from clipaudit.records import CommitRecord
-from clipaudit.run import Run
-from clipaudit.rundir import RunDirectory
+from clipaudit.job import engine_ray
+from clipaudit.job.driver import Reporter, run_job
+from clipaudit.job.engine_local import LocalPool
+from clipaudit.job.progress import Tally
+from clipaudit.job.protocol import Task
+from clipaudit.job.sizing import workers_and_resources
+from clipaudit.run.directory import RunDirectory
+from clipaudit.run.reader import Run
+from clipaudit.run.records import CommitRecord
 from clipaudit.schema import Shard
-from clipaudit.sizing import workers_and_resources
-from clipaudit.stages import Reporter, audit
-from clipaudit.tasks import Task
 from tests.make_shards import write_photos
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*", "ignore::FutureWarning:ray.*")
@@ -67,7 +67,7 @@ class Quiet(Reporter):
 
 def config_for(tmp_path, model, out="run", **execution):
     execution = {"workers": 1, "cpus_per_worker": 1.0, **execution}
-    return AuditConfig(
+    return JobConfig(
         shards=(f"{tmp_path}/s-*.tar",),
         out=str(tmp_path / out),
         model=ModelConfig(name=model),
@@ -77,7 +77,7 @@ def config_for(tmp_path, model, out="run", **execution):
 
 
 def run_ray(config, reporter=None):
-    return audit(config, cluster.RayPool(config), reporter or Quiet(), threading.Event())
+    return run_job(config, engine_ray.RayPool(config), reporter or Quiet(), threading.Event())
 
 
 def make_shards(tmp_path, shards=4, images=12):
@@ -100,7 +100,7 @@ def test_ray_gives_the_vectors_of_the_local_engine(tmp_path, tiny_model):
     make_shards(tmp_path)
     run_ray(config_for(tmp_path, tiny_model, workers=2))
     local = config_for(tmp_path, tiny_model, out="local", engine="local")
-    audit(local, LocalPool(local), Quiet(), threading.Event())
+    run_job(local, LocalPool(local), Quiet(), threading.Event())
     ours, theirs = Run(str(tmp_path / "run")), Run(str(tmp_path / "local"))
     assert identities(tmp_path / "run") == identities(tmp_path / "local")
     for name in ours.head_labels:
@@ -109,7 +109,7 @@ def test_ray_gives_the_vectors_of_the_local_engine(tmp_path, tiny_model):
         assert np.all((ulps(a, b) <= 1) | (np.abs(a.astype(float) - b) < 1e-6))
 
 
-class KilledOnce(cluster._Actor):
+class KilledOnce(engine_ray._Actor):
     """Is killed in the middle of the first shard that any worker of the run begins."""
 
     def process(self, task):
@@ -130,7 +130,7 @@ class KilledOnce(cluster._Actor):
 
 def test_a_worker_killed_in_mid_shard_loses_nothing(tmp_path, tiny_model, monkeypatch):
     make_shards(tmp_path, shards=3, images=40)
-    monkeypatch.setattr(cluster, "_Actor", KilledOnce)
+    monkeypatch.setattr(engine_ray, "_Actor", KilledOnce)
     reporter = Quiet()
     status = run_ray(
         replace(config_for(tmp_path, tiny_model), model=ModelConfig(name=tiny_model, batch_size=8)), reporter
@@ -160,7 +160,7 @@ def scraped(url, run):
 
 def test_prometheus_can_scrape_a_jobs_figures(metrics_url, tmp_path, tiny_model):
     config = config_for(tmp_path, tiny_model)
-    pool = cluster.RayPool(config)
+    pool = engine_ray.RayPool(config)
     tally = Tally(shards_total=9, shards_committed=4, queued=3, running=1, failed=1, ok=100, workers=2, workers_ready=1)
     tally.skipped["undecodable"], tally.retries["node_lost"] = 4, 2
     tally.seconds = {"read": 1.0, "model": 9.0, "total": 10.0}
@@ -204,7 +204,7 @@ def test_whatever_ray_says_of_a_lost_call_the_shard_is_done_again(tmp_path, tiny
         return value
 
     monkeypatch.setattr(ray, "get", get)
-    monkeypatch.setattr("clipaudit.scheduler._BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr("clipaudit.job.scheduler._BACKOFF_SECONDS", 0.0)
     reporter = Quiet()
     run_ray(config_for(tmp_path, tiny_model, max_attempts=5), reporter)
     assert [failed.kind for failed in reporter.retries] == ["worker_lost"] * 4
@@ -225,7 +225,7 @@ def test_a_worker_that_was_only_out_of_sight_gives_up_its_attempt_before_the_nex
             self.ended = True
             raise ShardError("given up")
 
-    actor = cluster._Actor(config_for(tmp_path, tiny_model), 1)
+    actor = engine_ray._Actor(config_for(tmp_path, tiny_model), 1)
     actor._worker = worker = Busy()
     shard = Shard(id=0, url="/s.tar", size=1, etag="e")
     task = Task(shard=shard, attempt="a", run_fingerprint="f", max_seconds=60.0)
@@ -246,17 +246,17 @@ def wait_for(condition):
         time.sleep(0.1)
 
 
-class DiesAtStart(cluster._Actor):
+class DiesAtStart(engine_ray._Actor):
     def start(self):
         os._exit(1)
 
 
-class RaisesAtStart(cluster._Actor):
+class RaisesAtStart(engine_ray._Actor):
     def start(self):
         raise MemoryError("no room for the model")
 
 
-class Poisoned(cluster._Actor):
+class Poisoned(engine_ray._Actor):
     """Dies on one shard, whoever tries it, after the attempt began."""
 
     def process(self, task):
@@ -266,7 +266,7 @@ class Poisoned(cluster._Actor):
         return super().process(task)
 
 
-class Sick(cluster._Actor):
+class Sick(engine_ray._Actor):
     """The first process fails at every shard, as after an error of its GPU; those that follow are well."""
 
     def start(self):
@@ -280,7 +280,7 @@ class Sick(cluster._Actor):
         return super().process(task)
 
 
-class WithoutWeights(cluster._Actor):
+class WithoutWeights(engine_ray._Actor):
     """The first process to start finds the model; every other is on a node that cannot download it, and says so in the
     middle of the job. The last shard waits until that has happened twice."""
 
@@ -299,7 +299,7 @@ class WithoutWeights(cluster._Actor):
         return super().process(task)
 
 
-class HangsOnce(cluster._Actor):
+class HangsOnce(engine_ray._Actor):
     """Hangs on the first attempt at a shard."""
 
     def process(self, task):
@@ -314,7 +314,7 @@ class HangsOnce(cluster._Actor):
 )
 def test_workers_that_cannot_start_end_the_job_with_the_reason(tmp_path, tiny_model, monkeypatch, actor, words):
     make_shards(tmp_path, shards=1)
-    monkeypatch.setattr(cluster, "_Actor", actor)
+    monkeypatch.setattr(engine_ray, "_Actor", actor)
     with pytest.raises(WorkersUnavailable, match=words):
         run_ray(config_for(tmp_path, tiny_model, max_init_failures=1))
     assert not (tmp_path / "run").exists()
@@ -322,8 +322,8 @@ def test_workers_that_cannot_start_end_the_job_with_the_reason(tmp_path, tiny_mo
 
 def test_a_poison_shard_costs_only_itself(tmp_path, tiny_model, monkeypatch):
     make_shards(tmp_path, shards=3)
-    monkeypatch.setattr(cluster, "_Actor", Poisoned)
-    monkeypatch.setattr("clipaudit.scheduler._BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(engine_ray, "_Actor", Poisoned)
+    monkeypatch.setattr("clipaudit.job.scheduler._BACKOFF_SECONDS", 0.0)
     with pytest.raises(RunInvalid, match="1 of 3 shards failed"):
         run_ray(config_for(tmp_path, tiny_model, max_attempts=2))
     assert sorted({shard for shard, _ in identities(tmp_path / "run")}) == [0, 2]
@@ -333,8 +333,8 @@ def test_a_poison_shard_costs_only_itself(tmp_path, tiny_model, monkeypatch):
 def test_a_worker_that_is_broken_spoils_one_attempt_and_gets_a_new_process(tmp_path, tiny_model, monkeypatch):
     make_shards(tmp_path, shards=4)
     (tmp_path / "run").mkdir()
-    monkeypatch.setattr(cluster, "_Actor", Sick)
-    monkeypatch.setattr("clipaudit.scheduler._BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(engine_ray, "_Actor", Sick)
+    monkeypatch.setattr("clipaudit.job.scheduler._BACKOFF_SECONDS", 0.0)
     reporter = Quiet()
     run_ray(config_for(tmp_path, tiny_model, max_attempts=2), reporter)
     assert [(failed.kind, failed.unforeseen) for failed in reporter.retries] == [("error", True)]
@@ -344,8 +344,8 @@ def test_a_worker_that_is_broken_spoils_one_attempt_and_gets_a_new_process(tmp_p
 
 def test_a_worker_that_hangs_is_killed_and_its_shard_done_again(tmp_path, tiny_model, monkeypatch):
     make_shards(tmp_path, shards=2)
-    monkeypatch.setattr(cluster, "_Actor", HangsOnce)
-    monkeypatch.setattr("clipaudit.scheduler._KILL_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(engine_ray, "_Actor", HangsOnce)
+    monkeypatch.setattr("clipaudit.job.scheduler._KILL_GRACE_SECONDS", 0.0)
     reporter = Quiet()
     run_ray(config_for(tmp_path, tiny_model, max_shard_seconds=4.0), reporter)
     assert [failed.kind for failed in reporter.retries] == ["timeout"]
@@ -362,7 +362,7 @@ def test_a_users_mistake_in_a_worker_ends_the_job_at_once(tmp_path, tiny_model):
 def test_a_node_that_cannot_load_the_model_ends_no_job_that_others_do(tmp_path, tiny_model, monkeypatch):
     make_shards(tmp_path, shards=4)
     (tmp_path / "run").mkdir()
-    monkeypatch.setattr(cluster, "_Actor", WithoutWeights)
+    monkeypatch.setattr(engine_ray, "_Actor", WithoutWeights)
     reporter = Quiet()
     run_ray(config_for(tmp_path, tiny_model, workers=2, max_init_failures=1), reporter)
     assert {failed.error for failed in reporter.not_started} == {"--model ViT-L-14 cannot be loaded: no route to host"}
@@ -383,12 +383,10 @@ def test_a_node_that_cannot_load_the_model_ends_no_job_that_others_do(tmp_path, 
     ],
 )
 def test_workers_are_sized_to_the_cluster(resources, execution, device, expected):
-    config = AuditConfig(
-        shards=("a",), out="b", model=ModelConfig(device=device), execution=ExecutionConfig(**execution)
-    )
+    config = JobConfig(shards=("a",), out="b", model=ModelConfig(device=device), execution=ExecutionConfig(**execution))
     assert workers_and_resources(config, resources) == expected
 
 
 def test_an_empty_cluster_needs_to_be_told_how_many_workers():
     with pytest.raises(UsageError, match="--workers"):
-        workers_and_resources(AuditConfig(shards=("a",), out="b"), {})
+        workers_and_resources(JobConfig(shards=("a",), out="b"), {})

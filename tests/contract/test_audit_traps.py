@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from clipaudit.audit import AuditOptions, audit, groups, screen
-from clipaudit.audit.answers import Answers
-from clipaudit.audit.directions import class_subspace
-from clipaudit.audit.groups import conflict_of, describe_groups, grouping
-from clipaudit.audit.intervals import Paired, accuracy, average_change
-from clipaudit.audit.pseudo import MIN_PURITY, CorrectedChange, corrected_change, purity, rates_from_truth
-from clipaudit.audit.screen import screen_codes
-from clipaudit.audit.strength import Design, binned, strengths
-from clipaudit.audit.verdicts import Case, Verdict, verdict
+from clipaudit.cues import AuditOptions, audit_cues
+from clipaudit.cues.findings.verdicts import Verdict, VerdictCase, verdict
+from clipaudit.cues.measure.answers import Answers
+from clipaudit.cues.measure.directions import class_subspace
+from clipaudit.cues.statistics import groups, screen
+from clipaudit.cues.statistics.groups import conflict_of, describe_groups, grouping
+from clipaudit.cues.statistics.intervals import Paired, accuracy, average_change
+from clipaudit.cues.statistics.pseudo import MIN_PURITY, CorrectedChange, corrected_change, purity, rates_from_truth
+from clipaudit.cues.statistics.screen import screen_codes
+from clipaudit.cues.statistics.strength import Design, binned, strengths
 from tests.audit_examples import arm, around, association, case
 from tests.audit_worlds import Texts, cue_world, text_pool, write_world
 
@@ -106,7 +107,9 @@ def test_trap_5_groups_from_the_ablated_head_are_circular():
         delta_group_mean=paired.mean(range(4)),
     )
     decided = verdict(
-        Case(association=association(), attributes=True, classes_from="label", arm=core_arm, own=9000, others=9000)
+        VerdictCase(
+            association=association(), attributes=True, classes_from="label", arm=core_arm, own=9000, others=9000
+        )
     )
     assert decided is Verdict.CORE
 
@@ -123,7 +126,7 @@ def test_trap_5_a_pseudo_attribute_does_not_see_the_heads_that_are_ablated(tmp_p
     options = AuditOptions(
         classes=str(tmp_path / "classes.txt"), templates="single", permutations=0, negative_audits=0, positive_trials=0
     )
-    result = audit(run, options, texts=Texts(world), pool=text_pool())
+    result = audit_cues(run, options, texts=Texts(world), pool=text_pool())
     ablated = [set(f.counterfactual.arms[0].heads) for f in result.findings if f.counterfactual]
     assert any(ablated)
     assert all(any(heads <= taken for taken in seen) for heads in ablated)
@@ -151,7 +154,7 @@ def test_trap_6_pseudo_attribute_errors_flip_the_effect_and_the_correction_resto
 
 def test_trap_7_labels_alone_are_never_more_than_a_candidate():
     for gain in (0.3, -0.3):
-        labelled = Case(
+        labelled = VerdictCase(
             association=association(),
             attributes=False,
             classes_from="label",

@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 
 from clipaudit.config import ModelConfig
-from clipaudit.decomposer.decomposer import Decomposer
-from clipaudit.demo import architecture, nouns
-from clipaudit.demo.captions import PLACES, STYLE_PREFIXES
-from clipaudit.demo.evaluation.recognition import Encoder
-from clipaudit.demo.worlds import samples
+from clipaudit.demo.evaluation.recognition import ImageEncoder
+from clipaudit.demo.world import nouns
+from clipaudit.demo.world.captions import PLACES, STYLE_PREFIXES
+from clipaudit.demo.world.datasets import samples
 from clipaudit.errors import UsageError
-from clipaudit.model import load_model
+from clipaudit.model import bundled
+from clipaudit.model.decomposer import Decomposer
+from clipaudit.model.loading import load_model
 from tests.conftest import ROOT
 
 SEED = 31
@@ -23,7 +24,7 @@ SEED = 31
 
 @pytest.fixture(scope="module")
 def encoder():
-    return Encoder.load(ModelConfig(name="demo"))
+    return ImageEncoder.load(ModelConfig(name="demo"))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def accuracy(encoder, vectors, prompts, truth):
 
 
 def test_stock_open_clip_loads_the_directory(encoder):
-    directory = architecture.unpack()
+    directory = bundled.unpack()
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{directory}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{directory}")
     sample = next(samples("things", count=1, seed=SEED))
@@ -52,7 +53,7 @@ def test_stock_open_clip_loads_the_directory(encoder):
 
 
 def test_the_model_and_the_package_are_small():
-    assert sum(path.stat().st_size for path in architecture.PACKAGED.iterdir()) <= 10e6
+    assert sum(path.stat().st_size for path in bundled.PACKAGED.iterdir()) <= 10e6
     assert sum(path.stat().st_size for path in (ROOT / "clipaudit").rglob("*") if path.suffix != ".pyc") <= 15e6
 
 

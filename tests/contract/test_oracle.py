@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clipaudit.decomposer import Decomposer
+from clipaudit.model import Decomposer
 from tests.published import LastBlocks, published_allocation
 
 DATA = Path(__file__).parent.parent / "data" / "oracle"

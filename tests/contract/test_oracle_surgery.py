@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clipaudit.decomposer import describe
 from clipaudit.localize import (
     PatchFeatures,
     Surgery,
@@ -25,6 +24,7 @@ from clipaudit.localize import (
     text_weights,
 )
 from clipaudit.localize.surgery import _value_path, project
+from clipaudit.model import describe
 from tests.contract.test_oracle import last_blocks  # noqa: F401 - a fixture
 
 DATA = Path(__file__).parent.parent / "data" / "oracle"

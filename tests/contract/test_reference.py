@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import typer
 
-from clipaudit.cli import app
+from clipaudit.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = {
-    "clipaudit.audit": ["AuditOptions", "AuditResult", "Verdict", "audit"],
-    "clipaudit.decomposer": [
+    "clipaudit.cues": ["AuditOptions", "AuditResult", "Verdict", "audit"],
+    "clipaudit.model": [
         "Decomposer",
         "Decomposition",
         "Readout",
@@ -45,9 +45,9 @@ PUBLIC = {
         "single_text",
         "text_weights",
     ],
-    "clipaudit.report": ["save_report"],
-    "clipaudit.retrieval.head": ["HeadIndex"],
-    "clipaudit.run": ["Basis", "Coverage", "Run", "Vectors", "write_basis"],
+    "clipaudit.cues.report": ["save_report"],
+    "clipaudit.retrieval.head_index": ["HeadIndex"],
+    "clipaudit.run.reader": ["Basis", "Coverage", "Run", "Vectors", "write_basis"],
 }
 """Removing or renaming one of these needs a line in CHANGELOG.md."""
 GENERAL = {"--help", "--install-completion", "--show-completion"}
@@ -86,7 +86,7 @@ def test_the_reference_has_every_command_and_option_as_help_has_them():
     page = (ROOT / "docs/cli.md").read_text()
     sections = dict(re.findall(r"^#+ `([^`]+)`\n(.*?)(?=^#+ `|\Z)", page, re.S | re.M))
     known = dict(commands(typer.main.get_command(app), "clipaudit"))
-    again = "typer clipaudit.cli utils docs --name clipaudit --output docs/cli.md"
+    again = "typer clipaudit.cli.app utils docs --name clipaudit --output docs/cli.md"
     assert list(sections) == list(known), again
     for name, command in known.items():
         shown = dict(re.findall(r"^\* `(--[\w-]+)[^`]*`: (.*)$", sections[name], re.M))

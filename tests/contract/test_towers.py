@@ -6,8 +6,8 @@ import open_clip
 import pytest
 import torch
 
-from clipaudit.decomposer import Decomposer, describe
 from clipaudit.errors import UnsupportedTower
+from clipaudit.model import Decomposer, describe
 from tests.tiny_models import full_size_on_meta, images_for, plain_embedding, tiny
 
 CONFIGS = open_clip.list_models()

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from clipaudit.run import Run
+from clipaudit.run.reader import Run
 from tests.conftest import ROOT
 from tests.make_shards import jpeg_bytes, write_members
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipaudit.run import Run
+from clipaudit.run.reader import Run
 from tests.conftest import ROOT
 from tests.make_shards import (
     append,
@@ -77,7 +77,7 @@ def test_vectors_equal_the_models_own_and_the_decomposition(audit, tmp_path, tin
     import torch
     from PIL import Image
 
-    from clipaudit.decomposer import Decomposer
+    from clipaudit.model import Decomposer
 
     images = [jpeg_bytes(60, 40, seed=i, quality=95) for i in range(7)]
     write_shard(tmp_path / "a.tar", {f"k{i}": {"jpg": data} for i, data in enumerate(images)})
@@ -371,7 +371,7 @@ def test_kill_9_twenty_times_loses_nothing(tiny_model, tmp_path):
 def test_a_driver_killed_between_data_and_commit_leaves_only_orphans(audit, clipaudit, tmp_path, tiny_model):
     write_photos(tmp_path / "s-0.tar", 20)
     code = (
-        "import os; from clipaudit.rundir import RunDirectory;"
+        "import os; from clipaudit.run.directory import RunDirectory;"
         "RunDirectory.commit = lambda self, record: os.kill(os.getpid(), 9);"
         "from clipaudit.__main__ import main; main()"
     )

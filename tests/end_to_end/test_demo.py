@@ -11,7 +11,7 @@ import sys
 import pytest
 import tinyhtml5.parser
 
-from clipaudit.run import Run
+from clipaudit.run.reader import Run
 from tests.conftest import ROOT
 
 

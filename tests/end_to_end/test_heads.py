@@ -15,16 +15,16 @@ def audited(tmp_path_factory):
     """A directory with a model, three shards, their run, class names and a text file."""
     import threading
 
-    from clipaudit.config import AuditConfig, ExecutionConfig, FieldsConfig, ModelConfig, StoreConfig
-    from clipaudit.console import ConsoleReporter
-    from clipaudit.local import LocalPool
-    from clipaudit.stages import audit
+    from clipaudit.cli.console.job import ConsoleReporter
+    from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConfig, StoreConfig
+    from clipaudit.job.driver import run_job
+    from clipaudit.job.engine_local import LocalPool
 
     directory = tmp_path_factory.mktemp("audited")
     write_worded_model(directory / "model", context=32, layers=3, image_size=32)
     for number in range(3):
         write_photos(directory / f"s-{number}.tar", 30, prefix=f"p{number}")
-    config = AuditConfig(
+    config = JobConfig(
         shards=(f"{directory}/s-*.tar",),
         out=str(directory / "run"),
         model=ModelConfig(name=str(directory / "model")),
@@ -33,7 +33,7 @@ def audited(tmp_path_factory):
         execution=ExecutionConfig(engine="local"),
     )
     with ConsoleReporter(config) as reporter:
-        audit(config, LocalPool(config), reporter, threading.Event())
+        run_job(config, LocalPool(config), reporter, threading.Event())
     (directory / "classnames.txt").write_text("land\nsea\n")
     write_pool(directory / "pool.tsv", make_pool(60))
     (directory / "plain.txt").write_text("\n".join(make_pool(30).texts))

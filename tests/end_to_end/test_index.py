@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from clipaudit.retrieval.card import EMBEDDING
-from clipaudit.retrieval.head import HeadIndex
-from clipaudit.run import Run
+from clipaudit.retrieval.head_index import HeadIndex
+from clipaudit.run.reader import Run
 from tests.conftest import ROOT
 from tests.make_audits import audited
 from tests.make_runs import MEMORY
@@ -52,13 +52,13 @@ def hits(result):
 def test_scores_are_products_of_contributions_that_the_model_gives_now(folder, tmp_path, metric):
     """In R^D, from the model and not from the run: c.c' and c.t of flat indexes to 1e-3, and the ten largest."""
     from clipaudit.retrieval.plan import IndexConfig, build_indexes
-    from clipaudit.retrieval.queries import Encoder
+    from clipaudit.retrieval.queries import QueryEncoder
 
     names = [HEAD, "L00H01", EMBEDDING]
     shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("indexes"))
     build_indexes(IndexConfig(run=str(tmp_path / "run"), heads=tuple(names), metric=metric, kind="flat", memory=MEMORY))
     opened = Run(str(tmp_path / "run"))
-    encoder = Encoder(opened, "cpu")
+    encoder = QueryEncoder(opened, "cpu")
     computed = [encoder.image(jpeg_bytes(48, 48, seed=i), names) for i in range(12)]
     text = encoder.text("a cat").astype(np.float64)
     for name in names:

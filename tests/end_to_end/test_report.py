@@ -94,15 +94,15 @@ def test_the_job_gives_the_same_files_but_for_times_and_waivers_let_it_pass(bird
 
 def test_python_gives_the_same_audit_and_report(birds, monkeypatch):
     """What docs/report.md shows."""
-    from clipaudit.audit import AuditOptions, audit
-    from clipaudit.report import save_report
+    from clipaudit.cues import AuditOptions, audit_cues
+    from clipaudit.cues.report import save_report
 
     folder, _, _, _ = birds
     monkeypatch.chdir(folder)
     options = AuditOptions(
         classes="shards/classnames.txt", attributes=("place",), where=("split=train",), test_where=("split=test",)
     )
-    result = audit("run", options)
+    result = audit_cues("run", options)
     report = save_report(result, "python", pictures=False)
     assert report.gate.outcome == "failed"
     first, second = (json.loads((folder / name / "report.json").read_text()) for name in ("report", "python"))

@@ -8,10 +8,10 @@ import pytest
 import tinyhtml5.parser
 
 from clipaudit.__main__ import main
-from clipaudit.config import AuditConfig, ExecutionConfig, FieldsConfig, ModelConfig, StoreConfig
-from clipaudit.console import ConsoleReporter
-from clipaudit.local import LocalPool
-from clipaudit.stages import audit
+from clipaudit.cli.console.job import ConsoleReporter
+from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConfig, StoreConfig
+from clipaudit.job.driver import run_job
+from clipaudit.job.engine_local import LocalPool
 from tests.make_shards import jpeg_bytes, write_shard
 from tests.worded_models import write_worded_model
 
@@ -55,7 +55,7 @@ def hostile(i):
 
 def audited(folder: Path, name: str, label: str | None, shards: str) -> str:
     lacking = name == "hostile"
-    config = AuditConfig(
+    config = JobConfig(
         shards=(f"{folder}/{shards}",),
         out=str(folder / name),
         model=ModelConfig(name=str(folder / "model"), device="cpu"),
@@ -69,7 +69,7 @@ def audited(folder: Path, name: str, label: str | None, shards: str) -> str:
     )
     if not (folder / name).exists():
         with ConsoleReporter(config) as reporter:
-            audit(config, LocalPool(config), reporter, threading.Event())
+            run_job(config, LocalPool(config), reporter, threading.Event())
     return config.out
 
 

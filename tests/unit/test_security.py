@@ -19,26 +19,26 @@ import pytest
 import tinyhtml5.parser
 
 from clipaudit.config import ModelConfig
-from clipaudit.description import DescribeConfig, describe
 from clipaudit.errors import ClipauditError, IntegrityError, ShardUnreadable, UsageError
-from clipaudit.gallery import extremes, render
+from clipaudit.heads.description import DescribeConfig, describe
+from clipaudit.heads.page import extremes, render
+from clipaudit.heads.texts.pool import TextPool
 from clipaudit.redact import HIDDEN, private_url, public_url, redact
 from clipaudit.retrieval.retriever import Answer, Hit
-from clipaudit.retrieval.rowmap import Row
-from clipaudit.retrieval.sheet import Asked, Panel, contact_sheet
-from clipaudit.retrieval.thumbnails import Thumbnails
-from clipaudit.run import Run
-from clipaudit.rundir import RunDirectory
+from clipaudit.retrieval.sheet import Asked, SheetPanel, contact_sheet
+from clipaudit.run.directory import RunDirectory
+from clipaudit.run.reader import Run
+from clipaudit.run.row import Row
+from clipaudit.run.thumbnails import Thumbnails
+from clipaudit.run.upkeep import gc
 from clipaudit.schema import Shard
-from clipaudit.storage import Storage
-from clipaudit.storedshards import ALLOWED, check_shard, read_piece
-from clipaudit.texts.pool import TextPool
-from clipaudit.upkeep import gc
+from clipaudit.shards.stored import ALLOWED, check_shard, read_piece
+from clipaudit.storage.directory import Storage
 from tests.conftest import ROOT
 from tests.make_runs import SPEC, make_manifest, make_run
 from tests.make_shards import jpeg_bytes, png_bytes, png_chunk, webp_bytes
 from tests.make_texts import HashedTexts
-from tests.unit.test_rundir import make_record
+from tests.unit.run.test_run_directory import make_record
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}\u202e\x1b[31m</title><style>*{}</style>"
 
@@ -273,15 +273,15 @@ def test_the_gallery_of_heads_is_inert(hostile_run):
 def test_a_contact_sheet_is_inert(hostile_run):
     row = Row(shard_id=0, index=0, key=HOSTILE, label=HOSTILE, attributes={HOSTILE: HOSTILE}, offset=5, nbytes=9)
     hits = (Hit(rank=1, score=0.5, row=row, parts={"L00H00": 0.25}),)
-    panels = [Panel(title=HOSTILE, about=HOSTILE, answer=Answer(hits=hits, notes=(HOSTILE,)))]
+    panels = [SheetPanel(title=HOSTILE, about=HOSTILE, answer=Answer(hits=hits, notes=(HOSTILE,)))]
     page = contact_sheet(hostile_run, Asked(words=HOSTILE, row=row, where=HOSTILE), panels, Thumbnails(hostile_run))
     assert_inert(page)
     assert "&lt;script&gt;alert(1)" in page
 
 
 def test_the_report_is_inert():
-    from clipaudit.report.page import render as render_report
-    from tests.unit.test_report_page import hostile, pictures_of, report_of
+    from clipaudit.cues.report.page import render as render_report
+    from tests.unit.cues.test_report_page import hostile, pictures_of, report_of
 
     assert_inert(render_report(report_of(hostile()), pictures_of(hostile())))
 
@@ -303,7 +303,7 @@ class Bomb:
 def test_a_checkpoint_that_is_a_program_is_not_run(tmp_path, tiny_model, form):
     import torch
 
-    from clipaudit.model import load_model
+    from clipaudit.model.loading import load_model
 
     checkpoint, witness = tmp_path / "open_clip_pytorch_model.bin", tmp_path / "witness"
     shutil.copy(Path(tiny_model, "open_clip_config.json"), tmp_path)
@@ -326,7 +326,7 @@ FORBIDDEN = {
     "yaml.load": "makes objects",
     "yaml.unsafe_load": "makes objects",
     "torch.load": "may unpickle: open_clip loads weights, with weights_only",
-    "tarfile.open": "follows links and extracts: clipaudit.tar reads",
+    "tarfile.open": "follows links and extracts: clipaudit.shards.tar reads",
     "shutil.unpack_archive": "extracts",
 }
 
@@ -383,7 +383,7 @@ def test_only_the_driver_commits():
         for call, _ in calls(tree)
         if re.fullmatch(r".*run_dir\.commit|.*directory\.commit", call)
     }
-    assert committers <= {"clipaudit/scheduler.py"}
+    assert committers <= {"clipaudit/job/scheduler.py"}
 
 
 # -- bombs -------------------------------------------------------------------------------------------------------------
@@ -433,7 +433,7 @@ MEASURED = """
     import io, resource, sys
     from open_clip.transform import image_transform_v2, PreprocessCfg
     from clipaudit.config import DecodeConfig
-    from clipaudit.images import ImageDecoder, ImageTooLarge, ImageUndecodable
+    from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodable
     decoder = ImageDecoder(image_transform_v2(PreprocessCfg(size=(32, 32)), is_train=False), DecodeConfig())
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     before = peak()

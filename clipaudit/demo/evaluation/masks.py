@@ -6,20 +6,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clipaudit.demo import nouns
-from clipaudit.demo.backgrounds import SIZE
-from clipaudit.demo.evaluation.figures import Figure, Float64s, Target, mean_interval
+from clipaudit.arrays import Float32s, Float64s
+from clipaudit.demo.evaluation.measured import Figure, Target, mean_interval
 from clipaudit.demo.evaluation.questions import noun_prompts
-from clipaudit.demo.evaluation.recognition import Encoder, Float32s, fresh
-from clipaudit.demo.scenes import draw_scene, render
+from clipaudit.demo.evaluation.recognition import ImageEncoder, fresh
+from clipaudit.demo.world import nouns
+from clipaudit.demo.world.backgrounds import SIZE
+from clipaudit.demo.world.scenes import draw_scene, render
 from clipaudit.localize import TokenDecomposition, enlarged
-from clipaudit.localize.metrics import pixel_auc
+from clipaudit.localize.evaluation.metrics import pixel_auc
 
 _BATCH = 64
 
 
 def heat_maps(
-    encoder: Encoder, tokens: TokenDecomposition, pixels: list[npt.NDArray[np.uint8]], texts: Float32s
+    encoder: ImageEncoder, tokens: TokenDecomposition, pixels: list[npt.NDArray[np.uint8]], texts: Float32s
 ) -> Float32s:
     """Images (SIZE, SIZE, 3) uint8 and texts (T, D) -> (B, T, SIZE, SIZE): what each place adds to each product.
 
@@ -31,7 +32,7 @@ def heat_maps(
     return found
 
 
-def object_masks(encoder: Encoder, *, count: int, seed: int) -> list[Figure]:
+def object_masks(encoder: ImageEncoder, *, count: int, seed: int) -> list[Figure]:
     """Mean AUC over photographs of one object in seen art, beside maps that know nothing of the noun."""
     aucs = _aucs(encoder, count, seed)
     aucs = aucs[np.isfinite(aucs).all(axis=1)]
@@ -59,7 +60,7 @@ def object_masks(encoder: Encoder, *, count: int, seed: int) -> list[Figure]:
     ]
 
 
-def _aucs(encoder: Encoder, count: int, seed: int) -> Float64s:
+def _aucs(encoder: ImageEncoder, count: int, seed: int) -> Float64s:
     """(count, 4) by image: the noun's map, another noun's, the noun's less the mean of all nouns', and the centre."""
     rng = fresh(seed, "masks")
     prompts = noun_prompts()

@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from clipaudit.demo import nouns, sprites
-from clipaudit.demo.captions import (
+from clipaudit.demo.world import nouns, sprites
+from clipaudit.demo.world.captions import (
     PLACES,
     POSITION_PHRASES,
     STYLE_PREFIXES,
@@ -21,7 +21,7 @@ from clipaudit.demo.captions import (
     article,
     plural,
 )
-from clipaudit.demo.scenes import Scene, draw_scene, pick
+from clipaudit.demo.world.scenes import Scene, draw_scene, pick
 
 Prompts: TypeAlias = Mapping[str, tuple[str, ...]]
 """Every option with its phrasings; an option's vector is the mean of their unit vectors, made unit again."""
@@ -33,7 +33,7 @@ _COUNTS = MappingProxyType({"one": 1, "two": 2, "three": 3})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class ModelQuestion:
     """One factor, read from images."""
 
     name: str
@@ -67,7 +67,7 @@ def noun_prompts() -> Prompts:
     return {noun: tuple(said(prefix, article(noun)) for prefix in _PREFIXES) for noun in nouns.NOUNS}
 
 
-def questions() -> tuple[Question, ...]:
+def questions() -> tuple[ModelQuestion, ...]:
     """All questions: of photographs with one object, in which everything that is not asked for is drawn at random."""
     both = {(False, 1): 0.97, (True, 1): 0.97}
     style = {(False, 1): 0.88, (True, 1): 0.88}
@@ -76,28 +76,28 @@ def questions() -> tuple[Question, ...]:
         for name, prefixes in STYLE_PREFIXES.items()
     }
     return (
-        Question(name="backgrounds", prompts=_by_phrase(PLACES), scene=_with("background"), targets=both),
-        Question(
+        ModelQuestion(name="backgrounds", prompts=_by_phrase(PLACES), scene=_with("background"), targets=both),
+        ModelQuestion(
             name="backgrounds in all styles",
             prompts=_by_phrase(PLACES),
             scene=_with("background", photo=1 / 6),
         ),
-        Question(
+        ModelQuestion(
             name="colours",
             prompts={colour: _shape_prompts((colour,), (*nouns.SHAPES, "shape")) for colour in nouns.COLOURS},
             scene=lambda rng, option, held_out: _shape(rng, pick(rng, nouns.SHAPES), option),
             arts=(False,),
             targets={(False, 1): 0.95},
         ),
-        Question(name="styles with `photo`", prompts=style_prompts, scene=_with("style"), targets=style),
-        Question(
+        ModelQuestion(name="styles with `photo`", prompts=style_prompts, scene=_with("style"), targets=style),
+        ModelQuestion(
             name="styles",
             prompts={name: style_prompts[name] for name in nouns.STYLES},
             scene=_with("style"),
             targets=style,
         ),
-        Question(name="tints", prompts=_by_phrase(TINT_PHRASES), scene=_with("tint")),
-        Question(
+        ModelQuestion(name="tints", prompts=_by_phrase(TINT_PHRASES), scene=_with("tint")),
+        ModelQuestion(
             name="nouns",
             prompts=noun_prompts(),
             scene=lambda rng, option, held_out: _thing(rng, held_out, noun=option),
@@ -108,16 +108,16 @@ def questions() -> tuple[Question, ...]:
     )
 
 
-def _weak_questions() -> tuple[Question, ...]:
+def _weak_questions() -> tuple[ModelQuestion, ...]:
     """Factors without a target, reported whatever they are."""
     return (
-        Question(
+        ModelQuestion(
             name="shapes",
             prompts={shape: _shape_prompts(("", *nouns.COLOURS), (shape,)) for shape in nouns.SHAPES},
             scene=lambda rng, option, held_out: _shape(rng, option, pick(rng, tuple(nouns.COLOURS))),
             arts=(False,),
         ),
-        Question(
+        ModelQuestion(
             name="counts",
             prompts={
                 "one": _of_any("a photo of"),
@@ -128,8 +128,8 @@ def _weak_questions() -> tuple[Question, ...]:
                 rng, held_out, fixed={"count": _COUNTS[option], "size": "", "position": ""}
             ),
         ),
-        Question(name="positions", prompts=_by_phrase(POSITION_PHRASES), scene=_with("position")),
-        Question(
+        ModelQuestion(name="positions", prompts=_by_phrase(POSITION_PHRASES), scene=_with("position")),
+        ModelQuestion(
             name="sizes",
             prompts={size: _of_any(f"a photo of a {size}", str) for size in nouns.SIZES},
             scene=_with("size"),

@@ -14,17 +14,17 @@ import numpy.typing as npt
 import torch
 from open_clip import CLIP
 
+from clipaudit.arrays import Float32s, Ints
 from clipaudit.config import ModelConfig
-from clipaudit.demo.backgrounds import SIZE
-from clipaudit.demo.evaluation.figures import Figure, Ints, Target, share
-from clipaudit.demo.evaluation.questions import Question
-from clipaudit.demo.scenes import Scene, render
+from clipaudit.demo.evaluation.measured import Figure, Target, share
+from clipaudit.demo.evaluation.questions import ModelQuestion
+from clipaudit.demo.world.backgrounds import SIZE
+from clipaudit.demo.world.scenes import Scene, render
 from clipaudit.errors import UsageError
-from clipaudit.model import LoadedModel, Normaliser, load_model, resolve
-from clipaudit.textencoder import Tokenizer, encode_texts, load_tokenizer
-from clipaudit.zeroshot import Proportion
+from clipaudit.heads.texts.encoder import Tokenizer, encode_texts, load_tokenizer
+from clipaudit.model.loading import LoadedModel, Normaliser, load_model, resolve
+from clipaudit.statistics import Proportion
 
-Float32s: TypeAlias = npt.NDArray[np.float32]
 Image8: TypeAlias = npt.NDArray[np.uint8]
 
 _FRESH = 0x6672657368
@@ -33,7 +33,7 @@ _BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoder:
+class ImageEncoder:
     """Images and texts to unit vectors."""
 
     config: ModelConfig
@@ -44,7 +44,7 @@ class Encoder:
     """Texts that have been encoded: questions share many."""
 
     @classmethod
-    def load(cls, config: ModelConfig) -> Encoder:
+    def load(cls, config: ModelConfig) -> ImageEncoder:
         """The model that `config` names, ready; UsageError when it cannot be had or takes images of another size."""
         loaded = load_model(config)
         preprocess = loaded.description["preprocess"]
@@ -90,7 +90,7 @@ def fresh(seed: int, name: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([_FRESH, seed, zlib.crc32(name.encode())]))
 
 
-def drawn(question: Question, held_out: bool, count: int, seed: int) -> Iterator[tuple[int, Scene, Image8]]:
+def drawn(question: ModelQuestion, held_out: bool, count: int, seed: int) -> Iterator[tuple[int, Scene, Image8]]:
     """`count` images in turn of every option: the option's number, the scene, and (64, 64, 3) uint8 pixels."""
     rng = fresh(seed, f"{question.name}, {'held-out' if held_out else 'seen'} art")
     shown = question.shown(held_out)
@@ -100,7 +100,9 @@ def drawn(question: Question, held_out: bool, count: int, seed: int) -> Iterator
         yield question.options.index(option), scene, render(scene, rng)[0]
 
 
-def answers(encoder: Encoder, question: Question, classes: Float32s, held_out: bool, *, count: int, seed: int) -> Ints:
+def answers(
+    encoder: ImageEncoder, question: ModelQuestion, classes: Float32s, held_out: bool, *, count: int, seed: int
+) -> Ints:
     """(count,) place of the truth among all options, 0 for the best match; `classes` (C, D) are the options."""
     found: list[Ints] = []
     truths: list[int] = []
@@ -116,7 +118,7 @@ def answers(encoder: Encoder, question: Question, classes: Float32s, held_out: b
     return np.concatenate(found)
 
 
-def recognition(encoder: Encoder, question: Question, *, count: int, seed: int) -> list[Figure]:
+def recognition(encoder: ImageEncoder, question: ModelQuestion, *, count: int, seed: int) -> list[Figure]:
     """Every figure of one question: seen and held-out art, top 1 and more."""
     figures = []
     classes = encoder.options([question.prompts[option] for option in question.options])
@@ -143,7 +145,7 @@ def footprint(config: ModelConfig, times: int = 5) -> list[Figure]:
     seconds = []
     for _ in range(times):
         begun = time.perf_counter()
-        Encoder.load(config)
+        ImageEncoder.load(config)
         seconds.append(time.perf_counter() - begun)
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) / 1e6
     ends = (min(seconds), max(seconds))

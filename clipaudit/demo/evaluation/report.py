@@ -16,14 +16,14 @@ import torch
 from rich.table import Table
 
 from clipaudit import __version__
-from clipaudit.demo.evaluation.figures import Figure
+from clipaudit.demo.evaluation.measured import Figure
 from clipaudit.demo.evaluation.shortcut import Shortcut
 
 _CHECKPOINT, _LOG = "checkpoint.safetensors", "log.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class ModelEvaluation:
     """Everything that one command found."""
 
     model: Mapping[str, Any]

@@ -12,33 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from clipaudit.ablation import ZeroShot, as_set, mean_ablation, random_sets, replacement_means, stream_logits
-from clipaudit.config import AuditConfig, ExecutionConfig, FieldsConfig, ModelConfig, StoreConfig
-from clipaudit.demo.captions import STYLE_PREFIXES
-from clipaudit.demo.evaluation.choice import PLACE, RULES, TOP, HeadWords, Rule, head_words, text_pool
-from clipaudit.demo.evaluation.figures import (
-    Bools,
-    Figure,
-    Interval,
-    Ints,
-    Target,
-    percentiles,
-    plain,
-    resampled_groups,
-    share,
-)
+from clipaudit.arrays import Bools, Ints
+from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConfig, StoreConfig
+from clipaudit.demo.evaluation.head_choice import PLACE, RULES, TOP, HeadTexts, Rule, head_words, text_pool
+from clipaudit.demo.evaluation.measured import Figure, Interval, Target, percentiles, plain, resampled_groups, share
 from clipaudit.demo.evaluation.questions import said
-from clipaudit.demo.evaluation.recognition import Encoder
-from clipaudit.demo.worlds import write_world
-from clipaudit.heads import textspans, variance_share
-from clipaudit.local import LocalPool
-from clipaudit.rows import Rows
-from clipaudit.run import Run
+from clipaudit.demo.evaluation.recognition import ImageEncoder
+from clipaudit.demo.world.captions import STYLE_PREFIXES
+from clipaudit.demo.world.datasets import write_world
+from clipaudit.heads.ablation import ZeroShot, as_set, mean_ablation, random_sets, replacement_means, stream_logits
+from clipaudit.heads.texts.classes import load_classes
+from clipaudit.heads.texts.encoder import encode_classes
+from clipaudit.heads.textspan import textspans, variance_share
+from clipaudit.heads.zeroshot import Control, LogitBatch, control, score, score_sets
+from clipaudit.job.driver import Reporter, run_job
+from clipaudit.job.engine_local import LocalPool
+from clipaudit.run.reader import Run
+from clipaudit.run.rows import Rows
 from clipaudit.schema import Label, parse_head_label
-from clipaudit.stages import Reporter, audit
-from clipaudit.textencoder import encode_classes
-from clipaudit.texts.classes import load_classes
-from clipaudit.zeroshot import Control, LogitBatch, Proportion, control, score, score_sets
+from clipaudit.statistics import Proportion
 
 TEMPLATES = tuple(said(prefix, "a {}") for prefix in STYLE_PREFIXES["photo"])
 RANDOM_SETS = 1000
@@ -67,7 +59,7 @@ class Setting:
 class Shortcut:
     """What `birds` shows, and what ablating heads chosen by their texts does to it."""
 
-    words: tuple[HeadWords, ...]
+    words: tuple[HeadTexts, ...]
     """Every head."""
     settings: dict[str, Setting]
     """`none`, `variance` and `majority` (the two rules), `all`."""
@@ -109,7 +101,7 @@ class Shortcut:
         }
 
 
-def shortcut(encoder: Encoder, work: Path, *, birds: int, things: int, seed: int) -> Shortcut:
+def shortcut(encoder: ImageEncoder, work: Path, *, birds: int, things: int, seed: int) -> Shortcut:
     """Make `birds` and `things` under `work`, audit both, choose heads from `things` and texts, ablate them on `birds`.
 
     The choice is complete before the birds' run is opened.
@@ -143,7 +135,7 @@ def audited(
 ) -> Run:
     """A world written as shards and audited by the local engine, every layer stored."""
     shards = write_world(world, work / world, count=count, seed=seed)
-    config = AuditConfig(
+    config = JobConfig(
         shards=tuple(str(path) for path in shards),
         out=str(work / f"{world}-run"),
         fields=FieldsConfig(label="cls", attributes=tuple(f"json:{name}" for name in attributes)),
@@ -151,11 +143,11 @@ def audited(
         store=StoreConfig(layers="all"),
         execution=ExecutionConfig(engine="local"),
     )
-    audit(config, LocalPool(config), Reporter(), threading.Event())
+    run_job(config, LocalPool(config), Reporter(), threading.Event())
     return Run(config.out)
 
 
-def described(encoder: Encoder, run: Run) -> tuple[HeadWords, ...]:
+def described(encoder: ImageEncoder, run: Run) -> tuple[HeadTexts, ...]:
     """Every head of a run in the words of the captions' own phrases."""
     pool = text_pool()
     texts, properties = tuple(pool), tuple(pool.values())
@@ -166,7 +158,7 @@ def described(encoder: Encoder, run: Run) -> tuple[HeadWords, ...]:
 
 
 def studied(
-    words: Sequence[HeadWords], heads: Sequence[str], batches: Sequence[LogitBatch], names: Sequence[str], seed: int
+    words: Sequence[HeadTexts], heads: Sequence[str], batches: Sequence[LogitBatch], names: Sequence[str], seed: int
 ) -> Shortcut:
     """Settings, controls and figures, from every head's words and every test image's logits."""
     chosen: dict[str, tuple[str, ...]] = {"none": (), "all": tuple(heads)}

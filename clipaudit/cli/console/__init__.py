@@ -1,0 +1,1 @@
+"""Results and progress on the terminal, by command."""

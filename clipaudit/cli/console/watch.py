@@ -1,0 +1,88 @@
+"""`clipaudit status --watch` in the terminal: one panel that renews itself; plain lines or JSON lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from clipaudit.job.watch import Sight, Watcher
+
+_BAR_WIDTH = 40
+
+
+def watch(run: str, interval: float, as_json: bool) -> None:
+    """Show the run until nothing is left to do or the user interrupts. RunNotFound when there is none."""
+    watcher = Watcher(run)
+    console = Console(highlight=False)
+    try:
+        if as_json or not console.is_terminal:
+            for sight in _looks(watcher, interval):
+                line = json.dumps(asdict(sight)) if as_json else _line(sight)
+                print(line, file=sys.stdout, flush=True)
+            return
+        with Live(console=console, auto_refresh=False) as live:
+            for sight in _looks(watcher, interval):
+                live.update(panel(sight), refresh=True)
+    except KeyboardInterrupt:  # the only way to end a look at a job that goes on; the job does not notice
+        return
+
+
+def _looks(watcher: Watcher, interval: float) -> Iterator[Sight]:
+    while True:
+        sight = watcher.look()
+        yield sight
+        if sight.done:
+            return
+        time.sleep(interval)
+
+
+def panel(sight: Sight) -> Table:
+    """What a terminal shows at one moment."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row("[dim]run[/dim]", escape(sight.run))
+    grid.add_row("", ProgressBar(total=max(1, sight.bytes_in), completed=sight.bytes_committed, width=_BAR_WIDTH))
+    failed = f", [red]{sight.failed:,} failed[/red]" if sight.failed else ""
+    grid.add_row(
+        "[dim]shards[/dim]",
+        f"{sight.committed:,} of {sight.shards:,} committed{failed}, {sight.attempts:,} begun",
+    )
+    skipped = ", ".join(f"{count:,} {name}" for name, count in sight.skipped.items())
+    grid.add_row("[dim]images[/dim]", f"{sight.ok:,} ok" + (f"; skipped: {skipped}" if skipped else ""))
+    grid.add_row("[dim]speed[/dim]", _speed(sight))
+    if sight.last_commit:
+        grid.add_row("[dim]last commit[/dim]", sight.last_commit)
+    return grid
+
+
+def _line(sight: Sight) -> str:
+    failed = f", {sight.failed:,} failed" if sight.failed else ""
+    return f"{sight.committed:,} of {sight.shards:,} shards{failed}, {sight.ok:,} images ok, {_speed(sight)}"
+
+
+def _speed(sight: Sight) -> str:
+    if sight.done:
+        return "done"
+    if sight.seconds_left is None:
+        return "no shard is committed yet"
+    waits = f", {sight.bottleneck}" if sight.bottleneck else ""
+    return f"{sight.images_per_second:,.1f} images/s{waits}, {duration(sight.seconds_left)} left at this rate"
+
+
+def duration(seconds: float) -> str:
+    """`2 d 3 h`, `3 h 12 min`, `12 min`, `less than a minute`: as exact as an estimate can be."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    hours, rest = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} d {hours % 24} h"
+    return f"{hours} h {rest} min" if hours else f"{minutes} min"

@@ -1,0 +1,130 @@
+"""The commands `index` and `duplicates`: options to builders, cards to the terminal; imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+from clipaudit.cli.options import JsonOption, RunArgument, listed, one_of, option, print_json
+
+if TYPE_CHECKING:
+    from clipaudit.config import ExecutionConfig
+    from clipaudit.retrieval.build import BuildTask
+    from clipaudit.retrieval.card import IndexCard, Metric
+    from clipaudit.retrieval.plan import Builder
+
+EXECUTION = "Execution"
+
+MemoryOption = Annotated[
+    str | None, option("Memory of one builder, such as 4GB [half of the machine's].", panel=EXECUTION)
+]
+EngineOption = Annotated[str, option("ray (heads in parallel) or local (one after another) [local].", panel=EXECUTION)]
+
+
+HeadsOption = Annotated[
+    list[str] | None,
+    option("Heads such as L22H05,L22H06, and embedding [all stored, and embedding].", "--head", "--heads"),
+]
+KindOption = Annotated[str, option("auto, flat, hnsw, ivf or ivf-pq; also hnsw64, ivf4096, ivf4096-pq32 [auto].")]
+MetricOption = Annotated[
+    str,
+    option("Score: cosine (of rows minus the head's mean), centred (their product) or raw (the paper's) [cosine]."),
+]
+UpdateOption = Annotated[
+    bool, typer.Option("--update", help="Add the shards committed since; kind, lists and mean stay.")
+]
+SeedOption = Annotated[int, option("Of the training sample, the held-out queries and the lists [0].")]
+WorkersOption = Annotated[int | None, option("Builders at the same time [one a CPU].", panel=EXECUTION)]
+AddressOption = Annotated[str | None, option("Ray cluster [the job's own, else a new local one].", panel=EXECUTION)]
+CpusOption = Annotated[float | None, option("CPUs of a builder.", panel=EXECUTION)]
+
+
+def index(
+    run: RunArgument,
+    heads: HeadsOption = None,
+    kind: KindOption = "auto",
+    metric: MetricOption = "cosine",
+    memory: MemoryOption = None,
+    update: UpdateOption = False,
+    seed: SeedOption = 0,
+    engine: EngineOption = "local",
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    cpus_per_worker: CpusOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Build one search index for each head, and one for the whole embedding, from the stored coordinates.
+
+    Each index gets a card in `RUN/indexes/HEAD/card.json`: kind, bytes, recall@10 against an exact search, latency.
+
+    Example: `clipaudit index runs/train --heads L11H05,embedding --memory 4GB`
+    """
+    from clipaudit.cli.console.index import IndexReporter
+    from clipaudit.config import ExecutionConfig
+    from clipaudit.retrieval.kinds import parse_memory
+    from clipaudit.retrieval.plan import IndexConfig, build_indexes
+
+    one_of("--metric", metric, ("cosine", "centred", "raw"))
+    one_of("--engine", engine, ("ray", "local"))
+    config = IndexConfig(
+        run=run,
+        heads=listed(heads) or None,
+        kind=kind,
+        metric=cast("Metric", metric),
+        memory=None if memory is None else parse_memory(memory),
+        update=update,
+        seed=seed,
+    )
+    execution = ExecutionConfig(
+        engine=cast(Literal["ray", "local"], engine), workers=workers, address=address, cpus_per_worker=cpus_per_worker
+    )
+    with IndexReporter(quiet=as_json) as reporter:
+        builder = _on_ray(execution) if engine == "ray" else reporter.build
+        cards = build_indexes(config, builder, reporter.done)
+        reporter.finish(cards, run)
+    if as_json:
+        print_json([asdict(card) for card in cards])
+
+
+def duplicates(
+    run: RunArgument,
+    other: Annotated[
+        str | None, typer.Argument(help="Another run: which of its images are in the first?", show_default=False)
+    ] = None,
+    similarity: Annotated[float, option("Least cosine of two whole embeddings [0.95].")] = 0.95,
+    bits: Annotated[int, option("Most bits of 64 in which two perceptual hashes differ [10].")] = 10,
+    memory: MemoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find near-duplicates within a run, or images of another run that are in this one too: leakage.
+
+    Every image of a cluster becomes a row of `RUN/duplicates/within/duplicates.parquet`, or `with-OTHER/`.
+
+    Example: `clipaudit duplicates runs/train runs/test`
+    """
+    from clipaudit.cli.console.index import IndexReporter, print_duplicates
+    from clipaudit.retrieval.duplicates import DuplicatesConfig, find_duplicates
+    from clipaudit.retrieval.kinds import parse_memory
+    from clipaudit.run.reader import Run
+
+    config = DuplicatesConfig(similarity=similarity, bits=bits, memory=None if memory is None else parse_memory(memory))
+    with IndexReporter(quiet=as_json) as reporter:
+        found = find_duplicates(Run(run), None if other is None else Run(other), config, reporter.stage("embedding"))
+    if as_json:
+        print_json(asdict(found))
+    else:
+        print_duplicates(found)
+
+
+def _on_ray(execution: ExecutionConfig) -> Builder:
+    def build_on_ray(tasks: Sequence[BuildTask]) -> Iterator[IndexCard]:
+        from clipaudit.job.engine_ray import map_on_actors
+
+        return map_on_actors(build_shared, tasks, execution)
+
+    from clipaudit.retrieval.build import build_shared
+
+    return build_on_ray

@@ -1,0 +1,165 @@
+"""The commands `query` and `serve`: a question to the indexes, its answer as table, JSON or page; a server of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipaudit.cli.options import JsonOption, RunArgument, listed, one_of, option, print_json
+from clipaudit.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipaudit.retrieval.request import Request
+    from clipaudit.retrieval.retriever import Retriever
+    from clipaudit.retrieval.sheet import SheetPanel
+
+WHAT, HOW, OUTPUT = "What is asked", "Which images", "Output"
+
+
+HeadOption = Annotated[
+    list[str] | None,
+    option(
+        "Head, or several with weights: L11H05=2,L10H01; or embedding [embedding].", "--head", "--heads", panel=WHAT
+    ),
+]
+RoleOption = Annotated[str | None, option("All heads with this role, as `clipaudit heads` found it.", panel=WHAT)]
+ImageOption = Annotated[Path | None, option("Images like this file.", panel=WHAT)]
+KeyOption = Annotated[
+    str | None, option("Images like this sample: SHARD/KEY, the shard by number or file name.", panel=WHAT)
+]
+TextOption = Annotated[str | None, option("Images along this text.", panel=WHAT)]
+EndOption = Annotated[str, option("max (most like it) or min (least) [max].", panel=WHAT)]
+KOption = Annotated[int, option("Images [20].", "-k", panel=HOW)]
+WhereOption = Annotated[
+    str | None, option("Filter: \"label = 3 and (place = 'water' or split in ('train', 'test'))\".", panel=HOW)
+]
+UniqueOption = Annotated[
+    bool, typer.Option("--unique", help="Leave out copies (by perceptual hash).", rich_help_panel=HOW)
+]
+StaleOption = Annotated[
+    bool, typer.Option("--allow-stale", help="Accept an index that is older than the run.", rich_help_panel=HOW)
+]
+VerifyOption = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Hash the index's files first.", rich_help_panel=HOW)
+]
+CompareOption = Annotated[
+    bool, typer.Option("--compare", help="Also ask the whole embedding, side by side.", rich_help_panel=OUTPUT)
+]
+MapsOption = Annotated[
+    bool,
+    typer.Option(
+        "--maps", help="Beside each picture of --html: where in it what was asked is seen.", rich_help_panel=OUTPUT
+    ),
+]
+HtmlOption = Annotated[Path | None, option("Write a contact sheet: one HTML file.", panel=OUTPUT)]
+ThumbnailOption = Annotated[int, option("Pixels of a picture's longer side [160].", panel=OUTPUT)]
+DeviceOption = Annotated[str, option("Where the model runs: auto, cpu, cuda, cuda:N or mps [auto].")]
+
+
+def query(
+    run: RunArgument,
+    head: HeadOption = None,
+    role: RoleOption = None,
+    image: ImageOption = None,
+    key: KeyOption = None,
+    text: TextOption = None,
+    end: EndOption = "max",
+    k: KOption = 20,
+    where: WhereOption = None,
+    unique: UniqueOption = False,
+    stale: StaleOption = False,
+    verify: VerifyOption = True,
+    compare: CompareOption = False,
+    html: HtmlOption = None,
+    maps: MapsOption = False,
+    thumbnail: ThumbnailOption = 160,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Find images that are alike in one respect: by a head, by several, by a role, or by the whole embedding.
+
+    Example: `clipaudit query runs/train --role colour --key 3/photo_0001 --compare --html like.html`
+    """
+    from clipaudit.cli.console.index import print_answer
+    from clipaudit.retrieval.queries import QueryEncoder, parse_key, read_image
+    from clipaudit.retrieval.request import Request, answers, parse_weights
+    from clipaudit.retrieval.retriever import Retriever
+    from clipaudit.run.reader import Run
+
+    one_of("--end", end, ("max", "min"))
+    if maps and html is None:
+        raise UsageError("--maps draws on the page of --html: give --html FILE too")
+    opened = Run(run)
+    asking = Request(
+        weights=parse_weights(listed(head)),
+        role=role,
+        image=None if image is None else read_image(image),
+        image_name=None if image is None else str(image),
+        key=None if key is None else parse_key(opened, key),
+        text=text,
+        end="min" if end == "min" else "max",
+        k=k,
+        where=where,
+        unique=unique,
+        compare=compare,
+    )
+    retriever = Retriever(opened, stale=stale, verify=verify)
+    panels = answers(retriever, QueryEncoder(opened, device, _loading), asking)
+    if html is not None:
+        _write_sheet(html, retriever, asking, panels, thumbnail, device if maps else None)
+    if as_json:
+        print_json({"asked": asking.words(opened), "panels": [_panel_json(panel) for panel in panels]})
+        return
+    for panel in panels:
+        print_answer(f"{asking.words(opened)}: {panel.title}", panel.answer)
+    if html is not None:
+        typer.echo(f"wrote {html}", err=True)
+
+
+def serve(
+    run: RunArgument,
+    api: Annotated[bool, typer.Option("--api", help="The JSON interface, described at /openapi.json.")] = False,
+    port: Annotated[int, option("Port on 127.0.0.1; 0 takes a free one [8765].")] = 8765,
+    device: DeviceOption = "auto",
+) -> None:
+    """Answer queries over HTTP on this machine: JSON, from memory-mapped indexes, with limits on what may be asked.
+
+    Example: `clipaudit serve runs/train --api`
+    """
+    if not api:
+        raise UsageError("there is no page to serve yet: give --api for the JSON interface")
+    if not 0 <= port < 65536:
+        raise UsageError(f"--port must lie in 0..65535, not {port}")
+    from clipaudit.retrieval.server import serve_api
+
+    serve_api(run, port=port, device=device, on_start=lambda url: typer.echo(f"{url}/openapi.json", err=True))
+
+
+def _loading(model: str) -> None:
+    typer.echo(f"loading {model} ...", err=True)
+
+
+def _write_sheet(
+    html: Path, retriever: Retriever, asking: Request, panels: list[SheetPanel], side: int, maps_on: str | None
+) -> None:
+    """The page; with heat maps when `maps_on` names a device for the model."""
+    from clipaudit.retrieval.sheet import contact_sheet
+    from clipaudit.run.thumbnails import Thumbnails
+
+    thumbnails, draw = Thumbnails(retriever.run, side), None
+    if maps_on is not None:
+        from clipaudit.retrieval.sheet_maps import SheetMaps  # loads torch
+
+        draw = SheetMaps(retriever, side=side, device=maps_on)
+    page = contact_sheet(retriever.run, asking.shown(retriever, thumbnails), panels, thumbnails, draw)
+    try:
+        html.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--html {html} cannot be written: {error.strerror}") from error
+
+
+def _panel_json(panel: SheetPanel) -> dict[str, Any]:
+    return {"title": panel.title, "notes": list(panel.answer.notes), "hits": [asdict(hit) for hit in panel.answer.hits]}

@@ -1,0 +1,1 @@
+"""Findings: one cue with its strength, its effect, its evidence and its verdict."""

@@ -1,0 +1,175 @@
+"""Which texts name a cue of a class when there is no attribute: chosen on one half of the images, tested on the other.
+
+What sets a class's images apart is mostly the class itself, and a data set says nothing about which part is which. So a
+text is a candidate only if (1) directions of heads that differ significantly between the classes go with it, (2) it is
+context and not a thing (or the user asked for it), (3) along the text's own axis in the whole embedding the class
+stands out by `delta_fail`: either after the class prompts' part is taken out of the axis, or when the text describes
+what sets the class apart at least as well as the class's own name does, and (4) if the class has a stronger candidate,
+the class stands out even among images that all have that one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from clipaudit.arrays import Bools, Float32s, Float64s, Ints
+from clipaudit.cues.measure.context import Context, inside_classes, inside_strength
+from clipaudit.cues.measure.naming import USER, Word, class_contrast
+from clipaudit.cues.result.finding_parts import Estimate
+from clipaudit.cues.statistics.environments import strength_of
+from clipaudit.cues.statistics.pseudo import pseudo_values
+
+GOES_WITH: Final = 0.3
+"""Correlation (with an attribute: strength) inside classes from which a direction goes with a text or an attribute."""
+_TRIED: Final = 6
+_PER_CLASS: Final = 3
+_AS_WELL: Final = -0.05
+_NOT_MUCH_WORSE: Final = -0.3
+"""Cosine of the text minus cosine of the class's name, with what sets the class apart. The two limits were set on the
+demo world's `planted` and `things`, seed 0; figures are taken on other seeds."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TextCue:
+    """A text that names a cue of a class."""
+
+    k: int
+    word: Word
+    scores: Float32s
+    """(s,) along the text's axis, in the whole embedding."""
+    axis: Estimate
+    """D of the class along it, on the confirmation half."""
+    margin: float
+    """Cosine of the text minus cosine of the class's own name, with the class's contrast."""
+    members: Ints
+    """Flagged directions that go with it, strongest first."""
+    signs: Float64s
+    """(members,) which end of each direction."""
+    words: tuple[Word, ...]
+    """Other texts that name it nearly as well."""
+
+
+def text_cues(context: Context, k: int) -> list[TextCue]:
+    """The texts that name cues of tested class k, at most three; user texts first."""
+    flagged = np.flatnonzero(context.flagged[: len(context.scan.directions), k])
+    if not len(flagged):
+        return []
+    discovery = context.sampled.discovery
+    contrast = class_contrast(context.embedding[discovery], context.truth[discovery], k, context.design.classes)
+    own = context.namer.own(contrast, int(context.tested[k]))
+    found: list[TextCue] = []
+    remaining = contrast.copy()
+    words = _user_words(context, contrast)
+    for _ in range(_PER_CLASS):
+        words += context.namer.words(remaining, _TRIED, context_only=True)
+        tried = (_tried(context, k, word, own, flagged) for word in words)
+        cue = next((cue for cue in tried if cue is not None and _adds(context, cue, found)), None)
+        if cue is None:
+            break
+        found.append(cue)
+        flagged = np.setdiff1d(flagged, cue.members)
+        axis = context.namer.axis(cue.word.place, class_free=False)
+        remaining = remaining - axis * float(axis @ remaining) / float(axis @ axis)
+        words = [word for word in words if word.property == USER and word.place != cue.word.place]
+    return found
+
+
+def _known(context: Context, cue: TextCue, found: list[TextCue]) -> bool:
+    """Whether another text has named the same thing already: their scores go together inside classes."""
+    K = context.design.classes
+    return any(abs(_correlation(cue.scores, other.scores, context.truth, K)) >= GOES_WITH for other in found)
+
+
+def _adds(context: Context, cue: TextCue, found: list[TextCue]) -> bool:
+    """Whether a text names something that the earlier ones have not: it does not go with them inside classes, and the
+    class stands out along it among the images that have an earlier cue, too, if other classes have that one at all.
+
+    An image with a cue differs from others along many axes; its class then seems to have all of what those name.
+    """
+    if _known(context, cue, found):
+        return False
+    if cue.word.property == USER:
+        return True
+    for other in found:
+        among = _among(context, cue, pseudo_values(other.scores)[0] == 1)
+        if among is not None and (among.low is None or among.low < context.options.delta_warn):
+            return False
+    return True
+
+
+def _user_words(context: Context, contrast: Float64s) -> list[Word]:
+    wanted = context.options.user_texts
+    everything = {word.text: word for word in context.namer.words(contrast, len(context.namer.texts))} if wanted else {}
+    return [everything[text] for text in wanted if text in everything]
+
+
+def _tried(context: Context, k: int, word: Word, own: float, flagged: Ints) -> TextCue | None:
+    margin = word.cosine - max(own, 0.0)
+    user = word.property == USER
+    if not user and margin < _NOT_MUCH_WORSE:
+        return None
+    strong = context.options.delta_fail if not user else context.options.delta_warn
+    scores = context.embedding @ context.namer.axis(word.place, class_free=False).astype(np.float32)
+    free = context.embedding @ context.namer.axis(word.place, class_free=True).astype(np.float32)
+    estimate = _stands_out(context, k, free, strong)
+    if estimate is None and (margin >= _AS_WELL or user):
+        estimate = _stands_out(context, k, scores, strong)
+    if estimate is None:
+        return None
+    correlation = context.correlations(scores)[flagged]
+    d = context.family.d[flagged, k]
+    goes = (np.abs(correlation) >= GOES_WITH) & (np.sign(correlation) == np.sign(d))
+    if not goes.any():
+        return None
+    order = np.argsort(-context.family.low[flagged[goes], k], kind="stable")
+    members = flagged[goes][order]
+    near = [
+        other for other in context.namer.words(context.namer.axis(word.place, False), 4) if other.place != word.place
+    ]
+    return TextCue(
+        k=k,
+        word=word,
+        scores=scores,
+        axis=estimate,
+        margin=margin,
+        members=members,
+        signs=np.sign(context.family.d[members, k]),
+        words=tuple(near[:2]),
+    )
+
+
+def _among(context: Context, cue: TextCue, having: Bools) -> Estimate | None:
+    """The class against all others together, along a text, on the images of the confirmation half that have an earlier
+    cue (s,); None when there are too few."""
+    rows = having & ~context.sampled.discovery
+    inside = (context.truth[rows] == cue.k).astype(np.int64)
+    return strength_of(cue.scores[rows], inside, 1, 2, context.sampled.cluster[rows])
+
+
+def _stands_out(context: Context, k: int, scores: Float32s, least: float) -> Estimate | None:
+    """The class's strength along scores (s,) on the confirmation half, if its lower limit reaches `least`."""
+    half = ~context.sampled.discovery
+    found = strength_of(scores[half], context.truth[half], k, context.design.classes, context.sampled.cluster[half])
+    return None if found is None or found.low is None or found.low < least else found
+
+
+def grounded_in(context: Context, scores: Float32s) -> str | None:
+    """The attribute's column whose values go with scores (s,) inside classes: it knows better than any text."""
+    for one in context.attributes:
+        codes = one.attribute.codes[context.scan.sample]
+        for value in one.values.tolist():
+            having = np.where(codes < 0, -1, (codes == value).astype(np.int64))
+            found = inside_strength(scores[:, None], having, context.truth, context.design.classes)
+            if abs(float(found[0])) >= GOES_WITH:
+                return one.attribute.column
+    return None
+
+
+def _correlation(a: npt.NDArray[np.floating[Any]], b: Float32s, truth: Ints, classes: int) -> float:
+    both = np.stack([a.astype(np.float32), b.astype(np.float32)], axis=1)
+    centred = inside_classes(both, truth, classes)
+    return float(centred[:, 0] @ centred[:, 1])

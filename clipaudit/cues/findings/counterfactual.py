@@ -1,0 +1,327 @@
+"""What CLIP would answer without a cue: heads chosen on one half, scored on the other, with matched controls (S10)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from clipaudit.arrays import Bools, Float32s, Float64s, Ints
+from clipaudit.cues.measure.answers import Answers
+from clipaudit.cues.result.finding_parts import Arm, DosePoint, Estimate, PairedTest, RandomControl
+from clipaudit.cues.statistics.groups import Conflict, Grouping, conflict_of, large_groups, worst_group
+from clipaudit.cues.statistics.intervals import COUNT_ONLY, Paired, average_change, group_mean, mcnemar
+from clipaudit.cues.statistics.intervals import accuracy as share
+from clipaudit.heads.ablation import random_sets
+from clipaudit.schema import parse_head_label
+
+ALPHAS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+MAX_HEADS: Final = 12
+_GAIN: Final = 0.001
+"""A further head must bring at least a tenth of a point on the discovery half."""
+_DRAWS: Final = 4000
+_ENOUGH_SETS: Final = 200
+"""With fewer sets of the same layers, those of others count too: the 11 heads beside one give no p-value below .05."""
+_CANDIDATES: Final = 16
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CueGroups:
+    """A cue and the groups that it makes of the images of `Answers`."""
+
+    k: int
+    """Class, as a row of the class vectors."""
+    value: int
+    """Of the grouping's values."""
+    grouping: Grouping
+
+
+# -- which heads -------------------------------------------------------------------------------------------------------
+
+
+def margin_effects(found: Answers, cue: CueGroups, rows: Bools) -> Float64s:
+    """(P,) how much further each head pushes towards the class when the cue is there, inside classes, in logits.
+
+    The mean over classes of: margin of class k over the others with the cue minus without it.
+    """
+    others = [c for c in range(found.head_logits.shape[2]) if c != cue.k]
+    V = len(cue.grouping.values)
+    margins = found.head_logits[:, rows, cue.k] - found.head_logits[:, rows][:, :, others].mean(axis=2)
+    group = cue.grouping.group[rows]
+    effects = []
+    for k in range(len(cue.grouping.classes)):
+        inside = (group >= 0) & (group // V == k)
+        having = inside & (group % V == cue.value)
+        lacking = inside & (group % V != cue.value)
+        if min(int(having.sum()), int(lacking.sum())) >= 5:
+            effects.append(margins[:, having].mean(axis=1) - margins[:, lacking].mean(axis=1))
+    if not effects:
+        return np.zeros(len(found.heads))
+    mean: Float64s = np.stack(effects).astype(np.float64).mean(axis=0)
+    return mean
+
+
+def choose_heads(found: Answers, cue: CueGroups, rows: Bools, allowed: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Heads that carry the cue, from some images alone.
+
+    First greedily those whose removal helps the conflict groups and the mean over all groups, each the one that helps
+    most, until none helps by a tenth of a point. If that does not clearly help even here, the heads that push most
+    towards the class when the cue is there: whether they are needed is then for the other half to say.
+    """
+    effects = margin_effects(found, cue, rows)
+    places = [place for place, head in enumerate(found.heads) if allowed is None or head in allowed]
+    likely = [place for place in sorted(places, key=lambda place: -effects[place]) if effects[place] > 0]
+    parts = cue.grouping.take(rows)
+    conflict = conflict_of(parts, cue.k, cue.value)
+    chosen = _greedy(found, parts, conflict, rows, likely[:_CANDIDATES])
+    if chosen and conflict.groups:
+        heads = [found.heads[place] for place in chosen]
+        change = found.right(found.without(heads)).astype(np.int64) - found.right(found.base)
+        paired = Paired(change=change[rows], group=parts.group, cluster=found.facts.cluster[rows])
+        low = paired.mean(conflict.groups, conflict.weights).low
+        if low is not None and low > 0:
+            return tuple(heads)
+    return tuple(found.heads[place] for place in _carriers(effects, likely))
+
+
+def _carriers(effects: Float64s, likely: Sequence[int]) -> list[int]:
+    """The heads with half of what all heads push together."""
+    total = float(effects[list(likely)].sum()) if likely else 0.0
+    share = np.cumsum(effects[list(likely)]) if likely else np.empty(0)
+    return list(likely[: min(MAX_HEADS, int(np.searchsorted(share, total / 2)) + 1)])
+
+
+def _greedy(found: Answers, parts: Grouping, conflict: Conflict, rows: Bools, likely: Sequence[int]) -> list[int]:
+    """Heads in the order of choice, as few as are within a standard error of the best number of them."""
+    measure = _objective(parts, conflict, found.truth[rows])
+    left, chosen = list(likely), list[int]()
+    logits = found.base[rows].copy()
+    values = [measure(logits)]
+    while left and len(chosen) < min(MAX_HEADS, max(1, len(found.heads) // 2)):
+        gains = [measure(logits - found.head_logits[place][rows]) for place in left]
+        first = int(np.argmax(gains))
+        if gains[first] < values[-1] + _GAIN:
+            break
+        values.append(gains[first])
+        chosen.append(left.pop(first))
+        logits -= found.head_logits[chosen[-1]][rows]
+    change = (logits.argmax(axis=1) == found.truth[rows]).astype(np.int64) - found.right(found.base)[rows]
+    paired = Paired(change=change, group=parts.group, cluster=found.facts.cluster[rows])
+    spread = paired.mean(conflict.groups, conflict.weights) if conflict.groups else None
+    error = 0.0 if spread is None or spread.high is None or spread.low is None else (spread.high - spread.low) / 4
+    fewest = next(count for count, value in enumerate(values) if value >= values[-1] - error)
+    return chosen[:fewest]
+
+
+def _objective(parts: Grouping, conflict: Conflict, truth: Ints) -> Callable[[Float32s], float]:
+    """Mean accuracy over the conflict plus mean accuracy over all groups of enough images, from (n, C) logits."""
+    sizes = parts.sizes()
+    large = large_groups(parts, 5)
+    groups, weights = list(conflict.groups), np.array(conflict.weights)
+
+    def measure(logits: Float32s) -> float:
+        right = parts.right(logits.argmax(axis=1) == truth) / np.maximum(sizes, 1)
+        total = float(right[large].mean()) if large else 0.0
+        return total + (float((right[groups] * weights).sum() / weights.sum()) if groups else 0.0)
+
+    return measure
+
+
+# -- arms --------------------------------------------------------------------------------------------------------------
+
+
+def arm(
+    name: Literal["whole heads", "direction only"],
+    found: Answers,
+    cue: CueGroups,
+    heads: Sequence[str],
+    directions: Mapping[str, Float64s],
+    rows: Bools,
+    discovery: Bools,
+    *,
+    n_min: int,
+    sets: int,
+    seed: int,
+    level: float = 0.95,
+) -> Arm:
+    """One way to take the cue out, scored on `rows`; the worst group is fixed on `discovery`."""
+
+    def taken(alpha: float) -> Float32s:
+        if name == "whole heads":
+            return found.without(heads, alpha)
+        return found.without_directions({head: directions[head] for head in heads if head in directions}, alpha)
+
+    parts = cue.grouping.take(rows)
+    cluster = found.facts.cluster[rows]
+    before, after = found.right(found.base), found.right(taken(1.0))
+    paired = Paired(change=(after.astype(np.int64) - before)[rows], group=parts.group, cluster=cluster)
+    conflict = conflict_of(parts, cue.k, cue.value)
+    worst = worst_group(cue.grouping.take(discovery), before[discovery], n_min)
+    everything = [group for group in range(parts.count) if parts.sizes()[group] >= COUNT_ONLY]
+    doses = [(alpha, found.right(taken(alpha))[rows]) for alpha in ALPHAS]
+    changed = paired.mean(conflict.groups, conflict.weights, level) if conflict.groups else None
+    return Arm(
+        name=name,
+        heads=tuple(heads),
+        delta_conflict=changed,
+        delta_group_mean=paired.mean(everything) if everything else None,
+        delta_worst=None if worst is None else paired.one(worst),
+        worst_group=None if worst is None else parts.name(worst),
+        delta_plain=average_change((after.astype(np.int64) - before)[rows], cluster),
+        tests=tuple(_tests(parts, paired, conflict)),
+        control=_control(found, parts, conflict, heads, rows, changed, sets, seed) if name == "whole heads" else None,
+        dose=tuple(_dose(alpha, good, parts, conflict, worst) for alpha, good in doses),
+    )
+
+
+def _tests(parts: Grouping, paired: Paired, conflict: Conflict) -> list[PairedTest]:
+    found = []
+    for group in np.flatnonzero(parts.sizes() > 0).tolist():
+        change = paired.change[parts.group == group]
+        fixed, broken = int((change > 0).sum()), int((change < 0).sum())
+        k, v = divmod(group, len(parts.values))
+        found.append(
+            PairedTest(
+                class_name=parts.classes[k],
+                value=parts.values[v],
+                conflict=group in conflict.groups,
+                n=len(change),
+                fixed=fixed,
+                broken=broken,
+                p=mcnemar(fixed, broken),
+                change=paired.one(group),
+            )
+        )
+    return found
+
+
+def _dose(alpha: float, good: Bools, parts: Grouping, conflict: Conflict, worst: int | None) -> DosePoint:
+    sizes, right = parts.sizes(), parts.right(good)
+    own = list(conflict.groups)
+    return DosePoint(
+        alpha=alpha,
+        conflict=_weighted_share(right, sizes, conflict) if own else None,
+        group_mean=group_mean(right, np.where(sizes >= COUNT_ONLY, sizes, 0)),
+        worst=None if worst is None or not sizes[worst] else share(int(right[worst]), int(sizes[worst])),
+        plain_average=share(int(good.sum()), len(good)),
+    )
+
+
+def _weighted_share(right: Ints, sizes: Ints, conflict: Conflict) -> Estimate:
+    groups, weights = list(conflict.groups), np.array(conflict.weights)
+    weights = weights / weights.sum()
+    n = sizes[groups].astype(np.float64)
+    value = float((weights * right[groups] / n).sum())
+    shrunk = (right[groups] + 1) / (n + 2)
+    half = 1.96 * float(np.sqrt((weights**2 * shrunk * (1 - shrunk) / n).sum()))
+    return Estimate(value=value, low=max(0.0, value - half), high=min(1.0, value + half), n=int(n.sum()))
+
+
+# -- random controls ---------------------------------------------------------------------------------------------------
+
+
+def _control(
+    found: Answers,
+    parts: Grouping,
+    conflict: Conflict,
+    heads: Sequence[str],
+    rows: Bools,
+    observed: Estimate | None,
+    count: int,
+    seed: int,
+) -> RandomControl | None:
+    if not heads or observed is None or observed.value is None:
+        return None
+    chosen = np.array([head in set(heads) for head in found.heads])
+    drawn, where = other_sets(found.heads, heads, seed)
+    if not len(drawn):
+        return None
+    spread = margin_spread(found)
+    wanted = _variance(chosen[None].astype(np.float64), spread)[0]
+    ratio = np.abs(np.log(np.maximum(_variance(drawn.astype(np.float64), spread), 1e-300) / max(wanted, 1e-300)))
+    near = np.flatnonzero(ratio <= np.log(2))
+    alike = len(near) >= count
+    order = np.random.default_rng([seed, 11]).permutation(near) if alike else np.argsort(ratio, kind="stable")
+    kept = order[:count]
+    changes = set_changes(found, parts, conflict, drawn[np.sort(kept)], rows)
+    counts, edges = np.histogram(changes, bins=30)
+    rule = "class margin variance within a factor of 2" if alike else "the closest in class margin variance"
+    if not alike and len(kept) == len(drawn):
+        rule = "all that there are, alike in class margin variance or not"
+    return RandomControl(
+        observed=observed.value,
+        p=(1 + int((changes >= observed.value - 1e-9).sum())) / (1 + len(changes)),
+        mean=float(changes.mean()),
+        deviation=float(changes.std()),
+        sets=len(changes),
+        different_sets=different_sets(found.heads, heads),
+        edges=tuple(float(edge) for edge in edges),
+        counts=tuple(int(n) for n in counts),
+        matched=f"{where}, {rule}",
+    )
+
+
+def margin_spread(found: Answers) -> Float64s:
+    """(P, P) covariance over images of what heads add to the margin of the true class over the mean of the others."""
+    P, n, C = found.head_logits.shape
+    own = found.head_logits[:, np.arange(n), found.truth]
+    margins = own - (found.head_logits.sum(axis=2) - own) / max(C - 1, 1)
+    covariance: Float64s = np.atleast_2d(np.cov(margins.astype(np.float64), bias=True))
+    return covariance.reshape(P, P)
+
+
+def _variance(sets: Float64s, spread: Float64s) -> Float64s:
+    found: Float64s = np.einsum("sp,pq,sq->s", sets, spread, sets)
+    return found
+
+
+def set_changes(found: Answers, parts: Grouping, conflict: Conflict, sets: Bools, rows: Bools) -> Float64s:
+    """(S,) change of the conflict's accuracy when each set (S, P) of heads is at its means."""
+    inside = np.flatnonzero(rows)[conflict.rows(parts.group)]
+    group = parts.group[conflict.rows(parts.group)]
+    weight = np.zeros(parts.count)
+    weight[list(conflict.groups)] = np.array(conflict.weights) / sum(conflict.weights)
+    per_row = (weight / np.maximum(np.bincount(group, minlength=parts.count), 1))[group]
+    base, truth = found.base[inside], found.truth[inside]
+    flat = found.head_logits[:, inside].reshape(len(found.heads), -1)
+    before = base.argmax(axis=1) == truth
+    changes = np.empty(len(sets))
+    step = max(1, 2**25 // max(flat.shape[1], 1))
+    for start in range(0, len(sets), step):
+        piece = sets[start : start + step].astype(np.float32)
+        logits = base - (piece @ flat).reshape(len(piece), *base.shape)
+        good = logits.argmax(axis=2) == truth
+        changes[start : start + step] = (good.astype(np.float64) - before) @ per_row
+    return changes
+
+
+def other_sets(heads: Sequence[str], chosen: Sequence[str], seed: int) -> tuple[Bools, str]:
+    """(S, P) sets of as many of the `heads` as are `chosen`, each once and without the chosen one, and whose they are.
+
+    As many of each layer as are chosen; where too few such sets exist, of all layers together.
+    """
+    mask = np.array([head in set(chosen) for head in heads])
+    if _same_layers(heads, chosen) >= _ENOUGH_SETS:
+        drawn, where = random_sets(heads, chosen, _DRAWS, seed), "as many heads of each layer"
+    else:
+        order = np.random.default_rng(seed).random((_DRAWS, len(heads))).argsort(axis=1)
+        drawn, where = order < int(mask.sum()), "as many heads of any layer, for the cue's own have too few"
+    # in small models a set would come again and again, and the chosen one be its own rival
+    drawn = np.unique(drawn, axis=0)
+    return drawn[(drawn != mask).any(axis=1)], where
+
+
+def different_sets(heads: Sequence[str], chosen: Sequence[str]) -> int:
+    """How many sets there are to draw from, the chosen one among them."""
+    same = _same_layers(heads, chosen)
+    return same if same >= _ENOUGH_SETS else math.comb(len(heads), len(chosen))
+
+
+def _same_layers(heads: Sequence[str], chosen: Sequence[str]) -> int:
+    """How many sets have as many heads of each layer."""
+    layers = [parse_head_label(head)[0] for head in heads]
+    wanted = [parse_head_label(head)[0] for head in chosen]
+    return math.prod(math.comb(layers.count(layer), wanted.count(layer)) for layer in set(wanted))

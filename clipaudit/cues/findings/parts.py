@@ -1,0 +1,266 @@
+"""From a cue to the parts of its finding: association, words, tables, distributions, gallery, stability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from clipaudit.arrays import Bools, Floats, Ints
+from clipaudit.cues.measure.context import Context
+from clipaudit.cues.measure.naming import value_contrast
+from clipaudit.cues.result.finding_parts import (
+    Association,
+    CellTable,
+    CueWord,
+    Distribution,
+    Distributions,
+    Estimate,
+    Gallery,
+    Rival,
+    SampleRef,
+    Stability,
+    strength_word,
+)
+from clipaudit.cues.statistics.attributes import AttributeScreen, alignment, cramers_v, expected_counts, odds_ratio
+from clipaudit.cues.statistics.environments import environments_of, stability
+from clipaudit.cues.statistics.strength import Z95, binned, strengths
+
+_RIVALS: Final = 20
+_SHOWN_CLASSES: Final = 12
+_BINS: Final = 32
+_GALLERY: Final = 12
+
+
+# -- association -------------------------------------------------------------------------------------------------------
+
+
+def direction_association(context: Context, m: int, k: int) -> Association:
+    """Of one direction (row of the family) with tested class k, positive towards the end where the class is."""
+    sign = 1.0 if context.family.d[m, k] >= 0 else -1.0
+    codes = context.scan.codes[:, m]
+    pairs = strengths(codes, context.sample_design).pairs[k] * sign
+    plain = strengths(binned(context.scores(context.scan.directions[m], plain=True)), context.sample_design).d[k] * sign
+    return _association(context, m, k, sign, _rivals(context, k, pairs), {"d_plain": float(plain)})
+
+
+def attribute_association(context: Context, one: AttributeScreen, place: int, k: int) -> Association:
+    """Of an attribute's value with tested class k; negative when the class has less of it."""
+    value = int(one.values[place])
+    shares = one.counts[:, value] / np.maximum(one.counts.sum(axis=1), 1)
+    having, rows = one.counts[:, value], one.counts.sum(axis=1)
+    table = [
+        [having[k], rows[k] - having[k]],
+        [having.sum() - having[k], rows.sum() - rows[k] - having.sum() + having[k]],
+    ]
+    extra = {
+        "d_plain": None,
+        "cramers_v": cramers_v(one.counts),
+        "odds_ratio": odds_ratio(table),
+        "alignment": alignment(one.counts[k]),
+    }
+    m = context.row_of(one, place)
+    return _association(context, m, k, 1.0, _rivals(context, k, shares[k] - shares), extra)
+
+
+def _association(
+    context: Context, m: int, k: int, sign: float, rivals: tuple[Rival, ...], extra: dict[str, Any]
+) -> Association:
+    family, delta = context.family, context.options.delta_warn
+    d, half = float(family.d[m, k]) * sign, Z95 * float(family.error[m, k])
+    low, high = max(-1.0, d - half), min(1.0, d + half)
+    return Association(
+        rows=context.rows,
+        d=Estimate(value=d, low=low, high=high, n=len(context.facts)),
+        strength=strength_word(d),
+        rivals=rivals,
+        p=float(family.p[m, k]),
+        q=float(family.q[m, k]),
+        p_family=context.p_family(float(family.z[m, k])),
+        delta=delta,
+        above_delta=bool(context.flagged[m, k]) and d > 0,
+        within_delta=low > -delta and high < delta,
+        **extra,
+    )
+
+
+def guess_warning(context: Context, name: str, cue: str) -> str:
+    """Why a class that is not from labels may go with a cue without the class's images doing so."""
+    if context.classes_from == "caption":
+        return (
+            f"Captions decide: people may name {name} where there is {cue!r} and leave it out elsewhere, and images"
+            " whose caption names no class are not compared."
+        )
+    return f"{cue!r} may be what makes CLIP answer {name}, also in images of other classes."
+
+
+def _rivals(context: Context, k: int, d: npt.NDArray[np.floating[Any]]) -> tuple[Rival, ...]:
+    counts = context.design.counts
+    order = [j for j in np.argsort(-np.abs(d), kind="stable").tolist() if j != k]
+    return tuple(Rival(class_name=context.name(j), d=float(d[j]), n=int(counts[j])) for j in order[:_RIVALS])
+
+
+# -- words, tables, distributions --------------------------------------------------------------------------------------
+
+
+def head_words(
+    context: Context, heads: Sequence[str], members: Ints, having: Ints, k: int, count: int = 3
+) -> list[CueWord]:
+    """What each of the first heads says of the cue: the text nearest to how its output differs with the cue (having
+    (s,) 1 with, 0 without) inside classes. d is the class's strength along the head's strongest member."""
+    found = []
+    basis = context.run.basis()
+    for head in heads[:count]:
+        values = context.scan.values[head].astype(np.float32)
+        K = context.design.classes
+        contrast = value_contrast(values, context.truth, having == 1, having >= 0, K) @ basis.Q(head).astype(np.float64)
+        named = context.namer.words(contrast, 1, context_only=True)
+        own = [m for m in members.tolist() if context.scan.directions[m].head == head]
+        d = max((abs(float(context.family.d[m, k])) for m in own), default=None)
+        found += [CueWord(text=w.text, property=w.property, kind=w.kind, head=head, d=d) for w in named]
+    return found
+
+
+def attribute_cells(context: Context, one: AttributeScreen, k: int | None = None) -> CellTable:
+    """Class x value counts; with many classes only class k and all others together."""
+    counts, names = one.counts, [context.name(j) for j in range(context.design.classes)]
+    if k is not None and len(names) > _SHOWN_CLASSES:
+        counts = np.stack([one.counts[k], one.counts.sum(axis=0) - one.counts[k]])
+        names = [names[k], "all others"]
+    return cell_table(one.attribute.column, names, one.attribute.values, counts, one.missing)
+
+
+def cell_table(
+    source: str, names: Sequence[str], values: Sequence[str], counts: npt.ArrayLike, missing: int, **more: Any
+) -> CellTable:
+    """A table of counts with what independence would give."""
+    table = np.asarray(counts, np.float64)
+    return CellTable(
+        source=source,
+        corrected=bool(more.pop("corrected", False)),
+        classes=tuple(names),
+        values=tuple(values),
+        counts=tuple(tuple(map(float, row)) for row in table),
+        expected=tuple(tuple(map(float, row)) for row in expected_counts(table)),
+        missing=missing,
+        **more,
+    )
+
+
+def distributions(
+    context: Context, label: str, scores: Floats, k: int, values: Sequence[str] = (), codes: Ints | None = None
+) -> Distributions:
+    """Histograms of scores (s,): the class, all others, and if there are two to four values each with each."""
+    low, high = np.quantile(scores, (0.001, 0.999))
+    edges = np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
+    inside = context.truth == k
+    sides = [(context.name(k), inside), ("all others", ~inside)]
+    series = [_series(name, name, None, scores[rows], edges) for name, rows in sides]
+    if codes is not None and 2 <= len(values) <= 4:
+        series += [
+            _series(f"{name}, {value}", name, value, scores[rows & (codes == place)], edges)
+            for name, rows in sides
+            for place, value in enumerate(values)
+        ]
+    return Distributions(label=label, edges=tuple(map(float, edges)), series=tuple(series))
+
+
+def _series(name: str, class_name: str, value: str | None, scores: Floats, edges: Floats) -> Distribution:
+    counts, _ = np.histogram(np.clip(scores, edges[0], edges[-1]), bins=edges)
+    return Distribution(
+        name=name, class_name=class_name, value=value, n=len(scores), counts=tuple(int(n) for n in counts)
+    )
+
+
+def finding_stability(context: Context, scores: Floats, k: int) -> Stability | None:
+    """The strength of class k along scores (s,) in each environment."""
+    column = context.options.environment
+    if column is not None and column in context.sampled.attributes:
+        found = context.sampled.attributes[column]
+        codes, names = environments_of(context.sampled.shard_id, found.values, found.codes)
+    else:
+        codes, names = environments_of(context.sampled.shard_id, None, None)
+    by = "shard" if column is None else column
+    return stability(scores, context.truth, k, context.design.classes, codes, names, by)
+
+
+# -- gallery -----------------------------------------------------------------------------------------------------------
+
+
+def gallery(
+    context: Context, scores: Floats, k: int, heads: Sequence[str], having: Ints, words: tuple[str, str]
+) -> Gallery:
+    """Images that show a cue, from the sample. scores (s,) towards the cue; having (s,) 1 with, 0 without, -1 unknown;
+    words for without and with."""
+    inside = context.truth == k
+    order = np.argsort(-scores, kind="stable")
+    aligned = _first(order, inside & (having != 0), _GALLERY)
+    own = _first(order[::-1], inside & (having == 0), _GALLERY // 2)
+    others = _first(order, ~inside & (having == 1), _GALLERY // 2)
+    least = _first(order[::-1], inside, _GALLERY)
+    places = np.unique(np.concatenate([aligned, own, others, least]))
+    answers = _answers(context, places, heads)
+
+    def refs(chosen: Ints) -> tuple[SampleRef, ...]:
+        return tuple(_ref(context, place, scores, having, words, answers) for place in chosen.tolist())
+
+    return Gallery(aligned=refs(aligned), conflicting=(*refs(own), *refs(others)), least_spurious=refs(least))
+
+
+def _first(order: Ints, rows: Bools, count: int) -> Ints:
+    found: Ints = order[rows[order]][:count]
+    return found
+
+
+def _answers(context: Context, places: Ints, heads: Sequence[str]) -> dict[int, tuple[int, int]]:
+    """Zero-shot answers of some sampled images, as they are and with heads at their means; none where CLIP's answers
+    are the classes, and so neither right nor wrong."""
+    if not len(places) or context.classes_from == "clip":
+        return {}
+    embedding = context.embedding[places]
+    before = (embedding @ context.classes.T).argmax(axis=1)
+    basis = context.run.basis()
+    for head in heads:
+        away = context.scan.values[head][places].astype(np.float64) - context.scan.means[head]
+        embedding = embedding - (away @ basis.Q(head).astype(np.float64)).astype(np.float32)
+    after = (embedding @ context.classes.T).argmax(axis=1)
+    return {place: (int(a), int(b)) for place, a, b in zip(places.tolist(), before, after, strict=True)}
+
+
+def _ref(
+    context: Context,
+    place: int,
+    scores: Floats,
+    having: Ints,
+    words: tuple[str, str],
+    answers: dict[int, tuple[int, int]],
+) -> SampleRef:
+    facts, names = context.sampled, context.names
+    k = int(context.truth[place])
+    before, after = (names.names[answer] for answer in answers[place]) if answers else (None, None)
+    return SampleRef(
+        **identity(context, place),
+        label=context.label(k),
+        class_name=context.name(k),
+        predicted=before,
+        predicted_without=after,
+        value=None if having[place] < 0 else words[int(having[place])],
+        score=float(scores[place]) if len(facts) else None,
+    )
+
+
+def identity(context: Context, place: int) -> dict[str, Any]:
+    """Where a sampled image is."""
+    facts = context.sampled
+    shard = int(facts.shard_id[place])
+    known = facts.offset[place] >= 0
+    return {
+        "shard_id": shard,
+        "index": int(facts.index[place]),
+        "key": str(facts.key[place].as_py()),
+        "url": context.run.manifest.shards[shard].url,
+        "offset": int(facts.offset[place]) if known else None,
+        "nbytes": int(facts.nbytes[place]) if known else None,
+    }

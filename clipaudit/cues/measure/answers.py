@@ -1,0 +1,172 @@
+"""Logits of the images that a counterfactual is asked of, with what each head adds to them, bounded in memory (S10)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from clipaudit.arrays import Bools, Float32s, Float64s, Ints
+from clipaudit.cues.measure.image_facts import ImageFacts
+from clipaudit.run.reader import Run
+
+MAX_ROWS: Final = 50_000
+_LOGIT_BYTES: Final = 2**29
+_BLOCK_ROWS: Final = 131_072
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Answers:
+    """n images, P heads, C classes."""
+
+    facts: ImageFacts
+    heads: tuple[str, ...]
+    classes: Float32s
+    """(C, D) class vectors."""
+    base: Float32s
+    """(n, C) image-text products, as they are."""
+    head_logits: Float32s
+    """(P, n, C) what each head's deviation from its mean adds."""
+    means: dict[str, Float64s]
+    """(dh,) by head."""
+    mean_source: str
+    values: dict[str, npt.NDArray[np.float16]]
+    """(n, dh) by head, as stored: for directions inside heads."""
+    embedding: npt.NDArray[np.float16]
+    """(n, D)"""
+    bases: dict[str, Float64s]
+    """Q by head, (dh, D)."""
+
+    @property
+    def truth(self) -> Ints:
+        """(n,) classes."""
+        return self.facts.truth
+
+    def right(self, logits: Float32s) -> Bools:
+        """(n,) whether the largest of (n, C) logits is the class."""
+        found: Bools = logits.argmax(axis=1) == self.truth
+        return found
+
+    def without(self, heads: Sequence[str], alpha: float = 1.0) -> Float32s:
+        """(n, C) logits with a part alpha of the heads' deviations from their means taken out.
+
+        Nothing to take out gives `base` itself, bit for bit.
+        """
+        places = [self.heads.index(head) for head in heads]
+        if not places or alpha == 0:
+            return self.base
+        taken: Float32s = self.base - np.float32(alpha) * self.head_logits[places].sum(axis=0)
+        return taken
+
+    def without_directions(self, directions: Mapping[str, Float64s], alpha: float = 1.0) -> Float32s:
+        """The same for one unit direction (dh,) inside each head: `c_h - alpha ((c_h - mu) . u) u`."""
+        if not directions or alpha == 0:
+            return self.base
+        logits = self.base.copy()
+        for head, u in directions.items():
+            along = (self.values[head].astype(np.float32) - self.means[head].astype(np.float32)) @ u.astype(np.float32)
+            toward = (self.classes.astype(np.float64) @ (u @ self.bases[head])).astype(np.float32)
+            logits -= np.float32(alpha) * along[:, None] * toward[None, :]
+        return logits
+
+    def embedding_without(self, heads: Sequence[str]) -> Float32s:
+        """(n, D) embeddings with the heads at their means."""
+        found = self.embedding.astype(np.float32)
+        for head in heads:
+            away = self.values[head].astype(np.float32) - self.means[head].astype(np.float32)
+            found -= away @ self.bases[head].astype(np.float32)
+        return found
+
+
+def sampled(facts: ImageFacts, limit: int, seed: int, by: str | None = None) -> ImageFacts:
+    """At most about `limit` images, classes (and values of an attribute) as evenly as they allow."""
+    if len(facts) <= limit:
+        return facts
+    groups = facts.truth.copy()
+    if by is not None:
+        groups = groups * (len(facts.attributes[by].values) + 1) + facts.attributes[by].codes + 1
+    rng = np.random.default_rng([seed, 3])
+    order = np.lexsort((rng.random(len(facts)), groups))
+    _, starts, counts = np.unique(groups[order], return_index=True, return_counts=True)
+    rank = np.arange(len(order)) - np.repeat(starts, counts)
+    most = _water_level(counts, limit)
+    return facts.take(np.sort(order[rank < most]))
+
+
+def _water_level(counts: Ints, limit: int) -> int:
+    """The largest m with sum(min(counts, m)) <= limit, at least 1."""
+    low, high = 1, int(counts.max())
+    while low < high:
+        middle = (low + high + 1) // 2
+        if int(np.minimum(counts, middle).sum()) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def answers(
+    facts: ImageFacts, heads: Sequence[str], classes: Float32s, *, seed: int = 0, by: str | None = None
+) -> Answers:
+    """Logits of the images, or of a sample that fits into memory; means from the discovery half, classes balanced."""
+    C, P = len(classes), len(heads)
+    limit = max(1000, min(MAX_ROWS, _LOGIT_BYTES // (4 * C * max(P, 1))))
+    facts = sampled(facts.take(facts.truth >= 0), limit, seed, by)
+    run, basis = facts.run, facts.run.basis()
+    embedding = read_vectors(run, "embedding", facts.position)
+    values = {head: read_vectors(run, head, facts.position) for head in heads}
+    bases = {head: basis.Q(head).astype(np.float64) for head in heads}
+    means = {head: balanced_mean(values[head], facts.truth, facts.discovery) for head in heads}
+    logits = np.empty((P, len(facts), C), np.float32)
+    for place, head in enumerate(heads):
+        toward = (bases[head] @ classes.T.astype(np.float64)).astype(np.float32)
+        logits[place] = (values[head].astype(np.float32) - means[head].astype(np.float32)) @ toward
+    return Answers(
+        facts=facts,
+        heads=tuple(heads),
+        classes=classes,
+        base=embedding.astype(np.float32) @ classes.T,
+        head_logits=logits,
+        means=means,
+        mean_source=f"{run.directory.url}{facts.rows.described}, discovery half, every class with equal weight",
+        values=values,
+        embedding=embedding,
+        bases=bases,
+    )
+
+
+def balanced_mean(values: npt.NDArray[Any], truth: Ints, chosen: Bools) -> Float64s:
+    """(dh,) the mean of the class means over the chosen rows; over all rows when none is chosen."""
+    rows = np.flatnonzero(chosen) if chosen.any() else np.arange(len(truth))
+    kinds = np.unique(truth[rows])
+    mean: Float64s = np.mean(
+        [values[rows[truth[rows] == kind]].mean(axis=0, dtype=np.float64) for kind in kinds], axis=0
+    )
+    return mean
+
+
+def read_vectors(run: Run, name: str, position: Ints) -> npt.NDArray[np.float16]:
+    """(n, length) float16 of one vector column at places among the run's ok rows, a few shards at a time."""
+    found = np.empty((len(position), run.spec.vectors[name]), np.float16)
+    for shards, start, stop in shard_blocks(run):
+        first, last = np.searchsorted(position, (start, stop))
+        if last > first:
+            values = run.vectors(name, (), shards).values
+            found[first:last] = values[position[first:last] - start]
+    return found
+
+
+def shard_blocks(run: Run) -> Iterator[tuple[list[int], int, int]]:
+    """Groups of shards with about as many ok rows as fit well into memory: their ids, first and last row + 1."""
+    sizes = [(shard, record.ok) for shard, record in run.records.items()]
+    start, block, rows = 0, [], 0
+    for (shard, count), following in itertools.zip_longest(sizes, sizes[1:]):
+        block.append(shard)
+        rows += count
+        if following is None or rows + following[1] > _BLOCK_ROWS:
+            yield block, start, start + rows
+            start, block, rows = start + rows, [], 0

@@ -1,0 +1,136 @@
+"""The directions that are tested: each head's texts and the user's, with the class prompts projected out (S0)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from clipaudit.arrays import Float64s, Floats
+from clipaudit.heads.texts.pool import TextPool
+from clipaudit.heads.textspan import TextSpan, fold, textspan
+from clipaudit.run.basis import Basis
+from clipaudit.run.moments import Moments
+
+INDISTINGUISHABLE: Final = 0.3
+"""A direction with less than this length outside the class prompts cannot be told from them."""
+_SHARE: Final = 0.95
+_SUBSPACE: Final = 0.25
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Direction:
+    """One text direction of one head."""
+
+    head: str
+    text: str
+    property: str
+    kind: str
+    opposite: str
+    """The pool's text that lies furthest at the other end."""
+    plain: Float64s
+    """(dh,) the score is `(y - mean) @ plain`."""
+    class_free: Float64s
+    """(dh,) the same for the direction without its class part, `Q u_perp / |u_perp|`."""
+    outside: float
+    """|(I - P_W) u|, 0..1."""
+    joint: Float64s
+    """(D,) the class-free direction in the joint space, unit."""
+
+
+def class_subspace(classes: Floats) -> Float64s:
+    """(r, D) orthonormal basis of what class prompts differ in, from (C, D) class vectors.
+
+    All of it when there are few classes; with more than D / 4, the principal components with 95 % of its variance.
+    """
+    W = classes.astype(np.float64) - classes.mean(axis=0, dtype=np.float64)
+    _, sizes, rows = np.linalg.svd(W, full_matrices=False)
+    rank = int((sizes > 1e-6 * sizes.max(initial=0.0)).sum()) if sizes.size else 0
+    if len(classes) - 1 > _SUBSPACE * classes.shape[1]:
+        share = np.cumsum(sizes**2) / max(float((sizes**2).sum()), 1e-300)
+        rank = min(rank, int(np.searchsorted(share, _SHARE)) + 1)
+    found: Float64s = rows[:rank]
+    return found
+
+
+def head_directions(
+    head: str,
+    Q: Floats,
+    span: TextSpan,
+    candidates: Float64s,
+    pool: TextPool,
+    subspace: Float64s,
+) -> list[Direction]:
+    """The directions of a head's TextSpan over the pool, `candidates` (T, dh) being the pool in its coordinates."""
+    relative = candidates - candidates.mean(axis=0)
+    relative = relative / np.maximum(np.linalg.norm(relative, axis=1, keepdims=True), 1e-12)
+    found = []
+    for place, text in enumerate(span.texts.tolist()):
+        q = span.directions[place]
+        away = int(np.argmin(relative @ q))
+        found.append(
+            _direction(
+                head,
+                Q,
+                q @ Q,
+                subspace,
+                (pool.texts[text], pool.properties[text], pool.kinds[text], pool.texts[away]),
+            )
+        )
+    return found
+
+
+def text_directions(head: str, Q: Floats, texts: Sequence[str], vectors: Floats, subspace: Float64s) -> list[Direction]:
+    """The directions of texts that a user names, (n, D) unit vectors, in one head."""
+    return [
+        _direction(head, Q, vector.astype(np.float64), subspace, (text, "user", "unspecified", f"not {text}"))
+        for text, vector in zip(texts, vectors, strict=True)
+    ]
+
+
+def _direction(head: str, Q: Floats, u: Float64s, subspace: Float64s, words: tuple[str, str, str, str]) -> Direction:
+    free = u - subspace.T @ (subspace @ u)
+    outside = float(np.linalg.norm(free))
+    joint = free / max(outside, 1e-12)
+    text, name, kind, opposite = words
+    return Direction(
+        head=head,
+        text=text,
+        property=name,
+        kind=kind,
+        opposite=opposite,
+        plain=Q.astype(np.float64) @ u,
+        class_free=Q.astype(np.float64) @ joint,
+        outside=outside,
+        joint=joint,
+    )
+
+
+def all_directions(
+    moments: Moments,
+    basis: Basis,
+    heads: Sequence[str],
+    pool: TextPool,
+    pool_vectors: Floats,
+    classes: Floats,
+    *,
+    per_head: int,
+    user: Sequence[str] = (),
+    user_vectors: Floats | None = None,
+) -> tuple[dict[str, list[Direction]], list[Direction]]:
+    """By head the directions to test, and those that cannot be told from a class prompt."""
+    subspace = class_subspace(classes)
+    kept: dict[str, list[Direction]] = {}
+    dropped: list[Direction] = []
+    for head in heads:
+        Q = basis.Q(head)
+        candidates = fold(Q, pool_vectors)
+        span = textspan(moments.covariance(head), candidates, per_head)
+        found = head_directions(head, Q, span, candidates, pool, subspace)
+        if user and user_vectors is not None:
+            found += text_directions(head, Q, user, user_vectors, subspace)
+        kept[head] = [one for one in found if one.outside >= INDISTINGUISHABLE]
+        dropped += [one for one in found if one.outside < INDISTINGUISHABLE]
+    return kept, dropped

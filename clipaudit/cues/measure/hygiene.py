@@ -1,0 +1,83 @@
+"""Faults of the data that have nothing to do with cues: duplicates, leakage, unreadable samples, balance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from clipaudit.arrays import Ints
+from clipaudit.cues.measure.image_facts import ImageFacts
+from clipaudit.cues.result.finding_parts import SampleRef
+from clipaudit.cues.result.panels import Hygiene
+from clipaudit.heads.texts.classes import ClassNames
+
+_CLUSTERS: Final = 6
+_IMAGES: Final = 6
+
+
+def hygiene(facts: ImageFacts, test: ImageFacts | None, names: ClassNames) -> Hygiene:
+    """Of the association's images; `test` are those that are scored, when they are others."""
+    coverage = facts.run.coverage()
+    size = np.bincount(facts.cluster)
+    repeated = np.flatnonzero(size > 1)
+    labels = np.bincount(np.unique(np.stack([facts.cluster, facts.truth]), axis=1)[0], minlength=len(size))
+    counts = np.bincount(facts.truth[facts.truth >= 0], minlength=len(names))
+    present = counts[counts > 0]
+    return Hygiene(
+        unreadable=dict(coverage.skipped),
+        failed_shards=coverage.shards - coverage.committed,
+        truncated_shards=coverage.truncated,
+        duplicate_clusters=len(repeated),
+        duplicate_images=int(size[repeated].sum()),
+        mixed_label_clusters=int((labels > 1).sum()),
+        leaked_clusters=None if test is None else leaked(facts, test),
+        examples=_examples(facts, repeated[np.argsort(-size[repeated], kind="stable")][:_CLUSTERS], names),
+        balance=float(present.min() / present.max()) if len(present) else 0.0,
+    )
+
+
+def leaked(facts: ImageFacts, test: ImageFacts) -> int:
+    """Perceptual hashes that occur on both sides."""
+    known = set(_hashes(facts).tolist())
+    return sum(1 for value in np.unique(_hashes(test)).tolist() if value in known)
+
+
+def _hashes(facts: ImageFacts) -> Ints:
+    return facts.phash[facts.phash_known]
+
+
+def _examples(facts: ImageFacts, clusters: Ints, names: ClassNames) -> tuple[tuple[SampleRef, ...], ...]:
+    make = reference(facts, names)
+    return tuple(
+        tuple(make(place) for place in np.flatnonzero(facts.cluster == cluster)[:_IMAGES].tolist())
+        for cluster in clusters.tolist()
+    )
+
+
+def reference(facts: ImageFacts, names: ClassNames) -> Callable[[int], SampleRef]:
+    """Makes a sample reference of an image, by its place."""
+    shards = facts.run.manifest.shards
+
+    def make(place: int) -> SampleRef:
+        k, shard = int(facts.truth[place]), int(facts.shard_id[place])
+        key: pa.Scalar = facts.key[place]
+        there = facts.offset[place] >= 0
+        return SampleRef(
+            shard_id=shard,
+            index=int(facts.index[place]),
+            key=str(key.as_py()),
+            url=shards[shard].url,
+            offset=int(facts.offset[place]) if there else None,
+            nbytes=int(facts.nbytes[place]) if there else None,
+            label=names.labels[k] if k >= 0 else None,
+            class_name=names.names[k] if k >= 0 else None,
+            predicted=None,
+            predicted_without=None,
+            value=None,
+            score=None,
+        )
+
+    return make

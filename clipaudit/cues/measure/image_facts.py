@@ -1,0 +1,217 @@
+"""What is known of each image that an audit uses: identity, class, attributes, near-duplicate cluster, hash half."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clipaudit.arrays import Bools, Ints
+from clipaudit.cues.statistics.attribute import Attribute
+from clipaudit.cues.statistics.multiplicity import discovery_half
+from clipaudit.run.reader import Run
+from clipaudit.run.rows import Rows
+from clipaudit.schema import OK, Label
+
+_BATCH: Final = 65_536
+_MIN_DETAIL: Final = 8
+"""Perceptual hashes with fewer bits set or unset are those of flat images, which are alike without being duplicates."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageFacts:
+    """n images of a run, in the order of its ok rows."""
+
+    run: Run = field(repr=False)
+    rows: Rows
+    position: Ints
+    """(n,) place among all ok rows of the run, as `Run.heads` gives them."""
+    shard_id: npt.NDArray[np.int32]
+    index: npt.NDArray[np.int32]
+    key: pa.ChunkedArray = field(repr=False)
+    offset: Ints
+    """(n,) first byte in the shard, -1 when unknown."""
+    nbytes: Ints
+    truth: Ints
+    """(n,) class, as a row of the class vectors; -1 without a label."""
+    attributes: dict[str, Attribute]
+    phash: Ints
+    """(n,) perceptual hash."""
+    phash_known: Bools
+    """(n,) the hash is that of an image with enough detail to be told from others."""
+    cluster: Ints
+    """(n,) near-duplicate cluster (or source) of each image, 0..G-1."""
+    discovery: Bools
+    """(n,) on the discovery half; whole clusters are on one half."""
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    def take(self, chosen: Bools | Ints) -> ImageFacts:
+        """Some of the images, by mask or places."""
+        places = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else np.asarray(chosen, np.int64)
+        _, cluster = np.unique(self.cluster[places], return_inverse=True)
+        return ImageFacts(
+            run=self.run,
+            rows=self.rows,
+            position=self.position[places],
+            shard_id=self.shard_id[places],
+            index=self.index[places],
+            key=self.key.take(pa.array(places)),
+            offset=self.offset[places],
+            nbytes=self.nbytes[places],
+            truth=self.truth[places],
+            attributes={
+                name: Attribute(column=name, values=found.values, codes=found.codes[places])
+                for name, found in self.attributes.items()
+            },
+            phash=self.phash[places],
+            phash_known=self.phash_known[places],
+            cluster=cluster.astype(np.int64),
+            discovery=self.discovery[places],
+        )
+
+
+def image_facts(
+    run: Run,
+    rows: Rows,
+    class_of: Mapping[Label, int],
+    attributes: Sequence[str] = (),
+    cluster: str | None = None,
+) -> ImageFacts:
+    """Facts of the ok rows that `rows` chooses.
+
+    class_of: label -> class; other labels are -1. attributes: columns (`attributes.place`). cluster: a column whose
+    equal values are one source (patient, camera, page); None takes the near duplicates that `clipaudit duplicates` has
+    found in the run, and where that has not been run, equal perceptual hashes.
+    """
+    table, position = _table(run, rows, [*attributes, *([cluster] if cluster is not None else [])])
+    shard_id, index = _ints(table["shard_id"], np.int32), _ints(table["index"], np.int32)
+    key = table["key"]
+    phash = _ints(table["phash"], np.int64)
+    detailed = _detailed(phash)
+    groups = _column_groups(table[cluster]) if cluster is not None else _found_duplicates(run, shard_id, index)
+    if groups is None:
+        groups = _duplicates(phash, detailed)
+    first = np.unique(groups, return_index=True)[1]
+    keys = key.take(pa.array(first)).to_pylist()
+    discovery = discovery_half(shard_id[first], keys)[groups]
+    return ImageFacts(
+        run=run,
+        rows=rows,
+        position=position,
+        shard_id=shard_id,
+        index=index,
+        key=key,
+        offset=_ints(table["offset"], np.int64),
+        nbytes=_ints(table["nbytes"], np.int64),
+        truth=_truth(table, class_of),
+        attributes={name: _attribute(table[name], name) for name in attributes},
+        phash=phash,
+        phash_known=detailed,
+        cluster=groups,
+        discovery=discovery,
+    )
+
+
+def _table(run: Run, rows: Rows, extra: Sequence[str]) -> tuple[pa.Table, Ints]:
+    """The chosen ok rows' plain columns, attributes by their full names, and their places among all ok rows."""
+    labelled = run.spec.label_kind is not None
+    needed = list(dict.fromkeys([*extra, *rows.where]))
+    stored = ["status", "shard_id", "index", "key", "phash", "offset", "nbytes", *(["label"] if labelled else [])]
+    stored += ["attributes"] if any(name.startswith("attributes.") for name in needed) else []
+    parts: list[pa.Table] = []
+    positions: list[Ints] = []
+    done = 0
+    for batch in run.batches(stored, _BATCH, rows.shards):
+        table = pa.Table.from_batches([batch])
+        table = table.filter(pc.equal(table["status"], OK))
+        for name in needed:
+            if name.startswith("attributes."):
+                table = table.append_column(name, pc.struct_field(table["attributes"], name.partition(".")[2]))
+        table = table.drop_columns(["status", *(["attributes"] if "attributes" in stored else [])])
+        kept = np.ones(len(table), np.bool_)
+        for name, value in rows.where.items():
+            same = pc.equal(table[name], pa.scalar(value, table[name].type)).fill_null(False)
+            kept &= np.asarray(same.to_numpy(), np.bool_)
+        positions.append(done + np.flatnonzero(kept))
+        parts.append(table.filter(pa.array(kept)))
+        done += len(table)
+    if not parts:
+        return pa.table({name: pa.array([], pa.string()) for name in [*stored[1:], *needed]}), np.empty(0, np.int64)
+    return pa.concat_tables(parts), np.concatenate(positions).astype(np.int64)
+
+
+def _truth(table: pa.Table, class_of: Mapping[Label, int]) -> Ints:
+    if "label" not in table.column_names or not len(table):
+        return np.full(len(table), -1, np.int64)
+    encoded = table["label"].combine_chunks().dictionary_encode()
+    classes = np.array([class_of.get(label, -1) for label in encoded.dictionary.to_pylist()] + [-1], np.int64)
+    codes = np.asarray(encoded.indices.fill_null(len(classes) - 1).to_numpy(zero_copy_only=False), np.int64)
+    found: Ints = classes[codes]
+    return found
+
+
+def _attribute(column: pa.ChunkedArray, name: str) -> Attribute:
+    encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
+    values: list[Any] = encoded.dictionary.to_pylist()
+    order = sorted(range(len(values)), key=lambda place: str(values[place]))
+    renumbered = np.full(len(values) + 1, -1, np.int64)
+    renumbered[order] = np.arange(len(order))
+    codes = np.asarray(encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False), np.int64)
+    return Attribute(column=name, values=tuple(str(values[place]) for place in order), codes=renumbered[codes])
+
+
+def _column_groups(column: pa.ChunkedArray) -> Ints:
+    """Clusters of equal values; rows without a value stand for themselves."""
+    encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
+    codes = np.asarray(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+    missing = codes < 0
+    codes[missing] = codes.max(initial=-1) + 1 + np.arange(int(missing.sum()))
+    _, found = np.unique(codes, return_inverse=True)
+    return found.astype(np.int64)
+
+
+def _found_duplicates(run: Run, shard_id: npt.NDArray[np.int32], index: npt.NDArray[np.int32]) -> Ints | None:
+    """The clusters of the run's table of near duplicates; images that are in none stand for themselves."""
+    from clipaudit.retrieval.duplicates import read_clusters  # faiss comes with it
+
+    table = read_clusters(run)
+    if table is None:
+        return None
+    place = shard_id.astype(np.int64) << 32 | index
+    known = _ints(table["shard_id"], np.int64) << 32 | _ints(table["index"], np.int64)
+    order = np.argsort(known, kind="stable")
+    at = np.minimum(np.searchsorted(known[order], place), max(len(known) - 1, 0))
+    inside = known[order][at] == place if len(known) else np.zeros(len(place), np.bool_)
+    clusters = _ints(table["cluster"], np.int64)
+    codes = np.arange(len(place)) + clusters.max(initial=-1) + 1
+    if len(known):
+        codes = np.where(inside, clusters[order][at], codes)
+    return np.unique(codes, return_inverse=True)[1].astype(np.int64)
+
+
+def _detailed(phash: Ints) -> Bools:
+    """Hashes of images that are not flat."""
+    bits = np.bitwise_count(phash.view(np.uint64)).astype(np.int64)
+    found: Bools = (bits >= _MIN_DETAIL) & (bits <= 64 - _MIN_DETAIL)
+    return found
+
+
+def _duplicates(phash: Ints, detailed: Bools) -> Ints:
+    """Clusters of equal perceptual hashes; images without one, and flat ones, stand for themselves."""
+    _, codes = np.unique(phash, return_inverse=True)
+    codes = codes.astype(np.int64)
+    codes[~detailed] = codes.max(initial=-1) + 1 + np.arange(int((~detailed).sum()))
+    _, found = np.unique(codes, return_inverse=True)
+    return found.astype(np.int64)
+
+
+def _ints(column: pa.ChunkedArray, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    filled = pc.fill_null(column, -1) if column.null_count else column
+    return np.asarray(filled.to_numpy(), dtype)

@@ -1,0 +1,181 @@
+"""Which text names what sets images apart: contrasts in the joint space, class names competing with the pool's texts.
+
+A TextSpan direction is what is left of its text after the texts before it, so that its own text need not say what a
+class does along it. A contrast (mean of the images with a cue minus mean of those without) is compared with every text
+instead. Class names compete: what a class's own name describes best is the class's content and no cue.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from clipaudit.arrays import Bools, Float64s, Floats, Ints
+from clipaudit.cues.measure.directions import class_subspace
+from clipaudit.heads.texts.pool import CONTEXT, UNSPECIFIED, TextPool
+
+USER: Final = "user"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Word:
+    """A text and how well it names a contrast."""
+
+    text: str
+    property: str
+    kind: str
+    place: int
+    """Among the texts of `Namer`."""
+    cosine: float
+    """With the contrast, both relative to what all texts have in common."""
+
+
+class Namer:
+    """Texts of the pool, the user's, and class names, relative to the mean of the pool."""
+
+    def __init__(
+        self,
+        pool: TextPool,
+        vectors: Floats,
+        names: Sequence[str],
+        classes: Floats,
+        user: Sequence[str] = (),
+        user_vectors: Floats | None = None,
+    ) -> None:
+        """vectors (T, D) of the pool, classes (C, D) of the names, user_vectors (U, D): unit."""
+        extra = np.empty((0, vectors.shape[1])) if user_vectors is None else user_vectors.astype(np.float64)
+        self.vectors: Float64s = np.concatenate([extra, vectors.astype(np.float64)])
+        self.texts = (*user, *pool.texts)
+        self.properties = (*([USER] * len(user)), *pool.properties)
+        self.kinds = (*([CONTEXT] * len(user)), *pool.kinds)
+        self.names = tuple(names)
+        base = vectors.mean(axis=0, dtype=np.float64)
+        self._relative = _unit(self.vectors - base)
+        self._classes = _unit(classes.astype(np.float64) - base)
+        self._subspace = class_subspace(classes)
+        own = [_words(name) for name in names]
+        self._named = np.array([any(_contains(text, words) for words in own) for text in self.texts], np.bool_)
+        labels = np.array(self.properties, object)
+        self._context = np.array([kind in (CONTEXT, UNSPECIFIED) for kind in self.kinds], np.bool_) & ~self._named
+        self._property_mean = {name: self.vectors[labels == name].mean(axis=0) for name in set(self.properties)}
+
+    def words(self, contrast: Float64s, count: int = 3, context_only: bool = False) -> list[Word]:
+        """The texts that name a contrast (D,) best; one of each that begin alike but for `a photo of`."""
+        length = float(np.linalg.norm(contrast))
+        if length == 0:
+            return []
+        cosines = self._relative @ (contrast / length)
+        if context_only:
+            cosines = np.where(self._context, cosines, -np.inf)
+        found: list[Word] = []
+        seen: set[str] = set()
+        for place in np.argsort(-cosines, kind="stable")[: 20 * count].tolist():
+            key = _core(self.texts[place])
+            if key in seen or not np.isfinite(cosines[place]):
+                continue
+            seen.add(key)
+            found.append(self._word(place, float(cosines[place])))
+            if len(found) == count:
+                break
+        return found
+
+    def own(self, contrast: Float64s, k: int) -> float:
+        """Cosine of a contrast with the class's own name, relative as for `words`."""
+        return float(self._classes[k] @ contrast / max(float(np.linalg.norm(contrast)), 1e-300))
+
+    def axis(self, place: int, class_free: bool) -> Float64s:
+        """(D,) the axis along which images have or lack a text: the text minus the mean of its property's texts.
+
+        What all texts of a property share (that there is a place at all) says nothing about which one it is.
+        """
+        name = self.properties[place]
+        centre = self._property_mean[name] if name != USER else self.vectors.mean(axis=0)
+        axis = self.vectors[place] - centre
+        if not np.linalg.norm(axis):  # the only text of its property
+            axis = self.vectors[place] - self.vectors.mean(axis=0)
+        if class_free:
+            axis = axis - self._subspace.T @ (self._subspace @ axis)
+        found: Float64s = axis
+        return found
+
+    def distance(self, place: int, k: int) -> float:
+        """1 - cosine of a text and a class name, relative to what all texts share: 0 the same, 1 unrelated."""
+        return 1.0 - float(self._relative[place] @ self._classes[k])
+
+    def farther_than(self, place: int, k: int) -> float:
+        """Share of the texts that are closer to the class's name, 0..1; near 0 the text is about the class."""
+        cosines = self._relative @ self._classes[k]
+        return float((cosines > cosines[place]).mean())
+
+    def _word(self, place: int, cosine: float) -> Word:
+        return Word(
+            text=self.texts[place],
+            property=self.properties[place],
+            kind=self.kinds[place],
+            place=place,
+            cosine=cosine,
+        )
+
+
+def class_contrast(embedding: Floats, truth: Ints, k: int, classes: int) -> Float64s:
+    """(D,) mean of class k minus the mean of the other classes' means, from (n, D); classes without rows count not."""
+    means = [
+        embedding[truth == j].mean(axis=0, dtype=np.float64) for j in range(classes) if j != k and (truth == j).any()
+    ]
+    own = embedding[truth == k]
+    if not len(own) or not means:
+        return np.zeros(embedding.shape[1])
+    found: Float64s = own.mean(axis=0, dtype=np.float64) - np.mean(means, axis=0)
+    return found
+
+
+def value_contrast(embedding: Floats, truth: Ints, having: Bools, known: Bools, classes: int) -> Float64s:
+    """(D,) mean with a value minus mean without it, inside classes, every class with both counting equally."""
+    found = []
+    for k in range(classes):
+        inside = (truth == k) & known
+        with_value, without = inside & having, inside & ~having
+        if min(int(with_value.sum()), int(without.sum())) >= 5:
+            found.append(
+                embedding[with_value].mean(axis=0, dtype=np.float64) - embedding[without].mean(axis=0, dtype=np.float64)
+            )
+    if not found:  # the value and the class cannot be told apart: fall back to all images
+        with_value, without = known & having, known & ~having
+        if not with_value.any() or not without.any():
+            return np.zeros(embedding.shape[1])
+        found = [
+            embedding[with_value].mean(axis=0, dtype=np.float64) - embedding[without].mean(axis=0, dtype=np.float64)
+        ]
+    mean: Float64s = np.mean(found, axis=0)
+    return mean
+
+
+def _unit(rows: Float64s) -> Float64s:
+    found: Float64s = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return found
+
+
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+", name.casefold()))
+
+
+def _contains(text: str, words: tuple[str, ...]) -> bool:
+    """Whether a text has a class's name in it, singular or plural."""
+    if not words:
+        return False
+    found = _words(text)
+    return any(
+        all(
+            a == b or a == b + "s" or a == b + "es"
+            for a, b in zip(found[start : start + len(words)], words, strict=True)
+        )
+        for start in range(len(found) - len(words) + 1)
+    )
+
+
+def _core(text: str) -> str:
+    return re.sub(r"^(an? )?(photo|image|picture) of ", "", text.casefold())

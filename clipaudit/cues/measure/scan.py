@@ -1,0 +1,157 @@
+"""One pass over the heads: every direction's strengths on all images, and what controls need of a sample of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from clipaudit.arrays import Float32s, Float64s, Ints
+from clipaudit.cues.measure.answers import read_vectors, sampled
+from clipaudit.cues.measure.directions import Direction
+from clipaudit.cues.measure.image_facts import ImageFacts
+from clipaudit.cues.result.finding_parts import Predictability
+from clipaudit.cues.statistics.predictability import MAX_ROWS, MOST_CLASSES, predictability
+from clipaudit.cues.statistics.screen import Screen, screen
+from clipaudit.cues.statistics.strength import BINS, Codes, Design, Strengths, binned, strengths
+from clipaudit.run.basis import Basis
+
+SAMPLE: Final = 20_000
+_MANY_CLASSES: Final = 200
+_FEW_BINS: Final = 256
+_CHUNK: Final = 65_536
+_THREADS: Final = 2
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scan:
+    """What one pass found; M directions, s sampled images."""
+
+    directions: tuple[Direction, ...]
+    screen: Screen
+    sample: Ints
+    """(s,) places of the sampled images."""
+    codes: npt.NDArray[np.uint16]
+    """(s, M) binned scores of the sample."""
+    spare: Float32s
+    """(s, trials) scores along random directions of random heads, in an order of their own: no class goes with them."""
+    predictability: tuple[Predictability, ...]
+    values: dict[str, npt.NDArray[np.float16]]
+    """(s, dh) of the sample, by head, as stored."""
+    means: dict[str, Float64s]
+    """(dh,) over all images, by head."""
+    heads_sum: Float32s
+    """(s, D) sum of the scanned heads' deviations from their means."""
+
+
+def scan(
+    facts: ImageFacts,
+    design: Design,
+    directions: Mapping[str, Sequence[Direction]],
+    subspace: Float64s,
+    *,
+    trials: int,
+    seed: int,
+    on_head: Callable[[int, int], None] = lambda done, total: None,
+) -> Scan:
+    """Scores of every direction on all of `facts`, whose classes are `design.truth`; one head in memory at a time."""
+    run, basis = facts.run, facts.run.basis()
+    bins = _FEW_BINS if design.classes > _MANY_CLASSES else BINS
+    sample = sample_places(facts, design, SAMPLE, seed)
+    few = few_places(facts, design, seed)
+    rng = np.random.default_rng([seed, 6])
+    heads = list(directions)
+    hosts = [heads[place] for place in rng.integers(0, len(heads), trials).tolist()]
+    found: list[Strengths] = []
+    codes: list[Codes] = []
+    known: list[Predictability] = []
+    kept: dict[str, npt.NDArray[np.float16]] = {}
+    means: dict[str, Float64s] = {}
+    spare = np.empty((len(sample), trials), np.float32)
+    total = np.zeros((len(sample), run.spec.embed_dim), np.float32)
+    for done, head in enumerate(heads, 1):
+        values = read_vectors(run, head, facts.position)
+        mean = values.mean(axis=0, dtype=np.float64)
+        kept[head], means[head] = values[sample], mean
+        some = kept[head].astype(np.float32) - mean.astype(np.float32)
+        total += some @ basis.Q(head).astype(np.float32)
+        for trial in [place for place, host in enumerate(hosts) if host == head]:
+            u = rng.standard_normal(values.shape[1])
+            spare[:, trial] = rng.permutation(some @ (u / np.linalg.norm(u)).astype(np.float32))
+        scores = _scores(values, mean, directions[head])
+        part = few_values(values, few)
+        known.append(_predictability(head, part, basis, subspace, design, few, seed))
+        del values
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for column, one in pool.map(lambda column: _one(column, design, bins), scores):
+                found.append(one)
+                codes.append(column[sample])
+        on_head(done, len(heads))
+    order = sorted(known, key=lambda one: -(one.skill_class_free.value or 0.0))
+    return Scan(
+        directions=tuple(direction for head in heads for direction in directions[head]),
+        screen=screen(found),
+        sample=sample,
+        codes=np.stack(codes, axis=1),
+        spare=spare,
+        predictability=tuple(order),
+        values=kept,
+        means=means,
+        heads_sum=total,
+    )
+
+
+def sample_places(facts: ImageFacts, design: Design, limit: int, seed: int) -> Ints:
+    """Places of at most about `limit` images, classes as evenly as they allow, in order."""
+    if len(facts) <= limit:
+        return np.arange(len(facts))
+    kept = sampled(facts, limit, seed)
+    found: Ints = np.searchsorted(facts.position, kept.position)
+    return found
+
+
+def few_places(facts: ImageFacts, design: Design, seed: int) -> Ints:
+    """Places of the images that predictability is estimated from: of the largest classes."""
+    large = np.argsort(-design.counts, kind="stable")[:MOST_CLASSES]
+    inside = np.flatnonzero(np.isin(design.truth, large))
+    kept = facts.take(inside)
+    found: Ints = inside[sample_places(kept, design, MAX_ROWS, seed)]
+    return found
+
+
+def few_values(values: npt.NDArray[np.float16], places: Ints) -> Float64s:
+    """(s, dh) float64."""
+    found: Float64s = values[places].astype(np.float64)
+    return found
+
+
+def _predictability(
+    head: str, values: Float64s, basis: Basis, subspace: Float64s, design: Design, places: Ints, seed: int
+) -> Predictability:
+    cluster = np.arange(len(places)) if design.cluster is None else design.cluster[places]
+    part = subspace @ basis.Q(head).astype(np.float64).T
+    _, truth = np.unique(design.truth[places], return_inverse=True)
+    return predictability(head, values, part, truth.astype(np.int64), int(truth.max()) + 1, cluster, seed)
+
+
+def _scores(values: npt.NDArray[np.float16], mean: Float64s, directions: Sequence[Direction]) -> list[Float32s]:
+    """Each direction's (n,) class-free scores."""
+    if not directions:
+        return []
+    folded = np.stack([direction.class_free for direction in directions], axis=1).astype(np.float32)
+    scores = np.empty((len(directions), len(values)), np.float32)
+    centre = mean.astype(np.float32)
+    for start in range(0, len(values), _CHUNK):
+        piece = slice(start, start + _CHUNK)
+        scores[:, piece] = ((values[piece].astype(np.float32) - centre) @ folded).T
+    return list(scores)
+
+
+def _one(scores: Float32s, design: Design, bins: int) -> tuple[Codes, Strengths]:
+    codes = binned(scores, bins)
+    # classes^2 numbers for each direction would not fit: the few that a finding shows are computed again
+    return codes, replace(strengths(codes, design, bins), pairs=np.empty((0, 0)))

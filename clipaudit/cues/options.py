@@ -1,0 +1,80 @@
+"""What is asked of a spurious-cue audit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, get_args
+
+from clipaudit.cues.result.finding_parts import ClassesFrom
+from clipaudit.errors import UsageError
+
+_PERMUTATIONS: Final = 199
+"""With fewer, no adjusted p-value would be below 0.005."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions:
+    """Every choice that changes a result."""
+
+    classes: str | None = None
+    """File of class names; None for `classnames.txt` beside the shards, or the run's labels."""
+    classes_from: ClassesFrom | None = None
+    """What says which class an image is: its `label`, the name in its `caption`, or `clip`'s own answer; None for
+    labels where the run has them, else captions. Without labels a finding is `observed` and never more."""
+    templates: str = "imagenet"
+    """Prompt templates: `imagenet`, `simple`, `single` or a file."""
+    texts: str | None = None
+    """Text file with properties and kinds; None for the words of the model, if it knows few, else our own pool."""
+    user_texts: tuple[str, ...] = ()
+    """Cues that a user suspects; tested in every head, whatever their kind."""
+    attributes: tuple[str, ...] = ()
+    """Columns that say which images have a cue: `place` or `attributes.place`."""
+    cluster: str | None = None
+    """Column whose equal values are one source; None takes equal perceptual hashes as near duplicates."""
+    environment: str | None = None
+    """Column of environments for the stability of findings; None for shards."""
+    where: tuple[str, ...] = ()
+    """Rows of the association, such as `split=train`; see `rows.chosen_rows`."""
+    test_where: tuple[str, ...] = ()
+    """Rows that are scored with and without a cue; by default those of the association."""
+    alpha: float = 0.05
+    """False discovery rate."""
+    delta_warn: float = 0.2
+    """Least |D| of a finding."""
+    delta_fail: float = 0.4
+    """Least |D| along a candidate's own text, and of what may fail a gate."""
+    directions: int = 20
+    """Texts a head."""
+    n_min: int = 30
+    """Images that a group needs to be the worst."""
+    permutations: int = 199
+    """Of the labels, for the largest statistic: at least 199, or 0 for none."""
+    random_sets: int = 500
+    """Of heads, as controls of each counterfactual."""
+    negative_audits: int = 20
+    positive_trials: int = 20
+    """Planted shifts at each strength."""
+    max_findings: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("directions", 1),
+            ("n_min", 1),
+            ("random_sets", 200),
+            ("negative_audits", 0),
+            ("positive_trials", 0),
+            ("max_findings", 1),
+        ):
+            if getattr(self, name) < low:
+                raise UsageError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        if self.classes_from not in (None, *get_args(ClassesFrom)):
+            raise UsageError(f"--classes-from {self.classes_from!r} is not understood: use label, caption or clip")
+        if self.permutations != 0 and self.permutations < _PERMUTATIONS:
+            raise UsageError(f"permutations must be 0 or at least {_PERMUTATIONS}, not {self.permutations}")
+        if not 0 < self.alpha < 1:
+            raise UsageError(f"alpha must be between 0 and 1, not {self.alpha}")
+        if not 0 < self.delta_warn <= self.delta_fail < 1:
+            raise UsageError(
+                f"the minimum effects must be 0 < warn <= fail < 1, not {self.delta_warn} and {self.delta_fail}"
+            )

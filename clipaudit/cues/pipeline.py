@@ -1,0 +1,335 @@
+"""A spurious-cue audit from a run to its result: read, test, decide, control."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import time
+from dataclasses import replace
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+
+from clipaudit import __version__
+from clipaudit.arrays import Bools, Float32s, Ints
+from clipaudit.cues.findings.by_attribute import attribute_cues, attribute_finding
+from clipaudit.cues.findings.by_text import text_finding, with_shift
+from clipaudit.cues.findings.candidates import grounded_in, text_cues
+from clipaudit.cues.inconclusive import inconclusive
+from clipaudit.cues.measure.answers import answers
+from clipaudit.cues.measure.context import Context, Progress, TextSource
+from clipaudit.cues.measure.directions import all_directions, class_subspace
+from clipaudit.cues.measure.hygiene import hygiene
+from clipaudit.cues.measure.image_facts import ImageFacts, image_facts
+from clipaudit.cues.measure.naming import Namer
+from clipaudit.cues.measure.scan import scan
+from clipaudit.cues.measure.shift import shift_between
+from clipaudit.cues.measure.unlabelled import caption_classes, classes_source, own_answers
+from clipaudit.cues.options import AuditOptions
+from clipaudit.cues.result.finding_parts import ClassesFrom, Verdict
+from clipaudit.cues.result.panels import Dropped, LeftOut, Settings
+from clipaudit.cues.result.result import AuditResult, Finding
+from clipaudit.cues.row_tables import row_tables
+from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, unusable
+from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
+from clipaudit.cues.statistics.strength import Design
+from clipaudit.cues.summary import assemble, ranked
+from clipaudit.errors import UsageError
+from clipaudit.heads.texts.classes import ClassNames, find_classes, listed_classes, load_templates
+from clipaudit.heads.texts.mentions import NONE, SEVERAL
+from clipaudit.heads.texts.pool import TextPool, pool_for
+from clipaudit.heads.texts.vectors import RunTexts
+from clipaudit.run.reader import Run
+from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows
+from clipaudit.schema import Label
+
+_PACKAGES: Final = ("numpy", "scipy", "pyarrow")
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Nothing."""
+
+
+def audit_cues(
+    run: Run | str | os.PathLike[str],
+    options: AuditOptions | None = None,
+    *,
+    test_run: Run | str | os.PathLike[str] | None = None,
+    texts: TextSource | None = None,
+    pool: TextPool | None = None,
+    on_progress: Progress = _silent,
+) -> AuditResult:
+    """Find the cues that classes hang on, in words, with evidence.
+
+    run: with labels, or captions that name classes; what is associated is measured on its rows (`options.where`).
+    test_run: another run of the same model whose rows are scored with and without each cue; by default `run` itself,
+        with `options.test_where`.
+    texts: where text vectors come from; by default the run's own model.
+    pool: texts, instead of those of `options.texts`.
+    on_progress: told `(what, done, total)` as it goes.
+
+    Raises UsageError for a mistake that a user can mend (no labels or captions, fewer than two classes, a column that
+    is not there, a classes file that does not match). Everything else that is too little is an `inconclusive` result.
+    """
+    began = time.monotonic()
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    job = _Job(_opened(run), options or AuditOptions(), None if test_run is None else _opened(test_run), texts, pool)
+    found = job.result(on_progress)
+    return replace(found, started=started, seconds=round(time.monotonic() - began, 3))
+
+
+def _opened(run: Run | str | os.PathLike[str]) -> Run:
+    return run if isinstance(run, Run) else Run(run)
+
+
+class _Job:
+    """One audit: its inputs, checked, and its steps in order."""
+
+    def __init__(
+        self, run: Run, options: AuditOptions, test_run: Run | None, texts: TextSource | None, pool: TextPool | None
+    ) -> None:
+        self.run, self.options, self.test_run = run, options, test_run
+        self.texts: TextSource = texts if texts is not None else RunTexts(run)
+        self.pool = pool if pool is not None else pool_for(str(run.manifest.model["name"]), options.texts)
+        if test_run is not None and test_run.manifest.model["fingerprint"] != run.manifest.model["fingerprint"]:
+            raise UsageError(f"the runs at {run.directory.url} and {test_run.directory.url} are of different models")
+        self.classes_from: ClassesFrom = classes_source(run, options.classes_from)
+        if test_run is not None:
+            classes_source(test_run, self.classes_from)
+        self.class_of: dict[Label, int] = {}
+        self.names = self._names()
+        self.columns = tuple(dict.fromkeys(group_column(run, name) for name in options.attributes))
+        if "label" in self.columns:
+            raise UsageError("the label cannot be its own attribute: give another column")
+        self.rows = chosen_rows(run, options.where)
+        self.dropped: list[Dropped] = []
+
+    def result(self, progress: Progress) -> AuditResult:
+        """All steps."""
+        facts, left_out = self._facts(self.run, self.rows)
+        require_rows(self.run, self.rows, len(facts))
+        test, test_left_out = self._test_facts()
+        tested = tested_classes(facts, len(self.names))
+        sheet = self.settings()
+        if len(tested) < 2:
+            return inconclusive(
+                self.run,
+                self.test_run,
+                self.names,
+                facts,
+                test,
+                tested,
+                left_out=(left_out, test_left_out),
+                settings=sheet,
+                versions=self.versions(),
+            )
+        context = self._context(facts, test, tested, progress)
+        findings = ranked(self._findings(context, progress), self.options.max_findings)
+        shift = None if test is None else shift_between(context, test, findings, self.pool, self.texts)
+        findings = tuple(with_shift(finding, shift) for finding in findings)
+        columns = [one.attribute.column for one in context.attributes]
+        return assemble(
+            context,
+            findings,
+            test_run=self.test_run,
+            settings=sheet,
+            versions=self.versions(),
+            dropped=tuple(self.dropped),
+            shift=shift,
+            hygiene=hygiene(facts, test, self.names),
+            everything=facts,
+            left_out=(left_out, test_left_out),
+            rows=row_tables(context, findings, facts, test, columns),
+            progress=progress,
+        )
+
+    # -- classes -------------------------------------------------------------------------------------------------------
+
+    def _names(self) -> ClassNames:
+        """The classes; of labels also which class each is, in `class_of`."""
+        run, shards = self.run, [shard.url for shard in self.run.manifest.shards]
+        if self.classes_from != "label":
+            return listed_classes(self.options.classes, shards)
+        labels = run.label_counts()
+        names = find_classes(self.options.classes, shards, labels)
+        if len([label for label in labels if label is not None]) < 2:
+            raise UsageError(f"an audit compares classes, and the run at {run.directory.url} has one")
+        self.class_of.update(names.rows(labels).items())
+        return names
+
+    @cached_property
+    def class_vectors(self) -> Float32s:
+        """(C, D)"""
+        return self.texts.classes(self.names.names, load_templates(self.options.templates))
+
+    def _named(self, facts: ImageFacts) -> ImageFacts:
+        """The images with the classes that their captions name, or that CLIP answers."""
+        if self.classes_from == "label":
+            return facts
+        where = f"of the run at {facts.run.directory.url}{facts.rows.described}"
+        if self.classes_from == "caption":
+            found = caption_classes(facts.run, self.names)
+            wrong = f"no caption {where} names one class of {self.names.source}: write the classes as the captions do"
+        else:
+            found = own_answers(facts.run, self.names, self.class_vectors)
+            wrong = f"every answer {where} is a name of several classes of {self.names.source}: give each its own"
+        named = replace(facts, truth=found[facts.position])
+        if len(facts) and not (named.truth >= 0).any():
+            raise UsageError(wrong)
+        return named
+
+    # -- rows ----------------------------------------------------------------------------------------------------------
+
+    def _facts(self, run: Run, rows: Rows) -> tuple[ImageFacts, LeftOut]:
+        extra = [group_column(run, self.options.environment)] if self.options.environment else []
+        cluster = group_column(run, self.options.cluster) if self.options.cluster else None
+        columns = tuple(dict.fromkeys([*(group_column(run, name) for name in self.columns), *extra]))
+        found = self._named(image_facts(run, rows, self.class_of, columns, cluster))
+        unnamed, ambiguous = (int((found.truth == code).sum()) for code in (NONE, SEVERAL))
+        return found.take(found.truth >= 0), LeftOut(unnamed=unnamed, ambiguous=ambiguous)
+
+    def _test_facts(self) -> tuple[ImageFacts | None, LeftOut | None]:
+        """The images that are scored or compared, when they are others than those of the association."""
+        if self.test_run is None and not self.options.test_where:
+            return None, None
+        run = self.test_run if self.test_run is not None else self.run
+        rows = chosen_rows(run, self.options.test_where)
+        if self.classes_from == "label":
+            unknown = [label for label in run.label_counts() if label is not None and label not in self.class_of]
+            self.class_of.update(self.names.rows(unknown).items())
+        found, left_out = self._facts(run, rows)
+        require_rows(run, rows, len(found))
+        return found, left_out
+
+    def settings(self) -> Settings:
+        """What was asked, for the result."""
+        asked = self.options
+        return Settings(
+            alpha=asked.alpha,
+            delta_warn=asked.delta_warn,
+            delta_fail=asked.delta_fail,
+            directions_per_head=asked.directions,
+            n_min=asked.n_min,
+            permutations=asked.permutations,
+            random_sets=asked.random_sets,
+            negative_audits=asked.negative_audits,
+            positive_trials=asked.positive_trials,
+            seed=asked.seed,
+            pool=self.pool.source,
+            pool_fingerprint=self.pool.fingerprint,
+            classes=self.names.source,
+            classes_from=self.classes_from,
+            templates=asked.templates,
+            user_texts=asked.user_texts,
+        )
+
+    def versions(self) -> dict[str, str]:
+        """Of what made the result."""
+        return {"clipaudit": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    def _context(self, facts: ImageFacts, test: ImageFacts | None, tested: Ints, progress: Progress) -> Context:
+        options, run = self.options, self.run
+        classes = self.class_vectors
+        vectors = self.texts.vectors(self.pool.texts)
+        user = self.texts.vectors(options.user_texts) if options.user_texts else None
+        self.pool.require(1)
+        kept = facts.take(np.isin(facts.truth, tested))
+        local = np.full(len(self.names), -1, np.int64)
+        local[tested] = np.arange(len(tested))
+        repeated = int(kept.cluster.max(initial=-1)) + 1 < len(kept)
+        design = Design(local[kept.truth], len(tested), kept.cluster if repeated else None)
+        directions, lost = all_directions(
+            moments_over(run, self.rows),
+            run.basis(),
+            run.head_labels,
+            self.pool,
+            vectors,
+            classes,
+            per_head=min(options.directions, len(self.pool)),
+            user=options.user_texts,
+            user_vectors=user,
+        )
+        self.dropped += [
+            Dropped(what=one.text, head=one.head, reason="indistinguishable from the class prompt") for one in lost
+        ]
+        found = scan(
+            kept,
+            design,
+            directions,
+            class_subspace(classes),
+            trials=options.positive_trials,
+            seed=options.seed,
+            on_head=lambda done, total: progress("heads", done, total),
+        )
+        scored = test if test is not None else facts
+        by = self.columns[0] if self.columns else None
+        words = (self.test_run or run).directory.url
+        labelled = self.classes_from == "label"
+        return Context(
+            run=run,
+            options=options,
+            names=self.names,
+            classes_from=self.classes_from,
+            classes=classes,
+            namer=Namer(self.pool, vectors, self.names.names, classes, options.user_texts, user),
+            facts=kept,
+            rows=f"{run.directory.url}{self.rows.described}",
+            tested=tested,
+            design=design,
+            scan=found,
+            attributes=self._attributes(kept, design),
+            answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if labelled else None,
+            answers_rows=f"{words}{scored.rows.described}",
+            agreement=self._agreement(facts),
+        )
+
+    def _agreement(self, facts: ImageFacts) -> tuple[Ints, Bools] | None:
+        """(n,) classes that captions name, and whether CLIP answers the same."""
+        if self.classes_from != "caption":
+            return None
+        answered = own_answers(self.run, self.names, self.class_vectors)[facts.position]
+        return facts.truth, answered == facts.truth
+
+    def _attributes(self, facts: ImageFacts, design: Design) -> tuple[AttributeScreen, ...]:
+        found = []
+        for column in self.columns:
+            reason = unusable(facts.attributes[column])
+            if reason is None and column in self.rows.where:
+                reason = "it chooses the rows"
+            one = None if reason is not None else attribute_screen(facts.attributes[column], design)
+            if one is None:
+                few = f"a class has fewer than {MIN_INDEPENDENT} images with a value"
+                self.dropped.append(Dropped(what=column, head=None, reason=reason or few))
+            else:
+                found.append(one)
+        return tuple(found)
+
+    def _findings(self, context: Context, progress: Progress) -> list[Finding]:
+        cues = attribute_cues(context)[: self.options.max_findings]
+        found = []
+        for done, cue in enumerate(cues, 1):
+            finding = attribute_finding(context, cue)
+            if context.flagged[context.row_of(cue.one, cue.place), cue.k] or finding.verdict is Verdict.MODEL_ONLY:
+                found.append(finding)
+            progress("attributes", done, len(cues))
+        return found + self._text_findings(context, progress)
+
+    def _text_findings(self, context: Context, progress: Progress) -> list[Finding]:
+        found: list[Finding] = []
+        for k in range(context.design.classes):
+            # an attribute that goes with a text knows better: it has been tested itself
+            cues = [cue for cue in text_cues(context, k) if grounded_in(context, cue.scores) is None]
+            found += [text_finding(context, cue) for cue in cues]
+            progress("texts", k + 1, context.design.classes)
+        return found
+
+
+def tested_classes(facts: ImageFacts, classes: int) -> Ints:
+    """Classes with enough independent images, as rows of the class vectors."""
+    pairs = np.unique(np.stack([facts.truth, facts.cluster]), axis=1)
+    found: Ints = np.flatnonzero(np.bincount(pairs[0], minlength=classes) >= MIN_INDEPENDENT)
+    return found

@@ -1,0 +1,292 @@
+"""A finding's card and the tables of groups: what the templates show, worked out beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from markupsafe import Markup
+
+from clipaudit.cues.report.pictures import Pictures, PictureStrip, strips
+from clipaudit.cues.report.plots import Curve, control_histogram, distributions, dose_response, interval_row
+from clipaudit.cues.report.waivers import Applied
+from clipaudit.cues.report.words import (
+    Number,
+    column_word,
+    count,
+    decimal,
+    guessed,
+    numbers,
+    p_value,
+    share,
+    value_word,
+    whole_heads,
+    with_limits,
+)
+from clipaudit.cues.result.finding_parts import Arm, CellTable, Distributions, Estimate, GroupAccuracy, Groups
+from clipaudit.cues.result.result import AuditResult, Finding
+
+_MOST_GROUPS: Final = 40
+_MOST_CLASSES: Final = 12
+_KINDS: Final = ("one", "two", "three")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardLine:
+    """One group of a table."""
+
+    name: str
+    n: int
+    before: str
+    after: str
+    plot: Markup
+    worst: bool
+    grey: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One count of a class x cue table."""
+
+    count: float
+    expected: float
+    low: bool
+    """Less than half of what is expected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellRow:
+    """One class of such a table."""
+
+    name: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """All of a finding's card that is not in the finding itself."""
+
+    finding: Finding
+    anchor: str
+    waiver: Applied | None
+    strips: tuple[PictureStrip, ...]
+    heat: bool
+    """Some pictures have heat maps."""
+    distributions: Markup | None
+    cell_rows: tuple[CellRow, ...]
+    dose: Markup | None
+    control: Markup | None
+    sets: int
+    matched: str
+    arms: tuple[Arm, ...]
+    numbers: tuple[Number, ...]
+    groups: tuple[CardLine, ...]
+    rows: str
+    guessed: bool
+    """The groups are CLIP's own guess."""
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupTable:
+    """Accuracy by group of one attribute."""
+
+    attribute: str
+    sentence: str
+    rows_in_words: str
+    replaced: int | None
+    """Rank of the finding whose heads were replaced; None where nothing was."""
+    lines: tuple[CardLine, ...]
+    more: int
+    left_out: tuple[str, ...]
+
+
+def anchor(finding: Finding) -> str:
+    """A finding's place on the page."""
+    return f"finding-{finding.id}"
+
+
+def card(finding: Finding, pictures: Pictures, waivers: tuple[Applied, ...]) -> Card:
+    """A finding's card."""
+    tested, whole = finding.counterfactual, whole_heads(finding)
+    control = None if whole is None else whole.control
+    rows = strips(finding, pictures)
+    return Card(
+        finding=finding,
+        anchor=anchor(finding),
+        waiver=next((w for w in waivers if w.finding == finding.id and w.status == "active"), None),
+        strips=rows,
+        heat=any(shown.heat for strip in rows for shown in strip.pictures),
+        distributions=None if finding.distributions is None else _distributions(finding.distributions),
+        cell_rows=() if finding.cells is None else cell_rows(finding.cells, finding.class_name),
+        dose=_dose(whole) if whole is not None and len(whole.dose) > 1 else None,
+        control=None
+        if control is None or not control.counts
+        else control_histogram(
+            [100 * edge for edge in control.edges],
+            control.counts,
+            100 * control.observed,
+            control.p,
+            "change on conflicting images, points",
+        ),
+        sets=0 if control is None else control.sets,
+        matched="" if control is None else control.matched,
+        arms=() if tested is None else tested.arms,
+        numbers=numbers(finding),
+        groups=() if tested is None else lines(tested.before),
+        rows="" if tested is None else tested.rows,
+        guessed=guessed(finding),
+        facts=_facts(finding),
+    )
+
+
+def group_tables(result: AuditResult) -> tuple[GroupTable, ...]:
+    """Every attribute's groups, with the accuracies after a replacement where a finding has them."""
+    tables = []
+    for groups in result.groups:
+        source = next(
+            (f for f in result.findings if f.counterfactual and f.counterfactual.before.attribute == groups.attribute),
+            None,
+        )
+        shown = source.counterfactual.before if source is not None and source.counterfactual is not None else groups
+        found = lines(shown)
+        tables.append(
+            GroupTable(
+                attribute=column_word(groups.attribute),
+                sentence=_groups_sentence(shown),
+                rows_in_words=f"Rows: {shown.rows}",
+                replaced=None if source is None else source.rank,
+                lines=found[:_MOST_GROUPS],
+                more=max(len(found) - _MOST_GROUPS, 0),
+                left_out=shown.left_out[:12],
+            )
+        )
+    return tuple(tables)
+
+
+def lines(groups: Groups) -> tuple[CardLine, ...]:
+    """Groups, lowest accuracy first, those without one last."""
+    average = groups.plain_average.value
+    ordered = sorted(groups.groups, key=lambda group: (_value(group) is None, _value(group) or 0.0))
+    return tuple(
+        CardLine(
+            name=group_name(group, groups.attribute),
+            n=group.n,
+            before=share(_value(group), 0),
+            after=share(None if group.without is None else group.without.value, 0),
+            plot=interval_row([("before", group.accuracy), ("after", group.without)], 0, 1, average),
+            worst=groups.worst is not None
+            and (group.class_name, group.value) == (groups.worst.class_name, groups.worst.value),
+            grey=group.size in ("count only", "greyed"),
+        )
+        for group in ordered
+    )
+
+
+def group_name(group: GroupAccuracy, attribute: str) -> str:
+    """`waterbird, land`."""
+    return group.class_name if group.value is None else f"{group.class_name}, {value_word(attribute, group.value)}"
+
+
+def cell_rows(cells: CellTable, first: str) -> tuple[CellRow, ...]:
+    """The finding's class and those with the largest counts, in the table's order."""
+    order = sorted(range(len(cells.classes)), key=lambda row: (cells.classes[row] != first, -sum(cells.counts[row])))
+    return tuple(
+        CellRow(
+            name=cells.classes[row],
+            cells=tuple(
+                Cell(count=found, expected=expected, low=found < expected / 2)
+                for found, expected in zip(cells.counts[row], cells.expected[row], strict=True)
+            ),
+        )
+        for row in sorted(order[:_MOST_CLASSES])
+    )
+
+
+def _value(group: GroupAccuracy) -> float | None:
+    return None if group.accuracy is None else group.accuracy.value
+
+
+def _groups_sentence(groups: Groups) -> str:
+    worst, average = groups.worst, groups.plain_average.value
+    if worst is None or worst.accuracy is None or worst.accuracy.value is None or average is None:
+        return f"No group has the {groups.n_min} images that are needed to say which one is answered worst."
+    parts = [
+        f"The worst group is {group_name(worst, groups.attribute)}: {share(worst.accuracy.value, 0)} right, while all"
+        f" images together are at {share(average, 0)} and the groups’ mean is {share(groups.group_mean.value, 0)}."
+    ]
+    if groups.gap is not None and groups.gap_if_equal is not None:
+        parts.append(
+            f"That is {100 * groups.gap:.0f} points below the average; chance alone would show"
+            f" {100 * groups.gap_if_equal:.0f} if all groups were alike."
+        )
+    return " ".join(parts)
+
+
+def _distributions(found: Distributions) -> Markup:
+    curves = []
+    for kind, series in zip(_KINDS, found.series, strict=False):
+        total = max(sum(series.counts), 1)
+        name = f"{series.name} ({count(series.n)})"
+        curves.append(Curve(name=name, kind=kind, ys=[number / total for number in series.counts]))
+    return distributions(found.edges, curves, f"score of “{found.label}” →")
+
+
+def _dose(arm: Arm) -> Markup:
+    named: tuple[tuple[str, list[Estimate | None]], ...] = (
+        ("conflicting images", [point.conflict for point in arm.dose]),
+        ("mean of groups", [point.group_mean for point in arm.dose]),
+        ("all images", [*(point.plain_average for point in arm.dose)]),
+    )
+    curves = []
+    for kind, (name, estimates) in zip(_KINDS, named, strict=True):
+        found = [(e.value, e.low, e.high) for e in estimates if e is not None and e.value is not None]
+        if len(found) == len(arm.dose):
+            curves.append(
+                Curve(
+                    name=name,
+                    kind=kind,
+                    ys=[100 * value for value, _, _ in found],
+                    lows=[None if low is None else 100 * low for _, low, _ in found],
+                    highs=[None if high is None else 100 * high for _, _, high in found],
+                )
+            )
+    xs = [point.alpha for point in arm.dose]
+    return dose_response(xs, curves, "share of the cue taken away →", "Accuracy in percent as the cue is taken away")
+
+
+def _facts(finding: Finding) -> tuple[tuple[str, str], ...]:
+    found, cue, tested = finding.association, finding.cue, finding.counterfactual
+    facts: list[tuple[str, str]] = [
+        ("Finding", finding.id),
+        ("Tie in the data, D", f"{with_limits(found.d)}, {found.strength}, n = {count(found.d.n)}"),
+        ("With the class’s own part", decimal(found.d_plain)),
+        ("p, Mann-Whitney", p_value(found.p)),
+        ("q, false discovery rate", p_value(found.q)),
+        ("p, largest of all tests", p_value(found.p_family)),
+        ("Rows", found.rows),
+        ("Cramér’s V with the attribute", decimal(found.cramers_v)),
+        ("Odds ratio", _odds(found.odds_ratio)),
+        ("Largest share of one value", share(found.alignment, 0)),
+        ("Heads that carry it", ", ".join(cue.heads)),
+        ("Opposite end", cue.opposite or "–"),
+        ("Part outside the class prompts", share(cue.class_part, 0)),
+        ("Tests merged into this", count(finding.merged)),
+    ]
+    facts += [
+        ("Against " + rival.class_name, f"D = {decimal(rival.d)} (n = {count(rival.n)})") for rival in found.rivals[:4]
+    ]
+    if tested is not None:
+        facts += [("Scored on", tested.rows), ("Chosen on", tested.discovery), ("Means from", tested.mean_source)]
+    if finding.stability is not None:
+        stable = finding.stability
+        facts.append((f"Stability over {len(stable.environments)} × {stable.by}",
+                      f"I² = {share(stable.i_squared, 0)}, p = {p_value(stable.p)}"))  # fmt: skip
+    return tuple(fact for fact in facts if fact[1] != "–")
+
+
+def _odds(found: Estimate | None) -> str:
+    if found is None or found.value is None:
+        return "–"
+    low, high = found.low, found.high
+    return f"{found.value:,.1f}" + (f" [{low:,.1f}, {high:,.1f}]" if low is not None and high is not None else "")

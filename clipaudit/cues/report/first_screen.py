@@ -1,0 +1,243 @@
+"""The first screen in plain words: what is wrong, how it shows, what to do, for readers who know nothing of CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from clipaudit.cues.report.document import Report
+from clipaudit.cues.report.pictures import Pictures, Shown, row
+from clipaudit.cues.report.words import (
+    MEANING,
+    anything_tested,
+    classes_in_words,
+    count,
+    counted,
+    cue_word,
+    share,
+    value_word,
+)
+from clipaudit.cues.result.finding_parts import Estimate, GroupAccuracy, Need, SampleRef, Verdict
+from clipaudit.cues.result.result import AuditResult, Finding
+
+_PICTURES = 4
+_ACTIONS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """A share as a bar."""
+
+    name: str
+    value: float
+    kind: str
+    """CSS class: empty, `bad` or `after`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleRow:
+    """One kind of images: how well it is answered, and some of them."""
+
+    title: str
+    bars: tuple[Bar, ...]
+    pictures: tuple[Shown, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Contrast:
+    """The groups that show a shortcut best."""
+
+    aligned: GroupAccuracy | None
+    same: GroupAccuracy | None
+    """The class without its cue."""
+    other: GroupAccuracy | None
+    """Another class with the cue."""
+
+
+def plain_sentences(report: Report) -> tuple[str, ...]:
+    """What is found, without a technical word."""
+    audit = report.audit
+    if not audit.trust.valid:
+        return ("Something is wrong with the audit itself, so none of its findings should be believed.",)
+    found = finding_in_words(audit.findings[0]) if audit.findings else _clean(report)
+    return tuple(filter(None, (found[0], classes_in_words(audit), *found[1:])))
+
+
+def finding_in_words(finding: Finding) -> tuple[str, ...]:
+    """What the data show, what CLIP makes of it, and what that means."""
+    model = _in_the_model(finding) if finding.verdict in (Verdict.CONFIRMED, Verdict.MODEL_ONLY) else ()
+    meaning = () if model else (MEANING[finding.verdict],)
+    return (_in_the_data(finding), *model, *meaning)
+
+
+def to_do(report: Report) -> str:
+    """The first thing to do."""
+    audit = report.audit
+    if not audit.trust.valid:
+        return "Do not act on this report. Look at what failed below, and at how far to trust this."
+    if audit.findings:
+        first = audit.findings[0]
+        needs = [need for need in first.needs if need.images is not None]
+        return first.action if not needs else f"{first.action} Missing: {_missing(needs)}."
+    if not anything_tested(audit):
+        return "Add images to the classes that have too few, and audit again; this is no pass."
+    return report.gate.open_questions[0] if report.gate.open_questions else "Nothing has to be done about shortcuts."
+
+
+def _missing(needs: Sequence[Need]) -> str:
+    return "; ".join(f"{counted(need.images or 0, 'more image')}, {need.what}" for need in needs)
+
+
+def actions(result: AuditResult) -> tuple[str, ...]:
+    """What to do about the findings, each thing once."""
+    return tuple(dict.fromkeys(finding.action for finding in result.findings))[:_ACTIONS]
+
+
+def cases(result: AuditResult, pictures: Pictures) -> tuple[ExampleRow, ...]:
+    """How the first finding shows: the class with its cue, without it, and another class with it."""
+    if not result.findings or not result.trust.valid:
+        return ()
+    first = result.findings[0]
+    shown, gallery = _contrast(first), first.gallery
+    name, cue = first.class_name, cue_word(first)
+    if shown is None:
+        rows = (
+            (f"“{name}” with most of “{cue}”", gallery.aligned),
+            (f"“{name}” with least of it", gallery.least_spurious),
+            ("Other classes with it", [sample for sample in gallery.conflicting if sample.class_name != name]),
+        )
+        found = (ExampleRow(title=title, bars=(), pictures=_row(samples, pictures, first)) for title, samples in rows)
+        return tuple(case for case in found if case.pictures)
+    same = [sample for sample in gallery.conflicting if sample.class_name == name]
+    others = [sample for sample in gallery.conflicting if sample.class_name != name]
+    made = (
+        _case(shown.aligned, gallery.aligned, "", pictures, first),
+        _case(shown.same, same, "bad", pictures, first),
+        _case(shown.other, others, "bad", pictures, first),
+    )
+    return tuple(case for case in made if case is not None)
+
+
+def _case(
+    group: GroupAccuracy | None, samples: Sequence[SampleRef], kind: str, pictures: Pictures, finding: Finding
+) -> ExampleRow | None:
+    if group is None or group.accuracy is None or group.accuracy.value is None:
+        return None
+    bars = [Bar(name="right", value=group.accuracy.value, kind=kind)]
+    if group.without is not None and group.without.value is not None:
+        bars.append(Bar(name="cue removed", value=group.without.value, kind="after"))
+    fitting = [sample for sample in samples if (sample.class_name, sample.value) == (group.class_name, group.value)]
+    return ExampleRow(
+        title=f"{_described(group, finding)} ({counted(group.n, 'image')})",
+        bars=tuple(bars),
+        pictures=_row(fitting, pictures, finding),
+    )
+
+
+def _row(samples: Sequence[SampleRef], pictures: Pictures, finding: Finding) -> tuple[Shown, ...]:
+    """The first few that can be shown; without pictures, captions alone would say little here."""
+    return tuple(shown for shown in row(samples, pictures, finding.id) if shown.picture is not None)[:_PICTURES]
+
+
+def _in_the_data(finding: Finding) -> str:
+    """How the cue goes with the class: shares of an attribute's value where there is one, else the strength."""
+    name, cue, shares = finding.class_name, cue_word(finding), _shares(finding)
+    observed = finding.verdict == Verdict.OBSERVED
+    if shares is not None:
+        own, others = shares
+        images = f"the images that count as “{name}”" if observed else f"“{name}” images"
+        return f"{share(own, 0)} of {images} come with “{cue}”, {share(others, 0)} of others."
+    what = f"something that CLIP calls “{cue}”"
+    images = f"images that count as “{name}”" if observed else f"“{name}” images"
+    return f"The {images} stand out by {what}: a {finding.association.strength} tie."
+
+
+def _shares(finding: Finding) -> tuple[float, float] | None:
+    """Shares of the finding's class, and of all other classes, that have the attribute's value."""
+    cells, value = finding.cells, finding.cue.value
+    if cells is None or value not in cells.values or finding.class_name not in cells.classes:
+        return None
+    place, own = cells.values.index(value), cells.classes.index(finding.class_name)
+    rest = [row for number, row in enumerate(cells.counts) if number != own]
+    having, total = sum(row[place] for row in rest), sum(map(sum, rest))
+    mine = sum(cells.counts[own])
+    return (cells.counts[own][place] / mine, having / total) if mine and total else None
+
+
+def _in_the_model(finding: Finding) -> tuple[str, ...]:
+    """How CLIP fails without the cue, and that it does not once the cue is out; empty where that was not measured."""
+    shown = _contrast(finding)
+    if shown is None or shown.same is None or shown.same.accuracy is None:
+        return ()
+    same, aligned, right = shown.same, shown.aligned, shown.same.accuracy
+    against = ""
+    if aligned is not None and aligned.accuracy is not None:
+        against = f", but {share(aligned.accuracy.value, 0)} of {_described(aligned, finding)}"
+    found = [
+        f"The image model CLIP recognises only {share(right.value, 0)} of {_described(same, finding)}"
+        f" ({_interval(right, _whole)}, {counted(same.n, 'image')}){against}."
+    ]
+    if same.without is not None:
+        found.append(
+            f"With the cue taken out of the model, that becomes {share(same.without.value, 0)}: CLIP looks at"
+            f" “{cue_word(finding)}”, not only at the {finding.class_name}."
+        )
+    return tuple(found)
+
+
+def _interval(found: Estimate, form: Callable[[float | None], str]) -> str:
+    return f"95 % interval {form(found.low)} to {form(found.high)}"
+
+
+def _whole(value: float | None) -> str:
+    return share(value, 0)
+
+
+def _clean(report: Report) -> tuple[str, ...]:
+    audit = report.audit
+    if not anything_tested(audit) or audit.verdict == Verdict.INCONCLUSIVE:
+        return (audit.sentence,)
+    found = [
+        f"{count(audit.trust.tests)} combinations of cue and class were tested on {counted(audit.data.rows, 'image')},"
+        " and none stands out."
+    ]
+    planted = [
+        f"of {control.trials} with strength {control.d:g}, {control.detected} were found"
+        for control in audit.controls.positive
+        if control.trials
+    ]
+    return (*found, f"As a check, cues were planted: {'; '.join(planted)}.") if planted else tuple(found)
+
+
+def _contrast(finding: Finding) -> _Contrast | None:
+    tested = finding.counterfactual
+    if tested is None or not tested.arms:
+        return None
+    conflict = {(test.class_name, test.value) for test in tested.arms[0].tests if test.conflict}
+    groups = [group for group in tested.before.groups if group.accuracy is not None]
+    own = [group for group in groups if group.class_name == finding.class_name]
+    against = [group for group in groups if (group.class_name, group.value) in conflict]
+    return _Contrast(
+        aligned=_largest(group for group in own if (group.class_name, group.value) not in conflict),
+        same=_worst(group for group in against if group.class_name == finding.class_name),
+        other=_worst(group for group in against if group.class_name != finding.class_name),
+    )
+
+
+def _largest(groups: Iterable[GroupAccuracy]) -> GroupAccuracy | None:
+    return max(groups, key=lambda group: group.n, default=None)
+
+
+def _worst(groups: Iterable[GroupAccuracy]) -> GroupAccuracy | None:
+    """The lowest accuracy, among groups of a size that is shown in full if there are any."""
+    found = list(groups)
+    large = [group for group in found if group.size in ("shown", "may gate")]
+    return min(large or found, key=lambda g: (g.accuracy and g.accuracy.value) or 0.0, default=None)
+
+
+def _described(group: GroupAccuracy, finding: Finding) -> str:
+    if group.value is None:
+        return f"“{group.class_name}”"
+    if group.value.startswith(("with ", "without ")):  # of a pseudo-attribute
+        return f"“{group.class_name}” {group.value}"
+    return f"“{group.class_name}” with “{value_word(finding.cue.attribute, group.value)}”"

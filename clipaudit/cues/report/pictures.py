@@ -1,0 +1,223 @@
+"""The pictures of a page: which samples are shown, their thumbnails as data URLs within a budget, and captions."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Final, TypeAlias
+
+from PIL import Image
+
+from clipaudit.cues.report.words import cue_word
+from clipaudit.cues.result.finding_parts import SampleRef, Verdict
+from clipaudit.cues.result.result import AuditResult, Finding
+from clipaudit.run.reader import Run
+from clipaudit.run.row import Row
+from clipaudit.run.thumbnails import NoPicture, Thumbnails
+
+STRIP: Final = 8
+"""Most pictures in a row."""
+CARDS: Final = 10
+"""Findings that get a card."""
+_DUPLICATES: Final = 3
+_PLAIN_BUDGET: Final = 1_200_000
+_BUDGET: Final = 2_000_000
+"""Characters of all data URLs together, and of those without heat maps; the page stays below 3 MB."""
+_QUALITY: Final = 75
+_THREADS: Final = 8
+
+SampleKey: TypeAlias = tuple[str, int]
+"""Shard URL and index: two runs number their shards alike."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InlinePicture:
+    """A picture within the page."""
+
+    url: str
+    """`data:image/webp;base64,...`"""
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """What can be shown of the samples; anything may be missing."""
+
+    plain: Mapping[SampleKey, InlinePicture] = field(default_factory=dict)
+    heat: Mapping[tuple[str, SampleKey], InlinePicture] = field(default_factory=dict)
+    """By finding id and sample: the picture with the places that speak for the cue."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One picture of a strip with its caption."""
+
+    picture: str | None
+    heat: str | None
+    width: int
+    height: int
+    alt: str
+    what: str
+    """Class and value."""
+    key: str
+    answer: str | None
+    """What CLIP says; None where it was not asked."""
+    correct: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureStrip:
+    """A row of pictures."""
+
+    title: str
+    pictures: tuple[Shown, ...]
+
+
+def read_pictures(result: AuditResult, runs: Sequence[Run], side: int = 112) -> Pictures:
+    """Thumbnails of every sample that the page shows, most important first, until the budget is spent."""
+    makers = {shard.url: Thumbnails(run, side) for run in runs for shard in run.manifest.shards}
+    samples = {identity(sample): sample for sample in _wanted(result)}
+
+    def make(sample: SampleRef) -> bytes | None:
+        row = Row(
+            shard_id=sample.shard_id, index=sample.index, key=sample.key, offset=sample.offset, nbytes=sample.nbytes
+        )
+        try:
+            return compact(makers[sample.url](row).data) if sample.url in makers else None
+        except NoPicture:
+            return None
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        made = zip(samples, pool.map(make, samples.values()), strict=True)
+        return Pictures(plain=within_budget((name, data) for name, data in made if data is not None))
+
+
+def within_budget(
+    images: Iterable[tuple[SampleKey, bytes]], budget: int = _PLAIN_BUDGET
+) -> dict[SampleKey, InlinePicture]:
+    """Image files as data URLs, in order, as many as fit."""
+    found: dict[SampleKey, InlinePicture] = {}
+    for name, data in images:
+        picture = as_picture(data)
+        budget -= len(picture.url)
+        if budget < 0:
+            break
+        found[name] = picture
+    return found
+
+
+def compact(data: bytes) -> bytes:
+    """A picture of ours as WebP, about half of what a JPEG needs."""
+    with Image.open(io.BytesIO(data)) as image:
+        buffer = io.BytesIO()
+        image.save(buffer, "WEBP", quality=_QUALITY, method=4)
+        return buffer.getvalue()
+
+
+def as_picture(data: bytes) -> InlinePicture:
+    """An image file that we made ourselves as a data URL."""
+    with Image.open(io.BytesIO(data)) as image:
+        kind, (width, height) = str(image.format).lower(), image.size
+    return InlinePicture(url=f"data:image/{kind};base64,{base64.b64encode(data).decode()}", width=width, height=height)
+
+
+def strips(finding: Finding, pictures: Pictures) -> tuple[PictureStrip, ...]:
+    """The rows of a finding's card, no picture twice; rows without samples are left out."""
+    return tuple(
+        PictureStrip(title=title, pictures=row(samples, pictures, finding.id))
+        for title, samples in _rows(finding)
+        if samples
+    )
+
+
+def _rows(finding: Finding) -> tuple[tuple[str, tuple[SampleRef, ...]], ...]:
+    """Titles and samples of a card's rows."""
+    name, cue, shown = finding.class_name, cue_word(finding), finding.gallery
+    aligned = shown.aligned[:STRIP]
+    same = tuple(sample for sample in shown.conflicting if sample.class_name == name)[:STRIP]
+    others = tuple(sample for sample in shown.conflicting if sample.class_name != name)[:STRIP]
+    above = {identity(sample) for sample in (*aligned, *same)}
+    least = tuple(sample for sample in shown.least_spurious if identity(sample) not in above)
+    rest = ", after those above" if len(least) < len(shown.least_spurious) else ""
+    proven = finding.verdict in (Verdict.CONFIRMED, Verdict.MODEL_ONLY)
+    fails, misleads = (
+        ("the shortcut fails", "the shortcut misleads")
+        if proven
+        else ("a shortcut would fail", "a shortcut would mislead")
+    )
+    return (
+        (f"“{name}” with the cue “{cue}”", aligned),
+        (f"“{name}” without it: where {fails}", same),
+        (f"Other classes with it: where {misleads}", others),
+        (f"“{name}” with the least of the cue{rest}", least[:STRIP]),
+    )
+
+
+def row(samples: Sequence[SampleRef], pictures: Pictures, finding: str | None, most: int = STRIP) -> tuple[Shown, ...]:
+    """Samples with their pictures and captions."""
+    return tuple(_shown(sample, pictures, finding) for sample in samples[:most])
+
+
+def duplicate_strips(result: AuditResult, pictures: Pictures) -> tuple[PictureStrip, ...]:
+    """Some clusters of near duplicates."""
+    return tuple(
+        PictureStrip(
+            title=f"Near duplicates: {len(cluster)} of the same picture", pictures=row(cluster, pictures, None)
+        )
+        for cluster in result.hygiene.examples[:_DUPLICATES]
+    )
+
+
+def add_heat(
+    result: AuditResult, pictures: Pictures, draw: Callable[[Finding, Sequence[SampleRef]], Mapping[SampleKey, bytes]]
+) -> Pictures:
+    """The same pictures with heat maps of the first findings' cues, as `draw` makes them and the budget allows."""
+    left = _BUDGET - sum(len(picture.url) for picture in pictures.plain.values())
+    found: dict[tuple[str, SampleKey], InlinePicture] = {}
+    for finding in result.findings[:CARDS]:
+        samples = {identity(s): s for s in _of_finding(finding) if identity(s) in pictures.plain}
+        for name, data in draw(finding, list(samples.values())).items():
+            picture = as_picture(data)
+            left -= len(picture.url)
+            if left < 0:
+                return Pictures(plain=pictures.plain, heat=found)
+            found[finding.id, name] = picture
+    return Pictures(plain=pictures.plain, heat=found)
+
+
+def identity(sample: SampleRef) -> SampleKey:
+    """What pictures are kept by."""
+    return sample.url, sample.index
+
+
+def _wanted(result: AuditResult) -> Iterator[SampleRef]:
+    for finding in result.findings[:CARDS]:
+        yield from _of_finding(finding)
+    yield from chain.from_iterable(cluster[:STRIP] for cluster in result.hygiene.examples[:_DUPLICATES])
+
+
+def _of_finding(finding: Finding) -> Iterator[SampleRef]:
+    for _, samples in _rows(finding):
+        yield from samples
+
+
+def _shown(sample: SampleRef, pictures: Pictures, finding: str | None) -> Shown:
+    picture = pictures.plain.get(identity(sample))
+    heat = None if finding is None else pictures.heat.get((finding, identity(sample)))
+    what = ", ".join(part for part in (sample.class_name, sample.value) if part) or "no label"
+    return Shown(
+        picture=None if picture is None else picture.url,
+        heat=None if heat is None else heat.url,
+        width=1 if picture is None else picture.width,
+        height=1 if picture is None else picture.height,
+        alt=f"{what}: {sample.key}",
+        what=what,
+        key=sample.key,
+        answer=sample.predicted,
+        correct=sample.predicted is not None and sample.predicted == sample.class_name,
+    )

@@ -1,0 +1,100 @@
+"""An audit's report with its pictures, from Python: what `clipaudit report` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from clipaudit.cues.report.document import Report
+from clipaudit.cues.report.gate import parse_fail_on
+from clipaudit.cues.report.pictures import Pictures, add_heat, read_pictures
+from clipaudit.cues.report.waivers import load_waivers
+from clipaudit.cues.report.write import ReportConfig, write_report
+from clipaudit.cues.result.off_object import not_measured, with_off_object
+from clipaudit.cues.result.result import AuditResult
+from clipaudit.errors import UsageError
+from clipaudit.heads.texts.vectors import RunTexts
+from clipaudit.run.reader import Run
+
+if TYPE_CHECKING:
+    from clipaudit.cues.report.heat import HeatMaps
+
+MASKS: Final = "seg.png"
+"""Extension of masks beside images."""
+
+
+def _unheard(note: str) -> None:
+    """Nothing."""
+
+
+def save_report(
+    result: AuditResult,
+    out: str | Path,
+    *,
+    pictures: bool = True,
+    heat: bool = True,
+    masks: str | None = MASKS,
+    device: str = "auto",
+    fail_on: Sequence[str] = ("confirmed",),
+    require_evidence: bool = False,
+    waivers: str | Path | None = None,
+    note: Callable[[str], None] = _unheard,
+) -> Report:
+    """Write the page, report.json and the files to act with into the directory `out`; returns what they say.
+
+    pictures, heat: show samples, and where the cues sit in them; both read the shards of the runs that were audited,
+    and heat maps run their model on `device`. masks: extension of the members that say where the object is, to measure
+    how much of a cue lies off it; without them the model guesses. fail_on: `confirmed`, `model-only`, `data-only`,
+    `candidate`, or `never`; with `require_evidence` and the file of `waivers` it decides `Report.gate`. note: told what
+    could not be shown.
+
+    Raises UsageError when `out` holds something else, or an option or the waiver file is wrong.
+    """
+    config = ReportConfig(
+        out=str(out), fail_on=parse_fail_on(fail_on), require_evidence=require_evidence, waivers=load_waivers(waivers)
+    )
+    runs = [Run(url) for url in (result.run, result.test_run) if url is not None]
+    found, shown = illustrated(result, runs, heat, device, note, pictures=pictures, masks=masks)
+    return write_report(found, config, shown)
+
+
+def illustrated(
+    result: AuditResult,
+    runs: Sequence[Run],
+    heat: bool,
+    device: str,
+    note: Callable[[str], None] = _unheard,
+    *,
+    pictures: bool = True,
+    masks: str | None = MASKS,
+) -> tuple[AuditResult, Pictures | None]:
+    """The audit with what its pictures say, and the pictures: thumbnails and, if wanted and possible, heat maps of the
+    samples that the page shows; `runs` are the audited one and, if there is one, the other that was scored.
+
+    What pictures say is each finding's evidence `off the object`, or why it was not measured.
+    """
+    shown = read_pictures(result, runs) if pictures else None
+    if not result.findings:
+        return result, shown
+    reason = "the report was made without heat maps"
+    if heat and shown is not None:
+        maps, reason = _maps(runs[0], shown, device, note)
+        if maps is not None:
+            from clipaudit.cues.report.off_object_shares import OffObjects  # loads torch
+
+            return with_off_object(result, OffObjects(result, maps, masks)), add_heat(result, shown, maps)
+    return with_off_object(result, lambda _: not_measured(reason)), shown
+
+
+def _maps(run: Run, shown: Pictures, device: str, note: Callable[[str], None]) -> tuple[HeatMaps | None, str]:
+    """What draws heat maps, or None and why there are none, which `note` is told when the model is at fault."""
+    if not shown.plain:
+        return None, "no image of the findings can be read from the shards"
+    from clipaudit.cues.report.heat import HeatMaps  # loads torch
+
+    try:
+        return HeatMaps(run, RunTexts(run, device), device=device), ""
+    except UsageError as error:
+        note(f"no heat maps: {error}")
+        return None, str(error)

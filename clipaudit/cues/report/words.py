@@ -1,0 +1,314 @@
+"""Numbers and verdicts in plain words, the same on the page, in Markdown and in JUnit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from clipaudit.cues.result.finding_parts import Arm, ClassesFrom, Estimate, Verdict
+from clipaudit.cues.result.result import AuditResult, Finding
+
+NONE: Final = "–"
+
+SHORT: Final = {
+    Verdict.CONFIRMED: "Confirmed shortcut",
+    Verdict.MODEL_ONLY: "Model shortcut",
+    Verdict.DATA_ONLY: "Data shortcut",
+    Verdict.CORE: "Core feature",
+    Verdict.CANDIDATE: "Candidate",
+    Verdict.OBSERVED: "Observed",
+    Verdict.INCONCLUSIVE: "Inconclusive",
+}
+"""Each verdict as a label."""
+
+MEANING: Final = {
+    Verdict.CONFIRMED: "The cue goes with the class in your data, and CLIP leans on it: images without the cue are"
+    " answered better once the cue is taken away.",
+    Verdict.MODEL_ONLY: "CLIP leans on the cue, but in these images it does not go with the class. It will show in data"
+    " where it does.",
+    Verdict.DATA_ONLY: "The cue goes with the class in your data, but CLIP’s answers do not depend on it. A model that"
+    " is trained on these images may still learn it.",
+    Verdict.CORE: "The cue is part of what the class is: without it, answers get worse everywhere.",
+    Verdict.CANDIDATE: "The cue goes with the class. Whether it is a shortcut or part of the class cannot be told from"
+    " class labels alone: look at the pictures, or label the cue.",
+    Verdict.OBSERVED: "The cue goes with images that captions, or CLIP itself, put into the class. Without labels"
+    " nobody can say whether the class really comes with it, or whether a model leans on it.",
+    Verdict.INCONCLUSIVE: "There is not enough data to say; the card says how much more is needed.",
+}
+"""What each verdict says, for readers who have not seen one."""
+
+GLOSSARY: Final = (
+    ("cue", "something visible, named by a text, that may or may not belong to the class: water, snow, a purple tint"),
+    ("shortcut", "a cue that is not part of the class but goes with it, so that a model can be right for the wrong"
+     " reason, and wrong where the cue is missing"),
+    ("conflicting images", "images in which cue and class disagree: the class without its cue, another class with it."
+     " A shortcut fails there"),
+    ("D", "how well the cue alone tells the class from the others: 0 not at all, 1 perfectly. Below 0.1 is negligible,"
+     " to 0.3 small, to 0.5 moderate, above strong. It does not change with how frequent the class is"),
+    ("points", "percentage points of accuracy: from 40 % to 55 % is 15 points"),
+    ("95 % interval", "where the true number would lie in 95 of 100 repetitions of such an audit with new images"),
+    ("head", "one of the many small parts (attention heads) whose sum is CLIP’s image embedding. L10H03 is head 3 of"
+     " layer 10"),
+    ("replaced by its mean", "a head’s contribution is swapped for its average over images, so that it no longer says"
+     " anything about this image; then every image is answered again"),
+    ("worst group", "the class and cue combination with the lowest accuracy, among those with enough images"),
+    ("p_control", "how often random heads, alike in number, layers and influence, help as much as the chosen ones"),
+    ("zero-shot", "CLIP compares each image with texts such as “a photo of a waterbird”; no training on your data"),
+    ("near duplicates", "images whose perceptual hashes are equal; each cluster counts as one independent image"),
+)  # fmt: skip
+
+STATUS: Final = {
+    "missing_image": "no image",
+    "undecodable": "image cannot be decoded",
+    "too_large": "image too large",
+    "missing_label": "no label",
+    "bad_label": "label of the wrong type",
+    "bad_metadata": "metadata cannot be read",
+    "duplicate_key": "key used twice",
+    "bad_name": "unsafe file name",
+    "not_finite": "no finite result",
+}
+"""Row statuses in words."""
+
+
+CLASSES: Final[dict[ClassesFrom, str]] = {
+    "label": "Classes are those of the labels",
+    "caption": "Classes are what captions name",
+    "clip": "Classes are CLIP’s own answers",
+}
+"""Where images' classes come from."""
+_CALLED: Final[dict[ClassesFrom, str]] = {"label": "", "caption": "what captions call ", "clip": "what CLIP calls "}
+
+
+_NO_NAMES: Final = {"yes", "no", "true", "false", "none", "with", "without", "present", "absent", "other", "unknown"}
+"""Values of attributes that say nothing without their column."""
+_PSEUDO: Final = "pseudo-attribute"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """One of the numbers that a finding rests on."""
+
+    value: str
+    limits: str
+    about: str
+
+
+def slug(verdict: Verdict) -> str:
+    """A verdict as a CSS class and a command-line word: `confirmed`, `model-only`."""
+    return verdict.name.lower().replace("_", "-")
+
+
+def count(value: float) -> str:
+    """`4,795`; corrected counts keep one decimal."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{count(number)} {noun}" + ("" if number == 1 else "s")
+
+
+def share(value: float | None, digits: int = 1) -> str:
+    """0.412 as `41.2 %`."""
+    return NONE if value is None else f"{100 * value:.{digits}f} %"
+
+
+def points(value: float | None) -> str:
+    """0.23 as `+23.0`, with a true minus sign."""
+    return NONE if value is None else _signed(100 * value, 1)
+
+
+def decimal(value: float | None, digits: int = 2) -> str:
+    """`0.53`, with a true minus sign."""
+    return NONE if value is None else _minus(f"{value:.{digits}f}")
+
+
+def p_value(value: float | None) -> str:
+    """`0.003`, or `< 0.001`."""
+    if value is None:
+        return NONE
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def limits(found: Estimate | None, kind: str = "decimal") -> str:
+    """An interval as `[0.41, 0.62]`; `kind` is decimal, share or points. Empty when there is none."""
+    if found is None or found.low is None or found.high is None:
+        return ""
+    if kind == "decimal":
+        return f"[{decimal(found.low)}, {decimal(found.high)}]"
+    if kind == "share":
+        return f"[{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    return f"[{points(found.low)}, {points(found.high)}]"
+
+
+def with_limits(found: Estimate | None, kind: str = "decimal") -> str:
+    """An estimate with its interval."""
+    if found is None or found.value is None:
+        return NONE
+    value = {"decimal": decimal, "share": share, "points": points}[kind](found.value)
+    return f"{value} {limits(found, kind)}".strip()
+
+
+# -- findings ----------------------------------------------------------------------------------------------------------
+
+
+def whole_heads(finding: Finding) -> Arm | None:
+    """What came of taking the cue's heads out; None where nothing was."""
+    arms = () if finding.counterfactual is None else finding.counterfactual.arms
+    return arms[0] if arms else None
+
+
+def reliance(finding: Finding) -> Estimate | None:
+    """Change of accuracy on conflicting images without the cue; None where it was not measured."""
+    arm = whole_heads(finding)
+    return None if arm is None else arm.delta_conflict
+
+
+def guessed(finding: Finding) -> bool:
+    """Whether reliance rests on CLIP's own guess of which images have the cue."""
+    return finding.counterfactual is not None and finding.counterfactual.groups.startswith(_PSEUDO)
+
+
+def numbers(finding: Finding) -> tuple[Number, ...]:
+    """The finding's tie, reliance and control, each with its interval and n."""
+    d, effect, arm = finding.association.d, reliance(finding), whole_heads(finding)
+    found = [
+        Number(
+            value=decimal(d.value),
+            limits=limits(d),
+            about=f"tie between cue and class in the data, 0 none to 1 perfect; {counted(d.n, 'image')}",
+        )
+    ]
+    if effect is not None and effect.value is not None:
+        how = ", which of them have the cue is CLIP’s guess" if guessed(finding) else ""
+        about = (
+            f"points: change in right answers where class and cue disagree, once the cue is out;"
+            f" {counted(effect.n, 'image')}{how}"
+        )
+        found.append(Number(value=points(effect.value), limits=limits(effect, "points"), about=about))
+    if arm is not None and arm.control is not None:
+        about = f"p: how often random parts of CLIP help as much; {counted(arm.control.sets, 'set')} tried"
+        found.append(Number(value=p_value(arm.control.p), limits="", about=about))
+    return tuple(found)
+
+
+def column_word(column: str) -> str:
+    """A column as its owner wrote it: `place` for `attributes.place`."""
+    return column.removeprefix("attributes.")
+
+
+def value_word(column: str | None, value: str) -> str:
+    """An attribute's value in as few words as say something: `water`, but `hat yes`."""
+    speaks = len(value) > 1 and any(map(str.isalpha, value)) and value.lower() not in _NO_NAMES
+    return value if speaks or column is None else f"{column_word(column)} {value}"
+
+
+def cue_word(finding: Finding) -> str:
+    """The cue in as few words as there are: the attribute's value, else the text that names it."""
+    cue = finding.cue
+    return cue.name if cue.value is None else value_word(cue.attribute, cue.value)
+
+
+def shortened(result: AuditResult) -> Callable[[str], str]:
+    """Descriptions of rows with the runs' last names for their whole addresses, which stand at the page's end."""
+    short = {run: run.rstrip("/").rpartition("/")[2] for run in (result.run, result.test_run) if run}
+    if len(set(short.values())) < len(short):
+        short = {run: "/".join(run.rstrip("/").split("/")[-2:]) for run in short}
+    runs = sorted(short.items(), key=lambda pair: -len(pair[0]))
+
+    def shorten(described: str) -> str:
+        for run, name in runs:
+            described = described.replace(run, name)
+        return described.replace("attributes.", "")
+
+    return shorten
+
+
+def headline(result: AuditResult) -> str:
+    """What is wrong, short enough for a title."""
+    if not result.trust.valid:
+        return "This audit is not valid: a control failed"
+    if not result.findings:
+        return nothing(result)
+    first, *others = result.findings
+    same = [finding for finding in others if finding.verdict == first.verdict]
+    title = _title(first, result.settings.classes_from)
+    if first.verdict == Verdict.CONFIRMED and len(same) == 1:
+        return f"{title}, and {_pair(same[0])}"
+    return title + (f" – and {len(same)} more" if same else "")
+
+
+def _pair(finding: Finding) -> str:
+    return f"“{cue_word(finding)}” for “{finding.class_name}”"
+
+
+def _title(first: Finding, classes_from: ClassesFrom) -> str:
+    name, cue = f"“{first.class_name}”", f"“{cue_word(first)}”"
+    match first.verdict:
+        case Verdict.CONFIRMED:
+            return f"CLIP takes {_pair(first)}"
+        case Verdict.MODEL_ONLY:
+            return f"CLIP takes {_pair(first)}, though not because of this data"
+        case Verdict.DATA_ONLY:
+            return f"In this data {cue} goes with {name}; CLIP does not lean on it"
+        case Verdict.CORE:
+            return f"{cue} is part of what {name} is: no shortcut found"
+        case Verdict.CANDIDATE:
+            return f"Candidate shortcut: {cue} goes with {name}"
+        case Verdict.OBSERVED:
+            return f"Observed: {cue} goes with {_CALLED[classes_from]}{name}"
+        case Verdict.INCONCLUSIVE:
+            return f"Not enough data: {cue} may go with {name}"
+
+
+def nothing(result: AuditResult) -> str:
+    """Why there is no finding."""
+    classes_from = result.settings.classes_from
+    if result.trust.near_chance:
+        no_use = "are no better than guessing" if classes_from == "label" else "match captions no more than by chance"
+        return f"Nothing can be said: CLIP’s answers {no_use} here"
+    if not anything_tested(result):
+        return "Too few images: nothing could be tested"
+    if result.verdict == Verdict.INCONCLUSIVE:
+        return "No shortcut found in the images that could be read"
+    if classes_from != "label":
+        return f"No cue found that goes with {_CALLED[classes_from]}a class"
+    return "No shortcut found"
+
+
+def classes_in_words(result: AuditResult) -> str:
+    """How images came by their classes where not by labels, and how many have none; empty for labels."""
+    used, left_out = result.data.rows, result.data.left_out
+    match result.settings.classes_from:
+        case "label":
+            return ""
+        case "caption":
+            several = f", {count(left_out.ambiguous)} because it names more than one" if left_out.ambiguous else ""
+            return (
+                f"Labels were not used: an image counts as the class that its caption names. Of"
+                f" {counted(used + left_out.unnamed + left_out.ambiguous, 'image')} {count(used)} are compared;"
+                f" {count(left_out.unnamed)} are left out because their caption names no class{several}."
+            )
+        case "clip":
+            shared = f" {counted(left_out.ambiguous, 'image')} with an answer that several classes share are left out."
+            also = shared if left_out.ambiguous else ""
+            return (
+                "Labels were not used: an image counts as the class that CLIP itself answers. So this says what CLIP’s"
+                f" answers go with, right or wrong, and not what the classes go with.{also}"
+            )
+
+
+def anything_tested(result: AuditResult) -> bool:
+    """Whether there was a class to test."""
+    return any(facts.tested for facts in result.classes)
+
+
+def _signed(value: float, digits: int) -> str:
+    return _minus(f"{value:+.{digits}f}")
+
+
+def _minus(shown: str) -> str:
+    """With a true minus sign, and none before a zero."""
+    return shown.replace("-", "−") if any(digit in shown for digit in "123456789") else shown.lstrip("-+")

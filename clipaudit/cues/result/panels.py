@@ -1,0 +1,243 @@
+"""What a result holds beside its findings: the map, tables, shift, controls, hygiene, trust, data and settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clipaudit.cues.result.finding_parts import CellTable, ClassesFrom, Documented, Estimate, SampleRef, Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapPoint(Documented):
+    """A point of the 2 x 2 map: association in the data against reliance of the model."""
+
+    finding: str | None
+    """Finding id; None for cues that were tested and are no finding."""
+    class_name: str
+    cue: str
+    verdict: Verdict | None
+    association: Estimate
+    """D, towards the cue's words."""
+    reliance: Estimate | None
+    """delta_conflict of the whole heads; None when not measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped(Documented):
+    """A direction or a column that was not tested, and why."""
+
+    what: str
+    head: str | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeTable(Documented):
+    """Class x attribute over the association's rows (S6)."""
+
+    attribute: str
+    cells: CellTable
+    cramers_v: float | None
+    """Bias-corrected, 0..1."""
+    p: float | None
+    """Of independence (chi-squared), by near-duplicate clusters where there are any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftRow(Documented):
+    """One association in two sets of rows (S11): D along a head's direction, or P(value | class) of an attribute."""
+
+    class_name: str
+    cue: str
+    head: str | None
+    """None for an attribute's value, whose share in the class is compared."""
+    train: Estimate
+    test: Estimate
+    difference: Estimate
+    """train - test."""
+    p: float
+    q: float
+    shifted: bool
+    """q <= 0.05."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadShift(Documented):
+    """How a head's mean moves from one set of rows to the other."""
+
+    head: str
+    distance: float
+    """Length of the difference of means, in units of the head's standard deviation."""
+    toward: str
+    """The text that the difference points to, from train to test."""
+    away: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shift(Documented):
+    """Two sets of rows compared: two runs, or two splits of one."""
+
+    train: str
+    test: str
+    rows: tuple[ShiftRow, ...]
+    heads: tuple[HeadShift, ...]
+    """Largest distance first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativeControl(Documented):
+    """The same audit on permuted labels."""
+
+    audits: int
+    mean_findings: float
+    share_with_any: float
+    """Audits with at least one finding; above `limit` the run is invalid."""
+    limit: float
+    rows: int
+    """Images in each."""
+    valid: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositiveControl(Documented):
+    """A shift planted into an unused head direction of one class."""
+
+    d: float
+    """Planted strength."""
+    trials: int
+    detected: int
+    named: int
+    """Detected with the right class as its strongest."""
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controls(Documented):
+    """What every report prints beside its findings (S13)."""
+
+    negative: NegativeControl
+    positive: tuple[PositiveControl, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFacts(Documented):
+    """One class."""
+
+    class_name: str
+    label: int | str
+    n: int
+    """Images in the association's rows."""
+    independent: int
+    """Near-duplicate clusters among them."""
+    tested: bool
+    """False when there are too few to test."""
+    accuracy: Estimate | None
+    """Zero-shot; with classes from captions, how often CLIP's answer is what the caption names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hygiene(Documented):
+    """Faults of the data that have nothing to do with cues."""
+
+    unreadable: dict[str, int]
+    """Samples that are not ok, by status."""
+    failed_shards: int
+    """Shards of the run that are not committed."""
+    truncated_shards: int
+    duplicate_clusters: int
+    """Clusters of two or more near-duplicate images: those that `clipaudit duplicates` has found, or else images with
+    equal perceptual hashes."""
+    duplicate_images: int
+    """Images in them."""
+    mixed_label_clusters: int
+    """Clusters whose images have more than one label."""
+    leaked_clusters: int | None
+    """Clusters with images in both train and test; None when there is one set of rows only."""
+    examples: tuple[tuple[SampleRef, ...], ...]
+    """Some clusters, largest first."""
+    balance: float
+    """Smallest class / largest class, 0..1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust(Documented):
+    """How far the findings may be trusted."""
+
+    valid: bool
+    """False when a control failed: exit code 4."""
+    problems: tuple[str, ...]
+    """Why the run is not valid, one sentence each."""
+    tests: int
+    """(head, direction, class) and (attribute value, class) tests of the family."""
+    directions: int
+    heads: int
+    accuracy: Estimate | None
+    """Zero-shot over the counterfactual's rows; with classes from captions, over the association's, how often CLIP's
+    answer is what the caption names; None with classes from CLIP, which is always of its own opinion."""
+    near_chance: bool
+    """Zero-shot accuracy cannot be told from guessing: nothing about reliance can be learnt."""
+    mean_source: str | None
+    embedding_share: float
+    """Variance of the audited heads' sum relative to the embedding's, 0..1 or somewhat above."""
+    limits: tuple[str, ...]
+    """What this audit cannot see, one sentence each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut(Documented):
+    """Images that were not used because their class is not known."""
+
+    unnamed: int
+    """The caption names none of the classes, or is missing."""
+    ambiguous: int
+    """The caption names more than one class, or CLIP's answer is a name of several."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Documented):
+    """Which rows stand behind what."""
+
+    association: str
+    """In words."""
+    counterfactual: str | None
+    rows: int
+    """Images of the association."""
+    counterfactual_rows: int
+    discovery_rows: int
+    confirmation_rows: int
+    """Hash halves of the counterfactual's rows."""
+    clusters: int
+    """Independent groups of near duplicates among the association's images."""
+    attributes: tuple[str, ...]
+    evidence: Verdict
+    """The strongest verdict that this input allows: confirmed (attributes), candidate (labels), observed (neither)."""
+    left_out: LeftOut
+    """Beside the images of the association."""
+    test_left_out: LeftOut | None
+    """Beside the images that these are compared with; None when there is one set of rows only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Documented):
+    """What was asked; the same settings and rows give the same findings."""
+
+    alpha: float
+    """False discovery rate."""
+    delta_warn: float
+    delta_fail: float
+    directions_per_head: int
+    n_min: int
+    permutations: int
+    random_sets: int
+    negative_audits: int
+    positive_trials: int
+    seed: int
+    pool: str
+    """Where texts come from."""
+    pool_fingerprint: str
+    classes: str
+    """Where class names come from."""
+    classes_from: ClassesFrom
+    """What says which class an image is: `label`, the name in its `caption`, or `clip`'s own answer."""
+    templates: str
+    user_texts: tuple[str, ...]

@@ -1,0 +1,316 @@
+"""The whole result of a spurious-cue audit: what the report, the JSON file and a notebook read.
+
+`AuditResult.to_json()` is its JSON form, described by `json_schema()`; a report publishes both inside its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated, Any, Final
+
+import pyarrow as pa
+from pydantic import Field, TypeAdapter
+from pydantic.json_schema import SkipJsonSchema
+
+from clipaudit.cues.result.finding_parts import (
+    Association,
+    CellTable,
+    Counterfactual,
+    Cue,
+    Distributions,
+    Documented,
+    Estimate,
+    Evidence,
+    Gallery,
+    Groups,
+    Need,
+    Predictability,
+    Stability,
+    Verdict,
+)
+from clipaudit.cues.result.panels import (
+    AttributeTable,
+    ClassFacts,
+    Controls,
+    Data,
+    Dropped,
+    Hygiene,
+    MapPoint,
+    Settings,
+    Shift,
+    Trust,
+)
+from clipaudit.errors import UsageError
+
+SCHEMA_VERSION: Final = 1
+SCHEMA_URL: Final = "urn:clipaudit:schema:audit-result:1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding(Documented):
+    """One class and one cue, with everything that is known of them."""
+
+    id: str
+    """Stable: a hash of model, class and direction text; what a waiver names."""
+    rank: int
+    """1 is what to look at first."""
+    verdict: Verdict
+    sentence: str
+    """The verdict in plain words, with number, interval and n."""
+    action: str
+    """What to do, in plain words."""
+    class_name: str
+    label: int | str
+    cue: Cue
+    association: Association
+    counterfactual: Counterfactual | None
+    """None when CLIP's reliance could not be measured; `needs` says why."""
+    cells: CellTable | None
+    distributions: Distributions | None
+    evidence: tuple[Evidence, ...]
+    false_alarm: tuple[str, ...]
+    """Why this could be a false alarm, one sentence each."""
+    needs: tuple[Need, ...]
+    """Empty when the verdict is conclusive."""
+    stability: Stability | None
+    gallery: Gallery
+    merged: int
+    """Significant (head, direction) tests of this class that are this one cue."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class AuditResult(Documented):
+    """Everything that a spurious-cue audit found."""
+
+    schema_version: int
+    run: str
+    test_run: str | None
+    model: str
+    model_fingerprint: str
+    run_fingerprint: str
+    verdict: Verdict | None
+    """Of the first finding; None without findings."""
+    sentence: str
+    """The answer in plain words: what is wrong, how much, how sure."""
+    findings: tuple[Finding, ...]
+    """In order of rank."""
+    map: tuple[MapPoint, ...]
+    classes: tuple[ClassFacts, ...]
+    attributes: tuple[AttributeTable, ...]
+    groups: tuple[Groups, ...]
+    """Accuracy by class x value of each attribute, nothing replaced."""
+    predictability: tuple[Predictability, ...]
+    """By head, most class-free skill first."""
+    shift: Shift | None
+    hygiene: Hygiene
+    controls: Controls
+    trust: Trust
+    dropped: tuple[Dropped, ...]
+    data: Data
+    settings: Settings
+    versions: dict[str, str]
+    started: str
+    """UTC, ISO 8601. This and `seconds` are all that differs between two audits of one run with one seed."""
+    seconds: float
+    rows: Annotated[SkipJsonSchema[Mapping[str, pa.Table]], Field(exclude=True)] = field(
+        default_factory=dict, repr=False
+    )
+    """Tables by image, for the exports; see `clipaudit.cues.row_tables`. Not part of the JSON."""
+
+    def __repr__(self) -> str:
+        return f"AuditResult({self.run!r}, {len(self.findings)} findings, {self.sentence!r})"
+
+    def finding(self, finding_id: str) -> Finding:
+        """The finding with this id; KeyError when there is none."""
+        for found in self.findings:
+            if found.id == finding_id:
+                return found
+        raise KeyError(finding_id)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; null where there is no finite number."""
+        found: dict[str, Any] = json.loads(_adapter().dump_json(self))  # pydantic writes null for NaN and infinity
+        return found
+
+    def table(self, name: str = "findings") -> pa.Table:
+        """A tidy table: `findings`, `associations`, `group_accuracy`, `arms`, `shift`, `classes`, or one of `rows`."""
+        return self.rows[name] if name in self.rows else _tidy(self, name)
+
+    def _repr_html_(self) -> str:
+        lines = "".join(
+            f"<tr><td>{html.escape(f.class_name)}</td><td>{html.escape(f.cue.name)}</td><td>{html.escape(f.verdict)}"
+            f"</td><td>{html.escape(f.sentence)}</td></tr>"
+            for f in self.findings
+        )
+        head = "<tr><th>class</th><th>cue</th><th>verdict</th><th>evidence</th></tr>"
+        return f"<p>{html.escape(self.sentence)}</p><table>{head}{lines}</table>"
+
+
+def finding_id(model: str, class_name: str, text: str) -> str:
+    """A finding's stable id, 12 hex digits; `text` is the cue's name."""
+    return hashlib.sha256("\0".join((model, class_name, text)).encode()).hexdigest()[:12]
+
+
+@cache
+def _adapter() -> TypeAdapter[AuditResult]:
+    return TypeAdapter(AuditResult)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of `to_json()`."""
+    found = _adapter().json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_URL, **found}
+
+
+def _tidy(result: AuditResult, name: str) -> pa.Table:
+    """One of the tables of `_TABLES` by its name; UsageError for another."""
+    if name not in _TABLES:
+        known = ", ".join([*_TABLES, *result.rows])
+        raise UsageError(f"there is no table {name!r}: there are {known}")
+    rows = _TABLES[name](result)
+    return pa.Table.from_pylist(rows) if rows else pa.table({})
+
+
+def _findings(result: AuditResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "rank": found.rank,
+            "finding": found.id,
+            "verdict": str(found.verdict),
+            "class": found.class_name,
+            "cue": found.cue.name,
+            "heads": list(found.cue.heads),
+            **_estimate("d", found.association.d),
+            "q": found.association.q,
+            "p_family": found.association.p_family,
+            **_effects(found.counterfactual),
+            "images_needed": max((need.images or 0 for need in found.needs), default=0) or None,
+        }
+        for found in result.findings
+    ]
+
+
+def _effects(found: Counterfactual | None) -> dict[str, float | None]:
+    arm = None if found is None else found.arms[0]
+    return {
+        **_estimate("conflict", None if arm is None else arm.delta_conflict),
+        **_estimate("group_mean", None if arm is None else arm.delta_group_mean),
+        "p_control": None if arm is None or arm.control is None else arm.control.p,
+    }
+
+
+def _associations(result: AuditResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "finding": point.finding,
+            "class": point.class_name,
+            "cue": point.cue,
+            "verdict": None if point.verdict is None else str(point.verdict),
+            **_estimate("d", point.association),
+            **_estimate("reliance", point.reliance),
+        }
+        for point in result.map
+    ]
+
+
+def _groups(result: AuditResult) -> list[dict[str, Any]]:
+    sets: list[tuple[str | None, Groups]] = [(None, groups) for groups in result.groups]
+    sets += [(found.id, found.counterfactual.before) for found in result.findings if found.counterfactual]
+    return [
+        {
+            "finding": finding,
+            "attribute": groups.attribute,
+            "class": group.class_name,
+            "value": group.value,
+            "n": group.n,
+            "size": group.size,
+            **_estimate("accuracy", group.accuracy),
+            **_estimate("without", group.without),
+            **_estimate("change", group.change),
+        }
+        for finding, groups in sets
+        for group in groups.groups
+    ]
+
+
+def _arms(result: AuditResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "finding": found.id,
+            "arm": arm.name,
+            "heads": list(arm.heads),
+            **_estimate("conflict", arm.delta_conflict),
+            **_estimate("group_mean", arm.delta_group_mean),
+            **_estimate("worst", arm.delta_worst),
+            **_estimate("plain", arm.delta_plain),
+        }
+        for found in result.findings
+        if found.counterfactual
+        for arm in found.counterfactual.arms
+    ]
+
+
+def _shift(result: AuditResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "class": row.class_name,
+            "cue": row.cue,
+            "head": row.head,
+            **_estimate("train", row.train),
+            **_estimate("test", row.test),
+            **_estimate("difference", row.difference),
+            "q": row.q,
+        }
+        for row in (result.shift.rows if result.shift else ())
+    ]
+
+
+def _classes(result: AuditResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "class": found.class_name,
+            "label": str(found.label),
+            "n": found.n,
+            "independent": found.independent,
+            "tested": found.tested,
+            **_estimate("accuracy", found.accuracy),
+        }
+        for found in result.classes
+    ]
+
+
+def _predictability(result: AuditResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "head": found.head,
+            **_estimate("skill", found.skill),
+            **_estimate("class_free", found.skill_class_free),
+            "cue_share": found.cue_share,
+        }
+        for found in result.predictability
+    ]
+
+
+def _estimate(name: str, found: Estimate | None) -> dict[str, float | None]:
+    ends: Sequence[tuple[str, float | None]] = (
+        (name, found.value if found else None),
+        (f"{name}_low", found.low if found else None),
+        (f"{name}_high", found.high if found else None),
+    )
+    return dict(ends)
+
+
+_TABLES: dict[str, Callable[[AuditResult], list[dict[str, Any]]]] = {
+    "findings": _findings,
+    "associations": _associations,
+    "group_accuracy": _groups,
+    "arms": _arms,
+    "shift": _shift,
+    "classes": _classes,
+    "predictability": _predictability,
+}

@@ -1,0 +1,1 @@
+"""The statistics of a spurious-cue audit, each on plain arrays."""

@@ -1,0 +1,1 @@
+"""The demo world: scenes whose every factor is known, written as shards."""

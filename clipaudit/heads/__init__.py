@@ -1,0 +1,1 @@
+"""Heads in words, and models without them: texts, TextSpan, roles, ablation, studies."""

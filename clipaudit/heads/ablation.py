@@ -1,0 +1,332 @@
+"""Mean-ablation and TextSpan reconstruction of stored heads, layers and MLPs, streamed over a run's rows.
+
+Source: Gandelsman, Efros, Steinhardt, "Interpreting CLIP's Image Representation via Text-Based Decomposition", ICLR
+2024: a component's direct effect is measured by replacing it with its mean over images. The model computes nothing
+again; an ablated embedding `z - sum (y - mean y) Q` (DESIGN 3) is not normalised again, which changes no answer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from clipaudit.arrays import Bools, Float32s, Float64s, Floats
+from clipaudit.errors import UsageError
+from clipaudit.heads.textspan import TextSpan
+from clipaudit.heads.zeroshot import LogitBatch
+from clipaudit.run.reader import Run
+from clipaudit.run.rows import ALL, BATCH_ROWS, RowBatch, Rows, stream_rows
+from clipaudit.schema import Label, attention_column, head_label, mlp_column, parse_head_label
+
+_BATCH_BYTES = 64 * 2**20
+
+
+# -- replacement means -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Means:
+    """What ablated columns are replaced by, and where it comes from."""
+
+    values: dict[str, Float64s]
+    """(length,) by column."""
+    source: str
+    """In words, for reports: the run, the rows, and whether classes count equally."""
+    model: str
+    """Fingerprint of the model that the rows were computed with."""
+
+
+def replacement_means(run: Run, columns: Sequence[str], rows: Rows = ALL, *, balanced: bool = False) -> Means:
+    """The means of columns over a run's rows; `balanced`: the mean of the means of each label.
+
+    Over whole shards they come from the stored moments; with `where` or `balanced`, from one pass over the rows.
+    UsageError when a column is not stored or there are no rows.
+    """
+    check_stored(run, columns)
+    if balanced and run.spec.label_kind is None:
+        raise UsageError(f"the run at {run.directory.url} has no labels: its classes cannot be balanced")
+    if balanced or rows.where:
+        values = _streamed_means(run, columns, rows, balanced)
+    else:
+        only_heads = all(name in run.spec.heads for name in columns)
+        moments = run.moments(heads=list(columns) if only_heads else None, shards=rows.shards)
+        values = {name: moments.mean(name).copy() for name in columns} if moments.count else None
+    if values is None:
+        raise UsageError(f"the run at {run.directory.url} has no rows to take means of{rows.described}")
+    return Means(
+        values=values,
+        source=f"{run.directory.url}{rows.described}{', every label with equal weight' if balanced else ''}",
+        model=run.manifest.model["fingerprint"],
+    )
+
+
+def _streamed_means(run: Run, columns: Sequence[str], rows: Rows, balanced: bool) -> dict[str, Float64s] | None:
+    sums: dict[Label, dict[str, Float64s]] = {}
+    counts: Counter[Label] = Counter()
+    for batch in stream_rows(run, columns, ["label"] if balanced else [], rows):
+        labels = batch.columns["label"] if balanced else np.full(len(batch), None, object)
+        for label in set(labels.tolist()):
+            mask = labels == label if balanced else np.ones(len(batch), np.bool_)
+            counts[label] += int(mask.sum())
+            total = sums.setdefault(label, {name: np.zeros(values.shape[1]) for name, values in batch.vectors.items()})
+            for name, values in batch.vectors.items():
+                total[name] += values[mask].sum(axis=0, dtype=np.float64)
+    if not counts:
+        return None
+    return {name: np.mean([sums[label][name] / counts[label] for label in sums], axis=0) for name in columns}
+
+
+# -- replacements ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Replacement:
+    """One column replaced: the embedding loses `(values - mean) @ matrix`."""
+
+    column: str
+    mean: Float64s
+    """(length,)"""
+    matrix: Floats | None
+    """(length, D): Q for a whole head, `(I - P) Q` for all of it but a span. None for a column in the joint space."""
+
+    def removed(self, values: Floats) -> Floats:
+        """(n, length) stored values -> (n, D) what the embeddings lose, in the values' precision."""
+        away = values - self.mean.astype(values.dtype)
+        found: Floats = away if self.matrix is None else away @ self.matrix.astype(values.dtype)
+        return found
+
+    def toward(self, vectors: Floats) -> Float32s:
+        """Vectors (C, D) -> (length, C): what a unit of each number of the column contributes to their products."""
+        folded: Float32s = (vectors.T if self.matrix is None else self.matrix @ vectors.T).astype(np.float32)
+        return folded
+
+
+def mean_ablation(run: Run, columns: Sequence[str], means: Means) -> tuple[Replacement, ...]:
+    """Each of the columns (heads, `attention_L..`, `mlp_L..`) replaced by its mean.
+
+    UsageError when a column is not stored, when two of them overlap, or when the means are of another model.
+    """
+    return _replacements(run, columns, means, {})
+
+
+def span_reconstruction(
+    run: Run, spans: Mapping[str, TextSpan], means: Means, texts: int | None = None
+) -> tuple[Replacement, ...]:
+    """Each of the heads replaced by what its first `texts` texts span, `mean + (y - mean) P`: only the rest is lost."""
+    kept = {head: np.eye(span.directions.shape[1]) - span.projector(texts) for head, span in spans.items()}
+    return _replacements(run, list(spans), means, kept)
+
+
+def _replacements(
+    run: Run, columns: Sequence[str], means: Means, kept: Mapping[str, Float64s]
+) -> tuple[Replacement, ...]:
+    check_stored(run, columns)
+    _check_disjoint(columns)
+    if means.model != run.manifest.model["fingerprint"]:
+        raise UsageError(f"the means of {means.source} are of another model than the run at {run.directory.url}")
+    missing = [name for name in columns if name not in means.values]
+    if missing:
+        raise UsageError(f"there is no mean of {missing[0]} from {means.source}")
+    heads = run.spec.heads
+    basis = run.basis() if any(name in heads for name in columns) else None
+
+    def matrix(name: str) -> Floats | None:
+        if basis is None or name not in heads:
+            return None
+        Q = basis.Q(name).astype(np.float64)
+        return kept[name] @ Q if name in kept else Q
+
+    return tuple(Replacement(column=name, mean=means.values[name], matrix=matrix(name)) for name in columns)
+
+
+def ablate(embedding: Floats, vectors: Mapping[str, Floats], replacements: Sequence[Replacement]) -> Floats:
+    """Embeddings (n, D) with columns (n, length) replaced, in their precision; not of unit length any more.
+
+    Without replacements the embeddings as they are.
+    """
+    for replacement in replacements:
+        embedding = embedding - replacement.removed(vectors[replacement.column])
+    return embedding
+
+
+def stream_ablated(
+    run: Run, replacements: Sequence[Replacement], columns: Sequence[str] = (), rows: Rows = ALL
+) -> Iterator[RowBatch]:
+    """Batches of rows whose `embedding` has the columns replaced; memory does not grow with the run."""
+    stored = ["embedding", *(replacement.column for replacement in replacements)]
+    for batch in stream_rows(run, stored, columns, rows):
+        ablated = ablate(batch.vectors["embedding"], batch.vectors, replacements)
+        yield RowBatch(vectors={"embedding": ablated.astype(np.float32, copy=False)}, columns=batch.columns)
+
+
+# -- zero-shot ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ZeroShot:
+    """What is asked of each row."""
+
+    classes: Float32s
+    """(C, D) unit vectors of the classes."""
+    class_of: Mapping[Label, int]
+    """Label -> row of `classes`; see `texts.classes.ClassNames.rows`."""
+    attribute: str | None = None
+    """`attributes.place`: groups are classes by its values. Any other column does too."""
+    rows: Rows = ALL
+
+
+def stream_logits(run: Run, question: ZeroShot, replacements: Sequence[Replacement]) -> Iterator[LogitBatch]:
+    """Every row's logits with what each replacement takes away from them, once, for any number of sets of them.
+
+    Logits are cosines; a logit scale changes no answer. A batch has as many rows as fit into 64 MB. `list()` of it may
+    be kept for small runs, to ask again. UsageError when the run has no labels, or one that `class_of` does not know.
+    """
+    return stream_variants(run, question, [(replacement,) for replacement in replacements])
+
+
+def stream_variants(run: Run, question: ZeroShot, variants: Sequence[Sequence[Replacement]]) -> Iterator[LogitBatch]:
+    """The same for variants of several replacements each, which may replace one column in different ways.
+
+    `removed[v]` of a batch is what variant v takes away as a whole.
+    """
+    if run.spec.label_kind is None:
+        raise UsageError(f"the run at {run.directory.url} has no labels: accuracy needs them (--label)")
+    folded = {column: _Folded(column, variants, question.classes) for column in _replaced(variants)}
+    columns = ["label", *([question.attribute] if question.attribute is not None else [])]
+    classes = len(question.classes)
+    size = max(1, min(BATCH_ROWS, _BATCH_BYTES // (4 * classes * (2 * len(variants) + 1))))
+    for batch in stream_rows(run, ["embedding", *folded], columns, question.rows, size):
+        removed = np.zeros((len(variants), len(batch), classes), np.float32)
+        for column, fold in folded.items():
+            fold.take_away(batch.vectors[column], removed)
+        yield LogitBatch(
+            base=batch.vectors["embedding"] @ question.classes.T.astype(np.float32, copy=False),
+            removed=removed,
+            truth=_truth(batch.columns["label"], question.class_of),
+            values=_group_values(batch, question.attribute),
+        )
+
+
+def _replaced(variants: Sequence[Sequence[Replacement]]) -> list[str]:
+    return list(dict.fromkeys(replacement.column for variant in variants for replacement in variant))
+
+
+class _Folded:
+    """What a column's replacements take away from the logits, those of all variants in one product."""
+
+    def __init__(self, column: str, variants: Sequence[Sequence[Replacement]], classes: Float32s) -> None:
+        users = [(v, r) for v, variant in enumerate(variants) for r in variant if r.column == column]
+        self._variants = [v for v, _ in users]
+        # (length, users * C), and what the means add up to, (users * C,)
+        self._toward = np.concatenate([r.toward(classes) for _, r in users], axis=1)
+        self._centre = np.stack([r.mean for _, r in users])
+        self._one_mean = bool((self._centre == self._centre[0]).all())
+
+    def take_away(self, values: Float32s, removed: Float32s) -> None:
+        """Add to `removed`, (V, n, C), in place; values (n, length)."""
+        classes = removed.shape[2]
+        if self._one_mean:
+            found = (values - self._centre[0].astype(np.float32)) @ self._toward
+            for place, variant in enumerate(self._variants):
+                removed[variant] += found[:, place * classes : (place + 1) * classes]
+            return
+        for place, variant in enumerate(self._variants):
+            away = values - self._centre[place].astype(np.float32)
+            removed[variant] += away @ self._toward[:, place * classes : (place + 1) * classes]
+
+
+def _truth(labels: npt.NDArray[Any], class_of: Mapping[Label, int]) -> npt.NDArray[np.int64]:
+    unknown = [label for label in labels if label not in class_of]
+    if unknown:
+        raise UsageError(f"the run has rows of label {unknown[0]!r}, which has no class")
+    return np.array([class_of[label] for label in labels], np.int64)
+
+
+def _group_values(batch: RowBatch, attribute: str | None) -> npt.NDArray[Any]:
+    if attribute is None:
+        return np.full(len(batch), None, object)
+    return np.array([None if value is None else str(value) for value in batch.columns[attribute]], object)
+
+
+# -- sets of columns ---------------------------------------------------------------------------------------------------
+
+
+def as_set(columns: Sequence[str], chosen: Sequence[str]) -> Bools:
+    """(P,) which of the replaced columns are chosen; UsageError when one of `chosen` is not among them."""
+    missing = [name for name in chosen if name not in columns]
+    if missing:
+        raise UsageError(f"{missing[0]} is not among the columns that are replaced: {_some(columns)}")
+    return np.array([name in set(chosen) for name in columns], np.bool_)
+
+
+def random_sets(columns: Sequence[str], chosen: Sequence[str], count: int = 1000, seed: int = 0) -> Bools:
+    """(count, P) random sets matched to `chosen`: from each layer as many of the columns' heads as `chosen` has.
+
+    Drawn evenly and independently; the chosen set is itself among the possible ones, as a permutation test needs.
+    Columns that are not heads (MLPs) stay as they are in `chosen`.
+    """
+    wanted = as_set(columns, chosen)
+    sets = np.tile(wanted, (count, 1))
+    rng = np.random.default_rng(seed)
+    layers: dict[int, list[int]] = {}
+    for place, name in enumerate(columns):
+        if (layer := _layer_of(name)) is not None:
+            layers.setdefault(layer, []).append(place)
+    for _, places in sorted(layers.items()):
+        order = rng.random((count, len(places))).argsort(axis=1)
+        sets[:, places] = order < int(wanted[places].sum())
+    return sets
+
+
+def layer_heads(run: Run, layers: Sequence[int]) -> tuple[str, ...]:
+    """The stored heads of some layers; UsageError when a layer has none."""
+    found = tuple(name for name in run.spec.heads if parse_head_label(name)[0] in layers)
+    for layer in layers:
+        check_stored(run, [head_label(layer, 0)])
+    return found
+
+
+def component_columns(run: Run, kind: Literal["attention", "mlp"]) -> tuple[str, ...]:
+    """The stored columns of every layer's attention sum or MLP term; UsageError when the run has none."""
+    found = tuple(name for name in run.spec.components if name.startswith(f"{kind}_"))
+    if not found:
+        check_stored(run, [mlp_column(0) if kind == "mlp" else attention_column(0)])
+    return found
+
+
+def check_stored(run: Run, columns: Sequence[str]) -> None:
+    """UsageError unless the run stores every one of these heads and components."""
+    for name in columns:
+        if name in run.spec.heads or name in run.spec.components:
+            continue
+        if name.startswith(("attention_", "mlp_")):
+            have = f"only {_some(run.spec.components)}" if run.spec.components else "no layers' sums"
+            raise UsageError(f"the run at {run.directory.url} stores {have}, not {name}: audit with --components")
+        raise UsageError(f"the run at {run.directory.url} stores no head {name!r}: it stores {_some(run.spec.heads)}")
+
+
+def _check_disjoint(columns: Sequence[str]) -> None:
+    twice = [name for name, times in Counter(columns).items() if times > 1]
+    if twice:
+        raise UsageError(f"{twice[0]} is to be replaced twice")
+    for name in columns:
+        layer = _layer_of(name)
+        if layer is not None and attention_column(layer) in columns:
+            raise UsageError(f"{name} is part of {attention_column(layer)}: replace one or the other")
+
+
+def _layer_of(column: str) -> int | None:
+    """The layer of a head's column; None for any other column."""
+    try:
+        return parse_head_label(column)[0]
+    except ValueError:
+        return None
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 8 else f"{names[0]} to {names[-1]} ({len(names)} in all)"

@@ -1,0 +1,267 @@
+"""The heads of a run in words: moments, text vectors, TextSpan, roles and stability put together, and their JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from clipaudit.arrays import Float64s
+from clipaudit.errors import UsageError
+from clipaudit.heads.roles import ALPHA, MIN_CONFIDENCE, Role, RoleFinder
+from clipaudit.heads.texts.pool import UNSPECIFIED, TextPool
+from clipaudit.heads.texts.vectors import RunTexts
+from clipaudit.heads.textspan import (
+    Criterion,
+    PickStability,
+    TextSpan,
+    fold,
+    shared_texts,
+    stability,
+    textspan,
+    variance_share,
+)
+from clipaudit.run.basis import Basis
+from clipaudit.run.moments import Moments, merge
+from clipaudit.run.reader import Run
+from clipaudit.run.rows import ALL, Rows, moments_over, require_rows
+
+FOLDER: Final = "heads"
+FILE: Final = "heads.json"
+_GROUPS: Final = 64
+"""Most groups of shards that stability resamples: all heads' moments of each are held."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribeConfig:
+    """What is asked of the heads."""
+
+    heads: tuple[str, ...] | None = None
+    """Head labels; None for all that the run stores."""
+    rows: Rows = ALL
+    steps: int = 20
+    """Texts chosen for each head."""
+    criterion: Criterion = "explained"
+    roles: bool = True
+    """Also find roles, where the pool has properties."""
+    stability: bool = False
+    """Also draw shards again, and count how often each text is chosen again."""
+    stability_top: int = 10
+    resamples: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UsageError(f"--steps must be at least 1, not {self.steps}")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class HeadWords:
+    """One head in words."""
+
+    head: str
+    share: float
+    """Its variance relative to the embedding's; see `heads.variance_share`."""
+    span: TextSpan
+    role: Role | None
+    """None when roles were not asked for, or the pool has no properties."""
+    stability: PickStability | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Description:
+    """A run's heads in words."""
+
+    run: Run = field(repr=False)
+    config: DescribeConfig
+    pool: TextPool
+    rows: int
+    heads: tuple[HeadWords, ...]
+    """In the run's order."""
+    roles_missing: str | None
+    """Why there are no roles, in words; None when there are."""
+
+    @property
+    def shared(self) -> dict[int, tuple[str, ...]]:
+        """Texts that several heads have, with those heads."""
+        return shared_texts({words.head: words.span for words in self.heads})
+
+    @property
+    def name(self) -> str:
+        """Of the directory under `heads/`: which rows."""
+        return directory_name(self.config.rows)
+
+
+def directory_name(rows: Rows) -> str:
+    """A directory name for results over some rows: `all`, or `attributes.place=water`."""
+    text = ",".join(f"{name}={value}" for name, value in sorted(rows.where.items())) or "all"
+    return re.sub(r"[^\w.,=-]+", "_", text)
+
+
+def describe(
+    run: Run,
+    pool: TextPool,
+    texts: RunTexts,
+    config: DescribeConfig,
+    on_head: Callable[[int, int], None] = lambda done, total: None,
+) -> Description:
+    """The run's heads in words of the pool; `on_head(done, total)` after each.
+
+    UsageError when there are no rows, the run lacks a head, or the pool has fewer texts than are asked for.
+    """
+    pool.require(config.steps)
+    heads = run.head_labels if config.heads is None else config.heads
+    run.moments(heads=heads, shards=())  # a head that is not stored is a mistake to hear of before the work
+    parts = _parts(run, config)
+    moments = merge(parts)
+    require_rows(run, config.rows, moments.count)
+    vectors, basis = texts.vectors(pool.texts), run.basis()
+    finder, missing = _finder(pool, config)
+    words = []
+    for done, head in enumerate(heads, 1):
+        words.append(_head(head, parts, moments, fold(basis.Q(head), vectors), finder, config))
+        on_head(done, len(heads))
+    return Description(run=run, config=config, pool=pool, rows=moments.count, heads=tuple(words), roles_missing=missing)
+
+
+def find_roles(
+    run: Run,
+    pool: TextPool,
+    texts: RunTexts,
+    heads: Sequence[str],
+    moments: Moments,
+    basis: Basis,
+    on_head: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Role]:
+    """The roles of some heads, from moments over any rows; UsageError when the pool has no properties."""
+    finder = RoleFinder(pool.properties, pool.kinds, unspecified=UNSPECIFIED)
+    vectors = texts.vectors(pool.texts)
+    found = []
+    for done, head in enumerate(heads, 1):
+        found.append(finder.find(head, moments.covariance(head), fold(basis.Q(head), vectors)))
+        on_head(done, len(heads))
+    return found
+
+
+def _parts(run: Run, config: DescribeConfig) -> list[Moments]:
+    """Moments of all rows asked for; in groups of shards when stability draws them again."""
+    if not config.stability:
+        return [moments_over(run, config.rows)]
+    shards = list(run.records)
+    if len(shards) < 2:
+        raise UsageError(f"--stability draws shards again, and the run at {run.directory.url} has {len(shards)}")
+    groups = np.array_split(shards, min(_GROUPS, len(shards)))
+    return [moments_over(run, Rows(shards=tuple(group.tolist()), where=config.rows.where)) for group in groups]
+
+
+def _finder(pool: TextPool, config: DescribeConfig) -> tuple[RoleFinder | None, str | None]:
+    if not config.roles:
+        return None, "not asked for"
+    try:
+        return RoleFinder(pool.properties, pool.kinds, seed=config.seed, unspecified=UNSPECIFIED), None
+    except UsageError as error:
+        return None, str(error)
+
+
+def _head(
+    head: str,
+    parts: list[Moments],
+    moments: Moments,
+    candidates: Float64s,
+    finder: RoleFinder | None,
+    config: DescribeConfig,
+) -> HeadWords:
+    covariance = moments.covariance(head)
+    again = None
+    if config.stability:
+        top = min(config.stability_top, config.steps)
+        again = stability(
+            parts,
+            head,
+            candidates,
+            top=top,
+            resamples=config.resamples,
+            seed=config.seed,
+            criterion=config.criterion,
+        )
+    return HeadWords(
+        head=head,
+        share=variance_share(moments, head),
+        span=textspan(covariance, candidates, config.steps, config.criterion),
+        role=None if finder is None else finder.find(head, covariance, candidates),
+        stability=again,
+    )
+
+
+# -- JSON --------------------------------------------------------------------------------------------------------------
+
+
+def description_json(found: Description) -> dict[str, Any]:
+    """Plain JSON values: what was asked, and each head's share, role and texts."""
+    run, config, shared = found.run, found.config, found.shared
+    return {
+        "run": run.directory.url,
+        "fingerprint": run.manifest.fingerprint,
+        "model": run.manifest.model["fingerprint"],
+        "rows": found.rows,
+        "where": dict(config.rows.where),
+        "texts": {"source": found.pool.source, "count": len(found.pool), "fingerprint": found.pool.fingerprint},
+        "criterion": config.criterion,
+        "steps": config.steps,
+        "seed": config.seed,
+        "roles": {"p_at_most": ALPHA, "confidence_at_least": MIN_CONFIDENCE, "missing": found.roles_missing},
+        "heads": [_head_json(words, found.pool, shared) for words in found.heads],
+    }
+
+
+def _head_json(words: HeadWords, pool: TextPool, shared: dict[int, tuple[str, ...]]) -> dict[str, Any]:
+    again = words.stability
+    return {
+        "head": words.head,
+        "variance": words.span.variance,
+        "share": words.share,
+        "role": None if words.role is None else role_json(words.role),
+        "texts": [
+            {
+                "text": pool.texts[text],
+                "property": pool.properties[text],
+                "kind": pool.kinds[text],
+                "explained": explained,
+                "cumulative": cumulative,
+                "also_in": [head for head in shared.get(text, ()) if head != words.head],
+                "chosen_again": None if again is None or place >= again.top else float(again.frequency[text]),
+            }
+            for place, (text, explained, cumulative) in enumerate(
+                zip(
+                    words.span.texts.tolist(),
+                    words.span.explained.tolist(),
+                    words.span.cumulative.tolist(),
+                    strict=True,
+                )
+            )
+        ],
+    }
+
+
+def role_json(role: Role) -> dict[str, Any]:
+    """Plain JSON values of a role and of every property behind it."""
+    return {
+        "label": role.label,
+        "kind": role.kind,
+        "confidence": role.confidence,
+        "kind_confidence": role.kind_confidence,
+        "p": role.first.p,
+        "properties": [
+            {
+                "name": share.name,
+                "kind": share.kind,
+                "explained": share.explained,
+                "others": share.others,
+                "p": share.p,
+            }
+            for share in role.properties
+        ],
+    }

@@ -1,0 +1,173 @@
+"""How far a head's mean moved between two sets of rows, towards which texts, and how its spread changed; on moments.
+
+Mean: Hotelling's T^2 for covariances that may differ, with the degrees of freedom of Krishnamoorthy and Yu (Statistics
+and Probability Letters 2004). Along a text: the difference of means over the average standard deviation, with Bonett's
+standard error (Psychological Methods 2008) and Scheffe's factor, so that the 95 % hold for all texts at once and the
+text may be chosen afterwards. Spread: the ratio of total variances, its logarithm's error as of normal coordinates.
+
+Rows count as independent draws. Where they are not (frames of one film, copies), p-values and intervals are too small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from scipy import stats
+
+from clipaudit.arrays import Float64s, Floats, Ints
+from clipaudit.errors import UsageError
+
+_LEVEL: Final = 0.95
+_FLOOR: Final = 1e-10
+"""Least variance of a direction relative to the largest one: stored numbers are rounded to float16."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class HeadSample:
+    """A head's moments over some rows."""
+
+    count: int
+    mean: Float64s
+    """(dh,)"""
+    covariance: Float64s
+    """(dh, dh) population covariance, as `Moments.covariance` gives it."""
+
+    @property
+    def unbiased(self) -> Float64s:
+        """(dh, dh) covariance divided by count - 1."""
+        found: Float64s = self.covariance * (self.count / (self.count - 1))
+        return found
+
+    @property
+    def of_mean(self) -> Float64s:
+        """(dh, dh) covariance of the mean."""
+        found: Float64s = self.unbiased / self.count
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """An estimate with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanTest:
+    """Hotelling's T^2 of two means."""
+
+    t2: float
+    p: float
+    scheffe: float
+    """What a standard error is multiplied by for intervals that hold along all directions at once."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Drift:
+    """One head between two sets of rows."""
+
+    test: MeanTest
+    shifts: Float64s
+    """(T,) standardised mean shift along each text, relative to the average text; positive is towards."""
+    errors: Float64s
+    """(T,) their standard errors."""
+    spread: Interval
+    """Total variance after relative to before."""
+    spread_p: float
+
+    @property
+    def text(self) -> int:
+        """The text along which the mean moved furthest, towards it or away."""
+        return int(np.argmax(np.abs(self.shifts)))
+
+    @property
+    def effect(self) -> Interval:
+        """The shift along that text, in standard deviations."""
+        return self.along(self.text)
+
+    def along(self, text: int) -> Interval:
+        """The shift along a text; the intervals of all texts hold together."""
+        value, margin = float(self.shifts[text]), self.test.scheffe * float(self.errors[text])
+        return Interval(value=value, low=value - margin, high=value + margin)
+
+    def towards(self, count: int) -> Ints:
+        """Up to `count` texts that the mean moved towards, furthest first."""
+        order = np.argsort(-self.shifts, kind="stable")[:count]
+        return order[self.shifts[order] > 0]
+
+    def away(self, count: int) -> Ints:
+        """Up to `count` texts that the mean moved away from, furthest first."""
+        order = np.argsort(self.shifts, kind="stable")[:count]
+        return order[self.shifts[order] < 0]
+
+
+def drift(before: HeadSample, after: HeadSample, texts: Floats) -> Drift:
+    """How a head differs between two sets of rows; texts (T, dh) in the head's coordinates, `heads.fold(Q, vectors)`.
+
+    UsageError when a set has no more rows than the head has dimensions, which leaves nothing to test with.
+    """
+    least = len(before.mean) + 2
+    if (fewest := min(before.count, after.count)) < least:
+        raise UsageError(f"a head of {least - 2} dimensions needs at least {least} rows to compare, not {fewest}")
+    test = mean_test(before, after)
+    shifts, errors = _along_texts(before, after, np.asarray(texts, np.float64))
+    spread, spread_p = spread_test(before, after)
+    return Drift(test=test, shifts=shifts, errors=errors, spread=spread, spread_p=spread_p)
+
+
+def mean_test(before: HeadSample, after: HeadSample) -> MeanTest:
+    """Are the two means equal? Covariances may differ; rows of each set must outnumber the dimensions."""
+    p = len(before.mean)
+    parts = (before.of_mean, after.of_mean)
+    values, vectors = np.linalg.eigh(parts[0] + parts[1])
+    difference = vectors.T @ (after.mean - before.mean)
+    if values[-1] <= 0:  # neither ever varies
+        return MeanTest(t2=0.0, p=float(not difference.any()), scheffe=0.0)
+    scale = 1 / np.sqrt(np.maximum(values, _FLOOR * values[-1]))
+    t2 = float(((difference * scale) ** 2).sum())
+    spent = 0.0
+    for part, count in zip(parts, (before.count, after.count), strict=True):
+        share = (vectors.T @ part @ vectors) * scale[:, None] * scale
+        spent += (float((share**2).sum()) + float(np.trace(share)) ** 2) / (count - 1)
+    freedom = max((p + p * p) / spent, min(before.count, after.count) - 1)
+    factor = freedom * p / (freedom - p + 1)
+    return MeanTest(
+        t2=t2,
+        p=float(stats.f.sf(t2 / factor, p, freedom - p + 1)),
+        scheffe=float(np.sqrt(factor * stats.f.ppf(_LEVEL, p, freedom - p + 1))),
+    )
+
+
+def _along_texts(before: HeadSample, after: HeadSample, texts: Float64s) -> tuple[Float64s, Float64s]:
+    """(T,) standardised shifts and standard errors; zeros along texts where nothing varies."""
+    directions = texts - texts.mean(axis=0)  # all texts share a direction, which would name nothing
+    variances = [np.einsum("td,td->t", directions @ sample.unbiased, directions) for sample in (before, after)]
+    pooled = (variances[0] + variances[1]) / 2
+    known = pooled > _FLOOR * float(np.einsum("td,td->t", directions, directions).max(initial=0.0)) * float(
+        np.trace(before.unbiased + after.unbiased)
+    )
+    safe = np.where(known, pooled, 1.0)
+    shifts = np.where(known, directions @ (after.mean - before.mean) / np.sqrt(safe), 0.0)
+    error = np.zeros_like(shifts)
+    for variance, sample in zip(variances, (before, after), strict=True):
+        error += variance / safe / sample.count
+        error += shifts**2 * (variance / safe) ** 2 / (8 * (sample.count - 1))
+    return shifts, np.where(known, np.sqrt(error), 0.0)
+
+
+def spread_test(before: HeadSample, after: HeadSample) -> tuple[Interval, float]:
+    """The ratio of total variances with its interval, and the p-value of their being equal; 1 when neither varies."""
+    totals = [float(np.trace(sample.unbiased)) for sample in (before, after)]
+    if min(totals) <= 0:
+        ratio = 1.0 if max(totals) <= 0 else float("inf") if totals[1] > 0 else 0.0
+        return Interval(value=ratio, low=ratio, high=ratio), float(max(totals) <= 0)
+    error = 0.0
+    for sample, total in zip((before, after), totals, strict=True):
+        error += 2 * float((sample.unbiased**2).sum()) / total**2 / (sample.count - 1)
+    log, margin = float(np.log(totals[1] / totals[0])), float(stats.norm.ppf((1 + _LEVEL) / 2)) * error**0.5
+    interval = Interval(value=float(np.exp(log)), low=float(np.exp(log - margin)), high=float(np.exp(log + margin)))
+    return interval, float(2 * stats.norm.sf(abs(log) / error**0.5))

@@ -1,0 +1,317 @@
+"""Zero-shot experiments on stored rows: what is asked, what is replaced, by which means, and what that changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from clipaudit.config import parse_layers
+from clipaudit.errors import UsageError
+from clipaudit.heads.ablation import (
+    Means,
+    Replacement,
+    ZeroShot,
+    as_set,
+    check_stored,
+    component_columns,
+    layer_heads,
+    mean_ablation,
+    random_sets,
+    replacement_means,
+    span_reconstruction,
+    stream_logits,
+)
+from clipaudit.heads.description import find_roles, role_json
+from clipaudit.heads.roles import Role
+from clipaudit.heads.texts.classes import ClassNames, find_classes, load_templates
+from clipaudit.heads.texts.pool import TextPool, load_pool
+from clipaudit.heads.texts.vectors import RunTexts
+from clipaudit.heads.textspan import Criterion, TextSpan, textspans
+from clipaudit.heads.zeroshot import Control, Score, control, score, score_sets
+from clipaudit.run.moments import Moments
+from clipaudit.run.reader import Run
+from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows
+from clipaudit.schema import Label, mlp_column, parse_head_label
+from clipaudit.statistics import Proportion
+
+BALANCED: Final = "balanced"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """What is asked of the rows, and from which rows replacements are learnt."""
+
+    classes: str | None = None
+    """File of class names; None for `classnames.txt` beside the shards, or the run's labels."""
+    templates: str = "imagenet"
+    attribute: str | None = None
+    """Groups are classes by its values."""
+    where: tuple[str, ...] = ()
+    """Rows that are classified; see `rows.chosen_rows`."""
+    fit: tuple[str, ...] = ()
+    """Rows that roles, texts and means are taken from."""
+    means: str | None = None
+    """Other means: `balanced` (the fit rows, every label with equal weight), another run, or a choice of rows."""
+    texts: str | None = None
+    """Text file for roles and reconstructions; None for our own pool."""
+    criterion: Criterion = "explained"
+    min_group: int = 10
+    """Groups with fewer rows cannot be the worst."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.min_group < 1:
+            raise UsageError(f"--min-group must be at least 1, not {self.min_group}")
+
+
+class Experiment:
+    """A run with what is asked of it; class vectors and moments are made once.
+
+    UsageError when labels have no class names, there are no labels or no such rows, or fewer than two classes.
+    """
+
+    def __init__(self, run: Run, texts: RunTexts, config: ExperimentConfig) -> None:
+        self.run, self.texts, self.config = run, texts, config
+        rows = chosen_rows(run, config.where)
+        self.fit: Rows = chosen_rows(run, config.fit)
+        attribute = None if config.attribute is None else group_column(run, config.attribute)
+        labels = run.label_counts()
+        self.names: ClassNames = find_classes(config.classes, [shard.url for shard in run.manifest.shards], labels)
+        if len(self.names) < 2:
+            raise UsageError(f"accuracy needs at least two classes, and {self.names.source} has {len(self.names)}")
+        class_of: dict[Label, int] = dict(self.names.rows(labels).items())
+        vectors = texts.classes(self.names.names, load_templates(config.templates))
+        self.asked = ZeroShot(classes=vectors, class_of=class_of, attribute=attribute, rows=rows)
+
+    @cached_property
+    def pool(self) -> TextPool:
+        """Texts for roles and reconstructions."""
+        return load_pool(self.config.texts)
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Of the fit rows."""
+        found = moments_over(self.run, self.fit)
+        require_rows(self.run, self.fit, found.count)
+        return found
+
+    def means(self, columns: Sequence[str]) -> Means:
+        """What replaced columns become; the source is recorded in it."""
+        given = self.config.means
+        if given is None or given == BALANCED:
+            return replacement_means(self.run, columns, self.fit, balanced=given == BALANCED)
+        if "=" in given and not Path(given).exists() and "://" not in given:
+            return replacement_means(self.run, columns, chosen_rows(self.run, [given]))
+        return replacement_means(Run(given), columns)
+
+    def spans(self, heads: Sequence[str], texts: int) -> dict[str, TextSpan]:
+        """The first texts of each head, from the fit rows."""
+        self.pool.require(texts)
+        vectors = self.texts.vectors(self.pool.texts)
+        return textspans(self.moments, self.run.basis(), vectors, texts, self.config.criterion, heads)
+
+    def roles(self, on_head: Callable[[int, int], None] = lambda done, total: None) -> list[Role]:
+        """Every stored head's role, from the fit rows."""
+        return find_roles(
+            self.run, self.pool, self.texts, self.run.head_labels, self.moments, self.run.basis(), on_head
+        )
+
+
+# -- which columns -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which columns a user names."""
+
+    heads: tuple[str, ...] = ()
+    layers: str | None = None
+    """Every stored head of these layers; as in `audit`."""
+    mlps: str | None = None
+    """`all` stored, or layers."""
+    roles: tuple[str, ...] = ()
+    """Properties or kinds of the pool: every head with such a role."""
+
+    def __bool__(self) -> bool:
+        return bool(self.heads or self.layers or self.mlps or self.roles)
+
+
+def chosen_columns(question: Experiment, choice: Choice, roles: Sequence[Role]) -> tuple[str, ...]:
+    """The columns that are meant, each once; UsageError when one is not stored or no head has a role."""
+    run = question.run
+    total = 1 + max(parse_head_label(head)[0] for head in run.head_labels)
+    check_stored(run, choice.heads)
+    found = [*choice.heads]
+    if choice.layers is not None:
+        found += layer_heads(run, parse_layers(choice.layers, total))
+    if choice.mlps is not None and choice.mlps != "all":
+        found += [mlp_column(layer) for layer in parse_layers(choice.mlps, total)]
+    elif choice.mlps is not None:
+        found += component_columns(run, "mlp")
+    if choice.roles:
+        found += _heads_with(question.pool, choice.roles, roles)
+    check_stored(run, found)
+    return tuple(dict.fromkeys(found))
+
+
+def _heads_with(pool: TextPool, wanted: Sequence[str], roles: Sequence[Role]) -> list[str]:
+    known = {*pool.properties, *pool.kinds}
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise UsageError(
+            f"--role {unknown[0]}: the texts have no such property or kind; there is {', '.join(sorted(known))}"
+        )
+    found = [role.head for role in roles if role.label in wanted or role.kind in wanted]
+    if not found:
+        labels = sorted({role.label for role in roles if role.label is not None})
+        raise UsageError(f"no head has the role {' or '.join(wanted)}; roles found: {', '.join(labels) or 'none'}")
+    return found
+
+
+# -- one ablation ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Ablation:
+    """What replacing some columns does to zero-shot accuracy."""
+
+    question: Experiment = field(repr=False)
+    columns: tuple[str, ...]
+    reconstructed: int | None
+    """Heads were replaced by what so many texts span; None: everything was replaced by its mean."""
+    means: Means
+    base: Score
+    ablated: Score
+    roles: dict[str, Role]
+    """Of the replaced heads, when they were chosen by role."""
+    accuracy_control: Control | None
+    worst_control: Control | None
+    """Among random sets of as many heads of the same layers: accuracy, and the worst group's."""
+
+
+def ablation(
+    question: Experiment,
+    choice: Choice,
+    *,
+    reconstruct: int | None = None,
+    random: int = 0,
+    on_head: Callable[[int, int], None] = lambda done, total: None,
+) -> Ablation:
+    """Replace the chosen columns and classify every row again, with a control of `random` sets of heads.
+
+    UsageError as in `Experiment` and `chosen_columns`, and when there is nothing that could be drawn instead.
+    """
+    roles = question.roles(on_head) if choice.roles else []
+    columns = chosen_columns(question, choice, roles)
+    others = _rivals(question.run, columns) if random else ()
+    everything = (*columns, *others)
+    means = question.means(everything)
+    replacements = _replacements(question, everything, means, reconstruct)
+    chosen = as_set(everything, columns)
+    base, ablated = score(stream_logits(question.run, question.asked, replacements), [chosen & False, chosen])
+    drawn = None
+    if random:
+        sets = random_sets(everything, columns, random, question.config.seed)
+        drawn = score_sets(stream_logits(question.run, question.asked, replacements), sets)
+    worst = ablated.worst_group(question.config.min_group)
+    return Ablation(
+        question=question,
+        columns=columns,
+        reconstructed=reconstruct,
+        means=means,
+        base=base,
+        ablated=ablated,
+        roles={role.head: role for role in roles if role.head in columns},
+        accuracy_control=None if drawn is None else control(ablated.accuracy.value, drawn.accuracy),
+        worst_control=None
+        if drawn is None or worst is None
+        else control(worst[1].value, drawn.worst_group(question.config.min_group)),
+    )
+
+
+def _replacements(
+    question: Experiment, columns: Sequence[str], means: Means, reconstruct: int | None
+) -> tuple[Replacement, ...]:
+    """Means, or for heads what their texts span where a reconstruction is asked for; in the columns' order."""
+    if reconstruct is None:
+        return mean_ablation(question.run, columns, means)
+    if reconstruct < 0:
+        raise UsageError(f"--reconstruct must be at least 0, not {reconstruct}")
+    heads = [name for name in columns if name in question.run.head_labels]
+    spans = question.spans(heads, reconstruct) if reconstruct else {}
+    rest = [name for name in columns if name not in spans]
+    found = [*span_reconstruction(question.run, spans, means), *mean_ablation(question.run, rest, means)]
+    return tuple(sorted(found, key=lambda replacement: list(columns).index(replacement.column)))
+
+
+def _rivals(run: Run, columns: Sequence[str]) -> tuple[str, ...]:
+    """The heads that could have been chosen instead: all others of the same layers."""
+    heads = [name for name in columns if name in run.head_labels]
+    if not heads:
+        raise UsageError("--random draws heads of the same layers instead, and no head is ablated")
+    layers = {parse_head_label(head)[0] for head in heads}
+    others = tuple(name for name in layer_heads(run, sorted(layers)) if name not in heads)
+    if not others:
+        raise UsageError("--random draws other heads of the same layers, and all of them are ablated already")
+    return others
+
+
+# -- JSON --------------------------------------------------------------------------------------------------------------
+
+
+def question_json(question: Experiment) -> dict[str, Any]:
+    """What was asked, plain JSON values."""
+    run, config = question.run, question.config
+    return {
+        "run": run.directory.url,
+        "fingerprint": run.manifest.fingerprint,
+        "model": run.manifest.model["fingerprint"],
+        "classes": {"source": question.names.source, "names": list(question.names.names)},
+        "templates": config.templates,
+        "where": dict(question.asked.rows.where),
+        "fit": dict(question.fit.where),
+        "attribute": question.asked.attribute,
+        "min_group": config.min_group,
+        "seed": config.seed,
+    }
+
+
+def ablation_json(found: Ablation) -> dict[str, Any]:
+    """Plain JSON values."""
+    return {
+        **question_json(found.question),
+        "columns": list(found.columns),
+        "roles": {head: role_json(role) for head, role in found.roles.items()},
+        "reconstructed": found.reconstructed,
+        "means": found.means.source,
+        "near_chance": found.base.near_chance,
+        "base": score_json(found.base, found.question),
+        "ablated": score_json(found.ablated, found.question),
+        "accuracy_control": found.accuracy_control and vars(found.accuracy_control),
+        "worst_group_control": found.worst_control and vars(found.worst_control),
+    }
+
+
+def score_json(found: Score, question: Experiment) -> dict[str, Any]:
+    """Plain JSON values: counts with shares and 95 % intervals."""
+    names, worst = question.names.names, found.worst_group(question.config.min_group)
+    return {
+        "accuracy": proportion_json(found.accuracy),
+        "classes": [{"class": name, **proportion_json(of)} for name, of in zip(names, found.by_class, strict=True)],
+        "groups": [
+            {"class": names[c], "value": value, **proportion_json(of)} for (c, value), of in found.groups.items()
+        ],
+        "worst_group": None
+        if worst is None
+        else {"class": names[worst[0][0]], "value": worst[0][1], **proportion_json(worst[1])},
+        "confusion": found.confusion.tolist(),
+    }
+
+
+def proportion_json(found: Proportion) -> dict[str, Any]:
+    """Counts, share and 95 % interval."""
+    low, high = found.interval()
+    return {"right": found.right, "total": found.total, "share": found.value, "low": low, "high": high}

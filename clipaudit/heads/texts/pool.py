@@ -1,0 +1,159 @@
+"""The text pool: our own descriptions by property, or any list that a user brings."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Final, TypeAlias
+
+from clipaudit.errors import UsageError
+from clipaudit.heads.texts.textfile import TextLine, parse_lines, read_lines
+
+CORE: Final = "core-like"
+"""An object or a part of one: what a class is usually named for."""
+CONTEXT: Final = "context-like"
+"""Setting, style, quality, a person's attributes, text and watermarks: what a class should not hang on."""
+UNSPECIFIED: Final = "unspecified"
+"""Property or kind of a text of whose file says nothing about it."""
+KINDS: Final = (CORE, CONTEXT, UNSPECIFIED)
+BUNDLED: Final = "clipaudit's own pool"
+_OF_MODELS: Final = {"demo": "demo.tsv"}
+"""Models that know a few words only: any other text says nothing about their heads."""
+_HEADER: Final = ("text", "property", "kind")
+_Row: TypeAlias = tuple[str, str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPool:
+    """Texts with the property and the kind of each, all in one order; no text is there twice."""
+
+    texts: tuple[str, ...] = field(repr=False)
+    properties: tuple[str, ...] = field(repr=False)
+    """Such as `colour`; UNSPECIFIED where the file has none."""
+    kinds: tuple[str, ...] = field(repr=False)
+    """CORE, CONTEXT or UNSPECIFIED."""
+    source: str
+    """The file, or BUNDLED."""
+    duplicates: int = 0
+    """Lines left out because an earlier one says the same but for case and spaces (CLIP sees neither)."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __post_init__(self) -> None:
+        if not len(self.texts) == len(self.properties) == len(self.kinds):
+            raise ValueError("texts, properties and kinds differ in length")
+
+    @property
+    def by_property(self) -> dict[str, tuple[int, ...]]:
+        """Positions of the texts of each property, in the order in which the properties first appear."""
+        found: dict[str, list[int]] = {}
+        for position, name in enumerate(self.properties):
+            found.setdefault(name, []).append(position)
+        return {name: tuple(positions) for name, positions in found.items()}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of texts, properties and kinds in their order, to record which pool a result was made with."""
+        lines = ("\t".join(row) for row in zip(self.texts, self.properties, self.kinds, strict=True))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @property
+    def summary(self) -> str:
+        """One line for the user: how many texts of how many properties, and what was left out."""
+        known = Counter(self.properties)
+        known.pop(UNSPECIFIED, None)
+        of = f" in {_counted(len(known), 'property', 'properties')}" if known else ""
+        lost = f"; {_counted(self.duplicates, 'duplicate', 'duplicates')} left out" if self.duplicates else ""
+        return f"{_counted(len(self), 'text', 'texts')}{of} from {self.source}{lost}"
+
+    def require(self, count: int) -> None:
+        """Raise UsageError when there are fewer than `count` texts."""
+        if len(self) < count:
+            raise UsageError(f"{count:,} texts were asked for, and {self.source} has {len(self):,}")
+
+
+def pool_for(model: str, path: str | None = None) -> TextPool:
+    """The texts of a file, else those that the model of this name knows, if it knows few, else our own pool."""
+    if path is not None or model not in _OF_MODELS:
+        return load_pool(path)
+    name = _OF_MODELS[model]
+    rows = parse_lines((resources.files("clipaudit.heads.texts") / "models" / name).read_bytes(), name)[1:]
+    return _pool([_row(line, True, {}, name) for line in rows], f"the words of --model {model}")
+
+
+def load_pool(path: str | None = None) -> TextPool:
+    """The texts of a file (local, or any fsspec URL), or our own pool.
+
+    One text a line, or `text<TAB>property`, or `text<TAB>property<TAB>kind`; the first line decides whether there are
+    columns, and may be the header `text<TAB>property`. Without a kind, a property of our own pool has its kind there.
+    Blank lines are skipped, of duplicates the first is kept. A line that begins with `#` is a text like any other.
+    Raises UsageError naming file and line.
+    """
+    if path is None:
+        return _bundled()
+    lines = read_lines(path)
+    if lines and tuple(column.lower() for column in lines[0].columns) in (_HEADER, _HEADER[:2]):
+        del lines[0]
+    if not lines:
+        raise UsageError(f"{path} has no texts: write one a line")
+    tabs = len(lines[0].columns) > 1
+    kinds = _property_kinds() if tabs else {}
+    return _pool([_row(line, tabs, kinds, path) for line in lines], path)
+
+
+def _row(line: TextLine, tabs: bool, kinds: dict[str, str], path: str) -> _Row:
+    """Text, property and kind of one line of a user's file."""
+    columns = line.columns
+    if not tabs:
+        if len(columns) > 1:
+            raise UsageError(f"{path}, line {line.number}: there is a tab, and the first line has none")
+        return columns[0], UNSPECIFIED, UNSPECIFIED
+    if len(columns) not in (2, 3) or not all(columns[:2]):
+        raise UsageError(
+            f"{path}, line {line.number}: this file has text<TAB>property or text<TAB>property<TAB>kind in its lines,"
+            f" and here are {_counted(sum(map(bool, columns)), 'column', 'columns')}"
+        )
+    kind = columns[2] if len(columns) == 3 else kinds.get(columns[1], UNSPECIFIED)
+    if kind not in KINDS:
+        raise UsageError(f"{path}, line {line.number}: the kind {kind!r} is none of {', '.join(KINDS)}")
+    return columns[0], columns[1], kind
+
+
+def _pool(rows: list[_Row], source: str) -> TextPool:
+    kept: dict[str, _Row] = {}
+    for row in rows:
+        kept.setdefault(row[0].casefold(), row)
+    return TextPool(
+        texts=tuple(row[0] for row in kept.values()),
+        properties=tuple(row[1] for row in kept.values()),
+        kinds=tuple(row[2] for row in kept.values()),
+        source=source,
+        duplicates=len(rows) - len(kept),
+    )
+
+
+@cache
+def _bundled() -> TextPool:
+    folder = resources.files("clipaudit.heads.texts") / "pool"
+    rows: list[_Row] = []
+    for name, kind in _property_kinds().items():
+        for line in parse_lines((folder / f"{name}.txt").read_bytes(), f"{name}.txt"):
+            text, *own = line.columns
+            rows.append((text, name, own[0] if own else kind))
+    return _pool(rows, BUNDLED)
+
+
+@cache
+def _property_kinds() -> dict[str, str]:
+    """Our own properties in their order, each with the kind of its texts."""
+    index = resources.files("clipaudit.heads.texts") / "pool" / "properties.toml"
+    return {name: entry["kind"] for name, entry in tomllib.loads(index.read_text(encoding="utf-8")).items()}
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"

@@ -1,0 +1,276 @@
+"""Heads in words: TextSpan on moments, with shared texts, stability over shards and a head's share of the variance.
+
+Source: Gandelsman, Efros, Steinhardt, "Interpreting CLIP's Image Representation via Text-Based Decomposition", ICLR
+2024, Algorithm 1. There a head's outputs of all images are centred and projected again and again; here only their
+covariance is needed, in the head's own basis (DESIGN 3): no image, no row, and no cost that grows with either.
+
+Centred, as in the paper: its algorithm ranks texts by the variance of the projections, so a head's mean, which all
+images share and which mean-ablation keeps, names nothing. Texts are taken as they are given; the published code does
+not centre them (`textencoder.centred` does, for who wants to compare).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from clipaudit.arrays import Float64s, Floats, Ints
+from clipaudit.errors import UsageError
+from clipaudit.run.basis import Basis
+from clipaudit.run.moments import Moments
+
+Criterion: TypeAlias = Literal["explained", "reference"]
+
+_TEXT_TOLERANCE = 1e-6
+"""A text with less than this share of the longest text's length left after deflation is rounding noise: text embeddings
+and stored bases are float32."""
+_VARIANCE_TOLERANCE = 1e-12
+"""A text that adds less than this share of the head's variance adds rounding noise."""
+_TIE = 1e-10
+"""Scores this close, relatively, are equal: copies of a text differ by the order in which BLAS adds them up."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TextSpan:
+    """The texts that span a head, in the order of choice."""
+
+    criterion: Criterion
+    texts: Ints
+    """(m,) indices into the candidates; fewer than asked for when nothing is left to explain."""
+    explained: Float64s
+    """(m,) what each text adds, as a share of the head's variance, 0..1."""
+    directions: Float64s
+    """(m, dh) orthonormal rows in the head's basis: each text's part that is orthogonal to the texts before it,
+    pointing towards the text. A text's value for an image is `(y - mean) @ direction`."""
+    variance: float
+    """The head's variance: the trace of its covariance."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def cumulative(self) -> Float64s:
+        """(m,) share of the head's variance that the texts up to each one explain together."""
+        return np.cumsum(self.explained)
+
+    def projector(self, texts: int | None = None) -> Float64s:
+        """(dh, dh) orthogonal projector on the span of the first `texts` texts; of all by default."""
+        chosen = self.directions[: self._checked(texts)]
+        return chosen.T @ chosen
+
+    def reconstruct(self, values: Floats, mean: Floats, texts: int | None = None) -> Float64s:
+        """A head's coordinates (..., dh) seen through its first `texts` texts: `mean + (values - mean) P`."""
+        centre = np.asarray(mean, np.float64)
+        return centre + (values - centre) @ self.projector(texts)
+
+    def _checked(self, texts: int | None) -> int:
+        if texts is not None and texts < 0:
+            raise ValueError(f"a reconstruction cannot have {texts} texts")
+        return len(self) if texts is None else min(texts, len(self))
+
+
+def fold(Q: Floats, texts: Floats) -> Float64s:
+    """Texts in a head's coordinates, `Q t`: (dh, D), (T, D) -> (T, dh) float64."""
+    return texts.astype(np.float64, copy=False) @ Q.astype(np.float64, copy=False).T
+
+
+def textspan(
+    covariance: Floats,
+    texts: Floats,
+    steps: int = 20,
+    criterion: Criterion = "explained",
+    *,
+    total_variance: float | None = None,
+) -> TextSpan:
+    """Choose texts one by one, each the best given those before; a step costs O(T dh + dh^2).
+
+    Args:
+        covariance: (dh, dh) of the head's coordinates.
+        texts: (T, dh) candidates in the head's coordinates, `fold(Q, embeddings)`; of any length.
+        steps: most texts to choose. There are fewer when there are no more candidates or the head's rank is exhausted.
+        criterion: `explained` takes the text that adds most explained variance, `t' S t / t' t` of what is left of
+            text and covariance (the greedy step of the paper's objective); `reference` takes the largest `t' S t`
+            (the published code's: longer texts are preferred).
+        total_variance: what shares are relative to; the covariance's trace by default.
+
+    Ties go to the lowest index.
+    """
+    S, R = _checked(covariance, texts, criterion)
+    variance = float(np.trace(S))
+    values, vectors = np.linalg.eigh(S)
+    L = vectors * np.sqrt(np.clip(values, 0, None))  # S = L L'
+    chosen, directions = _choose(R, L, steps, criterion, _VARIANCE_TOLERANCE * variance)
+    added = _squares(directions @ L)
+    total = variance if total_variance is None else total_variance
+    return TextSpan(
+        criterion=criterion,
+        texts=np.array(chosen, np.int64),
+        explained=added / total if total > 0 else np.zeros_like(added),
+        directions=directions,
+        variance=variance,
+    )
+
+
+def _choose(R: Float64s, L: Float64s, steps: int, criterion: str, least: float) -> tuple[list[int], Float64s]:
+    """The greedy loop: indices and orthonormal directions. Deflates the texts R in place; `least` is a gain of note.
+
+    A text's score t' S t is |t' L|^2. Deflating W = R L along with R takes no differences of near-equal squares, and S
+    itself needs no deflation, because what is left of a text is orthogonal to all that was chosen.
+    """
+    W, scratch = R @ L, np.empty_like(R)
+    enough = _TEXT_TOLERANCE**2 * float(_squares(R).max(initial=0.0))
+    chosen: list[int] = []
+    directions = np.empty((max(0, min(steps, *R.shape)), R.shape[1]))
+    for step in range(len(directions)):
+        lengths, scores = _squares(R), _squares(W)
+        gains = np.divide(scores, lengths, out=np.zeros_like(scores), where=lengths > enough)
+        useful = gains > least
+        if not useful.any():
+            break
+        ranking = np.where(useful, gains if criterion == "explained" else scores, -1.0)
+        best = int(np.argmax(ranking >= (1 - _TIE) * ranking.max()))
+        q = R[best] / np.sqrt(lengths[best])
+        q = q - directions[:step].T @ (directions[:step] @ q)  # once more: rounding grows where little was left
+        q /= np.linalg.norm(q)
+        directions[step] = q
+        chosen.append(best)
+        along = (R @ q)[:, None]
+        W -= np.multiply(along, q @ L, out=scratch)
+        R -= np.multiply(along, q, out=scratch)
+    return chosen, directions[: len(chosen)]
+
+
+def textspans(
+    moments: Moments,
+    basis: Basis,
+    texts: Floats,
+    steps: int = 20,
+    criterion: Criterion = "explained",
+    heads: Sequence[str] | None = None,
+) -> dict[str, TextSpan]:
+    """The TextSpan of every head of `moments`, or of `heads`, by label; texts (T, D) in the joint space.
+
+    UsageError when the moments are of no rows.
+    """
+    if moments.count == 0:
+        raise UsageError("there are no rows to describe: the moments are of 0 samples")
+    return {
+        head: textspan(moments.covariance(head), fold(basis.Q(head), texts), steps, criterion)
+        for head in (moments.heads if heads is None else heads)
+    }
+
+
+def variance_share(moments: Moments, head: str) -> float:
+    """A head's variance relative to the embedding's: tr cov(y) / tr cov(z); 0 when the embedding does not vary.
+
+    Components are correlated, so that the shares of all components need not add up to 1, and one may exceed 1.
+    """
+    whole = float(moments.variance("embedding").sum())
+    return float(moments.variance(head).sum()) / whole if whole > 0 else 0.0
+
+
+def shared_texts(spans: Mapping[str, TextSpan], top: int | None = None) -> dict[int, tuple[str, ...]]:
+    """Texts that several heads have among their first `top`, with those heads: most heads first, then by index."""
+    found: dict[int, list[str]] = {}
+    for head, span in spans.items():
+        for text in span.texts[:top].tolist():
+            found.setdefault(text, []).append(head)
+    shared = [(text, tuple(heads)) for text, heads in found.items() if len(heads) > 1]
+    return dict(sorted(shared, key=lambda item: (-len(item[1]), item[0])))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PickStability:
+    """How often each text is chosen when shards are drawn again."""
+
+    head: str
+    top: int
+    """A text counts as chosen when it is among the first so many."""
+    resamples: int
+    frequency: Float64s
+    """(T,) share of the resamples in which a text is chosen, 0..1."""
+    span: TextSpan
+    """From all shards, `top` steps."""
+
+    @property
+    def of_chosen(self) -> Float64s:
+        """(m,) frequency of the texts that all shards together choose, in their order."""
+        found: Float64s = self.frequency[self.span.texts]
+        return found
+
+
+def stability(
+    parts: Iterable[Moments],
+    head: str,
+    texts: Floats,
+    *,
+    top: int = 10,
+    resamples: int = 100,
+    seed: int = 0,
+    criterion: Criterion = "explained",
+) -> PickStability:
+    """Bootstrap over shards: draw as many shards as there are, with replacement, merge their moments, choose again.
+
+    Args:
+        parts: the moments of each shard (`Run.moments(heads=[head], shards=[n])`), or of groups of shards, at least
+            two with rows; each is kept as one covariance.
+        head: whose.
+        texts: (T, dh) candidates in the head's coordinates.
+        top: how many texts are chosen each time.
+        resamples: how often.
+        seed: of the draws.
+        criterion: as in `textspan`.
+    """
+    kept = [part.select([head], ()) for part in parts]
+    kept = [part for part in kept if part.count]
+    if len(kept) < 2:
+        raise UsageError(f"the stability of {head} needs at least two shards with rows, and there are {len(kept)}")
+    counts = np.array([part.count for part in kept], np.float64)
+    means = np.stack([part.head_mean[0] for part in kept])  # (P, dh)
+    scatters = np.stack([part.head_scatter[0] for part in kept])  # (P, dh, dh)
+    rng = np.random.default_rng(seed)
+    hits = np.zeros(len(texts))
+    for _ in range(resamples):
+        times = rng.multinomial(len(kept), np.full(len(kept), 1 / len(kept))).astype(np.float64)
+        covariance = _pooled_covariance(times, counts, means, scatters)
+        hits[textspan(covariance, texts, top, criterion).texts] += 1
+    everything = _pooled_covariance(np.ones(len(kept)), counts, means, scatters)
+    return PickStability(
+        head=head,
+        top=top,
+        resamples=resamples,
+        frequency=hits / max(resamples, 1),
+        span=textspan(everything, texts, top, criterion),
+    )
+
+
+def _pooled_covariance(times: Float64s, counts: Float64s, means: Float64s, scatters: Float64s) -> Float64s:
+    """(dh, dh) population covariance of all parts together, part p taken `times[p]` times."""
+    weights = times * counts
+    rows = weights.sum()
+    away = means - weights @ means / rows  # from the common mean: no squares of the means themselves
+    scatter = np.tensordot(times, scatters, axes=1) + (weights[:, None] * away).T @ away
+    covariance: Float64s = scatter / rows
+    return covariance
+
+
+def _squares(rows: Float64s) -> Float64s:
+    """(n, k) -> (n,) squared lengths."""
+    found: Float64s = np.einsum("nk,nk->n", rows, rows)
+    return found
+
+
+def _checked(covariance: Floats, texts: Floats, criterion: str) -> tuple[Float64s, Float64s]:
+    """The covariance made symmetric, and a copy of the texts, both float64."""
+    if criterion not in ("explained", "reference"):
+        raise UsageError(f"the criterion must be explained or reference, not {criterion!r}")
+    S, R = np.array(covariance, np.float64), np.array(texts, np.float64, order="C")
+    if S.ndim != 2 or R.ndim != 2 or S.shape != (R.shape[1], R.shape[1]):
+        raise ValueError(f"a covariance of shape {S.shape} and texts of shape {R.shape} do not go together")
+    if not (np.isfinite(S).all() and np.isfinite(R).all()):
+        raise ValueError("covariance and texts must be finite")
+    symmetric: Float64s = (S + S.T) / 2
+    return symmetric, R

@@ -1,0 +1,1 @@
+"""The job: a driver that hands out shards, the workers, and the engines that run them."""

@@ -1,0 +1,169 @@
+"""The stages of an audit as plain functions: list, plan, process, account; no Ray here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import threading
+from dataclasses import dataclass, replace
+
+from clipaudit import __version__
+from clipaudit.config import JobConfig, fingerprint
+from clipaudit.errors import RunInvalid, RunNotFound
+from clipaudit.job.progress import Tally
+from clipaudit.job.protocol import Observer, Pool, WorkerFacts
+from clipaudit.job.scheduler import Scheduler
+from clipaudit.run.directory import RunDirectory
+from clipaudit.run.moments import moments_bytes
+from clipaudit.run.records import Manifest, compare_manifests
+from clipaudit.run.upkeep import RunStatus, status
+from clipaudit.schema import SCHEMA_VERSION, Shard
+from clipaudit.shards.fields import parse_fields
+from clipaudit.shards.listing import expand
+from clipaudit.shards.reader import estimate_samples
+
+_PACKAGES = ("torch", "open_clip_torch", "timm", "torchvision", "pillow", "pyarrow", "numpy", "webdataset")
+_ROW_METADATA_BYTES = 120  # key, size, hash, offsets, norms as they end up on disk, and the commit's share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a job is about to do."""
+
+    shards: tuple[Shard, ...]
+    committed: int
+    """Shards that an earlier job of this run has committed."""
+    bytes_in: int
+    estimated_samples: int
+    """From the sizes of the first samples of one shard; 0 when none could be read."""
+    facts: WorkerFacts
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Stored bytes an image, vectors and metadata."""
+        return self.facts.table.vector_bytes + _ROW_METADATA_BYTES
+
+    @property
+    def bytes_per_shard(self) -> int:
+        """Stored bytes a shard beside its images: the moments of all of them."""
+        return moments_bytes(self.facts.table)
+
+    @property
+    def estimated_bytes_out(self) -> int:
+        """Stored bytes of the whole run: images, shards' moments, and the bases (float32 Q, T and G) once."""
+        table, tower = self.facts.table, self.facts.model["tower"]
+        bases = 1 if tower["pooling"] == "attention" else len(table.heads)  # behind an attention pool heads share one
+        numbers = bases * table.head_dim * (table.embed_dim + table.head_dim) + int(tower["width"]) * table.embed_dim
+        return self.bytes_per_image * self.estimated_samples + self.bytes_per_shard * len(self.shards) + 4 * numbers
+
+
+class Reporter(Observer):
+    """Whoever shows a job to its user; this one is silent."""
+
+    def found(self, shards: int, committed: int) -> None:
+        """The shards are listed."""
+
+    def plan(self, plan: Plan) -> None:
+        """A worker is ready and the run directory is open."""
+
+    def warning(self, sentence: str) -> None:
+        """What the user should know before the work begins."""
+
+    def done(self, status: RunStatus) -> None:
+        """Every shard is committed or has failed."""
+
+
+def run_job(config: JobConfig, pool: Pool, reporter: Reporter, stop: threading.Event) -> RunStatus:
+    """Process every shard that is not committed yet; the whole of `clipaudit audit`.
+
+    Raises UsageError before any work for a wrong option, RunMismatch for a run directory of another configuration,
+    and RunInvalid at the end when more was lost than the configuration allows.
+    """
+    parse_fields(config.fields)  # a mistake in an option should not wait for the listing or the model
+    run_dir = RunDirectory(config.out)
+    shards = tuple(expand(config.shards))
+    committed = run_dir.committed_ids() if _refuse_mismatch(run_dir, config, shards) else set()
+    reporter.found(len(shards), len(committed))
+    pending = [shard for shard in shards if shard.id not in committed]
+    if pending:
+        _process(config, run_dir, pool, reporter, stop, shards, pending)
+    result = status(config.out)
+    reporter.done(result)
+    _refuse_losses(config, result)
+    return result
+
+
+def _process(
+    config: JobConfig,
+    run_dir: RunDirectory,
+    pool: Pool,
+    reporter: Reporter,
+    stop: threading.Event,
+    shards: tuple[Shard, ...],
+    pending: list[Shard],
+) -> None:
+    scheduler = Scheduler(run_dir, pool, config.execution, stop, reporter)
+    try:
+        facts = scheduler.first_worker()
+        manifest = run_dir.create_or_resume(make_manifest(config, facts, shards))
+        if not run_dir.storage.exclusive:
+            reporter.warning(
+                f"{run_dir.url}: this store cannot refuse to overwrite a file, so drive this run by one job at a time"
+            )
+        committed = len(shards) - len(pending)
+        reporter.plan(
+            Plan(
+                shards=shards,
+                committed=committed,
+                bytes_in=sum(shard.size for shard in shards),
+                estimated_samples=estimate_samples(shards),
+                facts=facts,
+            )
+        )
+        tally = Tally(shards_total=len(shards), shards_committed=committed)
+        scheduler.run(pending, manifest.fingerprint, tally)
+    finally:
+        pool.close()
+
+
+def make_manifest(config: JobConfig, facts: WorkerFacts, shards: tuple[Shard, ...]) -> Manifest:
+    """What run.json says of a run: what it is bound to, and what made it."""
+    identity = config.identity()
+    return Manifest(
+        clipaudit_version=__version__,
+        identity=identity,
+        fingerprint=fingerprint({**identity, "weights": facts.model["fingerprint"], "schema": SCHEMA_VERSION}),
+        model=facts.model,
+        packages={name: importlib.metadata.version(name) for name in _PACKAGES},
+        table=facts.table,
+        shards=shards,
+    )
+
+
+def _refuse_mismatch(run_dir: RunDirectory, config: JobConfig, shards: tuple[Shard, ...]) -> bool:
+    """Compare an existing run with this command before a model is loaded; False when there is no run yet."""
+    try:
+        stored = run_dir.open()
+    except RunNotFound:
+        return False
+    compare_manifests(stored, replace(stored, identity=config.identity(), shards=shards), run_dir.url)
+    return True
+
+
+def _refuse_losses(config: JobConfig, result: RunStatus) -> None:
+    limits = config.execution
+    if result.failed > limits.max_lost_shards:
+        raise RunInvalid(
+            f"{result.failed} of {result.shards} shards failed and are not in the table (see {config.out}/_failed);"
+            " the same command tries them again, --max-lost-shards allows for them"
+        )
+    if result.lost > limits.max_lost_samples:
+        what = "were skipped, or lie where a shard is damaged" if result.partial else "were skipped"
+        found = (
+            f"{100 * result.lost:.1f} % of the samples {what}"
+            if result.rows
+            else "no shard holds a sample that can be read"
+        )
+        raise RunInvalid(
+            f"{found}, and --max-lost allows {100 * limits.max_lost_samples:g} %;"
+            f" `clipaudit status {config.out}` counts the reasons"
+        )

@@ -1,0 +1,420 @@
+"""The pool of workers on Ray: long-lived actors, one shard each at a time (the only file that imports ray)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.util import metrics
+
+from clipaudit.config import ExecutionConfig, JobConfig
+from clipaudit.errors import ClipauditError, RunInvalid, ShardError, ShardTooSlow, UsageError
+from clipaudit.job.engine_ray_actor import ActorView
+from clipaudit.job.progress import Rate, Tally, shares
+from clipaudit.job.protocol import Event, Failed, FailureKind, Finished, Ready, StartFailed, Task, WorkerFacts
+from clipaudit.job.sizing import callers_and_cpus, workers_and_resources, workers_that_fit
+from clipaudit.run.records import CommitRecord
+from clipaudit.storage.remote import remote_errors
+
+_LOSS_SETTLES_SECONDS = 40.0  # Ray needs up to about half a minute to declare a silent node dead
+_PROGRESS_SECONDS = 1.0  # for up to a hundred workers; asked less often when there are more
+_RESTART_SECONDS = 1.0
+_GROW_SECONDS = 10.0
+_METRICS_SECONDS = 2.0
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class _Actor:
+    """The remote side: a ShardWorker behind three calls. `__init__` does nothing, so that Ray can always restart it."""
+
+    def __init__(self, config: JobConfig, threads: int) -> None:
+        self._config = config
+        self._threads = threads
+        self._worker: Any = None
+        self._cancel = threading.Event()
+        self._one_at_a_time = threading.Lock()
+
+    def start(self) -> tuple[WorkerFacts, str]:
+        """Load the model; (facts, Ray node id).
+
+        A driver that had lost sight of this process calls it again: then the attempt that may still run is given up.
+        """
+        import torch
+
+        from clipaudit.job.worker import ShardWorker
+
+        self._cancel.set()
+        with self._one_at_a_time:
+            self._cancel.clear()
+            if self._worker is None:
+                torch.set_num_threads(self._threads)
+                self._worker = ShardWorker(self._config, self._cancel)
+        return self._worker.facts, ray.get_runtime_context().get_node_id()
+
+    def process(self, task: Task) -> CommitRecord:
+        """Write one shard's files."""
+        if self._worker is None:  # Ray restarted the process between two calls
+            raise _NotStartedError(f"{task.shard.url}: the worker was restarted")
+        with self._one_at_a_time:
+            record: CommitRecord = self._worker.process(task)
+        return record
+
+    def progress(self) -> int:
+        """Samples that the running attempt has written."""
+        return 0 if self._worker is None else int(self._worker.samples_done)
+
+
+class _NotStartedError(ShardError):
+    """The actor's process is new and has no model yet."""
+
+
+class _Caller:
+    """The remote side of `map_on_actors`: calls what it is given."""
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401
+        """`function(*arguments)`."""
+        return function(*arguments)
+
+
+def map_on_actors(
+    function: Callable[[_Item, int, int], _Result], items: Sequence[_Item], execution: ExecutionConfig
+) -> Iterator[_Result]:
+    """`function(item, cpus, actors)` for every item, many at once on a cluster's actors; results as they come.
+
+    An item whose process is lost is tried again on a new one, `max_attempts` times in all, then RunInvalid. What the
+    function raises is raised here.
+    """
+    if not items:
+        return
+    owned = connect(execution)
+    try:
+        workers, cpus = callers_and_cpus(execution, len(items), ray.cluster_resources())
+        new = ray.remote(_Caller).options(num_cpus=cpus, num_gpus=0, max_restarts=0).remote
+        waiting, attempts = list(reversed(range(len(items)))), [0] * len(items)
+        idle = [new() for _ in range(workers)]
+        running: dict[Any, tuple[int, Any]] = {}
+        while waiting or running:
+            while waiting and idle:
+                number, actor = waiting.pop(), idle.pop()
+                attempts[number] += 1
+                running[actor.call.remote(function, items[number], max(1, int(cpus)), workers)] = number, actor
+            done, _ = ray.wait(list(running), num_returns=1)
+            number, actor = running.pop(done[0])
+            try:
+                result: _Result = ray.get(done[0])
+            except RayTaskError as error:
+                raise error.cause from error
+            except RayError as error:
+                if attempts[number] >= execution.max_attempts:
+                    raise RunInvalid(
+                        f"the worker process was lost {attempts[number]} times at {items[number]}"
+                    ) from error
+                waiting.append(number)
+                idle.append(new())
+                continue
+            idle.append(actor)
+            yield result
+    finally:
+        if owned:
+            ray.shutdown()
+
+
+class RayPool:
+    """Actors of one Ray cluster as a scheduler's Pool."""
+
+    def __init__(self, config: JobConfig) -> None:
+        self._config = config
+        self._workers: dict[str, ActorView] = {}
+        self._pending: dict[Any, ActorView] = {}
+        self._again: list[tuple[float, ActorView]] = []
+        self._progress: dict[Any, ActorView] = {}
+        self._progress_at = self._grown_at = self._published_at = 0.0
+        self._samples: dict[str, int] = {}
+        self._figures: _Figures | None = None
+        self._owns_cluster = self._started = False
+
+    def start(self) -> None:
+        """Join or start the cluster and create the actors."""
+        self._owns_cluster = connect(self._config.execution)
+        count, cpus, gpus = workers_and_resources(self._config, ray.cluster_resources())
+        self._options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": -1, "max_task_retries": 0}
+        self._add_workers(count)
+
+    def live(self) -> int:
+        """Workers that are starting, idle or busy."""
+        return sum(worker.state != "failed" for worker in self._workers.values())
+
+    def ready(self) -> int:
+        """Workers that are idle or busy."""
+        return sum(worker.state in ("idle", "busy") for worker in self._workers.values())
+
+    def idle(self) -> int:
+        """Workers that are ready and have no task."""
+        return sum(worker.state == "idle" for worker in self._workers.values())
+
+    def submit(self, task: Task) -> None:
+        """Hand a task to an idle worker."""
+        worker = next(worker for worker in self._workers.values() if worker.state == "idle")
+        worker.state, worker.task, worker.killed = "busy", task, False
+        self._pending[worker.actor.process.remote(task)] = worker
+
+    def kill(self, task: Task) -> None:
+        """Kill the process that is stuck on a task; Ray starts it anew."""
+        for worker in self._workers.values():
+            if worker.task == task:
+                worker.killed = True
+                ray.kill(worker.actor, no_restart=False)
+
+    def restart(self, worker: str) -> None:
+        """Start a worker again after it failed to start."""
+        found = self._workers[worker]
+        ray.kill(found.actor)
+        found.actor = self._new_actor()
+        self._start(found)
+
+    def poll(self, timeout: float) -> list[Event]:
+        """Events since the last call; waits up to `timeout` seconds for the first."""
+        self._grow()
+        self._start_again()
+        events: list[Event] = []
+        if not self._pending:
+            time.sleep(timeout)
+        else:
+            pending = list(self._pending)
+            ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
+            if not ready:
+                ready, _ = ray.wait(pending, num_returns=1, timeout=timeout)
+            for ref in ready:
+                events += self._resolve(ref, self._pending.pop(ref))
+        events += self._settle_losses()
+        return events
+
+    def progress(self) -> int:
+        """Samples that the running attempts have finished so far, asked for at most once a second."""
+        if self._progress:
+            ready, _ = ray.wait(list(self._progress), num_returns=len(self._progress), timeout=0)
+            for ref in ready:
+                worker = self._progress.pop(ref)
+                try:
+                    self._samples[worker.name] = ray.get(ref)
+                except RayError:  # a lost worker has no progress; its loss is reported by its task
+                    self._samples.pop(worker.name, None)
+        busy = [worker for worker in self._workers.values() if worker.state == "busy"]
+        if time.monotonic() - self._progress_at > _PROGRESS_SECONDS * max(1.0, len(busy) / 100):
+            self._progress_at = time.monotonic()
+            asked = {worker.name for worker in self._progress.values()}  # a call may wait for a process to come back
+            fresh = [worker for worker in busy if worker.name not in asked]
+            self._progress.update({worker.actor.progress.remote(): worker for worker in fresh})
+        return sum(self._samples.get(worker.name, 0) for worker in busy)
+
+    def publish(self, tally: Tally) -> None:
+        """Set the job's Ray metrics, which Ray's agents serve to Prometheus."""
+        if self._figures is None:
+            self._figures = _Figures(self._config.out)
+        if time.monotonic() - self._published_at > _METRICS_SECONDS:
+            self._published_at = time.monotonic()
+            self._figures.set(tally)
+
+    def close(self) -> None:
+        """End the actors, and the cluster if this pool started it."""
+        for worker in self._workers.values():
+            ray.kill(worker.actor)
+        self._workers.clear()
+        if self._owns_cluster:
+            ray.shutdown()
+
+    def _add_workers(self, count: int) -> None:
+        for number in range(len(self._workers), len(self._workers) + count):
+            worker = ActorView(name=f"worker-{number:03d}", actor=self._new_actor())
+            self._workers[worker.name] = worker
+            self._start(worker)
+
+    def _grow(self) -> None:
+        """Use nodes that joined after the start, unless the user has said how many workers there are."""
+        if self._config.execution.workers is not None or time.monotonic() - self._grown_at < _GROW_SECONDS:
+            return
+        self._grown_at = time.monotonic()
+        fitting = workers_that_fit(self._options["num_cpus"], self._options["num_gpus"], ray.cluster_resources())
+        self._add_workers(max(0, fitting - len(self._workers)))
+
+    def _start_again(self) -> None:
+        now = time.monotonic()
+        due = [worker for at, worker in self._again if at <= now]
+        self._again = [(at, worker) for at, worker in self._again if at > now]
+        for worker in due:
+            self._start(worker)
+
+    def _new_actor(self) -> Any:  # noqa: ANN401 - Ray's handle has no public type
+        # one call processes, one answers progress(), one is start() of a driver that lost sight of the first
+        remote = ray.remote(_Actor).options(**self._options, max_concurrency=3)
+        return remote.remote(self._config, max(1, int(self._options["num_cpus"])))
+
+    def _start(self, worker: ActorView) -> None:
+        worker.state = "starting"
+        self._pending[worker.actor.start.remote()] = worker
+
+    def _resolve(self, ref: Any, worker: ActorView) -> list[Event]:  # noqa: ANN401
+        """Turn one finished call into events; a user's mistake or a full disk ends the job by raising."""
+        try:
+            value = ray.get(ref)
+        except RayTaskError as error:
+            return self._resolve_raised(worker, error.cause or error, str(error))
+        except RayError as error:  # the process or its node is gone, out of memory, or out of reach
+            return self._resolve_lost(worker, error)
+        if worker.state == "starting":
+            facts, worker.node = value
+            worker.state, self._started = "idle", True
+            return [Ready(worker=worker.name, facts=facts)]
+        task, worker.state, worker.task = worker.task, "idle", None
+        worker.broken = 0
+        self._samples.pop(worker.name, None)
+        assert task is not None
+        return [Finished(task=task, record=value)]
+
+    def _resolve_raised(self, worker: ActorView, cause: BaseException, trace: str) -> list[Event]:
+        # where another worker has started, what stops this one is its node's fault, and no option's
+        mistake = isinstance(cause, UsageError) and not (worker.state == "starting" and self._started)
+        if mistake or isinstance(cause, RunInvalid):
+            raise cause
+        sentence = str(cause) if isinstance(cause, ClipauditError) else f"{type(cause).__name__}: {cause}"
+        if worker.state == "starting":
+            worker.state = "failed"
+            return [StartFailed(worker=worker.name, error=sentence, traceback=trace)]
+        if isinstance(cause, _NotStartedError):
+            return self._resolve_lost(worker, cause)
+        task, worker.state, worker.task = worker.task, "idle", None
+        assert task is not None
+        kind: FailureKind = "timeout" if isinstance(cause, ShardTooSlow) else "error"
+        unforeseen = not isinstance(cause, (ClipauditError, *remote_errors()))
+        if unforeseen:
+            self._renew(worker)
+        return [
+            Failed(task=task, kind=kind, error=sentence, traceback=trace, worker=worker.name, unforeseen=unforeseen)
+        ]
+
+    def _renew(self, worker: ActorView) -> None:
+        """A new process in place of one that may be what is broken: after an error of its GPU all others follow."""
+        ray.kill(worker.actor)
+        worker.broken += 1
+        worker.actor, worker.state = self._new_actor(), "starting"
+        self._again.append((time.monotonic() + worker.pause(), worker))
+
+    def _resolve_lost(self, worker: ActorView, error: BaseException) -> list[Event]:
+        """The actor's process is gone: start it again, and report a running task once the cause is known."""
+        sentence = str(error).strip().split("\n", 1)[0]
+        if worker.state == "starting" and worker.lost_at is None and worker.node in {"", *_nodes_alive()}:
+            worker.state = "failed"
+            return [StartFailed(worker=worker.name, error=f"the process died: {sentence}", traceback=str(error))]
+        if worker.state == "busy":
+            worker.lost_at, worker.lost_error, worker.lost_node = time.monotonic(), sentence, worker.node
+            self._samples.pop(worker.name, None)
+        if isinstance(error, ActorDiedError):  # for good: a new actor takes its place
+            worker.actor = self._new_actor()
+        wait = _RESTART_SECONDS if worker.state == "starting" else 0.0  # what fails at once must not be asked at once
+        worker.state = "starting"
+        self._again.append((time.monotonic() + wait, worker))
+        return []
+
+    def _settle_losses(self) -> list[Event]:
+        """Report lost tasks whose cause is known: the node is dead, the worker is back, or nothing more will come."""
+        lost = [worker for worker in self._workers.values() if worker.lost_at is not None and worker.task is not None]
+        if not lost:
+            return []
+        events: list[Event] = []
+        nodes = _nodes_alive()
+        for worker in lost:
+            assert worker.task is not None
+            assert worker.lost_at is not None
+            dead = bool(worker.lost_node) and worker.lost_node not in nodes
+            back = worker.state in ("idle", "failed")
+            if not (worker.killed or dead or back or time.monotonic() - worker.lost_at > _LOSS_SETTLES_SECONDS):
+                continue
+            kind: FailureKind = "timeout" if worker.killed else "node_lost" if dead else "worker_lost"
+            sentence = f"{worker.task.shard.url}: the worker was lost: {worker.lost_error}"
+            events.append(Failed(task=worker.task, kind=kind, error=sentence, worker=worker.name))
+            worker.task, worker.lost_at, worker.killed = None, None, False
+        return events
+
+
+class _Figures:
+    """A job's Ray metrics. Ray adds the prefix `ray_` to each name, and tags of its own."""
+
+    def __init__(self, run: str) -> None:
+        def make(kind: Any, name: str, text: str, *tags: str) -> Any:  # noqa: ANN401
+            metric = kind(f"clipaudit_{name}", text, tag_keys=("run", *tags))
+            metric.set_default_tags({"run": run})
+            return metric
+
+        gauge, counter = partial(make, metrics.Gauge), partial(make, metrics.Counter)
+        self._shards = gauge("shards", "Shards by state: committed, running, queued, failed.", "state")
+        self._workers = gauge("workers", "Workers by state: ready, starting.", "state")
+        self._speed = gauge("images_per_second", "Images a second over the last half minute, all workers together.")
+        self._busy = gauge("stage_busy_ratio", "Share of the attempts' time that a stage was busy, 0..1.", "stage")
+        self._images = counter("images_total", "Images committed by this job, by status.", "status")
+        self._retries = counter("retries_total", "Attempts that failed and were followed by another.", "kind")
+        self._rate = Rate()
+        self._counted: Counter[tuple[str, str]] = Counter()
+
+    def set(self, tally: Tally) -> None:
+        """Bring every metric to what the tally says."""
+        states = (
+            ("committed", tally.shards_committed),
+            ("running", tally.running),
+            ("queued", tally.queued),
+            ("failed", tally.failed),
+        )
+        for state, number in states:
+            self._shards.set(number, {"state": state})
+        self._workers.set(tally.workers_ready, {"state": "ready"})
+        self._workers.set(tally.workers - tally.workers_ready, {"state": "starting"})
+        self._speed.set(self._rate.update(time.monotonic(), tally.samples))
+        for stage, share in shares(tally.seconds).items():
+            self._busy.set(share, {"stage": stage})
+        for status, number in (("ok", tally.ok), *tally.skipped.items()):
+            self._count(self._images, "status", status, number)
+        for kind, number in tally.retries.items():
+            self._count(self._retries, "kind", kind, number)
+
+    def _count(self, counter: metrics.Counter, tag: str, value: str, total: int) -> None:
+        new = total - self._counted[tag, value]
+        if new > 0:
+            counter.inc(new, {tag: value})
+            self._counted[tag, value] = total
+
+
+def connect(config: ExecutionConfig) -> bool:
+    """Join the cluster that the job runs in or `address` names, else start a local one; True if it was started here."""
+    if ray.is_initialized():
+        return False
+    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    local = address == "local"
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        # a bare ray.init() would join whatever cluster happens to run on this machine
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level="ERROR",
+            **({"include_dashboard": False} if local else {}),
+        )
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        hint = "" if local else "; if it uses token authentication, set RAY_AUTH_MODE=token and the cluster's token"
+        first = str(error).strip().split("\n", 1)[0]
+        raise UsageError(f"Ray at address {address!r} cannot be used: {first}{hint}") from error
+    if callable(on_terminate) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray has put a handler in its place that exits at once
+    return local
+
+
+def _nodes_alive() -> set[str]:
+    return {entry["NodeID"] for entry in ray.nodes() if entry["Alive"]}

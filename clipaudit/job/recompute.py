@@ -1,0 +1,80 @@
+"""`check --model`: take some stored images back out of their shards, compute them anew, and compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipaudit.config import DecodeConfig, ModelConfig
+from clipaudit.model import Decomposer
+from clipaudit.model.loading import Normaliser, load_model
+from clipaudit.run.reader import Run
+from clipaudit.schema import OK, head_label, parse_head_label
+from clipaudit.shards.decoder import ImageDecoder
+from clipaudit.shards.stored import read_piece
+
+_SHARDS, _IMAGES = 4, 8
+# Storage rounds to 2^-11 of a value; another device, batch or bf16 rounds more. Anything wrong is far beyond these.
+_TOLERANCE = {"fp32": 2e-3, "bf16": 3e-2, "fp16": 1e-2, "int8": 1e-2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recomputed:
+    """How far computed images are from stored ones."""
+
+    images: int
+    largest_difference: float
+    """Over all entries of embeddings and head coordinates; unit embeddings, so entries lie within -1..1."""
+    problems: list[str]
+
+
+def recompute(path: str) -> Recomputed:
+    """Recompute up to 8 images of up to 4 shards of a run, evenly spread, and compare embeddings and every stored head.
+
+    Raises UnknownModel or UsageError when the run's model cannot be loaded here.
+    """
+    run = Run(path)
+    identity = run.manifest.identity
+    precision = identity["precision"]
+    # int8 runs on CPUs alone, and what it stores can be computed anew only there.
+    device = "cpu" if precision == "int8" else "auto"
+    loaded = load_model(
+        ModelConfig(name=identity["model"], pretrained=identity["pretrained"], precision=precision, device=device)
+    )
+    if loaded.fingerprint != run.manifest.model["fingerprint"]:
+        problem = f"the model that {identity['model']} names here has other weights than the run's"
+        return Recomputed(images=0, largest_difference=0.0, problems=[problem])
+    layers = sorted({parse_head_label(name)[0] for name in run.head_labels})
+    decomposer = Decomposer(loaded.model, layers=layers, precision=precision)
+    decoder = ImageDecoder(loaded.transform, DecodeConfig(max_image_pixels=identity["max_image_pixels"]))
+    normalise = Normaliser(decoder.mean, decoder.std, loaded.device)
+    images, largest, problems = 0, 0.0, []
+    for shard in _spread(list(run.records), _SHARDS):
+        table = run.table(["status", "offset", "nbytes"], [shard])
+        rows = [row for row in table.to_pylist() if row["status"] == OK]
+        chosen = _spread(list(range(len(rows))), _IMAGES)
+        if not chosen:
+            continue
+        url = run.manifest.shards[shard].url
+        files = [read_piece(url, rows[n]["offset"], rows[n]["nbytes"]) for n in chosen]
+        out = decomposer(normalise([decoder(data).image for data in files]))
+        computed = {"embedding": out.embedding.float().cpu().numpy()}
+        heads = out.heads.float().cpu().numpy()  # (n, layers, heads, dh)
+        for place, layer in enumerate(layers):
+            computed |= {head_label(layer, head): heads[:, place, head] for head in range(heads.shape[2])}
+        worst, column = max(
+            (float(np.abs(run.vectors(name, (), [shard]).values[chosen] - values).max()), name)
+            for name, values in computed.items()
+        )
+        images, largest = images + len(chosen), max(largest, worst)
+        if worst > _TOLERANCE[precision]:
+            problems.append(f"{column} of images of {url} differs by {worst:.1e} from what the model gives now")
+    return Recomputed(images=images, largest_difference=largest, problems=problems)
+
+
+def _spread(items: list[int], most: int) -> list[int]:
+    """At most `most` of the items, evenly spread, first and last among them."""
+    if len(items) <= most:
+        return items
+    return [items[round(n * (len(items) - 1) / (most - 1))] for n in range(most)]

@@ -1,0 +1,290 @@
+"""One worker: a loaded model that turns one shard after another into a projections file and a moments file."""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from clipaudit.config import JobConfig, parse_layers
+from clipaudit.errors import ShardTooSlow
+from clipaudit.job.agreement import measure_if_asked
+from clipaudit.job.protocol import Task, WorkerFacts
+from clipaudit.job.staging import Batch, Staging
+from clipaudit.model import Decomposer, describe
+from clipaudit.model.loading import load_model
+from clipaudit.run.basis import write_basis
+from clipaudit.run.directory import RunDirectory
+from clipaudit.run.moments import LabelMoments, MomentsAccumulator
+from clipaudit.run.projections import SCALARS, ProjectionWriter
+from clipaudit.run.records import CommitRecord, StoredFile
+from clipaudit.schema import NOT_FINITE, OK, Sample, TableSpec, attention_column, head_label, mlp_column
+from clipaudit.shards.decoder import ImageDecoder
+from clipaudit.shards.decoder_processes import ProcessDecoder
+from clipaudit.shards.feed import DETAILS_PER_STATUS, Decode, ReadReport, ShardFeed
+from clipaudit.shards.fields import parse_fields
+from clipaudit.shards.listing import learn_credentials
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+Tensors = dict[str, torch.Tensor]
+_T = TypeVar("_T")
+
+
+class ShardWorker:
+    """A loaded model with everything that is needed to process shards of one run.
+
+    Raises UsageError from its constructor when the model, the device, the layers or the fields are not usable.
+    """
+
+    def __init__(self, config: JobConfig, cancel: threading.Event | None = None) -> None:
+        self._config = config
+        self._cancel = cancel or threading.Event()
+        learn_credentials(config.shards)  # tasks name shards by URLs that hold none
+        self._fields = parse_fields(config.fields)
+        loaded = load_model(config.model)
+        tower = describe(loaded.model)
+        self._layers = parse_layers(config.store.layers, tower.layers)
+        self._decomposer = Decomposer(
+            loaded.model,
+            layers=self._layers,
+            terms=config.store.components,
+            precision=config.model.precision,
+            compiled=config.model.compile,
+        )
+        decoder = ImageDecoder(loaded.transform, config.decode)
+        self._staging = Staging(decoder, loaded.device, self._compute)
+        agreement = measure_if_asked(config, loaded, self._decomposer, decoder)
+        self._decoder: Decode = decoder
+        if config.decode.decode_processes:
+            self._decoder = ProcessDecoder(decoder, loaded.description["preprocess"], config.decode)
+        self._run_dir = RunDirectory(config.out)
+        self._basis_is_written = False
+        self.samples_done = 0
+        """Samples of the running attempt that have been written; the progress display reads it."""
+        components = [column(layer) for column in (attention_column, mlp_column) for layer in self._layers]
+        self.facts = WorkerFacts(
+            model={**loaded.description, "tower": _tower_facts(self._decomposer), **agreement},
+            table=TableSpec(
+                heads=tuple(head_label(layer, head) for layer in self._layers for head in range(tower.heads)),
+                head_dim=self._decomposer.readout.head_dim,
+                embed_dim=tower.embed_dim,
+                label_kind=self._fields.label_kind,
+                attributes=self._fields.attribute_names,
+                caption=config.fields.caption is not None,
+                components=tuple(components) if config.store.components else (),
+            ),
+            host=platform.node(),
+            device=str(loaded.device),
+        )
+
+    def process(self, task: Task) -> CommitRecord:
+        """Write one shard's projections and moments, verified; the driver commits the record that this returns.
+
+        Raises ShardError when the shard cannot be read in time, StorageFull when the run's file system is full.
+        """
+        clock = _Clock()
+        self.samples_done = 0
+        self._run_dir.begin_attempt(task.shard.id, task.attempt)
+        self._write_basis()
+        output = _Output(self._run_dir, task, self.facts.table, self._config.store.label_moments)
+        try:
+            report = self._stream(task, output, clock)
+            files = clock.time("write", output.close)
+        except BaseException:
+            output.abort()
+            raise
+        return _commit_record(task, files, report, output, clock, self.facts.host)
+
+    def _stream(self, task: Task, output: _Output, clock: _Clock) -> ReadReport:
+        """Read, decode, decompose and write batch after batch; the next batch is computed while one is written."""
+        with (
+            ShardFeed(task.shard, self._fields, self._decoder, self._config.decode) as feed,
+            ThreadPoolExecutor(1, thread_name_prefix="write") as writing,
+        ):
+            written: Future[None] | None = None
+            for samples in _batches(feed, self._config.model.batch_size):
+                if self._cancel.is_set() or clock.elapsed() > task.max_seconds:
+                    raise ShardTooSlow(f"{task.shard.url}: given up after {clock.elapsed():.0f} s")
+                batch = self._submit(samples)
+                if written is not None:
+                    written.result()
+                written = writing.submit(self._write, output, samples, batch, clock)
+                self.samples_done += len(samples)
+            if written is not None:
+                written.result()
+            clock.add("read", feed.report.read_seconds)
+            clock.add("decode", feed.report.decode_seconds / self._config.decode.decoders)
+            return feed.report
+
+    def _submit(self, samples: list[Sample]) -> Batch | None:
+        """Begin to compute the batch's decoded images; None when there are none."""
+        images = []
+        for sample in samples:
+            if sample.status == OK and sample.image is not None:
+                images.append(sample.image)
+                sample.image = None  # what waits to be written needs no pixels
+        return self._staging.submit(images) if images else None
+
+    def _write(self, output: _Output, samples: list[Sample], batch: Batch | None, clock: _Clock) -> None:
+        """Wait for a batch's results, and append its rows."""
+        arrays: Arrays = {}
+        if batch is not None:
+            arrays = batch.wait()
+            clock.add("model", batch.seconds)
+            unhashed = (sample for sample in samples if sample.status == OK and sample.phash is None)
+            for sample, phash in zip(unhashed, batch.hashes(), strict=True):
+                sample.phash = phash
+        vectors, scalars = self._columns(arrays)
+        clock.time("write", partial(output.write, samples, vectors, scalars))
+
+    def _compute(self, images: torch.Tensor) -> Tensors:
+        """All that is stored of a batch, on the model's device."""
+        out = self._decomposer(images)
+        stored: Tensors = {
+            "embedding": out.embedding,
+            "heads": out.heads.flatten(1, 2),
+        }  # (B, layers * heads, head_dim)
+        stored |= {name: getattr(out, name) for name in SCALARS}
+        if out.attention is not None and out.mlp is not None:
+            stored |= {"attention": out.attention, "mlp": out.mlp}  # (B, layers, D) each
+        return {name: value.float() for name, value in stored.items()}
+
+    def _columns(self, arrays: Arrays) -> tuple[Arrays, Arrays]:
+        """The same as columns of the table: vectors and scalars."""
+        if not arrays:
+            return {}, {}
+        vectors: Arrays = {"embedding": arrays["embedding"]}
+        vectors |= {name: arrays["heads"][:, number] for number, name in enumerate(self.facts.table.heads)}
+        for column, term in ((attention_column, "attention"), (mlp_column, "mlp")):
+            if term in arrays:
+                vectors |= {column(layer): arrays[term][:, number] for number, layer in enumerate(self._layers)}
+        return vectors, {name: arrays[name] for name in SCALARS}
+
+    def _write_basis(self) -> None:
+        """The run's basis.safetensors, by whichever worker comes first; all have the same weights."""
+        if not self._basis_is_written:
+            arrays = self._decomposer.readout.arrays(np.float32)
+            write_basis(self._run_dir, arrays, {"layers": ",".join(map(str, self._layers))})
+            self._basis_is_written = True
+
+
+class _Output:
+    """The two files of one attempt."""
+
+    def __init__(self, run_dir: RunDirectory, task: Task, spec: TableSpec, label_moments: LabelMoments) -> None:
+        footer = {"fingerprint": task.run_fingerprint}
+        self._run_dir, self._task = run_dir, task
+        self._writer = ProjectionWriter(run_dir, task.shard, task.attempt, spec, footer)
+        self._moments = MomentsAccumulator(spec, label_moments)
+        self._has_labels = spec.label_kind is not None
+        self.details: dict[str, list[str]] = {}
+        """Of samples that only the writer found wanting."""
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Rows by status."""
+        return self._writer.counts
+
+    def write(self, samples: list[Sample], vectors: Arrays, scalars: Arrays) -> None:
+        """Append a batch to both."""
+        given = [sample for sample in samples if sample.status == OK]
+        stored = self._writer.write(samples, vectors, scalars)
+        if not given:
+            return
+        if not stored.all():
+            vectors = {name: values[stored] for name, values in vectors.items()}
+            lost = [f"{sample.key}: {sample.detail}" for sample in given if sample.status != OK]
+            self.details[NOT_FINITE] = (self.details.get(NOT_FINITE, []) + lost)[:DETAILS_PER_STATUS]
+        labels = [sample.label for sample in given if sample.status == OK] if self._has_labels else None
+        self._moments.update(vectors, labels)
+
+    def close(self) -> dict[str, StoredFile]:
+        """Finish and verify both; by path relative to the run directory."""
+        projections = self._writer.close()
+        path, moments = self._moments.save(self._run_dir, self._task.shard, self._task.attempt)
+        return {self._writer.path: projections, path: moments}
+
+    def abort(self) -> None:
+        """Remove whatever was written."""
+        self._writer.abort()
+        self._run_dir.storage.remove(self._run_dir.moments_path(self._task.shard.id, self._task.attempt))
+
+
+class _Clock:
+    """Seconds by stage, safe to add to from two threads (each stage is timed by one)."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self._started
+
+    def add(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    def time(self, stage: str, call: Callable[[], _T]) -> _T:
+        before = time.perf_counter()
+        try:
+            return call()
+        finally:
+            self.add(stage, time.perf_counter() - before)
+
+
+def _batches(feed: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    """Runs of samples with `size` decoded images each; failures ride along, so that they never shrink a batch."""
+    batch: list[Sample] = []
+    images = 0
+    for sample in feed:
+        batch.append(sample)
+        images += sample.status == OK
+        if images == size or len(batch) >= 4 * size:
+            yield batch
+            batch, images = [], 0
+    if batch:
+        yield batch
+
+
+def _commit_record(
+    task: Task,
+    files: dict[str, StoredFile],
+    report: ReadReport,
+    output: _Output,
+    clock: _Clock,
+    host: str,
+) -> CommitRecord:
+    counts = dict(output.counts)
+    return CommitRecord(
+        shard_id=task.shard.id,
+        url=task.shard.url,
+        attempt=task.attempt,
+        files=files,
+        rows=sum(counts.values()),
+        ok=counts.pop(OK, 0),
+        skipped=counts,
+        details={**report.details, **output.details},
+        truncated=report.truncated,
+        input_size=task.shard.size,
+        input_etag=task.shard.etag,
+        bytes_good=report.bytes_good,
+        missing_attributes=report.missing,
+        bad_attributes=report.bad,
+        timings={**clock.seconds, "total": clock.elapsed()},
+        worker=host,
+    )
+
+
+def _tower_facts(decomposer: Decomposer) -> dict[str, object]:
+    """Plain facts of the tower for run.json."""
+    tower = decomposer.tower
+    names = ("family", "layers", "heads", "head_dim", "width", "embed_dim", "tokens", "grid", "image_size", "pooling")
+    return {name: list(value) if isinstance(value := getattr(tower, name), tuple) else value for name in names}

@@ -1,0 +1,1 @@
+"""Heat maps and class scores against masks and labels: the papers' protocols."""

@@ -1,0 +1,95 @@
+"""Figures of maps against masks, and their intervals: AUC, average precision, and a bootstrap over streamed sums."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Float64s = npt.NDArray[np.float64]
+Statistic = Callable[[Float64s], Float64s]
+"""(R, M) summed rows to (R,) values."""
+
+RESAMPLES = 1000
+_MOST_GROUPS = 1000
+
+
+def pixel_auc(scores: npt.ArrayLike, inside: npt.ArrayLike) -> float:
+    """How often a pixel inside scores higher than one outside, ties half: 0..1; nan when either is empty."""
+    values, mask = np.asarray(scores, np.float64).ravel(), np.asarray(inside, np.bool_).ravel()
+    outside, within = np.sort(values[~mask]), values[mask]
+    if not len(outside) or not len(within):
+        return math.nan
+    below, up_to = np.searchsorted(outside, within, side="left"), np.searchsorted(outside, within, side="right")
+    return float((below + up_to).mean() / (2 * len(outside)))
+
+
+def average_precision(scores: npt.ArrayLike, positive: npt.ArrayLike, draws: npt.ArrayLike | None = None) -> Float64s:
+    """Area under the precision-recall steps, equal scores taken together; nan without a positive.
+
+    Args:
+        scores: (n,)
+        positive: (n,) bool.
+        draws: (R, n) how often each row counts; None for once each.
+
+    Returns:
+        (R,), of one row without draws.
+    """
+    values, right = np.asarray(scores, np.float64).ravel(), np.asarray(positive, np.bool_).ravel()
+    weights = np.ones((1, len(values))) if draws is None else np.asarray(draws, np.float64)
+    order = np.argsort(-values, kind="stable")
+    last_of_equals = np.append(np.diff(values[order]) != 0, True)
+    hits = (weights * right)[:, order].cumsum(axis=1)[:, last_of_equals]
+    total = weights[:, order].cumsum(axis=1)[:, last_of_equals]
+    precision = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
+    with np.errstate(invalid="ignore"):
+        found: Float64s = (np.diff(hits, axis=1, prepend=0) * precision).sum(axis=1) / hits[:, -1]
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootstrapEstimate:
+    """A figure with its 95 % bootstrap interval over images."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+class Sums:
+    """Rows of numbers, one an image, summed as they come: statistics of the sums have intervals, memory stays bounded.
+
+    Up to 1000 images the bootstrap draws images; beyond, images go in turn into 1000 groups and it draws groups.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self._groups = np.zeros((_MOST_GROUPS, columns))
+        self.count = 0
+
+    def add(self, row: npt.ArrayLike) -> None:
+        """(columns,) of one image."""
+        self._groups[self.count % _MOST_GROUPS] += np.asarray(row, np.float64)
+        self.count += 1
+
+    @property
+    def total(self) -> Float64s:
+        """(columns,)"""
+        found: Float64s = self._groups.sum(axis=0)
+        return found
+
+    def estimate(self, statistic: Statistic, seed: int = 0) -> BootstrapEstimate:
+        """The statistic of all images, with percentiles of it over resampled ones; the same seed draws the same."""
+        groups = self._groups[: min(self.count, _MOST_GROUPS)]
+        rng = np.random.default_rng(seed)
+        counts = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=RESAMPLES)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            value = float(statistic(self.total[None])[0])
+            drawn = statistic(counts @ groups)
+        low, high = np.nanpercentile(drawn, [2.5, 97.5]) if np.isfinite(drawn).any() else (math.nan, math.nan)
+        return BootstrapEstimate(value=value, low=float(low), high=float(high))

@@ -1,0 +1,132 @@
+"""Which of many classes are in an image: average precision of class scores over images, plain and after surgery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from clipaudit.arrays import Bools, Float32s, Float64s
+from clipaudit.errors import UsageError
+from clipaudit.heads.texts.classes import ClassNames
+from clipaudit.localize.evaluation.metrics import BootstrapEstimate, average_precision
+from clipaudit.localize.evaluation.segmentation import Encode, Normalise, batches
+from clipaudit.localize.masks import Masked
+from clipaudit.localize.surgery import Form, feature_surgery, text_weights
+
+SCORES = ("cosine", "softmax", "surgery")
+_SHARPNESS = 100.0
+"""CLIP's logit scale, for the softmax."""
+_RESAMPLES = 200
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MultiLabelResult:
+    """Mean average precision over the classes that occur, and each class's. Intervals are normal ones, with the
+    bootstrap's standard deviation over images."""
+
+    mean: dict[str, BootstrapEstimate]
+    """By score of SCORES; `surgery - softmax` is the paired difference."""
+    by_class: dict[str, dict[str, float]]
+    """Class -> score -> average precision, classes that occur."""
+    occurrences: dict[str, int]
+    """Class -> images that have it."""
+    images: int
+
+
+def class_scores(whole: Tensor, texts: Tensor, form: Form = "paper") -> dict[str, Tensor]:
+    """Three scores of an image for each class, (B, T) each.
+
+    `cosine`: as it is. `softmax`: over the classes, at CLIP's scale 100, the usual baseline. `surgery`: the cosine less
+    one number for each image, the mean over classes of w times cosine (Li et al. 2023): between the classes of one
+    image nothing changes, but images that are close to every class no longer come first.
+
+    Args:
+        whole: (B, D) unit image embeddings.
+        texts: (T, D) unit class vectors, T at least 2.
+        form: of feature surgery.
+    """
+    cosine = whole @ texts.T
+    surgery = feature_surgery(cosine[:, None], text_weights(cosine), form)[:, 0]
+    return {"cosine": cosine, "softmax": (_SHARPNESS * cosine).softmax(dim=-1), "surgery": surgery}
+
+
+def recognise(
+    samples: Iterable[Masked],
+    encode: Encode,
+    names: ClassNames,
+    texts: Tensor,
+    normalise: Normalise,
+    *,
+    form: Form = "paper",
+    batch_size: int = 32,
+    on_images: Callable[[int], None] = lambda _: None,
+) -> MultiLabelResult:
+    """Score images for every class, and rank images by each class's score. Keeps images x classes numbers.
+
+    Args:
+        samples: images with `labels`; labels without a class are passed over.
+        encode: the model's input to (B, D) unit embeddings; any image encoder, no patches are looked at.
+        names: the classes.
+        texts: (T, D) unit vectors of the classes.
+        normalise: pixels to the model's input.
+        form: of feature surgery.
+        batch_size: images a forward pass.
+        on_images: called with the number of images after each batch.
+
+    Raises:
+        UsageError: fewer than two classes, or no image has one of them.
+    """
+    if len(names) < 2:
+        raise UsageError("recognition compares classes: give at least two")
+    scores: dict[str, list[Float32s]] = {name: [] for name in SCORES}
+    truth: list[Bools] = []
+    for batch in batches(samples, batch_size):
+        whole = encode(normalise([sample.seen for sample in batch]))
+        for name, values in class_scores(whole, texts, form).items():
+            scores[name].append(values.float().cpu().numpy())
+        truth.append(np.stack([_present(sample.labels, names) for sample in batch]))
+        on_images(sum(map(len, truth)))
+    there = np.concatenate(truth) if truth else np.zeros((0, len(names)), np.bool_)
+    if not there.any():
+        raise UsageError(f"no image has one of the {len(names)} classes of {names.source}")
+    return _result({name: np.concatenate(values) for name, values in scores.items()}, there, names)
+
+
+def _present(labels: tuple[str, ...], names: ClassNames) -> Bools:
+    """(T,) which classes are among the labels."""
+    found = np.zeros(len(names), np.bool_)
+    for label in labels:
+        if names.knows(label):
+            found[names.rows([label])[label]] = True
+    return found
+
+
+def _result(scores: dict[str, Float32s], truth: Bools, names: ClassNames) -> MultiLabelResult:
+    occurring = np.flatnonzero(truth.any(axis=0))
+    n = len(truth)
+    draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
+    by_class: dict[str, dict[str, float]] = {names.names[c]: {} for c in occurring}
+    plain: dict[str, Float64s] = {}
+    drawn: dict[str, Float64s] = {}
+    for name, values in scores.items():
+        resampled = []
+        for c in occurring:
+            by_class[names.names[c]][name] = float(average_precision(values[:, c], truth[:, c])[0])
+            resampled.append(average_precision(values[:, c], truth[:, c], draws))
+        plain[name] = np.array([found[name] for found in by_class.values()])
+        drawn[name] = np.nanmean(resampled, axis=0)  # a class that was not drawn has no precision
+
+    def estimate(value: float, values: Float64s) -> BootstrapEstimate:
+        # Not the percentiles: images that are drawn twice raise the precision of rare classes, so that resampled values
+        # lie above the value itself. Their spread is what counts.
+        half = 1.96 * float(np.nanstd(values, ddof=1))
+        return BootstrapEstimate(value=value, low=value - half, high=value + half)
+
+    mean = {name: estimate(float(plain[name].mean()), drawn[name]) for name in scores}
+    gain = float(plain["surgery"].mean() - plain["softmax"].mean())
+    mean["surgery - softmax"] = estimate(gain, drawn["surgery"] - drawn["softmax"])
+    occurrences = {names.names[c]: int(truth[:, c].sum()) for c in occurring}
+    return MultiLabelResult(mean=mean, by_class=by_class, occurrences=occurrences, images=n)

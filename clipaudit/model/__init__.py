@@ -1,0 +1,19 @@
+"""The exact decomposition of a CLIP image encoder into its attention heads."""
+
+from clipaudit.model.decomposer import Decomposer, Decomposition, TokenValues
+from clipaudit.model.readout import Readout
+from clipaudit.model.sizes import resized
+from clipaudit.model.token_scores import token_map, token_scores
+from clipaudit.model.towers import Tower, describe
+
+__all__ = [
+    "Decomposer",
+    "Decomposition",
+    "Readout",
+    "TokenValues",
+    "Tower",
+    "describe",
+    "resized",
+    "token_map",
+    "token_scores",
+]

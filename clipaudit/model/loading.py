@@ -1,0 +1,233 @@
+"""Which CLIP model: open_clip name and tag, checkpoint, directory, `hf-hub:` or the demo, ready for inference."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+
+from clipaudit.config import ModelConfig
+from clipaudit.errors import UnknownModel, UsageError
+from clipaudit.model.bundled import unpack
+
+_RANDOM = re.compile(r"random-seed-(\d+)")
+_SCHEMES = ("local-dir:", "hf-hub:")
+# What `torch.load(weights_only=True)` raises; no module of ours imports the one that defines it.
+_MORE_THAN_TENSORS = torch.serialization.pickle.UnpicklingError  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A CLIP model in evaluation mode with its own preprocessing."""
+
+    model: torch.nn.Module
+    """open_clip `CLIP` or `CustomTextCLIP`, float32, on `device`."""
+    transform: Any
+    """The model's validation transform, a torchvision `Compose` from PIL image to normalised tensor."""
+    device: torch.device
+    fingerprint: str
+    """Hash of every weight and of the preprocessing; two models with the same fingerprint give the same vectors."""
+    description: dict[str, Any]
+    """Plain facts for run.json: name, pretrained, preprocessing, parameters."""
+
+
+def load_model(config: ModelConfig) -> LoadedModel:
+    """Load the model that `config` names, ready for inference on its device.
+
+    Raises UnknownModel for a name, tag, checkpoint or directory that does not exist, and UsageError for weights that
+    cannot be downloaded or do not fit the architecture.
+    """
+    name, pretrained, seed = resolve(config)
+    device = resolve_device(config.device)
+    with quiet_open_clip(), torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed)
+        try:
+            model = open_clip.create_model(
+                name,
+                pretrained,
+                precision="fp32",
+                load_weights=seed is None,
+                force_quick_gelu=_wants_quick_gelu(name, pretrained),
+                pretrained_image=False,
+                pretrained_text=False,
+                require_pretrained=seed is None,
+            )
+        except _MORE_THAN_TENSORS as error:
+            raise UsageError(
+                f"{spelled(config)} cannot be loaded: the checkpoint holds more than tensors, and code in a checkpoint"
+                " is never run; save its tensors as safetensors"
+            ) from error
+        except (RuntimeError, OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise UsageError(f"{spelled(config)} cannot be loaded: {first_line(error)}") from error
+    model = model.eval().requires_grad_(False)
+    preprocess = dict(model.visual.preprocess_cfg)
+    digest = _weights_digest(model, preprocess)
+    return LoadedModel(
+        model=model.to(device),
+        transform=image_transform_v2(PreprocessCfg(**preprocess), is_train=False),
+        device=device,
+        fingerprint=digest,
+        description={
+            "name": config.name,
+            "pretrained": config.pretrained,
+            "fingerprint": digest,
+            "preprocess": json.loads(json.dumps(preprocess)),
+            "parameters": sum(p.numel() for p in model.parameters()),
+        },
+    )
+
+
+class Normaliser:
+    """Turns 8-bit pixels into the model's normalised input, on the model's device (4 times fewer bytes to move)."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> None:
+        # ToTensor divides by 255 and Normalize subtracts and divides: the same, as one multiply-add.
+        self._mean = torch.tensor(mean, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+        self._device = device
+
+    def __call__(self, images: list[npt.NDArray[np.uint8]]) -> torch.Tensor:
+        """B arrays (H, W, 3) uint8 RGB -> (B, 3, H, W) float32, normalised."""
+        pixels = torch.from_numpy(np.stack(images)).to(self._device)
+        return self.tensor(pixels.permute(0, 3, 1, 2))  # (B, H, W, 3) -> (B, 3, H, W)
+
+    def tensor(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) uint8 on the device -> (B, 3, H, W) float32, normalised, in the same memory format: decoded
+        images come channels last, and the patch embedding takes a third less time for that."""
+        return pixels.float().div_(255).sub_(self._mean).div_(self._std)
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` -> a device that exists; UsageError otherwise."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name!r} is not a device: use auto, cpu, cuda, cuda:N or mps") from error
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(device.type, False):
+        raise UsageError(f"--device {name}: this machine has no such device")
+    return device
+
+
+def resolve(config: ModelConfig) -> tuple[str, str | None, int | None]:
+    """(open_clip model name, weights or None, random seed or None), checked without touching the network."""
+    name, pretrained = config.name, config.pretrained
+    if name == "demo":
+        name = f"local-dir:{unpack()}"
+    elif not name.startswith(_SCHEMES) and (Path(name) / "open_clip_config.json").is_file():
+        name = f"local-dir:{name}"
+    random = _RANDOM.fullmatch(pretrained or "")
+    seed = int(random[1]) if random else None
+    if name.startswith("local-dir:"):
+        _check_directory(Path(name.removeprefix("local-dir:")))
+    if name.startswith(_SCHEMES):
+        if pretrained is not None and seed is None:
+            raise UsageError(f"--pretrained {pretrained!r} has no meaning beside --model {config.name!r}: leave it out")
+        return name, None, seed
+    _check_name(name)
+    if pretrained is None:
+        raise UsageError(
+            f"--model {name} needs --pretrained: one of {_some(open_clip.list_pretrained_tags_by_model(name))},"
+            " a checkpoint file, or random-seed-0 for untrained weights"
+        )
+    if seed is not None:
+        return name, None, seed
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if not open_clip.is_pretrained_cfg(name, pretrained) and not Path(pretrained).is_file():
+        raise UnknownModel(
+            f"--pretrained {pretrained!r} is neither a file nor a weight tag of {name}; its tags are {_some(tags)}"
+        )
+    return name, pretrained, None
+
+
+def _wants_quick_gelu(name: str, pretrained: str | None) -> bool:
+    """Whether the weights were trained with QuickGELU, whatever the architecture's name says.
+
+    open_clip only warns when tag and name disagree (`ViT-B-32` with `openai`), and every vector is then slightly wrong.
+    """
+    if pretrained is None or name.startswith(_SCHEMES):
+        return False
+    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    trained, built = bool(tag.get("quick_gelu")), bool((open_clip.get_model_config(name) or {}).get("quick_gelu"))
+    if tag and built and not trained:
+        raise UsageError(f"--pretrained {pretrained} was not trained with QuickGELU: use the model without -quickgelu")
+    return trained
+
+
+def _check_directory(path: Path) -> None:
+    if not (path / "open_clip_config.json").is_file():
+        raise UnknownModel(f"--model: {path} is not an open_clip directory: it has no open_clip_config.json")
+
+
+def _check_name(name: str) -> None:
+    known = open_clip.list_models()
+    if name.replace("/", "-") in known:
+        return
+    if "/" in name or Path(name).exists():
+        raise UnknownModel(f"--model: {name} is not an open_clip directory: it has no open_clip_config.json")
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(close)}?" if close else "see open_clip.list_models()"
+    raise UnknownModel(f"--model {name!r} is not a model that open_clip knows; {hint}")
+
+
+def _weights_digest(model: torch.nn.Module, preprocess: dict[str, Any]) -> str:
+    """Hex sha256 (first 16 digits) over every tensor of the state dict and the preprocessing."""
+    digest = hashlib.sha256(json.dumps(preprocess, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def quiet_open_clip() -> Iterator[None]:
+    """Keep open_clip's root-logger remarks off a user's terminal; what matters is raised as an error above."""
+    root = logging.getLogger()
+    level, handler = root.level, logging.NullHandler()
+    root.addHandler(handler)  # without any handler logging.warning() would install one for good
+    root.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(timm|open_clip|huggingface_hub)\..*")
+            yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
+
+
+def spelled(config: ModelConfig) -> str:
+    """The options that name this model, for messages."""
+    return f"--model {config.name}" + (f" --pretrained {config.pretrained}" if config.pretrained else "")
+
+
+def first_line(error: BaseException) -> str:
+    """An error's first line, or its type's name when it says nothing."""
+    return str(error).strip().split("\n", 1)[0].rstrip(". ") or type(error).__name__
+
+
+def _some(names: list[str], most: int = 6) -> str:
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown or "(none)"

@@ -1,0 +1,158 @@
+"""`HeadIndex`: one opened index, searched by coordinates of images or by directions of texts."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipaudit.arrays import Bools, Float32s, Floats, Ints
+from clipaudit.errors import IntegrityError, UsageError
+from clipaudit.retrieval import filters
+from clipaudit.retrieval.card import EMBEDDING, IndexCard, Space, check_columns, check_covers, read_card
+from clipaudit.retrieval.rowmap import RowMap
+from clipaudit.retrieval.vector_index import VectorIndex, threads
+from clipaudit.run.derived import LocalFiles
+from clipaudit.run.reader import Run
+from clipaudit.run.row import Row
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Neighbours:
+    """What a search found."""
+
+    scores: Float32s
+    """(q, k) best first; -inf where there were no more rows."""
+    numbers: Ints
+    """(q, k) numbers of rows, for `HeadIndex.rows`; -1 where there were no more."""
+
+
+class HeadIndex:
+    """One index of a run, memory-mapped, for any number of threads.
+
+        index = HeadIndex.open("runs/train", "L11H05")
+        found = index.search(run.heads("L11H05").values[:1], k=10, where="label = 3")
+        index.rows(found.numbers[0])
+
+    Scores, by the card's metric: `centred` (y - m)(y' - m)' and, for texts, (y - m)(Q t)', m the run's mean; `cosine`
+    those, divided by both lengths; `raw` those of `centred` without m.
+    """
+
+    def __init__(
+        self, run: Run, card: IndexCard, rows: RowMap, index: VectorIndex, files: LocalFiles, stale: str | None
+    ) -> None:
+        """Use `open`."""
+        self.run, self.card, self.stale = run, card, stale
+        self._files = files  # copies of remote files live as long as this object
+        self.name = card.name
+        self.row_map = rows
+        self.space = Space(card.metric, np.array(card.mean))
+        self._index = index
+        self._lock = threading.Lock()
+        self._basis: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __repr__(self) -> str:
+        return f"HeadIndex({self.run.directory.url!r}, {self.name!r}, {len(self)} rows)"
+
+    @staticmethod
+    def open(
+        run: Run | str | os.PathLike[str],
+        name: str,
+        *,
+        stale: bool = False,
+        verify: bool = True,
+        rows: RowMap | None = None,
+    ) -> HeadIndex:
+        """The index of a head label, or of `embedding`; `stale` allows one that is older than the run.
+
+        `verify=False` trusts the files' sizes without hashing them; `rows` shares what another index has opened.
+        UsageError when the head is not stored, not indexed or its index too old, RunMismatch when it is of another
+        run, IntegrityError when a file is missing or damaged.
+        """
+        opened = run if isinstance(run, Run) else Run(run)
+        check_columns(opened, [name])
+        card = read_card(opened.directory, name)
+        if rows is None or tuple(rows.segments) != card.segments:
+            rows = RowMap(opened, card.segments, verify=verify)
+        remark = check_covers(opened, card, rows.shards, stale=stale)
+        files = LocalFiles(opened.directory)
+        place = files.directory(card.directory, card.files, verify=verify)
+        index = VectorIndex.load(place, card.kind, card.dim)
+        if not len(index) == len(rows) == card.rows:
+            raise IntegrityError(
+                f"the index of {name} at {opened.directory.url} has {len(index)} vectors and {len(rows)} rows where its"
+                f" card says {card.rows}: build it again"
+            )
+        return HeadIndex(opened, card, rows, index, files, remark)
+
+    # -- queries -----------------------------------------------------------------------------------------------------
+
+    def search(self, coordinates: Floats, k: int = 10, *, where: str | None = None) -> Neighbours:
+        """The k images most alike in this head, for (dh,) or (q, dh) coordinates of images (D for `embedding`).
+
+        `where` filters rows as `filters.parse_filter` says. UsageError for more neighbours than vectors, a wrong shape
+        or a filter that is not understood.
+        """
+        return self.nearest(self.space.images(self._shaped(coordinates)), k, where)
+
+    def search_text(self, texts: Floats, k: int = 10, *, lowest: bool = False, where: str | None = None) -> Neighbours:
+        """The k images furthest along (D,) or (q, D) unit text vectors; with `lowest`, furthest the other way."""
+        queries = self.space.texts(self.fold(np.atleast_2d(texts)))
+        found = self.nearest(-queries if lowest else queries, k, where)
+        return Neighbours(scores=-found.scores, numbers=found.numbers) if lowest else found
+
+    def fold(self, texts: Floats) -> Floats:
+        """(q, D) text vectors in this head's coordinates, `Q t`; as they are for `embedding`."""
+        if self.name == EMBEDDING:
+            return texts
+        if self._basis is None:
+            self._basis = self.run.basis().Q(self.name)
+        folded: Floats = texts @ self._basis.T  # (q, D) @ (D, dh)
+        return folded
+
+    def nearest(self, queries: Float32s, k: int, where: str | Bools | None = None) -> Neighbours:
+        """The k largest products with (q, dim) queries that are prepared already; `where` may be a (n,) mask."""
+        if k < 1:
+            raise UsageError(f"-k must be at least 1, not {k}")
+        if k > len(self):
+            raise UsageError(
+                f"-k {k} asks for more neighbours than the {len(self):,} vectors of the index of {self.name}"
+            )
+        mask = self.mask(where) if isinstance(where, str) else where
+        with threads(1 if len(queries) == 1 else os.cpu_count() or 1):
+            scores, numbers = self._index.search(np.ascontiguousarray(queries), k, self.card.effort, mask)
+        return Neighbours(scores=np.where(numbers < 0, -np.inf, scores).astype(np.float32), numbers=numbers)
+
+    def mask(self, where: str) -> Bools:
+        """(n,) which rows a filter lets through."""
+        return filters.mask(where, self.row_map.table)
+
+    # -- rows --------------------------------------------------------------------------------------------------------
+
+    def rows(self, numbers: Sequence[int] | Ints) -> list[Row]:
+        """Shard, key, label and the rest of some rows; numbers of -1 are left out."""
+        found = np.asarray(numbers, np.int64)
+        return self.row_map.rows(found[found >= 0])
+
+    def coordinates(self, shard: int, key: str) -> Floats:
+        """(dim,) the stored coordinates of a sample of the run; UsageError when there is none."""
+        shard, place = self.row_map.place(self.row_map.number(shard, key))
+        found: Floats = self.run.vectors(self.name, (), [shard]).values[place]
+        return found
+
+    def prepared(self, numbers: Ints) -> Float32s:
+        """(m, dim) rows as the index holds them, minus the mean: their products with queries are the scores."""
+        with self._lock:  # the first call may make a table of places
+            return self._index.vectors(numbers)
+
+    def _shaped(self, coordinates: Floats) -> Floats:
+        found = np.atleast_2d(coordinates)
+        if found.ndim != 2 or found.shape[1] != self.card.dim:
+            raise UsageError(f"queries of {self.name} have {self.card.dim} numbers, not shape {np.shape(coordinates)}")
+        return found

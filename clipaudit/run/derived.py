@@ -1,0 +1,135 @@
+"""Derived directories of a run (indexes, reports, heads, ablations): written aside, hashed, put in place, read back."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from clipaudit.errors import IntegrityError
+from clipaudit.run.directory import RunDirectory
+from clipaudit.run.reader import Run
+from clipaudit.run.records import StoredFile
+from clipaudit.storage.directory import Storage, storage_errors
+
+_CHUNK = 4 * 2**20
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+def publish(run: Run, directory: str, files: Mapping[str, Any], out: str | None = None) -> str:
+    """Write files (bytes as they are, text as UTF-8, all else as JSON) into a directory of the run; returns its place.
+
+    An older directory of that name is replaced as a whole. With `out`, files go there instead, each replaced at once,
+    and what else is there stays. UsageError when writing is not allowed, StorageFull when there is no space left.
+    """
+    contents = {name: _bytes(content) for name, content in files.items()}
+    if out is not None:
+        storage = Storage(out)
+        storage.make_directories([""])
+        for name, content in contents.items():
+            storage.replace(name, content)
+        return storage.url
+    storage = run.directory.storage
+    with storage_errors(storage.full(directory)), run.directory.publish(directory) as aside:
+        for name, content in contents.items():
+            storage.replace(storage.relative(f"{aside}/{name}"), content)
+    return f"{run.directory.url}/{directory}"
+
+
+def _bytes(content: object) -> bytes:
+    if isinstance(content, bytes):
+        return content
+    if isinstance(content, str):
+        return content.encode()
+    return json.dumps(finite(content), indent=1, ensure_ascii=False, default=str).encode()
+
+
+def finite(value: object) -> object:
+    """JSON values with null for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+@contextlib.contextmanager
+def published(run_dir: RunDirectory, directory: str) -> Iterator[Path]:
+    """A local directory to write plain files into; they are the run's `directory` when the block ends well."""
+    if run_dir.storage.local:
+        with run_dir.publish(directory) as aside:
+            yield Path(aside)
+        return
+    with tempfile.TemporaryDirectory(prefix="clipaudit-") as scratch:
+        yield Path(scratch)
+        with run_dir.publish(directory) as aside:
+            for path in sorted(Path(scratch).iterdir()):
+                run_dir.storage.put(str(path), run_dir.storage.relative(f"{aside}/{path.name}"))
+
+
+def stored(path: Path) -> StoredFile:
+    """Make a file durable; returns its size and hash."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return StoredFile(bytes=path.stat().st_size, sha256=_sha256(path))
+
+
+class LocalFiles:
+    """A run's derived files as local ones: where they are, or copied to a scratch directory that lives as long."""
+
+    def __init__(self, run_dir: RunDirectory) -> None:
+        self._run_dir = run_dir
+        self._scratch: str | None = None
+
+    def directory(self, directory: str, files: Mapping[str, StoredFile], *, verify: bool = True) -> Path:
+        """The local path of one of the run's directories, with `files` as recorded in it.
+
+        IntegrityError names the file that is missing, cut or altered; without `verify` contents are not hashed.
+        """
+        storage = self._run_dir.storage
+        foreign = [name for name in files if _PLAIN.fullmatch(name) is None]
+        if foreign:  # a stranger's card must not make us read or write elsewhere
+            raise IntegrityError(f"{storage.full(directory)} is damaged: {foreign[0]!r} is no file of it")
+        place = Path(storage.full(directory)) if storage.local else self._copied(directory, files)
+        for name, expected in files.items():
+            path, shown = place / name, storage.full(f"{directory}/{name}")
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError as error:
+                raise IntegrityError(f"{shown} is not there: build the index again") from error
+            if size != expected.bytes:
+                raise IntegrityError(
+                    f"{shown} has {size} bytes where {expected.bytes} were written: build the index again"
+                )
+            if verify and _sha256(path) != expected.sha256:
+                raise IntegrityError(f"{shown} is not what was written (its hash differs): build the index again")
+        return place
+
+    def _copied(self, directory: str, files: Mapping[str, StoredFile]) -> Path:
+        if self._scratch is None:
+            self._scratch = tempfile.mkdtemp(prefix="clipaudit-")
+            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        place = Path(self._scratch, directory.replace("/", "_"))
+        if not place.exists():
+            place.mkdir()
+            for name in files:
+                with contextlib.suppress(FileNotFoundError):
+                    self._run_dir.storage.fetch(f"{directory}/{name}", str(place / name))
+        return place
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,241 @@
+"""A run directory: the manifest, the commits and failures of its shards, and the names of its files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from clipaudit.errors import ClipauditError, IntegrityError, RunNotFound, StoreUnavailable
+from clipaudit.redact import private_url
+from clipaudit.run.records import CommitRecord, FailureRecord, Manifest, compare_manifests, now
+from clipaudit.storage.directory import TEMPORARY, Storage, storage_errors
+from clipaudit.storage.remote import remote_errors
+
+MANIFEST = "run.json"
+BASIS = "basis.safetensors"
+PROJECTIONS, MOMENTS, COMMITTED, FAILED, ATTEMPTS = "projections", "moments", "_committed", "_failed", "_attempts"
+_RECORD_NAME = re.compile(r"(\d{6,})\.json")
+_ATTEMPT_NAME = re.compile(r"(\d{6,})-([0-9A-Za-z_]+)\.\w+")
+
+
+def new_attempt() -> str:
+    """A name for an attempt at a shard that no other attempt has."""
+    return uuid.uuid4().hex[:12]
+
+
+def shard_of(path: str) -> int | None:
+    """Shard id in the name of one of a run's per-shard files, or None when the name is of another kind."""
+    name = path.rsplit("/", 1)[-1]
+    match = _RECORD_NAME.fullmatch(name) or _ATTEMPT_NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+@contextlib.contextmanager
+def _tidying() -> Iterator[None]:
+    """What cannot be removed now is left to `gc`: it must not undo, or seem to undo, the commit that it follows."""
+    with contextlib.suppress(ClipauditError, *remote_errors()):
+        yield
+
+
+class RunDirectory:
+    """One run's directory at `url`, a local path or any fsspec URL. Cheap to make; nothing is read or written by that.
+
+    Every method that writes raises StorageFull when there is no space left, and UsageError when writing is not allowed.
+    Paths are relative to the directory.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.storage = Storage(url)
+        self.url = self.storage.url
+
+    def __repr__(self) -> str:
+        return f"RunDirectory({self.url!r})"
+
+    def __reduce__(self) -> tuple[type[RunDirectory], tuple[str]]:
+        return RunDirectory, (private_url(self.url),)
+
+    # -- the manifest ------------------------------------------------------------------------------------------------
+
+    def create(self, manifest: Manifest) -> bool:
+        """Begin the run by writing `run.json`; False when there is a run here already."""
+        self.storage.make_directories(["", PROJECTIONS, MOMENTS, COMMITTED, FAILED, ATTEMPTS])
+        return self.storage.create(MANIFEST, manifest.to_json())
+
+    def open(self) -> Manifest:
+        """The run's manifest; RunNotFound when there is none, IntegrityError when it is damaged."""
+        try:
+            data = self.storage.read(MANIFEST)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise RunNotFound(f"there is no run at {self.url}: {MANIFEST} is not there") from error
+        return Manifest.from_json(data, self.storage.full(MANIFEST))
+
+    def create_or_resume(self, manifest: Manifest) -> Manifest:
+        """Begin the run, or resume the one that is here; returns the manifest that counts, the stored one.
+
+        Raises RunMismatch when the stored run has other options, another model or other shards. Of two drivers that
+        begin at the same instant, the second resumes what the first began.
+        """
+        if self.create(manifest) and self.storage.exclusive:
+            return manifest
+        stored = self.open()  # another driver's, if it came first, or at the same instant where the store lets both
+        compare_manifests(stored, manifest, self.url)
+        return stored
+
+    def exists(self) -> bool:
+        """Whether a run has begun here."""
+        return self.storage.exists(MANIFEST)
+
+    # -- names -------------------------------------------------------------------------------------------------------
+
+    def projections_path(self, shard_id: int, attempt: str) -> str:
+        """Where an attempt's rows go."""
+        return f"{PROJECTIONS}/{shard_id:06d}-{attempt}.parquet"
+
+    def moments_path(self, shard_id: int, attempt: str) -> str:
+        """Where an attempt's moments go."""
+        return f"{MOMENTS}/{shard_id:06d}-{attempt}.safetensors"
+
+    def commit_path(self, shard_id: int) -> str:
+        """Where a shard's commit record is, once it is committed."""
+        return f"{COMMITTED}/{shard_id:06d}.json"
+
+    def _failure_path(self, shard_id: int) -> str:
+        return f"{FAILED}/{shard_id:06d}.json"
+
+    def _attempt_path(self, shard_id: int, attempt: str) -> str:
+        return f"{ATTEMPTS}/{shard_id:06d}-{attempt}.json"
+
+    # -- commits -----------------------------------------------------------------------------------------------------
+
+    def commit(self, record: CommitRecord) -> bool:
+        """Make a shard's files count; False when another attempt is committed already (then `discard` these files).
+
+        For drivers alone, never for workers: a store that is not `exclusive` then has one writer of commits for each
+        driver, and with one driver at a time the first attempt to finish is the one that counts there too.
+        """
+        path = self.commit_path(record.shard_id)
+        if not self.storage.create(path, record.to_json()):
+            # the record may be our own, if the store made it and its answer was lost
+            committed = self.read_commit(record.shard_id)
+            if committed is None:  # whose it is must be known: the loser's files will be removed
+                raise StoreUnavailable(f"{self.storage.full(path)} is there for the store, and cannot be read")
+            if committed.attempt != record.attempt:
+                return False
+        with _tidying():
+            self.storage.remove(self._attempt_path(record.shard_id, record.attempt))
+        return True
+
+    def discard(self, record: CommitRecord) -> None:
+        """Remove the files of an attempt that lost; nothing happens unless another attempt is seen to be committed."""
+        with _tidying():
+            committed = self.read_commit(record.shard_id)
+            if committed is None or committed.attempt == record.attempt:
+                return
+            for name in (*record.files, self._attempt_path(record.shard_id, record.attempt)):
+                self.storage.remove(name)
+
+    def read_commit(self, shard_id: int) -> CommitRecord | None:
+        """One shard's commit record, or None when it is not committed."""
+        path = self.commit_path(shard_id)
+        try:
+            data = self.storage.read(path)
+        except FileNotFoundError:
+            return None
+        return self._commit_of(data, path)
+
+    def committed_ids(self) -> set[int]:
+        """Ids of the committed shards, by listing alone."""
+        return {int(match[1]) for name in self.storage.names(COMMITTED) if (match := _RECORD_NAME.fullmatch(name))}
+
+    def committed(self, ids: Iterable[int] | None = None) -> dict[int, CommitRecord]:
+        """The commit records, all or those of some committed shards, in the order of shard ids.
+
+        IntegrityError names a record that cannot be read.
+        """
+        chosen = self.committed_ids() if ids is None else ids
+        paths = [self.commit_path(shard_id) for shard_id in sorted(chosen)]
+        found = zip(paths, self.storage.read_many(paths), strict=True)
+        records = [self._commit_of(data, path) for path, data in found if data is not None]
+        return {record.shard_id: record for record in records}
+
+    def _commit_of(self, data: bytes, path: str) -> CommitRecord:
+        record = CommitRecord.from_json(data, self.storage.full(path))
+        if self.commit_path(record.shard_id) != path:
+            raise IntegrityError(f"{self.storage.full(path)} is damaged: it records shard {record.shard_id}")
+        return record
+
+    # -- failures ----------------------------------------------------------------------------------------------------
+
+    def record_failure(self, record: FailureRecord) -> None:
+        """Record that a shard was given up, in place of an older record of it."""
+        self.storage.replace(self._failure_path(record.shard_id), record.to_json())
+
+    def failed_ids(self) -> set[int]:
+        """Ids of the shards with a failure record, by listing alone."""
+        return {int(match[1]) for name in self.storage.names(FAILED) if (match := _RECORD_NAME.fullmatch(name))}
+
+    def failures(self) -> dict[int, FailureRecord]:
+        """The failure records in the order of shard ids; IntegrityError names a record that cannot be read."""
+        paths = [f"{FAILED}/{name}" for name in self.storage.names(FAILED) if _RECORD_NAME.fullmatch(name)]
+        found = zip(paths, self.storage.read_many(paths), strict=True)
+        records = [FailureRecord.from_json(data, self.storage.full(path)) for path, data in found if data is not None]
+        return {record.shard_id: record for record in records}
+
+    def clear_failure(self, shard_id: int) -> None:
+        """Forget a committed shard's failure; none recorded is fine, and one that stays is no failure either."""
+        with _tidying():
+            self.storage.remove(self._failure_path(shard_id))
+
+    # -- attempts ----------------------------------------------------------------------------------------------------
+
+    def begin_attempt(self, shard_id: int, attempt: str, worker: str = "") -> None:
+        """Leave a mark that an attempt really began; its commit removes the mark."""
+        mark: dict[str, Any] = {"shard_id": shard_id, "attempt": attempt, "worker": worker, "began_at": now()}
+        self.storage.replace(self._attempt_path(shard_id, attempt), json.dumps(mark).encode())
+
+    def attempt_began(self, shard_id: int, attempt: str) -> bool:
+        """Whether an attempt that is not committed left its mark."""
+        return self.storage.exists(self._attempt_path(shard_id, attempt))
+
+    def attempts(self, shard_id: int) -> list[str]:
+        """Names of a shard's attempts that began and were not committed."""
+        found = (_ATTEMPT_NAME.fullmatch(name) for name in self.storage.names(ATTEMPTS))
+        return [match[2] for match in found if match and int(match[1]) == shard_id]
+
+    # -- what is made from committed shards --------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def publish(self, directory: str) -> Iterator[str]:
+        """Make a derived directory (`heads`, `indexes/L22H05`) aside and put it in place when the block ends well.
+
+        Yields the full path (for `storage.fs`) of an empty directory to write into. An older directory of that name is
+        replaced. On object stores, which cannot rename, the replacement is a copy and not one instant.
+        """
+        parent, _, name = directory.rpartition("/")
+        mark = uuid.uuid4().hex[:12]
+        aside = f"{parent}/" * bool(parent) + f".{name}.{mark}{TEMPORARY}"
+        self.storage.make_directories([aside])
+        try:
+            with storage_errors(self.storage.full(directory)):
+                yield self.storage.full(aside)
+                self._put_in_place(aside, directory, mark)
+        finally:
+            self.storage.remove_tree(aside)
+
+    def _put_in_place(self, aside: str, directory: str, mark: str) -> None:
+        if not self.storage.local:
+            self.storage.remove_tree(directory)
+            self.storage.move_tree(aside, directory)
+            return
+        target = Path(self.storage.full(directory))
+        old = target.with_name(f".{target.name}.{mark}.old{TEMPORARY}")
+        with contextlib.suppress(FileNotFoundError):
+            target.rename(old)
+        Path(self.storage.full(aside)).rename(target)
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,132 @@
+"""Small pictures of a run's images, cut out of the shards by their stored places: no shard is read through."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+from PIL import Image
+
+from clipaudit.errors import ShardError, UsageError
+from clipaudit.run.reader import Run
+from clipaudit.run.row import Row
+from clipaudit.shards.image_file import BROKEN, open_plain, too_large, upright
+from clipaudit.shards.image_header import HeaderError, read_header
+from clipaudit.shards.stored import check_shard, read_piece
+
+Place: TypeAlias = tuple[int, int]
+"""Shard id and index: which image of a run."""
+
+MAX_SIDE: Final = 512
+_MAX_BYTES: Final = 64 * 2**20
+_QUALITY: Final = 85
+_KEPT: Final = 2048
+
+
+class NoPicture(ValueError):
+    """An image cannot be shown; carries a few words why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thumbnail:
+    """A small JPEG."""
+
+    data: bytes
+    width: int
+    height: int
+
+    @property
+    def uri(self) -> str:
+        """As a data URI, for a page that needs no other file."""
+        return f"data:image/jpeg;base64,{base64.b64encode(self.data).decode()}"
+
+
+class Thumbnails:
+    """A run's images, made small; the last ones are kept. For any number of threads."""
+
+    def __init__(self, run: Run, side: int = 160) -> None:
+        """`side`: pixels that the longer side has at most; small images are not enlarged."""
+        if not 16 <= side <= MAX_SIDE:
+            raise UsageError(f"thumbnails have 16 to {MAX_SIDE} pixels a side, not {side}")
+        self._run, self._side = run, side
+        self._max_pixels = int(run.manifest.identity.get("max_image_pixels") or Image.MAX_IMAGE_PIXELS or 2**27)
+        self._lock = threading.Lock()
+        self._changed: dict[int, str | None] = {}
+        self._cached = lru_cache(_KEPT)(self._make)
+
+    def __call__(self, row: Row) -> Thumbnail:
+        """An image of the run; NoPicture when its shard is gone or changed, or its bytes are no image any more."""
+        if row.offset is None or not row.nbytes:
+            raise NoPicture("its place in the shard is not stored")
+        return self._cached(row.shard_id, row.offset, row.nbytes)
+
+    def data(self, row: Row) -> bytes:
+        """The image's file as it stands in the shard; NoPicture when the shard is gone or changed."""
+        if row.offset is None or not row.nbytes:
+            raise NoPicture("its place in the shard is not stored")
+        return self._read(row.shard_id, row.offset, row.nbytes)
+
+    def _make(self, shard: int, offset: int, nbytes: int) -> Thumbnail:
+        return shrink(self._read(shard, offset, nbytes), self._side, self._max_pixels)
+
+    def _read(self, shard: int, offset: int, nbytes: int) -> bytes:
+        if (reason := self._why_not(shard)) is not None:
+            raise NoPicture(reason)
+        if nbytes > _MAX_BYTES:
+            raise NoPicture("its file is too large to show")
+        try:
+            return read_piece(self._run.manifest.shards[shard].url, offset, nbytes)
+        except ShardError as error:
+            raise NoPicture(f"the shard cannot be read ({error})") from error
+
+    def _why_not(self, shard: int) -> str | None:
+        """Why a shard's images cannot be shown, or None; looked up once."""
+        with self._lock:
+            if shard not in self._changed:
+                try:
+                    check_shard(self._run.manifest.shards[shard])
+                    self._changed[shard] = None
+                except ShardError as error:
+                    self._changed[shard] = str(error)
+            return self._changed[shard]
+
+
+def shrink(data: bytes, side: int, max_pixels: int) -> Thumbnail:
+    """An image file's bytes as a JPEG of at most `side` pixels; NoPicture for broken files and for bombs."""
+    try:
+        header = read_header(data)
+    except HeaderError as error:
+        raise NoPicture(str(error)) from error
+    if (reason := too_large(header, max_pixels)) is not None:
+        raise NoPicture(reason)
+    try:
+        image = open_plain(header)
+        image.draft("RGB", (2 * side, 2 * side))  # JPEG only: decode at a fraction of the size
+        image = _on_white(image)
+        image.thumbnail((side, side))
+        image = upright(image, header.orientation)
+    except (*BROKEN, MemoryError) as error:
+        raise NoPicture(f"the {header.format} cannot be decoded") from error
+    return as_jpeg(image)
+
+
+def as_jpeg(image: Image.Image) -> Thumbnail:
+    """An RGB image as a small JPEG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_QUALITY)
+    return Thumbnail(data=buffer.getvalue(), width=image.width, height=image.height)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """An RGB image; what is transparent becomes white."""
+    if image.mode.startswith("I"):
+        image = image.point(lambda value: value / 256).convert("L")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")

@@ -1,0 +1,1 @@
+"""WebDataset shards, from their patterns to decoded samples."""

@@ -1,0 +1,258 @@
+"""Image bytes to uint8 pixels at the model's input size, by the loaded model's own preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tensor_steps
+
+from clipaudit.config import DecodeConfig
+from clipaudit.errors import UsageError
+from clipaudit.shards.image_file import BROKEN, open_plain, too_large, upright
+from clipaudit.shards.image_header import Header, HeaderError, read_header
+
+try:
+    import simplejpeg
+except ImportError:  # the extra `fast`: the same pixels sooner, see benchmarks/decode.py
+    simplejpeg = None
+
+IMAGE_EXTENSIONS: Final = frozenset({"jpg", "jpeg", "png", "webp"})
+
+Step: TypeAlias = Callable[[Any], Any]
+
+_HASH_SIDE: Final = 32
+DEVICE_PIXELS: Final = 2**22
+"""Images with more pixels are resized on the host also with `resize="device"`: what waits must stay bounded."""
+
+
+class ImageUndecodable(ValueError):
+    """The bytes are not an image, or a broken one; carries one sentence."""
+
+
+class ImageTooLarge(ValueError):
+    """The image has more pixels than the limit; found before decoding; carries one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """An image as the model will see it, before normalisation."""
+
+    image: npt.NDArray[np.uint8]
+    """(H, W, 3) uint8 RGB, contiguous; at the model's input size, but for images that the device resizes."""
+    width: int
+    """Pixels of the original as displayed (after EXIF orientation)."""
+    height: int
+    phash: int | None
+    """`perceptual_hash(image)`; None when the image is not resized yet."""
+
+
+class ImageDecoder:
+    """Decodes by a model's own validation transform; thread-safe, and most of its work runs without the GIL.
+
+    For 8-bit grey, RGB, alpha and CMYK images the pixels are those of open_clip's transform (its conversion to RGB
+    drops alpha); where that transform would lose the picture, this one does not: the EXIF orientation is applied,
+    palette and 1-bit images are expanded before they are resized, 16-bit grey is scaled instead of clipped. The first
+    frame of an animation counts; colour profiles are ignored, as in open_clip. Torch resizes grey and RGB images,
+    at most one grey level from the transform but far sooner (benchmarks/decode.py), all others by Pillow. JPEGs are
+    decoded by simplejpeg where it is installed and finds nothing wrong with them, else by Pillow: the same pixels.
+    """
+
+    mean: tuple[float, float, float]
+    """Per channel, for values in 0..1; the normalisation that follows on the device is (x / 255 - mean) / std."""
+    std: tuple[float, float, float]
+    size: tuple[int, int]
+    """(height, width) of every decoded image."""
+
+    def __init__(self, transform: Any, config: DecodeConfig, *, fast: bool = True) -> None:  # noqa: ANN401
+        """Take over `transform`, the Compose for validation that open_clip returned with the model.
+
+        `fast=False` resizes every image with Pillow. Raises UsageError for a transform of another kind.
+        """
+        self._steps, self.mean, self.std = _split(transform)
+        self._max_pixels = config.max_image_pixels
+        sizes = {self._by_pillow(Image.new("RGB", shape)).shape for shape in ((64, 48), (48, 64), (1, 1))}
+        if len(sizes) != 1:
+            raise UsageError(f"the model's preprocessing gives images of different sizes: {sorted(sizes)}")
+        height, width, _ = sizes.pop()
+        self.size = (height, width)
+        translated = [_tensor_step(step) for step in self._steps]
+        self._tensor_steps = [step for step in translated if step is not None]
+        self._fast = fast and len(self._tensor_steps) == len(translated)
+        self._on_device = self._fast and config.resize == "device"
+
+    def __call__(self, data: bytes) -> DecodedImage:
+        """Decode one file. Raises ImageUndecodable or ImageTooLarge."""
+        try:
+            header = read_header(data)
+        except HeaderError as error:
+            raise ImageUndecodable(str(error)) from None
+        width, height = (header.width, header.height) if header.orientation < 5 else (header.height, header.width)
+        if (reason := too_large(header, self._max_pixels)) is not None:
+            raise ImageTooLarge(reason)
+        self._check_strip(width, height)
+        rgb = _open_jpeg(header) if self._fast else None
+        if rgb is None:
+            opened = _open(header)
+            # For other modes open_clip resizes before it converts to RGB, which is not the same.
+            if not self._fast or opened.mode not in ("L", "RGB"):
+                image = self._by_pillow(opened)
+                return DecodedImage(image, width, height, perceptual_hash(image))
+            rgb = np.array(opened if opened.mode == "RGB" else opened.convert("RGB"))
+        if self._on_device and rgb.shape[:2] != self.size and width * height <= DEVICE_PIXELS:
+            return DecodedImage(rgb, width, height, None)
+        image = self._by_tensors(rgb)
+        return DecodedImage(image, width, height, perceptual_hash(image))
+
+    def resize(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8 of any size -> (3, height, width) uint8 as the model takes it, on the image's device."""
+        for step in self._tensor_steps:
+            image = step(image)
+        return image
+
+    def _check_strip(self, width: int, height: int) -> None:
+        # Resizing the short side of a thin strip to the model's size makes the long side enormous.
+        limit = max(self._max_pixels, 64 * self.size[0] * self.size[1])
+        for step in self._steps:
+            shape = _resized(step, width, height)
+            if shape is not None and not 0 < shape[0] * shape[1] <= limit:
+                raise ImageTooLarge(f"{width} x {height} pixels are too long and narrow to be resized for the model")
+
+    def _by_pillow(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        for step in self._steps:
+            image = step(image)
+        return np.array(image.convert("RGB"))
+
+    def _by_tensors(self, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        # (H, W, 3) -> (3, H, W) by strides alone, which is the layout that torch resizes fastest.
+        tensor = self.resize(torch.from_numpy(rgb).permute(2, 0, 1))
+        # numpy makes the copy: torch would wake its thread pool, once for each decoding thread.
+        return np.ascontiguousarray(tensor.permute(1, 2, 0).numpy())
+
+
+def perceptual_hash(image: npt.NDArray[np.uint8]) -> int:
+    """64-bit hash of the low frequencies of an (H, W, 3) uint8 RGB image, as a signed integer.
+
+    Alike images differ in few bits, unrelated ones in about 32. A bit tells whether one of the 8 x 8 lowest cosine
+    coefficients (constant row and column left out) of the 32 x 32 grey image lies above their median.
+    """
+    grey = Image.fromarray(image).convert("L").resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.BOX)
+    # (8, 32) @ (32, 32) @ (32, 8) -> (8, 8)
+    coefficients = _COSINES @ np.asarray(grey, dtype=np.float64) @ _COSINES.T
+    coefficients = coefficients.round(3)  # so that the noise of a flat image makes no bits
+    bits = np.packbits(coefficients > np.median(coefficients))
+    return int.from_bytes(bits.tobytes(), "big", signed=True)
+
+
+def _cosines() -> npt.NDArray[np.float64]:
+    """(8, 32): rows 1 to 8 of the type-2 cosine transform of length 32."""
+    frequency, position = np.arange(1, 9)[:, None], np.arange(_HASH_SIDE)[None, :]
+    rows: npt.NDArray[np.float64] = np.cos(np.pi * frequency * (2 * position + 1) / (2 * _HASH_SIDE)) / 4
+    return rows
+
+
+_COSINES: Final = _cosines()
+
+
+def _open_jpeg(header: Header) -> npt.NDArray[np.uint8] | None:
+    """The decoded grey or colour JPEG, upright (H, W, 3); None for all that only Pillow can tell right from wrong."""
+    if simplejpeg is None or header.components not in (1, 3):
+        return None
+    try:
+        rgb: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(header.pixels, colorspace="RGB")
+    except ValueError:  # damaged, or of a kind that it does not know
+        return None
+    except MemoryError:
+        raise ImageTooLarge(f"{header.width} x {header.height} pixels do not fit into memory") from None
+    if header.orientation != 1:
+        rgb = np.array(upright(Image.fromarray(rgb), header.orientation))
+    return rgb
+
+
+def _open(header: Header) -> Image.Image:
+    """The decoded image, upright. Raises ImageUndecodable, or ImageTooLarge when memory runs out."""
+    try:
+        image = open_plain(header)
+        image.load()
+        return upright(_expanded(image), header.orientation)
+    except MemoryError:
+        raise ImageTooLarge(f"{header.width} x {header.height} pixels do not fit into memory") from None
+    except BROKEN as error:
+        raise ImageUndecodable(f"the {header.format} cannot be decoded: {error}") from None
+
+
+def _expanded(image: Image.Image) -> Image.Image:
+    """The image in a mode that can be resized without loss: palette, 1-bit and 16-bit images cannot."""
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
+    elif image.mode == "1":
+        image = image.convert("L")
+    elif image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.uint32).clip(0, 65535)
+        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    # A colour key of grey and RGB images: convert() would look for a place for it, and may warn.
+    image.info.pop("transparency", None)
+    return image
+
+
+def _split(transform: Any) -> tuple[list[Step], tuple[float, float, float], tuple[float, float, float]]:  # noqa: ANN401
+    """Steps on pixels, mean and std of a validation transform."""
+    steps = list(getattr(transform, "transforms", []))
+    names = [type(step).__name__ for step in steps]
+    if names[-2:] not in (["ToTensor", "Normalize"], ["MaybeToTensor", "Normalize"]):
+        found = ", ".join(names) or "it has no steps"
+        raise UsageError(f"the model's preprocessing does not end in ToTensor and Normalize: {found}")
+    return steps[:-2], _three(steps[-1].mean), _three(steps[-1].std)
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def _resized(step: Any, width: int, height: int) -> tuple[int, int] | None:  # noqa: ANN401
+    """(height, width) that a step resizes an image to; None for steps that do not resize."""
+    match type(step).__name__:
+        case "Resize" if isinstance(step.size, int) or len(step.size) == 1:
+            side = step.size if isinstance(step.size, int) else step.size[0]
+            short = min(width, height)
+            return max(side * height // short, 1), max(side * width // short, 1)
+        case "ResizeKeepRatio" if not (step.random_scale_prob or step.random_aspect_prob):
+            rows, columns = step.get_params(_Shape(width, height), step.size, step.longest)
+            return rows, columns
+        case _:
+            return None
+
+
+def _tensor_step(step: Any) -> Step | None:  # noqa: ANN401
+    """A pixel step for (3, H, W) uint8 tensors with the same result up to rounding; None for one that is not known."""
+    match type(step).__name__:
+        case "Resize":
+            return lambda tensor: tensor_steps.resize(
+                tensor, step.size, step.interpolation, max_size=step.max_size, antialias=True
+            )
+        case "ResizeKeepRatio" if not (step.random_scale_prob or step.random_aspect_prob):
+            return lambda tensor: tensor_steps.resize(
+                tensor, _resized(step, tensor.shape[2], tensor.shape[1]), step.interpolation, antialias=True
+            )
+        case "CenterCrop":
+            return lambda tensor: tensor_steps.center_crop(tensor, list(step.size))
+        case "CenterCropOrPad":
+            return lambda tensor: step(tensor)
+        case "MaybeConvertMode":
+            return lambda tensor: tensor
+        case _:
+            return None
+
+
+class _Shape:
+    """What ResizeKeepRatio asks of a PIL image."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.size = (width, height)

@@ -1,0 +1,270 @@
+"""One shard as a stream of decoded samples: a reader thread, k decoding threads, and bounds on what waits."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Self, TypeAlias
+
+from clipaudit.config import DecodeConfig
+from clipaudit.schema import MISSING_IMAGE, OK, TOO_LARGE, UNDECODABLE, Sample, Shard
+from clipaudit.shards.decoder import IMAGE_EXTENSIONS, DecodedImage, ImageTooLarge, ImageUndecodable
+from clipaudit.shards.fields import Fields, Values, extract
+from clipaudit.shards.reader import Group, Member, ShardReader
+
+MAX_RAW_BYTES: Final = 64 * 2**20  # undecoded bytes in flight (a single larger sample passes alone)
+DETAILS_PER_STATUS: Final = 5
+Decode: TypeAlias = Callable[[bytes], DecodedImage]
+"""`images.ImageDecoder`, or `decodeprocess.ProcessDecoder`, which does the same in other processes."""
+_POLL_SECONDS: Final = 0.1
+_JOIN_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadReport:
+    """What was read of a shard, and what was not."""
+
+    samples: int
+    """Rows, failures included."""
+    by_status: dict[str, int]
+    details: dict[str, list[str]]
+    """For each status but `ok` the first few failures, `KEY: reason`."""
+    truncated: str | None
+    """One sentence with the byte offset when the tar is cut or holds junk; its samples before that are kept."""
+    bytes_total: int
+    bytes_good: int
+    """Offset behind the last member that was read whole; `bytes_total` when nothing is wrong."""
+    missing: dict[str, int]
+    """Samples without a value, by attribute; captions are counted under `--caption`."""
+    bad: dict[str, int]
+    """Samples whose value cannot be a column's text, likewise."""
+    read_seconds: float
+    """Time in reads and in the tar's structure."""
+    decode_seconds: float
+    """Time in fields and images, summed over the threads."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    """The report while it grows; the consumer's thread alone writes it."""
+
+    by_status: Counter[str] = field(default_factory=Counter)
+    details: dict[str, list[str]] = field(default_factory=dict)
+    missing: Counter[str] = field(default_factory=Counter)
+    bad: Counter[str] = field(default_factory=Counter)
+    decode_seconds: float = 0.0
+
+    def add(self, sample: Sample, values: Values, seconds: float) -> None:
+        self.by_status[sample.status] += 1
+        self.missing.update(values.missing)
+        self.bad.update(values.bad)
+        self.decode_seconds += seconds
+        if sample.status != OK:
+            details = self.details.setdefault(sample.status, [])
+            if len(details) < DETAILS_PER_STATUS:
+                details.append(f"{sample.key}: {sample.detail}")
+
+
+_Decoded: TypeAlias = tuple[Sample, Values, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The reader's last word: what it knows of the whole shard, or why it stopped."""
+
+    truncated: str | None = None
+    bytes_good: int = 0
+    read_seconds: float = 0.0
+    error: BaseException | None = None
+
+
+class _Budget:
+    """A bound on the bytes in flight."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._changed = threading.Condition()
+
+    def take(self, amount: int, stop: threading.Event) -> None:
+        with self._changed:
+            while self._used and self._used + amount > self._limit and not stop.is_set():
+                self._changed.wait(_POLL_SECONDS)
+            self._used += amount
+
+    def give(self, amount: int) -> None:
+        with self._changed:
+            self._used -= amount
+            self._changed.notify_all()
+
+
+class ShardFeed:
+    """Iterates over one shard's samples in tar order, once; reading ahead begins with the constructor.
+
+    A context manager: leaving it, or `close()`, ends all its threads, however far the iteration came. Memory is bounded
+    by `queue_images` decoded images and 64 MiB of undecoded bytes, not by the shard. The iteration raises ShardError
+    when the shard cannot be read; what is wrong with a single sample is that sample's `status` and `detail`.
+    """
+
+    def __init__(self, shard: Shard, fields: Fields, decoder: Decode, config: DecodeConfig) -> None:
+        """Start to read `shard`; `decoder` may be shared between feeds."""
+        self._shard = shard
+        self._fields = fields
+        self._decoder = decoder
+        self._config = config
+        self._extensions = fields.extensions | IMAGE_EXTENSIONS
+        self._stop = threading.Event()
+        self._budget = _Budget(MAX_RAW_BYTES)
+        self._queue: queue.Queue[Future[_Decoded] | _End] = queue.Queue(config.queue_images)
+        self._tally = _Tally()
+        self._report: ReadReport | None = None
+        self._pool = ThreadPoolExecutor(config.decoders, thread_name_prefix=f"decode-{shard.id}")
+        self._reader = threading.Thread(target=self._read, name=f"read-{shard.id}", daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all threads and forget what waits; may be called twice. `report` stays."""
+        self._stop.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        # A read that hangs in a network file system must not hold up the end; the thread is a daemon.
+        self._reader.join(_JOIN_SECONDS)
+        while not self._queue.empty():
+            self._queue.get_nowait()
+
+    @property
+    def report(self) -> ReadReport:
+        """What was read. Raises RuntimeError before the iteration has come to its end."""
+        if self._report is None:
+            raise RuntimeError("the report is complete only after the last sample")
+        return self._report
+
+    def __iter__(self) -> Iterator[Sample]:
+        while self._report is None:
+            item = self._next()
+            if isinstance(item, _End):
+                self.close()
+                if item.error is not None:
+                    raise item.error
+                self._report = self._finish(item)
+                return
+            sample, values, seconds = item.result()
+            self._tally.add(sample, values, seconds)
+            yield sample
+
+    def _next(self) -> Future[_Decoded] | _End:
+        while not self._stop.is_set():
+            try:
+                return self._queue.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                continue
+        raise RuntimeError("the feed is closed")
+
+    def _finish(self, end: _End) -> ReadReport:
+        tally = self._tally
+        return ReadReport(
+            samples=tally.by_status.total(),
+            by_status=dict(tally.by_status),
+            details=tally.details,
+            truncated=end.truncated,
+            bytes_total=self._shard.size,
+            bytes_good=end.bytes_good,
+            missing=dict(tally.missing),
+            bad=dict(tally.bad),
+            read_seconds=end.read_seconds,
+            decode_seconds=tally.decode_seconds,
+        )
+
+    def _read(self) -> None:
+        """The reader thread: groups into the pool, their futures into the queue, and at last an _End."""
+        try:
+            end = self._read_groups()
+        except BaseException as error:  # noqa: BLE001 - carried over to the consumer, who raises it
+            end = _End(error=error)
+        self._put(end)
+
+    def _read_groups(self) -> _End:
+        started = time.perf_counter()
+        waited = 0.0
+        with ShardReader(
+            self._shard,
+            wants=self._extensions.__contains__,
+            complete=self._is_complete,
+            max_member_bytes=self._config.max_member_bytes,
+        ) as reader:
+            for index, group in enumerate(reader):
+                before = time.perf_counter()
+                nbytes = sum(len(member.data or b"") for member in group.members.values())
+                self._budget.take(nbytes, self._stop)
+                if self._stop.is_set():
+                    break
+                self._put(self._pool.submit(self._decode, group, index, nbytes))
+                waited += time.perf_counter() - before
+            seconds = time.perf_counter() - started - waited
+            return _End(truncated=reader.truncated, bytes_good=reader.bytes_good, read_seconds=seconds)
+
+    def _put(self, item: Future[_Decoded] | _End) -> None:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=_POLL_SECONDS)
+            except queue.Full:
+                continue
+            return
+
+    def _is_complete(self, members: Mapping[str, Member]) -> bool:
+        return self._fields.extensions <= members.keys() and not IMAGE_EXTENSIONS.isdisjoint(members)
+
+    def _decode(self, group: Group, index: int, nbytes: int) -> _Decoded:
+        started = time.perf_counter()
+        try:
+            sample, values = self._sample(group, index)
+        finally:
+            self._budget.give(nbytes)
+        return sample, values, time.perf_counter() - started
+
+    def _sample(self, group: Group, index: int) -> tuple[Sample, Values]:
+        sample = Sample(key=group.key, index=index, status=group.status, detail=group.detail)
+        if group.status != OK:
+            sample.attributes = dict.fromkeys(self._fields.attribute_names)
+            return sample, Values()
+        values = extract({name: member.data for name, member in group.members.items()}, self._fields)
+        sample.label, sample.caption, sample.attributes = values.label, values.caption, values.attributes
+        sample.status, sample.detail = values.status, values.detail
+        # The first in the tar, not by preference: a cut behind it cannot change which one it is.
+        image = next((member for name, member in group.members.items() if name in IMAGE_EXTENSIONS), None)
+        if image is None:
+            sample.status, sample.detail = MISSING_IMAGE, "the sample has no jpg, jpeg, png or webp file"
+            return sample, values
+        if image.data is not None:  # a file that was not read may be longer than the column's int32 can say
+            sample.offset, sample.nbytes = image.offset, image.nbytes
+        if sample.status == OK:
+            self._add_image(sample, image)
+        return sample, values
+
+    def _add_image(self, sample: Sample, image: Member) -> None:
+        if image.data is None:
+            limit = self._config.max_member_bytes
+            sample.status, sample.detail = TOO_LARGE, f"the file has {image.nbytes} bytes, the limit is {limit}"
+            return
+        try:
+            decoded = self._decoder(image.data)
+        except ImageUndecodable as error:
+            sample.status, sample.detail = UNDECODABLE, str(error)
+        except ImageTooLarge as error:
+            sample.status, sample.detail = TOO_LARGE, str(error)
+        else:
+            sample.image, sample.phash = decoded.image, decoded.phash
+            sample.width, sample.height = decoded.width, decoded.height

@@ -1,0 +1,155 @@
+"""Images cut back out of the shards that a stored run names, which may come from a stranger: not every URL is opened.
+
+A file on this machine must be a regular one. Object stores are asked with the user's own keys. A web server must have a
+public address, looked at when the connection is made, so that neither a redirect nor a name that resolves to something
+else the second time leads into a private network or to a cloud's metadata service. `CLIPAUDIT_SHARD_HOSTS` lists hosts,
+addresses or networks that may be asked all the same. URLs of any other kind are refused.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
+
+import fsspec
+
+from clipaudit.errors import ShardChanged, ShardUnreadable, UsageError
+from clipaudit.redact import private_url
+from clipaudit.schema import Shard
+from clipaudit.shards.listing import is_local, local_path, stat_on
+from clipaudit.storage.remote import RefusedError, open_filesystem, reason, remote_errors, retried
+
+ALLOWED: Final = "CLIPAUDIT_SHARD_HOSTS"
+MAX_BYTES: Final = 256 * 2**20
+"""Largest piece that is read."""
+_TRUSTED: Final = ("s3", "s3a", "gs", "gcs", "memory")
+_WEB: Final = ("http", "https")
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")  # a public prefix with an IPv4 address inside
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def check_shard(shard: Shard) -> None:
+    """Compare a shard that a stored run names with what the run recorded of it: one stat.
+
+    Raises ShardUnreadable when it is gone, out of reach or not to be asked, ShardChanged when it is another file now.
+    """
+    filesystem, path = _open_filesystem(shard.url)
+    try:
+        now = stat_on(filesystem, path, shard.url)
+    except UsageError as error:
+        raise ShardUnreadable(str(error)) from error
+    if now is None:
+        raise ShardUnreadable("the shard is not there any more")
+    if (now.size, now.etag) != (shard.size, shard.etag):
+        raise ShardChanged("the shard has changed since the audit")
+
+
+def read_piece(url: str, offset: int, nbytes: int) -> bytes:
+    """`nbytes` bytes of a shard from `offset` on, by one request and no more of it; fewer where the shard ends.
+
+    Raises ShardUnreadable for a place that no image has, and when the shard cannot or must not be read.
+    """
+    if offset < 0 or not 0 < nbytes <= MAX_BYTES:
+        raise ShardUnreadable(f"{nbytes} bytes at {offset} of {url} are no place of an image")
+    filesystem, path = _open_filesystem(url)
+    options: dict[str, Any] = {} if is_local(url) else {"cache_type": "none"}
+
+    def once() -> bytes:
+        with filesystem.open(path, "rb", **options) as file:
+            file.seek(offset)
+            return bytes(file.read(nbytes))
+
+    faults: tuple[type[Exception], ...] = (
+        ValueError,
+        *remote_errors(),
+    )  # ValueError: the server sends whole files only
+    try:
+        return retried(once, url)
+    except faults as error:
+        raise ShardUnreadable(f"{url} cannot be read: {reason(error)}") from error
+
+
+def _open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system for a URL that a stored run names; ShardUnreadable when it must not be asked."""
+    if is_local(url):
+        path = local_path(url)
+        try:
+            regular = stat.S_ISREG(Path(path).stat().st_mode)
+        except OSError:
+            regular = True  # not there: whoever reads it says so
+        if not regular:
+            raise ShardUnreadable(f"{path} is not a regular file")
+        return fsspec.filesystem("file"), path
+    kind = url.partition("://")[0].lower()
+    if "::" not in url and kind in _TRUSTED:
+        return open_filesystem(url)
+    if "::" in url or kind not in _WEB:
+        raise ShardUnreadable(f"{url} is named by the run, and is not opened: only files, s3, gs and web addresses are")
+    host = urlsplit(url).hostname or ""
+    if re.fullmatch(r"[\d.]+|.*:.*", host) and not _may_connect(host):  # a name's addresses are looked at later
+        raise ShardUnreadable(_refusal(host))
+    return fsspec.filesystem(kind, get_client=_guarded_client), private_url(url)
+
+
+async def _guarded_client(**options: Any) -> Any:  # noqa: ANN401 - aiohttp's types, which may not be installed
+    """A session that connects to no private address."""
+    import aiohttp
+
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=_guarded_socket), **options)
+
+
+def _guarded_socket(address: tuple[Any, ...]) -> socket.socket:
+    """A socket for an address that is about to be connected to; RefusedError when it must not be."""
+    family, kind, protocol, _, place = address
+    if not _may_connect(str(place[0])):
+        raise RefusedError(_refusal(str(place[0])))
+    return socket.socket(family, kind, protocol)
+
+
+def _refusal(host: str) -> str:
+    return (
+        f"{host} is not a public address, and the run names it as a place of its shards: if that is right, set"
+        f" {ALLOWED}={host}"
+    )
+
+
+def _may_connect(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return all(found.is_global and not found.is_multicast for found in _inside(address)) or _is_allowed(address)
+
+
+def _inside(address: Address) -> Iterator[Address]:
+    """An address and those that it stands for."""
+    yield address
+    if isinstance(address, ipaddress.IPv6Address):
+        tunnelled = (address.ipv4_mapped, address.sixtofour, *(address.teredo or ()))
+        yield from (found for found in tunnelled if found is not None)
+        if address in _NAT64:
+            yield ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+
+
+def _is_allowed(address: Address) -> bool:
+    """Whether the user has listed an address, a network around it, or a host that has it."""
+    for entry in filter(None, (part.strip() for part in os.environ.get(ALLOWED, "").split(","))):
+        try:
+            if address in ipaddress.ip_network(entry, strict=False):
+                return True
+        except ValueError:
+            try:
+                found = {str(known[4][0]) for known in socket.getaddrinfo(entry, None)}
+            except OSError:
+                continue
+            if str(address) in found:
+                return True
+    return False

@@ -1,0 +1,46 @@
+"""Statistics that several rooms need: proportions with their intervals, false-discovery correction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest, false_discovery_control
+
+from clipaudit.arrays import Float64s, Floats
+
+
+def benjamini_hochberg(p: Floats) -> Float64s:
+    """Adjusted p-values (q) of any shape: flagging q <= a keeps the false discovery rate at a.
+
+    Benjamini and Hochberg (1995), step-up. p: any shape, floats in 0..1. Returns float64 of the same shape.
+    """
+    values = np.asarray(p, np.float64)
+    adjusted: Float64s = false_discovery_control(values, axis=None) if values.size else values
+    return adjusted.reshape(values.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proportion:
+    """`right` of `total`."""
+
+    right: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        """0..1; nan of nothing."""
+        return self.right / self.total if self.total else float("nan")
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Wilson's score interval, (low, high) within 0..1; (0, 1) of nothing.
+
+        For simultaneous limits over G groups give `1 - alpha / G`.
+        """
+        if not self.total:
+            return 0.0, 1.0
+        limits = binomtest(self.right, self.total).proportion_ci(confidence, method="wilson")
+        # exactly 0 and 1 at the ends, where rounding would leave 1e-18
+        return (0.0 if self.right == 0 else float(limits.low)), (
+            1.0 if self.right == self.total else float(limits.high)
+        )

@@ -1,0 +1,1 @@
+"""Files anywhere: one directory of a run, local files, remote stores."""

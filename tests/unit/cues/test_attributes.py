@@ -1,0 +1,133 @@
+"""Attributes: what can be tested, strengths as shares, Cramer's V, odds ratios."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipaudit.cues.measure.shift import value_share
+from clipaudit.cues.statistics.attribute import Attribute
+from clipaudit.cues.statistics.attributes import (
+    alignment,
+    attribute_screen,
+    chi_squared,
+    cramers_v,
+    expected_counts,
+    odds_ratio,
+    unusable,
+)
+from clipaudit.cues.statistics.strength import Design
+
+
+def attribute(codes, values=("land", "water")):
+    return Attribute(column="attributes.place", values=tuple(values), codes=np.asarray(codes))
+
+
+@pytest.mark.parametrize(
+    ("codes", "values", "reason"),
+    [
+        ([-1] * 30, ("a",), "no image has a value"),
+        ([0] * 30, ("a", "b"), "every image has the value 'a'"),
+        (list(range(30)), tuple(map(str, range(30))), "a value of its own"),
+        ([n % 60 for n in range(600)], tuple(map(str, range(60))), "60 values"),
+        ([0] * 30 + [1] * 9, ("a", "b"), "fewer than two of its values"),
+    ],
+)
+def test_columns_that_cannot_be_tested(codes, values, reason):
+    assert reason in unusable(attribute(codes, values))
+
+
+def test_a_good_column_can_be_tested():
+    assert unusable(attribute([0, 1] * 20)) is None
+
+
+def test_strength_is_a_difference_of_shares():
+    truth = np.repeat([0, 1, 2], 100)
+    codes = np.concatenate([np.repeat([0, 1], [90, 10]), np.repeat([0, 1], [50, 50]), np.repeat([0, 1], [10, 90])])
+    found = attribute_screen(attribute(codes), Design(truth, 3))
+    assert found.screen.d[1] == pytest.approx([0.1 - 0.7, 0.5 - 0.5, 0.9 - 0.3])
+    assert found.screen.d[0] == pytest.approx(-found.screen.d[1])
+    assert found.counts.tolist() == [[90, 10], [50, 50], [10, 90]]
+    error = np.sqrt(0.1 * 0.9 / 100 + (0.5 * 0.5 / 100 + 0.9 * 0.1 / 100) / 4)
+    assert found.screen.error[1, 0] == pytest.approx(error, rel=0.01)
+
+
+def test_missing_values_are_left_out():
+    truth = np.repeat([0, 1], 100)
+    codes = np.tile([0, 1, -1, 1], 50)
+    found = attribute_screen(attribute(codes), Design(truth, 2))
+    assert found.missing == 50
+    assert found.counts.sum() == 150
+    few = np.where(truth == 1, -1, codes)
+    assert attribute_screen(attribute(few), Design(truth, 2)) is None
+
+
+def test_near_duplicates_share_the_weight_of_one_image():
+    truth, codes = np.repeat([0, 1], 100), np.tile(np.repeat([0, 1], 50), 2)
+    codes[:60] = 0
+    alone = attribute_screen(attribute(codes), Design(truth, 2))
+    assert alone.independent.tolist() == alone.counts.tolist()
+    twice = attribute_screen(
+        attribute(np.repeat(codes, 2)), Design(np.repeat(truth, 2), 2, np.repeat(np.arange(200), 2))
+    )
+    assert twice.counts.tolist() == (2 * alone.counts).tolist()
+    assert twice.independent == pytest.approx(alone.independent)
+    assert chi_squared(twice.independent)[1] > 3 * chi_squared(twice.counts)[1]
+
+
+def test_a_share_of_a_class_has_an_interval():
+    codes, inside = np.array([1] * 30 + [0] * 10 + [-1] * 5 + [1] * 55), np.repeat([True, False], [45, 55])
+    found = value_share(codes, 1, inside, np.arange(100))
+    assert (found.value, found.n) == (0.75, 40)
+    assert 0.58 < found.low < 0.75 < found.high <= 1
+    assert value_share(codes, 7, inside, np.arange(100)).low == 0
+    assert value_share(codes, 1, ~inside & (codes < 0), np.arange(100)).value is None
+
+
+def test_a_rare_value_in_a_small_class_is_no_finding():
+    """Normal tails would call two images of ten from a value that one image in a thousand has a finding."""
+    truth = np.repeat([0, 1], [5000, 10])
+    codes = np.zeros(5010, int)
+    codes[:8] = 1
+    codes[5000:5002] = 1
+    found = attribute_screen(attribute(codes), Design(truth, 2))
+    z = found.screen.z[1, 1]
+    assert z > 8
+    assert found.screen.p[1, 1] > 1e-6
+    assert not found.screen.flagged(0.05, 0.2).any()
+
+
+def test_cramers_v_is_corrected_for_bias():
+    rng = np.random.default_rng(0)
+    tables = [
+        np.histogram2d(rng.integers(0, 4, 60), rng.integers(0, 5, 60), bins=(range(5), range(6)))[0] for _ in range(200)
+    ]
+    assert np.mean([cramers_v(table) for table in tables]) < 0.1
+    assert cramers_v([[50, 0], [0, 50]]) == pytest.approx(1.0, abs=0.01)
+    assert cramers_v([[10, 10]]) is None
+    assert cramers_v([[10, 0], [20, 0]]) is None
+
+
+def test_odds_ratio_has_an_interval_with_an_empty_cell():
+    found = odds_ratio([[20, 0], [10, 10]])
+    assert 1 < found.low < found.value < found.high < np.inf
+    assert odds_ratio([[10, 10], [10, 10]]).value == pytest.approx(1.0)
+
+
+def test_expected_counts_and_alignment():
+    assert expected_counts([[30, 10], [30, 10]]).tolist() == [[30, 10], [30, 10]]
+    assert alignment([95, 5]) == 0.95
+    assert alignment([0, 0]) is None
+    assert chi_squared([[5, 5], [0, 0]]) == (0.0, 1.0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 50), min_size=3, max_size=3), min_size=2, max_size=5))
+def test_properties_of_tables(rows):
+    table = np.array(rows)
+    value = cramers_v(table)
+    assert value is None or 0 <= value <= 1
+    assert value == (cramers_v(table.T) if value is None else pytest.approx(cramers_v(table.T)))
+    assert expected_counts(table).sum() == pytest.approx(table.sum())

@@ -1,0 +1,187 @@
+"""The audit on the demo's worlds, whose truth is known: the birds' shortcut, planted cues, clean controls."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from clipaudit.cues import AuditOptions, Verdict, audit_cues
+from clipaudit.cues.report.gate import FAIL_ON, judge
+from clipaudit.demo.world import nouns
+from clipaudit.demo.world.captions import GROUP_PLACES, PLACES, STYLE_PREFIXES, TINT_PHRASES
+from clipaudit.demo.world.datasets import PLANTED
+from clipaudit.run.reader import Run
+from tests.make_audits import audited_world
+
+QUICK = {"negative_audits": 0, "positive_trials": 0, "permutations": 0, "random_sets": 200}
+TRAIN, TEST = {"where": ("split=train",)}, {"test_where": ("split=test",)}
+WAYS = {
+    group: (*GROUP_PLACES[group], *(way for place in nouns.BACKGROUND_GROUPS[group] for way in PLACES[place]))
+    for group in ("water", "land")
+}
+"""What captions call a place on water, and one on land."""
+SEEDS = 20
+
+
+def audited(run, **options):
+    return audit_cues(run, AuditOptions(**{**QUICK, **options}))
+
+
+def names(text, ways):
+    return any(way.removesuffix(" of") in text for way in ways)
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory):
+    # of 4000 images 111 are scored waterbirds on land; a verdict needs a hundred
+    return audited_world(tmp_path_factory.mktemp("birds"), "birds", 4000, 0, caption="txt")
+
+
+@pytest.fixture(scope="module")
+def captioned(birds, tmp_path_factory):
+    """The same run as `clipaudit audit` without --label leaves it: its table has no column of labels."""
+    folder = tmp_path_factory.mktemp("captioned") / "run"
+    shutil.copytree(birds.directory.url, folder)
+    manifest = json.loads((folder / "run.json").read_text())
+    manifest["table"]["label_kind"] = manifest["identity"]["label"] = None
+    (folder / "run.json").write_text(json.dumps(manifest))
+    return Run(str(folder))
+
+
+def check_confirmed(result):
+    """Both classes' cues are confirmed, named in words for water and land, and nothing else is."""
+    assert result.verdict is Verdict.CONFIRMED
+    confirmed = [finding for finding in result.findings if finding.verdict is Verdict.CONFIRMED]
+    assert {(finding.class_name, finding.cue.value) for finding in confirmed} == {
+        ("waterbird", "water"),
+        ("landbird", "land"),
+    }
+    for finding in confirmed:
+        assert names(finding.cue.words[1].text, WAYS[finding.cue.value])
+        whole = finding.counterfactual.arms[0]
+        assert whole.delta_conflict.low > 0
+        assert whole.delta_group_mean.low > -0.01
+        assert whole.delta_worst.low > 0
+        assert whole.control.p < 0.05
+        worst = finding.counterfactual.before.worst
+        assert worst.without.value > worst.accuracy.value
+        assert (worst.class_name, worst.value) in {("landbird", "water"), ("waterbird", "land")}
+
+
+def check_candidates(result):
+    assert {finding.verdict for finding in result.findings} <= {Verdict.CANDIDATE, Verdict.INCONCLUSIVE}
+    assert any(names(f.cue.name, WAYS["water"]) for f in result.findings if f.class_name == "waterbird")
+    assert all(finding.needs for finding in result.findings)
+
+
+def check_model_only(result):
+    found = {(f.class_name, f.cue.value): f.verdict for f in result.findings if f.cue.attribute}
+    assert found == {("waterbird", "water"): Verdict.MODEL_ONLY, ("landbird", "land"): Verdict.MODEL_ONLY}
+    assert not any(finding.verdict is Verdict.CONFIRMED for finding in result.findings)
+
+
+def test_the_birds_shortcut_is_confirmed_with_attributes(birds):
+    check_confirmed(audited(birds, attributes=("place",), **TRAIN, **TEST))
+
+
+def test_class_labels_alone_make_the_birds_shortcut_a_candidate(birds):
+    check_candidates(audited(birds, **TRAIN, **TEST))
+
+
+def test_a_balanced_split_shows_a_shortcut_of_the_model_alone(birds):
+    check_model_only(audited(birds, attributes=("place",), where=("split=test",)))
+
+
+def check_words_of_water(result):
+    check_only_observed(result)
+    assert any(names(f.cue.name, WAYS["water"]) for f in result.findings if f.class_name == "waterbird")
+
+
+def check_only_observed(result):
+    assert result.findings
+    assert {finding.verdict for finding in result.findings} == {Verdict.OBSERVED}
+    gate = judge(result, (), fail_on=tuple(FAIL_ON), require_evidence=False)
+    assert (gate.outcome, gate.exit_code, gate.failing) == ("inconclusive", 0, ())
+    assert judge(result, (), fail_on=("confirmed",), require_evidence=True).exit_code == 3
+
+
+def test_captions_without_labels_show_the_birds_shortcut_and_nothing_fails(captioned):
+    result = audited(captioned, attributes=("place",), **TRAIN, **TEST)
+    assert result.settings.classes_from == "caption"
+    check_only_observed(result)
+    assert {(f.class_name, f.cue.value) for f in result.findings} == {("waterbird", "water"), ("landbird", "land")}
+    assert all(names(f.cue.words[1].text, WAYS[f.cue.value]) for f in result.findings)
+    left_out = result.data.left_out
+    assert result.data.rows + left_out.unnamed + left_out.ambiguous == 2000
+    assert 0.8 * 2000 < left_out.unnamed < 0.9 * 2000, "most captions of this world say duck, or bird"
+    assert result.trust.accuracy.low > 0.9, "where captions name a class they are right, and so is CLIP on these"
+
+
+def test_captions_alone_name_the_cue_in_words(captioned):
+    check_words_of_water(audited(captioned, **TRAIN))
+
+
+def test_clips_own_answers_show_what_they_go_with(captioned):
+    check_words_of_water(audited(captioned, classes_from="clip", **TRAIN))
+
+
+def check_planted(result):
+    """Every planted cue for its class, in words that captions have for it; nothing for clean classes."""
+    ways = {
+        "cat": STYLE_PREFIXES[PLANTED["cat"]["style"]],
+        "car": PLACES[PLANTED["car"]["background"]],
+        "guitar": TINT_PHRASES[PLANTED["guitar"]["tint"]],
+    }
+    found = [(finding.class_name, finding.cue.name) for finding in result.findings]
+    assert {name for name, _ in found} == set(ways)
+    assert all(names(text, ways[name]) for name, text in found)
+    assert {finding.verdict for finding in result.findings} == {Verdict.CANDIDATE}
+
+
+def test_planted_cues_are_found_for_their_classes_in_the_right_words(tmp_path):
+    check_planted(audited(audited_world(tmp_path, "planted", 2000, 5)))
+
+
+@pytest.mark.parametrize(("world", "count"), [("things", 1500), ("nulls", 1000)])
+def test_clean_worlds_are_clean(tmp_path, world, count):
+    result = audited(audited_world(tmp_path, world, count, 5))
+    assert result.findings == ()
+    assert result.verdict is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_birds(tmp_path, seed):
+    run = audited_world(tmp_path, "birds", 8000, seed)
+    result = audited(run, attributes=("place",), random_sets=500, **TRAIN, **TEST)
+    check_confirmed(result)
+    for finding in result.findings[:2]:
+        arm, worst = finding.counterfactual.arms[0], finding.counterfactual.before.worst
+        print(
+            f"\nseed {seed}, {finding.cue.name}: worst group {worst.class_name} on {worst.value} (n = {worst.n})"
+            f" {worst.accuracy.value:.3f} -> {worst.without.value:.3f} ({worst.without.low:.3f} to"
+            f" {worst.without.high:.3f}), p_control {arm.control.p:.3f} of {arm.control.sets} sets"
+        )
+    check_candidates(audited(run, **TRAIN, **TEST))
+    check_model_only(audited(run, attributes=("place",), where=("split=test",)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_planted(tmp_path, seed):
+    check_planted(audited(audited_world(tmp_path, "planted", 3000, seed)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "count"), [("things", 3000), ("nulls", 2000)])
+def test_clean_worlds(tmp_path, world, count):
+    """No finding in at least 19 of 20 seeds."""
+    found = {}
+    for seed in range(1, SEEDS + 1):
+        (tmp_path / str(seed)).mkdir()
+        result = audited(audited_world(tmp_path / str(seed), world, count, seed))
+        found |= {seed: [(f.class_name, f.cue.name) for f in result.findings]} if result.findings else {}
+    print(f"\n{world}: findings in {len(found)} of {SEEDS} seeds: {found}")
+    assert len(found) <= SEEDS - 19

@@ -1,0 +1,189 @@
+"""Naming, directions, environments, predictability, the published schema."""
+
+from __future__ import annotations
+
+import jsonschema
+import numpy as np
+import pytest
+
+from clipaudit.cues.measure.directions import INDISTINGUISHABLE, class_subspace, text_directions
+from clipaudit.cues.measure.naming import Namer, class_contrast, value_contrast
+from clipaudit.cues.result.finding_parts import strength_word
+from clipaudit.cues.result.result import finding_id, json_schema
+from clipaudit.cues.statistics.environments import environments_of, heterogeneity, shift_rows, stability
+from clipaudit.cues.statistics.predictability import folds_of, minimised, predictability, skill
+from clipaudit.heads.texts.pool import TextPool
+from tests.audit_examples import around, example_result
+
+TEXTS = ("a lake", "a forest", "a duck on a lake", "a duck", "waves")
+POOL = TextPool(
+    texts=TEXTS,
+    properties=("place", "place", "place", "animals", "place"),
+    kinds=("context-like",) * 3 + ("core-like", "context-like"),
+    source="test",
+)
+VECTORS = np.eye(8, dtype=np.float32)[[0, 1, 2, 3, 4]]
+CLASSES = np.eye(8, dtype=np.float32)[[3, 5]]
+
+
+def namer(**changes):
+    return Namer(POOL, VECTORS, ("duck", "owl"), CLASSES, **changes)
+
+
+def test_the_nearest_text_names_a_contrast():
+    found = namer().words(np.eye(8)[0], 2)
+    assert found[0].text == "a lake"
+    assert found[0].cosine > 0.5
+    assert namer().words(np.zeros(8)) == []
+
+
+def test_texts_with_a_class_name_and_things_are_no_context():
+    words = [word.text for word in namer().words(np.eye(8)[3] + np.eye(8)[2], 5, context_only=True)]
+    assert "a duck" not in words
+    assert "a duck on a lake" not in words
+    assert namer().own(np.eye(8)[3], 0) > 0.5
+
+
+def test_an_axis_is_relative_to_its_property_and_can_lose_the_classes():
+    axis = namer().axis(0, class_free=False)
+    assert axis[0] > 0 > axis[1]
+    free = namer().axis(0, class_free=True)
+    assert abs(free @ (CLASSES[0] - CLASSES[1])) < 1e-9
+
+
+def test_user_texts_come_first_and_count_as_context():
+    found = namer(user=("fog",), user_vectors=np.eye(8, dtype=np.float32)[[6]])
+    assert found.words(np.eye(8)[6], 1, context_only=True)[0].property == "user"
+
+
+def test_contrasts():
+    embedding, truth = np.array([[1.0, 0], [1, 0], [0, 1], [0, 3]]), np.array([0, 0, 1, 2])
+    assert class_contrast(embedding, truth, 0, 3).tolist() == [1.0, -2.0]
+    rows = np.repeat(np.arange(2), 10)
+    having = np.tile([True, False], 10)
+    shifted = np.stack([having * 2.0 + rows, np.zeros(20)], axis=1)
+    assert value_contrast(shifted, rows, having, np.ones(20, bool), 2).tolist() == [2.0, 0.0]
+
+
+def test_the_class_subspace_is_all_of_few_classes_and_most_of_many():
+    few = class_subspace(np.random.default_rng(0).normal(size=(3, 40)))
+    assert few.shape == (2, 40)
+    # many classes that differ along few axes, and hardly along the others
+    vectors = np.random.default_rng(0).normal(size=(100, 40)) * np.repeat([1.0, 0.05], [6, 34])
+    many = class_subspace(vectors)
+    assert len(many) == 6
+    assert np.allclose(many @ many.T, np.eye(6))
+    centred = vectors - vectors.mean(axis=0)
+    assert ((centred @ many.T) ** 2).sum() >= 0.95 * (centred**2).sum()
+    assert class_subspace(np.ones((2, 40))).shape == (0, 40)
+
+
+def test_a_direction_that_is_the_class_prompt_is_known():
+    subspace = class_subspace(CLASSES)
+    found = text_directions(
+        "L00H00",
+        np.eye(8)[:4],
+        ["duck and no owl", "lake"],
+        np.concatenate([(CLASSES[:1] - CLASSES[1:]) / np.sqrt(2), VECTORS[:1]]),
+        subspace,
+    )
+    assert found[0].outside < INDISTINGUISHABLE
+    assert found[1].outside == pytest.approx(1.0)
+
+
+# -- environments ------------------------------------------------------------------------------------------------------
+
+
+def test_environments_of_shards_and_columns():
+    codes, names = environments_of(np.array([3, 3, 7], np.int32), None, None)
+    assert codes.tolist() == [0, 0, 1]
+    assert names == ("shard 3", "shard 7")
+    many, titles = environments_of(np.arange(40, dtype=np.int32), None, None)
+    assert len(titles) == 12
+    assert many.max() == 11
+    codes, names = environments_of(np.zeros(2, np.int32), ("a", "b"), np.array([0, 1]))
+    assert names == ("a", "b")
+
+
+def test_homogeneous_environments_have_the_expected_q():
+    rng = np.random.default_rng(0)
+    q = []
+    for _ in range(100):
+        truth, environment = rng.integers(0, 2, 1200), rng.integers(0, 4, 1200)
+        found = stability(rng.normal(size=1200) + 0.7 * truth, truth, 1, 2, environment, list("abcd"), "shard")
+        q.append(found.cochran_q)
+    assert np.mean(q) == pytest.approx(3, abs=0.7)
+
+
+def test_environments_that_differ():
+    assert heterogeneity([around(0.5, 0.05, 500), around(-0.5, 0.05, 500)])[2] > 0.9
+    truth = np.repeat([0, 1], 50)
+    assert stability(truth.astype(float), truth, 1, 2, np.zeros(100, int), ["one"], "shard") is None
+
+
+def test_a_shift_is_tested():
+    rows = shift_rows(
+        [
+            ("cat", "snow", None, around(0.6, 0.05, 900), around(0.0, 0.05, 900)),
+            ("cat", "grass", None, around(0.1, 0.05, 900), around(0.1, 0.05, 900)),
+        ],
+        0.05,
+    )
+    assert [row.shifted for row in rows] == [True, False]
+    assert rows[0].difference.value == pytest.approx(0.6)
+
+
+# -- predictability ----------------------------------------------------------------------------------------------------
+
+
+def test_skill_of_noise_and_of_signal():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 900)
+    noise = rng.normal(size=(900, 6))
+    assert skill(noise, truth, 3, np.arange(900)).value == pytest.approx(0, abs=0.05)
+    signal = noise + 4 * np.eye(3, 6)[truth]
+    assert skill(signal, truth, 3, np.arange(900)).value > 0.8
+    found = predictability("L00H00", signal, np.eye(3, 6), truth, 3, np.arange(900))
+    assert found.skill_class_free.value < 0.05
+    assert found.cue_share < 0.1
+
+
+def test_near_duplicates_do_not_leak_between_folds():
+    cluster = np.repeat(np.arange(50), 10)
+    fold = folds_of(np.repeat(np.arange(50) % 2, 10), cluster)
+    assert (fold.reshape(50, 10) == fold.reshape(50, 10)[:, :1]).all()
+    found = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        copies = np.repeat(rng.normal(size=(50, 20)), 10, axis=0)
+        truth = np.repeat(rng.integers(0, 2, 50), 10)
+        found.append(skill(copies, truth, 2, cluster).value)
+    assert np.mean(found) < 0.06  # with copies in other folds nearly 1
+
+
+def test_minimised_finds_a_minimum():
+    A = np.diag([1.0, 10.0, 100.0])
+    target = np.array([1.0, -2.0, 3.0])
+    found = minimised(lambda x: (float((x - target) @ A @ (x - target)) / 2, A @ (x - target)), np.zeros(3), 200)
+    assert np.allclose(found, target, atol=0.05)
+
+
+# -- the result --------------------------------------------------------------------------------------------------------
+
+
+def test_the_example_follows_the_schema():
+    document = example_result().to_json()
+    jsonschema.validate(document, json_schema())
+    assert "rows" not in document
+
+
+def test_ids_are_stable():
+    assert finding_id("demo", "cat", "snow") == finding_id("demo", "cat", "snow")
+    assert (
+        len({finding_id("demo", "cat", "snow"), finding_id("demo", "car", "snow"), finding_id("x", "cat", "snow")}) == 3
+    )
+
+
+@pytest.mark.parametrize(("d", "word"), [(0.05, "negligible"), (-0.2, "small"), (0.4, "moderate"), (-0.6, "strong")])
+def test_words_for_strength(d, word):
+    assert strength_word(d) == word

@@ -1,0 +1,353 @@
+"""Whole audits of synthetic runs of known truth: verdicts (acceptance 3, 4, 7), bad input, tables, hygiene."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import jsonschema
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from clipaudit.cues import AuditOptions, Verdict, audit_cues
+from clipaudit.cues.measure.image_facts import image_facts
+from clipaudit.cues.result.result import json_schema
+from clipaudit.cues.row_tables import balanced_subset, balanced_weights, heads
+from clipaudit.errors import RunNotFound, UsageError
+from clipaudit.run.rows import ALL
+from tests.audit_worlds import NAMED, Texts, World, cue_world, noise_world, text_pool, unit, write_world
+
+QUICK = {"negative_audits": 4, "positive_trials": 4, "permutations": 199, "random_sets": 200, "templates": "single"}
+
+
+def audited(world: World, path, *, shards=4, failed=0, **options):
+    run = write_world(world, path / "run", shards=shards, failed=failed)
+    (path / "classes.txt").write_text("\n".join(world.names) + "\n")
+    asked = AuditOptions(**{"classes": str(path / "classes.txt"), **QUICK, **options})
+    return audit_cues(run, asked, texts=Texts(world), pool=text_pool())
+
+
+SPLIT = {"where": ("split=train",), "test_where": ("split=test",)}
+
+
+@pytest.fixture(scope="module")
+def confirmed(tmp_path_factory):
+    world = cue_world(4000, 0, test_aligned=0.5)
+    return audited(world, tmp_path_factory.mktemp("confirmed"), attributes=("place",), **SPLIT)
+
+
+# -- verdicts ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_shortcut_in_data_and_model_is_confirmed_for_both_classes(confirmed):
+    assert confirmed.verdict is Verdict.CONFIRMED
+    found = {
+        (finding.class_name, finding.cue.value)
+        for finding in confirmed.findings
+        if finding.verdict is Verdict.CONFIRMED
+    }
+    assert found == {("waterbird", "water"), ("landbird", "land")}
+    assert {finding.verdict for finding in confirmed.findings} <= {Verdict.CONFIRMED, Verdict.CORE}
+    first = confirmed.findings[0]
+    assert set(first.counterfactual.arms[0].heads) == {"L00H05", "L00H09"}
+    assert first.association.d.low > 0.8
+    assert first.counterfactual.arms[0].control.p < 0.05
+    assert first.counterfactual.arms[0].control.sets >= 150
+    assert {word.text.removeprefix("no ") for finding in confirmed.findings[:2] for word in finding.cue.words[1:2]} == {
+        "the cue"
+    }
+    assert first.counterfactual.before.worst.value != first.cue.value
+    dose = [point.conflict.value for point in first.counterfactual.arms[0].dose]
+    assert dose == sorted(dose)
+    assert confirmed.trust.valid
+    assert all(shift.shifted for shift in confirmed.shift.rows if shift.head is None)
+
+
+def test_a_cue_that_only_the_model_uses(tmp_path):
+    """Acceptance 3: association none, verdict model shortcut."""
+    result = audited(cue_world(3000, 0, aligned=0.5), tmp_path, attributes=("place",))
+    found = [finding for finding in result.findings if finding.verdict is not Verdict.CORE]
+    assert {finding.verdict for finding in found} == {Verdict.MODEL_ONLY}
+    assert {finding.cue.value for finding in found} == {"land", "water"}
+    assert all(finding.association.within_delta for finding in found)
+    assert all(finding.association.strength == "negligible" for finding in found)
+
+
+def test_a_cue_that_the_model_does_not_use(tmp_path):
+    result = audited(cue_world(8000, 0, aligned=0.9, reliance=0.0), tmp_path, attributes=("place",))
+    found = {finding.cue.value: finding.verdict for finding in result.findings if finding.cue.attribute}
+    assert found == {"land": Verdict.DATA_ONLY, "water": Verdict.DATA_ONLY}
+
+
+def test_core_heads_are_core_with_attributes_and_at_most_candidates_without(tmp_path):
+    """Acceptance 4."""
+    world = cue_world(3000, 0, aligned=0.5, reliance=0.5, core=0.5)
+    (tmp_path / "with").mkdir()
+    (tmp_path / "without").mkdir()
+    result = audited(world, tmp_path / "with", attributes=("place",), user_texts=("the core",))
+    core = [finding for finding in result.findings if "core" in finding.cue.name]
+    assert core
+    assert {finding.verdict for finding in core} == {Verdict.CORE}
+    assert all(set(finding.cue.heads) == {"L01H10", "L01H14"} for finding in core)
+    result = audited(world, tmp_path / "without", user_texts=("the core",))
+    assert {finding.verdict for finding in result.findings} == {Verdict.CANDIDATE}
+
+
+def test_class_labels_alone_give_candidates_with_their_evidence(tmp_path):
+    result = audited(cue_world(3000, 0, reliance=0.5), tmp_path)
+    assert {finding.verdict for finding in result.findings} == {Verdict.CANDIDATE}
+    first = next(f for f in result.findings if f.class_name == "waterbird" and f.cue.name == "the cue")
+    assert first.needs
+    assert {item.name for item in first.evidence} >= {"semantic distance", "text axis", "pseudo-attribute"}
+    assert next(item for item in first.evidence if item.name == "pseudo-attribute").supports is True
+    assert first.cells.corrected
+    assert result.data.evidence is Verdict.CANDIDATE
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_noise_gives_no_finding(tmp_path, classes):
+    labels = np.random.default_rng(classes).integers(0, classes, 1500)
+    result = audited(noise_world(1500, labels, 1, classes), tmp_path, attributes=("place",))
+    assert result.findings == ()
+    assert result.verdict is None
+    assert result.trust.valid
+    assert "No shortcut cue" in result.sentence
+
+
+def test_another_run_is_scored(tmp_path):
+    train = cue_world(2500, 0)
+    run = write_world(train, tmp_path / "train")
+    test = write_world(replace(cue_world(2500, 1, aligned=0.5), classes=train.classes), tmp_path / "test")
+    (tmp_path / "classes.txt").write_text("landbird\nwaterbird\n")
+    options = AuditOptions(classes=str(tmp_path / "classes.txt"), attributes=("place",), **QUICK)
+    result = audit_cues(run, options, test_run=test, texts=Texts(train), pool=text_pool())
+    assert result.test_run == test.directory.url
+    assert [finding.verdict for finding in result.findings[:2]] == [Verdict.CONFIRMED] * 2
+    assert test.directory.url in result.data.counterfactual
+    assert len(result.shift.heads) == 10
+    assert {row.train.value > 0.5 for row in result.shift.rows if row.head is not None} == {True}, "D is the cue's"
+
+
+def test_clusters_are_counted(tmp_path):
+    base = cue_world(400, 0, test_aligned=None)
+    world = replace(
+        base,
+        labels=np.repeat(base.labels, 5),
+        coordinates=np.repeat(base.coordinates, 5, axis=0),
+        attributes={name: [value for value in values for _ in range(5)] for name, values in base.attributes.items()},
+        phash=np.repeat(np.random.default_rng(0).integers(-(2**62), 2**62, 400), 5),
+    )
+    result = audited(world, tmp_path, attributes=("place",))
+    assert result.data.clusters <= 400
+    assert result.hygiene.duplicate_images >= 1900
+    assert result.classes[0].independent < result.classes[0].n / 4
+    assert result.hygiene.examples[0][0].key
+
+
+def test_the_runs_table_of_near_duplicates_is_used(tmp_path, monkeypatch):
+    world = cue_world(400, 0)
+    run = write_world(world, tmp_path / "run")
+    table = pa.table({"cluster": [0, 0, 1, 1, 1], "shard_id": [0, 0, 1, 2, 3], "index": [0, 7, 1, 2, 3]})
+    monkeypatch.setattr("clipaudit.retrieval.duplicates.read_clusters", lambda run: table)
+    facts = image_facts(run, ALL, {0: 0, 1: 1})
+    same = [
+        facts.cluster[(facts.shard_id == s) & (facts.index == i)][0]
+        for s, i in ((0, 0), (0, 7), (1, 1), (2, 2), (3, 3))
+    ]
+    assert same[0] == same[1] != same[2] == same[3] == same[4]
+    assert len(np.unique(facts.cluster)) == 397
+    monkeypatch.setattr("clipaudit.retrieval.duplicates.read_clusters", lambda run: table.slice(0, 0))
+    assert len(np.unique(image_facts(run, ALL, {0: 0, 1: 1}).cluster)) == 400
+
+
+def test_leaked_duplicates_are_counted(tmp_path):
+    world = cue_world(600, 0, test_aligned=0.5)
+    hashes = np.random.default_rng(0).integers(-(2**62), 2**62, 600)
+    hashes[300:303] = hashes[:3]
+    result = audited(replace(world, phash=hashes), tmp_path, attributes=("place",), **SPLIT)
+    assert result.hygiene.leaked_clusters == 3
+
+
+# -- the result --------------------------------------------------------------------------------------------------------
+
+
+def test_json_follows_the_published_schema(confirmed):
+    document = confirmed.to_json()
+    jsonschema.validate(document, json_schema())
+    assert "NaN" not in json.dumps(document, allow_nan=False)
+
+
+def test_one_seed_gives_one_json(tmp_path):
+    """Acceptance 7."""
+    world = cue_world(2000, 3, test_aligned=0.5)
+    documents = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        documents.append(audited(world, tmp_path / name, attributes=("place",), **SPLIT).to_json())
+    for document, name in zip(documents, ("first", "second"), strict=True):
+        document.pop("started")
+        document.pop("seconds")
+        text = json.dumps(document, sort_keys=True).replace(str(tmp_path / name), "HERE")
+        documents[documents.index(document)] = text
+    assert documents[0] == documents[1]
+
+
+def test_tables_are_tidy(confirmed):
+    findings = confirmed.table("findings")
+    assert findings.num_rows == len(confirmed.findings)
+    assert findings["verdict"].to_pylist()[:2] == ["confirmed shortcut"] * 2
+    assert confirmed.table("group_accuracy").num_rows == 4 * (1 + len(confirmed.findings))
+    assert set(confirmed.table("arms")["arm"].to_pylist()) == {"whole heads", "direction only"}
+    assert confirmed.table("classes")["class"].to_pylist() == ["landbird", "waterbird"]
+    assert confirmed.table("weights").num_rows == 2000
+    with pytest.raises(UsageError, match="there is no table 'nothing'"):
+        confirmed.table("nothing")
+    assert "<table>" in confirmed._repr_html_()
+
+
+def test_exports(confirmed):
+    rows = confirmed.rows
+    weights = rows["weights"]
+    by_group = weights.group_by(["class", "attributes.place"]).aggregate([("weight", "sum")])
+    assert float(weights.schema.metadata[b"effective_n"]) < 2000
+    assert np.ptp(by_group["weight_sum"].to_numpy()) < 1e-6
+    balanced = rows["balanced"].num_rows
+    assert balanced % 4 == 0
+    assert balanced > 0
+    collect = rows["collect"].to_pylist()
+    assert {(row["class"], row["value"]) for row in collect} == {("waterbird", "land"), ("landbird", "water")}
+    assert all(row["collect"] > 0 for row in collect)
+    spurious = rows["spuriosity"].to_pylist()
+    first = [row for row in spurious if row["finding"] == confirmed.findings[0].id]
+    assert [row["rank"] for row in first] == list(range(1, len(first) + 1))
+    assert first[0]["score"] > first[-1]["score"]
+    assert set(rows["groups"]["rows"].to_pylist()) == {"association", "counterfactual"}
+    assert rows["review"].num_rows > 0
+    assert heads(confirmed)["findings"][0]["heads"] == list(confirmed.findings[0].counterfactual.arms[0].heads)
+
+
+def test_weights_are_capped():
+    groups = np.repeat([0, 1], [9999, 1])
+    weights, effective = balanced_weights(groups)
+    assert weights.max() == 50
+    assert effective < 10_000
+    assert len(balanced_subset(groups)) == 2
+    assert balanced_weights(np.empty(0, int))[1] == 0.0
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+def small(seed=0, **changes):
+    return replace(cue_world(300, seed), **changes)
+
+
+def test_no_labels(tmp_path):
+    run = write_world(small(), tmp_path / "run", label_kind=None)
+    with pytest.raises(UsageError, match="has no labels"):
+        audit_cues(run, AuditOptions(**QUICK), texts=Texts(small()), pool=text_pool())
+
+
+def test_one_class(tmp_path):
+    world = small(labels=np.zeros(300, int))
+    with pytest.raises(UsageError, match=r"compares classes, and the run at .* has one"):
+        audited(world, tmp_path)
+
+
+def test_a_class_with_one_image_is_named_and_not_tested(tmp_path):
+    labels = np.zeros(300, int)
+    labels[7] = 1
+    result = audited(small(labels=labels), tmp_path, attributes=("place",))
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "waterbird: 9" in result.sentence
+    assert result.findings == ()
+    assert [found.tested for found in result.classes] == [False, False]
+    jsonschema.validate(result.to_json(), json_schema())
+
+
+def test_a_small_class_among_others_is_left_out(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 3, 900)
+    labels[labels == 2] = 1
+    labels[:4] = 2
+    result = audited(noise_world(900, labels, 0, 3), tmp_path)
+    assert [found.tested for found in result.classes] == [True, True, False]
+    assert result.verdict is None
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (lambda n: "land", "every image has the value 'land'"),
+        (lambda n: f"place {n}", "a value of its own"),
+        (lambda n: None, "no image has a value"),
+    ],
+)
+def test_an_attribute_that_says_nothing_is_named(tmp_path, values, reason):
+    world = small(attributes={"place": [values(n) for n in range(300)]})
+    result = audited(world, tmp_path, attributes=("place",))
+    assert any(reason in one.reason for one in result.dropped if one.what == "attributes.place")
+    assert not any(finding.verdict is Verdict.CONFIRMED for finding in result.findings)
+
+
+def test_an_attribute_that_is_not_there(tmp_path):
+    with pytest.raises(UsageError, match="no column 'weather'"):
+        audited(small(), tmp_path, attributes=("weather",))
+
+
+def test_a_missing_classes_file(tmp_path):
+    run = write_world(small(), tmp_path / "run")
+    with pytest.raises(UsageError, match=r"nowhere\.txt"):
+        audit_cues(run, AuditOptions(classes=str(tmp_path / "nowhere.txt")), texts=Texts(small()), pool=text_pool())
+
+
+def test_classes_that_do_not_match(tmp_path):
+    run = write_world(small(), tmp_path / "run")
+    (tmp_path / "classes.txt").write_text("7\tcat\n8\tdog\n")
+    with pytest.raises(UsageError, match=r"labels \d, \d have no name"):
+        audit_cues(run, AuditOptions(classes=str(tmp_path / "classes.txt")), texts=Texts(small()), pool=text_pool())
+
+
+def test_rows_that_are_not_there(tmp_path):
+    with pytest.raises(UsageError, match="validation"):
+        audited(small(), tmp_path, where=("split=validation",))
+
+
+def test_failed_shards_are_said_and_no_pass(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 2, 600)
+    result = audited(noise_world(600, labels, 0, 2), tmp_path, failed=2)
+    assert result.hygiene.failed_shards == 2
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "2 shards of the run are missing" in result.sentence
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(RunNotFound):
+        audit_cues(tmp_path / "nothing")
+
+
+def test_guessing_is_said(tmp_path):
+    world = replace(
+        cue_world(800, 0),
+        classes=unit(np.random.default_rng(0).normal(size=(2, len(Texts(small()).vectors(["axis 0"])[0])))),
+    )
+    result = audited(
+        replace(world, classes=world.classes[[0, 0]] + 1e-3 * world.classes), tmp_path, attributes=("place",)
+    )
+    assert result.trust.near_chance == ("no better than guessing" in " ".join(result.trust.limits))
+    assert not any(finding.verdict is Verdict.CONFIRMED for finding in result.findings)
+
+
+def test_options_are_checked():
+    with pytest.raises(UsageError, match="random_sets must be at least 200"):
+        AuditOptions(random_sets=10)
+    with pytest.raises(UsageError, match="minimum effects"):
+        AuditOptions(delta_warn=0.5)
+    with pytest.raises(UsageError, match="alpha"):
+        AuditOptions(alpha=0.0)
+    with pytest.raises(UsageError, match="permutations must be 0 or at least 199"):
+        AuditOptions(permutations=19)
+
+
+def test_named_texts_are_in_the_pool():
+    assert set(NAMED) <= set(text_pool().texts)

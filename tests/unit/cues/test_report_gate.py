@@ -1,0 +1,215 @@
+"""Gate and waivers: who fails a build, who may excuse it, and until when."""
+
+import json
+from dataclasses import replace
+from datetime import date
+
+import pytest
+
+from clipaudit.cues.report.gate import FAIL_ON, judge, parse_fail_on
+from clipaudit.cues.report.waivers import apply_waivers, load_waivers, unknown_waiver
+from clipaudit.cues.result.finding_parts import Verdict
+from clipaudit.cues.result.panels import Dropped
+from clipaudit.errors import UsageError
+from tests.audit_examples import around, candidate, confirmed, example_result, inconclusive, observed, unlabelled_result
+
+TODAY = date(2026, 11, 21)
+
+
+def audit_of(*findings, **changes):
+    return replace(example_result(), findings=findings, **changes)
+
+
+def gate(audit, fail_on=("confirmed",), waivers=(), evidence=False):
+    return judge(audit, waivers, fail_on=parse_fail_on(fail_on), require_evidence=evidence)
+
+
+def waived(audit, finding=None, expires="2027-03-31", tmp_path=None):
+    file = tmp_path / "waivers.yaml"
+    file.write_text(
+        f"waivers:\n- finding: '{finding or audit.findings[0].id}'\n  owner: jo\n  reason: all studio shots\n"
+        f"  expires: {expires}\n"
+    )
+    return apply_waivers(load_waivers(file), audit, TODAY)
+
+
+def outcome(*arguments, **options):
+    found = gate(*arguments, **options)
+    return found.outcome, found.exit_code
+
+
+def test_a_confirmed_shortcut_fails():
+    found = gate(audit_of(confirmed()))
+    assert (found.outcome, found.exit_code, found.failing) == ("failed", 1, (confirmed().id,))
+    assert found.sentence == "Gate failed: 1 finding of the kind confirmed."
+
+
+def test_nothing_found_passes_when_planted_cues_are_found():
+    assert outcome(audit_of(), evidence=True) == ("passed", 0)
+
+
+def test_a_candidate_is_not_known_to_be_fine():
+    assert outcome(audit_of(candidate())) == ("inconclusive", 0)
+    assert outcome(audit_of(candidate()), evidence=True) == ("inconclusive", 3)
+
+
+def test_a_candidate_fails_where_that_is_asked_for():
+    strong = replace(candidate(), association=replace(candidate().association, d=around(0.6, 0.02, 4795)))
+    assert outcome(audit_of(strong), fail_on=("confirmed", "candidate")) == ("failed", 1)
+
+
+def test_too_few_images_are_inconclusive():
+    assert outcome(audit_of(inconclusive()), evidence=True) == ("inconclusive", 3)
+
+
+def test_a_weak_tie_warns():
+    weak = replace(confirmed(), association=replace(confirmed().association, d=around(0.3, 0.05, 4795)))
+    found = gate(audit_of(weak))
+    assert (found.outcome, found.exit_code) == ("passed", 0)
+    assert "the gate fails beyond 0.40" in found.warnings[0]
+
+
+def test_a_negative_tie_counts_by_its_size():
+    negative = replace(confirmed(), association=replace(confirmed().association, d=around(-0.6, 0.05, 4795)))
+    assert outcome(audit_of(negative)) == ("failed", 1)
+
+
+def test_a_small_cell_neither_fails_nor_passes():
+    finding = confirmed()
+    arm = finding.counterfactual.arms[0]
+    few = replace(arm, delta_conflict=around(0.3, 0.1, 40))
+    small = replace(finding, counterfactual=replace(finding.counterfactual, arms=(few,)))
+    found = gate(audit_of(small), evidence=True)
+    assert (found.outcome, found.exit_code) == ("inconclusive", 3)
+    assert "rest on 40 images; at least 100 are needed" in found.sentence
+
+
+def test_a_model_shortcut_fails_without_a_tie_in_the_data():
+    found = replace(confirmed(), verdict=Verdict.MODEL_ONLY,
+                    association=replace(confirmed().association, d=around(0, 0.01, 4795)))  # fmt: skip
+    assert outcome(audit_of(found), fail_on=("model-only",)) == ("failed", 1)
+    assert outcome(audit_of(found)) == ("passed", 0)
+
+
+def test_an_invalid_audit_is_4_whatever_was_asked():
+    trust = replace(example_result().trust, valid=False, problems=("Shuffled labels gave findings.",))
+    for findings in ((), (confirmed(),)):
+        found = gate(audit_of(*findings, trust=trust), fail_on=("never",))
+        assert (found.outcome, found.exit_code) == ("invalid", 4)
+        assert found.sentence == "The audit is not valid. Shuffled labels gave findings."
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trust": replace(example_result().trust, near_chance=True)},
+        {"classes": ()},
+        {"settings": replace(example_result().settings, classes_from="caption")},
+        {"hygiene": replace(example_result().hygiene, failed_shards=1)},
+        {"controls": replace(example_result().controls,
+                             positive=(replace(example_result().controls.positive[1], detected=9),))},
+        {"dropped": (Dropped(what="attributes.hat", head=None, reason="every image has the value 'no'"),)},
+    ],
+    ids=["guessing", "no classes", "no labels", "lost shard", "insensitive", "column of one value"],
+)  # fmt: skip
+def test_what_cannot_be_known_is_never_a_pass(change):
+    assert outcome(audit_of(**change), evidence=True) == ("inconclusive", 3)
+
+
+@pytest.mark.parametrize("source", ["caption", "clip"])
+@pytest.mark.parametrize("findings", [(), (observed(),)], ids=["nothing", "observed"])
+def test_what_is_only_observed_never_fails(source, findings):
+    audit = unlabelled_result(source, *findings)
+    assert outcome(audit, fail_on=tuple(FAIL_ON)) == ("inconclusive", 0)
+    found = gate(audit, fail_on=tuple(FAIL_ON), evidence=True)
+    assert (found.exit_code, found.failing, found.warnings) == (3, (), ())
+    assert found.sentence == (
+        "Inconclusive: Classes are what captions name, so nothing here is more than observed: only labels can decide."
+        if source == "caption"
+        else "Inconclusive: Classes are CLIP’s own answers, so nothing here is more than observed: only labels can"
+        " decide."
+    )
+
+
+def test_never_sets_no_gate():
+    found = gate(audit_of(confirmed()), fail_on=("never",))
+    assert (found.exit_code, found.fail_on) == (0, ())
+
+
+def test_an_active_waiver_excuses_a_finding(tmp_path):
+    audit = audit_of(confirmed())
+    found = gate(audit, waivers=waived(audit, tmp_path=tmp_path))
+    assert (found.outcome, found.exit_code, found.waived) == ("passed", 0, (confirmed().id,))
+    assert "1 finding waived" in found.sentence
+
+
+def test_a_waiver_counts_on_its_last_day_and_not_after(tmp_path):
+    audit = audit_of(confirmed())
+    assert gate(audit, waivers=waived(audit, expires="2026-11-21", tmp_path=tmp_path)).exit_code == 0
+    late = waived(audit, expires="2026-11-20", tmp_path=tmp_path)
+    assert late[0].status == "expired"
+    assert gate(audit, waivers=late).exit_code == 1
+
+
+def test_a_waiver_of_an_unknown_finding_is_one_sentence(tmp_path):
+    audit = audit_of(confirmed())
+    applied = waived(audit, "feedbeef0000", tmp_path=tmp_path)
+    assert gate(audit, waivers=applied).exit_code == 1
+    assert unknown_waiver(applied, audit) == (
+        f"--waivers: this audit has no finding 'feedbeef0000' (its findings: {confirmed().id}); remove or correct that"
+        " waiver"
+    )
+    assert unknown_waiver(waived(audit, tmp_path=tmp_path), audit) is None
+
+
+@pytest.mark.parametrize("suffix", ["toml", "json", "yaml"])
+def test_waivers_in_every_format(tmp_path, suffix):
+    file = tmp_path / f"waivers.{suffix}"
+    entry = {"finding": "abc", "owner": "jo", "reason": "known", "expires": "2027-01-31"}
+    file.write_text(
+        "[[waivers]]\nfinding = 'abc'\nowner = 'jo'\nreason = 'known'\nexpires = 2027-01-31\n"
+        if suffix == "toml"
+        else json.dumps({"waivers": [entry]})
+    )
+    (waiver,) = load_waivers(file)
+    assert (waiver.finding, waiver.expires) == ("abc", date(2027, 1, 31))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("waivers: [{finding: a, owner: b, reason: c}]", "waiver 1, expires: field required"),
+        ("waivers: [{finding: a, owner: '', reason: c, expires: 2027-01-01}]", "waiver 1, owner: string should have"),
+        (
+            "waivers: [{finding: a, owner: b, reason: c, expires: soon}]",
+            "waiver 1, expires: input should be a valid date",
+        ),
+        ("waivers: [{finding: a, owner: b, reason: c, expires: 2027-01-01, x: 1}]", "waiver 1, x: extra inputs"),
+        ("waivers: 3", "must hold a list of waivers"),
+        ("just text", "must hold a list of waivers"),
+        ("", "must hold a list of waivers"),
+        ("waivers: [", "is not valid yaml"),
+        ("- {finding: a, owner: b, reason: c, expires: 2027-01-01}\n" * 2, "the finding a is waived twice"),
+    ],
+)
+def test_malformed_waivers_are_one_sentence(tmp_path, text, message):
+    file = tmp_path / "waivers.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as found:
+        load_waivers(file)
+    assert message in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+def test_a_missing_waiver_file_is_one_sentence(tmp_path):
+    with pytest.raises(UsageError, match=r"--waivers .* cannot be read"):
+        load_waivers(tmp_path / "none.yaml")
+
+
+def test_fail_on_is_checked():
+    assert parse_fail_on(("candidate", "confirmed", "confirmed")) == ("confirmed", "candidate")
+    assert parse_fail_on(("never",)) == ()
+    with pytest.raises(UsageError, match="--fail-on 'core' is not understood"):
+        parse_fail_on(("core",))
+    with pytest.raises(UsageError, match="stands alone"):
+        parse_fail_on(("never", "confirmed"))

@@ -1,0 +1,198 @@
+"""Field specifications, and the values that members of every kind give."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipaudit.config import FieldsConfig
+from clipaudit.errors import UsageError
+from clipaudit.schema import BAD_LABEL, BAD_METADATA, MISSING_LABEL, OK, STATUSES
+from clipaudit.shards.fields import MAX_JSON_BYTES, MAX_TEXT_BYTES, extract, parse_fields
+
+
+def fields(**config):
+    return parse_fields(FieldsConfig(**config))
+
+
+def take(members, **config):
+    return extract(members, fields(**config))
+
+
+def test_parsed():
+    parsed = fields(label="cls", attributes=("json:a.place", "split=json:b.c.d", "json:objects.name"), caption="txt")
+    assert parsed.label_kind == "int"
+    assert parsed.attribute_names == ("place", "split", "name")
+    assert [item.path for item in parsed.attributes] == [("a", "place"), ("b", "c", "d"), ("objects", "name")]
+    assert parsed.extensions == {"cls", "json", "txt"}
+    assert parsed.attributes[1].spec == "json:b.c.d"
+
+
+@pytest.mark.parametrize(("label", "kind"), [("cls", "int"), ("txt", "string"), ("json:a", "string"), (None, None)])
+def test_label_kind(label, kind):
+    assert fields(label=label).label_kind == kind
+
+
+def test_nothing_asked_for_needs_nothing():
+    assert fields().extensions == frozenset()
+    assert take({}).status == OK
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"label": "class"}, r"^--label 'class' is not understood: use cls, txt or json:PATH"),
+        ({"label": ""}, "^--label '' is not understood"),
+        ({"label": "json"}, "^--label 'json' is not understood"),
+        ({"label": "json:"}, "^--label 'json:' is not understood"),
+        ({"label": "json:a..b"}, "^--label"),
+        ({"label": "cls:a"}, "^--label"),
+        ({"label": "x=json:a"}, "^--label"),
+        ({"caption": "cls"}, r"^--caption 'cls' is not understood: use txt or json:PATH"),
+        ({"attributes": ("cls",)}, r"^--attributes 'cls' is not understood: use json:PATH .* with NAME="),
+        ({"attributes": ("json:a.eye color",)}, r"^--attributes 'json:a.eye color': 'eye color' is no column name"),
+        ({"attributes": ("json:objects.0",)}, r"'0' is no column name .* give one, NAME=json:objects.0$"),
+        ({"attributes": ("=json:a",)}, "^--attributes"),
+        ({"attributes": ("json:a.x", "json:b.x")}, r"^--attributes: 'json:a.x' and 'json:b.x' both name .* 'x'"),
+    ],
+)
+def test_bad_specifications_name_the_option(config, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        fields(**config)
+
+
+@pytest.mark.parametrize(
+    ("data", "label", "status"),
+    [
+        (b"3", 3, OK), (b" -12\r\n", -12, OK), (b"+7", 7, OK), (b"007", 7, OK), (b"", None, MISSING_LABEL),
+        (b" \n", None, MISSING_LABEL), (b"9223372036854775807", 2**63 - 1, OK),
+        (b"9223372036854775808", None, BAD_LABEL),
+        (b"-9223372036854775808", -(2**63), OK), (b"3.0", None, BAD_LABEL), (b"1_0", None, BAD_LABEL),
+        (b"cat", None, BAD_LABEL), (b"0x10", None, BAD_LABEL), ("٣".encode(), None, BAD_LABEL),
+        (b"1" * 20, None, BAD_LABEL), (b"\xff", None, BAD_LABEL), (None, None, BAD_LABEL),
+        (b"1" + b" " * 5000, None, BAD_LABEL),
+    ],
+)  # fmt: skip
+def test_cls(data, label, status):
+    values = take({"cls": data}, label="cls")
+    assert (values.label, values.status) == (label, status)
+    assert bool(values.detail) == (status != OK)
+
+
+@pytest.mark.parametrize(
+    ("value", "label", "status"),
+    [
+        ("cat", "cat", OK), (" cat ", "cat", OK), (7, "7", OK), (2**70, str(2**70), OK), ("", None, MISSING_LABEL),
+        (None, None, MISSING_LABEL), (True, None, BAD_LABEL), (1.0, None, BAD_LABEL), (["cat"], None, BAD_LABEL),
+        ({"a": 1}, None, BAD_LABEL), ("x" * 1025, None, BAD_LABEL), ("\ud800", None, BAD_LABEL),
+    ],
+)  # fmt: skip
+def test_json_label(value, label, status):
+    values = take({"json": json.dumps({"a": {"b": value}}).encode()}, label="json:a.b")
+    assert (values.label, values.status) == (label, status)
+
+
+@pytest.mark.parametrize(
+    ("data", "label", "status"),
+    [
+        (b"a dog\n", "a dog", OK), ("\ufeffzoë".encode(), "zoë", OK), (b"\n", None, MISSING_LABEL),
+        (b"\xff\xfe", None, BAD_LABEL), (None, None, BAD_LABEL),
+    ],
+)  # fmt: skip
+def test_txt_label(data, label, status):
+    values = take({"txt": data}, label="txt")
+    assert (values.label, values.status) == (label, status)
+
+
+@pytest.mark.parametrize("label", ["cls", "txt", "json:a"])
+def test_missing_label(label):
+    values = take({"jpg": b""}, label=label)
+    assert values.status == MISSING_LABEL
+    assert label in values.detail
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("sea", "sea"), (True, "true"), (False, "false"), (3, "3"), (3.0, "3"), (-0.0, "0"), (0.1, "0.1"),
+        (1e300, "1e+300"), ("3.0", "3.0"),
+    ],
+)  # fmt: skip
+def test_attributes(value, text):
+    values = take({"json": json.dumps({"x": value}).encode()}, attributes=("json:x",))
+    assert values.attributes == {"x": text}
+    assert (values.missing, values.bad) == ([], [])
+
+
+@pytest.mark.parametrize("raw", ["NaN", "Infinity", "1e999", "[1]", "{}", '"\\ud800"'])
+def test_values_that_are_no_text_are_counted_as_bad(raw):
+    values = take({"json": b'{"x": %s, "y": 1}' % raw.encode()}, attributes=("json:x", "json:y"), caption="json:x")
+    assert values.attributes == {"x": None, "y": "1"}
+    assert values.bad == ["x", "--caption"]
+    assert values.status == OK
+
+
+def test_missing_attributes_are_counted_and_no_failure():
+    document = b'{"a": {"b": null}, "c": "", "list": [{"n": "one"}]}'
+    specs = ("b=json:a.b", "json:c", "json:a.b.z", "d=json:a.9", "one=json:list.0.n", "two=json:list.1.n")
+    specs += ("x=json:list.n",)
+    values = take({"json": document}, attributes=specs)
+    assert values.attributes == {"b": None, "c": None, "z": None, "d": None, "one": "one", "two": None, "x": None}
+    assert values.missing == ["b", "c", "z", "d", "two", "x"]
+    assert values.status == OK
+    assert take({}, attributes=("json:a",)).missing == ["a"]
+
+
+def test_the_last_of_repeated_keys_counts():
+    assert take({"json": b'{"x": 1, "x": 2}'}, attributes=("json:x",)).attributes == {"x": "2"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"\xff\xfe{}", b"[1]", b"3", b"[" * 200_000, b'{"x":' * 200_000, b'{"x": %s}' % (b"1" * 5000), None,
+     b" " * (MAX_JSON_BYTES + 1)],
+    ids=["empty", "open", "utf-16", "list", "number", "deep", "deeper", "digits", "unread", "huge"],
+)  # fmt: skip
+def test_json_that_cannot_be_read(data):
+    values = take({"json": data, "cls": b"1"}, label="cls", attributes=("json:x",))
+    assert values.status == BAD_METADATA
+    assert values.attributes == {"x": None}
+    assert "\n" not in values.detail
+    assert take({"json": data, "cls": b"1"}, label="cls").status == OK  # not read when not asked for
+
+
+def test_captions():
+    assert take({"txt": b" a cat \n"}, caption="txt").caption == "a cat"
+    assert take({}, caption="txt").missing == ["--caption"]
+    assert take({"txt": b""}, caption="txt").caption is None
+    assert take({"json": b'{"t": "a dog"}'}, caption="json:t").caption == "a dog"
+    assert take({"txt": b"\xff"}, caption="txt").status == BAD_METADATA
+    both = take({"txt": b"x" * (MAX_TEXT_BYTES + 1), "json": b"{}", "cls": b"x"}, caption="txt", label="cls")
+    assert both.status == BAD_METADATA
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(document=json_values, junk=st.binary(max_size=30), data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_whatever_a_member_holds_the_columns_can_store_it(document, junk, data):
+    encoded = json.dumps(document).encode()
+    content = data.draw(st.sampled_from([encoded, junk, encoded[: len(encoded) // 2], None]))
+    members = {"json": content, "txt": junk, "cls": junk}
+    for label in ("cls", "txt", "json:a"):
+        values = extract(members, fields(label=label, attributes=("json:a", "b=json:a.b"), caption="txt"))
+        assert values.status in STATUSES
+        assert values.attributes.keys() == {"a", "b"}
+        assert (values.label is None) == (values.status != OK)
+        for text in (values.label, values.caption, *values.attributes.values()):
+            if isinstance(text, str):
+                assert text
+                text.encode()
+            elif text is not None:
+                assert -(2**63) <= text < 2**63
