@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -40,7 +41,15 @@ STATUSES = (
 Label: TypeAlias = int | str | None
 LabelKind: TypeAlias = Literal["int", "string"]
 
+Names: TypeAlias = str | Sequence[str]
+"""One name or several; see `as_names`."""
+
 _HEAD_LABEL = re.compile(r"L(\d{2,})H(\d{2,})")
+
+
+def as_names(names: Names) -> tuple[str, ...]:
+    """One name or several, as a tuple."""
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def head_label(layer: int, head: int) -> str:
