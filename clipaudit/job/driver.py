@@ -13,7 +13,7 @@ from clipaudit.job.progress import Tally
 from clipaudit.job.protocol import Observer, Pool, WorkerFacts
 from clipaudit.job.scheduler import Scheduler
 from clipaudit.run.directory import RunDirectory
-from clipaudit.run.moments import moments_bytes
+from clipaudit.run.moments_file import moments_bytes
 from clipaudit.run.records import Manifest, compare_manifests
 from clipaudit.run.upkeep import RunStatus, status
 from clipaudit.schema import SCHEMA_VERSION, Shard

@@ -24,7 +24,7 @@ from clipaudit.model import Decomposer, describe
 from clipaudit.model.loading import load_model
 from clipaudit.run.basis import write_basis
 from clipaudit.run.directory import RunDirectory
-from clipaudit.run.moments import LabelMoments, MomentsAccumulator
+from clipaudit.run.moments_accumulator import LabelMoments, MomentsAccumulator
 from clipaudit.run.projections import SCALARS, ProjectionWriter
 from clipaudit.run.records import CommitRecord, StoredFile
 from clipaudit.schema import NOT_FINITE, OK, Sample, TableSpec, attention_column, head_label, mlp_column

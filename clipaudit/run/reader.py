@@ -20,9 +20,11 @@ from clipaudit.run.basis import Basis, read_basis
 from clipaudit.run.column_types import ColumnType, attribute_types, column_type, with_types
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.frames import flat_table, pandas_frame, polars_frame
-from clipaudit.run.moments import Moments, load_moments, merge, moments_by_label, moments_of
+from clipaudit.run.moments import Moments, merge, moments_of
+from clipaudit.run.moments_file import load_moments
 from clipaudit.run.projections import open_table, stored_types, stream_table, vectors_of
 from clipaudit.run.records import CommitRecord, Manifest
+from clipaudit.run.row_moments import moments_by_label
 from clipaudit.run.summary import Coverage, RunSummary
 from clipaudit.run.vectors import Vectors, as_numpy, plain_column
 from clipaudit.schema import Label, Names, TableSpec, arrow_schema, as_names

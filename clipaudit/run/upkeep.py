@@ -15,10 +15,12 @@ import pyarrow.compute as pc
 from clipaudit.errors import IntegrityError, RunNotFound
 from clipaudit.run.basis import read_basis
 from clipaudit.run.directory import ATTEMPTS, FAILED, MOMENTS, PROJECTIONS, RunDirectory, shard_of
-from clipaudit.run.moments import Moments, load_moments, moments_by_label, moments_of_rows
+from clipaudit.run.moments import Moments
+from clipaudit.run.moments_file import load_moments
 from clipaudit.run.projections import open_table, stored_types, verify
 from clipaudit.run.reader import Run
 from clipaudit.run.records import CommitRecord
+from clipaudit.run.row_moments import moments_by_label, moments_of_rows
 from clipaudit.schema import OK
 from clipaudit.storage.directory import TEMPORARY, Entry
 
