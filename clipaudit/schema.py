@@ -43,6 +43,8 @@ LabelKind: TypeAlias = Literal["int", "string"]
 
 Names: TypeAlias = str | Sequence[str]
 """One name or several; see `as_names`."""
+Several: TypeAlias = list[str] | tuple[str, ...]
+"""Several names, where one gives another result: a text is a sequence of texts too."""
 
 _HEAD_LABEL = re.compile(r"L(\d{2,})H(\d{2,})")
 

@@ -23,7 +23,10 @@ def flat_table(table: pa.Table, vectors: Sequence[str]) -> pa.Table:
     for name in table.column_names:
         column = table[name]
         if name in vectors:
-            arrays.append(list_array(column, np.dtype(np.float32)))
+            # chunk by chunk: polars refuses slices of fixed-size lists, which other chunks would make of them
+            lists = [list_array(chunk, np.dtype(np.float32)) for chunk in column.chunks]
+            kind = pa.list_(pa.float32(), column.type.byte_width // 2)
+            arrays.append(pa.chunked_array(lists, kind))
             names.append(name)
         elif pa.types.is_struct(column.type):
             arrays += column.flatten()
@@ -34,7 +37,7 @@ def flat_table(table: pa.Table, vectors: Sequence[str]) -> pa.Table:
     return pa.Table.from_arrays(arrays, names)
 
 
-def list_array(column: pa.Array | pa.ChunkedArray, dtype: np.dtype[Any]) -> pa.Array:
+def list_array(column: pa.Array, dtype: np.dtype[Any]) -> pa.Array:
     """A vector column, (n,) binary float16, as an (n,) array of fixed-size lists of `dtype`; nulls stay nulls."""
     values, valid = vectors_of(column)
     flat = pa.array(values.astype(dtype, copy=False).reshape(-1))

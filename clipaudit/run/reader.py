@@ -27,10 +27,8 @@ from clipaudit.run.records import CommitRecord, Manifest
 from clipaudit.run.row_moments import moments_by_label
 from clipaudit.run.summary import Coverage, RunSummary
 from clipaudit.run.vectors import Vectors, as_numpy, plain_column
-from clipaudit.schema import Label, Names, TableSpec, arrow_schema, as_names
+from clipaudit.schema import Label, Names, Several, TableSpec, arrow_schema, as_names
 
-Several: TypeAlias = list[str] | tuple[str, ...]
-"""Names, told apart from one name, which is a sequence of texts too."""
 Shards: TypeAlias = int | Sequence[int] | None
 """A shard id, several, or None for all."""
 

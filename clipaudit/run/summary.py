@@ -60,7 +60,7 @@ class RunSummary:
         return {
             "images": self._images(),
             "shards": self._shards(),
-            "heads": f"{len(self.heads)} of {self.head_dim} numbers ({_ends(self.heads)})",
+            "heads": f"{len(self.heads)} heads of {self.head_dim} numbers ({_ends(self.heads)})",
             "embedding": f"{self.embed_dim} numbers, {self.model}",
             "columns": ", ".join(self.columns),
         }
