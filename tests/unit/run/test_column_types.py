@@ -4,11 +4,13 @@ import dataclasses
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clipaudit.errors import IntegrityError
 from clipaudit.run.column_types import TextType
 from clipaudit.run.directory import RunDirectory
+from clipaudit.run.export import export
 from clipaudit.run.reader import Run
 from tests.make_runs import SPEC, make_manifest, make_samples, make_vectors, write_attempt
 
@@ -110,6 +112,14 @@ def test_batches_are_as_stored_until_they_are_typed(run):
     assert run.typed(other).column("key") == other.column("key")
     assert run.typed(pa.Table.from_batches([batch])).equals(pa.Table.from_batches([typed]))
     assert run.typed(batch.select(["key"])).equals(batch.select(["key"]))
+
+
+@pytest.mark.parametrize(("file_format", "name"), [("parquet", "table.parquet"), ("npy", "rows.parquet")])
+def test_exports_have_the_types_too(run, tmp_path, file_format, name):
+    export(run, tmp_path / "out", file_format=file_format, columns=["key", "attributes"])
+    kinds = {field.name: field.type for field in pq.read_schema(tmp_path / "out" / name).field("attributes").type}
+    assert (kinds["count"], kinds["share"], kinds["daylight"]) == (pa.int64(), pa.float64(), pa.bool_())
+    assert pq.read_table(tmp_path / "out" / name)["attributes"].to_pylist()[0]["count"] == -2
 
 
 def test_rows_of_later_shards_that_do_not_fit_are_named(run):
