@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+VERSION = "0.1.0"
+"""Of clipaudit, written into runs and reports; `clipaudit.__version__`."""
 SCHEMA_VERSION = 1
+"""Of a run's files."""
 
 # A row's status. Everything but OK is a failure row: its vectors are null and it is counted by reason.
 OK = "ok"

@@ -17,10 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipaudit.errors import UsageError
-from clipaudit.run.directory import RunDirectory
 from clipaudit.run.frames import list_array
 from clipaudit.run.projections import vectors_of
-from clipaudit.run.reader import Run
+from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.schema import OK, Names, as_names
 from clipaudit.storage.directory import TEMPORARY, storage_errors
 
@@ -41,7 +40,7 @@ class ExportFormat:
 
 
 def export(
-    run: str | RunDirectory | Run,
+    run: RunPlace,
     out: str | Path,
     *,
     file_format: str = "parquet",
@@ -63,7 +62,7 @@ def export(
     """
     if file_format not in FORMATS:
         raise UsageError(f"the export format must be {' or '.join(FORMATS)}, not {file_format!r}")
-    reader = run if isinstance(run, Run) else Run(run)
+    reader = opened(run)
     chosen = _chosen_columns(reader, heads, columns)
     target = Path(out)
     _refuse_existing(target, overwrite)

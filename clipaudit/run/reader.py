@@ -32,6 +32,9 @@ from clipaudit.schema import Label, Names, Several, TableSpec, arrow_schema, as_
 Shards: TypeAlias = int | Sequence[int] | None
 """A shard id, several, or None for all."""
 
+RunPlace: TypeAlias = "Run | RunDirectory | str | os.PathLike[str]"
+"""A run, or where it is."""
+
 _THREADS = min(8, 2 * (os.cpu_count() or 1))
 _BATCH_ROWS = 4096
 _WINDOW = 4 * _THREADS
@@ -387,3 +390,8 @@ class Run:
         if unknown:
             shown = ", ".join(stored) if len(stored) <= 8 else f"{stored[0]} to {stored[-1]} ({len(stored)} heads)"
             raise UsageError(f"the run at {self.directory.url} stores no head {unknown[0]!r}: it stores {shown}")
+
+
+def opened(run: RunPlace) -> Run:
+    """The run itself, or the one at a path or URL; RunNotFound when there is none."""
+    return run if isinstance(run, Run) else Run(run)
