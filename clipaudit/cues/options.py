@@ -7,6 +7,7 @@ from typing import Final, get_args
 
 from clipaudit.cues.result.finding_parts import ClassesFrom
 from clipaudit.errors import UsageError
+from clipaudit.schema import as_names
 
 _PERMUTATIONS: Final = 199
 """With fewer, no adjusted p-value would be below 0.005."""
@@ -14,7 +15,11 @@ _PERMUTATIONS: Final = 199
 
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions:
-    """Every choice that changes a result."""
+    """Every choice that changes a result.
+
+    >>> AuditOptions(attributes=("place",), where=("split = train",)).alpha
+    0.05
+    """
 
     classes: str | None = None
     """File of class names; None for `classnames.txt` beside the shards, or the run's labels."""
@@ -58,6 +63,8 @@ class AuditOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("user_texts", "attributes", "where", "test_where"):
+            object.__setattr__(self, name, as_names(getattr(self, name)))
         for name, low in (
             ("directions", 1),
             ("n_min", 1),

@@ -70,6 +70,10 @@ def audit_cues(
 
     Raises UsageError for a mistake that a user can mend (no labels or captions, fewer than two classes, a column that
     is not there, a classes file that does not match). Everything else that is too little is an `inconclusive` result.
+
+    >>> result = audit_cues("demo-out/birds-run", AuditOptions(attributes=("place",), permutations=0, random_sets=200))
+    >>> result.table("findings").num_rows == len(result.findings)
+    True
     """
     began = time.monotonic()
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from clipaudit.config import JobConfig, fingerprint
 from clipaudit.errors import RunInvalid, RunNotFound
+from clipaudit.job.engines import make_pool
 from clipaudit.job.progress import Tally
 from clipaudit.job.protocol import Observer, Pool, WorkerFacts
 from clipaudit.job.scheduler import Scheduler
@@ -71,12 +72,34 @@ class Reporter(Observer):
         """Every shard is committed or has failed."""
 
 
-def run_job(config: JobConfig, pool: Pool, reporter: Reporter, stop: threading.Event) -> RunStatus:
+def run_job(
+    config: JobConfig,
+    pool: Pool | None = None,
+    reporter: Reporter | None = None,
+    stop: threading.Event | None = None,
+) -> RunStatus:
     """Process every shard that is not committed yet; the whole of `clipaudit audit`.
+
+    pool: the workers; default: those of the engine that `config.execution.engine` names.
+    reporter: follows the job; default: nothing is shown.
+    stop: once it is set, no further shard is handed out.
 
     Raises UsageError before any work for a wrong option, RunMismatch for a run directory of another configuration,
     and RunInvalid at the end when more was lost than the configuration allows.
+
+    >>> config = JobConfig(
+    ...     shards=("demo-out/birds/birds-{000000..000001}.tar",),
+    ...     out="new-run",
+    ...     model=ModelConfig(name="demo"),
+    ...     fields=FieldsConfig(label="cls", attributes=("json:place",)),
+    ...     execution=ExecutionConfig(engine="local"),
+    ... )
+    >>> status = run_job(config)  # the same call resumes a job that was interrupted
+    >>> status.committed == status.shards
+    True
     """
+    reporter = Reporter() if reporter is None else reporter
+    stop = threading.Event() if stop is None else stop
     parse_fields(config.fields)  # a mistake in an option should not wait for the listing or the model
     run_dir = RunDirectory(config.out)
     shards = tuple(expand(config.shards))
@@ -84,7 +107,7 @@ def run_job(config: JobConfig, pool: Pool, reporter: Reporter, stop: threading.E
     reporter.found(len(shards), len(committed))
     pending = [shard for shard in shards if shard.id not in committed]
     if pending:
-        _process(config, run_dir, pool, reporter, stop, shards, pending)
+        _process(config, run_dir, make_pool(config) if pool is None else pool, reporter, stop, shards, pending)
     result = status(config.out)
     reporter.done(result)
     _refuse_losses(config, result)

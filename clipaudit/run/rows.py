@@ -25,7 +25,11 @@ _SHOWN: Final = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Which rows of a run: all ok ones, or some."""
+    """Which rows of a run: all ok ones, or some.
+
+    >>> Rows(where={"attributes.place": "water"}).described
+    ', attributes.place = water'
+    """
 
     shards: tuple[int, ...] | None = None
     """Shard ids; None for all."""
