@@ -75,6 +75,11 @@ class Run:
         return self.directory.committed()
 
     @property
+    def files(self) -> list[str]:
+        """Full paths or URLs of the committed Parquet files, in the order of shard ids, for other tools."""
+        return [self.directory.storage.full(record.projections) for record in self.records.values()]
+
+    @property
     def head_labels(self) -> tuple[str, ...]:
         """The stored heads in column order."""
         return self.spec.heads

@@ -5,6 +5,7 @@ import doctest
 import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -121,6 +122,14 @@ def test_the_example_in_its_docstring_runs(name, world, monkeypatch):
     assert results.failed == 0, "".join(output)
 
 
+def test_the_readmes_block_about_reading_runs_as_it_stands(world, monkeypatch):
+    """The examples of `audit_cues` and `save_report` are what its other block says."""
+    monkeypatch.chdir(world)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
+    (reading,) = (block for block in blocks if "import Run\n" in block)
+    exec(compile(reading, "README.md", "exec"), {})
+
+
 # -- the paths of version 0.1 ------------------------------------------------------------------------------------------
 
 
@@ -154,7 +163,7 @@ except clipaudit.RunNotFound:
     called = True
 """
     names = {}
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="has moved: use clipaudit"):
         exec(code, names)
     assert names["called"]
 
