@@ -135,4 +135,4 @@ def test_the_user_is_told_once_that_one_job_must_be_enough(
     if reporter is JsonReporter and not exclusive:
         (event,) = (found for line in said.splitlines() if (found := json.loads(line))["event"] == "warning")
         assert event["text"].startswith(url)
-        assert event["text"].endswith("so drive this run by one job at a time")
+        assert event["text"].endswith("so run only one job at a time on it")
