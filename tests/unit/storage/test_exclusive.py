@@ -55,7 +55,7 @@ def test_trouble_is_not_taken_for_a_name_that_is_free(url, overwrites, monkeypat
         return true(self, path, **options)
 
     monkeypatch.setattr(MemoryFileSystem, "info", info)
-    monkeypatch.setattr("clipaudit.storage.remote._FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("clipaudit.storage.remote._FIRST_PAUSE_SECONDS", 0.0)
     assert not storage.create("a.json", b"second")
     assert storage.read("a.json") == b"first"
 
