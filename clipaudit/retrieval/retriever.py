@@ -13,10 +13,10 @@ import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Floats, Ints
 from clipaudit.errors import IntegrityError, UsageError
-from clipaudit.retrieval import filters
 from clipaudit.retrieval.card import indexed
 from clipaudit.retrieval.head_index import HeadIndex
 from clipaudit.retrieval.rowmap import RowMap
+from clipaudit.run.filters import Where
 from clipaudit.run.reader import Run
 from clipaudit.run.row import Row
 
@@ -42,7 +42,8 @@ class Question:
     """Index name -> weight of its score in the sum; 1 for those not named."""
     k: int = 20
     end: End = "max"
-    where: str | None = None
+    where: Where | None = None
+    """One filter, or several that a row must all pass: `place = water`; None for all rows."""
     unique: bool = False
     """Leave out images that are copies of better ones, or of the query."""
     leave_out: tuple[int, str] | None = None
@@ -108,9 +109,12 @@ class Retriever:
             raise UsageError(f"-k {question.k} asks for more neighbours than the {len(first):,} vectors of the index")
         if question.k < 1:
             raise UsageError(f"-k must be at least 1, not {question.k}")
-        allowed = self._mask(first.name, question.where) if question.where is not None else None
+        where = (question.where,) if isinstance(question.where, str) else tuple(question.where or ())
+        allowed = self._mask(first.name, where) if where else None
         search = _Search(indexes, question, allowed)
         hits, notes = search.hits()
+        if allowed is not None and not allowed.any() and (why := first.row_map.why_empty(where)):
+            notes = (*notes, f"no image has {why}")
         stale = dict.fromkeys(index.stale for index in indexes if index.stale)
         return Answer(hits=hits, notes=(*stale, *notes))
 
@@ -146,8 +150,8 @@ class Retriever:
                 raise IntegrityError(f"{storage.full(path)} is damaged: run `clipaudit heads {url}` again") from error
         raise UsageError(f"the heads of the run at {url} have no roles yet: run `clipaudit heads {url}` first")
 
-    def _new_mask(self, name: str, where: str) -> Bools:
-        return filters.mask(where, self.index(name).row_map.table)
+    def _new_mask(self, name: str, where: tuple[str, ...]) -> Bools:
+        return self.index(name).mask(where)
 
 
 def hash_distance(first: int, second: int) -> int:

@@ -19,15 +19,17 @@ import pyarrow.compute as pc
 from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.run.basis import Basis, read_basis, write_basis
 from clipaudit.run.directory import RunDirectory
+from clipaudit.run.filter_columns import FilterColumn, FilterColumns
 from clipaudit.run.moments import Moments, load_moments, merge, moments_by_label, moments_of
 from clipaudit.run.projections import column_types, open_table, stream_table, vectors_of
 from clipaudit.run.records import CommitRecord, Manifest
-from clipaudit.schema import Label, TableSpec, arrow_schema
+from clipaudit.schema import OK, Label, TableSpec, arrow_schema
 
 __all__ = ["Basis", "Coverage", "Run", "Vectors", "write_basis"]
 
 _THREADS = min(8, 2 * (os.cpu_count() or 1))
 _BATCH_ROWS = 4096
+_DISTINCT_ROWS = 65_536
 _WINDOW = 4 * _THREADS
 
 
@@ -110,6 +112,11 @@ class Run:
     def columns(self) -> tuple[str, ...]:
         """Every column of the table, vectors included."""
         return tuple(arrow_schema(self.spec).names)
+
+    @cached_property
+    def filter_columns(self) -> FilterColumns:
+        """The columns that filters (`--where`) may name, with the types that their values have."""
+        return FilterColumns(self.schema(), self._distinct, f"the run at {self.directory.url}")
 
     def __len__(self) -> int:
         """Ok rows in committed shards."""
@@ -297,6 +304,14 @@ class Run:
         if missing:
             raise UsageError(f"shard {missing[0]} is not committed in the run at {self.directory.url}")
         return [self.records[shard] for shard in shards]
+
+    def _distinct(self, column: FilterColumn) -> pa.Array:
+        """The values that a column has in ok rows, each once, without null."""
+        outer, values = column.path[0], [pa.array([], column.stored)]
+        for batch in self.batches(["status", outer], _DISTINCT_ROWS):
+            rows = batch.filter(pc.equal(batch.column("status"), OK))
+            values.append(pc.unique(column.stored_values(rows)))
+        return pc.unique(pa.concat_arrays(values)).drop_null()
 
     def _default_columns(self) -> tuple[str, ...]:
         return ("key", "label") if self.spec.label_kind is not None else ("key",)
