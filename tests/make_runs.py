@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from clipaudit.run.basis import write_basis
 from clipaudit.run.directory import RunDirectory, new_attempt
-from clipaudit.run.moments import LabelMoments, MomentsAccumulator
+from clipaudit.run.moments_accumulator import LabelMoments, MomentsAccumulator
 from clipaudit.run.projections import ProjectionWriter
 from clipaudit.run.records import CommitRecord, Manifest
 from clipaudit.schema import OK, UNDECODABLE, Label, Sample, Shard, TableSpec, head_label

@@ -91,6 +91,13 @@ class Description:
         """Texts that several heads have, with those heads."""
         return shared_texts({words.head: words.span for words in self.heads})
 
+    def words(self, head: str, top: int | None = None) -> tuple[str, ...]:
+        """The first `top` texts of a head (default: all), in the order of choice; UsageError for another head."""
+        for words in self.heads:
+            if words.head == head:
+                return tuple(self.pool.texts[text] for text in words.span.texts[:top].tolist())
+        raise UsageError(f"{head} is not described: {', '.join(words.head for words in self.heads)}")
+
     @property
     def name(self) -> str:
         """Of the directory under `heads/`: which rows."""

@@ -6,17 +6,16 @@ import importlib.metadata
 import threading
 from dataclasses import dataclass, replace
 
-from clipaudit import __version__
 from clipaudit.config import JobConfig, fingerprint
 from clipaudit.errors import RunInvalid, RunNotFound
 from clipaudit.job.progress import Tally
 from clipaudit.job.protocol import Observer, Pool, WorkerFacts
 from clipaudit.job.scheduler import Scheduler
 from clipaudit.run.directory import RunDirectory
-from clipaudit.run.moments import moments_bytes
+from clipaudit.run.moments_file import moments_bytes
 from clipaudit.run.records import Manifest, compare_manifests
 from clipaudit.run.upkeep import RunStatus, status
-from clipaudit.schema import SCHEMA_VERSION, Shard
+from clipaudit.schema import SCHEMA_VERSION, VERSION, Shard
 from clipaudit.shards.fields import parse_fields
 from clipaudit.shards.listing import expand
 from clipaudit.shards.reader import estimate_samples
@@ -129,7 +128,7 @@ def make_manifest(config: JobConfig, facts: WorkerFacts, shards: tuple[Shard, ..
     """What run.json says of a run: what it is bound to, and what made it."""
     identity = config.identity()
     return Manifest(
-        clipaudit_version=__version__,
+        clipaudit_version=VERSION,
         identity=identity,
         fingerprint=fingerprint({**identity, "weights": facts.model["fingerprint"], "schema": SCHEMA_VERSION}),
         model=facts.model,

@@ -30,6 +30,8 @@ _RESTART_SECONDS = 1.0
 _GROW_SECONDS = 10.0
 _METRICS_SECONDS = 2.0
 
+IN_THIS_PROCESS = False
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -79,14 +81,19 @@ class _NotStartedError(ShardError):
 
 
 class _Caller:
-    """The remote side of `map_on_actors`: calls what it is given."""
+    """The remote side of `map_items`: calls what it is given."""
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401
         """`function(*arguments)`."""
         return function(*arguments)
 
 
-def map_on_actors(
+def make_pool(config: JobConfig) -> RayPool:
+    """Actors for one job; none is started yet."""
+    return RayPool(config)
+
+
+def map_items(
     function: Callable[[_Item, int, int], _Result], items: Sequence[_Item], execution: ExecutionConfig
 ) -> Iterator[_Result]:
     """`function(item, cpus, actors)` for every item, many at once on a cluster's actors; results as they come.

@@ -24,11 +24,11 @@ from clipaudit.retrieval.card import FOLDER, ROWS
 from clipaudit.run.derived import LocalFiles, published, stored
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.filter_columns import FilterColumns, table_columns
-from clipaudit.run.filters import Where, parse_filter, why_empty
+from clipaudit.run.filters import parse_filter, why_empty
 from clipaudit.run.reader import Run
 from clipaudit.run.records import CommitRecord, StoredFile
 from clipaudit.run.row import Row
-from clipaudit.schema import OK
+from clipaudit.schema import OK, Names
 
 _TABLE: Final = "rows.arrow"
 _SEGMENT: Final = "segment.json"
@@ -144,11 +144,11 @@ class RowMap:
         """The columns that filters may name."""
         return table_columns(self.table, f"the run at {self._run.directory.url}")
 
-    def mask(self, where: Where) -> Bools:
+    def mask(self, where: Names) -> Bools:
         """(n,) which rows pass a filter, or each of several; UsageError as in `parse_filter`."""
         return parse_filter(where, self.filter_columns).mask(self.table)
 
-    def why_empty(self, where: Where) -> str | None:
+    def why_empty(self, where: Names) -> str | None:
         """Which part of a filter no row passes, and what there is; see `clipaudit.run.filters.why_empty`."""
         return why_empty(parse_filter(where, self.filter_columns), self.table)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -12,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipaudit.errors import UsageError
+from clipaudit.run.column_types import text_type
+from clipaudit.schema import OK
 
 Kind: TypeAlias = Literal["whole", "number", "boolean", "text"]
 
@@ -25,8 +28,6 @@ _HIDDEN: Final = frozenset({"status", "offset", "nbytes", "phash"})
 """Columns of the table that no filter may name: the first is `ok` in every row that is filtered."""
 _LISTED_VALUES: Final = 8
 _LISTED_CHARACTERS: Final = 60
-_INTEGER: Final = r"^-?(?:0|[1-9][0-9]*)$"
-_NUMBER: Final = r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$"
 
 
 @dataclass(frozen=True)
@@ -64,28 +65,30 @@ class FilterColumn:
         return pc.cast(stored, self.compared)
 
 
-Distinct: TypeAlias = Callable[[FilterColumn], pa.Array]
-"""The distinct stored values of a column, without null."""
+Types: TypeAlias = Callable[[], Mapping[str, pa.DataType]]
+"""What gives the types of the attributes, by name; asked when a filter names one."""
+Batches: TypeAlias = Callable[[list[str]], Iterable[pa.RecordBatch]]
+"""What gives some columns of all rows, with `status` where rows that are not `ok` are among them."""
 
 
 class FilterColumns:
     """The columns of a table or of a run, by the names that filters have for them."""
 
-    def __init__(self, schema: pa.Schema, distinct: Distinct, source: str = "the run") -> None:
-        """`distinct` is called for columns of texts that a filter names, and for messages; `source` stands in them."""
+    def __init__(self, schema: pa.Schema, types: Types, batches: Batches, source: str = "the run") -> None:
+        """Of a table with this schema; `batches` are read for messages alone, and `source` stands in them."""
         self.source = source
-        self._distinct = distinct
+        self._types, self._batches = types, batches
+        self._status = ["status"] if "status" in schema.names else []
         self._columns = _columns(schema)
-        self._typed: dict[str, FilterColumn] = {}
 
     def find(self, name: str) -> FilterColumn:
         """The column of a name, with or without `attributes.`; UsageError names the nearest, or all that there are."""
         if name not in self._columns:
             raise UsageError(f"the filter's column {name!r} is not in {self.source}{self._instead(name)}")
         column = self._columns[name]
-        if column.name not in self._typed:
-            self._typed[column.name] = self._as_compared(column)
-        return self._typed[column.name]
+        if len(column.path) == 1 or not pa.types.is_string(column.stored):
+            return column
+        return replace(column, compared=self._types()[column.path[1]])
 
     def holds(self, column: FilterColumn) -> str:
         """`attributes.light holds numbers from 0 to 195`, for messages."""
@@ -98,10 +101,13 @@ class FilterColumns:
             return f"{column.name} holds texts such as {listed_values(values.to_pylist())}"
         return f"{column.name} holds {_KIND_WORDS[column.kind]} from {number_range(values)}"
 
-    def _as_compared(self, column: FilterColumn) -> FilterColumn:
-        if len(column.path) == 1 or not pa.types.is_string(column.stored):
-            return column
-        return FilterColumn(column.name, column.path, column.stored, inferred_type(self._distinct(column)))
+    def _distinct(self, column: FilterColumn) -> pa.Array:
+        """The values that a column has in ok rows, each once, without null, of the type `stored`."""
+        values = [pa.array([], column.stored)]
+        for batch in self._batches([*self._status, column.path[0]]):
+            rows = batch.filter(pc.equal(batch["status"], OK)) if self._status else batch
+            values.append(pc.unique(column.stored_values(rows)))
+        return pc.unique(pa.concat_arrays(values)).drop_null()
 
     def _instead(self, name: str) -> str:
         by_lower = {known.lower(): known for known in self._columns}
@@ -112,30 +118,14 @@ class FilterColumns:
 
 
 def table_columns(table: pa.Table, source: str = "the run") -> FilterColumns:
-    """The columns of a table in memory."""
-    return FilterColumns(table.schema, lambda column: pc.unique(column.stored_values(table)).drop_null(), source)
+    """The columns of a table in memory; attributes that are texts are typed by their values."""
 
+    @cache
+    def types() -> dict[str, pa.DataType]:
+        fields = table.schema.field("attributes").type
+        return {field.name: text_type(pc.struct_field(table["attributes"], field.name)) for field in fields}
 
-def inferred_type(values: pa.Array) -> pa.DataType:
-    """What a column of texts with these distinct values, (n,) strings without null, is compared as.
-
-    bool where all are `true` or `false`; int64 or float64 where all are numbers as JSON spells them (`007` and `nan`
-    are texts); else string. Whole numbers that int64 cannot hold, such as long identifiers, stay texts: as floats some
-    would become equal.
-    """
-    if not len(values):
-        return pa.string()
-    if pc.all(pc.is_in(values, pa.array(["true", "false"]))).as_py():
-        return pa.bool_()
-    if not pc.all(pc.match_substring_regex(values, _NUMBER)).as_py():
-        return pa.string()
-    if pc.all(pc.match_substring_regex(values, _INTEGER)).as_py():
-        try:
-            pc.cast(values, pa.int64())
-        except pa.ArrowInvalid:
-            return pa.string()
-        return pa.int64()
-    return pa.float64()
+    return FilterColumns(table.schema, types, lambda names: table.select(names).to_batches(), source)
 
 
 def listed_values(values: Sequence[Any]) -> str:

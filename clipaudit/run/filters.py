@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -43,9 +42,7 @@ from clipaudit.run.filter_terms import (
     joined,
     quoted,
 )
-
-Where: TypeAlias = str | Sequence[str]
-"""One filter, or several that must all hold."""
+from clipaudit.schema import Names, as_names
 
 _MAX_CHARACTERS: Final = 2000
 _MAX_DEPTH: Final = 32
@@ -70,13 +67,13 @@ class _SyntaxError(UsageError):
     """A filter that the grammar does not have."""
 
 
-def parse_filter(where: Where, columns: FilterColumns) -> Filter:
+def parse_filter(where: Names, columns: FilterColumns) -> Filter:
     """One filter, or several that must all hold; UsageError says in one sentence what is wrong.
 
     A filter that is nothing but `NAME=VALUE` needs no quotes round a text of several words: `place=sea side`. Numbers
     are compared as numbers, texts as texts and booleans in any case; a value of another kind is refused.
     """
-    filters = [where] if isinstance(where, str) else list(where)
+    filters = as_names(where)
     length = sum(map(len, filters))
     if length > _MAX_CHARACTERS:
         raise UsageError(f"the filter has {length} characters, more than {_MAX_CHARACTERS}")

@@ -13,12 +13,13 @@ import pyarrow.compute as pc
 
 from clipaudit.arrays import Float32s
 from clipaudit.errors import UsageError
+from clipaudit.run.filter_columns import FilterColumns
 from clipaudit.run.filter_terms import Filter
-from clipaudit.run.filters import Where, parse_filter, why_empty
+from clipaudit.run.filters import parse_filter, why_empty
 from clipaudit.run.moments import Moments, merge, moments_of
 from clipaudit.run.projections import vectors_of
 from clipaudit.run.reader import Run
-from clipaudit.schema import OK
+from clipaudit.schema import OK, Names
 
 BATCH_ROWS: Final = 4096
 
@@ -56,18 +57,24 @@ class RowBatch:
         return len(next(iter({**self.vectors, **self.columns}.values()), ()))
 
 
-def chosen_rows(run: Run, where: Where) -> Rows:
+def chosen_rows(run: Run, where: Names) -> Rows:
     """The rows that pass one filter, or each of several; columns get their full names.
 
     UsageError when a filter is not understood, names a column that the run lacks, or compares it with a value of
     another kind; see `clipaudit.run.filters.parse_filter`.
     """
-    return Rows(where=parse_filter(where, run.filter_columns).texts)
+    return Rows(where=parse_filter(where, filter_columns(run)).texts)
+
+
+def filter_columns(run: Run) -> FilterColumns:
+    """The columns that filters of a run may name, with the types of `Run.column_types`."""
+    source = f"the run at {run.directory.url}"
+    return FilterColumns(run.schema(), lambda: run.attribute_types, run.batches, source)
 
 
 def row_filter(run: Run, rows: Rows) -> Filter:
     """The filter of some rows, parsed for a run; UsageError as in `chosen_rows`."""
-    return parse_filter(rows.where, run.filter_columns)
+    return parse_filter(rows.where, filter_columns(run))
 
 
 def group_column(run: Run, name: str) -> str:

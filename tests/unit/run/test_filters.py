@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipaudit.errors import UsageError
-from clipaudit.run.filter_columns import inferred_type, table_columns
+from clipaudit.run.column_types import text_type
+from clipaudit.run.filter_columns import table_columns
 from clipaudit.run.filters import equal_to, is_filter, parse_filter, why_empty
 
 TABLE = pa.table(
@@ -312,7 +313,7 @@ def test_filters_are_told_from_names_of_runs():
     ],
 )
 def test_types_of_texts(values, expected):
-    assert inferred_type(pa.array(values, pa.string())) == expected
+    assert text_type(pa.array(values, pa.string())) == expected
 
 
 NUMBERS = st.one_of(st.integers(-30, 30), st.floats(-30, 30, allow_nan=False).map(lambda x: round(x, 2)))
