@@ -40,7 +40,7 @@ from clipaudit.heads.texts.mentions import NONE, SEVERAL
 from clipaudit.heads.texts.pool import TextPool, pool_for
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.run.reader import Run, RunPlace, opened
-from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows
+from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows, row_filter
 from clipaudit.schema import VERSION, Label
 
 _PACKAGES: Final = ("numpy", "scipy", "pyarrow")
@@ -296,7 +296,7 @@ class _Job:
         found = []
         for column in self.columns:
             reason = unusable(facts.attributes[column])
-            if reason is None and column in self.rows.where:
+            if reason is None and column in row_filter(self.run, self.rows).equalities:
                 reason = "it chooses the rows"
             one = None if reason is not None else attribute_screen(facts.attributes[column], design)
             if one is None:

@@ -11,13 +11,13 @@ import numpy as np
 
 from clipaudit.arrays import ArrayHolder, Bools, Float32s, Floats, Ints
 from clipaudit.errors import IntegrityError, UsageError
-from clipaudit.retrieval import filters
 from clipaudit.retrieval.card import EMBEDDING, IndexCard, Space, check_columns, check_covers, read_card
 from clipaudit.retrieval.rowmap import RowMap
 from clipaudit.retrieval.vector_index import VectorIndex, threads
 from clipaudit.run.derived import LocalFiles
 from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.run.row import Row
+from clipaudit.schema import Names
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -94,18 +94,20 @@ class HeadIndex:
 
     # -- queries -----------------------------------------------------------------------------------------------------
 
-    def search(self, coordinates: Floats, k: int = 10, *, where: str | None = None) -> Neighbours:
+    def search(self, coordinates: Floats, k: int = 10, *, where: Names | None = None) -> Neighbours:
         """The k images most alike in this head, for (dh,) or (q, dh) coordinates of images (D for `embedding`).
 
-        `where` filters rows as `filters.parse_filter` says. UsageError for more neighbours than vectors, a wrong shape
-        or a filter that is not understood.
+        `where` filters rows, `place = water`, see `clipaudit.run.filters`. UsageError for more neighbours than vectors,
+        a wrong shape or a filter that is not understood.
         """
-        return self.nearest(self.space.images(self._shaped(coordinates)), k, where)
+        return self.nearest(self.space.images(self._shaped(coordinates)), k, self._allowed(where))
 
-    def search_text(self, texts: Floats, k: int = 10, *, lowest: bool = False, where: str | None = None) -> Neighbours:
+    def search_text(
+        self, texts: Floats, k: int = 10, *, lowest: bool = False, where: Names | None = None
+    ) -> Neighbours:
         """The k images furthest along (D,) or (q, D) unit text vectors; with `lowest`, furthest the other way."""
         queries = self.space.texts(self.fold(np.atleast_2d(texts)))
-        found = self.nearest(-queries if lowest else queries, k, where)
+        found = self.nearest(-queries if lowest else queries, k, self._allowed(where))
         return Neighbours(scores=-found.scores, numbers=found.numbers) if lowest else found
 
     def fold(self, texts: Floats) -> Floats:
@@ -117,22 +119,24 @@ class HeadIndex:
         folded: Floats = texts @ self._basis.T  # (q, D) @ (D, dh)
         return folded
 
-    def nearest(self, queries: Float32s, k: int, where: str | Bools | None = None) -> Neighbours:
-        """The k largest products with (q, dim) queries that are prepared already; `where` may be a (n,) mask."""
+    def nearest(self, queries: Float32s, k: int, allowed: Bools | None = None) -> Neighbours:
+        """The k largest products with (q, dim) queries that are prepared already, among the rows of a (n,) mask."""
         if k < 1:
             raise UsageError(f"-k must be at least 1, not {k}")
         if k > len(self):
             raise UsageError(
                 f"-k {k} asks for more neighbours than the {len(self):,} vectors of the index of {self.name}"
             )
-        mask = self.mask(where) if isinstance(where, str) else where
         with threads(1 if len(queries) == 1 else os.cpu_count() or 1):
-            scores, numbers = self._index.search(np.ascontiguousarray(queries), k, self.card.effort, mask)
+            scores, numbers = self._index.search(np.ascontiguousarray(queries), k, self.card.effort, allowed)
         return Neighbours(scores=np.where(numbers < 0, -np.inf, scores).astype(np.float32), numbers=numbers)
 
-    def mask(self, where: str) -> Bools:
-        """(n,) which rows a filter lets through."""
-        return filters.mask(where, self.row_map.table)
+    def mask(self, where: Names) -> Bools:
+        """(n,) which rows pass a filter, or each of several."""
+        return self.row_map.mask(where)
+
+    def _allowed(self, where: Names | None) -> Bools | None:
+        return None if where is None else self.mask(where)
 
     # -- rows --------------------------------------------------------------------------------------------------------
 

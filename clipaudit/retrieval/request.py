@@ -35,7 +35,8 @@ class Request:
     text: str | None = None
     end: End = "max"
     k: int = 20
-    where: str | None = None
+    where: tuple[str, ...] = ()
+    """Filters that an image must all pass."""
     unique: bool = False
     compare: bool = False
     """Also ask the whole embedding."""
@@ -71,7 +72,7 @@ class Request:
                 picture = shrink(self.image, min(MAX_SIDE, 224), _MOST_PIXELS)
         except NoPicture:
             picture = None
-        return Asked(words=words, picture=picture, row=row, image=self.image, where=self.where)
+        return Asked(words=words, picture=picture, row=row, image=self.image, where=" and ".join(self.where) or None)
 
     def row(self, retriever: Retriever) -> Row:
         """The sample that is the query."""

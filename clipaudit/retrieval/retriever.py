@@ -15,7 +15,6 @@ import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Floats, Ints
 from clipaudit.errors import IntegrityError, UsageError
-from clipaudit.retrieval import filters
 from clipaudit.retrieval.card import EMBEDDING, indexed
 from clipaudit.retrieval.head_index import HeadIndex
 from clipaudit.retrieval.queries import QueryEncoder, parse_key, read_image, stored_coordinates
@@ -46,7 +45,8 @@ class Question:
     """Index name -> weight of its score in the sum; 1 for those not named."""
     k: int = 20
     end: End = "max"
-    where: str | None = None
+    where: Names | None = None
+    """One filter, or several that a row must all pass: `place = water`; None for all rows."""
     unique: bool = False
     """Leave out images that are copies of better ones, or of the query."""
     leave_out: tuple[int, str] | None = None
@@ -114,7 +114,7 @@ class Retriever:
         role: str | None = None,
         k: int = 20,
         end: End = "max",
-        where: str | None = None,
+        where: Names = (),
         unique: bool = False,
     ) -> Answer:
         """The k images most like a sample or an image file, or furthest along a text, in some respect.
@@ -127,7 +127,7 @@ class Retriever:
             role: instead of heads, all that `describe_heads` and `clipaudit heads` gave this role.
             k: how many images.
             end: `min` for the images least like it.
-            where: filter that images must pass, such as `place = 'water'`.
+            where: filters that images must pass, such as `place = water`; default: all images.
             unique: leave out copies of better images and of the query.
 
         Raises UsageError for anything that cannot be asked, and the errors of `HeadIndex.open`.
@@ -187,9 +187,12 @@ class Retriever:
             raise UsageError(f"-k {question.k} asks for more neighbours than the {len(first):,} vectors of the index")
         if question.k < 1:
             raise UsageError(f"-k must be at least 1, not {question.k}")
-        allowed = self._mask(first.name, question.where) if question.where is not None else None
+        where = as_names(question.where or ())
+        allowed = self._mask(first.name, where) if where else None
         search = _Search(indexes, question, allowed)
         hits, notes = search.hits()
+        if allowed is not None and not allowed.any() and (why := first.row_map.why_empty(where)):
+            notes = (*notes, f"no image has {why}")
         stale = dict.fromkeys(index.stale for index in indexes if index.stale)
         return Answer(hits=hits, notes=(*stale, *notes))
 
@@ -225,8 +228,8 @@ class Retriever:
                 raise IntegrityError(f"{storage.full(path)} is damaged: run `clipaudit heads {url}` again") from error
         raise UsageError(f"the heads of the run at {url} have no roles yet: run `clipaudit heads {url}` first")
 
-    def _new_mask(self, name: str, where: str) -> Bools:
-        return filters.mask(where, self.index(name).row_map.table)
+    def _new_mask(self, name: str, where: tuple[str, ...]) -> Bools:
+        return self.index(name).mask(where)
 
 
 def hash_distance(first: int, second: int) -> int:

@@ -193,7 +193,7 @@ def _add_search(app: FastAPI, retriever: Retriever, encoder: QueryEncoder) -> No
             text=asked.text,
             end=asked.end,
             k=asked.k,
-            where=asked.where,
+            where=() if asked.where is None else (asked.where,),
             unique=asked.unique,
             compare=asked.compare,
         )
@@ -211,7 +211,8 @@ def _add_search(app: FastAPI, retriever: Retriever, encoder: QueryEncoder) -> No
         compare: Annotated[bool, Query()] = False,
     ) -> list[Results]:
         """Images like the JPEG, PNG or WebP file that is the request's body."""
-        request = Request(weights={head: 1.0}, image=image, k=k, where=where, unique=unique, compare=compare)
+        filters = () if where is None else (where,)
+        request = Request(weights={head: 1.0}, image=image, k=k, where=filters, unique=unique, compare=compare)
         return [_results(panel) for panel in answers(retriever, encoder, request)]
 
 

@@ -76,6 +76,15 @@ class TextType:
         return pa.string()
 
 
+def text_type(column: pa.Array | pa.ChunkedArray) -> pa.DataType:
+    """bool, int64, float64 or string: what the values of a whole column, (n,), are; other types than string stay."""
+    if not pa.types.is_string(column.type):
+        return column.type
+    kind = TextType()
+    kind.add(column)
+    return kind.arrow
+
+
 def _all_match(texts: pa.Array, pattern: str) -> bool:
     return bool(pc.all(pc.match_substring_regex(texts, pattern)).as_py())
 

@@ -246,7 +246,7 @@ class Run:
         text for everything else and for a column without values. The first call reads every attribute once.
         """
         types = {field.name: field.type for field in self.schema() if field.name != "attributes"}
-        types |= {f"attributes.{name}": kind for name, kind in self._attribute_types.items()}
+        types |= {f"attributes.{name}": kind for name, kind in self.attribute_types.items()}
         return {name: column_type(types[name]) for name in self._flat_columns()}
 
     def typed(self, rows: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
@@ -258,7 +258,7 @@ class Run:
         if place < 0:
             return rows
         try:
-            column = with_types(rows.column(place), self._attribute_types)
+            column = with_types(rows.column(place), self.attribute_types)
         except pa.ArrowInvalid as error:
             raise IntegrityError(
                 f"attributes of the run at {self.directory.url} have other types than when it was opened: open it again"
@@ -267,7 +267,8 @@ class Run:
         return rows.set_column(place, pa.field("attributes", column.type), column)
 
     @cached_property
-    def _attribute_types(self) -> dict[str, pa.DataType]:
+    def attribute_types(self) -> dict[str, pa.DataType]:
+        """bool, int64, float64 or string of each attribute, by its name; see `column_types`."""
         return attribute_types(self.directory, self.records.values(), self.spec)
 
     def to_pandas(self, columns: Names | None = None, heads: Names = (), shards: Shards = None) -> Any:  # noqa: ANN401 - pandas may not be installed
@@ -395,8 +396,8 @@ class Run:
         known = {*self.columns, *(f"attributes.{name}" for name in self.spec.attributes if nested)}
         unknown = [column for column in columns if column not in known]
         if unknown:
-            names = [name for name in self.columns if name not in self.spec.vectors]
-            raise UsageError(f"the run at {self.directory.url} has no column {unknown[0]!r}: it has {', '.join(names)}")
+            names = ", ".join(self._plain_columns())
+            raise UsageError(f"the run at {self.directory.url} has no column {unknown[0]!r}: it has {names}")
 
     def _check_heads(self, heads: Sequence[str]) -> None:
         stored = self.spec.heads
