@@ -29,7 +29,8 @@ from clipaudit.heads.texts.pool import load_pool, pool_for
 from clipaudit.localize.masks import Mask, covered, read_cut_mask
 from clipaudit.localize.off_object import OffObject, off_object, off_shares
 from clipaudit.localize.run_maps import Pixels
-from clipaudit.run.stored_images import Place, Sample, StoredImages
+from clipaudit.run.row import ImageId
+from clipaudit.run.stored_images import StoredImages, StoredPlace
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -81,7 +82,7 @@ class OffObjects:
         except (ShardError, UsageError) as error:
             return not_measured(str(error))
 
-    def _draw(self, finding: Finding) -> list[Sample]:
+    def _draw(self, finding: Finding) -> list[ImageId]:
         """Images of the class that show the cue, in the order of the shards."""
         if "spuriosity" not in self._result.rows:  # an audit that was read back from its JSON
             return []
@@ -94,7 +95,7 @@ class OffObjects:
         chosen = table.take(rng.permutation(having)[:IMAGES])
         return sorted(zip(chosen["shard_id"].to_pylist(), chosen["index"].to_pylist(), strict=True))
 
-    def _read(self, places: Sequence[Place]) -> list[_Image]:
+    def _read(self, places: Sequence[StoredPlace]) -> list[_Image]:
         """Those that can be read; what the first one that cannot raises, when too few can."""
         with ThreadPoolExecutor(_THREADS) as pool:
             found = list(pool.map(self._image, places))
@@ -104,10 +105,10 @@ class OffObjects:
             return images
         raise faults[0]
 
-    def _image(self, place: Place) -> _Image | ShardError | UsageError:
+    def _image(self, place: StoredPlace) -> _Image | ShardError | UsageError:
         where = f"{place.url}: {place.key}"
         try:
-            data, mask = self._stored.read(place)
+            data, mask = self._stored.read_with_member(place)
             seen, frame = self._heat.maps.see(data, where)
             cut = None if mask is None else read_cut_mask(mask, where, frame, (seen.shape[0], seen.shape[1]))
         except (ShardError, UsageError) as error:

@@ -80,7 +80,8 @@ class PictureStrip:
 
 def read_pictures(result: AuditResult, runs: Sequence[Run], side: int = 112) -> Pictures:
     """Thumbnails of every sample that the page shows, most important first, until the budget is spent."""
-    makers = {shard.url: Thumbnails(run, side) for run in runs for shard in run.manifest.shards}
+    thumbnails = [(Thumbnails(run, side), run.manifest.shards) for run in runs]
+    makers = {shard.url: maker for maker, shards in thumbnails for shard in shards}
     samples = {identity(sample): sample for sample in _wanted(result)}
 
     def make(sample: SampleRef) -> bytes | None:

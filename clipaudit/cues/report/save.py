@@ -84,7 +84,7 @@ def illustrated(
         return result, shown
     reason = "the report was made without heat maps"
     if heat and shown is not None:
-        maps, reason = _maps(runs[0], shown, device, note)
+        maps, reason = _maps(runs, shown, device, note)
         if maps is not None:
             from clipaudit.cues.report.off_object_shares import OffObjects  # loads torch
 
@@ -92,14 +92,16 @@ def illustrated(
     return with_off_object(result, lambda _: not_measured(reason)), shown
 
 
-def _maps(run: Run, shown: Pictures, device: str, note: Callable[[str], None]) -> tuple[HeatMaps | None, str]:
+def _maps(
+    runs: Sequence[Run], shown: Pictures, device: str, note: Callable[[str], None]
+) -> tuple[HeatMaps | None, str]:
     """What draws heat maps, or None and why there are none, which `note` is told when the model is at fault."""
     if not shown.plain:
         return None, "no image of the findings can be read from the shards"
     from clipaudit.cues.report.heat import HeatMaps  # loads torch
 
     try:
-        return HeatMaps(run, RunTexts(run, device), device=device), ""
+        return HeatMaps(runs[0], RunTexts(runs[0], device), device=device, others=runs[1:]), ""
     except UsageError as error:
         note(f"no heat maps: {error}")
         return None, str(error)
