@@ -21,7 +21,8 @@ from clipaudit.run.frames import list_array
 from clipaudit.run.projections import vectors_of
 from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.schema import OK, Names, as_names
-from clipaudit.storage.directory import TEMPORARY, storage_errors
+from clipaudit.storage.directory import storage_errors
+from clipaudit.storage.local import TEMPORARY
 
 Dtype: TypeAlias = Literal["float16", "float32"]
 Writer: TypeAlias = Callable[[Run, Path, Sequence[str], np.dtype[Any]], None]

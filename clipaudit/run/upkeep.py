@@ -22,7 +22,8 @@ from clipaudit.run.reader import Run
 from clipaudit.run.records import CommitRecord
 from clipaudit.run.row_moments import moments_by_label, moments_of_rows
 from clipaudit.schema import OK
-from clipaudit.storage.directory import TEMPORARY, Entry
+from clipaudit.storage.directory import Entry
+from clipaudit.storage.local import TEMPORARY
 
 YOUNG_SECONDS = 6 * 3600.0
 """Files younger than this may belong to a job that is writing them: `gc` leaves them alone."""
