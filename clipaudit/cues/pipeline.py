@@ -1,4 +1,4 @@
-"""A spurious-cue audit from a run to its result: read, test, decide, control."""
+"""A spurious-cue audit from a run to its result: read images, test directions, make findings, run controls."""
 
 from __future__ import annotations
 
@@ -45,11 +45,12 @@ from clipaudit.run.reader import Run
 from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows
 from clipaudit.schema import Label
 
-_PACKAGES: Final = ("numpy", "scipy", "pyarrow")
+_PACKAGES: Final = ("numpy", "scipy", "scikit-learn", "pyarrow")
+"""Whose versions a result records."""
 
 
 def _silent(what: str, done: int, total: int) -> None:
-    """Nothing."""
+    """Report no progress."""
 
 
 def audit_cues(
@@ -61,17 +62,18 @@ def audit_cues(
     pool: TextPool | None = None,
     on_progress: Progress = _silent,
 ) -> AuditResult:
-    """Find the cues that classes hang on, in words, with evidence.
+    """Find the cues that classes depend on, in words, with evidence (docs/method.md 7 and 8).
 
-    run: with labels, or captions that name classes; what is associated is measured on its rows (`options.where`).
+    run: with labels, or captions that name classes; associations are measured on its rows (`options.where`).
     test_run: another run of the same model whose rows are scored with and without each cue; by default `run` itself,
         with `options.test_where`.
     texts: where text vectors come from; by default the run's own model.
     pool: texts, instead of those of `options.texts`.
-    on_progress: told `(what, done, total)` as it goes.
+    on_progress: told `(step, done, total)`.
 
     Raises UsageError for a mistake that a user can mend (no labels or captions, fewer than two classes, a column that
-    is not there, a classes file that does not match). Everything else that is too little is an `inconclusive` result.
+    does not exist, a classes file that does not match) and RunNotFound. With too few images the result is
+    `inconclusive`.
     """
     began = time.monotonic()
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -85,7 +87,7 @@ def _opened(run: Run | str | os.PathLike[str]) -> Run:
 
 
 class _Job:
-    """One audit: its inputs, checked, and its steps in order."""
+    """One audit: its checked inputs, and its steps in order."""
 
     def __init__(
         self, run: Run, options: AuditOptions, test_run: Run | None, texts: TextSource | None, pool: TextPool | None
@@ -107,7 +109,7 @@ class _Job:
         self.dropped: list[Dropped] = []
 
     def result(self, progress: Progress) -> AuditResult:
-        """All steps."""
+        """Run all steps."""
         facts, left_out = self._facts(self.run, self.rows)
         require_rows(self.run, self.rows, len(facts))
         test, test_left_out = self._test_facts()
@@ -148,7 +150,7 @@ class _Job:
     # -- classes -------------------------------------------------------------------------------------------------------
 
     def _names(self) -> ClassNames:
-        """The classes; of labels also which class each is, in `class_of`."""
+        """The classes; for labels, `class_of` is filled with the class of each label."""
         run, shards = self.run, [shard.url for shard in self.run.manifest.shards]
         if self.classes_from != "label":
             return listed_classes(self.options.classes, shards)
@@ -161,11 +163,11 @@ class _Job:
 
     @cached_property
     def class_vectors(self) -> Float32s:
-        """(C, D)"""
+        """(C, D) unit vectors of the class names."""
         return self.texts.classes(self.names.names, load_templates(self.options.templates))
 
     def _named(self, facts: ImageFacts) -> ImageFacts:
-        """The images with the classes that their captions name, or that CLIP answers."""
+        """The images with the classes that their captions name or that CLIP answers; as they are with labels."""
         if self.classes_from == "label":
             return facts
         where = f"of the run at {facts.run.directory.url}{facts.rows.described}"
@@ -193,7 +195,7 @@ class _Job:
         return facts.take(facts.truth >= 0), LeftOut(unnamed=unnamed, ambiguous=ambiguous)
 
     def _test_facts(self) -> tuple[ImageFacts | None, LeftOut | None]:
-        """The images that are scored or compared, when they are others than those of the association."""
+        """The images that are scored or compared, when they are others than those of the association; else None."""
         if self.test_run is None and not self.options.test_where:
             return None, None
         run = self.test_run if self.test_run is not None else self.run
@@ -206,7 +208,7 @@ class _Job:
         return facts, left_out
 
     def settings(self) -> Settings:
-        """What was asked, for the result."""
+        """The options and sources that the result records."""
         options = self.options
         return Settings(
             alpha=options.alpha,
@@ -228,7 +230,7 @@ class _Job:
         )
 
     def versions(self) -> dict[str, str]:
-        """Of what made the result."""
+        """Versions of clipaudit and of the packages that computed the result."""
         return {"clipaudit": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
 
     # -- steps ---------------------------------------------------------------------------------------------------------
@@ -324,7 +326,7 @@ class _Job:
     def _text_findings(self, context: Context, progress: Progress) -> list[Finding]:
         findings: list[Finding] = []
         for k in range(context.design.classes):
-            # an attribute that goes with a text knows better: it has been tested itself
+            # a text that goes with an attribute is left out: the attribute has been tested itself
             cues = [cue for cue in text_cues(context, k) if grounded_in(context, cue.scores) is None]
             findings += [text_finding(context, cue) for cue in cues]
             progress("texts", k + 1, context.design.classes)
@@ -332,7 +334,7 @@ class _Job:
 
 
 def tested_classes(facts: ImageFacts, classes: int) -> Ints:
-    """Classes with enough independent images, as rows of the class vectors."""
+    """(K,) classes with at least 10 independent images, as rows of the class vectors (S9)."""
     pairs = np.unique(np.stack([facts.truth, facts.cluster]), axis=1)
     tested: Ints = np.flatnonzero(np.bincount(pairs[0], minlength=classes) >= MIN_INDEPENDENT)
     return tested

@@ -19,27 +19,34 @@ from clipaudit.run.rows import Rows
 from clipaudit.schema import OK, Label
 
 _BATCH: Final = 65_536
+"""Rows read at a time."""
 _MIN_DETAIL: Final = 8
 """Perceptual hashes with fewer bits set or unset are those of flat images, which are alike without being duplicates."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ImageFacts:
-    """n images of a run, in the order of its ok rows."""
+    """n images of a run, in the order of its ok rows; integers are int64 unless another type is given."""
 
     run: Run = field(repr=False)
     rows: Rows
+    """Which rows of the run were asked for."""
     position: Ints
     """(n,) place among all ok rows of the run, as `Run.heads` gives them."""
     shard_id: npt.NDArray[np.int32]
+    """(n,)"""
     index: npt.NDArray[np.int32]
+    """(n,) place in the shard."""
     key: pa.ChunkedArray = field(repr=False)
+    """(n,) strings."""
     offset: Ints
-    """(n,) first byte in the shard, -1 when unknown."""
+    """(n,) first byte of the image in the shard, -1 when unknown."""
     nbytes: Ints
+    """(n,) bytes of the image, -1 when unknown."""
     truth: Ints
     """(n,) class, as a row of the class vectors; -1 without a label."""
     attributes: dict[str, Attribute]
+    """By column."""
     phash: Ints
     """(n,) perceptual hash."""
     phash_known: Bools
@@ -47,13 +54,13 @@ class ImageFacts:
     cluster: Ints
     """(n,) near-duplicate cluster (or source) of each image, 0..G-1."""
     discovery: Bools
-    """(n,) on the discovery half; whole clusters are on one half."""
+    """(n,) on the discovery half (S3); whole clusters are on one half."""
 
     def __len__(self) -> int:
         return len(self.position)
 
     def take(self, chosen: Bools | Ints) -> ImageFacts:
-        """Some of the images, by mask or places."""
+        """The images of a mask (n,) or at places (m,); clusters are renumbered."""
         places = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else np.asarray(chosen, np.int64)
         _, cluster = np.unique(self.cluster[places], return_inverse=True)
         return ImageFacts(
@@ -88,7 +95,7 @@ def image_facts(
 
     class_of: label -> class; other labels are -1. attributes: columns (`attributes.place`). cluster: a column whose
     equal values are one source (patient, camera, page); None takes the near duplicates that `clipaudit duplicates` has
-    found in the run, and where that has not been run, equal perceptual hashes.
+    found in the run, and where that has not been run, equal perceptual hashes (S2).
     """
     table, position = _table(run, rows, [*attributes, *([cluster] if cluster is not None else [])])
     shard_id, index = _ints(table["shard_id"], np.int32), _ints(table["index"], np.int32)
@@ -179,11 +186,12 @@ def _column_groups(column: pa.ChunkedArray) -> Ints:
 
 def _found_duplicates(run: Run, shard_id: npt.NDArray[np.int32], index: npt.NDArray[np.int32]) -> Ints | None:
     """The clusters of the run's table of near duplicates; images that are in none stand for themselves."""
-    from clipaudit.retrieval.duplicates import read_clusters  # faiss comes with it
+    from clipaudit.retrieval.duplicates import read_clusters  # imports faiss
 
     table = read_clusters(run)
     if table is None:
         return None
+    # an image is known by its shard and its place there: 32 bits each in one number
     place = shard_id.astype(np.int64) << 32 | index
     clustered = _ints(table["shard_id"], np.int64) << 32 | _ints(table["index"], np.int64)
     order = np.argsort(clustered, kind="stable")
@@ -197,7 +205,7 @@ def _found_duplicates(run: Run, shard_id: npt.NDArray[np.int32], index: npt.NDAr
 
 
 def _detailed(phash: Ints) -> Bools:
-    """Hashes of images that are not flat."""
+    """(n,) mask of the hashes of images that are not flat."""
     bits = np.bitwise_count(phash.view(np.uint64)).astype(np.int64)
     detailed: Bools = (bits >= _MIN_DETAIL) & (bits <= 64 - _MIN_DETAIL)
     return detailed

@@ -23,7 +23,8 @@ from clipaudit.cues.report.words import (
     whole_heads,
     with_limits,
 )
-from clipaudit.cues.result.finding_parts import Arm, CellTable, Distributions, Estimate, GroupAccuracy, Groups
+from clipaudit.cues.result.finding_parts import CellTable, Distributions, Estimate
+from clipaudit.cues.result.reliance import Arm, GroupAccuracy, Groups
 from clipaudit.cues.result.result import AuditResult, Finding
 
 _MOST_GROUPS: Final = 40

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from clipaudit.cues.result.finding_parts import Arm, ClassesFrom, Estimate, Verdict
+from clipaudit.cues.result.finding_parts import ClassesFrom, Estimate, Verdict
+from clipaudit.cues.result.reliance import Arm
 from clipaudit.cues.result.result import AuditResult, Finding
 
 NONE: Final = "–"
