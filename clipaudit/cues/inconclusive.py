@@ -63,11 +63,11 @@ def inconclusive(
 def _sentence(names: ClassNames, counts: Ints, independent: Ints, tested: Ints) -> str:
     # where one class alone has images, those without any are what is missing
     compared = np.flatnonzero(counts) if (counts > 0).sum() > 1 else np.arange(len(names))
-    few = [k for k in compared.tolist() if k not in set(tested.tolist())]
-    shown = ", ".join(f"{names.names[k]}: {MIN_INDEPENDENT - independent[k]}" for k in few[:_SHOWN])
+    untested = [k for k in compared.tolist() if k not in set(tested.tolist())]
+    missing = ", ".join(f"{names.names[k]}: {MIN_INDEPENDENT - independent[k]}" for k in untested[:_SHOWN])
     return (
         f"Inconclusive: {len(tested)} of {len(compared)} classes have {MIN_INDEPENDENT} independent images or"
-        f" more, and two are needed. Images still needed: {shown}."
+        f" more, and two are needed. Images still needed: {missing}."
     )
 
 

@@ -45,23 +45,23 @@ def row_tables(
 ) -> dict[str, pa.Table]:
     """The tables of the module's docstring; `columns` are the usable attributes."""
     names = context.names
-    found = {
+    tables = {
         "groups": _groups(everything, test, names, columns),
         "collect": collect(context, findings),
         "spuriosity": _joined([spuriosity(context, finding) for finding in findings], _SPURIOSITY),
         "review": _joined([_review(finding) for finding in findings], _REVIEW),
     }
     if context.classes_from != "label":
-        del found["collect"]
-        return found
+        del tables["collect"]
+        return tables
     groups = _cells(everything, columns)
     weights, effective = balanced_weights(groups)
     parts = {name: _values(everything, name) for name in columns}
     table = pa.table({**_identity(everything, names), **parts, "weight": pa.array(weights)})
-    found["weights"] = table.replace_schema_metadata({"effective_n": f"{effective:.1f}", "cap": f"{CAP:g}"})
-    kept = everything.take(balanced_subset(groups, context.options.seed))
-    found["balanced"] = pa.table(_identity(kept, names))
-    return found
+    tables["weights"] = table.replace_schema_metadata({"effective_n": f"{effective:.1f}", "cap": f"{CAP:g}"})
+    subset = everything.take(balanced_subset(groups, context.options.seed))
+    tables["balanced"] = pa.table(_identity(subset, names))
+    return tables
 
 
 def heads(result: AuditResult) -> dict[str, Any]:
@@ -71,14 +71,14 @@ def heads(result: AuditResult) -> dict[str, Any]:
         "model_fingerprint": result.model_fingerprint,
         "findings": [
             {
-                "finding": found.id,
-                "class": found.class_name,
-                "cue": found.cue.name,
-                "verdict": str(found.verdict),
-                "heads": list(found.counterfactual.arms[0].heads if found.counterfactual else found.cue.heads),
-                "words": [word.text for word in found.cue.words],
+                "finding": finding.id,
+                "class": finding.class_name,
+                "cue": finding.cue.name,
+                "verdict": str(finding.verdict),
+                "heads": list(finding.counterfactual.arms[0].heads if finding.counterfactual else finding.cue.heads),
+                "words": [word.text for word in finding.cue.words],
             }
-            for found in result.findings
+            for finding in result.findings
         ],
     }
 
@@ -104,8 +104,8 @@ def balanced_subset(groups: Ints, seed: int = 0) -> Ints:
     order = np.lexsort((rng.random(len(groups)), codes))
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     rank = np.arange(len(order)) - np.repeat(starts, counts)
-    found: Ints = np.sort(order[rank < counts.min()])
-    return found
+    places: Ints = np.sort(order[rank < counts.min()])
+    return places
 
 
 def _cells(facts: ImageFacts, columns: Sequence[str]) -> Ints:
@@ -124,25 +124,25 @@ def collect(context: Context, findings: Sequence[Finding]) -> pa.Table:
     """Cells of attribute findings whose images are fewer than if class and value had nothing to do with each other."""
     rows: list[dict[str, Any]] = []
     for finding in findings:
-        one = next((one for one in context.attributes if one.attribute.column == finding.cue.attribute), None)
-        if one is None:
+        screen = next((screen for screen in context.attributes if screen.attribute.column == finding.cue.attribute), None)
+        if screen is None:
             continue
         k = next(k for k in range(context.design.classes) if context.name(k) == finding.class_name)
-        share = one.counts.sum(axis=0) / max(int(one.counts.sum()), 1)
+        share = screen.counts.sum(axis=0) / max(int(screen.counts.sum()), 1)
         # the class keeps its most aligned value; the others are filled up to the shares of all images
-        top = int(np.argmax(one.counts[k] / np.maximum(share, 1e-9)))
-        wanted = one.counts[k, top] * share / max(float(share[top]), 1e-9)
+        top = int(np.argmax(screen.counts[k] / np.maximum(share, 1e-9)))
+        target = screen.counts[k, top] * share / max(float(share[top]), 1e-9)
         rows += [
             {
                 "class": finding.class_name,
-                "attribute": one.attribute.column,
+                "attribute": screen.attribute.column,
                 "value": value,
-                "have": int(one.counts[k, place]),
-                "collect": int(np.ceil(wanted[place])) - int(one.counts[k, place]),
+                "have": int(screen.counts[k, place]),
+                "collect": int(np.ceil(target[place])) - int(screen.counts[k, place]),
                 "finding": finding.id,
             }
-            for place, value in enumerate(one.attribute.values)
-            if wanted[place] > one.counts[k, place] and place != top
+            for place, value in enumerate(screen.attribute.values)
+            if target[place] > screen.counts[k, place] and place != top
         ]
     return pa.Table.from_pylist(rows, schema=_COLLECT)
 
@@ -170,7 +170,7 @@ def spuriosity(context: Context, finding: Finding) -> pa.Table:
 
 def _strongest(context: Context, finding: Finding, k: int) -> tuple[Any, float]:
     """The direction of the finding's heads along which the class differs most, and towards which end."""
-    places = [m for m, one in enumerate(context.scan.directions) if one.head in finding.cue.heads]
+    places = [m for m, direction in enumerate(context.scan.directions) if direction.head in finding.cue.heads]
     if not places:
         return None, 1.0
     best = max(places, key=lambda m: float(context.family.low[m, k]))

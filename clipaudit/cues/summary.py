@@ -78,11 +78,11 @@ _CLASSES: Final[dict[ClassesFrom, tuple[str, ...]]] = {
 def ranked(findings: Sequence[Finding], most: int) -> tuple[Finding, ...]:
     """In the order in which they should be looked at, with ranks."""
 
-    def weight(found: Finding) -> tuple[int, float, str, str]:
-        low = found.association.d.low or 0.0
-        return _RANKS.index(found.verdict), -low, found.class_name, found.cue.name
+    def weight(finding: Finding) -> tuple[int, float, str, str]:
+        low = finding.association.d.low or 0.0
+        return _RANKS.index(finding.verdict), -low, finding.class_name, finding.cue.name
 
-    return tuple(replace(found, rank=place) for place, found in enumerate(sorted(findings, key=weight)[:most], 1))
+    return tuple(replace(finding, rank=rank) for rank, finding in enumerate(sorted(findings, key=weight)[:most], 1))
 
 
 def assemble(
@@ -115,12 +115,12 @@ def assemble(
         classes=facts,
         attributes=tuple(
             AttributeTable(
-                attribute=one.attribute.column,
-                cells=parts.attribute_cells(context, one),
-                cramers_v=cramers_v(one.counts),
-                p=chi_squared(one.independent)[1],
+                attribute=screen.attribute.column,
+                cells=parts.attribute_cells(context, screen),
+                cramers_v=cramers_v(screen.counts),
+                p=chi_squared(screen.independent)[1],
             )
-            for one in context.attributes
+            for screen in context.attributes
         ),
         groups=plain_groups(context),
         predictability=context.scan.predictability,
@@ -168,9 +168,9 @@ def answer(findings: Sequence[Finding], trust: Trust, hygiene: Hygiene, context:
             f"{none} any of the {context.design.classes} classes ({trust.tests:,} tests on"
             f" {len(context.facts):,} images, least |D| {context.options.delta_warn:g}).{tail}"
         )
-    more = len(findings) - 1
-    others = f" There {'is' if more == 1 else 'are'} {more} more finding{'s' if more > 1 else ''}." if more else ""
-    return f"{findings[0].sentence}{others}{tail}"
+    further = len(findings) - 1
+    tail_sentence = f" There {'is' if further == 1 else 'are'} {further} more finding{'s' if further > 1 else ''}." if further else ""
+    return f"{findings[0].sentence}{tail_sentence}{tail}"
 
 
 # -- the map, classes, groups ------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def answer(findings: Sequence[Finding], trust: Trust, hygiene: Hygiene, context:
 
 def points(context: Context, findings: Sequence[Finding]) -> tuple[MapPoint, ...]:
     """Findings, then every other attribute's value with every class, then the strongest directions."""
-    found = [
+    marks = [
         MapPoint(
             finding=one.id,
             class_name=one.class_name,
@@ -193,20 +193,20 @@ def points(context: Context, findings: Sequence[Finding]) -> tuple[MapPoint, ...
     for one in context.attributes:
         for place, value in enumerate(one.values.tolist()):
             word = one.attribute.values[value]
-            found += [
+            marks += [
                 _point(context, context.row_of(one, place), k, f"{one.attribute.column} = {word}", 1.0)
                 for k in range(context.design.classes)
                 if (context.name(k), one.attribute.column, word) not in known
             ]
     M = len(context.scan.directions)
     low = context.family.low[:M]
-    for flat in np.argsort(-low, axis=None)[: max(0, _MAP - len(found))].tolist() if M else []:
+    for flat in np.argsort(-low, axis=None)[: max(0, _MAP - len(marks))].tolist() if M else []:
         m, k = divmod(flat, context.design.classes)
         direction = context.scan.directions[m]
         sign = 1.0 if context.family.d[m, k] >= 0 else -1.0
         text = direction.text if sign > 0 else direction.opposite
-        found.append(_point(context, m, k, f"{text} ({direction.head})", sign))
-    return tuple(found[:_MAP])
+        marks.append(_point(context, m, k, f"{text} ({direction.head})", sign))
+    return tuple(marks[:_MAP])
 
 
 def _point(context: Context, m: int, k: int, cue: str, sign: float) -> MapPoint:
@@ -225,11 +225,11 @@ def class_facts(context: Context, everything: ImageFacts) -> tuple[ClassFacts, .
     """Every class that the association's rows or the class file have."""
     counts, independent = class_sizes(everything, len(context.names))
     truth, right = right_answers(context) or (np.empty(0, np.int64), np.empty(0, np.bool_))
-    found = []
+    entries = []
     for k, (label, name) in enumerate(zip(context.names.labels, context.names.names, strict=True)):
         inside = truth == k
         scored = int(inside.sum())
-        found.append(
+        entries.append(
             ClassFacts(
                 class_name=name,
                 label=label,
@@ -239,7 +239,7 @@ def class_facts(context: Context, everything: ImageFacts) -> tuple[ClassFacts, .
                 accuracy=accuracy(int(right[inside].sum()), scored) if scored else None,
             )
         )
-    return tuple(found)
+    return tuple(entries)
 
 
 def class_sizes(facts: ImageFacts, classes: int) -> tuple[Ints, Ints]:
@@ -255,14 +255,14 @@ def plain_groups(context: Context) -> tuple[Groups, ...]:
     right = context.answers.right(context.answers.base)
     return tuple(
         describe_groups(
-            scored_groups(context, context.answers, one),
+            scored_groups(context, context.answers, screen),
             right,
             context.answers_rows,
             n_min=context.options.n_min,
             seed=context.options.seed,
-            train=train_counts(context, one),
+            train=train_counts(context, screen),
         )
-        for one in context.attributes
+        for screen in context.attributes
     )
 
 
@@ -275,11 +275,11 @@ def run_controls(context: Context, progress: Progress) -> Controls:
     part, rows = subset(design, few_classes(design, options.seed))
     attributes = [
         Attribute(
-            column=one.attribute.column,
-            values=one.attribute.values,
-            codes=one.attribute.codes[context.scan.sample[rows]],
+            column=screen.attribute.column,
+            values=screen.attribute.values,
+            codes=screen.attribute.codes[context.scan.sample[rows]],
         )
-        for one in context.attributes
+        for screen in context.attributes
     ]
     progress("controls", 0, 2)
     negative = negative_control(
@@ -322,8 +322,8 @@ def trust_of(context: Context, controls: Controls, hygiene: Hygiene) -> Trust:
         limits.remove(_DIRECT)
     if hygiene.failed_shards:
         limits.insert(0, f"{hygiene.failed_shards} shards of the run are missing: nothing is known of their images.")
-    found = zero_shot(context)
-    guessing = found is not None and near_chance(found, len(context.names))
+    zero_shot_right = zero_shot(context)
+    guessing = zero_shot_right is not None and near_chance(zero_shot_right, len(context.names))
     if guessing:
         limits.insert(0, _GUESSING if context.classes_from == "label" else _STRANGERS)
     total = float(context.embedding.astype(np.float64).var(axis=0).sum())
@@ -334,7 +334,7 @@ def trust_of(context: Context, controls: Controls, hygiene: Hygiene) -> Trust:
         tests=context.family.p.size,
         directions=len(context.scan.directions),
         heads=len(context.scan.values),
-        accuracy=None if found is None else accuracy(found.right, found.total),
+        accuracy=None if zero_shot_right is None else accuracy(zero_shot_right.right, zero_shot_right.total),
         near_chance=guessing,
         mean_source=None if context.answers is None else context.answers.mean_source,
         embedding_share=explained / total if total > 0 else 0.0,
@@ -368,7 +368,7 @@ def _data(context: Context, everything: ImageFacts, left_out: tuple[LeftOut, Lef
         discovery_rows=discovery,
         confirmation_rows=0 if scored is None else len(scored) - discovery,
         clusters=int(everything.cluster.max(initial=-1)) + 1,
-        attributes=tuple(one.attribute.column for one in context.attributes),
+        attributes=tuple(screen.attribute.column for screen in context.attributes),
         evidence=labelled if context.classes_from == "label" else Verdict.OBSERVED,
         left_out=left_out[0],
         test_left_out=left_out[1],

@@ -76,18 +76,18 @@ def text_finding(context: Context, cue: TextCue) -> Finding:
         own=measured.own,
         others=measured.others,
     )
-    decided = verdict(case)
+    outcome = verdict(case)
     core = _core(context, cue, heads)
     if core is not None:
-        decided, case = Verdict.CORE, replace(case, arm=core.arms[0])
+        outcome, case = Verdict.CORE, replace(case, arm=core.arms[0])
     scores = context.scores(context.scan.directions[int(cue.members[0])]) * np.float32(cue.signs[0])
     having = pseudo_values(cue.scores)[0]
     return Finding(
         id=finding_id(str(context.run.manifest.model["name"]), name, text),
         rank=0,
-        verdict=decided,
-        sentence=sentence(case, decided, name, text),
-        action=action(decided, name, text, labels_needed(association, int(context.design.counts[k]))),
+        verdict=outcome,
+        sentence=sentence(case, outcome, name, text),
+        action=action(outcome, name, text, labels_needed(association, int(context.design.counts[k]))),
         class_name=name,
         label=context.label(k),
         cue=_cue(context, cue, heads),
@@ -99,7 +99,7 @@ def text_finding(context: Context, cue: TextCue) -> Finding:
         ),
         evidence=_evidence(context, cue, measured),
         false_alarm=_false_alarm(context, name, text),
-        needs=() if decided is Verdict.CORE else _needs(case, name, text, measured),
+        needs=() if outcome is Verdict.CORE else _needs(case, name, text, measured),
         stability=parts.finding_stability(context, cue.scores, k),
         gallery=parts.gallery(context, cue.scores, k, heads, having, VALUES),
         merged=len(cue.members),
@@ -135,32 +135,32 @@ def _cue(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Cue:
     )
 
 
-def with_shift(found: Finding, shift: Shift | None) -> Finding:
+def with_shift(finding: Finding, shift: Shift | None) -> Finding:
     """A finding that rests on texts with what another set of rows says of it, among its evidence."""
     rows = () if shift is None else shift.rows
-    known = (found.class_name, found.cue.name)
-    row = next((row for row in rows if row.head is not None and (row.class_name, row.cue) == known), None)
-    if found.verdict not in (Verdict.CANDIDATE, Verdict.OBSERVED) or found.cue.attribute is not None or row is None:
-        return found
+    named = (finding.class_name, finding.cue.name)
+    row = next((row for row in rows if row.head is not None and (row.class_name, row.cue) == named), None)
+    if finding.verdict not in (Verdict.CANDIDATE, Verdict.OBSERVED) or finding.cue.attribute is not None or row is None:
+        return finding
     train, test = row.train.value or 0.0, row.test.value or 0.0
-    other = "; a cue that changes is no part of the class" if row.shifted else ""
-    there = "scored" if found.verdict is Verdict.CANDIDATE else "other"
-    said = Evidence(
+    conclusion = "; a cue that changes is no part of the class" if row.shifted else ""
+    other_rows = "scored" if finding.verdict is Verdict.CANDIDATE else "other"
+    evidence = Evidence(
         name="shift",
         supports=True if row.shifted else None,
         value=row.difference.value,
-        sentence=f"D is {train:.2f} where the association was measured and {test:.2f} on the {there} rows (q ="
-        f" {row.q:.2g}){other}.",
+        sentence=f"D is {train:.2f} where the association was measured and {test:.2f} on the {other_rows} rows (q ="
+        f" {row.q:.2g}){conclusion}.",
     )
-    return replace(found, evidence=(*found.evidence, said))
+    return replace(finding, evidence=(*finding.evidence, evidence))
 
 
 def _needs(case: VerdictCase, name: str, text: str, measured: Measured) -> tuple[Need, ...]:
-    found = needs(case, name, text)
+    missing = needs(case, name, text)
     if measured.purity is not None and measured.purity < MIN_PURITY and measured.corrected is None:
         share = f"{100 * measured.purity:.0f} %"
-        found += (Need(what=f"labels of the cue: of the images called conflicting only {share} are", images=None),)
-    return found
+        missing += (Need(what=f"labels of the cue: of the images called conflicting only {share} are", images=None),)
+    return missing
 
 
 # -- the pseudo-attribute ----------------------------------------------------------------------------------------------
@@ -181,25 +181,25 @@ def _measured(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Measure
     title = f"pseudo-attribute: {cue.word.text}"
     groups = grouping(answers.truth, context.names.names, title, VALUES, codes)
     counts = groups.sizes().reshape(len(context.names), 2)
-    share = purity(counts, rates, k, _WITH)
+    pure_share = purity(counts, rates, k, _WITH)
     rows, discovery = _halves(answers, groups)
     conflict = conflict_of(groups.take(rows), k, _WITH)
-    found = change = None
+    counterfactual = change = None
     if rates is not None and rates.usable and rows.any() and discovery.any():
-        asked = CueGroups(k=k, value=_WITH, grouping=groups)
-        chosen = choose_heads(answers, asked, discovery, heads)
+        cue_groups = CueGroups(k=k, value=_WITH, grouping=groups)
+        chosen = choose_heads(answers, cue_groups, discovery, heads)
         after = answers.right(answers.without(chosen)).astype(np.int64)
         changes = (after - answers.right(answers.base))[rows]
         change = corrected_change(changes, groups.take(rows), k, _WITH, rates, context.options.seed)
         if change is not None:
             words = f"{title}, read from the embedding without {', '.join(heads)}; changes corrected for its errors"
-            found = _corrected(_scored(context, answers, asked, chosen, words), change)
+            counterfactual = _corrected(_scored(context, answers, cue_groups, chosen, words), change)
     return Measured(
-        counterfactual=found,
-        cells=_cells(context, title, counts, codes, rates, share),
+        counterfactual=counterfactual,
+        cells=_cells(context, title, counts, codes, rates, pure_share),
         corrected=change,
         unsaid=_unsaid(rates),
-        purity=share,
+        purity=pure_share,
         own=conflict.own,
         others=conflict.others,
     )
@@ -209,16 +209,16 @@ def _unsaid(rates: ErrorRates | None) -> str:
     if rates is None:
         return "the scores have one hump, so that nobody knows how often the pseudo-attribute is wrong"
     if not rates.usable:
-        wrong = f"{100 * rates.false_with:.0f} % without and {100 * rates.false_without:.0f} % with the cue"
-        return f"the pseudo-attribute is wrong too often to be corrected ({wrong})"
+        shares = f"{100 * rates.false_with:.0f} % without and {100 * rates.false_without:.0f} % with the cue"
+        return f"the pseudo-attribute is wrong too often to be corrected ({shares})"
     return "after correction for the pseudo-attribute's errors no image goes against the cue"
 
 
-def _corrected(found: Counterfactual, change: CorrectedChange) -> Counterfactual:
+def _corrected(counterfactual: Counterfactual, change: CorrectedChange) -> Counterfactual:
     """With corrected changes in the place of those over groups that are not what they are called."""
     arms = tuple(
         replace(
-            one,
+            arm_,
             delta_conflict=change.conflict,
             delta_group_mean=change.group_mean,
             delta_worst=None,
@@ -227,24 +227,24 @@ def _corrected(found: Counterfactual, change: CorrectedChange) -> Counterfactual
             control=None,
             dose=(),
         )
-        for one in found.arms
+        for arm_ in counterfactual.arms
     )
-    return replace(found, corrected=True, arms=arms)
+    return replace(counterfactual, corrected=True, arms=arms)
 
 
 def _halves(answers: Answers, groups: Grouping) -> tuple[Bools, Bools]:
-    known = groups.group >= 0
-    return ~answers.facts.discovery & known, answers.facts.discovery & known
+    decided = groups.group >= 0
+    return ~answers.facts.discovery & decided, answers.facts.discovery & decided
 
 
-def _scored(context: Context, answers: Answers, asked: CueGroups, heads: tuple[str, ...], title: str) -> Counterfactual:
+def _scored(context: Context, answers: Answers, cue_groups: CueGroups, heads: tuple[str, ...], title: str) -> Counterfactual:
     """Whole heads at their means, over some groups."""
-    groups, options = asked.grouping, context.options
+    groups, options = cue_groups.grouping, context.options
     rows, discovery = _halves(answers, groups)
     whole = arm(
         "whole heads",
         answers,
-        asked,
+        cue_groups,
         heads,
         {},
         rows,
@@ -274,19 +274,19 @@ def _scored(context: Context, answers: Answers, asked: CueGroups, heads: tuple[s
 
 
 def _cells(
-    context: Context, title: str, counts: Ints, codes: Ints, rates: ErrorRates | None, share: float | None
+    context: Context, title: str, counts: Ints, codes: Ints, rates: ErrorRates | None, pure_share: float | None
 ) -> CellTable:
-    kept = np.flatnonzero(counts.sum(axis=1) > 0)
+    classes = np.flatnonzero(counts.sum(axis=1) > 0)
     usable = rates is not None and rates.usable
-    table = corrected_counts(counts[kept], rates).clip(0) if usable and rates is not None else counts[kept]
+    table = corrected_counts(counts[classes], rates).clip(0) if usable and rates is not None else counts[classes]
     return parts.cell_table(
         title,
-        [context.names.names[k] for k in kept.tolist()],
+        [context.names.names[k] for k in classes.tolist()],
         VALUES,
         table,
         int((codes < 0).sum()),
         corrected=usable,
-        purity=share,
+        purity=pure_share,
         error_rates=None if rates is None else (rates.false_with, rates.false_without),
     )
 
@@ -297,13 +297,13 @@ def _cells(
 def _evidence(context: Context, cue: TextCue, measured: Measured) -> tuple[Evidence, ...]:
     name, text = context.name(cue.k), cue.word.text
     closer = context.namer.farther_than(cue.word.place, int(context.tested[cue.k]))
-    near = "few texts are" if closer < 0.05 else "many texts are"
-    found = [
+    nearness = "few texts are" if closer < 0.05 else "many texts are"
+    items = [
         Evidence(
             name="semantic distance",
             supports=closer >= 0.05,
             value=context.namer.distance(cue.word.place, int(context.tested[cue.k])),
-            sentence=f"{near} closer to the name {name!r} than {text!r} is ({100 * closer:.0f} % of the pool).",
+            sentence=f"{nearness} closer to the name {name!r} than {text!r} is ({100 * closer:.0f} % of the pool).",
         ),
         Evidence(
             name="text axis",
@@ -316,7 +316,7 @@ def _evidence(context: Context, cue: TextCue, measured: Measured) -> tuple[Evide
     ]
     steady = parts.finding_stability(context, cue.scores, cue.k)
     if steady is not None and steady.i_squared is not None:
-        found.append(
+        items.append(
             Evidence(
                 name="stability",
                 supports=None if steady.i_squared < 0.5 else True,
@@ -325,7 +325,7 @@ def _evidence(context: Context, cue: TextCue, measured: Measured) -> tuple[Evide
                 " changes between environments is no part of the class.",
             )
         )
-    return (*found, _pseudo_evidence(cue, measured), _head_evidence(context, cue))
+    return (*items, _pseudo_evidence(cue, measured), _head_evidence(context, cue))
 
 
 def _pseudo_evidence(cue: TextCue, measured: Measured) -> Evidence:
@@ -347,14 +347,14 @@ def _pseudo_evidence(cue: TextCue, measured: Measured) -> Evidence:
 
 def _head_evidence(context: Context, cue: TextCue) -> Evidence:
     head = context.scan.directions[int(cue.members[0])].head
-    known = next(one for one in context.scan.predictability if one.head == head)
-    share = known.cue_share
-    shown = "" if share is None else f", {100 * share:.0f} % of it without the class prompts' part"
+    own = next(candidate for candidate in context.scan.predictability if candidate.head == head)
+    share = own.cue_share
+    without_class = "" if share is None else f", {100 * share:.0f} % of it without the class prompts' part"
     return Evidence(
         name="predictability",
         supports=None,
-        value=known.skill.value,
-        sentence=f"{head} alone explains {100 * (known.skill.value or 0):.0f} % of the classes' uncertainty{shown}.",
+        value=own.skill.value,
+        sentence=f"{head} alone explains {100 * (own.skill.value or 0):.0f} % of the classes' uncertainty{without_class}.",
     )
 
 
@@ -370,14 +370,14 @@ def _core(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Counterfact
     if context.answers is None:
         return None
     answers, k = context.answers, int(context.tested[cue.k])
-    for one in context.attributes:
-        groups = scored_groups(context, answers, one)
+    for screen in context.attributes:
+        groups = scored_groups(context, answers, screen)
         rows, _ = _halves(answers, groups)
-        value = int(one.counts[cue.k].argmax())
+        value = int(screen.counts[cue.k].argmax())
         conflict = conflict_of(groups.take(rows), k, value)
         if min(conflict.own, conflict.others) < GATE:
             continue
-        found = _scored(context, answers, CueGroups(k=k, value=value, grouping=groups), heads, one.attribute.column)
-        if harmful(found.arms[0]):
-            return found
+        counterfactual = _scored(context, answers, CueGroups(k=k, value=value, grouping=groups), heads, screen.attribute.column)
+        if harmful(counterfactual.arms[0]):
+            return counterfactual
     return None

@@ -61,50 +61,50 @@ def text_cues(context: Context, k: int) -> list[TextCue]:
     discovery = context.sampled.discovery
     contrast = class_contrast(context.embedding[discovery], context.truth[discovery], k, context.design.classes)
     own = context.namer.own(contrast, int(context.tested[k]))
-    found: list[TextCue] = []
+    cues: list[TextCue] = []
     remaining = contrast.copy()
     words = _user_words(context, contrast)
     for _ in range(_PER_CLASS):
         words += context.namer.words(remaining, _TRIED, context_only=True)
-        tried = (_tried(context, k, word, own, flagged) for word in words)
-        cue = next((cue for cue in tried if cue is not None and _adds(context, cue, found)), None)
+        candidates = (_tried(context, k, word, own, flagged) for word in words)
+        cue = next((cue for cue in candidates if cue is not None and _adds(context, cue, cues)), None)
         if cue is None:
             break
-        found.append(cue)
+        cues.append(cue)
         flagged = np.setdiff1d(flagged, cue.members)
         axis = context.namer.axis(cue.word.place, class_free=False)
         remaining = remaining - axis * float(axis @ remaining) / float(axis @ axis)
         words = [word for word in words if word.property == USER and word.place != cue.word.place]
-    return found
+    return cues
 
 
-def _known(context: Context, cue: TextCue, found: list[TextCue]) -> bool:
+def _known(context: Context, cue: TextCue, earlier: list[TextCue]) -> bool:
     """Whether another text has named the same thing already: their scores go together inside classes."""
     K = context.design.classes
-    return any(abs(_correlation(cue.scores, other.scores, context.truth, K)) >= GOES_WITH for other in found)
+    return any(abs(_correlation(cue.scores, other.scores, context.truth, K)) >= GOES_WITH for other in earlier)
 
 
-def _adds(context: Context, cue: TextCue, found: list[TextCue]) -> bool:
+def _adds(context: Context, cue: TextCue, earlier: list[TextCue]) -> bool:
     """Whether a text names something that the earlier ones have not: it does not go with them inside classes, and the
     class stands out along it among the images that have an earlier cue, too, if other classes have that one at all.
 
     An image with a cue differs from others along many axes; its class then seems to have all of what those name.
     """
-    if _known(context, cue, found):
+    if _known(context, cue, earlier):
         return False
     if cue.word.property == USER:
         return True
-    for other in found:
-        among = _among(context, cue, pseudo_values(other.scores)[0] == 1)
-        if among is not None and (among.low is None or among.low < context.options.delta_warn):
+    for other in earlier:
+        estimate = _among(context, cue, pseudo_values(other.scores)[0] == 1)
+        if estimate is not None and (estimate.low is None or estimate.low < context.options.delta_warn):
             return False
     return True
 
 
 def _user_words(context: Context, contrast: Float64s) -> list[Word]:
-    wanted = context.options.user_texts
-    everything = {word.text: word for word in context.namer.words(contrast, len(context.namer.texts))} if wanted else {}
-    return [everything[text] for text in wanted if text in everything]
+    texts = context.options.user_texts
+    words = {word.text: word for word in context.namer.words(contrast, len(context.namer.texts))} if texts else {}
+    return [words[text] for text in texts if text in words]
 
 
 def _tried(context: Context, k: int, word: Word, own: float, flagged: Ints) -> TextCue | None:
@@ -153,19 +153,19 @@ def _among(context: Context, cue: TextCue, having: Bools) -> Estimate | None:
 def _stands_out(context: Context, k: int, scores: Float32s, least: float) -> Estimate | None:
     """The class's strength along scores (s,) on the confirmation half, if its lower limit reaches `least`."""
     half = ~context.sampled.discovery
-    found = strength_of(scores[half], context.truth[half], k, context.design.classes, context.sampled.cluster[half])
-    return None if found is None or found.low is None or found.low < least else found
+    estimate = strength_of(scores[half], context.truth[half], k, context.design.classes, context.sampled.cluster[half])
+    return None if estimate is None or estimate.low is None or estimate.low < least else estimate
 
 
 def grounded_in(context: Context, scores: Float32s) -> str | None:
     """The attribute's column whose values go with scores (s,) inside classes: it knows better than any text."""
-    for one in context.attributes:
-        codes = one.attribute.codes[context.scan.sample]
-        for value in one.values.tolist():
+    for screen in context.attributes:
+        codes = screen.attribute.codes[context.scan.sample]
+        for value in screen.values.tolist():
             having = np.where(codes < 0, -1, (codes == value).astype(np.int64))
-            found = inside_strength(scores[:, None], having, context.truth, context.design.classes)
-            if abs(float(found[0])) >= GOES_WITH:
-                return one.attribute.column
+            strength = inside_strength(scores[:, None], having, context.truth, context.design.classes)
+            if abs(float(strength[0])) >= GOES_WITH:
+                return screen.attribute.column
     return None
 
 

@@ -46,22 +46,22 @@ def direction_association(context: Context, m: int, k: int) -> Association:
     return _association(context, m, k, sign, _rivals(context, k, pairs), {"d_plain": float(plain)})
 
 
-def attribute_association(context: Context, one: AttributeScreen, place: int, k: int) -> Association:
+def attribute_association(context: Context, screen: AttributeScreen, place: int, k: int) -> Association:
     """Of an attribute's value with tested class k; negative when the class has less of it."""
-    value = int(one.values[place])
-    shares = one.counts[:, value] / np.maximum(one.counts.sum(axis=1), 1)
-    having, rows = one.counts[:, value], one.counts.sum(axis=1)
+    value = int(screen.values[place])
+    shares = screen.counts[:, value] / np.maximum(screen.counts.sum(axis=1), 1)
+    having, rows = screen.counts[:, value], screen.counts.sum(axis=1)
     table = [
         [having[k], rows[k] - having[k]],
         [having.sum() - having[k], rows.sum() - rows[k] - having.sum() + having[k]],
     ]
     extra = {
         "d_plain": None,
-        "cramers_v": cramers_v(one.counts),
+        "cramers_v": cramers_v(screen.counts),
         "odds_ratio": odds_ratio(table),
-        "alignment": alignment(one.counts[k]),
+        "alignment": alignment(screen.counts[k]),
     }
-    m = context.row_of(one, place)
+    m = context.row_of(screen, place)
     return _association(context, m, k, 1.0, _rivals(context, k, shares[k] - shares), extra)
 
 
@@ -110,26 +110,26 @@ def head_words(
 ) -> list[CueWord]:
     """What each of the first heads says of the cue: the text nearest to how its output differs with the cue (having
     (s,) 1 with, 0 without) inside classes. d is the class's strength along the head's strongest member."""
-    found = []
+    words = []
     basis = context.run.basis()
     for head in heads[:count]:
         values = context.scan.values[head].astype(np.float32)
         K = context.design.classes
         contrast = value_contrast(values, context.truth, having == 1, having >= 0, K) @ basis.Q(head).astype(np.float64)
-        named = context.namer.words(contrast, 1, context_only=True)
+        nearest = context.namer.words(contrast, 1, context_only=True)
         own = [m for m in members.tolist() if context.scan.directions[m].head == head]
         d = max((abs(float(context.family.d[m, k])) for m in own), default=None)
-        found += [CueWord(text=w.text, property=w.property, kind=w.kind, head=head, d=d) for w in named]
-    return found
+        words += [CueWord(text=w.text, property=w.property, kind=w.kind, head=head, d=d) for w in nearest]
+    return words
 
 
-def attribute_cells(context: Context, one: AttributeScreen, k: int | None = None) -> CellTable:
+def attribute_cells(context: Context, screen: AttributeScreen, k: int | None = None) -> CellTable:
     """Class x value counts; with many classes only class k and all others together."""
-    counts, names = one.counts, [context.name(j) for j in range(context.design.classes)]
+    counts, names = screen.counts, [context.name(j) for j in range(context.design.classes)]
     if k is not None and len(names) > _SHOWN_CLASSES:
-        counts = np.stack([one.counts[k], one.counts.sum(axis=0) - one.counts[k]])
+        counts = np.stack([screen.counts[k], screen.counts.sum(axis=0) - screen.counts[k]])
         names = [names[k], "all others"]
-    return cell_table(one.attribute.column, names, one.attribute.values, counts, one.missing)
+    return cell_table(screen.attribute.column, names, screen.attribute.values, counts, screen.missing)
 
 
 def cell_table(
@@ -178,8 +178,8 @@ def finding_stability(context: Context, scores: Floats, k: int) -> Stability | N
     """The strength of class k along scores (s,) in each environment."""
     column = context.options.environment
     if column is not None and column in context.sampled.attributes:
-        found = context.sampled.attributes[column]
-        codes, names = environments_of(context.sampled.shard_id, found.values, found.codes)
+        attribute = context.sampled.attributes[column]
+        codes, names = environments_of(context.sampled.shard_id, attribute.values, attribute.codes)
     else:
         codes, names = environments_of(context.sampled.shard_id, None, None)
     by = "shard" if column is None else column
@@ -210,8 +210,8 @@ def gallery(
 
 
 def _first(order: Ints, rows: Bools, count: int) -> Ints:
-    found: Ints = order[rows[order]][:count]
-    return found
+    places: Ints = order[rows[order]][:count]
+    return places
 
 
 def _answers(context: Context, places: Ints, heads: Sequence[str]) -> dict[int, tuple[int, int]]:
@@ -255,12 +255,12 @@ def identity(context: Context, place: int) -> dict[str, Any]:
     """Where a sampled image is."""
     facts = context.sampled
     shard = int(facts.shard_id[place])
-    known = facts.offset[place] >= 0
+    located = facts.offset[place] >= 0
     return {
         "shard_id": shard,
         "index": int(facts.index[place]),
         "key": str(facts.key[place].as_py()),
         "url": context.run.manifest.shards[shard].url,
-        "offset": int(facts.offset[place]) if known else None,
-        "nbytes": int(facts.nbytes[place]) if known else None,
+        "offset": int(facts.offset[place]) if located else None,
+        "nbytes": int(facts.nbytes[place]) if located else None,
     }

@@ -48,8 +48,8 @@ class Answers:
 
     def right(self, logits: Float32s) -> Bools:
         """(n,) whether the largest of (n, C) logits is the class."""
-        found: Bools = logits.argmax(axis=1) == self.truth
-        return found
+        right: Bools = logits.argmax(axis=1) == self.truth
+        return right
 
     def without(self, heads: Sequence[str], alpha: float = 1.0) -> Float32s:
         """(n, C) logits with a part alpha of the heads' deviations from their means taken out.
@@ -59,8 +59,8 @@ class Answers:
         places = [self.heads.index(head) for head in heads]
         if not places or alpha == 0:
             return self.base
-        taken: Float32s = self.base - np.float32(alpha) * self.head_logits[places].sum(axis=0)
-        return taken
+        logits: Float32s = self.base - np.float32(alpha) * self.head_logits[places].sum(axis=0)
+        return logits
 
     def without_directions(self, directions: Mapping[str, Float64s], alpha: float = 1.0) -> Float32s:
         """The same for one unit direction (dh,) inside each head: `c_h - alpha ((c_h - mu) . u) u`."""
@@ -75,11 +75,11 @@ class Answers:
 
     def embedding_without(self, heads: Sequence[str]) -> Float32s:
         """(n, D) embeddings with the heads at their means."""
-        found = self.embedding.astype(np.float32)
+        embedding = self.embedding.astype(np.float32)
         for head in heads:
-            away = self.values[head].astype(np.float32) - self.means[head].astype(np.float32)
-            found -= away @ self.bases[head].astype(np.float32)
-        return found
+            deviation = self.values[head].astype(np.float32) - self.means[head].astype(np.float32)
+            embedding -= deviation @ self.bases[head].astype(np.float32)
+        return embedding
 
 
 def sampled(facts: ImageFacts, limit: int, seed: int, by: str | None = None) -> ImageFacts:
@@ -93,8 +93,8 @@ def sampled(facts: ImageFacts, limit: int, seed: int, by: str | None = None) -> 
     order = np.lexsort((rng.random(len(facts)), groups))
     _, starts, counts = np.unique(groups[order], return_index=True, return_counts=True)
     rank = np.arange(len(order)) - np.repeat(starts, counts)
-    most = _water_level(counts, limit)
-    return facts.take(np.sort(order[rank < most]))
+    per_group = _water_level(counts, limit)
+    return facts.take(np.sort(order[rank < per_group]))
 
 
 def _water_level(counts: Ints, limit: int) -> int:
@@ -151,13 +151,13 @@ def balanced_mean(values: npt.NDArray[Any], truth: Ints, chosen: Bools) -> Float
 
 def read_vectors(run: Run, name: str, position: Ints) -> npt.NDArray[np.float16]:
     """(n, length) float16 of one vector column at places among the run's ok rows, a few shards at a time."""
-    found = np.empty((len(position), run.spec.vectors[name]), np.float16)
+    vectors = np.empty((len(position), run.spec.vectors[name]), np.float16)
     for shards, start, stop in shard_blocks(run):
         first, last = np.searchsorted(position, (start, stop))
         if last > first:
             values = run.vectors(name, (), shards).values
-            found[first:last] = values[position[first:last] - start]
-    return found
+            vectors[first:last] = values[position[first:last] - start]
+    return vectors
 
 
 def shard_blocks(run: Run) -> Iterator[tuple[list[int], int, int]]:

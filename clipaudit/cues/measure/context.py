@@ -22,7 +22,7 @@ from clipaudit.cues.result.finding_parts import ClassesFrom
 from clipaudit.cues.statistics.attributes import AttributeScreen
 from clipaudit.cues.statistics.multiplicity import family_p, largest_statistics, strata_of
 from clipaudit.cues.statistics.screen import Screen, joined
-from clipaudit.cues.statistics.strength import Design
+from clipaudit.cues.statistics.strength import Design, rank_covariance
 from clipaudit.heads.texts.classes import ClassNames
 from clipaudit.run.reader import Run
 
@@ -68,7 +68,7 @@ class Context:
     @cached_property
     def family(self) -> Screen:
         """All tests: directions, then each attribute's values; q over all of them."""
-        return joined([self.scan.screen, *(one.screen for one in self.attributes)])
+        return joined([self.scan.screen, *(attribute.tests for attribute in self.attributes)])
 
     @cached_property
     def flagged(self) -> Bools:
@@ -78,10 +78,10 @@ class Context:
     def row_of(self, attribute: AttributeScreen, place: int) -> int:
         """Row of `family` of an attribute's tested value."""
         start = len(self.scan.directions)
-        for one in self.attributes:
-            if one is attribute:
+        for other in self.attributes:
+            if other is attribute:
                 return start + place
-            start += len(one.values)
+            start += len(other.values)
         raise ValueError("the attribute is not one of the audit's")
 
     # -- the sample ----------------------------------------------------------------------------------------------------
@@ -94,8 +94,8 @@ class Context:
     @cached_property
     def truth(self) -> Ints:
         """(s,) tested class of each sampled image, 0..K-1."""
-        found: Ints = self.design.truth[self.scan.sample]
-        return found
+        truth: Ints = self.design.truth[self.scan.sample]
+        return truth
 
     @cached_property
     def sample_design(self) -> Design:
@@ -115,8 +115,8 @@ class Context:
     def correlations(self, scores: npt.NDArray[np.floating[Any]]) -> Float64s:
         """(M,) correlation of each direction with scores (s,), inside classes."""
         centred = inside_classes(scores.astype(np.float32)[:, None], self.truth, self.design.classes)[:, 0]
-        found: Float64s = (self.residuals.T @ centred).astype(np.float64)
-        return found
+        correlations: Float64s = (self.residuals.T @ centred).astype(np.float64)
+        return correlations
 
     def differences(self, having: Ints) -> Float64s:
         """(M,) strength of a value (s,) 1 with, 0 without, -1 unknown, along each direction inside classes, -1..1."""
@@ -131,7 +131,8 @@ class Context:
         codes = self.scan.codes.astype(np.float32)
         ranks = codes - codes.mean(axis=0)
         ranks /= np.maximum(np.abs(ranks).max(axis=0), 1.0) * 2
-        between = np.array([_between(ranks[:, m], self.sample_design) for m in range(ranks.shape[1])])
+        repeated = ranks[self.sample_design.repeated].astype(np.float64)
+        between = np.array([rank_covariance(repeated[:, m], self.sample_design) for m in range(ranks.shape[1])])
         strata = strata_of(self.sample_design, self.sampled.shard_id.astype(np.int64))
         count, seed = self.options.permutations, self.options.seed
         return largest_statistics(ranks, self.sample_design, count, seed, between, strata)
@@ -145,8 +146,8 @@ class Context:
         values = self.scan.values[direction.head].astype(np.float32) - self.scan.means[direction.head].astype(
             np.float32
         )
-        found: Float32s = values @ (direction.plain if plain else direction.class_free).astype(np.float32)
-        return found
+        scores: Float32s = values @ (direction.plain if plain else direction.class_free).astype(np.float32)
+        return scores
 
     def name(self, k: int) -> str:
         """Name of a tested class."""
@@ -183,17 +184,9 @@ def inside_strength(columns: Float32s, having: Ints, truth: Ints, classes: int) 
         share = len(a) * len(b) / (len(a) + len(b))
         total += share * (a.mean(axis=0) - b.mean(axis=0)) / np.sqrt(np.maximum(spread, 1e-30))
         weight += share
-    found: Float64s = 2 * stats.norm.cdf(total / max(weight, 1e-9) / np.sqrt(2.0)) - 1
-    return found
+    strength: Float64s = 2 * stats.norm.cdf(total / max(weight, 1e-9) / np.sqrt(2.0)) - 1
+    return strength
 
-
-def _between(ranks: Float32s, design: Design) -> float:
-    groups, count = design.groups
-    if not count:
-        return 0.0
-    values = ranks[design.repeated].astype(np.float64)
-    sums, size = np.bincount(groups, values, minlength=count), np.bincount(groups, minlength=count).astype(float)
-    return max(float((sums**2).sum() - (values**2).sum()) / float((size * (size - 1)).sum()), 0.0)
 
 
 _LEAST: Final = 5

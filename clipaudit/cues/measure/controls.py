@@ -15,7 +15,7 @@ from clipaudit.cues.result.panels import NegativeControl, PositiveControl
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import attribute_screen
 from clipaudit.cues.statistics.multiplicity import permuted
-from clipaudit.cues.statistics.screen import MIN_INDEPENDENT, Screen, joined, screen_codes, with_rows
+from clipaudit.cues.statistics.screen import MIN_INDEPENDENT, Screen, joined, screen_codes
 from clipaudit.cues.statistics.strength import BINS, Design, binned
 
 LIMIT: Final = 0.05
@@ -44,8 +44,8 @@ def subset(design: Design, rows: Ints) -> tuple[Design, Ints]:
     enough = part.independent >= MIN_INDEPENDENT
     if enough.all():
         return part, rows
-    kept = enough[part.truth]
-    return subset(design, rows[kept]) if kept.any() else (Design(np.empty(0, np.int64), 0), rows[:0])
+    remaining = enough[part.truth]
+    return subset(design, rows[remaining]) if remaining.any() else (Design(np.empty(0, np.int64), 0), rows[:0])
 
 
 def negative_control(
@@ -68,15 +68,15 @@ def negative_control(
     def findings_of_one() -> int:
         dealt = Design(permuted(design, rng), design.classes, design.cluster)
         parts = [screen_codes(columns, dealt, _BINS)] if columns else []
-        found = [attribute_screen(attribute, dealt) for attribute in attributes]
-        parts += [one.screen for one in found if one is not None]
+        screens = [attribute_screen(attribute, dealt) for attribute in attributes]
+        parts += [screen.tests for screen in screens if screen is not None]
         return int(joined(parts).flagged(alpha, delta).sum()) if parts else 0
 
-    wanted = audits if design.classes >= 2 else 0
-    findings = [findings_of_one() for _ in range(wanted)]
+    first_audits = audits if design.classes >= 2 else 0
+    findings = [findings_of_one() for _ in range(first_audits)]
     share = _share_with_any(findings)
     if share > LIMIT:
-        findings += [findings_of_one() for _ in range((_MORE - 1) * wanted)]
+        findings += [findings_of_one() for _ in range((_MORE - 1) * first_audits)]
         share = _share_with_any(findings)
     return NegativeControl(
         audits=len(findings),
@@ -110,7 +110,7 @@ def positive_control(
         shift = np.sqrt(2.0) * float(stats.norm.ppf((1 + d) / 2)) * scores.std()
         planted = screen_codes([binned(scores + shift * (design.truth == k), _BINS)], design, _BINS)
         if whole is not None and whole.d.shape[1] == design.classes:
-            planted = last_row(with_rows(whole, planted))
+            planted = last_row(joined([whole, planted]))
         flagged = planted.flagged(alpha, delta)[0]
         detected += bool(flagged[k])
         size = np.abs(planted.z[0])  # of two classes both differ alike
@@ -118,14 +118,14 @@ def positive_control(
     return PositiveControl(d=d, trials=trials, detected=detected, named=named, rows=len(design.truth))
 
 
-def last_row(found: Screen) -> Screen:
+def last_row(screen: Screen) -> Screen:
     """The last direction's tests, with the q-values that they have among all."""
     return replace(
-        found,
-        d=found.d[-1:],
-        error=found.error[-1:],
-        z=found.z[-1:],
-        p=found.p[-1:],
-        typical=found.typical[-1:],
-        q=found.q[-1:],
+        screen,
+        d=screen.d[-1:],
+        error=screen.error[-1:],
+        z=screen.z[-1:],
+        p=screen.p[-1:],
+        typical=screen.typical[-1:],
+        q=screen.q[-1:],
     )

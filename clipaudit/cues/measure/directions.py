@@ -51,8 +51,8 @@ def class_subspace(classes: Floats) -> Float64s:
     if len(classes) - 1 > _SUBSPACE * classes.shape[1]:
         share = np.cumsum(sizes**2) / max(float((sizes**2).sum()), 1e-300)
         rank = min(rank, int(np.searchsorted(share, _SHARE)) + 1)
-    found: Float64s = rows[:rank]
-    return found
+    basis: Float64s = rows[:rank]
+    return basis
 
 
 def head_directions(
@@ -66,11 +66,11 @@ def head_directions(
     """The directions of a head's TextSpan over the pool, `candidates` (T, dh) being the pool in its coordinates."""
     relative = candidates - candidates.mean(axis=0)
     relative = relative / np.maximum(np.linalg.norm(relative, axis=1, keepdims=True), 1e-12)
-    found = []
+    directions = []
     for place, text in enumerate(span.texts.tolist()):
         q = span.directions[place]
         away = int(np.argmin(relative @ q))
-        found.append(
+        directions.append(
             _direction(
                 head,
                 Q,
@@ -79,7 +79,7 @@ def head_directions(
                 (pool.texts[text], pool.properties[text], pool.kinds[text], pool.texts[away]),
             )
         )
-    return found
+    return directions
 
 
 def text_directions(head: str, Q: Floats, texts: Sequence[str], vectors: Floats, subspace: Float64s) -> list[Direction]:
@@ -122,15 +122,15 @@ def all_directions(
 ) -> tuple[dict[str, list[Direction]], list[Direction]]:
     """By head the directions to test, and those that cannot be told from a class prompt."""
     subspace = class_subspace(classes)
-    kept: dict[str, list[Direction]] = {}
+    tested: dict[str, list[Direction]] = {}
     dropped: list[Direction] = []
     for head in heads:
         Q = basis.Q(head)
         candidates = fold(Q, pool_vectors)
         span = textspan(moments.covariance(head), candidates, per_head)
-        found = head_directions(head, Q, span, candidates, pool, subspace)
+        candidates_of = head_directions(head, Q, span, candidates, pool, subspace)
         if user and user_vectors is not None:
-            found += text_directions(head, Q, user, user_vectors, subspace)
-        kept[head] = [one for one in found if one.outside >= INDISTINGUISHABLE]
-        dropped += [one for one in found if one.outside < INDISTINGUISHABLE]
-    return kept, dropped
+            candidates_of += text_directions(head, Q, user, user_vectors, subspace)
+        tested[head] = [direction for direction in candidates_of if direction.outside >= INDISTINGUISHABLE]
+        dropped += [direction for direction in candidates_of if direction.outside < INDISTINGUISHABLE]
+    return tested, dropped

@@ -41,8 +41,8 @@ def hygiene(facts: ImageFacts, test: ImageFacts | None, names: ClassNames) -> Hy
 
 def leaked(facts: ImageFacts, test: ImageFacts) -> int:
     """Perceptual hashes that occur on both sides."""
-    known = set(_hashes(facts).tolist())
-    return sum(1 for value in np.unique(_hashes(test)).tolist() if value in known)
+    hashes = set(_hashes(facts).tolist())
+    return sum(1 for value in np.unique(_hashes(test)).tolist() if value in hashes)
 
 
 def _hashes(facts: ImageFacts) -> Ints:
@@ -64,14 +64,14 @@ def reference(facts: ImageFacts, names: ClassNames) -> Callable[[int], SampleRef
     def make(place: int) -> SampleRef:
         k, shard = int(facts.truth[place]), int(facts.shard_id[place])
         key: pa.Scalar = facts.key[place]
-        there = facts.offset[place] >= 0
+        located = facts.offset[place] >= 0
         return SampleRef(
             shard_id=shard,
             index=int(facts.index[place]),
             key=str(key.as_py()),
             url=shards[shard].url,
-            offset=int(facts.offset[place]) if there else None,
-            nbytes=int(facts.nbytes[place]) if there else None,
+            offset=int(facts.offset[place]) if located else None,
+            nbytes=int(facts.nbytes[place]) if located else None,
             label=names.labels[k] if k >= 0 else None,
             class_name=names.names[k] if k >= 0 else None,
             predicted=None,

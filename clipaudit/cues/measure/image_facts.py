@@ -67,8 +67,8 @@ class ImageFacts:
             nbytes=self.nbytes[places],
             truth=self.truth[places],
             attributes={
-                name: Attribute(column=name, values=found.values, codes=found.codes[places])
-                for name, found in self.attributes.items()
+                name: Attribute(column=name, values=attribute.values, codes=attribute.codes[places])
+                for name, attribute in self.attributes.items()
             },
             phash=self.phash[places],
             phash_known=self.phash_known[places],
@@ -135,12 +135,12 @@ def _table(run: Run, rows: Rows, extra: Sequence[str]) -> tuple[pa.Table, Ints]:
             if name.startswith("attributes."):
                 table = table.append_column(name, pc.struct_field(table["attributes"], name.partition(".")[2]))
         table = table.drop_columns(["status", *(["attributes"] if "attributes" in stored else [])])
-        kept = np.ones(len(table), np.bool_)
+        chosen = np.ones(len(table), np.bool_)
         for name, value in rows.where.items():
             same = pc.equal(table[name], pa.scalar(value, table[name].type)).fill_null(False)
-            kept &= np.asarray(same.to_numpy(), np.bool_)
-        positions.append(done + np.flatnonzero(kept))
-        parts.append(table.filter(pa.array(kept)))
+            chosen &= np.asarray(same.to_numpy(), np.bool_)
+        positions.append(done + np.flatnonzero(chosen))
+        parts.append(table.filter(pa.array(chosen)))
         done += len(table)
     if not parts:
         return pa.table({name: pa.array([], pa.string()) for name in [*stored[1:], *needed]}), np.empty(0, np.int64)
@@ -153,8 +153,8 @@ def _truth(table: pa.Table, class_of: Mapping[Label, int]) -> Ints:
     encoded = table["label"].combine_chunks().dictionary_encode()
     classes = np.array([class_of.get(label, -1) for label in encoded.dictionary.to_pylist()] + [-1], np.int64)
     codes = np.asarray(encoded.indices.fill_null(len(classes) - 1).to_numpy(zero_copy_only=False), np.int64)
-    found: Ints = classes[codes]
-    return found
+    truth: Ints = classes[codes]
+    return truth
 
 
 def _attribute(column: pa.ChunkedArray, name: str) -> Attribute:
@@ -173,8 +173,8 @@ def _column_groups(column: pa.ChunkedArray) -> Ints:
     codes = np.asarray(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
     missing = codes < 0
     codes[missing] = codes.max(initial=-1) + 1 + np.arange(int(missing.sum()))
-    _, found = np.unique(codes, return_inverse=True)
-    return found.astype(np.int64)
+    _, groups = np.unique(codes, return_inverse=True)
+    return groups.astype(np.int64)
 
 
 def _found_duplicates(run: Run, shard_id: npt.NDArray[np.int32], index: npt.NDArray[np.int32]) -> Ints | None:
@@ -185,22 +185,22 @@ def _found_duplicates(run: Run, shard_id: npt.NDArray[np.int32], index: npt.NDAr
     if table is None:
         return None
     place = shard_id.astype(np.int64) << 32 | index
-    known = _ints(table["shard_id"], np.int64) << 32 | _ints(table["index"], np.int64)
-    order = np.argsort(known, kind="stable")
-    at = np.minimum(np.searchsorted(known[order], place), max(len(known) - 1, 0))
-    inside = known[order][at] == place if len(known) else np.zeros(len(place), np.bool_)
+    clustered = _ints(table["shard_id"], np.int64) << 32 | _ints(table["index"], np.int64)
+    order = np.argsort(clustered, kind="stable")
+    nearest = np.minimum(np.searchsorted(clustered[order], place), max(len(clustered) - 1, 0))
+    inside = clustered[order][nearest] == place if len(clustered) else np.zeros(len(place), np.bool_)
     clusters = _ints(table["cluster"], np.int64)
     codes = np.arange(len(place)) + clusters.max(initial=-1) + 1
-    if len(known):
-        codes = np.where(inside, clusters[order][at], codes)
+    if len(clustered):
+        codes = np.where(inside, clusters[order][nearest], codes)
     return np.unique(codes, return_inverse=True)[1].astype(np.int64)
 
 
 def _detailed(phash: Ints) -> Bools:
     """Hashes of images that are not flat."""
     bits = np.bitwise_count(phash.view(np.uint64)).astype(np.int64)
-    found: Bools = (bits >= _MIN_DETAIL) & (bits <= 64 - _MIN_DETAIL)
-    return found
+    detailed: Bools = (bits >= _MIN_DETAIL) & (bits <= 64 - _MIN_DETAIL)
+    return detailed
 
 
 def _duplicates(phash: Ints, detailed: Bools) -> Ints:
@@ -208,8 +208,8 @@ def _duplicates(phash: Ints, detailed: Bools) -> Ints:
     _, codes = np.unique(phash, return_inverse=True)
     codes = codes.astype(np.int64)
     codes[~detailed] = codes.max(initial=-1) + 1 + np.arange(int((~detailed).sum()))
-    _, found = np.unique(codes, return_inverse=True)
-    return found.astype(np.int64)
+    _, groups = np.unique(codes, return_inverse=True)
+    return groups.astype(np.int64)
 
 
 def _ints(column: pa.ChunkedArray, dtype: npt.DTypeLike) -> npt.NDArray[Any]:

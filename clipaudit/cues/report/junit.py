@@ -66,9 +66,9 @@ def _case(suite: ElementTree.Element, class_name: str, name: str) -> ElementTree
 
 
 def _outcome(case: ElementTree.Element, kind: str, message: str, body: str | None) -> None:
-    found = ElementTree.SubElement(case, kind, message=_xml(message))
+    element = ElementTree.SubElement(case, kind, message=_xml(message))
     if body is not None:
-        found.text = _xml(body)
+        element.text = _xml(body)
 
 
 def _xml(text: str) -> str:

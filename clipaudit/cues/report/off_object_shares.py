@@ -76,7 +76,7 @@ class OffObjects:
                 return not_measured(
                     "no text names the cue" if finding.cue.heads else "no head is known to carry the cue"
                 )
-            images = self._read([self._places[one] for one in self._samples[finding.id] if one in self._places])
+            images = self._read([self._places[sample] for sample in self._samples[finding.id] if sample in self._places])
             return self._measured(finding, along, images)
         except (ShardError, UsageError) as error:
             return not_measured(str(error))
@@ -97,9 +97,9 @@ class OffObjects:
     def _read(self, places: Sequence[Place]) -> list[_Image]:
         """Those that can be read; what the first one that cannot raises, when too few can."""
         with ThreadPoolExecutor(_THREADS) as pool:
-            found = list(pool.map(self._image, places))
-        images = [one for one in found if isinstance(one, _Image)]
-        faults = [one for one in found if isinstance(one, ShardError | UsageError)]
+            outcomes = list(pool.map(self._image, places))
+        images = [outcome for outcome in outcomes if isinstance(outcome, _Image)]
+        faults = [outcome for outcome in outcomes if isinstance(outcome, ShardError | UsageError)]
         if len(images) >= LEAST or not faults:
             return images
         raise faults[0]
@@ -108,11 +108,11 @@ class OffObjects:
         where = f"{place.url}: {place.key}"
         try:
             data, mask = self._stored.read(place)
-            seen, frame = self._heat.maps.see(data, where)
-            cut = None if mask is None else read_cut_mask(mask, where, frame, (seen.shape[0], seen.shape[1]))
+            pixels, frame = self._heat.maps.see(data, where)
+            cut = None if mask is None else read_cut_mask(mask, where, frame, (pixels.shape[0], pixels.shape[1]))
         except (ShardError, UsageError) as error:
             return error
-        return _Image(seen=seen, mask=cut, cluster=where if place.phash is None else str(place.phash))
+        return _Image(seen=pixels, mask=cut, cluster=where if place.phash is None else str(place.phash))
 
     def _measured(self, finding: Finding, along: Along, images: Sequence[_Image]) -> Evidence:
         masked = [image for image in images if image.mask is not None]
@@ -121,19 +121,19 @@ class OffObjects:
             images = masked
         if len(images) < LEAST:
             return not_measured(f"{len(images)} images of the class that show the cue are too few, {LEAST} are needed")
-        seen = [image.seen for image in images]
+        pixels = [image.seen for image in images]
         if exact:
-            scores, outliers = self._heat.maps.scorer(along.heads, along.direction)(seen)
+            scores, outliers = self._heat.maps.scorer(along.heads, along.direction)(pixels)
             grid = (scores.shape[1], scores.shape[2])
             cover = np.stack([covered(image.mask, grid) for image in images if image.mask is not None])
         else:
             others = self._others(finding, along)
-            scores, guessed, outliers = self._heat.maps.two(seen, (along.heads, along.direction), others)
-            cover = np.stack([one > otsu(one) for one in _flat(guessed)]).astype(np.float32)
-        found = off_object(*off_shares(_flat(scores), cover, _flat(outliers)), [image.cluster for image in images])
-        if found is None or found.n < LEAST:
+            scores, guessed, outliers = self._heat.maps.two(pixels, (along.heads, along.direction), others)
+            cover = np.stack([scores_ > otsu(scores_) for scores_ in _flat(guessed)]).astype(np.float32)
+        measured = off_object(*off_shares(_flat(scores), cover, _flat(outliers)), [image.cluster for image in images])
+        if measured is None or measured.n < LEAST:
             return not_measured("too few of the images show both an object and something else")
-        return _item(found, along, self._masks if exact else None)
+        return _item(measured, along, self._masks if exact else None)
 
     def _others(self, finding: Finding, along: Along) -> tuple[list[str], Float32s]:
         """Heads and direction (1, D) whose map says where the model sees the class, above Otsu's threshold.
@@ -161,14 +161,14 @@ def _flat(maps: Array) -> Array:
     return maps.reshape(len(maps), -1)
 
 
-def _item(found: OffObject, along: Along, masks: str | None) -> Evidence:
-    share, low, high, area = (round(100 * value) for value in (found.share, found.low, found.high, found.area))
+def _item(measured: OffObject, along: Along, masks: str | None) -> Evidence:
+    share, low, high, area = (round(100 * value) for value in (measured.share, measured.low, measured.high, measured.area))
     source = "the masks in the shards say" if masks else "the model's other heads guess"
     return Evidence(
         name=NAME,
-        supports=found.supports,
-        value=round(found.share, 4),
+        supports=measured.supports,
+        value=round(measured.share, 4),
         sentence=f"Of what the cue's heads see of {along.text!r}, {share} % (95 % interval {low} to {high} %) lies off"
-        f" the object; spread evenly it would be {area} % ({found.n} images of the class with the cue; {source} where"
+        f" the object; spread evenly it would be {area} % ({measured.n} images of the class with the cue; {source} where"
         " the object is).",
     )

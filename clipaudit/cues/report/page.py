@@ -101,7 +101,7 @@ def _helpers() -> dict[str, Any]:
 
 def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
     audit = report.audit
-    shown = audit.findings[:CARDS]
+    card_findings = audit.findings[:CARDS]
     return {
         "report": report,
         "audit": audit,
@@ -110,7 +110,7 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "gate_word": _GATE[report.gate.outcome] if report.gate.fail_on or not audit.trust.valid else "No gate set",
         "plain": plain_sentences(report),
         "todo": to_do(report),
-        "first_numbers": words.numbers(shown[0]) if shown and audit.trust.valid else (),
+        "first_numbers": words.numbers(card_findings[0]) if card_findings and audit.trust.valid else (),
         "todo_files": _todo_files(report),
         "shorten": words.shortened(audit),
         "also": () if not audit.trust.valid else audit.findings[1 : 1 + _ALSO],
@@ -118,10 +118,10 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "cases": cases(audit, pictures),
         "map": _map(audit),
         "tested": min(sum(point.finding is None for point in audit.map), _TESTED),
-        "shown_findings": shown,
+        "shown_findings": card_findings,
         "nothing": words.nothing(audit) + ".",
         "waiver_words": _WAIVER,
-        "cards": [card(finding, pictures, report.waivers) for finding in shown],
+        "cards": [card(finding, pictures, report.waivers) for finding in card_findings],
         "groups": group_tables(audit),
         "shift_sentence": _shift_sentence(audit),
         "shift_rows": _shift_rows(audit),
@@ -145,9 +145,9 @@ def _todo_files(report: Report) -> list[File]:
     return [file for file in report.files if file.name in _FILES_FOR.get(first.verdict, ("review.csv",))]
 
 
-def _value_of(found: Estimate | None, kind: str) -> str:
+def _value_of(estimate: Estimate | None, kind: str) -> str:
     """The estimate without its interval."""
-    value = None if found is None else found.value
+    value = None if estimate is None else estimate.value
     return {"decimal": words.decimal, "share": words.share, "points": words.points}[kind](value)
 
 
@@ -195,23 +195,23 @@ def _shift_rows(audit: AuditResult) -> list[dict[str, Any]]:
 
 
 def _hygiene_facts(audit: AuditResult) -> list[tuple[str, str]]:
-    found = audit.hygiene
+    hygiene = audit.hygiene
     unreadable = [
-        f"{words.STATUS.get(status, status)}: {words.count(n)}" for status, n in found.unreadable.items() if n
+        f"{words.STATUS.get(status, status)}: {words.count(n)}" for status, n in hygiene.unreadable.items() if n
     ]
     leaked = (
-        "one set of rows only" if found.leaked_clusters is None else words.counted(found.leaked_clusters, "cluster")
+        "one set of rows only" if hygiene.leaked_clusters is None else words.counted(hygiene.leaked_clusters, "cluster")
     )
     return [
         ("Unreadable samples", ", ".join(unreadable) or "none"),
-        ("Shards lost or cut", f"{found.failed_shards} lost, {found.truncated_shards} cut short"),
+        ("Shards lost or cut", f"{hygiene.failed_shards} lost, {hygiene.truncated_shards} cut short"),
         (
             "Near duplicates",
-            f"{words.counted(found.duplicate_images, 'image')} in {words.counted(found.duplicate_clusters, 'cluster')}",
+            f"{words.counted(hygiene.duplicate_images, 'image')} in {words.counted(hygiene.duplicate_clusters, 'cluster')}",
         ),
-        (f"Near duplicates with different {_labels(audit)}", words.counted(found.mixed_label_clusters, "cluster")),
+        (f"Near duplicates with different {_labels(audit)}", words.counted(hygiene.mixed_label_clusters, "cluster")),
         ("In both train and test", leaked),
-        ("Balance, smallest class / largest", words.share(found.balance, 0)),
+        ("Balance, smallest class / largest", words.share(hygiene.balance, 0)),
     ]
 
 

@@ -93,22 +93,22 @@ def read_pictures(result: AuditResult, runs: Sequence[Run], side: int = 112) -> 
             return None
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        made = zip(samples, pool.map(make, samples.values()), strict=True)
-        return Pictures(plain=within_budget((name, data) for name, data in made if data is not None))
+        thumbnails = zip(samples, pool.map(make, samples.values()), strict=True)
+        return Pictures(plain=within_budget((name, data) for name, data in thumbnails if data is not None))
 
 
 def within_budget(
     images: Iterable[tuple[SampleKey, bytes]], budget: int = _PLAIN_BUDGET
 ) -> dict[SampleKey, InlinePicture]:
     """Image files as data URLs, in order, as many as fit."""
-    found: dict[SampleKey, InlinePicture] = {}
+    pictures: dict[SampleKey, InlinePicture] = {}
     for name, data in images:
         picture = as_picture(data)
         budget -= len(picture.url)
         if budget < 0:
             break
-        found[name] = picture
-    return found
+        pictures[name] = picture
+    return pictures
 
 
 def compact(data: bytes) -> bytes:
@@ -137,13 +137,13 @@ def strips(finding: Finding, pictures: Pictures) -> tuple[PictureStrip, ...]:
 
 def _rows(finding: Finding) -> tuple[tuple[str, tuple[SampleRef, ...]], ...]:
     """Titles and samples of a card's rows."""
-    name, cue, shown = finding.class_name, cue_word(finding), finding.gallery
-    aligned = shown.aligned[:STRIP]
-    same = tuple(sample for sample in shown.conflicting if sample.class_name == name)[:STRIP]
-    others = tuple(sample for sample in shown.conflicting if sample.class_name != name)[:STRIP]
+    name, cue, gallery = finding.class_name, cue_word(finding), finding.gallery
+    aligned = gallery.aligned[:STRIP]
+    same = tuple(sample for sample in gallery.conflicting if sample.class_name == name)[:STRIP]
+    others = tuple(sample for sample in gallery.conflicting if sample.class_name != name)[:STRIP]
     above = {identity(sample) for sample in (*aligned, *same)}
-    least = tuple(sample for sample in shown.least_spurious if identity(sample) not in above)
-    rest = ", after those above" if len(least) < len(shown.least_spurious) else ""
+    least = tuple(sample for sample in gallery.least_spurious if identity(sample) not in above)
+    note = ", after those above" if len(least) < len(gallery.least_spurious) else ""
     proven = finding.verdict in (Verdict.CONFIRMED, Verdict.MODEL_ONLY)
     fails, misleads = (
         ("the shortcut fails", "the shortcut misleads")
@@ -154,7 +154,7 @@ def _rows(finding: Finding) -> tuple[tuple[str, tuple[SampleRef, ...]], ...]:
         (f"“{name}” with the cue “{cue}”", aligned),
         (f"“{name}” without it: where {fails}", same),
         (f"Other classes with it: where {misleads}", others),
-        (f"“{name}” with the least of the cue{rest}", least[:STRIP]),
+        (f"“{name}” with the least of the cue{note}", least[:STRIP]),
     )
 
 
@@ -177,17 +177,17 @@ def add_heat(
     result: AuditResult, pictures: Pictures, draw: Callable[[Finding, Sequence[SampleRef]], Mapping[SampleKey, bytes]]
 ) -> Pictures:
     """The same pictures with heat maps of the first findings' cues, as `draw` makes them and the budget allows."""
-    left = _BUDGET - sum(len(picture.url) for picture in pictures.plain.values())
-    found: dict[tuple[str, SampleKey], InlinePicture] = {}
+    budget = _BUDGET - sum(len(picture.url) for picture in pictures.plain.values())
+    heat: dict[tuple[str, SampleKey], InlinePicture] = {}
     for finding in result.findings[:CARDS]:
         samples = {identity(s): s for s in _of_finding(finding) if identity(s) in pictures.plain}
         for name, data in draw(finding, list(samples.values())).items():
             picture = as_picture(data)
-            left -= len(picture.url)
-            if left < 0:
-                return Pictures(plain=pictures.plain, heat=found)
-            found[finding.id, name] = picture
-    return Pictures(plain=pictures.plain, heat=found)
+            budget -= len(picture.url)
+            if budget < 0:
+                return Pictures(plain=pictures.plain, heat=heat)
+            heat[finding.id, name] = picture
+    return Pictures(plain=pictures.plain, heat=heat)
 
 
 def identity(sample: SampleRef) -> SampleKey:

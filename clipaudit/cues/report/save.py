@@ -55,8 +55,8 @@ def save_report(
         out=str(out), fail_on=parse_fail_on(fail_on), require_evidence=require_evidence, waivers=load_waivers(waivers)
     )
     runs = [Run(url) for url in (result.run, result.test_run) if url is not None]
-    found, shown = illustrated(result, runs, heat, device, note, pictures=pictures, masks=masks)
-    return write_report(found, config, shown)
+    illustrated_result, shown_pictures = illustrated(result, runs, heat, device, note, pictures=pictures, masks=masks)
+    return write_report(illustrated_result, config, shown_pictures)
 
 
 def illustrated(
@@ -74,22 +74,22 @@ def illustrated(
 
     What pictures say is each finding's evidence `off the object`, or why it was not measured.
     """
-    shown = read_pictures(result, runs) if pictures else None
+    page_pictures = read_pictures(result, runs) if pictures else None
     if not result.findings:
-        return result, shown
+        return result, page_pictures
     reason = "the report was made without heat maps"
-    if heat and shown is not None:
-        maps, reason = _maps(runs[0], shown, device, note)
+    if heat and page_pictures is not None:
+        maps, reason = _maps(runs[0], page_pictures, device, note)
         if maps is not None:
             from clipaudit.cues.report.off_object_shares import OffObjects  # loads torch
 
-            return with_off_object(result, OffObjects(result, maps, masks)), add_heat(result, shown, maps)
-    return with_off_object(result, lambda _: not_measured(reason)), shown
+            return with_off_object(result, OffObjects(result, maps, masks)), add_heat(result, page_pictures, maps)
+    return with_off_object(result, lambda _: not_measured(reason)), page_pictures
 
 
-def _maps(run: Run, shown: Pictures, device: str, note: Callable[[str], None]) -> tuple[HeatMaps | None, str]:
+def _maps(run: Run, pictures: Pictures, device: str, note: Callable[[str], None]) -> tuple[HeatMaps | None, str]:
     """What draws heat maps, or None and why there are none, which `note` is told when the model is at fault."""
-    if not shown.plain:
+    if not pictures.plain:
         return None, "no image of the findings can be read from the shards"
     from clipaudit.cues.report.heat import HeatMaps  # loads torch
 

@@ -95,8 +95,8 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 def tick_text(value: float) -> str:
     """A tick's number with a true minus sign and no needless zeros."""
-    shown = f"{value:.10g}"
-    return shown.replace("-", "−")
+    digits = f"{value:.10g}"
+    return digits.replace("-", "−")
 
 
 def _number(value: Value) -> str:

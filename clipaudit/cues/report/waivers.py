@@ -49,16 +49,16 @@ def load_waivers(path: str | Path | None) -> tuple[Waiver, ...]:
     if path is None:
         return ()
     file = Path(path)
-    found = _parsed(file)
-    entries = found.get("waivers") if isinstance(found, dict) else found
+    content = _parsed(file)
+    entries = content.get("waivers") if isinstance(content, dict) else content
     if not isinstance(entries, list):
         raise UsageError(f"--waivers {file} must hold a list of waivers: {_EXAMPLE}")
     try:
         waivers = TypeAdapter(tuple[Waiver, ...]).validate_python(entries)
     except ValidationError as error:
         first = error.errors()[0]
-        number, *rest = first["loc"] or (0,)
-        field = ".".join(map(str, rest)) or "entry"
+        number, *path_ = first["loc"] or (0,)
+        field = ".".join(map(str, path_)) or "entry"
         raise UsageError(
             f"--waivers {file}: waiver {int(number) + 1}, {field}: {first['msg'].lower()}; each needs finding, owner,"
             " reason and expires (YYYY-MM-DD)"
@@ -72,14 +72,14 @@ def load_waivers(path: str | Path | None) -> tuple[Waiver, ...]:
 
 def apply_waivers(waivers: tuple[Waiver, ...], result: AuditResult, today: date) -> tuple[Applied, ...]:
     """What each waiver does to this audit on this day."""
-    known = {finding.id for finding in result.findings}
+    finding_ids = {finding.id for finding in result.findings}
     return tuple(
         Applied(
             finding=waiver.finding,
             owner=waiver.owner,
             reason=waiver.reason,
             expires=waiver.expires,
-            status="unknown" if waiver.finding not in known else "expired" if waiver.expires < today else "active",
+            status="unknown" if waiver.finding not in finding_ids else "expired" if waiver.expires < today else "active",
         )
         for waiver in waivers
     )
@@ -90,9 +90,9 @@ def unknown_waiver(applied: tuple[Applied, ...], result: AuditResult) -> str | N
     unknown = [waiver.finding for waiver in applied if waiver.status == "unknown"]
     if not unknown:
         return None
-    known = [finding.id for finding in result.findings]
-    there = ", ".join(known[:_SHOWN]) + (", ..." if len(known) > _SHOWN else "") if known else "none"
-    return f"--waivers: this audit has no finding {unknown[0]!r} (its findings: {there}); remove or correct that waiver"
+    finding_ids = [finding.id for finding in result.findings]
+    listing = ", ".join(finding_ids[:_SHOWN]) + (", ..." if len(finding_ids) > _SHOWN else "") if finding_ids else "none"
+    return f"--waivers: this audit has no finding {unknown[0]!r} (its findings: {listing}); remove or correct that waiver"
 
 
 def _parsed(file: Path) -> Any:  # noqa: ANN401 - whatever the file holds

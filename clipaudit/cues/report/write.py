@@ -61,8 +61,8 @@ def check_out(out: str) -> None:
         target = Path(storage.full())
         if target.exists() and not target.is_dir():
             raise UsageError(f"--out {out} is a file: give a directory")
-    found = storage.names("")
-    if found and JSON not in found:
+    names = storage.names("")
+    if names and JSON not in names:
         raise UsageError(f"--out {out} is not empty and holds no report: give another directory")
 
 
