@@ -34,7 +34,7 @@ from clipaudit.cues.result.result import AuditResult, Finding
 from clipaudit.cues.row_tables import row_tables
 from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, unusable
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
-from clipaudit.cues.statistics.strength import Design
+from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.summary import assemble, ranked
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.classes import ClassNames, find_classes, listed_classes, load_templates

@@ -17,7 +17,8 @@ from clipaudit.cues.statistics.groups import conflict_of, describe_groups, group
 from clipaudit.cues.statistics.intervals import Paired, accuracy, average_change
 from clipaudit.cues.statistics.pseudo import MIN_PURITY, CorrectedChange, corrected_change, purity, rates_from_truth
 from clipaudit.cues.statistics.screen import screen_codes
-from clipaudit.cues.statistics.strength import Design, binned, strengths
+from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.strength import binned, strengths
 from tests.audit_examples import arm, around, association, case
 from tests.audit_worlds import Texts, cue_world, text_pool, write_world
 

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from clipaudit.arrays import Bools, Ints
 from clipaudit.cues.statistics.attribute import Attribute
-from clipaudit.cues.statistics.multiplicity import discovery_half
+from clipaudit.cues.statistics.design import halves_of
+from clipaudit.cues.statistics.multiplicity import hash_order
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import Rows
 from clipaudit.schema import OK, Label
@@ -100,7 +101,8 @@ def image_facts(
         groups = _duplicates(phash, detailed)
     first = np.unique(groups, return_index=True)[1]
     keys = key.take(pa.array(first)).to_pylist()
-    discovery = discovery_half(shard_id[first], keys)[groups]
+    truth = _truth(table, class_of)
+    discovery = halves_of(truth, groups, hash_order(shard_id[first], keys))
     return ImageFacts(
         run=run,
         rows=rows,
@@ -110,7 +112,7 @@ def image_facts(
         key=key,
         offset=_ints(table["offset"], np.int64),
         nbytes=_ints(table["nbytes"], np.int64),
-        truth=_truth(table, class_of),
+        truth=truth,
         attributes={name: _attribute(table[name], name) for name in attributes},
         phash=phash,
         phash_known=detailed,

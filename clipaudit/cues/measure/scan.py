@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -16,13 +16,15 @@ from clipaudit.cues.measure.directions import Direction
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.result.finding_parts import Predictability
 from clipaudit.cues.statistics.predictability import MAX_ROWS, MOST_CLASSES, predictability
-from clipaudit.cues.statistics.screen import Screen, screen
-from clipaudit.cues.statistics.strength import BINS, Codes, Design, Strengths, binned, strengths
+from clipaudit.cues.statistics.cuts import Codes, Honest, honest
+from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.screen import Screen, screen_of
+from clipaudit.cues.statistics.strength import binned
 from clipaudit.run.basis import Basis
 
 SAMPLE: Final = 20_000
-_MANY_CLASSES: Final = 200
-_FEW_BINS: Final = 256
+BINS: Final = 256
+"""Of the scan: a D differs by less than 1e-4 from that of single values."""
 _CHUNK: Final = 65_536
 _THREADS: Final = 2
 
@@ -60,13 +62,13 @@ def scan(
 ) -> Scan:
     """Scores of every direction on all of `facts`, whose classes are `design.truth`; one head in memory at a time."""
     run, basis = facts.run, facts.run.basis()
-    bins = _FEW_BINS if design.classes > _MANY_CLASSES else BINS
+    bins = BINS
     sample = sample_places(facts, design, SAMPLE, seed)
     predictability_rows = few_places(facts, design, seed)
     rng = np.random.default_rng([seed, 6])
     heads = list(directions)
     hosts = [heads[place] for place in rng.integers(0, len(heads), trials).tolist()]
-    screened: list[Strengths] = []
+    screened: list[Honest] = []
     codes: list[Codes] = []
     predictabilities: list[Predictability] = []
     sample_values: dict[str, npt.NDArray[np.float16]] = {}
@@ -94,7 +96,7 @@ def scan(
     order = sorted(predictabilities, key=lambda one: -(one.skill_class_free.value or 0.0))
     return Scan(
         directions=tuple(direction for head in heads for direction in directions[head]),
-        screen=screen(screened),
+        screen=screen_of(screened),
         sample=sample,
         codes=np.stack(codes, axis=1),
         spare=spare,
@@ -151,7 +153,6 @@ def _scores(values: npt.NDArray[np.float16], mean: Float64s, directions: Sequenc
     return list(scores)
 
 
-def _one(scores: Float32s, design: Design, bins: int) -> tuple[Codes, Strengths]:
+def _one(scores: Float32s, design: Design, bins: int) -> tuple[Codes, Honest]:
     codes = binned(scores, bins)
-    # classes^2 numbers for each direction would not fit: the few that a finding shows are computed again
-    return codes, replace(strengths(codes, design, bins), pairs=np.empty((0, 0)))
+    return codes, honest(codes, design, bins)

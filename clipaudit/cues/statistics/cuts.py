@@ -1,9 +1,9 @@
-"""Cuts of the classes along a direction: who has a cue and who lacks it, chosen on one half, read on the other (S1b, S1c).
+"""Cuts of the classes along a direction: who has a cue, who lacks it; chosen on one half, read on the other (S1b, S1c).
 
 A cue that most classes share flags no class against its median rival. So the classes are put in the order in which they
 lie along the direction, and each of the K - 1 cuts "these have it, those lack it" is a test. The order, the cut and the
-sign are chosen on the discovery half; D and its error come from the confirmation half alone, because the largest of many
-directions, read from the images that chose it, is too large (the winner's curse).
+sign are chosen on the discovery half; D and its error come from the confirmation half alone, because the largest of
+many directions, read from the images that chose it, is too large (the winner's curse).
 
 D of a cut is 2 A - 1 with A the mean AUC over all pairs of a class above and a class below: every class counts equally.
 With P_k the distribution of class k over bins, A = sum_b P_up F_low, where P_up is the mean of the P_k above, F_low the
@@ -13,7 +13,7 @@ share of the classes below that lies under a bin, ties half. DeLong's variance f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from clipaudit.arrays import Bools, Float64s, Floats, Ints
 from clipaudit.cues.statistics.design import Design
 
 Codes: TypeAlias = npt.NDArray[np.uint16]
+"""(n,) bin of each image along one direction."""
+_LEAST_RATIO: Final = 0.05
+"""Groups that mix the classes evenly make a contrast more certain, but no more than this."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -51,6 +54,21 @@ class Contrasts:
     """(C,) variance of A if labels were exchangeable, with ties."""
     floor: Float64s
     """(C,) least variance of A that so few images warrant: full separation leaves none."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Honest:
+    """One direction: what the discovery half chooses, and what the confirmation half says of it."""
+
+    d: Float64s
+    """(K,) D of each class against all others on the confirmation half, -1..1."""
+    error: Float64s
+    """(K,) its standard error."""
+    low: Float64s
+    """(K,) 95 % lower limit of |D| on the discovery half: for choosing, no result."""
+    cut: Cut
+    quantile: float
+    """Of 95 % intervals from the confirmation half."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -116,7 +134,8 @@ def contrasts(table: Table, upper: Bools) -> Contrasts:
     a = np.einsum("cb,cb->c", above, F_low)
     variance = _placement_variance(P, S, n, F_low, up) + _placement_variance(P, S, n, F_up, low)
     # Mann-Whitney's variance (1/n1 + 1/n2 + 1/(n1 n2)) / 12 for means over classes, times the share of ties
-    first, second = (up**2) @ (1 / n), (low**2) @ (1 / n)
+    each = S.sum(axis=1)  # 1 / n of a class whose rows all weigh 1
+    first, second = (up**2) @ each, (low**2) @ each
     null = (first + second + first * second) / 12 * _ties(table.pooled)
     smaller = np.minimum(upper @ table.n, ~upper @ table.n)
     return Contrasts(a=a, variance=variance, null=null, floor=1 / (2 * np.maximum(smaller, 1.0) ** 2))
@@ -168,7 +187,7 @@ def grouped_variance(codes: Codes, design: Design, table: Table, upper: Bools, r
     places = design.repeated[rows[design.repeated]]
     if not len(places):
         return 0.0
-    P, K = table.shares, design.classes
+    P = table.shares
     up, low = upper / max(int(upper.sum()), 1), ~upper / max(int((~upper).sum()), 1)
     F_up, F_low = _under(up @ P), _under(low @ P)
     truth, bins = design.truth[places], codes[places].astype(np.int64)
@@ -180,9 +199,17 @@ def grouped_variance(codes: Codes, design: Design, table: Table, upper: Bools, r
     influence = np.where(upper[truth], 1.0, -1.0) * weight * share[truth] * (placed - centre[truth])
     _, groups = np.unique(design.groups[places], return_inverse=True)
     sums = np.bincount(groups, influence)
+    # Obuchowski, Biometrics 1997: the variance of a sum of group totals, less that of its single rows
     added = float((sums**2).sum() - (influence**2).sum())
-    G = max(design.effective / 2, 2.0)
-    return added * G / (G - 1) if K else added
+    G = max(design.effective * float(rows.mean()), 2.0)
+    return added * G / (G - 1)
+
+
+def with_groups(read: Contrasts, added: Float64s) -> tuple[Float64s, Float64s]:
+    """(C,) variances of A with what groups add, and those under exchangeable labels, widened alike."""
+    plain = np.maximum(read.variance, read.floor)
+    variance = np.maximum(read.variance + added, read.floor)
+    return variance, read.null * np.maximum(variance / plain, _LEAST_RATIO)
 
 
 # -- choosing and reading ----------------------------------------------------------------------------------------------
@@ -199,9 +226,7 @@ def cut_of(codes: Codes, design: Design, bins: int, tables: tuple[Table, Table] 
     upper = masks_of(order, design.cut_sizes)[place]
     read = contrasts(confirmation, upper[None])
     added = grouped_variance(codes, design, confirmation, upper, ~halves)
-    plain = float(max(read.variance[0], read.floor[0]))
-    variance = max(float(read.variance[0]) + added, float(read.floor[0]))
-    null = float(read.null[0]) * max(1.0, variance / plain)
+    variance, null = with_groups(read, np.array([added]))
     a = float(read.a[0])
     other, at, _ = _best(confirmation, codes, design, ~halves)
     again = masks_of(other, design.cut_sizes)[at]
@@ -210,12 +235,37 @@ def cut_of(codes: Codes, design: Design, bins: int, tables: tuple[Table, Table] 
         upper=upper,
         order=order,
         d=2 * a - 1,
-        error=2 * float(np.sqrt(variance)),
-        z=(a - 0.5) / float(np.sqrt(null)) if null > 0 else 0.0,
+        error=2 * float(np.sqrt(variance[0])),
+        z=(a - 0.5) / float(np.sqrt(null[0])) if null[0] > 0 else 0.0,
         low=low,
         replication=2 * float(back.a[0]) - 1,
         replicated=bool((again == upper).all()),
     )
+
+
+def honest(codes: Codes, design: Design, bins: int, tables: tuple[Table, Table] | None = None) -> Honest:
+    """One direction, chosen and read on different halves; codes (n,) uint16 binned scores, 0..bins-1."""
+    tables = tables if tables is not None else half_tables(codes, design, bins)
+    d, error, _ = against_others(codes, design, tables[1], ~design.halves)
+    chosen, wide, _ = against_others(codes, design, tables[0], design.halves)
+    quantile = design.quantile(0.95, float((~design.halves).mean()))
+    return Honest(
+        d=d,
+        error=error,
+        low=np.maximum(np.abs(chosen) - design.quantile(0.95, float(design.halves.mean())) * wide, 0.0),
+        cut=cut_of(codes, design, bins, tables),
+        quantile=quantile,
+    )
+
+
+def against_others(codes: Codes, design: Design, table: Table, rows: Bools) -> tuple[Float64s, Float64s, Float64s]:
+    """(K,) D of each class against all others on some rows (n,), its standard error, and its z."""
+    masks = np.eye(design.classes, dtype=np.bool_)
+    read = contrasts(table, masks)
+    added = np.array([grouped_variance(codes, design, table, mask, rows) for mask in masks])
+    variance, null = with_groups(read, added)
+    z = np.where(null > 0, (read.a - 0.5) / np.sqrt(np.where(null > 0, null, 1.0)), 0.0)
+    return 2 * read.a - 1, 2 * np.sqrt(variance), z
 
 
 def _best(table: Table, codes: Codes, design: Design, rows: Bools) -> tuple[Ints, int, float]:
@@ -262,6 +312,8 @@ class Units:
     """(u,)"""
     group: Ints | None
     """(u,) images that stay together; None when every unit stands for itself."""
+    rows: Ints
+    """(u,) one row of each unit."""
 
 
 def units_of(ranks: Floats, design: Design) -> Units:
@@ -276,12 +328,12 @@ def units_of(ranks: Floats, design: Design) -> Units:
             members = sparse.csr_array(
                 ((1 / sizes)[codes].astype(np.float32), (codes, np.arange(len(codes)))), shape=(len(first), len(rows))
             )
-            values, truth = members @ values, truth[first]
+            values, truth, rows = members @ values, truth[first], rows[first]
             group = None if group is None else group[first]
     if group is not None:
         group = np.unique(group, return_inverse=True)[1].astype(np.int64)
         group = None if int(group.max(initial=-1)) + 1 == len(group) else group
-    return Units(ranks=np.ascontiguousarray(values, np.float32), truth=truth, group=group)
+    return Units(ranks=np.ascontiguousarray(values, np.float32), truth=truth, group=group, rows=rows)
 
 
 def cut_contrasts(mean: Floats, orders: Ints, sizes: Ints) -> Float64s:

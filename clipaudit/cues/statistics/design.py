@@ -44,7 +44,8 @@ class Design:
             return None
         cells = self.cluster * self.classes + self.truth
         _, codes, sizes = np.unique(cells, return_inverse=True, return_counts=True)
-        return 1.0 / sizes[codes]
+        weight: Float64s = 1.0 / sizes[codes]
+        return weight
 
     @cached_property
     def repeated_copies(self) -> Ints:
@@ -58,7 +59,8 @@ class Design:
         """(K,) independent images of each class: near duplicates count as one."""
         if self.weight is None:
             return self.rows_of_class
-        return np.bincount(self.truth, self.weight, minlength=self.classes)
+        n: Float64s = np.bincount(self.truth, self.weight, minlength=self.classes)
+        return n
 
     @cached_property
     def independent(self) -> Ints:
@@ -98,7 +100,7 @@ class Design:
 
     @cached_property
     def cut_sizes(self) -> Ints:
-        """(C,) sizes of the upper side of the cuts that are tested: all K - 1, of more than 64 the ends and some between."""
+        """(C,) classes above each cut that is tested: all of 1..K-1, of more than 64 the ends and some between."""
         sizes = np.arange(1, self.classes)
         if len(sizes) <= MAX_CUTS:
             return sizes
@@ -107,8 +109,11 @@ class Design:
 
 
 def halves_of(truth: Ints, cluster: Ints | None, order: Float64s | None = None) -> Bools:
-    """(n,) the discovery half: of each class every second cluster, in the order (G,) of the clusters, drawn once and for
-    all where none is given. A cluster of several classes goes with its first image's."""
+    """(n,) the discovery half: of each class every second cluster.
+
+    truth, cluster (n,); order (G,) of the clusters, drawn once and for all where none is given. A cluster of several
+    classes counts as its first image's.
+    """
     names = np.arange(len(truth)) if cluster is None else cluster
     _, first, codes = np.unique(names, return_index=True, return_inverse=True)
     if order is None:

@@ -13,7 +13,8 @@ from clipaudit.arrays import Float64s, Floats, Ints
 from clipaudit.cues.result.finding_parts import Estimate, Stability
 from clipaudit.cues.result.panels import HeadShift, ShiftRow
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
-from clipaudit.cues.statistics.strength import Z95, Design, Strengths, binned, strengths
+from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.strength import Z95, Strengths, binned, strengths
 from clipaudit.statistics import benjamini_hochberg
 
 MAX_ENVIRONMENTS: Final = 12

@@ -18,7 +18,7 @@ from clipaudit.cues.statistics.attributes import (
     odds_ratio,
     unusable,
 )
-from clipaudit.cues.statistics.strength import Design
+from clipaudit.cues.statistics.design import Design
 
 
 def attribute(codes, values=("land", "water")):

@@ -11,7 +11,8 @@ from scipy.stats import false_discovery_control, norm
 from clipaudit.cues.measure import controls
 from clipaudit.cues.statistics.multiplicity import discovery_half, family_p, largest_statistics, permuted, strata_of
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT, screen_codes
-from clipaudit.cues.statistics.strength import Design, binned, strengths
+from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.strength import binned, strengths
 from clipaudit.statistics import benjamini_hochberg
 from tests.audit_worlds import balanced_labels
 
