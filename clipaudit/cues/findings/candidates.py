@@ -1,11 +1,11 @@
-"""Which texts name a cue of a class when there is no attribute: chosen on one half of the images, tested on the other.
+"""Which texts name a cue of some classes when there is no attribute: chosen on one half, tested on the other.
 
-What sets a class's images apart is mostly the class itself, and a data set says nothing about which part is which. So a
-text is a candidate only if (1) directions of heads that differ significantly between the classes go with it, (2) it is
-context and not a thing (or the user asked for it), (3) along the text's own axis in the whole embedding the class
-stands out by `delta_fail`: either after the class prompts' part is taken out of the axis, or when the text describes
-what sets the class apart at least as well as the class's own name does, and (4) if the class has a stronger candidate,
-the class stands out even among images that all have that one.
+What sets classes apart is mostly the classes themselves, and a data set says nothing about which part is which. So a
+text is a candidate only if (1) directions of heads that cut the classes in the same two sides go with it, (2) it is
+context and not a thing (or the user asked for it), (3) along the text's own axis in the whole embedding the classes
+that have it stand out by `delta_fail`: either after the class prompts' part is taken out of the axis, or when the text
+describes what sets them apart at least as well as the classes' own names do, and (4) if there is a stronger candidate,
+they stand out even among images that all have that one. Other cuts are differences between classes, no candidates.
 """
 
 from __future__ import annotations
@@ -18,15 +18,20 @@ import numpy.typing as npt
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.measure.context import Context, inside_classes, inside_strength
-from clipaudit.cues.measure.naming import USER, Word, class_contrast
+from clipaudit.cues.measure.naming import USER, Word, sides_contrast
 from clipaudit.cues.result.finding_parts import Estimate
-from clipaudit.cues.statistics.environments import strength_of
+from clipaudit.cues.statistics.environments import side_strength, strength_of
 from clipaudit.cues.statistics.pseudo import pseudo_values
+from clipaudit.cues.statistics.screen import named_side
 
 GOES_WITH: Final = 0.3
 """Correlation (with an attribute: strength) inside classes from which a direction goes with a text or an attribute."""
 _TRIED: Final = 6
-_PER_CLASS: Final = 3
+_PER_SIDE: Final = 3
+_SIDES: Final = 40
+"""Ways to part the classes that are looked at, strongest first."""
+_SHARED: Final = 0.25
+"""What most classes share is looked for where those that lack it are at least this share of all classes."""
 _AS_WELL: Final = -0.05
 _NOT_MUCH_WORSE: Final = -0.3
 """Cosine of the text minus cosine of the class's name, with what sets the class apart. The two limits were set on the
@@ -35,43 +40,75 @@ demo world's `planted` and `things`, seed 0; figures are taken on other seeds.""
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TextCue:
-    """A text that names a cue of a class."""
+    """A text that names a cue of some classes."""
 
-    k: int
+    upper: Bools
+    """(K,) classes that have it."""
     word: Word
     scores: Float32s
     """(s,) along the text's axis, in the whole embedding."""
     axis: Estimate
-    """D of the class along it, on the confirmation half."""
+    """D of those classes along it, on the confirmation half."""
     margin: float
-    """Cosine of the text minus cosine of the class's own name, with the class's contrast."""
+    """Cosine of the text minus cosine of those classes' own names, with what sets them apart."""
     members: Ints
-    """Flagged directions that go with it, strongest first."""
+    """Passing directions that go with it, strongest first."""
     signs: Float64s
     """(members,) which end of each direction."""
     words: tuple[Word, ...]
     """Other texts that name it nearly as well."""
 
 
-def text_cues(context: Context, k: int) -> list[TextCue]:
-    """The texts that name cues of tested class k, at most three; user texts first."""
-    flagged = np.flatnonzero(context.flagged[: len(context.scan.directions), k])
-    if not len(flagged):
-        return []
+def text_cues(context: Context) -> list[TextCue]:
+    """The texts that name cues, over all ways in which directions part the classes; strongest parting first."""
+    cues: list[TextCue] = []
+    for named, rows in _partings(context):
+        K = context.design.classes
+        ends = [named]
+        if 2 * int(named.sum()) == K or K <= 3 or named.sum() >= _SHARED * K:
+            ends.append(~named)
+        for upper in ends:
+            cues += _cues_of(context, upper, rows, cues)
+    return cues
+
+
+def _partings(context: Context) -> list[tuple[Bools, Ints]]:
+    """The named sides (K,) of passing directions, each with its directions, those with the largest D first."""
+    M = len(context.scan.directions)
+    passing = np.flatnonzero(context.passed[:M])
+    sides: dict[bytes, list[int]] = {}
+    for m in passing.tolist():
+        upper = context.family.cuts[m].upper
+        named = named_side(upper[None])[0]
+        # equal sides are the same parting whichever is above
+        key = named if not named.all() else (upper if upper[0] else ~upper)
+        sides.setdefault(np.packbits(key).tobytes(), []).append(m)
+    limits = context.family.limits[:, 0]
+    ordered = sorted(sides.values(), key=lambda rows: -max(float(limits[m]) for m in rows))
+    result = []
+    for rows in ordered[:_SIDES]:
+        upper = context.family.cuts[rows[0]].upper
+        named = named_side(upper[None])[0]
+        result.append((upper if named.all() else named, np.array(rows, np.int64)))
+    return result
+
+
+def _cues_of(context: Context, upper: Bools, rows: Ints, earlier: list[TextCue]) -> list[TextCue]:
+    """The texts that name what one side (K,) has, at most three; user texts first. rows: directions that part so."""
     discovery = context.sampled.discovery
-    contrast = class_contrast(context.embedding[discovery], context.truth[discovery], k, context.design.classes)
-    own = context.namer.own(contrast, int(context.tested[k]))
+    contrast = sides_contrast(context.embedding[discovery], context.truth[discovery], upper)
+    own = max(context.namer.own(contrast, int(context.tested[k])) for k in np.flatnonzero(upper).tolist())
     cues: list[TextCue] = []
     remaining = contrast.copy()
     words = _user_words(context, contrast)
-    for _ in range(_PER_CLASS):
+    for _ in range(_PER_SIDE):
         words += context.namer.words(remaining, _TRIED, context_only=True)
-        candidates = (_tried(context, k, word, own, flagged) for word in words)
-        cue = next((cue for cue in candidates if cue is not None and _adds(context, cue, cues)), None)
+        tried = (_tried(context, upper, word, own, rows) for word in words)
+        cue = next((cue for cue in tried if cue is not None and _adds(context, cue, [*earlier, *cues])), None)
         if cue is None:
             break
         cues.append(cue)
-        flagged = np.setdiff1d(flagged, cue.members)
+        rows = np.setdiff1d(rows, cue.members)
         axis = context.namer.axis(cue.word.place, class_free=False)
         remaining = remaining - axis * float(axis @ remaining) / float(axis @ axis)
         words = [word for word in words if word.property == USER and word.place != cue.word.place]
@@ -85,8 +122,8 @@ def _known(context: Context, cue: TextCue, earlier: list[TextCue]) -> bool:
 
 
 def _adds(context: Context, cue: TextCue, earlier: list[TextCue]) -> bool:
-    """Whether a text names something that the earlier ones have not: it does not go with them inside classes, and the
-    class stands out along it among the images that have an earlier cue, too, if other classes have that one at all.
+    """Whether a text names something that the earlier ones have not: it does not go with them inside classes, and its
+    classes stand out along it among the images that have an earlier cue, too, if other classes have that one at all.
 
     An image with a cue differs from others along many axes; its class then seems to have all of what those name.
     """
@@ -95,19 +132,19 @@ def _adds(context: Context, cue: TextCue, earlier: list[TextCue]) -> bool:
     if cue.word.property == USER:
         return True
     for other in earlier:
-        estimate = _among(context, cue, pseudo_values(other.scores)[0] == 1)
-        if estimate is not None and (estimate.low is None or estimate.low < context.options.delta_warn):
+        among = _among(context, cue, pseudo_values(other.scores)[0] == 1)
+        if among is not None and (among.low is None or among.low < context.options.delta_warn):
             return False
     return True
 
 
 def _user_words(context: Context, contrast: Float64s) -> list[Word]:
-    texts = context.options.user_texts
-    words = {word.text: word for word in context.namer.words(contrast, len(context.namer.texts))} if texts else {}
-    return [words[text] for text in texts if text in words]
+    wanted = context.options.user_texts
+    everything = {word.text: word for word in context.namer.words(contrast, len(context.namer.texts))} if wanted else {}
+    return [everything[text] for text in wanted if text in everything]
 
 
-def _tried(context: Context, k: int, word: Word, own: float, flagged: Ints) -> TextCue | None:
+def _tried(context: Context, upper: Bools, word: Word, own: float, rows: Ints) -> TextCue | None:
     margin = word.cosine - max(own, 0.0)
     user = word.property == USER
     if not user and margin < _NOT_MUCH_WORSE:
@@ -115,57 +152,58 @@ def _tried(context: Context, k: int, word: Word, own: float, flagged: Ints) -> T
     strong = context.options.delta_fail if not user else context.options.delta_warn
     scores = context.embedding @ context.namer.axis(word.place, class_free=False).astype(np.float32)
     free = context.embedding @ context.namer.axis(word.place, class_free=True).astype(np.float32)
-    estimate = _stands_out(context, k, free, strong)
+    estimate = _stands_out(context, upper, free, strong)
     if estimate is None and (margin >= _AS_WELL or user):
-        estimate = _stands_out(context, k, scores, strong)
+        estimate = _stands_out(context, upper, scores, strong)
     if estimate is None:
         return None
-    correlation = context.correlations(scores)[flagged]
-    d = context.family.d[flagged, k]
-    goes = (np.abs(correlation) >= GOES_WITH) & (np.sign(correlation) == np.sign(d))
+    correlation = context.correlations(scores)[rows]
+    ends = np.array([1.0 if (context.family.cuts[m].upper == upper).all() else -1.0 for m in rows.tolist()])
+    goes = (np.abs(correlation) >= GOES_WITH) & (np.sign(correlation) == ends)
     if not goes.any():
         return None
-    order = np.argsort(-context.family.low[flagged[goes], k], kind="stable")
-    members = flagged[goes][order]
+    order = np.argsort([-context.family.cuts[m].low for m in rows[goes].tolist()], kind="stable")
     near = [
         other for other in context.namer.words(context.namer.axis(word.place, False), 4) if other.place != word.place
     ]
     return TextCue(
-        k=k,
+        upper=upper,
         word=word,
         scores=scores,
         axis=estimate,
         margin=margin,
-        members=members,
-        signs=np.sign(context.family.d[members, k]),
+        members=rows[goes][order],
+        signs=ends[goes][order],
         words=tuple(near[:2]),
     )
 
 
 def _among(context: Context, cue: TextCue, having: Bools) -> Estimate | None:
-    """The class against all others together, along a text, on the images of the confirmation half that have an earlier
-    cue (s,); None when there are too few."""
+    """The cue's classes against all others together, along a text, on the images of the confirmation half that have an
+    earlier cue (s,); None when there are too few."""
     rows = having & ~context.sampled.discovery
-    inside = (context.truth[rows] == cue.k).astype(np.int64)
+    inside = cue.upper[context.truth[rows]].astype(np.int64)
     return strength_of(cue.scores[rows], inside, 1, 2, context.sampled.cluster[rows])
 
 
-def _stands_out(context: Context, k: int, scores: Float32s, least: float) -> Estimate | None:
-    """The class's strength along scores (s,) on the confirmation half, if its lower limit reaches `least`."""
+def _stands_out(context: Context, upper: Bools, scores: Float32s, least: float) -> Estimate | None:
+    """The strength of the classes that have it along scores (s,) on the confirmation half, if its lower limit reaches
+    `least`."""
     half = ~context.sampled.discovery
-    estimate = strength_of(scores[half], context.truth[half], k, context.design.classes, context.sampled.cluster[half])
-    return None if estimate is None or estimate.low is None or estimate.low < least else estimate
+    strength = side_strength(scores[half], context.truth[half], upper, context.sampled.cluster[half])
+    return None if strength is None or strength.low is None or strength.low < least else strength
 
 
-def grounded_in(context: Context, scores: Float32s) -> str | None:
-    """The attribute's column whose values go with scores (s,) inside classes: it knows better than any text."""
-    for screen in context.attributes:
-        codes = screen.attribute.codes[context.scan.sample]
-        for value in screen.values.tolist():
-            having = np.where(codes < 0, -1, (codes == value).astype(np.int64))
-            strength = inside_strength(scores[:, None], having, context.truth, context.design.classes)
-            if abs(float(strength[0])) >= GOES_WITH:
-                return screen.attribute.column
+def grounded_in(context: Context, scores: Float32s, screen_rows: list[tuple[int, Ints]]) -> int | None:
+    """The finding's place whose column's value goes with scores (s,) inside classes; None when there is none.
+
+    screen_rows: place and having (s,) 1, 0, -1 of each value that is a finding of its own. A column without a finding
+    says nothing about a text (trap 16).
+    """
+    for place, having in screen_rows:
+        strength = inside_strength(scores[:, None], having, context.truth, context.design.classes)
+        if abs(float(strength[0])) >= GOES_WITH:
+            return place
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Protocol, TypeAlias
@@ -19,8 +19,9 @@ from clipaudit.cues.measure.naming import Namer
 from clipaudit.cues.measure.scan import Scan
 from clipaudit.cues.options import AuditOptions
 from clipaudit.cues.result.finding_parts import ClassesFrom
-from clipaudit.cues.statistics.attributes import AttributeScreen
+from clipaudit.cues.statistics.attributes import AttributeScreen, Omnibus
 from clipaudit.cues.statistics.cuts import false_coverage_level, units_of
+from clipaudit.cues.statistics.known_error import KnownError
 from clipaudit.cues.statistics.multiplicity import Largest, largest_cuts, strata_of
 from clipaudit.cues.statistics.screen import Screen, joined
 from clipaudit.cues.statistics.sources import MIN_SOURCES, SourceTest
@@ -37,6 +38,15 @@ class TextSource(Protocol):
 
     def classes(self, names: Sequence[str], templates: Sequence[str]) -> Float32s:
         """(C, D) of class names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnTest:
+    """A column as a whole, beside its values."""
+
+    omnibus: Omnibus
+    multi_class_auc: float | None
+    """Of a number; None for other columns."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -61,8 +71,14 @@ class Context:
     """Of `facts`: class k is `tested[k]`."""
     source: SourceTest | None
     """The source that the audit found by itself."""
+    sources: tuple[SourceTest, ...]
+    """All columns tried as one."""
     scan: Scan = field(repr=False)
     attributes: tuple[AttributeScreen, ...]
+    columns: tuple[ColumnTest, ...]
+    """The columns as a whole, in the order of `attributes`."""
+    known_errors: Mapping[str, KnownError]
+    """By column, where the user knows how often it is wrong."""
     answers: Answers | None = field(repr=False)
     """None without labels: nothing says which answers are right."""
     answers_rows: str

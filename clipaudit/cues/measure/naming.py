@@ -121,15 +121,20 @@ class Namer:
         )
 
 
-def class_contrast(embedding: Floats, truth: Ints, k: int, classes: int) -> Float64s:
-    """(D,) mean of class k minus the mean of the other classes' means, from (n, D); classes without rows count not."""
-    means = [
-        embedding[truth == j].mean(axis=0, dtype=np.float64) for j in range(classes) if j != k and (truth == j).any()
-    ]
-    own = embedding[truth == k]
-    if not len(own) or not means:
-        return np.zeros(embedding.shape[1])
-    contrast: Float64s = own.mean(axis=0, dtype=np.float64) - np.mean(means, axis=0)
+def sides_contrast(embedding: Floats, truth: Ints, upper: Bools) -> Float64s:
+    """(D,) mean of the means of the classes above (upper (K,)) minus that of the others, from (n, D) and truth (n,);
+    classes without rows count not, and a side without any gives zeros."""
+    sides = []
+    for side in (upper, ~upper):
+        means = [
+            embedding[truth == k].mean(axis=0, dtype=np.float64)
+            for k in np.flatnonzero(side).tolist()
+            if (truth == k).any()
+        ]
+        if not means:
+            return np.zeros(embedding.shape[1])
+        sides.append(np.mean(means, axis=0))
+    contrast: Float64s = sides[0] - sides[1]
     return contrast
 
 

@@ -142,7 +142,7 @@ class Association(Documented):
     """The same along the direction with its class part; None for an attribute."""
     strength: Strength
     rivals: tuple[Rival, ...]
-    """D against each other class, largest |D| first; at most 20."""
+    """D of each class against all others, largest |D| first; at most 20."""
     p: float
     """Mann-Whitney, two-sided, normal tails, on the confirmation half; images of one group together."""
     q: float
@@ -337,11 +337,13 @@ class Gallery(Documented):
     """Images that show a finding."""
 
     aligned: tuple[SampleRef, ...]
-    """The class with the cue, highest scores first."""
+    """Classes that have the cue, with it."""
     conflicting: tuple[SampleRef, ...]
-    """The class without the cue, and other classes with it: where a shortcut fails."""
+    """Those classes without the cue, then other classes with it: where a shortcut fails."""
     least_spurious: tuple[SampleRef, ...]
-    """The class's images with the lowest scores: what it looks like without the cue."""
+    """Those classes' images with the lowest scores: what they look like without the cue."""
+    drawn: str
+    """How the images were chosen, in a sentence."""
 
 
 def strength_word(d: float) -> Strength:
