@@ -41,7 +41,7 @@ def head_centres(parts: HeadParts, heads: Ints, truth: Ints, half: Bools, weight
 
 
 def random_directions(values: Floats, u: Float64s, count: int, rng: np.random.Generator) -> Float64s:
-    """(count, dh) unit directions with about the variance that values (m, dh) have along u, uncorrelated with u's scores.
+    """(count, dh) unit directions along which values (m, dh) vary about as much as along u, uncorrelated with u.
 
     Random vectors, drawn out along the head's principal directions by several powers of its covariance; of each draw
     the power whose variance comes closest.

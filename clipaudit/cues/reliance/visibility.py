@@ -22,7 +22,7 @@ SEEING: Final = 0.60
 def cue_directions(comparison: CueCells, coordinates: Sequence[Floats], half: Bools) -> list[Float64s]:
     """For each head the direction (dh,) along which images with and without the cue differ inside classes, on a half.
 
-    The mean difference, classes weighted as in `comparison`, of unit length; zeros where the half has no comparable class.
+    The mean difference of unit length, classes weighted as in `comparison`; zeros where the half has no such class.
     """
     contrast = _contrast(comparison, half)
     rows = np.flatnonzero(contrast)
