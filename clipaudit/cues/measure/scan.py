@@ -118,7 +118,7 @@ def sample_places(facts: ImageFacts, design: Design, limit: int, seed: int) -> I
 
 def few_places(facts: ImageFacts, design: Design, seed: int) -> Ints:
     """Places of the images that predictability is estimated from: of the largest classes."""
-    large = np.argsort(-design.counts, kind="stable")[:MOST_CLASSES]
+    large = np.argsort(-design.counts, kind="stable")[:MAX_CLASSES]
     inside = np.flatnonzero(np.isin(design.truth, large))
     candidates = facts.take(inside)
     places: Ints = inside[sample_places(candidates, design, MAX_ROWS, seed)]
