@@ -23,24 +23,25 @@ _CANDIDATES: Final = 16
 class CueGroups:
     """A cue and the groups that it makes of the images of `Answers`."""
 
-    k: int
-    """Class, as a row of the class vectors."""
+    pointed: Bools
+    """(C,) classes that have the cue, as rows of the class vectors."""
     value: int
     """Of the grouping's values."""
     grouping: Grouping
+    """Of two groups of classes: 0 those that lack the cue, 1 those that have it."""
 
 
 # -- which heads -------------------------------------------------------------------------------------------------------
 
 
 def margin_effects(answers: Answers, cue: CueGroups, rows: Bools) -> Float64s:
-    """(P,) how much further each head pushes towards the class when the cue is there, inside classes, in logits.
+    """(P,) how much further each head pushes towards the classes that have the cue when it is there, in logits.
 
-    The mean over classes of: margin of class k over the others with the cue minus without it.
+    The mean over both groups of classes of: margin of those classes over the others with the cue minus without it.
     """
-    others = [c for c in range(answers.head_logits.shape[2]) if c != cue.k]
     V = len(cue.grouping.values)
-    margins = answers.head_logits[:, rows, cue.k] - answers.head_logits[:, rows][:, :, others].mean(axis=2)
+    logits = answers.head_logits[:, rows]
+    margins = logits[:, :, cue.pointed].mean(axis=2) - logits[:, :, ~cue.pointed].mean(axis=2)
     group = cue.grouping.group[rows]
     effects = []
     for k in range(len(cue.grouping.classes)):
@@ -55,7 +56,9 @@ def margin_effects(answers: Answers, cue: CueGroups, rows: Bools) -> Float64s:
     return mean
 
 
-def choose_heads(answers: Answers, cue: CueGroups, rows: Bools, allowed: Sequence[str] | None = None) -> tuple[str, ...]:
+def choose_heads(
+    answers: Answers, cue: CueGroups, rows: Bools, allowed: Sequence[str] | None = None
+) -> tuple[str, ...]:
     """Heads that carry the cue, from some images alone.
 
     First greedily those whose removal helps the conflict groups and the mean over all groups, each the one that helps
@@ -66,7 +69,7 @@ def choose_heads(answers: Answers, cue: CueGroups, rows: Bools, allowed: Sequenc
     places = [place for place, head in enumerate(answers.heads) if allowed is None or head in allowed]
     likely = [place for place in sorted(places, key=lambda place: -effects[place]) if effects[place] > 0]
     parts = cue.grouping.take(rows)
-    conflict = conflict_of(parts, cue.k, cue.value)
+    conflict = conflict_of(parts, 1, cue.value)
     chosen = _greedy(answers, parts, conflict, rows, likely[:_CANDIDATES])
     if chosen and conflict.groups:
         heads = [answers.heads[place] for place in chosen]

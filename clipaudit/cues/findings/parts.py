@@ -28,8 +28,8 @@ from clipaudit.cues.result.finding_parts import (
     strength_word,
 )
 from clipaudit.cues.statistics.attributes import AttributeScreen, cramers_v, expected_counts, odds_ratio
-from clipaudit.cues.statistics.environments import environments_of, stability
 from clipaudit.cues.statistics.cuts import contrasts, half_tables, strength_interval
+from clipaudit.cues.statistics.environments import environments_of, stability
 from clipaudit.cues.statistics.intervals import accuracy
 from clipaudit.cues.statistics.known_error import KnownError, corrected_cells
 from clipaudit.cues.statistics.screen import named_side
@@ -198,9 +198,7 @@ def guess_warning(context: Context, name: str, cue: str) -> str:
 # -- words, tables, distributions --------------------------------------------------------------------------------------
 
 
-def head_words(
-    context: Context, heads: Sequence[str], members: Ints, having: Ints, count: int = 3
-) -> list[CueWord]:
+def head_words(context: Context, heads: Sequence[str], members: Ints, having: Ints, count: int = 3) -> list[CueWord]:
     """What each of the first heads says of the cue: the text nearest to how its output differs with the cue (having
     (s,) 1 with, 0 without) inside classes. d is that of the cut along the head's strongest member."""
     words = []
@@ -312,7 +310,8 @@ def gallery(
         aligned=refs(aligned),
         conflicting=(*refs(own), *refs(others)),
         least_spurious=refs(least),
-        drawn="Drawn at random from each cell" + ("" if right is None else ", right and wrong answers in proportion")
+        drawn="Drawn at random from each cell"
+        + ("" if right is None else ", right and wrong answers in proportion")
         + "; the least spurious are those with the lowest scores.",
     )
 

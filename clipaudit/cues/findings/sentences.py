@@ -126,7 +126,9 @@ def action(outcome: Verdict, words: Words, missing: int | None) -> str:
         case Verdict.NEEDED:
             return f"Decide whether {words.cue} belongs to {words.name}: if it does, say --core {words.cue}; if not, {collect[0].lower()}{collect[1:]}."
         case Verdict.TIED:
-            return f"Look at how {words.column or words.cue} is spread over the classes, and balance it or leave it out."
+            return (
+                f"Look at how {words.column or words.cue} is spread over the classes, and balance it or leave it out."
+            )
         case Verdict.CANDIDATE:
             return (
                 f"Look at the images; if {words.cue} is no part of {words.name}, add a column that says which images"

@@ -110,7 +110,12 @@ class CellSize:
 
 
 def needs(
-    case: VerdictCase, outcome: Verdict, value: str, cells: Sequence[CellSize], state: str | None, reasons: Sequence[str]
+    case: VerdictCase,
+    outcome: Verdict,
+    value: str,
+    cells: Sequence[CellSize],
+    state: str | None,
+    reasons: Sequence[str],
 ) -> tuple[Need, ...]:
     """What would make a weaker verdict conclusive; empty for conclusive ones.
 
@@ -123,7 +128,9 @@ def needs(
     if case.few_sources:
         return (Need(what="images from at least eight sources", images=None),)
     if case.stands_in_for is not None:
-        return (Need(what=f"images in which it and {case.stands_in_for} differ: they cannot be separated", images=None),)
+        return (
+            Need(what=f"images in which it and {case.stands_in_for} differ: they cannot be separated", images=None),
+        )
     if case.kind == "text":
         return (Need(what=f"a column that says whether an image has {value!r}", images=None),)
     if case.kind == "column":

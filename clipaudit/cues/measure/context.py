@@ -20,12 +20,13 @@ from clipaudit.cues.measure.scan import Scan
 from clipaudit.cues.options import AuditOptions
 from clipaudit.cues.result.finding_parts import ClassesFrom
 from clipaudit.cues.statistics.attributes import AttributeScreen, Omnibus
+from clipaudit.cues.statistics.columns import ColumnKind
 from clipaudit.cues.statistics.cuts import false_coverage_level, units_of
+from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.known_error import KnownError
 from clipaudit.cues.statistics.multiplicity import Largest, largest_cuts, strata_of
 from clipaudit.cues.statistics.screen import Screen, joined
 from clipaudit.cues.statistics.sources import MIN_SOURCES, SourceTest
-from clipaudit.cues.statistics.design import Design
 from clipaudit.heads.texts.classes import ClassNames
 from clipaudit.run.reader import Run
 
@@ -47,6 +48,8 @@ class ColumnTest:
     omnibus: Omnibus
     multi_class_auc: float | None
     """Of a number; None for other columns."""
+    kind: ColumnKind
+    """What its values were before they were cut into bins."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -114,6 +117,21 @@ class Context:
         """Of the intervals of findings: as many of those that pass miss as of all (S1c)."""
         return false_coverage_level(int(self.passed.sum()), len(self.passed))
 
+    @property
+    def core_columns(self) -> frozenset[str]:
+        """Columns that the user calls part of the class, by their full names."""
+        named = set(self.options.core)
+        return frozenset(
+            screen.attribute.column
+            for screen in self.attributes
+            if {screen.attribute.column, screen.attribute.column.rpartition(".")[2]} & named
+        )
+
+    @property
+    def named_sources(self) -> bool:
+        """Whether the clusters are a column of sources that the user named."""
+        return self.options.cluster is not None
+
     def row_of(self, attribute: AttributeScreen, place: int) -> int:
         """Row of `family` of an attribute's tested value, or of its column as a whole, the last one."""
         start = len(self.scan.directions)
@@ -126,7 +144,7 @@ class Context:
     @property
     def few_sources(self) -> bool:
         """Whether images come from so few sources that nothing is decided."""
-        return self.design.groups is not None and self.design.clusters < MIN_SOURCES
+        return (self.named_sources or self.source is not None) and self.design.clusters < MIN_SOURCES
 
     # -- the sample ----------------------------------------------------------------------------------------------------
 
@@ -220,7 +238,8 @@ class Context:
 def _ranks(columns: Float32s) -> Float32s:
     """(s, M) columns shifted and scaled to -1/2..1/2; their order is all that counts."""
     low, high = columns.min(axis=0), columns.max(axis=0)
-    return (columns - (low + high) / 2) / np.maximum(high - low, np.float32(1e-12))
+    ranks: Float32s = (columns - (low + high) / 2) / np.maximum(high - low, np.float32(1e-12))
+    return ranks
 
 
 def inside_classes(columns: Float32s, truth: Ints, classes: int) -> Float32s:
@@ -251,7 +270,6 @@ def inside_strength(columns: Float32s, having: Ints, truth: Ints, classes: int) 
         weight += share
     strength: Float64s = 2 * stats.norm.cdf(total / max(weight, 1e-9) / np.sqrt(2.0)) - 1
     return strength
-
 
 
 _LEAST: Final = 5

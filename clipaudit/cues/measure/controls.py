@@ -38,9 +38,7 @@ def negative_control(
     findings = [_findings_of_one(ranks, design, largest, alpha, delta, rng) for _ in range(wanted)]
     share = _share_with_any(findings)
     if share > LIMIT:
-        findings += [
-            _findings_of_one(ranks, design, largest, alpha, delta, rng) for _ in range((_MORE - 1) * wanted)
-        ]
+        findings += [_findings_of_one(ranks, design, largest, alpha, delta, rng) for _ in range((_MORE - 1) * wanted)]
         share = _share_with_any(findings)
     return NegativeControl(
         audits=len(findings),
@@ -69,7 +67,9 @@ def _findings_of_one(
     contrast = cut_contrasts(class_means(second, second.truth, K), orders, sizes) / spread
     z = contrast[np.arange(len(chosen)), chosen]
     beyond = np.flatnonzero(np.abs(z) > largest.threshold * (1 - _MARGIN))
-    return sum(is_finding(honest(binned(ranks[:, m], _BINS), dealt, _BINS), z[m], largest, alpha, delta) for m in beyond)
+    return sum(
+        is_finding(honest(binned(ranks[:, m], _BINS), dealt, _BINS), z[m], largest, alpha, delta) for m in beyond
+    )
 
 
 _MARGIN: Final = 0.1

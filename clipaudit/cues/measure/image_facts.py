@@ -49,6 +49,8 @@ class ImageFacts:
     """(n,) near-duplicate cluster (or source) of each image, 0..G-1."""
     discovery: Bools
     """(n,) on the discovery half; whole clusters are on one half."""
+    source: Ints | None = None
+    """(n,) sources that the audit found by itself, 0..S-1, which widen errors; None where there are none."""
 
     def __len__(self) -> int:
         return len(self.position)
@@ -75,6 +77,9 @@ class ImageFacts:
             phash_known=self.phash_known[places],
             cluster=cluster.astype(np.int64),
             discovery=self.discovery[places],
+            source=None
+            if self.source is None
+            else np.unique(self.source[places], return_inverse=True)[1].astype(np.int64),
         )
 
 

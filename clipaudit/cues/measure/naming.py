@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Float64s, Floats, Ints
+from clipaudit.arrays import Bools, Float32s, Float64s, Floats, Ints
 from clipaudit.cues.measure.directions import class_subspace
 from clipaudit.heads.texts.pool import CONTEXT, UNSPECIFIED, TextPool
 
@@ -82,6 +82,13 @@ class Namer:
             if len(words) == count:
                 break
         return words
+
+    def vector_of(self, text: str) -> Float32s | None:
+        """(D,) unit vector of a text of the pool or the user's; None for others."""
+        if text not in self.texts:
+            return None
+        vector: Float32s = self.vectors[self.texts.index(text)].astype(np.float32)
+        return vector
 
     def own(self, contrast: Float64s, k: int) -> float:
         """Cosine of a contrast with the class's own name, relative as for `words`."""

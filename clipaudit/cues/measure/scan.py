@@ -15,9 +15,9 @@ from clipaudit.cues.measure.answers import read_vectors, sampled
 from clipaudit.cues.measure.directions import Direction
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.result.finding_parts import Predictability
-from clipaudit.cues.statistics.predictability import MAX_ROWS, MOST_CLASSES, predictability
 from clipaudit.cues.statistics.cuts import Codes, Honest, honest
 from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.predictability import MAX_CLASSES, MAX_ROWS, predictability
 from clipaudit.cues.statistics.screen import Screen, screen_of
 from clipaudit.cues.statistics.strength import binned
 from clipaudit.run.basis import Basis

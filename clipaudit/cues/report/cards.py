@@ -274,7 +274,8 @@ def _facts(finding: Finding) -> tuple[tuple[str, str], ...]:
         ("Tests merged into this", count(finding.merged)),
     ]
     facts += [
-        ("Against " + rival.class_name, f"D = {decimal(rival.d)} (n = {count(rival.n)})") for rival in association.rivals[:4]
+        ("Against " + rival.class_name, f"D = {decimal(rival.d)} (n = {count(rival.n)})")
+        for rival in association.rivals[:4]
     ]
     if tested is not None:
         facts += [("Scored on", tested.rows), ("Chosen on", tested.discovery), ("Means from", tested.mean_source)]

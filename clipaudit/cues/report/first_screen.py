@@ -106,7 +106,9 @@ def cases(result: AuditResult, pictures: Pictures) -> tuple[ExampleRow, ...]:
             (f"“{name}” with least of it", gallery.least_spurious),
             ("Other classes with it", [sample for sample in gallery.conflicting if sample.class_name != name]),
         )
-        example_rows = (ExampleRow(title=title, bars=(), pictures=_row(samples, pictures, first)) for title, samples in rows)
+        example_rows = (
+            ExampleRow(title=title, bars=(), pictures=_row(samples, pictures, first)) for title, samples in rows
+        )
         return tuple(case for case in example_rows if case.pictures)
     same = [sample for sample in gallery.conflicting if sample.class_name == name]
     others = [sample for sample in gallery.conflicting if sample.class_name != name]

@@ -67,7 +67,9 @@ def judge(result: AuditResult, applied: Sequence[Applied], *, fail_on: Sequence[
     failing = tuple(finding.id for finding in serious if finding.id not in active)
     waived = tuple(finding.id for finding in serious if finding.id in active)
     warnings = tuple(
-        excuse for finding in of_failing_kind if finding.id not in active and (excuse := _excuse(finding, result)) is not None
+        excuse
+        for finding in of_failing_kind
+        if finding.id not in active and (excuse := _excuse(finding, result)) is not None
     )
     open_questions = _open_questions(result, active)
     too_small = any(finding.id not in active and _images(finding) < MAY_GATE for finding in of_failing_kind)
@@ -173,4 +175,8 @@ def _sentence(
         return f"Gate failed: {counted(len(failing), 'finding')} of the kind {' or '.join(fail_on)}{waived_note}."
     if outcome == "inconclusive":
         return f"Inconclusive{waived_note}: {reasons[0]}"
-    return f"Gate passed: nothing of the kind {' or '.join(fail_on)}{waived_note}." if fail_on else f"No gate was set{waived_note}."
+    return (
+        f"Gate passed: nothing of the kind {' or '.join(fail_on)}{waived_note}."
+        if fail_on
+        else f"No gate was set{waived_note}."
+    )

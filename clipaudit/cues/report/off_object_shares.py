@@ -76,7 +76,9 @@ class OffObjects:
                 return not_measured(
                     "no text names the cue" if finding.cue.heads else "no head is known to carry the cue"
                 )
-            images = self._read([self._places[sample] for sample in self._samples[finding.id] if sample in self._places])
+            images = self._read(
+                [self._places[sample] for sample in self._samples[finding.id] if sample in self._places]
+            )
             return self._measured(finding, along, images)
         except (ShardError, UsageError) as error:
             return not_measured(str(error))
@@ -162,13 +164,15 @@ def _flat(maps: Array) -> Array:
 
 
 def _item(measured: OffObject, along: Along, masks: str | None) -> Evidence:
-    share, low, high, area = (round(100 * value) for value in (measured.share, measured.low, measured.high, measured.area))
+    share, low, high, area = (
+        round(100 * value) for value in (measured.share, measured.low, measured.high, measured.area)
+    )
     source = "the masks in the shards say" if masks else "the model's other heads guess"
     return Evidence(
         name=NAME,
         supports=measured.supports,
         value=round(measured.share, 4),
         sentence=f"Of what the cue's heads see of {along.text!r}, {share} % (95 % interval {low} to {high} %) lies off"
-        f" the object; spread evenly it would be {area} % ({measured.n} images of the class with the cue; {source} where"
-        " the object is).",
+        f" the object; spread evenly it would be {area} % ({measured.n} images of the class with the cue; {source}"
+        " where the object is).",
     )

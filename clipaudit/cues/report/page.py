@@ -207,7 +207,8 @@ def _hygiene_facts(audit: AuditResult) -> list[tuple[str, str]]:
         ("Shards lost or cut", f"{hygiene.failed_shards} lost, {hygiene.truncated_shards} cut short"),
         (
             "Near duplicates",
-            f"{words.counted(hygiene.duplicate_images, 'image')} in {words.counted(hygiene.duplicate_clusters, 'cluster')}",
+            f"{words.counted(hygiene.duplicate_images, 'image')} in"
+            f" {words.counted(hygiene.duplicate_clusters, 'cluster')}",
         ),
         (f"Near duplicates with different {_labels(audit)}", words.counted(hygiene.mixed_label_clusters, "cluster")),
         ("In both train and test", leaked),

@@ -79,7 +79,11 @@ def apply_waivers(waivers: tuple[Waiver, ...], result: AuditResult, today: date)
             owner=waiver.owner,
             reason=waiver.reason,
             expires=waiver.expires,
-            status="unknown" if waiver.finding not in finding_ids else "expired" if waiver.expires < today else "active",
+            status="unknown"
+            if waiver.finding not in finding_ids
+            else "expired"
+            if waiver.expires < today
+            else "active",
         )
         for waiver in waivers
     )
@@ -91,8 +95,12 @@ def unknown_waiver(applied: tuple[Applied, ...], result: AuditResult) -> str | N
     if not unknown:
         return None
     finding_ids = [finding.id for finding in result.findings]
-    listing = ", ".join(finding_ids[:_SHOWN]) + (", ..." if len(finding_ids) > _SHOWN else "") if finding_ids else "none"
-    return f"--waivers: this audit has no finding {unknown[0]!r} (its findings: {listing}); remove or correct that waiver"
+    listing = (
+        ", ".join(finding_ids[:_SHOWN]) + (", ..." if len(finding_ids) > _SHOWN else "") if finding_ids else "none"
+    )
+    return (
+        f"--waivers: this audit has no finding {unknown[0]!r} (its findings: {listing}); remove or correct that waiver"
+    )
 
 
 def _parsed(file: Path) -> Any:  # noqa: ANN401 - whatever the file holds

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
 from typing import Literal, TypeAlias
 
 from clipaudit.cues.result.finding_parts import CellTable, ClassesFrom, Documented, Estimate, SampleRef, Verdict

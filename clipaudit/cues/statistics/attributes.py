@@ -26,7 +26,7 @@ from clipaudit.cues.statistics.columns import (
 from clipaudit.cues.statistics.cuts import honest
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT, Screen, rows_of, screen_of
-from clipaudit.cues.statistics.strength import BINS, Z95, binned, p_values
+from clipaudit.cues.statistics.strength import Z95, p_values
 
 
 def unusable(attribute: Attribute) -> str | None:
@@ -83,7 +83,7 @@ class AttributeScreen:
     @property
     def has_whole(self) -> bool:
         """Whether the last row is the column as a whole."""
-        return self.scores.shape[1] > len(self.values)
+        return bool(self.scores.shape[1] > len(self.values))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,16 +98,19 @@ class Omnibus:
     """p <= alpha / columns and V > .1."""
 
 
-def omnibus(screen: AttributeScreen, design: Design, dealt: Sequence[Ints], alpha: float) -> Omnibus:
-    """The test of a column as a whole; dealt: permuted classes (n,) of the rows of `design`; alpha: of this column."""
-    known = screen.attribute.codes >= 0
-    truth, codes = design.truth[known], screen.attribute.codes[known]
-    if design.cluster is not None:  # one image of each near-duplicate cluster
-        rows = np.sort(np.unique(design.cluster[known], return_index=True)[1])
-        truth, codes, known = truth[rows], codes[rows], np.flatnonzero(known)[rows]
-    p = omnibus_p(codes, truth, design.classes, [labels[known] for labels in dealt])
-    v = cramers_v(np.bincount(truth * screen.counts.shape[1] + codes, minlength=screen.counts.size).reshape(screen.counts.shape))
-    return Omnibus(p=p, cramers_v=v or 0.0, tied=p <= alpha and (v or 0.0) > TIED_V)
+def omnibus(screen: AttributeScreen, rows: Ints, design: Design, dealt: Sequence[Ints], alpha: float) -> Omnibus:
+    """The test of a column as a whole.
+
+    rows (s,): places of a sample; design: of that sample; dealt: its classes (s,) of each permutation; alpha: of this
+    column, 0.05 / columns. Of each near-duplicate cluster one image counts.
+    """
+    codes = screen.attribute.codes[rows]
+    used = np.flatnonzero(codes >= 0)
+    if design.cluster is not None:
+        used = used[np.sort(np.unique(design.cluster[used], return_index=True)[1])]
+    p = omnibus_p(codes[used], design.truth[used], design.classes, [labels[used] for labels in dealt])
+    v = cramers_v(screen.independent) or 0.0
+    return Omnibus(p=p, cramers_v=v, tied=p <= alpha and v > TIED_V)
 
 
 def attribute_screen(attribute: Attribute, design: Design) -> AttributeScreen | None:
@@ -133,10 +136,9 @@ def attribute_screen(attribute: Attribute, design: Design) -> AttributeScreen | 
     scores = (np.arange(V)[:, None] == tested[None, :]).astype(np.float64)  # an indicator of each value
     if len(tested) > 2:
         scores = np.column_stack([scores, _whole(codes, part, V)])
-    tests = [
-        honest(binned(column[codes]), part, 2 if place < len(tested) else min(BINS, V + 1))
-        for place, column in enumerate(scores.T)
-    ]
+    # a column has few different scores: each is a bin
+    places = [np.unique(column, return_inverse=True)[1].astype(np.uint16) for column in scores.T]
+    tests = [honest(place[codes], part, int(place.max()) + 1) for place in places]
     z = np.array([test.cut.z for test in tests])
     p = p_values(z)
     for place, value in enumerate(tested.tolist()):
@@ -170,7 +172,7 @@ def _on_both_halves(design: Design) -> bool:
 
 
 def _whole(codes: Ints, part: Design, V: int) -> Float64s:
-    """(V,) values in the order that goes with the class that the column tells best, all learnt on the discovery half."""
+    """(V,) values in the order that goes with the class that the column tells best, learnt on the discovery half."""
     half = part.halves
     weight = np.ones(len(codes)) if part.weight is None else part.weight
     share = np.zeros((V, part.classes))
@@ -214,7 +216,7 @@ def _fisher(having: Bools, part: Design, upper: Bools) -> float:
     weight = np.ones(len(having)) if part.weight is None else part.weight
     above = upper[part.truth]
     cells = [
-        int(round(float(weight[rows & (above == side) & (having == has)].sum())))
+        round(float(weight[rows & (above == side) & (having == has)].sum()))
         for side in (True, False)
         for has in (True, False)
     ]

@@ -75,6 +75,27 @@ def _scale(values: Sequence[str]) -> tuple[str, ...] | None:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Edges:
+    """How numbers are cut."""
+
+    lower: Float64s
+    """(B-1,) lower ends of all bins but the first."""
+    own_zero: bool
+    """Zero is the first bin, the others follow."""
+
+    def codes(self, numbers: Float64s, places: Ints) -> Ints:
+        """(n,) bins of images whose values are at places (n,), -1 for none, of numbers (V,)."""
+        known = places >= 0
+        x = numbers[places[known]]
+        bins = np.searchsorted(self.lower, x, side="right").astype(np.int64)
+        if self.own_zero:
+            bins = np.where(x == 0, 0, bins + 1)
+        codes = np.full(len(places), -1, np.int64)
+        codes[known] = np.where(np.isfinite(x), bins, -1)
+        return codes
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Binned:
     """A column cut into bins."""
 
@@ -85,6 +106,8 @@ class Binned:
     """(n,) bin of each image, -1 without a value."""
     pooled: bool
     """The last bin holds several rare values."""
+    edges: Edges | None = None
+    """Of numbers that were cut; None for other columns."""
 
 
 def binned_column(attribute: Attribute, most: int | None = None) -> Binned:
@@ -100,6 +123,27 @@ def binned_column(attribute: Attribute, most: int | None = None) -> Binned:
     return _text_bins(attribute, kind, most)
 
 
+def binned_like(attribute: Attribute, parts: Sequence[Attribute]) -> list[Attribute]:
+    """Several sets of images' values of one column in the bins that `attribute` makes, as columns of those bins.
+
+    A number outside the range goes into the nearest bin; a text that `attribute` does not have, or that is rare there,
+    into the pooled bin if there is one, and else counts as missing.
+    """
+    cut = binned_column(attribute)
+    if cut.kind == "number" and cut.edges is not None:
+        return [
+            Attribute(column=part.column, values=cut.names, codes=cut.edges.codes(numbers_of(part.values), part.codes))
+            for part in parts
+        ]
+    last = len(cut.names) - 1 if cut.pooled else -1
+    result = []
+    for part in parts:
+        of_value = [cut.names.index(value) if value in cut.names else last for value in part.values]
+        codes = np.array([*of_value, -1], np.int64)[part.codes]
+        result.append(Attribute(column=part.column, values=cut.names, codes=codes))
+    return result
+
+
 def _number_bins(attribute: Attribute) -> Binned:
     known = attribute.codes >= 0
     numbers = numbers_of(attribute.values)
@@ -107,14 +151,15 @@ def _number_bins(attribute: Attribute) -> Binned:
     zero = float((x == 0).mean()) if len(x) else 0.0
     own_zero = 0.1 <= zero < 1 and x.min() >= 0
     rest = x[x != 0] if own_zero else x
-    edges = _edges(rest, MAX_BINS - 1 if own_zero else MAX_BINS)
-    places = np.searchsorted(edges, x, side="right").astype(np.int64)
-    names = _ranges(rest, edges)
-    if own_zero:
-        places, names = np.where(x == 0, 0, places + 1), ("0", *names)
-    codes = np.full(len(attribute.codes), -1, np.int64)
-    codes[known] = places
-    return Binned(kind="number", names=names, codes=codes, pooled=False)
+    edges = Edges(lower=_edges(rest, MAX_BINS - 1 if own_zero else MAX_BINS), own_zero=own_zero)
+    names = ("0",) if own_zero else ()
+    return Binned(
+        kind="number",
+        names=(*names, *_ranges(rest, edges.lower)),
+        codes=edges.codes(numbers, attribute.codes),
+        pooled=False,
+        edges=edges,
+    )
 
 
 def _edges(x: Float64s, bins: int) -> Float64s:

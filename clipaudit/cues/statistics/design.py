@@ -59,8 +59,7 @@ class Design:
         """(K,) independent images of each class: near duplicates count as one."""
         if self.weight is None:
             return self.rows_of_class
-        n: Float64s = np.bincount(self.truth, self.weight, minlength=self.classes)
-        return n
+        return np.bincount(self.truth, self.weight, minlength=self.classes).astype(np.float64)
 
     @cached_property
     def independent(self) -> Ints:

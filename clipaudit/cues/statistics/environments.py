@@ -12,9 +12,9 @@ from scipy import stats
 from clipaudit.arrays import Bools, Float64s, Floats, Ints
 from clipaudit.cues.result.finding_parts import Estimate, Stability
 from clipaudit.cues.result.panels import HeadShift, ShiftRow
-from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
 from clipaudit.cues.statistics.cuts import contrasts, grouped_variance, half_tables, strength_interval, with_groups
 from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
 from clipaudit.cues.statistics.strength import BINS, Z95, binned
 from clipaudit.statistics import benjamini_hochberg
 

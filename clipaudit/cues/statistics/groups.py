@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -63,8 +64,7 @@ class Grouping:
             weight = 1 / np.bincount(cells)[cells]
         if values is not None:
             weight = weight * values[inside]
-        totals: Float64s = np.bincount(self.group[inside], weight, minlength=self.count)
-        return totals
+        return np.bincount(self.group[inside], weight, minlength=self.count).astype(np.float64)
 
     def conflict(self, k: int, value: int) -> tuple[list[int], list[int]]:
         """Groups that go against the cue (class k, value): class k without the value, and other classes with it."""
@@ -159,9 +159,7 @@ def describe_groups(
         change = after.astype(np.int64) - correct.astype(np.int64)
         paired = Paired(change=change, group=grouped.group, cluster=cluster)
     counts = _Counts(images=images, sizes=sizes, right=right, changed=changed)
-    entries = [
-        _entry(grouped, group, counts, paired, with_accuracy) for group in np.flatnonzero(images > 0).tolist()
-    ]
+    entries = [_entry(grouped, group, counts, paired, with_accuracy) for group in np.flatnonzero(images > 0).tolist()]
     worst = min(large, key=lambda group: right[group] / sizes[group], default=None)
     plain = accuracy(float(right.sum()), float(sizes.sum()))
     lowest = None if worst is None else _entry(grouped, worst, counts, paired, max(len(large), 1))

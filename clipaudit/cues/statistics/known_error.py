@@ -105,8 +105,8 @@ def corrected_cells(
     share_of = 1 / np.maximum(np.bincount(groups, minlength=G), 1)[groups]  # images of a cluster share its weight
 
     def measure(weight: Float64s, rate: float) -> tuple[Float64s, float, float]:
-        counts: Float64s = np.bincount(cells, weight, minlength=K * V).reshape(K, V)
-        hits: Float64s = np.bincount(cells, weight * good, minlength=K * V).reshape(K, V)
+        counts = np.bincount(cells, weight, minlength=K * V).reshape(K, V).astype(np.float64)
+        hits = np.bincount(cells, weight * good, minlength=K * V).reshape(K, V).astype(np.float64)
         return _measure(corrected(counts, rate), corrected(hits, rate), value, pointed)
 
     shares, d, gap = measure(share_of, error.rate)

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from clipaudit.arrays import Bools, Float64s, Floats, Ints
+from clipaudit.arrays import Float64s, Floats, Ints
 from clipaudit.cues.statistics.cuts import Units, class_means, cut_contrasts
 from clipaudit.cues.statistics.design import Design
 
@@ -115,9 +115,7 @@ def hash_order(shard_id: npt.NDArray[np.int32], keys: Iterable[str]) -> Float64s
     """(n,) numbers in 0..1 from a hash of shard and key, the same in every audit: the order in which images are put on
     the two halves."""
     hashes = [
-        int.from_bytes(
-            hashlib.blake2b(f"{shard}/{key}".encode(), digest_size=6, salt=_SALT[:16]).digest(), "big"
-        )
+        int.from_bytes(hashlib.blake2b(f"{shard}/{key}".encode(), digest_size=6, salt=_SALT[:16]).digest(), "big")
         for shard, key in zip(shard_id.tolist(), keys, strict=True)
     ]
     return np.array(hashes, np.float64) / 2**48
