@@ -38,9 +38,9 @@ def label_noise(
     independently of the image; the answers depend on the true class alone. Then an image labelled k is of class j with
     a probability that follows from the counts of class x cue, and the gap that this makes grows with e.
     """
-    classes = np.flatnonzero(
-        comparison.cue.tested & (np.bincount(comparison.images.truth, minlength=comparison.images.classes) > 0)
-    )
+    known = comparison.cells.cell >= 0
+    present = np.bincount(comparison.images.truth[known], minlength=comparison.images.classes) > 0
+    classes = np.flatnonzero(present)
     needed = max(_LEAST_RATE, options.label_error or 0.0)
     if len(classes) < 2:
         return LabelNoise(rate=None, rate_low=None, needed=needed, counts=options.clean_labels)

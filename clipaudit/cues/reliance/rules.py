@@ -40,7 +40,7 @@ class Reliance:
 
     @property
     def inseparable_from(self) -> tuple[str, ...]:
-        """Columns that cannot be told from the cue (S9b)."""
+        """Columns that cannot be told from the cue (S9b): what is said of it is said of "this, or that"."""
         return tuple(part.column for part in self.adjusted if part.inseparable)
 
     @property
@@ -73,18 +73,24 @@ class Reliance:
         return (
             self.hangs_on_it
             and self.gap.above_margin(self.options)
-            and not self.inseparable_from
             and self.label_noise.counts
             and self.gap_p < self.options.alpha
         )
 
     @property
     def needed(self) -> bool:
-        """What `needed` asks: without the heads images with the cue lose more than those without, beyond controls."""
+        """What `needed` asks: without the heads images with the cue lose more than those without, beyond controls.
+
+        On both sides, not explained by another column, and not by wrong labels: those lose nothing where heads that
+        tell the classes are taken out, whatever the cue is.
+        """
         effect = self.needed_effect
         return (
             effect is not None
             and self.gap.state in ("able", "at the ceiling")
+            and self.gap.both_sides
+            and not self.explained_by
+            and self.label_noise.counts
             and effect.hurts_with_the_cue
             and _low(effect.visibility.low) > VISIBLE
             and self.needed_p < self.options.alpha

@@ -63,6 +63,8 @@ class SpecificEffect:
     group_mean_change: Estimate
     did_of_pointed: Estimate
     """Net DiD inside the classes that have the cue alone."""
+    did_of_others: Estimate
+    """Net DiD inside the classes that lack the cue alone."""
     aligned_change_of_pointed: Estimate
     """Net change of the images with the cue inside those classes."""
     control: Control
@@ -94,7 +96,8 @@ class SpecificEffect:
     def hurts_with_the_cue(self) -> bool:
         """Whether images with the cue lose without the heads, and more than those without it, net of the control."""
         high = self.aligned_change_of_pointed.high
-        return _above(self.did_of_pointed) and high is not None and high < 0
+        # images that are merely easy lose more in every class: in those that lack the cue it must be the other way
+        return _above(self.did_of_pointed) and _above(self.did_of_others) and high is not None and high < 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -159,6 +162,7 @@ def measure_effect(
         aligned_change=cells.combine(change, aligned).estimate(),
         group_mean_change=cells.combine(change, comparison.mean).estimate(),
         did_of_pointed=net(-comparison.difference(pointed)),
+        did_of_others=net(-comparison.difference(comparison.side(False))),
         aligned_change_of_pointed=net(comparison.part(pointed, 0), -1.0),
         control=control,
         control_sets=len(controls),
