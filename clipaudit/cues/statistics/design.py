@@ -11,7 +11,7 @@ import numpy as np
 from clipaudit.arrays import Bools, Float64s, Ints
 from clipaudit.cues.statistics.sources import effective_clusters, quantile
 
-_SEED: Final = 12
+_SEED: Final = 2
 MAX_CUTS: Final = 64
 _ENDS: Final = 16
 
