@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipaudit import __version__
 from clipaudit.cli import demo, index, localize, query
 from clipaudit.cli import heads as cli_heads
 from clipaudit.cli import report as cli_report
 from clipaudit.cli.options import JsonOption, RunArgument, print_json
 from clipaudit.cli.options import option as _option
-from clipaudit.errors import IntegrityError, Interrupted, UsageError
+from clipaudit.errors import IntegrityError, Interrupted
+from clipaudit.schema import VERSION
 
 if TYPE_CHECKING:
     from clipaudit.config import JobConfig
@@ -35,7 +35,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"clipaudit {__version__}")
+        typer.echo(f"clipaudit {VERSION}")
         raise typer.Exit
 
 
@@ -49,7 +49,7 @@ def _main(
 
 
 @app.command()
-def run_job(
+def audit(
     shards: Annotated[
         list[str] | None,
         typer.Argument(
@@ -174,22 +174,14 @@ def run_job(
 def _audit(config: JobConfig, as_json: bool) -> None:
     from clipaudit.cli.console.job import ConsoleReporter
     from clipaudit.cli.console.job_log import JsonReporter
-    from clipaudit.job.driver import run_job as run_audit
-    from clipaudit.job.protocol import Pool
+    from clipaudit.job.driver import run_job
+    from clipaudit.job.engines import make_pool
 
-    pool: Pool
-    if config.execution.engine == "local":
-        from clipaudit.job.engine_local import LocalPool
-
-        pool = LocalPool(config)
-    else:
-        from clipaudit.job.engine_ray import RayPool
-
-        pool = RayPool(config)
+    pool = make_pool(config)
     shown = JsonReporter if config.execution.log_format == "json" else ConsoleReporter
     with shown(config) as reporter, _stop_on_signals(reporter.stopping) as stop:
         try:
-            result = run_audit(config, pool, reporter, stop)
+            result = run_job(config, pool, reporter, stop)
         except KeyboardInterrupt:  # the second signal
             raise Interrupted("stopped at once; the same command goes on from the last committed shard") from None
     if as_json:
@@ -319,8 +311,6 @@ def export(
     """
     from clipaudit.run.export import export as run_export
 
-    if file_format not in ("parquet", "npy"):
-        raise UsageError(f"--format must be parquet or npy, not {file_format!r}")
     chosen = [name.strip() for name in heads.split(",") if name.strip()] if heads else None
     for path in run_export(run, out, file_format=file_format, heads=chosen, overwrite=overwrite):
         typer.echo(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +12,6 @@ from typing import Final
 
 import numpy as np
 
-from clipaudit import __version__
 from clipaudit.arrays import Bools, Float32s, Ints
 from clipaudit.cues.findings.all_findings import findings_of
 from clipaudit.cues.findings.by_text import with_shift
@@ -47,9 +45,9 @@ from clipaudit.heads.texts.classes import ClassNames, find_classes, listed_class
 from clipaudit.heads.texts.mentions import NONE, SEVERAL
 from clipaudit.heads.texts.pool import TextPool, pool_for
 from clipaudit.heads.texts.vectors import RunTexts
-from clipaudit.run.reader import Run
-from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows
-from clipaudit.schema import Label
+from clipaudit.run.reader import Run, RunPlace, opened
+from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows, row_filter
+from clipaudit.schema import VERSION, Label
 
 _PACKAGES: Final = ("numpy", "scipy", "pyarrow")
 _SOURCE_ROWS: Final = 5_000
@@ -63,10 +61,10 @@ def _silent(what: str, done: int, total: int) -> None:
 
 
 def audit_cues(
-    run: Run | str | os.PathLike[str],
+    run: RunPlace,
     options: AuditOptions | None = None,
     *,
-    test_run: Run | str | os.PathLike[str] | None = None,
+    test_run: RunPlace | None = None,
     texts: TextSource | None = None,
     pool: TextPool | None = None,
     on_progress: Progress = _silent,
@@ -85,13 +83,9 @@ def audit_cues(
     """
     began = time.monotonic()
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    job = _Job(_opened(run), options or AuditOptions(), None if test_run is None else _opened(test_run), texts, pool)
+    job = _Job(opened(run), options or AuditOptions(), None if test_run is None else opened(test_run), texts, pool)
     result = job.result(on_progress)
     return replace(result, started=started, seconds=round(time.monotonic() - began, 3))
-
-
-def _opened(run: Run | str | os.PathLike[str]) -> Run:
-    return run if isinstance(run, Run) else Run(run)
 
 
 class _Job:
@@ -286,7 +280,7 @@ class _Job:
 
     def versions(self) -> dict[str, str]:
         """Of what made the result."""
-        return {"clipaudit": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+        return {"clipaudit": VERSION, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
@@ -378,7 +372,7 @@ class _Job:
         for column in self.columns:
             attribute = facts.attributes[column]
             reason = unusable(attribute)
-            if reason is None and column in self.rows.where:
+            if reason is None and column in row_filter(self.run, self.rows).equalities:
                 reason = "it chooses the rows"
             if reason is None and names_class(attribute, design.truth):
                 reason = "it names the class, or is a perfect confound: every value occurs in one class only"
