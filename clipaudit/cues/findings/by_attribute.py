@@ -195,7 +195,9 @@ def value_finding(
         class_name=", ".join(words.classes),
         label=context.label(_first(context, words)),
         side=words.side,
-        classes=building.class_rows(context, m, cue.upper, 1.0, screen, cue.value),
+        classes=building.class_rows(
+            context, cue.upper, context.family.d[m], context.family.error[m], screen, cue.value
+        ),
         cue=described,
         association=association,
         reliance=reliance,
@@ -372,7 +374,7 @@ def column_finding(context: Context, screen: AttributeScreen) -> Finding:
         class_name=", ".join(words.classes),
         label=context.label(_first(context, words)),
         side=words.side,
-        classes=building.class_rows(context, m, upper, 1.0),
+        classes=building.class_rows(context, upper, context.family.d[m], context.family.error[m]),
         cue=Cue(
             name=column,
             words=(CueWord(text=column, property="attribute", kind="context-like", head=None, d=association.d.value),),

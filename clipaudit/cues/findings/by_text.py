@@ -64,7 +64,7 @@ def text_finding(context: Context, cue: TextCue) -> Finding:
     text = cue.word.text
     heads = tuple(dict.fromkeys(context.scan.directions[m].head for m in cue.members.tolist()))[:_MOST_HEADS]
     m, direction = int(cue.members[0]), context.scan.directions[int(cue.members[0])]
-    association = parts.direction_association(context, m, cue.upper)
+    association = parts.text_association(context, cue.axis, cue.scores, m)
     measured = _measured(context, cue, heads)
     case = VerdictCase(
         kind="text",
@@ -94,7 +94,7 @@ def text_finding(context: Context, cue: TextCue) -> Finding:
         class_name=", ".join(words.classes),
         label=next(context.label(k) for k in range(context.design.classes) if context.name(k) == words.classes[0]),
         side=words.side,
-        classes=parts.class_rows(context, m, cue.upper, float(cue.signs[0])),
+        classes=parts.class_rows(context, cue.upper, cue.axis.d, cue.axis.error),
         cue=_cue(context, cue, heads),
         association=association,
         reliance=(),
@@ -127,7 +127,7 @@ def _false_alarm(context: Context, name: str, text: str) -> tuple[str, ...]:
 
 def _cue(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Cue:
     word = cue.word
-    words = [CueWord(text=word.text, property=word.property, kind=word.kind, head=None, d=cue.axis.value)]
+    words = [CueWord(text=word.text, property=word.property, kind=word.kind, head=None, d=cue.axis.cut.d)]
     words += [CueWord(text=w.text, property=w.property, kind=w.kind, head=None, d=None) for w in cue.words]
     having = pseudo_values(cue.scores)[0]
     words += parts.head_words(context, heads, cue.members, having)
@@ -264,9 +264,9 @@ def _evidence(context: Context, cue: TextCue, measured: Measured) -> tuple[Evide
         Evidence(
             name="text axis",
             supports=True,
-            value=cue.axis.value,
+            value=cue.axis.cut.d,
             sentence=f"In the whole embedding {listed([context.name(k) for k in having])} stand out along {text!r} (D ="
-            f" {cue.axis.value or 0:.2f}, on images that were not used to choose the text).",
+            f" {cue.axis.cut.d:.2f}, on images that were not used to choose the text).",
         ),
         not_measured(),
     ]

@@ -1,7 +1,7 @@
 """Which texts name a cue of some classes when there is no attribute: chosen on one half, tested on the other.
 
 What sets classes apart is mostly the classes themselves, and a data set says nothing about which part is which. So a
-text is a candidate only if (1) directions of heads that cut the classes in the same two sides go with it, (2) it is
+text is a candidate only if (1) directions of heads along which its classes differ significantly go with it, (2) it is
 context and not a thing (or the user asked for it), (3) along the text's own axis in the whole embedding the classes
 that have it stand out by `delta_fail`: either after the class prompts' part is taken out of the axis, or when the text
 describes what sets them apart at least as well as the classes' own names do, and (4) if there is a stronger candidate,
@@ -20,13 +20,16 @@ from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.measure.context import Context, inside_classes, inside_strength
 from clipaudit.cues.measure.naming import USER, Word, sides_contrast
 from clipaudit.cues.result.finding_parts import Estimate
-from clipaudit.cues.statistics.environments import side_strength, strength_of
+from clipaudit.cues.statistics.cuts import Honest, honest, strength_interval
+from clipaudit.cues.statistics.environments import strength_of
 from clipaudit.cues.statistics.pseudo import pseudo_values
 from clipaudit.cues.statistics.screen import named_side
+from clipaudit.cues.statistics.strength import binned
 
 GOES_WITH: Final = 0.3
 """Correlation (with an attribute: strength) inside classes from which a direction goes with a text or an attribute."""
 _TRIED: Final = 6
+_BINS: Final = 256
 _PER_SIDE: Final = 3
 _SIDES: Final = 40
 """Ways to part the classes that are looked at, strongest first."""
@@ -43,12 +46,12 @@ class TextCue:
     """A text that names a cue of some classes."""
 
     upper: Bools
-    """(K,) classes that have it."""
+    """(K,) classes that have it: those above the cut along its axis."""
     word: Word
     scores: Float32s
     """(s,) along the text's axis, in the whole embedding."""
-    axis: Estimate
-    """D of those classes along it, on the confirmation half."""
+    axis: Honest
+    """The classes along it, or along its class-free part: cut on the discovery half, read on the other."""
     margin: float
     """Cosine of the text minus cosine of those classes' own names, with what sets them apart."""
     members: Ints
@@ -62,39 +65,36 @@ class TextCue:
 def text_cues(context: Context) -> list[TextCue]:
     """The texts that name cues, over all ways in which directions part the classes; strongest parting first."""
     cues: list[TextCue] = []
-    for named, rows in _partings(context):
+    for named in _partings(context):
         K = context.design.classes
         ends = [named]
         if 2 * int(named.sum()) == K or K <= 3 or named.sum() >= _SHARED * K:
             ends.append(~named)
-        for upper in ends:
-            cues += _cues_of(context, upper, rows, cues)
+        # the two ends of one axis may both have a word: the one that says more of what sets the sides apart
+        both = [cue for upper in ends for cue in _cues_of(context, upper, cues)]
+        for cue in sorted(both, key=lambda cue: -cue.word.cosine):
+            if not _known(context, cue, cues):
+                cues.append(cue)
     return cues
 
 
-def _partings(context: Context) -> list[tuple[Bools, Ints]]:
-    """The named sides (K,) of passing directions, each with its directions, those with the largest D first."""
+def _partings(context: Context) -> list[Bools]:
+    """The named sides (K,) of the cuts of passing directions, those with the largest D first."""
     M = len(context.scan.directions)
+    limits = context.family.limits[:M, 0]
     passing = np.flatnonzero(context.passed[:M])
-    sides: dict[bytes, list[int]] = {}
-    for m in passing.tolist():
+    sides: dict[bytes, Bools] = {}
+    for m in passing[np.argsort(-limits[passing], kind="stable")].tolist():
         upper = context.family.cuts[m].upper
         named = named_side(upper[None])[0]
         # equal sides are the same parting whichever is above
-        key = named if not named.all() else (upper if upper[0] else ~upper)
-        sides.setdefault(np.packbits(key).tobytes(), []).append(m)
-    limits = context.family.limits[:, 0]
-    ordered = sorted(sides.values(), key=lambda rows: -max(float(limits[m]) for m in rows))
-    result = []
-    for rows in ordered[:_SIDES]:
-        upper = context.family.cuts[rows[0]].upper
-        named = named_side(upper[None])[0]
-        result.append((upper if named.all() else named, np.array(rows, np.int64)))
-    return result
+        side = named if not named.all() else (upper if upper[0] else ~upper)
+        sides.setdefault(side.tobytes(), side)
+    return list(sides.values())[:_SIDES]
 
 
-def _cues_of(context: Context, upper: Bools, rows: Ints, earlier: list[TextCue]) -> list[TextCue]:
-    """The texts that name what one side (K,) has, at most three; user texts first. rows: directions that part so."""
+def _cues_of(context: Context, upper: Bools, earlier: list[TextCue]) -> list[TextCue]:
+    """The texts that name what one side (K,) has, at most three; user texts first."""
     discovery = context.sampled.discovery
     contrast = sides_contrast(context.embedding[discovery], context.truth[discovery], upper)
     own = max(context.namer.own(contrast, int(context.tested[k])) for k in np.flatnonzero(upper).tolist())
@@ -103,12 +103,11 @@ def _cues_of(context: Context, upper: Bools, rows: Ints, earlier: list[TextCue])
     words = _user_words(context, contrast)
     for _ in range(_PER_SIDE):
         words += context.namer.words(remaining, _TRIED, context_only=True)
-        tried = (_tried(context, upper, word, own, rows) for word in words)
+        tried = (_tried(context, word, own) for word in words)
         cue = next((cue for cue in tried if cue is not None and _adds(context, cue, [*earlier, *cues])), None)
         if cue is None:
             break
         cues.append(cue)
-        rows = np.setdiff1d(rows, cue.members)
         axis = context.namer.axis(cue.word.place, class_free=False)
         remaining = remaining - axis * float(axis @ remaining) / float(axis @ axis)
         words = [word for word in words if word.property == USER and word.place != cue.word.place]
@@ -144,7 +143,8 @@ def _user_words(context: Context, contrast: Float64s) -> list[Word]:
     return [everything[text] for text in wanted if text in everything]
 
 
-def _tried(context: Context, upper: Bools, word: Word, own: float, rows: Ints) -> TextCue | None:
+def _tried(context: Context, word: Word, own: float) -> TextCue | None:
+    """The cue that a text names, if it passes the gates; own: cosine of the classes' own names with what it names."""
     margin = word.cosine - max(own, 0.0)
     user = word.property == USER
     if not user and margin < _NOT_MUCH_WORSE:
@@ -152,17 +152,20 @@ def _tried(context: Context, upper: Bools, word: Word, own: float, rows: Ints) -
     strong = context.options.delta_fail if not user else context.options.delta_warn
     scores = context.embedding @ context.namer.axis(word.place, class_free=False).astype(np.float32)
     free = context.embedding @ context.namer.axis(word.place, class_free=True).astype(np.float32)
-    estimate = _stands_out(context, upper, free, strong)
-    if estimate is None and (margin >= _AS_WELL or user):
-        estimate = _stands_out(context, upper, scores, strong)
-    if estimate is None:
+    axis = _stands_out(context, free, strong)
+    if axis is None and (margin >= _AS_WELL or user):
+        axis = _stands_out(context, scores, strong)
+    if axis is None:
         return None
-    correlation = context.correlations(scores)[rows]
-    ends = np.array([1.0 if (context.family.cuts[m].upper == upper).all() else -1.0 for m in rows.tolist()])
-    goes = (np.abs(correlation) >= GOES_WITH) & (np.sign(correlation) == ends)
+    passing = np.flatnonzero(context.passed[: len(context.scan.directions)])
+    correlation, upper = context.correlations(scores)[passing], axis.cut.upper
+    d = context.family.d[passing]
+    side = np.sign(d[:, upper].mean(axis=1) - d[:, ~upper].mean(axis=1))
+    goes = (np.abs(correlation) >= GOES_WITH) & (np.sign(correlation) == side)
     if not goes.any():
         return None
-    order = np.argsort([-context.family.cuts[m].low for m in rows[goes].tolist()], kind="stable")
+    members = passing[goes]
+    order = np.argsort([-context.family.cuts[m].low for m in members.tolist()], kind="stable")
     near = [
         other for other in context.namer.words(context.namer.axis(word.place, False), 4) if other.place != word.place
     ]
@@ -170,10 +173,10 @@ def _tried(context: Context, upper: Bools, word: Word, own: float, rows: Ints) -
         upper=upper,
         word=word,
         scores=scores,
-        axis=estimate,
+        axis=axis,
         margin=margin,
-        members=rows[goes][order],
-        signs=ends[goes][order],
+        members=members[order],
+        signs=side[goes][order],
         words=tuple(near[:2]),
     )
 
@@ -186,12 +189,11 @@ def _among(context: Context, cue: TextCue, having: Bools) -> Estimate | None:
     return strength_of(cue.scores[rows], inside, 1, 2, context.sampled.cluster[rows])
 
 
-def _stands_out(context: Context, upper: Bools, scores: Float32s, least: float) -> Estimate | None:
-    """The strength of the classes that have it along scores (s,) on the confirmation half, if its lower limit reaches
-    `least`."""
-    half = ~context.sampled.discovery
-    strength = side_strength(scores[half], context.truth[half], upper, context.sampled.cluster[half])
-    return None if strength is None or strength.low is None or strength.low < least else strength
+def _stands_out(context: Context, scores: Float32s, least: float) -> Honest | None:
+    """The classes along scores (s,), if the lower limit of the cut's D on the confirmation half reaches `least`."""
+    axis = honest(binned(scores, _BINS), context.sample_design, _BINS)
+    low, _ = strength_interval(axis.cut.d, axis.cut.error, axis.quantile)
+    return None if low < least else axis
 
 
 def grounded_in(context: Context, scores: Float32s, screen_rows: list[tuple[int, Ints]]) -> int | None:

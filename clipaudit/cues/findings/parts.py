@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from clipaudit.arrays import Bools, Floats, Ints
+from clipaudit.arrays import Bools, Float64s, Floats, Ints
 from clipaudit.cues.findings.collecting import shares_of, to_collect, value_counts
 from clipaudit.cues.findings.sentences import Words, listed
 from clipaudit.cues.measure.context import Context
@@ -28,7 +28,7 @@ from clipaudit.cues.result.finding_parts import (
     strength_word,
 )
 from clipaudit.cues.statistics.attributes import AttributeScreen, cramers_v, expected_counts, odds_ratio
-from clipaudit.cues.statistics.cuts import contrasts, half_tables, strength_interval
+from clipaudit.cues.statistics.cuts import Cut, Honest, contrasts, half_tables, strength_interval
 from clipaudit.cues.statistics.environments import environments_of, stability
 from clipaudit.cues.statistics.intervals import accuracy
 from clipaudit.cues.statistics.known_error import KnownError, corrected_cells
@@ -45,15 +45,14 @@ _GALLERY: Final = 12
 # -- association -------------------------------------------------------------------------------------------------------
 
 
-def direction_association(context: Context, m: int, upper: Bools) -> Association:
-    """Of one direction (row of the family) with the classes above its cut, or below it (`upper` (K,) says which have
-    the cue); positive towards the end where those classes are."""
-    above = bool((context.family.cuts[m].upper == upper).all())
-    codes = binned(context.scores(context.scan.directions[m], plain=True))
+def text_association(context: Context, axis: Honest, scores: Floats, member: int) -> Association:
+    """Of a text with the classes above the cut along its axis; scores (s,) along the plain axis; the p-values are those
+    of the strongest direction (row of the family) that carries it."""
     design = context.sample_design
-    table = half_tables(codes, design, BINS)[1]
-    plain = 2 * float(contrasts(table, upper[None]).a[0]) - 1
-    return _association(context, m, above, upper, {"d_plain": plain})
+    table = half_tables(binned(scores, BINS), design, BINS)[1]
+    plain = 2 * float(contrasts(table, axis.cut.upper[None]).a[0]) - 1
+    n = round(float(design.counts.sum()) / 2)
+    return _association(context, member, axis.cut, axis.d, n, {"d_plain": plain})
 
 
 def attribute_association(context: Context, screen: AttributeScreen, place: int) -> Association:
@@ -69,7 +68,8 @@ def attribute_association(context: Context, screen: AttributeScreen, place: int)
         error = context.known_errors.get(screen.attribute.column)
         if error is not None:
             extra["corrected"] = corrected_association(context, screen, place, upper, error)
-    return _association(context, m, True, upper, extra)
+    n = round(float(screen.independent.sum()) / 2)
+    return _association(context, m, context.family.cuts[m], context.family.d[m], n, extra)
 
 
 def corrected_association(
@@ -89,12 +89,10 @@ def corrected_association(
     ).d
 
 
-def _association(context: Context, m: int, above: bool, upper: Bools, extra: dict[str, Any]) -> Association:
+def _association(context: Context, m: int, cut: Cut, by_class: Float64s, n: int, extra: dict[str, Any]) -> Association:
     family, delta = context.family, context.options.delta_warn
-    cut, corrected = family.cuts[m], extra.get("corrected")
-    quantile = context.design.quantile(context.level, 0.5)
-    low, high = strength_interval(cut.d, cut.error, quantile)
-    n = round(float(context.design.counts.sum()) / 2)
+    corrected = extra.get("corrected")
+    low, high = strength_interval(cut.d, cut.error, context.design.quantile(context.level, 0.5))
     passed, limit = bool(context.passed[m]), low
     if corrected is not None:
         limit = corrected.low if corrected.low is not None else low
@@ -103,7 +101,7 @@ def _association(context: Context, m: int, above: bool, upper: Bools, extra: dic
         rows=f"{context.rows}, confirmation half",
         d=Estimate(value=cut.d, low=low, high=high, n=n, level=context.level),
         strength=strength_word(cut.d),
-        rivals=_rivals(context, m, 1.0 if above else -1.0),
+        rivals=_rivals(context, by_class),
         replication=cut.replication,
         replicated=cut.replicated,
         p=float(family.p[m]),
@@ -117,29 +115,34 @@ def _association(context: Context, m: int, above: bool, upper: Bools, extra: dic
     )
 
 
-def _rivals(context: Context, m: int, sign: float) -> tuple[Rival, ...]:
-    """Every class against all others along a direction, largest first."""
-    d, counts = context.family.d[m] * sign, context.design.counts
+def _rivals(context: Context, d: Float64s) -> tuple[Rival, ...]:
+    """Every class against all others along the cue (K,), largest first."""
+    counts = context.design.counts
     order = np.argsort(-np.abs(d), kind="stable").tolist()
     return tuple(Rival(class_name=context.name(j), d=float(d[j]), n=round(float(counts[j]))) for j in order[:_RIVALS])
 
 
 def class_rows(
-    context: Context, m: int, upper: Bools, sign: float, screen: AttributeScreen | None = None, value: int | None = None
+    context: Context,
+    upper: Bools,
+    d: Float64s,
+    error: Float64s,
+    screen: AttributeScreen | None = None,
+    value: int | None = None,
 ) -> tuple[ClassRow, ...]:
-    """A row for each class, named ones first. upper (K,) classes that have the cue; sign: of the direction's D."""
-    family, design = context.family, context.design
+    """A row for each class, named ones first. upper (K,) classes that have the cue; d, error (K,): each class against
+    all others along it."""
+    design = context.design
     named = named_side(upper[None])[0]
     plan = counts = None
     if screen is not None and value is not None:
         counts = value_counts(screen.counts, value)
         plan = to_collect(*counts, upper)
     word = None if screen is None or value is None else screen.attribute.values[value]
-    order = sorted(range(design.classes), key=lambda k: (not named[k], -abs(float(family.d[m, k]))))
+    order = sorted(range(design.classes), key=lambda k: (not named[k], -abs(float(d[k]))))
     rows = []
     for k in order[:_SHOWN_ROWS]:
-        d = float(family.d[m, k]) * sign
-        low, high = strength_interval(d, float(family.error[m, k]), family.quantile)
+        low, high = strength_interval(float(d[k]), float(error[k]), context.family.quantile)
         collect = 0 if plan is None else int(plan.with_cue[k] + plan.without_cue[k])
         rows.append(
             ClassRow(
@@ -147,7 +150,7 @@ def class_rows(
                 label=context.label(k),
                 has=bool(upper[k]),
                 named=bool(named[k]),
-                d=Estimate(value=d, low=low, high=high, n=round(float(design.counts.sum()) / 2)),
+                d=Estimate(value=float(d[k]), low=low, high=high, n=round(float(design.counts.sum()) / 2)),
                 n=int(design.rows_of_class[k]),
                 independent=int(design.independent[k]),
                 share=None if screen is None or value is None else _share(screen, k, value),
