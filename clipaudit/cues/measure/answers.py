@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -60,17 +60,6 @@ class Answers:
         if not places or alpha == 0:
             return self.base
         logits: Float32s = self.base - np.float32(alpha) * self.head_logits[places].sum(axis=0)
-        return logits
-
-    def without_directions(self, directions: Mapping[str, Float64s], alpha: float = 1.0) -> Float32s:
-        """The same for one unit direction (dh,) inside each head: `c_h - alpha ((c_h - mu) . u) u`."""
-        if not directions or alpha == 0:
-            return self.base
-        logits = self.base.copy()
-        for head, u in directions.items():
-            along = (self.values[head].astype(np.float32) - self.means[head].astype(np.float32)) @ u.astype(np.float32)
-            toward = (self.classes.astype(np.float64) @ (u @ self.bases[head])).astype(np.float32)
-            logits -= np.float32(alpha) * along[:, None] * toward[None, :]
         return logits
 
     def embedding_without(self, heads: Sequence[str]) -> Float32s:

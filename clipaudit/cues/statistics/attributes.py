@@ -40,7 +40,8 @@ def unusable(attribute: Attribute) -> str | None:
         return f"every image has the value {attribute.values[int(counts.argmax())]!r}"
     if present == int(labelled.sum()) and _is_key(attribute):
         return "every image has a value of its own"
-    if len(np.unique(binned_column(attribute).codes[labelled])) < 2:
+    codes = binned_column(attribute).codes
+    if len(np.unique(codes[codes >= 0])) < 2:
         return f"fewer than two of its values have {MIN_INDEPENDENT} images"
     return None
 

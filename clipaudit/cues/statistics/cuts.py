@@ -24,7 +24,7 @@ from clipaudit.cues.statistics.design import Design
 
 Codes: TypeAlias = npt.NDArray[np.uint16]
 """(n,) bin of each image along one direction."""
-_LEAST_RATIO: Final = 0.05
+_LEAST_RATIO: Final = 0.02
 """Groups that mix the classes evenly make a contrast more certain, but no more than this."""
 
 
@@ -95,7 +95,7 @@ class Cut:
 
 def half_tables(codes: Codes, design: Design, bins: int) -> tuple[Table, Table]:
     """The tables of the discovery and of the confirmation half; codes (n,) uint16 bins 0..bins-1."""
-    K = design.classes
+    K, bins = design.classes, min(bins, int(codes.max(initial=0)) + 1)
     cell = (design.halves * K + design.truth) * bins + codes
     count = np.bincount(cell, minlength=2 * K * bins).astype(np.float64)
     weights, squares = count, count
@@ -207,9 +207,10 @@ def grouped_variance(codes: Codes, design: Design, table: Table, upper: Bools, r
 
 def with_groups(read: Contrasts, added: Float64s) -> tuple[Float64s, Float64s]:
     """(C,) variances of A with what groups add, and those under exchangeable labels, widened alike."""
-    plain = np.maximum(read.variance, read.floor)
     variance = np.maximum(read.variance + added, read.floor)
-    return variance, read.null * np.maximum(variance / plain, _LEAST_RATIO)
+    spread = read.variance > 1e-12  # full separation has none, and says nothing of groups
+    ratio = np.where(spread, (read.variance + added) / np.where(spread, read.variance, 1.0), 1.0)
+    return variance, read.null * np.maximum(ratio, _LEAST_RATIO)
 
 
 # -- choosing and reading ----------------------------------------------------------------------------------------------

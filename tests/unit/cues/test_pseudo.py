@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from clipaudit.cues.statistics.groups import grouping
 from clipaudit.cues.statistics.intervals import Paired
 from clipaudit.cues.statistics.pseudo import (
-    UNDECIDED,
     MIN_PURITY,
+    UNDECIDED,
     ErrorRates,
     corrected_change,
     corrected_counts,
