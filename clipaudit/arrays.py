@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
+Uint8s: TypeAlias = npt.NDArray[np.uint8]
+"""Pixels of images and masks."""
 Ints: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 """Of any precision."""

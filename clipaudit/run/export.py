@@ -18,7 +18,8 @@ from clipaudit.run.directory import RunDirectory
 from clipaudit.run.projections import vectors_of
 from clipaudit.run.reader import Run
 from clipaudit.schema import OK
-from clipaudit.storage.directory import TEMPORARY, storage_errors
+from clipaudit.storage.directory import storage_errors
+from clipaudit.storage.local import TEMPORARY
 
 Format: TypeAlias = Literal["parquet", "npy"]
 Precision: TypeAlias = Literal["float16", "float32"]

@@ -20,7 +20,8 @@ from clipaudit.run.projections import column_types, open_table, verify
 from clipaudit.run.reader import Run
 from clipaudit.run.records import CommitRecord
 from clipaudit.schema import OK
-from clipaudit.storage.directory import TEMPORARY, Entry
+from clipaudit.storage.directory import Entry
+from clipaudit.storage.local import TEMPORARY
 
 YOUNG_SECONDS = 6 * 3600.0
 """Files younger than this may belong to a job that is writing them: `gc` leaves them alone."""
