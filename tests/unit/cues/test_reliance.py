@@ -180,6 +180,17 @@ def test_a_watched_model_can_fail_where_and_no_more():
     assert not reliance.relies_on_it
 
 
+def test_a_model_that_answers_by_the_cue_alone_is_at_chance_and_believed():
+    """Its group mean is 50 %, its gap is not 0: that it cannot tell the classes acquits nobody."""
+    rng = np.random.default_rng(19)
+    classes = rng.integers(0, 2, 600)
+    place = tied(rng, classes, 0.5)
+    answerer = answerer_of(rng, classes, place, core=0.3, reliance=1.2)
+    reliance = report_of(rng, answerer, [column("place", place)], classes).findings[0][0]
+    assert reliance.gap.state == "at chance"
+    assert reliance.relies_on_it
+
+
 def test_no_answer_is_no_right_answer():
     rng = np.random.default_rng(13)
     classes = rng.integers(0, 2, 200)
