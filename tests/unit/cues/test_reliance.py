@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from clipaudit.cues.answerers.reliance_of import reliance_of
 from clipaudit.cues.answerers.watched import watched_answerer
 from clipaudit.cues.reliance.images import OtherColumn, RelianceOptions
-from tests.reliance_worlds import CUE_HEADS, LABELS, answerer_of, column, copied, images, tied
+from tests.reliance_worlds import CUE_HEADS, DIM, HEADS, LABELS, answerer_of, column, copied, images, tied
 
 CUE_LABELS = {LABELS[head] for head in CUE_HEADS}
 
@@ -254,6 +256,24 @@ def test_columns_that_compare_nothing_decide_nothing(having):
     assert not reliance.fails_where
     assert not reliance.needed
     assert not reliance.does_not_hang_on_it
+
+
+def test_a_text_is_taken_out_of_all_heads():
+    """The third arm, which decides nothing: the cue's text, as every head sees it."""
+    rng = np.random.default_rng(20)
+    classes = rng.integers(0, 2, 400)
+    place = tied(rng, classes, 0.5)
+    answerer = answerer_of(rng, classes, place, noise=0.6)
+    text = np.zeros((HEADS, DIM), np.float32)
+    text[list(CUE_HEADS), 0] = 1 / np.sqrt(2)
+    arms = {}
+    for name, vector in (("cue", text.ravel()), ("other", np.roll(text, 1, axis=1).ravel())):
+        cue = replace(column("place", place), text=vector)
+        effect = report_of(rng, answerer, [cue], classes).findings[0][0].effect
+        arms[name] = {arm.name: arm for arm in effect.arms}
+    assert arms["cue"]["text in all heads"].did.low > 0.3
+    assert abs(arms["other"]["text in all heads"].did.value) < 0.1
+    assert arms["cue"]["direction only"].net_did.low > 0.2
 
 
 def test_no_cue_and_no_answerer_is_an_empty_report():
