@@ -281,7 +281,7 @@ def shared_sources(worlds: int, seed: int) -> None:
             source = np.arange(800) % count
             classes = rng.integers(0, 2, 800)
             having = (rng.random(800) < rng.uniform(0.1, 0.9, count)[source]).astype(np.int64)
-            offset = 1.5 * rng.standard_normal(count)
+            offset = 4.0 * rng.standard_normal(count)
             world = make_world(rng, model, classes, rng.integers(0, 2, 800), offset=offset[source])
             scored = images_of(rng, world, source, sources=True)
             report = reliance_of([world.answerer], [column("x", having, 2)], scored)
