@@ -3,10 +3,12 @@
 python benchmarks/reliance_acceptance.py ghosts        columns that no head sees: believed in <= 5 %
 python benchmarks/reliance_acceptance.py difficulty    columns that make images hard, and a class-biased model
 python benchmarks/reliance_acceptance.py label-noise   3 % wrong labels, columns that go with the true class 90/10
+python benchmarks/reliance_acceptance.py sources       columns and errors that share sources, and nothing else
 python benchmarks/reliance_acceptance.py followers     columns that follow another, declared, column
 python benchmarks/reliance_acceptance.py ability       models at chance and at the ceiling: never acquitted
 python benchmarks/reliance_acceptance.py real          cues that the model relies on: confirmed
 python benchmarks/reliance_acceptance.py coverage      intervals of gap, DiD, group mean and worst group
+python benchmarks/reliance_acceptance.py demo          generated pictures of birds, the demo's model
 python benchmarks/reliance_acceptance.py speed         permutations with heads chosen anew, 2,000 x 16 x 10
 
 Heads are axes of the embedding; an image is the sum of what its class, its cue and noise add to each head. --worlds and
@@ -17,7 +19,9 @@ limit of their share (Clopper and Pearson).
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -31,8 +35,10 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from clipaudit.cues.answerers.from_table import TableAnswerer, table_answerer
+from clipaudit.cues.answerers.from_table import TableAnswerer, clip_answerer, table_answerer
 from clipaudit.cues.answerers.reliance_of import reliance_of
+from clipaudit.cues.measure.answers import answers
+from clipaudit.cues.measure.image_facts import image_facts
 from clipaudit.cues.reliance.drawn_columns import drawn_columns, sorted_rows
 from clipaudit.cues.reliance.gap import measure_gap
 from clipaudit.cues.reliance.head_choice import choose_heads
@@ -45,6 +51,10 @@ from clipaudit.cues.reliance.images import (
     cue_cells,
 )
 from clipaudit.cues.reliance.rules import Reliance
+from clipaudit.heads.texts.classes import load_templates
+from clipaudit.heads.texts.vectors import RunTexts
+from clipaudit.run.reader import Run
+from clipaudit.run.rows import chosen_rows
 from clipaudit.schema import head_label
 
 Ints = npt.NDArray[np.int64]
@@ -261,6 +271,26 @@ def label_noise_worlds(worlds: int, seed: int) -> None:
     tally.show()
 
 
+def shared_sources(worlds: int, seed: int) -> None:
+    """Sources shift the scores of all their images, and differ in how many have the column; no more (trap 29)."""
+    tally = Tally()
+    for number in range(worlds):
+        rng = np.random.default_rng([seed, 9, number])
+        model = random_model(rng, classes=2, reliance=0.0)
+        for count in (8, 10, 20, 40):
+            source = np.arange(800) % count
+            classes = rng.integers(0, 2, 800)
+            having = (rng.random(800) < rng.uniform(0.1, 0.9, count)[source]).astype(np.int64)
+            offset = 4.0 * rng.standard_normal(count)
+            world = make_world(rng, model, classes, rng.integers(0, 2, 800), offset=offset[source])
+            scored = images_of(rng, world, source, sources=True)
+            report = reliance_of([world.answerer], [column("x", having, 2)], scored)
+            tally.add(f"{count:2d} sources, told", verdicts_of(report.findings[0][0]))
+            report = reliance_of([world.answerer], [column("x", having, 2)], images_of(rng, world))
+            tally.add(f"{count:2d} sources, untold (no claim)", verdicts_of(report.findings[0][0]))
+    tally.show()
+
+
 def followers(worlds: int, seed: int) -> None:
     """The model relies on `place`, a declared column; others repeat it with 5 to 30 % of errors."""
     tally = Tally()
@@ -459,6 +489,76 @@ def _population_without(
     return population.accuracies(logits.argmax(axis=1) == population.world.truth)
 
 
+def demo(worlds: int, seed: int) -> None:
+    """`place` of the demo's birds, ghosts beside it, and where and how the bird is drawn, through the demo's model."""
+    tally = Tally()
+    for number in range(worlds):
+        rng = np.random.default_rng([seed, 10, number])
+        with tempfile.TemporaryDirectory() as folder:
+            answerer, scored, attributes = _birds(Path(folder), seed + number)
+        pointed = np.array([False, True])
+        both = np.ones(2, np.bool_)
+        cues = [CueColumn(name="place", having=attributes["place"], pointed=pointed, tested=both)]
+        cues += [
+            CueColumn(name=name, having=values, pointed=side, tested=both)
+            for name, values in attributes.items()
+            if name != "place"
+            for side in (pointed, ~pointed)
+        ]
+        for start in range(0, 70, 10):
+            ghosts_here = [
+                CueColumn(name="ghost", having=rng.integers(0, 2, len(scored.truth)), pointed=pointed, tested=both)
+                for _ in range(10)
+            ]
+            report = reliance_of([answerer], cues + ghosts_here, scored, options=RelianceOptions(draws=400))
+            for row in report.findings[0 if start == 0 else len(cues) :]:
+                tally.add(row[0].cue, verdicts_of(row[0]))
+            if start == 0:
+                effect, gap = report.findings[0][0].effect, report.findings[0][0].gap.gap
+                assert effect is not None
+                print(
+                    f"seed {seed + number}: place gap {gap.value:.3f} ({gap.low:.3f} to {gap.high:.3f}), net DiD "
+                    f"{effect.net_did.value:.3f} ({effect.net_did.low:.3f} to {effect.net_did.high:.3f}), control: "
+                    f"{effect.control}"
+                )
+    tally.show()
+
+
+def _birds(folder: Path, seed: int) -> tuple[TableAnswerer, ScoredImages, dict[str, Ints]]:
+    """The test images of the demo's birds: CLIP's scores, and columns of 0 and 1."""
+    shards, run_dir = folder / "birds", folder / "run"
+    columns = ("place", "position", "art")
+    cli = [sys.executable, "-m", "clipaudit"]
+    named = ",".join(f"json:{name}" for name in (*columns, "split"))
+    job = ["--model", "demo", "--label", "cls", "--engine", "local", "--attributes", named]
+    for command in (
+        ["demo-data", "birds", str(shards), "--seed", str(seed), "--count", "2000"],
+        ["audit", str(shards / "*.tar"), "--out", str(run_dir), *job],
+    ):
+        subprocess.run([*cli, *command], check=True, capture_output=True)
+    run = Run(str(run_dir))
+    names = tuple(f"attributes.{name}" for name in columns)
+    facts = image_facts(run, chosen_rows(run, ("split=test",)), {0: 0, 1: 1}, names)
+    classes = RunTexts(run, "cpu").classes(["landbird", "waterbird"], load_templates("imagenet"))
+    stored = answers(facts, run.head_labels, classes)
+    answerer = clip_answerer(
+        stored.embedding,
+        stored.classes,
+        stored.heads,
+        [stored.values[head] for head in stored.heads],
+        [stored.bases[head] for head in stored.heads],
+    )
+    scored = ScoredImages(
+        truth=stored.facts.truth, classes=2, cluster=stored.facts.cluster, discovery=stored.facts.discovery
+    )
+    having = {}
+    for name in columns:
+        attribute = stored.facts.attributes[f"attributes.{name}"]
+        value = attribute.values.index("water") if name == "place" else int(np.bincount(attribute.codes).argmax())
+        having[name] = (attribute.codes == value).astype(np.int64)
+    return answerer, scored, having
+
+
 def speed(worlds: int, seed: int) -> None:
     """Wall time of a whole `reliance_of` on 2,000 images x 16 heads x 10 classes, and of its permutations."""
     rng = np.random.default_rng([seed, 8])
@@ -476,10 +576,12 @@ TASKS: dict[str, tuple[Callable[[int, int], None], int]] = {
     "ghosts": (ghosts, 40),
     "difficulty": (difficulty, 200),
     "label-noise": (label_noise_worlds, 200),
+    "sources": (shared_sources, 100),
     "followers": (followers, 60),
     "ability": (ability, 60),
     "real": (real, 40),
     "coverage": (coverage, 1000),
+    "demo": (demo, 3),
     "speed": (speed, 1),
 }
 

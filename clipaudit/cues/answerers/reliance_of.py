@@ -32,7 +32,7 @@ from clipaudit.cues.reliance.label_noise import label_noise
 from clipaudit.cues.reliance.rank_difference import margins, rank_difference
 from clipaudit.cues.reliance.rules import Placebo, Reliance, RelianceReport
 from clipaudit.cues.reliance.specific_effect import Fits, SpecificEffect, measure_effect
-from clipaudit.cues.reliance.visibility import SEEING, as_auc, head_scores, head_visibility
+from clipaudit.cues.reliance.visibility import SEEING, as_auc, head_scores, head_visibility, whiteners
 
 
 def reliance_of(
@@ -57,12 +57,14 @@ def reliance_of(
     places = np.concatenate([np.arange(len(part))[None], draw_places(images.take(part), draws, options.seed)])
     drawn = [[_drawn(prepared, cue, images, part, places) for prepared in work] for cue in cues]
     p = _adjusted_p(drawn)
-    seen = [_seen(cue_cells(images, cue), work) for cue in cues]
+    sight = _Sight(work, images, part)
+    comparisons = [cue_cells(images, cue) for cue in cues]
     findings = tuple(
         tuple(
             _reliance(
                 prepared,
-                seen[f],
+                comparisons[f],
+                sight,
                 drawn[f][a],
                 (float(p[0][f, a]), float(p[1][f, a]), float(p[2][f, a])),
                 columns,
@@ -72,7 +74,7 @@ def reliance_of(
         )
         for f in range(len(cues))
     )
-    return RelianceReport(findings=findings, placebo=_placebo(work, seen, part, places, drawn, options))
+    return RelianceReport(findings=findings, placebo=_placebo(work, comparisons, part, places, drawn, options))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -127,44 +129,48 @@ def _adjusted_p(drawn: Sequence[Sequence[DrawnStatistics]]) -> tuple[Float64s, F
     return gaps.reshape(shape), dids.reshape(shape), pointed.reshape(shape)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _Seen:
-    """What the stored heads see of one cue, whoever answers."""
+class _Sight:
+    """What the stored heads see of cues, whoever answers; computed where it is asked for."""
 
-    comparison: CueCells
-    scores: Float32s
-    """(P, n) each head's score of the cue; no rows where no answerer has heads."""
-    seeing: Bools
-    """(P,) heads that see it."""
+    def __init__(self, work: Sequence[_Prepared], images: ScoredImages, part: Ints) -> None:
+        self._work = work
+        self._images = images
+        self._part = part
+        """Places of the sample on which heads that see a cue are told from others."""
+        self._inverses: list[list[Float64s]] | None = None
 
-
-def _seen(comparison: CueCells, work: Sequence[_Prepared]) -> _Seen:
-    """Of the heads of the first answerer that has any: all have those of the stored table."""
-    for prepared in work:
-        parts = prepared.answerer.parts
-        if parts is not None and prepared.fits is not None and len(parts.coordinates):
-            scores = head_scores(comparison, parts.coordinates, prepared.fits.halves)
-            spreads = head_visibility(comparison, scores, prepared.fits.halves)
-            seeing = np.array([(as_auc(spread).low or 0.0) > SEEING for spread in spreads], np.bool_)
-            return _Seen(comparison=comparison, scores=scores, seeing=seeing)
-    n = len(comparison.images.truth)
-    return _Seen(comparison=comparison, scores=np.empty((0, n), np.float32), seeing=np.empty(0, np.bool_))
+    def of(self, prepared: _Prepared, comparison: CueCells) -> tuple[Float32s, Bools]:
+        """(P, n) each head's score of a cue, and (P,) heads that see it."""
+        parts, fits = prepared.answerer.parts, prepared.fits
+        assert parts is not None
+        assert fits is not None
+        if not len(parts.coordinates):
+            P = len(parts.names)
+            return np.zeros((P, len(self._images.truth)), np.float32), np.zeros(P, np.bool_)
+        if self._inverses is None:  # all answerers have the heads of the stored table
+            self._inverses = whiteners(self._images, parts.coordinates, fits.halves)
+        scores = head_scores(comparison, parts.coordinates, self._inverses, fits.halves)
+        part = self._part
+        sampled = cue_cells(self._images.take(part), comparison.cue.take(part))
+        spreads = head_visibility(sampled, scores[:, part], [half[part] for half in fits.halves])
+        return scores, np.array([(as_auc(spread).low or 0.0) > SEEING for spread in spreads], np.bool_)
 
 
 def _reliance(
     prepared: _Prepared,
-    seen: _Seen,
+    comparison: CueCells,
+    sight: _Sight,
     drawn: DrawnStatistics,
     p: tuple[float, float, float],
     columns: Sequence[OtherColumn],
     options: RelianceOptions,
 ) -> Reliance:
     """Everything of one cue and answerer; p: adjusted, of the gap, the DiD and the DiD of the classes with the cue."""
-    comparison, answerer = seen.comparison, prepared.answerer
+    answerer = prepared.answerer
     gap = measure_gap(comparison, answerer.logits, options)
     noise = label_noise(comparison, answerer.logits.argmax(axis=1), gap.gap.value or 0.0, gap.gap.low or 0.0, options)
     others = [column for column in columns if comparison.cue.name not in column.of]
-    effect = _effect(prepared, seen, drawn.chosen, options)
+    effect = _effect(prepared, comparison, sight, drawn.chosen, options)
     reliance = Reliance(
         cue=comparison.cue.name,
         answerer=answerer.name,
@@ -180,19 +186,22 @@ def _reliance(
     )
     if reliance.relies_on_it or not drawn.chosen_freely.any():
         return reliance
-    return replace(reliance, needed_effect=_effect(prepared, seen, drawn.chosen_freely, options))
+    return replace(reliance, needed_effect=_effect(prepared, comparison, sight, drawn.chosen_freely, options))
 
 
-def _effect(prepared: _Prepared, seen: _Seen, chosen: Bools, options: RelianceOptions) -> SpecificEffect | None:
+def _effect(
+    prepared: _Prepared, comparison: CueCells, sight: _Sight, chosen: Bools, options: RelianceOptions
+) -> SpecificEffect | None:
     parts = prepared.answerer.parts
     if parts is None or prepared.fits is None or not chosen.any():
         return None
-    return measure_effect(seen.comparison, prepared.fits, parts, chosen, seen.scores, seen.seeing, options)
+    scores, seeing = sight.of(prepared, comparison)
+    return measure_effect(comparison, prepared.fits, parts, chosen, scores, seeing, options)
 
 
 def _placebo(
     work: Sequence[_Prepared],
-    seen: Sequence[_Seen],
+    comparisons: Sequence[CueCells],
     part: Ints,
     places: Ints,
     drawn: Sequence[Sequence[DrawnStatistics]],
@@ -200,20 +209,20 @@ def _placebo(
 ) -> Placebo:
     """The permuted columns through the rules. Those that only take away (controls of heads, visibility, other columns,
     label noise) are left out, so that the rate is an upper bound of the whole rule's."""
-    shape = (len(places), len(seen), len(work))
+    shape = (len(places), len(comparisons), len(work))
     gap_p = single_step(all_together([[cell.gap_t for cell in row] for row in drawn])).reshape(shape)
     did_p = single_step(all_together([[cell.did_t for cell in row] for row in drawn])).reshape(shape)
     lows = all_together([[cell.gap_low for cell in row] for row in drawn]).reshape(shape)
     likely = (lows > options.margin) & (np.minimum(gap_p, did_p) < options.alpha)
     likely[0] = False  # the true columns
     believed = np.zeros(shape, np.bool_)
-    images = seen[0].comparison.images.take(part)
+    images = comparisons[0].images.take(part)
     for draw, f, a in np.argwhere(likely).tolist():
-        cue = seen[f].comparison.cue.take(part[places[draw]])
+        cue = comparisons[f].cue.take(part[places[draw]])
         believed[draw, f, a] = _on_both_sides(cue_cells(images, cue), work[a].answerer.logits[part], options)
     return Placebo(
         draws=len(places) - 1,
-        cues=len(seen),
+        cues=len(comparisons),
         answerers=len(work),
         rows=len(part),
         believed=int(believed.sum()),

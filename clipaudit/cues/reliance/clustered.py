@@ -158,7 +158,8 @@ class Cells:
     def _floor(self, values: Numbers, means: Float64s, used: Bools) -> Float64s:
         """(G,) what each cell's variance lacks to the variance with two half observations more."""
         squares = self._sums(self.share * values[self.inside].astype(np.float64) ** 2)
-        m = self.pieces
+        # images of a source are different images: it is they that could have changed
+        m = 1 / np.maximum(self._sums(self.share**2), 1e-12) if self.sources else self.pieces
         least = ((m * squares + 1) / (m + 2) - (m * means / (m + 2)) ** 2) / (m + 2)
         own = self.own_variances(values) * m / np.maximum(m - 1, 1e-9)
         lacking: Float64s = np.where(used, np.maximum(least - own, 0.0), 0.0)

@@ -10,7 +10,7 @@ import numpy as np
 from clipaudit.arrays import Bools, Float64s, Ints
 from clipaudit.cues.reliance.drawn_columns import DrawnColumns, drawn_columns, sorted_rows
 from clipaudit.cues.reliance.head_choice import MEAN_FALL, choose_heads
-from clipaudit.cues.reliance.images import CueColumn, ScoredImages
+from clipaudit.cues.reliance.images import CueColumn, ScoredImages, cue_cells
 from clipaudit.cues.reliance.specific_effect import Fits
 
 
@@ -46,18 +46,24 @@ def drawn_statistics(
 
     right (n,) the answerer's answers; fits of the same images, None for answerers whose heads cannot be taken out.
     """
-    rows = sorted_rows(images, np.ones(len(images.truth), np.bool_))
+    # images of classes that cannot be compared have no weight in anything
+    inside = cue_cells(images, cue).comparable[images.truth]
+    rows = sorted_rows(images, inside)
+    heads = 0 if fits is None else len(fits.removals[0].heads)
+    nothing, none = np.zeros(len(places)), np.zeros((2, heads), np.bool_)
+    if not len(rows):
+        return DrawnStatistics(
+            gap=nothing, gap_t=nothing, did=nothing, did_t=nothing, pointed_t=nothing, chosen=none, chosen_freely=none
+        )
     whole = drawn_columns(images, cue, places, rows)
     base = right[rows].astype(np.float32)
     gap = (whole.difference() @ base).astype(np.float64)
     gap_t = _ratio(gap, whole.errors(base))
-    nothing = np.zeros(len(places))
     if fits is None:
-        none = np.empty((2, 0), np.bool_)
         return DrawnStatistics(
             gap=gap, gap_t=gap_t, did=nothing, did_t=nothing, pointed_t=nothing, chosen=none, chosen_freely=none
         )
-    limited, freely = (_chosen(images, cue, places, fits, fall) for fall in (MEAN_FALL, None))
+    limited, freely = _chosen(images, cue, places, fits, inside)
     did, did_t = _fall(whole, whole.shares, rows, fits, limited, right)
     _, pointed_t = _fall(whole, whole.of_pointed, rows, fits, freely, right)
     return DrawnStatistics(
@@ -71,17 +77,17 @@ def drawn_statistics(
     )
 
 
-def _chosen(images: ScoredImages, cue: CueColumn, places: Ints, fits: Fits, fall: float | None) -> Bools:
-    """(2, R, P) heads chosen on each half."""
-    chosen = []
-    for half, removal in zip(fits.halves, fits.removals, strict=True):
-        rows = sorted_rows(images, half)
+def _chosen(images: ScoredImages, cue: CueColumn, places: Ints, fits: Fits, inside: Bools) -> tuple[Bools, Bools]:
+    """(2, R, P) heads chosen on each half from the images inside (n,), within the group mean's limit and without it."""
+    shape = (2, len(places), len(fits.removals[0].heads))
+    limited, freely = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    for f, (half, removal) in enumerate(zip(fits.halves, fits.removals, strict=True)):
+        rows = sorted_rows(images, half & inside)
         if len(rows):
-            drawn = drawn_columns(images, cue, places, rows)
-            chosen.append(choose_heads(drawn, removal.take(rows), fall))
-        else:
-            chosen.append(np.zeros((len(places), len(removal.heads)), np.bool_))
-    return np.stack(chosen)
+            drawn, part = drawn_columns(images, cue, places, rows), removal.take(rows)
+            limited[f] = choose_heads(drawn, part, MEAN_FALL)
+            freely[f] = choose_heads(drawn, part, None)
+    return limited, freely
 
 
 def _fall(

@@ -106,21 +106,25 @@ class DrawnColumns:
         floored: values are changes, and each cell has half an observation at -1 and at 1 more, as in `Cells.combine`.
         """
         weights = self.shares if shares is None else shares
-        total = np.zeros(self.aligned.shape)
-        lacking = np.zeros(len(weights))
+        variance, sums = np.zeros(len(weights)), None
         for share, pieces, sign in zip((self.aligned, self.conflicting), self.pieces, (1.0, -1.0), strict=True):
-            mean = np.add.reduceat(share * values, self.starts, axis=1).astype(np.float64)  # (R, K)
-            influence = share * (values - mean.astype(np.float32)[:, self.class_of])
-            scale = weights * np.sqrt(pieces / np.maximum(pieces - 1, 1.0))
-            total += sign * scale[:, self.class_of] * influence
+            weighted = share * values
+            mean = np.add.reduceat(weighted, self.starts, axis=1).astype(np.float64)  # (R, K)
+            squares = np.add.reduceat(weighted * values, self.starts, axis=1).astype(np.float64)
+            own = np.maximum(squares - mean**2, 0.0) / np.maximum(pieces - 1, 1.0)
             if floored:
-                squares = np.add.reduceat(share * values**2, self.starts, axis=1).astype(np.float64)
                 least = ((pieces * squares + 1) / (pieces + 2) - (pieces * mean / (pieces + 2)) ** 2) / (pieces + 2)
-                own = (squares - mean**2) / np.maximum(pieces - 1, 1.0)
-                lacking += (weights**2 * np.maximum(least - own, 0.0)).sum(axis=1)
-        sums = total if self.together is None else total @ self.together
-        errors: Float64s = np.sqrt((sums**2).sum(axis=1) + lacking)
-        return errors
+                variance += (weights**2 * np.maximum(least - own, 0.0)).sum(axis=1)
+            if self.together is None:  # images of one weight: the variance follows from both sums
+                variance += (weights**2 * own).sum(axis=1)
+            else:
+                influence = weighted - share * mean.astype(np.float32)[:, self.class_of]
+                scale = sign * weights * np.sqrt(pieces / np.maximum(pieces - 1, 1.0))
+                by_cluster = (scale.astype(np.float32)[:, self.class_of] * influence) @ self.together
+                sums = by_cluster if sums is None else sums + by_cluster
+        if sums is not None:
+            variance += (sums.astype(np.float64) ** 2).sum(axis=1)
+        return np.sqrt(variance)
 
 
 def sorted_rows(images: ScoredImages, chosen: Bools) -> Ints:
@@ -159,7 +163,7 @@ def drawn_columns(images: ScoredImages, cue: CueColumn, places: Ints, rows: Ints
         pieces=(pieces[0], pieces[1]),
         pointed=cue.pointed[kinds],
         starts=starts,
-        together=None if single else sparse.csr_array((np.ones(len(rows)), (np.arange(len(rows)), codes))),
+        together=None if single else sparse.csr_array((np.ones(len(rows), np.float32), (np.arange(len(rows)), codes))),
     )
 
 

@@ -49,6 +49,7 @@ class Gap:
     """S9 of one answerer and cue."""
 
     state: State
+    """`at chance`: a gap near 0 says nothing; `at the ceiling`: there are no errors to tell it by."""
     cells: tuple[CellAccuracy, ...]
     """Of the comparable classes."""
     group_mean: Estimate

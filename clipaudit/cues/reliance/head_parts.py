@@ -113,8 +113,10 @@ def removal(logits: Float32s, parts: HeadParts, truth: Ints, half: Bools, weight
     Mean-ablation is linear in the logits, so the mean is taken of what a head adds to them.
     """
     centre = np.stack([balanced_mean(head, truth, half, weight) for head in parts.logits])  # (P, C)
-    deviations = parts.logits - centre[:, None, :].astype(np.float32)
-    return Removal(base=relative_to_truth(logits, truth), heads=relative_to_truth(deviations, truth))
+    heads = np.empty((len(parts.logits), logits.shape[1] - 1, len(truth)), np.float32)
+    for place, added in enumerate(parts.logits):  # head by head: with many classes all at once would not fit
+        heads[place] = relative_to_truth(added - centre[place].astype(np.float32), truth)
+    return Removal(base=relative_to_truth(logits, truth), heads=heads)
 
 
 def balanced_mean(values: Floats, truth: Ints, chosen: Bools, weight: Float64s) -> Float64s:

@@ -46,8 +46,12 @@ class Reliance:
     @property
     def hangs_on_it(self) -> bool:
         """S9 and S9b: a gap above the margin, or a margin that hangs on the cue without errors; on both sides; and not
-        explained by another column."""
-        if self.gap.state not in ("able", "at the ceiling") or not self.gap.both_sides or self.explained_by:
+        explained by another column.
+
+        Also of a model at chance: one that answers by the cue alone is right in half of its images, and only a gap near
+        0 says nothing there.
+        """
+        if self.gap.state == "too few" or not self.gap.both_sides or self.explained_by:
             return False
         return self.gap.above_margin(self.options) or self.gap.hangs_at_the_ceiling(self.options)
 
@@ -87,7 +91,7 @@ class Reliance:
         effect = self.needed_effect
         return (
             effect is not None
-            and self.gap.state in ("able", "at the ceiling")
+            and self.gap.state != "too few"
             and self.gap.both_sides
             and not self.explained_by
             and self.label_noise.counts

@@ -9,7 +9,7 @@ import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Floats, Ints
 from clipaudit.cues.reliance.clustered import Spread
-from clipaudit.cues.reliance.images import CueCells
+from clipaudit.cues.reliance.images import CueCells, ScoredImages
 from clipaudit.cues.reliance.rank_difference import rank_difference
 from clipaudit.cues.result.finding_parts import Estimate
 
@@ -33,26 +33,44 @@ def cue_directions(comparison: CueCells, coordinates: Sequence[Floats], half: Bo
     return directions
 
 
-def head_scores(comparison: CueCells, coordinates: Sequence[Floats], halves: Sequence[Bools]) -> Float32s:
+def whiteners(images: ScoredImages, coordinates: Sequence[Floats], halves: Sequence[Bools]) -> list[list[Float64s]]:
+    """For each half and head the inverse (dh, dh) of its coordinates' covariance inside classes plus a ridge.
+
+    The ridge is trace / n, so that 64 coordinates can be fitted on few images. It depends on no column.
+    """
+    inverses = []
+    for half in halves:
+        rows = np.flatnonzero(half)
+        weight = images.weight[rows] / max(float(images.weight[rows].sum()), 1e-300)
+        of_half = []
+        for values in coordinates:
+            X = _class_centred(values[rows].astype(np.float64), images.truth[rows], weight)
+            gram = (X * weight[:, None]).T @ X
+            gram[np.diag_indices_from(gram)] += max(float(np.trace(gram)), 1e-12) / max(len(rows), 1)
+            of_half.append(np.linalg.inv(gram).astype(np.float64))
+        inverses.append(of_half)
+    return inverses
+
+
+def head_scores(
+    comparison: CueCells,
+    coordinates: Sequence[Floats],
+    inverses: Sequence[Sequence[Float64s]],
+    halves: Sequence[Bools],
+) -> Float32s:
     """(P, n) each head's score of the cue, for every image by the half that it is not on.
 
-    Ridge regression of the column on the head's coordinates inside classes, penalty = trace / n, so that 64 coordinates
-    can be fitted on few images. halves: (n,) masks of the two fitting halves.
+    The mean difference of images with and without the cue inside classes times `whiteners`: Fisher's discriminant with
+    a ridge. halves: (n,) masks of the two fitting halves.
     """
-    n = len(comparison.images.truth)
-    scores = np.zeros((len(coordinates), n), np.float32)
-    for half in halves:
-        rows, centred, weight = _inside_classes(comparison, half)
-        elsewhere = np.flatnonzero(~half)
-        if not len(rows):
-            continue
-        place = comparison.images.truth[rows]
+    scores = np.zeros((len(coordinates), len(comparison.images.truth)), np.float32)
+    for half, of_half in zip(halves, inverses, strict=True):
+        contrast = _contrast(comparison, half)
+        rows, elsewhere = np.flatnonzero(contrast), np.flatnonzero(~half)
         for head, values in enumerate(coordinates):
-            X = _class_centred(values[rows].astype(np.float64), place, weight)
-            gram = (X * weight[:, None]).T @ X
-            gram[np.diag_indices_from(gram)] += max(float(np.trace(gram)), 1e-12) / len(rows)
-            ridge = np.linalg.solve(gram, X.T @ (weight * centred))
-            scores[head, elsewhere] = (values[elsewhere].astype(np.float32)) @ ridge.astype(np.float32)
+            difference = contrast[rows].astype(np.float32) @ values[rows].astype(np.float32)
+            discriminant = of_half[head] @ difference.astype(np.float64)
+            scores[head, elsewhere] = values[elsewhere].astype(np.float32) @ discriminant.astype(np.float32)
     return scores
 
 
@@ -66,7 +84,7 @@ def set_visibility(comparison: CueCells, scores: Float32s, chosen: Sequence[Bool
 
 
 def head_visibility(comparison: CueCells, scores: Float32s, halves: Sequence[Bools]) -> list[Spread]:
-    """The same for every head by itself."""
+    """The same for every head by itself, scores (P, n)."""
     strata = halves[0].astype(np.int64)
     return [rank_difference(comparison, head, comparison.shares, strata=strata) for head in scores]
 
@@ -92,14 +110,6 @@ def _contrast(comparison: CueCells, half: Bools) -> Float64s:
                 weight = images.weight[rows]
                 contrast[rows] = sign * comparison.shares[k] * weight / weight.sum()
     return contrast
-
-
-def _inside_classes(comparison: CueCells, half: Bools) -> tuple[Ints, Float64s, Float64s]:
-    """Rows of comparable classes of a half, the column centred inside classes, and weights; sides of a class even."""
-    contrast = _contrast(comparison, half)
-    rows = np.flatnonzero(contrast)
-    weight = np.abs(contrast[rows]) * len(rows)
-    return rows, np.sign(contrast[rows]), weight
 
 
 def _class_centred(values: Float64s, place: Ints, weight: Float64s) -> Float64s:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from clipaudit.cues.answerers.reliance_of import reliance_of
 from clipaudit.cues.answerers.watched import watched_answerer
 from clipaudit.cues.reliance.images import OtherColumn, RelianceOptions
-from tests.reliance_worlds import CUE_HEADS, LABELS, answerer_of, column, copied, images, tied
+from tests.reliance_worlds import CUE_HEADS, DIM, HEADS, LABELS, answerer_of, column, copied, images, tied
 
 CUE_LABELS = {LABELS[head] for head in CUE_HEADS}
 
@@ -180,6 +182,17 @@ def test_a_watched_model_can_fail_where_and_no_more():
     assert not reliance.relies_on_it
 
 
+def test_a_model_that_answers_by_the_cue_alone_is_at_chance_and_believed():
+    """Its group mean is 50 %, its gap is not 0: that it cannot tell the classes acquits nobody."""
+    rng = np.random.default_rng(19)
+    classes = rng.integers(0, 2, 600)
+    place = tied(rng, classes, 0.5)
+    answerer = answerer_of(rng, classes, place, core=0.3, reliance=1.2)
+    reliance = report_of(rng, answerer, [column("place", place)], classes).findings[0][0]
+    assert reliance.gap.state == "at chance"
+    assert reliance.relies_on_it
+
+
 def test_no_answer_is_no_right_answer():
     rng = np.random.default_rng(13)
     classes = rng.integers(0, 2, 200)
@@ -243,6 +256,24 @@ def test_columns_that_compare_nothing_decide_nothing(having):
     assert not reliance.fails_where
     assert not reliance.needed
     assert not reliance.does_not_hang_on_it
+
+
+def test_a_text_is_taken_out_of_all_heads():
+    """The third arm, which decides nothing: the cue's text, as every head sees it."""
+    rng = np.random.default_rng(20)
+    classes = rng.integers(0, 2, 400)
+    place = tied(rng, classes, 0.5)
+    answerer = answerer_of(rng, classes, place, noise=0.6)
+    text = np.zeros((HEADS, DIM), np.float32)
+    text[list(CUE_HEADS), 0] = 1 / np.sqrt(2)
+    arms = {}
+    for name, vector in (("cue", text.ravel()), ("other", np.roll(text, 1, axis=1).ravel())):
+        cue = replace(column("place", place), text=vector)
+        effect = report_of(rng, answerer, [cue], classes).findings[0][0].effect
+        arms[name] = {arm.name: arm for arm in effect.arms}
+    assert arms["cue"]["text in all heads"].did.low > 0.3
+    assert abs(arms["other"]["text in all heads"].did.value) < 0.1
+    assert arms["cue"]["direction only"].net_did.low > 0.2
 
 
 def test_no_cue_and_no_answerer_is_an_empty_report():
