@@ -14,7 +14,7 @@ from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.run.reader import Run
 
-MAX_ROWS: Final = 50_000
+MAX_ROWS: Final = 20_000
 _LOGIT_BYTES: Final = 2**29
 _BLOCK_ROWS: Final = 131_072
 

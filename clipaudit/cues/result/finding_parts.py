@@ -144,7 +144,8 @@ class Association(Documented):
     rivals: tuple[Rival, ...]
     """D of each class against all others, largest |D| first; at most 20."""
     p: float
-    """Mann-Whitney, two-sided, normal tails, on the confirmation half; images of one group together."""
+    """Mann-Whitney, one-sided towards the sign that the discovery half chose, on the confirmation half; images of one
+    group together."""
     q: float
     """Benjamini-Hochberg over all tests of the audit."""
     p_family: float | None

@@ -1,4 +1,4 @@
-"""How far an answerer hangs on a cue, as a result: gap, margin, label noise, other columns, specific effect (S9, S10)."""
+"""How far an answerer hangs on a cue, as a result: gap, margin D, label noise, other columns, effect (S9, S10)."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Counterfactual(Documented):
     control: Literal["matched head sets", "random directions", "none"]
     control_sets: int
     control_band: tuple[float, float] | None
-    """2.5 % and 97.5 % of the gap after a control instead."""
+    """2.5 % and 97.5 % of the controls' DiD: what such a fall of the gap looks like by chance."""
     matched: str
     visibility: Estimate
     """AUC of the cue from the chosen heads inside classes, on images that did not choose them (S10b)."""

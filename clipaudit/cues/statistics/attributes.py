@@ -26,7 +26,7 @@ from clipaudit.cues.statistics.columns import (
 from clipaudit.cues.statistics.cuts import honest
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT, Screen, rows_of, screen_of
-from clipaudit.cues.statistics.strength import Z95, p_values
+from clipaudit.cues.statistics.strength import Z95, one_sided
 
 
 def unusable(attribute: Attribute) -> str | None:
@@ -141,7 +141,7 @@ def attribute_screen(attribute: Attribute, design: Design) -> AttributeScreen | 
     places = [np.unique(column, return_inverse=True)[1].astype(np.uint16) for column in scores.T]
     tests = [honest(place[codes], part, int(place.max()) + 1) for place in places]
     z = np.array([test.cut.z for test in tests])
-    p = p_values(z)
+    p = one_sided(z)
     for place, value in enumerate(tested.tolist()):
         p[place] = max(p[place], _fisher(codes == value, part, tests[place].cut.upper))
     return AttributeScreen(
@@ -209,7 +209,7 @@ def _independent(cells: Ints, design: Design, count: int) -> Float64s:
 
 
 def _fisher(having: Bools, part: Design, upper: Bools) -> float:
-    """Two-sided exact p of a value's count above the cut against below, given margins, on the confirmation half.
+    """One-sided exact p of a value's count above the cut, given margins, on the confirmation half.
 
     having (n,) whether an image has the value; images of one cluster count as one.
     """
@@ -223,8 +223,7 @@ def _fisher(having: Bools, part: Design, upper: Bools) -> float:
     ]
     a, b, c, d = cells
     total, of_value, drawn = a + b + c + d, a + c, a + b
-    tails = stats.hypergeom.sf(a - 1, total, of_value, drawn), stats.hypergeom.cdf(a, total, of_value, drawn)
-    return float(min(2 * min(tails), 1.0))  # twice the smaller tail, which needs no sum over all tables
+    return float(stats.hypergeom.sf(a - 1, total, of_value, drawn))
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 from clipaudit.arrays import Bools, Float64s, Ints
 from clipaudit.cues.statistics.cuts import Codes, Cut, Honest, honest, strength_interval
 from clipaudit.cues.statistics.design import Design
-from clipaudit.cues.statistics.strength import BINS, Strengths, p_values
+from clipaudit.cues.statistics.strength import BINS, Strengths, one_sided
 from clipaudit.statistics import benjamini_hochberg
 
 MIN_INDEPENDENT: Final = 10
@@ -36,7 +36,8 @@ class Screen:
     limits: Float64s
     """(M, 2) 95 % interval of the cuts' D, on the logit scale of A."""
     p: Float64s
-    """(M,) two-sided, 0..1, of the cut; for attribute values the larger of Mann-Whitney's and Fisher's."""
+    """(M,) one-sided, 0..1, of the cut, towards the sign that the discovery half chose; for attribute values the larger
+    of Mann-Whitney's and Fisher's."""
     q: Float64s
     """(M,) Benjamini-Hochberg over all directions, 0..1 (S3)."""
     family: Float64s | None = None
@@ -82,7 +83,7 @@ def screen(tests: Sequence[Strengths], p: Float64s | None = None) -> Screen:
 
 def screen_of(tests: Sequence[Honest], p: Float64s | None = None) -> Screen:
     """The same from what the halves say alone."""
-    values = p_values(np.array([test.cut.z for test in tests])) if p is None else p
+    values = one_sided(np.array([test.cut.z for test in tests])) if p is None else p
     limits = [strength_interval(test.cut.d, test.cut.error, test.quantile) for test in tests]
     return Screen(
         d=np.stack([test.d for test in tests]),

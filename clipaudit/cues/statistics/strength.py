@@ -75,6 +75,12 @@ def p_values(z: Floats) -> Float64s:
     return p
 
 
+def one_sided(z: Floats) -> Float64s:
+    """Upper normal tails of z, any shape; float64 of the same shape, 0..1."""
+    p: Float64s = stats.norm.sf(z)
+    return p
+
+
 def strengths(codes: Codes, design: Design, bins: int = BINS) -> Strengths:
     """D of every class along one direction (S1), with its error and its z (S2), on all rows and on halves (S1c).
 
