@@ -1,10 +1,9 @@
-"""A spurious-cue audit from a run to its result: read, test, decide, control."""
+"""A spurious-cue audit from a run to its result: read images, test directions, make findings, run controls."""
 
 from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import os
 import time
 from dataclasses import replace
 from functools import cached_property
@@ -12,7 +11,6 @@ from typing import Final
 
 import numpy as np
 
-from clipaudit import __version__
 from clipaudit.arrays import Bools, Float32s, Ints
 from clipaudit.cues.findings.by_attribute import attribute_cues, attribute_finding
 from clipaudit.cues.findings.by_text import text_finding, with_shift
@@ -41,51 +39,49 @@ from clipaudit.heads.texts.classes import ClassNames, find_classes, listed_class
 from clipaudit.heads.texts.mentions import NONE, SEVERAL
 from clipaudit.heads.texts.pool import TextPool, pool_for
 from clipaudit.heads.texts.vectors import RunTexts
-from clipaudit.run.reader import Run
-from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows
-from clipaudit.schema import Label
+from clipaudit.run.reader import Run, RunPlace, opened
+from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows, row_filter
+from clipaudit.schema import VERSION, Label
 
-_PACKAGES: Final = ("numpy", "scipy", "pyarrow")
+_PACKAGES: Final = ("numpy", "scipy", "scikit-learn", "pyarrow")
+"""Whose versions a result records."""
 
 
 def _silent(what: str, done: int, total: int) -> None:
-    """Nothing."""
+    """Report no progress."""
 
 
 def audit_cues(
-    run: Run | str | os.PathLike[str],
+    run: RunPlace,
     options: AuditOptions | None = None,
     *,
-    test_run: Run | str | os.PathLike[str] | None = None,
+    test_run: RunPlace | None = None,
     texts: TextSource | None = None,
     pool: TextPool | None = None,
     on_progress: Progress = _silent,
 ) -> AuditResult:
-    """Find the cues that classes hang on, in words, with evidence.
+    """Find the cues that classes depend on, in words, with evidence (docs/method.md 7 and 8).
 
-    run: with labels, or captions that name classes; what is associated is measured on its rows (`options.where`).
+    run: with labels, or captions that name classes; associations are measured on its rows (`options.where`).
     test_run: another run of the same model whose rows are scored with and without each cue; by default `run` itself,
         with `options.test_where`.
     texts: where text vectors come from; by default the run's own model.
     pool: texts, instead of those of `options.texts`.
-    on_progress: told `(what, done, total)` as it goes.
+    on_progress: told `(step, done, total)`.
 
     Raises UsageError for a mistake that a user can mend (no labels or captions, fewer than two classes, a column that
-    is not there, a classes file that does not match). Everything else that is too little is an `inconclusive` result.
+    does not exist, a classes file that does not match) and RunNotFound. With too few images the result is
+    `inconclusive`.
     """
     began = time.monotonic()
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    job = _Job(_opened(run), options or AuditOptions(), None if test_run is None else _opened(test_run), texts, pool)
+    job = _Job(opened(run), options or AuditOptions(), None if test_run is None else opened(test_run), texts, pool)
     result = job.result(on_progress)
     return replace(result, started=started, seconds=round(time.monotonic() - began, 3))
 
 
-def _opened(run: Run | str | os.PathLike[str]) -> Run:
-    return run if isinstance(run, Run) else Run(run)
-
-
 class _Job:
-    """One audit: its inputs, checked, and its steps in order."""
+    """One audit: its checked inputs, and its steps in order."""
 
     def __init__(
         self, run: Run, options: AuditOptions, test_run: Run | None, texts: TextSource | None, pool: TextPool | None
@@ -107,7 +103,7 @@ class _Job:
         self.dropped: list[Dropped] = []
 
     def result(self, progress: Progress) -> AuditResult:
-        """All steps."""
+        """Run all steps."""
         facts, left_out = self._facts(self.run, self.rows)
         require_rows(self.run, self.rows, len(facts))
         test, test_left_out = self._test_facts()
@@ -148,7 +144,7 @@ class _Job:
     # -- classes -------------------------------------------------------------------------------------------------------
 
     def _names(self) -> ClassNames:
-        """The classes; of labels also which class each is, in `class_of`."""
+        """The classes; for labels, `class_of` is filled with the class of each label."""
         run, shards = self.run, [shard.url for shard in self.run.manifest.shards]
         if self.classes_from != "label":
             return listed_classes(self.options.classes, shards)
@@ -161,17 +157,19 @@ class _Job:
 
     @cached_property
     def class_vectors(self) -> Float32s:
-        """(C, D)"""
+        """(C, D) unit vectors of the class names."""
         return self.texts.classes(self.names.names, load_templates(self.options.templates))
 
     def _named(self, facts: ImageFacts) -> ImageFacts:
-        """The images with the classes that their captions name, or that CLIP answers."""
+        """The images with the classes that their captions name or that CLIP answers; as they are with labels."""
         if self.classes_from == "label":
             return facts
         where = f"of the run at {facts.run.directory.url}{facts.rows.described}"
         if self.classes_from == "caption":
             classes = caption_classes(facts.run, self.names)
-            complaint = f"no caption {where} names one class of {self.names.source}: write the classes as the captions do"
+            complaint = (
+                f"no caption {where} names one class of {self.names.source}: write the classes as the captions do"
+            )
         else:
             classes = own_answers(facts.run, self.names, self.class_vectors)
             complaint = f"every answer {where} is a name of several classes of {self.names.source}: give each its own"
@@ -191,7 +189,7 @@ class _Job:
         return facts.take(facts.truth >= 0), LeftOut(unnamed=unnamed, ambiguous=ambiguous)
 
     def _test_facts(self) -> tuple[ImageFacts | None, LeftOut | None]:
-        """The images that are scored or compared, when they are others than those of the association."""
+        """The images that are scored or compared, when they are others than those of the association; else None."""
         if self.test_run is None and not self.options.test_where:
             return None, None
         run = self.test_run if self.test_run is not None else self.run
@@ -204,7 +202,7 @@ class _Job:
         return facts, left_out
 
     def settings(self) -> Settings:
-        """What was asked, for the result."""
+        """The options and sources that the result records."""
         options = self.options
         return Settings(
             alpha=options.alpha,
@@ -226,8 +224,8 @@ class _Job:
         )
 
     def versions(self) -> dict[str, str]:
-        """Of what made the result."""
-        return {"clipaudit": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+        """Versions of clipaudit and of the packages that computed the result."""
+        return {"clipaudit": VERSION, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
@@ -254,7 +252,8 @@ class _Job:
             user_vectors=user,
         )
         self.dropped += [
-            Dropped(what=direction.text, head=direction.head, reason="indistinguishable from the class prompt") for direction in lost
+            Dropped(what=direction.text, head=direction.head, reason="indistinguishable from the class prompt")
+            for direction in lost
         ]
         scanned = scan(
             tested_facts,
@@ -298,7 +297,7 @@ class _Job:
         screens = []
         for column in self.columns:
             reason = unusable(facts.attributes[column])
-            if reason is None and column in self.rows.where:
+            if reason is None and column in row_filter(self.run, self.rows).equalities:
                 reason = "it chooses the rows"
             screen = None if reason is not None else attribute_screen(facts.attributes[column], design)
             if screen is None:
@@ -321,7 +320,7 @@ class _Job:
     def _text_findings(self, context: Context, progress: Progress) -> list[Finding]:
         findings: list[Finding] = []
         for k in range(context.design.classes):
-            # an attribute that goes with a text knows better: it has been tested itself
+            # a text that goes with an attribute is left out: the attribute has been tested itself
             cues = [cue for cue in text_cues(context, k) if grounded_in(context, cue.scores) is None]
             findings += [text_finding(context, cue) for cue in cues]
             progress("texts", k + 1, context.design.classes)
@@ -329,7 +328,7 @@ class _Job:
 
 
 def tested_classes(facts: ImageFacts, classes: int) -> Ints:
-    """Classes with enough independent images, as rows of the class vectors."""
+    """(K,) classes with at least 10 independent images, as rows of the class vectors (S9)."""
     pairs = np.unique(np.stack([facts.truth, facts.cluster]), axis=1)
     tested: Ints = np.flatnonzero(np.bincount(pairs[0], minlength=classes) >= MIN_INDEPENDENT)
     return tested

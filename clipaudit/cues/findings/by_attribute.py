@@ -15,17 +15,20 @@ from clipaudit.cues.findings.verdicts import VerdictCase, action, labels_needed,
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.naming import value_contrast
-from clipaudit.cues.result.finding_parts import Counterfactual, Cue, CueWord, Evidence, Verdict
+from clipaudit.cues.result.finding_parts import Cue, CueWord, Evidence, Verdict
 from clipaudit.cues.result.off_object import not_measured
+from clipaudit.cues.result.reliance import Counterfactual
 from clipaudit.cues.result.result import Finding, finding_id
 from clipaudit.cues.statistics.attributes import AttributeScreen
 from clipaudit.cues.statistics.groups import Grouping, conflict_of, describe_groups, grouping
 from clipaudit.cues.statistics.intervals import GATE
 
 _CARRIES: Final = 0.3
-"""Strength of a value along a direction, inside classes."""
-_MOST_SEARCHED: Final = 10
-_GAP: Final = 2.5
+"""|D| of a value along a direction, inside classes, from which the direction carries the value."""
+_MAX_SEARCHED: Final = 10
+"""Values without an association that are tried, those with the largest gap."""
+_GAP_ERRORS: Final = 2.5
+"""Standard errors between conflict and other groups from which CLIP may rely on a value."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -33,11 +36,13 @@ class AttributeCue:
     """A value of an attribute and a tested class."""
 
     screen: AttributeScreen
+    """The attribute with its tests."""
     place: int
     """Among the tested values."""
     k: int
+    """Tested class, 0..K-1."""
     level: float = 0.95
-    """Of the interval of the conflict's change: higher when several cues were searched for."""
+    """Confidence of the interval of the conflict's change: higher when several cues were searched for."""
 
     @property
     def value(self) -> int:
@@ -51,20 +56,27 @@ class AttributeCue:
 
 
 def attribute_cues(context: Context) -> list[AttributeCue]:
-    """Values that a class has significantly more often than others do, strongest first; then those that CLIP seems to
-    rely on though they go with no class."""
+    """Cues of the audit's attributes: associated values, strongest first, then values that CLIP seems to rely on.
+
+    A value is associated when a class has it significantly more often than others do (S4).
+    """
     associated = []
     for screen in context.attributes:
         for place in range(len(screen.values)):
             m = context.row_of(screen, place)
             classes = np.flatnonzero(context.flagged[m] & (context.family.d[m] > 0)).tolist()
-            associated += [(float(context.family.low[m, k]), AttributeCue(screen=screen, place=place, k=k)) for k in classes]
+            associated += [
+                (float(context.family.low[m, k]), AttributeCue(screen=screen, place=place, k=k)) for k in classes
+            ]
     strongest = [cue for _, cue in sorted(associated, key=lambda item: -item[0])]
     return strongest + relied_cues(context)
 
 
 def relied_cues(context: Context) -> list[AttributeCue]:
-    """Values inside +-delta whose conflict groups are answered worse than the other groups on the discovery half."""
+    """Values whose D lies inside +-delta and whose conflict is answered worse than other groups on the discovery half.
+
+    At most ten, with the largest gaps; the level of their intervals is Bonferroni's over them.
+    """
     if context.answers is None:
         return []
     suspects = []
@@ -73,20 +85,23 @@ def relied_cues(context: Context) -> list[AttributeCue]:
         groups = scored_groups(context, context.answers, screen)
         for place in range(len(screen.values)):
             m = context.row_of(screen, place)
-            half = 1.96 * context.family.error[m]
+            half = 1.96 * context.family.error[m]  # (K,)
             inside = (context.family.d[m] - half > -delta) & (context.family.d[m] + half < delta)
             for k in np.flatnonzero(inside).tolist():
                 cue = AttributeCue(screen=screen, place=place, k=k)
                 gap = _gap(context, context.answers, groups, cue)
-                if gap > _GAP:
+                if gap > _GAP_ERRORS:
                     suspects.append((gap, cue))
-    best = sorted(suspects, key=lambda item: -item[0])[:_MOST_SEARCHED]
+    best = sorted(suspects, key=lambda item: -item[0])[:_MAX_SEARCHED]
     level = 1 - 0.05 / max(len(best), 1)
     return [AttributeCue(screen=cue.screen, place=cue.place, k=cue.k, level=level) for _, cue in best]
 
 
 def _gap(context: Context, answers: Answers, groups: Grouping, cue: AttributeCue) -> float:
-    """Standard errors between the accuracies of all other groups and of the conflict, on the discovery half."""
+    """Accuracy of all other groups minus that of the conflict on the discovery half, in standard errors.
+
+    0 when either is too small, or the confirmation half has fewer than 100 images on a side of the conflict.
+    """
     k = int(context.tested[cue.k])
     rows = answers.facts.discovery
     conflict = conflict_of(groups.take(~rows), k, cue.value)
@@ -104,23 +119,25 @@ def _gap(context: Context, answers: Answers, groups: Grouping, cue: AttributeCue
 
 
 def scored_groups(context: Context, answers: Answers, screen: AttributeScreen) -> Grouping:
-    """The scored images by class and value of an attribute, in the association's values."""
+    """The scored images by class and value of an attribute, values numbered as in the association's rows (S7)."""
     scored = answers.facts.attributes[screen.attribute.column]
     place = {value: number for number, value in enumerate(screen.attribute.values)}
     code_of = np.array([place.get(value, -1) for value in scored.values] + [-1], np.int64)
-    return grouping(answers.truth, context.names.names, screen.attribute.column, screen.attribute.values, code_of[scored.codes])
+    return grouping(
+        answers.truth, context.names.names, screen.attribute.column, screen.attribute.values, code_of[scored.codes]
+    )
 
 
 # -- a finding ---------------------------------------------------------------------------------------------------------
 
 
 def attribute_finding(context: Context, cue: AttributeCue) -> Finding:
-    """Everything that is known of a class and an attribute's value."""
+    """The finding of a class and an attribute's value: association, counterfactual, verdict, words and samples."""
     screen, k = cue.screen, cue.k
     association = building.attribute_association(context, screen, cue.place, k)
     codes = screen.attribute.codes[context.scan.sample]
     having = np.where(codes < 0, -1, (codes == cue.value).astype(np.int64))
-    # chosen with labels, so on the half that nothing is scored on
+    # directions are chosen with labels, so on the half that no effect is measured on
     strength = context.differences(np.where(context.sampled.discovery, having, -1))
     members, signs = carrying(context, strength, k)
     counterfactual, own, others, heads = _counterfactual(context, cue, members, strength)
@@ -158,20 +175,20 @@ def attribute_finding(context: Context, cue: AttributeCue) -> Finding:
         false_alarm=_false_alarm(name, cue.word, context),
         needs=needs(evidence, name, cue.word) if outcome in (Verdict.INCONCLUSIVE, Verdict.OBSERVED) else (),
         stability=building.finding_stability(context, np.where(having == 1, 1.0, 0.0), k),
-        gallery=building.gallery(context, scores, k, heads, having, _two(screen, cue.value)),
+        gallery=building.gallery(context, scores, k, heads, having, _lacking_and_having(screen, cue.value)),
         merged=len(members),
     )
 
 
 def carrying(context: Context, strength: Float64s, k: int) -> tuple[Ints, Float64s]:
-    """Flagged directions of class k that go with a value inside classes, those that go most first, and their ends.
+    """Flagged directions of class k that go with a value inside classes, strongest first, and their ends (-1 or 1).
 
-    strength (M,) of the value along every direction.
+    strength: (M,) D of the value along every direction, inside classes.
     """
     M = len(context.scan.directions)
     d = context.family.d[:M, k]
     goes = (np.abs(strength) >= _CARRIES) & ((np.sign(strength) == np.sign(d)) & context.flagged[:M, k])
-    if not goes.any():  # not associated with the class: the directions that go with the value anyway
+    if not goes.any():  # the class is not associated with the value: take the directions that carry the value
         goes = np.abs(strength) >= _CARRIES
     members = np.flatnonzero(goes)
     members = members[np.argsort(-np.abs(strength[members]), kind="stable")]
@@ -236,9 +253,9 @@ def _counterfactual(
 
 
 def head_directions(context: Context, heads: Sequence[str], strength: Float64s) -> dict[str, Float64s]:
-    """The unit direction (dh,) of each head along which a value's strength (M,) is largest, as it is (S10).
+    """The unit direction (dh,) of each head along which a value's strength (M,) is largest, with its class part (S10).
 
-    Not class-free: what a class-free direction does to the logits has been taken out of it.
+    Not class-free: by construction a class-free direction adds nothing to the logits.
     """
     unit_directions: dict[str, Float64s] = {}
     for m in np.argsort(-np.abs(strength), kind="stable").tolist():
@@ -250,7 +267,7 @@ def head_directions(context: Context, heads: Sequence[str], strength: Float64s) 
 
 
 def train_counts(context: Context, screen: AttributeScreen) -> Ints:
-    """(C * V,) images of the association by class and value."""
+    """(C * V,) int64 images of the association by class and value; 0 for classes that are not tested."""
     V = len(screen.attribute.values)
     counts = np.zeros((len(context.names), V), np.int64)
     counts[context.tested] = screen.counts
@@ -312,8 +329,8 @@ def _evidence(context: Context, scores: Float32s, k: int) -> tuple[Evidence, ...
             name="stability",
             supports=None,
             value=by_environment.i_squared,
-            sentence=f"Along the cue's strongest direction the class differs alike in {len(by_environment.environments)}"
-            f" environments (I² = {100 * by_environment.i_squared:.0f} %).",
+            sentence="Along the cue's strongest direction the class differs alike in"
+            f" {len(by_environment.environments)} environments (I² = {100 * by_environment.i_squared:.0f} %).",
         ),
     )
 
@@ -331,7 +348,10 @@ def _false_alarm(name: str, value: str, context: Context) -> tuple[str, ...]:
 
 
 def _to_collect(screen: AttributeScreen, k: int, value: int) -> int | None:
-    """Images of the class without the value that would make its share that of the other classes."""
+    """Images of the class without the value to collect, so that the value's share is that in the other classes.
+
+    At most as many as have the value; None when there are enough.
+    """
     others = screen.counts.sum(axis=0) - screen.counts[k]
     share = others[value] / max(int(others.sum()), 1)
     having, lacking = int(screen.counts[k, value]), int(screen.counts[k].sum() - screen.counts[k, value])
@@ -341,7 +361,8 @@ def _to_collect(screen: AttributeScreen, k: int, value: int) -> int | None:
     return min(max(int(np.ceil(balanced_count)) - lacking, 0), having) or None
 
 
-def _two(screen: AttributeScreen, value: int) -> tuple[str, str]:
+def _lacking_and_having(screen: AttributeScreen, value: int) -> tuple[str, str]:
+    """Words for images without and with a value."""
     values = screen.attribute.values
     lacking = values[1 - value] if len(values) == 2 else f"not {values[value]}"
     return lacking, values[value]

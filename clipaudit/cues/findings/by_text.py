@@ -15,9 +15,10 @@ from clipaudit.cues.findings.counterfactual import CueGroups, arm, choose_heads
 from clipaudit.cues.findings.verdicts import VerdictCase, action, harmful, labels_needed, needs, sentence, verdict
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
-from clipaudit.cues.result.finding_parts import CellTable, Counterfactual, Cue, CueWord, Evidence, Need, Verdict
+from clipaudit.cues.result.finding_parts import CellTable, Cue, CueWord, Evidence, Need, Verdict
 from clipaudit.cues.result.off_object import not_measured
 from clipaudit.cues.result.panels import Shift
+from clipaudit.cues.result.reliance import Counterfactual
 from clipaudit.cues.result.result import Finding, finding_id
 from clipaudit.cues.statistics.groups import Grouping, conflict_of, describe_groups, grouping
 from clipaudit.cues.statistics.intervals import GATE
@@ -33,29 +34,34 @@ from clipaudit.cues.statistics.pseudo import (
     rates_from_scores,
 )
 
-_MOST_HEADS: Final = 6
+_MAX_HEADS: Final = 6
+"""Heads of a text cue that are replaced, those of its strongest directions."""
 _WITH: Final = 1
+"""The value `with cue`, as a place in `VALUES`."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Measured:
-    """What the pseudo-attribute says of the scored images."""
+class PseudoEffect:
+    """What is measured on the scored images by a pseudo-attribute (S7)."""
 
     counterfactual: Counterfactual | None
     cells: CellTable | None
     corrected: CorrectedChange | None
-    unsaid: str
+    reason: str
     """Why there is no corrected change, in words."""
     purity: float | None
+    """Share of the images called conflicting that are, 0..1."""
     own: int
+    """Scored images of the class called without the cue."""
     others: int
+    """Scored images of other classes called with the cue."""
 
 
-_NOTHING: Final = Measured(
+_NOT_MEASURED: Final = PseudoEffect(
     counterfactual=None,
     cells=None,
     corrected=None,
-    unsaid="without labels nothing says which answers are right",
+    reason="without labels nothing says which answers are right",
     purity=None,
     own=0,
     others=0,
@@ -63,18 +69,18 @@ _NOTHING: Final = Measured(
 
 
 def text_finding(context: Context, cue: TextCue) -> Finding:
-    """Everything that is known of a class and a text."""
+    """The finding of a class and a text: association, corrected counterfactual, verdict, evidence and samples."""
     k, name, text = cue.k, context.name(cue.k), cue.word.text
-    heads = tuple(dict.fromkeys(context.scan.directions[m].head for m in cue.members.tolist()))[:_MOST_HEADS]
+    heads = tuple(dict.fromkeys(context.scan.directions[m].head for m in cue.members.tolist()))[:_MAX_HEADS]
     association = parts.direction_association(context, int(cue.members[0]), k)
-    measured = _measured(context, cue, heads)
+    effect = _pseudo_effect(context, cue, heads)
     case = VerdictCase(
         association=association,
         attributes=False,
         classes_from=context.classes_from,
         arm=None,
-        own=measured.own,
-        others=measured.others,
+        own=effect.own,
+        others=effect.others,
     )
     outcome = verdict(case)
     core = _core(context, cue, heads)
@@ -92,14 +98,14 @@ def text_finding(context: Context, cue: TextCue) -> Finding:
         label=context.label(k),
         cue=_cue(context, cue, heads),
         association=association,
-        counterfactual=core or measured.counterfactual,
-        cells=measured.cells,
+        counterfactual=core or effect.counterfactual,
+        cells=effect.cells,
         distributions=parts.distributions(
             context, f"{text} ({context.scan.directions[int(cue.members[0])].head})", scores, k
         ),
-        evidence=_evidence(context, cue, measured),
+        evidence=_evidence(context, cue, effect),
         false_alarm=_false_alarm(context, name, text),
-        needs=() if outcome is Verdict.CORE else _needs(case, name, text, measured),
+        needs=() if outcome is Verdict.CORE else _needs(case, name, text, effect),
         stability=parts.finding_stability(context, cue.scores, k),
         gallery=parts.gallery(context, cue.scores, k, heads, having, VALUES),
         merged=len(cue.members),
@@ -136,7 +142,7 @@ def _cue(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Cue:
 
 
 def with_shift(finding: Finding, shift: Shift | None) -> Finding:
-    """A finding that rests on texts with what another set of rows says of it, among its evidence."""
+    """The finding with its shift between two sets of rows (S11) among its evidence, if it rests on texts alone."""
     rows = () if shift is None else shift.rows
     named = (finding.class_name, finding.cue.name)
     row = next((row for row in rows if row.head is not None and (row.class_name, row.cue) == named), None)
@@ -155,10 +161,10 @@ def with_shift(finding: Finding, shift: Shift | None) -> Finding:
     return replace(finding, evidence=(*finding.evidence, evidence))
 
 
-def _needs(case: VerdictCase, name: str, text: str, measured: Measured) -> tuple[Need, ...]:
+def _needs(case: VerdictCase, name: str, text: str, effect: PseudoEffect) -> tuple[Need, ...]:
     missing = needs(case, name, text)
-    if measured.purity is not None and measured.purity < MIN_PURITY and measured.corrected is None:
-        share = f"{100 * measured.purity:.0f} %"
+    if effect.purity is not None and effect.purity < MIN_PURITY and effect.corrected is None:
+        share = f"{100 * effect.purity:.0f} %"
         missing += (Need(what=f"labels of the cue: of the images called conflicting only {share} are", images=None),)
     return missing
 
@@ -166,13 +172,14 @@ def _needs(case: VerdictCase, name: str, text: str, measured: Measured) -> tuple
 # -- the pseudo-attribute ----------------------------------------------------------------------------------------------
 
 
-def _measured(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Measured:
-    """Groups from the embedding without the cue's heads, and the counterfactual over them, corrected or not at all.
+def _pseudo_effect(context: Context, cue: TextCue, heads: tuple[str, ...]) -> PseudoEffect:
+    """Groups from the embedding without the cue's heads, and the counterfactual over them if it can be corrected (S7).
 
-    A few wrong labels of a skewed cue turn the conflict groups over, so that an uncorrected change says nothing.
+    A few wrong values of a skewed cue are enough to fill the conflict groups with images that do not conflict, so that
+    an uncorrected change says nothing.
     """
     if context.answers is None:
-        return _NOTHING
+        return _NOT_MEASURED
     answers, k = context.answers, int(context.tested[cue.k])
     axis = context.namer.axis(cue.word.place, class_free=False).astype(np.float32)
     scores = answers.embedding_without(heads) @ axis
@@ -194,20 +201,20 @@ def _measured(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Measure
         if change is not None:
             words = f"{title}, read from the embedding without {', '.join(heads)}; changes corrected for its errors"
             counterfactual = _corrected(_scored(context, answers, cue_groups, chosen, words), change)
-    return Measured(
+    return PseudoEffect(
         counterfactual=counterfactual,
         cells=_cells(context, title, counts, codes, rates, pure_share),
         corrected=change,
-        unsaid=_unsaid(rates),
+        reason=_why_uncorrected(rates),
         purity=pure_share,
         own=conflict.own,
         others=conflict.others,
     )
 
 
-def _unsaid(rates: ErrorRates | None) -> str:
+def _why_uncorrected(rates: ErrorRates | None) -> str:
     if rates is None:
-        return "the scores have one hump, so that nobody knows how often the pseudo-attribute is wrong"
+        return "the scores do not fall into two groups, so that the pseudo-attribute's error rates are unknown"
     if not rates.usable:
         shares = f"{100 * rates.false_with:.0f} % without and {100 * rates.false_without:.0f} % with the cue"
         return f"the pseudo-attribute is wrong too often to be corrected ({shares})"
@@ -215,10 +222,10 @@ def _unsaid(rates: ErrorRates | None) -> str:
 
 
 def _corrected(counterfactual: Counterfactual, change: CorrectedChange) -> Counterfactual:
-    """With corrected changes in the place of those over groups that are not what they are called."""
+    """The counterfactual with corrected changes; what rests on single groups, which hold wrong images, is left out."""
     arms = tuple(
         replace(
-            arm_,
+            uncorrected,
             delta_conflict=change.conflict,
             delta_group_mean=change.group_mean,
             delta_worst=None,
@@ -227,17 +234,20 @@ def _corrected(counterfactual: Counterfactual, change: CorrectedChange) -> Count
             control=None,
             dose=(),
         )
-        for arm_ in counterfactual.arms
+        for uncorrected in counterfactual.arms
     )
     return replace(counterfactual, corrected=True, arms=arms)
 
 
 def _halves(answers: Answers, groups: Grouping) -> tuple[Bools, Bools]:
+    """(n,) masks of the images with a value on the confirmation and on the discovery half."""
     decided = groups.group >= 0
     return ~answers.facts.discovery & decided, answers.facts.discovery & decided
 
 
-def _scored(context: Context, answers: Answers, cue_groups: CueGroups, heads: tuple[str, ...], title: str) -> Counterfactual:
+def _scored(
+    context: Context, answers: Answers, cue_groups: CueGroups, heads: tuple[str, ...], title: str
+) -> Counterfactual:
     """Whole heads at their means, over some groups."""
     groups, options = cue_groups.grouping, context.options
     rows, discovery = _halves(answers, groups)
@@ -294,7 +304,7 @@ def _cells(
 # -- evidence ----------------------------------------------------------------------------------------------------------
 
 
-def _evidence(context: Context, cue: TextCue, measured: Measured) -> tuple[Evidence, ...]:
+def _evidence(context: Context, cue: TextCue, effect: PseudoEffect) -> tuple[Evidence, ...]:
     name, text = context.name(cue.k), cue.word.text
     closer = context.namer.farther_than(cue.word.place, int(context.tested[cue.k]))
     nearness = "few texts are" if closer < 0.05 else "many texts are"
@@ -325,15 +335,13 @@ def _evidence(context: Context, cue: TextCue, measured: Measured) -> tuple[Evide
                 " changes between environments is no part of the class.",
             )
         )
-    return (*items, _pseudo_evidence(cue, measured), _head_evidence(context, cue))
+    return (*items, _pseudo_evidence(cue, effect), _head_evidence(context, cue))
 
 
-def _pseudo_evidence(cue: TextCue, measured: Measured) -> Evidence:
-    change = measured.corrected
+def _pseudo_evidence(cue: TextCue, effect: PseudoEffect) -> Evidence:
+    change = effect.corrected
     if change is None:
-        return Evidence(
-            name="pseudo-attribute", supports=None, value=None, sentence=f"Inconclusive: {measured.unsaid}."
-        )
+        return Evidence(name="pseudo-attribute", supports=None, value=None, sentence=f"Inconclusive: {effect.reason}.")
     value, low, high = (change.conflict.value or 0.0, change.conflict.low or 0.0, change.conflict.high or 0.0)
     return Evidence(
         name="pseudo-attribute",
@@ -354,7 +362,8 @@ def _head_evidence(context: Context, cue: TextCue) -> Evidence:
         name="predictability",
         supports=None,
         value=own.skill.value,
-        sentence=f"{head} alone explains {100 * (own.skill.value or 0):.0f} % of the classes' uncertainty{without_class}.",
+        sentence=f"{head} alone explains {100 * (own.skill.value or 0):.0f} % of the classes'"
+        f" uncertainty{without_class}.",
     )
 
 
@@ -377,7 +386,9 @@ def _core(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Counterfact
         conflict = conflict_of(groups.take(rows), k, value)
         if min(conflict.own, conflict.others) < GATE:
             continue
-        counterfactual = _scored(context, answers, CueGroups(k=k, value=value, grouping=groups), heads, screen.attribute.column)
+        counterfactual = _scored(
+            context, answers, CueGroups(k=k, value=value, grouping=groups), heads, screen.attribute.column
+        )
         if harmful(counterfactual.arms[0]):
             return counterfactual
     return None

@@ -1,22 +1,24 @@
 """Which texts name a cue of a class when there is no attribute: chosen on one half of the images, tested on the other.
 
-What sets a class's images apart is mostly the class itself, and a data set says nothing about which part is which. So a
-text is a candidate only if (1) directions of heads that differ significantly between the classes go with it, (2) it is
-context and not a thing (or the user asked for it), (3) along the text's own axis in the whole embedding the class
-stands out by `delta_fail`: either after the class prompts' part is taken out of the axis, or when the text describes
-what sets the class apart at least as well as the class's own name does, and (4) if the class has a stronger candidate,
-the class stands out even among images that all have that one.
+What sets a class's images apart is mostly the class itself, and class labels alone do not say which part is which. So a
+text is a candidate (docs/method.md 8) only if
+
+1. directions of heads that differ significantly between the classes go with it;
+2. it is context and not a thing, or the user asked for it;
+3. along the text's own axis in the whole embedding the class stands out by `delta_fail`: either after the class
+   prompts' part is taken out of the axis, or when the text describes what sets the class apart at least as well as the
+   class's own name does;
+4. if the class has a stronger candidate, the class stands out even among images that all have that one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from clipaudit.arrays import Bools, Float32s, Float64s, Ints
+from clipaudit.arrays import Bools, Float32s, Float64s, Floats, Ints
 from clipaudit.cues.measure.context import Context, inside_classes, inside_strength
 from clipaudit.cues.measure.naming import USER, Word, class_contrast
 from clipaudit.cues.result.finding_parts import Estimate
@@ -25,12 +27,16 @@ from clipaudit.cues.statistics.pseudo import pseudo_values
 
 GOES_WITH: Final = 0.3
 """Correlation (with an attribute: strength) inside classes from which a direction goes with a text or an attribute."""
-_TRIED: Final = 6
+_TEXTS_TRIED: Final = 6
+"""Texts nearest to what sets the class apart that are tried for each cue."""
 _PER_CLASS: Final = 3
-_AS_WELL: Final = -0.05
-_NOT_MUCH_WORSE: Final = -0.3
-"""Cosine of the text minus cosine of the class's name, with what sets the class apart. The two limits were set on the
-demo world's `planted` and `things`, seed 0; figures are taken on other seeds."""
+"""Cues of a class, at most."""
+_MARGIN_AS_NAME: Final = -0.05
+"""Margin from which a text describes what sets the class apart as well as the class's name: cosine of the text minus
+cosine of the name, with the class's contrast."""
+_MARGIN_TRIED: Final = -0.3
+"""Margin below which a text is not tried. Both margins were set on the demo world's `planted` and `things`, seed 0;
+figures are taken on other seeds."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,17 +44,18 @@ class TextCue:
     """A text that names a cue of a class."""
 
     k: int
+    """Tested class, 0..K-1."""
     word: Word
     scores: Float32s
-    """(s,) along the text's axis, in the whole embedding."""
+    """(s,) float32 scores of the sample along the text's axis, in the whole embedding."""
     axis: Estimate
-    """D of the class along it, on the confirmation half."""
+    """D of the class along that axis, on the confirmation half."""
     margin: float
     """Cosine of the text minus cosine of the class's own name, with the class's contrast."""
     members: Ints
-    """Flagged directions that go with it, strongest first."""
+    """(m,) flagged directions that go with it, strongest first."""
     signs: Float64s
-    """(members,) which end of each direction."""
+    """(m,) which end of each direction, -1 or 1."""
     words: tuple[Word, ...]
     """Other texts that name it nearly as well."""
 
@@ -65,13 +72,14 @@ def text_cues(context: Context, k: int) -> list[TextCue]:
     remaining = contrast.copy()
     words = _user_words(context, contrast)
     for _ in range(_PER_CLASS):
-        words += context.namer.words(remaining, _TRIED, context_only=True)
+        words += context.namer.words(remaining, _TEXTS_TRIED, context_only=True)
         candidates = (_tried(context, k, word, own, flagged) for word in words)
         cue = next((cue for cue in candidates if cue is not None and _adds(context, cue, cues)), None)
         if cue is None:
             break
         cues.append(cue)
         flagged = np.setdiff1d(flagged, cue.members)
+        # the next cue is sought in what this one's axis leaves of the contrast
         axis = context.namer.axis(cue.word.place, class_free=False)
         remaining = remaining - axis * float(axis @ remaining) / float(axis @ axis)
         words = [word for word in words if word.property == USER and word.place != cue.word.place]
@@ -79,16 +87,17 @@ def text_cues(context: Context, k: int) -> list[TextCue]:
 
 
 def _known(context: Context, cue: TextCue, earlier: list[TextCue]) -> bool:
-    """Whether another text has named the same thing already: their scores go together inside classes."""
+    """Whether an earlier text names the same thing: their scores are correlated inside classes."""
     K = context.design.classes
     return any(abs(_correlation(cue.scores, other.scores, context.truth, K)) >= GOES_WITH for other in earlier)
 
 
 def _adds(context: Context, cue: TextCue, earlier: list[TextCue]) -> bool:
-    """Whether a text names something that the earlier ones have not: it does not go with them inside classes, and the
-    class stands out along it among the images that have an earlier cue, too, if other classes have that one at all.
+    """Whether a text names something that earlier cues do not.
 
-    An image with a cue differs from others along many axes; its class then seems to have all of what those name.
+    It is not correlated with them inside classes, and the class stands out along it among the images that have an
+    earlier cue, too, if other classes have that one at all. An image with a cue differs from others along many axes;
+    its class then seems to have all of what those name.
     """
     if _known(context, cue, earlier):
         return False
@@ -108,16 +117,17 @@ def _user_words(context: Context, contrast: Float64s) -> list[Word]:
 
 
 def _tried(context: Context, k: int, word: Word, own: float, flagged: Ints) -> TextCue | None:
+    """The cue that a text names of class k, if it meets conditions 1 to 3; own: cosine of the class's name."""
     margin = word.cosine - max(own, 0.0)
     user = word.property == USER
-    if not user and margin < _NOT_MUCH_WORSE:
+    if not user and margin < _MARGIN_TRIED:
         return None
-    strong = context.options.delta_fail if not user else context.options.delta_warn
+    least = context.options.delta_fail if not user else context.options.delta_warn
     scores = context.embedding @ context.namer.axis(word.place, class_free=False).astype(np.float32)
     free = context.embedding @ context.namer.axis(word.place, class_free=True).astype(np.float32)
-    estimate = _stands_out(context, k, free, strong)
-    if estimate is None and (margin >= _AS_WELL or user):
-        estimate = _stands_out(context, k, scores, strong)
+    estimate = _stands_out(context, k, free, least)
+    if estimate is None and (margin >= _MARGIN_AS_NAME or user):
+        estimate = _stands_out(context, k, scores, least)
     if estimate is None:
         return None
     correlation = context.correlations(scores)[flagged]
@@ -143,8 +153,10 @@ def _tried(context: Context, k: int, word: Word, own: float, flagged: Ints) -> T
 
 
 def _among(context: Context, cue: TextCue, having: Bools) -> Estimate | None:
-    """The class against all others together, along a text, on the images of the confirmation half that have an earlier
-    cue (s,); None when there are too few."""
+    """D of the class against all others together, along a text, on confirmation images that have an earlier cue.
+
+    having: (s,) mask of the images with the earlier cue. None when there are too few.
+    """
     rows = having & ~context.sampled.discovery
     inside = (context.truth[rows] == cue.k).astype(np.int64)
     return strength_of(cue.scores[rows], inside, 1, 2, context.sampled.cluster[rows])
@@ -158,7 +170,10 @@ def _stands_out(context: Context, k: int, scores: Float32s, least: float) -> Est
 
 
 def grounded_in(context: Context, scores: Float32s) -> str | None:
-    """The attribute's column whose values go with scores (s,) inside classes: it knows better than any text."""
+    """The attribute column of which a value goes with scores (s,) inside classes; None without one.
+
+    A column was measured, a text was guessed: the column's own finding takes the text's place.
+    """
     for screen in context.attributes:
         codes = screen.attribute.codes[context.scan.sample]
         for value in screen.values.tolist():
@@ -169,7 +184,8 @@ def grounded_in(context: Context, scores: Float32s) -> str | None:
     return None
 
 
-def _correlation(a: npt.NDArray[np.floating[Any]], b: Float32s, truth: Ints, classes: int) -> float:
+def _correlation(a: Floats, b: Floats, truth: Ints, classes: int) -> float:
+    """Correlation of two scores (s,) inside classes, -1..1."""
     both = np.stack([a.astype(np.float32), b.astype(np.float32)], axis=1)
     centred = inside_classes(both, truth, classes)
     return float(centred[:, 0] @ centred[:, 1])

@@ -1,4 +1,4 @@
-"""What may be said of a cue, from its numbers alone (section 3 of the method), and how many images would decide it."""
+"""What may be said of a cue, from its numbers alone (docs/method.md 8), and how many images would decide it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from clipaudit.cues.result.finding_parts import Arm, Association, ClassesFrom, Estimate, Need, Verdict
+from clipaudit.cues.result.finding_parts import Association, ClassesFrom, Estimate, Need, Verdict
+from clipaudit.cues.result.reliance import Arm
 from clipaudit.cues.statistics.intervals import GATE
 
 POINT: Final = 0.01
 """One percentage point of accuracy: what counts as no effect, and what a mean may lose."""
 CONTROL: Final = 0.05
-_MOST: Final = 10_000_000
-_NAMED: Final = 3
+"""p of the random head sets below which an effect is more than theirs."""
+_MAX_IMAGES: Final = 10_000_000
+"""Larger numbers of images still needed are not told apart."""
+_NAMED_HEADS: Final = 3
 """More heads than these are counted in a sentence, not named."""
 _COUNTS_AS: Final[dict[ClassesFrom, str]] = {
     "label": "labelled {}",
@@ -44,7 +47,7 @@ class VerdictCase:
 
 
 def verdict(case: VerdictCase) -> Verdict:
-    """The strongest verdict that the evidence allows; smaller cells than needed are never a pass."""
+    """The strongest verdict that the evidence allows (docs/method.md 8); cells that are too small are never a pass."""
     if case.classes_from != "label":
         return Verdict.OBSERVED
     if not case.attributes:
@@ -64,7 +67,7 @@ def verdict(case: VerdictCase) -> Verdict:
 
 
 def relied_on(arm: Arm) -> bool:
-    """Whether taking the cue out helps where it misleads, without costing a point elsewhere, beyond random heads."""
+    """Whether taking the cue out helps where it misleads, costs no point on average, and beats random heads."""
     conflict, mean, control = arm.delta_conflict, arm.delta_group_mean, arm.control
     if conflict is None or mean is None or control is None:
         return False
@@ -72,13 +75,13 @@ def relied_on(arm: Arm) -> bool:
 
 
 def harmful(arm: Arm) -> bool:
-    """Whether taking the cue out hurts both where it misleads and on average: it belongs to the class."""
+    """Whether taking the cue out hurts both where it misleads and on average: then it belongs to the class."""
     conflict, mean = arm.delta_conflict, arm.delta_group_mean
     return conflict is not None and mean is not None and _high(conflict) < 0 and _high(mean) < 0
 
 
 def immune(arm: Arm) -> bool:
-    """Whether the effect is certainly within one point."""
+    """Whether the effect's whole interval lies within one point."""
     conflict = arm.delta_conflict
     return conflict is not None and _low(conflict) > -POINT and _high(conflict) < POINT
 
@@ -102,7 +105,7 @@ def needs(case: VerdictCase, class_name: str, value: str) -> tuple[Need, ...]:
 
 
 def _sharper(case: VerdictCase, class_name: str, value: str) -> tuple[Need, ...]:
-    """More images of the same kinds, so that the interval that straddles its limit would leave it."""
+    """How many more images of the same kinds would move each interval that holds its limit beyond it."""
     assert case.arm is not None
     missing = []
     conflict, mean = case.arm.delta_conflict, case.arm.delta_group_mean
@@ -127,29 +130,32 @@ def _sharper(case: VerdictCase, class_name: str, value: str) -> tuple[Need, ...]
 
 
 def labels_needed(association: Association, own: int) -> int:
-    """How many images of a class, and as many others, would have to be labelled for the association to be found again
-    in them, if it stays; at least what a gate asks for, at most the `own` images that the class has.
+    """Images of a class, and as many others, to label so that an association that stays would be found again in them.
+
+    At least the 100 that a gate needs, at most the `own` images that the class has.
     """
     others, clear = association.d.n - own, abs(association.d.value or 0.0) - association.delta
     half = (_high(association.d) - _low(association.d)) / 2
     if min(own, others) < 1 or clear <= 0:
         return own
-    # an interval's square goes with 1 / own + 1 / others, and with 2 / n for n on both sides
+    # a half width squared is proportional to 1 / own + 1 / others, which is 2 / n for n images on each side
     per_side = math.ceil(2 * (half / clear) ** 2 / (1 / own + 1 / others))
     return min(max(per_side, GATE), own)
 
 
 def images_needed(estimate: Estimate, limit: float) -> int | None:
-    """How many more images would move the whole interval to the side of `limit` where the value is, if it stays;
-    None when the value is at the limit."""
+    """How many more images would move the whole interval to the side of `limit` where the value is, if it stays.
+
+    None when the value is at the limit, or there is none.
+    """
     if estimate.value is None or estimate.n == 0:
         return None
     distance, half = abs(estimate.value - limit), (_high(estimate) - _low(estimate)) / 2
     if distance < 1e-6:
         return None
-    factor = (half / distance) ** 2
+    factor = (half / distance) ** 2  # half widths shrink with the root of n
     count = math.ceil(estimate.n * (factor - 1))
-    return min(max(count, 1), _MOST)
+    return min(max(count, 1), _MAX_IMAGES)
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
@@ -212,7 +218,7 @@ def action(outcome: Verdict, class_name: str, value: str, count: int | None) -> 
 
 
 def _effect(arm: Arm, change: Estimate) -> str:
-    heads = ", ".join(arm.heads) if 0 < len(arm.heads) <= _NAMED else f"{len(arm.heads) or 'no'} heads"
+    heads = ", ".join(arm.heads) if 0 < len(arm.heads) <= _NAMED_HEADS else f"{len(arm.heads) or 'no'} heads"
     verb = "rises" if (change.value or 0) >= 0 else "falls"
     control = "" if arm.control is None else f", random heads p = {arm.control.p:.3f}"
     return (

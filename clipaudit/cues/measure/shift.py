@@ -22,16 +22,23 @@ from clipaudit.heads.texts.pool import TextPool
 from clipaudit.heads.textspan import fold
 
 Pair: TypeAlias = tuple[str, str, str | None, Estimate, Estimate]
+"""Class, cue, head, and the association's estimate in train and in test."""
 
 
 def shift_between(
     context: Context, test: ImageFacts, findings: Sequence[Finding], pool: TextPool, texts: TextSource
 ) -> Shift:
-    """The association's rows against `test`: every finding's strongest direction, every attribute's values."""
+    """The association's rows (train) against `test` (S11): each finding's strongest direction, each attribute's values.
+
+    pool, texts: name where each head's mean moves to.
+    """
     test_sample = sampled(test, SAMPLE, context.options.seed)
     local = np.full(len(context.names), -1, np.int64)
     local[context.tested] = np.arange(context.design.classes)
-    pairs = [*_directions(context, test_sample, local[test_sample.truth], findings), *_values(context, test, local[test.truth])]
+    pairs = [
+        *_directions(context, test_sample, local[test_sample.truth], findings),
+        *_values(context, test, local[test.truth]),
+    ]
     return Shift(
         train=context.rows,
         test=context.answers_rows,
@@ -45,7 +52,7 @@ def _directions(context: Context, test: ImageFacts, truth: Ints, findings: Seque
     K = context.design.classes
     for finding in findings:
         k = next(k for k in range(K) if context.name(k) == finding.class_name)
-        places = [m for m, direction_ in enumerate(context.scan.directions) if direction_.head in finding.cue.heads]
+        places = [m for m, tested in enumerate(context.scan.directions) if tested.head in finding.cue.heads]
         if not places:
             continue
         m = max(places, key=lambda m: float(context.family.low[m, k]))
@@ -62,12 +69,12 @@ def _directions(context: Context, test: ImageFacts, truth: Ints, findings: Seque
 
 
 def _end(d: float, finding: Finding) -> np.float32:
-    """The end of a direction with strength `d` at which the cue is: the class's own if it goes with the cue."""
+    """The end, -1 or 1, of a direction with strength `d` at which the cue is: the class's if it goes with the cue."""
     return np.float32(-1 if d * (finding.association.d.value or 0.0) < 0 else 1)
 
 
 def _values(context: Context, test: ImageFacts, truth: Ints) -> list[Pair]:
-    """P(value | class) of every tested value and class, here and there."""
+    """P(value | class) of every tested value and class, in train and in test."""
     pairs: list[Pair] = []
     K = context.design.classes
     for screen in context.attributes:
@@ -85,7 +92,10 @@ def _values(context: Context, test: ImageFacts, truth: Ints) -> list[Pair]:
 
 
 def value_share(codes: Ints, value: int, inside: Bools, cluster: Ints) -> Estimate:
-    """Share of the images of a class (mask `inside`) with a known value that have this one, with its 95 % interval."""
+    """Share, 0..1, of a class's images with a known value that have this one, with its 95 % interval (S11).
+
+    codes: (n,) values; inside: (n,) mask of the class; cluster: (n,) near-duplicate clusters.
+    """
     labelled = inside & (codes >= 0)
     having = (codes[labelled] == value).astype(np.int64)
     share = Paired(change=having, group=np.zeros(len(having), np.int64), cluster=cluster[labelled]).of_group(0)

@@ -20,14 +20,12 @@ from pydantic.json_schema import SkipJsonSchema
 from clipaudit.cues.result.finding_parts import (
     Association,
     CellTable,
-    Counterfactual,
     Cue,
     Distributions,
     Documented,
     Estimate,
     Evidence,
     Gallery,
-    Groups,
     Need,
     Predictability,
     Stability,
@@ -45,6 +43,7 @@ from clipaudit.cues.result.panels import (
     Shift,
     Trust,
 )
+from clipaudit.cues.result.reliance import Counterfactual, Groups
 from clipaudit.errors import UsageError
 
 SCHEMA_VERSION: Final = 1

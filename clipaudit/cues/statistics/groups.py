@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipaudit.arrays import Bools, Ints
-from clipaudit.cues.result.finding_parts import GroupAccuracy, Groups
+from clipaudit.cues.result.reliance import GroupAccuracy, Groups
 from clipaudit.cues.statistics.intervals import COUNT_ONLY, Paired, accuracy, gap_if_equal, group_mean, size_word
 
 

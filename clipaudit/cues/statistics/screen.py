@@ -40,7 +40,7 @@ class Screen:
         return limit
 
     def flagged(self, alpha: float, delta: float) -> Bools:
-        """(M, K) whether a test is significant and its whole interval larger than delta (S4), and holds for most rivals.
+        """(M, K) tests that are significant, larger than delta with their whole interval, and so for most rivals (S4).
 
         alpha: false discovery rate; delta: minimum |D|. With three or more classes, one class's cue makes all others
         differ from it; only the class that differs from most of its rivals is named.
@@ -66,7 +66,7 @@ def screen(tests: Sequence[Strengths], p: Float64s | None = None) -> Screen:
 
 
 def screen_codes(codes: Iterable[Codes], design: Design, bins: int = BINS) -> Screen:
-    """The tests of several directions from their binned scores, (n,) uint16 each; `bins` is how many codes there are."""
+    """The tests of several directions from their binned scores, (n,) uint16 each, 0..bins-1."""
     return screen([strengths(column, design, bins) for column in codes])
 
 
@@ -81,6 +81,3 @@ def joined(parts: Sequence[Screen]) -> Screen:
         typical=np.concatenate([part.typical for part in parts]),
         q=benjamini_hochberg(p),
     )
-
-
-

@@ -103,7 +103,7 @@ class Design:
 
     @cached_property
     def shared_weight(self) -> Float64s:
-        """(K,) what pairs of rows in one cluster add to the variance of A_k, per unit of the covariance of their ranks."""
+        """(K,) what pairs of rows in one cluster add to the variance of A_k, per covariance of their ranks."""
         codes, count = self.groups
         if not count:
             return np.zeros(self.classes)
