@@ -1,4 +1,4 @@
-"""A finding's card and the tables of groups: what the templates show, worked out beforehand."""
+"""A finding's card and the tables of groups: the values that the templates show."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ from clipaudit.cues.report.words import (
     whole_heads,
     with_limits,
 )
-from clipaudit.cues.result.finding_parts import Arm, CellTable, Distributions, Estimate, GroupAccuracy, Groups
+from clipaudit.cues.result.finding_parts import CellTable, Distributions, Estimate
+from clipaudit.cues.result.finding_parts import GroupAccuracy, Groups
+from clipaudit.cues.result.reliance_parts import Arm
 from clipaudit.cues.result.result import AuditResult, Finding
 
-_MOST_GROUPS: Final = 40
-_MOST_CLASSES: Final = 12
-_KINDS: Final = ("one", "two", "three")
+_MAX_GROUPS: Final = 40
+"""Lines of a table of groups."""
+_MAX_CLASSES: Final = 12
+"""Rows of a class x cue table."""
+_CURVES: Final = ("one", "two", "three")
+"""CSS classes of curves, in their order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,7 @@ class CellRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """All of a finding's card that is not in the finding itself."""
+    """A finding with everything else that its card shows."""
 
     finding: Finding
     anchor: str
@@ -83,7 +88,7 @@ class Card:
     groups: tuple[CardLine, ...]
     rows: str
     guessed: bool
-    """The groups are CLIP's own guess."""
+    """CLIP's own guess says which images have the cue."""
     facts: tuple[tuple[str, str], ...]
 
 
@@ -97,12 +102,13 @@ class GroupTable:
     replaced: int | None
     """Rank of the finding whose heads were replaced; None where nothing was."""
     lines: tuple[CardLine, ...]
-    more: int
+    hidden: int
+    """Groups beyond those of `lines`."""
     left_out: tuple[str, ...]
 
 
 def anchor(finding: Finding) -> str:
-    """A finding's place on the page."""
+    """The fragment of a finding's card, for links."""
     return f"finding-{finding.id}"
 
 
@@ -156,8 +162,8 @@ def group_tables(result: AuditResult) -> tuple[GroupTable, ...]:
                 sentence=_groups_sentence(displayed),
                 rows_in_words=f"Rows: {displayed.rows}",
                 replaced=None if source is None else source.rank,
-                lines=group_lines[:_MOST_GROUPS],
-                more=max(len(group_lines) - _MOST_GROUPS, 0),
+                lines=group_lines[:_MAX_GROUPS],
+                hidden=max(len(group_lines) - _MAX_GROUPS, 0),
                 left_out=displayed.left_out[:12],
             )
         )
@@ -189,7 +195,7 @@ def group_name(group: GroupAccuracy, attribute: str) -> str:
 
 
 def cell_rows(cells: CellTable, first: str) -> tuple[CellRow, ...]:
-    """The finding's class and those with the largest counts, in the table's order."""
+    """The rows of the class `first` and of those with the most images, in the table's order."""
     order = sorted(range(len(cells.classes)), key=lambda row: (cells.classes[row] != first, -sum(cells.counts[row])))
     return tuple(
         CellRow(
@@ -199,7 +205,7 @@ def cell_rows(cells: CellTable, first: str) -> tuple[CellRow, ...]:
                 for count, expected in zip(cells.counts[row], cells.expected[row], strict=True)
             ),
         )
-        for row in sorted(order[:_MOST_CLASSES])
+        for row in sorted(order[:_MAX_CLASSES])
     )
 
 
@@ -225,7 +231,7 @@ def _groups_sentence(groups: Groups) -> str:
 
 def _distributions(histograms: Distributions) -> Markup:
     curves = []
-    for kind, series in zip(_KINDS, histograms.series, strict=False):
+    for kind, series in zip(_CURVES, histograms.series, strict=False):
         total = max(sum(series.counts), 1)
         name = f"{series.name} ({count(series.n)})"
         curves.append(Curve(name=name, kind=kind, ys=[number / total for number in series.counts]))
@@ -239,7 +245,7 @@ def _dose(arm: Arm) -> Markup:
         ("all images", [*(point.plain_average for point in arm.dose)]),
     )
     curves = []
-    for kind, (name, estimates) in zip(_KINDS, named, strict=True):
+    for kind, (name, estimates) in zip(_CURVES, named, strict=True):
         limits = [(e.value, e.low, e.high) for e in estimates if e is not None and e.value is not None]
         if len(limits) == len(arm.dose):
             curves.append(

@@ -1,12 +1,13 @@
-"""The first screen in plain words: what is wrong, how it shows, what to do, for readers who know nothing of CLIP."""
+"""The first screen: what is wrong, how it shows and what to do, in plain words for readers who do not know CLIP."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from clipaudit.cues.report.document import Report
-from clipaudit.cues.report.pictures import Pictures, Shown, row
+from clipaudit.cues.report.pictures import CaptionedPicture, Pictures, row
 from clipaudit.cues.report.words import (
     MEANING,
     anything_tested,
@@ -17,11 +18,14 @@ from clipaudit.cues.report.words import (
     share,
     value_word,
 )
-from clipaudit.cues.result.finding_parts import Estimate, GroupAccuracy, Need, SampleRef, Verdict
+from clipaudit.cues.result.finding_parts import Estimate, Need, SampleRef, Verdict
+from clipaudit.cues.result.finding_parts import GroupAccuracy
 from clipaudit.cues.result.result import AuditResult, Finding
 
-_PICTURES = 4
-_ACTIONS = 12
+_PICTURES: Final = 4
+"""Pictures in a row."""
+_ACTIONS: Final = 12
+"""Actions that are listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +44,12 @@ class ExampleRow:
 
     title: str
     bars: tuple[Bar, ...]
-    pictures: tuple[Shown, ...]
+    pictures: tuple[CaptionedPicture, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Contrast:
-    """The groups that show a shortcut best."""
+    """The groups between which a shortcut shows most."""
 
     aligned: GroupAccuracy | None
     same: GroupAccuracy | None
@@ -55,7 +59,7 @@ class _Contrast:
 
 
 def plain_sentences(report: Report) -> tuple[str, ...]:
-    """What is found, without a technical word."""
+    """The result without a technical word."""
     audit = report.audit
     if not audit.trust.valid:
         return ("Something is wrong with the audit itself, so none of its findings should be believed.",)
@@ -64,7 +68,7 @@ def plain_sentences(report: Report) -> tuple[str, ...]:
 
 
 def finding_in_words(finding: Finding) -> tuple[str, ...]:
-    """What the data show, what CLIP makes of it, and what that means."""
+    """What the data show, how CLIP's answers depend on it, and what that means."""
     model = _in_the_model(finding) if finding.verdict in (Verdict.CONFIRMED, Verdict.MODEL_ONLY) else ()
     meaning = () if model else (MEANING[finding.verdict],)
     return (_in_the_data(finding), *model, *meaning)
@@ -94,7 +98,7 @@ def actions(result: AuditResult) -> tuple[str, ...]:
 
 
 def cases(result: AuditResult, pictures: Pictures) -> tuple[ExampleRow, ...]:
-    """How the first finding shows: the class with its cue, without it, and another class with it."""
+    """Examples of the first finding: the class with its cue, without it, and another class with it."""
     if not result.findings or not result.trust.valid:
         return ()
     first = result.findings[0]
@@ -112,12 +116,12 @@ def cases(result: AuditResult, pictures: Pictures) -> tuple[ExampleRow, ...]:
         return tuple(case for case in example_rows if case.pictures)
     same = [sample for sample in gallery.conflicting if sample.class_name == name]
     others = [sample for sample in gallery.conflicting if sample.class_name != name]
-    cases_ = (
+    made = (
         _case(contrast.aligned, gallery.aligned, "", pictures, first),
         _case(contrast.same, same, "bad", pictures, first),
         _case(contrast.other, others, "bad", pictures, first),
     )
-    return tuple(case for case in cases_ if case is not None)
+    return tuple(case for case in made if case is not None)
 
 
 def _case(
@@ -136,8 +140,8 @@ def _case(
     )
 
 
-def _row(samples: Sequence[SampleRef], pictures: Pictures, finding: Finding) -> tuple[Shown, ...]:
-    """The first few that can be shown; without pictures, captions alone would say little here."""
+def _row(samples: Sequence[SampleRef], pictures: Pictures, finding: Finding) -> tuple[CaptionedPicture, ...]:
+    """The first samples that have a picture."""
     return tuple(picture for picture in row(samples, pictures, finding.id) if picture.picture is not None)[:_PICTURES]
 
 
@@ -167,7 +171,7 @@ def _shares(finding: Finding) -> tuple[float, float] | None:
 
 
 def _in_the_model(finding: Finding) -> tuple[str, ...]:
-    """How CLIP fails without the cue, and that it does not once the cue is out; empty where that was not measured."""
+    """Accuracy without the cue, before and after it is taken out of the model; empty where it was not measured."""
     contrast = _contrast(finding)
     if contrast is None or contrast.same is None or contrast.same.accuracy is None:
         return ()
@@ -231,7 +235,7 @@ def _largest(groups: Iterable[GroupAccuracy]) -> GroupAccuracy | None:
 
 
 def _worst(groups: Iterable[GroupAccuracy]) -> GroupAccuracy | None:
-    """The lowest accuracy, among groups of a size that is shown in full if there are any."""
+    """The group with the lowest accuracy, among those large enough to be shown in full if there are any."""
     candidates = list(groups)
     large = [group for group in candidates if group.size in ("shown", "may gate")]
     return min(large or candidates, key=lambda g: (g.accuracy and g.accuracy.value) or 0.0, default=None)

@@ -1,4 +1,4 @@
-"""The gate: findings, waivers and trust to passed, failed, inconclusive or invalid, and the exit code of each."""
+"""The gate: whether a pipeline may go on, by findings, waivers and controls, and the exit code that says so."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ NEVER: Final = "never"
 FAIL_ON: Final = {slug(v): v for v in (Verdict.CONFIRMED, Verdict.MODEL_ONLY, Verdict.DATA_ONLY, Verdict.CANDIDATE)}
 """The words of `--fail-on`."""
 MAY_GATE: Final = 100
-"""Images below which nothing may fail the gate (STATISTICS S9)."""
+"""Images below which nothing may fail the gate (S9)."""
 DETECTS: Final = 0.8
-"""Share of strong planted cues below which an audit cannot tell that there is nothing."""
+"""Share of strong planted cues that must be detected for a result without findings to count (S13)."""
 _STRONG: Final = 0.5
+"""D of strong planted cues."""
 _GUESSING: Final = "CLIP's answers are no better than guessing, so nothing can be said about what it relies on."
-_STRANGERS: Final = "CLIP's answers match the captions no more than by chance: they may not describe these images."
+_CAPTIONS_UNRELATED: Final = (
+    "CLIP's answers match the captions no more than by chance: they may not describe these images."
+)
 _EXIT: Final[dict[Outcome, int]] = {"passed": 0, "failed": 1, "inconclusive": 0, "invalid": 4}
 _EXIT_WITHOUT_EVIDENCE: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate(Documented):
-    """Whether a pipeline may go on."""
+    """Whether a pipeline may go on, and why."""
 
     outcome: Outcome
     exit_code: int
@@ -60,7 +63,7 @@ def parse_fail_on(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def judge(result: AuditResult, applied: Sequence[Applied], *, fail_on: Sequence[str], require_evidence: bool) -> Gate:
-    """The gate's answer; `fail_on` from `parse_fail_on`."""
+    """The gate's outcome for an audit and its waivers; `fail_on` is from `parse_fail_on`."""
     active = {waiver.finding for waiver in applied if waiver.status == "active"}
     of_failing_kind = [finding for finding in result.findings if slug(finding.verdict) in fail_on]
     serious = [finding for finding in of_failing_kind if _excuse(finding, result) is None]
@@ -113,7 +116,7 @@ def _excuse(finding: Finding, result: AuditResult) -> str | None:
 
 
 def _weakest(finding: Finding) -> float:
-    """The end of the strength's interval that is nearer to 0; 0 when the interval holds it."""
+    """The smallest |D| in the strength's interval, 0..1."""
     estimate = finding.association.d
     if estimate.low is None or estimate.high is None or estimate.low * estimate.high <= 0:
         return 0.0
@@ -131,7 +134,7 @@ def _open_questions(result: AuditResult, active: set[str]) -> tuple[str, ...]:
     questions = []
     labelled = result.settings.classes_from == "label"
     if result.trust.near_chance:
-        questions.append(_GUESSING if labelled else _STRANGERS)
+        questions.append(_GUESSING if labelled else _CAPTIONS_UNRELATED)
     if sum(facts.tested for facts in result.classes) < 2:
         questions.append("Fewer than two classes have enough images to be compared.")
     questions += [

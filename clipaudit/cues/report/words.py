@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from clipaudit.cues.result.finding_parts import Arm, ClassesFrom, Estimate, Verdict
+from clipaudit.cues.result.finding_parts import ClassesFrom, Estimate, Verdict
+from clipaudit.cues.result.reliance_parts import Arm
 from clipaudit.cues.result.result import AuditResult, Finding
 
 NONE: Final = "–"
@@ -155,7 +156,7 @@ def with_limits(estimate: Estimate | None, kind: str = "decimal") -> str:
 
 
 def whole_heads(finding: Finding) -> Arm | None:
-    """What came of taking the cue's heads out; None where nothing was."""
+    """The arm that takes whole heads out; None where nothing was taken out."""
     arms = () if finding.counterfactual is None else finding.counterfactual.arms
     return arms[0] if arms else None
 
@@ -227,7 +228,7 @@ def shortened(result: AuditResult) -> Callable[[str], str]:
 
 
 def headline(result: AuditResult) -> str:
-    """What is wrong, short enough for a title."""
+    """The result in a few words, short enough for a title."""
     if not result.trust.valid:
         return "This audit is not valid: a control failed"
     if not result.findings:
@@ -264,7 +265,7 @@ def _title(first: Finding, classes_from: ClassesFrom) -> str:
 
 
 def nothing(result: AuditResult) -> str:
-    """Why there is no finding."""
+    """Why there is no finding, in a few words."""
     classes_from = result.settings.classes_from
     if result.trust.near_chance:
         no_use = "are no better than guessing" if classes_from == "label" else "match captions no more than by chance"
@@ -301,7 +302,7 @@ def classes_in_words(result: AuditResult) -> str:
 
 
 def anything_tested(result: AuditResult) -> bool:
-    """Whether there was a class to test."""
+    """Whether any class had enough images to be tested."""
     return any(facts.tested for facts in result.classes)
 
 

@@ -40,7 +40,7 @@ def permuted(design: Design, rng: np.random.Generator, strata: Ints | None = Non
 
 
 def strata_of(design: Design, levels: Ints) -> Ints | None:
-    """(n,) strata inside which labels may be permuted (S2): `levels` (n,), such as shards, if there are near duplicates.
+    """(n,) strata inside which labels may be permuted (S2): `levels` (n,), such as shards, with near duplicates.
 
     None, for all images together, where strata would leave nothing to permute: without clusters, when clusters span
     several levels, and when most of a class's images lie in levels of that class alone (shards sorted by class).
