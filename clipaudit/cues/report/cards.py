@@ -23,8 +23,7 @@ from clipaudit.cues.report.words import (
     whole_heads,
     with_limits,
 )
-from clipaudit.cues.result.finding_parts import CellTable, Distributions, Estimate
-from clipaudit.cues.result.finding_parts import GroupAccuracy, Groups
+from clipaudit.cues.result.finding_parts import CellTable, Distributions, Estimate, GroupAccuracy, Groups
 from clipaudit.cues.result.reliance_parts import Arm
 from clipaudit.cues.result.result import AuditResult, Finding
 

@@ -18,8 +18,7 @@ from clipaudit.cues.report.words import (
     share,
     value_word,
 )
-from clipaudit.cues.result.finding_parts import Estimate, Need, SampleRef, Verdict
-from clipaudit.cues.result.finding_parts import GroupAccuracy
+from clipaudit.cues.result.finding_parts import Estimate, GroupAccuracy, Need, SampleRef, Verdict
 from clipaudit.cues.result.result import AuditResult, Finding
 
 _PICTURES: Final = 4

@@ -13,9 +13,9 @@ from typing import Final, TypeAlias
 
 from markupsafe import Markup
 
-from clipaudit.cues.report.svg import Scale, drawing, join, line, polygon, polyline, tag, text, tick_text, ticks
 from clipaudit.cues.report.words import SHORT, p_value, slug
 from clipaudit.cues.result.finding_parts import Estimate, Verdict
+from clipaudit.pages.svg import Scale, drawing, join, line, polygon, polyline, tag, text, tick_text, ticks
 
 Place: TypeAlias = tuple[float, float]
 

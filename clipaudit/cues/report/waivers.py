@@ -1,4 +1,4 @@
-"""Waivers: findings that somebody answers for until a date, read from a TOML, YAML or JSON file."""
+"""Waivers: findings that do not fail the gate until a date, each with an owner, from a TOML, YAML or JSON file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from clipaudit.cues.result.result import AuditResult
 from clipaudit.errors import UsageError
 
 _EXAMPLE: Final = "waivers: [{finding: 3f2a…, owner: …, reason: …, expires: 2027-03-31}]"
-_SHOWN: Final = 5
+_LISTED: Final = 5
+"""Findings that a message names."""
 
 
 class Waiver(BaseModel):
@@ -32,7 +33,7 @@ class Waiver(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Applied(Documented):
-    """A waiver and what became of it."""
+    """A waiver and its effect on an audit."""
 
     finding: str
     """Finding id."""
@@ -71,7 +72,7 @@ def load_waivers(path: str | Path | None) -> tuple[Waiver, ...]:
 
 
 def apply_waivers(waivers: tuple[Waiver, ...], result: AuditResult, today: date) -> tuple[Applied, ...]:
-    """What each waiver does to this audit on this day."""
+    """The effect of each waiver on this audit on the day `today`."""
     finding_ids = {finding.id for finding in result.findings}
     return tuple(
         Applied(
@@ -90,13 +91,13 @@ def apply_waivers(waivers: tuple[Waiver, ...], result: AuditResult, today: date)
 
 
 def unknown_waiver(applied: tuple[Applied, ...], result: AuditResult) -> str | None:
-    """One sentence about a waiver of a finding that is not there; None when there is none."""
+    """One sentence about a waiver whose finding the audit does not have; None when there is none."""
     unknown = [waiver.finding for waiver in applied if waiver.status == "unknown"]
     if not unknown:
         return None
     finding_ids = [finding.id for finding in result.findings]
     listing = (
-        ", ".join(finding_ids[:_SHOWN]) + (", ..." if len(finding_ids) > _SHOWN else "") if finding_ids else "none"
+        ", ".join(finding_ids[:_LISTED]) + (", ..." if len(finding_ids) > _LISTED else "") if finding_ids else "none"
     )
     return (
         f"--waivers: this audit has no finding {unknown[0]!r} (its findings: {listing}); remove or correct that waiver"
