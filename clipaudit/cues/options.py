@@ -35,7 +35,7 @@ class AuditOptions:
     margin: float = 0.05
     """Least gap in accuracy that counts, and the most of one that acquits, as a share."""
     clean_labels: bool = False
-    """The user vouches for the labels: a gap alone is evidence however small the share of wrong ones that would make it."""
+    """The user vouches for the labels: a gap alone is evidence, whatever share of wrong ones would make it."""
     cluster: str | None = None
     """Column whose equal values are one source; None takes equal perceptual hashes as near duplicates."""
     environment: str | None = None

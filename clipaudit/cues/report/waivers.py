@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -41,7 +42,9 @@ class Applied(Documented):
     expires: date
     """Last day on which it counts."""
     status: Literal["active", "expired", "unknown"]
-    """`unknown`: the audit has no finding of this id."""
+    """`unknown`: the audit has no finding of this id, nor one that takes the place of it."""
+    matches: str | None
+    """The id of the finding that it is about now; another than `finding` where that one was merged into it."""
 
 
 def load_waivers(path: str | Path | None) -> tuple[Waiver, ...]:
@@ -72,20 +75,30 @@ def load_waivers(path: str | Path | None) -> tuple[Waiver, ...]:
 
 def apply_waivers(waivers: tuple[Waiver, ...], result: AuditResult, today: date) -> tuple[Applied, ...]:
     """What each waiver does to this audit on this day."""
-    finding_ids = {finding.id for finding in result.findings}
-    return tuple(
-        Applied(
+    current = {former: finding.id for finding in result.findings for former in finding.former_ids}
+    current |= {finding.id: finding.id for finding in result.findings}
+
+    def applied(waiver: Waiver) -> Applied:
+        matches = current.get(waiver.finding)
+        in_time: Literal["active", "expired"] = "expired" if waiver.expires < today else "active"
+        return Applied(
             finding=waiver.finding,
             owner=waiver.owner,
             reason=waiver.reason,
             expires=waiver.expires,
-            status="unknown"
-            if waiver.finding not in finding_ids
-            else "expired"
-            if waiver.expires < today
-            else "active",
+            status="unknown" if matches is None else in_time,
+            matches=matches,
         )
-        for waiver in waivers
+
+    return tuple(applied(waiver) for waiver in waivers)
+
+
+def former_waivers(applied: Sequence[Applied]) -> tuple[str, ...]:
+    """One sentence about each waiver of a finding of an earlier version that is part of another one now."""
+    return tuple(
+        f"The waiver of {waiver.finding} counts for {waiver.matches}, which that finding is part of now: name this one."
+        for waiver in applied
+        if waiver.matches is not None and waiver.matches != waiver.finding
     )
 
 

@@ -40,7 +40,7 @@ def permuted(design: Design, rng: np.random.Generator, strata: Ints | None = Non
 
 
 def strata_of(design: Design, levels: Ints) -> Ints | None:
-    """(n,) strata inside which labels may be permuted (S2): `levels` (n,), such as shards, if there are near duplicates.
+    """(n,) strata inside which labels may be permuted (S2): `levels` (n,), such as shards, with near duplicates.
 
     None, for all images together, where strata would leave nothing to permute: without clusters, when clusters span
     several levels, and when most of a class's images lie in levels of that class alone (shards sorted by class).
@@ -85,8 +85,8 @@ def largest_cuts(
     """All directions x cuts under permuted labels (S3; Westfall and Young, Resampling-Based Multiple Testing, 1993).
 
     units: of the confirmation half; orders (M, K) classes of each direction from the highest to the lowest, fixed on
-    the discovery half; sizes (C,) classes above each cut; strata (u,) inside which labels are permuted. The statistic is
-    the projection of A on single rows, mean rank above minus mean rank below, which costs one sparse product.
+    the discovery half; sizes (C,) classes above each cut; strata (u,) inside which labels are permuted. The statistic
+    is the projection of A on single rows, mean rank above minus mean rank below, which costs one sparse product.
     """
     rng = np.random.default_rng([seed, 1])
     design = Design(units.truth, classes, units.group)
