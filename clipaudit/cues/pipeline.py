@@ -382,10 +382,10 @@ class _Job:
             if reason is None and names_class(attribute, design.truth):
                 reason = "it names the class, or is a perfect confound: every value occurs in one class only"
             own = design
-            if self.source is not None and facts.source is not None:
-                # a source is not the cluster of its own test, nor of a column nested in it
-                if self.source.name == column or nested(attribute.codes, facts.source):
-                    own = replace(design, source=None)
+            # a source is not the cluster of its own test, nor of a column nested in it
+            source = facts.source
+            if source is not None and (self.source_name == column or nested(attribute.codes, source)):
+                own = replace(design, source=None)
             screen = None if reason is not None else attribute_screen(attribute, own)
             if screen is None:
                 too_few = f"a class has fewer than {MIN_INDEPENDENT} images with a value"
@@ -393,6 +393,11 @@ class _Job:
             else:
                 screens.append(screen)
         return tuple(screens)
+
+    @property
+    def source_name(self) -> str | None:
+        """The column that the audit found to be a source."""
+        return None if self.source is None else self.source.name
 
     def _column_tests(
         self,
@@ -402,7 +407,7 @@ class _Job:
         design: Design,
         sample: Ints,
     ) -> tuple[ColumnTest, ...]:
-        """Each column as a whole, on the sample: places (s,) in the raw columns, sample (s,) among the design's rows."""
+        """Each column as a whole, on a sample: places (s,) in the raw columns, sample (s,) among the design's rows."""
         if not screens:
             return ()
         groups = [None if codes is None else codes[sample] for codes in (design.cluster, design.source)]

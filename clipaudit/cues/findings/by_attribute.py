@@ -43,7 +43,7 @@ _CARRIES: Final = 0.3
 """Strength of a value along a direction, inside classes."""
 _MOST_SEARCHED: Final = 10
 _GAP: Final = 2.5
-"""Standard errors between accuracies, on the discovery half, from which a value that goes with no class is looked at."""
+"""Standard errors between accuracies, on the discovery half, from which a value that goes with no class is tried."""
 _SIDE: Final = 50
 """Independent images on either side that this needs."""
 NO_GOOD_WORD: Final = 0.2
@@ -470,8 +470,8 @@ def _evidence(context: Context, scores: Float32s, upper: Bools) -> tuple[Evidenc
             name="stability",
             supports=None,
             value=by_environment.i_squared,
-            sentence=f"Along the cue's strongest direction the class differs alike in {len(by_environment.environments)}"
-            f" environments (I² = {100 * by_environment.i_squared:.0f} %).",
+            sentence="Along the cue's strongest direction the class differs alike in"
+            f" {len(by_environment.environments)} environments (I² = {100 * by_environment.i_squared:.0f} %).",
         ),
     )
 

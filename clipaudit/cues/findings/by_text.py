@@ -310,5 +310,6 @@ def _head_evidence(context: Context, cue: TextCue) -> Evidence:
         name="predictability",
         supports=None,
         value=own.skill.value,
-        sentence=f"{head} alone explains {100 * (own.skill.value or 0):.0f} % of the classes' uncertainty{without_class}.",
+        sentence=f"{head} alone explains {100 * (own.skill.value or 0):.0f} % of the classes' uncertainty"
+        f"{without_class}.",
     )

@@ -54,8 +54,8 @@ def tie(words: Words, association: Association) -> str:
     d = association.d
     number = f"(D = {interval(d)}, n = {d.n:,})"
     if words.side == "lacks":
-        return f"{words.name} lack{'s' if len(words.classes) == 1 else ''} {words.cue!r}, which {listed(words.others)}" \
-               f" share{'s' if len(words.others) == 1 else ''} {number}"  # fmt: skip
+        verb, share = ("lacks" if len(words.classes) == 1 else "lack"), "has" if len(words.others) == 1 else "share"
+        return f"{words.name} {verb} {words.cue!r}, which {listed(words.others)} {share} {number}"
     return f"{words.name} go{'es' if len(words.classes) == 1 else ''} with {words.cue!r} {number}"
 
 
@@ -124,7 +124,10 @@ def action(outcome: Verdict, words: Words, missing: int | None) -> str:
         case Verdict.MODEL_ONLY:
             return f"Nothing to mend in this data; do not trust the model's answers on {where}."
         case Verdict.NEEDED:
-            return f"Decide whether {words.cue} belongs to {words.name}: if it does, say --core {words.cue}; if not, {collect[0].lower()}{collect[1:]}."
+            return (
+                f"Decide whether {words.cue} belongs to {words.name}: if it does, say --core {words.cue}; if not,"
+                f" {collect[0].lower()}{collect[1:]}."
+            )
         case Verdict.TIED:
             return (
                 f"Look at how {words.column or words.cue} is spread over the classes, and balance it or leave it out."

@@ -131,7 +131,7 @@ class Association(Documented):
     d: Estimate
     """D = 2 A - 1, A the mean AUC of the classes that have the cue against those that lack it, along the class-free
     direction; -1..1, positive when the halves agree. For a value: its mean share in the classes that have it minus that
-    in the others. Read on the confirmation half alone; n is independent images, the level allows for what was chosen."""
+    in the others. Read on the confirmation half alone; n is independent images; the level allows for choosing."""
     replication: float | None
     """D of the cut that the confirmation half would choose, read on the discovery half; never averaged with d."""
     replicated: bool

@@ -173,7 +173,8 @@ class AuditResult(Documented):
         return document
 
     def table(self, name: str = "findings") -> pa.Table:
-        """A tidy table: `findings`, `class_rows`, `reliance`, `associations`, `group_accuracy`, `arms`, `shift`, `classes`, or one of `rows`."""
+        """A tidy table: `findings`, `class_rows`, `reliance`, `associations`, `group_accuracy`, `arms`, `shift`,
+        `classes`, `predictability`, or one of `rows`."""
         return self.rows[name] if name in self.rows else _tidy(self, name)
 
     def _repr_html_(self) -> str:

@@ -85,8 +85,8 @@ def largest_cuts(
     """All directions x cuts under permuted labels (S3; Westfall and Young, Resampling-Based Multiple Testing, 1993).
 
     units: of the confirmation half; orders (M, K) classes of each direction from the highest to the lowest, fixed on
-    the discovery half; sizes (C,) classes above each cut; strata (u,) inside which labels are permuted. The statistic is
-    the projection of A on single rows, mean rank above minus mean rank below, which costs one sparse product.
+    the discovery half; sizes (C,) classes above each cut; strata (u,) inside which labels are permuted. The statistic
+    is the projection of A on single rows, mean rank above minus mean rank below, which costs one sparse product.
     """
     rng = np.random.default_rng([seed, 1])
     design = Design(units.truth, classes, units.group)

@@ -98,7 +98,7 @@ def screen_of(tests: Sequence[Honest], p: Float64s | None = None) -> Screen:
 
 
 def screen_codes(codes: Iterable[Codes], design: Design, bins: int = BINS) -> Screen:
-    """The tests of several directions from their binned scores, (n,) uint16 each; `bins` is how many codes there are."""
+    """The tests of several directions from their binned scores, (n,) uint16 each, with at most `bins` codes."""
     return screen_of([honest(column, design, bins) for column in codes])
 
 
