@@ -43,7 +43,7 @@ class AuditOptions:
     margin: float = 0.05
     """Minimum gap in accuracy that counts, and the largest that acquits, as a share 0..0.5 (S9)."""
     clean_labels: bool = False
-    """The user vouches for the labels: a gap alone is evidence, whatever share of wrong labels would explain it (S9c)."""
+    """The user vouches for the labels: a gap alone is evidence, whatever label noise would explain it (S9c)."""
     cluster: str | None = None
     """Column whose equal values are one source; None takes the run's table of near duplicates or, without one, equal
     perceptual hashes."""
