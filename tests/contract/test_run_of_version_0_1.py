@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clipaudit.run.reader import Run
-from tests.conftest import ROOT
+from tests.commands import ROOT
 
 DATA = ROOT / "tests/data/run-0.1"
 SHARDS = ("s-000000.tar", "s-000001.tar")
@@ -65,7 +65,8 @@ def test_its_attributes_are_typed_by_their_values(folder):
 
 def test_it_is_checked_and_computed_anew(folder):
     from clipaudit.job.recompute import recompute
-    from clipaudit.run.upkeep import check, gc
+    from clipaudit.run.integrity import check
+    from clipaudit.run.upkeep import gc
 
     assert check("run").problems == ()
     assert gc("run", min_age_seconds=0) == []
@@ -86,7 +87,7 @@ def test_its_indexes_are_searched(folder):
 
 def test_a_missing_shard_is_finished_with_the_same_numbers(folder):
     from clipaudit.job.driver import run_job
-    from clipaudit.run.upkeep import check
+    from clipaudit.run.integrity import check
 
     before = Run("run")
     record = before.records[1]
