@@ -42,7 +42,7 @@ def describe_heads(
     """Say in words what attention heads look at: the texts that span most of each head's variance, and its role.
 
     No image is read: the run's moments and its model's text encoder are enough. TextSpan of Gandelsman, Efros and
-    Steinhardt, ICLR 2024, Algorithm 1 (docs/method.md, 3 TextSpan).
+    Steinhardt, ICLR 2024, Algorithm 1 (docs/method.md 3).
 
     Args:
         run: a run or its path.
@@ -101,8 +101,8 @@ def ablate(
 ) -> Ablation:
     """Replace heads, layers or MLPs by their means, classify every stored row again, and say what changes.
 
-    No image is read and no image model runs: an ablated embedding is `z - sum (y - mean y) Q` (docs/method.md,
-    5 Ablation). With nothing to replace, the plain zero-shot accuracy.
+    No image is read and no image model runs: an ablated embedding is `z - sum (y - mean y) Q` (docs/method.md 5).
+    With nothing to replace, the plain zero-shot accuracy.
 
     Args:
         run: a run with labels, or its path.

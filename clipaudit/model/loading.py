@@ -26,7 +26,7 @@ from clipaudit.model.bundled import unpack
 
 _RANDOM = re.compile(r"random-seed-(\d+)")
 _SCHEMES = ("local-dir:", "hf-hub:")
-# What `torch.load(weights_only=True)` raises; no module of ours imports the one that defines it.
+# What `torch.load(weights_only=True)` raises for anything but tensors; its module is not imported anywhere here.
 _MORE_THAN_TENSORS = torch.serialization.pickle.UnpicklingError  # type: ignore[attr-defined]
 
 
@@ -106,7 +106,7 @@ def load_model(model: ModelConfig | str, pretrained: str | None = None, *, devic
 
 
 class Normaliser:
-    """Turns 8-bit pixels into the model's normalised input, on the model's device (4 times fewer bytes to move)."""
+    """Turns 8-bit pixels into the model's normalised input on its device, so that few bytes are moved there."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> None:
         # ToTensor divides by 255 and Normalize subtracts and divides: the same, as one multiply-add.
@@ -120,8 +120,10 @@ class Normaliser:
         return self.tensor(pixels.permute(0, 3, 1, 2))  # (B, H, W, 3) -> (B, 3, H, W)
 
     def tensor(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) uint8 on the device -> (B, 3, H, W) float32, normalised, in the same memory format: decoded
-        images come channels last, and the patch embedding takes a third less time for that."""
+        """(B, 3, H, W) uint8 on the device -> (B, 3, H, W) float32, normalised, in the same memory format.
+
+        Decoded images come channels last, and the patch embedding is a third faster on that.
+        """
         return pixels.float().div_(255).sub_(self._mean).div_(self._std)
 
 
@@ -146,7 +148,11 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve(config: ModelConfig) -> tuple[str, str | None, int | None]:
-    """(open_clip model name, weights or None, random seed or None), checked without touching the network."""
+    """(open_clip model name, weights or None, random seed or None), checked without the network.
+
+    Raises UnknownModel for a name, tag, file or directory that does not exist, and UsageError for weights that are not
+    named, or named beside a directory that has its own.
+    """
     name, pretrained = config.name, config.pretrained
     if name == "demo":
         name = f"local-dir:{unpack()}"
@@ -179,7 +185,7 @@ def resolve(config: ModelConfig) -> tuple[str, str | None, int | None]:
 def _wants_quick_gelu(name: str, pretrained: str | None) -> bool:
     """Whether the weights were trained with QuickGELU, whatever the architecture's name says.
 
-    open_clip only warns when tag and name disagree (`ViT-B-32` with `openai`), and every vector is then slightly wrong.
+    When tag and name disagree (`ViT-B-32` with `openai`), open_clip warns only, and every vector is slightly wrong.
     """
     if pretrained is None or name.startswith(_SCHEMES):
         return False
@@ -217,10 +223,10 @@ def _weights_digest(model: torch.nn.Module, preprocess: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def quiet_open_clip() -> Iterator[None]:
-    """Keep open_clip's root-logger remarks off a user's terminal; what matters is raised as an error above."""
+    """Keep open_clip's log messages and warnings off the terminal; real faults are raised as errors."""
     root = logging.getLogger()
     level, handler = root.level, logging.NullHandler()
-    root.addHandler(handler)  # without any handler logging.warning() would install one for good
+    root.addHandler(handler)  # without any handler, logging.warning() installs one that stays
     root.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
@@ -241,6 +247,7 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().split("\n", 1)[0].rstrip(". ") or type(error).__name__
 
 
-def _some(names: list[str], most: int = 6) -> str:
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown or "(none)"
+def _some(names: list[str], limit: int = 6) -> str:
+    """The first names, and how many more there are."""
+    first = ", ".join(names[:limit])
+    return f"{first} and {len(names) - limit} more" if len(names) > limit else first or "(none)"
