@@ -86,6 +86,7 @@ def audit(tiny_model, clipaudit, proxy):
     return run
 
 
+@pytest.mark.full
 def test_an_audit_on_a_failing_store_ends_with_every_sample_once(audit, clipaudit, proxy, url, tmp_path):
     samples = upload_photos(url, tmp_path)
     proxy.seen.clear()
@@ -118,6 +119,7 @@ def test_derived_files_are_put_in_place_and_orphans_removed(proxy, url):
     assert {entry.path for entry in run_dir.storage.walk()} == {"run.json", "heads/heads.json", "heads/page.html"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kinds", [(), KINDS], ids=["healthy", "failing"])
 def test_of_several_drivers_exactly_one_commits_a_shard(proxy, url, kinds):
     RunDirectory(url).create_or_resume(make_manifest(shards=5))
@@ -173,6 +175,7 @@ def test_a_store_without_conditional_writes_is_found_out(proxy, url, answer):
     assert Storage(url).exclusive
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("answer", ["honour", "ignore"])
 def test_a_job_on_a_store_without_conditional_writes_says_once_that_it_must_be_alone(
     audit, proxy, url, tmp_path, answer
@@ -232,6 +235,7 @@ def test_keys_in_the_url_of_an_object_store_are_refused():
     assert "planted" not in str(caught.value)
 
 
+@pytest.mark.full
 def test_no_credential_is_stored_or_printed(audit, clipaudit, proxy, url, tmp_path):
     """Keys of the environment and of fsspec's options, a password and a signature in shard URLs."""
     samples = upload_photos(url, tmp_path, shards=2, count=6)
