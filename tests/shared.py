@@ -19,7 +19,7 @@ class Shared:
         root.mkdir(exist_ok=True)
 
     def __call__(self, name: str, build: Callable[[Path], object]) -> Path:
-        """The directory `name`; `build(directory)` fills it if no worker has done so. A failed build is begun again."""
+        """The directory `name`, filled by `build(directory)` if no worker has done so; failed builds begin again."""
         folder, built = self._root / name, self._root / f"{name}.json"
         with FileLock(self._root / f"{name}.lock"):
             if not built.exists():
