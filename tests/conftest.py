@@ -20,6 +20,23 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
+ON_RAY = ("tests/cluster/test_index_ray.py", "tests/cluster/test_ray.py")
+"""Files whose tests share one local cluster (`ray_metrics`), so one worker runs them all."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Whole files to workers, as `--dist loadfile` does; those on Ray count as one file."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "tests on Ray" if file in ON_RAY else file
+
+    return Files(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory, worker_id) -> Iterator[Shared]:
     """`shared(name, build)`: a directory that is built once for all workers, and that no test may change."""

@@ -373,6 +373,7 @@ def test_a_whole_evaluation_is_a_record(whole):
             assert low <= figure["value"] <= high
 
 
+@pytest.mark.full
 def test_the_command_writes_and_prints_the_same(whole, model_directory, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["evaluate", "--model", "a model"])
     training = tmp_path / "training"

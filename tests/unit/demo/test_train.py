@@ -53,6 +53,7 @@ def same_batch(a: TrainingBatch, b: TrainingBatch) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("images", "tokens", "caption"))
 
 
+@pytest.mark.full
 def test_a_resumed_training_ends_bit_identical(bpe, finished, tmp_path, monkeypatch):
     uninterrupted, out = finished
     once = Trainer.train
@@ -80,6 +81,7 @@ def test_a_resumed_training_ends_bit_identical(bpe, finished, tmp_path, monkeypa
     assert uninterrupted.step == second.step == RECIPE.steps
 
 
+@pytest.mark.full
 def test_signal_handlers_are_put_back(bpe, tmp_path):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     assert run(Trainer(RECIPE, bpe, CPU), tmp_path) is None
@@ -156,12 +158,14 @@ def test_the_schedule():
     assert [recipe.dropout_at(step) for step in (0, 79, 80, 99)] == [0.5, 0.5, 0, 0]
 
 
+@pytest.mark.full
 def test_workers_change_no_batch(make):
     expected = [make(step) for step in range(5, 10)]
     with batches(make, 5, 10, workers=2) as found:
         assert all(same_batch(a, b) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.full
 def test_a_failing_generator_is_reported(bpe):
     make = BatchMaker(generator="clipaudit.demo.training.data:missing", bpe=bpe, seed=0, size=8)
     with batches(make, 0, 4, workers=1) as found, pytest.raises(RuntimeError, match=r"step 0: AttributeError.*missing"):
@@ -174,6 +178,7 @@ def command() -> typer.Typer:
     return app
 
 
+@pytest.mark.full
 def test_the_command_resumes_and_refuses_other_settings(bpe, tmp_path):
     arguments = ["--out", str(tmp_path), "--images", "16", "--batch", "8", "--workers", "0", "--bpe", str(bpe)]
     arguments += ["--threads", str(torch.get_num_threads())]

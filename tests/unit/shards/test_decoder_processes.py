@@ -100,6 +100,7 @@ def test_an_image_that_ends_its_decoder_is_undecodable_and_the_next_is_not(proce
     assert processes(jpeg_bytes(40, 40)).width == 40
 
 
+@pytest.mark.full
 def test_a_bug_of_the_decoder_is_no_fault_of_the_image(capfd):
     made = elsewhere(program=FRAGILE)
     with pytest.raises(RuntimeError, match="a decoding process failed"):
@@ -142,6 +143,7 @@ def test_a_program_that_does_not_answer_is_ended(monkeypatch):
         elsewhere(program="import time; time.sleep(600)")
 
 
+@pytest.mark.full
 def test_images_that_the_device_resizes_come_whole_and_processes_end_with_their_owner():
     config = DecodeConfig(decode_processes=1, resize="device")
     made = elsewhere(config)
@@ -158,6 +160,7 @@ def test_images_that_the_device_resizes_come_whole_and_processes_end_with_their_
     close()
 
 
+@pytest.mark.full
 def test_processes_end_when_their_owner_is_killed():
     script = f"""
 import time, sys
