@@ -29,16 +29,15 @@ def public_functions(tree):
             yield from ((f"{node.name}.{part.name}", part) for part in node.body if isinstance(part, ast.FunctionDef))
 
 
+def needs_a_shape(name, function):
+    public = not any(part.startswith("_") for part in name.split("."))
+    overload = any(ast.unparse(decorator) == "overload" for decorator in function.decorator_list)
+    return public and not overload and takes_or_returns_arrays(function)
+
+
 def without_shape(path):
     for name, function in public_functions(ast.parse(path.read_text())):
-        public = not any(part.startswith("_") for part in name.split("."))
-        overload = any(ast.unparse(decorator) == "overload" for decorator in function.decorator_list)
-        if (
-            public
-            and not overload
-            and takes_or_returns_arrays(function)
-            and not SHAPE.search(ast.get_docstring(function) or "")
-        ):
+        if needs_a_shape(name, function) and not SHAPE.search(ast.get_docstring(function) or ""):
             yield f"{path.relative_to(ROOT)}:{function.lineno} {name}"
 
 
