@@ -28,7 +28,7 @@ def texts():
     return F.normalize(torch.randn(3, 144, generator=torch.Generator().manual_seed(3)))
 
 
-@torch.inference_mode()
+@pytest.mark.usefixtures("inference_mode")
 def test_raw_attention_and_rollout(visual, images, texts):
     attention = plain_forward(visual, images).attention
     raw = attention[-1].mean(dim=1)[:, 0, 1:].reshape(3, 1, 3, 3)

@@ -54,7 +54,7 @@ def test_the_basis_is_orthonormal_and_shared(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@torch.no_grad()
+@pytest.mark.usefixtures("no_grad")
 def test_a_head_is_what_the_linear_pool_would_lose_without_it(kind):
     # With the norm's sigma, the pool's attention and its MLP held as they are, the pooled row is linear in the stream:
     # what the head adds to every token, pooled by the same weights, is its part.

@@ -65,7 +65,7 @@ def test_parts_are_the_whole_under_autocast(kind, precision):
 
 
 @pytest.mark.parametrize("kind", PLAIN_KINDS)
-@torch.no_grad()
+@pytest.mark.usefixtures("no_grad")
 def test_a_heads_part_is_what_the_residual_stream_loses_without_it(kind):
     # A sum can be right with its terms mixed up; this looks at one head of the last layer, by the model alone.
     visual = tiny(kind)
@@ -294,9 +294,12 @@ def with_module(kind: str, path: str, module: object) -> nn.Module:
     return visual
 
 
-class Wrapped(nn.Module):
-    def forward(self, x):
-        return x * 2
+def wrapped() -> nn.Module:
+    class Wrapped(nn.Module):
+        def forward(self, x):
+            return x * 2
+
+    return Wrapped()
 
 
 @pytest.mark.parametrize(
@@ -304,10 +307,10 @@ class Wrapped(nn.Module):
     [
         (lambda: nn.Linear(2, 2), "not a tower that clipaudit knows"),
         (lambda: with_module("ViT-B-32", "transformer.resblocks.1.attn.forward", None), "was replaced"),
-        (lambda: with_module("ViT-B-32", "transformer.resblocks.1.attn.out_proj", Wrapped()), "out_proj is a Wrapped"),
+        (lambda: with_module("ViT-B-32", "transformer.resblocks.1.attn.out_proj", wrapped()), "out_proj is a Wrapped"),
         (lambda: with_module("ViT-B-32", "ln_post", nn.RMSNorm(128)), "ln_post is a RMSNorm"),
-        (lambda: with_module("ViT-B-32", "ln_pre", Wrapped()), "ln_pre is a Wrapped"),
-        (lambda: with_module("ViT-M-16-alt", "transformer.resblocks.0.ls_1", Wrapped()), "layer scale is a Wrapped"),
+        (lambda: with_module("ViT-B-32", "ln_pre", wrapped()), "ln_pre is a Wrapped"),
+        (lambda: with_module("ViT-M-16-alt", "transformer.resblocks.0.ls_1", wrapped()), "layer scale is a Wrapped"),
         (lambda: tiny("ViT-B-32", qk_norm=True), "standard residual block"),
         (lambda: tiny("ViT-B-32", pool_type="none"), "pool_type"),
         (lambda: tiny("MobileCLIP2-L-14", timm_proj="mlp"), "Mlp behind the pool is not linear"),
