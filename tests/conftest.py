@@ -70,6 +70,24 @@ def _write_tiny_model(directory: Path) -> None:
 
 
 @pytest.fixture
+def no_grad():
+    """`torch.no_grad` around the test; torch is imported when the test runs."""
+    import torch
+
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def inference_mode():
+    """`torch.inference_mode` around the test."""
+    import torch
+
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
 def clipaudit(tmp_path):
     """`clipaudit(*arguments, **environment)`: the command in this process, in `tmp_path`; how it ended."""
     return lambda *arguments, **environment: call(tmp_path, *arguments, **environment)

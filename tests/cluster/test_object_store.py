@@ -10,26 +10,22 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import fsspec
 import pytest
 
-pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
-moto_server = pytest.importorskip("moto.server", reason="moto is not installed")
-
-import fsspec  # noqa: E402
-
-from clipaudit.errors import ShardChanged, StoreUnavailable, UsageError  # noqa: E402
-from clipaudit.run.directory import RunDirectory  # noqa: E402
-from clipaudit.run.reader import Run  # noqa: E402
-from clipaudit.run.upkeep import check, gc, status  # noqa: E402
-from clipaudit.shards.listing import expand  # noqa: E402
-from clipaudit.shards.reader import ShardReader  # noqa: E402
-from clipaudit.storage import remote  # noqa: E402
-from clipaudit.storage.directory import Storage  # noqa: E402
-from tests.commands import ROOT  # noqa: E402
-from tests.fault_proxy import KINDS, FaultProxy, Faults  # noqa: E402
-from tests.make_runs import make_manifest  # noqa: E402
-from tests.make_shards import write_photos  # noqa: E402
-from tests.unit.run.test_run_directory import make_record  # noqa: E402
+from clipaudit.errors import ShardChanged, StoreUnavailable, UsageError
+from clipaudit.run.directory import RunDirectory
+from clipaudit.run.reader import Run
+from clipaudit.run.upkeep import check, gc, status
+from clipaudit.shards.listing import expand
+from clipaudit.shards.reader import ShardReader
+from clipaudit.storage import remote
+from clipaudit.storage.directory import Storage
+from tests.commands import ROOT
+from tests.fault_proxy import KINDS, FaultProxy, Faults
+from tests.make_runs import make_manifest
+from tests.make_shards import write_photos
+from tests.unit.run.test_run_directory import make_record
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIAPLANTEDPLANTED", "AWS_SECRET_ACCESS_KEY": "planted/Secret+Key/0123456789"}
 _numbers = itertools.count()
@@ -38,6 +34,8 @@ _numbers = itertools.count()
 @pytest.fixture(scope="module")
 def store():
     """A proxy before a moto server, and the environment that leads every S3 client to it."""
+    pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
+    moto_server = pytest.importorskip("moto.server", reason="moto is not installed")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

@@ -5,13 +5,22 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-import open_clip
 import pytest
-import torch
 
 from clipaudit.errors import UnsupportedTower
-from clipaudit.model import Decomposer, describe_tower
-from tests.tiny_models import full_size_on_meta, images_for, plain_embedding, tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global open_clip, torch, Decomposer, describe_tower, full_size_on_meta, images_for, plain_embedding, tiny
+
+    import open_clip
+    import torch
+
+    from clipaudit.model import Decomposer, describe_tower
+    from tests.tiny_models import full_size_on_meta, images_for, plain_embedding, tiny
+
 
 # Its files, since `open_clip.list_models()` would be imported where tests are only collected.
 CONFIGS = sorted(path.stem for path in Path(find_spec("open_clip").origin).parent.glob("model_configs/*.json"))

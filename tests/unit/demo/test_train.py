@@ -1,25 +1,37 @@
+from __future__ import annotations
+
 import json
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import open_clip
 import pytest
-import torch
 import typer
 from rich.console import Console
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from clipaudit.demo.training.batches import BatchMaker, TrainingBatch, batches
-from clipaudit.demo.training.tokenizer import used_merges, write_bpe
-from clipaudit.demo.training.train import Recipe, Trainer, _encode_text, main, train
 from clipaudit.errors import UsageError
-from clipaudit.model import bundled
 
-RECIPE = Recipe(images=32, batch=8, dense=0.5, lr=1e-3)
-CPU = torch.device("cpu")
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global open_clip, torch, BatchMaker, TrainingBatch, batches, used_merges, write_bpe, Recipe, Trainer
+    global _encode_text, main, train, bundled
+    global RECIPE, CPU
+
+    import open_clip
+    import torch
+
+    from clipaudit.demo.training.batches import BatchMaker, TrainingBatch, batches
+    from clipaudit.demo.training.tokenizer import used_merges, write_bpe
+    from clipaudit.demo.training.train import Recipe, Trainer, _encode_text, main, train
+    from clipaudit.model import bundled
+
+    RECIPE = Recipe(images=32, batch=8, dense=0.5, lr=1e-3)
+    CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from clipaudit.errors import UnsupportedTower, UsageError
-from clipaudit.localize import Surgery, feature_surgery, similarities, text_weights
-from tests.plain_towers import heads_of, plain_forward
-from tests.tiny_models import images_for, plain_embedding, tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global torch, TorchDispatchMode, tree_leaves, Surgery, feature_surgery, similarities, text_weights, heads_of
+    global plain_forward, images_for, plain_embedding, tiny
+
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    from clipaudit.localize import Surgery, feature_surgery, similarities, text_weights
+    from tests.plain_towers import heads_of, plain_forward
+    from tests.tiny_models import images_for, plain_embedding, tiny
+
 
 # QuickGELU, LayerScale, average pooling with the norm behind the pool, inner norms and rotary positions, post-norm
 # blocks, relative positions.

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import threading
 
-import open_clip
 import pytest
-import torch
-from torch import nn
 
 from clipaudit.errors import UnsupportedTower, UsageError
-from clipaudit.model import Decomposer, describe_tower, token_map, token_scores
-from clipaudit.model.taps import tapped
-from tests.tiny_models import enliven, images_for, plain_embedding, tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global open_clip, torch, nn, Decomposer, describe_tower, token_map, token_scores, tapped, enliven, images_for
+    global plain_embedding, tiny
+
+    import open_clip
+    import torch
+    from torch import nn
+
+    from clipaudit.model import Decomposer, describe_tower, token_map, token_scores
+    from clipaudit.model.taps import tapped
+    from tests.tiny_models import enliven, images_for, plain_embedding, tiny
+
 
 # One of each kind: class token, LayerScale, average pooling with the norm behind and before the pool, an inner norm
 # with rotary positions, post-norm blocks, relative positions, no class token's position.
@@ -254,19 +264,21 @@ def test_no_gradient_is_kept(visual, images):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("shape", "options"),
     [
-        torch.zeros(1, 3, 96, 95),
-        torch.zeros(3, 96, 96),
-        torch.zeros(0, 3, 96, 96),
-        torch.zeros(1, 1, 96, 96),
-        torch.zeros(1, 3, 96, 96, dtype=torch.uint8),
-        torch.zeros(1, 3, 96, 96, device="meta"),
+        ((1, 3, 96, 95), {}),
+        ((3, 96, 96), {}),
+        ((0, 3, 96, 96), {}),
+        ((1, 1, 96, 96), {}),
+        ((1, 3, 96, 96), {"dtype": "uint8"}),
+        ((1, 3, 96, 96), {"device": "meta"}),
     ],
+    ids=[f"wrong{number}" for number in range(6)],
 )
-def test_wrong_images_end_in_one_sentence(visual, wrong):
+def test_wrong_images_end_in_one_sentence(visual, shape, options):
+    dtype = getattr(torch, options.get("dtype", "float32"))
     with pytest.raises(UsageError, match=r"^images (must be|are on) [^\n]*$"):
-        Decomposer(visual)(wrong)
+        Decomposer(visual)(torch.zeros(shape, dtype=dtype, device=options.get("device", "cpu")))
 
 
 @pytest.mark.parametrize("layers", [[4], [-1], [1, 1], []])

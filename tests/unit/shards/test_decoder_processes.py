@@ -11,16 +11,26 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import psutil
 import pytest
-from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from clipaudit.config import DecodeConfig, FieldsConfig
-from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodable
-from clipaudit.shards.decoder_processes import ProcessDecoder
-from clipaudit.shards.feed import ShardFeed
 from clipaudit.shards.fields import parse_fields
 from clipaudit.shards.listing import expand
 from tests.commands import ROOT
 from tests.make_shards import huge_png_bytes, jpeg_bytes, png_bytes, webp_bytes, write_members
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global PreprocessCfg, image_transform_v2, ImageDecoder, ImageTooLarge, ImageUndecodable, ProcessDecoder
+    global ShardFeed
+
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodable
+    from clipaudit.shards.decoder_processes import ProcessDecoder
+    from clipaudit.shards.feed import ShardFeed
+
 
 # A decoder that images can harm: it ends, hangs or takes no notice, as their bytes say.
 FRAGILE = """
