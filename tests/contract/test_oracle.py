@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _imports():
     """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
-    global open_clip, torch, Decomposer, LastBlocks, published_allocation
+    global open_clip, torch, Decomposer, LastBlocks, published_allocation, load_file
 
     import open_clip
     import torch
+    from safetensors.torch import load_file
 
     from clipaudit.model import Decomposer
     from tests.published import LastBlocks, published_allocation

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file
 
 from tests.contract.test_oracle import last_blocks  # noqa: F401 - a fixture
 
@@ -17,10 +16,11 @@ from tests.contract.test_oracle import last_blocks  # noqa: F401 - a fixture
 def _imports():
     """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
     global open_clip, torch, PatchFeatures, Surgery, enlarged, feature_surgery, min_max, points, similarities
-    global single_text, text_weights, _value_path, project, describe_tower
+    global single_text, text_weights, _value_path, project, describe_tower, load_file
 
     import open_clip
     import torch
+    from safetensors.torch import load_file
 
     from clipaudit.localize import (
         PatchFeatures,

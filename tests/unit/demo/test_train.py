@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import typer
 from rich.console import Console
-from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from clipaudit.errors import UsageError
@@ -20,10 +19,11 @@ def _imports():
     """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
     global open_clip, torch, BatchMaker, TrainingBatch, batches, used_merges, write_bpe, Recipe, Trainer
     global _encode_text, main, train, bundled
-    global RECIPE, CPU
+    global RECIPE, CPU, load_file
 
     import open_clip
     import torch
+    from safetensors.torch import load_file
 
     from clipaudit.demo.training.batches import BatchMaker, TrainingBatch, batches
     from clipaudit.demo.training.tokenizer import used_merges, write_bpe

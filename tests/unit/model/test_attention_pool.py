@@ -6,7 +6,6 @@ import json
 import threading
 
 import pytest
-from safetensors.torch import save_file
 
 from clipaudit.cli.console.job import ConsoleReporter
 from clipaudit.config import ExecutionConfig, JobConfig, ModelConfig, StoreConfig
@@ -23,9 +22,11 @@ def _imports():
     """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
     global open_clip, torch, recompute, METHODS, TokenDecomposition, localiser, Decomposer, resized, token_map
     global token_scores, attention_of, attention_update, inverse_sigma, tapped, images_for, plain_embedding, tiny
+    global save_file
 
     import open_clip
     import torch
+    from safetensors.torch import save_file
 
     from clipaudit.job.recompute import recompute
     from clipaudit.localize import METHODS, TokenDecomposition, localiser
