@@ -35,8 +35,8 @@ from sklearn.tree import DecisionTreeClassifier
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from clipaudit.cues.statistics.screen import screen_codes
 from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.screen import screen_codes
 from clipaudit.cues.statistics.strength import binned
 from clipaudit.run.reader import Run
 
