@@ -162,7 +162,8 @@ def _open_questions(result: AuditResult, active: set[str], fail_on: Sequence[str
         questions.append(f"{how}, so nothing here is more than observed: only labels can decide.")
     undecided = [f for f in result.findings if f.verdict == Verdict.INCONCLUSIVE and f.id not in active]
     if undecided:
-        questions.append(f"{counted(len(undecided), 'finding')} could not be decided: {undecided[0].needs[0].what}.")
+        missing = next((need.what for finding in undecided for need in finding.needs), "too few images")
+        questions.append(f"{counted(len(undecided), 'finding')} could not be decided: {missing}.")
     candidates = [f for f in result.findings if f.verdict == Verdict.CANDIDATE and f.id not in active]
     if candidates:
         questions.append(

@@ -128,7 +128,7 @@ def test_what_is_observed_never_fails(report, tmp_path, source, arguments, code)
 
 def test_a_split_is_train_for_the_ties_and_test_for_the_reliance():
     given = dict.fromkeys(("classes", "classes_from", "texts", "text", "attribute", "split", "cluster", "environment"))
-    given |= {"templates": "simple", "seed": 3}
+    given |= {"templates": "simple", "seed": 3, "core": None, "margin": 0.05, "clean_labels": False}
     options = cli_report.audit_options({**given, "split": "json:meta.split", "attribute": ["place,tint"]})
     assert (options.where, options.test_where) == (("split=train",), ("split=test",))
     assert (options.attributes, options.templates, options.seed) == (("place", "tint"), "simple", 3)
