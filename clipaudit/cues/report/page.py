@@ -81,7 +81,8 @@ def _environment() -> jinja2.Environment:
 def _helpers() -> dict[str, Any]:
     return {
         "anchor": anchor,
-        "reliance": words.reliance,
+        "answerer_cell": words.answerer_cell,
+        "answerer_columns": words.ANSWERER_COLUMNS,
         "in_words": finding_in_words,
         "column_word": words.column_word,
         "icon": icon,
@@ -110,6 +111,7 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "gate_word": _GATE[report.gate.outcome] if report.gate.fail_on or not audit.trust.valid else "No gate set",
         "plain": plain_sentences(report),
         "todo": to_do(report),
+        "unable": words.unable(audit),
         "first_numbers": words.numbers(card_findings[0]) if card_findings and audit.trust.valid else (),
         "todo_files": _todo_files(report),
         "shorten": words.shortened(audit),
