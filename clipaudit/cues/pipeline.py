@@ -64,17 +64,22 @@ def audit_cues(
     pool: TextPool | None = None,
     on_progress: Progress = _silent,
 ) -> AuditResult:
-    """Find the cues that classes hang on, in words, with evidence.
+    """Find the cues that classes depend on, in words, with evidence (docs/method.md 7 and 8).
 
-    run: with labels, or captions that name classes; what is associated is measured on its rows (`options.where`).
+    run: with labels, or captions that name classes; associations are measured on its rows (`options.where`).
     test_run: another run of the same model whose rows are scored with and without each cue; by default `run` itself,
         with `options.test_where`.
     texts: where text vectors come from; by default the run's own model.
     pool: texts, instead of those of `options.texts`.
-    on_progress: told `(what, done, total)` as it goes.
+    on_progress: told `(step, done, total)`.
 
     Raises UsageError for a mistake that a user can mend (no labels or captions, fewer than two classes, a column that
-    is not there, a classes file that does not match). Everything else that is too little is an `inconclusive` result.
+    does not exist, a classes file that does not match) and RunNotFound. With too few images the result is
+    `inconclusive`.
+
+    >>> result = audit_cues("demo-out/birds-run", AuditOptions(attributes=("place",), permutations=0, random_sets=200))
+    >>> result.table("findings").num_rows == len(result.findings)
+    True
     """
     began = time.monotonic()
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -15,13 +15,13 @@ from clipaudit.run.reader import Run
 from clipaudit.run.rows import stream_rows
 
 _CAPTIONS: Final = 65_536
-"""Read at a time."""
+"""Captions read at a time."""
 
 
 def classes_source(run: Run, wanted: ClassesFrom | None) -> ClassesFrom:
-    """What says which class an image of the run is: what was asked for, else its label, else its caption.
+    """What says which class an image of the run is: what is wanted, else its label, else its caption.
 
-    UsageError when the run has no such column, or nothing was asked for and it has neither.
+    UsageError when the run has no such column, or nothing is wanted and it has neither.
     """
     labels, captions, url = run.spec.label_kind is not None, run.spec.caption, run.directory.url
     if wanted is None and not labels and not captions:
@@ -43,7 +43,7 @@ def classes_source(run: Run, wanted: ClassesFrom | None) -> ClassesFrom:
 
 
 def caption_classes(run: Run, names: ClassNames) -> Ints:
-    """(n,) class that the caption of each ok row of the run names: NONE where it names none, SEVERAL where more."""
+    """(n,) int64 class that the caption of each ok row of the run names: NONE or SEVERAL where it names not one."""
     forms = forms_of(names.names, names.others)
     classes = [
         named_class(caption, forms)
@@ -54,8 +54,10 @@ def caption_classes(run: Run, names: ClassNames) -> Ints:
 
 
 def own_answers(run: Run, names: ClassNames, classes: Float32s) -> Ints:
-    """(n,) class that CLIP answers for each ok row of the run, from class vectors (C, D); SEVERAL where the answer is a
-    name of several classes."""
+    """(n,) int64 class that CLIP answers for each ok row of the run, from class vectors (C, D).
+
+    SEVERAL where the answer is a name of several classes.
+    """
     parts = [
         (batch.vectors["embedding"] @ classes.T).argmax(axis=1).astype(np.int64)
         for batch in stream_rows(run, ["embedding"])

@@ -26,12 +26,12 @@ class File(Documented):
     about: str
     """What is in it and what to do with it."""
     rows: int | None
-    """Images or lines; None where that says nothing."""
+    """Images or lines; None for a file without rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Documented):
-    """Everything that a report says."""
+    """The whole content of a report."""
 
     audit: AuditResult
     gate: Gate

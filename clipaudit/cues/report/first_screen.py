@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from clipaudit.cues.report.document import Report
-from clipaudit.cues.report.pictures import Pictures, Shown, row
+from clipaudit.cues.report.pictures import CaptionedPicture, Pictures, row
 from clipaudit.cues.report.words import (
     MEANING,
     anything_tested,
@@ -42,7 +42,7 @@ class ExampleRow:
 
     title: str
     bars: tuple[Bar, ...]
-    pictures: tuple[Shown, ...]
+    pictures: tuple[CaptionedPicture, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ def _case(
     )
 
 
-def _row(samples: Sequence[SampleRef], pictures: Pictures, finding: Finding) -> tuple[Shown, ...]:
+def _row(samples: Sequence[SampleRef], pictures: Pictures, finding: Finding) -> tuple[CaptionedPicture, ...]:
     """The first few that can be shown; without pictures, captions alone would say little here."""
     return tuple(picture for picture in row(samples, pictures, finding.id) if picture.picture is not None)[:_PICTURES]
 

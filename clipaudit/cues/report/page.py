@@ -1,4 +1,4 @@
-"""The page: one self-contained HTML file without scripts, from the templates and what is worked out for them here."""
+"""The page: one self-contained HTML file without scripts, from the templates and the values prepared here."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ from clipaudit.cues.result.finding_parts import Estimate, Verdict
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.pages import without_forbidden
 
-_ALSO: Final = 3
+_FURTHER: Final = 3
 """Further findings named on the first screen."""
 _SHIFT_ROWS: Final = 15
+"""Rows of the table of shifts."""
 _CLASSES: Final = 15
+"""Rows of the table of classes."""
 _TESTED: Final = 150
-"""Cues that are no finding shown on the map."""
+"""Cues on the map that are no findings, at most."""
 _GATE: Final = {"passed": "Gate passed", "failed": "Gate failed", "inconclusive": "Gate undecided",
                 "invalid": "Audit not valid"}  # fmt: skip
 _FILES_FOR: Final = {
@@ -37,7 +39,7 @@ _FILES_FOR: Final = {
     Verdict.OBSERVED: ("groups.parquet",),
     Verdict.INCONCLUSIVE: ("collect.csv", "review.csv"),
 }
-"""What the action of a verdict needs; for the others the list of images to look at."""
+"""Files that the action of a verdict needs; other verdicts need the list of images to look at."""
 _PERCENT: Final = re.compile("(?<=[0-9]) %")
 """A number stays on one line with its sign."""
 _WAIVER: Final = {
@@ -57,7 +59,7 @@ class Link:
 
 
 def render(report: Report, pictures: Pictures | None = None, see_also: Sequence[Link] = ()) -> str:
-    """The page as text; `pictures` from `gallery.read_pictures`."""
+    """The page as text; `pictures` from `read_pictures`."""
     context = {**_context(report, pictures or Pictures()), "see_also": see_also}
     page = _environment().get_template("report.html").render(**context)
     return _PERCENT.sub("\u00a0%", without_forbidden(page))
@@ -111,8 +113,8 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "first_numbers": words.numbers(card_findings[0]) if card_findings and audit.trust.valid else (),
         "todo_files": _todo_files(report),
         "shorten": words.shortened(audit),
-        "also": () if not audit.trust.valid else audit.findings[1 : 1 + _ALSO],
-        "more": max(len(audit.findings) - 1 - _ALSO, 0),
+        "also": () if not audit.trust.valid else audit.findings[1 : 1 + _FURTHER],
+        "more": max(len(audit.findings) - 1 - _FURTHER, 0),
         "cases": cases(audit, pictures),
         "map": _map(audit),
         "tested": min(sum(point.finding is None for point in audit.map), _TESTED),
@@ -150,7 +152,7 @@ def _value_of(estimate: Estimate | None, kind: str) -> str:
 
 
 def _map(audit: AuditResult) -> Markup | None:
-    """None without labels, too: what is not measured has no place on it."""
+    """The map of findings; None without labels, since reliance is then not measured."""
     if audit.settings.classes_from != "label":
         return None
     ranks = {finding.id: finding for finding in audit.findings[:CARDS]}
@@ -248,7 +250,7 @@ def _labels(audit: AuditResult) -> str:
 
 
 def _class_facts(audit: AuditResult, accuracy: str) -> list[tuple[str, str]]:
-    """How well CLIP's answers fit the classes, and where these come from if not from labels."""
+    """How often CLIP's answers are the classes, and where classes come from if not from labels."""
     if audit.settings.classes_from == "label":
         return [("CLIP’s zero-shot accuracy", accuracy)]
     captions = audit.settings.classes_from == "caption"

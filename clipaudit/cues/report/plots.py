@@ -13,19 +13,19 @@ from typing import Final, TypeAlias
 
 from markupsafe import Markup
 
-from clipaudit.cues.report.svg import Scale, drawing, join, line, polygon, polyline, tag, text, tick_text, ticks
 from clipaudit.cues.report.words import SHORT, p_value, slug
 from clipaudit.cues.result.finding_parts import Estimate, Verdict
+from clipaudit.pages.svg import Scale, drawing, join, line, polygon, polyline, tag, text, tick_text, ticks
 
 Place: TypeAlias = tuple[float, float]
 
 WIDTH: Final = 340
 _LEFT, _RIGHT, _TOP = 44, 8, 14
 _RADIUS: Final = 9.0
-_REACH: Final = 64
-"""Half marks that a mark may be moved by."""
+_MAX_MOVES: Final = 64
+"""Steps of half a mark by which a mark may be moved."""
 _IMMUNE_POINTS: Final = 1.0
-"""Effects within so many points count as none (STATISTICS 3)."""
+"""Effects within so many points count as none (docs/method.md 8)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ def _free(place: Place, taken: Sequence[Place], x: Scale, rows: Scale | None) ->
     `rows` is the vertical extent; None for the strip, in which marks stay on one line.
     """
     step = _RADIUS / 2
-    reach = range(-_REACH, _REACH + 1)
+    reach = range(-_MAX_MOVES, _MAX_MOVES + 1)
     shifts = sorted(((step * dx, step * dy) for dx in reach for dy in (reach if rows else (0,))), key=_by_distance)
     for dx, dy in shifts:
         candidate = (place[0] + dx, place[1] + dy)
