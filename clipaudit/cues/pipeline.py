@@ -194,7 +194,7 @@ class _Job:
         else:
             classes = own_answers(facts.run, self.names, self.class_vectors)
             complaint = f"every answer {where} is a name of several classes of {self.names.source}: give each its own"
-        named = replace(facts, truth=classes[facts.position])
+        named = facts.of_classes(classes[facts.position])
         if len(facts) and not (named.truth >= 0).any():
             raise UsageError(complaint)
         return named
@@ -302,7 +302,7 @@ class _Job:
             seed=options.seed,
             on_head=lambda done, total: progress("heads", done, total),
         )
-        screens = self._attributes(tested_facts, design)
+        screens = self._attributes(tested_facts, raw, design)
         scored = test if test is not None else facts
         by = self.columns[0] if self.columns else None
         words = (self.test_run or run).directory.url
@@ -344,11 +344,13 @@ class _Job:
         answered = own_answers(self.run, self.names, self.class_vectors)[facts.position]
         return facts.truth, answered == facts.truth
 
-    def _attributes(self, facts: ImageFacts, design: Design) -> tuple[AttributeScreen, ...]:
+    def _attributes(
+        self, facts: ImageFacts, raw: Mapping[str, Attribute], design: Design
+    ) -> tuple[AttributeScreen, ...]:
         screens = []
         for column in self.columns:
             attribute = facts.attributes[column]
-            reason = unusable(attribute)
+            reason = unusable(raw[column])
             if reason is None and column in row_filter(self.run, self.rows).equalities:
                 reason = "it chooses the rows"
             if reason is None and names_class(attribute, design.truth):

@@ -197,13 +197,9 @@ def answerer_cell(finding: Finding, answerer: str) -> AnswererCell:
         return AnswererCell(value=NONE, limits="", about=_NO_ANSWERS[measured.state])
     if measured.effect is not None:
         net = measured.effect.net_did
-        return AnswererCell(
-            value=points(net.value), limits=limits(net, "points"), about="points of its gap hang on it, net"
-        )
+        return AnswererCell(value=points(net.value), limits=limits(net, "points"), about="points of its gap, net")
     gap = measured.gap
-    about = (
-        "points: its gap; hangs on it by less than the margin" if measured.does_not_hang_on_it else "points: its gap"
-    )
+    about = "points: its gap, within the margin" if measured.does_not_hang_on_it else "points: its gap"
     return AnswererCell(value=points(gap.value), limits=limits(gap, "points"), about=about)
 
 
