@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from clipaudit.job.driver import Plan
     from clipaudit.job.protocol import Failed, StartFailed
     from clipaudit.job.recompute import Recomputed
-    from clipaudit.run.upkeep import CheckReport, RunStatus
+    from clipaudit.run.integrity import CheckReport
+    from clipaudit.run.upkeep import RunStatus
 
 _PLAIN_SECONDS = 10.0  # without a terminal (job logs) one line at this interval instead of a bar
 
