@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest, false_discovery_control
+from scipy.special import ndtri
+from scipy.stats import false_discovery_control
 
 from clipaudit.arrays import Float64s, Floats
 
@@ -38,12 +40,16 @@ class Proportion:
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Wilson's (1927) score interval, (low, high) within 0..1; (0, 1) when `total` is 0.
 
-        For simultaneous limits over G groups (Bonferroni) give `1 - alpha / G` as the confidence.
+        For simultaneous limits over G groups (Bonferroni) give `1 - alpha / G` as the confidence. Closed form: scipy's
+        `binomtest` computes a test before the same limits, 0.2 ms a call, and a report of 50 findings over 100 groups
+        has about 11,000 intervals.
         """
-        if not self.total:
+        n, p = self.total, self.value
+        if not n:
             return 0.0, 1.0
-        limits = binomtest(self.right, self.total).proportion_ci(confidence, method="wilson")
+        z = float(ndtri((1 + confidence) / 2))
+        # the p0 with (p - p0)^2 = z^2 p0 (1 - p0) / n
+        centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
         # exactly 0 and 1 at the ends, where rounding would leave 1e-18
-        return (0.0 if self.right == 0 else float(limits.low)), (
-            1.0 if self.right == self.total else float(limits.high)
-        )
+        return 0.0 if self.right == 0 else centre - half, 1.0 if self.right == n else centre + half
