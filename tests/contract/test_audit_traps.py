@@ -1,4 +1,4 @@
-"""Ten traps that others fell into (section 1 of the method), each a regression test that fails for the wrong method."""
+"""Ten traps that others fell into (docs/method.md 9), each a regression test that fails for the wrong method."""
 
 from __future__ import annotations
 

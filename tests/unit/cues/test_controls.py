@@ -1,4 +1,4 @@
-"""Error rates: random labels give no finding (acceptance 1), a planted cue is found and its class named (2)."""
+"""Error rates: random labels give no finding, a planted cue is found and its class named."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_random_labels_with_near_duplicates_give_no_finding():
 @pytest.mark.parametrize("classes", [2, 10, 100])
 @pytest.mark.parametrize("n", [500, 5000, 50_000])
 def test_false_finding_rate(n, classes, first, size):
-    """Acceptance 1: P(any finding) <= .07, over 100 seeds where cheap (10 of 50,000 images with 100 classes)."""
+    """P(any finding) <= .07, over 100 seeds where cheap (10 of 50,000 images with 100 classes)."""
     seeds = 200 if n == 500 else 100 if n == 5000 else 40 if classes <= 10 else 10
     found, audits = rate([null_audit(n, classes, first, seed, size) for seed in range(seeds)])
     print(f"\nn {n}, {classes} classes, {first:.0%} first, clusters of {size}: {found:.3f} of {audits}")
@@ -95,7 +95,7 @@ def planted_audit(seed, n=2000, classes=10, d=0.5, directions=200):
 
 
 def test_a_planted_cue_is_found_and_its_class_named():
-    """Acceptance 2, 20 seeds."""
+    """In 20 seeds."""
     results = np.array([planted_audit(seed) for seed in range(20)])
     assert results[:, 0].mean() >= 0.95
     assert results[:, 1].mean() <= 0.1

@@ -1,4 +1,4 @@
-"""Counterfactuals: nothing ablated (acceptance 7), arms, which heads, matched controls."""
+"""Counterfactuals: nothing ablated, arms, which heads, matched controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdicts: every row of the table of section 3, what is missing, and the words."""
+"""Verdicts: every row of the table of docs/method.md 8, what is missing, and the words."""
 
 from __future__ import annotations
 
