@@ -50,6 +50,11 @@ def save_report(
     could not be shown.
 
     Raises UsageError when `out` holds something else, or an option or the waiver file is wrong.
+
+    >>> result = audit_cues("demo-out/birds-run", AuditOptions(permutations=0, random_sets=200))
+    >>> report = save_report(result, "report", heat=False)
+    >>> report.gate.outcome in ("passed", "failed", "inconclusive", "invalid")
+    True
     """
     config = ReportConfig(
         out=str(out), fail_on=parse_fail_on(fail_on), require_evidence=require_evidence, waivers=load_waivers(waivers)
