@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +22,26 @@ def benjamini_hochberg(p: Floats) -> Float64s:
     return adjusted.reshape(values.shape)
 
 
+def wilson(share: Floats | float, n: Floats | float, quantile: float) -> tuple[Float64s, Float64s]:
+    """Wilson's score limits of shares of n trials, each of the arguments' shape, float64 within 0..1.
+
+    Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 1927. n may be any number above
+    0, such as a number of effective images; quantile is the normal's (or t's) of two sides.
+
+    Closed form and vectorised, because a report of 50 findings over 100 groups has about 11,000 intervals and scipy's
+    `binomtest`, which gives the same limits, computes a test first: 0.2 ms a call.
+    """
+    p, size = np.asarray(share, np.float64), np.maximum(n, 1e-9)
+    # the p0 with (p - p0)^2 = q^2 p0 (1 - p0) / n
+    square = quantile**2 / size
+    centre = (p + square / 2) / (1 + square)
+    half = quantile / (1 + square) * np.sqrt(p * (1 - p) / size + square / (4 * size))
+    # exactly 0 and 1 at the ends, where rounding would leave 1e-18
+    low = np.where(p <= 0, 0.0, np.maximum(centre - half, 0.0))
+    high = np.where(p >= 1, 1.0, np.minimum(centre + half, 1.0))
+    return low, high
+
+
 @dataclass(frozen=True, kw_only=True)
 class Proportion:
     """A share of successes, such as an accuracy."""
@@ -40,16 +59,9 @@ class Proportion:
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Wilson's (1927) score interval, (low, high) within 0..1; (0, 1) when `total` is 0.
 
-        For simultaneous limits over G groups (Bonferroni) give `1 - alpha / G` as the confidence. Closed form: scipy's
-        `binomtest` computes a test before the same limits, 0.2 ms a call, and a report of 50 findings over 100 groups
-        has about 11,000 intervals.
+        For simultaneous limits over G groups (Bonferroni) give `1 - alpha / G` as the confidence.
         """
-        n, p = self.total, self.value
-        if not n:
+        if not self.total:
             return 0.0, 1.0
-        z = float(ndtri((1 + confidence) / 2))
-        # the p0 with (p - p0)^2 = z^2 p0 (1 - p0) / n
-        centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-        half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-        # exactly 0 and 1 at the ends, where rounding would leave 1e-18
-        return 0.0 if self.right == 0 else centre - half, 1.0 if self.right == n else centre + half
+        low, high = wilson(self.value, self.total, float(ndtri((1 + confidence) / 2)))
+        return float(low), float(high)
