@@ -1,4 +1,4 @@
-"""Whether reliance verdicts can be trusted: simulated worlds of known truth (STATISTICS 5, items 3, 6 and 7).
+"""Whether reliance verdicts can be trusted: simulated worlds of known truth.
 
 python benchmarks/reliance_acceptance.py ghosts        columns that no head sees: believed in <= 5 %
 python benchmarks/reliance_acceptance.py difficulty    columns that make images hard, and a class-biased model

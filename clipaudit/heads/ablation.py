@@ -2,7 +2,7 @@
 
 Source: Gandelsman, Efros, Steinhardt, "Interpreting CLIP's Image Representation via Text-Based Decomposition", ICLR
 2024: a component's direct effect is measured by replacing it with its mean over images. The model computes nothing
-again; an ablated embedding `z - sum (y - mean y) Q` (DESIGN 3) is not normalised again, which changes no answer.
+again; an ablated embedding `z - sum (y - mean y) Q` (docs/method.md 5) is not normalised: a factor changes no answer.
 """
 
 from __future__ import annotations

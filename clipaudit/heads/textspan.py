@@ -2,7 +2,7 @@
 
 Source: Gandelsman, Efros, Steinhardt, "Interpreting CLIP's Image Representation via Text-Based Decomposition", ICLR
 2024, Algorithm 1. There a head's outputs of all images are centred and projected again and again; here only their
-covariance is needed, in the head's own basis (DESIGN 3): no image, no row, and no cost that grows with either.
+covariance is needed, in the head's own basis (docs/method.md 3): no image, no row, and no cost that grows with either.
 
 Centred, as in the paper: its algorithm ranks texts by the variance of the projections, so a head's mean, which all
 images share and which mean-ablation keeps, names nothing. Texts are taken as they are given; the published code does

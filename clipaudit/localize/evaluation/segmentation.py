@@ -102,7 +102,7 @@ class ReferenceProtocol(ObjectProtocol):
     `contrast`, whose 0 is the mean over the classes, and for masks that are squeezed onto cropped images.
 
     One thing differs: the code spreads LayerNorm's mean and all biases evenly over tokens, here they are no token's
-    (DESIGN 3), which moves a map by nearly a constant.
+    (docs/method.md 1), which moves a map by nearly a constant.
     """
 
     predicts = True
