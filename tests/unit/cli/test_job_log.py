@@ -8,8 +8,8 @@ from datetime import datetime
 
 import pytest
 
-from clipaudit.cli import app
 from clipaudit.cli.console.job_log import JsonReporter
+from clipaudit.cli.job import run_job as run_command
 from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConfig
 from clipaudit.errors import Interrupted, RunInvalid
 from clipaudit.job.driver import run_job
@@ -106,7 +106,7 @@ def test_a_second_signal_ends_the_job_like_the_first(config, capsys, monkeypatch
 
     monkeypatch.setattr("clipaudit.job.driver.run_job", interrupted)
     with pytest.raises(Interrupted, match="stopped at once; the same command goes on"):
-        app._audit(replace(config, execution=replace(config.execution, log_format="json")), as_json=False)
+        run_command(replace(config, execution=replace(config.execution, log_format="json")), as_json=False)
     (last,) = lines(capsys)
     assert (last["event"], last["exit_code"]) == ("job_failed", 4)
 
