@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from typing import TypeAlias, TypeVar
 
@@ -74,7 +75,11 @@ class ShardWorker:
         """Samples of the running attempt that have been written or are being written; other threads read it."""
         components = [column(layer) for column in (attention_column, mlp_column) for layer in self._layers]
         self.facts = WorkerFacts(
-            model={**loaded.description, "tower": _tower_facts(self._decomposer), **agreement},
+            model={
+                **loaded.description,
+                "tower": _tower_facts(self._decomposer),
+                **({"agreement": asdict(agreement)} if agreement is not None else {}),
+            },
             table=TableSpec(
                 heads=tuple(head_label(layer, head) for layer in self._layers for head in range(tower.heads)),
                 head_dim=self._decomposer.readout.head_dim,

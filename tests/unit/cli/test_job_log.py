@@ -28,11 +28,11 @@ KEYS = {
 
 def lines(capsys):
     """The events so far, each checked against the documentation."""
-    found = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    for event in found:
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    for event in events:
         assert event.keys() - {"time", "event", "run"} == KEYS[event["event"]], event["event"]
         assert datetime.fromisoformat(event["time"]).tzinfo is not None
-    return found
+    return events
 
 
 @pytest.fixture
@@ -82,8 +82,8 @@ def test_the_rarer_events_are_documented_too(config, capsys):
         reporter.stopping("SIGTERM")
         reporter.warning("one job at a time")
         reporter.tick(Tally(shards_total=1, shards_committed=0))  # too early for a line
-    found = [event["event"] for event in lines(capsys)]
-    assert found == ["shard_superseded", "worker_failed", "stopping", "warning"]
+    names = [event["event"] for event in lines(capsys)]
+    assert names == ["shard_superseded", "worker_failed", "stopping", "warning"]
 
 
 @pytest.mark.parametrize(
