@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -11,7 +12,10 @@ if TYPE_CHECKING:
 
     from clipaudit.arrays import Uint8s
 
+VERSION = "0.1.0"
+"""Of clipaudit, written into runs and reports; `clipaudit.__version__`."""
 SCHEMA_VERSION = 1
+"""Of a run's files."""
 
 # A row's status. Everything but OK is a failure row: its vectors are null and it is counted by reason.
 OK = "ok"
@@ -40,7 +44,17 @@ STATUSES = (
 Label: TypeAlias = int | str | None
 LabelKind: TypeAlias = Literal["int", "string"]
 
+Names: TypeAlias = str | Sequence[str]
+"""One name or several; see `as_names`."""
+Several: TypeAlias = list[str] | tuple[str, ...]
+"""Several names, where one gives another result: a text is a sequence of texts too."""
+
 _HEAD_LABEL = re.compile(r"L(\d{2,})H(\d{2,})")
+
+
+def as_names(names: Names) -> tuple[str, ...]:
+    """One name or several, as a tuple."""
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def head_label(layer: int, head: int) -> str:

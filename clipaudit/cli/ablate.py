@@ -47,10 +47,12 @@ ReconstructOption = Annotated[
     int | None, option("Replace heads by what so many texts span, not by their means.", panel=REPLACED)
 ]
 FitOption = Annotated[
-    list[str] | None, option("Rows that means, roles and texts are taken from: split=train [all].", panel=ROWS)
+    list[str] | None,
+    option("Rows that means, roles and texts are taken from: filters as in --where, repeatable [all].", panel=ROWS),
 ]
 MeansOption = Annotated[
-    str | None, option("Other means: balanced, another run, or rows: split=fit [the --fit rows].", panel=ROWS)
+    str | None,
+    option("Other means: balanced, another run, or rows by a filter: split=fit [the --fit rows].", panel=ROWS),
 ]
 RandomOption = Annotated[int, option("Also draw so many sets of as many heads of the same layers [0].")]
 StudyOption = Annotated[

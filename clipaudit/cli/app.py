@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from clipaudit import __version__
 from clipaudit.cli import ablate, compare, demo, evaluate, heads, index, job, localize, query, report, run
+from clipaudit.schema import VERSION
 
 app = typer.Typer(
     name="clipaudit",
@@ -21,7 +21,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"clipaudit {__version__}")
+        typer.echo(f"clipaudit {VERSION}")
         raise typer.Exit
 
 

@@ -63,13 +63,14 @@ def heads(
     from clipaudit.heads.texts.pool import load_pool
     from clipaudit.heads.texts.vectors import RunTexts
     from clipaudit.run.derived import publish
+    from clipaudit.run.filters import equal_to
     from clipaudit.run.reader import Run
     from clipaudit.run.rows import chosen_rows
 
     opened_run, pool = Run(run), load_pool(texts)
     config = DescribeConfig(
         heads=listed(head) or None,
-        rows=chosen_rows(opened_run, [*(where or ()), *([f"label={label}"] if label is not None else ())]),
+        rows=chosen_rows(opened_run, [*(where or ()), *([equal_to("label", label)] if label is not None else ())]),
         steps=steps,
         criterion="reference" if criterion == "reference" else "explained",
         roles=roles,

@@ -21,6 +21,15 @@ def option(text: str, *names: str, panel: str | None = None) -> Any:  # noqa: AN
     return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
 
 
+def where_option(what: str, panel: str | None = None) -> Any:  # noqa: ANN401 - as in `option`
+    """A repeatable option of filters; `what` says what they choose, such as `Only rows`."""
+    return option(
+        f"{what} that pass a filter: split=test, \"label = 3 and (light < 9 or place in ('land', 'water'))\";"
+        " repeatable, all must hold.",
+        panel=panel,
+    )
+
+
 ROWS, TEXTS = "Rows", "Texts"
 """Panels of the help."""
 
@@ -47,9 +56,7 @@ CriterionOption = Annotated[
     str,
     option("explained (variance that a text adds) or reference (the published code's) [explained].", panel=TEXTS),
 ]
-WhereOption = Annotated[
-    list[str] | None, option("Only rows with this value: attributes.place=water or label=3; repeatable.", panel=ROWS)
-]
+WhereOption = Annotated[list[str] | None, where_option("Only rows", panel=ROWS)]
 
 # Commands on heat maps
 BlocksOption = Annotated[int | None, option("Surgery: last blocks that have the second path [6].")]

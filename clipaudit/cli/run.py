@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipaudit.cli.options import JsonOption, RunArgument, listed, one_of, print_json
+from clipaudit.cli.options import JsonOption, RunArgument, listed, print_json
 from clipaudit.errors import IntegrityError
 
 
@@ -111,7 +111,6 @@ def export(
     """
     from clipaudit.run.export import export as run_export
 
-    one_of("--format", file_format, ("parquet", "npy"))
     chosen_heads = listed([heads]) if heads else None
     for path in run_export(run, out, file_format=file_format, heads=chosen_heads, overwrite=overwrite):
         typer.echo(path)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clipaudit import __version__
 from clipaudit.demo.evaluation.head_choice import RULES
 from clipaudit.demo.evaluation.shortcut import Shortcut
 from clipaudit.pages import render_page, template_environment
+from clipaudit.schema import VERSION
 from clipaudit.statistics import Proportion
 
 
@@ -49,7 +49,7 @@ def write_page(
         control=found.controls[rule],
         rule=RULES[rule],
         commands=commands,
-        version=__version__,
+        version=VERSION,
         seed=seed,
     )
     path.write_text(page, encoding="utf-8")

@@ -21,11 +21,11 @@ from clipaudit.errors import ShardTooSlow
 from clipaudit.job.agreement import measure_if_asked
 from clipaudit.job.protocol import Task, WorkerFacts
 from clipaudit.job.staging import Batch, Staging
-from clipaudit.model import Decomposer, describe
+from clipaudit.model import Decomposer, describe_tower
 from clipaudit.model.loading import load_model
 from clipaudit.run.basis import write_basis
 from clipaudit.run.directory import RunDirectory
-from clipaudit.run.moments import LabelMoments, MomentsAccumulator
+from clipaudit.run.moments_accumulator import LabelMoments, MomentsAccumulator
 from clipaudit.run.projections import SCALARS, ProjectionWriter
 from clipaudit.run.records import CommitRecord, StoredFile
 from clipaudit.schema import NOT_FINITE, OK, Sample, TableSpec, attention_column, head_label, mlp_column
@@ -54,7 +54,7 @@ class ShardWorker:
         learn_credentials(config.shards)  # the URLs in tasks hold none
         self._fields = parse_fields(config.fields)
         loaded = load_model(config.model)
-        tower = describe(loaded.model)
+        tower = describe_tower(loaded.model)
         self._layers = parse_layers(config.store.layers, tower.layers)
         self._decomposer = Decomposer(
             loaded.model,

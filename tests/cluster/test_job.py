@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from clipaudit.run.reader import Run
-from tests.conftest import ROOT
+from tests.commands import ROOT
 from tests.make_shards import write_photos
 
 RAY = str(Path(sys.executable).with_name("ray"))
