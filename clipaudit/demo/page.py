@@ -8,7 +8,7 @@ from typing import Any
 
 from clipaudit.demo.evaluation.head_choice import RULES
 from clipaudit.demo.evaluation.shortcut import Shortcut
-from clipaudit.pages import render_page, template_environment
+from clipaudit.pages.html import render_page, template_environment
 from clipaudit.schema import VERSION
 from clipaudit.statistics import Proportion
 

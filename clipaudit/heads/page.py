@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from clipaudit.arrays import Float64s
 from clipaudit.heads.description import Description, HeadWords
-from clipaudit.pages import render_page, template_environment
+from clipaudit.pages.html import render_page, template_environment
 from clipaudit.run.row import Row
 from clipaudit.run.rows import RowBatch, stream_rows
 from clipaudit.run.thumbnails import NoPicture, Thumbnail, Thumbnails

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from clipaudit.pages import render_page, template_environment
+from clipaudit.pages.html import render_page, template_environment
 from clipaudit.retrieval.retriever import Answer, Hit, Question
 from clipaudit.run.reader import Run
 from clipaudit.run.row import Row

@@ -20,7 +20,7 @@ from clipaudit.cues.report.pictures import CARDS, Pictures, duplicate_strips
 from clipaudit.cues.report.plots import Mark, cue_map, icon, interval_row
 from clipaudit.cues.result.finding_parts import Estimate, Verdict
 from clipaudit.cues.result.result import AuditResult
-from clipaudit.pages import render_page, template_environment
+from clipaudit.pages.html import render_page, template_environment
 
 _FURTHER: Final = 3
 """Further findings named on the first screen."""

@@ -3,8 +3,8 @@
 import jinja2
 import pytest
 
-from clipaudit.pages import render_page, template_environment, without_forbidden
-from tests.conftest import ROOT
+from clipaudit.pages.html import render_page, template_environment, without_forbidden
+from tests.commands import ROOT
 
 PACKAGES = ("clipaudit.heads", "clipaudit.retrieval", "clipaudit.cues.report", "clipaudit.demo")
 
@@ -47,4 +47,4 @@ def test_a_package_without_templates_is_an_error():
 
 def test_no_other_module_makes_an_environment():
     makers = [path.name for path in (ROOT / "clipaudit").rglob("*.py") if "Environment(" in path.read_text()]
-    assert makers == ["pages.py"]
+    assert makers == ["html.py"]
