@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from clipaudit.arrays import Float32s
-from clipaudit.config import JobConfig, parse_layers
+from clipaudit.config import JobConfig, LabelMoments, parse_layers
 from clipaudit.errors import ShardTooSlow
 from clipaudit.job.agreement import measure_if_asked
 from clipaudit.job.protocol import Task, WorkerFacts
@@ -25,7 +25,7 @@ from clipaudit.model import Decomposer, describe_tower
 from clipaudit.model.loading import load_model
 from clipaudit.run.basis import write_basis
 from clipaudit.run.directory import RunDirectory
-from clipaudit.run.moments_accumulator import LabelMoments, MomentsAccumulator
+from clipaudit.run.moments_accumulator import MomentsAccumulator
 from clipaudit.run.projections import SCALARS, ProjectionWriter
 from clipaudit.run.records import CommitRecord, StoredFile
 from clipaudit.schema import NOT_FINITE, OK, Sample, TableSpec, attention_column, head_label, mlp_column
