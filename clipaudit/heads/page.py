@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Final
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 
 from clipaudit.arrays import Float64s
 from clipaudit.heads.description import Description, HeadWords
-from clipaudit.pages import without_forbidden
+from clipaudit.pages.html import render_page, template_environment
 from clipaudit.run.row import Row
 from clipaudit.run.rows import RowBatch, stream_rows
 from clipaudit.run.thumbnails import NoPicture, Thumbnail, Thumbnails
@@ -155,7 +153,8 @@ def render(found: Description, ends: dict[str, list[Ends]], side: int = 80) -> s
     heads = [
         _head(words, found, ends[words.head], pictures) for words in sorted(found.heads, key=lambda one: -one.share)
     ]
-    page = _environment().get_template("heads.html").render(
+    return render_page(
+        template_environment("clipaudit.heads").get_template("heads.html"),
         run=found.run.directory.url,
         model=found.run.manifest.identity["model"],
         rows=found.rows,
@@ -166,18 +165,6 @@ def render(found: Description, ends: dict[str, list[Ends]], side: int = 80) -> s
         roles_missing=found.roles_missing if found.config.roles else None,
         side=side,
         version=VERSION,
-    )  # fmt: skip
-    return without_forbidden(page)
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("clipaudit.heads"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
     )
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any, Final, TypeAlias
 
-from clipaudit.pages import without_forbidden
+from clipaudit.pages.html import render_page, template_environment
 from clipaudit.retrieval.retriever import Answer, Hit, Question
 from clipaudit.run.reader import Run
 from clipaudit.run.row import ImageId, Row
@@ -50,10 +49,7 @@ def contact_sheet(
 
     `draw` adds to each picture, and to the query's, the map of where what was asked is seen.
     """
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string(files("clipaudit.retrieval").joinpath("templates/sheet.html").read_text("utf-8"))
+    template = template_environment("clipaudit.retrieval").get_template("sheet.html")
     seen = [{_place(hit.row) for hit in panel.answer.hits} for panel in panels]
     shown = []
     for number, panel in enumerate(panels):
@@ -75,7 +71,7 @@ def contact_sheet(
         "images": f"{len(run):,}",
     }
     query = _facts(asked.row) if asked.row else []
-    return without_forbidden(template.render(asked=asked, panels=shown, facts=facts, query=query))
+    return render_page(template, asked=asked, panels=shown, facts=facts, query=query)
 
 
 def _place(row: Row) -> ImageId:

@@ -18,15 +18,15 @@ DECODER = ImageDecoder(image_transform_v2(PreprocessCfg(size=32), is_train=False
 
 def both(data):
     """What the decoder makes of a file with simplejpeg and without it: an image or an error."""
-    found = []
+    results = []
     with pytest.MonkeyPatch.context() as patch:
         for module in (images_module.simplejpeg, None):
             patch.setattr(images_module, "simplejpeg", module)
             try:
-                found.append(DECODER(data))
+                results.append(DECODER(data))
             except (ImageUndecodable, ImageTooLarge) as error:
-                found.append(error)
-    return found
+                results.append(error)
+    return results
 
 
 def assert_alike(fast, slow):
