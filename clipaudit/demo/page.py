@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from clipaudit.demo.evaluation.head_choice import RULES
 from clipaudit.demo.evaluation.shortcut import Shortcut
+from clipaudit.pages import templates
 from clipaudit.schema import VERSION
 from clipaudit.statistics import Proportion
 
@@ -28,32 +27,33 @@ def write_page(
 
     `alike`: address of the sheet of images that are alike in one respect, and what it shows.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clipaudit.demo"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     rule = next(iter(RULES))
     before, after = found.settings["none"], found.settings[rule]
-    page = environment.get_template("heads.html").render(
-        title="What the model’s heads look at",
-        report=report,
-        alike=alike,
-        percent=percent,
-        images=before.accuracy.total,
-        things=things,
-        before=before,
-        after=after,
-        worst_name=worst_group(found),
-        worst_before=_worst(before.groups),
-        worst_after=_worst(after.groups),
-        all_worst=_worst(found.settings["all"].groups),
-        groups=_groups(found),
-        heads=sorted(found.words, key=lambda head: -head.variance),
-        chosen=after.heads,
-        control=found.controls[rule],
-        rule=RULES[rule],
-        commands=commands,
-        version=VERSION,
-        seed=seed,
+    page = (
+        templates("clipaudit.demo")
+        .get_template("heads.html")
+        .render(
+            title="What the model’s heads look at",
+            report=report,
+            alike=alike,
+            percent=percent,
+            images=before.accuracy.total,
+            things=things,
+            before=before,
+            after=after,
+            worst_name=worst_group(found),
+            worst_before=_worst(before.groups),
+            worst_after=_worst(after.groups),
+            all_worst=_worst(found.settings["all"].groups),
+            groups=_groups(found),
+            heads=sorted(found.words, key=lambda head: -head.variance),
+            chosen=after.heads,
+            control=found.controls[rule],
+            rule=RULES[rule],
+            commands=commands,
+            version=VERSION,
+            seed=seed,
+        )
     )
     path.write_text(page, encoding="utf-8")
 

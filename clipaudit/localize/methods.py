@@ -58,8 +58,6 @@ class Method:
     make: Callable[[nn.Module, Options], Localiser]
     about: str
     """One line for tables and help."""
-    reads_text: bool = True
-    """Whether its maps differ between texts."""
     text_by_text: bool = False
     """Whether each text costs a pass of its own (then its map does not depend on the other texts)."""
 
@@ -134,10 +132,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "gradcam": Method(
             make=lambda model, _: GradCam(model), about="Grad-CAM on the last layer's heads", text_by_text=True
         ),
-        "rollout": Method(make=lambda model, _: Rollout(model), about="attention rollout", reads_text=False),
-        "attention": Method(
-            make=lambda model, _: RawAttention(model), about="the last layer's attention", reads_text=False
-        ),
+        "rollout": Method(make=lambda model, _: Rollout(model), about="attention rollout"),
+        "attention": Method(make=lambda model, _: RawAttention(model), about="the last layer's attention"),
     }
 )
 """The localisers by name, best known first."""

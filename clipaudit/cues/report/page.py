@@ -20,7 +20,7 @@ from clipaudit.cues.report.pictures import CARDS, Pictures, duplicate_strips
 from clipaudit.cues.report.plots import Mark, cue_map, icon, interval_row
 from clipaudit.cues.result.finding_parts import Estimate, Verdict
 from clipaudit.cues.result.result import AuditResult
-from clipaudit.pages import without_forbidden
+from clipaudit.pages import templates, without_forbidden
 
 _ALSO: Final = 3
 """Further findings named on the first screen."""
@@ -65,13 +65,7 @@ def render(report: Report, pictures: Pictures | None = None, see_also: Sequence[
 
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clipaudit.cues.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("clipaudit.cues.report")
     environment.globals.update(_helpers())
     environment.tests["guessed"] = words.guessed
     return environment
