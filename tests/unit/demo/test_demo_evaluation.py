@@ -7,33 +7,44 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import open_clip
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipaudit.config import ModelConfig
-from clipaudit.demo.evaluation import __main__ as evaluate
 from clipaudit.demo.evaluation.head_choice import PLACE, RULES, HeadText, HeadTexts, head_words, text_pool
-from clipaudit.demo.evaluation.masks import heat_maps
 from clipaudit.demo.evaluation.measured import Figure, Target, mean_interval, plain, resampled_groups, share
-from clipaudit.demo.evaluation.model_card import card
 from clipaudit.demo.evaluation.questions import questions
-from clipaudit.demo.evaluation.recognition import ImageEncoder, answers, drawn, footprint, recognition
-from clipaudit.demo.evaluation.report import training_facts
-from clipaudit.demo.evaluation.shortcut import matched_sets, right_answers, studied
-from clipaudit.demo.training.tokenizer import vocab_size
 from clipaudit.demo.world import nouns
 from clipaudit.demo.world.captions import vocabulary
 from clipaudit.errors import UsageError
 from clipaudit.heads.textspan import textspan
 from clipaudit.heads.zeroshot import LogitBatch
-from clipaudit.localize import TokenDecomposition
-from clipaudit.localize.evaluation.metrics import pixel_auc
-from clipaudit.model import Decomposer, bundled
-from clipaudit.model.token_scores import token_map
 from clipaudit.statistics import Proportion
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global open_clip, torch, evaluate, heat_maps, card, ImageEncoder, answers, drawn, footprint, recognition
+    global training_facts, matched_sets, right_answers, studied, vocab_size, TokenDecomposition, pixel_auc
+    global Decomposer, bundled, token_map
+
+    import open_clip
+    import torch
+
+    from clipaudit.demo.evaluation import __main__ as evaluate
+    from clipaudit.demo.evaluation.masks import heat_maps
+    from clipaudit.demo.evaluation.model_card import card
+    from clipaudit.demo.evaluation.recognition import ImageEncoder, answers, drawn, footprint, recognition
+    from clipaudit.demo.evaluation.report import training_facts
+    from clipaudit.demo.evaluation.shortcut import matched_sets, right_answers, studied
+    from clipaudit.demo.training.tokenizer import vocab_size
+    from clipaudit.localize import TokenDecomposition
+    from clipaudit.localize.evaluation.metrics import pixel_auc
+    from clipaudit.model import Decomposer, bundled
+    from clipaudit.model.token_scores import token_map
+
 
 HEADS = tuple(f"L{layer:02d}H{head:02d}" for layer in range(2) for head in range(4))
 BY_NAME = {question.name: question for question in questions()}
@@ -373,6 +384,7 @@ def test_a_whole_evaluation_is_a_record(whole):
             assert low <= figure["value"] <= high
 
 
+@pytest.mark.full
 def test_the_command_writes_and_prints_the_same(whole, model_directory, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["evaluate", "--model", "a model"])
     training = tmp_path / "training"

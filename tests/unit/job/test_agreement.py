@@ -4,16 +4,25 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 
 from clipaudit.config import DecodeConfig, JobConfig, ModelConfig
 from clipaudit.errors import UsageError
-from clipaudit.job.agreement import first_shard, measure, measure_if_asked
-from clipaudit.job.worker import ShardWorker
-from clipaudit.model import Decomposer
-from clipaudit.model.loading import Normaliser, load_model
-from clipaudit.shards.decoder import ImageDecoder
 from tests.make_shards import jpeg_bytes, write_members
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global torch, first_shard, measure, measure_if_asked, ShardWorker, Decomposer, Normaliser, load_model
+    global ImageDecoder
+
+    import torch
+
+    from clipaudit.job.agreement import first_shard, measure, measure_if_asked
+    from clipaudit.job.worker import ShardWorker
+    from clipaudit.model import Decomposer
+    from clipaudit.model.loading import Normaliser, load_model
+    from clipaudit.shards.decoder import ImageDecoder
 
 
 @pytest.fixture(scope="module")

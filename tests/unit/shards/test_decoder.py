@@ -9,13 +9,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image, ImageOps
 
 from clipaudit.config import DecodeConfig
 from clipaudit.errors import UsageError
-from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodable, perceptual_hash
 from tests.make_shards import encode, huge_png_bytes, jpeg_bytes, photo, png_bytes, png_chunk, webp_bytes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global PreprocessCfg, image_transform_v2, ImageDecoder, ImageTooLarge, ImageUndecodable, perceptual_hash
+
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodable, perceptual_hash
 
 
 def transform(size=32, **config):

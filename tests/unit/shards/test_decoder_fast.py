@@ -4,16 +4,27 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from clipaudit.config import DecodeConfig
-from clipaudit.shards import decoder as images_module
-from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodable
 from tests.make_shards import encode, jpeg_bytes, photo
 
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global PreprocessCfg, image_transform_v2, images_module, ImageDecoder, ImageTooLarge, ImageUndecodable
+    global DECODER
+
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    from clipaudit.shards import decoder as images_module
+    from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodable
+
+    DECODER = ImageDecoder(image_transform_v2(PreprocessCfg(size=32), is_train=False), DecodeConfig())
+
+
 pytest.importorskip("simplejpeg", reason="the extra `fast` is not installed")
-DECODER = ImageDecoder(image_transform_v2(PreprocessCfg(size=32), is_train=False), DecodeConfig())
 
 
 def both(data):

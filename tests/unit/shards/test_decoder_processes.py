@@ -11,16 +11,26 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import psutil
 import pytest
-from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from clipaudit.config import DecodeConfig, FieldsConfig
-from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodable
-from clipaudit.shards.decoder_processes import ProcessDecoder
-from clipaudit.shards.feed import ShardFeed
 from clipaudit.shards.fields import parse_fields
 from clipaudit.shards.listing import expand
 from tests.commands import ROOT
 from tests.make_shards import huge_png_bytes, jpeg_bytes, png_bytes, webp_bytes, write_members
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global PreprocessCfg, image_transform_v2, ImageDecoder, ImageTooLarge, ImageUndecodable, ProcessDecoder
+    global ShardFeed
+
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodable
+    from clipaudit.shards.decoder_processes import ProcessDecoder
+    from clipaudit.shards.feed import ShardFeed
+
 
 # A decoder that images can harm: it ends, hangs or takes no notice, as their bytes say.
 FRAGILE = """
@@ -100,6 +110,7 @@ def test_an_image_that_ends_its_decoder_is_undecodable_and_the_next_is_not(proce
     assert processes(jpeg_bytes(40, 40)).width == 40
 
 
+@pytest.mark.full
 def test_a_bug_of_the_decoder_is_no_fault_of_the_image(capfd):
     made = elsewhere(program=FRAGILE)
     with pytest.raises(RuntimeError, match="a decoding process failed"):
@@ -142,6 +153,7 @@ def test_a_program_that_does_not_answer_is_ended(monkeypatch):
         elsewhere(program="import time; time.sleep(600)")
 
 
+@pytest.mark.full
 def test_images_that_the_device_resizes_come_whole_and_processes_end_with_their_owner():
     config = DecodeConfig(decode_processes=1, resize="device")
     made = elsewhere(config)
@@ -158,6 +170,7 @@ def test_images_that_the_device_resizes_come_whole_and_processes_end_with_their_
     close()
 
 
+@pytest.mark.full
 def test_processes_end_when_their_owner_is_killed():
     script = f"""
 import time, sys

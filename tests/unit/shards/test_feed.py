@@ -6,14 +6,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from clipaudit.config import DecodeConfig, FieldsConfig
 from clipaudit.errors import ShardChanged, ShardUnreadable
 from clipaudit.schema import STATUSES
-from clipaudit.shards import feed as feed_module
-from clipaudit.shards.decoder import ImageDecoder
-from clipaudit.shards.feed import ShardFeed
 from clipaudit.shards.fields import parse_fields
 from clipaudit.shards.listing import expand
 from tests.make_shards import (
@@ -28,6 +24,19 @@ from tests.make_shards import (
     write_photos,
     write_shard,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global PreprocessCfg, image_transform_v2, feed_module, ImageDecoder, ShardFeed
+
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    from clipaudit.shards import feed as feed_module
+    from clipaudit.shards.decoder import ImageDecoder
+    from clipaudit.shards.feed import ShardFeed
+
 
 LABELLED = FieldsConfig(label="cls", attributes=("json:place",))
 
