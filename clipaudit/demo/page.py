@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from clipaudit.demo.evaluation.head_choice import RULES
 from clipaudit.demo.evaluation.shortcut import Shortcut
+from clipaudit.pages.html import render_page, template_environment
 from clipaudit.schema import VERSION
 from clipaudit.statistics import Proportion
 
@@ -28,12 +27,10 @@ def write_page(
 
     `alike`: address of the sheet of images that are alike in one respect, and what it shows.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clipaudit.demo"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     rule = next(iter(RULES))
     before, after = found.settings["none"], found.settings[rule]
-    page = environment.get_template("heads.html").render(
+    page = render_page(
+        template_environment("clipaudit.demo").get_template("heads.html"),
         title="What the model’s heads look at",
         report=report,
         alike=alike,

@@ -15,8 +15,9 @@ import pytest
 
 from clipaudit.errors import ShardChanged, StoreUnavailable, UsageError
 from clipaudit.run.directory import RunDirectory
+from clipaudit.run.integrity import check
 from clipaudit.run.reader import Run
-from clipaudit.run.upkeep import check, gc, status
+from clipaudit.run.upkeep import gc, status
 from clipaudit.shards.listing import expand
 from clipaudit.shards.reader import ShardReader
 from clipaudit.storage import remote

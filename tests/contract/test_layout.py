@@ -1,4 +1,4 @@
-"""The layout that DESIGN promises: who may import what, how long files are, what the top level holds."""
+"""The layout: who may import what, how long files are, what the top level holds."""
 
 import ast
 import re

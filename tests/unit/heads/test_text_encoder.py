@@ -128,11 +128,3 @@ def test_texts_that_would_be_cut_are_refused(encoder):
 def test_another_models_tokenizer_is_refused(encoder):
     with pytest.raises(UsageError, match="not this model's: it gives token 49407, and the model knows 518"):
         encode_texts(encoder[0], open_clip.get_tokenizer("ViT-B-32", context_length=16), ["a cat"])
-
-
-def test_centred():
-    texts = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32) + 3
-    found = centred(texts)
-    assert found.dtype == np.float32
-    assert np.abs(found.mean(axis=0)).max() < 1e-6
-    assert np.allclose(found[1] - found[0], texts[1] - texts[0], atol=1e-5)

@@ -97,10 +97,10 @@ def test_results_are_those_of_the_batch(streams, recorder):
     for number, images in enumerate(batches):
         following = staging.submit(images)
         for taken, batch in ((number - 1, before),) if before else ():
-            found = batch.wait()
+            results = batch.wait()
             expected = normalise(batches[taken])
-            assert np.array_equal(found["pixels"], expected.numpy())
-            assert np.array_equal(found["mean"], expected.mean(dim=(1, 2, 3)).numpy())
+            assert np.array_equal(results["pixels"], expected.numpy())
+            assert np.array_equal(results["mean"], expected.mean(dim=(1, 2, 3)).numpy())
             assert batch.seconds == 1.5 if streams else batch.seconds > 0
             assert batch.hashes() == []
         before = following

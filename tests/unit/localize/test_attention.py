@@ -117,7 +117,7 @@ def test_every_method_keeps_the_interface(name, kind):
     assert maps.shape[:2] == (2, 3)
     assert maps.isfinite().all()
     assert not maps.requires_grad
-    assert torch.equal(maps[:, 0], maps[:, 1]) != METHODS[name].reads_text
+    assert torch.equal(maps[:, 0], maps[:, 1]) == (name in ("rollout", "attention")), "these two know no text"
     if kind == "ViT-B-32-quickgelu":
         assert method(torch.randn(2, 3, 64, 160), texts).shape == (2, 3, 2, 5)
     singles = torch.cat([method(image[None], texts) for image in images])

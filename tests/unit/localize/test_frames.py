@@ -91,12 +91,12 @@ def test_bilinear_maps_keep_the_patches_values_at_their_centres():
 
 def test_a_whole_picture_keeps_its_shape():
     visual = tiny("ViT-B-32-quickgelu", layers=1)
-    reader = PictureReader(transform("shortest"), describe_tower(visual), whole=True, shown=100)
+    reader = PictureReader(transform("shortest"), describe_tower(visual), whole=True, display_side=100)
     for size, seen in {(100, 300): (96, 288), (640, 427): (128, 96), (20, 2000): (32, 1152)}.items():
         picture = reader.read(png(np.zeros((*size, 3), np.uint8)), "a.png")
         assert picture.seen.shape[:2] == seen
         assert (picture.frame.bottom, picture.frame.right) == size
-        assert max(picture.shown.shape) == 100
+        assert max(picture.display.shape) == 100
     finer = PictureReader(transform("shortest"), describe_tower(visual), side=200).read(
         png(with_square((100, 150), 0, 0, 9)), "a"
     )

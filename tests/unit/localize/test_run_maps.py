@@ -8,8 +8,8 @@ import threading
 import numpy as np
 import pytest
 
+from clipaudit.cli.console.evaluate import groups_json, print_groups
 from clipaudit.cli.console.job import ConsoleReporter
-from clipaudit.cli.console.localize import groups_json, print_groups
 from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConfig, StoreConfig
 from clipaudit.demo.world.datasets import write_world
 from clipaudit.errors import UsageError

@@ -12,8 +12,8 @@ from clipaudit.config import ExecutionConfig, JobConfig, ModelConfig, StoreConfi
 from clipaudit.errors import UnsupportedTower
 from clipaudit.job.driver import run_job as run_audit
 from clipaudit.job.engine_local import LocalPool
+from clipaudit.run.integrity import check
 from clipaudit.run.reader import Run
-from clipaudit.run.upkeep import check
 from tests.make_shards import write_photos
 
 

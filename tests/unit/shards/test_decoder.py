@@ -44,9 +44,9 @@ def reference(data, size=32, **config):
     return (pixels * 255).round().astype(np.uint8)
 
 
-def difference(one, other):
-    assert one.shape == other.shape
-    return int(np.abs(one.astype(int) - other.astype(int)).max())
+def difference(first, second):
+    assert first.shape == second.shape
+    return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
 FILES = {
@@ -316,8 +316,8 @@ def test_an_unknown_step_is_left_to_pillow():
 # Perceptual hash
 
 
-def distance(one, other):
-    return ((one ^ other) & (2**64 - 1)).bit_count()
+def distance(first, second):
+    return ((first ^ second) & (2**64 - 1)).bit_count()
 
 
 def test_hashes_of_edits_are_near_and_of_others_far():

@@ -29,15 +29,15 @@ pytest.importorskip("simplejpeg", reason="the extra `fast` is not installed")
 
 def both(data):
     """What the decoder makes of a file with simplejpeg and without it: an image or an error."""
-    found = []
+    results = []
     with pytest.MonkeyPatch.context() as patch:
         for module in (images_module.simplejpeg, None):
             patch.setattr(images_module, "simplejpeg", module)
             try:
-                found.append(DECODER(data))
+                results.append(DECODER(data))
             except (ImageUndecodable, ImageTooLarge) as error:
-                found.append(error)
-    return found
+                results.append(error)
+    return results
 
 
 def assert_alike(fast, slow):

@@ -79,10 +79,10 @@ def test_results_are_those_of_this_process(processes):
     files = [jpeg_bytes(90, 61), png_bytes(40, 90), webp_bytes(50, 50), jpeg_bytes(64, 20, mode="CMYK")] * 5
     decode = here(DecodeConfig())
     with ThreadPoolExecutor(2) as pool:
-        for found, data in zip(pool.map(processes, files), files, strict=True):
+        for decoded, data in zip(pool.map(processes, files), files, strict=True):
             expected = decode(data)
-            assert np.array_equal(found.image, expected.image)
-            assert (found.width, found.height, found.phash) == (expected.width, expected.height, expected.phash)
+            assert np.array_equal(decoded.image, expected.image)
+            assert (decoded.width, decoded.height, decoded.phash) == (expected.width, expected.height, expected.phash)
 
 
 def test_limits_and_faults_are_those_of_this_process(processes):
@@ -138,8 +138,8 @@ def test_a_shard_loses_the_one_image_and_nothing_else(tmp_path, processes):
     assert [sample.status for sample in samples] == ["ok"] * 5 + ["undecodable"] + ["ok"] * 7
     assert feed.report.details == {"undecodable": ["005: its decoder was ended by SIGKILL, 2 times"]}
     expected = [here(DecodeConfig())(data).image for data in good]
-    found = [sample.image for sample in samples if sample.image is not None]
-    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+    images = [sample.image for sample in samples if sample.image is not None]
+    assert all(np.array_equal(image, other) for image, other in zip(images, expected, strict=True))
 
 
 def test_a_program_that_cannot_start_is_no_fault_of_the_image():
@@ -157,10 +157,10 @@ def test_a_program_that_does_not_answer_is_ended(monkeypatch):
 def test_images_that_the_device_resizes_come_whole_and_processes_end_with_their_owner():
     config = DecodeConfig(decode_processes=1, resize="device")
     made = elsewhere(config)
-    found = made(jpeg_bytes(300, 200, quality=95))
-    assert found.image.shape == (200, 300, 3)
-    assert found.phash is None
-    assert np.array_equal(found.image, here(config)(jpeg_bytes(300, 200, quality=95)).image)
+    decoded = made(jpeg_bytes(300, 200, quality=95))
+    assert decoded.image.shape == (200, 300, 3)
+    assert decoded.phash is None
+    assert np.array_equal(decoded.image, here(config)(jpeg_bytes(300, 200, quality=95)).image)
     running = decoders(made)
     assert len(running) == 2
     close = made.close

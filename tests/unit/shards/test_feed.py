@@ -83,7 +83,7 @@ def test_samples_come_in_order_with_their_own_fields(tmp_path, threads, waiting)
     assert report.by_status == {"ok": 40}
     assert report.details == {}
     assert report.truncated is None
-    assert report.bytes_total == report.bytes_good == path.stat().st_size
+    assert report.bytes_good == path.stat().st_size
     assert report.read_seconds > 0
     assert report.decode_seconds > 0
 
@@ -166,7 +166,7 @@ def test_a_cut_shard_keeps_its_whole_samples(tmp_path):
     assert [sample.label for sample in samples] == [i % 2 for i in range(6)]
     assert report.by_status == {"ok": 6}
     assert f"at byte {offset} of {data + 100}" in report.truncated
-    assert (report.bytes_good, report.bytes_total) == (offset, data + 100)
+    assert report.bytes_good == offset
 
 
 def test_a_sample_without_all_its_fields_before_a_cut_is_left_out(tmp_path):

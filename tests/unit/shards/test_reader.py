@@ -193,7 +193,7 @@ def test_a_local_shard_that_is_written_to_while_it_is_read_is_thrown_away(tmp_pa
     (shard,) = expand([str(path)])
     with ShardReader(shard, wants=WANTED.__contains__, complete=lambda _: True, max_member_bytes=2**20) as reader:
         groups = iter(reader)
-        found = [next(groups)]
+        read_groups = [next(groups)]
         match change:
             case "rewritten":
                 path.write_bytes(before.replace(bytes([31]) * 700, bytes([32]) * 700))
@@ -207,8 +207,8 @@ def test_a_local_shard_that_is_written_to_while_it_is_read_is_thrown_away(tmp_pa
             with pytest.raises(ShardChanged, match=r"a\.tar"):
                 list(groups)
             return
-        found += groups
-    assert [contents(group)["jpg"] for group in found] == [bytes([n + 1]) * 700 for n in range(40)]
+        read_groups += groups
+    assert [contents(group)["jpg"] for group in read_groups] == [bytes([n + 1]) * 700 for n in range(40)]
 
 
 def test_an_empty_file_and_files_that_are_no_tar(tmp_path):
