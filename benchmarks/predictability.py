@@ -7,10 +7,10 @@ A is the audit's own `skill`, which holds the linear algebra to one thread. B is
 alternate; seconds are of the wall, so that waiting for threads counts. The last column is the largest difference of a
 skill from that of a minimum found to 1e-7.
 
-Until the first release with scikit-learn the regression was an L-BFGS of our own, at most 40 iterations. In CPU seconds
-on one thread, alternating (48 heads, 2 / 10 / 20 classes), scikit-learn takes 1.8 / 2.0 / 2.2 times as long; with the
-two threads that the old code ran on, A takes 0.1 of its time. On the demo's birds (16 heads) the old skills were up to
-0.003 off the minimum's, where it had stopped early; scikit-learn's are within 0.00013.
+Before, the regression was an L-BFGS of our own with at most 40 iterations. In CPU seconds on one thread, alternating
+(48 heads), scikit-learn takes 1.4, 2.0 and 2.3 times as long with 2, 10 and 20 classes. The old code ran on all threads: on
+two shared cores A takes a tenth of its time. On the demo's birds (16 heads) the old skills were up to 0.003 off the
+minimum's, where it had stopped early; A's are within 0.00013.
 """
 
 from __future__ import annotations

@@ -84,10 +84,10 @@ def test_a_resumed_training_ends_bit_identical(bpe, finished, tmp_path, monkeypa
     second.resume(tmp_path / "checkpoint.safetensors")
     assert second.step == 1
     assert run(second, tmp_path) is None
-    one, other = (load_file(directory / "checkpoint.safetensors") for directory in (out, tmp_path))
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
+    whole, resumed = (load_file(directory / "checkpoint.safetensors") for directory in (out, tmp_path))
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
     weights = [(directory / "model" / bundled.WEIGHTS).read_bytes() for directory in (out, tmp_path)]
     assert weights[0] == weights[1]
     assert uninterrupted.step == second.step == RECIPE.steps
@@ -173,15 +173,15 @@ def test_the_schedule():
 @pytest.mark.full
 def test_workers_change_no_batch(make):
     expected = [make(step) for step in range(5, 10)]
-    with batches(make, 5, 10, workers=2) as found:
-        assert all(same_batch(a, b) for a, b in zip(found, expected, strict=True))
+    with batches(make, 5, 10, workers=2) as made:
+        assert all(same_batch(a, b) for a, b in zip(made, expected, strict=True))
 
 
 @pytest.mark.full
 def test_a_failing_generator_is_reported(bpe):
     make = BatchMaker(generator="clipaudit.demo.training.data:missing", bpe=bpe, seed=0, size=8)
-    with batches(make, 0, 4, workers=1) as found, pytest.raises(RuntimeError, match=r"step 0: AttributeError.*missing"):
-        next(found)
+    with batches(make, 0, 4, workers=1) as made, pytest.raises(RuntimeError, match=r"step 0: AttributeError.*missing"):
+        next(made)
 
 
 def command() -> typer.Typer:
