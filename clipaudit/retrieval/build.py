@@ -208,7 +208,7 @@ def _mean(run: Run, task: BuildTask, shards: Sequence[int]) -> npt.NDArray[np.fl
 
 
 def prepared(run: Run, name: str, shards: Sequence[int], space: Space) -> Iterator[Float32s]:
-    """The ok rows of a column in order, prepared for the index, a batch at a time."""
+    """The ok rows of a column in order, prepared for the index: batches of (b, dim) float32."""
     for batch in run.batches([name], _BATCH_ROWS, shards):
         values, valid = vectors_of(batch.column(0))
         yield space.images(values if valid.all() else values[valid])

@@ -141,7 +141,7 @@ class HeadIndex:
     # -- rows --------------------------------------------------------------------------------------------------------
 
     def rows(self, numbers: Sequence[int] | Ints) -> list[Row]:
-        """Shard, key, label and the rest of some rows; numbers of -1 are left out."""
+        """Shard, key, label and the rest of the rows with these (n,) numbers; numbers of -1 are left out."""
         found = np.asarray(numbers, np.int64)
         return self.row_map.rows(found[found >= 0])
 

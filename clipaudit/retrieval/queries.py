@@ -129,7 +129,7 @@ def parse_key(run: Run, text: str) -> tuple[int, str]:
 
 
 def stored_coordinates(run: Run, shard: int, key: str, names: Sequence[str]) -> dict[str, Floats]:
-    """A sample's stored coordinates by index name; UsageError when the run has no such sample, or it is not ok."""
+    """A sample's stored coordinates, (dim,) by index name; UsageError when the run has no such ok sample."""
     if shard not in run.records:
         raise UsageError(f"shard {shard} is not committed in the run at {run.directory.url}")
     table = run.table(["key", "status"], [shard])

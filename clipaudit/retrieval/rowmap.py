@@ -153,11 +153,11 @@ class RowMap:
         return why_empty(parse_filter(where, self.filter_columns), self.table)
 
     def rows(self, numbers: Sequence[int] | Ints) -> list[Row]:
-        """The rows of these numbers, in their order."""
+        """The rows with these (n,) numbers, in their order."""
         return [self._row(found) for found in self._taken(numbers, self.table.column_names).to_pylist()]
 
     def hashes(self, numbers: Sequence[int] | Ints) -> list[int | None]:
-        """The perceptual hashes of some rows."""
+        """The perceptual hashes of the rows with these (n,) numbers."""
         found: list[int | None] = self._taken(numbers, ["phash"])["phash"].to_pylist()
         return found
 
