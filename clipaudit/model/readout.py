@@ -102,8 +102,8 @@ class Readout:
         return self._on_device[key]
 
     def arrays(self, dtype: npt.DTypeLike = np.float32) -> dict[str, npt.NDArray[np.floating]]:
-        """Every array by its name, as numpy, for saving: Q and T (layers, heads, dh, ...), G (width, D), norm_bias (D,),
-        attention_bias and, where the tower has them, attention_bias_scaled and initial."""
+        """Every array by its name, as numpy, for saving: Q and T (layers, heads, dh, ...), G (width, D), norm_bias
+        (D,), attention_bias and, where the tower has them, attention_bias_scaled and initial."""
         return {name: value.numpy().astype(dtype) for name, value in self._named()}
 
     def _named(self) -> list[tuple[str, Tensor]]:
@@ -234,8 +234,11 @@ def head_map(tower: Tower) -> tuple[Tensor, Tensor]:
 
 
 def fold_attention(block: Block) -> tuple[Tensor, Tensor, Tensor]:
-    """W (width, width), b and c (width,) of `update = k (u W + b) + c` with k from `branch_scale` (1 where there is none); b is 0 but in
-    post-norm blocks, where the norm scales the output bias too."""
+    """W (width, width), b and c (width,) of `update = k (u W + b) + c`.
+
+    k is from `branch_scale` (1 where there is none); b is 0 but in post-norm blocks, where
+    the norm scales the output bias too.
+    """
     weight, fixed = double(block.out.weight).T, torch.zeros(block.out.out_features, dtype=torch.float64)
     if block.out.bias is not None:
         fixed = double(block.out.bias)
