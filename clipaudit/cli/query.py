@@ -91,7 +91,7 @@ def query(
     if maps and html is None:
         raise UsageError("--maps draws on the page of --html: give --html FILE too")
     opened = Run(run)
-    asking = Request(
+    request = Request(
         weights=parse_weights(listed(head)),
         role=role,
         image=None if image is None else read_image(image),
@@ -105,14 +105,14 @@ def query(
         compare=compare,
     )
     retriever = Retriever(opened, stale=stale, verify=verify)
-    panels = answers(retriever, QueryEncoder(opened, device, _loading), asking)
+    panels = answers(retriever, QueryEncoder(opened, device, _loading), request)
     if html is not None:
-        _write_sheet(html, retriever, asking, panels, thumbnail, device if maps else None)
+        _write_sheet(html, retriever, request, panels, thumbnail, device if maps else None)
     if as_json:
-        print_json({"asked": asking.words(opened), "panels": [_panel_json(panel) for panel in panels]})
+        print_json({"asked": request.words(opened), "panels": [_panel_json(panel) for panel in panels]})
         return
     for panel in panels:
-        print_answer(f"{asking.words(opened)}: {panel.title}", panel.answer)
+        print_answer(f"{request.words(opened)}: {panel.title}", panel.answer)
     if html is not None:
         typer.echo(f"wrote {html}", err=True)
 
@@ -141,7 +141,7 @@ def _loading(model: str) -> None:
 
 
 def _write_sheet(
-    html: Path, retriever: Retriever, asking: Request, panels: list[SheetPanel], side: int, maps_on: str | None
+    html: Path, retriever: Retriever, request: Request, panels: list[SheetPanel], side: int, maps_on: str | None
 ) -> None:
     """The page; with heat maps when `maps_on` names a device for the model."""
     from clipaudit.retrieval.sheet import contact_sheet
@@ -152,7 +152,7 @@ def _write_sheet(
         from clipaudit.retrieval.sheet_maps import SheetMaps  # loads torch
 
         draw = SheetMaps(retriever, side=side, device=maps_on)
-    page = contact_sheet(retriever.run, asking.shown(retriever, thumbnails), panels, thumbnails, draw)
+    page = contact_sheet(retriever.run, request.sheet_query(retriever, thumbnails), panels, thumbnails, draw)
     try:
         html.write_text(page, encoding="utf-8")
     except OSError as error:
