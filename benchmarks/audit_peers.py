@@ -35,8 +35,9 @@ from sklearn.tree import DecisionTreeClassifier
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.screen import screen_codes
-from clipaudit.cues.statistics.strength import Design, binned
+from clipaudit.cues.statistics.strength import binned
 from clipaudit.run.reader import Run
 
 BALANCES = (0.5, 0.75, 0.95)

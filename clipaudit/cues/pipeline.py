@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Final
@@ -12,12 +13,13 @@ from typing import Final
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Ints
-from clipaudit.cues.findings.by_attribute import attribute_cues, attribute_finding
-from clipaudit.cues.findings.by_text import text_finding, with_shift
-from clipaudit.cues.findings.candidates import grounded_in, text_cues
+from clipaudit.cues.findings.all_findings import findings_of
+from clipaudit.cues.findings.by_text import with_shift
+from clipaudit.cues.findings.measured_reliance import placebo_of
 from clipaudit.cues.inconclusive import inconclusive
 from clipaudit.cues.measure.answers import answers
 from clipaudit.cues.measure.context import Context, Progress, TextSource
+from clipaudit.cues.measure.declared_columns import column_tests, in_bins, of_source, sources_of
 from clipaudit.cues.measure.directions import all_directions, class_subspace
 from clipaudit.cues.measure.hygiene import hygiene
 from clipaudit.cues.measure.image_facts import ImageFacts, image_facts
@@ -26,13 +28,16 @@ from clipaudit.cues.measure.scan import scan
 from clipaudit.cues.measure.shift import shift_between
 from clipaudit.cues.measure.unlabelled import caption_classes, classes_source, own_answers
 from clipaudit.cues.options import AuditOptions
-from clipaudit.cues.result.finding_parts import ClassesFrom, Verdict
+from clipaudit.cues.result.finding_parts import ClassesFrom
 from clipaudit.cues.result.panels import Dropped, LeftOut, Settings
-from clipaudit.cues.result.result import AuditResult, Finding
+from clipaudit.cues.result.result import AuditResult
 from clipaudit.cues.row_tables import row_tables
-from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, unusable
+from clipaudit.cues.statistics.attribute import Attribute
+from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, names_class, unusable
+from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.known_error import parse_attribute
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
-from clipaudit.cues.statistics.strength import Design
+from clipaudit.cues.statistics.sources import SourceTest, nested
 from clipaudit.cues.summary import assemble, ranked
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.classes import ClassNames, find_classes, listed_classes, load_templates
@@ -59,23 +64,28 @@ def audit_cues(
     pool: TextPool | None = None,
     on_progress: Progress = _silent,
 ) -> AuditResult:
-    """Find the cues that classes hang on, in words, with evidence.
+    """Find the cues that classes depend on, in words, with evidence (docs/method.md 7 and 8).
 
-    run: with labels, or captions that name classes; what is associated is measured on its rows (`options.where`).
+    run: with labels, or captions that name classes; associations are measured on its rows (`options.where`).
     test_run: another run of the same model whose rows are scored with and without each cue; by default `run` itself,
         with `options.test_where`.
     texts: where text vectors come from; by default the run's own model.
     pool: texts, instead of those of `options.texts`.
-    on_progress: told `(what, done, total)` as it goes.
+    on_progress: told `(step, done, total)`.
 
     Raises UsageError for a mistake that a user can mend (no labels or captions, fewer than two classes, a column that
-    is not there, a classes file that does not match). Everything else that is too little is an `inconclusive` result.
+    does not exist, a classes file that does not match) and RunNotFound. With too few images the result is
+    `inconclusive`.
+
+    >>> result = audit_cues("demo-out/birds-run", AuditOptions(attributes=("place",), permutations=0, random_sets=200))
+    >>> result.table("findings").num_rows == len(result.findings)
+    True
     """
     began = time.monotonic()
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     job = _Job(opened(run), options or AuditOptions(), None if test_run is None else opened(test_run), texts, pool)
-    found = job.result(on_progress)
-    return replace(found, started=started, seconds=round(time.monotonic() - began, 3))
+    result = job.result(on_progress)
+    return replace(result, started=started, seconds=round(time.monotonic() - began, 3))
 
 
 class _Job:
@@ -94,19 +104,30 @@ class _Job:
             classes_source(test_run, self.classes_from)
         self.class_of: dict[Label, int] = {}
         self.names = self._names()
-        self.columns = tuple(dict.fromkeys(group_column(run, name) for name in options.attributes))
+        given = [parse_attribute(name) for name in options.attributes]
+        self.columns = tuple(dict.fromkeys(group_column(run, name) for name, _ in given))
+        self.known_errors = {group_column(run, name): error for name, error in given if error is not None}
         if "label" in self.columns:
             raise UsageError("the label cannot be its own attribute: give another column")
         self.rows = chosen_rows(run, options.where)
         self.dropped: list[Dropped] = []
+        self.source: SourceTest | None = None
+        self.sources: tuple[SourceTest, ...] = ()
 
     def result(self, progress: Progress) -> AuditResult:
         """All steps."""
         facts, left_out = self._facts(self.run, self.rows)
         require_rows(self.run, self.rows, len(facts))
         test, test_left_out = self._test_facts()
+        if self.options.cluster is None and len(facts) > 1:
+            self.source, self.sources = sources_of(facts, self.options.seed)
+        if self.source is not None:
+            name = self.source.name
+            facts, test = of_source(facts, name), None if test is None else of_source(test, name)
+        raw = {name: facts.attributes[name] for name in self.columns}
+        facts, test = in_bins(facts, test, self.columns)
         tested = tested_classes(facts, len(self.names))
-        sheet = self.settings()
+        settings = self.settings()
         if len(tested) < 2:
             return inconclusive(
                 self.run,
@@ -116,23 +137,25 @@ class _Job:
                 test,
                 tested,
                 left_out=(left_out, test_left_out),
-                settings=sheet,
+                settings=settings,
                 versions=self.versions(),
             )
-        context = self._context(facts, test, tested, progress)
-        findings = ranked(self._findings(context, progress), self.options.max_findings)
+        context = self._context(facts, raw, test, tested, progress)
+        found, placebo = findings_of(context, progress)
+        findings = ranked(found, self.options.max_findings)
         shift = None if test is None else shift_between(context, test, findings, self.pool, self.texts)
         findings = tuple(with_shift(finding, shift) for finding in findings)
-        columns = [one.attribute.column for one in context.attributes]
+        columns = [screen.attribute.column for screen in context.attributes]
         return assemble(
             context,
             findings,
             test_run=self.test_run,
-            settings=sheet,
+            settings=settings,
             versions=self.versions(),
             dropped=tuple(self.dropped),
             shift=shift,
             hygiene=hygiene(facts, test, self.names),
+            placebo=placebo_of(placebo),
             everything=facts,
             left_out=(left_out, test_left_out),
             rows=row_tables(context, findings, facts, test, columns),
@@ -164,14 +187,16 @@ class _Job:
             return facts
         where = f"of the run at {facts.run.directory.url}{facts.rows.described}"
         if self.classes_from == "caption":
-            found = caption_classes(facts.run, self.names)
-            wrong = f"no caption {where} names one class of {self.names.source}: write the classes as the captions do"
+            classes = caption_classes(facts.run, self.names)
+            complaint = (
+                f"no caption {where} names one class of {self.names.source}: write the classes as the captions do"
+            )
         else:
-            found = own_answers(facts.run, self.names, self.class_vectors)
-            wrong = f"every answer {where} is a name of several classes of {self.names.source}: give each its own"
-        named = replace(facts, truth=found[facts.position])
+            classes = own_answers(facts.run, self.names, self.class_vectors)
+            complaint = f"every answer {where} is a name of several classes of {self.names.source}: give each its own"
+        named = facts.of_classes(classes[facts.position])
         if len(facts) and not (named.truth >= 0).any():
-            raise UsageError(wrong)
+            raise UsageError(complaint)
         return named
 
     # -- rows ----------------------------------------------------------------------------------------------------------
@@ -180,9 +205,9 @@ class _Job:
         extra = [group_column(run, self.options.environment)] if self.options.environment else []
         cluster = group_column(run, self.options.cluster) if self.options.cluster else None
         columns = tuple(dict.fromkeys([*(group_column(run, name) for name in self.columns), *extra]))
-        found = self._named(image_facts(run, rows, self.class_of, columns, cluster))
-        unnamed, ambiguous = (int((found.truth == code).sum()) for code in (NONE, SEVERAL))
-        return found.take(found.truth >= 0), LeftOut(unnamed=unnamed, ambiguous=ambiguous)
+        facts = self._named(image_facts(run, rows, self.class_of, columns, cluster))
+        unnamed, ambiguous = (int((facts.truth == code).sum()) for code in (NONE, SEVERAL))
+        return facts.take(facts.truth >= 0), LeftOut(unnamed=unnamed, ambiguous=ambiguous)
 
     def _test_facts(self) -> tuple[ImageFacts | None, LeftOut | None]:
         """The images that are scored or compared, when they are others than those of the association."""
@@ -193,30 +218,33 @@ class _Job:
         if self.classes_from == "label":
             unknown = [label for label in run.label_counts() if label is not None and label not in self.class_of]
             self.class_of.update(self.names.rows(unknown).items())
-        found, left_out = self._facts(run, rows)
-        require_rows(run, rows, len(found))
-        return found, left_out
+        facts, left_out = self._facts(run, rows)
+        require_rows(run, rows, len(facts))
+        return facts, left_out
 
     def settings(self) -> Settings:
         """What was asked, for the result."""
-        asked = self.options
+        options = self.options
         return Settings(
-            alpha=asked.alpha,
-            delta_warn=asked.delta_warn,
-            delta_fail=asked.delta_fail,
-            directions_per_head=asked.directions,
-            n_min=asked.n_min,
-            permutations=asked.permutations,
-            random_sets=asked.random_sets,
-            negative_audits=asked.negative_audits,
-            positive_trials=asked.positive_trials,
-            seed=asked.seed,
+            alpha=options.alpha,
+            delta_warn=options.delta_warn,
+            delta_fail=options.delta_fail,
+            directions_per_head=options.directions,
+            n_min=options.n_min,
+            permutations=options.permutations,
+            random_sets=options.random_sets,
+            negative_audits=options.negative_audits,
+            positive_trials=options.positive_trials,
+            margin=options.margin,
+            core=options.core,
+            clean_labels=options.clean_labels,
+            seed=options.seed,
             pool=self.pool.source,
             pool_fingerprint=self.pool.fingerprint,
             classes=self.names.source,
             classes_from=self.classes_from,
-            templates=asked.templates,
-            user_texts=asked.user_texts,
+            templates=options.templates,
+            user_texts=options.user_texts,
         )
 
     def versions(self) -> dict[str, str]:
@@ -225,17 +253,31 @@ class _Job:
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
-    def _context(self, facts: ImageFacts, test: ImageFacts | None, tested: Ints, progress: Progress) -> Context:
+    def _context(
+        self,
+        facts: ImageFacts,
+        raw: Mapping[str, Attribute],
+        test: ImageFacts | None,
+        tested: Ints,
+        progress: Progress,
+    ) -> Context:
         options, run = self.options, self.run
         classes = self.class_vectors
         vectors = self.texts.vectors(self.pool.texts)
         user = self.texts.vectors(options.user_texts) if options.user_texts else None
         self.pool.require(1)
-        kept = facts.take(np.isin(facts.truth, tested))
+        inside = np.flatnonzero(np.isin(facts.truth, tested))
+        tested_facts = facts.take(inside)
         local = np.full(len(self.names), -1, np.int64)
         local[tested] = np.arange(len(tested))
-        repeated = int(kept.cluster.max(initial=-1)) + 1 < len(kept)
-        design = Design(local[kept.truth], len(tested), kept.cluster if repeated else None)
+        repeated = int(tested_facts.cluster.max(initial=-1)) + 1 < len(tested_facts)
+        design = Design(
+            local[tested_facts.truth],
+            len(tested),
+            tested_facts.cluster if repeated else None,
+            tested_facts.source,
+            tested_facts.discovery,
+        )
         directions, lost = all_directions(
             moments_over(run, self.rows),
             run.basis(),
@@ -248,10 +290,11 @@ class _Job:
             user_vectors=user,
         )
         self.dropped += [
-            Dropped(what=one.text, head=one.head, reason="indistinguishable from the class prompt") for one in lost
+            Dropped(what=direction.text, head=direction.head, reason="indistinguishable from the class prompt")
+            for direction in lost
         ]
-        found = scan(
-            kept,
+        scanned = scan(
+            tested_facts,
             design,
             directions,
             class_subspace(classes),
@@ -259,6 +302,7 @@ class _Job:
             seed=options.seed,
             on_head=lambda done, total: progress("heads", done, total),
         )
+        screens = self._attributes(tested_facts, raw, design)
         scored = test if test is not None else facts
         by = self.columns[0] if self.columns else None
         words = (self.test_run or run).directory.url
@@ -270,12 +314,24 @@ class _Job:
             classes_from=self.classes_from,
             classes=classes,
             namer=Namer(self.pool, vectors, self.names.names, classes, options.user_texts, user),
-            facts=kept,
+            facts=tested_facts,
             rows=f"{run.directory.url}{self.rows.described}",
             tested=tested,
             design=design,
-            scan=found,
-            attributes=self._attributes(kept, design),
+            source=self.source,
+            sources=self.sources,
+            scan=scanned,
+            attributes=screens,
+            columns=column_tests(
+                screens,
+                raw,
+                inside[scanned.sample],
+                design,
+                scanned.sample,
+                alpha=options.alpha,
+                seed=options.seed,
+            ),
+            known_errors=self.known_errors,
             answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if labelled else None,
             answers_rows=f"{words}{scored.rows.described}",
             agreement=self._agreement(facts),
@@ -288,42 +344,38 @@ class _Job:
         answered = own_answers(self.run, self.names, self.class_vectors)[facts.position]
         return facts.truth, answered == facts.truth
 
-    def _attributes(self, facts: ImageFacts, design: Design) -> tuple[AttributeScreen, ...]:
-        found = []
+    def _attributes(
+        self, facts: ImageFacts, raw: Mapping[str, Attribute], design: Design
+    ) -> tuple[AttributeScreen, ...]:
+        screens = []
         for column in self.columns:
-            reason = unusable(facts.attributes[column])
+            attribute = facts.attributes[column]
+            reason = unusable(raw[column])
             if reason is None and column in row_filter(self.run, self.rows).equalities:
                 reason = "it chooses the rows"
-            one = None if reason is not None else attribute_screen(facts.attributes[column], design)
-            if one is None:
-                few = f"a class has fewer than {MIN_INDEPENDENT} images with a value"
-                self.dropped.append(Dropped(what=column, head=None, reason=reason or few))
+            if reason is None and names_class(attribute, design.truth):
+                reason = "it names the class, or is a perfect confound: every value occurs in one class only"
+            own = design
+            # a source is not the cluster of its own test, nor of a column nested in it
+            source = facts.source
+            if source is not None and (self.source_name == column or nested(attribute.codes, source)):
+                own = replace(design, source=None)
+            screen = None if reason is not None else attribute_screen(attribute, own)
+            if screen is None:
+                too_few = f"a class has fewer than {MIN_INDEPENDENT} images with a value"
+                self.dropped.append(Dropped(what=column, head=None, reason=reason or too_few))
             else:
-                found.append(one)
-        return tuple(found)
+                screens.append(screen)
+        return tuple(screens)
 
-    def _findings(self, context: Context, progress: Progress) -> list[Finding]:
-        cues = attribute_cues(context)[: self.options.max_findings]
-        found = []
-        for done, cue in enumerate(cues, 1):
-            finding = attribute_finding(context, cue)
-            if context.flagged[context.row_of(cue.one, cue.place), cue.k] or finding.verdict is Verdict.MODEL_ONLY:
-                found.append(finding)
-            progress("attributes", done, len(cues))
-        return found + self._text_findings(context, progress)
-
-    def _text_findings(self, context: Context, progress: Progress) -> list[Finding]:
-        found: list[Finding] = []
-        for k in range(context.design.classes):
-            # an attribute that goes with a text knows better: it has been tested itself
-            cues = [cue for cue in text_cues(context, k) if grounded_in(context, cue.scores) is None]
-            found += [text_finding(context, cue) for cue in cues]
-            progress("texts", k + 1, context.design.classes)
-        return found
+    @property
+    def source_name(self) -> str | None:
+        """The column that the audit found to be a source."""
+        return None if self.source is None else self.source.name
 
 
 def tested_classes(facts: ImageFacts, classes: int) -> Ints:
     """Classes with enough independent images, as rows of the class vectors."""
     pairs = np.unique(np.stack([facts.truth, facts.cluster]), axis=1)
-    found: Ints = np.flatnonzero(np.bincount(pairs[0], minlength=classes) >= MIN_INDEPENDENT)
-    return found
+    tested: Ints = np.flatnonzero(np.bincount(pairs[0], minlength=classes) >= MIN_INDEPENDENT)
+    return tested

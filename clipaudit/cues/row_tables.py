@@ -8,7 +8,7 @@ Every table begins with `shard_id` int32, `index` int32, `key` string, `class` s
 | `weights` | an image of the association | a column per attribute, `weight`; metadata `effective_n`, `cap` |
 | `balanced` | an image of a subset with equal groups | |
 | `collect` | a cell to fill | `class`, `attribute`, `value`, `have`, `collect`, `finding` |
-| `spuriosity` | an image of a finding's class | `finding`, `score`, `rank` (1 has most of the cue) |
+| `spuriosity` | an image of a class that has a finding's cue | `finding`, `score`, `rank` (1 has most of the cue) |
 | `review` | an image worth a look | `finding`, `reason` |
 
 Without labels there are no `weights`, `balanced` and `collect`: they would teach a model what nobody has checked.
@@ -28,6 +28,7 @@ from clipaudit.arrays import Float64s, Ints
 from clipaudit.cues.measure.answers import read_vectors
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.image_facts import ImageFacts
+from clipaudit.cues.measure.shift import having_classes, strongest_direction
 from clipaudit.cues.result.result import AuditResult, Finding
 from clipaudit.heads.texts.classes import ClassNames
 
@@ -45,23 +46,23 @@ def row_tables(
 ) -> dict[str, pa.Table]:
     """The tables of the module's docstring; `columns` are the usable attributes."""
     names = context.names
-    found = {
+    tables = {
         "groups": _groups(everything, test, names, columns),
-        "collect": collect(context, findings),
+        "collect": collect(findings),
         "spuriosity": _joined([spuriosity(context, finding) for finding in findings], _SPURIOSITY),
         "review": _joined([_review(finding) for finding in findings], _REVIEW),
     }
     if context.classes_from != "label":
-        del found["collect"]
-        return found
+        del tables["collect"]
+        return tables
     groups = _cells(everything, columns)
     weights, effective = balanced_weights(groups)
     parts = {name: _values(everything, name) for name in columns}
     table = pa.table({**_identity(everything, names), **parts, "weight": pa.array(weights)})
-    found["weights"] = table.replace_schema_metadata({"effective_n": f"{effective:.1f}", "cap": f"{CAP:g}"})
-    kept = everything.take(balanced_subset(groups, context.options.seed))
-    found["balanced"] = pa.table(_identity(kept, names))
-    return found
+    tables["weights"] = table.replace_schema_metadata({"effective_n": f"{effective:.1f}", "cap": f"{CAP:g}"})
+    subset = everything.take(balanced_subset(groups, context.options.seed))
+    tables["balanced"] = pa.table(_identity(subset, names))
+    return tables
 
 
 def heads(result: AuditResult) -> dict[str, Any]:
@@ -71,14 +72,14 @@ def heads(result: AuditResult) -> dict[str, Any]:
         "model_fingerprint": result.model_fingerprint,
         "findings": [
             {
-                "finding": found.id,
-                "class": found.class_name,
-                "cue": found.cue.name,
-                "verdict": str(found.verdict),
-                "heads": list(found.counterfactual.arms[0].heads if found.counterfactual else found.cue.heads),
-                "words": [word.text for word in found.cue.words],
+                "finding": finding.id,
+                "class": finding.class_name,
+                "cue": finding.cue.name,
+                "verdict": str(finding.verdict),
+                "heads": list(finding.counterfactual.heads if finding.counterfactual else finding.cue.heads),
+                "words": [word.text for word in finding.cue.words],
             }
-            for found in result.findings
+            for finding in result.findings
         ],
     }
 
@@ -104,8 +105,8 @@ def balanced_subset(groups: Ints, seed: int = 0) -> Ints:
     order = np.lexsort((rng.random(len(groups)), codes))
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     rank = np.arange(len(order)) - np.repeat(starts, counts)
-    found: Ints = np.sort(order[rank < counts.min()])
-    return found
+    places: Ints = np.sort(order[rank < counts.min()])
+    return places
 
 
 def _cells(facts: ImageFacts, columns: Sequence[str]) -> Ints:
@@ -120,40 +121,36 @@ def _cells(facts: ImageFacts, columns: Sequence[str]) -> Ints:
 # -- what to collect, what to look at ----------------------------------------------------------------------------------
 
 
-def collect(context: Context, findings: Sequence[Finding]) -> pa.Table:
-    """Cells of attribute findings whose images are fewer than if class and value had nothing to do with each other."""
+def collect(findings: Sequence[Finding]) -> pa.Table:
+    """Cells to fill so that a finding's value no longer goes with its classes: the numbers of its class rows."""
     rows: list[dict[str, Any]] = []
     for finding in findings:
-        one = next((one for one in context.attributes if one.attribute.column == finding.cue.attribute), None)
-        if one is None:
+        if finding.kind != "value":
             continue
-        k = next(k for k in range(context.design.classes) if context.name(k) == finding.class_name)
-        share = one.counts.sum(axis=0) / max(int(one.counts.sum()), 1)
-        # the class keeps its most aligned value; the others are filled up to the shares of all images
-        top = int(np.argmax(one.counts[k] / np.maximum(share, 1e-9)))
-        wanted = one.counts[k, top] * share / max(float(share[top]), 1e-9)
         rows += [
             {
-                "class": finding.class_name,
-                "attribute": one.attribute.column,
-                "value": value,
-                "have": int(one.counts[k, place]),
-                "collect": int(np.ceil(wanted[place])) - int(one.counts[k, place]),
+                "class": row.class_name,
+                "attribute": finding.cue.attribute,
+                "value": row.collect_value,
+                "have": row.without_cue if row.has else row.with_cue,
+                "collect": row.collect,
                 "finding": finding.id,
             }
-            for place, value in enumerate(one.attribute.values)
-            if wanted[place] > one.counts[k, place] and place != top
+            for row in finding.classes
+            if row.collect
         ]
     return pa.Table.from_pylist(rows, schema=_COLLECT)
 
 
 def spuriosity(context: Context, finding: Finding) -> pa.Table:
-    """All images of a finding's class by how much of the cue they have, along the strongest direction of its heads."""
-    k = next(k for k in range(context.design.classes) if context.name(k) == finding.class_name)
-    direction, sign = _strongest(context, finding, k)
-    if direction is None:
+    """All images of the classes that have a finding's cue by how much of it they have, along the strongest direction of
+    its heads."""
+    upper = having_classes(context, finding)
+    m, sign = strongest_direction(context, finding, upper)
+    if m is None:
         return pa.table({name: pa.array([], kind) for name, kind in _SPURIOSITY.items()})
-    facts = context.facts.take(context.design.truth == k)
+    direction = context.scan.directions[m]
+    facts = context.facts.take(upper[context.design.truth])
     values = read_vectors(context.run, direction.head, facts.position).astype(np.float32)
     centre = context.scan.means[direction.head].astype(np.float32)
     scores = sign * ((values - centre) @ direction.class_free.astype(np.float32))
@@ -166,15 +163,6 @@ def spuriosity(context: Context, finding: Finding) -> pa.Table:
         }
     ).take(pa.array(order))
     return table.append_column("rank", pa.array(np.arange(1, len(order) + 1)))
-
-
-def _strongest(context: Context, finding: Finding, k: int) -> tuple[Any, float]:
-    """The direction of the finding's heads along which the class differs most, and towards which end."""
-    places = [m for m, one in enumerate(context.scan.directions) if one.head in finding.cue.heads]
-    if not places:
-        return None, 1.0
-    best = max(places, key=lambda m: float(context.family.low[m, k]))
-    return context.scan.directions[best], 1.0 if context.family.d[best, k] >= 0 else -1.0
 
 
 def _review(finding: Finding) -> pa.Table:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from clipaudit.arrays import Float64s
 from clipaudit.heads.description import Description, HeadWords
-from clipaudit.pages import templates, without_forbidden
+from clipaudit.pages.html import render_page, template_environment
 from clipaudit.run.row import Row
 from clipaudit.run.rows import RowBatch, stream_rows
 from clipaudit.run.thumbnails import NoPicture, Thumbnail, Thumbnails
@@ -164,7 +164,8 @@ def render(description: Description, ends: dict[str, list[Ends]], side: int = 80
     pictures = _Pictures(Thumbnails(run, side))
     by_share = sorted(description.heads, key=lambda words: -words.share)
     heads = [_head(words, description, ends[words.head], pictures) for words in by_share]
-    page = templates("clipaudit.heads").get_template("heads.html").render(
+    return render_page(
+        template_environment("clipaudit.heads").get_template("heads.html"),
         run=run.directory.url,
         model=run.manifest.identity["model"],
         rows=description.rows,
@@ -175,8 +176,7 @@ def render(description: Description, ends: dict[str, list[Ends]], side: int = 80
         roles_missing=description.roles_missing if description.config.roles else None,
         side=side,
         version=VERSION,
-    )  # fmt: skip
-    return without_forbidden(page)
+    )
 
 
 def _head(words: HeadWords, description: Description, ends: list[Ends], pictures: _Pictures) -> dict[str, Any]:

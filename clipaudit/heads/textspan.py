@@ -107,6 +107,12 @@ def textspan(
 
     Ties go to the lowest index. UsageError for another criterion, ValueError when the shapes do not fit together or a
     number is not finite. Source: arXiv 2310.05916, Algorithm 1, on moments (docs/method.md 3).
+
+    >>> run, pool = Run("demo-out/birds-run"), TextPool.of(["a photo of water", "a photo of a forest", "a cat"])
+    >>> texts = pool.vectors(run) @ run.basis().Q("L05H00").T  # (3, 32)
+    >>> span = textspan(run.moments("L05H00").covariance(), texts, steps=2)
+    >>> len(span.texts), bool(0 < span.cumulative[-1] <= 1)
+    (2, True)
     """
     S, R = _checked(covariance, texts, criterion)
     variance = float(np.trace(S))

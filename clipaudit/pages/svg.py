@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from markupsafe import Markup, escape
 
-from clipaudit.pages import without_forbidden
+from clipaudit.pages.html import without_forbidden
 
 Content: TypeAlias = "Markup | str"
 Value: TypeAlias = "str | float | None"
@@ -115,8 +115,8 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 def tick_text(value: float) -> str:
     """A tick's number with a true minus sign and no needless zeros."""
-    shown = f"{value:.10g}"
-    return shown.replace("-", "−")
+    digits = f"{value:.10g}"
+    return digits.replace("-", "−")
 
 
 def text_width(words: str, size: float) -> float:

@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from clipaudit.pages import templates, without_forbidden
+from clipaudit.pages.html import render_page, template_environment
 from clipaudit.retrieval.retriever import Answer, Hit, Question
 from clipaudit.run.reader import Run
-from clipaudit.run.row import Row
-from clipaudit.run.thumbnails import NoPicture, Place, Thumbnail, Thumbnails
+from clipaudit.run.row import ImageId, Row
+from clipaudit.run.thumbnails import NoPicture, Thumbnail, Thumbnails
 
-Draw: TypeAlias = Callable[[Question, Mapping[Place, bytes]], Mapping[Place, Thumbnail]]
+Draw: TypeAlias = Callable[[Question, Mapping[ImageId, bytes]], Mapping[ImageId, Thumbnail]]
 """Image files -> those that can be decoded, with the map of what is asked over them."""
 
-_QUERY: Final[Place] = (-1, -1)
+_QUERY: Final[ImageId] = (-1, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,7 @@ def contact_sheet(
 
     `draw` makes a map of each picture, and of the query's: where the image has what is asked.
     """
+    template = template_environment("clipaudit.retrieval").get_template("sheet.html")
     seen = [{_place(hit.row) for hit in panel.answer.hits} for panel in panels]
     lists = []
     for number, panel in enumerate(panels):
@@ -78,16 +79,15 @@ def contact_sheet(
         "run": run.directory.url,
         "images": f"{len(run):,}",
     }
-    page = templates("clipaudit.retrieval").get_template("sheet.html")
     query_facts = _facts(query.row) if query.row else []
-    return without_forbidden(page.render(query=query, panels=lists, facts=facts, query_facts=query_facts))
+    return render_page(template, query=query, panels=lists, facts=facts, query_facts=query_facts)
 
 
-def _place(row: Row) -> Place:
+def _place(row: Row) -> ImageId:
     return row.shard_id, row.index
 
 
-def _files(panel: SheetPanel, query: SheetQuery, thumbnails: Thumbnails) -> dict[Place, bytes]:
+def _files(panel: SheetPanel, query: SheetQuery, thumbnails: Thumbnails) -> dict[ImageId, bytes]:
     """The image files of a panel and of the query, as far as they can be read."""
     data = {} if query.image is None else {_QUERY: query.image}
     rows = {_place(hit.row): hit.row for hit in panel.answer.hits} | ({_QUERY: query.row} if query.row else {})
@@ -97,7 +97,7 @@ def _files(panel: SheetPanel, query: SheetQuery, thumbnails: Thumbnails) -> dict
     return data
 
 
-def _card(hit: Hit, thumbnails: Thumbnails, compared: bool, others: set[Place], query: Row | None) -> dict[str, Any]:
+def _card(hit: Hit, thumbnails: Thumbnails, compared: bool, others: set[ImageId], query: Row | None) -> dict[str, Any]:
     picture, reason = None, ""
     try:
         picture = thumbnails(hit.row)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster.chaos import ON_MACHINES, compare
 from tests.cluster.faults import IN_WORKERS
-from tests.conftest import ROOT
+from tests.commands import ROOT
 
 
 def trial(folder, model, *options, timeout):
@@ -23,6 +23,7 @@ def trial(folder, model, *options, timeout):
     return survived
 
 
+@pytest.mark.full
 def test_a_few_faults_cost_nothing(tmp_path, tiny_model):
     kinds = (
         "killed in mid shard",

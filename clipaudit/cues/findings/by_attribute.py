@@ -1,270 +1,274 @@
-"""Findings that rest on an attribute's labels: associated with a class, or relied on without being associated."""
+"""Findings that rest on a column: a value tied to classes, one that a model hangs on, or a column tied as a whole."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Float32s, Float64s, Ints
+from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.findings import parts as building
-from clipaudit.cues.findings.counterfactual import CueGroups, arm, choose_heads
-from clipaudit.cues.findings.verdicts import VerdictCase, action, labels_needed, needs, sentence, verdict
-from clipaudit.cues.measure.answers import Answers
+from clipaudit.cues.findings.collecting import to_collect, value_counts
+from clipaudit.cues.findings.measured_reliance import (
+    ValueCue,
+    as_result,
+    corrected_gap_of,
+    having_of,
+    judged,
+    scored_groups,
+)
+from clipaudit.cues.findings.sentences import ANSWERERS, Words, action, sentence
+from clipaudit.cues.findings.verdicts import (
+    CellSize,
+    VerdictCase,
+    headline,
+    labels_needed,
+    needs,
+    verdicts,
+)
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.naming import value_contrast
-from clipaudit.cues.result.finding_parts import Counterfactual, Cue, CueWord, Evidence, Verdict
+from clipaudit.cues.reliance import rules
+from clipaudit.cues.result.finding_parts import Association, Cue, CueWord, Evidence, Groups, Need, Verdict
 from clipaudit.cues.result.off_object import not_measured
+from clipaudit.cues.result.reliance_parts import Reliance
 from clipaudit.cues.result.result import Finding, finding_id
 from clipaudit.cues.statistics.attributes import AttributeScreen
-from clipaudit.cues.statistics.groups import Grouping, conflict_of, describe_groups, grouping
-from clipaudit.cues.statistics.intervals import GATE
+from clipaudit.cues.statistics.groups import describe_groups
 
 _CARRIES: Final = 0.3
 """Strength of a value along a direction, inside classes."""
-_MOST_SEARCHED: Final = 10
-_GAP: Final = 2.5
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class AttributeCue:
-    """A value of an attribute and a tested class."""
-
-    one: AttributeScreen
-    place: int
-    """Among the tested values."""
-    k: int
-    level: float = 0.95
-    """Of the interval of the conflict's change: higher when several cues were searched for."""
-
-    @property
-    def value(self) -> int:
-        """Among the attribute's values."""
-        return int(self.one.values[self.place])
-
-    @property
-    def word(self) -> str:
-        """The value's name."""
-        return self.one.attribute.values[self.value]
-
-
-def attribute_cues(context: Context) -> list[AttributeCue]:
-    """Values that a class has significantly more often than others do, strongest first; then those that CLIP seems to
-    rely on though they go with no class."""
-    found = []
-    for one in context.attributes:
-        for place in range(len(one.values)):
-            m = context.row_of(one, place)
-            classes = np.flatnonzero(context.flagged[m] & (context.family.d[m] > 0)).tolist()
-            found += [(float(context.family.low[m, k]), AttributeCue(one=one, place=place, k=k)) for k in classes]
-    strongest = [cue for _, cue in sorted(found, key=lambda item: -item[0])]
-    return strongest + relied_cues(context)
-
-
-def relied_cues(context: Context) -> list[AttributeCue]:
-    """Values inside +-delta whose conflict groups are answered worse than the other groups on the discovery half."""
-    if context.answers is None:
-        return []
-    found = []
-    delta = context.options.delta_warn
-    for one in context.attributes:
-        groups = scored_groups(context, context.answers, one)
-        for place in range(len(one.values)):
-            m = context.row_of(one, place)
-            half = 1.96 * context.family.error[m]
-            inside = (context.family.d[m] - half > -delta) & (context.family.d[m] + half < delta)
-            for k in np.flatnonzero(inside).tolist():
-                cue = AttributeCue(one=one, place=place, k=k)
-                gap = _gap(context, context.answers, groups, cue)
-                if gap > _GAP:
-                    found.append((gap, cue))
-    best = sorted(found, key=lambda item: -item[0])[:_MOST_SEARCHED]
-    level = 1 - 0.05 / max(len(best), 1)
-    return [AttributeCue(one=cue.one, place=cue.place, k=cue.k, level=level) for _, cue in best]
-
-
-def _gap(context: Context, answers: Answers, groups: Grouping, cue: AttributeCue) -> float:
-    """Standard errors between the accuracies of all other groups and of the conflict, on the discovery half."""
-    k = int(context.tested[cue.k])
-    rows = answers.facts.discovery
-    conflict = conflict_of(groups.take(~rows), k, cue.value)
-    if min(conflict.own, conflict.others) < GATE:
-        return 0.0
-    parts = groups.take(rows)
-    against = np.isin(parts.group, conflict_of(parts, k, cue.value).groups)
-    aligned = (parts.group >= 0) & ~against
-    right = answers.right(answers.base)[rows]
-    if min(int(against.sum()), int(aligned.sum())) < GATE // 2:
-        return 0.0
-    a, b = right[aligned].mean(), right[against].mean()
-    error = np.sqrt(a * (1 - a) / aligned.sum() + b * (1 - b) / against.sum())
-    return float((a - b) / max(error, 1e-9))
-
-
-def scored_groups(context: Context, answers: Answers, one: AttributeScreen) -> Grouping:
-    """The scored images by class and value of an attribute, in the association's values."""
-    there = answers.facts.attributes[one.attribute.column]
-    place = {value: number for number, value in enumerate(one.attribute.values)}
-    known = np.array([place.get(value, -1) for value in there.values] + [-1], np.int64)
-    return grouping(answers.truth, context.names.names, one.attribute.column, one.attribute.values, known[there.codes])
+NO_GOOD_WORD: Final = 0.2
+"""Cosine of the best text with what sets images with the cue apart, below which no text fits."""
 
 
 # -- a finding ---------------------------------------------------------------------------------------------------------
 
 
-def attribute_finding(context: Context, cue: AttributeCue) -> Finding:
-    """Everything that is known of a class and an attribute's value."""
-    one, k = cue.one, cue.k
-    association = building.attribute_association(context, one, cue.place, k)
-    codes = one.attribute.codes[context.scan.sample]
-    having = np.where(codes < 0, -1, (codes == cue.value).astype(np.int64))
+def value_finding(
+    context: Context, cue: ValueCue, measured: Sequence[rules.Reliance], stands_in_for: str | None
+) -> Finding:
+    """Everything that is known of a value; measured: of each answerer."""
+    screen, m = cue.screen, context.row_of(cue.screen, cue.place)
+    association = building.attribute_association(context, screen, cue.place)
+    codes = screen.attribute.codes[context.scan.sample]
+    having = having_of(codes, cue.value)
     # chosen with labels, so on the half that nothing is scored on
     strength = context.differences(np.where(context.sampled.discovery, having, -1))
-    members, signs = carrying(context, strength, k)
-    counterfactual, own, others, heads = _counterfactual(context, cue, members, strength)
-    described = _cue(context, cue, having, members, heads, association.d.value)
-    case = VerdictCase(
-        association=association,
-        attributes=True,
-        classes_from=context.classes_from,
-        arm=None if counterfactual is None else counterfactual.arms[0],
-        own=own,
-        others=others,
+    members, signs = carrying(context, strength)
+    carriers = tuple(dict.fromkeys(context.scan.directions[m].head for m in members.tolist()))
+    core = bool({cue.word, screen.attribute.column, cue.name} & set(context.options.core)) or (
+        screen.attribute.column in context.core_columns
     )
-    decided = verdict(case)
-    name = context.name(k)
+    case = VerdictCase(
+        kind="value",
+        classes_from=context.classes_from,
+        association=association,
+        reliance=[judged(part, core) for part in measured],
+        few_sources=context.few_sources,
+        stands_in_for=stands_in_for,
+    )
+    outcomes = verdicts(case)
+    outcome = headline(outcomes)
+    column = screen.attribute.column.rpartition(".")[2]
+    words = building.named_words(context, cue.upper, cue.word, column)
+    missing = _missing(case, outcome, cue, measured, words)
+    rest = "" if not missing else rest_of(missing)
+    reliance = tuple(
+        _reliance(context, cue, part, one, words, association, rest)
+        for part, one in zip(measured, outcomes, strict=False)
+    )
+    worst = next((part for part in reliance if part.verdict is outcome), None)
+    heads = worst.effect.heads if worst is not None and worst.effect is not None else carriers
     scores = _scores(context, members, signs, having)
-    observed = decided is Verdict.OBSERVED
-    own = int(context.design.counts[k])
-    missing = labels_needed(association, own) if observed else _to_collect(one, k, cue.value)
+    plan = to_collect(*value_counts(screen.counts, cue.value), cue.upper)
+    many = (
+        labels_needed(association, int(context.design.counts[cue.upper].sum()))
+        if outcome is Verdict.OBSERVED
+        else plan.total
+    )
+    described, cosine = _cue(context, cue, having, members, heads, association.d.value)
+    model = str(context.run.manifest.model["name"])
     return Finding(
-        id=finding_id(str(context.run.manifest.model["name"]), name, f"{one.attribute.column}={cue.word}"),
+        id=finding_id(model, words.name, f"{screen.attribute.column}={cue.word}"),
+        former_ids=_former_ids(context, screen, cue.upper, cue.value),
         rank=0,
-        verdict=decided,
-        sentence=sentence(case, decided, name, cue.word),
-        action=action(decided, name, cue.word, missing),
-        class_name=name,
-        label=context.label(k),
+        verdict=outcome,
+        kind="value",
+        sentence=worst.sentence
+        if worst is not None
+        else sentence(words, outcome, association, context.classes_from, rest=rest),
+        action=action(outcome, words, many),
+        class_name=", ".join(words.classes),
+        label=context.label(first_class(context, words)),
+        side=words.side,
+        classes=building.class_rows(
+            context, cue.upper, context.family.d[m], context.family.error[m], screen, cue.value
+        ),
         cue=described,
         association=association,
-        counterfactual=counterfactual,
-        cells=building.attribute_cells(context, one, k),
+        reliance=reliance,
+        explained_by=tuple(dict.fromkeys(name for part in measured for name in part.explained_by)),
+        inseparable_from=tuple(dict.fromkeys(name for part in measured for name in part.inseparable_from)),
+        core=core,
+        groups=groups_of(context, screen, heads if worst is not None and worst.effect is not None else ()),
+        cells=building.attribute_cells(context, screen, cue.upper),
         distributions=building.distributions(
-            context, _label(context, members, described), scores, k, one.attribute.values, codes
+            context, _label(context, members, described), scores, cue.upper, screen.attribute.values, codes
         ),
-        evidence=_evidence(context, scores, k),
-        false_alarm=_false_alarm(name, cue.word, context),
-        needs=needs(case, name, cue.word) if decided in (Verdict.INCONCLUSIVE, Verdict.OBSERVED) else (),
-        stability=building.finding_stability(context, np.where(having == 1, 1.0, 0.0), k),
-        gallery=building.gallery(context, scores, k, heads, having, _two(one, cue.value)),
+        evidence=_evidence(context, scores, cue.upper),
+        false_alarm=column_warnings(words.name, cue.word, context),
+        needs=missing,
+        stability=building.finding_stability(context, np.where(having == 1, 1.0, 0.0), cue.upper),
+        gallery=building.gallery(context, scores, cue.upper, heads, having, _two(screen, cue.value)),
+        no_good_word=cosine < NO_GOOD_WORD,
         merged=len(members),
     )
 
 
-def carrying(context: Context, strength: Float64s, k: int) -> tuple[Ints, Float64s]:
-    """Flagged directions of class k that go with a value inside classes, those that go most first, and their ends.
+def first_class(context: Context, words: Words) -> int:
+    """The first of the named classes, as a tested class."""
+    return next(k for k in range(context.design.classes) if context.name(k) == words.classes[0])
 
-    strength (M,) of the value along every direction.
-    """
+
+def _former_ids(context: Context, screen: AttributeScreen, upper: Bools, value: int) -> tuple[str, ...]:
+    """The first edition's ids, one a class; of a column of two values the other classes had the other value."""
+    model, values = str(context.run.manifest.model["name"]), screen.attribute.values
+    ids = []
+    for k in range(context.design.classes):
+        own = value if upper[k] else 1 - value if len(values) == 2 else None
+        if own is not None:
+            ids.append(finding_id(model, context.name(k), f"{screen.attribute.column}={values[own]}"))
+    return tuple(ids)
+
+
+def _reliance(
+    context: Context,
+    cue: ValueCue,
+    measured: rules.Reliance,
+    outcome: Verdict,
+    words: Words,
+    association: Association,
+    rest: str,
+) -> Reliance:
+    """One answerer's numbers with its sentence."""
+    corrected = corrected_gap_of(context, cue) if measured.answerer == "clip" else None
+    part = as_result(context, measured, outcome, "", corrected)
+    said = sentence(
+        words,
+        outcome,
+        association,
+        context.classes_from,
+        measured.answerer,
+        gap=part.gap if part.gap.value is not None else None,
+        margin_d=part.margin_d,
+        effect=part.effect,
+        rest=rest,
+    )
+    return as_result(context, measured, outcome, said, corrected)
+
+
+def _missing(
+    case: VerdictCase, outcome: Verdict, cue: ValueCue, measured: Sequence[rules.Reliance], words: Words
+) -> tuple[Need, ...]:
+    first = next(iter(measured), None)
+    cells: list[CellSize] = []
+    reasons: list[str] = []
+    if first is not None:
+        sizes = {False: 0.0, True: 0.0}
+        for conflicting in sizes:
+            own = [cell.n_effective for cell in first.gap.cells if cell.conflicting == conflicting]
+            sizes[conflicting] = min(own, default=0.0)
+        cells = [CellSize(what=f"{_where(words, conflicting)}", n=n) for conflicting, n in sizes.items()]
+        reasons = _reasons(first)
+    return needs(case, outcome, cue.word, cells, None if first is None else first.gap.state, reasons)
+
+
+def _where(words: Words, conflicting: bool) -> str:
+    """Images where the cue points to their class, or away from it."""
+    if words.side == "lacks":
+        return f"{words.name} {'with' if conflicting else 'without'} {words.cue}"
+    return f"{words.name} {'without' if conflicting else 'with'} {words.cue}"
+
+
+def _reasons(measured: rules.Reliance) -> list[str]:
+    """Why an answerer's evidence falls short, in words."""
+    who, gap, effect = ANSWERERS.get(measured.answerer, measured.answerer), measured.gap, measured.effect
+    reasons = []
+    if measured.explained_by:
+        reasons.append(f"nothing: {', '.join(measured.explained_by)} explains the gap of {who}")
+    if gap.above_margin(measured.options) and not gap.both_sides:
+        reasons.append("a cue that helps on both sides: these images seem harder, whatever their class")
+    if gap.above_margin(measured.options) and not measured.label_noise.counts:
+        rate = measured.label_noise.rate_low or 0.0
+        reasons.append(
+            f"labels that are surely right (--clean-labels): {100 * rate:.1f} % wrong ones would make this gap"
+        )
+    if effect is not None and gap.both_sides and not effect.testable:
+        reasons.append("more stored heads (--layers): there are too few sets of heads to compare with")
+    if measured.hangs_on_it and effect is not None and not measured.visible:
+        reasons.append("heads that see the cue: those that were chosen do not show it")
+    return reasons
+
+
+def rest_of(missing: Sequence[Need]) -> str:
+    """What is missing, at a sentence's end: images first."""
+    counted = next((need for need in missing if need.images is not None), None)
+    if counted is not None:
+        return f"{counted.images:,} more images are needed: {counted.what}"
+    return f"missing: {missing[0].what}"
+
+
+def carrying(context: Context, strength: Float64s) -> tuple[Ints, Float64s]:
+    """Passing directions that go with a value inside classes, those that go most first, and their ends; where none
+    passes, all that go with it. strength (M,) of the value along every direction."""
     M = len(context.scan.directions)
-    d = context.family.d[:M, k]
-    goes = (np.abs(strength) >= _CARRIES) & ((np.sign(strength) == np.sign(d)) & context.flagged[:M, k])
-    if not goes.any():  # not associated with the class: the directions that go with the value anyway
-        goes = np.abs(strength) >= _CARRIES
+    along = np.abs(strength) >= _CARRIES
+    goes = along & context.passed[:M] if (along & context.passed[:M]).any() else along
     members = np.flatnonzero(goes)
     members = members[np.argsort(-np.abs(strength[members]), kind="stable")]
     return members, np.sign(strength[members])
 
 
-def _counterfactual(
-    context: Context, cue: AttributeCue, members: Ints, strength: Float64s
-) -> tuple[Counterfactual | None, int, int, tuple[str, ...]]:
-    """The counterfactual, the sizes of both sides of the conflict, and the heads."""
-    carriers = tuple(dict.fromkeys(context.scan.directions[m].head for m in members.tolist()))
+def groups_of(context: Context, screen: AttributeScreen, heads: Sequence[str]) -> Groups | None:
+    """Accuracies of all scored images by class and value, before and with the heads at their means."""
     if context.answers is None:
-        return None, 0, 0, carriers
-    answers, k = context.answers, int(context.tested[cue.k])
-    groups = scored_groups(context, answers, cue.one)
-    asked = CueGroups(k=k, value=cue.value, grouping=groups)
-    discovery = answers.facts.discovery & (groups.group >= 0)
-    rows = ~answers.facts.discovery & (groups.group >= 0)
-    conflict = conflict_of(groups.take(rows), k, cue.value)
-    if not rows.any() or not discovery.any():
-        return None, conflict.own, conflict.others, carriers
-    heads = choose_heads(answers, asked, discovery)
-    directions = head_directions(context, heads, strength)
-    options = context.options
-    arms = tuple(
-        arm(
-            name,
-            answers,
-            asked,
-            heads,
-            directions,
-            rows,
-            discovery,
-            n_min=options.n_min,
-            sets=options.random_sets,
-            seed=options.seed,
-            level=cue.level,
-        )
-        for name in ("whole heads", "direction only")
+        return None
+    answers = context.answers
+    groups = scored_groups(context, answers, screen)
+    return describe_groups(
+        groups,
+        answers.right(answers.base),
+        context.answers_rows,
+        n_min=context.options.n_min,
+        seed=context.options.seed,
+        train=train_counts(context, screen),
+        after=answers.right(answers.without(heads)) if heads else None,
+        cluster=answers.facts.source if answers.facts.source is not None else answers.facts.cluster,
     )
-    after = answers.right(answers.without(heads))
-    before = describe_groups(
-        groups.take(rows),
-        answers.right(answers.base)[rows],
-        f"{context.answers_rows}, confirmation half",
-        n_min=options.n_min,
-        seed=options.seed,
-        train=train_counts(context, cue.one),
-        after=after[rows],
-        cluster=answers.facts.cluster[rows],
-    )
-    found = Counterfactual(
-        rows=f"{context.answers_rows}, confirmation half",
-        discovery=f"{context.answers_rows}, discovery half",
-        mean_source=answers.mean_source,
-        groups=cue.one.attribute.column,
-        corrected=False,
-        arms=arms,
-        before=before,
-    )
-    return found, conflict.own, conflict.others, heads or carriers
 
 
-def head_directions(context: Context, heads: Sequence[str], strength: Float64s) -> dict[str, Float64s]:
-    """The unit direction (dh,) of each head along which a value's strength (M,) is largest, as it is (S10).
-
-    Not class-free: what a class-free direction does to the logits has been taken out of it.
-    """
-    found: dict[str, Float64s] = {}
-    for m in np.argsort(-np.abs(strength), kind="stable").tolist():
-        direction = context.scan.directions[m]
-        length = float(np.linalg.norm(direction.plain))
-        if direction.head in heads and length > 0:
-            found.setdefault(direction.head, direction.plain / length)
-    return found
+# -- the parts of a value's finding ------------------------------------------------------------------------------------
 
 
-def train_counts(context: Context, one: AttributeScreen) -> Ints:
+def train_counts(context: Context, screen: AttributeScreen) -> Ints:
     """(C * V,) images of the association by class and value."""
-    V = len(one.attribute.values)
-    found = np.zeros((len(context.names), V), np.int64)
-    found[context.tested] = one.counts
-    return found.ravel()
+    V = len(screen.attribute.values)
+    counts = np.zeros((len(context.names), V), np.int64)
+    counts[context.tested] = screen.counts
+    return counts.ravel()
 
 
 def _cue(
     context: Context,
-    cue: AttributeCue,
+    cue: ValueCue,
     having: Ints,
     members: Ints,
     heads: Sequence[str],
     d: float | None,
-) -> Cue:
+) -> tuple[Cue, float]:
+    """The cue in words, and the cosine of the best text with what sets images with it apart."""
     discovery = context.sampled.discovery
     contrast = value_contrast(
         context.embedding[discovery],
@@ -273,52 +277,54 @@ def _cue(
         having[discovery] >= 0,
         context.design.classes,
     )
-    named = context.namer.words(contrast, 3, context_only=True)
-    away = context.namer.words(-contrast, 1, context_only=True)
+    towards = context.namer.words(contrast, 3, context_only=True)
+    away_from = context.namer.words(-contrast, 1, context_only=True)
     words = [CueWord(text=cue.word, property="attribute", kind="context-like", head=None, d=d)]
-    words += [CueWord(text=w.text, property=w.property, kind=w.kind, head=None, d=None) for w in named]
-    words += building.head_words(context, heads, members, having, cue.k)
-    first = f"{cue.word}: {named[0].text}" if named else cue.word
-    return Cue(
-        name=first,
+    words += [CueWord(text=w.text, property=w.property, kind=w.kind, head=None, d=None) for w in towards]
+    words += building.head_words(context, heads, members, having)
+    title = f"{cue.word}: {towards[0].text}" if towards and towards[0].cosine >= NO_GOOD_WORD else cue.word
+    described = Cue(
+        name=title,
         words=tuple(words),
-        opposite=away[0].text if away else None,
+        opposite=away_from[0].text if away_from else None,
         heads=tuple(heads),
-        attribute=cue.one.attribute.column,
+        attribute=cue.screen.attribute.column,
         value=cue.word,
         class_part=context.scan.directions[int(members[0])].outside if len(members) else None,
     )
+    return described, towards[0].cosine if towards else 0.0
 
 
 def _scores(context: Context, members: Ints, signs: Float64s, having: Ints) -> Float32s:
     """(s,) scores of the sample along the direction that goes most with the value."""
     if not len(members):
         return having.astype(np.float32)
-    found: Float32s = context.scores(context.scan.directions[int(members[0])]) * np.float32(signs[0])
-    return found
+    scores: Float32s = context.scores(context.scan.directions[int(members[0])]) * np.float32(signs[0])
+    return scores
 
 
 def _label(context: Context, members: Ints, cue: Cue) -> str:
     return f"{cue.name} ({context.scan.directions[int(members[0])].head})" if len(members) else cue.name
 
 
-def _evidence(context: Context, scores: Float32s, k: int) -> tuple[Evidence, ...]:
-    found = building.finding_stability(context, scores, k)
-    if found is None or found.i_squared is None:
+def _evidence(context: Context, scores: Float32s, upper: Bools) -> tuple[Evidence, ...]:
+    by_environment = building.finding_stability(context, scores, upper)
+    if by_environment is None or by_environment.i_squared is None:
         return (not_measured(),)
     return (
         not_measured(),
         Evidence(
             name="stability",
             supports=None,
-            value=found.i_squared,
-            sentence=f"Along the cue's strongest direction the class differs alike in {len(found.environments)}"
-            f" environments (I² = {100 * found.i_squared:.0f} %).",
+            value=by_environment.i_squared,
+            sentence="Along the cue's strongest direction the class differs alike in"
+            f" {len(by_environment.environments)} environments (I² = {100 * by_environment.i_squared:.0f} %).",
         ),
     )
 
 
-def _false_alarm(name: str, value: str, context: Context) -> tuple[str, ...]:
+def column_warnings(name: str, value: str, context: Context) -> tuple[str, ...]:
+    """Why a finding of a column could be a false alarm."""
     column = f"The column may be wrong: look at the conflicting images. It was taken as it is, for {context.rows}."
     if context.classes_from != "label":
         return (building.guess_warning(context, name, value), column)
@@ -330,18 +336,7 @@ def _false_alarm(name: str, value: str, context: Context) -> tuple[str, ...]:
     )
 
 
-def _to_collect(one: AttributeScreen, k: int, value: int) -> int | None:
-    """Images of the class without the value that would make its share that of the other classes."""
-    others = one.counts.sum(axis=0) - one.counts[k]
-    share = others[value] / max(int(others.sum()), 1)
-    having, lacking = int(one.counts[k, value]), int(one.counts[k].sum() - one.counts[k, value])
-    if share <= 0.0:
-        share = 0.5
-    wanted = having * (1 - share) / share
-    return min(max(int(np.ceil(wanted)) - lacking, 0), having) or None
-
-
-def _two(one: AttributeScreen, value: int) -> tuple[str, str]:
-    values = one.attribute.values
+def _two(screen: AttributeScreen, value: int) -> tuple[str, str]:
+    values = screen.attribute.values
     lacking = values[1 - value] if len(values) == 2 else f"not {values[value]}"
     return lacking, values[value]

@@ -9,18 +9,18 @@ import numpy as np
 
 from clipaudit.arrays import Bools, Ints
 from clipaudit.cues.findings import parts
-from clipaudit.cues.findings.by_attribute import scored_groups
+from clipaudit.cues.findings.by_attribute import NO_GOOD_WORD
 from clipaudit.cues.findings.candidates import TextCue
-from clipaudit.cues.findings.counterfactual import CueGroups, arm, choose_heads
-from clipaudit.cues.findings.verdicts import VerdictCase, action, harmful, labels_needed, needs, sentence, verdict
+from clipaudit.cues.findings.carriers import CueGroups, choose_heads
+from clipaudit.cues.findings.sentences import action, listed, sentence
+from clipaudit.cues.findings.verdicts import VerdictCase, headline, labels_needed, needs, verdicts
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
-from clipaudit.cues.result.finding_parts import CellTable, Counterfactual, Cue, CueWord, Evidence, Need, Verdict
+from clipaudit.cues.result.finding_parts import CellTable, Cue, CueWord, Evidence, Need, Verdict
 from clipaudit.cues.result.off_object import not_measured
 from clipaudit.cues.result.panels import Shift
 from clipaudit.cues.result.result import Finding, finding_id
-from clipaudit.cues.statistics.groups import Grouping, conflict_of, describe_groups, grouping
-from clipaudit.cues.statistics.intervals import GATE
+from clipaudit.cues.statistics.groups import Grouping, grouping
 from clipaudit.cues.statistics.pseudo import (
     MIN_PURITY,
     VALUES,
@@ -41,67 +41,75 @@ _WITH: Final = 1
 class Measured:
     """What the pseudo-attribute says of the scored images."""
 
-    counterfactual: Counterfactual | None
     cells: CellTable | None
     corrected: CorrectedChange | None
+    heads: tuple[str, ...]
+    """Those that were replaced."""
     unsaid: str
     """Why there is no corrected change, in words."""
     purity: float | None
-    own: int
-    others: int
 
 
 _NOTHING: Final = Measured(
-    counterfactual=None,
     cells=None,
     corrected=None,
+    heads=(),
     unsaid="without labels nothing says which answers are right",
     purity=None,
-    own=0,
-    others=0,
 )
 
 
 def text_finding(context: Context, cue: TextCue) -> Finding:
-    """Everything that is known of a class and a text."""
-    k, name, text = cue.k, context.name(cue.k), cue.word.text
+    """Everything that is known of a text and the classes that have it."""
+    text = cue.word.text
     heads = tuple(dict.fromkeys(context.scan.directions[m].head for m in cue.members.tolist()))[:_MOST_HEADS]
-    association = parts.direction_association(context, int(cue.members[0]), k)
+    m, direction = int(cue.members[0]), context.scan.directions[int(cue.members[0])]
+    association = parts.text_association(context, cue.axis, cue.scores, m)
     measured = _measured(context, cue, heads)
     case = VerdictCase(
-        association=association,
-        attributes=False,
+        kind="text",
         classes_from=context.classes_from,
-        arm=None,
-        own=measured.own,
-        others=measured.others,
+        association=association,
+        few_sources=context.few_sources,
     )
-    decided = verdict(case)
-    core = _core(context, cue, heads)
-    if core is not None:
-        decided, case = Verdict.CORE, replace(case, arm=core.arms[0])
-    scores = context.scores(context.scan.directions[int(cue.members[0])]) * np.float32(cue.signs[0])
+    outcome = headline(verdicts(case))
+    words = parts.named_words(context, cue.upper, text)
+    missing = _needs(case, outcome, text, measured)
+    scores = context.scores(direction) * np.float32(cue.signs[0])
     having = pseudo_values(cue.scores)[0]
+    model = str(context.run.manifest.model["name"])
+    many = labels_needed(association, int(context.design.counts[cue.upper].sum()))
     return Finding(
-        id=finding_id(str(context.run.manifest.model["name"]), name, text),
+        id=finding_id(model, words.name, text),
+        former_ids=tuple(
+            finding_id(model, context.name(k), text)
+            for k in np.flatnonzero(cue.upper).tolist()
+            if context.name(k) != words.name
+        ),
         rank=0,
-        verdict=decided,
-        sentence=sentence(case, decided, name, text),
-        action=action(decided, name, text, labels_needed(association, int(context.design.counts[k]))),
-        class_name=name,
-        label=context.label(k),
+        verdict=outcome,
+        kind="text",
+        sentence=sentence(words, outcome, association, context.classes_from, rest=missing[0].what if missing else ""),
+        action=action(outcome, words, many),
+        class_name=", ".join(words.classes),
+        label=next(context.label(k) for k in range(context.design.classes) if context.name(k) == words.classes[0]),
+        side=words.side,
+        classes=parts.class_rows(context, cue.upper, cue.axis.d, cue.axis.error),
         cue=_cue(context, cue, heads),
         association=association,
-        counterfactual=core or measured.counterfactual,
+        reliance=(),
+        explained_by=(),
+        inseparable_from=(),
+        core=text in context.options.core,
+        groups=None,
         cells=measured.cells,
-        distributions=parts.distributions(
-            context, f"{text} ({context.scan.directions[int(cue.members[0])].head})", scores, k
-        ),
+        distributions=parts.distributions(context, f"{text} ({direction.head})", scores, cue.upper),
         evidence=_evidence(context, cue, measured),
-        false_alarm=_false_alarm(context, name, text),
-        needs=() if decided is Verdict.CORE else _needs(case, name, text, measured),
-        stability=parts.finding_stability(context, cue.scores, k),
-        gallery=parts.gallery(context, cue.scores, k, heads, having, VALUES),
+        false_alarm=_false_alarm(context, words.name, text),
+        needs=missing,
+        stability=parts.finding_stability(context, cue.scores, cue.upper),
+        gallery=parts.gallery(context, cue.scores, cue.upper, heads, having, VALUES),
+        no_good_word=cue.word.cosine < NO_GOOD_WORD,
         merged=len(cue.members),
     )
 
@@ -119,10 +127,10 @@ def _false_alarm(context: Context, name: str, text: str) -> tuple[str, ...]:
 
 def _cue(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Cue:
     word = cue.word
-    words = [CueWord(text=word.text, property=word.property, kind=word.kind, head=None, d=cue.axis.value)]
+    words = [CueWord(text=word.text, property=word.property, kind=word.kind, head=None, d=cue.axis.cut.d)]
     words += [CueWord(text=w.text, property=w.property, kind=w.kind, head=None, d=None) for w in cue.words]
     having = pseudo_values(cue.scores)[0]
-    words += parts.head_words(context, heads, cue.members, having, cue.k)
+    words += parts.head_words(context, heads, cue.members, having)
     opposite = context.namer.words(-context.namer.axis(word.place, class_free=False), 1, context_only=True)
     return Cue(
         name=word.text,
@@ -135,73 +143,72 @@ def _cue(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Cue:
     )
 
 
-def with_shift(found: Finding, shift: Shift | None) -> Finding:
+def with_shift(finding: Finding, shift: Shift | None) -> Finding:
     """A finding that rests on texts with what another set of rows says of it, among its evidence."""
     rows = () if shift is None else shift.rows
-    known = (found.class_name, found.cue.name)
-    row = next((row for row in rows if row.head is not None and (row.class_name, row.cue) == known), None)
-    if found.verdict not in (Verdict.CANDIDATE, Verdict.OBSERVED) or found.cue.attribute is not None or row is None:
-        return found
+    named = (finding.class_name, finding.cue.name)
+    row = next((row for row in rows if row.head is not None and (row.class_name, row.cue) == named), None)
+    if finding.verdict not in (Verdict.CANDIDATE, Verdict.OBSERVED) or finding.cue.attribute is not None or row is None:
+        return finding
     train, test = row.train.value or 0.0, row.test.value or 0.0
-    other = "; a cue that changes is no part of the class" if row.shifted else ""
-    there = "scored" if found.verdict is Verdict.CANDIDATE else "other"
-    said = Evidence(
+    conclusion = "; a cue that changes is no part of the class" if row.shifted else ""
+    other_rows = "scored" if finding.verdict is Verdict.CANDIDATE else "other"
+    evidence = Evidence(
         name="shift",
         supports=True if row.shifted else None,
         value=row.difference.value,
-        sentence=f"D is {train:.2f} where the association was measured and {test:.2f} on the {there} rows (q ="
-        f" {row.q:.2g}){other}.",
+        sentence=f"D is {train:.2f} where the association was measured and {test:.2f} on the {other_rows} rows (q ="
+        f" {row.q:.2g}){conclusion}.",
     )
-    return replace(found, evidence=(*found.evidence, said))
+    return replace(finding, evidence=(*finding.evidence, evidence))
 
 
-def _needs(case: VerdictCase, name: str, text: str, measured: Measured) -> tuple[Need, ...]:
-    found = needs(case, name, text)
+def _needs(case: VerdictCase, outcome: Verdict, text: str, measured: Measured) -> tuple[Need, ...]:
+    missing = needs(case, outcome, text, (), None, ())
     if measured.purity is not None and measured.purity < MIN_PURITY and measured.corrected is None:
         share = f"{100 * measured.purity:.0f} %"
-        found += (Need(what=f"labels of the cue: of the images called conflicting only {share} are", images=None),)
-    return found
+        missing += (Need(what=f"labels of the cue: of the images called conflicting only {share} are", images=None),)
+    return missing
 
 
 # -- the pseudo-attribute ----------------------------------------------------------------------------------------------
 
 
 def _measured(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Measured:
-    """Groups from the embedding without the cue's heads, and the counterfactual over them, corrected or not at all.
+    """Groups from the embedding without the cue's heads, and the change over them when those are replaced, corrected or
+    not at all: a few wrong labels of a skewed cue turn the conflict groups over.
 
-    A few wrong labels of a skewed cue turn the conflict groups over, so that an uncorrected change says nothing.
+    The classes that have the cue count as one, and all others as one.
     """
     if context.answers is None:
         return _NOTHING
-    answers, k = context.answers, int(context.tested[cue.k])
+    answers = context.answers
+    pointed = np.zeros(len(context.names), np.bool_)
+    pointed[context.tested] = cue.upper
     axis = context.namer.axis(cue.word.place, class_free=False).astype(np.float32)
     scores = answers.embedding_without(heads) @ axis
     codes, threshold = pseudo_values(scores)
     rates = rates_from_scores(scores, codes, threshold)
     title = f"pseudo-attribute: {cue.word.text}"
-    groups = grouping(answers.truth, context.names.names, title, VALUES, codes)
-    counts = groups.sizes().reshape(len(context.names), 2)
-    share = purity(counts, rates, k, _WITH)
+    side = pointed[answers.truth].astype(np.int64)
+    groups = grouping(side, ("others", "with the cue"), title, VALUES, codes)
+    counts = groups.sizes().reshape(2, 2)
+    pure_share = purity(counts, rates, 1, _WITH)
     rows, discovery = _halves(answers, groups)
-    conflict = conflict_of(groups.take(rows), k, _WITH)
-    found = change = None
+    change: CorrectedChange | None = None
+    chosen: tuple[str, ...] = ()
     if rates is not None and rates.usable and rows.any() and discovery.any():
-        asked = CueGroups(k=k, value=_WITH, grouping=groups)
-        chosen = choose_heads(answers, asked, discovery, heads)
+        chosen = choose_heads(answers, CueGroups(pointed=pointed, value=_WITH, grouping=groups), discovery, heads)
         after = answers.right(answers.without(chosen)).astype(np.int64)
         changes = (after - answers.right(answers.base))[rows]
-        change = corrected_change(changes, groups.take(rows), k, _WITH, rates, context.options.seed)
-        if change is not None:
-            words = f"{title}, read from the embedding without {', '.join(heads)}; changes corrected for its errors"
-            found = _corrected(_scored(context, answers, asked, chosen, words), change)
+        change = corrected_change(changes, groups.take(rows), 1, _WITH, rates, context.options.seed)
+    by_class = grouping(answers.truth, context.names.names, title, VALUES, codes).sizes()
     return Measured(
-        counterfactual=found,
-        cells=_cells(context, title, counts, codes, rates, share),
+        cells=_cells(context, title, by_class.reshape(len(context.names), 2), codes, rates, pure_share),
         corrected=change,
+        heads=chosen,
         unsaid=_unsaid(rates),
-        purity=share,
-        own=conflict.own,
-        others=conflict.others,
+        purity=pure_share,
     )
 
 
@@ -209,84 +216,30 @@ def _unsaid(rates: ErrorRates | None) -> str:
     if rates is None:
         return "the scores have one hump, so that nobody knows how often the pseudo-attribute is wrong"
     if not rates.usable:
-        wrong = f"{100 * rates.false_with:.0f} % without and {100 * rates.false_without:.0f} % with the cue"
-        return f"the pseudo-attribute is wrong too often to be corrected ({wrong})"
+        shares = f"{100 * rates.false_with:.0f} % without and {100 * rates.false_without:.0f} % with the cue"
+        return f"the pseudo-attribute is wrong too often to be corrected ({shares})"
     return "after correction for the pseudo-attribute's errors no image goes against the cue"
 
 
-def _corrected(found: Counterfactual, change: CorrectedChange) -> Counterfactual:
-    """With corrected changes in the place of those over groups that are not what they are called."""
-    arms = tuple(
-        replace(
-            one,
-            delta_conflict=change.conflict,
-            delta_group_mean=change.group_mean,
-            delta_worst=None,
-            worst_group=None,
-            tests=(),
-            control=None,
-            dose=(),
-        )
-        for one in found.arms
-    )
-    return replace(found, corrected=True, arms=arms)
-
-
 def _halves(answers: Answers, groups: Grouping) -> tuple[Bools, Bools]:
-    known = groups.group >= 0
-    return ~answers.facts.discovery & known, answers.facts.discovery & known
-
-
-def _scored(context: Context, answers: Answers, asked: CueGroups, heads: tuple[str, ...], title: str) -> Counterfactual:
-    """Whole heads at their means, over some groups."""
-    groups, options = asked.grouping, context.options
-    rows, discovery = _halves(answers, groups)
-    whole = arm(
-        "whole heads",
-        answers,
-        asked,
-        heads,
-        {},
-        rows,
-        discovery,
-        n_min=options.n_min,
-        sets=options.random_sets,
-        seed=options.seed,
-    )
-    before = describe_groups(
-        groups.take(rows),
-        answers.right(answers.base)[rows],
-        f"{context.answers_rows}, confirmation half",
-        n_min=options.n_min,
-        seed=options.seed,
-        after=answers.right(answers.without(heads))[rows],
-        cluster=answers.facts.cluster[rows],
-    )
-    return Counterfactual(
-        rows=f"{context.answers_rows}, confirmation half",
-        discovery=f"{context.answers_rows}, discovery half",
-        mean_source=answers.mean_source,
-        groups=title,
-        corrected=False,
-        arms=(whole,),
-        before=before,
-    )
+    decided = groups.group >= 0
+    return ~answers.facts.discovery & decided, answers.facts.discovery & decided
 
 
 def _cells(
-    context: Context, title: str, counts: Ints, codes: Ints, rates: ErrorRates | None, share: float | None
+    context: Context, title: str, counts: Ints, codes: Ints, rates: ErrorRates | None, pure_share: float | None
 ) -> CellTable:
-    kept = np.flatnonzero(counts.sum(axis=1) > 0)
+    classes = np.flatnonzero(counts.sum(axis=1) > 0)
     usable = rates is not None and rates.usable
-    table = corrected_counts(counts[kept], rates).clip(0) if usable and rates is not None else counts[kept]
+    table = corrected_counts(counts[classes], rates).clip(0) if usable and rates is not None else counts[classes]
     return parts.cell_table(
         title,
-        [context.names.names[k] for k in kept.tolist()],
+        [context.names.names[k] for k in classes.tolist()],
         VALUES,
         table,
         int((codes < 0).sum()),
         corrected=usable,
-        purity=share,
+        purity=pure_share,
         error_rates=None if rates is None else (rates.false_with, rates.false_without),
     )
 
@@ -295,28 +248,31 @@ def _cells(
 
 
 def _evidence(context: Context, cue: TextCue, measured: Measured) -> tuple[Evidence, ...]:
-    name, text = context.name(cue.k), cue.word.text
-    closer = context.namer.farther_than(cue.word.place, int(context.tested[cue.k]))
-    near = "few texts are" if closer < 0.05 else "many texts are"
-    found = [
+    having = np.flatnonzero(cue.upper).tolist()
+    # of several classes the one whose name is nearest
+    k = min(having, key=lambda k: context.namer.farther_than(cue.word.place, int(context.tested[k])))
+    name, text = context.name(k), cue.word.text
+    closer = context.namer.farther_than(cue.word.place, int(context.tested[k]))
+    nearness = "few texts are" if closer < 0.05 else "many texts are"
+    items = [
         Evidence(
             name="semantic distance",
             supports=closer >= 0.05,
-            value=context.namer.distance(cue.word.place, int(context.tested[cue.k])),
-            sentence=f"{near} closer to the name {name!r} than {text!r} is ({100 * closer:.0f} % of the pool).",
+            value=context.namer.distance(cue.word.place, int(context.tested[k])),
+            sentence=f"{nearness} closer to the name {name!r} than {text!r} is ({100 * closer:.0f} % of the pool).",
         ),
         Evidence(
             name="text axis",
             supports=True,
-            value=cue.axis.value,
-            sentence=f"In the whole embedding {name} stands out along {text!r} (D ="
-            f" {cue.axis.value or 0:.2f}, on images that were not used to choose the text).",
+            value=cue.axis.cut.d,
+            sentence=f"In the whole embedding {listed([context.name(k) for k in having])} stand out along {text!r} (D ="
+            f" {cue.axis.cut.d:.2f}, on images that were not used to choose the text).",
         ),
         not_measured(),
     ]
-    steady = parts.finding_stability(context, cue.scores, cue.k)
+    steady = parts.finding_stability(context, cue.scores, cue.upper)
     if steady is not None and steady.i_squared is not None:
-        found.append(
+        items.append(
             Evidence(
                 name="stability",
                 supports=None if steady.i_squared < 0.5 else True,
@@ -325,7 +281,7 @@ def _evidence(context: Context, cue: TextCue, measured: Measured) -> tuple[Evide
                 " changes between environments is no part of the class.",
             )
         )
-    return (*found, _pseudo_evidence(cue, measured), _head_evidence(context, cue))
+    return (*items, _pseudo_evidence(cue, measured), _head_evidence(context, cue))
 
 
 def _pseudo_evidence(cue: TextCue, measured: Measured) -> Evidence:
@@ -347,37 +303,13 @@ def _pseudo_evidence(cue: TextCue, measured: Measured) -> Evidence:
 
 def _head_evidence(context: Context, cue: TextCue) -> Evidence:
     head = context.scan.directions[int(cue.members[0])].head
-    known = next(one for one in context.scan.predictability if one.head == head)
-    share = known.cue_share
-    shown = "" if share is None else f", {100 * share:.0f} % of it without the class prompts' part"
+    own = next(candidate for candidate in context.scan.predictability if candidate.head == head)
+    share = own.cue_share
+    without_class = "" if share is None else f", {100 * share:.0f} % of it without the class prompts' part"
     return Evidence(
         name="predictability",
         supports=None,
-        value=known.skill.value,
-        sentence=f"{head} alone explains {100 * (known.skill.value or 0):.0f} % of the classes' uncertainty{shown}.",
+        value=own.skill.value,
+        sentence=f"{head} alone explains {100 * (own.skill.value or 0):.0f} % of the classes' uncertainty"
+        f"{without_class}.",
     )
-
-
-# -- core --------------------------------------------------------------------------------------------------------------
-
-
-def _core(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Counterfactual | None:
-    """The counterfactual that shows, over an attribute's groups, that the cue's heads are needed; None without one.
-
-    With an attribute that has nothing to do with the text, its groups still tell whether CLIP needs the heads
-    everywhere: in the groups that go against the attribute as in all others.
-    """
-    if context.answers is None:
-        return None
-    answers, k = context.answers, int(context.tested[cue.k])
-    for one in context.attributes:
-        groups = scored_groups(context, answers, one)
-        rows, _ = _halves(answers, groups)
-        value = int(one.counts[cue.k].argmax())
-        conflict = conflict_of(groups.take(rows), k, value)
-        if min(conflict.own, conflict.others) < GATE:
-            continue
-        found = _scored(context, answers, CueGroups(k=k, value=value, grouping=groups), heads, one.attribute.column)
-        if harmful(found.arms[0]):
-            return found
-    return None

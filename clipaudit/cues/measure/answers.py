@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.run.reader import Run
 
-MAX_ROWS: Final = 50_000
+MAX_ROWS: Final = 20_000
 _LOGIT_BYTES: Final = 2**29
 _BLOCK_ROWS: Final = 131_072
 
@@ -48,8 +48,8 @@ class Answers:
 
     def right(self, logits: Float32s) -> Bools:
         """(n,) whether the largest of (n, C) logits is the class."""
-        found: Bools = logits.argmax(axis=1) == self.truth
-        return found
+        right: Bools = logits.argmax(axis=1) == self.truth
+        return right
 
     def without(self, heads: Sequence[str], alpha: float = 1.0) -> Float32s:
         """(n, C) logits with a part alpha of the heads' deviations from their means taken out.
@@ -59,27 +59,16 @@ class Answers:
         places = [self.heads.index(head) for head in heads]
         if not places or alpha == 0:
             return self.base
-        taken: Float32s = self.base - np.float32(alpha) * self.head_logits[places].sum(axis=0)
-        return taken
-
-    def without_directions(self, directions: Mapping[str, Float64s], alpha: float = 1.0) -> Float32s:
-        """The same for one unit direction (dh,) inside each head: `c_h - alpha ((c_h - mu) . u) u`."""
-        if not directions or alpha == 0:
-            return self.base
-        logits = self.base.copy()
-        for head, u in directions.items():
-            along = (self.values[head].astype(np.float32) - self.means[head].astype(np.float32)) @ u.astype(np.float32)
-            toward = (self.classes.astype(np.float64) @ (u @ self.bases[head])).astype(np.float32)
-            logits -= np.float32(alpha) * along[:, None] * toward[None, :]
+        logits: Float32s = self.base - np.float32(alpha) * self.head_logits[places].sum(axis=0)
         return logits
 
     def embedding_without(self, heads: Sequence[str]) -> Float32s:
         """(n, D) embeddings with the heads at their means."""
-        found = self.embedding.astype(np.float32)
+        embedding = self.embedding.astype(np.float32)
         for head in heads:
-            away = self.values[head].astype(np.float32) - self.means[head].astype(np.float32)
-            found -= away @ self.bases[head].astype(np.float32)
-        return found
+            deviation = self.values[head].astype(np.float32) - self.means[head].astype(np.float32)
+            embedding -= deviation @ self.bases[head].astype(np.float32)
+        return embedding
 
 
 def sampled(facts: ImageFacts, limit: int, seed: int, by: str | None = None) -> ImageFacts:
@@ -93,8 +82,8 @@ def sampled(facts: ImageFacts, limit: int, seed: int, by: str | None = None) -> 
     order = np.lexsort((rng.random(len(facts)), groups))
     _, starts, counts = np.unique(groups[order], return_index=True, return_counts=True)
     rank = np.arange(len(order)) - np.repeat(starts, counts)
-    most = _water_level(counts, limit)
-    return facts.take(np.sort(order[rank < most]))
+    per_group = _water_level(counts, limit)
+    return facts.take(np.sort(order[rank < per_group]))
 
 
 def _water_level(counts: Ints, limit: int) -> int:
@@ -151,13 +140,13 @@ def balanced_mean(values: npt.NDArray[Any], truth: Ints, chosen: Bools) -> Float
 
 def read_vectors(run: Run, name: str, position: Ints) -> npt.NDArray[np.float16]:
     """(n, length) float16 of one vector column at places among the run's ok rows, a few shards at a time."""
-    found = np.empty((len(position), run.spec.vectors[name]), np.float16)
+    vectors = np.empty((len(position), run.spec.vectors[name]), np.float16)
     for shards, start, stop in shard_blocks(run):
         first, last = np.searchsorted(position, (start, stop))
         if last > first:
             values = run.vectors(name, (), shards).values
-            found[first:last] = values[position[first:last] - start]
-    return found
+            vectors[first:last] = values[position[first:last] - start]
+    return vectors
 
 
 def shard_blocks(run: Run) -> Iterator[tuple[list[int], int, int]]:

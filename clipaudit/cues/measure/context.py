@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -19,10 +19,14 @@ from clipaudit.cues.measure.naming import Namer
 from clipaudit.cues.measure.scan import Scan
 from clipaudit.cues.options import AuditOptions
 from clipaudit.cues.result.finding_parts import ClassesFrom
-from clipaudit.cues.statistics.attributes import AttributeScreen
-from clipaudit.cues.statistics.multiplicity import family_p, largest_statistics, strata_of
+from clipaudit.cues.statistics.attributes import AttributeScreen, Omnibus
+from clipaudit.cues.statistics.columns import ColumnKind
+from clipaudit.cues.statistics.cuts import false_coverage_level, units_of
+from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.known_error import KnownError
+from clipaudit.cues.statistics.multiplicity import Largest, largest_cuts, strata_of
 from clipaudit.cues.statistics.screen import Screen, joined
-from clipaudit.cues.statistics.strength import Design
+from clipaudit.cues.statistics.sources import MIN_SOURCES, SourceTest
 from clipaudit.heads.texts.classes import ClassNames
 from clipaudit.run.reader import Run
 
@@ -35,6 +39,17 @@ class TextSource(Protocol):
 
     def classes(self, names: Sequence[str], templates: Sequence[str]) -> Float32s:
         """(C, D) of class names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnTest:
+    """A column as a whole, beside its values."""
+
+    omnibus: Omnibus
+    multi_class_auc: float | None
+    """Of a number; None for other columns."""
+    kind: ColumnKind
+    """What its values were before they were cut into bins."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -57,8 +72,16 @@ class Context:
     """(K,) the tested classes, as rows of `classes`."""
     design: Design = field(repr=False)
     """Of `facts`: class k is `tested[k]`."""
+    source: SourceTest | None
+    """The source that the audit found by itself."""
+    sources: tuple[SourceTest, ...]
+    """All columns tried as one."""
     scan: Scan = field(repr=False)
     attributes: tuple[AttributeScreen, ...]
+    columns: tuple[ColumnTest, ...]
+    """The columns as a whole, in the order of `attributes`."""
+    known_errors: Mapping[str, KnownError]
+    """By column, where the user knows how often it is wrong."""
     answers: Answers | None = field(repr=False)
     """None without labels: nothing says which answers are right."""
     answers_rows: str
@@ -66,23 +89,62 @@ class Context:
     """(n,) classes that captions name, and whether CLIP answers the same; None unless classes come from captions."""
 
     @cached_property
+    def tests(self) -> Screen:
+        """All tests: directions, then each attribute's values and columns; q over all of them."""
+        parts = [self.scan.screen] if self.scan.directions else []
+        return joined([*parts, *(attribute.screen for attribute in self.attributes)])
+
+    @cached_property
     def family(self) -> Screen:
-        """All tests: directions, then each attribute's values; q over all of them."""
-        return joined([self.scan.screen, *(one.screen for one in self.attributes)])
+        """The same with p-values adjusted for the largest of all directions and cuts, where permutations were asked
+        for."""
+        if not len(self.largest.largest):
+            return self.tests
+        return replace(self.tests, family=self.largest.p(self._cut_places))
 
     @cached_property
     def flagged(self) -> Bools:
-        """(M, K) of `family`."""
+        """(M, K) of `family`: the classes that each passing cut names."""
         return self.family.flagged(self.options.alpha, self.options.delta_warn)
 
+    @cached_property
+    def passed(self) -> Bools:
+        """(M,) of `family`: the cuts that are significant and larger than delta."""
+        return self.family.passed(self.options.alpha, self.options.delta_warn)
+
+    @cached_property
+    def level(self) -> float:
+        """Of the intervals of findings: as many of those that pass miss as of all (S1c)."""
+        return false_coverage_level(int(self.passed.sum()), len(self.passed))
+
+    @property
+    def core_columns(self) -> frozenset[str]:
+        """Columns that the user calls part of the class, by their full names."""
+        named = set(self.options.core)
+        return frozenset(
+            screen.attribute.column
+            for screen in self.attributes
+            if {screen.attribute.column, screen.attribute.column.rpartition(".")[2]} & named
+        )
+
+    @property
+    def named_sources(self) -> bool:
+        """Whether the clusters are a column of sources that the user named."""
+        return self.options.cluster is not None
+
     def row_of(self, attribute: AttributeScreen, place: int) -> int:
-        """Row of `family` of an attribute's tested value."""
+        """Row of `family` of an attribute's tested value, or of its column as a whole, the last one."""
         start = len(self.scan.directions)
-        for one in self.attributes:
-            if one is attribute:
+        for other in self.attributes:
+            if other is attribute:
                 return start + place
-            start += len(one.values)
+            start += other.scores.shape[1]
         raise ValueError("the attribute is not one of the audit's")
+
+    @property
+    def few_sources(self) -> bool:
+        """Whether images come from so few sources that nothing is decided."""
+        return (self.named_sources or self.source is not None) and self.design.clusters < MIN_SOURCES
 
     # -- the sample ----------------------------------------------------------------------------------------------------
 
@@ -94,13 +156,15 @@ class Context:
     @cached_property
     def truth(self) -> Ints:
         """(s,) tested class of each sampled image, 0..K-1."""
-        found: Ints = self.design.truth[self.scan.sample]
-        return found
+        truth: Ints = self.design.truth[self.scan.sample]
+        return truth
 
     @cached_property
     def sample_design(self) -> Design:
         """Of the sample."""
-        return Design(self.truth, self.design.classes, self.sampled.cluster)
+        source = None if self.design.source is None else self.design.source[self.scan.sample]
+        codes = None if source is None else np.unique(source, return_inverse=True)[1].astype(np.int64)
+        return Design(self.truth, self.design.classes, self.sampled.cluster, codes, self.sampled.discovery)
 
     @cached_property
     def embedding(self) -> Float32s:
@@ -115,38 +179,52 @@ class Context:
     def correlations(self, scores: npt.NDArray[np.floating[Any]]) -> Float64s:
         """(M,) correlation of each direction with scores (s,), inside classes."""
         centred = inside_classes(scores.astype(np.float32)[:, None], self.truth, self.design.classes)[:, 0]
-        found: Float64s = (self.residuals.T @ centred).astype(np.float64)
-        return found
+        correlations: Float64s = (self.residuals.T @ centred).astype(np.float64)
+        return correlations
 
     def differences(self, having: Ints) -> Float64s:
         """(M,) strength of a value (s,) 1 with, 0 without, -1 unknown, along each direction inside classes, -1..1."""
         return inside_strength(self.residuals, having, self.truth, self.design.classes)
 
     @cached_property
-    def largest(self) -> Float64s:
-        """(permutations,) largest |z| of all directions when labels are permuted, on the sample: near duplicates
-        together, inside shards where those hold several classes."""
-        if not self.scan.codes.size or not self.options.permutations:
-            return np.empty(0)
-        codes = self.scan.codes.astype(np.float32)
-        ranks = codes - codes.mean(axis=0)
-        ranks /= np.maximum(np.abs(ranks).max(axis=0), 1.0) * 2
-        between = np.array([_between(ranks[:, m], self.sample_design) for m in range(ranks.shape[1])])
-        strata = strata_of(self.sample_design, self.sampled.shard_id.astype(np.int64))
-        count, seed = self.options.permutations, self.options.seed
-        return largest_statistics(ranks, self.sample_design, count, seed, between, strata)
+    def ranks(self) -> Float32s:
+        """(s, M) centred ranks of the sample along every row of `family`; 0 where a column has no value."""
+        columns = [_ranks(self.scan.codes.astype(np.float32))] if self.scan.directions else []
+        for attribute in self.attributes:
+            codes = attribute.attribute.codes[self.scan.sample]
+            ranks = _ranks(attribute.scores[np.maximum(codes, 0)].astype(np.float32))
+            columns.append(np.where((codes < 0)[:, None], np.float32(0), ranks))
+        return np.concatenate(columns, axis=1) if columns else np.empty((len(self.scan.sample), 0), np.float32)
 
-    def p_family(self, z: float) -> float | None:
-        """Adjusted for the largest of all tests; None when no permutations were asked for."""
-        return float(family_p(np.array([z]), self.largest)[0]) if len(self.largest) else None
+    @cached_property
+    def largest(self) -> Largest:
+        """All directions and cuts under permuted labels, on the confirmation half of the sample: near duplicates
+        together, inside shards where those hold several classes."""
+        design, count = self.sample_design, self.options.permutations
+        if not self.ranks.shape[1] or not count:
+            return Largest(observed=np.empty((0, 0)), spread=np.empty((0, 0)), largest=np.empty(0))
+        units = units_of(self.ranks, design)
+        strata = strata_of(Design(units.truth, design.classes, units.group), self._unit_shards(units.rows))
+        orders = np.stack([cut.order for cut in self.tests.cuts])
+        return largest_cuts(units, orders, design.cut_sizes, design.classes, count, self.options.seed, strata)
+
+    def _unit_shards(self, rows: Ints) -> Ints:
+        shards: Ints = self.sampled.shard_id[rows].astype(np.int64)
+        return shards
+
+    @cached_property
+    def _cut_places(self) -> Ints:
+        """(M,) which of the tested cuts each direction's is."""
+        sizes = np.array([int(cut.upper.sum()) for cut in self.tests.cuts], np.int64)
+        return np.searchsorted(self.design.cut_sizes, sizes)
 
     def scores(self, direction: Direction, plain: bool = False) -> Float32s:
         """(s,) a direction's scores of the sampled images, class-free or as they are."""
         values = self.scan.values[direction.head].astype(np.float32) - self.scan.means[direction.head].astype(
             np.float32
         )
-        found: Float32s = values @ (direction.plain if plain else direction.class_free).astype(np.float32)
-        return found
+        scores: Float32s = values @ (direction.plain if plain else direction.class_free).astype(np.float32)
+        return scores
 
     def name(self, k: int) -> str:
         """Name of a tested class."""
@@ -155,6 +233,13 @@ class Context:
     def label(self, k: int) -> int | str:
         """Label of a tested class."""
         return self.names.labels[int(self.tested[k])]
+
+
+def _ranks(columns: Float32s) -> Float32s:
+    """(s, M) columns shifted and scaled to -1/2..1/2; their order is all that counts."""
+    low, high = columns.min(axis=0), columns.max(axis=0)
+    ranks: Float32s = (columns - (low + high) / 2) / np.maximum(high - low, np.float32(1e-12))
+    return ranks
 
 
 def inside_classes(columns: Float32s, truth: Ints, classes: int) -> Float32s:
@@ -183,17 +268,8 @@ def inside_strength(columns: Float32s, having: Ints, truth: Ints, classes: int) 
         share = len(a) * len(b) / (len(a) + len(b))
         total += share * (a.mean(axis=0) - b.mean(axis=0)) / np.sqrt(np.maximum(spread, 1e-30))
         weight += share
-    found: Float64s = 2 * stats.norm.cdf(total / max(weight, 1e-9) / np.sqrt(2.0)) - 1
-    return found
-
-
-def _between(ranks: Float32s, design: Design) -> float:
-    groups, count = design.groups
-    if not count:
-        return 0.0
-    values = ranks[design.repeated].astype(np.float64)
-    sums, size = np.bincount(groups, values, minlength=count), np.bincount(groups, minlength=count).astype(float)
-    return max(float((sums**2).sum() - (values**2).sum()) / float((size * (size - 1)).sum()), 0.0)
+    strength: Float64s = 2 * stats.norm.cdf(total / max(weight, 1e-9) / np.sqrt(2.0)) - 1
+    return strength
 
 
 _LEAST: Final = 5

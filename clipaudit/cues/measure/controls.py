@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
-from clipaudit.arrays import Float32s, Ints
+from clipaudit.arrays import Float32s
 from clipaudit.cues.result.panels import NegativeControl, PositiveControl
-from clipaudit.cues.statistics.attribute import Attribute
-from clipaudit.cues.statistics.attributes import attribute_screen
-from clipaudit.cues.statistics.multiplicity import permuted
-from clipaudit.cues.statistics.screen import MIN_INDEPENDENT, Screen, joined, screen_codes, with_rows
-from clipaudit.cues.statistics.strength import BINS, Design, binned
+from clipaudit.cues.statistics.cuts import Honest, class_means, cut_contrasts, honest, strength_interval, units_of
+from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.multiplicity import Largest, permuted
+from clipaudit.cues.statistics.strength import binned
 
 LIMIT: Final = 0.05
 """Share of audits on permuted labels that may find something."""
@@ -25,58 +22,23 @@ _MORE: Final = 5
 true share is at the limit, and a run is not condemned for that."""
 _BINS: Final = 256
 STRENGTHS: Final = (0.3, 0.5)
-_MOST_CLASSES: Final = 20
-
-
-def few_classes(design: Design, seed: int) -> Ints:
-    """Rows of at most 20 classes, drawn: controls on permuted labels cost classes^2."""
-    if design.classes <= _MOST_CLASSES:
-        return np.arange(len(design.truth))
-    chosen = np.random.default_rng([seed, 7]).permutation(design.classes)[:_MOST_CLASSES]
-    return np.flatnonzero(np.isin(design.truth, chosen))
-
-
-def subset(design: Design, rows: Ints) -> tuple[Design, Ints]:
-    """The design of some rows, of the classes that still have enough independent images, and which rows remain."""
-    cluster = None if design.cluster is None else np.unique(design.cluster[rows], return_inverse=True)[1]
-    _, truth = np.unique(design.truth[rows], return_inverse=True)
-    part = Design(truth.astype(np.int64), int(truth.max(initial=-1)) + 1, cluster)
-    enough = part.independent >= MIN_INDEPENDENT
-    if enough.all():
-        return part, rows
-    kept = enough[part.truth]
-    return subset(design, rows[kept]) if kept.any() else (Design(np.empty(0, np.int64), 0), rows[:0])
+"""D of planted shifts."""
 
 
 def negative_control(
-    codes: npt.NDArray[np.uint16],
-    attributes: Sequence[Attribute],
-    design: Design,
-    *,
-    audits: int,
-    alpha: float,
-    delta: float,
-    seed: int,
+    ranks: Float32s, design: Design, largest: Largest, *, audits: int, alpha: float, delta: float, seed: int
 ) -> NegativeControl:
-    """The same tests and rules on labels dealt again; codes (s, M) and attributes of the design's rows.
+    """The same rules on permuted labels: order and cut from the discovery half, test and interval from the other.
 
+    ranks (s, M): centred ranks of all tests, rows of `design`; largest: what the family's tests are held against.
     `audits` times; five times as often when more than 5 % of those found something.
     """
     rng = np.random.default_rng([seed, 8])
-    columns = [(codes[:, m] // (BINS // _BINS)).astype(np.uint16) for m in range(codes.shape[1])]
-
-    def findings_of_one() -> int:
-        dealt = Design(permuted(design, rng), design.classes, design.cluster)
-        parts = [screen_codes(columns, dealt, _BINS)] if columns else []
-        found = [attribute_screen(attribute, dealt) for attribute in attributes]
-        parts += [one.screen for one in found if one is not None]
-        return int(joined(parts).flagged(alpha, delta).sum()) if parts else 0
-
-    wanted = audits if design.classes >= 2 else 0
-    findings = [findings_of_one() for _ in range(wanted)]
+    wanted = audits if design.classes >= 2 and ranks.shape[1] else 0
+    findings = [_findings_of_one(ranks, design, largest, alpha, delta, rng) for _ in range(wanted)]
     share = _share_with_any(findings)
     if share > LIMIT:
-        findings += [findings_of_one() for _ in range((_MORE - 1) * wanted)]
+        findings += [_findings_of_one(ranks, design, largest, alpha, delta, rng) for _ in range((_MORE - 1) * wanted)]
         share = _share_with_any(findings)
     return NegativeControl(
         audits=len(findings),
@@ -88,17 +50,50 @@ def negative_control(
     )
 
 
+def _findings_of_one(
+    ranks: Float32s, design: Design, largest: Largest, alpha: float, delta: float, rng: np.random.Generator
+) -> int:
+    """Findings with labels dealt once; only tests beyond the family's threshold need their exact strengths."""
+    labels = permuted(Design(design.truth, design.classes, design.groups), rng)
+    dealt = Design(labels, design.classes, design.cluster, design.source, design.halves)
+    if min(np.bincount(labels[dealt.halves == half], minlength=design.classes).min() for half in (False, True)) < 1:
+        return 0
+    turned = Design(labels, design.classes, design.cluster, design.source, ~design.halves)
+    first, second = units_of(ranks, turned), units_of(ranks, dealt)
+    sizes, K = design.cut_sizes, design.classes
+    orders = np.argsort(-class_means(first, first.truth, K).T, axis=1, kind="stable")
+    spread = largest.spread if largest.spread.size else np.full((ranks.shape[1], len(sizes)), np.inf)
+    chosen = np.argmax(cut_contrasts(class_means(first, first.truth, K), orders, sizes) / spread, axis=1)
+    contrast = cut_contrasts(class_means(second, second.truth, K), orders, sizes) / spread
+    z = contrast[np.arange(len(chosen)), chosen]
+    beyond = np.flatnonzero(np.abs(z) > largest.threshold * (1 - _MARGIN))
+    return sum(
+        is_finding(honest(binned(ranks[:, m], _BINS), dealt, _BINS), z[m], largest, alpha, delta) for m in beyond
+    )
+
+
+_MARGIN: Final = 0.1
+"""Tests this share below the threshold are looked at, too: the fast statistic orders cuts by mean ranks."""
+
+
+def is_finding(test: Honest, z: float, largest: Largest, alpha: float, delta: float) -> bool:
+    """Whether a further test would pass beside the family: significant among the largest, and larger than delta."""
+    low, _ = strength_interval(test.cut.d, test.cut.error, test.quantile)
+    beyond = int((largest.largest >= abs(z)).sum())
+    return low > delta and (1 + beyond) / (1 + len(largest.largest)) <= alpha
+
+
 def _share_with_any(findings: Sequence[int]) -> float:
     return float(np.mean([count > 0 for count in findings])) if findings else 0.0
 
 
 def positive_control(
-    whole: Screen | None, spare: Float32s, design: Design, *, d: float, alpha: float, delta: float, seed: int
+    spare: Float32s, design: Design, largest: Largest, *, d: float, alpha: float, delta: float, seed: int
 ) -> PositiveControl:
     """Shift one class's scores along each unused direction (s, trials) by what makes D = d, and look for it.
 
-    Every trial is one more direction in the family of all tests; found means flagged for the right class, and named
-    means that no other class is flagged more strongly.
+    Every trial is one more direction in the family of all tests; detected means that it passes with the class on one
+    side of the cut, and named that the class is alone on the named side.
     """
     rng = np.random.default_rng([seed, 9])
     detected = named = 0
@@ -108,24 +103,8 @@ def positive_control(
         scores = spare[:, trial].astype(np.float64)
         # for normal scores of one spread, D = 2 Phi(shift / sqrt 2) - 1
         shift = np.sqrt(2.0) * float(stats.norm.ppf((1 + d) / 2)) * scores.std()
-        planted = screen_codes([binned(scores + shift * (design.truth == k), _BINS)], design, _BINS)
-        if whole is not None and whole.d.shape[1] == design.classes:
-            planted = last_row(with_rows(whole, planted))
-        flagged = planted.flagged(alpha, delta)[0]
-        detected += bool(flagged[k])
-        size = np.abs(planted.z[0])  # of two classes both differ alike
-        named += bool(flagged[k] and planted.d[0, k] > 0 and size[k] >= size.max() * (1 - 1e-9))
+        test = honest(binned(scores + shift * (design.truth == k), _BINS), design, _BINS)
+        passes = is_finding(test, test.cut.z, largest, alpha, delta) and bool(test.cut.upper[k])
+        detected += passes
+        named += passes and int(test.cut.upper.sum()) == 1
     return PositiveControl(d=d, trials=trials, detected=detected, named=named, rows=len(design.truth))
-
-
-def last_row(found: Screen) -> Screen:
-    """The last direction's tests, with the q-values that they have among all."""
-    return replace(
-        found,
-        d=found.d[-1:],
-        error=found.error[-1:],
-        z=found.z[-1:],
-        p=found.p[-1:],
-        typical=found.typical[-1:],
-        q=found.q[-1:],
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -11,9 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipaudit.arrays import Bools, Ints
+from clipaudit.arrays import Bools, Float64s, Ints
 from clipaudit.cues.statistics.attribute import Attribute
-from clipaudit.cues.statistics.multiplicity import discovery_half
+from clipaudit.cues.statistics.design import halves_of
+from clipaudit.cues.statistics.multiplicity import hash_order
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import Rows, row_filter
 from clipaudit.schema import OK, Label
@@ -46,8 +47,12 @@ class ImageFacts:
     """(n,) the hash is that of an image with enough detail to be told from others."""
     cluster: Ints
     """(n,) near-duplicate cluster (or source) of each image, 0..G-1."""
+    order: Float64s
+    """(n,) hash of the first image of each image's cluster, 0..1: in this order clusters go on the halves."""
     discovery: Bools
-    """(n,) on the discovery half; whole clusters are on one half."""
+    """(n,) on the discovery half; whole clusters are on one half, of each class every second one."""
+    source: Ints | None = None
+    """(n,) sources that the audit found by itself, 0..S-1, which widen errors; None where there are none."""
 
     def __len__(self) -> int:
         return len(self.position)
@@ -67,14 +72,23 @@ class ImageFacts:
             nbytes=self.nbytes[places],
             truth=self.truth[places],
             attributes={
-                name: Attribute(column=name, values=found.values, codes=found.codes[places])
-                for name, found in self.attributes.items()
+                name: Attribute(column=name, values=attribute.values, codes=attribute.codes[places])
+                for name, attribute in self.attributes.items()
             },
             phash=self.phash[places],
             phash_known=self.phash_known[places],
             cluster=cluster.astype(np.int64),
+            order=self.order[places],
             discovery=self.discovery[places],
+            source=None
+            if self.source is None
+            else np.unique(self.source[places], return_inverse=True)[1].astype(np.int64),
         )
+
+    def of_classes(self, truth: Ints) -> ImageFacts:
+        """The same images with other classes (n,), put on the halves anew."""
+        first = np.unique(self.cluster, return_index=True)[1]
+        return replace(self, truth=truth, discovery=halves_of(truth, self.cluster, self.order[first]))
 
 
 def image_facts(
@@ -100,7 +114,8 @@ def image_facts(
         groups = _duplicates(phash, detailed)
     first = np.unique(groups, return_index=True)[1]
     keys = key.take(pa.array(first)).to_pylist()
-    discovery = discovery_half(shard_id[first], keys)[groups]
+    truth = _truth(table, class_of)
+    order = hash_order(shard_id[first], keys)
     return ImageFacts(
         run=run,
         rows=rows,
@@ -110,12 +125,13 @@ def image_facts(
         key=key,
         offset=_ints(table["offset"], np.int64),
         nbytes=_ints(table["nbytes"], np.int64),
-        truth=_truth(table, class_of),
+        truth=truth,
         attributes={name: _attribute(table[name], name) for name in attributes},
         phash=phash,
         phash_known=detailed,
         cluster=groups,
-        discovery=discovery,
+        order=order[groups],
+        discovery=halves_of(truth, groups, order),
     )
 
 
@@ -152,8 +168,8 @@ def _truth(table: pa.Table, class_of: Mapping[Label, int]) -> Ints:
     encoded = table["label"].combine_chunks().dictionary_encode()
     classes = np.array([class_of.get(label, -1) for label in encoded.dictionary.to_pylist()] + [-1], np.int64)
     codes = np.asarray(encoded.indices.fill_null(len(classes) - 1).to_numpy(zero_copy_only=False), np.int64)
-    found: Ints = classes[codes]
-    return found
+    truth: Ints = classes[codes]
+    return truth
 
 
 def _attribute(column: pa.ChunkedArray, name: str) -> Attribute:
@@ -172,8 +188,8 @@ def _column_groups(column: pa.ChunkedArray) -> Ints:
     codes = np.asarray(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
     missing = codes < 0
     codes[missing] = codes.max(initial=-1) + 1 + np.arange(int(missing.sum()))
-    _, found = np.unique(codes, return_inverse=True)
-    return found.astype(np.int64)
+    _, groups = np.unique(codes, return_inverse=True)
+    return groups.astype(np.int64)
 
 
 def _found_duplicates(run: Run, shard_id: npt.NDArray[np.int32], index: npt.NDArray[np.int32]) -> Ints | None:
@@ -184,22 +200,22 @@ def _found_duplicates(run: Run, shard_id: npt.NDArray[np.int32], index: npt.NDAr
     if table is None:
         return None
     place = shard_id.astype(np.int64) << 32 | index
-    known = _ints(table["shard_id"], np.int64) << 32 | _ints(table["index"], np.int64)
-    order = np.argsort(known, kind="stable")
-    at = np.minimum(np.searchsorted(known[order], place), max(len(known) - 1, 0))
-    inside = known[order][at] == place if len(known) else np.zeros(len(place), np.bool_)
+    clustered = _ints(table["shard_id"], np.int64) << 32 | _ints(table["index"], np.int64)
+    order = np.argsort(clustered, kind="stable")
+    nearest = np.minimum(np.searchsorted(clustered[order], place), max(len(clustered) - 1, 0))
+    inside = clustered[order][nearest] == place if len(clustered) else np.zeros(len(place), np.bool_)
     clusters = _ints(table["cluster"], np.int64)
     codes = np.arange(len(place)) + clusters.max(initial=-1) + 1
-    if len(known):
-        codes = np.where(inside, clusters[order][at], codes)
+    if len(clustered):
+        codes = np.where(inside, clusters[order][nearest], codes)
     return np.unique(codes, return_inverse=True)[1].astype(np.int64)
 
 
 def _detailed(phash: Ints) -> Bools:
     """Hashes of images that are not flat."""
     bits = np.bitwise_count(phash.view(np.uint64)).astype(np.int64)
-    found: Bools = (bits >= _MIN_DETAIL) & (bits <= 64 - _MIN_DETAIL)
-    return found
+    detailed: Bools = (bits >= _MIN_DETAIL) & (bits <= 64 - _MIN_DETAIL)
+    return detailed
 
 
 def _duplicates(phash: Ints, detailed: Bools) -> Ints:
@@ -207,8 +223,8 @@ def _duplicates(phash: Ints, detailed: Bools) -> Ints:
     _, codes = np.unique(phash, return_inverse=True)
     codes = codes.astype(np.int64)
     codes[~detailed] = codes.max(initial=-1) + 1 + np.arange(int((~detailed).sum()))
-    _, found = np.unique(codes, return_inverse=True)
-    return found.astype(np.int64)
+    _, groups = np.unique(codes, return_inverse=True)
+    return groups.astype(np.int64)
 
 
 def _ints(column: pa.ChunkedArray, dtype: npt.DTypeLike) -> npt.NDArray[Any]:

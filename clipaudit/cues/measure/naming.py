@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Float64s, Floats, Ints
+from clipaudit.arrays import Bools, Float32s, Float64s, Floats, Ints
 from clipaudit.cues.measure.directions import class_subspace
 from clipaudit.heads.texts.pool import CONTEXT, UNSPECIFIED, TextPool
 
@@ -71,17 +71,24 @@ class Namer:
         cosines = self._relative @ (contrast / length)
         if context_only:
             cosines = np.where(self._context, cosines, -np.inf)
-        found: list[Word] = []
-        seen: set[str] = set()
+        words: list[Word] = []
+        cores: set[str] = set()
         for place in np.argsort(-cosines, kind="stable")[: 20 * count].tolist():
             key = _core(self.texts[place])
-            if key in seen or not np.isfinite(cosines[place]):
+            if key in cores or not np.isfinite(cosines[place]):
                 continue
-            seen.add(key)
-            found.append(self._word(place, float(cosines[place])))
-            if len(found) == count:
+            cores.add(key)
+            words.append(self._word(place, float(cosines[place])))
+            if len(words) == count:
                 break
-        return found
+        return words
+
+    def vector_of(self, text: str) -> Float32s | None:
+        """(D,) unit vector of a text of the pool or the user's; None for others."""
+        if text not in self.texts:
+            return None
+        vector: Float32s = self.vectors[self.texts.index(text)].astype(np.float32)
+        return vector
 
     def own(self, contrast: Float64s, k: int) -> float:
         """Cosine of a contrast with the class's own name, relative as for `words`."""
@@ -99,8 +106,8 @@ class Namer:
             axis = self.vectors[place] - self.vectors.mean(axis=0)
         if class_free:
             axis = axis - self._subspace.T @ (self._subspace @ axis)
-        found: Float64s = axis
-        return found
+        result: Float64s = axis
+        return result
 
     def distance(self, place: int, k: int) -> float:
         """1 - cosine of a text and a class name, relative to what all texts share: 0 the same, 1 unrelated."""
@@ -121,42 +128,47 @@ class Namer:
         )
 
 
-def class_contrast(embedding: Floats, truth: Ints, k: int, classes: int) -> Float64s:
-    """(D,) mean of class k minus the mean of the other classes' means, from (n, D); classes without rows count not."""
-    means = [
-        embedding[truth == j].mean(axis=0, dtype=np.float64) for j in range(classes) if j != k and (truth == j).any()
-    ]
-    own = embedding[truth == k]
-    if not len(own) or not means:
-        return np.zeros(embedding.shape[1])
-    found: Float64s = own.mean(axis=0, dtype=np.float64) - np.mean(means, axis=0)
-    return found
+def sides_contrast(embedding: Floats, truth: Ints, upper: Bools) -> Float64s:
+    """(D,) mean of the means of the classes above (upper (K,)) minus that of the others, from (n, D) and truth (n,);
+    classes without rows count not, and a side without any gives zeros."""
+    sides = []
+    for side in (upper, ~upper):
+        means = [
+            embedding[truth == k].mean(axis=0, dtype=np.float64)
+            for k in np.flatnonzero(side).tolist()
+            if (truth == k).any()
+        ]
+        if not means:
+            return np.zeros(embedding.shape[1])
+        sides.append(np.mean(means, axis=0))
+    contrast: Float64s = sides[0] - sides[1]
+    return contrast
 
 
 def value_contrast(embedding: Floats, truth: Ints, having: Bools, known: Bools, classes: int) -> Float64s:
     """(D,) mean with a value minus mean without it, inside classes, every class with both counting equally."""
-    found = []
+    differences = []
     for k in range(classes):
         inside = (truth == k) & known
         with_value, without = inside & having, inside & ~having
         if min(int(with_value.sum()), int(without.sum())) >= 5:
-            found.append(
+            differences.append(
                 embedding[with_value].mean(axis=0, dtype=np.float64) - embedding[without].mean(axis=0, dtype=np.float64)
             )
-    if not found:  # the value and the class cannot be told apart: fall back to all images
+    if not differences:  # the value and the class cannot be told apart: fall back to all images
         with_value, without = known & having, known & ~having
         if not with_value.any() or not without.any():
             return np.zeros(embedding.shape[1])
-        found = [
+        differences = [
             embedding[with_value].mean(axis=0, dtype=np.float64) - embedding[without].mean(axis=0, dtype=np.float64)
         ]
-    mean: Float64s = np.mean(found, axis=0)
+    mean: Float64s = np.mean(differences, axis=0)
     return mean
 
 
 def _unit(rows: Float64s) -> Float64s:
-    found: Float64s = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return found
+    units: Float64s = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return units
 
 
 def _words(name: str) -> tuple[str, ...]:
@@ -167,13 +179,13 @@ def _contains(text: str, words: tuple[str, ...]) -> bool:
     """Whether a text has a class's name in it, singular or plural."""
     if not words:
         return False
-    found = _words(text)
+    text_words = _words(text)
     return any(
         all(
             a == b or a == b + "s" or a == b + "es"
-            for a, b in zip(found[start : start + len(words)], words, strict=True)
+            for a, b in zip(text_words[start : start + len(words)], words, strict=True)
         )
-        for start in range(len(found) - len(words) + 1)
+        for start in range(len(text_words) - len(words) + 1)
     )
 
 

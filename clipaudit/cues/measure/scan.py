@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -15,14 +15,16 @@ from clipaudit.cues.measure.answers import read_vectors, sampled
 from clipaudit.cues.measure.directions import Direction
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.result.finding_parts import Predictability
-from clipaudit.cues.statistics.predictability import MAX_ROWS, MOST_CLASSES, predictability
-from clipaudit.cues.statistics.screen import Screen, screen
-from clipaudit.cues.statistics.strength import BINS, Codes, Design, Strengths, binned, strengths
+from clipaudit.cues.statistics.cuts import Codes, Honest, honest
+from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.predictability import MAX_CLASSES, MAX_ROWS, predictability
+from clipaudit.cues.statistics.screen import Screen, screen_of
+from clipaudit.cues.statistics.strength import binned
 from clipaudit.run.basis import Basis
 
 SAMPLE: Final = 20_000
-_MANY_CLASSES: Final = 200
-_FEW_BINS: Final = 256
+BINS: Final = 256
+"""Of the scan: a D differs by less than 1e-4 from that of single values."""
 _CHUNK: Final = 65_536
 _THREADS: Final = 2
 
@@ -60,46 +62,46 @@ def scan(
 ) -> Scan:
     """Scores of every direction on all of `facts`, whose classes are `design.truth`; one head in memory at a time."""
     run, basis = facts.run, facts.run.basis()
-    bins = _FEW_BINS if design.classes > _MANY_CLASSES else BINS
+    bins = BINS
     sample = sample_places(facts, design, SAMPLE, seed)
-    few = few_places(facts, design, seed)
+    predictability_rows = few_places(facts, design, seed)
     rng = np.random.default_rng([seed, 6])
     heads = list(directions)
     hosts = [heads[place] for place in rng.integers(0, len(heads), trials).tolist()]
-    found: list[Strengths] = []
+    screened: list[Honest] = []
     codes: list[Codes] = []
-    known: list[Predictability] = []
-    kept: dict[str, npt.NDArray[np.float16]] = {}
+    predictabilities: list[Predictability] = []
+    sample_values: dict[str, npt.NDArray[np.float16]] = {}
     means: dict[str, Float64s] = {}
     spare = np.empty((len(sample), trials), np.float32)
     total = np.zeros((len(sample), run.spec.embed_dim), np.float32)
     for done, head in enumerate(heads, 1):
         values = read_vectors(run, head, facts.position)
         mean = values.mean(axis=0, dtype=np.float64)
-        kept[head], means[head] = values[sample], mean
-        some = kept[head].astype(np.float32) - mean.astype(np.float32)
-        total += some @ basis.Q(head).astype(np.float32)
+        sample_values[head], means[head] = values[sample], mean
+        deviations = sample_values[head].astype(np.float32) - mean.astype(np.float32)
+        total += deviations @ basis.Q(head).astype(np.float32)
         for trial in [place for place, host in enumerate(hosts) if host == head]:
             u = rng.standard_normal(values.shape[1])
-            spare[:, trial] = rng.permutation(some @ (u / np.linalg.norm(u)).astype(np.float32))
+            spare[:, trial] = rng.permutation(deviations @ (u / np.linalg.norm(u)).astype(np.float32))
         scores = _scores(values, mean, directions[head])
-        part = few_values(values, few)
-        known.append(_predictability(head, part, basis, subspace, design, few, seed))
+        part = few_values(values, predictability_rows)
+        predictabilities.append(_predictability(head, part, basis, subspace, design, predictability_rows, seed))
         del values
         with ThreadPoolExecutor(_THREADS) as pool:
-            for column, one in pool.map(lambda column: _one(column, design, bins), scores):
-                found.append(one)
+            for column, tests in pool.map(lambda column: _one(column, design, bins), scores):
+                screened.append(tests)
                 codes.append(column[sample])
         on_head(done, len(heads))
-    order = sorted(known, key=lambda one: -(one.skill_class_free.value or 0.0))
+    order = sorted(predictabilities, key=lambda one: -(one.skill_class_free.value or 0.0))
     return Scan(
         directions=tuple(direction for head in heads for direction in directions[head]),
-        screen=screen(found),
+        screen=screen_of(screened),
         sample=sample,
         codes=np.stack(codes, axis=1),
         spare=spare,
         predictability=tuple(order),
-        values=kept,
+        values=sample_values,
         means=means,
         heads_sum=total,
     )
@@ -109,24 +111,24 @@ def sample_places(facts: ImageFacts, design: Design, limit: int, seed: int) -> I
     """Places of at most about `limit` images, classes as evenly as they allow, in order."""
     if len(facts) <= limit:
         return np.arange(len(facts))
-    kept = sampled(facts, limit, seed)
-    found: Ints = np.searchsorted(facts.position, kept.position)
-    return found
+    chosen = sampled(facts, limit, seed)
+    places: Ints = np.searchsorted(facts.position, chosen.position)
+    return places
 
 
 def few_places(facts: ImageFacts, design: Design, seed: int) -> Ints:
     """Places of the images that predictability is estimated from: of the largest classes."""
-    large = np.argsort(-design.counts, kind="stable")[:MOST_CLASSES]
+    large = np.argsort(-design.counts, kind="stable")[:MAX_CLASSES]
     inside = np.flatnonzero(np.isin(design.truth, large))
-    kept = facts.take(inside)
-    found: Ints = inside[sample_places(kept, design, MAX_ROWS, seed)]
-    return found
+    candidates = facts.take(inside)
+    places: Ints = inside[sample_places(candidates, design, MAX_ROWS, seed)]
+    return places
 
 
 def few_values(values: npt.NDArray[np.float16], places: Ints) -> Float64s:
     """(s, dh) float64."""
-    found: Float64s = values[places].astype(np.float64)
-    return found
+    values_: Float64s = values[places].astype(np.float64)
+    return values_
 
 
 def _predictability(
@@ -151,7 +153,6 @@ def _scores(values: npt.NDArray[np.float16], mean: Float64s, directions: Sequenc
     return list(scores)
 
 
-def _one(scores: Float32s, design: Design, bins: int) -> tuple[Codes, Strengths]:
+def _one(scores: Float32s, design: Design, bins: int) -> tuple[Codes, Honest]:
     codes = binned(scores, bins)
-    # classes^2 numbers for each direction would not fit: the few that a finding shows are computed again
-    return codes, replace(strengths(codes, design, bins), pairs=np.empty((0, 0)))
+    return codes, honest(codes, design, bins)

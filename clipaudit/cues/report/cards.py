@@ -8,26 +8,31 @@ from typing import Final
 from markupsafe import Markup
 
 from clipaudit.cues.report.pictures import Pictures, PictureStrip, strips
-from clipaudit.cues.report.plots import Curve, control_histogram, distributions, dose_response, interval_row
+from clipaudit.cues.report.plots import Curve, distributions, dose_response, gap_rows, interval_row
 from clipaudit.cues.report.waivers import Applied
 from clipaudit.cues.report.words import (
     Number,
     column_word,
     count,
     decimal,
-    guessed,
+    having_name,
     numbers,
     p_value,
     share,
     value_word,
-    whole_heads,
     with_limits,
 )
-from clipaudit.cues.result.finding_parts import Arm, CellTable, Distributions, Estimate, GroupAccuracy, Groups
+from clipaudit.cues.result.finding_parts import CellTable, Distributions, Estimate, GroupAccuracy, Groups
+from clipaudit.cues.result.reliance_parts import Arm, Counterfactual
 from clipaudit.cues.result.result import AuditResult, Finding
 
 _MOST_GROUPS: Final = 40
 _MOST_CLASSES: Final = 12
+_BANDS: Final = {
+    "matched head sets": "as many random heads of the same layers are taken out instead",
+    "random directions": "random directions of the same heads are taken out instead",
+    "none": "",
+}
 _KINDS: Final = ("one", "two", "three")
 
 
@@ -75,15 +80,18 @@ class Card:
     distributions: Markup | None
     cell_rows: tuple[CellRow, ...]
     dose: Markup | None
-    control: Markup | None
-    sets: int
-    matched: str
+    gap: Markup | None
+    """CLIP's gap before and after, with the band of the controls; None where heads were not taken out."""
+    band: str
+    """What the controls are, in words; empty without a band."""
+    counted: bool
+    """How many images have the cue is known for every class."""
+    collects: bool
+    """Images are to be collected for some class."""
     arms: tuple[Arm, ...]
     numbers: tuple[Number, ...]
     groups: tuple[CardLine, ...]
     rows: str
-    guessed: bool
-    """The groups are CLIP's own guess."""
     facts: tuple[tuple[str, str], ...]
 
 
@@ -108,36 +116,35 @@ def anchor(finding: Finding) -> str:
 
 def card(finding: Finding, pictures: Pictures, waivers: tuple[Applied, ...]) -> Card:
     """A finding's card."""
-    tested, whole = finding.counterfactual, whole_heads(finding)
-    control = None if whole is None else whole.control
+    tested = finding.counterfactual
     rows = strips(finding, pictures)
     return Card(
         finding=finding,
         anchor=anchor(finding),
-        waiver=next((w for w in waivers if w.finding == finding.id and w.status == "active"), None),
+        waiver=next((w for w in waivers if w.matches == finding.id and w.status == "active"), None),
         strips=rows,
-        heat=any(shown.heat for strip in rows for shown in strip.pictures),
+        heat=any(image.heat for strip in rows for image in strip.pictures),
         distributions=None if finding.distributions is None else _distributions(finding.distributions),
-        cell_rows=() if finding.cells is None else cell_rows(finding.cells, finding.class_name),
-        dose=_dose(whole) if whole is not None and len(whole.dose) > 1 else None,
-        control=None
-        if control is None or not control.counts
-        else control_histogram(
-            [100 * edge for edge in control.edges],
-            control.counts,
-            100 * control.observed,
-            control.p,
-            "change on conflicting images, points",
-        ),
-        sets=0 if control is None else control.sets,
-        matched="" if control is None else control.matched,
+        cell_rows=() if finding.cells is None else cell_rows(finding.cells, having_name(finding)),
+        dose=_dose(tested) if tested is not None and len(tested.doses) > 1 else None,
+        gap=None if tested is None else gap_chart(tested),
+        band="" if tested is None or tested.control_band is None else _BANDS[tested.control],
+        counted=all(row.with_cue is not None and row.without_cue is not None for row in finding.classes),
+        collects=any(row.collect for row in finding.classes),
         arms=() if tested is None else tested.arms,
         numbers=numbers(finding),
-        groups=() if tested is None else lines(tested.before),
-        rows="" if tested is None else tested.rows,
-        guessed=guessed(finding),
+        groups=() if finding.groups is None else lines(finding.groups),
+        rows="" if finding.groups is None else finding.groups.rows,
         facts=_facts(finding),
     )
+
+
+def gap_chart(effect: Counterfactual) -> Markup:
+    """The gap before and after the heads are taken out, in points, over the band of its controls."""
+    start, band = effect.gap_before.value, effect.control_band
+    # a control that closes d points of the gap leaves it at start - d
+    ends = None if band is None or start is None else (start - band[1], start - band[0])
+    return gap_rows([("as it is", "before", effect.gap_before), ("cue taken out", "after", effect.gap_after)], ends)
 
 
 def group_tables(result: AuditResult) -> tuple[GroupTable, ...]:
@@ -145,20 +152,24 @@ def group_tables(result: AuditResult) -> tuple[GroupTable, ...]:
     tables = []
     for groups in result.groups:
         source = next(
-            (f for f in result.findings if f.counterfactual and f.counterfactual.before.attribute == groups.attribute),
+            (
+                f
+                for f in result.findings
+                if f.counterfactual and f.groups is not None and f.groups.attribute == groups.attribute
+            ),
             None,
         )
-        shown = source.counterfactual.before if source is not None and source.counterfactual is not None else groups
-        found = lines(shown)
+        displayed = source.groups if source is not None and source.groups is not None else groups
+        group_lines = lines(displayed)
         tables.append(
             GroupTable(
                 attribute=column_word(groups.attribute),
-                sentence=_groups_sentence(shown),
-                rows_in_words=f"Rows: {shown.rows}",
+                sentence=_groups_sentence(displayed),
+                rows_in_words=f"Rows: {displayed.rows}",
                 replaced=None if source is None else source.rank,
-                lines=found[:_MOST_GROUPS],
-                more=max(len(found) - _MOST_GROUPS, 0),
-                left_out=shown.left_out[:12],
+                lines=group_lines[:_MOST_GROUPS],
+                more=max(len(group_lines) - _MOST_GROUPS, 0),
+                left_out=displayed.left_out[:12],
             )
         )
     return tuple(tables)
@@ -195,8 +206,8 @@ def cell_rows(cells: CellTable, first: str) -> tuple[CellRow, ...]:
         CellRow(
             name=cells.classes[row],
             cells=tuple(
-                Cell(count=found, expected=expected, low=found < expected / 2)
-                for found, expected in zip(cells.counts[row], cells.expected[row], strict=True)
+                Cell(count=count, expected=expected, low=count < expected / 2)
+                for count, expected in zip(cells.counts[row], cells.expected[row], strict=True)
             ),
         )
         for row in sorted(order[:_MOST_CLASSES])
@@ -223,61 +234,62 @@ def _groups_sentence(groups: Groups) -> str:
     return " ".join(parts)
 
 
-def _distributions(found: Distributions) -> Markup:
+def _distributions(histograms: Distributions) -> Markup:
     curves = []
-    for kind, series in zip(_KINDS, found.series, strict=False):
+    for kind, series in zip(_KINDS, histograms.series, strict=False):
         total = max(sum(series.counts), 1)
         name = f"{series.name} ({count(series.n)})"
         curves.append(Curve(name=name, kind=kind, ys=[number / total for number in series.counts]))
-    return distributions(found.edges, curves, f"score of “{found.label}” →")
+    return distributions(histograms.edges, curves, f"score of “{histograms.label}” →")
 
 
-def _dose(arm: Arm) -> Markup:
-    named: tuple[tuple[str, list[Estimate | None]], ...] = (
-        ("conflicting images", [point.conflict for point in arm.dose]),
-        ("mean of groups", [point.group_mean for point in arm.dose]),
-        ("all images", [*(point.plain_average for point in arm.dose)]),
+def _dose(tested: Counterfactual) -> Markup:
+    named: tuple[tuple[str, list[Estimate]], ...] = (
+        ("conflicting images", [point.conflicting for point in tested.doses]),
+        ("aligned images", [point.aligned for point in tested.doses]),
+        ("gap between them", [point.gap for point in tested.doses]),
     )
     curves = []
     for kind, (name, estimates) in zip(_KINDS, named, strict=True):
-        found = [(e.value, e.low, e.high) for e in estimates if e is not None and e.value is not None]
-        if len(found) == len(arm.dose):
+        limits = [(e.value, e.low, e.high) for e in estimates if e.value is not None]
+        if len(limits) == len(tested.doses):
             curves.append(
                 Curve(
                     name=name,
                     kind=kind,
-                    ys=[100 * value for value, _, _ in found],
-                    lows=[None if low is None else 100 * low for _, low, _ in found],
-                    highs=[None if high is None else 100 * high for _, _, high in found],
+                    ys=[100 * value for value, _, _ in limits],
+                    lows=[None if low is None else 100 * low for _, low, _ in limits],
+                    highs=[None if high is None else 100 * high for _, _, high in limits],
                 )
             )
-    xs = [point.alpha for point in arm.dose]
+    xs = [point.alpha for point in tested.doses]
     return dose_response(xs, curves, "share of the cue taken away →", "Accuracy in percent as the cue is taken away")
 
 
 def _facts(finding: Finding) -> tuple[tuple[str, str], ...]:
-    found, cue, tested = finding.association, finding.cue, finding.counterfactual
+    association, cue, tested = finding.association, finding.cue, finding.counterfactual
     facts: list[tuple[str, str]] = [
         ("Finding", finding.id),
-        ("Tie in the data, D", f"{with_limits(found.d)}, {found.strength}, n = {count(found.d.n)}"),
-        ("With the class’s own part", decimal(found.d_plain)),
-        ("p, Mann-Whitney", p_value(found.p)),
-        ("q, false discovery rate", p_value(found.q)),
-        ("p, largest of all tests", p_value(found.p_family)),
-        ("Rows", found.rows),
-        ("Cramér’s V with the attribute", decimal(found.cramers_v)),
-        ("Odds ratio", _odds(found.odds_ratio)),
-        ("Largest share of one value", share(found.alignment, 0)),
+        ("Tie in the data, D", f"{with_limits(association.d)}, {association.strength}, n = {count(association.d.n)}"),
+        ("With the class’s own part", decimal(association.d_plain)),
+        ("p, Mann-Whitney", p_value(association.p)),
+        ("q, false discovery rate", p_value(association.q)),
+        ("p, largest of all tests", p_value(association.p_family)),
+        ("Rows", association.rows),
+        ("Cramér’s V with the attribute", decimal(association.cramers_v)),
+        ("Odds ratio", _odds(association.odds_ratio)),
+        ("Largest share of one value", share(association.alignment, 0)),
         ("Heads that carry it", ", ".join(cue.heads)),
         ("Opposite end", cue.opposite or "–"),
         ("Part outside the class prompts", share(cue.class_part, 0)),
         ("Tests merged into this", count(finding.merged)),
     ]
     facts += [
-        ("Against " + rival.class_name, f"D = {decimal(rival.d)} (n = {count(rival.n)})") for rival in found.rivals[:4]
+        (rival.class_name + " against all others", f"D = {decimal(rival.d)} (n = {count(rival.n)})")
+        for rival in association.rivals[:4]
     ]
     if tested is not None:
-        facts += [("Scored on", tested.rows), ("Chosen on", tested.discovery), ("Means from", tested.mean_source)]
+        facts += [("Controls", f"{count(tested.control_sets)} {tested.control}: {tested.matched}")]
     if finding.stability is not None:
         stable = finding.stability
         facts.append((f"Stability over {len(stable.environments)} × {stable.by}",
@@ -285,8 +297,8 @@ def _facts(finding: Finding) -> tuple[tuple[str, str], ...]:
     return tuple(fact for fact in facts if fact[1] != "–")
 
 
-def _odds(found: Estimate | None) -> str:
-    if found is None or found.value is None:
+def _odds(odds: Estimate | None) -> str:
+    if odds is None or odds.value is None:
         return "–"
-    low, high = found.low, found.high
-    return f"{found.value:,.1f}" + (f" [{low:,.1f}, {high:,.1f}]" if low is not None and high is not None else "")
+    low, high = odds.low, odds.high
+    return f"{odds.value:,.1f}" + (f" [{low:,.1f}, {high:,.1f}]" if low is not None and high is not None else "")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from clipaudit.cues.report.document import Report
-from clipaudit.cues.report.pictures import Pictures, Shown, row
+from clipaudit.cues.report.pictures import CaptionedPicture, Pictures, row
 from clipaudit.cues.report.words import (
     MEANING,
     anything_tested,
@@ -14,6 +14,8 @@ from clipaudit.cues.report.words import (
     count,
     counted,
     cue_word,
+    having,
+    having_name,
     share,
     value_word,
 )
@@ -40,7 +42,7 @@ class ExampleRow:
 
     title: str
     bars: tuple[Bar, ...]
-    pictures: tuple[Shown, ...]
+    pictures: tuple[CaptionedPicture, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +61,17 @@ def plain_sentences(report: Report) -> tuple[str, ...]:
     audit = report.audit
     if not audit.trust.valid:
         return ("Something is wrong with the audit itself, so none of its findings should be believed.",)
-    found = finding_in_words(audit.findings[0]) if audit.findings else _clean(report)
-    return tuple(filter(None, (found[0], classes_in_words(audit), *found[1:])))
+    sentences = finding_in_words(audit.findings[0]) if audit.findings else _clean(report)
+    return tuple(filter(None, (sentences[0], classes_in_words(audit), *sentences[1:])))
 
 
 def finding_in_words(finding: Finding) -> tuple[str, ...]:
     """What the data show, what CLIP makes of it, and what that means."""
-    model = _in_the_model(finding) if finding.verdict in (Verdict.CONFIRMED, Verdict.MODEL_ONLY) else ()
+    model = (
+        _in_the_model(finding)
+        if finding.verdict in (Verdict.CONFIRMED, Verdict.FAILS_WHERE, Verdict.MODEL_ONLY)
+        else ()
+    )
     meaning = () if model else (MEANING[finding.verdict],)
     return (_in_the_data(finding), *model, *meaning)
 
@@ -98,24 +104,26 @@ def cases(result: AuditResult, pictures: Pictures) -> tuple[ExampleRow, ...]:
     if not result.findings or not result.trust.valid:
         return ()
     first = result.findings[0]
-    shown, gallery = _contrast(first), first.gallery
-    name, cue = first.class_name, cue_word(first)
-    if shown is None:
+    contrast, gallery = _contrast(first), first.gallery
+    names, name, cue = having(first), having_name(first), cue_word(first)
+    if contrast is None:
         rows = (
             (f"“{name}” with most of “{cue}”", gallery.aligned),
             (f"“{name}” with least of it", gallery.least_spurious),
-            ("Other classes with it", [sample for sample in gallery.conflicting if sample.class_name != name]),
+            ("Other classes with it", [sample for sample in gallery.conflicting if sample.class_name not in names]),
         )
-        found = (ExampleRow(title=title, bars=(), pictures=_row(samples, pictures, first)) for title, samples in rows)
-        return tuple(case for case in found if case.pictures)
-    same = [sample for sample in gallery.conflicting if sample.class_name == name]
-    others = [sample for sample in gallery.conflicting if sample.class_name != name]
-    made = (
-        _case(shown.aligned, gallery.aligned, "", pictures, first),
-        _case(shown.same, same, "bad", pictures, first),
-        _case(shown.other, others, "bad", pictures, first),
+        example_rows = (
+            ExampleRow(title=title, bars=(), pictures=_row(samples, pictures, first)) for title, samples in rows
+        )
+        return tuple(case for case in example_rows if case.pictures)
+    same = [sample for sample in gallery.conflicting if sample.class_name in names]
+    others = [sample for sample in gallery.conflicting if sample.class_name not in names]
+    cases_ = (
+        _case(contrast.aligned, gallery.aligned, "", pictures, first),
+        _case(contrast.same, same, "bad", pictures, first),
+        _case(contrast.other, others, "bad", pictures, first),
     )
-    return tuple(case for case in made if case is not None)
+    return tuple(case for case in cases_ if case is not None)
 
 
 def _case(
@@ -134,14 +142,14 @@ def _case(
     )
 
 
-def _row(samples: Sequence[SampleRef], pictures: Pictures, finding: Finding) -> tuple[Shown, ...]:
+def _row(samples: Sequence[SampleRef], pictures: Pictures, finding: Finding) -> tuple[CaptionedPicture, ...]:
     """The first few that can be shown; without pictures, captions alone would say little here."""
-    return tuple(shown for shown in row(samples, pictures, finding.id) if shown.picture is not None)[:_PICTURES]
+    return tuple(picture for picture in row(samples, pictures, finding.id) if picture.picture is not None)[:_PICTURES]
 
 
 def _in_the_data(finding: Finding) -> str:
     """How the cue goes with the class: shares of an attribute's value where there is one, else the strength."""
-    name, cue, shares = finding.class_name, cue_word(finding), _shares(finding)
+    name, cue, shares = having_name(finding), cue_word(finding), _shares(finding)
     observed = finding.verdict == Verdict.OBSERVED
     if shares is not None:
         own, others = shares
@@ -153,40 +161,42 @@ def _in_the_data(finding: Finding) -> str:
 
 
 def _shares(finding: Finding) -> tuple[float, float] | None:
-    """Shares of the finding's class, and of all other classes, that have the attribute's value."""
-    cells, value = finding.cells, finding.cue.value
-    if cells is None or value not in cells.values or finding.class_name not in cells.classes:
-        return None
-    place, own = cells.values.index(value), cells.classes.index(finding.class_name)
-    rest = [row for number, row in enumerate(cells.counts) if number != own]
-    having, total = sum(row[place] for row in rest), sum(map(sum, rest))
-    mine = sum(cells.counts[own])
-    return (cells.counts[own][place] / mine, having / total) if mine and total else None
+    """Shares of the images of the classes that have the cue, and of all other classes, that have the value."""
+    shares = []
+    for has in (True, False):
+        counts = [(row.with_cue or 0, row.without_cue or 0) for row in finding.classes if row.has == has]
+        images = sum(map(sum, counts))
+        if not images or any(row.with_cue is None for row in finding.classes):
+            return None
+        shares.append(sum(with_cue for with_cue, _ in counts) / images)
+    return shares[0], shares[1]
 
 
 def _in_the_model(finding: Finding) -> tuple[str, ...]:
     """How CLIP fails without the cue, and that it does not once the cue is out; empty where that was not measured."""
-    shown = _contrast(finding)
-    if shown is None or shown.same is None or shown.same.accuracy is None:
+    contrast = _contrast(finding)
+    if contrast is None or contrast.same is None or contrast.same.accuracy is None:
         return ()
-    same, aligned, right = shown.same, shown.aligned, shown.same.accuracy
+    same, aligned, right = contrast.same, contrast.aligned, contrast.same.accuracy
     against = ""
     if aligned is not None and aligned.accuracy is not None:
         against = f", but {share(aligned.accuracy.value, 0)} of {_described(aligned, finding)}"
-    found = [
+    sentences = [
         f"The image model CLIP recognises only {share(right.value, 0)} of {_described(same, finding)}"
         f" ({_interval(right, _whole)}, {counted(same.n, 'image')}){against}."
     ]
-    if same.without is not None:
-        found.append(
-            f"With the cue taken out of the model, that becomes {share(same.without.value, 0)}: CLIP looks at"
-            f" “{cue_word(finding)}”, not only at the {finding.class_name}."
+    effect = finding.counterfactual
+    if effect is not None and effect.net_did.value is not None and effect.gap_before.value is not None:
+        sentences.append(
+            f"Taking the cue out of the model closes {100 * effect.net_did.value:.0f} of the"
+            f" {100 * effect.gap_before.value:.0f} points between images where it helps and where it misleads, beyond"
+            f" what random controls close: CLIP looks at “{cue_word(finding)}”, not only at the {having_name(finding)}."
         )
-    return tuple(found)
+    return tuple(sentences)
 
 
-def _interval(found: Estimate, form: Callable[[float | None], str]) -> str:
-    return f"95 % interval {form(found.low)} to {form(found.high)}"
+def _interval(estimate: Estimate, form: Callable[[float | None], str]) -> str:
+    return f"95 % interval {form(estimate.low)} to {form(estimate.high)}"
 
 
 def _whole(value: float | None) -> str:
@@ -197,7 +207,7 @@ def _clean(report: Report) -> tuple[str, ...]:
     audit = report.audit
     if not anything_tested(audit) or audit.verdict == Verdict.INCONCLUSIVE:
         return (audit.sentence,)
-    found = [
+    sentences = [
         f"{count(audit.trust.tests)} combinations of cue and class were tested on {counted(audit.data.rows, 'image')},"
         " and none stands out."
     ]
@@ -206,21 +216,20 @@ def _clean(report: Report) -> tuple[str, ...]:
         for control in audit.controls.positive
         if control.trials
     ]
-    return (*found, f"As a check, cues were planted: {'; '.join(planted)}.") if planted else tuple(found)
+    return (*sentences, f"As a check, cues were planted: {'; '.join(planted)}.") if planted else tuple(sentences)
 
 
 def _contrast(finding: Finding) -> _Contrast | None:
-    tested = finding.counterfactual
-    if tested is None or not tested.arms:
+    """The groups that show a value's effect; None where no answers were measured."""
+    if finding.groups is None or not finding.reliance or finding.cue.value is None:
         return None
-    conflict = {(test.class_name, test.value) for test in tested.arms[0].tests if test.conflict}
-    groups = [group for group in tested.before.groups if group.accuracy is not None]
-    own = [group for group in groups if group.class_name == finding.class_name]
-    against = [group for group in groups if (group.class_name, group.value) in conflict]
+    names, groups = having(finding), [group for group in finding.groups.groups if group.accuracy is not None]
+    own = [group for group in groups if group.class_name in names]
+    others = [group for group in groups if group.class_name not in names]
     return _Contrast(
-        aligned=_largest(group for group in own if (group.class_name, group.value) not in conflict),
-        same=_worst(group for group in against if group.class_name == finding.class_name),
-        other=_worst(group for group in against if group.class_name != finding.class_name),
+        aligned=_largest(group for group in own if group.value == finding.cue.value),
+        same=_worst(group for group in own if group.value != finding.cue.value),
+        other=_worst(group for group in others if group.value == finding.cue.value),
     )
 
 
@@ -230,9 +239,9 @@ def _largest(groups: Iterable[GroupAccuracy]) -> GroupAccuracy | None:
 
 def _worst(groups: Iterable[GroupAccuracy]) -> GroupAccuracy | None:
     """The lowest accuracy, among groups of a size that is shown in full if there are any."""
-    found = list(groups)
-    large = [group for group in found if group.size in ("shown", "may gate")]
-    return min(large or found, key=lambda g: (g.accuracy and g.accuracy.value) or 0.0, default=None)
+    candidates = list(groups)
+    large = [group for group in candidates if group.size in ("shown", "may gate")]
+    return min(large or candidates, key=lambda g: (g.accuracy and g.accuracy.value) or 0.0, default=None)
 
 
 def _described(group: GroupAccuracy, finding: Finding) -> str:

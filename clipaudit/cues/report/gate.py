@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from clipaudit.cues.report.waivers import Applied
+from clipaudit.cues.report.waivers import Applied, former_waivers
 from clipaudit.cues.report.words import CLASSES, column_word, counted, decimal, slug
 from clipaudit.cues.result.finding_parts import Documented, Verdict
 from clipaudit.cues.result.result import AuditResult, Finding
@@ -15,13 +15,31 @@ from clipaudit.errors import UsageError
 Outcome: TypeAlias = Literal["passed", "failed", "inconclusive", "invalid"]
 
 NEVER: Final = "never"
-FAIL_ON: Final = {slug(v): v for v in (Verdict.CONFIRMED, Verdict.MODEL_ONLY, Verdict.DATA_ONLY, Verdict.CANDIDATE)}
+FAIL_ON: Final = {
+    slug(v): v
+    for v in (
+        Verdict.CONFIRMED,
+        Verdict.FAILS_WHERE,
+        Verdict.NEEDED,
+        Verdict.MODEL_ONLY,
+        Verdict.DATA_ONLY,
+        Verdict.TIED,
+        Verdict.CANDIDATE,
+    )
+}
 """The words of `--fail-on`."""
 MAY_GATE: Final = 100
-"""Images below which nothing may fail the gate (STATISTICS S9)."""
+"""Images below which nothing may fail the gate (S9)."""
 DETECTS: Final = 0.8
 """Share of strong planted cues below which an audit cannot tell that there is nothing."""
 _STRONG: Final = 0.5
+_NAMED: Final = 3
+_UNDECIDED: Final = {
+    Verdict.FAILS_WHERE: "the model fails where the cue is missing, which does not fail this gate",
+    Verdict.NEEDED: "somebody has to decide whether what the model needs is part of the class (--core)",
+    Verdict.TIED: "a column is tied to the classes as a whole",
+}
+"""Verdicts that are no pass, and why."""
 _GUESSING: Final = "CLIP's answers are no better than guessing, so nothing can be said about what it relies on."
 _STRANGERS: Final = "CLIP's answers match the captions no more than by chance: they may not describe these images."
 _EXIT: Final[dict[Outcome, int]] = {"passed": 0, "failed": 1, "inconclusive": 0, "invalid": 4}
@@ -49,48 +67,50 @@ class Gate(Documented):
     """Why it is not known whether the data are fine, one sentence each."""
 
 
-def parse_fail_on(given: Sequence[str]) -> tuple[str, ...]:
+def parse_fail_on(words: Sequence[str]) -> tuple[str, ...]:
     """The words of `--fail-on`, checked; UsageError names one that is unknown."""
-    unknown = [word for word in given if word not in (*FAIL_ON, NEVER)]
+    unknown = [word for word in words if word not in (*FAIL_ON, NEVER)]
     if unknown:
         raise UsageError(f"--fail-on {unknown[0]!r} is not understood: use {', '.join(FAIL_ON)} or {NEVER}")
-    if NEVER in given and len(given) > 1:
+    if NEVER in words and len(words) > 1:
         raise UsageError(f"--fail-on {NEVER} stands alone")
-    return tuple(word for word in FAIL_ON if word in given)
+    return tuple(word for word in FAIL_ON if word in words)
 
 
 def judge(result: AuditResult, applied: Sequence[Applied], *, fail_on: Sequence[str], require_evidence: bool) -> Gate:
     """The gate's answer; `fail_on` from `parse_fail_on`."""
-    active = {waiver.finding for waiver in applied if waiver.status == "active"}
-    wanted = [finding for finding in result.findings if slug(finding.verdict) in fail_on]
-    heavy = [finding for finding in wanted if _excuse(finding, result) is None]
-    failing = tuple(finding.id for finding in heavy if finding.id not in active)
-    waived = tuple(finding.id for finding in heavy if finding.id in active)
+    active = {waiver.matches for waiver in applied if waiver.status == "active" and waiver.matches is not None}
+    of_failing_kind = [finding for finding in result.findings if slug(finding.verdict) in fail_on and not finding.core]
+    serious = [finding for finding in of_failing_kind if _excuse(finding, result) is None]
+    failing = tuple(finding.id for finding in serious if finding.id not in active)
+    waived = tuple(finding.id for finding in serious if finding.id in active)
     warnings = tuple(
-        excuse for finding in wanted if finding.id not in active and (excuse := _excuse(finding, result)) is not None
-    )
-    questions = _open_questions(result, active)
-    small = any(finding.id not in active and _images(finding) < MAY_GATE for finding in wanted)
+        excuse
+        for finding in of_failing_kind
+        if finding.id not in active and (excuse := _excuse(finding, result)) is not None
+    ) + former_waivers(applied)
+    open_questions = _open_questions(result, active, fail_on)
+    too_small = any(finding.id not in active and _images(finding) < MAY_GATE for finding in of_failing_kind)
     outcome: Outcome = (
         "invalid"
         if not result.trust.valid
         else "failed"
         if failing
         else "inconclusive"
-        if questions or small
+        if open_questions or too_small
         else "passed"
     )
     exit_code = _EXIT_WITHOUT_EVIDENCE if outcome == "inconclusive" and require_evidence else _EXIT[outcome]
     return Gate(
         outcome=outcome,
         exit_code=exit_code,
-        sentence=_sentence(outcome, result, failing, waived, [*questions, *warnings], fail_on),
+        sentence=_sentence(outcome, result, failing, waived, [*open_questions, *warnings], fail_on),
         fail_on=tuple(fail_on),
         require_evidence=require_evidence,
         failing=failing,
         waived=waived,
         warnings=warnings,
-        open_questions=questions,
+        open_questions=open_questions,
     )
 
 
@@ -99,7 +119,7 @@ def _excuse(finding: Finding, result: AuditResult) -> str | None:
     name = f"“{finding.class_name}” and “{finding.cue.name}”"
     if _images(finding) < MAY_GATE:
         return f"{name} rest on {_images(finding)} images; at least {MAY_GATE} are needed to fail the gate."
-    if finding.verdict == Verdict.MODEL_ONLY:
+    if finding.verdict in (Verdict.MODEL_ONLY, Verdict.NEEDED, Verdict.TIED):
         return None
     weakest = _weakest(finding)
     if weakest > result.settings.delta_fail:
@@ -112,50 +132,69 @@ def _excuse(finding: Finding, result: AuditResult) -> str | None:
 
 def _weakest(finding: Finding) -> float:
     """The end of the strength's interval that is nearer to 0; 0 when the interval holds it."""
-    found = finding.association.d
-    if found.low is None or found.high is None or found.low * found.high <= 0:
+    estimate = finding.association.d
+    if estimate.low is None or estimate.high is None or estimate.low * estimate.high <= 0:
         return 0.0
-    return min(abs(found.low), abs(found.high))
+    return min(abs(estimate.low), abs(estimate.high))
 
 
 def _images(finding: Finding) -> int:
-    if finding.verdict in (Verdict.CONFIRMED, Verdict.MODEL_ONLY) and finding.counterfactual is not None:
-        found = finding.counterfactual.arms[0].delta_conflict if finding.counterfactual.arms else None
-        return 0 if found is None else found.n
-    return finding.association.d.n
+    """Images behind a finding's verdict: those that are answered, or those of the association."""
+    answered = [part.gap.n for part in finding.reliance if part.verdict == finding.verdict]
+    return max(answered) if answered else finding.association.d.n
 
 
-def _open_questions(result: AuditResult, active: set[str]) -> tuple[str, ...]:
-    found = []
+def _open_questions(result: AuditResult, active: set[str], fail_on: Sequence[str]) -> tuple[str, ...]:
+    """What keeps an audit without failing findings from being a pass (docs/method.md 8)."""
+    questions = []
     labelled = result.settings.classes_from == "label"
     if result.trust.near_chance:
-        found.append(_GUESSING if labelled else _STRANGERS)
+        questions.append(_GUESSING if labelled else _STRANGERS)
     if sum(facts.tested for facts in result.classes) < 2:
-        found.append("Fewer than two classes have enough images to be compared.")
-    found += [
-        f"The column {column_word(one.what)} could not be tested: {one.reason}."
-        for one in result.dropped
-        if one.head is None
+        questions.append("Fewer than two classes have enough images to be compared.")
+    questions += [
+        f"The column {column_word(dropped.what)} could not be tested: {dropped.reason}."
+        for dropped in result.dropped
+        if dropped.head is None
     ]
     if not labelled:
         how = CLASSES[result.settings.classes_from]
-        found.append(f"{how}, so nothing here is more than observed: only labels can decide.")
+        questions.append(f"{how}, so nothing here is more than observed: only labels can decide.")
     undecided = [f for f in result.findings if f.verdict == Verdict.INCONCLUSIVE and f.id not in active]
     if undecided:
-        found.append(f"{counted(len(undecided), 'finding')} could not be decided: too few images.")
+        missing = next((need.what for finding in undecided for need in finding.needs), "too few images")
+        questions.append(f"{counted(len(undecided), 'finding')} could not be decided: {missing}.")
     candidates = [f for f in result.findings if f.verdict == Verdict.CANDIDATE and f.id not in active]
     if candidates:
-        found.append(
+        questions.append(
             f"{counted(len(candidates), 'candidate')} cannot be told from a part of the class without attribute labels."
         )
-    found += [
+    for verdict, what in _UNDECIDED.items():
+        of_kind = [f for f in result.findings if f.verdict == verdict and f.id not in active and not f.core]
+        if of_kind and slug(verdict) not in fail_on:
+            questions.append(f"{counted(len(of_kind), 'finding')}: {what}.")
+    questions += _too_small(result)
+    questions += [
         f"Of {control.trials} strong cues planted as a check, {control.detected} were found: there may be more."
         for control in result.controls.positive
         if control.d >= _STRONG and control.trials and control.detected < DETECTS * control.trials
     ]
     if result.hygiene.failed_shards:
-        found.append(f"{counted(result.hygiene.failed_shards, 'shard')} of the run could not be read.")
-    return tuple(found)
+        questions.append(f"{counted(result.hygiene.failed_shards, 'shard')} of the run could not be read.")
+    return tuple(questions)
+
+
+def _too_small(result: AuditResult) -> list[str]:
+    """Classes and columns with fewer independent images than a pass asks for."""
+    few = [facts.class_name for facts in result.classes if facts.tested and facts.independent < MAY_GATE]
+    if few:
+        which = ", ".join(few[:_NAMED]) + (", ..." if len(few) > _NAMED else "")
+        return [f"Fewer than {MAY_GATE} independent images of {which}: a weaker cue could be missed."]
+    return [
+        f"The column {column_word(table.attribute)} has too few values in a class to be cleared."
+        for table in result.attributes
+        if not table.decided
+    ]
 
 
 def _sentence(
@@ -166,11 +205,15 @@ def _sentence(
     reasons: Sequence[str],
     fail_on: Sequence[str],
 ) -> str:
-    rest = f" ({counted(len(waived), 'finding')} waived)" if waived else ""
+    waived_note = f" ({counted(len(waived), 'finding')} waived)" if waived else ""
     if outcome == "invalid":
         return " ".join(["The audit is not valid.", *result.trust.problems])
     if outcome == "failed":
-        return f"Gate failed: {counted(len(failing), 'finding')} of the kind {' or '.join(fail_on)}{rest}."
+        return f"Gate failed: {counted(len(failing), 'finding')} of the kind {' or '.join(fail_on)}{waived_note}."
     if outcome == "inconclusive":
-        return f"Inconclusive{rest}: {reasons[0]}"
-    return f"Gate passed: nothing of the kind {' or '.join(fail_on)}{rest}." if fail_on else f"No gate was set{rest}."
+        return f"Inconclusive{waived_note}: {reasons[0]}"
+    return (
+        f"Gate passed: nothing of the kind {' or '.join(fail_on)}{waived_note}."
+        if fail_on
+        else f"No gate was set{waived_note}."
+    )

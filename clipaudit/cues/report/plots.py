@@ -22,10 +22,10 @@ Place: TypeAlias = tuple[float, float]
 WIDTH: Final = 340
 _LEFT, _RIGHT, _TOP = 44, 8, 14
 _RADIUS: Final = 9.0
-_REACH: Final = 64
-"""Half marks that a mark may be moved by."""
+_MAX_MOVES: Final = 64
+"""Steps of half a mark by which a mark may be moved."""
 _IMMUNE_POINTS: Final = 1.0
-"""Effects within so many points count as none (STATISTICS 3)."""
+"""Effects within so many points count as none (docs/method.md 8)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +85,10 @@ def _placed(mark: Mark, x: Scale, y: Scale, strip: float, taken: list[Place]) ->
     place = (x(abs(mark.strength.value or 0.0)), strip if effect is None else y(100 * effect))
     if mark.number is None:
         return tag("circle", tag("title", mark.name), cx=place[0], cy=place[1], r=2.5, class_="tested"), Markup()
-    shown = _free(place, taken, x, None if effect is None else y)
-    taken.append(shown)
-    leader = line(*place, *shown, "leader") if shown != place else Markup()
-    return join([_whiskers(mark, x, y, place), leader]), _marker(mark, shown)
+    position = _free(place, taken, x, None if effect is None else y)
+    taken.append(position)
+    leader = line(*place, *position, "leader") if position != place else Markup()
+    return join([_whiskers(mark, x, y, place), leader]), _marker(mark, position)
 
 
 def _fields(x: Scale, y: Scale, delta: float) -> Markup:
@@ -140,15 +140,15 @@ def _free(place: Place, taken: Sequence[Place], x: Scale, rows: Scale | None) ->
     `rows` is the vertical extent; None for the strip, in which marks stay on one line.
     """
     step = _RADIUS / 2
-    reach = range(-_REACH, _REACH + 1)
+    reach = range(-_MAX_MOVES, _MAX_MOVES + 1)
     shifts = sorted(((step * dx, step * dy) for dx in reach for dy in (reach if rows else (0,))), key=_by_distance)
     for dx, dy in shifts:
-        tried = (place[0] + dx, place[1] + dy)
-        inside = x.start + _RADIUS <= tried[0] <= x.end - _RADIUS and (
-            rows is None or rows.end + _RADIUS <= tried[1] <= rows.start - _RADIUS
+        candidate = (place[0] + dx, place[1] + dy)
+        inside = x.start + _RADIUS <= candidate[0] <= x.end - _RADIUS and (
+            rows is None or rows.end + _RADIUS <= candidate[1] <= rows.start - _RADIUS
         )
-        if inside and all(math.dist(tried, other) > 2.2 * _RADIUS for other in taken):
-            return tried
+        if inside and all(math.dist(candidate, other) > 2.2 * _RADIUS for other in taken):
+            return candidate
     return place
 
 
@@ -176,7 +176,7 @@ def shape(verdict: Verdict | None, x: float, y: float, r: float) -> Markup:
             s = 1.15 * r
             return polygon([(x - s / 2, y - s), (x + s / 2, y - s), (x + s, y), (x + s / 2, y + s), (x - s / 2, y + s),
                             (x - s, y)], "shape")  # fmt: skip
-        case Verdict.CORE:
+        case Verdict.FAILS_WHERE | Verdict.NEEDED:
             return polygon([(x, y - 1.3 * r), (x + 1.25 * r, y + r), (x - 1.25 * r, y + r)], "shape")
         case _:
             return tag("circle", cx=x, cy=y, r=r, class_="shape")
@@ -261,6 +261,35 @@ def control_histogram(edges: Sequence[float], counts: Sequence[int], effect: flo
     return drawing(WIDTH, height, f"{sum(counts)} random head sets: {axis}; {words}", *parts)
 
 
+def gap_rows(rows: Sequence[tuple[str, str, Estimate]], band: tuple[float, float] | None) -> Markup:
+    """Gaps in points as named rows on one axis; `rows` are (name, CSS class, gap), `band` that of the controls."""
+    left, step, top = 96, 26, 8
+    values = [100 * v for _, _, gap in rows for v in _values(gap)] + [100 * end for end in band or ()]
+    x = Scale(low=min([0.0, *values]) - 3, high=max([0.0, *values]) + 3, start=left, end=WIDTH - 8)
+    bottom = top + step * len(rows) + 4.0
+    parts = [line(x(value), top, x(value), bottom, "gridline") for value in ticks(x.low, x.high, 5)]
+    if band is not None:
+        low, high = (x(100 * end) for end in band)
+        parts.append(tag("rect", x=low, y=top, width=max(high - low, 1.5), height=bottom - top, class_="band"))
+    for number, (name, kind, gap) in enumerate(rows):
+        y = top + step * (number + 0.5)
+        parts.append(text(left - 8, y + 4, name, "label", "end"))
+        if gap.low is not None and gap.high is not None:
+            parts.append(line(x(100 * gap.low), y, x(100 * gap.high), y, f"span {kind}"))
+        if gap.value is not None:
+            at = x(100 * gap.value)
+            parts.append(
+                tag("rect", x=at - 4, y=y - 4, width=8, height=8, class_="after")
+                if kind == "after"
+                else tag("circle", cx=at, cy=y, r=4, class_=kind)
+            )
+    parts += [line(x(0), top, x(0), bottom, "axis"), line(left, bottom, WIDTH - 8, bottom, "axis")]
+    parts += [text(x(value), bottom + 14, tick_text(value), "tick", "middle") for value in ticks(x.low, x.high, 5)]
+    parts.append(text(WIDTH - 8, bottom + 28, "gap in points of accuracy →", "label", "end"))
+    gaps = "; ".join(f"{name} {100 * (gap.value or 0):.0f}" for name, _, gap in rows)
+    return drawing(WIDTH, bottom + 34, f"CLIP's gap in points: {gaps}", *parts)
+
+
 # -- rows of tables --------------------------------------------------------------------------------------------------
 
 
@@ -276,13 +305,13 @@ def interval_row(
     parts = [line_percent(scale(tick), 0, scale(tick), height, "gridline") for tick in ticks(low, high, 2)]
     if mark is not None:
         parts.append(line_percent(scale(mark), 0, scale(mark), height, "mark"))
-    for number, (kind, found) in enumerate(items):
-        if found is None or found.value is None:
+    for number, (kind, estimate) in enumerate(items):
+        if estimate is None or estimate.value is None:
             continue
         y = 11 + 10 * number
-        if found.low is not None and found.high is not None:
-            parts.append(line_percent(scale(found.low), y, scale(found.high), y, f"span {kind}"))
-        at = f"{scale(found.value):.2f}%"
+        if estimate.low is not None and estimate.high is not None:
+            parts.append(line_percent(scale(estimate.low), y, scale(estimate.high), y, f"span {kind}"))
+        at = f"{scale(estimate.value):.2f}%"
         if kind == "after":
             parts.append(tag("rect", x=at, y=y - 4, width=8, height=8, transform="translate(-4 0)", class_="after"))
         else:
@@ -331,9 +360,9 @@ def _share(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-def _centre(found: Estimate | None) -> float | None:
-    return None if found is None else found.value
+def _centre(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else estimate.value
 
 
-def _values(found: Estimate) -> list[float]:
-    return [value for value in (found.value, found.low, found.high) if value is not None]
+def _values(estimate: Estimate) -> list[float]:
+    return [value for value in (estimate.value, estimate.low, estimate.high) if value is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -41,7 +42,9 @@ class Applied(Documented):
     expires: date
     """Last day on which it counts."""
     status: Literal["active", "expired", "unknown"]
-    """`unknown`: the audit has no finding of this id."""
+    """`unknown`: the audit has no finding of this id, nor one that takes the place of it."""
+    matches: str | None
+    """The id of the finding that it is about now; another than `finding` where that one was merged into it."""
 
 
 def load_waivers(path: str | Path | None) -> tuple[Waiver, ...]:
@@ -49,16 +52,16 @@ def load_waivers(path: str | Path | None) -> tuple[Waiver, ...]:
     if path is None:
         return ()
     file = Path(path)
-    found = _parsed(file)
-    entries = found.get("waivers") if isinstance(found, dict) else found
+    content = _parsed(file)
+    entries = content.get("waivers") if isinstance(content, dict) else content
     if not isinstance(entries, list):
         raise UsageError(f"--waivers {file} must hold a list of waivers: {_EXAMPLE}")
     try:
         waivers = TypeAdapter(tuple[Waiver, ...]).validate_python(entries)
     except ValidationError as error:
         first = error.errors()[0]
-        number, *rest = first["loc"] or (0,)
-        field = ".".join(map(str, rest)) or "entry"
+        number, *path_ = first["loc"] or (0,)
+        field = ".".join(map(str, path_)) or "entry"
         raise UsageError(
             f"--waivers {file}: waiver {int(number) + 1}, {field}: {first['msg'].lower()}; each needs finding, owner,"
             " reason and expires (YYYY-MM-DD)"
@@ -72,16 +75,30 @@ def load_waivers(path: str | Path | None) -> tuple[Waiver, ...]:
 
 def apply_waivers(waivers: tuple[Waiver, ...], result: AuditResult, today: date) -> tuple[Applied, ...]:
     """What each waiver does to this audit on this day."""
-    known = {finding.id for finding in result.findings}
-    return tuple(
-        Applied(
+    current = {former: finding.id for finding in result.findings for former in finding.former_ids}
+    current |= {finding.id: finding.id for finding in result.findings}
+
+    def applied(waiver: Waiver) -> Applied:
+        matches = current.get(waiver.finding)
+        in_time: Literal["active", "expired"] = "expired" if waiver.expires < today else "active"
+        return Applied(
             finding=waiver.finding,
             owner=waiver.owner,
             reason=waiver.reason,
             expires=waiver.expires,
-            status="unknown" if waiver.finding not in known else "expired" if waiver.expires < today else "active",
+            status="unknown" if matches is None else in_time,
+            matches=matches,
         )
-        for waiver in waivers
+
+    return tuple(applied(waiver) for waiver in waivers)
+
+
+def former_waivers(applied: Sequence[Applied]) -> tuple[str, ...]:
+    """One sentence about each waiver of a finding of an earlier version that is part of another one now."""
+    return tuple(
+        f"The waiver of {waiver.finding} counts for {waiver.matches}, which that finding is part of now: name this one."
+        for waiver in applied
+        if waiver.matches is not None and waiver.matches != waiver.finding
     )
 
 
@@ -90,9 +107,13 @@ def unknown_waiver(applied: tuple[Applied, ...], result: AuditResult) -> str | N
     unknown = [waiver.finding for waiver in applied if waiver.status == "unknown"]
     if not unknown:
         return None
-    known = [finding.id for finding in result.findings]
-    there = ", ".join(known[:_SHOWN]) + (", ..." if len(known) > _SHOWN else "") if known else "none"
-    return f"--waivers: this audit has no finding {unknown[0]!r} (its findings: {there}); remove or correct that waiver"
+    finding_ids = [finding.id for finding in result.findings]
+    listing = (
+        ", ".join(finding_ids[:_SHOWN]) + (", ..." if len(finding_ids) > _SHOWN else "") if finding_ids else "none"
+    )
+    return (
+        f"--waivers: this audit has no finding {unknown[0]!r} (its findings: {listing}); remove or correct that waiver"
+    )
 
 
 def _parsed(file: Path) -> Any:  # noqa: ANN401 - whatever the file holds

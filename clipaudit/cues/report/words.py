@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from clipaudit.cues.result.finding_parts import Arm, ClassesFrom, Estimate, Verdict
+from clipaudit.cues.result.finding_parts import ClassesFrom, Estimate, Verdict
 from clipaudit.cues.result.result import AuditResult, Finding
 
 NONE: Final = "–"
@@ -15,7 +15,9 @@ SHORT: Final = {
     Verdict.CONFIRMED: "Confirmed shortcut",
     Verdict.MODEL_ONLY: "Model shortcut",
     Verdict.DATA_ONLY: "Data shortcut",
-    Verdict.CORE: "Core feature",
+    Verdict.FAILS_WHERE: "Fails without the cue",
+    Verdict.NEEDED: "Needed by the model",
+    Verdict.TIED: "Tied column",
     Verdict.CANDIDATE: "Candidate",
     Verdict.OBSERVED: "Observed",
     Verdict.INCONCLUSIVE: "Inconclusive",
@@ -23,13 +25,17 @@ SHORT: Final = {
 """Each verdict as a label."""
 
 MEANING: Final = {
-    Verdict.CONFIRMED: "The cue goes with the class in your data, and CLIP leans on it: images without the cue are"
-    " answered better once the cue is taken away.",
+    Verdict.CONFIRMED: "The cue goes with the class in your data, and the model leans on it, or on what goes with it:"
+    " where the cue points the wrong way it errs more, and less so once the cue is taken away.",
+    Verdict.FAILS_WHERE: "The cue goes with the class in your data, and the model errs more where the cue is missing or"
+    " points the wrong way, inside the same class.",
+    Verdict.NEEDED: "Without the cue the model answers images that have it worse. Part of the class, or a shortcut?"
+    " Somebody has to decide.",
+    Verdict.TIED: "The column as a whole goes with the classes, though no single value does strongly enough.",
     Verdict.MODEL_ONLY: "CLIP leans on the cue, but in these images it does not go with the class. It will show in data"
     " where it does.",
-    Verdict.DATA_ONLY: "The cue goes with the class in your data, but CLIP’s answers do not depend on it. A model that"
-    " is trained on these images may still learn it.",
-    Verdict.CORE: "The cue is part of what the class is: without it, answers get worse everywhere.",
+    Verdict.DATA_ONLY: "The cue goes with the class in your data, but the answers that were measured do not hang on it."
+    " A model that is trained on these images may still learn it.",
     Verdict.CANDIDATE: "The cue goes with the class. Whether it is a shortcut or part of the class cannot be told from"
     " class labels alone: look at the pictures, or label the cue.",
     Verdict.OBSERVED: "The cue goes with images that captions, or CLIP itself, put into the class. Without labels"
@@ -53,7 +59,8 @@ GLOSSARY: Final = (
     ("replaced by its mean", "a head’s contribution is swapped for its average over images, so that it no longer says"
      " anything about this image; then every image is answered again"),
     ("worst group", "the class and cue combination with the lowest accuracy, among those with enough images"),
-    ("p_control", "how often random heads, alike in number, layers and influence, help as much as the chosen ones"),
+    ("gap", "inside a class, accuracy where the cue points to the class minus where it points elsewhere"),
+    ("net of controls", "minus what taking other heads, alike in number, layers and influence, does to the same gap"),
     ("zero-shot", "CLIP compares each image with texts such as “a photo of a waterbird”; no training on your data"),
     ("near duplicates", "images whose perceptual hashes are equal; each cluster counts as one independent image"),
 )  # fmt: skip
@@ -83,7 +90,6 @@ _CALLED: Final[dict[ClassesFrom, str]] = {"label": "", "caption": "what captions
 
 _NO_NAMES: Final = {"yes", "no", "true", "false", "none", "with", "without", "present", "absent", "other", "unknown"}
 """Values of attributes that say nothing without their column."""
-_PSEUDO: Final = "pseudo-attribute"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,49 +138,86 @@ def p_value(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def limits(found: Estimate | None, kind: str = "decimal") -> str:
+def limits(estimate: Estimate | None, kind: str = "decimal") -> str:
     """An interval as `[0.41, 0.62]`; `kind` is decimal, share or points. Empty when there is none."""
-    if found is None or found.low is None or found.high is None:
+    if estimate is None or estimate.low is None or estimate.high is None:
         return ""
     if kind == "decimal":
-        return f"[{decimal(found.low)}, {decimal(found.high)}]"
+        return f"[{decimal(estimate.low)}, {decimal(estimate.high)}]"
     if kind == "share":
-        return f"[{100 * found.low:.1f}, {100 * found.high:.1f}]"
-    return f"[{points(found.low)}, {points(found.high)}]"
+        return f"[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+    return f"[{points(estimate.low)}, {points(estimate.high)}]"
 
 
-def with_limits(found: Estimate | None, kind: str = "decimal") -> str:
+def with_limits(estimate: Estimate | None, kind: str = "decimal") -> str:
     """An estimate with its interval."""
-    if found is None or found.value is None:
+    if estimate is None or estimate.value is None:
         return NONE
-    value = {"decimal": decimal, "share": share, "points": points}[kind](found.value)
-    return f"{value} {limits(found, kind)}".strip()
+    value = {"decimal": decimal, "share": share, "points": points}[kind](estimate.value)
+    return f"{value} {limits(estimate, kind)}".strip()
 
 
 # -- findings ----------------------------------------------------------------------------------------------------------
 
 
-def whole_heads(finding: Finding) -> Arm | None:
-    """What came of taking the cue's heads out; None where nothing was."""
-    arms = () if finding.counterfactual is None else finding.counterfactual.arms
-    return arms[0] if arms else None
-
-
 def reliance(finding: Finding) -> Estimate | None:
-    """Change of accuracy on conflicting images without the cue; None where it was not measured."""
-    arm = whole_heads(finding)
-    return None if arm is None else arm.delta_conflict
+    """How much of CLIP's gap taking the cue out closes, net of controls; where that was not measured the gap itself;
+    None without either."""
+    clip = finding.by("clip")
+    if clip is None:
+        return None
+    return clip.gap if clip.effect is None else clip.effect.net_did
 
 
-def guessed(finding: Finding) -> bool:
-    """Whether reliance rests on CLIP's own guess of which images have the cue."""
-    return finding.counterfactual is not None and finding.counterfactual.groups.startswith(_PSEUDO)
+@dataclass(frozen=True, kw_only=True)
+class AnswererCell:
+    """What the table of findings says of one answerer."""
+
+    value: str
+    limits: str
+    about: str
+    """What the number is, or why there is none."""
+
+
+ANSWERER_COLUMNS: Final = (("rehearsed", "Learned when trained on it"), ("clip", "CLIP"), ("given", "Your model"))
+"""Answerers and the headings of their columns, in the order of the table of findings."""
+
+_NO_ANSWERS: Final = {
+    "at chance": "cannot say: no better than guessing",
+    "too few": "cannot say: too few images",
+}
+
+
+def answerer_cell(finding: Finding, answerer: str) -> AnswererCell:
+    """An answerer's net effect in points, else its gap, else why nothing can be said."""
+    measured = finding.by(answerer)
+    if measured is None:
+        return AnswererCell(value=NONE, limits="", about="not measured")
+    if measured.state in _NO_ANSWERS and measured.verdict == Verdict.INCONCLUSIVE:
+        return AnswererCell(value=NONE, limits="", about=_NO_ANSWERS[measured.state])
+    if measured.effect is not None:
+        net = measured.effect.net_did
+        return AnswererCell(value=points(net.value), limits=limits(net, "points"), about="points of its gap, net")
+    gap = measured.gap
+    about = "points: its gap, within the margin" if measured.does_not_hang_on_it else "points: its gap"
+    return AnswererCell(value=points(gap.value), limits=limits(gap, "points"), about=about)
+
+
+def having(finding: Finding) -> frozenset[str]:
+    """The classes that have the cue."""
+    return frozenset(row.class_name for row in finding.classes if row.has)
+
+
+def having_name(finding: Finding) -> str:
+    """Those classes, joined; the finding's own name where it has no rows."""
+    names = [row.class_name for row in finding.classes if row.has]
+    return ", ".join(names) if names else finding.class_name
 
 
 def numbers(finding: Finding) -> tuple[Number, ...]:
     """The finding's tie, reliance and control, each with its interval and n."""
-    d, effect, arm = finding.association.d, reliance(finding), whole_heads(finding)
-    found = [
+    d, effect, tested = finding.association.d, reliance(finding), finding.counterfactual
+    items = [
         Number(
             value=decimal(d.value),
             limits=limits(d),
@@ -182,16 +225,17 @@ def numbers(finding: Finding) -> tuple[Number, ...]:
         )
     ]
     if effect is not None and effect.value is not None:
-        how = ", which of them have the cue is CLIP’s guess" if guessed(finding) else ""
-        about = (
-            f"points: change in right answers where class and cue disagree, once the cue is out;"
-            f" {counted(effect.n, 'image')}{how}"
+        what = (
+            "of the gap between images with and without the cue close once it is taken out of CLIP, net of controls"
+            if tested is not None
+            else "fewer right answers of CLIP where the cue points the wrong way, inside classes"
         )
-        found.append(Number(value=points(effect.value), limits=limits(effect, "points"), about=about))
-    if arm is not None and arm.control is not None:
-        about = f"p: how often random parts of CLIP help as much; {counted(arm.control.sets, 'set')} tried"
-        found.append(Number(value=p_value(arm.control.p), limits="", about=about))
-    return tuple(found)
+        about = f"points {what}; {counted(effect.n, 'image')}"
+        items.append(Number(value=points(effect.value), limits=limits(effect, "points"), about=about))
+    if tested is not None:
+        about = "p: how often a column of the same shape, shuffled inside the classes, does as much"
+        items.append(Number(value=p_value(tested.p), limits="", about=about))
+    return tuple(items)
 
 
 def column_word(column: str) -> str:
@@ -252,9 +296,13 @@ def _title(first: Finding, classes_from: ClassesFrom) -> str:
         case Verdict.MODEL_ONLY:
             return f"CLIP takes {_pair(first)}, though not because of this data"
         case Verdict.DATA_ONLY:
-            return f"In this data {cue} goes with {name}; CLIP does not lean on it"
-        case Verdict.CORE:
-            return f"{cue} is part of what {name} is: no shortcut found"
+            return f"In this data {cue} goes with {name}; what was measured does not hang on it"
+        case Verdict.FAILS_WHERE:
+            return f"CLIP fails on {name} where {cue} is missing or misleads"
+        case Verdict.NEEDED:
+            return f"CLIP needs {cue} for {name}: part of it, or a shortcut?"
+        case Verdict.TIED:
+            return f"{cue} is tied to the classes"
         case Verdict.CANDIDATE:
             return f"Candidate shortcut: {cue} goes with {name}"
         case Verdict.OBSERVED:
@@ -271,11 +319,24 @@ def nothing(result: AuditResult) -> str:
         return f"Nothing can be said: CLIP’s answers {no_use} here"
     if not anything_tested(result):
         return "Too few images: nothing could be tested"
-    if result.verdict == Verdict.INCONCLUSIVE:
+    if result.hygiene.failed_shards:
         return "No shortcut found in the images that could be read"
+    if result.verdict == Verdict.INCONCLUSIVE:
+        return "No shortcut found, but these images cannot decide"
     if classes_from != "label":
         return f"No cue found that goes with {_CALLED[classes_from]}a class"
     return "No shortcut found"
+
+
+def unable(result: AuditResult) -> str:
+    """A warning where the model cannot tell the classes, so that nothing can be said of its reliance; else empty."""
+    right, classes = result.trust.accuracy, len(result.classes)
+    if not result.trust.near_chance or right is None or result.settings.classes_from == "clip":
+        return ""
+    return (
+        f"{share(right.value, 0)} right of {counted(classes, 'class').replace('classs', 'classes')}: this model cannot"
+        " judge them, so nothing is said of what it relies on. Use a larger model."
+    )
 
 
 def classes_in_words(result: AuditResult) -> str:
@@ -309,6 +370,6 @@ def _signed(value: float, digits: int) -> str:
     return _minus(f"{value:+.{digits}f}")
 
 
-def _minus(shown: str) -> str:
+def _minus(digits: str) -> str:
     """With a true minus sign, and none before a zero."""
-    return shown.replace("-", "−") if any(digit in shown for digit in "123456789") else shown.lstrip("-+")
+    return digits.replace("-", "−") if any(digit in digits for digit in "123456789") else digits.lstrip("-+")

@@ -27,15 +27,17 @@ class Documented:
 
 
 class Verdict(StrEnum):
-    """What may be said of a cue, strongest evidence first (section 3 of the method)."""
+    """What may be said of a cue, in the order in which it should be looked at (docs/method.md 8)."""
 
     CONFIRMED = "confirmed shortcut"
+    FAILS_WHERE = "fails where the cue is missing"
+    NEEDED = "needed"
     MODEL_ONLY = "model shortcut, not in this data"
-    DATA_ONLY = "data shortcut, CLIP immune"
-    CORE = "core"
+    DATA_ONLY = "data shortcut, not learned"
+    TIED = "tied column"
     CANDIDATE = "candidate"
-    OBSERVED = "observed"
     INCONCLUSIVE = "inconclusive"
+    OBSERVED = "observed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,23 +129,31 @@ class Association(Documented):
     rows: str
     """Which rows, in words."""
     d: Estimate
-    """D = 2 A - 1 along the class-free direction, A the mean AUC of the class against each other class; -1..1, made
-    positive towards the cue's words. For an attribute: its share in the class minus its mean share in the others."""
+    """D = 2 A - 1, A the mean AUC of the classes that have the cue against those that lack it, along the class-free
+    direction; -1..1, positive when the halves agree. For a value: its mean share in the classes that have it minus that
+    in the others. Read on the confirmation half alone; n is independent images; the level allows for choosing."""
+    replication: float | None
+    """D of the cut that the confirmation half would choose, read on the discovery half; never averaged with d."""
+    replicated: bool
+    """Whether the confirmation half chooses the same classes."""
+    corrected: Estimate | None
+    """d corrected for the column's known error; None where none was given."""
     d_plain: float | None
     """The same along the direction with its class part; None for an attribute."""
     strength: Strength
     rivals: tuple[Rival, ...]
-    """D against each other class, largest |D| first; at most 20."""
+    """D of each class against all others, largest |D| first; at most 20."""
     p: float
-    """Mann-Whitney, two-sided, normal tails; by blocks of near duplicates where there are any."""
+    """Mann-Whitney, one-sided towards the sign that the discovery half chose, on the confirmation half; images of one
+    group together."""
     q: float
     """Benjamini-Hochberg over all tests of the audit."""
     p_family: float | None
-    """Adjusted for the largest |z| of all tests, by permuted labels (max-T); None where that was not run."""
+    """Adjusted for the largest of all directions and cuts, by permuted labels (max-T); None where that was not run."""
     delta: float
     """The minimum effect that was asked for."""
     above_delta: bool
-    """q <= 0.05 and the whole interval beyond delta."""
+    """Significant, and the whole interval beyond delta."""
     within_delta: bool
     """The interval lies inside +-delta (two one-sided tests at 0.025)."""
     cramers_v: float | None = None
@@ -152,6 +162,33 @@ class Association(Documented):
     """Of the value in this class against all others, 1/2 added to each cell."""
     alignment: float | None = None
     """The largest share that one value of the attribute has in the class, 0..1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRow(Documented):
+    """One class of a finding: whether it has the cue, how strongly, and what to collect."""
+
+    class_name: str
+    label: int | str
+    has: bool
+    """The class is on the side that has the cue; else it lacks it."""
+    named: bool
+    """The class is on the side with fewer classes, which the finding names."""
+    d: Estimate
+    """The class against all others along the cue, on the confirmation half; negative where it lacks the cue."""
+    n: int
+    """Images."""
+    independent: int
+    """Near-duplicate clusters, or sources."""
+    share: Estimate | None
+    """Share of the class's images that have the cue; None where only texts say."""
+    with_cue: int | None
+    """Images of the class with the cue; None where only texts say."""
+    without_cue: int | None
+    collect: int
+    """Images to collect so that the cue no longer goes with the class; 0 for none."""
+    collect_value: str | None
+    """What those images have to show, such as `not water`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,8 +245,11 @@ class GroupAccuracy(Documented):
     value: str | None
     """None for a whole class."""
     n: int
+    """Images."""
+    independent: int
+    """Near-duplicate clusters, or sources: what intervals and limits count."""
     size: Literal["count only", "greyed", "shown", "may gate"]
-    """Under 10, 10-29, 30-99, 100 and more images (S9)."""
+    """Under 10, 10-29, 30-99, 100 and more independent images (S9)."""
     accuracy: Estimate | None
     """Wilson, simultaneous over the groups; None when there are fewer than 10 images."""
     without: Estimate | None
@@ -241,99 +281,6 @@ class Groups(Documented):
     n_min: int
     left_out: tuple[str, ...]
     """Groups too small to be the worst, in words."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairedTest(Documented):
-    """One group's answers before and after, paired."""
-
-    class_name: str
-    value: str | None
-    conflict: bool
-    """The group goes against the cue: this class without it, or another class with it."""
-    n: int
-    fixed: int
-    """Wrong before, right after."""
-    broken: int
-    """Right before, wrong after."""
-    p: float
-    """Exact McNemar, two-sided."""
-    change: Estimate
-    """Accuracy after - before."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomControl(Documented):
-    """The observed change among those of random head sets of the same size and layers, alike in margin variance; of any
-    layers where the same ones have fewer than 200 sets."""
-
-    observed: float
-    p: float
-    """(1 + sets at least as good) / (1 + sets)."""
-    mean: float
-    deviation: float
-    sets: int
-    different_sets: int
-    """How many such sets there are; with few, p cannot be small."""
-    edges: tuple[float, ...]
-    """Of the histogram of the random sets' changes; bins + 1 numbers."""
-    counts: tuple[int, ...]
-    matched: str
-    """What the sets have in common with the chosen heads, in words."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DosePoint(Documented):
-    """A part of the heads' deviation removed."""
-
-    alpha: float
-    """0 nothing, 1 the whole."""
-    conflict: Estimate | None
-    """Accuracy on conflicting images."""
-    group_mean: Estimate | None
-    worst: Estimate | None
-    """Of the group that was worst on the discovery half."""
-    plain_average: Estimate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm(Documented):
-    """One way to take the cue out of the embedding."""
-
-    name: Literal["whole heads", "direction only"]
-    heads: tuple[str, ...]
-    delta_conflict: Estimate | None
-    """Change of the mean accuracy over the conflict groups; positive when taking the cue out helps."""
-    delta_group_mean: Estimate | None
-    delta_worst: Estimate | None
-    worst_group: str | None
-    """Which group, in words; fixed on the discovery half."""
-    delta_plain: Estimate
-    """Change of the plain average; moves the wrong way on skewed data, shown for completeness."""
-    tests: tuple[PairedTest, ...]
-    """By group; empty for a corrected pseudo-attribute, whose single groups are not what they are called."""
-    control: RandomControl | None
-    dose: tuple[DosePoint, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Counterfactual(Documented):
-    """What CLIP would answer without the cue: direct effects of heads on the class token (S10)."""
-
-    rows: str
-    """Which rows are scored, in words."""
-    discovery: str
-    """On which rows heads and the worst group were chosen."""
-    mean_source: str
-    """Where the heads' means come from."""
-    groups: str
-    """What groups are made of: `attributes.place`, or the pseudo-attribute with its correction."""
-    corrected: bool
-    """Changes are corrected for the error rates of a pseudo-attribute; `before` is as the pseudo-attribute says."""
-    arms: tuple[Arm, ...]
-    """`whole heads` first."""
-    before: Groups
-    """Group accuracies before and (in `without`) after the first arm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,11 +338,13 @@ class Gallery(Documented):
     """Images that show a finding."""
 
     aligned: tuple[SampleRef, ...]
-    """The class with the cue, highest scores first."""
+    """Classes that have the cue, with it."""
     conflicting: tuple[SampleRef, ...]
-    """The class without the cue, and other classes with it: where a shortcut fails."""
+    """Those classes without the cue, then other classes with it: where a shortcut fails."""
     least_spurious: tuple[SampleRef, ...]
-    """The class's images with the lowest scores: what it looks like without the cue."""
+    """Those classes' images with the lowest scores: what they look like without the cue."""
+    drawn: str
+    """How the images were chosen, in a sentence."""
 
 
 def strength_word(d: float) -> Strength:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import pyarrow as pa
 from pydantic import Field, TypeAdapter
@@ -20,7 +20,7 @@ from pydantic.json_schema import SkipJsonSchema
 from clipaudit.cues.result.finding_parts import (
     Association,
     CellTable,
-    Counterfactual,
+    ClassRow,
     Cue,
     Distributions,
     Documented,
@@ -35,6 +35,7 @@ from clipaudit.cues.result.finding_parts import (
 )
 from clipaudit.cues.result.panels import (
     AttributeTable,
+    ClassDifference,
     ClassFacts,
     Controls,
     Data,
@@ -45,42 +46,74 @@ from clipaudit.cues.result.panels import (
     Shift,
     Trust,
 )
+from clipaudit.cues.result.reliance_parts import Counterfactual, Reliance
 from clipaudit.errors import UsageError
 
-SCHEMA_VERSION: Final = 1
-SCHEMA_URL: Final = "urn:clipaudit:schema:audit-result:1"
+SCHEMA_VERSION: Final = 2
+SCHEMA_URL: Final = "urn:clipaudit:schema:audit-result:2"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding(Documented):
-    """One class and one cue, with everything that is known of them."""
+    """One cue, with everything that is known of it and a row for each class."""
 
     id: str
-    """Stable: a hash of model, class and direction text; what a waiver names."""
+    """Stable: a hash of model, cue and the classes that it names; what a waiver names."""
+    former_ids: tuple[str, ...]
+    """Ids of the first edition's findings that are this one now: one a class; a waiver of one of them still counts."""
     rank: int
     """1 is what to look at first."""
     verdict: Verdict
+    """The worst of the answerers'."""
+    kind: Literal["value", "column", "text"]
+    """A column's value, a column as a whole, or a text."""
     sentence: str
     """The verdict in plain words, with number, interval and n."""
     action: str
     """What to do, in plain words."""
     class_name: str
+    """The classes that the finding names, joined by commas."""
     label: int | str
+    """Of the first of them."""
+    side: Literal["has", "lacks", "both"]
+    """Whether the named classes have the cue, lack it, or are both sides (as many classes on each)."""
+    classes: tuple[ClassRow, ...]
+    """Every class on either side, named ones first; at most 20."""
     cue: Cue
     association: Association
-    counterfactual: Counterfactual | None
-    """None when CLIP's reliance could not be measured; `needs` says why."""
+    reliance: tuple[Reliance, ...]
+    """One for each answerer that was measured."""
+    explained_by: tuple[str, ...]
+    """Columns that explain its gap."""
+    inseparable_from: tuple[str, ...]
+    """Columns that cannot be told from it."""
+    core: bool
+    """The user called the value part of the class (`--core`)."""
+    groups: Groups | None
+    """Accuracy of the answers by class x value, before and (in `without`) with the heads at their means."""
     cells: CellTable | None
     distributions: Distributions | None
     evidence: tuple[Evidence, ...]
     false_alarm: tuple[str, ...]
     """Why this could be a false alarm, one sentence each."""
     needs: tuple[Need, ...]
-    """Empty when the verdict is conclusive."""
+    """What is missing for a stronger verdict; empty when it is conclusive."""
     stability: Stability | None
     gallery: Gallery
+    no_good_word: bool
+    """No text of the pool describes the cue well: its pictures say more than its name."""
     merged: int
-    """Significant (head, direction) tests of this class that are this one cue."""
+    """Significant (head, direction) tests that are this one cue."""
+
+    def by(self, answerer: str) -> Reliance | None:
+        """What was measured of an answerer, `clip`, `rehearsed` or `given`; None where it was not."""
+        return next((part for part in self.reliance if part.answerer == answerer), None)
+
+    @property
+    def counterfactual(self) -> Counterfactual | None:
+        """What CLIP would answer without the cue's heads; None where it could not be measured."""
+        clip = self.by("clip")
+        return None if clip is None else clip.effect
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -94,7 +127,7 @@ class AuditResult(Documented):
     model_fingerprint: str
     run_fingerprint: str
     verdict: Verdict | None
-    """Of the first finding; None without findings."""
+    """Of the first finding; `inconclusive` where that is not decided; None for a pass."""
     sentence: str
     """The answer in plain words: what is wrong, how much, how sure."""
     findings: tuple[Finding, ...]
@@ -102,6 +135,8 @@ class AuditResult(Documented):
     map: tuple[MapPoint, ...]
     classes: tuple[ClassFacts, ...]
     attributes: tuple[AttributeTable, ...]
+    differences: tuple[ClassDifference, ...]
+    """Directions along which classes differ and that are no candidates, strongest first; they block no pass."""
     groups: tuple[Groups, ...]
     """Accuracy by class x value of each attribute, nothing replaced."""
     predictability: tuple[Predictability, ...]
@@ -127,18 +162,19 @@ class AuditResult(Documented):
 
     def finding(self, finding_id: str) -> Finding:
         """The finding with this id; KeyError when there is none."""
-        for found in self.findings:
-            if found.id == finding_id:
-                return found
+        for finding in self.findings:
+            if finding.id == finding_id:
+                return finding
         raise KeyError(finding_id)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; null where there is no finite number."""
-        found: dict[str, Any] = json.loads(_adapter().dump_json(self))  # pydantic writes null for NaN and infinity
-        return found
+        document: dict[str, Any] = json.loads(_adapter().dump_json(self))  # pydantic writes null for NaN and infinity
+        return document
 
     def table(self, name: str = "findings") -> pa.Table:
-        """A tidy table: `findings`, `associations`, `group_accuracy`, `arms`, `shift`, `classes`, or one of `rows`."""
+        """A tidy table: `findings`, `class_rows`, `reliance`, `associations`, `group_accuracy`, `arms`, `shift`,
+        `classes`, `predictability`, or one of `rows`."""
         return self.rows[name] if name in self.rows else _tidy(self, name)
 
     def _repr_html_(self) -> str:
@@ -163,15 +199,15 @@ def _adapter() -> TypeAdapter[AuditResult]:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of `to_json()`."""
-    found = _adapter().json_schema(mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_URL, **found}
+    schema = _adapter().json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_URL, **schema}
 
 
 def _tidy(result: AuditResult, name: str) -> pa.Table:
     """One of the tables of `_TABLES` by its name; UsageError for another."""
     if name not in _TABLES:
-        known = ", ".join([*_TABLES, *result.rows])
-        raise UsageError(f"there is no table {name!r}: there are {known}")
+        names = ", ".join([*_TABLES, *result.rows])
+        raise UsageError(f"there is no table {name!r}: there are {names}")
     rows = _TABLES[name](result)
     return pa.Table.from_pylist(rows) if rows else pa.table({})
 
@@ -179,28 +215,30 @@ def _tidy(result: AuditResult, name: str) -> pa.Table:
 def _findings(result: AuditResult) -> list[dict[str, Any]]:
     return [
         {
-            "rank": found.rank,
-            "finding": found.id,
-            "verdict": str(found.verdict),
-            "class": found.class_name,
-            "cue": found.cue.name,
-            "heads": list(found.cue.heads),
-            **_estimate("d", found.association.d),
-            "q": found.association.q,
-            "p_family": found.association.p_family,
-            **_effects(found.counterfactual),
-            "images_needed": max((need.images or 0 for need in found.needs), default=0) or None,
+            "rank": finding.rank,
+            "finding": finding.id,
+            "verdict": str(finding.verdict),
+            "class": finding.class_name,
+            "cue": finding.cue.name,
+            "heads": list(finding.cue.heads),
+            **_estimate("d", finding.association.d),
+            "q": finding.association.q,
+            "p_family": finding.association.p_family,
+            **_reliance_columns(finding),
+            "images_needed": max((need.images or 0 for need in finding.needs), default=0) or None,
         }
-        for found in result.findings
+        for finding in result.findings
     ]
 
 
-def _effects(found: Counterfactual | None) -> dict[str, float | None]:
-    arm = None if found is None else found.arms[0]
+def _reliance_columns(finding: Finding) -> dict[str, float | None]:
+    """CLIP's gap and net effect."""
+    clip, effect = finding.by("clip"), finding.counterfactual
     return {
-        **_estimate("conflict", None if arm is None else arm.delta_conflict),
-        **_estimate("group_mean", None if arm is None else arm.delta_group_mean),
-        "p_control": None if arm is None or arm.control is None else arm.control.p,
+        **_estimate("gap", None if clip is None else clip.gap),
+        **_estimate("margin_d", None if clip is None else clip.margin_d),
+        **_estimate("net_did", None if effect is None else effect.net_did),
+        "p_did": None if effect is None else effect.p,
     }
 
 
@@ -220,7 +258,7 @@ def _associations(result: AuditResult) -> list[dict[str, Any]]:
 
 def _groups(result: AuditResult) -> list[dict[str, Any]]:
     sets: list[tuple[str | None, Groups]] = [(None, groups) for groups in result.groups]
-    sets += [(found.id, found.counterfactual.before) for found in result.findings if found.counterfactual]
+    sets += [(finding.id, finding.groups) for finding in result.findings if finding.groups is not None]
     return [
         {
             "finding": finding,
@@ -228,6 +266,7 @@ def _groups(result: AuditResult) -> list[dict[str, Any]]:
             "class": group.class_name,
             "value": group.value,
             "n": group.n,
+            "independent": group.independent,
             "size": group.size,
             **_estimate("accuracy", group.accuracy),
             **_estimate("without", group.without),
@@ -238,20 +277,55 @@ def _groups(result: AuditResult) -> list[dict[str, Any]]:
     ]
 
 
+def _class_rows(result: AuditResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "finding": finding.id,
+            "class": row.class_name,
+            "has": row.has,
+            "named": row.named,
+            **_estimate("d", row.d),
+            "n": row.n,
+            "independent": row.independent,
+            **_estimate("share", row.share),
+            "collect": row.collect,
+        }
+        for finding in result.findings
+        for row in finding.classes
+    ]
+
+
+def _reliances(result: AuditResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "finding": finding.id,
+            "answerer": part.answerer,
+            "verdict": str(part.verdict),
+            "state": part.state,
+            **_estimate("group_mean", part.group_mean),
+            **_estimate("gap", part.gap),
+            "gap_p": part.gap_p,
+            **_estimate("margin_d", part.margin_d),
+            **_estimate("net_did", None if part.effect is None else part.effect.net_did),
+        }
+        for finding in result.findings
+        for part in finding.reliance
+    ]
+
+
 def _arms(result: AuditResult) -> list[dict[str, Any]]:
     return [
         {
-            "finding": found.id,
+            "finding": finding.id,
             "arm": arm.name,
-            "heads": list(arm.heads),
+            "heads": list(finding.counterfactual.heads),
+            **_estimate("did", arm.did),
+            **_estimate("net_did", arm.net_did),
             **_estimate("conflict", arm.delta_conflict),
-            **_estimate("group_mean", arm.delta_group_mean),
-            **_estimate("worst", arm.delta_worst),
-            **_estimate("plain", arm.delta_plain),
         }
-        for found in result.findings
-        if found.counterfactual
-        for arm in found.counterfactual.arms
+        for finding in result.findings
+        if finding.counterfactual
+        for arm in finding.counterfactual.arms
     ]
 
 
@@ -273,34 +347,34 @@ def _shift(result: AuditResult) -> list[dict[str, Any]]:
 def _classes(result: AuditResult) -> list[dict[str, Any]]:
     return [
         {
-            "class": found.class_name,
-            "label": str(found.label),
-            "n": found.n,
-            "independent": found.independent,
-            "tested": found.tested,
-            **_estimate("accuracy", found.accuracy),
+            "class": entry.class_name,
+            "label": str(entry.label),
+            "n": entry.n,
+            "independent": entry.independent,
+            "tested": entry.tested,
+            **_estimate("accuracy", entry.accuracy),
         }
-        for found in result.classes
+        for entry in result.classes
     ]
 
 
 def _predictability(result: AuditResult) -> list[dict[str, Any]]:
     return [
         {
-            "head": found.head,
-            **_estimate("skill", found.skill),
-            **_estimate("class_free", found.skill_class_free),
-            "cue_share": found.cue_share,
+            "head": entry.head,
+            **_estimate("skill", entry.skill),
+            **_estimate("class_free", entry.skill_class_free),
+            "cue_share": entry.cue_share,
         }
-        for found in result.predictability
+        for entry in result.predictability
     ]
 
 
-def _estimate(name: str, found: Estimate | None) -> dict[str, float | None]:
+def _estimate(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     ends: Sequence[tuple[str, float | None]] = (
-        (name, found.value if found else None),
-        (f"{name}_low", found.low if found else None),
-        (f"{name}_high", found.high if found else None),
+        (name, estimate.value if estimate else None),
+        (f"{name}_low", estimate.low if estimate else None),
+        (f"{name}_high", estimate.high if estimate else None),
     )
     return dict(ends)
 
@@ -309,6 +383,8 @@ _TABLES: dict[str, Callable[[AuditResult], list[dict[str, Any]]]] = {
     "findings": _findings,
     "associations": _associations,
     "group_accuracy": _groups,
+    "class_rows": _class_rows,
+    "reliance": _reliances,
     "arms": _arms,
     "shift": _shift,
     "classes": _classes,

@@ -1,4 +1,4 @@
-"""Intervals and groups: Wilson, worst group (acceptance 6), gaps by chance, paired changes, conflicts."""
+"""Intervals and groups: Wilson, worst group, gaps by chance, paired changes, conflicts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def equal_groups(seed, accuracy_of_all=0.8, sizes=(400, 60, 60, 400)):
 
 
 def test_the_worst_groups_interval_covers_when_groups_are_equal():
-    """Acceptance 6: at least 93 % of 500 seeds."""
+    """Coverage is at least 93 % of 500 seeds."""
     covered = 0
     for seed in range(500):
         found, good = equal_groups(seed)
@@ -117,7 +117,7 @@ def test_paired_change_covers():
     hits = 0
     for _ in range(500):
         change = rng.choice([-1, 0, 1], 120, p=[0.05, 0.8, 0.15])
-        found = Paired(change=change, group=np.zeros(120, int), cluster=np.arange(120)).one(0)
+        found = Paired(change=change, group=np.zeros(120, int), cluster=np.arange(120)).of_group(0)
         hits += found.low <= 0.1 <= found.high
     assert hits / 500 > 0.93
 
@@ -125,8 +125,8 @@ def test_paired_change_covers():
 def test_near_duplicates_widen_a_paired_interval():
     change = np.repeat(np.random.default_rng(2).choice([-1, 0, 1], 20), 10)
     group = np.zeros(200, int)
-    alone = Paired(change=change, group=group, cluster=np.arange(200)).one(0)
-    together = Paired(change=change, group=group, cluster=np.repeat(np.arange(20), 10)).one(0)
+    alone = Paired(change=change, group=group, cluster=np.arange(200)).of_group(0)
+    together = Paired(change=change, group=group, cluster=np.repeat(np.arange(20), 10)).of_group(0)
     assert together.high - together.low > 2 * (alone.high - alone.low)
 
 

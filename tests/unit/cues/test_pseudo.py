@@ -1,4 +1,4 @@
-"""Pseudo-attributes: threshold, undecided middle, error rates, and the correction (acceptance 5)."""
+"""Pseudo-attributes: threshold, undecided middle, error rates, and the correction."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from clipaudit.cues.statistics.groups import grouping
 from clipaudit.cues.statistics.intervals import Paired
 from clipaudit.cues.statistics.pseudo import (
-    MIDDLE,
     MIN_PURITY,
+    UNDECIDED,
     ErrorRates,
     corrected_change,
     corrected_counts,
@@ -45,7 +45,7 @@ def change_of(truth, codes, change):
 
 
 def test_skew_and_error_make_a_conflict_impure_and_the_correction_restores_the_effect():
-    """Acceptance 5 and trap 6."""
+    """Trap 6 of docs/method.md 9."""
     covered, flipped = 0, 0
     for seed in range(60):
         truth, cue, said, change = skewed(seed)
@@ -97,7 +97,7 @@ def test_otsu_parts_two_humps_in_the_middle():
 
 def test_the_middle_is_left_undecided():
     codes, threshold = pseudo_values(np.random.default_rng(1).normal(size=1000))
-    assert (codes < 0).mean() == pytest.approx(MIDDLE, abs=0.01)
+    assert (codes < 0).mean() == pytest.approx(UNDECIDED, abs=0.01)
     assert abs(threshold) < 0.5
 
 

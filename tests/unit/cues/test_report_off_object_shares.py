@@ -15,8 +15,6 @@ from clipaudit.cues.report.save import illustrated
 from clipaudit.cues.result.off_object import NAME
 from clipaudit.heads.texts.pool import pool_for
 from clipaudit.heads.texts.vectors import RunTexts
-from clipaudit.localize.masks import MaskedShards, covered
-from clipaudit.localize.off_object import off_shares
 from tests.audit_examples import confirmed, example_result
 from tests.make_audits import audited_world
 
@@ -82,16 +80,18 @@ def test_the_share_is_that_of_the_maps_on_the_masks(birds, monkeypatch):
     """Against the images read in order with their masks, all of the class."""
     from clipaudit.cues.report import off_object_shares
     from clipaudit.cues.report.heat import HeatMaps
+    from clipaudit.localize.masks import MaskedShards, covered
+    from clipaudit.localize.off_object import off_shares
 
     run, result = birds
     monkeypatch.setattr(off_object_shares, "IMAGES", 10**6)
     monkeypatch.setattr(off_object_shares, "otsu", lambda scores: -np.inf)
     exact = said(result, run)
     heat = HeatMaps(run, RunTexts(run, "cpu"), device="cpu")
-    along = heat.along(result.findings[0])
+    shown = heat.map_direction(result.findings[0])
     everything = MaskedShards([shard.url for shard in run.manifest.shards], heat.maps._reader, label="cls")
     own = [sample for sample in everything if sample.label == 1]
-    scores, outliers = heat.maps.scorer(along.heads, along.direction)([sample.seen for sample in own])
+    scores, outliers = heat.maps.scorer(shown.heads, shown.direction)([sample.seen for sample in own])
     cover = np.stack([covered(sample.mask, scores.shape[1:]) for sample in own])
     share, _, mass = off_shares(scores.reshape(len(own), -1), cover, outliers.reshape(len(own), -1))
     assert exact.value == pytest.approx(np.nansum(share * mass) / mass[np.isfinite(share)].sum(), abs=1e-3)

@@ -6,7 +6,6 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
 
 from clipaudit.config import ModelConfig
 from clipaudit.errors import UsageError
@@ -26,8 +25,6 @@ from clipaudit.heads.ablation import (
 )
 from clipaudit.heads.textspan import textspan
 from clipaudit.heads.zeroshot import score, score_sets
-from clipaudit.model import Decomposer
-from clipaudit.model.loading import load_model
 from clipaudit.run.basis import write_basis
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run
@@ -87,6 +84,11 @@ def question(**changes):
 @pytest.fixture(scope="module")
 def decomposed(tiny_model, tmp_path_factory):
     """A run of the tiny model with components, and what the decomposer says of the same images."""
+    import torch
+
+    from clipaudit.model import Decomposer
+    from clipaudit.model.loading import load_model
+
     loaded = load_model(ModelConfig(name=tiny_model))
     decomposer = Decomposer(loaded.model, terms=True)
     out = decomposer(torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(0)))

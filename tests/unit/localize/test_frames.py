@@ -6,17 +6,27 @@ import io
 
 import numpy as np
 import pytest
-from open_clip.transform import image_transform
 from PIL import Image
 
 from clipaudit.config import DecodeConfig
 from clipaudit.errors import UsageError
-from clipaudit.localize.colours import coloured
-from clipaudit.localize.frames import Frame, PictureReader, entire, seen_by
-from clipaudit.localize.overlay import MapPanel, overlaid, sheet
-from clipaudit.model import describe_tower
-from clipaudit.shards.decoder import ImageDecoder
-from tests.tiny_models import tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global image_transform, coloured, Frame, PictureReader, entire, seen_by, MapPanel, overlaid, sheet
+    global describe_tower, ImageDecoder, tiny
+
+    from open_clip.transform import image_transform
+
+    from clipaudit.localize.colours import coloured
+    from clipaudit.localize.frames import Frame, PictureReader, entire, seen_by
+    from clipaudit.localize.overlay import MapPanel, overlaid, sheet
+    from clipaudit.model import describe_tower
+    from clipaudit.shards.decoder import ImageDecoder
+    from tests.tiny_models import tiny
+
 
 SIZES = [(64, 64), (300, 200), (200, 301), (90, 400), (1000, 333)]
 

@@ -14,10 +14,11 @@ import pytest
 
 from clipaudit.errors import RunNotFound
 from clipaudit.run.directory import RunDirectory
+from clipaudit.run.integrity import check
 from clipaudit.run.moments_file import load_moments, save_moments
 from clipaudit.run.reader import Run
 from clipaudit.run.records import FailureRecord, StoredFile
-from clipaudit.run.upkeep import check, gc, status
+from clipaudit.run.upkeep import gc, status
 from tests.make_runs import (
     SPEC,
     make_basis,
