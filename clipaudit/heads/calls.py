@@ -115,8 +115,8 @@ def ablate(
 
     Raises UsageError when a column is not stored, the run has no labels, no rows pass, or no head has a role.
 
-    >>> found = ablate("demo-out/birds-run", ["L04H01", "L05H00"], attribute="place")
-    >>> 0 <= found.ablated.accuracy.value <= 1
+    >>> result = ablate("demo-out/birds-run", ["L04H01", "L05H00"], attribute="place")
+    >>> 0 <= result.ablated.accuracy.value <= 1
     True
     """
     if random < 0:
