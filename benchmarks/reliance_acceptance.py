@@ -50,7 +50,7 @@ from clipaudit.cues.reliance.images import (
     ScoredImages,
     cue_cells,
 )
-from clipaudit.cues.reliance.rules import Reliance
+from clipaudit.cues.reliance.rules import MeasuredReliance
 from clipaudit.heads.texts.classes import load_templates
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.run.reader import Run
@@ -155,7 +155,7 @@ def images_of(
     return ScoredImages(truth=world.truth, classes=classes, cluster=codes, discovery=half[codes], sources=sources)
 
 
-def verdicts_of(reliance: Reliance) -> list[str]:
+def verdicts_of(reliance: MeasuredReliance) -> list[str]:
     """What would be said of a cue that is tied to its class."""
     rules = {
         "confirmed": reliance.relies_on_it,

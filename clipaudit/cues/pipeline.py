@@ -375,7 +375,7 @@ class _Job:
 
 
 def tested_classes(facts: ImageFacts, classes: int) -> Ints:
-    """Classes with enough independent images, as rows of the class vectors."""
+    """(K,) classes with enough independent images, as rows of the class vectors."""
     pairs = np.unique(np.stack([facts.truth, facts.cluster]), axis=1)
     tested: Ints = np.flatnonzero(np.bincount(pairs[0], minlength=classes) >= MIN_INDEPENDENT)
     return tested

@@ -47,7 +47,7 @@ NO_GOOD_WORD: Final = 0.2
 
 
 def value_finding(
-    context: Context, cue: ValueCue, measured: Sequence[rules.Reliance], stands_in_for: str | None
+    context: Context, cue: ValueCue, measured: Sequence[rules.MeasuredReliance], stands_in_for: str | None
 ) -> Finding:
     """Everything that is known of a value; measured: of each answerer."""
     screen, m = cue.screen, context.row_of(cue.screen, cue.place)
@@ -146,7 +146,7 @@ def _former_ids(context: Context, screen: AttributeScreen, upper: Bools, value: 
 def _reliance(
     context: Context,
     cue: ValueCue,
-    measured: rules.Reliance,
+    measured: rules.MeasuredReliance,
     outcome: Verdict,
     words: Words,
     association: Association,
@@ -170,7 +170,7 @@ def _reliance(
 
 
 def _missing(
-    case: VerdictCase, outcome: Verdict, cue: ValueCue, measured: Sequence[rules.Reliance], words: Words
+    case: VerdictCase, outcome: Verdict, cue: ValueCue, measured: Sequence[rules.MeasuredReliance], words: Words
 ) -> tuple[Need, ...]:
     first = next(iter(measured), None)
     cells: list[CellSize] = []
@@ -192,7 +192,7 @@ def _where(words: Words, conflicting: bool) -> str:
     return f"{words.name} {'without' if conflicting else 'with'} {words.cue}"
 
 
-def _reasons(measured: rules.Reliance) -> list[str]:
+def _reasons(measured: rules.MeasuredReliance) -> list[str]:
     """Why an answerer's evidence falls short, in words."""
     who, gap, effect = ANSWERERS.get(measured.answerer, measured.answerer), measured.gap, measured.effect
     reasons = []
