@@ -1,4 +1,4 @@
-"""Whether reliance verdicts can be trusted: simulated worlds of known truth (STATISTICS 5, items 3, 6 and 7).
+"""Whether reliance verdicts can be trusted: simulated worlds of known truth.
 
 python benchmarks/reliance_acceptance.py ghosts        columns that no head sees: believed in <= 5 %
 python benchmarks/reliance_acceptance.py difficulty    columns that make images hard, and a class-biased model
@@ -50,7 +50,7 @@ from clipaudit.cues.reliance.images import (
     ScoredImages,
     cue_cells,
 )
-from clipaudit.cues.reliance.rules import Reliance
+from clipaudit.cues.reliance.rules import MeasuredReliance
 from clipaudit.heads.texts.classes import load_templates
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.run.reader import Run
@@ -155,7 +155,7 @@ def images_of(
     return ScoredImages(truth=world.truth, classes=classes, cluster=codes, discovery=half[codes], sources=sources)
 
 
-def verdicts_of(reliance: Reliance) -> list[str]:
+def verdicts_of(reliance: MeasuredReliance) -> list[str]:
     """What would be said of a cue that is tied to its class."""
     rules = {
         "confirmed": reliance.relies_on_it,
@@ -212,7 +212,7 @@ def ghosts(worlds: int, seed: int) -> None:
     tally = Tally()
     for number in range(worlds):
         rng = np.random.default_rng([seed, 1, number])
-        model = random_model(rng)
+        model = random_model(rng, reliance=0.0 if number % 2 else float(rng.choice([0.5, 1.0])))
         n = int(rng.choice([300, 600, 1200])) * max(model.classes // 2, 1)
         n = min(n, 3000)
         classes = rng.integers(0, model.classes, n)
@@ -276,7 +276,7 @@ def shared_sources(worlds: int, seed: int) -> None:
     tally = Tally()
     for number in range(worlds):
         rng = np.random.default_rng([seed, 9, number])
-        model = random_model(rng, classes=2, reliance=0.0)
+        model = random_model(rng, classes=2, reliance=0.0, core=float(rng.uniform(0.4, 0.8)))
         for count in (8, 10, 20, 40):
             source = np.arange(800) % count
             classes = rng.integers(0, 2, 800)
@@ -554,8 +554,10 @@ def _birds(folder: Path, seed: int) -> tuple[TableAnswerer, ScoredImages, dict[s
     having = {}
     for name in columns:
         attribute = stored.facts.attributes[f"attributes.{name}"]
-        value = attribute.values.index("water") if name == "place" else int(np.bincount(attribute.codes).argmax())
-        having[name] = (attribute.codes == value).astype(np.int64)
+        value = (
+            attribute.values.index("water") if name == "place" else int(np.bincount(attribute.codes + 1)[1:].argmax())
+        )
+        having[name] = np.where(attribute.codes < 0, -1, attribute.codes == value).astype(np.int64)
     return answerer, scored, having
 
 

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,16 +14,10 @@ import psutil
 import pytest
 
 from clipaudit.run.reader import Run
-from tests.commands import ROOT
+from tests.commands import ROOT, free_port
 from tests.make_shards import write_photos
 
 RAY = str(Path(sys.executable).with_name("ray"))
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +89,7 @@ def submit(head, *arguments, **changes):
     )
 
 
+@pytest.mark.full
 def test_a_submitted_job_does_the_work(head, tmp_path, tiny_model):
     write_photos(tmp_path / "s-0.tar", 10)
     result = submit(
@@ -106,6 +100,7 @@ def test_a_submitted_job_does_the_work(head, tmp_path, tiny_model):
     assert len(Run(str(tmp_path / "run"))) == 10
 
 
+@pytest.mark.full
 def test_a_failed_jobs_log_has_the_sentence(head, tmp_path, tiny_model):
     result = submit(head, f"{tmp_path}/nothing-*.tar", "--out", str(tmp_path / "run"), "--model", tiny_model)
     assert result.returncode == 1, "Ray's own exit code for any failed job"
@@ -113,6 +108,7 @@ def test_a_failed_jobs_log_has_the_sentence(head, tmp_path, tiny_model):
     assert "Traceback" not in result.stdout
 
 
+@pytest.mark.full
 def test_a_client_without_the_token_is_refused(head, tmp_path, tiny_model):
     result = submit(head, "x.tar", "--out", str(tmp_path / "run"), RAY_AUTH_MODE="disabled")
     assert result.returncode != 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from clipaudit.arrays import Ints
-from clipaudit.cues.findings.by_attribute import column_finding, stand_ins, value_cues, value_finding
+from clipaudit.cues.findings.by_attribute import value_finding
+from clipaudit.cues.findings.by_column import column_finding
 from clipaudit.cues.findings.by_text import text_finding
 from clipaudit.cues.findings.candidates import grounded_in, text_cues
 from clipaudit.cues.findings.measured_reliance import having_of, measure_reliance
+from clipaudit.cues.findings.value_cues import stand_ins, value_cues
 from clipaudit.cues.measure.context import Context, Progress
-from clipaudit.cues.reliance.rules import Placebo
+from clipaudit.cues.reliance.rules import PlaceboDraws
 from clipaudit.cues.result.finding_parts import Verdict
 from clipaudit.cues.result.result import Finding
 
@@ -16,7 +18,7 @@ _KEPT_WITHOUT_TIE = (Verdict.MODEL_ONLY, Verdict.NEEDED)
 """A value that goes with no class is a finding only if a model hangs on it."""
 
 
-def findings_of(context: Context, progress: Progress) -> tuple[list[Finding], Placebo | None]:
+def findings_of(context: Context, progress: Progress) -> tuple[list[Finding], PlaceboDraws | None]:
     """Every finding, not yet ranked, and how often permuted columns were believed."""
     cues = value_cues(context)[: context.options.max_findings]
     progress("reliance", 0, 1)

@@ -16,8 +16,7 @@ from clipaudit.cues.findings.measured_reliance import (
     corrected_gap_of,
     having_of,
     judged,
-    pointed_by_model,
-    scored_values,
+    scored_groups,
 )
 from clipaudit.cues.findings.sentences import ANSWERERS, Words, action, sentence
 from clipaudit.cues.findings.verdicts import (
@@ -28,7 +27,6 @@ from clipaudit.cues.findings.verdicts import (
     needs,
     verdicts,
 )
-from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.naming import value_contrast
 from clipaudit.cues.reliance import rules
@@ -37,136 +35,33 @@ from clipaudit.cues.result.off_object import not_measured
 from clipaudit.cues.result.reliance_parts import Reliance
 from clipaudit.cues.result.result import Finding, finding_id
 from clipaudit.cues.statistics.attributes import AttributeScreen
-from clipaudit.cues.statistics.groups import Grouping, describe_groups, grouping
+from clipaudit.cues.statistics.groups import describe_groups
 
 _CARRIES: Final = 0.3
 """Strength of a value along a direction, inside classes."""
-_MOST_SEARCHED: Final = 10
-_GAP: Final = 2.5
-"""Standard errors between accuracies, on the discovery half, from which a value that goes with no class is tried."""
-_SIDE: Final = 50
-"""Independent images on either side that this needs."""
 NO_GOOD_WORD: Final = 0.2
 """Cosine of the best text with what sets images with the cue apart, below which no text fits."""
-
-
-# -- which values ------------------------------------------------------------------------------------------------------
-
-
-def value_cues(context: Context) -> list[ValueCue]:
-    """Values whose cut passes, strongest first, of a column of two values one; then those that the model seems to hang
-    on though they go with no class."""
-    associated = []
-    for screen in context.attributes:
-        rows = [context.row_of(screen, place) for place in range(len(screen.values))]
-        passing = [place for place, m in enumerate(rows) if context.passed[m] and context.family.cuts[m].d > 0]
-        if len(screen.values) == 2 and passing:  # two ends of one cue: the rarer value names it
-            passing = [int(np.argmin(screen.counts.sum(axis=0)[screen.values]))]
-        for place in passing:
-            m = rows[place]
-            cue = ValueCue(screen=screen, place=place, upper=context.family.cuts[m].upper, associated=True)
-            associated.append((float(context.family.limits[m, 0]), cue))
-    strongest = [cue for _, cue in sorted(associated, key=lambda item: -item[0])]
-    return strongest + relied_cues(context)
-
-
-def relied_cues(context: Context) -> list[ValueCue]:
-    """Values inside +-delta whose conflicting images are answered worse than others on the discovery half; the model
-    says which classes they point to."""
-    answers = context.answers
-    if answers is None:
-        return []
-    suspects = []
-    delta = context.options.delta_warn
-    for screen in context.attributes:
-        codes = scored_values(answers, screen)
-        places = range(1 if len(screen.values) == 2 else len(screen.values))
-        for place in places:
-            m = context.row_of(screen, place)
-            low, high = context.family.limits[m]
-            having = having_of(codes, int(screen.values[place]))
-            upper = pointed_by_model(context, answers, having) if -delta < low and high < delta else None
-            if upper is None:
-                continue
-            difference = _difference(context, answers, having, upper)
-            if difference > _GAP:
-                cue = ValueCue(screen=screen, place=place, upper=upper, associated=False)
-                suspects.append((difference, cue))
-    return [cue for _, cue in sorted(suspects, key=lambda item: -item[0])[:_MOST_SEARCHED]]
-
-
-def _difference(context: Context, answers: Answers, having: Ints, upper: Bools) -> float:
-    """Standard errors between the accuracies of aligned and conflicting images (having (n,) 1, 0, -1), on the discovery
-    half."""
-    pointed = np.zeros(len(context.names), np.bool_)
-    pointed[context.tested] = upper
-    rows = answers.facts.discovery & (having >= 0) & np.isin(answers.truth, context.tested)
-    aligned = rows & ((having == 1) == pointed[answers.truth])
-    against = rows & ~aligned
-    right = answers.right(answers.base)
-    if min(int(against.sum()), int(aligned.sum())) < _SIDE:
-        return 0.0
-    a, b = right[aligned].mean(), right[against].mean()
-    error = np.sqrt(a * (1 - a) / aligned.sum() + b * (1 - b) / against.sum())
-    return float((a - b) / max(error, 1e-9))
-
-
-def stand_ins(
-    cues: Sequence[ValueCue], measured: Sequence[Sequence[rules.Reliance]], limits: Sequence[float]
-) -> list[str | None]:
-    """For each cue a column that cannot be told from it and is tied more strongly, which is judged in its stead."""
-    result: list[str | None] = []
-    for place, cue in enumerate(cues):
-        columns = {name for part in measured[place] for name in part.inseparable_from}
-        stronger = [
-            other.screen.attribute.column
-            for number, other in enumerate(cues)
-            if other.screen is not cue.screen
-            and other.screen.attribute.column in columns
-            and (limits[number], -number) > (limits[place], -place)
-        ]
-        result.append(stronger[0] if stronger else None)
-    return result
-
-
-def scored_groups(context: Context, answers: Answers, screen: AttributeScreen) -> Grouping:
-    """The scored images by class and value of an attribute, in the association's values."""
-    codes = scored_values(answers, screen)
-    return grouping(answers.truth, context.names.names, screen.attribute.column, screen.attribute.values, codes)
 
 
 # -- a finding ---------------------------------------------------------------------------------------------------------
 
 
 def value_finding(
-    context: Context, cue: ValueCue, measured: Sequence[rules.Reliance], stands_in_for: str | None
+    context: Context, cue: ValueCue, measured: Sequence[rules.MeasuredReliance], stands_in_for: str | None
 ) -> Finding:
     """Everything that is known of a value; measured: of each answerer."""
     screen, m = cue.screen, context.row_of(cue.screen, cue.place)
     association = building.attribute_association(context, screen, cue.place)
     codes = screen.attribute.codes[context.scan.sample]
     having = having_of(codes, cue.value)
-    # chosen with labels, so on the half that nothing is scored on
-    strength = context.differences(np.where(context.sampled.discovery, having, -1))
-    members, signs = carrying(context, strength)
-    carriers = tuple(dict.fromkeys(context.scan.directions[m].head for m in members.tolist()))
-    core = bool({cue.word, screen.attribute.column, cue.name} & set(context.options.core)) or (
-        screen.attribute.column in context.core_columns
-    )
-    case = VerdictCase(
-        kind="value",
-        classes_from=context.classes_from,
-        association=association,
-        reliance=[judged(part, core) for part in measured],
-        few_sources=context.few_sources,
-        stands_in_for=stands_in_for,
-    )
+    members, signs, carriers = _carriers(context, having)
+    core = _is_core(context, cue)
+    case = _case(context, association, measured, core, stands_in_for)
     outcomes = verdicts(case)
     outcome = headline(outcomes)
-    column = screen.attribute.column.rpartition(".")[2]
-    words = building.named_words(context, cue.upper, cue.word, column)
+    words = building.named_words(context, cue.upper, cue.word, screen.attribute.column.rpartition(".")[2])
     missing = _missing(case, outcome, cue, measured, words)
-    rest = "" if not missing else _rest(missing)
+    rest = rest_of(missing) if missing else ""
     reliance = tuple(
         _reliance(context, cue, part, one, words, association, rest)
         for part, one in zip(measured, outcomes, strict=False)
@@ -174,12 +69,6 @@ def value_finding(
     worst = next((part for part in reliance if part.verdict is outcome), None)
     heads = worst.effect.heads if worst is not None and worst.effect is not None else carriers
     scores = _scores(context, members, signs, having)
-    plan = to_collect(*value_counts(screen.counts, cue.value), cue.upper)
-    many = (
-        labels_needed(association, int(context.design.counts[cue.upper].sum()))
-        if outcome is Verdict.OBSERVED
-        else plan.total
-    )
     described, cosine = _cue(context, cue, having, members, heads, association.d.value)
     model = str(context.run.manifest.model["name"])
     return Finding(
@@ -191,9 +80,9 @@ def value_finding(
         sentence=worst.sentence
         if worst is not None
         else sentence(words, outcome, association, context.classes_from, rest=rest),
-        action=action(outcome, words, many),
+        action=action(outcome, words, _images_asked_for(context, cue, association, outcome)),
         class_name=", ".join(words.classes),
-        label=context.label(_first(context, words)),
+        label=context.label(first_class(context, words)),
         side=words.side,
         classes=building.class_rows(
             context, cue.upper, context.family.d[m], context.family.error[m], screen, cue.value
@@ -204,13 +93,13 @@ def value_finding(
         explained_by=tuple(dict.fromkeys(name for part in measured for name in part.explained_by)),
         inseparable_from=tuple(dict.fromkeys(name for part in measured for name in part.inseparable_from)),
         core=core,
-        groups=_groups(context, screen, heads if worst is not None and worst.effect is not None else ()),
+        groups=groups_of(context, screen, heads if worst is not None and worst.effect is not None else ()),
         cells=building.attribute_cells(context, screen, cue.upper),
         distributions=building.distributions(
             context, _label(context, members, described), scores, cue.upper, screen.attribute.values, codes
         ),
         evidence=_evidence(context, scores, cue.upper),
-        false_alarm=_false_alarm(words.name, cue.word, context),
+        false_alarm=column_warnings(words.name, cue.word, context),
         needs=missing,
         stability=building.finding_stability(context, np.where(having == 1, 1.0, 0.0), cue.upper),
         gallery=building.gallery(context, scores, cue.upper, heads, having, _two(screen, cue.value)),
@@ -219,7 +108,47 @@ def value_finding(
     )
 
 
-def _first(context: Context, words: Words) -> int:
+def _carriers(context: Context, having: Ints) -> tuple[Ints, Float64s, tuple[str, ...]]:
+    """Directions that carry a value, their signs, and their heads; having (s,) 1 with it, 0 without, -1 unknown."""
+    # chosen with labels, so on the half that nothing is scored on
+    strength = context.differences(np.where(context.sampled.discovery, having, -1))
+    members, signs = carrying(context, strength)
+    return members, signs, tuple(dict.fromkeys(context.scan.directions[m].head for m in members.tolist()))
+
+
+def _is_core(context: Context, cue: ValueCue) -> bool:
+    """Whether the user called the value or its column part of the class."""
+    column = cue.screen.attribute.column
+    return bool({cue.word, column, cue.name} & set(context.options.core)) or column in context.core_columns
+
+
+def _case(
+    context: Context,
+    association: Association,
+    measured: Sequence[rules.MeasuredReliance],
+    core: bool,
+    stands_in_for: str | None,
+) -> VerdictCase:
+    """What the verdicts on a value rest on."""
+    return VerdictCase(
+        kind="value",
+        classes_from=context.classes_from,
+        association=association,
+        reliance=[judged(part, core) for part in measured],
+        few_sources=context.few_sources,
+        stands_in_for=stands_in_for,
+    )
+
+
+def _images_asked_for(context: Context, cue: ValueCue, association: Association, outcome: Verdict) -> int | None:
+    """Images to label where a value is only observed, else images to collect."""
+    if outcome is Verdict.OBSERVED:
+        return labels_needed(association, int(context.design.counts[cue.upper].sum()))
+    return to_collect(*value_counts(cue.screen.counts, cue.value), cue.upper).total
+
+
+def first_class(context: Context, words: Words) -> int:
+    """The first of the named classes, as a tested class."""
     return next(k for k in range(context.design.classes) if context.name(k) == words.classes[0])
 
 
@@ -237,7 +166,7 @@ def _former_ids(context: Context, screen: AttributeScreen, upper: Bools, value: 
 def _reliance(
     context: Context,
     cue: ValueCue,
-    measured: rules.Reliance,
+    measured: rules.MeasuredReliance,
     outcome: Verdict,
     words: Words,
     association: Association,
@@ -261,7 +190,7 @@ def _reliance(
 
 
 def _missing(
-    case: VerdictCase, outcome: Verdict, cue: ValueCue, measured: Sequence[rules.Reliance], words: Words
+    case: VerdictCase, outcome: Verdict, cue: ValueCue, measured: Sequence[rules.MeasuredReliance], words: Words
 ) -> tuple[Need, ...]:
     first = next(iter(measured), None)
     cells: list[CellSize] = []
@@ -283,7 +212,7 @@ def _where(words: Words, conflicting: bool) -> str:
     return f"{words.name} {'without' if conflicting else 'with'} {words.cue}"
 
 
-def _reasons(measured: rules.Reliance) -> list[str]:
+def _reasons(measured: rules.MeasuredReliance) -> list[str]:
     """Why an answerer's evidence falls short, in words."""
     who, gap, effect = ANSWERERS.get(measured.answerer, measured.answerer), measured.gap, measured.effect
     reasons = []
@@ -303,7 +232,8 @@ def _reasons(measured: rules.Reliance) -> list[str]:
     return reasons
 
 
-def _rest(missing: Sequence[Need]) -> str:
+def rest_of(missing: Sequence[Need]) -> str:
+    """What is missing, at a sentence's end: images first."""
     counted = next((need for need in missing if need.images is not None), None)
     if counted is not None:
         return f"{counted.images:,} more images are needed: {counted.what}"
@@ -321,7 +251,7 @@ def carrying(context: Context, strength: Float64s) -> tuple[Ints, Float64s]:
     return members, np.sign(strength[members])
 
 
-def _groups(context: Context, screen: AttributeScreen, heads: Sequence[str]) -> Groups | None:
+def groups_of(context: Context, screen: AttributeScreen, heads: Sequence[str]) -> Groups | None:
     """Accuracies of all scored images by class and value, before and with the heads at their means."""
     if context.answers is None:
         return None
@@ -336,69 +266,6 @@ def _groups(context: Context, screen: AttributeScreen, heads: Sequence[str]) -> 
         train=train_counts(context, screen),
         after=answers.right(answers.without(heads)) if heads else None,
         cluster=answers.facts.source if answers.facts.source is not None else answers.facts.cluster,
-    )
-
-
-# -- a column as a whole -----------------------------------------------------------------------------------------------
-
-
-def column_finding(context: Context, screen: AttributeScreen) -> Finding:
-    """A column that is tied to the classes without any value that is."""
-    place = len(screen.values) if screen.has_whole else 0
-    m = context.row_of(screen, place)
-    upper = context.family.cuts[m].upper
-    association = building.attribute_association(context, screen, place)
-    case = VerdictCase(
-        kind="column",
-        classes_from=context.classes_from,
-        association=association,
-        few_sources=context.few_sources,
-    )
-    outcome = headline(verdicts(case))
-    column = screen.attribute.column.rpartition(".")[2]
-    words = building.named_words(context, upper, column, column)
-    missing = needs(case, outcome, column, (), None, ())
-    codes = screen.attribute.codes[context.scan.sample]
-    scores = screen.scores[np.maximum(codes, 0), place].astype(np.float32)
-    scores[codes < 0] = scores[codes >= 0].mean() if (codes >= 0).any() else 0.0
-    having = np.where(codes < 0, -1, (scores > np.median(scores)).astype(np.int64))
-    model = str(context.run.manifest.model["name"])
-    return Finding(
-        id=finding_id(model, words.name, screen.attribute.column),
-        former_ids=(),
-        rank=0,
-        verdict=outcome,
-        kind="column",
-        sentence=sentence(words, outcome, association, context.classes_from, rest=_rest(missing) if missing else ""),
-        action=action(outcome, words, None),
-        class_name=", ".join(words.classes),
-        label=context.label(_first(context, words)),
-        side=words.side,
-        classes=building.class_rows(context, upper, context.family.d[m], context.family.error[m]),
-        cue=Cue(
-            name=column,
-            words=(CueWord(text=column, property="attribute", kind="context-like", head=None, d=association.d.value),),
-            opposite=None,
-            heads=(),
-            attribute=screen.attribute.column,
-            value=None,
-            class_part=None,
-        ),
-        association=association,
-        reliance=(),
-        explained_by=(),
-        inseparable_from=(),
-        core=screen.attribute.column in context.core_columns,
-        groups=_groups(context, screen, ()),
-        cells=building.attribute_cells(context, screen, upper),
-        distributions=None,
-        evidence=(not_measured(),),
-        false_alarm=_false_alarm(words.name, column, context),
-        needs=missing,
-        stability=building.finding_stability(context, scores, upper),
-        gallery=building.gallery(context, scores, upper, (), having, (f"low {column}", f"high {column}")),
-        no_good_word=False,
-        merged=0,
     )
 
 
@@ -476,7 +343,8 @@ def _evidence(context: Context, scores: Float32s, upper: Bools) -> tuple[Evidenc
     )
 
 
-def _false_alarm(name: str, value: str, context: Context) -> tuple[str, ...]:
+def column_warnings(name: str, value: str, context: Context) -> tuple[str, ...]:
+    """Why a finding of a column could be a false alarm."""
     column = f"The column may be wrong: look at the conflicting images. It was taken as it is, for {context.rows}."
     if context.classes_from != "label":
         return (building.guess_warning(context, name, value), column)

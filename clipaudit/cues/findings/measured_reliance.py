@@ -34,6 +34,7 @@ from clipaudit.cues.result.reliance_parts import (
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen
 from clipaudit.cues.statistics.columns import MAX_BINS, OTHER, binned_column
+from clipaudit.cues.statistics.groups import Grouping, grouping
 from clipaudit.cues.statistics.known_error import corrected_cells
 
 _MEASURED_BY_IMAGE = "image."
@@ -97,6 +98,12 @@ def scored_values(answers: Answers, screen: AttributeScreen) -> Ints:
     return code_of[scored.codes]
 
 
+def scored_groups(context: Context, answers: Answers, screen: AttributeScreen) -> Grouping:
+    """The scored images by class and value of an attribute, in the association's values."""
+    codes = scored_values(answers, screen)
+    return grouping(answers.truth, context.names.names, screen.attribute.column, screen.attribute.values, codes)
+
+
 def having_of(codes: Ints, value: int) -> Ints:
     """(n,) 1 with a value, 0 with another, -1 without any."""
     return np.where(codes < 0, -1, (codes == value).astype(np.int64))
@@ -104,7 +111,7 @@ def having_of(codes: Ints, value: int) -> Ints:
 
 def measure_reliance(
     context: Context, cues: Sequence[ValueCue]
-) -> tuple[tuple[tuple[rules.Reliance, ...], ...], rules.Placebo | None]:
+) -> tuple[tuple[tuple[rules.MeasuredReliance, ...], ...], rules.PlaceboDraws | None]:
     """By cue and answerer, all together, and how often permuted columns are believed; nothing without labels."""
     if context.answers is None or not cues:
         return tuple(() for _ in cues), None
@@ -204,7 +211,7 @@ class Judged:
     does_not_hang_on_it: bool
 
 
-def judged(measured: rules.Reliance, core: bool) -> RelianceRules:
+def judged(measured: rules.MeasuredReliance, core: bool) -> RelianceRules:
     """The rules' answers; a column that cannot be told apart decides elsewhere which of both is judged."""
     gap = (
         measured.hangs_on_it
@@ -222,7 +229,7 @@ def judged(measured: rules.Reliance, core: bool) -> RelianceRules:
 
 
 def as_result(
-    context: Context, measured: rules.Reliance, verdict: Verdict, sentence: str, corrected_gap: Estimate | None
+    context: Context, measured: rules.MeasuredReliance, verdict: Verdict, sentence: str, corrected_gap: Estimate | None
 ) -> Reliance:
     """The numbers as the result holds them."""
     gap, noise = measured.gap, measured.label_noise
@@ -302,7 +309,7 @@ def effect_of(effect: SpecificEffect, p: float) -> Counterfactual:
     )
 
 
-def placebo_of(placebo: rules.Placebo | None) -> Placebo | None:
+def placebo_of(placebo: rules.PlaceboDraws | None) -> Placebo | None:
     """How often permuted columns were believed, as the result holds it."""
     if placebo is None:
         return None

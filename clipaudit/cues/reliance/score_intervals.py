@@ -8,18 +8,7 @@ from scipy import stats
 from clipaudit.arrays import Bools, Float64s, Ints
 from clipaudit.cues.reliance.clustered import Cells
 from clipaudit.cues.result.finding_parts import Estimate
-
-
-def wilson(share: Float64s, n: Float64s, quantile: float) -> tuple[Float64s, Float64s]:
-    """Wilson's score limits of shares (G,) of n (G,) images, n any number above 0; quantile is that of two sides.
-
-    Wilson (JASA 1927). 0..1 where n is 0.
-    """
-    size = np.maximum(n, 1e-9)
-    square = quantile**2 / size
-    centre = (share + square / 2) / (1 + square)
-    half = quantile / (1 + square) * np.sqrt(share * (1 - share) / size + square / (4 * size))
-    return np.clip(centre - half, 0.0, 1.0), np.clip(centre + half, 0.0, 1.0)
+from clipaudit.statistics import wilson
 
 
 def effective(cells: Cells, right: Bools) -> Float64s:
@@ -45,8 +34,8 @@ def quantile(cells: Cells, level: float) -> float:
 
 
 def cell_accuracies(cells: Cells, right: Bools, level: float = 0.95, together: int = 1) -> list[Estimate]:
-    """Each cell's accuracy with Wilson limits on its effective size; with several together all hold at once
-    (Bonferroni)."""
+    """Each cell's accuracy, right (n,), with Wilson limits on its effective size; with several together all hold at
+    once (Bonferroni)."""
     level = 1 - (1 - level) / max(together, 1)
     share, n = cells.means(right), effective(cells, right)
     low, high = wilson(share, n, quantile(cells, level))

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from clipaudit.arrays import Float32s
+from clipaudit.arrays import Float32s, Uint8s
 from clipaudit.cues.report.heat import HeatMaps, MapDirection
 from clipaudit.cues.report.pictures import CARDS
 from clipaudit.cues.result.finding_parts import Evidence
@@ -28,7 +28,6 @@ from clipaudit.heads.texts.classes import load_templates
 from clipaudit.heads.texts.pool import load_pool, pool_for
 from clipaudit.localize.masks import Mask, covered, read_cut_mask
 from clipaudit.localize.off_object import OffObject, off_object, off_shares
-from clipaudit.localize.run_maps import Pixels
 from clipaudit.run.row import ImageId
 from clipaudit.run.stored_images import StoredImages, StoredPlace
 
@@ -45,7 +44,7 @@ _THREADS: Final = 4
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Image:
-    pixels: Pixels
+    pixels: Uint8s
     mask: Mask | None
     """(h, w) of the same pixels, above 0 on the object."""
     cluster: str

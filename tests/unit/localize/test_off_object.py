@@ -10,13 +10,20 @@ import numpy as np
 import pytest
 
 from clipaudit.errors import ShardUnreadable, UsageError
-from clipaudit.localize.frames import entire
-from clipaudit.localize.masks import read_cut_mask
-from clipaudit.localize.off_object import off_object, off_shares
 from clipaudit.run.reader import Run
 from clipaudit.run.stored_images import StoredImages
 from tests.make_audits import audited
 from tests.make_shards import huge_png_bytes, jpeg_bytes, member_offsets, png_bytes, write_shard
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global entire, read_cut_mask, off_object, off_shares
+
+    from clipaudit.localize.frames import entire
+    from clipaudit.localize.masks import read_cut_mask
+    from clipaudit.localize.off_object import off_object, off_shares
 
 
 def test_shares_of_planted_maps():
