@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from clipaudit.arrays import Bools, Float32s, Float64s, Floats
+from clipaudit.arrays import ArrayHolder, Bools, Float32s, Float64s, Floats
 from clipaudit.errors import UsageError
 from clipaudit.heads.textspan import TextSpan
 from clipaudit.heads.zeroshot import LogitBatch
@@ -29,8 +29,8 @@ _BATCH_BYTES = 64 * 2**20
 # -- replacement means -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Means:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Means(ArrayHolder):
     """What ablated columns are replaced by, and where it comes from."""
 
     values: dict[str, Float64s]
@@ -85,8 +85,8 @@ def _streamed_means(run: Run, columns: Sequence[str], rows: Rows, balanced: bool
 # -- replacements ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Replacement:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Replacement(ArrayHolder):
     """One column replaced: the embedding loses `(values - mean) @ matrix`."""
 
     column: str
@@ -146,8 +146,8 @@ def _replacements(
 # -- zero-shot ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ZeroShot:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class ZeroShot(ArrayHolder):
     """The question that each row answers: which class is this image?"""
 
     classes: Float32s

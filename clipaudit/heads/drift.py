@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from scipy import stats
 
-from clipaudit.arrays import Float64s, Floats, Ints
+from clipaudit.arrays import ArrayHolder, Float64s, Floats, Ints
 from clipaudit.errors import UsageError
 
 _LEVEL: Final = 0.95
@@ -24,8 +24,8 @@ _FLOOR: Final = 1e-10
 """Least variance of a direction relative to the largest one: stored numbers are rounded to float16."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class HeadSample:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class HeadSample(ArrayHolder):
     """A head's moments over some rows."""
 
     count: int
@@ -66,8 +66,8 @@ class MeanTest:
     """What a standard error is multiplied by for intervals that hold along all directions at once."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Drift:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Drift(ArrayHolder):
     """One head between two sets of rows."""
 
     test: MeanTest

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from clipaudit.arrays import Float64s, Floats, Ints
+from clipaudit.arrays import ArrayHolder, Float64s, Floats, Ints
 from clipaudit.errors import UsageError
 from clipaudit.run.basis import Basis
 from clipaudit.run.moments import Moments
@@ -33,8 +33,8 @@ _TIE = 1e-10
 """Scores this close, relatively, are equal: copies of a text differ by the order in which BLAS adds them up."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class TextSpan:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class TextSpan(ArrayHolder):
     """The texts that span a head, in the order of choice."""
 
     criterion: Criterion
@@ -202,8 +202,8 @@ def shared_texts(spans: Mapping[str, TextSpan], top: int | None = None) -> dict[
     return dict(sorted(shared, key=lambda item: (-len(item[1]), item[0])))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PickStability:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class PickStability(ArrayHolder):
     """How often each text is chosen when shards are drawn again."""
 
     head: str

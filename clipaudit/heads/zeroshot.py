@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from clipaudit.arrays import Bools, Float32s, Float64s, Ints
+from clipaudit.arrays import ArrayHolder, Bools, Float32s, Float64s, Ints
 from clipaudit.errors import UsageError
 from clipaudit.statistics import Proportion
 
@@ -20,8 +20,8 @@ _BLOCK = 2**24
 """Logits held at once while many sets of heads are tried."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class LogitBatch:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class LogitBatch(ArrayHolder):
     """Some rows' logits, and what each of P replaced columns takes away from them."""
 
     base: Float32s
@@ -34,8 +34,8 @@ class LogitBatch:
     """(n,) the attribute's values, str objects, None where a row has none; all None without an attribute."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Score:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Score(ArrayHolder):
     """What zero-shot classification gets right."""
 
     confusion: Ints
@@ -73,8 +73,8 @@ def near_chance(accuracy: Proportion, classes: int) -> bool:
     return accuracy.interval()[0] <= 1 / classes
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class SetScores:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class SetScores(ArrayHolder):
     """Right answers of many sets of ablated columns; S sets, C classes, G groups."""
 
     sets: Bools

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import Compose, InterpolationMode, Resize
 
-from clipaudit.arrays import Float32s, Uint8s
+from clipaudit.arrays import ArrayHolder, Float32s, Uint8s
 from clipaudit.config import DecodeConfig
 from clipaudit.errors import UsageError
 from clipaudit.model import Tower
@@ -61,8 +61,8 @@ class Frame:
         return min(max(x, 0.0), self.size[1] - 1.0), min(max(y, 0.0), self.size[0] - 1.0)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class FramedPicture:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class FramedPicture(ArrayHolder):
     """An image file, as displayed and as the model sees it."""
 
     name: str

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipaudit.arrays import Ints, Uint8s
+from clipaudit.arrays import ArrayHolder, Ints, Uint8s
 from clipaudit.errors import UsageError
 
 
@@ -25,8 +25,8 @@ def enlarged(scores: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Points:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Points(ArrayHolder):
     """Point prompts for a segmenter such as SAM."""
 
     xy: Ints

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from clipaudit.arrays import ArrayHolder
 from clipaudit.config import Precision
 from clipaudit.errors import UsageError
 from clipaudit.localize.attention import GradCam, RawAttention, Relevance, Rollout
@@ -34,8 +35,8 @@ class Localiser(Protocol):
         """
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Options:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Options(ArrayHolder):
     """Options of all localisers; each method reads its own."""
 
     heads: Sequence[tuple[int, int]] | None = None

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipaudit.arrays import ArrayHolder
 from clipaudit.config import Precision
 from clipaudit.errors import UsageError
 from clipaudit.localize.tensors import autocast, check_images
@@ -28,8 +29,8 @@ TAU = 2.0
 """The sharpness of the softmax over texts that weighs them (the published value)."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PatchFeatures:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class PatchFeatures(ArrayHolder):
     """A batch's patches in the joint space, from one forward pass."""
 
     whole: Tensor

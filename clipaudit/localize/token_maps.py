@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from clipaudit.arrays import ArrayHolder
 from clipaudit.config import Precision
 from clipaudit.errors import UsageError
 from clipaudit.localize.tensors import as_grid, check_images, check_texts
@@ -23,8 +24,8 @@ OUTLIER = 2.0
 """A token whose residual stream is this many times as long as its image's median is marked as register-like."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class TokenMaps:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class TokenMaps(ArrayHolder):
     """What tokens add to the products of unit image embeddings with texts; patches and `rest` sum to `heads`."""
 
     patches: Tensor

@@ -26,7 +26,7 @@ from clipaudit.model.readout import Matrices, Readout
 from clipaudit.model.towers import AttentionPool, Tower
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class PooledReadout(Readout):
     """Where heads and constants point behind an attention pool. Q and T are shared by all heads: their first two axes
     have length 1, and K is the pool's width. `attention_bias` is (layers, P, K / P), before the image's pooling."""

@@ -44,8 +44,10 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         scale = _nonzero(weight.abs().amax(dim=1) / _INT8_MAX)
-        self.weight = (weight / scale[:, None]).round_().to(torch.int8)
-        """(out, in) int8."""
+        columns = (weight / scale[:, None]).round_().to(torch.int8).T
+        # torch 2.14 misreads a factor of one row whose strides are those of a column
+        self.columns = columns.clone(memory_format=torch.contiguous_format) if len(columns) == 1 else columns
+        """(in, out) int8."""
         self.scale, self.bias = scale, torch.zeros_like(scale) if bias is None else bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,7 +55,7 @@ class Int8Linear(nn.Module):
         rows = x.reshape(-1, x.shape[-1])
         step = _nonzero(rows.abs().amax(dim=1, keepdim=True) / _INT8_MAX)
         rounded = (rows / step).round_().to(torch.int8)
-        products = torch._int_mm(rounded, self.weight.T)  # (rows, out) int32
+        products = torch._int_mm(rounded, self.columns)  # (rows, out) int32
         # cast before multiplying: a product of int32 and float32 takes ten times as long
         return torch.addcmul(self.bias, products.float().mul_(step), self.scale).reshape(*x.shape[:-1], -1)
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipaudit.arrays import ArrayHolder
 from clipaudit.model.towers import Block, Tower
 
 Matrices: TypeAlias = dict[str, Tensor]
@@ -26,8 +27,8 @@ _RANK_TOLERANCE = 1e-13
 """Directions that a head writes with less than this share of its largest singular value are rounding noise."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Readout:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Readout(ArrayHolder):
     """Where the heads and the constants of a tower point in the joint space. Tensors are float64 on the CPU.
 
     With u a head's attention-weighted value (head_dim) and s the image's scale, the head adds `s u M = y Q` to the unit

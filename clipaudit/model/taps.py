@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
 
+from clipaudit.arrays import ArrayHolder
 from clipaudit.model.towers import Block, Tower
 
 Attend: TypeAlias = Callable[[int, Tensor, Tensor, Tensor, Tensor | None], Tensor | None]
@@ -27,8 +28,8 @@ _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyD
 _locks_guard = threading.Lock()
 
 
-@dataclass(eq=False)
-class Record:
+@dataclass(eq=False, repr=False)
+class Record(ArrayHolder):
     """What the taps recorded, in the dtype that the model computed in.
 
     R rows an image: the class token, the mean over the pooled tokens, or (where tokens have different weights) every

@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Float32s, Floats, Ints
+from clipaudit.arrays import ArrayHolder, Bools, Float32s, Floats, Ints
 from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.retrieval.card import EMBEDDING, indexed
 from clipaudit.retrieval.head_index import HeadIndex
@@ -33,8 +33,8 @@ _MASKS: Final = 8
 _ROLES: Final = ("heads/all/heads.json", "heads/heads.json")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Question:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Question(ArrayHolder):
     """A question to one index or to several."""
 
     queries: Mapping[str, Floats]

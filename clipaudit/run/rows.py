@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipaudit.arrays import Float32s
+from clipaudit.arrays import ArrayHolder, Float32s
 from clipaudit.errors import UsageError
 from clipaudit.run.filter_columns import FilterColumns
 from clipaudit.run.filter_terms import Filter
@@ -48,8 +48,8 @@ class Rows:
 ALL = Rows()
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class RowBatch:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class RowBatch(ArrayHolder):
     """Some ok rows of a run."""
 
     vectors: dict[str, Float32s]

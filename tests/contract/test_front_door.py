@@ -130,6 +130,30 @@ def test_the_readmes_block_about_reading_runs_as_it_stands(world, monkeypatch):
     exec(compile(reading, "README.md", "exec"), {})
 
 
+def test_results_do_not_print_their_arrays(world, monkeypatch):
+    import PIL.Image
+
+    monkeypatch.chdir(world)
+    loaded = clipaudit.load_model("demo")
+    decomposer = clipaudit.Decomposer(loaded.model, tokens=True)
+    texts = clipaudit.TextPool.of(["a photo of water", "a photo of a forest", "a photo of a bird"])
+    results = {
+        "model": loaded,
+        "tower": decomposer.tower,
+        "readout": decomposer.readout,
+        "decomposition": decomposer(loaded.transform(PIL.Image.open("photo.jpg"))[None]),
+        "explanation": clipaudit.explain("photo.jpg", "a bird", "demo", method="patches"),
+        "words": clipaudit.describe_heads("demo-out/birds-run", heads="L05H00", texts=texts, steps=2, roles=False),
+        "ablation": clipaudit.ablate("demo-out/birds-run", "L05H00"),
+    }
+    for name, result in results.items():
+        text = repr(result)
+        assert "array(" not in text, name
+        assert "tensor(" not in text, name
+        assert "Parameter containing" not in text, name
+        assert len(text) < 6000, name
+
+
 # -- the paths of version 0.1 ------------------------------------------------------------------------------------------
 
 

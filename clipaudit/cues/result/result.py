@@ -118,7 +118,12 @@ class Finding(Documented):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class AuditResult(Documented):
-    """Everything that a spurious-cue audit found."""
+    """Everything that a spurious-cue audit found; in a notebook a table of the findings.
+
+    >>> result = audit_cues("demo-out/birds-run", AuditOptions(permutations=0, random_sets=200))
+    >>> result.to_json()["verdict"] == result.verdict
+    True
+    """
 
     schema_version: int
     run: str
