@@ -34,7 +34,8 @@ from clipaudit.model.loading import Normaliser, load_model
 from clipaudit.shards import decoder as images_module
 from clipaudit.shards.decoder import ImageDecoder, perceptual_hash
 from clipaudit.shards.decoder_processes import ProcessDecoder
-from clipaudit.shards.reader import ShardReader, expand
+from clipaudit.shards.listing import expand
+from clipaudit.shards.reader import ShardReader
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from clipaudit.errors import UsageError
 from clipaudit.redact import private_url, public_url
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
+EngineName: TypeAlias = Literal["ray", "local"]
 
 
 def _require(condition: bool, sentence: str) -> None:
@@ -118,7 +119,7 @@ class ExecutionConfig:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    engine: Literal["ray", "local"] = "ray"
+    engine: EngineName = "ray"
     workers: int | None = None
     """Worker processes; default: one per GPU of the cluster, else one per four CPUs. The local engine has one."""
     address: str | None = None
@@ -140,7 +141,7 @@ class ExecutionConfig:
 
     def __post_init__(self) -> None:
         _require(self.log_format in ("text", "json"), f"--log-format must be text or json, not {self.log_format!r}")
-        _require(self.engine in ("ray", "local"), f"--engine must be ray or local, not {self.engine!r}")
+        _require(self.engine in get_args(EngineName), f"--engine must be ray or local, not {self.engine!r}")
         _require(self.workers is None or self.workers >= 1, f"--workers must be at least 1, not {self.workers}")
         _require(
             self.engine == "ray" or self.workers in (None, 1),

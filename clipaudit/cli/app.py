@@ -49,7 +49,7 @@ def _main(
 
 
 @app.command()
-def run_job(
+def audit(
     shards: Annotated[
         list[str] | None,
         typer.Argument(
@@ -174,22 +174,14 @@ def run_job(
 def _audit(config: JobConfig, as_json: bool) -> None:
     from clipaudit.cli.console.job import ConsoleReporter
     from clipaudit.cli.console.job_log import JsonReporter
-    from clipaudit.job.driver import run_job as run_audit
-    from clipaudit.job.protocol import Pool
+    from clipaudit.job.driver import run_job
+    from clipaudit.job.engines import make_pool
 
-    pool: Pool
-    if config.execution.engine == "local":
-        from clipaudit.job.engine_local import LocalPool
-
-        pool = LocalPool(config)
-    else:
-        from clipaudit.job.engine_ray import RayPool
-
-        pool = RayPool(config)
+    pool = make_pool(config)
     shown = JsonReporter if config.execution.log_format == "json" else ConsoleReporter
     with shown(config) as reporter, _stop_on_signals(reporter.stopping) as stop:
         try:
-            result = run_audit(config, pool, reporter, stop)
+            result = run_job(config, pool, reporter, stop)
         except KeyboardInterrupt:  # the second signal
             raise Interrupted("stopped at once; the same command goes on from the last committed shard") from None
     if as_json:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from clipaudit.cli.options import JsonOption, RunArgument, listed, one_of, option, print_json
 
 if TYPE_CHECKING:
-    from clipaudit.config import ExecutionConfig
     from clipaudit.retrieval.build import BuildTask
     from clipaudit.retrieval.card import IndexCard, Metric
-    from clipaudit.retrieval.plan import Builder
 
 EXECUTION = "Execution"
 
@@ -63,12 +61,14 @@ def index(
     Example: `clipaudit index runs/train --heads L11H05,embedding --memory 4GB`
     """
     from clipaudit.cli.console.index import IndexReporter
-    from clipaudit.config import ExecutionConfig
+    from clipaudit.config import EngineName, ExecutionConfig
+    from clipaudit.job.engines import load_engine
+    from clipaudit.retrieval.build import build_shared
     from clipaudit.retrieval.kinds import parse_memory
     from clipaudit.retrieval.plan import IndexConfig, build_indexes
 
     one_of("--metric", metric, ("cosine", "centred", "raw"))
-    one_of("--engine", engine, ("ray", "local"))
+    one_of("--engine", engine, get_args(EngineName))
     config = IndexConfig(
         run=run,
         heads=listed(heads) or None,
@@ -79,11 +79,16 @@ def index(
         seed=seed,
     )
     execution = ExecutionConfig(
-        engine=cast(Literal["ray", "local"], engine), workers=workers, address=address, cpus_per_worker=cpus_per_worker
+        engine=cast("EngineName", engine), workers=workers, address=address, cpus_per_worker=cpus_per_worker
     )
+    runner = load_engine(execution.engine)
     with IndexReporter(quiet=as_json) as reporter:
-        builder = _on_ray(execution) if engine == "ray" else reporter.build
-        cards = build_indexes(config, builder, reporter.done)
+        build = reporter.build if runner.IN_THIS_PROCESS else build_shared
+
+        def build_all(tasks: Sequence[BuildTask]) -> Iterator[IndexCard]:
+            return runner.map_items(build, tasks, execution)
+
+        cards = build_indexes(config, build_all, reporter.done)
         reporter.finish(cards, run)
     if as_json:
         print_json([asdict(card) for card in cards])
@@ -117,14 +122,3 @@ def duplicates(
         print_json(asdict(found))
     else:
         print_duplicates(found)
-
-
-def _on_ray(execution: ExecutionConfig) -> Builder:
-    def build_on_ray(tasks: Sequence[BuildTask]) -> Iterator[IndexCard]:
-        from clipaudit.job.engine_ray import map_on_actors
-
-        return map_on_actors(build_shared, tasks, execution)
-
-    from clipaudit.retrieval.build import build_shared
-
-    return build_on_ray

@@ -15,10 +15,11 @@ from clipaudit.job.staging import Staging
 from clipaudit.model import Decomposer, Decomposition
 from clipaudit.model.loading import LoadedModel
 from clipaudit.schema import Shard
+from clipaudit.shards.braces import expand_braces
 from clipaudit.shards.decoder import ImageDecoder
 from clipaudit.shards.feed import ShardFeed
 from clipaudit.shards.fields import Fields
-from clipaudit.shards.listing import expand, expand_braces
+from clipaudit.shards.listing import expand
 
 _IMAGES: Final = 64
 _ROUNDS: Final = 3  # of either side, in turns, for the ratio of times

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from clipaudit.config import JobConfig
+from clipaudit.config import ExecutionConfig, JobConfig
 from clipaudit.errors import ShardError, ShardTooSlow
 from clipaudit.job.progress import Tally
 from clipaudit.job.protocol import Event, Failed, FailureKind, Finished, Ready, Task
@@ -18,6 +20,24 @@ if TYPE_CHECKING:
     from clipaudit.job.worker import ShardWorker
 
 _NAME = "local"
+
+IN_THIS_PROCESS = True
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def make_pool(config: JobConfig) -> LocalPool:
+    """One worker in this process for one job; it is not started yet."""
+    return LocalPool(config)
+
+
+def map_items(
+    function: Callable[[_Item, int, int], _Result], items: Sequence[_Item], execution: ExecutionConfig
+) -> Iterator[_Result]:
+    """`function(item, threads, 1)` for one item after another, in their order, with a thread for each CPU."""
+    for item in items:
+        yield function(item, os.cpu_count() or 1, 1)
 
 
 class LocalPool:

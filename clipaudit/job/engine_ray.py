@@ -1,4 +1,4 @@
-"""The pool of workers on Ray: long-lived actors, one shard each at a time (the only file that imports ray)."""
+"""Workers on Ray: long-lived actors, each with one shard at a time (the only file that imports ray)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import ray
@@ -16,13 +14,16 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util import metrics
 
 from clipaudit.config import ExecutionConfig, JobConfig
-from clipaudit.errors import ClipauditError, RunInvalid, ShardError, ShardTooSlow, UsageError
-from clipaudit.job.engine_ray_actor import ActorView
-from clipaudit.job.progress import Rate, Tally, shares
+from clipaudit.errors import ClipauditError, RunInvalid, ShardTooSlow, UsageError
+from clipaudit.job.engine_ray_actor import ItemActor, WorkerActor, WorkerNotLoaded
+from clipaudit.job.engine_ray_metrics import JobMetrics
+from clipaudit.job.engine_ray_view import ActorView
+from clipaudit.job.progress import Tally
 from clipaudit.job.protocol import Event, Failed, FailureKind, Finished, Ready, StartFailed, Task, WorkerFacts
 from clipaudit.job.sizing import callers_and_cpus, workers_and_resources, workers_that_fit
-from clipaudit.run.records import CommitRecord
 from clipaudit.storage.remote import remote_errors
+
+IN_THIS_PROCESS = False
 
 _LOSS_SETTLES_SECONDS = 40.0  # Ray needs up to about half a minute to declare a silent node dead
 _PROGRESS_SECONDS = 1.0  # for up to a hundred workers; asked less often when there are more
@@ -34,84 +35,45 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-class _Actor:
-    """The remote side: a ShardWorker behind three calls. `__init__` does nothing, so that Ray can always restart it."""
-
-    def __init__(self, config: JobConfig, threads: int) -> None:
-        self._config = config
-        self._threads = threads
-        self._worker: Any = None
-        self._cancel = threading.Event()
-        self._one_at_a_time = threading.Lock()
+class _Actor(WorkerActor):
+    """A WorkerActor that also knows where it runs."""
 
     def start(self) -> tuple[WorkerFacts, str]:
-        """Load the model; (facts, Ray node id).
-
-        A driver that had lost sight of this process calls it again: then the attempt that may still run is given up.
-        """
-        import torch
-
-        from clipaudit.job.worker import ShardWorker
-
-        self._cancel.set()
-        with self._one_at_a_time:
-            self._cancel.clear()
-            if self._worker is None:
-                torch.set_num_threads(self._threads)
-                self._worker = ShardWorker(self._config, self._cancel)
-        return self._worker.facts, ray.get_runtime_context().get_node_id()
-
-    def process(self, task: Task) -> CommitRecord:
-        """Write one shard's files."""
-        if self._worker is None:  # Ray restarted the process between two calls
-            raise _NotStartedError(f"{task.shard.url}: the worker was restarted")
-        with self._one_at_a_time:
-            record: CommitRecord = self._worker.process(task)
-        return record
-
-    def progress(self) -> int:
-        """Samples that the running attempt has written."""
-        return 0 if self._worker is None else int(self._worker.samples_done)
+        """Load the model; (facts, Ray's id of this node)."""
+        return self.load(), ray.get_runtime_context().get_node_id()
 
 
-class _NotStartedError(ShardError):
-    """The actor's process is new and has no model yet."""
+def make_pool(config: JobConfig) -> RayPool:
+    """The actors of one job, not started yet."""
+    return RayPool(config)
 
 
-class _Caller:
-    """The remote side of `map_on_actors`: calls what it is given."""
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401
-        """`function(*arguments)`."""
-        return function(*arguments)
-
-
-def map_on_actors(
+def map_items(
     function: Callable[[_Item, int, int], _Result], items: Sequence[_Item], execution: ExecutionConfig
 ) -> Iterator[_Result]:
-    """`function(item, cpus, actors)` for every item, many at once on a cluster's actors; results as they come.
+    """`function(item, threads, callers)` for every item, many at once on a cluster's actors; results as they come.
 
-    An item whose process is lost is tried again on a new one, `max_attempts` times in all, then RunInvalid. What the
-    function raises is raised here.
+    An item whose process is lost is tried again on a new actor, `execution.max_attempts` times in all; then RunInvalid
+    is raised. What the function raises is raised here.
     """
     if not items:
         return
     owned = connect(execution)
     try:
-        workers, cpus = callers_and_cpus(execution, len(items), ray.cluster_resources())
-        new = ray.remote(_Caller).options(num_cpus=cpus, num_gpus=0, max_restarts=0).remote
+        actors, cpus = callers_and_cpus(execution, len(items), ray.cluster_resources())
+        new_actor = ray.remote(ItemActor).options(num_cpus=cpus, num_gpus=0, max_restarts=0).remote
         waiting, attempts = list(reversed(range(len(items)))), [0] * len(items)
-        idle = [new() for _ in range(workers)]
-        running: dict[Any, tuple[int, Any]] = {}
+        idle = [new_actor() for _ in range(actors)]
+        running: dict[Any, tuple[int, Any]] = {}  # Ray's reference -> (number of the item, actor)
         while waiting or running:
             while waiting and idle:
                 number, actor = waiting.pop(), idle.pop()
                 attempts[number] += 1
-                running[actor.call.remote(function, items[number], max(1, int(cpus)), workers)] = number, actor
-            done, _ = ray.wait(list(running), num_returns=1)
-            number, actor = running.pop(done[0])
+                running[actor.call.remote(function, items[number], max(1, int(cpus)), actors)] = number, actor
+            finished, _ = ray.wait(list(running), num_returns=1)
+            number, actor = running.pop(finished[0])
             try:
-                result: _Result = ray.get(done[0])
+                result: _Result = ray.get(finished[0])
             except RayTaskError as error:
                 raise error.cause from error
             except RayError as error:
@@ -120,7 +82,7 @@ def map_on_actors(
                         f"the worker process was lost {attempts[number]} times at {items[number]}"
                     ) from error
                 waiting.append(number)
-                idle.append(new())
+                idle.append(new_actor())
                 continue
             idle.append(actor)
             yield result
@@ -130,23 +92,29 @@ def map_on_actors(
 
 
 class RayPool:
-    """Actors of one Ray cluster as a scheduler's Pool."""
+    """Actors of one Ray cluster as a scheduler's Pool.
+
+    Every call of an actor that has not ended is a reference in `_pending` (`start`, `process`) or `_progress`. An actor
+    whose process was lost is started again, at once or after a pause (`_restarts`); the task that it had is reported as
+    failed by `_settle_losses` once the cause is known, because the death of a node does not count against the shard.
+    """
 
     def __init__(self, config: JobConfig) -> None:
         self._config = config
         self._workers: dict[str, ActorView] = {}
         self._pending: dict[Any, ActorView] = {}
-        self._again: list[tuple[float, ActorView]] = []
+        self._restarts: list[tuple[float, ActorView]] = []  # (monotonic seconds when it is due, worker)
         self._progress: dict[Any, ActorView] = {}
         self._progress_at = self._grown_at = self._published_at = 0.0
-        self._samples: dict[str, int] = {}
-        self._figures: _Figures | None = None
+        self._samples: dict[str, int] = {}  # by worker: what its running attempt had written when it last answered
+        self._metrics: JobMetrics | None = None
         self._owns_cluster = self._started = False
 
     def start(self) -> None:
-        """Join or start the cluster and create the actors."""
+        """Join or start the cluster and create the actors. Raises UsageError when neither is possible."""
         self._owns_cluster = connect(self._config.execution)
         count, cpus, gpus = workers_and_resources(self._config, ray.cluster_resources())
+        # Ray restarts lost processes, but repeats no call by itself: which attempts count is the scheduler's to decide.
         self._options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": -1, "max_task_retries": 0}
         self._add_workers(count)
 
@@ -176,14 +144,17 @@ class RayPool:
                 ray.kill(worker.actor, no_restart=False)
 
     def restart(self, worker: str) -> None:
-        """Start a worker again after it failed to start."""
-        found = self._workers[worker]
-        ray.kill(found.actor)
-        found.actor = self._new_actor()
-        self._start(found)
+        """Start a worker again, as a new actor, after StartFailed."""
+        view = self._workers[worker]
+        ray.kill(view.actor)
+        view.actor = self._new_actor()
+        self._start(view)
 
     def poll(self, timeout: float) -> list[Event]:
-        """Events since the last call; waits up to `timeout` seconds for the first."""
+        """Events since the last call; waits up to `timeout` seconds for the first.
+
+        Raises the error of a worker that ends the job: RunInvalid, and UsageError for a wrong option.
+        """
         self._grow()
         self._start_again()
         events: list[Event] = []
@@ -191,6 +162,7 @@ class RayPool:
             time.sleep(timeout)
         else:
             pending = list(self._pending)
+            # All that have ended, without waiting; only when there is none, wait for one.
             ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
             if not ready:
                 ready, _ = ray.wait(pending, num_returns=1, timeout=timeout)
@@ -212,18 +184,19 @@ class RayPool:
         busy = [worker for worker in self._workers.values() if worker.state == "busy"]
         if time.monotonic() - self._progress_at > _PROGRESS_SECONDS * max(1.0, len(busy) / 100):
             self._progress_at = time.monotonic()
-            asked = {worker.name for worker in self._progress.values()}  # a call may wait for a process to come back
-            fresh = [worker for worker in busy if worker.name not in asked]
-            self._progress.update({worker.actor.progress.remote(): worker for worker in fresh})
+            # A call may wait for a process that is restarting: no second one is sent to the same worker.
+            asked = {worker.name for worker in self._progress.values()}
+            unasked = [worker for worker in busy if worker.name not in asked]
+            self._progress.update({worker.actor.progress.remote(): worker for worker in unasked})
         return sum(self._samples.get(worker.name, 0) for worker in busy)
 
     def publish(self, tally: Tally) -> None:
-        """Set the job's Ray metrics, which Ray's agents serve to Prometheus."""
-        if self._figures is None:
-            self._figures = _Figures(self._config.out)
+        """Set the job's Ray metrics, which Ray's agents serve to Prometheus; at most every two seconds."""
+        if self._metrics is None:
+            self._metrics = JobMetrics(self._config.out, metrics.Gauge, metrics.Counter)
         if time.monotonic() - self._published_at > _METRICS_SECONDS:
             self._published_at = time.monotonic()
-            self._figures.set(tally)
+            self._metrics.set(tally)
 
     def close(self) -> None:
         """End the actors, and the cluster if this pool started it."""
@@ -248,14 +221,15 @@ class RayPool:
         self._add_workers(max(0, fitting - len(self._workers)))
 
     def _start_again(self) -> None:
+        """Start the workers whose pause is over."""
         now = time.monotonic()
-        due = [worker for at, worker in self._again if at <= now]
-        self._again = [(at, worker) for at, worker in self._again if at > now]
+        due = [worker for due_at, worker in self._restarts if due_at <= now]
+        self._restarts = [(due_at, worker) for due_at, worker in self._restarts if due_at > now]
         for worker in due:
             self._start(worker)
 
     def _new_actor(self) -> Any:  # noqa: ANN401 - Ray's handle has no public type
-        # one call processes, one answers progress(), one is start() of a driver that lost sight of the first
+        # Three calls at a time: process(), progress(), and start() of a driver that lost sight of the first.
         remote = ray.remote(_Actor).options(**self._options, max_concurrency=3)
         return remote.remote(self._config, max(1, int(self._options["num_cpus"])))
 
@@ -263,7 +237,7 @@ class RayPool:
         worker.state = "starting"
         self._pending[worker.actor.start.remote()] = worker
 
-    def _resolve(self, ref: Any, worker: ActorView) -> list[Event]:  # noqa: ANN401
+    def _resolve(self, ref: Any, worker: ActorView) -> list[Event]:  # noqa: ANN401 - Ray's reference
         """Turn one finished call into events; a user's mistake or a full disk ends the job by raising."""
         try:
             value = ray.get(ref)
@@ -282,7 +256,8 @@ class RayPool:
         return [Finished(task=task, record=value)]
 
     def _resolve_raised(self, worker: ActorView, cause: BaseException, trace: str) -> list[Event]:
-        # where another worker has started, what stops this one is its node's fault, and no option's
+        """The events of a call that raised `cause`; its process lives on."""
+        # Where another worker has started, the options are right, and what stops this one is wrong with its node.
         mistake = isinstance(cause, UsageError) and not (worker.state == "starting" and self._started)
         if mistake or isinstance(cause, RunInvalid):
             raise cause
@@ -290,7 +265,7 @@ class RayPool:
         if worker.state == "starting":
             worker.state = "failed"
             return [StartFailed(worker=worker.name, error=sentence, traceback=trace)]
-        if isinstance(cause, _NotStartedError):
+        if isinstance(cause, WorkerNotLoaded):
             return self._resolve_lost(worker, cause)
         task, worker.state, worker.task = worker.task, "idle", None
         assert task is not None
@@ -303,11 +278,11 @@ class RayPool:
         ]
 
     def _renew(self, worker: ActorView) -> None:
-        """A new process in place of one that may be what is broken: after an error of its GPU all others follow."""
+        """Replace the process by a new one: after some errors, such as one of its GPU, every later call fails too."""
         ray.kill(worker.actor)
         worker.broken += 1
         worker.actor, worker.state = self._new_actor(), "starting"
-        self._again.append((time.monotonic() + worker.pause(), worker))
+        self._restarts.append((time.monotonic() + worker.pause(), worker))
 
     def _resolve_lost(self, worker: ActorView, error: BaseException) -> list[Event]:
         """The actor's process is gone: start it again, and report a running task once the cause is known."""
@@ -318,15 +293,16 @@ class RayPool:
         if worker.state == "busy":
             worker.lost_at, worker.lost_error, worker.lost_node = time.monotonic(), sentence, worker.node
             self._samples.pop(worker.name, None)
-        if isinstance(error, ActorDiedError):  # for good: a new actor takes its place
+        if isinstance(error, ActorDiedError):  # Ray does not restart it: a new actor takes its place
             worker.actor = self._new_actor()
-        wait = _RESTART_SECONDS if worker.state == "starting" else 0.0  # what fails at once must not be asked at once
+        # A call that was lost while the process was starting fails at once; without a pause this would be a busy loop.
+        pause = _RESTART_SECONDS if worker.state == "starting" else 0.0
         worker.state = "starting"
-        self._again.append((time.monotonic() + wait, worker))
+        self._restarts.append((time.monotonic() + pause, worker))
         return []
 
     def _settle_losses(self) -> list[Event]:
-        """Report lost tasks whose cause is known: the node is dead, the worker is back, or nothing more will come."""
+        """Report lost tasks whose cause is known: their node is dead, their worker is back, or the time is over."""
         lost = [worker for worker in self._workers.values() if worker.lost_at is not None and worker.task is not None]
         if not lost:
             return []
@@ -346,61 +322,18 @@ class RayPool:
         return events
 
 
-class _Figures:
-    """A job's Ray metrics. Ray adds the prefix `ray_` to each name, and tags of its own."""
-
-    def __init__(self, run: str) -> None:
-        def make(kind: Any, name: str, text: str, *tags: str) -> Any:  # noqa: ANN401
-            metric = kind(f"clipaudit_{name}", text, tag_keys=("run", *tags))
-            metric.set_default_tags({"run": run})
-            return metric
-
-        gauge, counter = partial(make, metrics.Gauge), partial(make, metrics.Counter)
-        self._shards = gauge("shards", "Shards by state: committed, running, queued, failed.", "state")
-        self._workers = gauge("workers", "Workers by state: ready, starting.", "state")
-        self._speed = gauge("images_per_second", "Images a second over the last half minute, all workers together.")
-        self._busy = gauge("stage_busy_ratio", "Share of the attempts' time that a stage was busy, 0..1.", "stage")
-        self._images = counter("images_total", "Images committed by this job, by status.", "status")
-        self._retries = counter("retries_total", "Attempts that failed and were followed by another.", "kind")
-        self._rate = Rate()
-        self._counted: Counter[tuple[str, str]] = Counter()
-
-    def set(self, tally: Tally) -> None:
-        """Bring every metric to what the tally says."""
-        states = (
-            ("committed", tally.shards_committed),
-            ("running", tally.running),
-            ("queued", tally.queued),
-            ("failed", tally.failed),
-        )
-        for state, number in states:
-            self._shards.set(number, {"state": state})
-        self._workers.set(tally.workers_ready, {"state": "ready"})
-        self._workers.set(tally.workers - tally.workers_ready, {"state": "starting"})
-        self._speed.set(self._rate.update(time.monotonic(), tally.samples))
-        for stage, share in shares(tally.seconds).items():
-            self._busy.set(share, {"stage": stage})
-        for status, number in (("ok", tally.ok), *tally.skipped.items()):
-            self._count(self._images, "status", status, number)
-        for kind, number in tally.retries.items():
-            self._count(self._retries, "kind", kind, number)
-
-    def _count(self, counter: metrics.Counter, tag: str, value: str, total: int) -> None:
-        new = total - self._counted[tag, value]
-        if new > 0:
-            counter.inc(new, {tag: value})
-            self._counted[tag, value] = total
-
-
 def connect(config: ExecutionConfig) -> bool:
-    """Join the cluster that the job runs in or `address` names, else start a local one; True if it was started here."""
+    """Join the cluster that the job runs in or `address` names, else start a local one; True if it was started here.
+
+    Does nothing where Ray is connected already. Raises UsageError when the cluster cannot be used.
+    """
     if ray.is_initialized():
         return False
     address = config.address or os.environ.get("RAY_ADDRESS") or "local"
     local = address == "local"
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
-        # a bare ray.init() would join whatever cluster happens to run on this machine
+        # "local" is named, because ray.init() without an address joins whatever cluster runs on this machine.
         ray.init(
             address=address,
             log_to_driver=False,
@@ -409,12 +342,13 @@ def connect(config: ExecutionConfig) -> bool:
         )
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         hint = "" if local else "; if it uses token authentication, set RAY_AUTH_MODE=token and the cluster's token"
-        first = str(error).strip().split("\n", 1)[0]
-        raise UsageError(f"Ray at address {address!r} cannot be used: {first}{hint}") from error
+        first_line = str(error).strip().split("\n", 1)[0]
+        raise UsageError(f"Ray at address {address!r} cannot be used: {first_line}{hint}") from error
     if callable(on_terminate) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray has put a handler in its place that exits at once
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray has replaced the handler by one that exits at once
     return local
 
 
 def _nodes_alive() -> set[str]:
+    """Ray's ids of the nodes that are alive."""
     return {entry["NodeID"] for entry in ray.nodes() if entry["Alive"]}

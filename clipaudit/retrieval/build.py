@@ -76,9 +76,11 @@ def build(task: BuildTask, progress: Progress = lambda stage, share: None) -> In
         return _extend(run, task, progress) if task.update else _build(run, task, progress)
 
 
-def build_shared(task: BuildTask, cpus: int, builders: int) -> IndexCard:
+def build_shared(
+    task: BuildTask, cpus: int, builders: int, progress: Progress = lambda stage, share: None
+) -> IndexCard:
     """`build` with `cpus` threads, as one of `builders` that share a machine's memory."""
-    return build(replace(task, threads=cpus, builders=builders))
+    return build(replace(task, threads=cpus, builders=builders), progress)
 
 
 def _build(run: Run, task: BuildTask, progress: Progress) -> IndexCard:

@@ -19,18 +19,15 @@ from fsspec import AbstractFileSystem
 from clipaudit.errors import ShardNotFound, StoreUnavailable, UsageError
 from clipaudit.redact import private_url, public_url
 from clipaudit.schema import Shard
-from clipaudit.storage.remote import open_filesystem, reason, retried
-from clipaudit.storage.remote import remote_errors as remote_errors
+from clipaudit.shards.braces import MAX_SHARDS, balanced, expand_braces
+from clipaudit.storage.remote import open_filesystem, reason, remote_errors, retried
 
 _EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _COMPRESSED: Final = (".gz", ".tgz", ".bz2", ".xz", ".zst")
-_FEW: Final = 16  # up to here a stat each is cheaper than the listing of a large directory
+_MAX_SINGLE_STATS: Final = 16  # for so many names a stat each is cheaper than listing a large directory
 _STAT_THREADS: Final = 32
-_MOST_SHARDS: Final = 1_000_000
-_INNERMOST_BRACES: Final = re.compile(r"\{([^{}]*)\}")
-_RANGE: Final = re.compile(r"(\d+)\.\.(\d+)(?:\.\.(\d+))?")
-# Where file systems tell what changes with the content, the surest first.
-_MARKS: Final = (
+# Entries of fsspec's file information that change with the content, the most reliable first.
+_ETAG_KEYS: Final = (
     "ETag", "etag", "md5Hash", "Content-MD5", "mtime", "LastModified", "Last-Modified", "last_modified", "created"
 )  # fmt: skip
 _T = TypeVar("_T")
@@ -38,11 +35,14 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What identifies the content of a file, as far as its file system says."""
+    """What a file system says of a file's content."""
 
     url: str
+    """Absolute path of a local file, else a URL without credentials."""
     size: int
+    """Bytes."""
     etag: str
+    """Changes with the content: the store's ETag or checksum, else the modification time with the size."""
     directory: bool = False
 
 
@@ -50,107 +50,77 @@ def expand(patterns: Sequence[str]) -> list[Shard]:
     """The shards that paths or URLs with braces and globs name: in the order given, each once, ids by position.
 
     A glob's matches are sorted. Local paths become absolute. URLs come without their credentials, which this process
-    remembers; another one learns them by `learn_credentials`. Raises ShardNotFound when a pattern matches nothing or a
-    named shard is missing, UsageError when a URL cannot be reached or is not a plain tar.
+    remembers; another process learns them by `learn_credentials`. Raises ShardNotFound when a pattern matches nothing
+    or a named shard does not exist, and UsageError when a URL cannot be reached, a file is compressed, a pattern is not
+    understood, or there are no shards or more than `braces.MAX_SHARDS`.
     """
-    found: dict[str, Stat] = {}
+    entries: dict[str, Stat] = {}
     for pattern in learn_credentials(patterns):
         for entry in _matches(pattern):
-            found.setdefault(entry.url, entry)
-    if not found:
+            entries.setdefault(entry.url, entry)
+        if len(entries) > MAX_SHARDS:
+            raise UsageError(
+                f"the patterns up to {pattern!r} name {len(entries):,} shards, and one job takes at most {MAX_SHARDS:,}"
+            )
+    if not entries:
         raise UsageError("no shards were given: name at least one .tar file or pattern")
-    return [Shard(id=i, url=entry.url, size=entry.size, etag=entry.etag) for i, entry in enumerate(found.values())]
+    return [Shard(id=i, url=entry.url, size=entry.size, etag=entry.etag) for i, entry in enumerate(entries.values())]
 
 
 def learn_credentials(patterns: Sequence[str]) -> list[str]:
-    """The patterns without the credentials in them, which this process knows from now on.
+    """The patterns without the credentials in them; this process remembers those from now on.
 
-    A pattern with a signed query is expanded first, because the query belongs to each of its files.
+    A pattern with a signed query is expanded, because the query belongs to each of its files. Raises UsageError as
+    `expand_braces`.
     """
-    learnt = []
+    public_patterns = []
     for pattern in map(private_url, patterns):
         public = public_url(pattern)
         signed = public.partition("?")[2] != pattern.partition("?")[2]
-        learnt += [public_url(text) for text in expand_braces(pattern)] if signed else [public]
-    return learnt
+        public_patterns += [public_url(text) for text in expand_braces(pattern)] if signed else [public]
+    return public_patterns
 
 
 def stat_shard(url: str) -> Stat | None:
-    """Size and etag of one file as they are now; None when it does not exist. Raises UsageError when out of reach."""
+    """Size and etag of one file as they are now; None when it does not exist.
+
+    Raises UsageError when it cannot be reached.
+    """
     if is_local(url):
         return _local_stat(local_path(url))
     return _reach(url, lambda: _stat_on(*open_filesystem(url), url))
 
 
 def stat_on(fs: AbstractFileSystem, path: str, url: str) -> Stat | None:
-    """The same on a file system that is open already; `url` is what the file is called."""
+    """`stat_shard(url)` on a file system that is open already, where the file is at `path`."""
     return _local_stat(path) if is_local(url) else _reach(url, lambda: _stat_on(fs, path, url))
 
 
 def stat_open(file: IO[bytes], url: str) -> Stat:
-    """Size and etag of an open local file, whatever has become of its name."""
+    """Size and etag of an open local file, also when another file has its name by now."""
     return _as_stat(url, os.fstat(file.fileno()))
 
 
-def expand_braces(pattern: str) -> list[str]:
-    """The texts that `{000000..000009}` and `{a,b}` stand for, in order; other braces stay as they are.
-
-    Raises UsageError when they are more than a million.
-    """
-    texts, done = [pattern], False
-    while not done:
-        grown: list[str] = []
-        done = True
-        for text in texts:
-            found = _choices(text)
-            if found is None:
-                grown.append(text)
-                continue
-            start, end, choices = found
-            done = False
-            if len(grown) + len(choices) > _MOST_SHARDS:
-                raise UsageError(f"the pattern {pattern!r} names more than {_MOST_SHARDS} shards")
-            grown += [text[:start] + choice + text[end:] for choice in choices]
-        texts = grown
-    return list(dict.fromkeys(texts))
-
-
-def _choices(text: str) -> tuple[int, int, Sequence[str]] | None:
-    """Start, end and choices of the first innermost braces that can be expanded."""
-    for match in _INNERMOST_BRACES.finditer(text):
-        limits = _RANGE.fullmatch(match[1])
-        if limits:
-            first, last, step = int(limits[1]), int(limits[2]), max(int(limits[3] or 1), 1)
-            width = len(limits[1]) if limits[1].startswith("0") or limits[2].startswith("0") else 0
-            width = max(width, len(limits[2])) if width else 0
-            numbers = range(first, last + 1, step) if first <= last else range(first, last - 1, -step)
-            if len(numbers) > _MOST_SHARDS:
-                raise UsageError(f"the pattern {text!r} names more than {_MOST_SHARDS} shards")
-            return match.start(), match.end(), [f"{number:0{width}d}" for number in numbers]
-        if "," in match[1]:
-            return match.start(), match.end(), match[1].split(",")
-    return None
-
-
 def _matches(pattern: str) -> list[Stat]:
-    """What one pattern names. The texts of one directory are looked up together."""
+    """The files that one pattern names. The texts of one directory are looked up together."""
     if pattern.startswith("pipe:"):
         raise UsageError(f"{pattern!r}: commands are not run; give a path or a URL that fsspec knows")
     by_directory: dict[str, list[str]] = {}
     texts = expand_braces(pattern)
     for text in texts:
         by_directory.setdefault(_directory(text), []).append(text)
-    found: dict[str, list[Stat]] = {}
+    by_text: dict[str, list[Stat]] = {}
     for directory, members in by_directory.items():
-        found |= _look_up(directory, members)
+        by_text |= _look_up(directory, members)
     globs = [text for text in texts if _has_glob(text)]
-    missing = [text for text in texts if not found[text] and not _has_glob(text)]
+    missing = [text for text in texts if not by_text[text] and not _has_glob(text)]
+    hint = "" if balanced(pattern) else "; its braces are not balanced, so they are not expanded"
     if missing:
         others = f", nor do {len(missing) - 1} others of the {len(texts)} named" if len(missing) > 1 else ""
-        raise ShardNotFound(f"shard {missing[0]} does not exist{others}")
-    if globs and not any(found[text] for text in globs):
-        raise ShardNotFound(f"no shard matches {pattern!r}")
-    entries = [entry for text in texts for entry in found[text]]
+        raise ShardNotFound(f"shard {missing[0]} does not exist{others}{hint}")
+    if globs and not any(by_text[text] for text in globs):
+        raise ShardNotFound(f"no shard matches {pattern!r}{hint}")
+    entries = [entry for text in texts for entry in by_text[text]]
     for entry in entries:
         if entry.url.lower().endswith(_COMPRESSED):
             raise UsageError(f"{entry.url} is compressed: unpack it to a plain .tar (offsets need one)")
@@ -158,12 +128,12 @@ def _matches(pattern: str) -> list[Stat]:
 
 
 def _look_up(directory: str, texts: list[str]) -> dict[str, list[Stat]]:
-    """Entries of each text, all of which lie in `directory`; an empty list for what is not there."""
+    """The files of each text, all of which lie in `directory`; an empty list for a text that names none."""
     if any(character in directory for character in "*["):
         return {text: sorted(_deep_glob(text), key=lambda entry: entry.url) for text in texts}
     globs = any(_has_glob(text) for text in texts)
-    listable = not directory.startswith(("http:", "https:"))  # a web page does not tell sizes
-    if listable and (globs or len(texts) > _FEW):
+    listable = not directory.startswith(("http:", "https:"))  # a web server lists no sizes
+    if listable and (globs or len(texts) > _MAX_SINGLE_STATS):
         listing = dict(sorted(_listing(directory).items()))
         return {text: list(_pick(text, listing)) for text in texts}
     if globs:
@@ -173,6 +143,7 @@ def _look_up(directory: str, texts: list[str]) -> dict[str, list[Stat]]:
 
 
 def _pick(text: str, listing: dict[str, Stat]) -> Iterator[Stat]:
+    """The files of a directory's listing (by name) that a path or a glob in its last part names."""
     name = text.rstrip("/").rpartition("/")[2]
     if not _has_glob(text):
         if name in listing:
@@ -196,7 +167,7 @@ def _directory(text: str) -> str:
 
 
 def _has_glob(text: str) -> bool:
-    # In a web address `?` begins the query.
+    # In a web address `?` starts the query.
     return any(character in text for character in ("*[" if text.startswith(("http:", "https:")) else "*?["))
 
 
@@ -207,11 +178,12 @@ def _listing(directory: str) -> dict[str, Stat]:
     path = local_path(directory)
     try:
         with os.scandir(path) as entries:
-            return {e.name: found for e in entries if (found := _local_stat(str(Path(path, e.name)), e)) is not None}
+            stats = {entry.name: _local_stat(str(Path(path, entry.name)), entry) for entry in entries}
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise UsageError(f"{path} cannot be listed: {error.strerror}") from None
+    return {name: state for name, state in stats.items() if state is not None}
 
 
 def _deep_glob(text: str) -> list[Stat]:
@@ -237,26 +209,26 @@ def is_local(url: str) -> bool:
 
 def local_path(url: str) -> str:
     """The absolute path of a local file."""
-    text = url.partition("://")[2] if "://" in url else url
-    return os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111 - a string, with globs in it
+    path = url.partition("://")[2] if "://" in url else url
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - a string, which may hold globs
 
 
 def _local_stat(path: str, entry: os.DirEntry[str] | None = None) -> Stat | None:
     try:
-        found = os.stat(path) if entry is None else entry.stat()  # noqa: PTH116
+        status = os.stat(path) if entry is None else entry.stat()  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    return _as_stat(path, found)
+    return _as_stat(path, status)
 
 
-def _as_stat(path: str, found: os.stat_result) -> Stat:
-    return Stat(path, found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}", stat.S_ISDIR(found.st_mode))
+def _as_stat(path: str, status: os.stat_result) -> Stat:
+    return Stat(path, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}", stat.S_ISDIR(status.st_mode))
 
 
 def _stat_on(fs: AbstractFileSystem, path: str, url: str) -> Stat:
-    fs.invalidate_cache(path.rpartition("/")[0])  # a file system may answer from an old listing
+    fs.invalidate_cache(path.rpartition("/")[0])  # else fsspec may answer from an older listing
     return _from_info(url, fs.info(path))
 
 
@@ -274,26 +246,26 @@ def _remote_glob(text: str) -> list[str]:
 
 
 def _from_info(url: str, info: dict[str, Any]) -> Stat:
-    """A file system's own dictionary as a Stat; the names of its entries differ from one to the next."""
+    """fsspec's file information as a Stat; its keys differ between file systems. Raises UsageError without a size."""
     directory = info.get("type") == "directory"
     size = info.get("size")
     if size is None and not directory:
         raise UsageError(f"the server does not tell the size of {url}: copy it to a file system or an object store")
-    mark = next((info[name] for name in _MARKS if info.get(name)), None)
-    return Stat(url, int(size or 0), f"{size or 0:x}" if mark is None else _as_etag(mark), directory)
+    value = next((info[key] for key in _ETAG_KEYS if info.get(key)), None)
+    return Stat(url, int(size or 0), f"{size or 0:x}" if value is None else _as_etag(value), directory)
 
 
-def _as_etag(mark: Any) -> str:  # noqa: ANN401
-    # A listing and a stat of one file may give the same time as a number and as a date.
-    if isinstance(mark, datetime):
-        mark = mark.timestamp()
-    return f"{mark:.6f}" if isinstance(mark, float) else str(mark).strip('"')
+def _as_etag(value: Any) -> str:  # noqa: ANN401 - whatever the file system stores under one of _ETAG_KEYS
+    # A listing may give the modification time as a date, and a stat of the same file as a number of seconds.
+    if isinstance(value, datetime):
+        value = value.timestamp()
+    return f"{value:.6f}" if isinstance(value, float) else str(value).strip('"')
 
 
 def _reach(url: str, call: Callable[[], _T]) -> _T | None:
-    """`call()` on a remote file system, tried again while the store fails; None for what does not exist.
+    """`call()` on a remote file system, repeated while the store fails; None for a file that does not exist.
 
-    UsageError for what cannot be reached.
+    Raises UsageError when the file system cannot be reached, or needs a package that is not installed.
     """
     try:
         return retried(call, url)

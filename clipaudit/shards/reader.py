@@ -11,11 +11,9 @@ from typing import IO, Any, Final, Self, cast
 
 from clipaudit.errors import ShardChanged, ShardError, ShardUnreadable, UsageError
 from clipaudit.schema import BAD_NAME, DUPLICATE_KEY, OK, Shard
-from clipaudit.shards.listing import Stat, expand, is_local, stat_open, stat_shard
+from clipaudit.shards.listing import Stat, is_local, stat_open, stat_shard
 from clipaudit.shards.tar import EndedEarly, NotATar, TarMember, TarReader
 from clipaudit.storage.remote import LOCAL_PROTOCOLS, PatientFile, open_filesystem, protocols_of, remote_errors, retried
-
-__all__ = ["Group", "Member", "Shard", "ShardReader", "estimate_samples", "expand", "verify_unchanged"]
 
 _READ_AHEAD: Final = 8 * 2**20  # bytes per request to an object store
 _ESTIMATE_BYTES: Final = 4 * 2**20  # read of each of the shards that stand for all

@@ -11,7 +11,7 @@ import ray
 
 from clipaudit.config import ExecutionConfig
 from clipaudit.errors import RunInvalid, UsageError
-from clipaudit.job.engine_ray import map_on_actors
+from clipaudit.job.engine_ray import map_items
 from clipaudit.retrieval.build import build_shared
 from clipaudit.retrieval.card import indexed
 from clipaudit.retrieval.head_index import HeadIndex
@@ -43,9 +43,7 @@ def run(tmp_path):
 
 def on_ray(function, workers=2, attempts=2):
     def builder(tasks):
-        return map_on_actors(
-            function, tasks, ExecutionConfig(workers=workers, cpus_per_worker=1, max_attempts=attempts)
-        )
+        return map_items(function, tasks, ExecutionConfig(workers=workers, cpus_per_worker=1, max_attempts=attempts))
 
     return builder
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -42,12 +42,11 @@ class IndexReporter:
     ) -> None:
         self._bars.stop()
 
-    def build(self, tasks: Sequence[BuildTask]) -> Iterator[IndexCard]:
-        """One index after another in this process, each stage shown."""
-        from clipaudit.retrieval.build import build
+    def build(self, task: BuildTask, threads: int, builders: int) -> IndexCard:
+        """`retrieval.build.build_shared` in this process, each stage shown."""
+        from clipaudit.retrieval.build import build_shared
 
-        for task in tasks:
-            yield build(task, self.stage(task.name))
+        return build_shared(task, threads, builders, self.stage(task.name))
 
     def stage(self, name: str) -> Progress:
         """Shows the stages of one index's work in the bar."""

@@ -18,7 +18,7 @@ from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodab
 from clipaudit.shards.decoder_processes import ProcessDecoder
 from clipaudit.shards.feed import ShardFeed
 from clipaudit.shards.fields import parse_fields
-from clipaudit.shards.reader import expand
+from clipaudit.shards.listing import expand
 from tests.conftest import ROOT
 from tests.make_shards import huge_png_bytes, jpeg_bytes, png_bytes, webp_bytes, write_members
 

@@ -15,7 +15,7 @@ from clipaudit.shards import feed as feed_module
 from clipaudit.shards.decoder import ImageDecoder
 from clipaudit.shards.feed import ShardFeed
 from clipaudit.shards.fields import parse_fields
-from clipaudit.shards.reader import expand
+from clipaudit.shards.listing import expand
 from tests.make_shards import (
     append,
     cut,

@@ -8,8 +8,9 @@ import fsspec
 import pytest
 
 from clipaudit.errors import ShardChanged, ShardNotFound, ShardUnreadable, UsageError
-from clipaudit.shards.listing import expand_braces
-from clipaudit.shards.reader import Shard, estimate_samples, expand, verify_unchanged
+from clipaudit.schema import Shard
+from clipaudit.shards.listing import expand
+from clipaudit.shards.reader import estimate_samples, verify_unchanged
 from tests.make_shards import write_photos
 
 
@@ -25,33 +26,6 @@ def folder(tmp_path):
 
 def names(shards):
     return [Path(shard.url).name for shard in shards]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "texts"),
-    [
-        ("a.tar", ["a.tar"]),
-        ("a-{08..11}.tar", ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]),
-        ("a-{8..11}.tar", ["a-8.tar", "a-9.tar", "a-10.tar", "a-11.tar"]),
-        ("a-{3..1}", ["a-3", "a-2", "a-1"]),
-        ("a-{0..6..3}", ["a-0", "a-3", "a-6"]),
-        ("{train,val}/{0..1}.tar", ["train/0.tar", "train/1.tar", "val/0.tar", "val/1.tar"]),
-        ("{a,b{1..2}}", ["a", "b1", "b2"]),
-        ("{a,{b,c}}", ["a", "b", "c"]),
-        ("{{a,1}..3}", ["{a..3}", "1", "2", "3"]),
-        ("{a}", ["{a}"]),
-        ("{", ["{"]),
-        ("a-{0..1", ["a-{0..1"]),
-    ],
-)
-def test_braces(pattern, texts):
-    assert expand_braces(pattern) == texts
-
-
-@pytest.mark.parametrize("pattern", ["{0..99999999}", "{0..9999}{0..9999}"])
-def test_braces_that_name_too_many_shards(pattern):
-    with pytest.raises(UsageError, match="more than 1000000 shards"):
-        expand_braces(pattern)
 
 
 def test_ids_sizes_and_order(folder):
@@ -130,6 +104,23 @@ def test_compressed_tars_are_refused(folder, name):
         expand([f"{folder}/{name}"])
     with pytest.raises(UsageError, match=r"is compressed: unpack it"):
         expand([f"{folder}/x*"])
+
+
+def test_braces_that_are_not_balanced_stand_for_themselves(folder):
+    (folder / "a-{0.tar").write_bytes(b"")
+    assert names(expand([f"{folder}/a-{{0.tar"])) == ["a-{0.tar"]
+    assert names(expand([f"{folder}/a-{{*.tar"])) == ["a-{0.tar"]
+    with pytest.raises(ShardNotFound, match=r"shard .*/b-\{0\.\.1\.tar does not exist; its braces are not balanced"):
+        expand([f"{folder}/b-{{0..1.tar"])
+    with pytest.raises(ShardNotFound, match=r"no shard matches '.*/\{b\*'; its braces are not balanced"):
+        expand([f"{folder}/{{b*"])
+
+
+def test_more_shards_than_one_job_takes(folder, monkeypatch):
+    monkeypatch.setattr("clipaudit.shards.listing.MAX_SHARDS", 12)
+    assert len(expand([f"{folder}/a-*.tar"])) == 12
+    with pytest.raises(UsageError, match=r"the patterns up to '.*/sub/b\.tar' name 13 shards, .* takes at most 12$"):
+        expand([f"{folder}/a-*.tar", f"{folder}/sub/b.tar"])
 
 
 def test_no_shards_at_all():

@@ -15,7 +15,8 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from clipaudit.errors import ShardChanged, ShardNotFound, ShardUnreadable
 from clipaudit.schema import BAD_NAME, DUPLICATE_KEY, OK
-from clipaudit.shards.reader import ShardReader, expand
+from clipaudit.shards.listing import expand
+from clipaudit.shards.reader import ShardReader
 from tests.make_shards import append, cut, member_offsets, overwrite, write_members, write_shard
 
 WANTED = {"jpg", "png", "cls", "json"}
