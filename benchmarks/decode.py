@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--scale-to", type=int, help="enlarge the photos to this many pixels first")
     parser.add_argument("--embed", help="open_clip model for the difference of embeddings")
-    options = parse(parser, shards=True, limit=4, repeats=1, embed=SMALL_MODEL)
+    options = parse(parser, needs_shards=True, limit=4, repeats=1, embed=SMALL_MODEL)
     torch.set_num_threads(1)
     # torchvision 0.29 deprecates its decoders; here they are only compared with.
     warnings.filterwarnings("ignore", message="The image decoding", category=DeprecationWarning)

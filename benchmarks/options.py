@@ -23,18 +23,18 @@ def parser_for(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def parse(parser: argparse.ArgumentParser, *, shards: bool = False, **smoke: object) -> argparse.Namespace:
+def parse(parser: argparse.ArgumentParser, *, needs_shards: bool = False, **smoke: object) -> argparse.Namespace:
     """Parse the command line; with `--smoke` the options in `smoke` take these values unless they are given.
 
-    With `shards` the script's argument `shards` may be left out under `--smoke`: photographs are made for it.
+    With `needs_shards` the script's argument `shards` may be left out under `--smoke`: photographs are made for it.
     """
     parser.add_argument("--smoke", action="store_true", help="smallest sizes, seconds: to see that everything runs")
     if "--smoke" in sys.argv[1:]:
         parser.set_defaults(**smoke)
     options = parser.parse_args()
-    if shards and options.smoke and not options.shards:
+    if needs_shards and options.smoke and not options.shards:
         options.shards = made_shards()
-    if shards and not options.shards:
+    if needs_shards and not options.shards:
         parser.error("the following arguments are required: SHARDS")
     return options
 

@@ -128,7 +128,9 @@ def command_line() -> argparse.Namespace:
     parser.add_argument("--no-speed", action="store_true")
     parser.add_argument("--no-damage", action="store_true")
     parser.add_argument("--json", type=Path)
-    return parse(parser, shards=True, model=SMALL_MODEL, images=12, damaged=6, only=["clipaudit local"], kinds=["cut"])
+    return parse(
+        parser, needs_shards=True, model=SMALL_MODEL, images=12, damaged=6, only=["clipaudit local"], kinds=["cut"]
+    )
 
 
 def contestants(options: argparse.Namespace, checkpoint: Path) -> list[Peer]:

@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--ray", action="store_true", help="also run the job on a local Ray cluster")
     parser.add_argument("--scaling", action="store_true", help="one worker against two, one thread each")
     parser.add_argument("--json", type=Path)
-    options = parse(parser, shards=True, model=SMALL_MODEL, rounds=1)
+    options = parse(parser, needs_shards=True, model=SMALL_MODEL, rounds=1)
     with tempfile.TemporaryDirectory(prefix="bench", dir="/tmp") as folder:
         config = JobConfig(
             shards=tuple(copied(options.shards, options.copies, Path(folder))),
