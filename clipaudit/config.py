@@ -1,10 +1,10 @@
-"""The configuration of each stage: frozen dataclasses, checked where they are made."""
+"""The configuration of each stage of a job: frozen dataclasses, checked when they are made."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from clipaudit.errors import UsageError
@@ -40,20 +40,20 @@ class DecodeConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     decode_threads: int = 2
-    """Threads that decode images for one worker."""
+    """Threads of one worker that decode images."""
     decode_processes: int = 0
-    """Processes that decode instead of threads: for more cores than one process can keep busy, and for images that
-    may bring a decoder down. They are forks of one process."""
+    """Processes of one worker that decode instead of threads: for more cores than one process can use, and for images
+    that may crash a decoder. 0: threads decode."""
     max_decode_seconds: float = 60.0
-    """A decoding process that takes longer for one image is ended, and the image is `undecodable`."""
+    """A decoding process that takes longer for one image is killed, and the image is `undecodable`."""
     resize: Literal["host", "device"] = "host"
-    """Where images are resized: `device` leaves the host's cores more time to decode, and moves more bytes."""
+    """Where images are resized: on the `device` it costs no time of the CPUs, but whole images are copied there."""
     queue_images: int = 64
-    """Most decoded images that wait for the model; bounds memory."""
+    """Largest number of decoded images that wait for the model; it bounds the worker's memory."""
     max_image_pixels: int = 178_956_970
     """Images with more pixels are refused before decoding (status `too_large`); Pillow's own bomb limit by default."""
     max_member_bytes: int = 256 * 2**20
-    """Members larger than this are refused without being read."""
+    """Files in a tar that are larger are not read; such an image is `too_large`."""
 
     def __post_init__(self) -> None:
         _require(self.decode_threads >= 1, f"--decode-threads must be at least 1, not {self.decode_threads}")
@@ -65,7 +65,7 @@ class DecodeConfig:
 
     @property
     def decoders(self) -> int:
-        """Images that are decoded at once."""
+        """Images that are decoded at the same time."""
         return self.decode_processes or self.decode_threads
 
 
@@ -82,13 +82,14 @@ class ModelConfig:
     precision: Precision = "fp32"
     """`bf16` and `fp16` compute under autocast; `int8` rounds the blocks' large projections, on CPUs only."""
     compile: bool = False
-    """Run the forward pass through torch.compile; nothing is gained on a CPU."""
+    """Run the forward pass through torch.compile, which makes it no faster on a CPU."""
     min_agreement: float = 0.999
-    """Least cosine, over images of the first shard, between the embeddings of `--precision int8` or `--resize device`
-    and those of fp32 with images resized on the host; below it the job is refused."""
+    """Lower limit, -1..1, of the cosine between an image's embedding by `--precision int8` or `--resize device` and the
+    one by fp32 with the image resized on the host. Checked on images of the first shard before the job starts."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
     batch_size: int = 32
+    """Images a forward pass."""
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, f"--batch-size must be at least 1, not {self.batch_size}")
@@ -110,32 +111,36 @@ class StoreConfig:
     components: bool = False
     """Also store each stored layer's attention sum and MLP term."""
     label_moments: Literal["auto", "all", "none"] = "auto"
-    """Which labels' moments a shard's file holds; `auto`: those that cost little beside the rows themselves."""
+    """For which labels a shard's file holds moments; `auto`: for those with enough rows that the moments take little
+    space beside the rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
-    """Where and how hard the job runs; nothing here changes a result."""
+    """Where the job runs, with how many workers, and what it does about failures; nothing here changes a result."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     engine: EngineName = "ray"
+    """`ray`: workers on a cluster; `local`: one worker in this process."""
     workers: int | None = None
-    """Worker processes; default: one per GPU of the cluster, else one per four CPUs. The local engine has one."""
+    """Number of workers; default: one per GPU of the cluster, else one per four CPUs. The local engine has one."""
     address: str | None = None
     """Ray cluster to join; default: the cluster that the job runs in, else a new local one."""
     gpus_per_worker: float | None = None
+    """GPUs that Ray reserves for a worker, fractions allowed; default: 1 where the model runs on a GPU, else 0."""
     cpus_per_worker: float | None = None
+    """CPUs that Ray reserves for a worker; default: its share of the cluster, 4 at most."""
     max_attempts: int = 3
     """Attempts at a shard before it is recorded under _failed/."""
     max_shard_seconds: float = 3600.0
-    """An attempt that takes longer is ended and counted."""
+    """Time limit of an attempt; an attempt that takes longer is ended and counts as one."""
     max_init_failures: int = 3
-    """Workers that may fail to start, in a row, before the job gives up."""
+    """How often in a row a worker may fail to start before it is given up."""
     max_lost_samples: float = 0.05
-    """Largest share of samples that may be skipped before the run is called invalid."""
+    """Largest share of samples, 0..1, that may be skipped before the run is called invalid."""
     max_lost_shards: int = 0
-    """Most shards that may fail before the run is called invalid."""
+    """Largest number of shards that may fail before the run is called invalid."""
     log_format: Literal["text", "json"] = "text"
     """`json` writes one JSON object a line to stderr, one line an event, instead of sentences and a bar."""
 
@@ -169,7 +174,8 @@ class JobConfig:
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
 
     def __post_init__(self) -> None:
-        # From here on nobody in this process sees a credential; a pickle (to a Ray worker, in memory) carries them on.
+        # No credential is visible in this process from here on. Only what is sent to a Ray worker holds them, because
+        # that process has to learn them: __getstate__ puts them in, __setstate__ takes them out again.
         object.__setattr__(self, "shards", tuple(public_url(url) for url in self.shards))
         object.__setattr__(self, "out", public_url(self.out))
 
@@ -181,7 +187,7 @@ class JobConfig:
         self.__post_init__()
 
     def identity(self) -> dict[str, Any]:
-        """The options that change what is stored; a run is bound to them. Keys are the options' names."""
+        """The options that change what is stored, by name, as plain JSON values; a run is bound to them."""
         return {
             "model": self.model.name,
             "pretrained": self.model.pretrained,
@@ -194,26 +200,21 @@ class JobConfig:
             "label_moments": self.store.label_moments,
             "max_image_pixels": self.decode.max_image_pixels,
             "max_member_bytes": self.decode.max_member_bytes,
-            # Left out at its default, so that runs from before there was a choice can be resumed.
+            # Left out at its default: runs that were started before the option existed can still be resumed.
             **({"resize": self.decode.resize} if self.decode.resize != "host" else {}),
         }
 
 
-def as_dict(config: object) -> dict[str, Any]:
-    """A configuration dataclass as plain JSON values."""
-    return dict(json.loads(json.dumps(asdict(config))))  # type: ignore[call-overload]
-
-
 def fingerprint(value: dict[str, Any]) -> str:
-    """Hex sha256 (first 16 digits) of a JSON value, independent of key order."""
+    """The first 16 hex digits of the sha256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
 def parse_layers(spec: str, total: int) -> tuple[int, ...]:
     """Layers (0-based, ascending) that a `--layers` value names in a tower of `total` layers.
 
-    `all`; `4` for the last four; a list with a comma or dash in it: `8,10`, `8-11`, `5,` (layer 5 alone).
-    Raises UsageError naming --layers.
+    `all`; `4` for the last four; a list, which has a comma or a dash in it: `8,10`, `8-11`, `5,` (layer 5 alone).
+    Raises UsageError naming --layers for anything else, and for a layer that the tower does not have.
     """
     text = spec.strip().lower()
     if text == "all":

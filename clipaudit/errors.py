@@ -4,7 +4,7 @@
     +-- UsageError (2)               an option, a path or a configuration is wrong: one sentence names it
     |   +-- UnknownModel             no such open_clip name, weight tag or directory
     |   +-- UnsupportedTower         the image encoder cannot be decomposed; carries the reason
-    |   +-- ShardNotFound            a shard pattern matched nothing, or a named shard is not there
+    |   +-- ShardNotFound            a shard pattern matched nothing, or a named shard does not exist
     |   +-- RunMismatch              the run directory belongs to another configuration or other shards
     |   +-- RunNotFound              there is no run at this path
     +-- RunInvalid (4)               work was lost: too many samples or shards, a full disk, an interruption
@@ -14,23 +14,25 @@
     +-- ShardError (4)               one shard cannot be processed; recorded under _failed/
     |   +-- ShardUnreadable          the shard cannot be opened or read
     |   +-- ShardChanged             the shard's size or etag is no longer the one that the run recorded
-    |   +-- ShardTooSlow           an attempt at the shard took longer than it may
-    |   +-- StoreUnavailable         the object store fails again and again, of shards or of the run
+    |   +-- ShardTooSlow             an attempt at the shard took longer than `--max-shard-seconds`
+    |   +-- StoreUnavailable         the object store of shards or of the run failed at every retry
     +-- IntegrityError (4)           stored files disagree with their commit record
 
-A user's mistake ends as the exception's one sentence on stderr; anything else is a bug and keeps its traceback.
-Messages hold no credentials: whatever a library put into its own error is redacted where ours is made.
+A ClipauditError ends as its one sentence on stderr; any other exception is a bug and keeps its traceback. Messages hold
+no credentials: they quote the errors of libraries, and the constructor redacts them.
 """
 
 from clipaudit.redact import redact
 
 
 class ClipauditError(Exception):
-    """Root of all clipaudit errors. `exit_code` is what the command line ends with."""
+    """Root of all clipaudit errors."""
 
     exit_code = 5
+    """Of the command line; subclasses have their own."""
 
     def __init__(self, message: str = "") -> None:
+        """Keep `message` with the credentials in it replaced by `[hidden]`."""
         super().__init__(redact(message))
 
 
@@ -61,7 +63,7 @@ class RunNotFound(UsageError):
 
 
 class RunInvalid(ClipauditError):
-    """The run cannot be trusted or finished: too much was lost on the way."""
+    """The run cannot be trusted or finished: too many samples or shards were lost."""
 
     exit_code = 4
 
@@ -75,7 +77,7 @@ class WorkersUnavailable(RunInvalid):
 
 
 class Interrupted(RunInvalid):
-    """The job was stopped by a signal; committed shards stay, and the same command resumes."""
+    """The job was stopped by a signal; committed shards stay, and the same command resumes the run."""
 
 
 class ShardError(ClipauditError):
@@ -97,7 +99,7 @@ class ShardTooSlow(ShardError):
 
 
 class StoreUnavailable(ShardError):
-    """An object store failed again and again; a shard's attempt is repeated, everything else is resumed later."""
+    """An object store failed at every retry. A shard's attempt is repeated; anything else ends, to be resumed later."""
 
 
 class IntegrityError(ClipauditError):

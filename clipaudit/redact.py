@@ -1,4 +1,4 @@
-"""Credentials kept out of sight: the one place that knows what a secret looks like in a URL or in a text."""
+"""Credentials taken out of URLs and texts: the one place that knows what a secret looks like."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from urllib.parse import unquote
 
 HIDDEN: Final = "[hidden]"
 NO_USERS: Final = ("s3://", "s3a://", "gs://", "gcs://")
-"""Kinds of URLs that take no `user:password@`: what stands there stays hidden, and opening such a URL is refused."""
-_SHORTEST: Final = 8  # characters; a shorter value may be an ordinary word, and hiding it would garble every message
+"""Kinds of URLs that take no `user:password@`: such a part is hidden for good, and opening such a URL is refused."""
+_MIN_CHARACTERS: Final = 8  # of a secret; a shorter value may be an ordinary word, and hiding it would garble messages
 
-# Texts come from strangers too (keys of a run's files, names in a tar): the time of each pattern must grow with
-# their length and no faster.
+# Texts may come from a stranger (keys of a run's files, names in a tar): the time that a pattern takes must grow
+# linearly with the length of the text.
 _URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,31}://)(?P<rest>[^\s'\"<>`]*)")
-# user:password@, where a password may hold slashes (AWS's do), and host:port/path@... is none
+# user:password@, where a password may hold slashes (AWS's do); host:port/path@... is not one
 _USERINFO: Final = re.compile(r"(?P<info>[^/?#@:]*:(?!\d{1,5}(?:/|$))[^?#@]*)@")
 _SECRET: Final = re.compile(
     r"x-(?:amz|goog)-.*|.*signature.*|sig|.*(?:token|secret|passw|credential|api[_-]?key).*|auth|authorization"
     r"|awsaccesskeyid|googleaccessid|key-pair-id",
     re.IGNORECASE,
 )
-# Parameters that belong to a signature and change with it; ordinary ones where there is none.
+# Parameters that belong to a signature; without a secret beside them they are ordinary parameters.
 _SIGNED: Final = re.compile(r"expires|policy|skoid|sktid|sk[tesv]|s[veprs]|st|spr|srt", re.IGNORECASE)
 _NAMES: Final = "secret|token|passw(?:or)?d|credential|signature|authorization|(?:access|api|account)[_-]?key"
 # `secret_access_key=...`, `'secret': '...'`, `Authorization: Bearer ...` as they stand in logs and reprs
@@ -40,14 +40,14 @@ _NO_SECRET: Final = re.compile(r"(?:_FILE|_PATH|_URI|_URL|_DIR|_MODE|_PROVIDER)$
 
 _userinfo: dict[str, str] = {}  # `https://host:port` -> `user:password`
 _queries: dict[str, str] = {}  # public URL -> the query that it came with
-_seen: set[str] = set()  # passwords found in URLs, wherever they may turn up again
+_passwords: set[str] = set()  # of URLs; a library may quote them elsewhere
 
 
 def public_url(url: str) -> str:
     """A URL without its credentials: no `user:password@`, no signature or token in the query.
 
-    This process remembers what it took out, and `private_url` puts it back; so a URL that is stored, sent or shown
-    never needs to hold a secret. A URL without credentials, or a path, stays as it is.
+    This process remembers what was taken out, and `private_url` puts it back: no URL that is stored, sent or shown has
+    to hold a secret. A URL without credentials, or a path, stays as it is.
     """
     match = _URL.search(url)
     if match is None:
@@ -63,11 +63,11 @@ def public_url(url: str) -> str:
         else:
             _userinfo[scheme + _authority(rest)] = info["info"]
     parts = [part for part in query.split("&") if part]
-    kept = [part for part in parts if not _SECRET.fullmatch(_name(part))]
-    if len(kept) == len(parts):
+    public_parts = [part for part in parts if not _SECRET.fullmatch(_name(part))]
+    if len(public_parts) == len(parts):
         return f"{before}{rest}{mark}{query}"
-    kept = [part for part in kept if not _SIGNED.fullmatch(_name(part))]
-    public = f"{before}{rest}{'?' * bool(kept)}{'&'.join(kept)}"
+    public_parts = [part for part in public_parts if not _SIGNED.fullmatch(_name(part))]
+    public = f"{before}{rest}{'?' * bool(public_parts)}{'&'.join(public_parts)}"
     _queries[public] = query
     return public
 
@@ -87,10 +87,11 @@ def private_url(url: str) -> str:
 def redact(text: str) -> str:
     """A text with every credential in it replaced by `[hidden]`.
 
-    Found by form (`user:password@`, signed queries, `secret=...`, `Authorization: ...`) and by value: those of the
-    environment's and of fsspec's configuration, and those that came in URLs.
+    They are recognised by form (`user:password@`, signed queries, `secret=...`, `Authorization: ...`) and by value: the
+    secrets in environment variables and in fsspec's configuration, and the passwords that came in URLs.
     """
-    for secret in sorted({*_seen, *_configured()}, key=len, reverse=True):
+    # Longest first: one secret may be a part of another.
+    for secret in sorted({*_passwords, *_configured()}, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return _PAIR.sub(_hide_pair, _URL.sub(_hide_in_url, text))
 
@@ -106,14 +107,14 @@ def _hide_in_url(match: re.Match[str]) -> str:
 
 def _hide_pair(match: re.Match[str]) -> str:
     value = match["value"]
-    if HIDDEN in value or len(value.strip("'\"")) < _SHORTEST:
+    if HIDDEN in value or len(value.strip("'\"")) < _MIN_CHARACTERS:
         return match[0]
     quote = value[0] if value[0] in "'\"" else ""
     return f"{match['name']}{match['sep']}{quote}{HIDDEN}{quote}"
 
 
 def _without_query(rest: str) -> tuple[str, str, str]:
-    """What stands before the query, the query, and the question mark if there is one."""
+    """(what stands before the query, the query, `?` or nothing) of a URL without its scheme."""
     before, mark, query = rest.partition("?")
     return before, query, mark
 
@@ -127,7 +128,7 @@ def _authority(rest: str) -> str:
 
 
 def _remember(password: str) -> None:
-    _seen.update(text for text in (password, unquote(password)) if len(text) >= _SHORTEST)
+    _passwords.update(text for text in (password, unquote(password)) if len(text) >= _MIN_CHARACTERS)
 
 
 def _configured() -> Iterator[str]:
@@ -136,16 +137,19 @@ def _configured() -> Iterator[str]:
         if _is_secret(name, value):
             yield value
     config = getattr(sys.modules.get("fsspec.config"), "conf", {})
-    yield from _inside(config)
+    yield from _secrets_in(config)
 
 
-def _inside(options: Any) -> Iterator[str]:  # noqa: ANN401 - whatever a configuration file holds
+def _secrets_in(options: Any) -> Iterator[str]:  # noqa: ANN401 - whatever a configuration file holds
+    """Secrets of a nested dictionary of options; `key` is how s3fs calls an access key."""
     for name, value in options.items() if isinstance(options, dict) else ():
-        if isinstance(value, str) and (_is_secret(str(name), value) or (name == "key" and len(value) >= _SHORTEST)):
-            yield value
-        yield from _inside(value)
+        if isinstance(value, str):
+            if _is_secret(str(name), value) or (name == "key" and len(value) >= _MIN_CHARACTERS):
+                yield value
+        else:
+            yield from _secrets_in(value)
 
 
 def _is_secret(name: str, value: str) -> bool:
     named = _VARIABLE.search(name) and not _NO_SECRET.search(name)
-    return bool(named) and len(value) >= _SHORTEST and not value.startswith(("/", "~"))
+    return bool(named) and len(value) >= _MIN_CHARACTERS and not value.startswith(("/", "~"))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pyarrow as pa
 
+    from clipaudit.arrays import Uint8s
+
+VERSION = "0.1.0"
+"""Of clipaudit, written into runs and reports; `clipaudit.__version__`."""
 SCHEMA_VERSION = 1
+"""Of a run's files."""
 
 # A row's status. Everything but OK is a failure row: its vectors are null and it is counted by reason.
 OK = "ok"
@@ -19,7 +23,7 @@ MISSING_IMAGE = "missing_image"  # the sample has no jpg/jpeg/png/webp member
 UNDECODABLE = "undecodable"  # the image bytes cannot be decoded
 TOO_LARGE = "too_large"  # more pixels than the limit: refused before decoding
 MISSING_LABEL = "missing_label"  # a label was asked for and the sample has none
-BAD_LABEL = "bad_label"  # the label is there but is not of the declared type
+BAD_LABEL = "bad_label"  # the sample has a label, but not of the declared type
 BAD_METADATA = "bad_metadata"  # the sample's json or text cannot be read
 DUPLICATE_KEY = "duplicate_key"  # a sample of this shard already had this key
 BAD_NAME = "bad_name"  # a member name that escapes the archive (absolute, "..", NUL)
@@ -40,7 +44,17 @@ STATUSES = (
 Label: TypeAlias = int | str | None
 LabelKind: TypeAlias = Literal["int", "string"]
 
+Names: TypeAlias = str | Sequence[str]
+"""One name or several; see `as_names`."""
+Several: TypeAlias = list[str] | tuple[str, ...]
+"""Several names, where one gives another result: a text is a sequence of texts too."""
+
 _HEAD_LABEL = re.compile(r"L(\d{2,})H(\d{2,})")
+
+
+def as_names(names: Names) -> tuple[str, ...]:
+    """One name or several, as a tuple."""
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def head_label(layer: int, head: int) -> str:
@@ -49,7 +63,7 @@ def head_label(layer: int, head: int) -> str:
 
 
 def parse_head_label(label: str) -> tuple[int, int]:
-    """(layer, head) of a head label; ValueError when the text is not one."""
+    """(layer, head), both 0-based, of a head label. Raises ValueError when the text is not one."""
     match = _HEAD_LABEL.fullmatch(label)
     if match is None:
         raise ValueError(f"{label!r} is not a head label such as L22H05")
@@ -90,8 +104,8 @@ class Sample:
     """Position of the sample in its shard, 0-based, failures included."""
     status: str = OK
     detail: str = ""
-    """Why the status is not `ok`, one sentence; kept in the commit record for the first few of each reason."""
-    image: npt.NDArray[np.uint8] | None = None
+    """Why the status is not `ok`, one sentence; the commit record holds the first few of each status."""
+    image: Uint8s | None = None
     """(H, W, 3) uint8 RGB at the model's input size, before normalisation."""
     label: Label = None
     caption: str | None = None
@@ -102,8 +116,9 @@ class Sample:
     phash: int | None = None
     """64-bit perceptual hash, as a signed int64."""
     offset: int | None = None
-    """Byte offset of the image's data in the tar; with `nbytes`, a thumbnail needs no scan of the shard."""
+    """Byte offset of the image's data in the tar, so that the image can be read again without a scan of the shard."""
     nbytes: int | None = None
+    """Bytes of the image's data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +126,17 @@ class TableSpec:
     """What one run's table holds beside the fixed columns."""
 
     heads: tuple[str, ...]
-    """Stored heads in column order."""
+    """Labels of the stored heads in column order."""
     head_dim: int
+    """Coordinates of a head (dh)."""
     embed_dim: int
+    """Entries of the image embedding (D)."""
     label_kind: LabelKind | None = None
+    """Type of the label column; None for a table without one."""
     attributes: tuple[str, ...] = ()
+    """Names of the attribute columns."""
     caption: bool = False
+    """Whether there is a caption column."""
     components: tuple[str, ...] = ()
     """Columns of `embed_dim` numbers: layer attention sums and MLP terms (`--components`)."""
 
@@ -136,7 +156,7 @@ class TableSpec:
 
 
 def arrow_schema(spec: TableSpec) -> pa.Schema:
-    """The Parquet schema of a projections file (DESIGN 5): fixed columns, then vectors as fixed_size_binary float16."""
+    """The Parquet schema of a projections file: scalar columns, then each vector as fixed_size_binary float16."""
     import pyarrow as pa
 
     fields = [

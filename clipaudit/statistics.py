@@ -11,9 +11,10 @@ from clipaudit.arrays import Float64s, Floats
 
 
 def benjamini_hochberg(p: Floats) -> Float64s:
-    """Adjusted p-values (q) of any shape: flagging q <= a keeps the false discovery rate at a.
+    """Adjusted p-values (q): to call every q <= a a discovery bounds the false discovery rate by a.
 
-    Benjamini and Hochberg (1995), step-up. p: any shape, floats in 0..1. Returns float64 of the same shape.
+    Benjamini and Hochberg (1995), step-up. p: any shape, floats in 0..1, all of them one family. Returns float64 of the
+    same shape.
     """
     values = np.asarray(p, np.float64)
     adjusted: Float64s = false_discovery_control(values, axis=None) if values.size else values
@@ -22,20 +23,22 @@ def benjamini_hochberg(p: Floats) -> Float64s:
 
 @dataclass(frozen=True, kw_only=True)
 class Proportion:
-    """`right` of `total`."""
+    """A share of successes, such as an accuracy."""
 
     right: int
+    """Successes."""
     total: int
+    """Trials; 0 is allowed."""
 
     @property
     def value(self) -> float:
-        """0..1; nan of nothing."""
+        """The share, 0..1; nan when `total` is 0."""
         return self.right / self.total if self.total else float("nan")
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Wilson's score interval, (low, high) within 0..1; (0, 1) of nothing.
+        """Wilson's (1927) score interval, (low, high) within 0..1; (0, 1) when `total` is 0.
 
-        For simultaneous limits over G groups give `1 - alpha / G`.
+        For simultaneous limits over G groups (Bonferroni) give `1 - alpha / G` as the confidence.
         """
         if not self.total:
             return 0.0, 1.0

@@ -1,7 +1,7 @@
 """Entry point of the main job on a cluster: `ray job submit --working-dir . -- python jobs/audit.py SHARDS --out RUN`.
 
-Takes the options of `clipaudit audit`. Ray puts the working directory's root beside this file's folder, so the package
-is importable as it is; the job's cluster is joined through RAY_ADDRESS, which Ray sets.
+Takes the options of `clipaudit audit`. The package is imported from the job's working directory, without installation;
+the job joins its cluster by RAY_ADDRESS, which Ray sets.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """Entry point of a report on a cluster: `ray job submit --working-dir . -- python jobs/report.py RUN --classes FILE`.
 
-Takes the options of `clipaudit report`; reads stored rows, so that one CPU node is enough. Ray puts the working
-directory's root beside this file's folder, so the package is importable as it is. A job that fails its gate shows as
-failed; which exit code it had stands in the log.
+Takes the options of `clipaudit report`; reads stored rows, so that one CPU node is enough. The package is imported from
+the job's working directory, without installation. Ray shows a job whose report did not pass its gate as failed; the
+exit code is in the job's log.
 """
 
 import sys

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from clipaudit.run.basis import write_basis
 from clipaudit.run.directory import RunDirectory, new_attempt
-from clipaudit.run.moments import LabelMoments, MomentsAccumulator
+from clipaudit.run.moments_accumulator import LabelMoments, MomentsAccumulator
 from clipaudit.run.projections import ProjectionWriter
 from clipaudit.run.records import CommitRecord, Manifest
 from clipaudit.schema import OK, UNDECODABLE, Label, Sample, Shard, TableSpec, head_label
@@ -52,7 +52,12 @@ def make_manifest(spec: TableSpec = SPEC, shards: int | tuple[Shard, ...] = 2, *
 
 
 def make_samples(
-    rows: int, failures: Sequence[int] = (), label: Callable[[int], Label] = lambda i: i % 3
+    rows: int,
+    failures: Sequence[int] = (),
+    label: Callable[[int], Label] = lambda i: i % 3,
+    attributes: Callable[[int], dict[str, str | None]] = lambda i: {
+        "place": None if i % 7 == 0 else ("land", "water")[i % 2]
+    },
 ) -> list[Sample]:
     """Samples with realistic metadata; those whose positions are in `failures` could not be decoded."""
     samples = []
@@ -65,7 +70,7 @@ def make_samples(
                 status=UNDECODABLE if bad else OK,
                 label=label(index),
                 caption=None if index % 5 == 0 else f"a picture, number {index}",
-                attributes={"place": None if index % 7 == 0 else ("land", "water")[index % 2]},
+                attributes=attributes(index),
                 width=None if bad else 400 + index % 200,
                 height=None if bad else 300 + index % 100,
                 phash=None if bad else int(np.random.default_rng(index).integers(-(2**63), 2**63)),

@@ -76,10 +76,10 @@ def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def images_for(visual: nn.Module, count: int = 3, seed: int = 1) -> torch.Tensor:
     """Random normalised images of the tower's size."""
-    from clipaudit.model import describe
+    from clipaudit.model import describe_tower
 
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, *describe(visual).image_size, generator=generator)
+    return torch.randn(count, 3, *describe_tower(visual).image_size, generator=generator)
 
 
 @torch.inference_mode()

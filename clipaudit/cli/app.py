@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipaudit import __version__
 from clipaudit.cli import demo, index, localize, query
 from clipaudit.cli import heads as cli_heads
 from clipaudit.cli import report as cli_report
 from clipaudit.cli.options import JsonOption, RunArgument, print_json
 from clipaudit.cli.options import option as _option
-from clipaudit.errors import IntegrityError, Interrupted, UsageError
+from clipaudit.errors import IntegrityError, Interrupted
+from clipaudit.schema import VERSION
 
 if TYPE_CHECKING:
     from clipaudit.config import JobConfig
@@ -35,7 +35,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"clipaudit {__version__}")
+        typer.echo(f"clipaudit {VERSION}")
         raise typer.Exit
 
 
@@ -311,8 +311,6 @@ def export(
     """
     from clipaudit.run.export import export as run_export
 
-    if file_format not in ("parquet", "npy"):
-        raise UsageError(f"--format must be parquet or npy, not {file_format!r}")
     chosen = [name.strip() for name in heads.split(",") if name.strip()] if heads else None
     for path in run_export(run, out, file_format=file_format, heads=chosen, overwrite=overwrite):
         typer.echo(path)

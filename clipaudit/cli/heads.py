@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipaudit.cli.options import JsonOption, RunArgument, listed, one_of, option, print_json
+from clipaudit.cli.options import JsonOption, RunArgument, listed, one_of, option, print_json, where_option
 from clipaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ AblatedOption = Annotated[
     list[str] | None, option("Heads such as L22H05,L22H06; repeatable.", "--head", "--heads", panel=REPLACED)
 ]
 LabelOption = Annotated[str | None, option("Only rows with this label.", panel=ROWS)]
-WhereOption = Annotated[
-    list[str] | None, option("Only rows with this value: attributes.place=water or label=3; repeatable.", panel=ROWS)
-]
+WhereOption = Annotated[list[str] | None, where_option("Only rows", panel=ROWS)]
 DeviceOption = Annotated[str, option("Where the text encoder runs: auto, cpu, cuda, cuda:N or mps [auto].")]
 SeedOption = Annotated[int, option("Of everything that is drawn at random [0].")]
 ClassesOption = Annotated[
@@ -41,10 +39,12 @@ ClassesOption = Annotated[
 TemplatesOption = Annotated[str, option("imagenet, simple, single or a file of prompts with {} [imagenet].")]
 AttributeOption = Annotated[str | None, option("Groups are classes by this attribute: the worst one is shown.")]
 FitOption = Annotated[
-    list[str] | None, option("Rows that means, roles and texts are taken from: split=train [all].", panel=ROWS)
+    list[str] | None,
+    option("Rows that means, roles and texts are taken from: filters as in --where, repeatable [all].", panel=ROWS),
 ]
 MeansOption = Annotated[
-    str | None, option("Other means: balanced, another run, or rows: split=fit [the --fit rows].", panel=ROWS)
+    str | None,
+    option("Other means: balanced, another run, or rows by a filter: split=fit [the --fit rows].", panel=ROWS),
 ]
 LayersOption = Annotated[
     str | None, option("All heads of these layers: a number of last ones, or 8,10 or 8-11.", panel=REPLACED)
@@ -96,6 +96,7 @@ def heads(
     from clipaudit.heads.texts.pool import load_pool
     from clipaudit.heads.texts.vectors import RunTexts
     from clipaudit.run.derived import publish
+    from clipaudit.run.filters import equal_to
     from clipaudit.run.reader import Run
     from clipaudit.run.rows import chosen_rows
 
@@ -104,7 +105,7 @@ def heads(
     opened, pool = Run(run), load_pool(texts)
     config = DescribeConfig(
         heads=listed(head) or None,
-        rows=chosen_rows(opened, [*(where or ()), *([f"label={label}"] if label is not None else ())]),
+        rows=chosen_rows(opened, [*(where or ()), *([equal_to("label", label)] if label is not None else ())]),
         steps=steps,
         criterion=_criterion(criterion),
         roles=roles,

@@ -19,6 +19,15 @@ def option(text: str, *names: str, panel: str | None = None) -> Any:  # noqa: AN
     return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
 
 
+def where_option(what: str, panel: str | None = None) -> Any:  # noqa: ANN401 - as in `option`
+    """A repeatable option of filters; `what` says what they choose, such as `Only rows`."""
+    return option(
+        f"{what} that pass a filter: split=test, \"label = 3 and (light < 9 or place in ('land', 'water'))\";"
+        " repeatable, all must hold.",
+        panel=panel,
+    )
+
+
 def listed(texts: list[str] | None) -> tuple[str, ...]:
     """The values of an option that may be repeated and may hold commas: `--heads L10H00,L11H03 --heads L11H05`."""
     return tuple(part.strip() for text in texts or () for part in text.split(",") if part.strip())

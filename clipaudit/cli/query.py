@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipaudit.cli.options import JsonOption, RunArgument, listed, one_of, option, print_json
+from clipaudit.cli.options import JsonOption, RunArgument, listed, one_of, option, print_json, where_option
 from clipaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ KeyOption = Annotated[
 TextOption = Annotated[str | None, option("Images along this text.", panel=WHAT)]
 EndOption = Annotated[str, option("max (most like it) or min (least) [max].", panel=WHAT)]
 KOption = Annotated[int, option("Images [20].", "-k", panel=HOW)]
-WhereOption = Annotated[
-    str | None, option("Filter: \"label = 3 and (place = 'water' or split in ('train', 'test'))\".", panel=HOW)
-]
+WhereOption = Annotated[list[str] | None, where_option("Only images", panel=HOW)]
 UniqueOption = Annotated[
     bool, typer.Option("--unique", help="Leave out copies (by perceptual hash).", rich_help_panel=HOW)
 ]
@@ -102,7 +100,7 @@ def query(
         text=text,
         end="min" if end == "min" else "max",
         k=k,
-        where=where,
+        where=tuple(where or ()),
         unique=unique,
         compare=compare,
     )

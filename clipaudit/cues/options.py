@@ -34,9 +34,9 @@ class AuditOptions:
     environment: str | None = None
     """Column of environments for the stability of findings; None for shards."""
     where: tuple[str, ...] = ()
-    """Rows of the association, such as `split=train`; see `rows.chosen_rows`."""
+    """Filters of the rows of the association, such as `split=train`; see `clipaudit.run.filters`."""
     test_where: tuple[str, ...] = ()
-    """Rows that are scored with and without a cue; by default those of the association."""
+    """Filters of the rows that are scored with and without a cue; by default those of the association."""
     alpha: float = 0.05
     """False discovery rate."""
     delta_warn: float = 0.2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import os
 import time
 from dataclasses import replace
 from functools import cached_property
@@ -12,7 +11,6 @@ from typing import Final
 
 import numpy as np
 
-from clipaudit import __version__
 from clipaudit.arrays import Bools, Float32s, Ints
 from clipaudit.cues.findings.by_attribute import attribute_cues, attribute_finding
 from clipaudit.cues.findings.by_text import text_finding, with_shift
@@ -41,9 +39,9 @@ from clipaudit.heads.texts.classes import ClassNames, find_classes, listed_class
 from clipaudit.heads.texts.mentions import NONE, SEVERAL
 from clipaudit.heads.texts.pool import TextPool, pool_for
 from clipaudit.heads.texts.vectors import RunTexts
-from clipaudit.run.reader import Run
-from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows
-from clipaudit.schema import Label
+from clipaudit.run.reader import Run, RunPlace, opened
+from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows, row_filter
+from clipaudit.schema import VERSION, Label
 
 _PACKAGES: Final = ("numpy", "scipy", "pyarrow")
 
@@ -53,10 +51,10 @@ def _silent(what: str, done: int, total: int) -> None:
 
 
 def audit_cues(
-    run: Run | str | os.PathLike[str],
+    run: RunPlace,
     options: AuditOptions | None = None,
     *,
-    test_run: Run | str | os.PathLike[str] | None = None,
+    test_run: RunPlace | None = None,
     texts: TextSource | None = None,
     pool: TextPool | None = None,
     on_progress: Progress = _silent,
@@ -75,13 +73,9 @@ def audit_cues(
     """
     began = time.monotonic()
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    job = _Job(_opened(run), options or AuditOptions(), None if test_run is None else _opened(test_run), texts, pool)
+    job = _Job(opened(run), options or AuditOptions(), None if test_run is None else opened(test_run), texts, pool)
     found = job.result(on_progress)
     return replace(found, started=started, seconds=round(time.monotonic() - began, 3))
-
-
-def _opened(run: Run | str | os.PathLike[str]) -> Run:
-    return run if isinstance(run, Run) else Run(run)
 
 
 class _Job:
@@ -227,7 +221,7 @@ class _Job:
 
     def versions(self) -> dict[str, str]:
         """Of what made the result."""
-        return {"clipaudit": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+        return {"clipaudit": VERSION, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
@@ -298,7 +292,7 @@ class _Job:
         found = []
         for column in self.columns:
             reason = unusable(facts.attributes[column])
-            if reason is None and column in self.rows.where:
+            if reason is None and column in row_filter(self.run, self.rows).equalities:
                 reason = "it chooses the rows"
             one = None if reason is not None else attribute_screen(facts.attributes[column], design)
             if one is None:

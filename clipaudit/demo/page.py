@@ -8,9 +8,9 @@ from typing import Any
 
 import jinja2
 
-from clipaudit import __version__
 from clipaudit.demo.evaluation.head_choice import RULES
 from clipaudit.demo.evaluation.shortcut import Shortcut
+from clipaudit.schema import VERSION
 from clipaudit.statistics import Proportion
 
 
@@ -52,7 +52,7 @@ def write_page(
         control=found.controls[rule],
         rule=RULES[rule],
         commands=commands,
-        version=__version__,
+        version=VERSION,
         seed=seed,
     )
     path.write_text(page, encoding="utf-8")

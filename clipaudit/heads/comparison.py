@@ -153,7 +153,7 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
 
 
 def _run_json(run: Run, rows: Rows, count: int) -> dict[str, Any]:
-    where = dict(rows.where)
+    where = list(rows.where)
     return {"run": run.directory.url, "fingerprint": run.manifest.fingerprint, "where": where, "rows": count}
 
 

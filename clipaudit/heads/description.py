@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from clipaudit.run.rows import ALL, Rows, moments_over, require_rows
 
 FOLDER: Final = "heads"
 FILE: Final = "heads.json"
+_EQUALITY: Final = re.compile(r"[^\s<>=!]+\s*=\s*(?:'(?:[^']|'')*'|[^\s']+)")
 _GROUPS: Final = 64
 """Most groups of shards that stability resamples: all heads' moments of each are held."""
 
@@ -89,6 +91,13 @@ class Description:
         """Texts that several heads have, with those heads."""
         return shared_texts({words.head: words.span for words in self.heads})
 
+    def words(self, head: str, top: int | None = None) -> tuple[str, ...]:
+        """The first `top` texts of a head (default: all), in the order of choice; UsageError for another head."""
+        for words in self.heads:
+            if words.head == head:
+                return tuple(self.pool.texts[text] for text in words.span.texts[:top].tolist())
+        raise UsageError(f"{head} is not described: {', '.join(words.head for words in self.heads)}")
+
     @property
     def name(self) -> str:
         """Of the directory under `heads/`: which rows."""
@@ -97,8 +106,10 @@ class Description:
 
 def directory_name(rows: Rows) -> str:
     """A directory name for results over some rows: `all`, or `attributes.place=water`."""
-    text = ",".join(f"{name}={value}" for name, value in sorted(rows.where.items())) or "all"
-    return re.sub(r"[^\w.,=-]+", "_", text)
+    text = ",".join(sorted(re.sub(r"\s*=\s*", "=", condition).replace("'", "") for condition in rows.where)) or "all"
+    # conditions such as `light < 9` and `light > 9` would have one name without their signs
+    digest = "" if all(map(_EQUALITY.fullmatch, rows.where)) else f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return re.sub(r"[^\w.,=-]+", "_", text) + digest
 
 
 def describe(
@@ -207,7 +218,7 @@ def description_json(found: Description) -> dict[str, Any]:
         "fingerprint": run.manifest.fingerprint,
         "model": run.manifest.model["fingerprint"],
         "rows": found.rows,
-        "where": dict(config.rows.where),
+        "where": list(config.rows.where),
         "texts": {"source": found.pool.source, "count": len(found.pool), "fingerprint": found.pool.fingerprint},
         "criterion": config.criterion,
         "steps": config.steps,

@@ -31,6 +31,7 @@ from clipaudit.heads.texts.pool import TextPool, load_pool
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.heads.textspan import Criterion, TextSpan, textspans
 from clipaudit.heads.zeroshot import Control, Score, control, score, score_sets
+from clipaudit.run.filters import is_filter
 from clipaudit.run.moments import Moments
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows
@@ -50,11 +51,11 @@ class ExperimentConfig:
     attribute: str | None = None
     """Groups are classes by its values."""
     where: tuple[str, ...] = ()
-    """Rows that are classified; see `rows.chosen_rows`."""
+    """Filters of the rows that are classified, `split = test`; see `clipaudit.run.filters`."""
     fit: tuple[str, ...] = ()
-    """Rows that roles, texts and means are taken from."""
+    """Filters of the rows that roles, texts and means are taken from."""
     means: str | None = None
-    """Other means: `balanced` (the fit rows, every label with equal weight), another run, or a choice of rows."""
+    """Other means: `balanced` (the fit rows, every label with equal weight), another run, or a filter of rows."""
     texts: str | None = None
     """Text file for roles and reconstructions; None for our own pool."""
     criterion: Criterion = "explained"
@@ -103,8 +104,8 @@ class Experiment:
         given = self.config.means
         if given is None or given == BALANCED:
             return replacement_means(self.run, columns, self.fit, balanced=given == BALANCED)
-        if "=" in given and not Path(given).exists() and "://" not in given:
-            return replacement_means(self.run, columns, chosen_rows(self.run, [given]))
+        if is_filter(given) and not Path(given).exists() and "://" not in given:
+            return replacement_means(self.run, columns, chosen_rows(self.run, given))
         return replacement_means(Run(given), columns)
 
     def spans(self, heads: Sequence[str], texts: int) -> dict[str, TextSpan]:
@@ -271,8 +272,8 @@ def question_json(question: Experiment) -> dict[str, Any]:
         "model": run.manifest.model["fingerprint"],
         "classes": {"source": question.names.source, "names": list(question.names.names)},
         "templates": config.templates,
-        "where": dict(question.asked.rows.where),
-        "fit": dict(question.fit.where),
+        "where": list(question.asked.rows.where),
+        "fit": list(question.fit.where),
         "attribute": question.asked.attribute,
         "min_group": config.min_group,
         "seed": config.seed,

@@ -15,13 +15,13 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
-from clipaudit import __version__
 from clipaudit.arrays import Float64s
 from clipaudit.heads.description import Description, HeadWords
 from clipaudit.pages import without_forbidden
 from clipaudit.run.row import Row
 from clipaudit.run.rows import RowBatch, stream_rows
 from clipaudit.run.thumbnails import NoPicture, Thumbnail, Thumbnails
+from clipaudit.schema import VERSION
 
 _TEXTS: Final = 10
 """Texts with bars of each head."""
@@ -165,7 +165,7 @@ def render(found: Description, ends: dict[str, list[Ends]], side: int = 80) -> s
         missing=pictures.missing,
         roles_missing=found.roles_missing if found.config.roles else None,
         side=side,
-        version=__version__,
+        version=VERSION,
     )  # fmt: skip
     return without_forbidden(page)
 

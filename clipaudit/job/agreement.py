@@ -1,4 +1,4 @@
-"""How far a faster way of computing is from the plain one, measured on the job's own first shard before it starts."""
+"""How far the results of a faster option are from those of fp32, measured on the job's first shard before it starts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torch
 
+from clipaudit.arrays import Uint8s
 from clipaudit.config import JobConfig
 from clipaudit.errors import ShardError, UsageError
 from clipaudit.job.staging import Staging
@@ -22,7 +23,7 @@ from clipaudit.shards.fields import Fields
 from clipaudit.shards.listing import expand
 
 _IMAGES: Final = 64
-_ROUNDS: Final = 3  # of either side, in turns, for the ratio of times
+_ROUNDS: Final = 3  # timings of either side, in turns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,24 +31,26 @@ class Agreement:
     """Unit embeddings and head coordinates as asked for, against fp32 with images resized on the host."""
 
     shard: str
+    """URL of the shard that the images are from."""
     images: int
+    """Number of images compared."""
     min_cosine: float
-    """Between the two embeddings of an image, the least over the images."""
+    """Smallest cosine, over the images, between the two embeddings of an image."""
     largest_difference: float
-    """Over all entries of the embeddings, which lie within -1..1."""
+    """Largest absolute difference over all entries of the unit embeddings, which lie within -1..1."""
     largest_head_difference: float
-    """Over all stored coordinates of all heads."""
+    """Largest absolute difference over all stored coordinates of all heads."""
     time_ratio: float
-    """Of the model's time a batch, as asked for / fp32, on the machine that measured; below 1 is faster."""
+    """The model's seconds a batch with the options / with fp32, on the worker's machine; below 1 is faster."""
 
 
 def measure_if_asked(
     config: JobConfig, loaded: LoadedModel, decomposer: Decomposer, decoder: ImageDecoder
 ) -> dict[str, Any]:
-    """`{"agreement": ...}` for run.json where an option trades exactness for speed (`--precision int8`,
-    `--resize device`), else nothing.
+    """`{"agreement": ...}` for run.json where an option trades exactness for speed, else an empty dictionary.
 
-    Raises UsageError when the least cosine is below `--min-agreement`, or when there is no image to measure it on.
+    Such options are `--precision int8` and `--resize device`. Raises UsageError when the smallest cosine is below
+    `--min-agreement`, or when there is no image to measure it on.
     """
     options = []
     if config.model.precision == "int8":
@@ -56,59 +59,77 @@ def measure_if_asked(
         options.append("--resize device")
     if not options:
         return {}
-    found = measure(config, loaded, decomposer, decoder)
-    if not found.min_cosine >= config.model.min_agreement:  # nan is refused too
+    agreement = measure(config, loaded, decomposer, decoder)
+    if not agreement.min_cosine >= config.model.min_agreement:  # written so that nan is refused too
         raise UsageError(
-            f"{' '.join(options)}: over {found.images} images of {found.shard} the least cosine with fp32 is"
-            f" {found.min_cosine:.6f}, below --min-agreement {config.model.min_agreement:g}: leave the option out, or"
-            " accept it by a lower limit"
+            f"{' '.join(options)}: over {agreement.images} images of {agreement.shard} the least cosine with fp32 is"
+            f" {agreement.min_cosine:.6f}, below --min-agreement {config.model.min_agreement:g}: leave the option out,"
+            " or accept it by a lower limit"
         )
-    return {"agreement": asdict(found)}
+    return {"agreement": asdict(agreement)}
 
 
 def measure(config: JobConfig, loaded: LoadedModel, decomposer: Decomposer, decoder: ImageDecoder) -> Agreement:
-    """Compare on up to 64 images of the first shard. Raises UsageError when it holds none that can be read."""
+    """Compare fp32 and resizing on the host with `decomposer` and `decoder` on up to 64 images of the first shard.
+
+    Raises UsageError when the shard holds no image that can be decoded.
+    """
     shard = first_shard(config)
-    plain_decoder = ImageDecoder(loaded.transform, replace(config.decode, resize="host"))
-    plain = Decomposer(loaded.model, layers=decomposer.layers)
-    kept: list[Decomposition] = []
-    runs: list[Callable[[], object]] = []
-    count = 0
-    for side, decode in ((plain, plain_decoder), (decomposer, decoder)):
-        images = _images(config, shard, decode)
-        count = len(images)
-        if not count:
-            raise UsageError(f"{shard.url} holds no image that the error of a faster option could be measured on")
-        held: list[Decomposition] = []
-
-        def compute(pixels: torch.Tensor, side: Decomposer = side, held: list[Decomposition] = held) -> dict[str, Any]:
-            held[:] = [side(pixels)]
-            return {"embedding": held[0].embedding}
-
-        staging = Staging(decode, loaded.device, compute)
-        runs.append(lambda staging=staging, images=images: staging.submit(images).wait())  # type: ignore[misc]
-        runs[-1]()
-        kept += held
-    seconds = _alternate(runs)
-    before, after = kept
-    cosine = (before.embedding * after.embedding).sum(dim=-1)
+    reference = _Side(
+        config,
+        shard,
+        loaded,
+        Decomposer(loaded.model, layers=decomposer.layers),
+        ImageDecoder(loaded.transform, replace(config.decode, resize="host")),
+    )
+    option = _Side(config, shard, loaded, decomposer, decoder)
+    reference.run()  # the first run of each gives the results; only later ones are timed
+    option.run()
+    expected, actual = reference.result, option.result
+    assert expected is not None
+    assert actual is not None
+    seconds = _alternate([reference.run, option.run])
+    cosine = (expected.embedding * actual.embedding).sum(dim=-1)  # of unit vectors
     return Agreement(
         shard=shard.url,
-        images=count,
+        images=len(option.images),
         min_cosine=float(cosine.min()),
-        largest_difference=float((before.embedding - after.embedding).abs().max()),
-        largest_head_difference=float((before.heads - after.heads).abs().max()),
+        largest_difference=float((expected.embedding - actual.embedding).abs().max()),
+        largest_head_difference=float((expected.heads - actual.heads).abs().max()),
         time_ratio=seconds[1] / seconds[0],
     )
 
 
 def first_shard(config: JobConfig) -> Shard:
-    """The first shard of a job, without looking for the others where they are named one by one."""
+    """The first shard of a job; the others are not looked up where the pattern names them one by one."""
     return expand([expand_braces(config.shards[0])[0]])[0]
 
 
-def _images(config: JobConfig, shard: Shard, decoder: ImageDecoder) -> list[Any]:
-    images = []
+class _Side:
+    """One of the two ways of computing, with the images as its decoder gives them."""
+
+    def __init__(
+        self, config: JobConfig, shard: Shard, loaded: LoadedModel, decomposer: Decomposer, decoder: ImageDecoder
+    ) -> None:
+        self.images = _images(config, shard, decoder)
+        if not self.images:
+            raise UsageError(f"{shard.url} holds no image that the error of a faster option could be measured on")
+        self.result: Decomposition | None = None
+        self._decomposer = decomposer
+        self._staging = Staging(decoder, loaded.device, self._compute)
+
+    def run(self) -> None:
+        """Compute all images as one batch, and wait for the result."""
+        self._staging.submit(self.images).wait()
+
+    def _compute(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.result = self._decomposer(pixels)
+        return {"embedding": self.result.embedding}
+
+
+def _images(config: JobConfig, shard: Shard, decoder: ImageDecoder) -> list[Uint8s]:
+    """Up to 64 decoded images of a shard, (H, W, 3) uint8 each."""
+    images: list[Uint8s] = []
     try:
         with ShardFeed(shard, Fields(), decoder, config.decode) as feed:
             for sample in feed:
@@ -122,11 +143,11 @@ def _images(config: JobConfig, shard: Shard, decoder: ImageDecoder) -> list[Any]
 
 
 def _alternate(runs: list[Callable[[], object]]) -> list[float]:
-    """The least seconds of each, in turns."""
-    best = [float("inf")] * len(runs)
+    """The shortest of several times of each, in seconds; in turns, so that a busy moment of the machine hits all."""
+    shortest = [float("inf")] * len(runs)
     for _ in range(_ROUNDS):
-        for place, run in enumerate(runs):
+        for number, run in enumerate(runs):
             started = time.perf_counter()
             run()
-            best[place] = min(best[place], time.perf_counter() - started)
-    return best
+            shortest[number] = min(shortest[number], time.perf_counter() - started)
+    return shortest

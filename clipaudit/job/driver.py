@@ -1,4 +1,4 @@
-"""The stages of an audit as plain functions: list, plan, process, account; no Ray here."""
+"""The stages of a job as plain functions: list the shards, plan, process, account for losses; no Ray here."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import importlib.metadata
 import threading
 from dataclasses import dataclass, replace
 
-from clipaudit import __version__
 from clipaudit.config import JobConfig, fingerprint
 from clipaudit.errors import RunInvalid, RunNotFound
 from clipaudit.job.progress import Tally
 from clipaudit.job.protocol import Observer, Pool, WorkerFacts
 from clipaudit.job.scheduler import Scheduler
 from clipaudit.run.directory import RunDirectory
-from clipaudit.run.moments import moments_bytes
+from clipaudit.run.moments_file import moments_bytes
 from clipaudit.run.records import Manifest, compare_manifests
 from clipaudit.run.upkeep import RunStatus, status
-from clipaudit.schema import SCHEMA_VERSION, Shard
+from clipaudit.schema import SCHEMA_VERSION, VERSION, Shard
 from clipaudit.shards.fields import parse_fields
 from clipaudit.shards.listing import expand
 from clipaudit.shards.reader import estimate_samples
 
 _PACKAGES = ("torch", "open_clip_torch", "timm", "torchvision", "pillow", "pyarrow", "numpy", "webdataset")
-_ROW_METADATA_BYTES = 120  # key, size, hash, offsets, norms as they end up on disk, and the commit's share
+_ROW_METADATA_BYTES = 120  # of a row on disk: key, size, hash, offsets, norms, and its share of the commit record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +29,15 @@ class Plan:
     """What a job is about to do."""
 
     shards: tuple[Shard, ...]
+    """All shards of the run."""
     committed: int
-    """Shards that an earlier job of this run has committed."""
+    """How many of them an earlier job of this run has committed."""
     bytes_in: int
+    """Bytes of all shards."""
     estimated_samples: int
-    """From the sizes of the first samples of one shard; 0 when none could be read."""
+    """From the sizes of the first samples of up to three shards; 0 when none could be read."""
     facts: WorkerFacts
+    """Of the job's first worker."""
 
     @property
     def bytes_per_image(self) -> int:
@@ -44,45 +46,48 @@ class Plan:
 
     @property
     def bytes_per_shard(self) -> int:
-        """Stored bytes a shard beside its images: the moments of all of them."""
+        """Stored bytes a shard beside its rows: the moments over all of its samples."""
         return moments_bytes(self.facts.table)
 
     @property
     def estimated_bytes_out(self) -> int:
-        """Stored bytes of the whole run: images, shards' moments, and the bases (float32 Q, T and G) once."""
+        """Stored bytes of the whole run: rows, shards' moments, and the basis file (float32 Q, T and G) once."""
         table, tower = self.facts.table, self.facts.model["tower"]
         bases = 1 if tower["pooling"] == "attention" else len(table.heads)  # behind an attention pool heads share one
+        # Of each basis Q (dh x D) and T (dh x dh), and once G (width x D).
         numbers = bases * table.head_dim * (table.embed_dim + table.head_dim) + int(tower["width"]) * table.embed_dim
         return self.bytes_per_image * self.estimated_samples + self.bytes_per_shard * len(self.shards) + 4 * numbers
 
 
 class Reporter(Observer):
-    """Whoever shows a job to its user; this one is silent."""
+    """An Observer that is also told of the job's beginning and end, to show it to a user; this one is silent."""
 
-    def found(self, shards: int, committed: int) -> None:
-        """The shards are listed."""
+    def listed(self, shards: int, committed: int) -> None:
+        """The job has so many shards, and so many of them are committed already."""
 
     def plan(self, plan: Plan) -> None:
         """A worker is ready and the run directory is open."""
 
     def warning(self, sentence: str) -> None:
-        """What the user should know before the work begins."""
+        """Something the user should know before the work begins."""
 
     def done(self, status: RunStatus) -> None:
         """Every shard is committed or has failed."""
 
 
 def run_job(config: JobConfig, pool: Pool, reporter: Reporter, stop: threading.Event) -> RunStatus:
-    """Process every shard that is not committed yet; the whole of `clipaudit audit`.
+    """Process every shard that is not committed yet: the whole of `clipaudit audit`.
 
-    Raises UsageError before any work for a wrong option, RunMismatch for a run directory of another configuration,
-    and RunInvalid at the end when more was lost than the configuration allows.
+    `pool` is closed at the end, however the job ends. Once `stop` is set no further shard is handed out. Returns the
+    status of the run. Raises UsageError before any work for a wrong option, RunMismatch for a run directory of another
+    configuration, WorkersUnavailable when no worker can be started, Interrupted after `stop`, and RunInvalid at the end
+    when more was lost than the configuration allows.
     """
-    parse_fields(config.fields)  # a mistake in an option should not wait for the listing or the model
+    parse_fields(config.fields)  # its errors are told before the shards are listed and the model is loaded
     run_dir = RunDirectory(config.out)
     shards = tuple(expand(config.shards))
     committed = run_dir.committed_ids() if _refuse_mismatch(run_dir, config, shards) else set()
-    reporter.found(len(shards), len(committed))
+    reporter.listed(len(shards), len(committed))
     pending = [shard for shard in shards if shard.id not in committed]
     if pending:
         _process(config, run_dir, pool, reporter, stop, shards, pending)
@@ -107,7 +112,7 @@ def _process(
         manifest = run_dir.create_or_resume(make_manifest(config, facts, shards))
         if not run_dir.storage.exclusive:
             reporter.warning(
-                f"{run_dir.url}: this store cannot refuse to overwrite a file, so drive this run by one job at a time"
+                f"{run_dir.url}: this store cannot refuse to overwrite a file, so run only one job at a time on it"
             )
         committed = len(shards) - len(pending)
         reporter.plan(
@@ -126,10 +131,10 @@ def _process(
 
 
 def make_manifest(config: JobConfig, facts: WorkerFacts, shards: tuple[Shard, ...]) -> Manifest:
-    """What run.json says of a run: what it is bound to, and what made it."""
+    """The content of run.json: the identity that the run is bound to, its shards, and the versions that made it."""
     identity = config.identity()
     return Manifest(
-        clipaudit_version=__version__,
+        clipaudit_version=VERSION,
         identity=identity,
         fingerprint=fingerprint({**identity, "weights": facts.model["fingerprint"], "schema": SCHEMA_VERSION}),
         model=facts.model,
@@ -140,11 +145,15 @@ def make_manifest(config: JobConfig, facts: WorkerFacts, shards: tuple[Shard, ..
 
 
 def _refuse_mismatch(run_dir: RunDirectory, config: JobConfig, shards: tuple[Shard, ...]) -> bool:
-    """Compare an existing run with this command before a model is loaded; False when there is no run yet."""
+    """Compare an existing run with this command before a model is loaded; False when there is no run yet.
+
+    Raises RunMismatch that names what differs.
+    """
     try:
         stored = run_dir.open()
     except RunNotFound:
         return False
+    # Only what is known without the model is compared here; create_or_resume compares the rest.
     compare_manifests(stored, replace(stored, identity=config.identity(), shards=shards), run_dir.url)
     return True
 
@@ -158,12 +167,12 @@ def _refuse_losses(config: JobConfig, result: RunStatus) -> None:
         )
     if result.lost > limits.max_lost_samples:
         what = "were skipped, or lie where a shard is damaged" if result.partial else "were skipped"
-        found = (
+        losses = (
             f"{100 * result.lost:.1f} % of the samples {what}"
             if result.rows
             else "no shard holds a sample that can be read"
         )
         raise RunInvalid(
-            f"{found}, and --max-lost allows {100 * limits.max_lost_samples:g} %;"
+            f"{losses}, and --max-lost allows {100 * limits.max_lost_samples:g} %;"
             f" `clipaudit status {config.out}` counts the reasons"
         )

@@ -1,4 +1,4 @@
-"""The pool of `--engine local`: one worker in a thread, so that the driver shows progress and hears signals."""
+"""One worker without Ray, in a thread of this process, so that the driver can show progress and handle signals."""
 
 from __future__ import annotations
 
@@ -41,7 +41,11 @@ def map_items(
 
 
 class LocalPool:
-    """One in-process worker as a scheduler's Pool. A bug or a full disk raises from `poll`, as from a plain call."""
+    """One worker in this process as a scheduler's Pool; errors that are not a shard's are raised by `poll`.
+
+    The only thread of `_executor` loads the model and runs the attempts, so that there is one future at a time: of a
+    start (`_task` is None) or of an attempt. All methods are called in the driver's thread.
+    """
 
     def __init__(self, config: JobConfig) -> None:
         self._config = config
@@ -52,13 +56,13 @@ class LocalPool:
         self._task: Task | None = None
 
     def start(self) -> None:
-        """Begin to load the model."""
-        from clipaudit.job.worker import ShardWorker  # torch loads here, not at `clipaudit --help`
+        """Start to load the model."""
+        from clipaudit.job.worker import ShardWorker  # imports torch, which commands that run no job do not need
 
         self._future = self._executor.submit(ShardWorker, self._config, self._cancel)
 
     def live(self) -> int:
-        """Always 1: a worker that cannot start raises."""
+        """Always 1: the error of a worker that cannot start is raised by `poll`."""
         return 1
 
     def ready(self) -> int:
@@ -70,14 +74,15 @@ class LocalPool:
         return int(self._worker is not None and self._future is None)
 
     def submit(self, task: Task) -> None:
-        """Hand the worker a task."""
+        """Give the worker a task."""
         assert self._worker is not None
-        self._cancel.clear()  # a task that ended well just as it was to be killed leaves it set
+        # An attempt that ended by itself just as `kill` was called leaves the event set: it must not end the next one.
+        self._cancel.clear()
         self._task = task
         self._future = self._executor.submit(self._worker.process, task)
 
     def kill(self, task: Task) -> None:
-        """Ask the worker to give its task up at the next batch."""
+        """Tell the worker to give its task up at the next batch: a thread cannot be killed."""
         self._cancel.set()
 
     def restart(self, worker: str) -> None:
@@ -85,9 +90,9 @@ class LocalPool:
         self.start()
 
     def poll(self, timeout: float) -> list[Event]:
-        """The next event, if one comes within `timeout` seconds."""
+        """The next event, if one comes within `timeout` seconds; raises what ends the job."""
         if self._future is None:
-            time.sleep(timeout)  # every shard waits for its next attempt
+            time.sleep(timeout)  # nothing runs: every shard that is left waits for its next attempt
             return []
         if not wait([self._future], timeout=timeout).done:
             return []
@@ -111,9 +116,9 @@ class LocalPool:
         return self._worker.samples_done if self._worker is not None and self._task is not None else 0
 
     def publish(self, tally: Tally) -> None:
-        """Nobody collects figures from a single process."""
+        """Do nothing: this engine has no metrics."""
 
     def close(self) -> None:
-        """End the worker at its next batch."""
+        """End the worker at its next batch, and wait for that."""
         self._cancel.set()
         self._executor.shutdown(wait=True, cancel_futures=True)

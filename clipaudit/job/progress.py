@@ -1,4 +1,4 @@
-"""How far a job is and how fast: counts that grow with every event, rates, and the stage that the job waits for."""
+"""How far a job is and how fast: counts, rates, and the stage that the job waits for."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from clipaudit.run.records import CommitRecord
 
 STAGES = ("read", "decode", "model", "write")
-"""What an attempt's seconds are counted under; they overlap, so that their sum exceeds the attempt's `total`."""
+"""Under these an attempt's seconds are counted. Stages overlap, so that their sum may exceed the attempt's `total`."""
 
-_SAMPLE_SECONDS = 0.25
+_MIN_SPACING_SECONDS = 0.25  # between two values that a rate remembers
 
 
 @dataclass(kw_only=True)
@@ -19,8 +19,9 @@ class Tally:
     """What a job has done so far. Sums only: its size does not grow with the run."""
 
     shards_total: int
+    """Shards of the run."""
     shards_committed: int
-    """Committed in this run directory, by whomever."""
+    """Committed in this run directory, by this job, an earlier one, or another driver."""
     queued: int = 0
     """Shards that wait for a worker or for their next attempt."""
     running: int = 0
@@ -32,6 +33,7 @@ class Tally:
     rows: int = 0
     """Samples of the shards that this job committed."""
     ok: int = 0
+    """Rows that are ok."""
     skipped: Counter[str] = field(default_factory=Counter)
     """Rows that are not ok, by status."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -63,26 +65,29 @@ class Rate:
 
     def __init__(self, window_seconds: float = 30.0) -> None:
         self._window = window_seconds
-        self._seen: deque[tuple[float, float]] = deque()
+        self._values: deque[tuple[float, float]] = deque()  # (seconds, value), oldest first
 
     def update(self, now: float, value: float) -> float:
-        """Note that the number is `value` at `now` (seconds of one monotonic clock); the rate, 0 at first."""
-        if not self._seen or now - self._seen[-1][0] >= _SAMPLE_SECONDS:
-            self._seen.append((now, value))
-        while now - self._seen[0][0] > self._window and len(self._seen) > 1:
-            self._seen.popleft()
-        then, before = self._seen[0]
+        """Record `value` at `now` (seconds of one monotonic clock) and return the rate; 0 at the first call."""
+        if not self._values or now - self._values[-1][0] >= _MIN_SPACING_SECONDS:
+            self._values.append((now, value))
+        while now - self._values[0][0] > self._window and len(self._values) > 1:
+            self._values.popleft()
+        then, before = self._values[0]
         return max(0.0, (value - before) / (now - then)) if now > then else 0.0
 
 
 def shares(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Share of the attempts' time that each stage was busy, 0..1; empty when nothing was timed."""
+    """Share of the attempts' time, 0..1, that each stage was busy; empty when nothing was timed.
+
+    `seconds` holds the sums over attempts by stage, and their `total`.
+    """
     total = seconds.get("total", 0.0)
     return {stage: min(1.0, seconds.get(stage, 0.0) / total) for stage in STAGES} if total > 0 else {}
 
 
 def bottleneck(seconds: Mapping[str, float]) -> str:
-    """The stage that the job waits for, with the share of the time that it was busy: `model 97 % busy`, or nothing."""
+    """The busiest stage with its share of the time, `model 97 % busy`: the job waits for it. Empty without timings."""
     busy = shares(seconds)
     if not busy:
         return ""

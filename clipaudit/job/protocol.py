@@ -1,4 +1,4 @@
-"""The small messages between driver and workers, what the driver needs of a pool, and who may follow a job."""
+"""The messages between driver and workers, the pool of workers as the driver sees it, and the observers of a job."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from clipaudit.schema import Shard, TableSpec
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerFacts:
-    """What a worker knows once its model is loaded; the first worker's facts describe the run."""
+    """What a worker reports once its model is loaded; the facts of a job's first worker describe the run."""
 
     model: dict[str, Any]
     """Name, weights, fingerprint, preprocessing and tower of the model, as plain JSON values."""
     table: TableSpec
+    """What the worker stores of each image."""
     host: str
+    """Name of the machine."""
     device: str
+    """Torch device of the model, such as `cuda:0`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,9 @@ class Task:
     attempt: str
     """Unique name of the attempt; part of the names of the files that it writes."""
     run_fingerprint: str
+    """Of the run's configuration and weights; goes into the files' footers."""
     max_seconds: float
+    """The worker gives the attempt up after this time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +46,8 @@ class Ready:
     facts: WorkerFacts
 
 
-class _Reason:
-    """An error's text as it may be shown: it quotes whatever a library put into its message."""
+class _WithError:
+    """An event with an `error` and its `traceback`, redacted: they quote what a library put into its message."""
 
     def __post_init__(self) -> None:
         for name in ("error", "traceback"):
@@ -50,7 +55,7 @@ class _Reason:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartFailed(_Reason):
+class StartFailed(_WithError):
     """A worker could not be started or could not load its model."""
 
     worker: str
@@ -70,7 +75,7 @@ FailureKind: TypeAlias = Literal["error", "timeout", "worker_lost", "node_lost"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failed(_Reason):
+class Failed(_WithError):
     """An attempt ended without a result."""
 
     task: Task
@@ -80,17 +85,17 @@ class Failed(_Reason):
     traceback: str = ""
     worker: str = ""
     unforeseen: bool = False
-    """The error is none of those that a shard or a store can cause: the worker itself may be what is broken."""
+    """The error is not one that a shard or a store can cause, so that the worker itself may be broken."""
 
 
 Event: TypeAlias = Ready | StartFailed | Finished | Failed
 
 
 class Pool(Protocol):
-    """Workers as the scheduler sees them; in-process (`local.LocalPool`) or on Ray (`cluster.RayPool`)."""
+    """Workers as the scheduler sees them: `engine_local.LocalPool` or `engine_ray.RayPool`. For one thread's use."""
 
     def start(self) -> None:
-        """Begin to start the workers; each ends in a Ready or StartFailed event."""
+        """Start the workers, without waiting for them: a Ready or StartFailed event of each follows."""
 
     def live(self) -> int:
         """Workers that are starting, idle or busy."""
@@ -102,7 +107,7 @@ class Pool(Protocol):
         """Workers that are ready and have no task."""
 
     def submit(self, task: Task) -> None:
-        """Hand a task to an idle worker."""
+        """Give a task to an idle worker; a Finished or Failed event follows."""
 
     def kill(self, task: Task) -> None:
         """End the worker that is stuck on a task; a Failed event of kind `timeout` follows."""
@@ -111,20 +116,23 @@ class Pool(Protocol):
         """Start a worker again after StartFailed."""
 
     def poll(self, timeout: float) -> list[Event]:
-        """Events since the last call; waits up to `timeout` seconds for the first."""
+        """Events since the last call; waits up to `timeout` seconds for the first.
+
+        Raises errors that end the job, such as StorageFull or a UsageError of the worker's options.
+        """
 
     def progress(self) -> int:
-        """Samples that the running attempts have finished so far."""
+        """Samples that the running attempts have written so far."""
 
     def publish(self, tally: Tally) -> None:
-        """Give the job's figures to whoever collects figures where the pool runs."""
+        """Pass the job's counts to the engine's metrics, if it has any."""
 
     def close(self) -> None:
         """End every worker."""
 
 
 class Observer:
-    """Whoever follows a job. Does nothing: override what is of interest. Called in the driver's own thread."""
+    """Base class of what follows a job. Every method does nothing; all are called in the driver's own thread."""
 
     def tick(self, tally: Tally) -> None:
         """Called about twice a second while shards are processed, and at the end."""
@@ -133,19 +141,19 @@ class Observer:
         """A worker has loaded its model, for the first time or again."""
 
     def worker_failed(self, failed: StartFailed) -> None:
-        """A worker could not be started; a few times in a row it is tried again."""
+        """A worker could not be started; it is tried again up to `max_init_failures` times in a row."""
 
     def began(self, task: Task) -> None:
         """A shard was given to a worker."""
 
     def committed(self, task: Task, record: CommitRecord) -> None:
-        """A shard's files count from now on."""
+        """A shard is committed: readers of the run see its rows from now on."""
 
     def superseded(self, task: Task) -> None:
-        """Another driver of this run committed the shard first; this attempt's files are gone."""
+        """Another driver of this run committed the shard first; this attempt's files were removed."""
 
     def retry(self, failed: Failed, counted: int) -> None:
-        """An attempt failed and its shard goes back to the queue; `counted` attempts of it count so far."""
+        """An attempt failed and its shard goes back to the queue; `counted` of its attempts count so far."""
 
     def gave_up(self, task: Task, failure: FailureRecord) -> None:
         """A shard is recorded under `_failed/`."""

@@ -1,4 +1,4 @@
-"""`check --model`: take some stored images back out of their shards, compute them anew, and compare."""
+"""`check --model`: read some images from their shards again, compute their vectors and compare them with the stored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from clipaudit.shards.decoder import ImageDecoder
 from clipaudit.shards.stored import read_piece
 
 _SHARDS, _IMAGES = 4, 8
-# Storage rounds to 2^-11 of a value; another device, batch or bf16 rounds more. Anything wrong is far beyond these.
+# By precision. Storage in float16 rounds to 2^-11 of a value; another device, batch size or precision rounds more.
+# Wrong weights, pixels or columns give differences far above these.
 _TOLERANCE = {"fp32": 2e-3, "bf16": 3e-2, "fp16": 1e-2, "int8": 1e-2}
 
 
@@ -24,9 +25,11 @@ class Recomputed:
     """How far computed images are from stored ones."""
 
     images: int
+    """Number of images compared."""
     largest_difference: float
-    """Over all entries of embeddings and head coordinates; unit embeddings, so entries lie within -1..1."""
+    """Largest absolute difference over all entries of embeddings and head coordinates, which lie within -1..1."""
     problems: list[str]
+    """One sentence for each shard whose images differ by more than rounding, or for other weights."""
 
 
 def recompute(path: str) -> Recomputed:
@@ -61,8 +64,8 @@ def recompute(path: str) -> Recomputed:
         out = decomposer(normalise([decoder(data).image for data in files]))
         computed = {"embedding": out.embedding.float().cpu().numpy()}
         heads = out.heads.float().cpu().numpy()  # (n, layers, heads, dh)
-        for place, layer in enumerate(layers):
-            computed |= {head_label(layer, head): heads[:, place, head] for head in range(heads.shape[2])}
+        for position, layer in enumerate(layers):
+            computed |= {head_label(layer, head): heads[:, position, head] for head in range(heads.shape[2])}
         worst, column = max(
             (float(np.abs(run.vectors(name, (), [shard]).values[chosen] - values).max()), name)
             for name, values in computed.items()
@@ -73,8 +76,8 @@ def recompute(path: str) -> Recomputed:
     return Recomputed(images=images, largest_difference=largest, problems=problems)
 
 
-def _spread(items: list[int], most: int) -> list[int]:
-    """At most `most` of the items, evenly spread, first and last among them."""
-    if len(items) <= most:
+def _spread(items: list[int], count: int) -> list[int]:
+    """At most `count` (2 or more) of the items, evenly spread, first and last among them."""
+    if len(items) <= count:
         return items
-    return [items[round(n * (len(items) - 1) / (most - 1))] for n in range(most)]
+    return [items[round(n * (len(items) - 1) / (count - 1))] for n in range(count)]

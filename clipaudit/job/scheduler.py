@@ -1,4 +1,4 @@
-"""The driver's queue: which shard goes to which worker, what is tried again, and when the job gives up."""
+"""The driver's queue: which shard is handed out next, which attempts are repeated, and when the job gives up."""
 
 from __future__ import annotations
 
@@ -22,18 +22,23 @@ from clipaudit.schema import Shard
 from clipaudit.storage.remote import remote_errors
 
 _POLL_SECONDS = 0.5
-_KILL_GRACE_SECONDS = 60.0  # a worker checks its deadline between batches; only a stuck one has to be killed
+_KILL_GRACE_SECONDS = 60.0  # a worker checks its time limit between batches; only a stuck one has to be killed
 _BACKOFF_SECONDS = 2.0
 _LONGEST_BACKOFF_SECONDS = 300.0
-_jitter = random.SystemRandom()
-_COMMIT_THREADS = 16  # a commit waits for a disk or a store, not for this process
-_MOST_COMMITS = 256  # when as many wait, no shard is handed out: the store is slower than the workers
-_LISTING_SECONDS = 10.0
-_MOST_UNFORESEEN = 9  # for each worker; by default a single shard gets fewer attempts
+_jitter = random.SystemRandom()  # not the random stream that a user may have seeded
+_COMMIT_THREADS = 16  # a commit spends its time waiting for a disk or a store
+_MAX_WAITING_COMMITS = 256  # with so many no shard is handed out: the store is slower than the workers
+_LISTING_SECONDS = 10.0  # between two listings of what other drivers have committed
+_MAX_UNFORESEEN = 9  # errors a worker before the job gives up; a single shard gets fewer attempts by default
 
 
 class Scheduler:
-    """Hands shards to workers, largest first, until every shard is committed or has failed for good."""
+    """Hands shards to workers, largest first, until every shard is committed or has failed for good.
+
+    One thread, the driver's, runs all methods and touches all state. Commits alone run in threads of their own, since
+    they wait for a store: `_commits` maps the future of each to its event, and `_committed` is the queue by which a
+    finished one comes back to the driver's thread.
+    """
 
     def __init__(
         self,
@@ -52,9 +57,9 @@ class Scheduler:
         self._unforeseen, self._finished = 0, False
         self._failed_before: frozenset[int] = frozenset()
         self._attempts: Counter[int] = Counter()
-        self._running: dict[str, tuple[Task, float]] = {}
+        self._running: dict[str, tuple[Task, float]] = {}  # attempt -> (task, its start in monotonic seconds)
         self._killed: set[str] = set()
-        self._queue: list[tuple[float, int, int, Shard]] = []
+        self._queue: list[tuple[float, int, int, Shard]] = []  # a heap of (due at, -size, id, shard)
         self._commits: dict[Future[bool], Finished] = {}
         self._committed: SimpleQueue[Future[bool]] = SimpleQueue()
         self._facts: WorkerFacts | None = None
@@ -63,7 +68,10 @@ class Scheduler:
         self._ticked_at = self._listed_at = -float("inf")
 
     def first_worker(self) -> WorkerFacts:
-        """Start the pool and wait for a worker; its facts describe the run's table."""
+        """Start the pool and wait for the first worker; its facts describe the run's table.
+
+        Raises WorkersUnavailable when no worker can be started, and Interrupted when a stop is requested.
+        """
         self._pool.start()
         while self._facts is None:
             self._refuse_if_stopped()
@@ -72,14 +80,14 @@ class Scheduler:
         return self._facts
 
     def run(self, shards: Iterable[Shard], fingerprint: str, tally: Tally) -> None:
-        """Process `shards`; returns when each is committed or recorded as failed.
+        """Process `shards`; returns when each is committed or recorded as failed. `tally` is kept up to date.
 
         Raises Interrupted once a requested stop has let the running shards finish, WorkersUnavailable when no worker
-        can be started, and StorageFull from whoever meets it first.
+        can be started or none gets through a shard, and StorageFull when the run's file system is full.
         """
         self._fingerprint, self._tally = fingerprint, tally
         self._failed_before = frozenset(self._run_dir.failed_ids())
-        # (not before, -size): due now, largest first, so that no giant starts last
+        # All are due at once. Largest first: a large shard that starts last would run alone at the end.
         self._queue = [(0.0, -shard.size, shard.id, shard) for shard in shards]
         heapq.heapify(self._queue)
         with ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="commit") as committing:
@@ -96,7 +104,8 @@ class Scheduler:
 
     def _hand_out(self) -> None:
         now = time.monotonic()
-        idle = 0 if self._stop.is_set() or len(self._commits) >= _MOST_COMMITS else self._pool.idle()
+        held_back = self._stop.is_set() or len(self._commits) >= _MAX_WAITING_COMMITS
+        idle = 0 if held_back else self._pool.idle()
         while idle > 0 and self._queue and self._queue[0][0] <= now:
             *_, shard = heapq.heappop(self._queue)
             task = Task(
@@ -111,7 +120,7 @@ class Scheduler:
             idle -= 1
 
     def _next_events(self) -> list[Event]:
-        # with nothing running but commits, `_finish_commits` is where to wait
+        # While only commits are left, `_finish_commits` waits instead.
         return self._pool.poll(0.0 if self._commits and not self._running else _POLL_SECONDS)
 
     def _handle(self, event: Event, committing: ThreadPoolExecutor) -> None:
@@ -132,7 +141,10 @@ class Scheduler:
                 self._handle_worker(event)
 
     def _commit(self, record: CommitRecord) -> bool:
-        """False when another driver of this run was first: its files count, ours go."""
+        """Commit a shard, in a commit thread; False when another driver of this run was first.
+
+        Then that driver's files count, and those of this record are removed.
+        """
         first = self._run_dir.commit(record)
         if not first:
             self._run_dir.discard(record)
@@ -142,14 +154,15 @@ class Scheduler:
     def _finish_commits(self) -> None:
         with contextlib.suppress(Empty):
             while self._commits:
-                waits = len(self._commits) >= _MOST_COMMITS or not self._running
+                waits = len(self._commits) >= _MAX_WAITING_COMMITS or not self._running
                 future = self._committed.get(timeout=_POLL_SECONDS if waits else 0.0)
                 self._finish_commit(self._commits.pop(future), future)
 
     def _finish_commit(self, event: Finished, future: Future[bool]) -> None:
         error = future.exception()
         if isinstance(error, ShardError) or (error is not None and isinstance(error, remote_errors())):
-            # If it was committed nevertheless, the next attempt finds that out and its files go.
+            # The commit may exist although its answer was lost. Then the next attempt's commit fails as the second one,
+            # and its files are removed.
             sentence = f"{event.task.shard.url}: its files were written, but not committed: {error}"
             self._handle_failure(Failed(task=event.task, kind="error", error=sentence))
             return
@@ -163,7 +176,7 @@ class Scheduler:
             self._skip_what_others_committed()
 
     def _skip_what_others_committed(self) -> None:
-        """Another driver works on this run too: what it has committed need not be done here."""
+        """Take out of the queue what another driver of this run has committed; at most every ten seconds."""
         if time.monotonic() - self._listed_at < _LISTING_SECONDS:
             return
         committed = self._run_dir.committed_ids()
@@ -175,6 +188,7 @@ class Scheduler:
 
     def _handle_failure(self, event: Failed) -> None:
         shard = event.task.shard
+        # A lost node says nothing of the shard. A lost worker does, if its process had begun the attempt.
         counts = event.kind in ("error", "timeout") or (
             event.kind == "worker_lost" and self._run_dir.attempt_began(shard.id, event.task.attempt)
         )
@@ -183,7 +197,8 @@ class Scheduler:
         if tried < self._config.max_attempts:
             self._tally.retries[event.kind] += 1
             self._observer.retry(event, tried)
-            # spread out, so that shards that a busy store refused together do not come back together
+            # The pause doubles with each attempt, and is drawn at random from half to one and a half of that, so that
+            # shards which a busy store refused together do not come back together.
             pause = min(_LONGEST_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2 ** min(tried - 1, 30))
             delay = pause * _jitter.uniform(0.5, 1.5) if counts else 0.0
             heapq.heappush(self._queue, (time.monotonic() + delay, -shard.size, shard.id, shard))
@@ -201,14 +216,15 @@ class Scheduler:
         self._observer.gave_up(event.task, failure)
 
     def _refuse_if_nothing_works(self, event: Failed) -> None:
-        """Several fresh processes of each worker, and none has got through any shard: the others would only follow.
+        """End the job when every worker has failed with unforeseen errors several times and no shard was finished.
 
-        A shard that an earlier job gave up says nothing of the workers, and nothing more of it can be spoilt.
+        Otherwise a broken installation would use up the attempts of every shard. Failures of shards that an earlier job
+        gave up are left out: the shard may be the cause, and it is recorded as failed already.
         """
         self._unforeseen += event.unforeseen and event.task.shard.id not in self._failed_before
-        if not self._finished and self._unforeseen >= _MOST_UNFORESEEN * max(1, self._pool.live()):
+        if not self._finished and self._unforeseen >= _MAX_UNFORESEEN * max(1, self._pool.live()):
             raise WorkersUnavailable(
-                f"no worker got through a shard in {self._unforeseen} attempts; the last one said: {event.error}"
+                f"no worker got through a shard in {self._unforeseen} attempts; the last error: {event.error}"
             )
 
     def _handle_worker(self, event: Event) -> None:
@@ -228,13 +244,14 @@ class Scheduler:
             if self._start_failures[event.worker] <= self._config.max_init_failures:
                 self._pool.restart(event.worker)
             elif self._pool.live() == 0:
-                raise WorkersUnavailable(f"no worker could be started; the last one said: {event.error}")
+                raise WorkersUnavailable(f"no worker could be started; the last error: {event.error}")
 
     def _kill_stuck(self) -> None:
+        """Kill the workers whose attempts are over their time limit and did not end by themselves."""
         latest = time.monotonic() - self._config.max_shard_seconds - _KILL_GRACE_SECONDS
         for attempt, (task, started) in self._running.items():
             if started >= latest:
-                break  # in the order of their starts
+                break  # attempts stand in the order of their starts, so that all that follow are younger
             if attempt not in self._killed:
                 self._killed.add(attempt)
                 self._pool.kill(task)

@@ -1,4 +1,4 @@
-"""How many workers a cluster holds, and the CPUs and GPUs of each; arithmetic alone."""
+"""How many workers a cluster holds, and the CPUs and GPUs of each: arithmetic on Ray's resources, without Ray."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ _CPUS_PER_WORKER = 4.0
 
 
 def workers_and_resources(config: JobConfig, cluster: Mapping[str, float]) -> tuple[int, float, float]:
-    """(workers, CPUs of each, GPUs of each) for a cluster's resources; what the user gave stays as given."""
+    """(workers, CPUs of each, GPUs of each) for a cluster's resources (`{"CPU": 8.0, "GPU": 1.0, ...}`).
+
+    What the configuration gives stays as given. Raises UsageError when the cluster has too little and `--workers` was
+    not given.
+    """
     execution = config.execution
     cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
     wants_gpu = config.model.device.startswith("cuda") or (config.model.device == "auto" and gpus > 0)
@@ -31,13 +35,13 @@ def workers_and_resources(config: JobConfig, cluster: Mapping[str, float]) -> tu
 
 
 def workers_that_fit(cpus: float, gpus: float, cluster: Mapping[str, float]) -> int:
-    """How many workers of so many CPUs and GPUs each a cluster's resources hold; at least 0."""
-    each = (("CPU", cpus), ("GPU", gpus))
-    return min((int(cluster.get(name, 0.0) / amount) for name, amount in each if amount > 0), default=0)
+    """How many workers with `cpus` CPUs and `gpus` GPUs each fit into a cluster's resources; 0 when both are 0."""
+    needs = (("CPU", cpus), ("GPU", gpus))
+    return min((int(cluster.get(name, 0.0) / amount) for name, amount in needs if amount > 0), default=0)
 
 
 def callers_and_cpus(execution: ExecutionConfig, items: int, cluster: Mapping[str, float]) -> tuple[int, float]:
-    """(actors, CPUs of each) for work that needs no GPU: no more actors than items, and all CPUs in use."""
+    """(actors, CPUs of each) for `items` pieces of work without a GPU: at most an actor an item, all CPUs in use."""
     cpus = max(1.0, cluster.get("CPU", 1.0))
     workers = execution.workers or max(1, min(items, int(cpus // (execution.cpus_per_worker or 1))))
     return workers, execution.cpus_per_worker or max(1.0, cpus // workers)

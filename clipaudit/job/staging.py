@@ -1,71 +1,78 @@
-"""Batches to the model's device and results back, overlapped: an accelerator waits neither for copies nor for hosts."""
+"""Batches of images to the model's device and results back; on CUDA copies overlap with computation."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from clipaudit.arrays import Float32s, Uint8s
 from clipaudit.model.loading import Normaliser
 from clipaudit.shards.decoder import perceptual_hash
 
 _DEPTH: Final = 2
-"""Batches in flight: one computes while the next is copied. A batch more would only take memory."""
+"""Batches in flight: one computes while the next is copied. A third would only take memory."""
 
-Compute = Callable[[Tensor], dict[str, Tensor]]
+Compute: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
+"""(B, 3, height, width) float32 normalised images on the device -> results by name, on the device."""
 
 
 class Decoder(Protocol):
-    """What the staging needs to know of how images were decoded."""
+    """What the staging needs of an ImageDecoder."""
 
     mean: tuple[float, float, float]
+    """Per channel (RGB), for values in 0..1."""
     std: tuple[float, float, float]
+    """Likewise."""
     size: tuple[int, int]
+    """(height, width) of the model's input."""
 
     @property
     def resize(self) -> Callable[[Tensor], Tensor]:
-        """(3, H, W) uint8 -> (3, height, width) uint8."""
+        """(3, H, W) uint8 of any size -> (3, height, width) uint8 of the model's size, on the image's device."""
 
 
 @dataclass(eq=False)
 class Batch:
-    """A batch on its way; `wait()` in any thread."""
+    """A batch that is being computed. `wait()` and then `hashes()` may be called in any thread."""
 
     _results: dict[str, Tensor]
     _finish: Callable[[], float]
     _resized: Tensor | None = None
     """(n, 3, height, width) uint8 on the host: the images that the device resized."""
     seconds: float = field(default=0.0, init=False)
-    """Of the device for this batch, known after `wait()`."""
+    """That the device was busy with this batch; known after `wait()`."""
 
-    def wait(self) -> dict[str, npt.NDArray[Any]]:
-        """The results as numpy arrays; waits until they are on the host."""
+    def wait(self) -> dict[str, Float32s]:
+        """The results of `Compute` as numpy arrays of the same shapes and dtypes; waits until they are on the host."""
         self.seconds = self._finish()
         return {name: value.numpy() for name, value in self._results.items()}
 
     def hashes(self) -> list[int]:
-        """`perceptual_hash` of the images that the device resized, in order; after `wait()`."""
+        """`perceptual_hash` of the images that the device resized, in their order; only after `wait()`."""
         if self._resized is None:
             return []
         return [perceptual_hash(np.ascontiguousarray(image.permute(1, 2, 0).numpy())) for image in self._resized]
 
 
 class Staging:
-    """Feeds `compute` with normalised batches. On a CUDA device nothing here waits for the device: images go over from
-    pinned memory on a stream of their own, and results come back on another, while the next batch computes. On other
-    devices `submit` computes at once.
+    """Passes normalised batches to `compute`.
+
+    On a CUDA device `submit` returns before the batch is computed. Three streams overlap: one copies images in from
+    page-locked memory, the device's current one computes, one copies results out. Events order them: computing waits
+    for the copy in, the copy out waits for computing, and page-locked memory is reused when its last copy has ended. On
+    other devices `submit` computes at once.
 
     Args:
-        decoder: says how pixels are normalised, and how images that were not resized yet are resized on the device.
+        decoder: says how pixels are normalised, and resizes images that were not resized on the host.
         device: the model's.
-        compute: (B, 3, height, width) float32 normalised images -> results by name, on the device.
-        cuda: torch.cuda, or something that behaves like it.
+        compute: see `Compute`.
+        cuda: torch.cuda, or an object with the same streams and events.
     """
 
     def __init__(
@@ -84,9 +91,12 @@ class Staging:
             self._buffers = [_Pinned(self._cuda) for _ in range(_DEPTH)]
             self._turn = 0
 
-    def submit(self, images: Sequence[npt.NDArray[np.uint8]]) -> Batch:
-        """Begin to compute a batch of (H, W, 3) uint8 RGB images, at least one; of any size where `decoder` leaves the
-        resizing to the device, else of the model's size. At most two batches may be waited for at a time."""
+    def submit(self, images: Sequence[Uint8s]) -> Batch:
+        """Start to compute a batch of (H, W, 3) uint8 RGB images, at least one.
+
+        They have any size where the device resizes, else the model's. At most two batches may be in flight: call
+        `wait()` of the first before a third is submitted.
+        """
         if self._cuda is None:
             started = time.perf_counter()
             parts = [torch.from_numpy(np.stack(group)).to(self._device) for group in self._groups(images)]
@@ -96,7 +106,7 @@ class Staging:
             return Batch(results, lambda: seconds, None if resized is None else resized.cpu())
         return self._submit_cuda(images, self._cuda)
 
-    def _submit_cuda(self, images: Sequence[npt.NDArray[np.uint8]], cuda: Any) -> Batch:  # noqa: ANN401
+    def _submit_cuda(self, images: Sequence[Uint8s], cuda: Any) -> Batch:  # noqa: ANN401
         buffer = self._buffers[self._turn]
         self._turn = (self._turn + 1) % _DEPTH
         buffer.begin(sum(image.nbytes for image in images))
@@ -107,7 +117,8 @@ class Staging:
             buffer.copied.record(self._inward)
         computing.wait_event(buffer.copied)
         for part in moved:
-            part.record_stream(computing)  # its memory is the other stream's: not to be given away before it was read
+            # Allocated on the stream of copies: torch must not reuse the memory before this stream has read it.
+            part.record_stream(computing)
         started.record(computing)
         pixels, resized = self._arranged(moved)
         results = self._compute(self._normalise.tensor(pixels))
@@ -124,17 +135,18 @@ class Staging:
         return Batch(on_host, finish, back)
 
     def _fetch(self, value: Tensor) -> Tensor:
+        """Start to copy a result to the host, into page-locked memory that torch allocates."""
         value.record_stream(self._outward)
-        return value.to("cpu", non_blocking=True)  # into pinned memory, which torch allocates for it
+        return value.to("cpu", non_blocking=True)
 
-    def _groups(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Sequence[npt.NDArray[np.uint8]]]:
-        """The images in runs that move as one array: all together when all have the model's size, else one by one."""
+    def _groups(self, images: Sequence[Uint8s]) -> list[Sequence[Uint8s]]:
+        """The images in groups that are copied as one array: all when all have the model's size, else one by one."""
         if all(image.shape[:2] == self._size for image in images):
             return [images]
         return [[image] for image in images]
 
     def _arranged(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Moved images as (B, 3, height, width) uint8 in their order, and those that were resized here."""
+        """(all images, those resized here) as (B, 3, height, width) uint8 in their order; `parts` are (n, H, W, 3)."""
         planar = [part.permute(0, 3, 1, 2) for part in parts]  # (n, 3, H, W) each
         ready = [tuple(part.shape[2:]) == self._size for part in planar]
         if all(ready):
@@ -145,23 +157,24 @@ class Staging:
 
 
 class _Pinned:
-    """Page-locked memory for one batch, from which copies run beside everything else."""
+    """Page-locked memory for one batch: from it the device copies while the host goes on."""
 
     def __init__(self, cuda: Any) -> None:  # noqa: ANN401
         self.copied = cuda.Event()
-        """The last batch has left this memory."""
+        """Recorded behind the copies of the last batch: when it is done, the memory may be overwritten."""
         self._memory = torch.empty(0, dtype=torch.uint8)
         self._used = 0
         self._pin = cuda is torch.cuda
 
     def begin(self, nbytes: int) -> None:
+        """Make room for a batch of `nbytes`; waits until the last batch was copied."""
         self.copied.synchronize()
         self._used = 0
         if len(self._memory) < nbytes:
             self._memory = torch.empty(nbytes, dtype=torch.uint8, pin_memory=self._pin)
 
-    def move(self, images: Sequence[npt.NDArray[np.uint8]], device: torch.device) -> Tensor:
-        """n arrays (H, W, 3) -> (n, H, W, 3) on the device, once the current stream has come so far."""
+    def move(self, images: Sequence[Uint8s], device: torch.device) -> Tensor:
+        """Start to copy n arrays (H, W, 3) uint8 to the device, on the current stream -> (n, H, W, 3)."""
         nbytes = len(images) * images[0].nbytes
         part = self._memory[self._used : self._used + nbytes].view(len(images), *images[0].shape)
         self._used += nbytes

@@ -11,7 +11,7 @@ from clipaudit.run.directory import ATTEMPTS, FAILED, RunDirectory, shard_of
 from clipaudit.run.records import CommitRecord
 
 _RECENT = 50
-"""Speeds are those of so many last commits."""
+"""Number of last commits that the speed is taken from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,31 +26,35 @@ class Sight:
     attempts: int
     """Attempts that have begun and are not committed: running, or lost with their worker."""
     rows: int
+    """Of the committed shards."""
     ok: int
+    """Rows that are ok."""
     skipped: dict[str, int]
     """Rows that are not ok, by status."""
     bytes_in: int
+    """Input bytes of all shards."""
     bytes_committed: int
     """Input bytes of the committed shards."""
     images_per_second: float
-    """Of the last commits, all workers together, pauses of the job left out; 0 before the first commit."""
+    """Over the last commits, all workers together, pauses between jobs left out; 0 before the first commit."""
     bottleneck: str
-    """`model 97 % busy`, or nothing."""
+    """`model 97 % busy`, or empty."""
     seconds_left: float | None
-    """At the present rate of input bytes; None when it cannot be told."""
+    """At the present rate of input bytes; None before the first commit."""
     last_commit: str
-    """ISO 8601, by the clock of the worker's machine; empty before the first."""
+    """Time of the last commit, ISO 8601, by the clock of the worker's machine; empty before the first."""
 
     @property
     def done(self) -> bool:
-        """Nothing is left to do; the same command tries failed shards again."""
+        """Whether every shard is committed or given up."""
         return self.committed + self.failed >= self.shards
 
 
 class Watcher:
-    """Looks at a run again and again; each look reads only the records that are new. RunNotFound when there is none."""
+    """Looks at a run again and again; each look reads only the commit records that are new."""
 
     def __init__(self, run: str | RunDirectory) -> None:
+        """Open a run, by its path or URL. Raises RunNotFound when there is none."""
         self._directory = run if isinstance(run, RunDirectory) else RunDirectory(run)
         manifest = self._directory.open()
         self._sizes = {shard.id: shard.size for shard in manifest.shards}
@@ -61,13 +65,14 @@ class Watcher:
         self._skipped: dict[str, int] = {}
 
     def look(self) -> Sight:
-        """The run as it is now. Local or remote, a look costs three listings and one small read a new commit."""
-        # attempts first: one that is committed in between is then counted as committed, and not as lost
+        """The run as it is now, by three listings and one small read for each new commit."""
+        # Attempts are listed first: one that is committed before the next listing counts as committed, not as lost.
         attempts = {shard_of(name) for name in self._directory.storage.names(ATTEMPTS)}
         failed = {shard_of(name) for name in self._directory.storage.names(FAILED)}
         self._take(self._directory.committed(self._directory.committed_ids() - self._known))
         busy = _busy_seconds(self._recent)
-        images, size = (sum(getattr(r, name) for r in self._recent) for name in ("rows", "input_size"))
+        images = sum(record.rows for record in self._recent)
+        size = sum(record.input_size for record in self._recent)
         left = self._bytes_in - self._bytes
         failed -= self._known
         return Sight(
@@ -103,7 +108,10 @@ def _ended(record: CommitRecord) -> float:
 
 
 def _busy_seconds(records: Sequence[CommitRecord]) -> float:
-    """Seconds in which at least one of the attempts was running; a night between two jobs does not count."""
+    """Seconds in which at least one of the attempts was running, so that pauses between two jobs do not count.
+
+    The length of the union of the attempts' intervals [end - duration, end], swept in the order of their starts.
+    """
     spans = sorted((_ended(record) - record.timings.get("total", 0.0), _ended(record)) for record in records)
     busy, until = 0.0, -float("inf")
     for start, end in spans:
@@ -113,6 +121,7 @@ def _busy_seconds(records: Sequence[CommitRecord]) -> float:
 
 
 def _sums(timings: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Seconds by stage, summed over attempts."""
     total: dict[str, float] = {}
     for seconds in timings:
         for stage, value in seconds.items():

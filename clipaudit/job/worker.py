@@ -9,22 +9,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from clipaudit.arrays import Float32s
 from clipaudit.config import JobConfig, parse_layers
 from clipaudit.errors import ShardTooSlow
 from clipaudit.job.agreement import measure_if_asked
 from clipaudit.job.protocol import Task, WorkerFacts
 from clipaudit.job.staging import Batch, Staging
-from clipaudit.model import Decomposer, describe
+from clipaudit.model import Decomposer, describe_tower
 from clipaudit.model.loading import load_model
 from clipaudit.run.basis import write_basis
 from clipaudit.run.directory import RunDirectory
-from clipaudit.run.moments import LabelMoments, MomentsAccumulator
+from clipaudit.run.moments_accumulator import LabelMoments, MomentsAccumulator
 from clipaudit.run.projections import SCALARS, ProjectionWriter
 from clipaudit.run.records import CommitRecord, StoredFile
 from clipaudit.schema import NOT_FINITE, OK, Sample, TableSpec, attention_column, head_label, mlp_column
@@ -34,24 +34,26 @@ from clipaudit.shards.feed import DETAILS_PER_STATUS, Decode, ReadReport, ShardF
 from clipaudit.shards.fields import parse_fields
 from clipaudit.shards.listing import learn_credentials
 
-Arrays = dict[str, npt.NDArray[np.float32]]
-Tensors = dict[str, torch.Tensor]
+Arrays: TypeAlias = dict[str, Float32s]
+Tensors: TypeAlias = dict[str, torch.Tensor]
 _T = TypeVar("_T")
 
 
 class ShardWorker:
-    """A loaded model with everything that is needed to process shards of one run.
-
-    Raises UsageError from its constructor when the model, the device, the layers or the fields are not usable.
-    """
+    """A loaded model with everything that is needed to process the shards of one run."""
 
     def __init__(self, config: JobConfig, cancel: threading.Event | None = None) -> None:
+        """Load the model. Once `cancel` is set the running attempt ends at its next batch.
+
+        Raises UsageError when the model, the device, the layers or the fields cannot be used, or when a faster option
+        is below `--min-agreement`.
+        """
         self._config = config
         self._cancel = cancel or threading.Event()
-        learn_credentials(config.shards)  # tasks name shards by URLs that hold none
+        learn_credentials(config.shards)  # the URLs in tasks hold none
         self._fields = parse_fields(config.fields)
         loaded = load_model(config.model)
-        tower = describe(loaded.model)
+        tower = describe_tower(loaded.model)
         self._layers = parse_layers(config.store.layers, tower.layers)
         self._decomposer = Decomposer(
             loaded.model,
@@ -69,7 +71,7 @@ class ShardWorker:
         self._run_dir = RunDirectory(config.out)
         self._basis_is_written = False
         self.samples_done = 0
-        """Samples of the running attempt that have been written; the progress display reads it."""
+        """Samples of the running attempt that have been written or are being written; other threads read it."""
         components = [column(layer) for column in (attention_column, mlp_column) for layer in self._layers]
         self.facts = WorkerFacts(
             model={**loaded.description, "tower": _tower_facts(self._decomposer), **agreement},
@@ -87,9 +89,10 @@ class ShardWorker:
         )
 
     def process(self, task: Task) -> CommitRecord:
-        """Write one shard's projections and moments, verified; the driver commits the record that this returns.
+        """Write one shard's projections and moments and verify them; the driver commits the returned record.
 
-        Raises ShardError when the shard cannot be read in time, StorageFull when the run's file system is full.
+        Raises ShardError when the shard cannot be read, or not in time, and StorageFull when the run's file system is
+        full. After an error the attempt's files are removed.
         """
         clock = _Clock()
         self.samples_done = 0
@@ -99,13 +102,17 @@ class ShardWorker:
         try:
             report = self._stream(task, output, clock)
             files = clock.time("write", output.close)
-        except BaseException:
+        except BaseException:  # also KeyboardInterrupt: an attempt leaves no files behind
             output.abort()
             raise
         return _commit_record(task, files, report, output, clock, self.facts.host)
 
     def _stream(self, task: Task, output: _Output, clock: _Clock) -> ReadReport:
-        """Read, decode, decompose and write batch after batch; the next batch is computed while one is written."""
+        """Read, decode, decompose and write batch after batch.
+
+        Two batches are in flight: one is computed while the rows of the one before it are written in a thread. To wait
+        for that thread before the next write bounds the memory, keeps the rows in order and raises its errors here.
+        """
         with (
             ShardFeed(task.shard, self._fields, self._decoder, self._config.decode) as feed,
             ThreadPoolExecutor(1, thread_name_prefix="write") as writing,
@@ -126,16 +133,16 @@ class ShardWorker:
             return feed.report
 
     def _submit(self, samples: list[Sample]) -> Batch | None:
-        """Begin to compute the batch's decoded images; None when there are none."""
+        """Start to compute the batch's decoded images; None when there are none."""
         images = []
         for sample in samples:
             if sample.status == OK and sample.image is not None:
                 images.append(sample.image)
-                sample.image = None  # what waits to be written needs no pixels
+                sample.image = None  # rows need no pixels, and those of waiting batches would take memory
         return self._staging.submit(images) if images else None
 
     def _write(self, output: _Output, samples: list[Sample], batch: Batch | None, clock: _Clock) -> None:
-        """Wait for a batch's results, and append its rows."""
+        """Wait for a batch's results, and append its rows; runs in the writing thread."""
         arrays: Arrays = {}
         if batch is not None:
             arrays = batch.wait()
@@ -147,19 +154,21 @@ class ShardWorker:
         clock.time("write", partial(output.write, samples, vectors, scalars))
 
     def _compute(self, images: torch.Tensor) -> Tensors:
-        """All that is stored of a batch, on the model's device."""
+        """(B, 3, height, width) normalised images -> what is stored of them, float32 on the model's device.
+
+        `embedding` (B, D), `heads` (B, layers * heads, dh), each of SCALARS (B,), and with `--components` `attention`
+        and `mlp` (B, layers, D).
+        """
         out = self._decomposer(images)
-        stored: Tensors = {
-            "embedding": out.embedding,
-            "heads": out.heads.flatten(1, 2),
-        }  # (B, layers * heads, head_dim)
+        # (B, layers, heads, dh) -> (B, layers * heads, dh), in the order of the table's head columns
+        stored: Tensors = {"embedding": out.embedding, "heads": out.heads.flatten(1, 2)}
         stored |= {name: getattr(out, name) for name in SCALARS}
         if out.attention is not None and out.mlp is not None:
-            stored |= {"attention": out.attention, "mlp": out.mlp}  # (B, layers, D) each
+            stored |= {"attention": out.attention, "mlp": out.mlp}
         return {name: value.float() for name, value in stored.items()}
 
     def _columns(self, arrays: Arrays) -> tuple[Arrays, Arrays]:
-        """The same as columns of the table: vectors and scalars."""
+        """(vectors, scalars): the results of `_compute` by the table's column names; vectors are (B, length)."""
         if not arrays:
             return {}, {}
         vectors: Arrays = {"embedding": arrays["embedding"]}
@@ -170,7 +179,7 @@ class ShardWorker:
         return vectors, {name: arrays[name] for name in SCALARS}
 
     def _write_basis(self) -> None:
-        """The run's basis.safetensors, by whichever worker comes first; all have the same weights."""
+        """Write the run's basis.safetensors, unless another worker has: all have the same weights."""
         if not self._basis_is_written:
             arrays = self._decomposer.readout.arrays(np.float32)
             write_basis(self._run_dir, arrays, {"layers": ",".join(map(str, self._layers))})
@@ -178,7 +187,7 @@ class ShardWorker:
 
 
 class _Output:
-    """The two files of one attempt."""
+    """The two files of one attempt: projections and moments."""
 
     def __init__(self, run_dir: RunDirectory, task: Task, spec: TableSpec, label_moments: LabelMoments) -> None:
         footer = {"fingerprint": task.run_fingerprint}
@@ -187,7 +196,7 @@ class _Output:
         self._moments = MomentsAccumulator(spec, label_moments)
         self._has_labels = spec.label_kind is not None
         self.details: dict[str, list[str]] = {}
-        """Of samples that only the writer found wanting."""
+        """By status, samples that the decoder accepted and the writer did not: `KEY: reason`."""
 
     @property
     def counts(self) -> Counter[str]:
@@ -195,44 +204,46 @@ class _Output:
         return self._writer.counts
 
     def write(self, samples: list[Sample], vectors: Arrays, scalars: Arrays) -> None:
-        """Append a batch to both."""
-        given = [sample for sample in samples if sample.status == OK]
+        """Append a batch to both; `vectors` and `scalars` have a row for each sample whose status is `ok`."""
+        computed = [sample for sample in samples if sample.status == OK]
         stored = self._writer.write(samples, vectors, scalars)
-        if not given:
+        if not computed:
             return
-        if not stored.all():
+        if not stored.all():  # the writer has changed the status of samples with inf or nan
             vectors = {name: values[stored] for name, values in vectors.items()}
-            lost = [f"{sample.key}: {sample.detail}" for sample in given if sample.status != OK]
+            lost = [f"{sample.key}: {sample.detail}" for sample in computed if sample.status != OK]
             self.details[NOT_FINITE] = (self.details.get(NOT_FINITE, []) + lost)[:DETAILS_PER_STATUS]
-        labels = [sample.label for sample in given if sample.status == OK] if self._has_labels else None
+        labels = [sample.label for sample in computed if sample.status == OK] if self._has_labels else None
         self._moments.update(vectors, labels)
 
     def close(self) -> dict[str, StoredFile]:
-        """Finish and verify both; by path relative to the run directory."""
+        """Finish and verify both files; path relative to the run directory -> bytes and hash."""
         projections = self._writer.close()
         path, moments = self._moments.save(self._run_dir, self._task.shard, self._task.attempt)
         return {self._writer.path: projections, path: moments}
 
     def abort(self) -> None:
-        """Remove whatever was written."""
+        """Remove both files, as far as they were written."""
         self._writer.abort()
         self._run_dir.storage.remove(self._run_dir.moments_path(self._task.shard.id, self._task.attempt))
 
 
 class _Clock:
-    """Seconds by stage, safe to add to from two threads (each stage is timed by one)."""
+    """Seconds of one attempt by stage. Two threads add to it without a lock, since each stage is timed by only one."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
         self.seconds: dict[str, float] = {}
 
     def elapsed(self) -> float:
+        """Seconds since the attempt began."""
         return time.perf_counter() - self._started
 
     def add(self, stage: str, seconds: float) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     def time(self, stage: str, call: Callable[[], _T]) -> _T:
+        """`call()`, its seconds counted under `stage`."""
         before = time.perf_counter()
         try:
             return call()
@@ -241,7 +252,10 @@ class _Clock:
 
 
 def _batches(feed: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
-    """Runs of samples with `size` decoded images each; failures ride along, so that they never shrink a batch."""
+    """Successive samples in lists with `size` decoded images each, and at most 4 `size` samples.
+
+    Samples without an image count only towards the second limit, so that the model's batches stay full.
+    """
     batch: list[Sample] = []
     images = 0
     for sample in feed:
@@ -284,7 +298,7 @@ def _commit_record(
 
 
 def _tower_facts(decomposer: Decomposer) -> dict[str, object]:
-    """Plain facts of the tower for run.json."""
+    """The tower's description for run.json, as plain JSON values."""
     tower = decomposer.tower
     names = ("family", "layers", "heads", "head_dim", "width", "embed_dim", "tokens", "grid", "image_size", "pooling")
     return {name: list(value) if isinstance(value := getattr(tower, name), tuple) else value for name in names}

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipaudit.localize.tensors import as_grid, check_images, check_texts
-from clipaudit.model import Tower, describe, resized
+from clipaudit.model import Tower, describe_tower, resized
 from clipaudit.model.attention_pool import attention_of
 from clipaudit.model.readout import norm_as
 from clipaudit.model.taps import Record, tapped
@@ -25,7 +25,7 @@ class RawAttention:
     In a tower that pools by attention, that pool's attention."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.tower = describe(model)
+        self.tower = describe_tower(model)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, texts: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class Rollout:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.tower = describe(model)
+        self.tower = describe_tower(model)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, texts: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class GradCam:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.tower = describe(model)
+        self.tower = describe_tower(model)
 
     def __call__(self, images: Tensor, texts: Tensor) -> Tensor:
         """(B, 3, height, width), (T, D) -> (B, T, rows, columns), 0 or more."""
@@ -91,7 +91,7 @@ class Relevance:
     """
 
     def __init__(self, model: nn.Module, first_layer: int = 0) -> None:
-        self.tower = describe(model)
+        self.tower = describe_tower(model)
         self.first_layer = first_layer
 
     def __call__(self, images: Tensor, texts: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class Relevance:
 def _sized(tower: Tower, images: Tensor, texts: Tensor) -> Tower:
     check_images(tower, images)
     check_texts(tower, texts)
-    return describe(resized(tower.visual, (images.shape[2], images.shape[3])))
+    return describe_tower(resized(tower.visual, (images.shape[2], images.shape[3])))
 
 
 def _attention(

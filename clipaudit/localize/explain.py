@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipaudit.arrays import ArrayHolder
 from clipaudit.config import ModelConfig, parse_layers
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.encoder import Tokenizer, encode_texts, load_tokenizer
@@ -23,9 +25,9 @@ from clipaudit.localize.surgery import Form
 from clipaudit.localize.tensors import embed
 from clipaudit.localize.text_tokens import TokenScore, token_scores
 from clipaudit.localize.token_maps import TokenDecomposition
-from clipaudit.model import Tower, describe
+from clipaudit.model import Tower, describe_tower
 from clipaudit.model.loading import LoadedModel, Normaliser, load_model
-from clipaudit.schema import parse_head_label
+from clipaudit.schema import Names, as_names, parse_head_label
 
 Float32s = npt.NDArray[np.float32]
 
@@ -34,8 +36,8 @@ _BY_TOKENS = ("decomposition", "contrast")
 _WITH_BLOCKS = ("surgery", "values")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Explanation:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Explanation(ArrayHolder):
     """Maps of one picture. R rows: 1, or the heads that were named; T texts."""
 
     picture: FramedPicture
@@ -158,7 +160,7 @@ class Explainer:
         loaded: the model and its tokenizer, where they are there already.
 
     Raises:
-        UsageError: as `load_model` and `describe`.
+        UsageError: as `load_model` and `describe_tower`.
     """
 
     def __init__(
@@ -171,7 +173,7 @@ class Explainer:
     ) -> None:
         self._config = config
         self._loaded, self._tokenizer = loaded or (load_model(config), load_tokenizer(config))
-        self.tower = describe(self._loaded.model)
+        self.tower = describe_tower(self._loaded.model)
         self._whole = whole or side is not None
         self._reader = PictureReader(self._loaded.transform, self.tower, whole=whole, side=side)
         self._normalise = Normaliser(self._reader.mean, self._reader.std, self._loaded.device)
@@ -307,6 +309,59 @@ class Explainer:
             model=f"{self._config.name}{weights}",
             whole=self._whole,
         )
+
+
+def explain(
+    image: str | os.PathLike[str],
+    texts: Names,
+    model: ModelConfig | str,
+    pretrained: str | None = None,
+    *,
+    method: str = "decomposition",
+    heads: Names = (),
+    options: Options | None = None,
+    whole: bool = False,
+    side: int | None = None,
+    words: bool = False,
+    tokens: bool = False,
+    device: str = "auto",
+) -> Explanation:
+    """Where texts are in a picture: heat maps, whose sum with `decomposition` is what the heads add to the cosine.
+
+    Loads the model at each call; for many pictures make one `clipaudit.localize.explain.Explainer`.
+
+    Args:
+        image: an image file.
+        texts: one text or several.
+        model, pretrained: which model, as for `load_model`.
+        method: a name of METHODS.
+        heads: head labels such as L11H05: a row of maps for each (`decomposition` and `contrast` only).
+        options: for the method.
+        whole: show the model the whole picture, not what its preprocessing keeps.
+        side: show the whole picture with about so many pixels on the shorter side.
+        words: also say what each word of each text adds to the cosine.
+        tokens: also say how close the image is to each token of each text.
+        device: where the model runs: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+
+    Raises UsageError for a picture that cannot be read, no text, or an option that the method does not have, and what
+    `load_model` raises.
+
+    >>> found = explain("photo.jpg", ["a bird", "water"], "demo")
+    >>> found.scores.shape  # (rows of heads, texts, patches down, patches across)
+    (1, 2, 8, 8)
+    >>> found.draw().save("maps.png")
+    """
+    config = model if isinstance(model, ModelConfig) else ModelConfig(name=model, pretrained=pretrained, device=device)
+    explainer = Explainer(config, whole=whole, side=side)
+    return explainer.explain(
+        os.fspath(image),
+        as_names(texts),
+        method=method,
+        heads=as_names(heads),
+        options=options,
+        words=words,
+        tokens=tokens,
+    )
 
 
 def method_options(tower: Tower, *, layers: str | None, blocks: int | None, form: Form) -> Options:

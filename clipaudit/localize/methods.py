@@ -147,6 +147,12 @@ def localiser(name: str, model: nn.Module, options: Options | None = None) -> Lo
     """The localiser of that name for an open_clip model or its image tower.
 
     Raises UsageError for a name that is not in METHODS, and what the method raises for the model and the options.
+
+    >>> loaded = load_model("demo")
+    >>> image = loaded.transform(PIL.Image.open("photo.jpg"))[None]  # (1, 3, 64, 64)
+    >>> texts = torch.from_numpy(TextPool.of(["a bird", "water"]).vectors("demo-out/birds-run"))  # (2, 128)
+    >>> localiser("contrast", loaded.model)(image, texts).shape
+    torch.Size([1, 2, 8, 8])
     """
     if name not in METHODS:
         raise UsageError(f"there is no method {name!r}; there are: {', '.join(METHODS)}")

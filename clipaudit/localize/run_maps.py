@@ -14,7 +14,7 @@ from clipaudit.errors import RunMismatch, UsageError
 from clipaudit.localize.frames import Frame, FramedPicture, PictureReader
 from clipaudit.localize.overlay import overlaid
 from clipaudit.localize.token_maps import TokenDecomposition
-from clipaudit.model import describe
+from clipaudit.model import describe_tower
 from clipaudit.model.loading import Normaliser, load_model
 from clipaudit.run.reader import Run
 from clipaudit.schema import parse_head_label
@@ -47,7 +47,7 @@ class RunMaps:
         self._loaded = load_model(config)
         if self._loaded.fingerprint != run.manifest.model["fingerprint"]:
             raise RunMismatch(f"the model that {config.name} names here has other weights than the run's")
-        self._reader = PictureReader(self._loaded.transform, describe(self._loaded.model), shown=side)
+        self._reader = PictureReader(self._loaded.transform, describe_tower(self._loaded.model), shown=side)
         self._normalise = Normaliser(self._reader.mean, self._reader.std, self._loaded.device)
 
     def read(self, data: bytes, name: str) -> FramedPicture | None:

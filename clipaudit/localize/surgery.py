@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from clipaudit.config import Precision
 from clipaudit.errors import UsageError
 from clipaudit.localize.tensors import autocast, check_images
-from clipaudit.model import Tower, describe, resized
+from clipaudit.model import Tower, describe_tower, resized
 from clipaudit.model.readout import attention_update
 from clipaudit.model.taps import tapped
 
@@ -65,7 +65,7 @@ class Surgery:
     def __init__(
         self, model: nn.Module, blocks: int | None = None, path: Path = "surgery", precision: Precision = "fp32"
     ) -> None:
-        self.tower: Tower = describe(model)
+        self.tower: Tower = describe_tower(model)
         if path not in get_args(Path):
             raise UsageError(f"the path must be surgery, maskclip or plain, not {path!r}")
         if blocks is not None and not 1 <= blocks <= self.tower.layers:
@@ -85,7 +85,7 @@ class Surgery:
             UnsupportedTower: another size than the model's own, for a tower that is bound to it.
         """
         check_images(self.tower, images)
-        tower = describe(resized(self.tower.visual, (images.shape[2], images.shape[3])))
+        tower = describe_tower(resized(self.tower.visual, (images.shape[2], images.shape[3])))
         with torch.inference_mode(), autocast(images.device, self.precision):
             pixels = images.to(tower.parameter().dtype)
             if self.path == "surgery":

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clipaudit.config import Precision
 from clipaudit.errors import UsageError
 from clipaudit.localize.tensors import as_grid, check_images, check_texts
-from clipaudit.model import Decomposer, Decomposition, describe, token_scores
+from clipaudit.model import Decomposer, Decomposition, describe_tower, token_scores
 from clipaudit.model.token_scores import token_map
 from clipaudit.schema import head_label
 
@@ -68,7 +68,7 @@ class TokenDecomposition:
         precision: Precision = "fp32",
     ) -> None:
         if heads is not None:
-            _check_heads(heads, describe(model).layers, describe(model).heads)
+            _check_heads(heads, describe_tower(model).layers, describe_tower(model).heads)
             layers = sorted({layer for layer, _ in heads})
         self.chosen = None if heads is None else tuple(heads)
         self.decomposer = Decomposer(model, layers=layers, tokens=True, precision=precision)

@@ -4,7 +4,7 @@ from clipaudit.model.decomposer import Decomposer, Decomposition, TokenValues
 from clipaudit.model.readout import Readout
 from clipaudit.model.sizes import resized
 from clipaudit.model.token_scores import token_map, token_scores
-from clipaudit.model.towers import Tower, describe
+from clipaudit.model.towers import Tower, describe_tower
 
 __all__ = [
     "Decomposer",
@@ -12,7 +12,7 @@ __all__ = [
     "Readout",
     "TokenValues",
     "Tower",
-    "describe",
+    "describe_tower",
     "resized",
     "token_map",
     "token_scores",

@@ -19,7 +19,7 @@ from clipaudit.model.linears import HALVES, replacements
 from clipaudit.model.readout import Readout
 from clipaudit.model.sizes import resized
 from clipaudit.model.taps import Record, Taps
-from clipaudit.model.towers import Tower, describe
+from clipaudit.model.towers import Tower, describe_tower
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -108,7 +108,7 @@ class Decomposer:
     ) -> None:
         if precision not in get_args(Precision):
             raise UsageError(f"precision must be fp32, bf16, fp16 or int8, not {precision!r}")
-        self.tower: Tower = describe(model)
+        self.tower: Tower = describe_tower(model)
         self.layers = _check_layers(layers, self.tower.layers)
         self.terms = terms
         self.with_tokens = tokens
@@ -147,7 +147,7 @@ class Decomposer:
         if size == self.tower.image_size:
             return self
         view = copy.copy(self)
-        view.tower = describe(resized(self.tower.visual, size))
+        view.tower = describe_tower(resized(self.tower.visual, size))
         view._prepare()
         return view
 

@@ -10,7 +10,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,10 @@ _MORE_THAN_TENSORS = torch.serialization.pickle.UnpicklingError  # type: ignore[
 class LoadedModel:
     """A CLIP model in evaluation mode with its own preprocessing."""
 
-    model: torch.nn.Module
+    model: torch.nn.Module = field(repr=False)
     """open_clip `CLIP` or `CustomTextCLIP`, float32, on `device`."""
-    transform: Any
-    """The model's validation transform, a torchvision `Compose` from PIL image to normalised tensor."""
+    transform: Any = field(repr=False)
+    """The model's validation transform, a torchvision `Compose`: PIL image -> normalised (3, H, W) float32."""
     device: torch.device
     fingerprint: str
     """Hash of every weight and of the preprocessing; two models with the same fingerprint give the same vectors."""
@@ -45,19 +45,32 @@ class LoadedModel:
     """Plain facts for run.json: name, pretrained, preprocessing, parameters."""
 
 
-def load_model(config: ModelConfig) -> LoadedModel:
-    """Load the model that `config` names, ready for inference on its device.
+def load_model(model: ModelConfig | str, pretrained: str | None = None, *, device: str = "auto") -> LoadedModel:
+    """Load a CLIP model, ready for inference on its device, with its own preprocessing.
 
-    Raises UnknownModel for a name, tag, checkpoint or directory that does not exist, and UsageError for weights that
-    cannot be downloaded or do not fit the architecture.
+    Args:
+        model: open_clip model name, `local-dir:PATH` or a directory, `hf-hub:ORG/NAME`, or `demo`; or a ModelConfig,
+            which says the rest too.
+        pretrained: open_clip weight tag, checkpoint file, or `random-seed-N` for untrained weights drawn from seed N.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+
+    Raises:
+        UnknownModel: a name, tag, checkpoint or directory that does not exist.
+        UsageError: weights that cannot be downloaded or do not fit the architecture, or a device that is not there.
+
+    >>> loaded = load_model("demo")
+    >>> image = loaded.transform(PIL.Image.open("photo.jpg"))[None]  # (1, 3, 64, 64)
+    >>> loaded.model.encode_image(image).shape
+    torch.Size([1, 128])
     """
+    config = model if isinstance(model, ModelConfig) else ModelConfig(name=model, pretrained=pretrained, device=device)
     name, pretrained, seed = resolve(config)
-    device = resolve_device(config.device)
+    place = resolve_device(config.device)
     with quiet_open_clip(), torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.manual_seed(seed)
         try:
-            model = open_clip.create_model(
+            network = open_clip.create_model(
                 name,
                 pretrained,
                 precision="fp32",
@@ -74,20 +87,20 @@ def load_model(config: ModelConfig) -> LoadedModel:
             ) from error
         except (RuntimeError, OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise UsageError(f"{spelled(config)} cannot be loaded: {first_line(error)}") from error
-    model = model.eval().requires_grad_(False)
-    preprocess = dict(model.visual.preprocess_cfg)
-    digest = _weights_digest(model, preprocess)
+    network = network.eval().requires_grad_(False)
+    preprocess = dict(network.visual.preprocess_cfg)
+    digest = _weights_digest(network, preprocess)
     return LoadedModel(
-        model=model.to(device),
+        model=network.to(place),
         transform=image_transform_v2(PreprocessCfg(**preprocess), is_train=False),
-        device=device,
+        device=place,
         fingerprint=digest,
         description={
             "name": config.name,
             "pretrained": config.pretrained,
             "fingerprint": digest,
             "preprocess": json.loads(json.dumps(preprocess)),
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "parameters": sum(p.numel() for p in network.parameters()),
         },
     )
 

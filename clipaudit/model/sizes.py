@@ -14,25 +14,25 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from clipaudit.errors import UnsupportedTower, UsageError
-from clipaudit.model.towers import describe
+from clipaudit.model.towers import describe_tower
 
 
 def resized(model: nn.Module, size: tuple[int, int]) -> nn.Module:
-    """An image tower that takes images of `size`, for `Decomposer`, `describe` and a forward pass.
+    """An image tower that takes images of `size`, for `Decomposer`, `describe_tower` and a forward pass.
 
     The result shares every weight with the model but its position embeddings, which are always interpolated from the
     model's own (bicubic with antialiasing, as open_clip and timm do it when they load weights of another size), so that
     nothing depends on which sizes came before. The model keeps its own size.
 
     Args:
-        model: an open_clip model or its image tower, one that `describe` takes.
+        model: an open_clip model or its image tower, one that `describe_tower` takes.
         size: height and width in pixels, each a multiple of the patch side.
 
     Raises:
         UnsupportedTower: the tower has positions or patches that are bound to one size.
         UsageError: the size is not a multiple of the patch side.
     """
-    tower = describe(model)
+    tower = describe_tower(model)
     if size == tower.image_size:
         return tower.visual
     patch = patch_side(tower.image_size, tower.grid)

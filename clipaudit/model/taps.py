@@ -71,7 +71,7 @@ def tapped(tower: Tower, tokens: Collection[int] = (), attend: Attend | None = N
     meanwhile: it would meet the swapped modules. Give such threads a model of their own.
 
     Args:
-        tower: from `describe`.
+        tower: from `describe_tower`.
         tokens: layers whose attention weights and values are recorded for every token.
         attend: called in every layer with its queries, keys and values, see `Attend`; gradients flow through it.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypeAlias
 
 import timm.layers as timm_layers
@@ -78,7 +78,11 @@ class AttentionPool:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Tower:
-    """A supported image tower: its shape, and the modules that the decomposition needs."""
+    """A supported image tower: its shape, and the modules that the decomposition needs.
+
+    >>> describe_tower(load_model("demo").model).family
+    'open_clip ViT'
+    """
 
     family: str
     layers: int
@@ -100,15 +104,16 @@ class Tower:
     """First pooled token: 0 for the class token, the number of skipped prefix tokens for average pooling."""
     norm_before_pool: bool
     """Whether the last LayerNorm sees every token (then average pooling weighs tokens by 1/sigma)."""
-    visual: nn.Module
-    container: nn.Module
+    visual: nn.Module = field(repr=False)
+    """The image tower itself."""
+    container: nn.Module = field(repr=False)
     """Holds the blocks under the names "0", "1", ..."""
-    blocks: tuple[Block, ...]
-    norm: nn.LayerNorm
+    blocks: tuple[Block, ...] = field(repr=False)
+    norm: nn.LayerNorm = field(repr=False)
     """The last LayerNorm (ln_post)."""
-    head: tuple[nn.Linear | nn.Parameter, ...]
+    head: tuple[nn.Linear | nn.Parameter, ...] = field(repr=False)
     """Linear maps behind the pool: Linear modules, or a (width, embed_dim) matrix."""
-    pool: AttentionPool | None = None
+    pool: AttentionPool | None = field(default=None, repr=False)
     """The pool of a tower whose pooling is `attention`; `norm` stands before it."""
 
     @property
@@ -122,7 +127,7 @@ class Tower:
         return self.blocks[0].out.weight
 
 
-def describe(model: nn.Module) -> Tower:
+def describe_tower(model: nn.Module) -> Tower:
     """Recognise the image tower of an open_clip model.
 
     Args:
@@ -130,6 +135,10 @@ def describe(model: nn.Module) -> Tower:
 
     Raises:
         UnsupportedTower: the tower cannot be decomposed exactly; the message is one sentence with the reason.
+
+    >>> tower = describe_tower(load_model("demo").model)
+    >>> tower.layers, tower.heads, tower.head_dim, tower.pooling
+    (6, 4, 32, 'token')
     """
     visual = getattr(model, "visual", model)
     if not isinstance(visual, nn.Module):

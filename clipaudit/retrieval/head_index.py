@@ -9,19 +9,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Float32s, Floats, Ints
+from clipaudit.arrays import ArrayHolder, Bools, Float32s, Floats, Ints
 from clipaudit.errors import IntegrityError, UsageError
-from clipaudit.retrieval import filters
 from clipaudit.retrieval.card import EMBEDDING, IndexCard, Space, check_columns, check_covers, read_card
 from clipaudit.retrieval.rowmap import RowMap
 from clipaudit.retrieval.vector_index import VectorIndex, threads
 from clipaudit.run.derived import LocalFiles
-from clipaudit.run.reader import Run
+from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.run.row import Row
+from clipaudit.schema import Names
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Neighbours:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Neighbours(ArrayHolder):
     """What a search found."""
 
     scores: Float32s
@@ -33,9 +33,10 @@ class Neighbours:
 class HeadIndex:
     """One index of a run, memory-mapped, for any number of threads.
 
-        index = HeadIndex.open("runs/train", "L11H05")
-        found = index.search(run.heads("L11H05").values[:1], k=10, where="label = 3")
-        index.rows(found.numbers[0])
+    >>> index = HeadIndex.open("demo-out/birds-run", "L05H00")
+    >>> nearest = index.search(index.coordinates(0, "birds-000007"), k=3, where="place = 'water'")
+    >>> [row.attributes["place"] for row in index.rows(nearest.numbers[0])]
+    ['water', 'water', 'water']
 
     Scores, by the card's metric: `centred` (y - m)(y' - m)' and, for texts, (y - m)(Q t)', m the run's mean; `cosine`
     those, divided by both lengths; `raw` those of `centred` without m.
@@ -62,7 +63,7 @@ class HeadIndex:
 
     @staticmethod
     def open(
-        run: Run | str | os.PathLike[str],
+        run: RunPlace,
         name: str,
         *,
         stale: bool = False,
@@ -75,36 +76,38 @@ class HeadIndex:
         UsageError when the head is not stored, not indexed or its index too old, RunMismatch when it is of another
         run, IntegrityError when a file is missing or damaged.
         """
-        opened = run if isinstance(run, Run) else Run(run)
-        check_columns(opened, [name])
-        card = read_card(opened.directory, name)
+        reader = opened(run)
+        check_columns(reader, [name])
+        card = read_card(reader.directory, name)
         if rows is None or tuple(rows.segments) != card.segments:
-            rows = RowMap(opened, card.segments, verify=verify)
-        remark = check_covers(opened, card, rows.shards, stale=stale)
-        files = LocalFiles(opened.directory)
+            rows = RowMap(reader, card.segments, verify=verify)
+        remark = check_covers(reader, card, rows.shards, stale=stale)
+        files = LocalFiles(reader.directory)
         place = files.directory(card.directory, card.files, verify=verify)
         index = VectorIndex.load(place, card.kind, card.dim)
         if not len(index) == len(rows) == card.rows:
             raise IntegrityError(
-                f"the index of {name} at {opened.directory.url} has {len(index)} vectors and {len(rows)} rows where its"
+                f"the index of {name} at {reader.directory.url} has {len(index)} vectors and {len(rows)} rows where its"
                 f" card says {card.rows}: build it again"
             )
-        return HeadIndex(opened, card, rows, index, files, remark)
+        return HeadIndex(reader, card, rows, index, files, remark)
 
     # -- queries -----------------------------------------------------------------------------------------------------
 
-    def search(self, coordinates: Floats, k: int = 10, *, where: str | None = None) -> Neighbours:
+    def search(self, coordinates: Floats, k: int = 10, *, where: Names | None = None) -> Neighbours:
         """The k images most alike in this head, for (dh,) or (q, dh) coordinates of images (D for `embedding`).
 
-        `where` filters rows as `filters.parse_filter` says. UsageError for more neighbours than vectors, a wrong shape
-        or a filter that is not understood.
+        `where` filters rows, `place = water`, see `clipaudit.run.filters`. UsageError for more neighbours than vectors,
+        a wrong shape or a filter that is not understood.
         """
-        return self.nearest(self.space.images(self._shaped(coordinates)), k, where)
+        return self.nearest(self.space.images(self._shaped(coordinates)), k, self._allowed(where))
 
-    def search_text(self, texts: Floats, k: int = 10, *, lowest: bool = False, where: str | None = None) -> Neighbours:
+    def search_text(
+        self, texts: Floats, k: int = 10, *, lowest: bool = False, where: Names | None = None
+    ) -> Neighbours:
         """The k images furthest along (D,) or (q, D) unit text vectors; with `lowest`, furthest the other way."""
         queries = self.space.texts(self.fold(np.atleast_2d(texts)))
-        found = self.nearest(-queries if lowest else queries, k, where)
+        found = self.nearest(-queries if lowest else queries, k, self._allowed(where))
         return Neighbours(scores=-found.scores, numbers=found.numbers) if lowest else found
 
     def fold(self, texts: Floats) -> Floats:
@@ -116,22 +119,24 @@ class HeadIndex:
         folded: Floats = texts @ self._basis.T  # (q, D) @ (D, dh)
         return folded
 
-    def nearest(self, queries: Float32s, k: int, where: str | Bools | None = None) -> Neighbours:
-        """The k largest products with (q, dim) queries that are prepared already; `where` may be a (n,) mask."""
+    def nearest(self, queries: Float32s, k: int, allowed: Bools | None = None) -> Neighbours:
+        """The k largest products with (q, dim) queries that are prepared already, among the rows of a (n,) mask."""
         if k < 1:
             raise UsageError(f"-k must be at least 1, not {k}")
         if k > len(self):
             raise UsageError(
                 f"-k {k} asks for more neighbours than the {len(self):,} vectors of the index of {self.name}"
             )
-        mask = self.mask(where) if isinstance(where, str) else where
         with threads(1 if len(queries) == 1 else os.cpu_count() or 1):
-            scores, numbers = self._index.search(np.ascontiguousarray(queries), k, self.card.effort, mask)
+            scores, numbers = self._index.search(np.ascontiguousarray(queries), k, self.card.effort, allowed)
         return Neighbours(scores=np.where(numbers < 0, -np.inf, scores).astype(np.float32), numbers=numbers)
 
-    def mask(self, where: str) -> Bools:
-        """(n,) which rows a filter lets through."""
-        return filters.mask(where, self.row_map.table)
+    def mask(self, where: Names) -> Bools:
+        """(n,) which rows pass a filter, or each of several."""
+        return self.row_map.mask(where)
+
+    def _allowed(self, where: Names | None) -> Bools | None:
+        return None if where is None else self.mask(where)
 
     # -- rows --------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Final
 from clipaudit.arrays import Floats
 from clipaudit.errors import UsageError
 from clipaudit.retrieval.card import EMBEDDING, check_columns
-from clipaudit.retrieval.queries import QueryEncoder, stored_coordinates
+from clipaudit.retrieval.queries import QueryEncoder
 from clipaudit.retrieval.retriever import End, Question, Retriever
 from clipaudit.retrieval.sheet import Asked, SheetPanel
 from clipaudit.run.reader import Run
@@ -35,7 +35,8 @@ class Request:
     text: str | None = None
     end: End = "max"
     k: int = 20
-    where: str | None = None
+    where: tuple[str, ...] = ()
+    """Filters that an image must all pass."""
     unique: bool = False
     compare: bool = False
     """Also ask the whole embedding."""
@@ -71,7 +72,7 @@ class Request:
                 picture = shrink(self.image, min(MAX_SIDE, 224), _MOST_PIXELS)
         except NoPicture:
             picture = None
-        return Asked(words=words, picture=picture, row=row, image=self.image, where=self.where)
+        return Asked(words=words, picture=picture, row=row, image=self.image, where=" and ".join(self.where) or None)
 
     def row(self, retriever: Retriever) -> Row:
         """The sample that is the query."""
@@ -93,22 +94,18 @@ def answers(retriever: Retriever, encoder: QueryEncoder, request: Request) -> li
     both = request.compare and names != [EMBEDDING]
     for name in (*names, *[EMBEDDING] * both):
         retriever.index(name)  # what is not indexed is heard of before a model is loaded
-    vectors = _vectors(retriever, encoder, request, [*names, *[EMBEDDING] * both])
+    vectors = retriever.query_vectors(
+        [*names, *[EMBEDDING] * both],
+        encoder,
+        key=request.key,
+        text=request.text,
+        image=request.image,
+        image_name=request.image_name,
+    )
     panels = [_panel(retriever, request, vectors, names)]
     if both:
         panels.append(_panel(retriever, request, vectors, [EMBEDDING]))
     return panels
-
-
-def _vectors(retriever: Retriever, encoder: QueryEncoder, request: Request, names: Sequence[str]) -> dict[str, Floats]:
-    """The query's vector for each index."""
-    if request.text is not None:
-        text = encoder.text(request.text)
-        return {name: retriever.index(name).fold(text[None])[0] for name in names}
-    if request.key is not None:
-        return stored_coordinates(retriever.run, *request.key, names)
-    assert request.image is not None
-    return encoder.image(request.image, names, request.image_name or "the query image")
 
 
 def _panel(retriever: Retriever, request: Request, vectors: Mapping[str, Floats], names: Sequence[str]) -> SheetPanel:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Floats, Ints
 from clipaudit.errors import IntegrityError, UsageError
-from clipaudit.retrieval import filters
-from clipaudit.retrieval.card import indexed
+from clipaudit.retrieval.card import EMBEDDING, indexed
 from clipaudit.retrieval.head_index import HeadIndex
+from clipaudit.retrieval.queries import QueryEncoder, parse_key, read_image, stored_coordinates
 from clipaudit.retrieval.rowmap import RowMap
-from clipaudit.run.reader import Run
+from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.run.row import Row
+from clipaudit.schema import Names, as_names
 
 End: TypeAlias = Literal["max", "min"]
 
@@ -42,7 +45,8 @@ class Question:
     """Index name -> weight of its score in the sum; 1 for those not named."""
     k: int = 20
     end: End = "max"
-    where: str | None = None
+    where: Names | None = None
+    """One filter, or several that a row must all pass: `place = water`; None for all rows."""
     unique: bool = False
     """Leave out images that are copies of better ones, or of the query."""
     leave_out: tuple[int, str] | None = None
@@ -71,15 +75,22 @@ class Answer:
 
 
 class Retriever:
-    """A run's indexes, opened when they are first asked; for any number of threads."""
+    """A run's indexes, opened when they are first asked; for any number of threads.
 
-    def __init__(self, run: Run, *, stale: bool = False, verify: bool = True) -> None:
+    >>> retriever = Retriever("demo-out/birds-run")
+    >>> answer = retriever.search(key="0/birds-000007", heads="L05H00", k=5)
+    >>> [hit.rank for hit in answer.hits]
+    [1, 2, 3, 4, 5]
+    """
+
+    def __init__(self, run: RunPlace, *, stale: bool = False, verify: bool = True) -> None:
         """`stale` and `verify` as in `HeadIndex.open`."""
-        self.run = run
+        self.run: Run = opened(run)
         self._stale, self._verify = stale, verify
         self._open: dict[str, HeadIndex] = {}
         self._lock = threading.Lock()
         self._mask = lru_cache(_MASKS)(self._new_mask)
+        self._encoder = QueryEncoder(self.run)
 
     def index(self, name: str) -> HeadIndex:
         """An opened index; the errors of `HeadIndex.open`."""
@@ -92,6 +103,74 @@ class Retriever:
     def available(self) -> tuple[str, ...]:
         """Names of the indexes that there are."""
         return indexed(self.run.directory)
+
+    def search(
+        self,
+        *,
+        key: str | None = None,
+        text: str | None = None,
+        image: str | os.PathLike[str] | None = None,
+        heads: Names | Mapping[str, float] = EMBEDDING,
+        role: str | None = None,
+        k: int = 20,
+        end: End = "max",
+        where: Names = (),
+        unique: bool = False,
+    ) -> Answer:
+        """The k images most like a sample or an image file, or furthest along a text, in some respect.
+
+        Args:
+            key: a sample of the run, SHARD/KEY.
+            text: a text; the run's model encodes it.
+            image: an image file; the run's model encodes it. One of `key`, `text` and `image` is given.
+            heads: one head or several, whose scores add up, or a mapping of heads to weights; default: the embedding.
+            role: instead of heads, all that `describe_heads` and `clipaudit heads` gave this role.
+            k: how many images.
+            end: `min` for the images least like it.
+            where: filters that images must pass, such as `place = water`; default: all images.
+            unique: leave out copies of better images and of the query.
+
+        Raises UsageError for anything that cannot be asked, and the errors of `HeadIndex.open`.
+        """
+        if sum(given is not None for given in (key, text, image)) != 1:
+            raise UsageError("give one of key, text and image")
+        weights = dict(heads) if isinstance(heads, Mapping) else dict.fromkeys(as_names(heads), 1.0)
+        names = list(weights) if role is None else self.heads_of_role(role)
+        sample = None if key is None else parse_key(self.run, key)
+        queries = self.query_vectors(
+            names, self._encoder, key=sample, text=text, image=None if image is None else read_image(Path(image))
+        )
+        return self.answer(
+            Question(
+                queries=queries,
+                text=text is not None,
+                weights=weights if role is None else {},
+                k=k,
+                end=end,
+                where=where,
+                unique=unique,
+                leave_out=sample,
+            )
+        )
+
+    def query_vectors(
+        self,
+        names: Sequence[str],
+        encoder: QueryEncoder,
+        *,
+        key: tuple[int, str] | None = None,
+        text: str | None = None,
+        image: bytes | None = None,
+        image_name: str | None = None,
+    ) -> dict[str, Floats]:
+        """The vector of a sample, a text or an image file's bytes for each index, (dh,), or (D,) for `embedding`."""
+        if text is not None:
+            vector = encoder.text(text)
+            return {name: self.index(name).fold(vector[None])[0] for name in names}
+        if key is not None:
+            return stored_coordinates(self.run, *key, names)
+        assert image is not None
+        return encoder.image(image, names, image_name or "the query image")
 
     def answer(self, question: Question) -> Answer:
         """The k best images. UsageError for what cannot be asked, and the errors of `HeadIndex.open`."""
@@ -108,9 +187,12 @@ class Retriever:
             raise UsageError(f"-k {question.k} asks for more neighbours than the {len(first):,} vectors of the index")
         if question.k < 1:
             raise UsageError(f"-k must be at least 1, not {question.k}")
-        allowed = self._mask(first.name, question.where) if question.where is not None else None
+        where = as_names(question.where or ())
+        allowed = self._mask(first.name, where) if where else None
         search = _Search(indexes, question, allowed)
         hits, notes = search.hits()
+        if allowed is not None and not allowed.any() and (why := first.row_map.why_empty(where)):
+            notes = (*notes, f"no image has {why}")
         stale = dict.fromkeys(index.stale for index in indexes if index.stale)
         return Answer(hits=hits, notes=(*stale, *notes))
 
@@ -146,8 +228,8 @@ class Retriever:
                 raise IntegrityError(f"{storage.full(path)} is damaged: run `clipaudit heads {url}` again") from error
         raise UsageError(f"the heads of the run at {url} have no roles yet: run `clipaudit heads {url}` first")
 
-    def _new_mask(self, name: str, where: str) -> Bools:
-        return filters.mask(where, self.index(name).row_map.table)
+    def _new_mask(self, name: str, where: tuple[str, ...]) -> Bools:
+        return self.index(name).mask(where)
 
 
 def hash_distance(first: int, second: int) -> int:

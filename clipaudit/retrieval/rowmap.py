@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,15 +18,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
 
-from clipaudit.arrays import Ints
+from clipaudit.arrays import Bools, Ints
 from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.retrieval.card import FOLDER, ROWS
 from clipaudit.run.derived import LocalFiles, published, stored
 from clipaudit.run.directory import RunDirectory
+from clipaudit.run.filter_columns import FilterColumns, table_columns
+from clipaudit.run.filters import parse_filter, why_empty
 from clipaudit.run.reader import Run
 from clipaudit.run.records import CommitRecord, StoredFile
 from clipaudit.run.row import Row
-from clipaudit.schema import OK
+from clipaudit.schema import OK, Names
 
 _TABLE: Final = "rows.arrow"
 _SEGMENT: Final = "segment.json"
@@ -135,6 +138,19 @@ class RowMap:
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    @cached_property
+    def filter_columns(self) -> FilterColumns:
+        """The columns that filters may name."""
+        return table_columns(self.table, f"the run at {self._run.directory.url}")
+
+    def mask(self, where: Names) -> Bools:
+        """(n,) which rows pass a filter, or each of several; UsageError as in `parse_filter`."""
+        return parse_filter(where, self.filter_columns).mask(self.table)
+
+    def why_empty(self, where: Names) -> str | None:
+        """Which part of a filter no row passes, and what there is; see `clipaudit.run.filters.why_empty`."""
+        return why_empty(parse_filter(where, self.filter_columns), self.table)
 
     def rows(self, numbers: Sequence[int] | Ints) -> list[Row]:
         """The rows of these numbers, in their order."""

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from clipaudit import __version__
 from clipaudit.errors import ClipauditError, IntegrityError, RunInvalid, UsageError
 from clipaudit.retrieval.card import read_card
 from clipaudit.retrieval.queries import MAX_IMAGE_BYTES, QueryEncoder, parse_key
@@ -25,6 +24,7 @@ from clipaudit.retrieval.retriever import Retriever
 from clipaudit.retrieval.sheet import SheetPanel
 from clipaudit.run.reader import Run
 from clipaudit.run.thumbnails import NoPicture, Thumbnails
+from clipaudit.schema import VERSION
 
 HOST: Final = "127.0.0.1"
 MAX_K: Final = 500
@@ -122,7 +122,7 @@ def create_app(run_url: str, *, device: str = "auto", verify: bool = True) -> Fa
         raise UsageError(f"the run at {run.directory.url} has no index yet: `clipaudit index {run.directory.url}`")
     app = FastAPI(
         title="clipaudit",
-        version=__version__,
+        version=VERSION,
         docs_url=None,  # their pages load scripts from the network
         redoc_url=None,
         description="Images that are alike in one respect: search a run's heads by sample, image or text.",
@@ -144,7 +144,7 @@ def _add_reading(app: FastAPI, retriever: Retriever, thumbnails: Thumbnails) -> 
     @app.get("/health")
     def health() -> Health:
         """Whether the server answers."""
-        return Health(status="ok", version=__version__, rows=len(retriever.run))
+        return Health(status="ok", version=VERSION, rows=len(retriever.run))
 
     @app.get("/indexes")
     def indexes() -> list[str]:
@@ -193,7 +193,7 @@ def _add_search(app: FastAPI, retriever: Retriever, encoder: QueryEncoder) -> No
             text=asked.text,
             end=asked.end,
             k=asked.k,
-            where=asked.where,
+            where=() if asked.where is None else (asked.where,),
             unique=asked.unique,
             compare=asked.compare,
         )
@@ -211,7 +211,8 @@ def _add_search(app: FastAPI, retriever: Retriever, encoder: QueryEncoder) -> No
         compare: Annotated[bool, Query()] = False,
     ) -> list[Results]:
         """Images like the JPEG, PNG or WebP file that is the request's body."""
-        request = Request(weights={head: 1.0}, image=image, k=k, where=where, unique=unique, compare=compare)
+        filters = () if where is None else (where,)
+        request = Request(weights={head: 1.0}, image=image, k=k, where=filters, unique=unique, compare=compare)
         return [_results(panel) for panel in answers(retriever, encoder, request)]
 
 

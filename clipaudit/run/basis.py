@@ -5,58 +5,71 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from clipaudit.arrays import Floats
+from clipaudit.arrays import ArrayHolder, Floats
 from clipaudit.errors import IntegrityError, RunMismatch, RunNotFound, UsageError
 from clipaudit.run.directory import BASIS, RunDirectory
 from clipaudit.run.records import MALFORMED
+from clipaudit.schema import Several
 
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 
 _TOLERANCE = 1e-4
-"""Largest difference, relative to the largest number of an array, between the bases that two machines compute."""
+"""Largest difference between the bases that two machines compute, relative to the largest number of the array."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Basis:
-    """Q and T of every stored head, the readout and the constant components (DESIGN 3)."""
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Basis(ArrayHolder):
+    """Q and T of every stored head, the readout and the constant components (docs/method.md, 1 Decomposition)."""
 
     heads: tuple[str, ...]
     """Stored heads, in the order of Q and T."""
     tensors: Arrays
-    """Every array by name: `Q` and `T` with leading axes (layers, heads), of length 1 where all heads share one, and
-    what else the decomposer saved."""
+    """Every array by name, float32: `Q` and `T` with leading axes (layers, heads), of length 1 where all heads share
+    one, and what else the decomposer saved."""
     metadata: dict[str, str]
 
-    def Q(self, head: str) -> Floats:  # noqa: N802 - the mathematics' own name
-        """(dh, D): a head's orthonormal basis; its contribution is `y @ Q`. UsageError when the head is not stored."""
-        return self._of("Q", head)
+    @overload
+    def Q(self, head: str) -> Floats: ...
+    @overload
+    def Q(self, head: Several) -> dict[str, Floats]: ...
+    def Q(self, head: str | Several) -> Floats | dict[str, Floats]:  # noqa: N802 - the mathematics' own name
+        """(dh, D): a head's orthonormal basis; its contribution is `y @ Q`. Several heads give a dict by name.
 
-    def T(self, head: str) -> Floats:  # noqa: N802
-        """(dh, dh): from the scaled attention output to coordinates, `y = s u T`."""
-        return self._of("T", head)
+        UsageError when a head is not stored.
+        """
+        return self._of("Q", head) if isinstance(head, str) else {name: self._of("Q", name) for name in head}
+
+    @overload
+    def T(self, head: str) -> Floats: ...
+    @overload
+    def T(self, head: Several) -> dict[str, Floats]: ...
+    def T(self, head: str | Several) -> Floats | dict[str, Floats]:  # noqa: N802
+        """(dh, dh): from the scaled attention output u to coordinates, `y = s u T`; names and errors as for `Q`."""
+        return self._of("T", head) if isinstance(head, str) else {name: self._of("T", name) for name in head}
 
     def _of(self, name: str, head: str) -> Floats:
         if head not in self.heads:
             raise UsageError(f"the run stores no head {head!r}: it stores {self.heads[0]} to {self.heads[-1]}")
         array = self.tensors[name]
-        rows: Floats = array.reshape(-1, *array.shape[-2:])
-        found: Floats = rows[0 if len(rows) == 1 else self.heads.index(head)]
-        return found
+        matrices: Floats = array.reshape(-1, *array.shape[-2:])  # (layers * heads or 1, rows, columns)
+        matrix: Floats = matrices[0 if len(matrices) == 1 else self.heads.index(head)]
+        return matrix
 
 
 def write_basis(run_dir: RunDirectory, tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> bool:
-    """Write the run's basis, once; False when it was there already.
+    """Write the run's basis, once; False when the run has it already.
 
-    `tensors` holds `Q` (..., dh, D) and `T` (..., dh, dh) with the stored heads in column order, and any others.
-    Raises RunMismatch when the basis that is there is another one, because rows computed with different bases cannot
-    stand in one table; StorageFull when there is no space left.
+    tensors: `Q` (..., dh, D) and `T` (..., dh, dh) with the stored heads in column order, and any others.
+
+    Raises RunMismatch when the run has another basis, because rows computed with different bases cannot stand in one
+    table; StorageFull when there is no space left.
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     data = safetensors.numpy.save(arrays, {"clipaudit": json.dumps(dict(metadata))})
@@ -71,8 +84,8 @@ def read_basis(run_dir: RunDirectory, heads: tuple[str, ...]) -> Basis:
     """The run's basis; RunNotFound when none has been written yet, IntegrityError when it is damaged."""
     tensors, metadata = _load(run_dir)
     for name in ("Q", "T"):
-        found = tensors.get(name)
-        if found is None or found.ndim < 2 or int(np.prod(found.shape[:-2])) not in (1, len(heads)):
+        array = tensors.get(name)
+        if array is None or array.ndim < 2 or int(np.prod(array.shape[:-2])) not in (1, len(heads)):
             full = run_dir.storage.full(BASIS)
             raise IntegrityError(f"{full} is damaged: {name} is not there for {len(heads)} heads")
     return Basis(heads=heads, tensors=tensors, metadata=metadata)
@@ -92,6 +105,7 @@ def _load(run_dir: RunDirectory) -> tuple[Arrays, dict[str, str]]:
 
 
 def _refuse_difference(run_dir: RunDirectory, stored: Arrays, asked: Arrays) -> None:
+    """Raise RunMismatch when two bases differ by more than rounding."""
     full = run_dir.storage.full(BASIS)
     if {n: a.shape for n, a in stored.items()} != {n: a.shape for n, a in asked.items()}:
         raise RunMismatch(f"{full} is of another tower or other layers than this worker's: give another --out")

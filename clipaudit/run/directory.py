@@ -14,7 +14,8 @@ from typing import Any
 from clipaudit.errors import ClipauditError, IntegrityError, RunNotFound, StoreUnavailable
 from clipaudit.redact import private_url
 from clipaudit.run.records import CommitRecord, FailureRecord, Manifest, compare_manifests, now
-from clipaudit.storage.directory import TEMPORARY, Storage, storage_errors
+from clipaudit.storage.directory import Storage, storage_errors
+from clipaudit.storage.local import TEMPORARY
 from clipaudit.storage.remote import remote_errors
 
 MANIFEST = "run.json"

@@ -1,52 +1,69 @@
-"""A run's vectors in forms that other tools read without help: plain float lists in Parquet, or one .npy per column."""
+"""A run's vectors in forms that other tools read without help; a new form is a writer and a line in FORMATS."""
 
 from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias
+from types import MappingProxyType
+from typing import Any, BinaryIO, Final, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipaudit.errors import UsageError
-from clipaudit.run.directory import RunDirectory
+from clipaudit.run.frames import list_array
 from clipaudit.run.projections import vectors_of
-from clipaudit.run.reader import Run
-from clipaudit.schema import OK
-from clipaudit.storage.directory import TEMPORARY, storage_errors
+from clipaudit.run.reader import Run, RunPlace, opened
+from clipaudit.schema import OK, Names, as_names
+from clipaudit.storage.directory import storage_errors
+from clipaudit.storage.local import TEMPORARY
 
-Format: TypeAlias = Literal["parquet", "npy"]
-Precision: TypeAlias = Literal["float16", "float32"]
+Dtype: TypeAlias = Literal["float16", "float32"]
+Writer: TypeAlias = Callable[[Run, Path, Sequence[str], np.dtype[Any]], None]
+"""Writes columns of a run's ok rows into a new directory, vectors in the given dtype."""
 
 _BATCH_BYTES = 32 * 2**20
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportFormat:
+    """One form of export."""
+
+    write: Writer
+    table: str
+    """File that every export in this form has: by it `overwrite` knows an earlier export."""
+
+
 def export(
-    run: str | RunDirectory | Run,
+    run: RunPlace,
     out: str | Path,
     *,
     file_format: str = "parquet",
-    heads: Sequence[str] | None = None,
-    columns: Sequence[str] | None = None,
-    dtype: Precision = "float32",
+    heads: Names | None = None,
+    columns: Names | None = None,
+    dtype: Dtype = "float32",
     overwrite: bool = False,
 ) -> list[Path]:
     """Write the ok rows of a run into the local directory `out`; returns the files written.
 
-    `parquet`: `table.parquet`, vectors as fixed-size lists of `dtype`. `npy`: `rows.parquet` with everything but
-    vectors, and `<column>.npy`, (n, length) of `dtype`, row i of each belonging to row i of `rows.parquet`.
-    `heads` limits the heads (default: all stored); `columns` instead names every column to write. Memory is bounded by
-    one batch. The directory appears whole or not at all. UsageError when `out` is there and not empty, unless
-    `overwrite`, when a column is unknown, or for another format; StorageFull when there is no space left.
+    file_format: a name of FORMATS. `parquet`: `table.parquet`, vectors as fixed-size lists of `dtype`. `npy`:
+        `rows.parquet` with everything but vectors, and `<column>.npy`, (n, length) of `dtype`, row i of each belonging
+        to row i of `rows.parquet`. Attributes have the types of `Run.column_types`.
+    heads: limits the heads; default: all stored.
+    columns: every column to write, instead.
+
+    Memory is bounded by one batch. The directory appears whole or not at all. UsageError when `out` exists and is not
+    empty, unless `overwrite`, when a column is unknown, or for another format; StorageFull when there is no space left.
     """
-    if file_format not in ("parquet", "npy"):
-        raise UsageError(f"the export format must be parquet or npy, not {file_format!r}")
-    reader = run if isinstance(run, Run) else Run(run)
+    if file_format not in FORMATS:
+        raise UsageError(f"the export format must be {' or '.join(FORMATS)}, not {file_format!r}")
+    reader = opened(run)
     chosen = _chosen_columns(reader, heads, columns)
     target = Path(out)
     _refuse_existing(target, overwrite)
@@ -54,8 +71,7 @@ def export(
     try:
         with storage_errors(str(target)):
             aside.mkdir(parents=True)
-            write = _write_parquet if file_format == "parquet" else _write_npy
-            write(reader, aside, chosen, np.dtype(dtype))
+            FORMATS[file_format].write(reader, aside, chosen, np.dtype(dtype))
             if target.exists():
                 shutil.rmtree(target)
             aside.rename(target)
@@ -64,17 +80,16 @@ def export(
     return sorted(target.iterdir())
 
 
-def _chosen_columns(reader: Run, heads: Sequence[str] | None, columns: Sequence[str] | None) -> list[str]:
-    asked = columns if columns is not None else heads if heads is not None else ()
-    kind = "head" if columns is None else "column"
-    known = reader.columns if columns is not None else reader.head_labels
+def _chosen_columns(reader: Run, heads: Names | None, columns: Names | None) -> list[str]:
+    asked = as_names(columns if columns is not None else heads if heads is not None else ())
+    kind, known = ("head", reader.head_labels) if columns is None else ("column", reader.columns)
     for name in asked:
         if name not in known:
             stored = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
             raise UsageError(f"the run at {reader.directory.url} has no {kind} {name!r}: it has {stored}")
     if columns is not None:
-        return list(dict.fromkeys(columns))
-    dropped = set() if heads is None else set(reader.head_labels) - set(heads)
+        return list(dict.fromkeys(asked))
+    dropped = set() if heads is None else set(reader.head_labels) - set(asked)
     return [name for name in reader.columns if name not in dropped]
 
 
@@ -85,39 +100,38 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UsageError(f"cannot export to {target}: it is not empty; give another --out, or --overwrite")
-    if not (target / "table.parquet").exists() and not (target / "rows.parquet").exists():
+    if not any((target / form.table).exists() for form in FORMATS.values()):
         # --overwrite removes the directory: only one that an export made may go
         raise UsageError(f"cannot overwrite {target}: it does not look like an earlier export; remove it yourself")
 
 
 def _batches(reader: Run, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Ok rows with the chosen columns, `status` always among them."""
+    """Ok rows with the chosen columns, `status` always among them; attributes with their types."""
     width = sum(reader.spec.vectors.get(name, 0) for name in columns) * 4 + 256
     names = columns if "status" in columns else [*columns, "status"]
     for batch in reader.batches(names, rows=max(64, min(65_536, _BATCH_BYTES // width))):
-        kept = pa.array([status == OK for status in batch.column("status").to_pylist()])
-        yield batch.filter(kept)
+        yield reader.typed(batch.filter(pc.equal(batch.column("status"), OK)))
+
+
+def _schema(reader: Run, columns: Sequence[str]) -> pa.Schema:
+    """Of the plain columns as `_batches` gives them."""
+    return reader.typed(reader.schema(columns).empty_table()).schema
 
 
 def _write_parquet(reader: Run, directory: Path, columns: Sequence[str], dtype: np.dtype[Any]) -> None:
     vectors = reader.spec.vectors
-    stored = reader.schema(columns)
     number = pa.from_numpy_dtype(dtype)
-    schema = pa.schema(
-        [pa.field(f.name, pa.list_(number, vectors[f.name])) if f.name in vectors else f for f in stored]
-    )
+    fields = [
+        pa.field(f.name, pa.list_(number, vectors[f.name])) if f.name in vectors else f
+        for f in _schema(reader, columns)
+    ]
+    schema = pa.schema(fields)
     with pq.ParquetWriter(directory / "table.parquet", schema, compression="zstd") as writer:
         for batch in _batches(reader, columns):
             arrays = [
-                _list_array(batch.column(name), dtype) if name in vectors else batch.column(name) for name in columns
+                list_array(batch.column(name), dtype) if name in vectors else batch.column(name) for name in columns
             ]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-
-
-def _list_array(column: pa.Array, dtype: np.dtype[Any]) -> pa.Array:
-    values, _ = vectors_of(column)
-    flat = values.astype(dtype, copy=False).reshape(-1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat), values.shape[1])
 
 
 def _write_npy(reader: Run, directory: Path, columns: Sequence[str], dtype: np.dtype[Any]) -> None:
@@ -131,7 +145,7 @@ def _write_npy(reader: Run, directory: Path, columns: Sequence[str], dtype: np.d
             for name, dim in vectors.items()
         }
         rows = stack.enter_context(
-            pq.ParquetWriter(directory / "rows.parquet", reader.schema(others), compression="zstd")
+            pq.ParquetWriter(directory / "rows.parquet", _schema(reader, others), compression="zstd")
         )
         for batch in _batches(reader, asked):
             rows.write_table(pa.Table.from_batches([batch.select(others)]))
@@ -144,8 +158,20 @@ def _write_npy(reader: Run, directory: Path, columns: Sequence[str], dtype: np.d
 
 
 def _begin_npy(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> BinaryIO:
-    """A .npy file with its header written. Rows are appended: a full disk kills a process that writes to a map."""
+    """A .npy file with its header written, to which rows are appended.
+
+    Not a memory map: writing to one when the disk is full ends the process with SIGBUS instead of an error.
+    """
     handle = path.open("wb")
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(handle, header)
     return handle
+
+
+FORMATS: Final[Mapping[str, ExportFormat]] = MappingProxyType(
+    {
+        "parquet": ExportFormat(write=_write_parquet, table="table.parquet"),
+        "npy": ExportFormat(write=_write_npy, table="rows.parquet"),
+    }
+)
+"""The forms by name."""

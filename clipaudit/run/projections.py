@@ -288,7 +288,7 @@ def stream_table(
 
 
 @lru_cache(8)
-def column_types(spec: TableSpec) -> Mapping[str, pa.DataType]:
+def stored_types(spec: TableSpec) -> Mapping[str, pa.DataType]:
     """The type of every column of a run's table."""
     return {field.name: field.type for field in arrow_schema(spec)}
 

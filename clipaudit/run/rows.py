@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -14,13 +13,15 @@ import pyarrow.compute as pc
 
 from clipaudit.arrays import Float32s
 from clipaudit.errors import UsageError
+from clipaudit.run.filter_columns import FilterColumns
+from clipaudit.run.filter_terms import Filter
+from clipaudit.run.filters import parse_filter, why_empty
 from clipaudit.run.moments import Moments, merge, moments_of
 from clipaudit.run.projections import vectors_of
 from clipaudit.run.reader import Run
-from clipaudit.schema import OK, Label
+from clipaudit.schema import OK, Names
 
 BATCH_ROWS: Final = 4096
-_SHOWN: Final = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +30,14 @@ class Rows:
 
     shards: tuple[int, ...] | None = None
     """Shard ids; None for all."""
-    where: Mapping[str, Label] = field(default_factory=dict)
-    """Column -> value that a row must have: `label`, or `attributes.split`."""
+    where: tuple[str, ...] = ()
+    """Filters that a row must all pass, in the language of `clipaudit.run.filters`: `split = test`, `light < 9`."""
 
     @property
     def described(self) -> str:
         """`, attributes.split = test`, to follow the name of a run; empty for all rows."""
         parts = [] if self.shards is None else [f"{len(self.shards)} shards"]
-        parts += [f"{name} = {value}" for name, value in self.where.items()]
+        parts += self.where
         return f", {', '.join(parts)}" if parts else ""
 
 
@@ -56,21 +57,24 @@ class RowBatch:
         return len(next(iter({**self.vectors, **self.columns}.values()), ()))
 
 
-def chosen_rows(run: Run, expressions: Sequence[str]) -> Rows:
-    """`attributes.place=water`, `place=water` or `label=3`, any number of them, all of which a row must satisfy.
+def chosen_rows(run: Run, where: Names) -> Rows:
+    """The rows that pass one filter, or each of several; columns get their full names.
 
-    UsageError when one is no such expression, or names a column that the run lacks.
+    UsageError when a filter is not understood, names a column that the run lacks, or compares it with a value of
+    another kind; see `clipaudit.run.filters.parse_filter`.
     """
-    where: dict[str, Label] = {}
-    for expression in expressions:
-        name, equals, value = (part.strip() for part in expression.partition("="))
-        if not equals or not name or not value:
-            raise UsageError(f"{expression!r} is not a choice of rows: write attributes.NAME=VALUE or label=VALUE")
-        column = group_column(run, name)
-        if column in where:
-            raise UsageError(f"{column} is asked for twice: {where[column]} and {value}")
-        where[column] = label_value(run, value) if column == "label" else value
-    return Rows(where=where)
+    return Rows(where=parse_filter(where, filter_columns(run)).texts)
+
+
+def filter_columns(run: Run) -> FilterColumns:
+    """The columns that filters of a run may name, with the types of `Run.column_types`."""
+    source = f"the run at {run.directory.url}"
+    return FilterColumns(run.schema(), lambda: run.attribute_types, run.batches, source)
+
+
+def row_filter(run: Run, rows: Rows) -> Filter:
+    """The filter of some rows, parsed for a run; UsageError as in `chosen_rows`."""
+    return parse_filter(rows.where, filter_columns(run))
 
 
 def group_column(run: Run, name: str) -> str:
@@ -87,77 +91,71 @@ def group_column(run: Run, name: str) -> str:
     return f"attributes.{attribute}"
 
 
-def label_value(run: Run, text: str) -> Label:
-    """A label as the run stores it; UsageError when the run's are numbers and this is none."""
-    if run.spec.label_kind != "int":
-        return text
-    if not text.removeprefix("-").isdecimal():
-        raise UsageError(f"the labels of the run at {run.directory.url} are numbers, and {text!r} is none")
-    return int(text)
-
-
 def stream_rows(
     run: Run, vectors: Sequence[str], columns: Sequence[str] = (), rows: Rows = ALL, size: int = BATCH_ROWS
 ) -> Iterator[RowBatch]:
     """Vector columns (float32) and others (`label`, `attributes.place`) of ok rows, at most `size` at a time.
 
-    UsageError when the run has no such column.
+    UsageError when the run has no such column, and as in `row_filter`.
     """
-    wanted = list(dict.fromkeys([*columns, *rows.where]))
-    for name in wanted:
+    condition = row_filter(run, rows)
+    for name in columns:
         outer, _, inner = name.partition(".")
         if inner and (outer != "attributes" or inner not in run.spec.attributes):
             known = ", ".join(run.spec.attributes) or "none"
             raise UsageError(f"the run at {run.directory.url} has no attribute {inner!r}: it has {known}")
-    stored = list(dict.fromkeys(["status", *(name.partition(".")[0] for name in wanted), *vectors]))
+    tables = [*(name.partition(".")[0] for name in columns), *(column.path[0] for column in condition.columns)]
+    stored = list(dict.fromkeys(["status", *tables, *vectors]))
     for batch in run.batches(stored, size, rows.shards):
-        kept = np.asarray(pc.equal(batch.column("status"), OK).to_numpy(zero_copy_only=False), np.bool_)
-        for name, value in rows.where.items():
-            kept &= np.array([found == value for found in _values(batch, name)], np.bool_)
-        if kept.any():
+        ok = np.asarray(pc.equal(batch.column("status"), OK).to_numpy(zero_copy_only=False), np.bool_)
+        chosen = ok & condition.mask(batch)
+        if chosen.any():
             yield RowBatch(
-                vectors={name: vectors_of(batch.column(name))[0][kept].astype(np.float32) for name in vectors},
-                columns={name: _values(batch, name)[kept] for name in columns},
+                vectors={name: vectors_of(batch.column(name))[0][chosen].astype(np.float32) for name in vectors},
+                columns={name: _values(batch, name)[chosen] for name in columns},
             )
 
 
 def _values(batch: pa.RecordBatch, name: str) -> npt.NDArray[Any]:
+    """(n,) Python objects of a column; `attributes.place` is a field of one."""
     outer, _, inner = name.partition(".")
     column = batch.column(outer)
     values = (pc.struct_field(column, inner) if inner else column).to_pylist()
-    found = np.empty(len(values), object)
-    found[:] = values
-    return found
+    objects = np.empty(len(values), object)
+    objects[:] = values
+    return objects
 
 
 def moments_over(run: Run, rows: Rows = ALL) -> Moments:
     """Moments of every vector column over some rows: stored ones where they say it, else from one pass over the rows.
 
-    UsageError when there are no such rows, naming the values that there are.
+    Of rows of one label, and of all rows, moments are stored. UsageError as in `row_filter`.
     """
-    if not rows.where:
-        found = run.moments(shards=rows.shards)
-    elif list(rows.where) == ["label"]:
-        found = run.moments(label=rows.where["label"], shards=rows.shards)
-    else:
-        found = Moments.empty(run.spec)
-        for batch in stream_rows(run, list(run.spec.vectors), (), rows, size=1024):
-            found = merge([found, moments_of(Moments.empty(run.spec), batch.vectors)])
-    return found
+    condition = row_filter(run, rows)
+    if not condition.terms:
+        return run.moments(shards=rows.shards)
+    label = condition.equalities.get("label")
+    if len(condition.terms) == 1 and isinstance(label, int | str):
+        return run.moments(label=label, shards=rows.shards)
+    moments = Moments.empty(run.spec)
+    for batch in stream_rows(run, list(run.spec.vectors), (), rows, size=1024):
+        moments = merge([moments, moments_of(Moments.empty(run.spec), batch.vectors)])
+    return moments
 
 
 def require_rows(run: Run, rows: Rows, count: int) -> None:
     """UsageError when `count`, of some rows, is 0: names the values that there are."""
     if count:
         return
-    counts: dict[str, Counter[str]] = {}
-    for batch in stream_rows(run, (), list(rows.where), replace(rows, where={})):
-        for name, values in batch.columns.items():
-            counts.setdefault(name, Counter()).update(map(str, values))
-    for name, found in counts.items():
-        if str(rows.where[name]) not in found:
-            shown = ", ".join(value for value, _ in found.most_common(_SHOWN)) + ", ..." * (len(found) > _SHOWN)
-            raise UsageError(
-                f"no row of the run at {run.directory.url} has {name} = {rows.where[name]}: there is {shown}"
-            )
+    condition = row_filter(run, rows)
+    if condition.terms and (why := why_empty(condition, _filtered_columns(run, rows, condition))):
+        raise UsageError(f"no row of the run at {run.directory.url} has {why}")
     raise UsageError(f"the run at {run.directory.url} has no rows{rows.described}")
+
+
+def _filtered_columns(run: Run, rows: Rows, condition: Filter) -> pa.Table:
+    """The columns that a filter reads, of all ok rows of the shards."""
+    stored = list(dict.fromkeys(["status", *(column.path[0] for column in condition.columns)]))
+    batches = list(run.batches(stored, shards=rows.shards))
+    table = pa.Table.from_batches(batches, schema=run.schema(stored))
+    return table.filter(pc.equal(table["status"], OK))

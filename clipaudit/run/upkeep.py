@@ -15,12 +15,15 @@ import pyarrow.compute as pc
 from clipaudit.errors import IntegrityError, RunNotFound
 from clipaudit.run.basis import read_basis
 from clipaudit.run.directory import ATTEMPTS, FAILED, MOMENTS, PROJECTIONS, RunDirectory, shard_of
-from clipaudit.run.moments import Moments, load_moments, moments_by_label, moments_of_rows
-from clipaudit.run.projections import column_types, open_table, verify
+from clipaudit.run.moments import Moments
+from clipaudit.run.moments_file import load_moments
+from clipaudit.run.projections import open_table, stored_types, verify
 from clipaudit.run.reader import Run
 from clipaudit.run.records import CommitRecord
+from clipaudit.run.row_moments import moments_by_label, moments_of_rows
 from clipaudit.schema import OK
-from clipaudit.storage.directory import TEMPORARY, Entry
+from clipaudit.storage.directory import Entry
+from clipaudit.storage.local import TEMPORARY
 
 YOUNG_SECONDS = 6 * 3600.0
 """Files younger than this may belong to a job that is writing them: `gc` leaves them alone."""
@@ -304,7 +307,7 @@ def _check_rows(reader: Run, record: CommitRecord, tolerance: float) -> tuple[li
     full = reader.directory.storage.full(record.projections)
     columns = ["shard_id", "key", "status", "remainder"]
     with open_table(reader.directory, record.projections) as file:
-        table = file.read(columns, column_types(reader.spec))
+        table = file.read(columns, stored_types(reader.spec))
     problems = []
     counts = Counter(table["status"].to_pylist())
     if counts != Counter({OK: record.ok, **record.skipped}):

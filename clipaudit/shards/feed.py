@@ -1,4 +1,4 @@
-"""One shard as a stream of decoded samples: a reader thread, k decoding threads, and bounds on what waits."""
+"""One shard as a stream of decoded samples: a reader thread, k decoding threads, and limits on what is in flight."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from clipaudit.shards.decoder import IMAGE_EXTENSIONS, DecodedImage, ImageTooLar
 from clipaudit.shards.fields import Fields, Values, extract
 from clipaudit.shards.reader import Group, Member, ShardReader
 
-MAX_RAW_BYTES: Final = 64 * 2**20  # undecoded bytes in flight (a single larger sample passes alone)
-DETAILS_PER_STATUS: Final = 5
+MAX_RAW_BYTES: Final = 64 * 2**20  # undecoded bytes in flight; a single larger sample is passed on alone
+DETAILS_PER_STATUS: Final = 5  # failures of one status that a report quotes
 Decode: TypeAlias = Callable[[bytes], DecodedImage]
-"""`images.ImageDecoder`, or `decodeprocess.ProcessDecoder`, which does the same in other processes."""
+"""`decoder.ImageDecoder`, or `decoder_processes.ProcessDecoder`, which does the same in other processes."""
 _POLL_SECONDS: Final = 0.1
 _JOIN_SECONDS: Final = 5.0
 
@@ -33,26 +33,28 @@ class ReadReport:
     samples: int
     """Rows, failures included."""
     by_status: dict[str, int]
+    """Rows of each status."""
     details: dict[str, list[str]]
-    """For each status but `ok` the first few failures, `KEY: reason`."""
+    """For each status other than `ok` the first few failures, `KEY: reason`."""
     truncated: str | None
-    """One sentence with the byte offset when the tar is cut or holds junk; its samples before that are kept."""
+    """One sentence with the byte offset when the tar is cut or holds junk; the samples before that are used."""
     bytes_total: int
+    """Of the shard."""
     bytes_good: int
     """Offset behind the last member that was read whole; `bytes_total` when nothing is wrong."""
     missing: dict[str, int]
     """Samples without a value, by attribute; captions are counted under `--caption`."""
     bad: dict[str, int]
-    """Samples whose value cannot be a column's text, likewise."""
+    """Samples whose value cannot be stored as text, likewise."""
     read_seconds: float
-    """Time in reads and in the tar's structure."""
+    """Time spent in reading and in parsing the tar."""
     decode_seconds: float
-    """Time in fields and images, summed over the threads."""
+    """Time spent in fields and images, summed over the threads."""
 
 
 @dataclass(slots=True)
 class _Tally:
-    """The report while it grows; the consumer's thread alone writes it."""
+    """Counts for the report; only the consumer's thread changes them."""
 
     by_status: Counter[str] = field(default_factory=Counter)
     details: dict[str, list[str]] = field(default_factory=dict)
@@ -72,11 +74,12 @@ class _Tally:
 
 
 _Decoded: TypeAlias = tuple[Sample, Values, float]
+"""A sample, its fields, and the seconds that both took."""
 
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """The reader's last word: what it knows of the whole shard, or why it stopped."""
+    """Last item of the queue: what the reader knows of the whole shard, or the error that ended it."""
 
     truncated: str | None = None
     bytes_good: int = 0
@@ -85,7 +88,7 @@ class _End:
 
 
 class _Budget:
-    """A bound on the bytes in flight."""
+    """A limit on the bytes in flight, shared by the reader and the decoding threads."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -93,12 +96,14 @@ class _Budget:
         self._changed = threading.Condition()
 
     def take(self, amount: int, stop: threading.Event) -> None:
+        """Wait until `amount` more bytes fit, or nothing else is in flight, or `stop` is set."""
         with self._changed:
             while self._used and self._used + amount > self._limit and not stop.is_set():
                 self._changed.wait(_POLL_SECONDS)
             self._used += amount
 
     def give(self, amount: int) -> None:
+        """Return bytes that were taken."""
         with self._changed:
             self._used -= amount
             self._changed.notify_all()
@@ -109,11 +114,15 @@ class ShardFeed:
 
     A context manager: leaving it, or `close()`, ends all its threads, however far the iteration came. Memory is bounded
     by `queue_images` decoded images and 64 MiB of undecoded bytes, not by the shard. The iteration raises ShardError
-    when the shard cannot be read; what is wrong with a single sample is that sample's `status` and `detail`.
+    when the shard cannot be read; a failure of a single sample is that sample's `status` and `detail`.
+
+    The reader thread submits each group of members to the pool of decoding threads and puts the future into a bounded
+    queue; the consumer takes the futures out in that order, so that samples keep the tar's order however long each one
+    takes. Every wait ends after `_POLL_SECONDS` to look at `_stop`, so that no thread can hang on a full queue.
     """
 
     def __init__(self, shard: Shard, fields: Fields, decoder: Decode, config: DecodeConfig) -> None:
-        """Start to read `shard`; `decoder` may be shared between feeds."""
+        """Start to read `shard`; `decoder` must be thread-safe, and may be shared between feeds."""
         self._shard = shard
         self._fields = fields
         self._decoder = decoder
@@ -137,17 +146,17 @@ class ShardFeed:
         self.close()
 
     def close(self) -> None:
-        """End all threads and forget what waits; may be called twice. `report` stays."""
+        """End all threads and drop what is in the queue; may be called twice. `report` remains."""
         self._stop.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
-        # A read that hangs in a network file system must not hold up the end; the thread is a daemon.
+        # No longer: a read may hang in a network file system. The thread is a daemon and does not keep the process.
         self._reader.join(_JOIN_SECONDS)
         while not self._queue.empty():
             self._queue.get_nowait()
 
     @property
     def report(self) -> ReadReport:
-        """What was read. Raises RuntimeError before the iteration has come to its end."""
+        """What was read. Raises RuntimeError before the last sample was iterated over."""
         if self._report is None:
             raise RuntimeError("the report is complete only after the last sample")
         return self._report
@@ -189,10 +198,10 @@ class ShardFeed:
         )
 
     def _read(self) -> None:
-        """The reader thread: groups into the pool, their futures into the queue, and at last an _End."""
+        """The reader thread: groups into the pool, their futures into the queue, and an _End after the last one."""
         try:
             end = self._read_groups()
-        except BaseException as error:  # noqa: BLE001 - carried over to the consumer, who raises it
+        except BaseException as error:  # noqa: BLE001 - passed to the consumer, which raises it
             end = _End(error=error)
         self._put(end)
 
@@ -206,17 +215,18 @@ class ShardFeed:
             max_member_bytes=self._config.max_member_bytes,
         ) as reader:
             for index, group in enumerate(reader):
-                before = time.perf_counter()
+                wait_started = time.perf_counter()
                 nbytes = sum(len(member.data or b"") for member in group.members.values())
                 self._budget.take(nbytes, self._stop)
                 if self._stop.is_set():
                     break
                 self._put(self._pool.submit(self._decode, group, index, nbytes))
-                waited += time.perf_counter() - before
+                waited += time.perf_counter() - wait_started
             seconds = time.perf_counter() - started - waited
             return _End(truncated=reader.truncated, bytes_good=reader.bytes_good, read_seconds=seconds)
 
     def _put(self, item: Future[_Decoded] | _End) -> None:
+        """Put an item into the queue as soon as there is room; drop it when the feed is closed."""
         while not self._stop.is_set():
             try:
                 self._queue.put(item, timeout=_POLL_SECONDS)
@@ -243,12 +253,12 @@ class ShardFeed:
         values = extract({name: member.data for name, member in group.members.items()}, self._fields)
         sample.label, sample.caption, sample.attributes = values.label, values.caption, values.attributes
         sample.status, sample.detail = values.status, values.detail
-        # The first in the tar, not by preference: a cut behind it cannot change which one it is.
+        # The first one in the tar, so that a tar that is cut behind it gives the same image.
         image = next((member for name, member in group.members.items() if name in IMAGE_EXTENSIONS), None)
         if image is None:
             sample.status, sample.detail = MISSING_IMAGE, "the sample has no jpg, jpeg, png or webp file"
             return sample, values
-        if image.data is not None:  # a file that was not read may be longer than the column's int32 can say
+        if image.data is not None:  # the length of a file that was not read may exceed the column's int32
             sample.offset, sample.nbytes = image.offset, image.nbytes
         if sample.status == OK:
             self._add_image(sample, image)

@@ -1,4 +1,4 @@
-"""Field specifications such as `cls` or `place=json:attrs.place`, and their values in one sample's members."""
+"""Field specifications such as `cls` or `place=json:attrs.place`, and their values in one sample's files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clipaudit.schema import BAD_LABEL, BAD_METADATA, MISSING_LABEL, OK, Label, 
 Source: TypeAlias = Literal["cls", "txt", "json"]
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
-CAPTION: Final = "--caption"  # under this name captions are counted; no attribute can be called so
+CAPTION: Final = "--caption"  # counts of captions have this name, which no attribute can have
 MAX_JSON_BYTES: Final = 16 * 2**20
 MAX_TEXT_BYTES: Final = 2**20
 MAX_LABEL_CHARACTERS: Final = 1024
@@ -29,14 +29,15 @@ class Field:
     """Where one column's value comes from."""
 
     column: str
+    """Name of the column."""
     source: Source
-    """Extension of the member that is read."""
+    """Extension of the file that is read."""
     path: tuple[str, ...] = ()
-    """Keys (and positions in lists) within the json."""
+    """Keys, and positions in lists, within the json."""
 
     @property
     def spec(self) -> str:
-        """As it is written on the command line."""
+        """The specification as it is written on the command line."""
         return ":".join(filter(None, (self.source, ".".join(self.path))))
 
 
@@ -50,19 +51,19 @@ class Fields:
 
     @property
     def label_kind(self) -> LabelKind | None:
-        """Type of the label column: `int` for cls, `string` for everything else, None without a label."""
+        """Type of the label column: `int` for `cls`, `string` for other sources, None without a label."""
         if self.label is None:
             return None
         return "int" if self.label.source == "cls" else "string"
 
     @property
     def attribute_names(self) -> tuple[str, ...]:
-        """Columns of the attributes, in the order given."""
+        """Names of the attribute columns, in the order given."""
         return tuple(attribute.column for attribute in self.attributes)
 
     @property
     def extensions(self) -> frozenset[str]:
-        """Extensions of the members that must be read."""
+        """Extensions of the files that must be read."""
         return frozenset(item.source for item in (self.label, *self.attributes, self.caption) if item is not None)
 
 
@@ -75,7 +76,7 @@ class Values:
     label: Label = None
     caption: str | None = None
     attributes: dict[str, str | None] = field(default_factory=dict)
-    """Every declared column; None for what is missing or bad."""
+    """Text of every declared column; None for a value that is missing or bad."""
     missing: list[str] = field(default_factory=list)
     """Columns (and `--caption`) without a value."""
     bad: list[str] = field(default_factory=list)
@@ -83,7 +84,7 @@ class Values:
 
 
 class _BadValue(ValueError):
-    """A value that cannot become a column's text."""
+    """A value that cannot be stored as text; the message says why."""
 
 
 def parse_fields(config: FieldsConfig) -> Fields:
@@ -103,10 +104,10 @@ def parse_fields(config: FieldsConfig) -> Fields:
 
 
 def extract(members: Mapping[str, bytes | None], fields: Fields) -> Values:
-    """The declared fields of one sample; never raises for what the members hold.
+    """The declared fields of one sample; raises nothing, whatever the files hold.
 
-    `members` maps lower-case extensions to their bytes, None for a member that was too long to be read.
-    A json document may repeat a key: the last one counts, as in Python. Its NaN and infinities are bad values.
+    `members` maps lower-case extensions to the files' bytes, None for a file that was too long to be read. Where a json
+    object repeats a key, the last one counts, as in Python. NaN and infinities in a json are bad values.
     """
     values = Values(attributes=dict.fromkeys(fields.attribute_names))
     document: Json = None
@@ -131,7 +132,9 @@ def _parse_attribute(spec: str) -> Field:
     column = name.strip() if equals else item.path[-1]
     if _COLUMN.fullmatch(column) is None:
         wanted = "letters, digits, _ and -, beginning with a letter"
-        raise UsageError(f"--attributes {spec!r}: {column!r} is no column name ({wanted}); give one, NAME={item.spec}")
+        raise UsageError(
+            f"--attributes {spec!r}: {column!r} is not a column name ({wanted}); give one, NAME={item.spec}"
+        )
     return Field(column=column, source=item.source, path=item.path)
 
 
@@ -167,7 +170,7 @@ def _document(data: bytes | None) -> Json:
 
 
 def _find(value: Json, path: tuple[str, ...]) -> Json:
-    """The value at `path`; None when any step is missing."""
+    """The value at `path` within a json value; None when a part of the path does not exist."""
     for part in path:
         if isinstance(value, dict):
             value = value.get(part)
@@ -179,7 +182,7 @@ def _find(value: Json, path: tuple[str, ...]) -> Json:
 
 
 def _counted(value: Json, column: str, values: Values) -> str | None:
-    """The value as the column's text; what is missing or bad is noted and becomes None."""
+    """The value as the column's text; None, and counted in `values`, when it is missing or bad."""
     try:
         text = _as_text(value)
     except _BadValue:
@@ -192,7 +195,7 @@ def _counted(value: Json, column: str, values: Values) -> str | None:
 
 
 def _as_text(value: Json) -> str:
-    """Canonical text of a scalar: `true`, `-3`, `0.5`; whole floats without a fraction. Empty when there is none."""
+    """Text of a scalar: `true`, `-3`, `0.5`, whole floats without a fraction; empty for null."""
     match value:
         case None:
             return ""
@@ -203,6 +206,7 @@ def _as_text(value: Json) -> str:
         case float():
             if not math.isfinite(value):
                 raise _BadValue(f"{value} is not a finite number")
+            # Below 2^53 every whole float is that integer exactly.
             return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
         case str():
             return _storable(value)
@@ -213,12 +217,12 @@ def _as_text(value: Json) -> str:
 def _digits(value: int) -> str:
     try:
         return str(value)
-    except ValueError:  # Python refuses to print integers of thousands of digits
+    except ValueError:  # Python refuses to convert integers of more than 4300 digits
         raise _BadValue("the number is too long") from None
 
 
 def _storable(text: str) -> str:
-    """Stripped text; a json escape such as \\ud800 alone is text for Python, but no column can hold it."""
+    """The stripped text; bad when it has a lone surrogate (json `\\ud800`), which UTF-8 cannot encode."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -227,6 +231,7 @@ def _storable(text: str) -> str:
 
 
 def _read_text(members: Mapping[str, bytes | None]) -> str | None:
+    """The content of the txt file; None when the sample has none."""
     if "txt" not in members:
         return None
     data = members["txt"]
@@ -273,7 +278,7 @@ def _label(item: Field, members: Mapping[str, bytes | None], document: Json) -> 
 
 
 def _class_number(data: bytes | None) -> int | None:
-    """A decimal int64; None when there is nothing but white space."""
+    """The content of a cls file, a decimal int64; None for white space only."""
     if data is None or len(data) > MAX_LABEL_CHARACTERS:
         raise _BadValue(f"it is longer than {MAX_LABEL_CHARACTERS} bytes")
     text = data.strip()
@@ -285,5 +290,6 @@ def _class_number(data: bytes | None) -> int | None:
 
 
 def _refuse(value: Json) -> NoReturn:
+    """Raise _BadValue for a label that is not text or an integer."""
     kind = {bool: "a boolean", float: "a fraction", list: "a list", dict: "a json object"}[type(value)]
     raise _BadValue(f"it is {kind}, not text or an integer")

@@ -1,4 +1,4 @@
-"""A header's image opened by Pillow's own plugin, upright, and not when a decoder would have to work too long at it."""
+"""Image files opened by Pillow: which are refused before decoding, by which plugin they are opened, and upright."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from clipaudit.shards.image_header import Header
 
-# The plugins themselves, not Image.open: that warns about large images by a limit that is global to the process.
+# The plugins themselves, not Image.open, which warns about large images by a limit that is global to the process.
 _PLUGINS: Final[dict[str, Callable[[io.BytesIO], Image.Image]]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
 }
-# What Pillow's decoders raise for broken files.
 BROKEN: Final = (
     OSError,
     ValueError,
@@ -31,6 +30,7 @@ BROKEN: Final = (
     struct.error,
     zlib.error,
 )
+"""The exceptions that Pillow's decoders raise for broken files."""
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,21 +40,21 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_MOST_PASSES: Final = 64  # over the largest image: a few seconds, where a file of 1 MB can ask for minutes
+_MAX_PASSES: Final = 64  # over the largest allowed image: a few seconds; a hostile file of 1 MB can ask for minutes
 
 
 def too_large(header: Header, max_pixels: int) -> str | None:
-    """Why an image must not be decoded, in words; None when it may. `max_pixels`: the most that one may have."""
+    """Why an image of more than `max_pixels` pixels, or of too many scans, must not be decoded; None when it may be."""
     width, height, scans = header.width, header.height, header.scans
     if width * height > max_pixels:
         return f"{width} x {height} pixels are more than the limit of {max_pixels}"
-    if width * height * scans > _MOST_PASSES * max_pixels:
-        return f"{scans} scans of {width} x {height} pixels are more than a decoder should be asked for"
+    if width * height * scans > _MAX_PASSES * max_pixels:
+        return f"{scans} scans of {width} x {height} pixels take too long to decode"
     return None
 
 
 def open_plain(header: Header) -> Image.Image:
-    """The image, not decoded yet and as it is stored; raises what Pillow raises."""
+    """The image as it is stored, not decoded yet. Raises one of BROKEN for a broken file."""
     return _PLUGINS[header.format](io.BytesIO(header.pixels))
 
 

@@ -1,4 +1,4 @@
-"""What the first bytes of a JPEG, PNG or WebP file say, read without decoding and without the metadata's traps."""
+"""Format, size and orientation of a JPEG, PNG or WebP file, read without decoding, and the file without metadata."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ class Header:
     width: int
     """Pixels as stored, before the EXIF orientation is applied."""
     height: int
+    """Likewise."""
     orientation: int
     """EXIF orientation, 1 (upright) to 8."""
     pixels: bytes
-    """The file without comments, EXIF, XMP, colour profiles and further frames: only what makes up the first image.
+    """The file without comments, EXIF, XMP, colour profiles and further frames (of WebP, the whole file).
 
-    Metadata of a broken or hostile file can make a decoder warn, fail or inflate gigabytes; none of it is needed.
+    Metadata of a broken or hostile file can make a decoder warn, fail or decompress gigabytes, and none is needed.
     """
     components: int = 0
     """Colour components of a JPEG: 1 (grey), 3 or 4; 0 for other formats."""
     scans: int = 1
-    """Passes over the picture: a progressive JPEG has about ten, a hostile one thousands in a small file."""
+    """Passes of the decoder over the picture: a progressive JPEG has about ten, a hostile one may have thousands."""
 
 
 def read_header(data: bytes) -> Header:
-    """Parse a file's header. Raises HeaderError with one sentence."""
+    """Parse the header of a whole image file. Raises HeaderError with one sentence."""
     try:
         if data.startswith(b"\xff\xd8"):
             return _jpeg(data)
@@ -54,12 +55,13 @@ def read_header(data: bytes) -> Header:
 
 
 def _jpeg(data: bytes) -> Header:
-    kept = bytearray(b"\xff\xd8")
+    """Walk the segments (marker, length, content) up to the first scan, as in ITU-T T.81, annex B."""
+    pixels = bytearray(b"\xff\xd8")
     size: tuple[int, int] | None = None
     orientation, components = 1, 0
     position = 2
     while True:
-        # Like libjpeg: skip whatever stands before the next marker, and the fill bytes within it.
+        # Like libjpeg: skip all bytes before the next marker, and its fill bytes.
         position = data.find(b"\xff", position)
         if position < 0:
             raise HeaderError("the JPEG ends before its image begins")
@@ -79,40 +81,42 @@ def _jpeg(data: bytes) -> Header:
             size, components = struct.unpack_from(">HH", segment, 3), segment[7]
         if marker == 0xE1 and segment[2:8] == b"Exif\0\0" and orientation == 1:
             orientation = _orientation(segment[8:])
-        # APP0 and APP14 tell the colour space; the other APPn and comments are metadata.
+        # APP0 (E0) and APP14 (EE) say what the colour space is; the other APPn and comments (FE) are metadata.
         if not (0xE1 <= marker <= 0xEF and marker != 0xEE) and marker != 0xFE:
-            kept += b"\xff" + bytes([marker]) + segment
+            pixels += b"\xff" + bytes([marker]) + segment
         position += max(length, 2)
     if size is None or marker == 0xD9:
         raise HeaderError("the JPEG has no image in it")
-    kept += b"\xff\xda" + data[position:]
+    pixels += b"\xff\xda" + data[position:]
     height, width = size
-    # no image data looks like the mark of a scan: there each FF is followed by a 00
+    # In compressed data every FF is followed by a 00, so that FF DA there can only be the marker of another scan.
     scans = 1 + data.count(b"\xff\xda", position)
-    return _checked(Header("JPEG", width, height, orientation, bytes(kept), components, scans))
+    return _checked(Header("JPEG", width, height, orientation, bytes(pixels), components, scans))
 
 
 def _png(data: bytes) -> Header:
+    """Walk the chunks (length, kind, content, checksum), and drop those that are not needed for the pixels."""
     width, height = struct.unpack_from(">II", data, 16)
     if data[12:16] != b"IHDR":
         raise HeaderError("the PNG does not begin with its header")
-    kept = bytearray(_PNG_SIGNATURE)
+    pixels = bytearray(_PNG_SIGNATURE)
     orientation = 1
     position = len(_PNG_SIGNATURE)
     while position + 8 <= len(data):
         (length,) = struct.unpack_from(">I", data, position)
         kind, end = data[position + 4 : position + 8], position + 12 + length
         if kind in _PNG_PIXEL_CHUNKS:
-            kept += data[position:end]
+            pixels += data[position:end]
         elif kind == b"eXIf":
             orientation = _orientation(data[position + 8 : end - 4])
         position = end
         if kind == b"IEND":
             break
-    return _checked(Header("PNG", width, height, orientation, bytes(kept)))
+    return _checked(Header("PNG", width, height, orientation, bytes(pixels)))
 
 
 def _webp(data: bytes) -> Header:
+    """Read the first chunk: lossy (`VP8 `), lossless (`VP8L`) or extended (`VP8X`), each with its own size fields."""
     kind, body = data[12:16], data[20:]
     orientation = 1
     if kind == b"VP8 ":
@@ -131,6 +135,7 @@ def _webp(data: bytes) -> Header:
 
 
 def _webp_orientation(data: bytes) -> int:
+    """The orientation in the EXIF chunk, or 1; chunks begin at even offsets."""
     position = 12
     while position + 8 <= len(data):
         kind = data[position : position + 4]

@@ -1,4 +1,4 @@
-"""Shard patterns to shards, and one shard to its samples: one reader per tar, never chained."""
+"""One shard to the groups of files that are its samples: one reader a tar, never a chain of tars."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from clipaudit.shards.listing import Stat, is_local, stat_open, stat_shard
 from clipaudit.shards.tar import EndedEarly, NotATar, TarMember, TarReader
 from clipaudit.storage.remote import LOCAL_PROTOCOLS, PatientFile, open_filesystem, protocols_of, remote_errors, retried
 
-_READ_AHEAD: Final = 8 * 2**20  # bytes per request to an object store
-_ESTIMATE_BYTES: Final = 4 * 2**20  # read of each of the shards that stand for all
+_READ_AHEAD_BYTES: Final = 8 * 2**20  # of one request to an object store
+_ESTIMATE_BYTES: Final = 4 * 2**20  # read of each shard that samples are counted in
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
-_META: Final = re.compile(r"__[^/]*__($|/)")  # webdataset's `skip_meta`
+_META: Final = re.compile(r"__[^/]*__($|/)")  # webdataset leaves these out too, by `skip_meta`
 _UNSAFE: Final = re.compile(r"\.\.|[^\w. -]")
 
 
@@ -31,6 +31,7 @@ class Member:
     offset: int
     """Of the data, in bytes from the start of the tar."""
     nbytes: int
+    """Bytes of the data, also where it was not read."""
 
 
 @dataclass(slots=True)
@@ -38,17 +39,19 @@ class Group:
     """Adjacent members with one key: a sample before its fields are read."""
 
     key: str
+    """Path of the files up to the first dot of the file name."""
     status: str = OK
-    """`ok`, `bad_name` or `duplicate_key`; the last two carry no members."""
+    """`ok`, `bad_name` or `duplicate_key`; a group of the last two has no members."""
     detail: str = ""
+    """Why the status is not `ok`, one sentence."""
     members: dict[str, Member] = field(default_factory=dict)
     """Wanted members by lower-case extension (all that follows the first dot of the file name), in tar order."""
 
 
 def verify_unchanged(shard: Shard) -> None:
-    """Compare a shard with what was recorded of it: one stat.
+    """Compare a shard's size and etag with the recorded ones, by one stat.
 
-    Raises ShardUnreadable when it is gone or out of reach, ShardChanged when its size or etag differs.
+    Raises ShardUnreadable when it does not exist or cannot be reached, ShardChanged when its size or etag differs.
     """
     try:
         now = stat_shard(shard.url)
@@ -67,23 +70,24 @@ def _refuse_change(shard: Shard, now: Stat) -> None:
 
 
 def estimate_samples(shards: Sequence[Shard]) -> int:
-    """About how many samples there are, from the beginnings of up to three shards and the sizes of all; 0 if unknown.
+    """About how many samples the shards hold; 0 when none of those that are looked into can be read.
 
-    A shard that cannot be read is left out here: the job itself will name it.
+    The samples a byte at the beginning of the first, the middle and the last shard, times the bytes of all shards. A
+    shard that cannot be read is left out: the job itself reports it.
     """
-    chosen = sorted({0, len(shards) // 2, len(shards) - 1}) if shards else []
-    samples = read = 0
-    for shard in (shards[position] for position in chosen):
+    positions = sorted({0, len(shards) // 2, len(shards) - 1}) if shards else []
+    samples = nbytes = 0
+    for shard in (shards[position] for position in positions):
         try:
-            counted = _count_head(shard)
+            shard_samples, shard_bytes = _count_head(shard)
         except ShardError:
             continue
-        samples, read = samples + counted[0], read + counted[1]
-    return round(samples * sum(shard.size for shard in shards) / read) if read else 0
+        samples, nbytes = samples + shard_samples, nbytes + shard_bytes
+    return round(samples * sum(shard.size for shard in shards) / nbytes) if nbytes else 0
 
 
 def _count_head(shard: Shard) -> tuple[int, int]:
-    """Samples at the beginning of a shard and the bytes that they take."""
+    """(samples in the first 4 MiB of a shard, bytes that they take)."""
     count = position = 0
     with ShardReader(shard, wants=lambda _: False, complete=lambda _: True, max_member_bytes=0) as reader:
         for _ in reader:
@@ -96,14 +100,14 @@ def _count_head(shard: Shard) -> tuple[int, int]:
 class ShardReader:
     """The groups of one shard in tar order; a context manager that is iterated once.
 
-    webdataset's semantics: the key is the path up to the first dot of the file name, extensions are lower-cased,
-    directories, links, hidden files, `__meta__` files and names without an extension are left out, and a group is a run
-    of adjacent members. Beyond webdataset's: a key that comes again, or a wanted extension that comes again within a
-    group, begins a new group of status `duplicate_key`; so a field can never be paired with another sample's image.
+    As in webdataset the key is the path up to the first dot of the file name, extensions are lower-cased, directories,
+    links, hidden files, `__meta__` files and names without an extension are left out, and adjacent members with one key
+    are a group. Stricter than webdataset: a key that comes again, or a wanted extension that comes again within a
+    group, begins a new group of status `duplicate_key`, so that a field is never paired with another sample's image.
 
-    When the tar is cut or holds junk, the reading ends there and `truncated` says where. Groups before it are kept. The
-    last one is kept when the next group's header was still read or when `complete(members)` holds; otherwise it may
-    lack members and is left out.
+    When the tar is cut or holds junk, reading ends there and `truncated` says where. The groups before that are given
+    out, the last one only if it is known to be whole: when the header of the next group was still read, or when
+    `complete(members)` holds.
     """
 
     def __init__(
@@ -114,11 +118,13 @@ class ShardReader:
         complete: Callable[[Mapping[str, Member]], bool],
         max_member_bytes: int,
     ) -> None:
-        """Open `shard`; `wants(extension)` tells which members are read, `complete` whether none of them is missing.
+        """Open `shard`.
 
-        Raises ShardUnreadable when the file cannot be opened or is empty, ShardChanged when it is another file now.
+        `wants(extension)` says which members are read, `complete(members)` whether a group has all that are needed;
+        members of more than `max_member_bytes` are not read. Raises ShardUnreadable when the file cannot be opened or
+        is empty, and ShardChanged when its size or etag is no longer the recorded one.
         """
-        # Imported here: webdataset imports torch, which the listing of shards must not wait for.
+        # Imported late: webdataset imports torch, which takes seconds and is not needed to list shards.
         from webdataset.tariterators import base_plus_ext
 
         self._base_plus_ext = base_plus_ext
@@ -130,7 +136,7 @@ class ShardReader:
             raise ShardUnreadable(f"shard {shard.url} is empty (0 bytes)")
         self._file = _open(shard)
         self._tar = TarReader(self._file, shard.size, wants=self._wants_name, max_member_bytes=max_member_bytes)
-        self._seen: set[int] = set()
+        self._key_digests: set[int] = set()
         self.truncated: str | None = None
 
     def __enter__(self) -> Self:
@@ -151,10 +157,10 @@ class ShardReader:
         return self._tar.bytes_good
 
     def __iter__(self) -> Iterator[Group]:
-        """Raises ShardUnreadable when the file is no tar or cannot be read to its end.
+        """Raises ShardUnreadable when the file is not a tar or cannot be read to its end.
 
-        A shard that was replaced or written to meanwhile raises ShardChanged at the end: its groups belong to two
-        files, and all of them have to be thrown away.
+        Raises ShardChanged at the end when the shard was replaced or written to while it was read: its groups may be of
+        two files, and none of them can be used.
         """
         try:
             yield from self._groups()
@@ -167,11 +173,12 @@ class ShardReader:
             raise ShardUnreadable(f"shard {self._shard.url} cannot be read: {error}") from error
 
     def _verify_unchanged(self) -> None:
-        """Of a local file the one that is open, which may have another name by now, or have been written to."""
+        """Compare the shard with its record once more, after the last read."""
         if is_local(self._shard.url):
+            # The file that is open, which is the one that was read even if another has its name by now.
             _refuse_change(self._shard, stat_open(self._file, self._shard.url))
         else:
-            verify_unchanged(self._shard)  # ranges of a remote file are requests of their own
+            verify_unchanged(self._shard)  # each range of a remote file is a request by name
 
     def _groups(self) -> Iterator[Group]:
         current: Group | None = None
@@ -198,11 +205,12 @@ class ShardReader:
     def _finished(self, group: Group) -> Group:
         """The group with its key checked against those before it."""
         if group.status == OK:
+            # Hashes of 64 bits take less memory than keys; among 10^6 keys two collide with a chance of 3e-8.
             digest = int.from_bytes(hashlib.blake2b(group.key.encode(), digest_size=8).digest(), "little")
-            if digest in self._seen:
+            if digest in self._key_digests:
                 group.status = DUPLICATE_KEY
                 group.detail = f"the key {group.key!r} came before in this shard"
-            self._seen.add(digest)
+            self._key_digests.add(digest)
         if group.status != OK:
             group.members = {}
         return group
@@ -219,7 +227,7 @@ class ShardReader:
         return split is not None and not split[2] and self._wants(split[1])
 
     def _split(self, name: str) -> tuple[str, str, str] | None:
-        """(key, lower-case extension, what is wrong with the name or "") of a member; None when it is left out."""
+        """(key, lower-case extension, problem of the name or "") of a member; None when it is left out."""
         key, extension = self._base_plus_ext(name)
         problem = _name_problem(name)
         if problem:
@@ -234,7 +242,7 @@ def _as_member(member: TarMember) -> Member:
 
 
 def _name_problem(name: str) -> str:
-    """Why a member name escapes the archive, or ""; nothing is ever written under it, but nobody else should either."""
+    """Why a member's name leads out of the archive, or ""; a program that unpacks the tar could be misled by it."""
     path = name.replace("\\", "/")
     if "\0" in name:
         return "the member name holds a NUL"
@@ -246,18 +254,18 @@ def _name_problem(name: str) -> str:
 
 
 def _sanitised(key: str) -> str:
-    """A key without separators, dot pairs and control characters: each such character as `\\xNN`."""
+    """A key with its separators, pairs of dots and control characters written as `\\xNN`."""
     return _UNSAFE.sub(lambda match: "".join(f"\\x{ord(character):02x}" for character in match[0]), key)
 
 
 def _open(shard: Shard) -> IO[bytes]:
-    """The shard's file, for sequential reads."""
+    """The shard's file, for sequential reads. Raises ShardUnreadable."""
     try:
         fs, path = open_filesystem(shard.url)
         if LOCAL_PROTOCOLS.intersection(protocols_of(fs)):
             local: IO[bytes] = fs.open(path, "rb")
             return local
-        options: dict[str, Any] = {"block_size": _READ_AHEAD, "cache_type": "readahead"}
+        options: dict[str, Any] = {"block_size": _READ_AHEAD_BYTES, "cache_type": "readahead"}
         file: IO[bytes] = retried(lambda: fs.open(path, "rb", **options), shard.url)
     except remote_errors() as error:
         raise ShardUnreadable(f"shard {shard.url} cannot be opened: {error}") from error
@@ -265,5 +273,5 @@ def _open(shard: Shard) -> IO[bytes]:
         file.seek(1)
         file.seek(0)
     except (ValueError, OSError):
-        return file  # a plain stream: when it breaks, the shard is read again from byte 0
+        return file  # a stream without ranges: when it breaks, the attempt starts again at byte 0
     return cast(IO[bytes], PatientFile(file, shard.url))

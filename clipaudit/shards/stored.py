@@ -1,9 +1,9 @@
-"""Images cut back out of the shards that a stored run names, which may come from a stranger: not every URL is opened.
+"""Images read again from the shards that a stored run names. The run may come from a stranger: not every URL is opened.
 
-A file on this machine must be a regular one. Object stores are asked with the user's own keys. A web server must have a
-public address, looked at when the connection is made, so that neither a redirect nor a name that resolves to something
-else the second time leads into a private network or to a cloud's metadata service. `CLIPAUDIT_SHARD_HOSTS` lists hosts,
-addresses or networks that may be asked all the same. URLs of any other kind are refused.
+A local file must be a regular one. Object stores are opened with the user's own keys. A web server must have a public
+address. That is checked for each connection, so that neither a redirect nor a name that resolves to another address the
+second time can lead into a private network or to a cloud's metadata service. `CLIPAUDIT_SHARD_HOSTS` lists hosts,
+addresses or networks that are allowed nevertheless. URLs of any other kind are refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from clipaudit.storage.remote import RefusedError, open_filesystem, reason, remo
 
 ALLOWED: Final = "CLIPAUDIT_SHARD_HOSTS"
 MAX_BYTES: Final = 256 * 2**20
-"""Largest piece that is read."""
+"""Largest number of bytes that `read_piece` reads."""
 _TRUSTED: Final = ("s3", "s3a", "gs", "gcs", "memory")
 _WEB: Final = ("http", "https")
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")  # a public prefix with an IPv4 address inside
@@ -37,9 +37,10 @@ Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def check_shard(shard: Shard) -> None:
-    """Compare a shard that a stored run names with what the run recorded of it: one stat.
+    """Compare the size and etag of a shard that a stored run names with the recorded ones, by one stat.
 
-    Raises ShardUnreadable when it is gone, out of reach or not to be asked, ShardChanged when it is another file now.
+    Raises ShardUnreadable when it does not exist, cannot be reached or must not be opened, and ShardChanged when its
+    size or etag differs.
     """
     filesystem, path = _open_filesystem(shard.url)
     try:
@@ -53,12 +54,12 @@ def check_shard(shard: Shard) -> None:
 
 
 def read_piece(url: str, offset: int, nbytes: int) -> bytes:
-    """`nbytes` bytes of a shard from `offset` on, by one request and no more of it; fewer where the shard ends.
+    """`nbytes` bytes of a shard from `offset` on, by one request; fewer where the shard ends.
 
-    Raises ShardUnreadable for a place that no image has, and when the shard cannot or must not be read.
+    Raises ShardUnreadable for a negative offset or more than MAX_BYTES, and when the shard cannot or must not be read.
     """
     if offset < 0 or not 0 < nbytes <= MAX_BYTES:
-        raise ShardUnreadable(f"{nbytes} bytes at {offset} of {url} are no place of an image")
+        raise ShardUnreadable(f"{nbytes} bytes at {offset} of {url} cannot be an image")
     filesystem, path = _open_filesystem(url)
     options: dict[str, Any] = {} if is_local(url) else {"cache_type": "none"}
 
@@ -67,10 +68,8 @@ def read_piece(url: str, offset: int, nbytes: int) -> bytes:
             file.seek(offset)
             return bytes(file.read(nbytes))
 
-    faults: tuple[type[Exception], ...] = (
-        ValueError,
-        *remote_errors(),
-    )  # ValueError: the server sends whole files only
+    # ValueError: the server does not serve ranges of a file.
+    faults: tuple[type[Exception], ...] = (ValueError, *remote_errors())
     try:
         return retried(once, url)
     except faults as error:
@@ -78,13 +77,16 @@ def read_piece(url: str, offset: int, nbytes: int) -> bytes:
 
 
 def _open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system for a URL that a stored run names; ShardUnreadable when it must not be asked."""
+    """The file system of a URL that a stored run names, and the path on it.
+
+    Raises ShardUnreadable when the URL must not be opened.
+    """
     if is_local(url):
         path = local_path(url)
         try:
             regular = stat.S_ISREG(Path(path).stat().st_mode)
         except OSError:
-            regular = True  # not there: whoever reads it says so
+            regular = True  # it does not exist, or cannot be reached: reading it gives that error
         if not regular:
             raise ShardUnreadable(f"{path} is not a regular file")
         return fsspec.filesystem("file"), path
@@ -92,49 +94,54 @@ def _open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if "::" not in url and kind in _TRUSTED:
         return open_filesystem(url)
     if "::" in url or kind not in _WEB:
-        raise ShardUnreadable(f"{url} is named by the run, and is not opened: only files, s3, gs and web addresses are")
+        raise ShardUnreadable(
+            f"{url} is named by the run and is not opened: only local files, s3, gs and web addresses are"
+        )
     host = urlsplit(url).hostname or ""
-    if re.fullmatch(r"[\d.]+|.*:.*", host) and not _may_connect(host):  # a name's addresses are looked at later
+    # An address is checked at once, a name's addresses when the connection is made.
+    if re.fullmatch(r"[\d.]+|.*:.*", host) and not _may_connect(host):
         raise ShardUnreadable(_refusal(host))
     return fsspec.filesystem(kind, get_client=_guarded_client), private_url(url)
 
 
 async def _guarded_client(**options: Any) -> Any:  # noqa: ANN401 - aiohttp's types, which may not be installed
-    """A session that connects to no private address."""
+    """An HTTP session that connects to allowed addresses only."""
     import aiohttp
 
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=_guarded_socket), **options)
 
 
 def _guarded_socket(address: tuple[Any, ...]) -> socket.socket:
-    """A socket for an address that is about to be connected to; RefusedError when it must not be."""
-    family, kind, protocol, _, place = address
-    if not _may_connect(str(place[0])):
-        raise RefusedError(_refusal(str(place[0])))
+    """A socket for one entry of `getaddrinfo` that is about to be connected to. Raises RefusedError."""
+    family, kind, protocol, _, (host, *_) = address
+    if not _may_connect(str(host)):
+        raise RefusedError(_refusal(str(host)))
     return socket.socket(family, kind, protocol)
 
 
 def _refusal(host: str) -> str:
     return (
-        f"{host} is not a public address, and the run names it as a place of its shards: if that is right, set"
+        f"{host} is not a public address, and the run names it as the host of its shards: to allow it, set"
         f" {ALLOWED}={host}"
     )
 
 
 def _may_connect(host: str) -> bool:
+    """Whether an address and all that are embedded in it are public, or the user has allowed it."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return False
-    return all(found.is_global and not found.is_multicast for found in _inside(address)) or _is_allowed(address)
+    public = all(part.is_global and not part.is_multicast for part in _with_embedded(address))
+    return public or _is_allowed(address)
 
 
-def _inside(address: Address) -> Iterator[Address]:
-    """An address and those that it stands for."""
+def _with_embedded(address: Address) -> Iterator[Address]:
+    """An address and the IPv4 addresses embedded in it, which a tunnel or a translator may connect to instead."""
     yield address
     if isinstance(address, ipaddress.IPv6Address):
-        tunnelled = (address.ipv4_mapped, address.sixtofour, *(address.teredo or ()))
-        yield from (found for found in tunnelled if found is not None)
+        embedded = (address.ipv4_mapped, address.sixtofour, *(address.teredo or ()))
+        yield from (part for part in embedded if part is not None)
         if address in _NAT64:
             yield ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
 
@@ -147,9 +154,9 @@ def _is_allowed(address: Address) -> bool:
                 return True
         except ValueError:
             try:
-                found = {str(known[4][0]) for known in socket.getaddrinfo(entry, None)}
+                addresses = {str(info[4][0]) for info in socket.getaddrinfo(entry, None)}
             except OSError:
                 continue
-            if str(address) in found:
+            if str(address) in addresses:
                 return True
     return False

@@ -1,4 +1,4 @@
-"""A tar stream as members with offsets; where Python's tarfile ends in silence, this says where the archive broke."""
+"""A tar stream as members with offsets. Unlike Python's tarfile it reports where a damaged archive is cut or broken."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 BLOCK: Final = 512
 _CHUNK: Final = 2**20
-_MAX_EXTENDED_HEADER: Final = 2**20  # bytes of a long name or PAX record; more is junk that happens to parse
+_MAX_EXTENDED_HEADER: Final = 2**20  # bytes of a long name or PAX record; a larger one is junk that parses by chance
 _MAX_NESTED_HEADERS: Final = 16
 _GNU_SPARSE: Final = b"S"
 _EXTENDED: Final = (b"L", b"K", b"x", b"X", b"g")
@@ -17,7 +17,7 @@ _COMPRESSED: Final = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b
 
 
 class Stream(Protocol):
-    """What is needed of a shard's file object: sequential reads."""
+    """A file object for sequential reads."""
 
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes; empty at the end."""
@@ -33,7 +33,7 @@ class EndedEarly(OSError):
 
 
 class Damage(Exception):
-    """The archive cannot be followed beyond `offset`."""
+    """The archive cannot be read beyond byte `offset`; the message says why, and is completed by "at byte ..."."""
 
     def __init__(self, offset: int, reason: str) -> None:
         super().__init__(reason)
@@ -49,13 +49,14 @@ class TarMember:
     offset: int
     """Of the data, in bytes from the start of the archive."""
     nbytes: int
+    """Bytes of the data."""
     data: bytes | None
-    """None when not wanted or longer than the limit."""
+    """None when it was not wanted, or is longer than the limit."""
 
 
 @dataclass(slots=True)
 class _Pending:
-    """What extended headers say about the member that follows them."""
+    """What the extended headers before a member say of it, in place of its own header."""
 
     name: str | None = None
     size: int | None = None
@@ -65,15 +66,15 @@ class _Pending:
 class TarReader:
     """Reads one plain tar sequentially, without seeking; memory is bounded by one member.
 
-    After the iteration `truncated` is None or one sentence (with the offset) about a cut or about junk. `bytes_good`
-    is the offset behind the last member that was read whole (the file's size when nothing is wrong). `cut_name` is
-    the name of the member in which the file was cut, if its header could still be read.
+    After the iteration `truncated` is None, or one sentence with the byte offset about a cut or about junk;
+    `bytes_good` is the offset behind the last member that was read whole (the file's size when nothing is wrong);
+    `cut_name` is the name of the member in which the file was cut, if its header could still be read.
     """
 
     def __init__(
         self, stream: Stream, size: int, *, wants: Callable[[str], bool], max_member_bytes: int = 2**62
     ) -> None:
-        """`size` is the file's size in bytes; `wants(name)` tells whether a member's data is to be read."""
+        """`size` is the file's size in bytes; `wants(name)` says whether a member's data is read."""
         self._stream = stream
         self._size = size
         self._wants = wants
@@ -87,7 +88,7 @@ class TarReader:
     def __iter__(self) -> Iterator[TarMember]:
         """Members in archive order; directories, links, devices and sparse files are left out.
 
-        Raises NotATar when the first block is no header, EndedEarly when the stream is shorter than `size`.
+        Raises NotATar when the first block is not a header, EndedEarly when the stream is shorter than `size`.
         """
         try:
             while (member := self._next()) is not None:
@@ -100,7 +101,10 @@ class TarReader:
             self.bytes_good = self._size
 
     def _next(self) -> TarMember | bool | None:
-        """The next member, True for an entry that is not a regular file, None at a proper end."""
+        """The next member, True for an entry that is not a regular file, None at the end-of-archive mark.
+
+        Raises Damage.
+        """
         pending = _Pending()
         for _ in range(_MAX_NESTED_HEADERS):
             start = self._position
@@ -115,7 +119,7 @@ class TarReader:
             size = header.size if pending.size is None else pending.size
             if size < 0:
                 raise Damage(start, "junk instead of a tar header")
-            # As in tarfile: only these types are followed by data, whatever the size field says.
+            # As in tarfile: other types have no data, whatever their size field says.
             if not (header.isreg() or header.type not in tarfile.SUPPORTED_TYPES):
                 return True
             name = header.name if pending.name is None else pending.name
@@ -124,6 +128,7 @@ class TarReader:
         raise Damage(start, "junk instead of a tar header")
 
     def _body(self, name: str, size: int, start: int, regular: bool) -> TarMember | bool:
+        """Read or skip the data of the member whose headers begin at `start`."""
         offset = self._position
         if offset + size > self._size:
             self.cut_name = name if regular else None
@@ -134,12 +139,12 @@ class TarReader:
             data = self._read(size)
         else:
             self._skip(size)
-        # A file may end right behind the data, before the padding: the member itself is whole.
+        # A file may be cut in the padding behind the data: then the member itself is whole.
         self._skip(min(-size % BLOCK, self._size - self._position))
         return TarMember(name, offset, size, data) if regular else True
 
     def _header(self, start: int) -> tarfile.TarInfo | None:
-        """The header at the current position; None when the archive ends here as it should."""
+        """The header at the current position; None for the end-of-archive mark."""
         left = self._size - start
         if left < BLOCK:
             self._skip(left)
@@ -160,7 +165,7 @@ class TarReader:
             raise Damage(start, "junk instead of a tar header") from None
 
     def _check_tail(self) -> None:
-        """Behind the end-of-archive mark only zeros may follow; tarfile would ignore a whole second archive here."""
+        """Raise Damage when anything but zeros follows the end-of-archive mark, such as a second archive."""
         while self._position < self._size:
             start = self._position
             chunk = self._read(min(_CHUNK, self._size - start))
@@ -169,7 +174,7 @@ class TarReader:
                 raise Damage(start + first, "data behind the end-of-archive mark, begins")
 
     def _extend(self, header: tarfile.TarInfo, pending: _Pending, start: int) -> None:
-        """Take over a GNU long name or a PAX record."""
+        """Read a GNU long name or a PAX record into `pending`."""
         if not 0 <= header.size <= _MAX_EXTENDED_HEADER:
             raise Damage(start, "junk instead of a tar header")
         if self._position + header.size > self._size:
@@ -189,7 +194,8 @@ class TarReader:
             pending.sparse = any(key.startswith(b"GNU.sparse.") for key in records)
 
     def _skip_sparse_map(self, start: int) -> None:
-        # Old GNU format: a flag in the header, then in each further block, says that another block of the map follows.
+        """Skip the blocks between the header of a sparse file (old GNU format) and its data."""
+        # Byte 482 of the header, and byte 504 of each further block, says whether another block of the map follows.
         more = self._block[482]
         while more:
             if self._size - self._position < BLOCK:
@@ -197,6 +203,7 @@ class TarReader:
             more = self._read(BLOCK)[504]
 
     def _read(self, size: int) -> bytes:
+        """Exactly `size` bytes. Raises EndedEarly."""
         parts = []
         left = size
         while left:
@@ -214,7 +221,7 @@ class TarReader:
 
 
 def _pax_records(data: bytes, start: int) -> dict[bytes, bytes]:
-    """`LENGTH KEY=VALUE\\n` records; the length counts the whole record."""
+    """Records `LENGTH KEY=VALUE\\n` as a dictionary; the length is that of the whole record. Raises Damage."""
     records = {}
     while data and data[0]:
         length, space, _ = data.partition(b" ")

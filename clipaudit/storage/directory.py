@@ -1,4 +1,4 @@
-"""Bytes in and out of one directory, local or on any fsspec file system: exclusive creation, hashing, full disks."""
+"""Files in one directory, local or on any fsspec file system: exclusive creation, hashing, full disks as errors."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from clipaudit.errors import StorageFull, UsageError
 from clipaudit.redact import public_url
-from clipaudit.storage.local import TEMPORARY as TEMPORARY
-from clipaudit.storage.local import create_file, replace_file
+from clipaudit.storage.local import TEMPORARY, create_file, replace_file
 from clipaudit.storage.remote import (
     OBJECT_STORES,
     PatientFile,
@@ -38,15 +37,18 @@ from clipaudit.storage.remote import (
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last: a limit on file size, to a user the same
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, a quota, a limit on the size of a file
 _READ_THREADS = 16
-_OPEN_FILES = Path("/proc/self/fd")  # where Linux has names for files that are open and have no other
+_OPEN_FILES = Path("/proc/self/fd")  # on Linux: names of open files, also of those that have been unlinked
 _T = TypeVar("_T")
 
 
 @contextlib.contextmanager
 def storage_errors(path: str) -> Iterator[None]:
-    """Turn the file system's complaints about `path` into StorageFull, or UsageError on permissions."""
+    """Turn errors of the file system at `path` into StorageFull, or into UsageError for what a user can mend.
+
+    FileNotFoundError, FileExistsError and errors of other kinds stay as they are.
+    """
     try:
         yield
     except (FileNotFoundError, FileExistsError):
@@ -61,7 +63,7 @@ def storage_errors(path: str) -> Iterator[None]:
             raise UsageError(f"cannot write {path}: {error.strerror}") from error
         if error.errno == errno.ENOTDIR:
             raise UsageError(f"cannot write {path}: a part of this path is a file, not a directory") from error
-        if isinstance(error, PermissionError) or error.__cause__ is not None:  # a store's answer, not the disk's
+        if isinstance(error, PermissionError) or error.__cause__ is not None:  # made by fsspec from a store's answer
             raise UsageError(f"cannot use {path}: {reason(error)}") from error
         raise
     except remote_errors() as error:
@@ -75,20 +77,21 @@ class Entry:
     path: str
     """Relative to the directory, with forward slashes."""
     bytes: int
+    """Size of the file."""
     modified: float | None
-    """Seconds since the epoch; None where the store does not say."""
+    """Seconds since 1970 (UTC); None where the store does not tell."""
 
 
 class HashingFile(io.RawIOBase):
-    """A binary sink that counts and hashes what passes, so that a remote file need not be read back for its hash."""
+    """A file for writing that counts and hashes its bytes, so that a remote one need not be read for its hash."""
 
     def __init__(self, path: Path, upload: Callable[[str], None] | None = None) -> None:
-        """Writes the local file `path`; with `upload` it is given over once it is complete, and deleted."""
+        """Write the local file `path`; with `upload` it is temporary, and `upload(its path)` is called at the end."""
         self._path, self._upload = path, upload
         self._handle = path.open("wb")
         self._nameless = upload is not None and _OPEN_FILES.is_dir()
         if self._nameless:
-            path.unlink()  # so that a process that is killed leaves nothing behind
+            path.unlink()  # without a name it is gone even when this process is killed
         self._hash = hashlib.sha256()
         self._bytes = 0
         self._discarded = False
@@ -98,12 +101,12 @@ class HashingFile(io.RawIOBase):
         return True
 
     def write(self, data: Buffer) -> int:
-        """Hash and pass on a bytes-like object; returns its length in bytes."""
+        """Write and hash a bytes-like object; returns its length in bytes. Raises StorageFull."""
         view = memoryview(data)
         if self._discarded:
             return view.nbytes
         self._hash.update(view)
-        with storage_errors(str(self._path)):  # the disk behind TMPDIR may be full, not the store
+        with storage_errors(str(self._path)):  # the full disk may be that of TMPDIR
             self._handle.write(view)
         self._bytes += view.nbytes
         return view.nbytes
@@ -124,7 +127,7 @@ class HashingFile(io.RawIOBase):
         return self._hash.hexdigest()
 
     def discard(self) -> None:
-        """Close without caring whether the last bytes arrive, and swallow what is written from now on."""
+        """Close the file without an upload; what is written from now on is ignored."""
         self._discarded = True
         with contextlib.suppress(OSError):
             self._close()
@@ -136,9 +139,14 @@ class HashingFile(io.RawIOBase):
 
 
 class Storage:
-    """A directory of files at `url`; every path argument is relative to it, with forward slashes."""
+    """A directory of files, local or on any fsspec file system. Path arguments are relative to it, with `/`.
+
+    Methods that write raise StorageFull when there is no space, UsageError when they may not write; those that ask a
+    remote store raise StoreUnavailable when it fails at every retry.
+    """
 
     def __init__(self, url: str) -> None:
+        """Open the directory at a path or URL; it need not exist. Raises UsageError for a URL of an unknown kind."""
         self.url = public_url(str(url).rstrip("/") or "/")
         try:
             self.fs, root = open_filesystem(self.url)
@@ -155,24 +163,25 @@ class Storage:
         return isinstance(self.fs, LocalFileSystem)
 
     def full(self, path: str = "") -> str:
-        """The path as the file system `fs` knows it (for local files, an absolute path)."""
+        """The path as the file system `fs` takes it (for local files, an absolute path)."""
         return f"{self.root}/{path}" if path else self.root
 
     @property
     def has_directories(self) -> bool:
-        """Whether directories exist by themselves; in an object store every name is a key."""
+        """Whether directories exist apart from their files; an object store has keys only."""
         return not OBJECT_STORES.intersection(protocols_of(self.fs))
 
     @cached_property
     def exclusive(self) -> bool:
-        """Whether the store refuses to create a file that is there: found out by trying, before the first `create`.
+        """Whether the store refuses to create a file that exists: tried out with a probe before the first `create`.
 
-        S3 (`If-None-Match`), GCS (`ifGenerationMatch`) and local disks do. A store that ignores the condition would
-        overwrite in silence, and one that does not know it fails: both count as not exclusive. So does a file system
-        for which fsspec looks first and then writes, which is not one step.
+        S3 (`If-None-Match`), GCS (`ifGenerationMatch`) and local disks do. A store that ignores the condition
+        overwrites the file, and one that does not know it answers with an error: both count as not exclusive.
         """
         if self.local:
             return True
+        # fsspec's own implementation looks whether the file exists and then writes: two steps, between which another
+        # process may create the file.
         if getattr(self.fs.pipe_file, "__func__", None) is AbstractFileSystem.pipe_file:
             return False
         name = f".probe-{uuid.uuid4().hex[:12]}{TEMPORARY}"
@@ -191,16 +200,16 @@ class Storage:
                 self.fs.rm_file(probe)
 
     def _remote(self, full: str, call: Callable[[], _T]) -> _T:
-        """A request that may be repeated, with the store's errors as ours; FileNotFoundError and its like stay."""
+        """A request that may be repeated, with the store's errors turned into ours by `storage_errors`."""
         with storage_errors(full):
             return call() if self.local else retried(call, full)
 
     def relative(self, full: str) -> str:
-        """A path as the file system knows it, made relative to this directory."""
+        """The inverse of `full`: a path of the file system, made relative to this directory."""
         return full[len(self.full("")) + 1 :]
 
     def make_directories(self, paths: Sequence[str]) -> None:
-        """Create directories; those that exist are left alone. Nothing to do in an object store."""
+        """Create directories that do not exist; does nothing in an object store."""
         for path in paths if self.has_directories else ():
             with storage_errors(self.full(path)):
                 try:
@@ -209,10 +218,11 @@ class Storage:
                     raise UsageError(f"cannot write {self.full(path)}: there is a file of this name") from error
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write a new file whole or not at all; False when it exists already, whoever made it.
+        """Write a new file whole or not at all; False when one of this name exists already.
 
-        False too when this call made it and the store's answer was lost: who must know compares the content. On a
-        store that is not `exclusive`, of two callers at the same instant both may see True and the later one's stays.
+        Also False when this call made it, the store's answer was lost and the request was repeated; a caller that must
+        tell these apart compares the content. On a store that is not `exclusive` two callers at the same instant may
+        both get True; then the file of the later one remains.
         """
         target = self.full(path)
         if self.local:
@@ -244,7 +254,7 @@ class Storage:
             raise UsageError(f"cannot write {target}: {reason(error)}") from error
 
     def replace(self, path: str, data: bytes) -> None:
-        """Write a file, in place of an older one if there is one; a reader sees the old or the new one, never a mix."""
+        """Write a file, replacing an older one if it exists; a reader sees the old or the new content, never a mix."""
         target = self.full(path)
         if not self.local:
             self._upload(target, lambda: self.fs.pipe_file(target, data))
@@ -253,12 +263,12 @@ class Storage:
             replace_file(Path(target), data)
 
     def put(self, file: str, path: str) -> None:
-        """Copy a local file here, in place of an older one; a failed upload begins again at its first byte."""
+        """Copy a local file here, replacing an older one; a failed upload starts again at its first byte."""
         target = self.full(path)
         self._upload(target, lambda: self.fs.put_file(file, target))
 
     def fetch(self, path: str, file: str) -> None:
-        """Copy a file from here to a local one; FileNotFoundError when there is no such file."""
+        """Copy a file from here to a local one. Raises FileNotFoundError."""
         target = self.full(path)
         self._remote(target, lambda: self.fs.get_file(target, file))
 
@@ -269,37 +279,36 @@ class Storage:
             raise UsageError(f"cannot write {target}: {reason(error)}") from error
 
     def open_new(self, path: str) -> HashingFile:
-        """A sink for a file of a name that nobody else uses.
+        """A new file for writing, of a name that no other process uses.
 
-        A remote file is gathered in a local temporary file and uploaded by `finish`, so that an upload that breaks can
-        begin again.
+        A remote file is collected in a local temporary file and uploaded by `finish`, so that an upload that breaks can
+        start again.
         """
         target = self.full(path)
         with storage_errors(target):
             if self.local:
                 return HashingFile(Path(target))
-            descriptor, aside = tempfile.mkstemp(prefix="clipaudit-", suffix=TEMPORARY)  # for this user's eyes only
+            descriptor, aside = tempfile.mkstemp(prefix="clipaudit-", suffix=TEMPORARY)  # readable by this user only
             os.close(descriptor)
             return HashingFile(Path(aside), lambda name: self.put(name, path))
 
     def open(self, path: str) -> BinaryIO:
-        """A file for reading from any place; FileNotFoundError when there is no such file."""
+        """A seekable file for reading. Raises FileNotFoundError."""
         target = self.full(path)
         if self.local:
             return Path(target).open("rb")
-        # cast: mypy knows no file system's own files
         handle = self._remote(target, lambda: cast(BinaryIO, self.fs.open(target, "rb")))
         return cast(BinaryIO, PatientFile(handle, target))
 
     def read(self, path: str) -> bytes:
-        """The whole content; FileNotFoundError when there is no such file."""
+        """The whole content. Raises FileNotFoundError."""
         target = self.full(path)
         if self.local:
             return Path(target).read_bytes()
         return self._remote(target, lambda: bytes(self.fs.cat_file(target)))
 
     def read_many(self, paths: Sequence[str]) -> Iterator[bytes | None]:
-        """The contents in the order of `paths`, read in parallel; None for a file that is not there."""
+        """The contents in the order of `paths`, read in parallel; None for a file that does not exist."""
         with ThreadPoolExecutor(_READ_THREADS) as pool:
             yield from pool.map(self._read_or_none, paths, chunksize=64)
 
@@ -310,67 +319,68 @@ class Storage:
             return None
 
     def exists(self, path: str) -> bool:
-        """Whether there is a file or directory of this name."""
+        """Whether a file or directory of this name exists."""
         target = self.full(path)
         if self.local:
             with storage_errors(target):
                 return Path(target).exists()
         try:
-            self._remote(target, lambda: self.fs.info(target))  # fsspec's own exists() takes any trouble for a no
+            self._remote(target, lambda: self.fs.info(target))  # fsspec's exists() takes every error for a no
         except FileNotFoundError:
             return False
         return True
 
     def size(self, path: str) -> int:
-        """Bytes; FileNotFoundError when there is no such file."""
+        """Bytes of a file. Raises FileNotFoundError."""
         target = self.full(path)
         return self._remote(target, lambda: int(self.fs.size(target)))
 
     def names(self, directory: str) -> list[str]:
-        """File names in a directory, sorted, without what is being written aside; empty when there is no directory."""
+        """File names in a directory, sorted, without temporary files; empty when there is no such directory."""
         target = self.full(directory)
         try:
             if self.local:
-                found = [entry.name for entry in os.scandir(target)]
+                names = [entry.name for entry in os.scandir(target)]
             else:
                 self.fs.invalidate_cache(target)
-                listed = self._remote(target, lambda: self.fs.ls(target, detail=False))
-                found = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in listed]
+                paths = self._remote(target, lambda: self.fs.ls(target, detail=False))
+                names = [str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths]
         except FileNotFoundError:
             return []
-        return sorted(name for name in found if not name.endswith(TEMPORARY))
+        return sorted(name for name in names if not name.endswith(TEMPORARY))
 
     def walk(self) -> list[Entry]:
-        """Every file below the directory, those written aside included; what links point to is not below it."""
+        """Every file below the directory, sorted by path, temporary ones included; links are not followed."""
         self.fs.invalidate_cache(self.root)
-        found = self._remote(self.root, lambda: self.fs.find(self.root, detail=True))
+        infos = self._remote(self.root, lambda: self.fs.find(self.root, detail=True))
         return [
             Entry(path=self.relative(str(name)), bytes=int(info.get("size") or 0), modified=_modified(info))
-            for name, info in sorted(found.items())
+            for name, info in sorted(infos.items())
         ]
 
     def remove(self, path: str) -> None:
-        """Delete a file; none there is fine."""
+        """Delete a file, if it exists."""
         target = self.full(path)
         with contextlib.suppress(FileNotFoundError):
             self._remote(target, lambda: self.fs.rm_file(target))
 
     def remove_tree(self, path: str) -> None:
-        """Delete a directory and what is in it; none there is fine."""
+        """Delete a directory and all that is in it, if it exists."""
         target = self.full(path)
         with contextlib.suppress(FileNotFoundError):
             self._remote(target, lambda: self.fs.rm(target, recursive=True))
 
     def move_tree(self, path: str, to: str) -> None:
-        """Copy a directory of an object store to another name and delete it; files of one name are replaced."""
+        """Copy a directory of an object store to another name and delete it; files of the same name are replaced."""
         source, target = self.full(path), self.full(to)
         for name in self._remote(source, lambda: self.fs.find(source)):
-            place = target + str(name)[len(source) :]
-            self._remote(place, lambda name=name, place=place: self.fs.cp_file(name, place))  # type: ignore[misc]
+            copy = target + str(name)[len(source) :]
+            self._remote(copy, lambda name=name, copy=copy: self.fs.cp_file(name, copy))  # type: ignore[misc]
         self.remove_tree(path)
 
 
 def _modified(info: dict[str, Any]) -> float | None:
+    """Seconds since 1970 when a file was modified; its key in fsspec's information differs between file systems."""
     for name in ("mtime", "LastModified", "last_modified", "updated", "created"):
         value = info.get(name)
         if isinstance(value, (int, float)):

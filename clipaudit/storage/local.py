@@ -1,4 +1,4 @@
-"""Files on this machine's disks: made whole or not at all, by one of all who try; never through a planted link."""
+"""Files on local disks, written whole or not at all, and created exclusively; symbolic links are not followed."""
 
 from __future__ import annotations
 
@@ -9,22 +9,28 @@ import uuid
 from pathlib import Path
 
 TEMPORARY = ".tmp"
-"""Suffix of everything that is written aside; such names are never read, and `clipaudit gc` removes them."""
+"""Suffix of temporary files and directories; nothing reads them, and `clipaudit gc` removes them."""
 
+# Errors of file systems that have no hard links.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
 def _aside(target: Path) -> Path:
+    """A temporary name beside `target` that no other process uses."""
     return target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}{TEMPORARY}")
 
 
 def create_file(target: Path, data: bytes) -> bool:
-    """Write a new file whole or not at all; False when there is one of this name already."""
+    """Write a new file whole or not at all; False when one of this name exists already.
+
+    Raises OSError. Of several processes that create the same file at once exactly one gets True.
+    """
     aside = _aside(target)
     try:
         _write_synced(aside, data)
         try:
-            # a link appears at once and with its content, and fails when the name is taken; rename would overwrite
+            # A hard link appears in one step, with the content, and fails when the name is taken; a rename would
+            # replace the other file.
             os.link(aside, target)
         except FileExistsError:
             return False
@@ -39,6 +45,7 @@ def create_file(target: Path, data: bytes) -> bool:
 
 
 def _create_without_links(target: Path, data: bytes) -> bool:
+    """The same by O_EXCL: exclusive, but a reader may see a part of the content."""
     try:
         handle = target.open("xb")
     except FileExistsError:
@@ -47,13 +54,16 @@ def _create_without_links(target: Path, data: bytes) -> bool:
         with handle:
             handle.write(data)
     except OSError:
-        target.unlink(missing_ok=True)  # this process made it, so nobody else's content is lost
+        target.unlink(missing_ok=True)  # this process created it: no other content is lost
         raise
     return True
 
 
 def replace_file(target: Path, data: bytes) -> None:
-    """Write a file, in place of an older one if there is one; a reader sees the old or the new one, never a mix."""
+    """Write a file, replacing an older one if it exists; a reader sees the old or the new content, never a mix.
+
+    Raises OSError.
+    """
     aside = _aside(target)
     try:
         _write_synced(aside, data)
@@ -63,6 +73,7 @@ def replace_file(target: Path, data: bytes) -> None:
 
 
 def _write_synced(path: Path, data: bytes) -> None:
+    """Write a new file and wait until it is on the disk. Mode `x` (O_EXCL) follows no link at this name."""
     with path.open("xb") as handle:
         handle.write(data)
         handle.flush()
@@ -70,9 +81,10 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 
 def _sync_directory(path: Path) -> None:
+    """Wait until a directory's entries are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        # some network file systems cannot sync a directory; the file's own content is synced already
+        # Some network file systems cannot sync a directory; the file's content is synced already.
         with contextlib.suppress(OSError):
             os.fsync(descriptor)
     finally:

@@ -97,7 +97,7 @@ def bucket(monkeypatch):
     store = Bucket()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://{}:{}".format(*store.server_address))
     monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
-    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(remote, "_FIRST_PAUSE_SECONDS", 0.01)
     fsspec.get_filesystem_class("gs").clear_instance_cache()
     yield store
     fsspec.get_filesystem_class("gs").clear_instance_cache()

@@ -24,7 +24,7 @@ from clipaudit.localize import (
     text_weights,
 )
 from clipaudit.localize.surgery import _value_path, project
-from clipaudit.model import describe
+from clipaudit.model import describe_tower
 from tests.contract.test_oracle import last_blocks  # noqa: F401 - a fixture
 
 DATA = Path(__file__).parent.parent / "data" / "oracle"
@@ -68,7 +68,7 @@ def test_feature_surgery_maps_and_points_are_the_published(published):
 def test_the_second_path_is_the_published(published, last_blocks, image):  # noqa: F811
     with np.load(DATA / "decomposition.npz") as arrays:
         stream = torch.from_numpy(arrays["streams"][image])
-    tower = describe(last_blocks.starting_from(stream))
+    tower = describe_tower(last_blocks.starting_from(stream))
     with torch.inference_mode():
         whole, rows = _value_path(tower, torch.zeros(1, 3, 64, 64), blocks=2)
         patches = project(tower, (rows + published["ahead"][image])[:, 1:])

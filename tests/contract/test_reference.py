@@ -14,7 +14,7 @@ from clipaudit.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = {
-    "clipaudit.cues": ["AuditOptions", "AuditResult", "Verdict", "audit"],
+    "clipaudit.cues": ["AuditOptions", "AuditResult", "Verdict", "audit_cues"],
     "clipaudit.model": [
         "Decomposer",
         "Decomposition",

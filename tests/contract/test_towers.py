@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clipaudit.errors import UnsupportedTower
-from clipaudit.model import Decomposer, describe
+from clipaudit.model import Decomposer, describe_tower
 from tests.tiny_models import full_size_on_meta, images_for, plain_embedding, tiny
 
 CONFIGS = open_clip.list_models()
@@ -45,12 +45,12 @@ def test_every_configuration_is_exact_or_refused(name: str):
     full = full_size_on_meta(name)
     if expected(name) != "exact":
         with pytest.raises(UnsupportedTower) as refusal:
-            describe(full)
+            describe_tower(full)
         message = str(refusal.value)
         assert message.startswith("this image tower cannot be decomposed exactly: ")
         assert "\n" not in message
         return
-    tower = describe(full)
+    tower = describe_tower(full)
     assert (tower.pooling == "attention") == any(part in name for part in POOLED)
     visual = tiny(name)
     decomposer = Decomposer(visual)

@@ -52,7 +52,7 @@ class ConsoleReporter(Reporter):
     ) -> None:
         self._progress.stop()
 
-    def found(self, shards: int, committed: int) -> None:
+    def listed(self, shards: int, committed: int) -> None:
         """The shards are listed."""
         already = f", {committed:,} of them committed already" if committed else ""
         self._print(f"found {_count(shards, 'shard')}{already}")

@@ -47,7 +47,7 @@ class JsonReporter(Reporter):
             # a library's own text may quote credentials
             self._write("job_failed", error=redact(f"{type(error).__name__}: {error}"), exit_code=code)
 
-    def found(self, shards: int, committed: int) -> None:
+    def listed(self, shards: int, committed: int) -> None:
         """The shards are listed."""
         self._write("job_started", shards=shards, committed=committed)
 

@@ -15,7 +15,7 @@ from clipaudit.arrays import Bools, Ints
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.multiplicity import discovery_half
 from clipaudit.run.reader import Run
-from clipaudit.run.rows import Rows
+from clipaudit.run.rows import Rows, row_filter
 from clipaudit.schema import OK, Label
 
 _BATCH: Final = 65_536
@@ -122,28 +122,27 @@ def image_facts(
 def _table(run: Run, rows: Rows, extra: Sequence[str]) -> tuple[pa.Table, Ints]:
     """The chosen ok rows' plain columns, attributes by their full names, and their places among all ok rows."""
     labelled = run.spec.label_kind is not None
-    needed = list(dict.fromkeys([*extra, *rows.where]))
-    stored = ["status", "shard_id", "index", "key", "phash", "offset", "nbytes", *(["label"] if labelled else [])]
-    stored += ["attributes"] if any(name.startswith("attributes.") for name in needed) else []
+    condition = row_filter(run, rows)
+    needed = list(dict.fromkeys(extra))
+    plain = ["status", "shard_id", "index", "key", "phash", "offset", "nbytes", *(["label"] if labelled else [])]
+    attributes = ["attributes"] if any(name.startswith("attributes.") for name in needed) else []
+    stored = list(dict.fromkeys([*plain, *attributes, *(column.path[0] for column in condition.columns)]))
+    names = list(dict.fromkeys([*plain[1:], *needed]))
     parts: list[pa.Table] = []
     positions: list[Ints] = []
     done = 0
     for batch in run.batches(stored, _BATCH, rows.shards):
         table = pa.Table.from_batches([batch])
         table = table.filter(pc.equal(table["status"], OK))
+        chosen = condition.mask(table)
         for name in needed:
             if name.startswith("attributes."):
                 table = table.append_column(name, pc.struct_field(table["attributes"], name.partition(".")[2]))
-        table = table.drop_columns(["status", *(["attributes"] if "attributes" in stored else [])])
-        kept = np.ones(len(table), np.bool_)
-        for name, value in rows.where.items():
-            same = pc.equal(table[name], pa.scalar(value, table[name].type)).fill_null(False)
-            kept &= np.asarray(same.to_numpy(), np.bool_)
-        positions.append(done + np.flatnonzero(kept))
-        parts.append(table.filter(pa.array(kept)))
+        positions.append(done + np.flatnonzero(chosen))
+        parts.append(table.select(names).filter(pa.array(chosen)))
         done += len(table)
     if not parts:
-        return pa.table({name: pa.array([], pa.string()) for name in [*stored[1:], *needed]}), np.empty(0, np.int64)
+        return pa.table({name: pa.array([], pa.string()) for name in names}), np.empty(0, np.int64)
     return pa.concat_tables(parts), np.concatenate(positions).astype(np.int64)
 
 

@@ -23,7 +23,8 @@ from clipaudit.cues.report.pictures import Pictures
 from clipaudit.cues.report.waivers import Waiver, apply_waivers
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.errors import UsageError
-from clipaudit.storage.directory import TEMPORARY, Storage, storage_errors
+from clipaudit.storage.directory import Storage, storage_errors
+from clipaudit.storage.local import TEMPORARY
 
 PAGE: Final = "index.html"
 JSON: Final = "report.json"

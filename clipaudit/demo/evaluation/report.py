@@ -15,9 +15,9 @@ import safetensors
 import torch
 from rich.table import Table
 
-from clipaudit import __version__
 from clipaudit.demo.evaluation.measured import Figure
 from clipaudit.demo.evaluation.shortcut import Shortcut
+from clipaudit.schema import VERSION
 
 _CHECKPOINT, _LOG = "checkpoint.safetensors", "log.jsonl"
 
@@ -44,7 +44,7 @@ class ModelEvaluation:
         """Plain values for JSON."""
         return {
             "schema": 1,
-            "clipaudit": __version__,
+            "clipaudit": VERSION,
             "model": dict(self.model),
             "command": self.command,
             "machine": self.machine,

@@ -34,7 +34,7 @@ from clipaudit.statistics import Proportion
 
 TEMPLATES = tuple(said(prefix, "a {}") for prefix in STYLE_PREFIXES["photo"])
 RANDOM_SETS = 1000
-_TEST = Rows(where={"attributes.split": "test"})
+_TEST = Rows(where=("split = test",))
 _SETTINGS = ("none", "variance", "majority", "all")
 """What is ablated: nothing, the heads of either rule, every head."""
 

@@ -10,8 +10,12 @@ from functools import cache
 from importlib import resources
 from typing import Final, TypeAlias
 
+from clipaudit.arrays import Float32s
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.textfile import TextLine, parse_lines, read_lines
+from clipaudit.heads.texts.vectors import RunTexts
+from clipaudit.run.reader import RunPlace, opened
+from clipaudit.schema import Names, as_names
 
 CORE: Final = "core-like"
 """An object or a part of one: what a class is usually named for."""
@@ -29,7 +33,14 @@ _Row: TypeAlias = tuple[str, str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class TextPool:
-    """Texts with the property and the kind of each, all in one order; no text is there twice."""
+    """Texts with the property and the kind of each, all in one order; no text is there twice.
+
+    >>> pool = TextPool.of(["a photo of water", "a photo of a forest"])
+    >>> pool.vectors("demo-out/birds-run").shape  # unit vectors of the run's own model
+    (2, 128)
+    >>> TextPool.load().source
+    "clipaudit's own pool"
+    """
 
     texts: tuple[str, ...] = field(repr=False)
     properties: tuple[str, ...] = field(repr=False)
@@ -40,6 +51,30 @@ class TextPool:
     """The file, or BUNDLED."""
     duplicates: int = 0
     """Lines left out because an earlier one says the same but for case and spaces (CLIP sees neither)."""
+
+    @staticmethod
+    def of(texts: Names, properties: Names = (), source: str = "given in Python") -> TextPool:
+        """One text or several, with a property for each or for none.
+
+        Texts that say the same but for case and spaces are there once; a property of clipaudit's own pool has its kind
+        there. ValueError when there are properties, and not as many as texts.
+        """
+        names = as_names(properties) or (UNSPECIFIED,) * len(as_names(texts))
+        kinds = _property_kinds()
+        rows = zip(as_names(texts), names, strict=True)
+        return _pool([(text.strip(), name, kinds.get(name, UNSPECIFIED)) for text, name in rows], source)
+
+    @staticmethod
+    def load(path: str | None = None) -> TextPool:
+        """The texts of a file or URL, or clipaudit's own pool; see `load_pool`."""
+        return load_pool(path)
+
+    def vectors(self, run: RunPlace, device: str = "auto") -> Float32s:
+        """(T, D) unit float32 vectors of the texts by a run's own model, which runs on `device`.
+
+        They are kept beside the run. RunMismatch when the run's model has other weights now.
+        """
+        return RunTexts(opened(run), device).vectors(self.texts)
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -35,7 +35,7 @@ from clipaudit.localize.methods import METHODS, Options, localiser
 from clipaudit.localize.surgery import Form
 from clipaudit.localize.tensors import autocast, embed
 from clipaudit.localize.token_maps import TokenDecomposition
-from clipaudit.model import Decomposer, Tower, describe
+from clipaudit.model import Decomposer, Tower, describe_tower
 from clipaudit.model.loading import Normaliser, load_model
 
 _OF_ONE_OBJECT: Mapping[str, Callable[[ClassNames], Measure]] = MappingProxyType(
@@ -83,7 +83,7 @@ class LocaliserEvaluation:
     @cached_property
     def _tower(self) -> Tower:
         """Described when a method needs it: recognition takes any image encoder."""
-        return describe(self._loaded.model)
+        return describe_tower(self._loaded.model)
 
     @cached_property
     def _reader(self) -> PictureReader:

@@ -104,7 +104,7 @@ def test_a_second_signal_ends_the_job_like_the_first(config, capsys, monkeypatch
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("clipaudit.job.driver.audit", interrupted)
+    monkeypatch.setattr("clipaudit.job.driver.run_job", interrupted)
     with pytest.raises(Interrupted, match="stopped at once; the same command goes on"):
         app._audit(replace(config, execution=replace(config.execution, log_format="json")), as_json=False)
     (last,) = lines(capsys)

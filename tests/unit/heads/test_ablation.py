@@ -187,11 +187,11 @@ def test_means_come_from_moments_rows_or_balanced_classes(run):
         by_label = np.mean([values[labels == label].mean(axis=0) for label in range(3)], axis=0)
         assert np.allclose(replacement_means(run, columns).values[name], values.mean(axis=0), atol=1e-12)
         assert np.allclose(replacement_means(run, columns, balanced=True).values[name], by_label, atol=1e-12)
-        on_land = replacement_means(run, columns, Rows(where={PLACE: "land"})).values[name]
+        on_land = replacement_means(run, columns, Rows(where=(f"{PLACE} = land",))).values[name]
         assert np.allclose(on_land, values[places == "land"].mean(axis=0), atol=1e-12)
         one_shard = replacement_means(run, columns, Rows(shards=(1,))).values[name]
         assert np.allclose(one_shard, values[47:].mean(axis=0), atol=1e-12)
-    source = replacement_means(run, columns, Rows(shards=(1,), where={PLACE: "land"}), balanced=True).source
+    source = replacement_means(run, columns, Rows(shards=(1,), where=(f"{PLACE} = land",)), balanced=True).source
     assert source.endswith("run, 1 shards, attributes.place = land, every label with equal weight")
 
 
@@ -232,7 +232,8 @@ def test_streamed_logits_are_those_of_all_rows_at_once(run, monkeypatch):
 
 def test_only_asked_for_rows_are_scored(run):
     labels, places = run.labels(), run.heads("L01H01", [PLACE])[PLACE]
-    some = score(stream_logits(run, question(rows=Rows(shards=(0,), where={PLACE: "water"})), ()), np.zeros((1, 0)))[0]
+    rows = Rows(shards=(0,), where=(f"{PLACE} = water",))
+    some = score(stream_logits(run, question(rows=rows), ()), np.zeros((1, 0)))[0]
     assert some.accuracy.total == int((places[:47] == "water").sum())
     assert some.groups == {}
     grouped = score(stream_logits(run, question(attribute=PLACE), ()), np.zeros((1, 0)))[0]
@@ -291,7 +292,7 @@ def test_mistakes_end_as_one_sentence(run):
         (lambda: list(stream_rows(run, [], ["attributes.species"])), "no attribute 'species': it has place"),
         (lambda: list(stream_rows(run, [], ["colour"])), "no column 'colour'"),
         (lambda: list(stream_logits(run, question(class_of={0: 0}), ())), "of label [12], which has no class"),
-        (lambda: replacement_means(run, HEADS, Rows(where={PLACE: "moon"})), "no rows to take means of"),
+        (lambda: replacement_means(run, HEADS, Rows(where=(f"{PLACE} = moon",))), "no rows to take means of"),
         (lambda: replacement_means(run, HEADS, Rows(shards=(9,))), "shard 9"),
     ]
     for action, message in cases:

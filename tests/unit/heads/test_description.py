@@ -17,7 +17,7 @@ from clipaudit.run.rows import ALL, Rows, moments_over
 from tests.make_runs import SPEC, make_run
 from tests.make_texts import HashedTexts, make_pool
 
-WATER = Rows(where={"attributes.place": "water"})
+WATER = Rows(where=("attributes.place = water",))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def described(run, pool=None, **config):
     return describe(run, pool or make_pool(), HashedTexts(SPEC.embed_dim), DescribeConfig(**{"steps": 3, **config}))
 
 
-@pytest.mark.parametrize("rows", [ALL, WATER, Rows(where={"label": 1})])
+@pytest.mark.parametrize("rows", [ALL, WATER, Rows(where=("label = 1",))])
 @pytest.mark.parametrize("stability", [False, True])
 def test_heads_are_described_over_the_rows_asked_for(run, rows, stability):
     done = []
@@ -85,7 +85,11 @@ def test_no_roles_says_why(run):
 def test_names_of_directories():
     assert directory_name(ALL) == "all"
     assert directory_name(WATER) == "attributes.place=water"
-    assert directory_name(Rows(where={"label": "../a b"})) == "label=.._a_b"
+    assert directory_name(Rows(where=("label = '../a b'",))) == "label=.._a_b"
+    assert directory_name(Rows(where=("split = test", "label = 3"))) == "label=3,split=test"
+    less, more = (directory_name(Rows(where=(f"light {sign} 9",))) for sign in "<>")
+    assert less != more
+    assert less.startswith("light_9-")
 
 
 def test_mistakes(run, tmp_path):
@@ -96,7 +100,7 @@ def test_mistakes(run, tmp_path):
     with pytest.raises(UsageError, match="stores no head 'L09H00'"):
         described(run, heads=("L09H00",))
     with pytest.raises(UsageError, match=r"no row .* has attributes.place = moon"):
-        described(run, rows=Rows(where={"attributes.place": "moon"}))
+        described(run, rows=Rows(where=("attributes.place = moon",)))
     single = Run(make_run(str(tmp_path / "run"), shards=1))
     with pytest.raises(UsageError, match=r"--stability draws shards again, and the run at .* has 1"):
         described(single, stability=True)

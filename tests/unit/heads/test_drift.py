@@ -94,7 +94,7 @@ def test_a_run_against_itself_does_not_move(run):
 
 
 def test_rows_of_one_run_against_others(run):
-    land, water = (Rows(where={"attributes.place": place}) for place in ("land", "water"))
+    land, water = (Rows(where=(f"place = {place}",)) for place in ("land", "water"))
     found = compared(run, run, rows=(land, water))
     assert sum(found.rows) < len(run)
     assert "land" in found.name

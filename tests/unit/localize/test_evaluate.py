@@ -216,7 +216,7 @@ def test_recognition_takes_encoders_that_cannot_be_decomposed(shard, tmp_path, m
     (tmp_path / "two.txt").write_text("fish\nsnow\n")
     here = evaluation(shard, classes=str(tmp_path / "two.txt"))
     plain = here.recognition()
-    monkeypatch.setattr("clipaudit.localize.evaluation.evaluate.describe", resnet_refused)
+    monkeypatch.setattr("clipaudit.localize.evaluation.evaluate.describe_tower", resnet_refused)
     assert evaluation(shard, classes=str(tmp_path / "two.txt")).recognition().mean == plain.mean
     with pytest.raises(UnsupportedTower, match="convolutional"):
         evaluation(shard, whole=True).segmentation(["surgery"], "object")

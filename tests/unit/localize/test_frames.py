@@ -13,7 +13,7 @@ from clipaudit.config import DecodeConfig
 from clipaudit.errors import UsageError
 from clipaudit.localize.frames import Frame, PictureReader, entire, seen_by
 from clipaudit.localize.overlay import MapPanel, coloured, overlaid, sheet
-from clipaudit.model import describe
+from clipaudit.model import describe_tower
 from clipaudit.shards.decoder import ImageDecoder
 from tests.tiny_models import tiny
 
@@ -80,20 +80,20 @@ def test_bilinear_maps_keep_the_patches_values_at_their_centres():
 
 def test_a_whole_picture_keeps_its_shape():
     visual = tiny("ViT-B-32-quickgelu", layers=1)
-    reader = PictureReader(transform("shortest"), describe(visual), whole=True, shown=100)
+    reader = PictureReader(transform("shortest"), describe_tower(visual), whole=True, shown=100)
     for size, seen in {(100, 300): (96, 288), (640, 427): (128, 96), (20, 2000): (32, 1152)}.items():
         picture = reader.read(png(np.zeros((*size, 3), np.uint8)), "a.png")
         assert picture.seen.shape[:2] == seen
         assert (picture.frame.bottom, picture.frame.right) == size
         assert max(picture.shown.shape) == 100
-    finer = PictureReader(transform("shortest"), describe(visual), side=200).read(
+    finer = PictureReader(transform("shortest"), describe_tower(visual), side=200).read(
         png(with_square((100, 150), 0, 0, 9)), "a"
     )
     assert finer.seen.shape[:2] == (192, 288)
 
 
 def test_unreadable_pictures_are_one_sentence(tmp_path):
-    reader = PictureReader(transform("shortest"), describe(tiny("ViT-B-32-quickgelu", layers=1)))
+    reader = PictureReader(transform("shortest"), describe_tower(tiny("ViT-B-32-quickgelu", layers=1)))
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         reader.open(str(tmp_path / "none.png"))
     (tmp_path / "bad.png").write_bytes(b"no image")

@@ -24,7 +24,7 @@ from clipaudit.localize.evaluation.evaluate import EvaluationConfig, LocaliserEv
 from clipaudit.localize.evaluation.waterbirds import group_accuracy
 from clipaudit.localize.frames import PictureReader
 from clipaudit.localize.masks import Masked, MaskedShards
-from clipaudit.model import Decomposer, describe
+from clipaudit.model import Decomposer, describe_tower
 from clipaudit.model.loading import Normaliser, load_model
 from clipaudit.run.reader import Run
 from tests.tiny_models import images_for, tiny
@@ -54,7 +54,7 @@ def birds(tmp_path_factory) -> tuple[str, Run]:
 def test_token_maps_sum_to_the_heads_stored_scores(birds):
     shards, run = birds
     loaded = load_model(DEMO)
-    reader = PictureReader(loaded.transform, describe(loaded.model))
+    reader = PictureReader(loaded.transform, describe_tower(loaded.model))
     pictures = [sample.seen for sample in MaskedShards([shards], reader, limit=8)]
     images = Normaliser(reader.mean, reader.std, loaded.device)(pictures)
     texts = RunTexts(run, "cpu").vectors(["a photo of a duck", "a photo of the sea", "grass"])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from clipaudit.errors import UnsupportedTower, UsageError
-from clipaudit.model import Decomposer, describe, token_map, token_scores
+from clipaudit.model import Decomposer, describe_tower, token_map, token_scores
 from clipaudit.model.taps import tapped
 from tests.tiny_models import enliven, images_for, plain_embedding, tiny
 
@@ -185,7 +185,7 @@ def test_the_model_is_restored_after_an_exception(visual, images):
     before, embedding = snapshot(visual), plain_embedding(visual, images)
 
     def fail(pixels: torch.Tensor) -> None:
-        with tapped(describe(visual)):
+        with tapped(describe_tower(visual)):
             visual(pixels)
             raise ZeroDivisionError
 
@@ -199,7 +199,7 @@ def test_the_model_is_restored_after_an_exception(visual, images):
 
 
 def test_taps_share_parameters_and_nest(visual, images):
-    tower, keys = describe(visual), list(visual.state_dict())
+    tower, keys = describe_tower(visual), list(visual.state_dict())
     originals = {name: id(parameter) for name, parameter in visual.named_parameters()}
     before = snapshot(visual)
     with torch.inference_mode(), tapped(tower) as outer:
@@ -318,9 +318,9 @@ class Wrapped(nn.Module):
 )
 def test_what_is_not_understood_is_refused(model, reason):
     with pytest.raises(UnsupportedTower, match=reason):
-        describe(model())
+        describe_tower(model())
 
 
 def test_a_tower_is_refused_while_it_is_tapped(visual):
-    with tapped(describe(visual)), pytest.raises(UnsupportedTower):
-        describe(visual)
+    with tapped(describe_tower(visual)), pytest.raises(UnsupportedTower):
+        describe_tower(visual)

@@ -11,7 +11,7 @@ from torch import nn
 
 from clipaudit.errors import UsageError
 from clipaudit.localize.tensors import autocast
-from clipaudit.model import Decomposer, describe
+from clipaudit.model import Decomposer, describe_tower
 from clipaudit.model.linears import HALVES, Int8Linear, replacements
 from clipaudit.model.taps import Taps
 from tests.tiny_models import images_for, plain_embedding, tiny
@@ -78,7 +78,7 @@ def test_parts_are_the_whole_int8_embedding(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_large_projection_of_a_block_is_replaced(kind):
-    tower = describe(tiny(kind))
+    tower = describe_tower(tiny(kind))
     replaced = replacements(tower, "int8")
     for block in tower.blocks:
         large = {m for m in block.module.modules() if isinstance(m, nn.Linear)} - {block.out}

@@ -8,7 +8,7 @@ import torch
 
 from clipaudit.model import Decomposer
 from clipaudit.model.readout import build, polar
-from clipaudit.model.towers import describe
+from clipaudit.model.towers import describe_tower
 from tests.tiny_models import images_for, tiny
 
 
@@ -56,7 +56,7 @@ def test_basis_does_not_hang_on_signs_or_rounding():
 
 
 def test_same_weights_give_the_same_readout_for_any_choice_of_layers():
-    tower = describe(tiny("ViT-B-32"))
+    tower = describe_tower(tiny("ViT-B-32"))
     everything, some = build(tower, [0, 1, 2]), build(tower, [1])
     assert torch.equal(everything.Q[1], some.Q[0])
     assert torch.equal(everything.attention_bias[1], some.attention_bias[0])
@@ -66,7 +66,7 @@ def test_same_weights_give_the_same_readout_for_any_choice_of_layers():
 def test_layer_scale_is_folded_into_matrix_and_bias():
     visual = tiny("ViT-M-16-alt")
     block = visual.transformer.resblocks[1]
-    folded = build(describe(visual), [1])
+    folded = build(describe_tower(visual), [1])
     with torch.no_grad():
         gamma = block.ls_1.gamma.double()
         G = folded.G
@@ -78,7 +78,7 @@ def test_layer_scale_is_folded_into_matrix_and_bias():
 
 def test_readout_ignores_a_constant_on_the_residual_stream():
     # The last LayerNorm subtracts the mean, so G must send the constant vector to zero.
-    assert build(describe(tiny("ViT-B-32")), [0]).G.sum(dim=0).abs().max() <= 1e-12
+    assert build(describe_tower(tiny("ViT-B-32")), [0]).G.sum(dim=0).abs().max() <= 1e-12
 
 
 def test_arrays_are_complete_for_saving():

@@ -93,6 +93,7 @@ def test_fewer_than_asked_are_told(run):
     assert answer.notes == ("3 of 50 images: the filter lets no more through",)
     none = Retriever(run).answer(Question(queries=asked(run, 0, HEADS[:2]), k=5, where="label = 77"))
     assert none.hits == ()
+    assert none.notes[-1] == "no image has label = 77: there is 2, 0, 1"
 
 
 def test_the_query_itself_is_left_out(run):

@@ -11,7 +11,7 @@ import pytest
 
 from clipaudit.errors import StorageFull, UsageError
 from clipaudit.run import export as module
-from clipaudit.run.export import export
+from clipaudit.run.export import FORMATS, export
 from clipaudit.run.reader import Run
 from clipaudit.schema import TableSpec
 from tests.conftest import ROOT
@@ -63,6 +63,19 @@ def test_only_the_columns_that_are_asked_for(run, tmp_path, file_format):
     export(run, tmp_path / "out", columns=["label", "L00H01"], file_format=file_format)
     names = pq.read_schema(tmp_path / ("out/table.parquet" if file_format == "parquet" else "out/rows.parquet")).names
     assert names == (["label", "L00H01"] if file_format == "parquet" else ["label"])
+
+
+def test_one_name_is_enough(run, tmp_path):
+    export(run, tmp_path / "a", file_format="npy", heads="L01H00")
+    assert not (tmp_path / "a/L00H00.npy").exists()
+    export(run, tmp_path / "b", columns="L01H00")
+    assert pq.read_schema(tmp_path / "b/table.parquet").names == ["L01H00"]
+
+
+def test_every_form_is_known_by_its_table(run, tmp_path):
+    for name, form in FORMATS.items():
+        export(run, tmp_path / "out", file_format=name, overwrite=True)
+        assert (tmp_path / "out" / form.table).exists()
 
 
 def test_an_empty_run_exports_empty_arrays(tmp_path):

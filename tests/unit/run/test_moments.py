@@ -1,5 +1,6 @@
 """Moments: the parts merge to the whole, files and rows agree to float64 rounding, storage stays bounded."""
 
+import dataclasses
 import errno
 import itertools
 import os
@@ -10,19 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipaudit.errors import IntegrityError, StorageFull, UsageError
-from clipaudit.run import moments as module
+from clipaudit.run import moments_accumulator as module
 from clipaudit.run.directory import RunDirectory
-from clipaudit.run.moments import (
-    Moments,
-    MomentsAccumulator,
-    ShardMoments,
-    load_moments,
-    merge,
-    moments_by_label,
-    moments_of,
-    moments_of_rows,
-    save_moments,
-)
+from clipaudit.run.moments import Moments, merge, moments_of
+from clipaudit.run.moments_accumulator import MomentsAccumulator
+from clipaudit.run.moments_file import ShardMoments, load_moments, save_moments
+from clipaudit.run.row_moments import moments_by_label, moments_of_rows
 from tests.make_runs import SPEC, make_manifest, make_samples, make_shard, make_vectors, write_attempt
 
 TEMPLATE = Moments.empty(SPEC)
@@ -155,7 +149,7 @@ def test_files_and_rows_give_the_same_moments(run_dir, policy, group):
 
 def test_string_labels_keep_their_type(run_dir):
     samples = make_samples(12, label=lambda i: ("1", "höhle")[i % 2])
-    spec = module.replace(SPEC, label_kind="string")
+    spec = dataclasses.replace(SPEC, label_kind="string")
     record = write_attempt(run_dir, make_shard(0), spec, samples, *make_vectors(spec, 12), label_moments="all")
     stored = load_moments(run_dir, record.moments, labels=("1",))
     assert stored.counts == {"1": 6, "höhle": 6}

@@ -14,7 +14,7 @@ import pytest
 
 from clipaudit.errors import RunNotFound
 from clipaudit.run.directory import RunDirectory
-from clipaudit.run.moments import load_moments, save_moments
+from clipaudit.run.moments_file import load_moments, save_moments
 from clipaudit.run.reader import Run
 from clipaudit.run.records import FailureRecord, StoredFile
 from clipaudit.run.upkeep import check, gc, status

@@ -55,7 +55,7 @@ def test_trouble_is_not_taken_for_a_name_that_is_free(url, overwrites, monkeypat
         return true(self, path, **options)
 
     monkeypatch.setattr(MemoryFileSystem, "info", info)
-    monkeypatch.setattr("clipaudit.storage.remote._FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("clipaudit.storage.remote._FIRST_PAUSE_SECONDS", 0.0)
     assert not storage.create("a.json", b"second")
     assert storage.read("a.json") == b"first"
 
@@ -135,4 +135,4 @@ def test_the_user_is_told_once_that_one_job_must_be_enough(
     if reporter is JsonReporter and not exclusive:
         (event,) = (found for line in said.splitlines() if (found := json.loads(line))["event"] == "warning")
         assert event["text"].startswith(url)
-        assert event["text"].endswith("so drive this run by one job at a time")
+        assert event["text"].endswith("so run only one job at a time on it")

@@ -1,0 +1,187 @@
+"""The room's questions for Python, one call each with defaults: `describe_heads`, `ablate` and `compare_runs`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TypeAlias
+
+from clipaudit.errors import UsageError
+from clipaudit.heads.comparison import Comparison, compare
+from clipaudit.heads.description import DescribeConfig, Description, describe
+from clipaudit.heads.experiment import Ablation, Choice, Experiment, ExperimentConfig, ablation
+from clipaudit.heads.texts.pool import TextPool, load_pool
+from clipaudit.heads.texts.vectors import RunTexts
+from clipaudit.heads.textspan import Criterion
+from clipaudit.run.reader import RunPlace, opened
+from clipaudit.run.rows import chosen_rows
+from clipaudit.schema import Names, as_names
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Told `(done, total)`."""
+
+
+def _silent(done: int, total: int) -> None:
+    """Nothing."""
+
+
+def describe_heads(
+    run: RunPlace,
+    *,
+    heads: Names | None = None,
+    where: Names = (),
+    texts: str | os.PathLike[str] | TextPool | None = None,
+    steps: int = 20,
+    criterion: Criterion = "explained",
+    roles: bool = True,
+    stability: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    on_head: Progress = _silent,
+) -> Description:
+    """Say in words what attention heads look at: the texts that span most of each head's variance, and its role.
+
+    No image is read: the run's moments and its model's text encoder are enough. TextSpan of Gandelsman, Efros and
+    Steinhardt, ICLR 2024, Algorithm 1 (docs/method.md, 3 TextSpan).
+
+    Args:
+        run: a run or its path.
+        heads: one head label or several; default: all that the run stores.
+        where: filters that rows must pass, such as `place = water`; default: all ok rows.
+        texts: the texts to choose from, a file of them, or a `TextPool`; default: clipaudit's own pool.
+        steps: texts chosen for each head.
+        criterion: `explained`, the paper's objective, or `reference`, the published code's.
+        roles: whether to find each head's role, such as `location`, where the texts have properties.
+        stability: whether to draw shards again and count how often each text is chosen.
+        seed: of everything that is drawn at random.
+        device: where the text encoder runs: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        on_head: told `(done, total)` after each head.
+
+    Raises UsageError when the run lacks a head, no rows pass, or there are fewer texts than steps.
+
+    >>> described = describe_heads("demo-out/birds-run", heads="L05H00", steps=3)
+    >>> len(described.words("L05H00"))
+    3
+    """
+    reader, pool = opened(run), _pool(texts)
+    config = DescribeConfig(
+        heads=None if heads is None else as_names(heads),
+        rows=chosen_rows(reader, as_names(where)),
+        steps=steps,
+        criterion=criterion,
+        roles=roles,
+        stability=stability,
+        seed=seed,
+    )
+    return describe(reader, pool, RunTexts(reader, device), config, on_head)
+
+
+def ablate(
+    run: RunPlace,
+    heads: Names = (),
+    *,
+    layers: str | None = None,
+    mlps: str | None = None,
+    roles: Names = (),
+    reconstruct: int | None = None,
+    attribute: str | None = None,
+    where: Names = (),
+    fit: Names = (),
+    means: str | None = None,
+    random: int = 0,
+    classes: str | None = None,
+    templates: str = "imagenet",
+    texts: str | None = None,
+    criterion: Criterion = "explained",
+    min_group: int = 10,
+    seed: int = 0,
+    device: str = "auto",
+    on_head: Progress = _silent,
+) -> Ablation:
+    """Replace heads, layers or MLPs by their means, classify every stored row again, and say what changes.
+
+    No image is read and no image model runs: an ablated embedding is `z - sum (y - mean y) Q` (docs/method.md,
+    5 Ablation). With nothing to replace, the plain zero-shot accuracy.
+
+    Args:
+        run: a run with labels, or its path.
+        heads: head labels to replace.
+        layers: replace every stored head of these: the number of last layers, or `8,10` or `8-11`.
+        mlps: replace these MLPs: `all`, or layers; for runs made with `--components`.
+        roles: replace every head with one of these roles: properties or kinds of the texts.
+        reconstruct: replace heads by what so many of their texts span, instead of by their means.
+        attribute: groups are classes by this column's values.
+        where: filters for the rows that are classified.
+        fit: filters for the rows that means, roles and texts are taken from.
+        means: other means: `balanced` (every label with equal weight), another run, or a filter.
+        random: how many sets of as many heads of the same layers to draw, as a control.
+        classes: file of class names; default: `classnames.txt` beside the shards, or the run's labels.
+        templates: prompts: `imagenet`, `simple`, `single` or a file.
+        texts: text file for roles and reconstructions; default: clipaudit's own pool.
+        criterion: of TextSpan, see `describe_heads`.
+        min_group: groups with fewer rows cannot be the worst.
+        seed: of everything that is drawn at random.
+        device: where the text encoder runs.
+        on_head: told `(done, total)` while roles are found.
+
+    Raises UsageError when a column is not stored, the run has no labels, no rows pass, or no head has a role.
+
+    >>> found = ablate("demo-out/birds-run", ["L03H01", "L05H00"], attribute="place")
+    >>> 0 <= found.ablated.accuracy.value <= 1
+    True
+    """
+    if random < 0:
+        raise UsageError(f"random must be at least 0, not {random}")
+    reader = opened(run)
+    config = ExperimentConfig(
+        classes=classes,
+        templates=templates,
+        attribute=attribute,
+        where=as_names(where),
+        fit=as_names(fit),
+        means=means,
+        texts=texts,
+        criterion=criterion,
+        min_group=min_group,
+        seed=seed,
+    )
+    choice = Choice(heads=as_names(heads), layers=layers, mlps=mlps, roles=as_names(roles))
+    question = Experiment(reader, RunTexts(reader, device), config)
+    return ablation(question, choice, reconstruct=reconstruct, random=random, on_head=on_head)
+
+
+def compare_runs(
+    before: RunPlace,
+    after: RunPlace,
+    *,
+    where: Names = (),
+    texts: str | os.PathLike[str] | TextPool | None = None,
+    device: str = "auto",
+    on_head: Progress = _silent,
+) -> Comparison:
+    """Say how each head's mean moved and its spread changed from one run to another of the same model, in words.
+
+    Args:
+        before: a run or its path.
+        after: the run that is compared with it.
+        where: filters that the rows of both must pass.
+        texts: the texts to say it in, a file of them, or a `TextPool`; default: clipaudit's own pool.
+        device: where the text encoder runs.
+        on_head: told `(done, total)` after each head.
+
+    Raises RunMismatch when the runs are of different models, and UsageError when they share no head or have too few
+    rows.
+
+    >>> compared = compare_runs("demo-out/birds-run", "demo-out/birds-run")
+    >>> any(head.moved for head in compared.heads)
+    False
+    """
+    first, second = opened(before), opened(after)
+    rows = tuple(chosen_rows(reader, as_names(where)) for reader in (first, second))
+    return compare(first, second, _pool(texts), RunTexts(second, device), (rows[0], rows[1]), on_head)
+
+
+def _pool(texts: str | os.PathLike[str] | TextPool | None) -> TextPool:
+    if isinstance(texts, TextPool):
+        return texts
+    return load_pool(None if texts is None else os.fspath(texts))

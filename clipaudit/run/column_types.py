@@ -1,0 +1,143 @@
+"""Types of attribute columns: stored as text, they are typed by their values when they are read."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Literal, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clipaudit.run.directory import RunDirectory
+from clipaudit.run.projections import open_table, stored_types
+from clipaudit.run.records import CommitRecord
+from clipaudit.schema import TableSpec
+
+ColumnType: TypeAlias = Literal["number", "boolean", "text"]
+
+_INTEGER: Final = r"^-?(?:0|[1-9][0-9]*)$"
+_NUMBER: Final = r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$"
+_BOOLEANS: Final = pa.array(["false", "true"])
+_EXACT: Final = 2**53
+"""Integers beyond it are not exact as float64."""
+_THREADS: Final = 8
+_WINDOW: Final = 64
+"""Shards between two looks at whether any attribute can still be other than text."""
+
+
+class TextType:
+    """What the values of one text column are, over any number of pieces of it.
+
+    Numbers are spelled as in JSON: `007`, `+1`, `nan` and `1,5` are texts, because as numbers they would not be told
+    from others or would not be spelled the same. Integers that int64 cannot hold (identifiers of 20 digits) are texts.
+    """
+
+    def __init__(self) -> None:
+        self._values = False
+        self._booleans = self._numbers = self._integers = True
+        self._largest = 0
+
+    @property
+    def is_text(self) -> bool:
+        """Whether no further value can make it anything else."""
+        return self._values and not self._booleans and not self._numbers
+
+    def add(self, column: pa.Array | pa.ChunkedArray) -> None:
+        """Take in a piece of the column, (n,) texts; nulls say nothing."""
+        if self.is_text:
+            return
+        texts = pc.drop_null(pc.unique(column))
+        if not len(texts):
+            return
+        self._values = True
+        self._booleans = self._booleans and bool(pc.all(pc.is_in(texts, _BOOLEANS)).as_py())
+        self._numbers = self._numbers and _all_match(texts, _NUMBER) and _all_finite(texts)
+        if self._numbers:
+            integers = texts.filter(pc.match_substring_regex(texts, _INTEGER))
+            self._integers = self._integers and len(integers) == len(texts)
+            if len(integers):
+                # the largest integer is among the longest texts, one of which may have a sign
+                lengths = pc.utf8_length(integers)
+                longest = integers.filter(pc.greater_equal(lengths, max(pc.max(lengths).as_py() - 1, 16)))
+                self._largest = max([self._largest, *(abs(int(text)) for text in longest.to_pylist())])
+
+    @property
+    def arrow(self) -> pa.DataType:
+        """bool, int64, float64 or string; string for a column without any value."""
+        if self._values and self._booleans:
+            return pa.bool_()
+        if self._values and self._numbers:
+            if self._integers and self._largest < 2**63:
+                return pa.int64()
+            if not self._integers and self._largest <= _EXACT:
+                return pa.float64()
+        return pa.string()
+
+
+def text_type(column: pa.Array | pa.ChunkedArray) -> pa.DataType:
+    """bool, int64, float64 or string: what the values of a whole column, (n,), are; other types than string stay."""
+    if not pa.types.is_string(column.type):
+        return column.type
+    kind = TextType()
+    kind.add(column)
+    return kind.arrow
+
+
+def _all_match(texts: pa.Array, pattern: str) -> bool:
+    return bool(pc.all(pc.match_substring_regex(texts, pattern)).as_py())
+
+
+def _all_finite(numbers: pa.Array) -> bool:
+    return bool(pc.all(pc.is_finite(pc.cast(numbers, pa.float64()))).as_py())
+
+
+def attribute_types(
+    directory: RunDirectory, records: Iterable[CommitRecord], spec: TableSpec
+) -> dict[str, pa.DataType]:
+    """The type of every attribute by the values in some shards: bool, int64, float64 or string.
+
+    Reads the attributes alone, of all rows, and stops when none can be anything but text. IntegrityError when a file is
+    missing or damaged.
+    """
+    types = {name: TextType() for name in spec.attributes}
+
+    def read(record: CommitRecord) -> pa.ChunkedArray:
+        with open_table(directory, record.projections) as file:
+            return file.read(["attributes"], stored_types(spec))["attributes"]
+
+    left = iter(records if types else ())
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while window := list(itertools.islice(left, _WINDOW)):
+            for column in pool.map(read, window):
+                for name, kind in types.items():
+                    kind.add(pc.struct_field(column, name))
+            if all(kind.is_text for kind in types.values()):
+                break
+    return {name: kind.arrow for name, kind in types.items()}
+
+
+def column_type(kind: pa.DataType) -> ColumnType:
+    """The word for an Arrow type of a plain column."""
+    if pa.types.is_boolean(kind):
+        return "boolean"
+    return "text" if pa.types.is_string(kind) else "number"
+
+
+def with_types(column: Any, types: Mapping[str, pa.DataType]) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """A struct column of texts, (n,), with its fields of other types; a row without a struct has nulls.
+
+    Raises ArrowInvalid when a value cannot have its field's type.
+    """
+    pieces = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    fields = [pa.field(name, kind) for name, kind in types.items()]
+    typed = [
+        pa.StructArray.from_arrays(
+            [pc.cast(pc.struct_field(piece, name), kind) for name, kind in types.items()],
+            fields=fields,
+            mask=pc.is_null(piece),
+        )
+        for piece in pieces
+    ]
+    return pa.chunked_array(typed, pa.struct(fields)) if isinstance(column, pa.ChunkedArray) else typed[0]

@@ -1,0 +1,130 @@
+"""Attributes are stored as text and read with the type that all their values have."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipaudit.errors import IntegrityError
+from clipaudit.run.column_types import TextType
+from clipaudit.run.directory import RunDirectory
+from clipaudit.run.export import export
+from clipaudit.run.reader import Run
+from tests.make_runs import SPEC, make_manifest, make_samples, make_vectors, write_attempt
+
+NAMES = ("count", "share", "daylight", "place", "code", "nothing", "mixed")
+TYPES = {
+    "count": "number",
+    "share": "number",
+    "daylight": "boolean",
+    "place": "text",
+    "code": "text",
+    "nothing": "text",
+    "mixed": "text",
+}
+
+
+def attributes(shard, index):
+    return {
+        "count": None if index == 3 else str(index - 2),
+        "share": str(index) if shard else f"{index / 8}",
+        "daylight": None if index == 4 else ("true", "false")[index % 2],
+        "place": ("land", "water")[index % 2],
+        "code": f"{index:03d}",
+        "nothing": None,
+        "mixed": "tall" if shard and index == 9 else str(index),
+    }
+
+
+@pytest.fixture
+def run(tmp_path):
+    spec = dataclasses.replace(SPEC, attributes=NAMES)
+    directory = RunDirectory(str(tmp_path / "run"))
+    manifest = make_manifest(spec)
+    directory.create_or_resume(manifest)
+    for shard in manifest.shards:
+        samples = make_samples(10, failures=(5,))
+        for sample in samples:
+            sample.attributes = attributes(shard.id, sample.index)
+        directory.commit(write_attempt(directory, shard, spec, samples, *make_vectors(spec, 9, shard.id)))
+    return Run(directory)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (("1", "-2", None), pa.int64()),
+        (("1", "0.5"), pa.float64()),
+        (("1e-07", "3", "9007199254740992.0"), pa.float64()),
+        (("true", None, "false"), pa.bool_()),
+        (("9223372036854775807",), pa.int64()),
+        (("9223372036854775808",), pa.string()),
+        (("9007199254740993", "0.5"), pa.string()),
+        (("true", "1"), pa.string()),
+        (("007", "1"), pa.string()),
+        (("+1",), pa.string()),
+        (("nan",), pa.string()),
+        (("1e400",), pa.string()),
+        (("1,5",), pa.string()),
+        (("١",), pa.string()),
+        (("True", "False"), pa.string()),
+        ((None, None), pa.string()),
+        ((), pa.string()),
+    ],
+)
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_values_decide_the_type_as_json_spells_them(values, kind, pieces):
+    found = TextType()
+    for piece in range(pieces):
+        found.add(pa.array(values[piece::pieces], pa.string()))
+    assert found.arrow == kind
+
+
+def test_columns_say_their_types(run):
+    types = run.column_types()
+    assert {name.removeprefix("attributes."): kind for name, kind in types.items() if "." in name} == TYPES
+    assert (types["key"], types["label"], types["width"], types["remainder"]) == ("text", "number", "number", "number")
+    assert "embedding" not in types
+
+
+def test_numbers_and_booleans_come_back_as_such(run):
+    rows = run.table("attributes")["attributes"].to_pylist()
+    assert rows[0] == {**attributes(0, 0), "count": -2, "share": 0.0, "daylight": True}
+    assert rows[3]["count"] is None
+    assert rows[19]["share"] == 9.0
+    table = run.table(["key", "attributes.daylight"])
+    assert table.column_names == ["key", "attributes.daylight"]
+    assert table["attributes.daylight"].to_pylist()[:5] == [True, False, True, False, None]
+    found = run.heads("L00H00", ["attributes.count", "attributes.share", "attributes.place", "attributes.daylight"])
+    np.testing.assert_array_equal(found["attributes.count"][:5], [-2, -1, 0, np.nan, 2])
+    assert found["attributes.share"].dtype == np.float64
+    assert found["attributes.place"].tolist()[:2] == ["land", "water"]
+    assert found["attributes.daylight"].tolist()[3:6] == [False, None, True], "the row that is not ok is left out"
+
+
+def test_batches_are_as_stored_until_they_are_typed(run):
+    (batch, other) = run.batches(["key", "attributes"])
+    assert batch.column("attributes").to_pylist()[1] == attributes(0, 1)
+    typed = run.typed(batch)
+    assert typed.column("attributes").to_pylist()[1]["count"] == -1
+    assert run.typed(other).column("key") == other.column("key")
+    assert run.typed(pa.Table.from_batches([batch])).equals(pa.Table.from_batches([typed]))
+    assert run.typed(batch.select(["key"])).equals(batch.select(["key"]))
+
+
+@pytest.mark.parametrize(("file_format", "name"), [("parquet", "table.parquet"), ("npy", "rows.parquet")])
+def test_exports_have_the_types_too(run, tmp_path, file_format, name):
+    export(run, tmp_path / "out", file_format=file_format, columns=["key", "attributes"])
+    kinds = {field.name: field.type for field in pq.read_schema(tmp_path / "out" / name).field("attributes").type}
+    assert (kinds["count"], kinds["share"], kinds["daylight"]) == (pa.int64(), pa.float64(), pa.bool_())
+    assert pq.read_table(tmp_path / "out" / name)["attributes"].to_pylist()[0]["count"] == -2
+
+
+def test_rows_of_later_shards_that_do_not_fit_are_named(run):
+    (batch,) = run.batches("attributes", shards=0)
+    rows = batch.to_pylist()
+    rows[0]["attributes"]["count"] = "many"
+    with pytest.raises(IntegrityError, match="open it again"):
+        run.typed(pa.RecordBatch.from_pylist(rows, batch.schema))
