@@ -290,6 +290,9 @@ def _check_files(directory: RunDirectory, record: CommitRecord) -> Iterator[str]
         except OSError as error:
             yield f"{full} cannot be read: {error}"
             continue
+        except IntegrityError as error:
+            yield str(error)
+            continue
         if size != stored.bytes:
             yield f"{full} has {size} bytes where {stored.bytes} were committed"
         elif digest.hexdigest() != stored.sha256:
