@@ -52,7 +52,7 @@ def findings(folder: Path, world: str, count: int, seed: int, seconds: dict[str,
     heat = HeatMaps(run, RunTexts(run, "cpu"), device="cpu")
     plain = read_pictures(result, [run])
     for finding in result.findings[:1]:
-        heat.along(finding)  # loads the text model
+        heat.map_direction(finding)  # loads the text model
     found = []
     began = time.perf_counter()
     add_heat(result, plain, heat)

@@ -21,7 +21,11 @@ def _require(condition: bool, sentence: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FieldsConfig:
-    """Which parts of a sample become columns."""
+    """Which parts of a sample become columns.
+
+    >>> FieldsConfig(label="cls", attributes=("json:place", "light=json:meta.light")).label
+    'cls'
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -35,7 +39,11 @@ class FieldsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
-    """How images are read and decoded."""
+    """How images are read and decoded.
+
+    >>> DecodeConfig(decode_processes=4).decoders
+    4
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -71,7 +79,11 @@ class DecodeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which model, and how it computes."""
+    """Which model, and how it computes.
+
+    >>> ModelConfig(name="ViT-L-14", pretrained="laion2b_s32b_b82k", precision="bf16").batch_size
+    32
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -102,7 +114,11 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreConfig:
-    """What is written for each image."""
+    """What is written for each image.
+
+    >>> StoreConfig(layers="8-11", components=True).label_moments
+    'auto'
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -117,7 +133,11 @@ class StoreConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
-    """Where the job runs, with how many workers, and what it does about failures; nothing here changes a result."""
+    """Where the job runs, with how many workers, and what it does about failures; nothing here changes a result.
+
+    >>> ExecutionConfig(engine="local").max_lost_samples
+    0.05
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -159,7 +179,12 @@ class ExecutionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig:
-    """The whole configuration of `clipaudit audit`; each stage gets its own part only."""
+    """The whole configuration of `clipaudit audit`; each stage gets its own part only.
+
+    >>> config = JobConfig(shards=("train-{000000..000146}.tar",), out="runs/train", model=ModelConfig(name="demo"))
+    >>> config.fields.label is None  # no label, attributes or captions unless they are asked for
+    True
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -174,9 +199,11 @@ class JobConfig:
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
 
     def __post_init__(self) -> None:
+        given: object = self.shards
+        shards = (given,) if isinstance(given, str) else self.shards  # one pattern is not a list of its letters
         # No credential is visible in this process from here on. Only what is sent to a Ray worker holds them, because
         # that process has to learn them: __getstate__ puts them in, __setstate__ takes them out again.
-        object.__setattr__(self, "shards", tuple(public_url(url) for url in self.shards))
+        object.__setattr__(self, "shards", tuple(public_url(url) for url in shards))
         object.__setattr__(self, "out", public_url(self.out))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -26,7 +26,14 @@ from clipaudit.redact import redact
 
 
 class ClipauditError(Exception):
-    """Root of all clipaudit errors."""
+    """Root of all clipaudit errors.
+
+    >>> try:
+    ...     Run("demo-out")
+    ... except ClipauditError as error:
+    ...     print(error.exit_code)
+    2
+    """
 
     exit_code = 5
     """Of the command line; subclasses have their own."""
@@ -37,7 +44,14 @@ class ClipauditError(Exception):
 
 
 class UsageError(ClipauditError):
-    """An option, a path or a configuration is wrong."""
+    """An option, a path or a configuration is wrong.
+
+    >>> try:
+    ...     Run("demo-out/birds-run").heads("L99H00")
+    ... except UsageError as error:
+    ...     print(str(error).partition(" stores ")[2])
+    no head 'L99H00': it stores L...
+    """
 
     exit_code = 2
 
@@ -59,7 +73,14 @@ class RunMismatch(UsageError):
 
 
 class RunNotFound(UsageError):
-    """There is no run at the given path."""
+    """There is no run at the given path.
+
+    >>> try:
+    ...     Run("nowhere")
+    ... except RunNotFound as error:
+    ...     print("run.json is not there" in str(error))
+    True
+    """
 
 
 class RunInvalid(ClipauditError):
@@ -103,6 +124,15 @@ class StoreUnavailable(ShardError):
 
 
 class IntegrityError(ClipauditError):
-    """Stored files disagree with their commit record."""
+    """Stored files disagree with their commit record.
+
+    >>> try:
+    ...     moments = Run("demo-out/birds-run").moments()
+    ... except IntegrityError as error:
+    ...     print(error)
+    ... else:
+    ...     print("no file is missing or damaged")
+    no file is missing or damaged
+    """
 
     exit_code = 4

@@ -10,25 +10,18 @@ import pyarrow as pa
 
 from clipaudit.cues.findings.verdicts import VerdictCase
 from clipaudit.cues.result.finding_parts import (
-    Arm,
     Association,
     CellTable,
     ClassesFrom,
-    Counterfactual,
     Cue,
     CueWord,
     Distribution,
     Distributions,
-    DosePoint,
     Estimate,
     Evidence,
     Gallery,
-    GroupAccuracy,
-    Groups,
     Need,
-    PairedTest,
     Predictability,
-    RandomControl,
     Rival,
     SampleRef,
     Stability,
@@ -51,6 +44,15 @@ from clipaudit.cues.result.panels import (
     Shift,
     ShiftRow,
     Trust,
+)
+from clipaudit.cues.result.reliance import (
+    Arm,
+    Counterfactual,
+    DosePoint,
+    GroupAccuracy,
+    Groups,
+    PairedTest,
+    RandomControl,
 )
 from clipaudit.cues.result.result import SCHEMA_VERSION, AuditResult, Finding, finding_id
 

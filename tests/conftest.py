@@ -1,27 +1,45 @@
-"""Fixtures that several tiers use: a tiny model directory and the real command in a subprocess."""
+"""Fixtures that several tiers use, and how tests are spread over workers."""
+
+from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.commands import call, spawn
+from tests.shared import Shared
 
 # No test may reach for a model hub, and none may wait for one.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Workers share the cores: threads beyond them would only wait for each other. Read when torch and numpy are imported.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory) -> str:
+def shared(tmp_path_factory, worker_id) -> Iterator[Shared]:
+    """`shared(name, build)`: a directory that is built once for all workers, and that no test may change."""
+    base = tmp_path_factory.getbasetemp()
+    directories = Shared((base if worker_id == "master" else base.parent) / "shared")
+    yield directories
+    assert directories.changed() == [], "shared directories are read only: let the test copy what it changes"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(shared) -> str:
     """An open_clip directory with a seeded random ViT: 4 layers x 2 heads of 16, 32 pixels, joint dimension 24."""
+    return str(shared("tiny_model", _write_tiny_model))
+
+
+def _write_tiny_model(directory: Path) -> None:
     import open_clip
     import torch
     from safetensors.torch import save_file
 
-    directory = tmp_path_factory.mktemp("tiny_model")
     config = {
         "embed_dim": 24,
         "vision_cfg": {"image_size": 32, "layers": 4, "width": 32, "head_width": 16, "patch_size": 8},
@@ -32,22 +50,15 @@ def tiny_model(tmp_path_factory) -> str:
         model = open_clip.CLIP(**config)
     (directory / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     save_file(model.state_dict(), directory / "open_clip_model.safetensors")
-    return str(directory)
 
 
 @pytest.fixture
 def clipaudit(tmp_path):
-    """Run the real command; returns the completed process with text output."""
+    """`clipaudit(*arguments, **environment)`: the command in this process, in `tmp_path`; how it ended."""
+    return lambda *arguments, **environment: call(tmp_path, *arguments, **environment)
 
-    def run(*arguments: object, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "clipaudit", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **environment},
-            check=False,
-        )
 
-    return run
+@pytest.fixture
+def spawned(tmp_path):
+    """The same in a process of its own, for what only that can show: signals, exit codes, nothing left in memory."""
+    return lambda *arguments, **keywords: spawn(tmp_path, *arguments, **keywords)

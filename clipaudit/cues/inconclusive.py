@@ -1,4 +1,4 @@
-"""The result of an audit that has too little to test: inconclusive, with the images still needed, and never a pass."""
+"""The result of an audit with too few images to test: inconclusive, with the images still needed, and never a pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from clipaudit.cues.summary import class_sizes, run_names
 from clipaudit.heads.texts.classes import ClassNames
 from clipaudit.run.reader import Run
 
-_SHOWN: Final = 5
+_LISTED_CLASSES: Final = 5
+"""Classes that the sentence names."""
 
 
 def inconclusive(
@@ -33,7 +34,11 @@ def inconclusive(
     settings: Settings,
     versions: dict[str, str],
 ) -> AuditResult:
-    """The result when fewer than two classes have enough images: nothing was tested, and that is no pass."""
+    """The result when fewer than two classes have 10 independent images: nothing was tested, which is no pass.
+
+    facts: the association's images; test: those that are scored, when they are others; tested: (K,) classes with enough
+    images, K < 2.
+    """
     counts, independent = class_sizes(facts, len(names))
     sentence = _sentence(names, counts, independent, tested)
     return AuditResult(
@@ -63,11 +68,11 @@ def inconclusive(
 def _sentence(names: ClassNames, counts: Ints, independent: Ints, tested: Ints) -> str:
     # where one class alone has images, those without any are what is missing
     compared = np.flatnonzero(counts) if (counts > 0).sum() > 1 else np.arange(len(names))
-    few = [k for k in compared.tolist() if k not in set(tested.tolist())]
-    shown = ", ".join(f"{names.names[k]}: {MIN_INDEPENDENT - independent[k]}" for k in few[:_SHOWN])
+    untested = [k for k in compared.tolist() if k not in set(tested.tolist())]
+    missing = ", ".join(f"{names.names[k]}: {MIN_INDEPENDENT - independent[k]}" for k in untested[:_LISTED_CLASSES])
     return (
         f"Inconclusive: {len(tested)} of {len(compared)} classes have {MIN_INDEPENDENT} independent images or"
-        f" more, and two are needed. Images still needed: {shown}."
+        f" more, and two are needed. Images still needed: {missing}."
     )
 
 

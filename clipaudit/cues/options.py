@@ -1,4 +1,4 @@
-"""What is asked of a spurious-cue audit."""
+"""The options of a spurious-cue audit."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from typing import Final, get_args
 
 from clipaudit.cues.result.finding_parts import ClassesFrom
 from clipaudit.errors import UsageError
+from clipaudit.schema import as_names
 
-_PERMUTATIONS: Final = 199
-"""With fewer, no adjusted p-value would be below 0.005."""
+_MIN_PERMUTATIONS: Final = 199
+"""With fewer, no adjusted p-value could be 0.005."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions:
-    """Every choice that changes a result."""
+    """Every choice that changes a result.
+
+    Raises UsageError for a value out of its range, naming the option.
+
+    >>> AuditOptions(attributes=("place",), where=("split = train",)).alpha
+    0.05
+    """
 
     classes: str | None = None
     """File of class names; None for `classnames.txt` beside the shards, or the run's labels."""
@@ -24,13 +31,15 @@ class AuditOptions:
     templates: str = "imagenet"
     """Prompt templates: `imagenet`, `simple`, `single` or a file."""
     texts: str | None = None
-    """Text file with properties and kinds; None for the words of the model, if it knows few, else our own pool."""
+    """Text file with properties and kinds; None for the model's own words if its vocabulary is small, else the pool
+    that comes with clipaudit."""
     user_texts: tuple[str, ...] = ()
     """Cues that a user suspects; tested in every head, whatever their kind."""
     attributes: tuple[str, ...] = ()
     """Columns that say which images have a cue: `place` or `attributes.place`."""
     cluster: str | None = None
-    """Column whose equal values are one source; None takes equal perceptual hashes as near duplicates."""
+    """Column whose equal values are one source; None takes the run's table of near duplicates or, without one, equal
+    perceptual hashes."""
     environment: str | None = None
     """Column of environments for the stability of findings; None for shards."""
     where: tuple[str, ...] = ()
@@ -38,26 +47,30 @@ class AuditOptions:
     test_where: tuple[str, ...] = ()
     """Filters of the rows that are scored with and without a cue; by default those of the association."""
     alpha: float = 0.05
-    """False discovery rate."""
+    """False discovery rate, 0..1 (S3)."""
     delta_warn: float = 0.2
-    """Least |D| of a finding."""
+    """Minimum |D| of a finding (S4)."""
     delta_fail: float = 0.4
-    """Least |D| along a candidate's own text, and of what may fail a gate."""
+    """Minimum |D| along a candidate's own text, and of what may fail a gate."""
     directions: int = 20
-    """Texts a head."""
+    """Texts tested in each head."""
     n_min: int = 30
-    """Images that a group needs to be the worst."""
+    """Images that a group needs to be the worst (S8)."""
     permutations: int = 199
-    """Of the labels, for the largest statistic: at least 199, or 0 for none."""
+    """Permutations of the labels for the largest statistic (S3): at least 199, or 0 for none."""
     random_sets: int = 500
-    """Of heads, as controls of each counterfactual."""
+    """Random head sets as controls of each counterfactual (S10): at least 200."""
     negative_audits: int = 20
+    """Audits on permuted labels (S13)."""
     positive_trials: int = 20
-    """Planted shifts at each strength."""
+    """Planted shifts at each strength (S13)."""
     max_findings: int = 50
     seed: int = 0
+    """Of all random choices: the same seed and rows give the same result."""
 
     def __post_init__(self) -> None:
+        for name in ("user_texts", "attributes", "where", "test_where"):
+            object.__setattr__(self, name, as_names(getattr(self, name)))
         for name, low in (
             ("directions", 1),
             ("n_min", 1),
@@ -70,8 +83,8 @@ class AuditOptions:
                 raise UsageError(f"{name} must be at least {low}, not {getattr(self, name)}")
         if self.classes_from not in (None, *get_args(ClassesFrom)):
             raise UsageError(f"--classes-from {self.classes_from!r} is not understood: use label, caption or clip")
-        if self.permutations != 0 and self.permutations < _PERMUTATIONS:
-            raise UsageError(f"permutations must be 0 or at least {_PERMUTATIONS}, not {self.permutations}")
+        if self.permutations != 0 and self.permutations < _MIN_PERMUTATIONS:
+            raise UsageError(f"permutations must be 0 or at least {_MIN_PERMUTATIONS}, not {self.permutations}")
         if not 0 < self.alpha < 1:
             raise UsageError(f"alpha must be between 0 and 1, not {self.alpha}")
         if not 0 < self.delta_warn <= self.delta_fail < 1:

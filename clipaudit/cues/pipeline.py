@@ -1,4 +1,4 @@
-"""A spurious-cue audit from a run to its result: read, test, decide, control."""
+"""A spurious-cue audit from a run to its result: read images, test directions, make findings, run controls."""
 
 from __future__ import annotations
 
@@ -43,11 +43,12 @@ from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows, row_filter
 from clipaudit.schema import VERSION, Label
 
-_PACKAGES: Final = ("numpy", "scipy", "pyarrow")
+_PACKAGES: Final = ("numpy", "scipy", "scikit-learn", "pyarrow")
+"""Whose versions a result records."""
 
 
 def _silent(what: str, done: int, total: int) -> None:
-    """Nothing."""
+    """Report no progress."""
 
 
 def audit_cues(
@@ -59,27 +60,32 @@ def audit_cues(
     pool: TextPool | None = None,
     on_progress: Progress = _silent,
 ) -> AuditResult:
-    """Find the cues that classes hang on, in words, with evidence.
+    """Find the cues that classes depend on, in words, with evidence (docs/method.md 7 and 8).
 
-    run: with labels, or captions that name classes; what is associated is measured on its rows (`options.where`).
+    run: with labels, or captions that name classes; associations are measured on its rows (`options.where`).
     test_run: another run of the same model whose rows are scored with and without each cue; by default `run` itself,
         with `options.test_where`.
     texts: where text vectors come from; by default the run's own model.
     pool: texts, instead of those of `options.texts`.
-    on_progress: told `(what, done, total)` as it goes.
+    on_progress: told `(step, done, total)`.
 
     Raises UsageError for a mistake that a user can mend (no labels or captions, fewer than two classes, a column that
-    is not there, a classes file that does not match). Everything else that is too little is an `inconclusive` result.
+    does not exist, a classes file that does not match) and RunNotFound. With too few images the result is
+    `inconclusive`.
+
+    >>> result = audit_cues("demo-out/birds-run", AuditOptions(attributes=("place",), permutations=0, random_sets=200))
+    >>> result.table("findings").num_rows == len(result.findings)
+    True
     """
     began = time.monotonic()
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     job = _Job(opened(run), options or AuditOptions(), None if test_run is None else opened(test_run), texts, pool)
-    found = job.result(on_progress)
-    return replace(found, started=started, seconds=round(time.monotonic() - began, 3))
+    result = job.result(on_progress)
+    return replace(result, started=started, seconds=round(time.monotonic() - began, 3))
 
 
 class _Job:
-    """One audit: its inputs, checked, and its steps in order."""
+    """One audit: its checked inputs, and its steps in order."""
 
     def __init__(
         self, run: Run, options: AuditOptions, test_run: Run | None, texts: TextSource | None, pool: TextPool | None
@@ -101,12 +107,12 @@ class _Job:
         self.dropped: list[Dropped] = []
 
     def result(self, progress: Progress) -> AuditResult:
-        """All steps."""
+        """Run all steps."""
         facts, left_out = self._facts(self.run, self.rows)
         require_rows(self.run, self.rows, len(facts))
         test, test_left_out = self._test_facts()
         tested = tested_classes(facts, len(self.names))
-        sheet = self.settings()
+        settings = self.settings()
         if len(tested) < 2:
             return inconclusive(
                 self.run,
@@ -116,19 +122,19 @@ class _Job:
                 test,
                 tested,
                 left_out=(left_out, test_left_out),
-                settings=sheet,
+                settings=settings,
                 versions=self.versions(),
             )
         context = self._context(facts, test, tested, progress)
         findings = ranked(self._findings(context, progress), self.options.max_findings)
         shift = None if test is None else shift_between(context, test, findings, self.pool, self.texts)
         findings = tuple(with_shift(finding, shift) for finding in findings)
-        columns = [one.attribute.column for one in context.attributes]
+        columns = [screen.attribute.column for screen in context.attributes]
         return assemble(
             context,
             findings,
             test_run=self.test_run,
-            settings=sheet,
+            settings=settings,
             versions=self.versions(),
             dropped=tuple(self.dropped),
             shift=shift,
@@ -142,7 +148,7 @@ class _Job:
     # -- classes -------------------------------------------------------------------------------------------------------
 
     def _names(self) -> ClassNames:
-        """The classes; of labels also which class each is, in `class_of`."""
+        """The classes; for labels, `class_of` is filled with the class of each label."""
         run, shards = self.run, [shard.url for shard in self.run.manifest.shards]
         if self.classes_from != "label":
             return listed_classes(self.options.classes, shards)
@@ -155,23 +161,25 @@ class _Job:
 
     @cached_property
     def class_vectors(self) -> Float32s:
-        """(C, D)"""
+        """(C, D) unit vectors of the class names."""
         return self.texts.classes(self.names.names, load_templates(self.options.templates))
 
     def _named(self, facts: ImageFacts) -> ImageFacts:
-        """The images with the classes that their captions name, or that CLIP answers."""
+        """The images with the classes that their captions name or that CLIP answers; as they are with labels."""
         if self.classes_from == "label":
             return facts
         where = f"of the run at {facts.run.directory.url}{facts.rows.described}"
         if self.classes_from == "caption":
-            found = caption_classes(facts.run, self.names)
-            wrong = f"no caption {where} names one class of {self.names.source}: write the classes as the captions do"
+            classes = caption_classes(facts.run, self.names)
+            complaint = (
+                f"no caption {where} names one class of {self.names.source}: write the classes as the captions do"
+            )
         else:
-            found = own_answers(facts.run, self.names, self.class_vectors)
-            wrong = f"every answer {where} is a name of several classes of {self.names.source}: give each its own"
-        named = replace(facts, truth=found[facts.position])
+            classes = own_answers(facts.run, self.names, self.class_vectors)
+            complaint = f"every answer {where} is a name of several classes of {self.names.source}: give each its own"
+        named = replace(facts, truth=classes[facts.position])
         if len(facts) and not (named.truth >= 0).any():
-            raise UsageError(wrong)
+            raise UsageError(complaint)
         return named
 
     # -- rows ----------------------------------------------------------------------------------------------------------
@@ -180,12 +188,12 @@ class _Job:
         extra = [group_column(run, self.options.environment)] if self.options.environment else []
         cluster = group_column(run, self.options.cluster) if self.options.cluster else None
         columns = tuple(dict.fromkeys([*(group_column(run, name) for name in self.columns), *extra]))
-        found = self._named(image_facts(run, rows, self.class_of, columns, cluster))
-        unnamed, ambiguous = (int((found.truth == code).sum()) for code in (NONE, SEVERAL))
-        return found.take(found.truth >= 0), LeftOut(unnamed=unnamed, ambiguous=ambiguous)
+        facts = self._named(image_facts(run, rows, self.class_of, columns, cluster))
+        unnamed, ambiguous = (int((facts.truth == code).sum()) for code in (NONE, SEVERAL))
+        return facts.take(facts.truth >= 0), LeftOut(unnamed=unnamed, ambiguous=ambiguous)
 
     def _test_facts(self) -> tuple[ImageFacts | None, LeftOut | None]:
-        """The images that are scored or compared, when they are others than those of the association."""
+        """The images that are scored or compared, when they are others than those of the association; else None."""
         if self.test_run is None and not self.options.test_where:
             return None, None
         run = self.test_run if self.test_run is not None else self.run
@@ -193,34 +201,34 @@ class _Job:
         if self.classes_from == "label":
             unknown = [label for label in run.label_counts() if label is not None and label not in self.class_of]
             self.class_of.update(self.names.rows(unknown).items())
-        found, left_out = self._facts(run, rows)
-        require_rows(run, rows, len(found))
-        return found, left_out
+        facts, left_out = self._facts(run, rows)
+        require_rows(run, rows, len(facts))
+        return facts, left_out
 
     def settings(self) -> Settings:
-        """What was asked, for the result."""
-        asked = self.options
+        """The options and sources that the result records."""
+        options = self.options
         return Settings(
-            alpha=asked.alpha,
-            delta_warn=asked.delta_warn,
-            delta_fail=asked.delta_fail,
-            directions_per_head=asked.directions,
-            n_min=asked.n_min,
-            permutations=asked.permutations,
-            random_sets=asked.random_sets,
-            negative_audits=asked.negative_audits,
-            positive_trials=asked.positive_trials,
-            seed=asked.seed,
+            alpha=options.alpha,
+            delta_warn=options.delta_warn,
+            delta_fail=options.delta_fail,
+            directions_per_head=options.directions,
+            n_min=options.n_min,
+            permutations=options.permutations,
+            random_sets=options.random_sets,
+            negative_audits=options.negative_audits,
+            positive_trials=options.positive_trials,
+            seed=options.seed,
             pool=self.pool.source,
             pool_fingerprint=self.pool.fingerprint,
             classes=self.names.source,
             classes_from=self.classes_from,
-            templates=asked.templates,
-            user_texts=asked.user_texts,
+            templates=options.templates,
+            user_texts=options.user_texts,
         )
 
     def versions(self) -> dict[str, str]:
-        """Of what made the result."""
+        """Versions of clipaudit and of the packages that computed the result."""
         return {"clipaudit": VERSION, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
 
     # -- steps ---------------------------------------------------------------------------------------------------------
@@ -231,11 +239,11 @@ class _Job:
         vectors = self.texts.vectors(self.pool.texts)
         user = self.texts.vectors(options.user_texts) if options.user_texts else None
         self.pool.require(1)
-        kept = facts.take(np.isin(facts.truth, tested))
+        tested_facts = facts.take(np.isin(facts.truth, tested))
         local = np.full(len(self.names), -1, np.int64)
         local[tested] = np.arange(len(tested))
-        repeated = int(kept.cluster.max(initial=-1)) + 1 < len(kept)
-        design = Design(local[kept.truth], len(tested), kept.cluster if repeated else None)
+        repeated = int(tested_facts.cluster.max(initial=-1)) + 1 < len(tested_facts)
+        design = Design(local[tested_facts.truth], len(tested), tested_facts.cluster if repeated else None)
         directions, lost = all_directions(
             moments_over(run, self.rows),
             run.basis(),
@@ -248,10 +256,11 @@ class _Job:
             user_vectors=user,
         )
         self.dropped += [
-            Dropped(what=one.text, head=one.head, reason="indistinguishable from the class prompt") for one in lost
+            Dropped(what=direction.text, head=direction.head, reason="indistinguishable from the class prompt")
+            for direction in lost
         ]
-        found = scan(
-            kept,
+        scanned = scan(
+            tested_facts,
             design,
             directions,
             class_subspace(classes),
@@ -270,12 +279,12 @@ class _Job:
             classes_from=self.classes_from,
             classes=classes,
             namer=Namer(self.pool, vectors, self.names.names, classes, options.user_texts, user),
-            facts=kept,
+            facts=tested_facts,
             rows=f"{run.directory.url}{self.rows.described}",
             tested=tested,
             design=design,
-            scan=found,
-            attributes=self._attributes(kept, design),
+            scan=scanned,
+            attributes=self._attributes(tested_facts, design),
             answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if labelled else None,
             answers_rows=f"{words}{scored.rows.described}",
             agreement=self._agreement(facts),
@@ -289,41 +298,41 @@ class _Job:
         return facts.truth, answered == facts.truth
 
     def _attributes(self, facts: ImageFacts, design: Design) -> tuple[AttributeScreen, ...]:
-        found = []
+        screens = []
         for column in self.columns:
             reason = unusable(facts.attributes[column])
             if reason is None and column in row_filter(self.run, self.rows).equalities:
                 reason = "it chooses the rows"
-            one = None if reason is not None else attribute_screen(facts.attributes[column], design)
-            if one is None:
-                few = f"a class has fewer than {MIN_INDEPENDENT} images with a value"
-                self.dropped.append(Dropped(what=column, head=None, reason=reason or few))
+            screen = None if reason is not None else attribute_screen(facts.attributes[column], design)
+            if screen is None:
+                too_few = f"a class has fewer than {MIN_INDEPENDENT} images with a value"
+                self.dropped.append(Dropped(what=column, head=None, reason=reason or too_few))
             else:
-                found.append(one)
-        return tuple(found)
+                screens.append(screen)
+        return tuple(screens)
 
     def _findings(self, context: Context, progress: Progress) -> list[Finding]:
         cues = attribute_cues(context)[: self.options.max_findings]
-        found = []
+        findings = []
         for done, cue in enumerate(cues, 1):
             finding = attribute_finding(context, cue)
-            if context.flagged[context.row_of(cue.one, cue.place), cue.k] or finding.verdict is Verdict.MODEL_ONLY:
-                found.append(finding)
+            if context.flagged[context.row_of(cue.screen, cue.place), cue.k] or finding.verdict is Verdict.MODEL_ONLY:
+                findings.append(finding)
             progress("attributes", done, len(cues))
-        return found + self._text_findings(context, progress)
+        return findings + self._text_findings(context, progress)
 
     def _text_findings(self, context: Context, progress: Progress) -> list[Finding]:
-        found: list[Finding] = []
+        findings: list[Finding] = []
         for k in range(context.design.classes):
-            # an attribute that goes with a text knows better: it has been tested itself
+            # a text that goes with an attribute is left out: the attribute has been tested itself
             cues = [cue for cue in text_cues(context, k) if grounded_in(context, cue.scores) is None]
-            found += [text_finding(context, cue) for cue in cues]
+            findings += [text_finding(context, cue) for cue in cues]
             progress("texts", k + 1, context.design.classes)
-        return found
+        return findings
 
 
 def tested_classes(facts: ImageFacts, classes: int) -> Ints:
-    """Classes with enough independent images, as rows of the class vectors."""
+    """(K,) classes with at least 10 independent images, as rows of the class vectors (S9)."""
     pairs = np.unique(np.stack([facts.truth, facts.cluster]), axis=1)
-    found: Ints = np.flatnonzero(np.bincount(pairs[0], minlength=classes) >= MIN_INDEPENDENT)
-    return found
+    tested: Ints = np.flatnonzero(np.bincount(pairs[0], minlength=classes) >= MIN_INDEPENDENT)
+    return tested

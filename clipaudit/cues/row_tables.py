@@ -1,4 +1,4 @@
-"""Tables by image that an owner acts on: `AuditResult.rows`, ready to be written as Parquet, CSV or lists.
+"""Tables by image for a data set's owner to act on: `AuditResult.rows`, to be written as Parquet, CSV or lists.
 
 Every table begins with `shard_id` int32, `index` int32, `key` string, `class` string (but `collect`).
 
@@ -11,7 +11,7 @@ Every table begins with `shard_id` int32, `index` int32, `key` string, `class` s
 | `spuriosity` | an image of a finding's class | `finding`, `score`, `rank` (1 has most of the cue) |
 | `review` | an image worth a look | `finding`, `reason` |
 
-Without labels there are no `weights`, `balanced` and `collect`: they would teach a model what nobody has checked.
+Without labels there are no `weights`, `balanced` and `collect`: their classes have not been checked by anybody.
 
 `heads.json` is `heads(result)`.
 """
@@ -32,8 +32,9 @@ from clipaudit.cues.result.result import AuditResult, Finding
 from clipaudit.heads.texts.classes import ClassNames
 
 CAP: Final = 50.0
-"""Most that one image may weigh: a few images of a rare group would otherwise decide a training."""
+"""Largest weight of an image: a few images of a rare group would otherwise decide a training."""
 _REVIEWED: Final = 200
+"""Images to look at of each finding, at most."""
 
 
 def row_tables(
@@ -43,42 +44,45 @@ def row_tables(
     test: ImageFacts | None,
     columns: Sequence[str],
 ) -> dict[str, pa.Table]:
-    """The tables of the module's docstring; `columns` are the usable attributes."""
+    """The tables of the module's docstring, by name.
+
+    everything: the association's images; test: those that are scored, when they are others; columns: usable attributes.
+    """
     names = context.names
-    found = {
+    tables = {
         "groups": _groups(everything, test, names, columns),
         "collect": collect(context, findings),
         "spuriosity": _joined([spuriosity(context, finding) for finding in findings], _SPURIOSITY),
         "review": _joined([_review(finding) for finding in findings], _REVIEW),
     }
     if context.classes_from != "label":
-        del found["collect"]
-        return found
+        del tables["collect"]
+        return tables
     groups = _cells(everything, columns)
     weights, effective = balanced_weights(groups)
     parts = {name: _values(everything, name) for name in columns}
     table = pa.table({**_identity(everything, names), **parts, "weight": pa.array(weights)})
-    found["weights"] = table.replace_schema_metadata({"effective_n": f"{effective:.1f}", "cap": f"{CAP:g}"})
-    kept = everything.take(balanced_subset(groups, context.options.seed))
-    found["balanced"] = pa.table(_identity(kept, names))
-    return found
+    tables["weights"] = table.replace_schema_metadata({"effective_n": f"{effective:.1f}", "cap": f"{CAP:g}"})
+    subset = everything.take(balanced_subset(groups, context.options.seed))
+    tables["balanced"] = pa.table(_identity(subset, names))
+    return tables
 
 
 def heads(result: AuditResult) -> dict[str, Any]:
-    """`heads.json`: by finding, which heads and texts, to ablate them elsewhere."""
+    """`heads.json`: the heads and texts of each finding, to ablate them elsewhere."""
     return {
         "model": result.model,
         "model_fingerprint": result.model_fingerprint,
         "findings": [
             {
-                "finding": found.id,
-                "class": found.class_name,
-                "cue": found.cue.name,
-                "verdict": str(found.verdict),
-                "heads": list(found.counterfactual.arms[0].heads if found.counterfactual else found.cue.heads),
-                "words": [word.text for word in found.cue.words],
+                "finding": finding.id,
+                "class": finding.class_name,
+                "cue": finding.cue.name,
+                "verdict": str(finding.verdict),
+                "heads": list(finding.counterfactual.arms[0].heads if finding.counterfactual else finding.cue.heads),
+                "words": [word.text for word in finding.cue.words],
             }
-            for found in result.findings
+            for finding in result.findings
         ],
     }
 
@@ -87,7 +91,11 @@ def heads(result: AuditResult) -> dict[str, Any]:
 
 
 def balanced_weights(groups: Ints) -> tuple[Float64s, float]:
-    """(n,) weights n / (G n_g), capped, and the effective number of images (sum w)^2 / sum w^2; groups (n,) >= 0."""
+    """(n,) float64 weights n / (G n_g), at most 50, and the effective number of images.
+
+    groups: (n,) group of each image, at least 0; G groups of n_g images each. Effective: (sum w)^2 / sum w^2 (Kish
+    1965).
+    """
     if not len(groups):
         return np.empty(0), 0.0
     _, codes, counts = np.unique(groups, return_inverse=True, return_counts=True)
@@ -96,7 +104,7 @@ def balanced_weights(groups: Ints) -> tuple[Float64s, float]:
 
 
 def balanced_subset(groups: Ints, seed: int = 0) -> Ints:
-    """Places of as many images of each group as the smallest has, drawn, in order."""
+    """(m,) places, ascending, of a random sample with as many images of each group (n,) as the smallest has."""
     if not len(groups):
         return np.empty(0, np.int64)
     rng = np.random.default_rng([seed, 10])
@@ -104,8 +112,8 @@ def balanced_subset(groups: Ints, seed: int = 0) -> Ints:
     order = np.lexsort((rng.random(len(groups)), codes))
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     rank = np.arange(len(order)) - np.repeat(starts, counts)
-    found: Ints = np.sort(order[rank < counts.min()])
-    return found
+    places: Ints = np.sort(order[rank < counts.min()])
+    return places
 
 
 def _cells(facts: ImageFacts, columns: Sequence[str]) -> Ints:
@@ -121,34 +129,36 @@ def _cells(facts: ImageFacts, columns: Sequence[str]) -> Ints:
 
 
 def collect(context: Context, findings: Sequence[Finding]) -> pa.Table:
-    """Cells of attribute findings whose images are fewer than if class and value had nothing to do with each other."""
+    """Cells of attribute findings with fewer images than if class and value were independent, and how many to add."""
     rows: list[dict[str, Any]] = []
     for finding in findings:
-        one = next((one for one in context.attributes if one.attribute.column == finding.cue.attribute), None)
-        if one is None:
+        screen = next(
+            (screen for screen in context.attributes if screen.attribute.column == finding.cue.attribute), None
+        )
+        if screen is None:
             continue
         k = next(k for k in range(context.design.classes) if context.name(k) == finding.class_name)
-        share = one.counts.sum(axis=0) / max(int(one.counts.sum()), 1)
+        share = screen.counts.sum(axis=0) / max(int(screen.counts.sum()), 1)
         # the class keeps its most aligned value; the others are filled up to the shares of all images
-        top = int(np.argmax(one.counts[k] / np.maximum(share, 1e-9)))
-        wanted = one.counts[k, top] * share / max(float(share[top]), 1e-9)
+        top = int(np.argmax(screen.counts[k] / np.maximum(share, 1e-9)))
+        target = screen.counts[k, top] * share / max(float(share[top]), 1e-9)
         rows += [
             {
                 "class": finding.class_name,
-                "attribute": one.attribute.column,
+                "attribute": screen.attribute.column,
                 "value": value,
-                "have": int(one.counts[k, place]),
-                "collect": int(np.ceil(wanted[place])) - int(one.counts[k, place]),
+                "have": int(screen.counts[k, place]),
+                "collect": int(np.ceil(target[place])) - int(screen.counts[k, place]),
                 "finding": finding.id,
             }
-            for place, value in enumerate(one.attribute.values)
-            if wanted[place] > one.counts[k, place] and place != top
+            for place, value in enumerate(screen.attribute.values)
+            if target[place] > screen.counts[k, place] and place != top
         ]
     return pa.Table.from_pylist(rows, schema=_COLLECT)
 
 
 def spuriosity(context: Context, finding: Finding) -> pa.Table:
-    """All images of a finding's class by how much of the cue they have, along the strongest direction of its heads."""
+    """All images of a finding's class, most of the cue first, scored along the strongest direction of its heads."""
     k = next(k for k in range(context.design.classes) if context.name(k) == finding.class_name)
     direction, sign = _strongest(context, finding, k)
     if direction is None:
@@ -169,8 +179,8 @@ def spuriosity(context: Context, finding: Finding) -> pa.Table:
 
 
 def _strongest(context: Context, finding: Finding, k: int) -> tuple[Any, float]:
-    """The direction of the finding's heads along which the class differs most, and towards which end."""
-    places = [m for m, one in enumerate(context.scan.directions) if one.head in finding.cue.heads]
+    """The direction of the finding's heads along which class k differs most, and its end, -1 or 1."""
+    places = [m for m, direction in enumerate(context.scan.directions) if direction.head in finding.cue.heads]
     if not places:
         return None, 1.0
     best = max(places, key=lambda m: float(context.family.low[m, k]))

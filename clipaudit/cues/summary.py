@@ -1,12 +1,13 @@
-"""Findings, controls and facts put together: ranks, the map, the trust panel, the answer in one sentence."""
+"""The result put together from findings and controls: ranks, the map, the trust panel, the answer in one sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final, TypedDict
 
 import numpy as np
+import pyarrow as pa
 
 from clipaudit.arrays import Bools, Ints
 from clipaudit.cues.findings import parts
@@ -14,12 +15,13 @@ from clipaudit.cues.findings.by_attribute import scored_groups, train_counts
 from clipaudit.cues.measure.context import Context, Progress
 from clipaudit.cues.measure.controls import STRENGTHS, few_classes, negative_control, positive_control, subset
 from clipaudit.cues.measure.image_facts import ImageFacts
-from clipaudit.cues.result.finding_parts import ClassesFrom, Estimate, Groups, Verdict
+from clipaudit.cues.result.finding_parts import ClassesFrom, Estimate, Verdict
 from clipaudit.cues.result.panels import (
     AttributeTable,
     ClassFacts,
     Controls,
     Data,
+    Dropped,
     Hygiene,
     LeftOut,
     MapPoint,
@@ -27,6 +29,7 @@ from clipaudit.cues.result.panels import (
     Shift,
     Trust,
 )
+from clipaudit.cues.result.reliance import Groups
 from clipaudit.cues.result.result import SCHEMA_VERSION, AuditResult, Finding
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import chi_squared, cramers_v
@@ -46,7 +49,8 @@ _RANKS: Final = (
     Verdict.OBSERVED,
     Verdict.CORE,
 )
-_MAP: Final = 300
+_MAP_POINTS: Final = 300
+"""Points of the map, at most."""
 _DIRECT: Final = (
     "Only direct effects of attention heads on the class token are measured; MLPs and what later layers read from a"
     " head stay as they are."
@@ -58,7 +62,9 @@ _LIMITS: Final = (
     " use one that this data set does not hold.",
 )
 _GUESSING: Final = "Zero-shot answers are no better than guessing: nothing can be learnt of what CLIP relies on."
-_STRANGERS: Final = "CLIP answers what captions name no more often than chance: they may not describe these images."
+_CAPTIONS_UNRELATED: Final = (
+    "CLIP answers what captions name no more often than chance: they may not describe these images."
+)
 _UNLABELLED: Final = "What CLIP relies on is not measured: only labels say which of its answers are right."
 _CLASSES: Final[dict[ClassesFrom, tuple[str, ...]]] = {
     "label": (),
@@ -76,13 +82,13 @@ _CLASSES: Final[dict[ClassesFrom, tuple[str, ...]]] = {
 
 
 def ranked(findings: Sequence[Finding], most: int) -> tuple[Finding, ...]:
-    """In the order in which they should be looked at, with ranks."""
+    """The first `most` findings in the order in which they should be looked at, with ranks: verdict, then strength."""
 
-    def weight(found: Finding) -> tuple[int, float, str, str]:
-        low = found.association.d.low or 0.0
-        return _RANKS.index(found.verdict), -low, found.class_name, found.cue.name
+    def weight(finding: Finding) -> tuple[int, float, str, str]:
+        low = finding.association.d.low or 0.0
+        return _RANKS.index(finding.verdict), -low, finding.class_name, finding.cue.name
 
-    return tuple(replace(found, rank=place) for place, found in enumerate(sorted(findings, key=weight)[:most], 1))
+    return tuple(replace(finding, rank=rank) for rank, finding in enumerate(sorted(findings, key=weight)[:most], 1))
 
 
 def assemble(
@@ -92,15 +98,19 @@ def assemble(
     test_run: Run | None,
     settings: Settings,
     versions: dict[str, str],
-    dropped: tuple[Any, ...],
+    dropped: tuple[Dropped, ...],
     shift: Shift | None,
     hygiene: Hygiene,
     everything: ImageFacts,
     left_out: tuple[LeftOut, LeftOut | None],
-    rows: dict[str, Any],
+    rows: Mapping[str, pa.Table],
     progress: Progress,
 ) -> AuditResult:
-    """The whole result."""
+    """The whole result; controls are run here.
+
+    everything: the association's images, untested classes included; left_out: images without a class, of the
+    association and of the rows that these are compared with; rows: tables by image.
+    """
     controls = run_controls(context, progress)
     trust = trust_of(context, controls, hygiene)
     facts = class_facts(context, everything)
@@ -115,12 +125,12 @@ def assemble(
         classes=facts,
         attributes=tuple(
             AttributeTable(
-                attribute=one.attribute.column,
-                cells=parts.attribute_cells(context, one),
-                cramers_v=cramers_v(one.counts),
-                p=chi_squared(one.independent)[1],
+                attribute=screen.attribute.column,
+                cells=parts.attribute_cells(context, screen),
+                cramers_v=cramers_v(screen.counts),
+                p=chi_squared(screen.independent)[1],
             )
-            for one in context.attributes
+            for screen in context.attributes
         ),
         groups=plain_groups(context),
         predictability=context.scan.predictability,
@@ -138,8 +148,18 @@ def assemble(
     )
 
 
-def run_names(run: Run, test_run: Run | None) -> dict[str, Any]:
-    """What a result is of."""
+class RunNames(TypedDict):
+    """The fields of `AuditResult` that say which runs and which model it is of."""
+
+    run: str
+    test_run: str | None
+    model: str
+    model_fingerprint: str
+    run_fingerprint: str
+
+
+def run_names(run: Run, test_run: Run | None) -> RunNames:
+    """The runs and the model of a result."""
     return {
         "run": run.directory.url,
         "test_run": None if test_run is None else test_run.directory.url,
@@ -150,63 +170,67 @@ def run_names(run: Run, test_run: Run | None) -> dict[str, Any]:
 
 
 def _verdict(findings: Sequence[Finding], hygiene: Hygiene) -> Verdict | None:
-    """The first finding's; without findings a run that lacks shards is no pass."""
+    """The first finding's verdict; without findings, inconclusive for a run that lacks shards, else None."""
     if findings:
         return findings[0].verdict
     return Verdict.INCONCLUSIVE if hygiene.failed_shards else None
 
 
 def answer(findings: Sequence[Finding], trust: Trust, hygiene: Hygiene, context: Context) -> str:
-    """What is wrong, how much, how sure."""
+    """The answer in plain words: what is wrong, how much, how sure."""
     if not trust.valid:
         return f"This audit is not valid: {trust.problems[0]}"
     missing = f" {hygiene.failed_shards} shards of the run are missing, so that this is not the whole data set."
-    tail = missing if hygiene.failed_shards else ""
+    shards_note = missing if hygiene.failed_shards else ""
     if not findings:
         none = "No shortcut cue was found for" if context.classes_from == "label" else "No cue goes with"
         return (
             f"{none} any of the {context.design.classes} classes ({trust.tests:,} tests on"
-            f" {len(context.facts):,} images, least |D| {context.options.delta_warn:g}).{tail}"
+            f" {len(context.facts):,} images, least |D| {context.options.delta_warn:g}).{shards_note}"
         )
-    more = len(findings) - 1
-    others = f" There {'is' if more == 1 else 'are'} {more} more finding{'s' if more > 1 else ''}." if more else ""
-    return f"{findings[0].sentence}{others}{tail}"
+    further = len(findings) - 1
+    further_note = (
+        f" There {'is' if further == 1 else 'are'} {further} more finding{'s' if further > 1 else ''}."
+        if further
+        else ""
+    )
+    return f"{findings[0].sentence}{further_note}{shards_note}"
 
 
 # -- the map, classes, groups ------------------------------------------------------------------------------------------
 
 
 def points(context: Context, findings: Sequence[Finding]) -> tuple[MapPoint, ...]:
-    """Findings, then every other attribute's value with every class, then the strongest directions."""
-    found = [
+    """The map's points: findings, then every other attribute value with every class, then the strongest directions."""
+    marks = [
         MapPoint(
-            finding=one.id,
-            class_name=one.class_name,
-            cue=one.cue.name,
-            verdict=one.verdict,
-            association=one.association.d,
-            reliance=None if one.counterfactual is None else one.counterfactual.arms[0].delta_conflict,
+            finding=finding.id,
+            class_name=finding.class_name,
+            cue=finding.cue.name,
+            verdict=finding.verdict,
+            association=finding.association.d,
+            reliance=None if finding.counterfactual is None else finding.counterfactual.arms[0].delta_conflict,
         )
-        for one in findings
+        for finding in findings
     ]
-    known = {(one.class_name, one.cue.attribute, one.cue.value) for one in findings}
-    for one in context.attributes:
-        for place, value in enumerate(one.values.tolist()):
-            word = one.attribute.values[value]
-            found += [
-                _point(context, context.row_of(one, place), k, f"{one.attribute.column} = {word}", 1.0)
+    in_findings = {(finding.class_name, finding.cue.attribute, finding.cue.value) for finding in findings}
+    for screen in context.attributes:
+        for place, value in enumerate(screen.values.tolist()):
+            word = screen.attribute.values[value]
+            marks += [
+                _point(context, context.row_of(screen, place), k, f"{screen.attribute.column} = {word}", 1.0)
                 for k in range(context.design.classes)
-                if (context.name(k), one.attribute.column, word) not in known
+                if (context.name(k), screen.attribute.column, word) not in in_findings
             ]
     M = len(context.scan.directions)
     low = context.family.low[:M]
-    for flat in np.argsort(-low, axis=None)[: max(0, _MAP - len(found))].tolist() if M else []:
+    for flat in np.argsort(-low, axis=None)[: max(0, _MAP_POINTS - len(marks))].tolist() if M else []:
         m, k = divmod(flat, context.design.classes)
         direction = context.scan.directions[m]
         sign = 1.0 if context.family.d[m, k] >= 0 else -1.0
         text = direction.text if sign > 0 else direction.opposite
-        found.append(_point(context, m, k, f"{text} ({direction.head})", sign))
-    return tuple(found[:_MAP])
+        marks.append(_point(context, m, k, f"{text} ({direction.head})", sign))
+    return tuple(marks[:_MAP_POINTS])
 
 
 def _point(context: Context, m: int, k: int, cue: str, sign: float) -> MapPoint:
@@ -222,14 +246,14 @@ def _point(context: Context, m: int, k: int, cue: str, sign: float) -> MapPoint:
 
 
 def class_facts(context: Context, everything: ImageFacts) -> tuple[ClassFacts, ...]:
-    """Every class that the association's rows or the class file have."""
+    """Sizes and zero-shot accuracy of every class that the association's rows or the class file have."""
     counts, independent = class_sizes(everything, len(context.names))
     truth, right = right_answers(context) or (np.empty(0, np.int64), np.empty(0, np.bool_))
-    found = []
+    entries = []
     for k, (label, name) in enumerate(zip(context.names.labels, context.names.names, strict=True)):
         inside = truth == k
         scored = int(inside.sum())
-        found.append(
+        entries.append(
             ClassFacts(
                 class_name=name,
                 label=label,
@@ -239,30 +263,30 @@ def class_facts(context: Context, everything: ImageFacts) -> tuple[ClassFacts, .
                 accuracy=accuracy(int(right[inside].sum()), scored) if scored else None,
             )
         )
-    return tuple(found)
+    return tuple(entries)
 
 
 def class_sizes(facts: ImageFacts, classes: int) -> tuple[Ints, Ints]:
-    """(C,) images, and independent images, of each class."""
+    """(C,) int64 images of each class, and (C,) int64 near-duplicate clusters that it has images in."""
     pairs = np.unique(np.stack([facts.truth, facts.cluster]), axis=1)
     return np.bincount(facts.truth, minlength=classes), np.bincount(pairs[0], minlength=classes)
 
 
 def plain_groups(context: Context) -> tuple[Groups, ...]:
-    """Accuracy by class and value of each attribute, over all scored images."""
+    """Accuracy by class and value of each attribute, over all scored images (S8); empty without labels."""
     if context.answers is None:
         return ()
     right = context.answers.right(context.answers.base)
     return tuple(
         describe_groups(
-            scored_groups(context, context.answers, one),
+            scored_groups(context, context.answers, screen),
             right,
             context.answers_rows,
             n_min=context.options.n_min,
             seed=context.options.seed,
-            train=train_counts(context, one),
+            train=train_counts(context, screen),
         )
-        for one in context.attributes
+        for screen in context.attributes
     )
 
 
@@ -270,16 +294,16 @@ def plain_groups(context: Context) -> tuple[Groups, ...]:
 
 
 def run_controls(context: Context, progress: Progress) -> Controls:
-    """Permuted labels and planted shifts, on the sample."""
+    """Permuted labels and planted shifts, on the sample (S13)."""
     design, options = context.sample_design, context.options
     part, rows = subset(design, few_classes(design, options.seed))
     attributes = [
         Attribute(
-            column=one.attribute.column,
-            values=one.attribute.values,
-            codes=one.attribute.codes[context.scan.sample[rows]],
+            column=screen.attribute.column,
+            values=screen.attribute.values,
+            codes=screen.attribute.codes[context.scan.sample[rows]],
         )
-        for one in context.attributes
+        for screen in context.attributes
     ]
     progress("controls", 0, 2)
     negative = negative_control(
@@ -312,20 +336,20 @@ def trust_of(context: Context, controls: Controls, hygiene: Hygiene) -> Trust:
     """How far the findings may be trusted."""
     problems = []
     if not controls.negative.valid:
-        dealt = "labels" if context.classes_from == "label" else "classes"
+        negative, permuted = controls.negative, "labels" if context.classes_from == "label" else "classes"
         problems.append(
-            f"{100 * controls.negative.share_with_any:.0f} % of {controls.negative.audits} audits on permuted {dealt}"
-            " found something, which must not happen in more than 5 %."
+            f"{100 * negative.share_with_any:.0f} % of {negative.audits} audits on permuted {permuted} found something,"
+            " which must not happen in more than 5 %."
         )
     limits = [*_CLASSES[context.classes_from], *_LIMITS]
     if context.classes_from != "label":
         limits.remove(_DIRECT)
     if hygiene.failed_shards:
         limits.insert(0, f"{hygiene.failed_shards} shards of the run are missing: nothing is known of their images.")
-    found = zero_shot(context)
-    guessing = found is not None and near_chance(found, len(context.names))
+    zero_shot_right = zero_shot(context)
+    guessing = zero_shot_right is not None and near_chance(zero_shot_right, len(context.names))
     if guessing:
-        limits.insert(0, _GUESSING if context.classes_from == "label" else _STRANGERS)
+        limits.insert(0, _GUESSING if context.classes_from == "label" else _CAPTIONS_UNRELATED)
     total = float(context.embedding.astype(np.float64).var(axis=0).sum())
     explained = float(context.scan.heads_sum.astype(np.float64).var(axis=0).sum())
     return Trust(
@@ -334,7 +358,7 @@ def trust_of(context: Context, controls: Controls, hygiene: Hygiene) -> Trust:
         tests=context.family.p.size,
         directions=len(context.scan.directions),
         heads=len(context.scan.values),
-        accuracy=None if found is None else accuracy(found.right, found.total),
+        accuracy=None if zero_shot_right is None else accuracy(zero_shot_right.right, zero_shot_right.total),
         near_chance=guessing,
         mean_source=None if context.answers is None else context.answers.mean_source,
         embedding_share=explained / total if total > 0 else 0.0,
@@ -343,15 +367,17 @@ def trust_of(context: Context, controls: Controls, hygiene: Hygiene) -> Trust:
 
 
 def right_answers(context: Context) -> tuple[Ints, Bools] | None:
-    """(n,) classes of the scored images, and whether zero-shot CLIP answers them; None where its answers are the
-    classes."""
+    """(n,) classes of the scored images, and (n,) whether zero-shot CLIP answers them.
+
+    None where CLIP's answers are the classes.
+    """
     if context.answers is None:
         return context.agreement
     return context.answers.truth, context.answers.right(context.answers.base)
 
 
 def zero_shot(context: Context) -> Proportion | None:
-    """Right answers over the scored images."""
+    """Right answers over the scored images; None without any."""
     truth, right = right_answers(context) or ((), np.empty(0, np.bool_))
     return Proportion(right=int(right.sum()), total=len(truth)) if len(truth) else None
 
@@ -368,7 +394,7 @@ def _data(context: Context, everything: ImageFacts, left_out: tuple[LeftOut, Lef
         discovery_rows=discovery,
         confirmation_rows=0 if scored is None else len(scored) - discovery,
         clusters=int(everything.cluster.max(initial=-1)) + 1,
-        attributes=tuple(one.attribute.column for one in context.attributes),
+        attributes=tuple(screen.attribute.column for screen in context.attributes),
         evidence=labelled if context.classes_from == "label" else Verdict.OBSERVED,
         left_out=left_out[0],
         test_left_out=left_out[1],

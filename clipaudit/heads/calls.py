@@ -59,9 +59,10 @@ def describe_heads(
 
     Raises UsageError when the run lacks a head, no rows pass, or there are fewer texts than steps.
 
-    >>> described = describe_heads("demo-out/birds-run", heads="L05H00", steps=3)
-    >>> len(described.words("L05H00"))
-    3
+    >>> texts = TextPool.of(["a photo of water", "a photo of a forest", "a photo of a bird"])
+    >>> described = describe_heads("demo-out/birds-run", heads="L05H00", texts=texts, steps=2)
+    >>> set(described.words("L05H00")) < set(texts.texts)
+    True
     """
     reader, pool = opened(run), _pool(texts)
     config = DescribeConfig(
@@ -126,7 +127,7 @@ def ablate(
 
     Raises UsageError when a column is not stored, the run has no labels, no rows pass, or no head has a role.
 
-    >>> found = ablate("demo-out/birds-run", ["L03H01", "L05H00"], attribute="place")
+    >>> found = ablate("demo-out/birds-run", ["L04H01", "L05H00"], attribute="place")
     >>> 0 <= found.ablated.accuracy.value <= 1
     True
     """
@@ -172,7 +173,8 @@ def compare_runs(
     Raises RunMismatch when the runs are of different models, and UsageError when they share no head or have too few
     rows.
 
-    >>> compared = compare_runs("demo-out/birds-run", "demo-out/birds-run")
+    >>> texts = TextPool.of(["a photo of water", "a photo of a forest", "a photo of a bird"])
+    >>> compared = compare_runs("demo-out/birds-run", "demo-out/birds-run", texts=texts)
     >>> any(head.moved for head in compared.heads)
     False
     """

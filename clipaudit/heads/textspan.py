@@ -97,6 +97,12 @@ def textspan(
         total_variance: what shares are relative to; the covariance's trace by default.
 
     Ties go to the lowest index.
+
+    >>> run, pool = Run("demo-out/birds-run"), TextPool.of(["a photo of water", "a photo of a forest", "a cat"])
+    >>> texts = pool.vectors(run) @ run.basis().Q("L05H00").T  # (3, 32)
+    >>> span = textspan(run.moments("L05H00").covariance(), texts, steps=2)
+    >>> len(span.texts), bool(0 < span.cumulative[-1] <= 1)
+    (2, True)
     """
     S, R = _checked(covariance, texts, criterion)
     variance = float(np.trace(S))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from clipaudit.config import JobConfig, fingerprint
 from clipaudit.errors import RunInvalid, RunNotFound
+from clipaudit.job.engines import make_pool
 from clipaudit.job.progress import Tally
 from clipaudit.job.protocol import Observer, Pool, WorkerFacts
 from clipaudit.job.scheduler import Scheduler
@@ -75,14 +76,37 @@ class Reporter(Observer):
         """Every shard is committed or has failed."""
 
 
-def run_job(config: JobConfig, pool: Pool, reporter: Reporter, stop: threading.Event) -> RunStatus:
-    """Process every shard that is not committed yet: the whole of `clipaudit audit`.
+def run_job(
+    config: JobConfig,
+    pool: Pool | None = None,
+    reporter: Reporter | None = None,
+    stop: threading.Event | None = None,
+) -> RunStatus:
+    """Process every shard that is not committed yet: the whole of `clipaudit audit`. Returns the status of the run.
 
-    `pool` is closed at the end, however the job ends. Once `stop` is set no further shard is handed out. Returns the
-    status of the run. Raises UsageError before any work for a wrong option, RunMismatch for a run directory of another
-    configuration, WorkersUnavailable when no worker can be started, Interrupted after `stop`, and RunInvalid at the end
-    when more was lost than the configuration allows.
+    Args:
+        config: which shards, which model, what is stored where.
+        pool: the workers, closed at the end however the job ends; default: those of `config.execution.engine`.
+        reporter: is told how the job goes; default: a silent one.
+        stop: once it is set, no further shard is handed out.
+
+    Raises UsageError before any work for a wrong option, RunMismatch for a run directory of another configuration,
+    WorkersUnavailable when no worker can be started, Interrupted after `stop`, and RunInvalid at the end when more was
+    lost than the configuration allows.
+
+    >>> config = JobConfig(
+    ...     shards=("demo-out/birds/birds-{000000..000001}.tar",),
+    ...     out="new-run",
+    ...     model=ModelConfig(name="demo"),
+    ...     fields=FieldsConfig(label="cls", attributes=("json:place",)),
+    ...     execution=ExecutionConfig(engine="local"),
+    ... )
+    >>> status = run_job(config)  # the same call resumes a job that was interrupted
+    >>> status.committed == status.shards
+    True
     """
+    reporter = Reporter() if reporter is None else reporter
+    stop = threading.Event() if stop is None else stop
     parse_fields(config.fields)  # its errors are told before the shards are listed and the model is loaded
     run_dir = RunDirectory(config.out)
     shards = tuple(expand(config.shards))
@@ -90,7 +114,7 @@ def run_job(config: JobConfig, pool: Pool, reporter: Reporter, stop: threading.E
     reporter.listed(len(shards), len(committed))
     pending = [shard for shard in shards if shard.id not in committed]
     if pending:
-        _process(config, run_dir, pool, reporter, stop, shards, pending)
+        _process(config, run_dir, make_pool(config) if pool is None else pool, reporter, stop, shards, pending)
     result = status(config.out)
     reporter.done(result)
     _refuse_losses(config, result)

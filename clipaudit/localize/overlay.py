@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
-from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
+from clipaudit.arrays import Float32s
+from clipaudit.localize.colours import Pixels, coloured
 from clipaudit.localize.frames import Frame
-
-Pixels = npt.NDArray[np.uint8]
-Float32s = npt.NDArray[np.float32]
 
 _HEAT, _RELIEF = 0.82, 0.5
 """Share of the heat's colour, the rest is the picture in grey; and how much darker the colour is where that is black.
@@ -193,16 +190,6 @@ def _with_scale(
     draw.text((0, below), f"{panel.low:.3g}", fill=_FAINT, font=_font())
     draw.text((out.width if width < 150 else width, below), f"{panel.high:.3g}", fill=_FAINT, font=_font(), anchor="ra")
     return out
-
-
-def coloured(values: npt.ArrayLike) -> Pixels:
-    """Numbers 0..1 as colours of the perceptually uniform map inferno: (...) -> (..., 3); nan is black.
-
-    Its darkest tenth is left out: blended with a grey picture, black would look like no colour at all.
-    """
-    shares = np.asarray(values, np.float64).clip(0, 1)
-    found: Pixels = colormaps["inferno"](0.1 + 0.9 * shares, bytes=True)[..., :3]
-    return found
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from clipaudit.arrays import ArrayHolder
 from clipaudit.config import Precision
 from clipaudit.errors import UsageError
 from clipaudit.model import attention_pool
@@ -22,8 +23,8 @@ from clipaudit.model.taps import Record, Taps
 from clipaudit.model.towers import Tower, describe_tower
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class TokenValues:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class TokenValues(ArrayHolder):
     """What each head read from each token. Token i adds `scale alpha_i v_i T` to the head's coordinates; over all
     tokens that is the head's coordinates."""
 
@@ -38,10 +39,16 @@ class TokenValues:
     """(B, tokens): length of each token's residual stream before the last block; register-like tokens stand out."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Decomposition:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Decomposition(ArrayHolder):
     """One batch of unit image embeddings as sums of parts. Tensors are on the model's device, float32 (float64 for a
-    float64 model); B images, D joint dimensions, layers as chosen, ascending."""
+    float64 model); B images, D joint dimensions, layers as chosen, ascending.
+
+    >>> loaded = load_model("demo")
+    >>> out = Decomposer(loaded.model)(loaded.transform(PIL.Image.open("photo.jpg"))[None])
+    >>> bool(torch.allclose(sum(out.parts.values()), out.embedding, atol=1e-5))
+    True
+    """
 
     heads: Tensor
     """(B, layers, heads, head_dim): each head's coordinates y; `readout.expand(heads)` gives its vectors in R^D."""
@@ -95,6 +102,12 @@ class Decomposer:
     Raises:
         UnsupportedTower: the tower is not one that can be decomposed exactly.
         UsageError: a layer that the tower does not have, an unknown precision, or int8 on an accelerator.
+
+    >>> loaded = load_model("demo")
+    >>> images = loaded.transform(PIL.Image.open("photo.jpg"))[None]  # (1, 3, 64, 64)
+    >>> out = Decomposer(loaded.model, layers=[4, 5])(images)
+    >>> out.heads.shape  # images, layers, heads, coordinates
+    torch.Size([1, 2, 4, 32])
     """
 
     def __init__(

@@ -60,6 +60,9 @@ def export(
 
     Memory is bounded by one batch. The directory appears whole or not at all. UsageError when `out` exists and is not
     empty, unless `overwrite`, when a column is unknown, or for another format; StorageFull when there is no space left.
+
+    >>> [path.name for path in export("demo-out/birds-run", "vectors", file_format="npy", heads="L05H00")]
+    ['L05H00.npy', 'embedding.npy', 'rows.parquet']
     """
     if file_format not in FORMATS:
         raise UsageError(f"the export format must be {' or '.join(FORMATS)}, not {file_format!r}")

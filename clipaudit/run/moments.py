@@ -22,7 +22,12 @@ _LISTED = 8
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Moments(ArrayHolder):
-    """Count, mean and scatter (sum of outer products of deviations) of some columns over some rows; float64."""
+    """Count, mean and scatter (sum of outer products of deviations) of some columns over some rows; float64.
+
+    >>> moments = Run("demo-out/birds-run").moments(["L05H00", "L05H01"])
+    >>> moments.mean("L05H00").shape, moments.covariance("L05H01").shape
+    ((32,), (32, 32))
+    """
 
     heads: tuple[str, ...]
     """Columns with full scatter."""

@@ -46,6 +46,15 @@ class Run:
     Arguments that take names (heads, columns, shards) take one or several. Raises RunNotFound from the constructor when
     there is no run at `path`, UsageError from a method that is given a name that the run does not have, and
     IntegrityError from every method that meets a missing or damaged file.
+
+    >>> run = Run("demo-out/birds-run")
+    >>> head = run.heads("L05H00", columns="attributes.place")  # reads these two columns only
+    >>> head.values.shape == (len(run), 32)
+    True
+    >>> sorted(set(head["attributes.place"]))
+    ['land', 'water']
+    >>> run.moments("L05H00", label=1).covariance().shape
+    (32, 32)
     """
 
     def __init__(self, path: str | os.PathLike[str] | RunDirectory) -> None:
@@ -64,6 +73,11 @@ class Run:
     def records(self) -> dict[int, CommitRecord]:
         """The commit records, in the order of shard ids."""
         return self.directory.committed()
+
+    @property
+    def files(self) -> list[str]:
+        """Full paths or URLs of the committed Parquet files, in the order of shard ids, for other tools."""
+        return [self.directory.storage.full(record.projections) for record in self.records.values()]
 
     @property
     def head_labels(self) -> tuple[str, ...]:

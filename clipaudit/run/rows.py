@@ -26,7 +26,11 @@ BATCH_ROWS: Final = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Which rows of a run: all ok ones, or some."""
+    """Which rows of a run: all ok ones, or some.
+
+    >>> Rows(where=("place = water", "label != 3")).described
+    ', place = water, label != 3'
+    """
 
     shards: tuple[int, ...] | None = None
     """Shard ids; None for all."""

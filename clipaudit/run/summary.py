@@ -68,10 +68,7 @@ class RunSummary:
     def text(self) -> str:
         """One line for `repr`."""
         facts = self.facts()
-        shown = "; ".join(
-            [facts["images"], facts["shards"], f"heads: {facts['heads']}", f"columns: {facts['columns']}"]
-        )
-        return f"Run({self.url!r}: {shown})"
+        return f"Run({self.url!r}: {facts['images']}; {facts['shards']}; {facts['heads']}; columns {facts['columns']})"
 
     def html(self) -> str:
         """A table for notebooks; whatever comes from the run's files is escaped."""

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster.chaos import ON_MACHINES, compare
 from tests.cluster.faults import IN_WORKERS
-from tests.conftest import ROOT
+from tests.commands import ROOT
 
 
 def trial(folder, model, *options, timeout):

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from clipaudit.run.reader import Run
-from tests.conftest import ROOT
+from tests.commands import ROOT
 from tests.make_shards import write_photos
 from tests.ray_processes import answers, end, free_port
 

@@ -25,7 +25,7 @@ from clipaudit.shards.listing import expand  # noqa: E402
 from clipaudit.shards.reader import ShardReader  # noqa: E402
 from clipaudit.storage import remote  # noqa: E402
 from clipaudit.storage.directory import Storage  # noqa: E402
-from tests.conftest import ROOT  # noqa: E402
+from tests.commands import ROOT  # noqa: E402
 from tests.fault_proxy import KINDS, FaultProxy, Faults  # noqa: E402
 from tests.make_runs import make_manifest  # noqa: E402
 from tests.make_shards import write_photos  # noqa: E402

@@ -17,7 +17,7 @@ from clipaudit.errors import UsageError
 from clipaudit.model import bundled
 from clipaudit.model.decomposer import Decomposer
 from clipaudit.model.loading import load_model
-from tests.conftest import ROOT
+from tests.commands import ROOT
 
 SEED = 31
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from clipaudit import __version__
-from tests.conftest import ROOT
+from tests.commands import ROOT
 
 SCHEMA = json.loads((ROOT / "tests/data/kuberay/rayjob.schema.json").read_text())
 MANIFEST = yaml.safe_load((ROOT / "docs/rayjob.yaml").read_text())

@@ -8,7 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests.commands import ROOT
 
 PACKAGE = sorted((ROOT / "clipaudit").rglob("*.py"))
 NEVER = {"pickle", "cloudpickle", "marshal", "shelve"}

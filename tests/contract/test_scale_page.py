@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.conftest import ROOT
+from tests.commands import ROOT
 
 
 def test_the_tables_are_those_that_the_script_prints():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clipaudit.run.reader import Run
-from tests.conftest import ROOT
+from tests.commands import ROOT
 from tests.make_shards import jpeg_bytes, write_members
 
 

@@ -1,11 +1,10 @@
 """`clipaudit compare` and `clipaudit heads --html` as a user runs them."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
+from tests.commands import call
 from tests.make_shards import write_photos
 from tests.make_texts import make_pool, write_pool
 from tests.worded_models import write_worded_model
@@ -21,8 +20,7 @@ def runs(tmp_path_factory):
         write_photos(directory / f"{name}.tar", 40, prefix=name)
         model = directory / ("other" if name == "c" else "model")
         options = ["--model", model, "--out", directory / name, "--engine", "local", "--layers", "1"]
-        command = [sys.executable, "-m", "clipaudit", "audit", directory / f"{name}.tar", *options]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+        done = call(directory, "audit", directory / f"{name}.tar", *options)
         assert done.returncode == 0, done.stderr
     write_pool(directory / "pool.tsv", make_pool(40))
     return directory

@@ -2,33 +2,21 @@
 
 import html
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 import tinyhtml5.parser
 
 from clipaudit.run.reader import Run
-from tests.conftest import ROOT
-
-
-def run(folder, *arguments):
-    """The real command in a directory."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-    command = [sys.executable, "-m", "clipaudit", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, cwd=folder, env=environment, check=False
-    )
+from tests.commands import call
 
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
     """One small demo: the finished process and its directory."""
     folder = tmp_path_factory.mktemp("demo")
-    done = run(folder, "demo", "out", "--birds", 400, "--things", 400, "--seed", 3)
+    done = call(folder, "demo", "out", "--birds", 400, "--things", 400, "--seed", 3)
     assert done.returncode == 0, done.stderr
     return done, folder
 
@@ -49,7 +37,7 @@ def test_it_ends_with_the_report_that_its_command_makes_again(shown):
     assert made["audit"]["data"]["attributes"] == ["attributes.place"]
     program, *arguments = shlex.split(made["command"])
     assert program == "clipaudit"
-    again = run(folder, *arguments, "--out", "again")
+    again = call(folder, *arguments, "--out", "again")
     assert again.returncode == made["gate"]["exit_code"], again.stderr
     found = json.loads((folder / "again/report.json").read_text())
     for one in (made, found):
@@ -83,7 +71,7 @@ def test_the_page_of_heads_gives_the_command_of_the_sheet(shown):
     _, folder = shown
     commands = html.unescape((folder / "out/heads.html").read_text())
     program, *arguments = shlex.split(re.search(r"^(?:<pre.*>)?(clipaudit query .*)$", commands, re.MULTILINE)[1])
-    made = run(folder, *arguments)
+    made = call(folder, *arguments)
     assert made.returncode == 0, made.stderr
 
     def found(page):

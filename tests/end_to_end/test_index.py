@@ -17,7 +17,7 @@ import pytest
 from clipaudit.retrieval.card import EMBEDDING
 from clipaudit.retrieval.head_index import HeadIndex
 from clipaudit.run.reader import Run
-from tests.conftest import ROOT
+from tests.commands import ROOT
 from tests.make_audits import audited
 from tests.make_runs import MEMORY
 from tests.make_shards import huge_png_bytes, jpeg_bytes
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def run(folder, clipaudit):
     if not (folder / "run/indexes").exists():
-        result = clipaudit("index", folder / "run", "--memory", "2GB")
+        result = clipaudit("index", folder / "run", "--memory", MEMORY)
         assert result.returncode == 0, result.stderr
         assert "5 indexes of 24 images" in result.stderr
     return folder / "run"
@@ -176,7 +176,7 @@ def test_mistakes_end_in_one_sentence(run, clipaudit, tmp_path, arguments, words
 def test_a_cut_index_file_is_named(folder, clipaudit, tmp_path):
     run = tmp_path / "run"
     subprocess.run(["cp", "-r", folder / "run", run], check=True)
-    assert clipaudit("index", run, "--head", HEAD, "--memory", "2GB").returncode == 0
+    assert clipaudit("index", run, "--head", HEAD, "--memory", MEMORY).returncode == 0
     os.truncate(run / f"indexes/{HEAD}/index.faiss", 300)
     result = clipaudit("query", run, "--head", HEAD, "--key", "0/p0_0001", "-k", "3")
     assert result.returncode == 4

@@ -49,9 +49,7 @@ def test_explain(clipaudit, picture, tmp_path):
         assert failed.returncode == 2
         assert sentence in failed.stderr
         assert failed.stderr.count("\n") == 1
-    resnet = clipaudit(
-        "explain", picture, "--model", "RN50", "--pretrained", "random-seed-0", "--text", "a", "--json", timeout=300
-    )
+    resnet = clipaudit("explain", picture, "--model", "RN50", "--pretrained", "random-seed-0", "--text", "a", "--json")
     assert resnet.returncode == 2
     assert "cannot be decomposed" in resnet.stderr
 

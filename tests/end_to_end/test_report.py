@@ -9,7 +9,9 @@ import jsonschema
 import pytest
 import tinyhtml5.parser
 
-from tests.conftest import ROOT
+from tests.commands import ROOT, call
+
+pytestmark = pytest.mark.full
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +20,7 @@ def birds(tmp_path_factory):
     folder = tmp_path_factory.mktemp("birds")
 
     def run(*arguments):
-        command = [sys.executable, "-m", "clipaudit", *map(str, arguments)]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=600, cwd=folder, env=environment(), check=False
-        )
+        return call(folder, *arguments)
 
     assert run("demo-data", "birds", "shards", "--count", 4000, "--shard-size", 1000).returncode == 0
     audited = run("audit", "shards/*.tar", "--out", "run", "--model", "demo", "--label", "cls", "--attributes",
@@ -29,12 +28,6 @@ def birds(tmp_path_factory):
     assert audited.returncode == 0, audited.stderr
     options = ("--classes", "shards/classnames.txt", "--attribute", "place", "--split", "json:split")
     return folder, run, run("report", "run", *options, "--out", "report"), options
-
-
-def environment():
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
 
 def test_the_shortcut_of_the_birds_is_confirmed_and_fails_the_gate(birds):

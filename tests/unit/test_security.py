@@ -34,7 +34,7 @@ from clipaudit.run.upkeep import gc
 from clipaudit.schema import Shard
 from clipaudit.shards.stored import ALLOWED, check_shard, read_piece
 from clipaudit.storage.directory import Storage
-from tests.conftest import ROOT
+from tests.commands import ROOT
 from tests.make_runs import SPEC, make_manifest, make_run
 from tests.make_shards import jpeg_bytes, png_bytes, png_chunk, webp_bytes
 from tests.make_texts import HashedTexts

@@ -1,4 +1,4 @@
-"""What may be said of a cue, from its numbers alone (section 3 of the method), and how many images would decide it."""
+"""What may be said of a cue, from its numbers alone (docs/method.md 8), and how many images would decide it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from clipaudit.cues.result.finding_parts import Arm, Association, ClassesFrom, Estimate, Need, Verdict
+from clipaudit.cues.result.finding_parts import Association, ClassesFrom, Estimate, Need, Verdict
+from clipaudit.cues.result.reliance import Arm
 from clipaudit.cues.statistics.intervals import GATE
 
 POINT: Final = 0.01
 """One percentage point of accuracy: what counts as no effect, and what a mean may lose."""
 CONTROL: Final = 0.05
-_MOST: Final = 10_000_000
-_NAMED: Final = 3
+"""p of the random head sets below which an effect is more than theirs."""
+_MAX_IMAGES: Final = 10_000_000
+"""Larger numbers of images still needed are not told apart."""
+_NAMED_HEADS: Final = 3
 """More heads than these are counted in a sentence, not named."""
 _COUNTS_AS: Final[dict[ClassesFrom, str]] = {
     "label": "labelled {}",
@@ -44,7 +47,7 @@ class VerdictCase:
 
 
 def verdict(case: VerdictCase) -> Verdict:
-    """The strongest verdict that the evidence allows; smaller cells than needed are never a pass."""
+    """The strongest verdict that the evidence allows (docs/method.md 8); cells that are too small are never a pass."""
     if case.classes_from != "label":
         return Verdict.OBSERVED
     if not case.attributes:
@@ -64,7 +67,7 @@ def verdict(case: VerdictCase) -> Verdict:
 
 
 def relied_on(arm: Arm) -> bool:
-    """Whether taking the cue out helps where it misleads, without costing a point elsewhere, beyond random heads."""
+    """Whether taking the cue out helps where it misleads, costs no point on average, and beats random heads."""
     conflict, mean, control = arm.delta_conflict, arm.delta_group_mean, arm.control
     if conflict is None or mean is None or control is None:
         return False
@@ -72,13 +75,13 @@ def relied_on(arm: Arm) -> bool:
 
 
 def harmful(arm: Arm) -> bool:
-    """Whether taking the cue out hurts both where it misleads and on average: it belongs to the class."""
+    """Whether taking the cue out hurts both where it misleads and on average: then it belongs to the class."""
     conflict, mean = arm.delta_conflict, arm.delta_group_mean
     return conflict is not None and mean is not None and _high(conflict) < 0 and _high(mean) < 0
 
 
 def immune(arm: Arm) -> bool:
-    """Whether the effect is certainly within one point."""
+    """Whether the effect's whole interval lies within one point."""
     conflict = arm.delta_conflict
     return conflict is not None and _low(conflict) > -POINT and _high(conflict) < POINT
 
@@ -89,130 +92,133 @@ def needs(case: VerdictCase, class_name: str, value: str) -> tuple[Need, ...]:
         return (Need(what=_NOT_LABELS[case.classes_from], images=None),)
     if not case.attributes:
         return (Need(what=f"a column that says whether an image has {value!r}", images=None),)
-    found = [
+    small_cells = [
         Need(what=f"{what} among the scored images", images=GATE - n)
         for what, n in ((f"{class_name} without {value}", case.own), (f"other classes with {value}", case.others))
         if n < GATE
     ]
-    if found:
-        return tuple(found)
+    if small_cells:
+        return tuple(small_cells)
     if case.arm is None:
         return (Need(what="zero-shot answers better than guessing", images=None),)
     return _sharper(case, class_name, value)
 
 
 def _sharper(case: VerdictCase, class_name: str, value: str) -> tuple[Need, ...]:
-    """More images of the same kinds, so that the interval that straddles its limit would leave it."""
+    """How many more images of the same kinds would move each interval that holds its limit beyond it."""
     assert case.arm is not None
-    found = []
+    missing = []
     conflict, mean = case.arm.delta_conflict, case.arm.delta_group_mean
     if conflict is not None and _low(conflict) <= 0 <= _high(conflict):
-        more = images_needed(conflict, 0.0)
-        found.append(Need(what=f"conflicting images ({class_name} without {value}, others with it)", images=more))
+        count = images_needed(conflict, 0.0)
+        missing.append(Need(what=f"conflicting images ({class_name} without {value}, others with it)", images=count))
     if mean is not None and _low(mean) <= -POINT <= _high(mean):
-        found.append(Need(what="scored images of all groups", images=images_needed(mean, -POINT)))
+        missing.append(Need(what="scored images of all groups", images=images_needed(mean, -POINT)))
     control = case.arm.control
     if control is not None and control.p >= CONTROL:
-        few = 1 / control.different_sets >= CONTROL  # the chosen set is one of them
+        too_few_sets = 1 / control.different_sets >= CONTROL  # the chosen set is one of them
         what = (
             "more stored heads (--layers), for there are too few sets to compare with"
-            if few
+            if too_few_sets
             else ("heads that carry the cue apart from others: random sets do as much")
         )
-        found.append(Need(what=what, images=None))
+        missing.append(Need(what=what, images=None))
     if not case.association.above_delta and not case.association.within_delta:
-        more = images_needed(case.association.d, case.association.delta)
-        found.append(Need(what=f"images of {class_name} and its rivals, for the association", images=more))
-    return tuple(found) or (Need(what="a cue whose removal changes answers by more than a point", images=None),)
+        count = images_needed(case.association.d, case.association.delta)
+        missing.append(Need(what=f"images of {class_name} and its rivals, for the association", images=count))
+    return tuple(missing) or (Need(what="a cue whose removal changes answers by more than a point", images=None),)
 
 
-def labels_needed(found: Association, own: int) -> int:
-    """How many images of a class, and as many others, would have to be labelled for the association to be found again
-    in them, if it stays; at least what a gate asks for, at most the `own` images that the class has.
+def labels_needed(association: Association, own: int) -> int:
+    """Images of a class, and as many others, to label so that an association that stays would be found again in them.
+
+    At least the 100 that a gate needs, at most the `own` images that the class has.
     """
-    others, clear = found.d.n - own, abs(found.d.value or 0.0) - found.delta
-    half = (_high(found.d) - _low(found.d)) / 2
+    others, clear = association.d.n - own, abs(association.d.value or 0.0) - association.delta
+    half = (_high(association.d) - _low(association.d)) / 2
     if min(own, others) < 1 or clear <= 0:
         return own
-    # an interval's square goes with 1 / own + 1 / others, and with 2 / n for n on both sides
-    wanted = math.ceil(2 * (half / clear) ** 2 / (1 / own + 1 / others))
-    return min(max(wanted, GATE), own)
+    # a half width squared is proportional to 1 / own + 1 / others, which is 2 / n for n images on each side
+    per_side = math.ceil(2 * (half / clear) ** 2 / (1 / own + 1 / others))
+    return min(max(per_side, GATE), own)
 
 
-def images_needed(found: Estimate, limit: float) -> int | None:
-    """How many more images would move the whole interval to the side of `limit` where the value is, if it stays;
-    None when the value is at the limit."""
-    if found.value is None or found.n == 0:
+def images_needed(estimate: Estimate, limit: float) -> int | None:
+    """How many more images would move the whole interval to the side of `limit` where the value is, if it stays.
+
+    None when the value is at the limit, or there is none.
+    """
+    if estimate.value is None or estimate.n == 0:
         return None
-    distance, half = abs(found.value - limit), (_high(found) - _low(found)) / 2
+    distance, half = abs(estimate.value - limit), (_high(estimate) - _low(estimate)) / 2
     if distance < 1e-6:
         return None
-    factor = (half / distance) ** 2
-    more = math.ceil(found.n * (factor - 1))
-    return min(max(more, 1), _MOST)
+    factor = (half / distance) ** 2  # half widths shrink with the root of n
+    count = math.ceil(estimate.n * (factor - 1))
+    return min(max(count, 1), _MAX_IMAGES)
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def sentence(case: VerdictCase, found: Verdict, class_name: str, cue: str) -> str:
+def sentence(case: VerdictCase, outcome: Verdict, class_name: str, cue: str) -> str:
     """The verdict in plain words, with number, interval and n."""
     d = case.association.d
     goes = f"{class_name} goes with {cue!r} (D = {_interval(d)}, n = {d.n:,})"
-    if found is Verdict.OBSERVED:
+    if outcome is Verdict.OBSERVED:
         which = _COUNTS_AS[case.classes_from].format(class_name)
         return (
             f"Images {which} go with {cue!r} (D = {_interval(d)}, n = {d.n:,}); without labels nobody can say whether"
             f" {class_name} itself does, or whether CLIP relies on it."
         )
-    if found is Verdict.CANDIDATE:
+    if outcome is Verdict.CANDIDATE:
         return f"{goes}; whether that is a shortcut or part of {class_name} cannot be told from class labels alone."
     arm = case.arm
     effect = "" if arm is None or arm.delta_conflict is None else _effect(arm, arm.delta_conflict)
-    if found is Verdict.CONFIRMED:
+    if outcome is Verdict.CONFIRMED:
         return f"{goes}, and CLIP relies on it: {effect}."
-    if found is Verdict.MODEL_ONLY:
+    if outcome is Verdict.MODEL_ONLY:
         return (
             f"In this data {class_name} hardly goes with {cue!r} (D = {_interval(d)}), but CLIP relies on it: {effect}."
         )
-    if found is Verdict.DATA_ONLY:
+    if outcome is Verdict.DATA_ONLY:
         return f"{goes}, and CLIP does not rely on it: {effect}. A model trained on this data may."
-    if found is Verdict.CORE:
+    if outcome is Verdict.CORE:
         return f"{goes}, and CLIP needs it to recognise {class_name}: {effect}."
-    more = next((need for need in needs(case, class_name, cue) if need.images is not None), None)
-    rest = f"{more.images:,} more images are needed: {more.what}" if more else "see what is missing"
-    return f"{goes}; what CLIP makes of it is open: {effect + '; ' if effect else ''}{rest}."
+    first = next((need for need in needs(case, class_name, cue) if need.images is not None), None)
+    missing = f"{first.images:,} more images are needed: {first.what}" if first else "see what is missing"
+    return f"{goes}; what CLIP makes of it is open: {effect + '; ' if effect else ''}{missing}."
 
 
-def action(found: Verdict, class_name: str, value: str, missing: int | None) -> str:
+def action(outcome: Verdict, class_name: str, value: str, count: int | None) -> str:
     """What to do about it; `missing` images to collect, or of the class and of others to label for what is observed."""
-    how_many = f"{missing:,} images" if missing else "images"
-    if found is Verdict.CONFIRMED:
+    images = f"{count:,} images" if count else "images"
+    if outcome is Verdict.CONFIRMED:
         return (
-            f"Collect {how_many} of {class_name} without {value}, or train with the group weights; until then do not"
+            f"Collect {images} of {class_name} without {value}, or train with the group weights; until then do not"
             f" trust answers on {class_name} without {value}."
         )
-    if found is Verdict.DATA_ONLY:
-        return f"Collect {how_many} of {class_name} without {value}, or train with the group weights."
-    if found is Verdict.MODEL_ONLY:
+    if outcome is Verdict.DATA_ONLY:
+        return f"Collect {images} of {class_name} without {value}, or train with the group weights."
+    if outcome is Verdict.MODEL_ONLY:
         return f"Nothing to do in this data; do not trust zero-shot answers on {class_name} without {value}."
-    if found is Verdict.CORE:
+    if outcome is Verdict.CORE:
         return f"Nothing to do: {value} is part of what makes {class_name}."
-    if found is Verdict.CANDIDATE:
+    if outcome is Verdict.CANDIDATE:
         return (
             f"Look at the images; if {value} is no part of {class_name}, add a column that says which images have it."
         )
-    if found is Verdict.OBSERVED:
-        many = f"{missing:,}" if missing else "some"
+    if outcome is Verdict.OBSERVED:
+        labels = f"{count:,}" if count else "some"
         return (
-            f"Label {many} of the images that count as {class_name} and as many others by hand, and audit those with"
+            f"Label {labels} of the images that count as {class_name} and as many others by hand, and audit those with"
             " --label: only then can this be more than an observation."
         )
     return "Add what is missing, and audit again."
 
 
 def _effect(arm: Arm, change: Estimate) -> str:
-    heads = ", ".join(arm.heads) if 0 < len(arm.heads) <= _NAMED else f"{len(arm.heads) or 'no'} heads"
+    heads = ", ".join(arm.heads) if 0 < len(arm.heads) <= _NAMED_HEADS else f"{len(arm.heads) or 'no'} heads"
     verb = "rises" if (change.value or 0) >= 0 else "falls"
     control = "" if arm.control is None else f", random heads p = {arm.control.p:.3f}"
     return (
@@ -221,14 +227,14 @@ def _effect(arm: Arm, change: Estimate) -> str:
     )
 
 
-def _interval(found: Estimate) -> str:
-    percent = f"{100 * found.level:g} % interval "
-    return f"{found.value or 0:.2f}, {percent}{_low(found):.2f} to {_high(found):.2f}"
+def _interval(estimate: Estimate) -> str:
+    percent = f"{100 * estimate.level:g} % interval "
+    return f"{estimate.value or 0:.2f}, {percent}{_low(estimate):.2f} to {_high(estimate):.2f}"
 
 
-def _low(found: Estimate) -> float:
-    return -math.inf if found.low is None else found.low
+def _low(estimate: Estimate) -> float:
+    return -math.inf if estimate.low is None else estimate.low
 
 
-def _high(found: Estimate) -> float:
-    return math.inf if found.high is None else found.high
+def _high(estimate: Estimate) -> float:
+    return math.inf if estimate.high is None else estimate.high

@@ -1,1 +1,1 @@
-"""What is read from a run and a model before the statistics: images, directions, answers, controls."""
+"""What an audit measures in a run, with a model's text vectors: images, directions, tests, answers, controls."""

@@ -1,4 +1,4 @@
-"""Logits of the images that a counterfactual is asked of, with what each head adds to them, bounded in memory (S10)."""
+"""Logits of the images on which effects are measured, with what each head adds to them, bounded in memory (S10)."""
 
 from __future__ import annotations
 
@@ -15,31 +15,40 @@ from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.run.reader import Run
 
 MAX_ROWS: Final = 50_000
+"""Scored images, at most."""
 _LOGIT_BYTES: Final = 2**29
+"""Memory of all heads' logits, at most."""
 _BLOCK_ROWS: Final = 131_072
+"""Rows that are read at a time, unless one shard has more."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Answers:
-    """n images, P heads, C classes."""
+    """Logits of n images for C classes, and the parts of P heads in them.
+
+    Logits are cosines of unit image and class vectors, without CLIP's temperature.
+    """
 
     facts: ImageFacts
+    """Of the n images."""
     heads: tuple[str, ...]
+    """P labels, such as `L22H05`."""
     classes: Float32s
-    """(C, D) class vectors."""
+    """(C, D) unit class vectors."""
     base: Float32s
-    """(n, C) image-text products, as they are."""
+    """(n, C) image-text products, nothing replaced."""
     head_logits: Float32s
     """(P, n, C) what each head's deviation from its mean adds."""
     means: dict[str, Float64s]
-    """(dh,) by head."""
+    """(dh,) mean coordinates by head."""
     mean_source: str
+    """Which images the means are of, in words."""
     values: dict[str, npt.NDArray[np.float16]]
-    """(n, dh) by head, as stored: for directions inside heads."""
+    """(n, dh) coordinates by head, as stored: for directions inside heads."""
     embedding: npt.NDArray[np.float16]
-    """(n, D)"""
+    """(n, D) unit image embeddings, as stored."""
     bases: dict[str, Float64s]
-    """Q by head, (dh, D)."""
+    """(dh, D) Q by head, orthonormal rows."""
 
     @property
     def truth(self) -> Ints:
@@ -47,27 +56,31 @@ class Answers:
         return self.facts.truth
 
     def right(self, logits: Float32s) -> Bools:
-        """(n,) whether the largest of (n, C) logits is the class."""
-        found: Bools = logits.argmax(axis=1) == self.truth
-        return found
+        """(n,) whether the largest of (n, C) logits is that of the image's class."""
+        right: Bools = logits.argmax(axis=1) == self.truth
+        return right
 
     def without(self, heads: Sequence[str], alpha: float = 1.0) -> Float32s:
-        """(n, C) logits with a part alpha of the heads' deviations from their means taken out.
+        """(n, C) logits with a part alpha, 0..1, of the heads' deviations from their means taken out (S10).
 
-        Nothing to take out gives `base` itself, bit for bit.
+        `base` itself, bit for bit, when there is nothing to take out. ValueError for a head that is not one of `heads`.
         """
         places = [self.heads.index(head) for head in heads]
         if not places or alpha == 0:
             return self.base
-        taken: Float32s = self.base - np.float32(alpha) * self.head_logits[places].sum(axis=0)
-        return taken
+        logits: Float32s = self.base - np.float32(alpha) * self.head_logits[places].sum(axis=0)
+        return logits
 
     def without_directions(self, directions: Mapping[str, Float64s], alpha: float = 1.0) -> Float32s:
-        """The same for one unit direction (dh,) inside each head: `c_h - alpha ((c_h - mu) . u) u`."""
+        """(n, C) logits with a part alpha of the deviations along a unit direction (dh,) in each head taken out (S10).
+
+        The head's coordinates become `c_h - alpha ((c_h - mu) . u) u`.
+        """
         if not directions or alpha == 0:
             return self.base
         logits = self.base.copy()
         for head, u in directions.items():
+            # ((c_h - mu) . u) (u Q W'): one number an image and one a class, never (n, D)
             along = (self.values[head].astype(np.float32) - self.means[head].astype(np.float32)) @ u.astype(np.float32)
             toward = (self.classes.astype(np.float64) @ (u @ self.bases[head])).astype(np.float32)
             logits -= np.float32(alpha) * along[:, None] * toward[None, :]
@@ -75,15 +88,18 @@ class Answers:
 
     def embedding_without(self, heads: Sequence[str]) -> Float32s:
         """(n, D) embeddings with the heads at their means."""
-        found = self.embedding.astype(np.float32)
+        embedding = self.embedding.astype(np.float32)
         for head in heads:
-            away = self.values[head].astype(np.float32) - self.means[head].astype(np.float32)
-            found -= away @ self.bases[head].astype(np.float32)
-        return found
+            deviation = self.values[head].astype(np.float32) - self.means[head].astype(np.float32)
+            embedding -= deviation @ self.bases[head].astype(np.float32)
+        return embedding
 
 
 def sampled(facts: ImageFacts, limit: int, seed: int, by: str | None = None) -> ImageFacts:
-    """At most about `limit` images, classes (and values of an attribute) as evenly as they allow."""
+    """A sample of at most about `limit` images, the same number of each class as far as there are so many.
+
+    by: column of an attribute whose values are balanced, too. The same seed draws the same images; order stays.
+    """
     if len(facts) <= limit:
         return facts
     groups = facts.truth.copy()
@@ -93,8 +109,8 @@ def sampled(facts: ImageFacts, limit: int, seed: int, by: str | None = None) -> 
     order = np.lexsort((rng.random(len(facts)), groups))
     _, starts, counts = np.unique(groups[order], return_index=True, return_counts=True)
     rank = np.arange(len(order)) - np.repeat(starts, counts)
-    most = _water_level(counts, limit)
-    return facts.take(np.sort(order[rank < most]))
+    per_group = _water_level(counts, limit)
+    return facts.take(np.sort(order[rank < per_group]))
 
 
 def _water_level(counts: Ints, limit: int) -> int:
@@ -112,7 +128,11 @@ def _water_level(counts: Ints, limit: int) -> int:
 def answers(
     facts: ImageFacts, heads: Sequence[str], classes: Float32s, *, seed: int = 0, by: str | None = None
 ) -> Answers:
-    """Logits of the images, or of a sample that fits into memory; means from the discovery half, classes balanced."""
+    """Logits of the labelled images, or of a sample that fits into memory (S10).
+
+    classes: (C, D) unit class vectors. Heads' means are those of the discovery half with every class counting equally.
+    by: column whose values the sample balances besides the classes.
+    """
     C, P = len(classes), len(heads)
     limit = max(1000, min(MAX_ROWS, _LOGIT_BYTES // (4 * C * max(P, 1))))
     facts = sampled(facts.take(facts.truth >= 0), limit, seed, by)
@@ -140,7 +160,10 @@ def answers(
 
 
 def balanced_mean(values: npt.NDArray[Any], truth: Ints, chosen: Bools) -> Float64s:
-    """(dh,) the mean of the class means over the chosen rows; over all rows when none is chosen."""
+    """(dh,) mean of the class means over the rows of a mask.
+
+    values: (n, dh); truth: (n,) classes; chosen: (n,) mask, all rows count when it is empty.
+    """
     rows = np.flatnonzero(chosen) if chosen.any() else np.arange(len(truth))
     kinds = np.unique(truth[rows])
     mean: Float64s = np.mean(
@@ -150,18 +173,21 @@ def balanced_mean(values: npt.NDArray[Any], truth: Ints, chosen: Bools) -> Float
 
 
 def read_vectors(run: Run, name: str, position: Ints) -> npt.NDArray[np.float16]:
-    """(n, length) float16 of one vector column at places among the run's ok rows, a few shards at a time."""
-    found = np.empty((len(position), run.spec.vectors[name]), np.float16)
+    """(n, length) float16 of one vector column, a few shards at a time.
+
+    position: (n,) places among the run's ok rows, ascending.
+    """
+    vectors = np.empty((len(position), run.spec.vectors[name]), np.float16)
     for shards, start, stop in shard_blocks(run):
         first, last = np.searchsorted(position, (start, stop))
         if last > first:
             values = run.vectors(name, (), shards).values
-            found[first:last] = values[position[first:last] - start]
-    return found
+            vectors[first:last] = values[position[first:last] - start]
+    return vectors
 
 
 def shard_blocks(run: Run) -> Iterator[tuple[list[int], int, int]]:
-    """Groups of shards with about as many ok rows as fit well into memory: their ids, first and last row + 1."""
+    """Groups of shards of up to 131,072 ok rows: their ids, first row and last row + 1 among the run's ok rows."""
     sizes = [(shard, record.ok) for shard, record in run.records.items()]
     start, block, rows = 0, [], 0
     for (shard, count), following in itertools.zip_longest(sizes, sizes[1:]):

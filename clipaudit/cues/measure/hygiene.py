@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-import pyarrow as pa
 
 from clipaudit.arrays import Ints
 from clipaudit.cues.measure.image_facts import ImageFacts
+from clipaudit.cues.measure.sample_refs import sample_ref
 from clipaudit.cues.result.finding_parts import SampleRef
 from clipaudit.cues.result.panels import Hygiene
 from clipaudit.heads.texts.classes import ClassNames
 
 _CLUSTERS: Final = 6
+"""Clusters of near duplicates that are shown, the largest."""
 _IMAGES: Final = 6
+"""Images of each."""
 
 
 def hygiene(facts: ImageFacts, test: ImageFacts | None, names: ClassNames) -> Hygiene:
-    """Of the association's images; `test` are those that are scored, when they are others."""
+    """Faults of the association's images `facts`; `test` are the scored images, when they are others."""
     coverage = facts.run.coverage()
     size = np.bincount(facts.cluster)
     repeated = np.flatnonzero(size > 1)
@@ -40,9 +41,9 @@ def hygiene(facts: ImageFacts, test: ImageFacts | None, names: ClassNames) -> Hy
 
 
 def leaked(facts: ImageFacts, test: ImageFacts) -> int:
-    """Perceptual hashes that occur on both sides."""
-    known = set(_hashes(facts).tolist())
-    return sum(1 for value in np.unique(_hashes(test)).tolist() if value in known)
+    """Perceptual hashes that occur in both sets of images; those of images without detail do not count."""
+    hashes = set(_hashes(facts).tolist())
+    return sum(1 for value in np.unique(_hashes(test)).tolist() if value in hashes)
 
 
 def _hashes(facts: ImageFacts) -> Ints:
@@ -50,34 +51,7 @@ def _hashes(facts: ImageFacts) -> Ints:
 
 
 def _examples(facts: ImageFacts, clusters: Ints, names: ClassNames) -> tuple[tuple[SampleRef, ...], ...]:
-    make = reference(facts, names)
     return tuple(
-        tuple(make(place) for place in np.flatnonzero(facts.cluster == cluster)[:_IMAGES].tolist())
+        tuple(sample_ref(facts, place, names) for place in np.flatnonzero(facts.cluster == cluster)[:_IMAGES].tolist())
         for cluster in clusters.tolist()
     )
-
-
-def reference(facts: ImageFacts, names: ClassNames) -> Callable[[int], SampleRef]:
-    """Makes a sample reference of an image, by its place."""
-    shards = facts.run.manifest.shards
-
-    def make(place: int) -> SampleRef:
-        k, shard = int(facts.truth[place]), int(facts.shard_id[place])
-        key: pa.Scalar = facts.key[place]
-        there = facts.offset[place] >= 0
-        return SampleRef(
-            shard_id=shard,
-            index=int(facts.index[place]),
-            key=str(key.as_py()),
-            url=shards[shard].url,
-            offset=int(facts.offset[place]) if there else None,
-            nbytes=int(facts.nbytes[place]) if there else None,
-            label=names.labels[k] if k >= 0 else None,
-            class_name=names.names[k] if k >= 0 else None,
-            predicted=None,
-            predicted_without=None,
-            value=None,
-            score=None,
-        )
-
-    return make

@@ -19,27 +19,34 @@ from clipaudit.run.rows import Rows, row_filter
 from clipaudit.schema import OK, Label
 
 _BATCH: Final = 65_536
+"""Rows read at a time."""
 _MIN_DETAIL: Final = 8
 """Perceptual hashes with fewer bits set or unset are those of flat images, which are alike without being duplicates."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ImageFacts:
-    """n images of a run, in the order of its ok rows."""
+    """n images of a run, in the order of its ok rows; integers are int64 unless another type is given."""
 
     run: Run = field(repr=False)
     rows: Rows
+    """Which rows of the run were asked for."""
     position: Ints
     """(n,) place among all ok rows of the run, as `Run.heads` gives them."""
     shard_id: npt.NDArray[np.int32]
+    """(n,)"""
     index: npt.NDArray[np.int32]
+    """(n,) place in the shard."""
     key: pa.ChunkedArray = field(repr=False)
+    """(n,) strings."""
     offset: Ints
-    """(n,) first byte in the shard, -1 when unknown."""
+    """(n,) first byte of the image in the shard, -1 when unknown."""
     nbytes: Ints
+    """(n,) bytes of the image, -1 when unknown."""
     truth: Ints
     """(n,) class, as a row of the class vectors; -1 without a label."""
     attributes: dict[str, Attribute]
+    """By column."""
     phash: Ints
     """(n,) perceptual hash."""
     phash_known: Bools
@@ -47,13 +54,13 @@ class ImageFacts:
     cluster: Ints
     """(n,) near-duplicate cluster (or source) of each image, 0..G-1."""
     discovery: Bools
-    """(n,) on the discovery half; whole clusters are on one half."""
+    """(n,) on the discovery half (S3); whole clusters are on one half."""
 
     def __len__(self) -> int:
         return len(self.position)
 
     def take(self, chosen: Bools | Ints) -> ImageFacts:
-        """Some of the images, by mask or places."""
+        """The images of a mask (n,) or at places (m,); clusters are renumbered."""
         places = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else np.asarray(chosen, np.int64)
         _, cluster = np.unique(self.cluster[places], return_inverse=True)
         return ImageFacts(
@@ -67,8 +74,8 @@ class ImageFacts:
             nbytes=self.nbytes[places],
             truth=self.truth[places],
             attributes={
-                name: Attribute(column=name, values=found.values, codes=found.codes[places])
-                for name, found in self.attributes.items()
+                name: Attribute(column=name, values=attribute.values, codes=attribute.codes[places])
+                for name, attribute in self.attributes.items()
             },
             phash=self.phash[places],
             phash_known=self.phash_known[places],
@@ -88,7 +95,7 @@ def image_facts(
 
     class_of: label -> class; other labels are -1. attributes: columns (`attributes.place`). cluster: a column whose
     equal values are one source (patient, camera, page); None takes the near duplicates that `clipaudit duplicates` has
-    found in the run, and where that has not been run, equal perceptual hashes.
+    found in the run, and where that has not been run, equal perceptual hashes (S2).
     """
     table, position = _table(run, rows, [*attributes, *([cluster] if cluster is not None else [])])
     shard_id, index = _ints(table["shard_id"], np.int32), _ints(table["index"], np.int32)
@@ -152,8 +159,8 @@ def _truth(table: pa.Table, class_of: Mapping[Label, int]) -> Ints:
     encoded = table["label"].combine_chunks().dictionary_encode()
     classes = np.array([class_of.get(label, -1) for label in encoded.dictionary.to_pylist()] + [-1], np.int64)
     codes = np.asarray(encoded.indices.fill_null(len(classes) - 1).to_numpy(zero_copy_only=False), np.int64)
-    found: Ints = classes[codes]
-    return found
+    truth: Ints = classes[codes]
+    return truth
 
 
 def _attribute(column: pa.ChunkedArray, name: str) -> Attribute:
@@ -172,34 +179,35 @@ def _column_groups(column: pa.ChunkedArray) -> Ints:
     codes = np.asarray(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
     missing = codes < 0
     codes[missing] = codes.max(initial=-1) + 1 + np.arange(int(missing.sum()))
-    _, found = np.unique(codes, return_inverse=True)
-    return found.astype(np.int64)
+    _, groups = np.unique(codes, return_inverse=True)
+    return groups.astype(np.int64)
 
 
 def _found_duplicates(run: Run, shard_id: npt.NDArray[np.int32], index: npt.NDArray[np.int32]) -> Ints | None:
     """The clusters of the run's table of near duplicates; images that are in none stand for themselves."""
-    from clipaudit.retrieval.duplicates import read_clusters  # faiss comes with it
+    from clipaudit.retrieval.duplicates import read_clusters  # imports faiss
 
     table = read_clusters(run)
     if table is None:
         return None
+    # an image is known by its shard and its place there: 32 bits each in one number
     place = shard_id.astype(np.int64) << 32 | index
-    known = _ints(table["shard_id"], np.int64) << 32 | _ints(table["index"], np.int64)
-    order = np.argsort(known, kind="stable")
-    at = np.minimum(np.searchsorted(known[order], place), max(len(known) - 1, 0))
-    inside = known[order][at] == place if len(known) else np.zeros(len(place), np.bool_)
+    clustered = _ints(table["shard_id"], np.int64) << 32 | _ints(table["index"], np.int64)
+    order = np.argsort(clustered, kind="stable")
+    nearest = np.minimum(np.searchsorted(clustered[order], place), max(len(clustered) - 1, 0))
+    inside = clustered[order][nearest] == place if len(clustered) else np.zeros(len(place), np.bool_)
     clusters = _ints(table["cluster"], np.int64)
     codes = np.arange(len(place)) + clusters.max(initial=-1) + 1
-    if len(known):
-        codes = np.where(inside, clusters[order][at], codes)
+    if len(clustered):
+        codes = np.where(inside, clusters[order][nearest], codes)
     return np.unique(codes, return_inverse=True)[1].astype(np.int64)
 
 
 def _detailed(phash: Ints) -> Bools:
-    """Hashes of images that are not flat."""
+    """(n,) mask of the hashes of images that are not flat."""
     bits = np.bitwise_count(phash.view(np.uint64)).astype(np.int64)
-    found: Bools = (bits >= _MIN_DETAIL) & (bits <= 64 - _MIN_DETAIL)
-    return found
+    detailed: Bools = (bits >= _MIN_DETAIL) & (bits <= 64 - _MIN_DETAIL)
+    return detailed
 
 
 def _duplicates(phash: Ints, detailed: Bools) -> Ints:
@@ -207,8 +215,8 @@ def _duplicates(phash: Ints, detailed: Bools) -> Ints:
     _, codes = np.unique(phash, return_inverse=True)
     codes = codes.astype(np.int64)
     codes[~detailed] = codes.max(initial=-1) + 1 + np.arange(int((~detailed).sum()))
-    _, found = np.unique(codes, return_inverse=True)
-    return found.astype(np.int64)
+    _, groups = np.unique(codes, return_inverse=True)
+    return groups.astype(np.int64)
 
 
 def _ints(column: pa.ChunkedArray, dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -19,6 +19,9 @@ from clipaudit.cues.measure.directions import class_subspace
 from clipaudit.heads.texts.pool import CONTEXT, UNSPECIFIED, TextPool
 
 USER: Final = "user"
+"""The property of texts that a user names."""
+_MIN_SIDE: Final = 5
+"""Images with and without a value that a class needs to count."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,7 +38,10 @@ class Word:
 
 
 class Namer:
-    """Texts of the pool, the user's, and class names, relative to the mean of the pool."""
+    """Names contrasts with texts: the pool's, the user's, and class names, relative to the mean of the pool.
+
+    `texts`, `properties` and `kinds` are those of the user's texts, then of the pool's.
+    """
 
     def __init__(
         self,
@@ -46,7 +52,7 @@ class Namer:
         user: Sequence[str] = (),
         user_vectors: Floats | None = None,
     ) -> None:
-        """vectors (T, D) of the pool, classes (C, D) of the names, user_vectors (U, D): unit."""
+        """vectors: (T, D) of the pool; classes: (C, D) of the names; user_vectors: (U, D). All are unit vectors."""
         extra = np.empty((0, vectors.shape[1])) if user_vectors is None else user_vectors.astype(np.float64)
         self.vectors: Float64s = np.concatenate([extra, vectors.astype(np.float64)])
         self.texts = (*user, *pool.texts)
@@ -64,50 +70,53 @@ class Namer:
         self._property_mean = {name: self.vectors[labels == name].mean(axis=0) for name in set(self.properties)}
 
     def words(self, contrast: Float64s, count: int = 3, context_only: bool = False) -> list[Word]:
-        """The texts that name a contrast (D,) best; one of each that begin alike but for `a photo of`."""
+        """The `count` texts that name a contrast (D,) best; one of those that are equal but for `a photo of`.
+
+        context_only: without texts of things and texts with a class's name in them.
+        """
         length = float(np.linalg.norm(contrast))
         if length == 0:
             return []
         cosines = self._relative @ (contrast / length)
         if context_only:
             cosines = np.where(self._context, cosines, -np.inf)
-        found: list[Word] = []
-        seen: set[str] = set()
+        words: list[Word] = []
+        cores: set[str] = set()
         for place in np.argsort(-cosines, kind="stable")[: 20 * count].tolist():
             key = _core(self.texts[place])
-            if key in seen or not np.isfinite(cosines[place]):
+            if key in cores or not np.isfinite(cosines[place]):
                 continue
-            seen.add(key)
-            found.append(self._word(place, float(cosines[place])))
-            if len(found) == count:
+            cores.add(key)
+            words.append(self._word(place, float(cosines[place])))
+            if len(words) == count:
                 break
-        return found
+        return words
 
     def own(self, contrast: Float64s, k: int) -> float:
-        """Cosine of a contrast with the class's own name, relative as for `words`."""
+        """Cosine, -1..1, of a contrast (D,) with the name of class k, relative to the mean of the pool."""
         return float(self._classes[k] @ contrast / max(float(np.linalg.norm(contrast)), 1e-300))
 
     def axis(self, place: int, class_free: bool) -> Float64s:
-        """(D,) the axis along which images have or lack a text: the text minus the mean of its property's texts.
+        """(D,) float64 axis along which images have or lack a text: the text minus the mean of its property's texts.
 
-        What all texts of a property share (that there is a place at all) says nothing about which one it is.
+        What all texts of a property share (that there is a place at all) says nothing about which one it is. class_free
+        takes the class prompts' part out (S0).
         """
         name = self.properties[place]
         centre = self._property_mean[name] if name != USER else self.vectors.mean(axis=0)
-        axis = self.vectors[place] - centre
+        axis: Float64s = self.vectors[place] - centre
         if not np.linalg.norm(axis):  # the only text of its property
             axis = self.vectors[place] - self.vectors.mean(axis=0)
         if class_free:
             axis = axis - self._subspace.T @ (self._subspace @ axis)
-        found: Float64s = axis
-        return found
+        return axis
 
     def distance(self, place: int, k: int) -> float:
-        """1 - cosine of a text and a class name, relative to what all texts share: 0 the same, 1 unrelated."""
+        """1 - cosine of a text and the name of class k, relative to the mean of the pool: 0 the same, 1 unrelated."""
         return 1.0 - float(self._relative[place] @ self._classes[k])
 
     def farther_than(self, place: int, k: int) -> float:
-        """Share of the texts that are closer to the class's name, 0..1; near 0 the text is about the class."""
+        """Share, 0..1, of the texts that are closer to the name of class k; near 0 the text is about the class."""
         cosines = self._relative @ self._classes[k]
         return float((cosines > cosines[place]).mean())
 
@@ -122,41 +131,48 @@ class Namer:
 
 
 def class_contrast(embedding: Floats, truth: Ints, k: int, classes: int) -> Float64s:
-    """(D,) mean of class k minus the mean of the other classes' means, from (n, D); classes without rows count not."""
+    """(D,) float64 mean of class k minus the mean of the other classes' means; zeros when either has no images.
+
+    embedding: (n, D); truth: (n,) classes. Classes without images are left out.
+    """
     means = [
         embedding[truth == j].mean(axis=0, dtype=np.float64) for j in range(classes) if j != k and (truth == j).any()
     ]
     own = embedding[truth == k]
     if not len(own) or not means:
         return np.zeros(embedding.shape[1])
-    found: Float64s = own.mean(axis=0, dtype=np.float64) - np.mean(means, axis=0)
-    return found
+    contrast: Float64s = own.mean(axis=0, dtype=np.float64) - np.mean(means, axis=0)
+    return contrast
 
 
 def value_contrast(embedding: Floats, truth: Ints, having: Bools, known: Bools, classes: int) -> Float64s:
-    """(D,) mean with a value minus mean without it, inside classes, every class with both counting equally."""
-    found = []
+    """(D,) float64 mean with a value minus mean without it, inside classes, every class with both counting equally.
+
+    embedding: (n, D); truth: (n,) classes; having: (n,) mask of the images with the value; known: (n,) mask of those of
+    which it is known. Over all images when no class has five with and five without it; zeros when no image has.
+    """
+    differences = []
     for k in range(classes):
         inside = (truth == k) & known
         with_value, without = inside & having, inside & ~having
-        if min(int(with_value.sum()), int(without.sum())) >= 5:
-            found.append(
+        if min(int(with_value.sum()), int(without.sum())) >= _MIN_SIDE:
+            differences.append(
                 embedding[with_value].mean(axis=0, dtype=np.float64) - embedding[without].mean(axis=0, dtype=np.float64)
             )
-    if not found:  # the value and the class cannot be told apart: fall back to all images
+    if not differences:  # value and class always come together: compare over all images
         with_value, without = known & having, known & ~having
         if not with_value.any() or not without.any():
             return np.zeros(embedding.shape[1])
-        found = [
+        differences = [
             embedding[with_value].mean(axis=0, dtype=np.float64) - embedding[without].mean(axis=0, dtype=np.float64)
         ]
-    mean: Float64s = np.mean(found, axis=0)
+    mean: Float64s = np.mean(differences, axis=0)
     return mean
 
 
 def _unit(rows: Float64s) -> Float64s:
-    found: Float64s = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return found
+    units: Float64s = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return units
 
 
 def _words(name: str) -> tuple[str, ...]:
@@ -167,13 +183,13 @@ def _contains(text: str, words: tuple[str, ...]) -> bool:
     """Whether a text has a class's name in it, singular or plural."""
     if not words:
         return False
-    found = _words(text)
+    text_words = _words(text)
     return any(
         all(
             a == b or a == b + "s" or a == b + "es"
-            for a, b in zip(found[start : start + len(words)], words, strict=True)
+            for a, b in zip(text_words[start : start + len(words)], words, strict=True)
         )
-        for start in range(len(found) - len(words) + 1)
+        for start in range(len(text_words) - len(words) + 1)
     )
 
 

@@ -15,35 +15,41 @@ from clipaudit.cues.measure.answers import read_vectors, sampled
 from clipaudit.cues.measure.directions import Direction
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.result.finding_parts import Predictability
-from clipaudit.cues.statistics.predictability import MAX_ROWS, MOST_CLASSES, predictability
+from clipaudit.cues.statistics.predictability import MAX_CLASSES, MAX_ROWS, predictability
 from clipaudit.cues.statistics.screen import Screen, screen
 from clipaudit.cues.statistics.strength import BINS, Codes, Design, Strengths, binned, strengths
 from clipaudit.run.basis import Basis
 
 SAMPLE: Final = 20_000
+"""Images for controls, words and pictures, at most."""
 _MANY_CLASSES: Final = 200
-_FEW_BINS: Final = 256
+"""Classes beyond which scores are put into fewer bins."""
+_COARSE_BINS: Final = 256
 _CHUNK: Final = 65_536
+"""Rows whose scores are computed at a time."""
 _THREADS: Final = 2
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scan:
-    """What one pass found; M directions, s sampled images."""
+    """The results of one pass over the heads; M directions, s sampled images."""
 
     directions: tuple[Direction, ...]
+    """M, head by head."""
     screen: Screen
+    """Their tests on all images."""
     sample: Ints
-    """(s,) places of the sampled images."""
+    """(s,) places of the sampled images, ascending."""
     codes: npt.NDArray[np.uint16]
     """(s, M) binned scores of the sample."""
     spare: Float32s
-    """(s, trials) scores along random directions of random heads, in an order of their own: no class goes with them."""
+    """(s, trials) scores along random directions of random heads, permuted: no class goes with them."""
     predictability: tuple[Predictability, ...]
+    """By head, most class-free skill first."""
     values: dict[str, npt.NDArray[np.float16]]
-    """(s, dh) of the sample, by head, as stored."""
+    """(s, dh) coordinates of the sample, by head, as stored."""
     means: dict[str, Float64s]
-    """(dh,) over all images, by head."""
+    """(dh,) mean coordinates over all images, by head."""
     heads_sum: Float32s
     """(s, D) sum of the scanned heads' deviations from their means."""
 
@@ -58,75 +64,74 @@ def scan(
     seed: int,
     on_head: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scan:
-    """Scores of every direction on all of `facts`, whose classes are `design.truth`; one head in memory at a time."""
+    """Score and test every direction on all images (S0 to S2), one head in memory at a time.
+
+    facts: n images, whose classes are `design.truth`. directions: by head. subspace: (r, D) from `class_subspace`.
+    trials: random directions for planted shifts (S13). on_head: told (done, total).
+    """
     run, basis = facts.run, facts.run.basis()
-    bins = _FEW_BINS if design.classes > _MANY_CLASSES else BINS
-    sample = sample_places(facts, design, SAMPLE, seed)
-    few = few_places(facts, design, seed)
+    bins = _COARSE_BINS if design.classes > _MANY_CLASSES else BINS
+    sample = sample_places(facts, SAMPLE, seed)
+    predictability_rows = predictability_places(facts, design, seed)
     rng = np.random.default_rng([seed, 6])
     heads = list(directions)
     hosts = [heads[place] for place in rng.integers(0, len(heads), trials).tolist()]
-    found: list[Strengths] = []
+    screened: list[Strengths] = []
     codes: list[Codes] = []
-    known: list[Predictability] = []
-    kept: dict[str, npt.NDArray[np.float16]] = {}
+    predictabilities: list[Predictability] = []
+    sample_values: dict[str, npt.NDArray[np.float16]] = {}
     means: dict[str, Float64s] = {}
     spare = np.empty((len(sample), trials), np.float32)
     total = np.zeros((len(sample), run.spec.embed_dim), np.float32)
     for done, head in enumerate(heads, 1):
         values = read_vectors(run, head, facts.position)
         mean = values.mean(axis=0, dtype=np.float64)
-        kept[head], means[head] = values[sample], mean
-        some = kept[head].astype(np.float32) - mean.astype(np.float32)
-        total += some @ basis.Q(head).astype(np.float32)
+        sample_values[head], means[head] = values[sample], mean
+        deviations = sample_values[head].astype(np.float32) - mean.astype(np.float32)
+        total += deviations @ basis.Q(head).astype(np.float32)
         for trial in [place for place, host in enumerate(hosts) if host == head]:
+            # permuted over images, so that the scores have this head's shape and no association
             u = rng.standard_normal(values.shape[1])
-            spare[:, trial] = rng.permutation(some @ (u / np.linalg.norm(u)).astype(np.float32))
+            spare[:, trial] = rng.permutation(deviations @ (u / np.linalg.norm(u)).astype(np.float32))
         scores = _scores(values, mean, directions[head])
-        part = few_values(values, few)
-        known.append(_predictability(head, part, basis, subspace, design, few, seed))
-        del values
+        rows = values[predictability_rows].astype(np.float64)
+        predictabilities.append(_predictability(head, rows, basis, subspace, design, predictability_rows, seed))
+        del values  # the largest array: free before the tests take their own memory
         with ThreadPoolExecutor(_THREADS) as pool:
-            for column, one in pool.map(lambda column: _one(column, design, bins), scores):
-                found.append(one)
+            for column, tests in pool.map(lambda column: _binned_and_tested(column, design, bins), scores):
+                screened.append(tests)
                 codes.append(column[sample])
         on_head(done, len(heads))
-    order = sorted(known, key=lambda one: -(one.skill_class_free.value or 0.0))
+    order = sorted(predictabilities, key=lambda entry: -(entry.skill_class_free.value or 0.0))
     return Scan(
         directions=tuple(direction for head in heads for direction in directions[head]),
-        screen=screen(found),
+        screen=screen(screened),
         sample=sample,
         codes=np.stack(codes, axis=1),
         spare=spare,
         predictability=tuple(order),
-        values=kept,
+        values=sample_values,
         means=means,
         heads_sum=total,
     )
 
 
-def sample_places(facts: ImageFacts, design: Design, limit: int, seed: int) -> Ints:
-    """Places of at most about `limit` images, classes as evenly as they allow, in order."""
+def sample_places(facts: ImageFacts, limit: int, seed: int) -> Ints:
+    """(s,) places, ascending, of at most about `limit` images, the same number of each class as far as there are."""
     if len(facts) <= limit:
         return np.arange(len(facts))
-    kept = sampled(facts, limit, seed)
-    found: Ints = np.searchsorted(facts.position, kept.position)
-    return found
+    chosen = sampled(facts, limit, seed)
+    places: Ints = np.searchsorted(facts.position, chosen.position)
+    return places
 
 
-def few_places(facts: ImageFacts, design: Design, seed: int) -> Ints:
-    """Places of the images that predictability is estimated from: of the largest classes."""
-    large = np.argsort(-design.counts, kind="stable")[:MOST_CLASSES]
+def predictability_places(facts: ImageFacts, design: Design, seed: int) -> Ints:
+    """(r,) places of at most 2,000 images, of the 20 largest classes, that predictability is estimated from (S5)."""
+    large = np.argsort(-design.counts, kind="stable")[:MAX_CLASSES]
     inside = np.flatnonzero(np.isin(design.truth, large))
-    kept = facts.take(inside)
-    found: Ints = inside[sample_places(kept, design, MAX_ROWS, seed)]
-    return found
-
-
-def few_values(values: npt.NDArray[np.float16], places: Ints) -> Float64s:
-    """(s, dh) float64."""
-    found: Float64s = values[places].astype(np.float64)
-    return found
+    candidates = facts.take(inside)
+    places: Ints = inside[sample_places(candidates, MAX_ROWS, seed)]
+    return places
 
 
 def _predictability(
@@ -139,7 +144,7 @@ def _predictability(
 
 
 def _scores(values: npt.NDArray[np.float16], mean: Float64s, directions: Sequence[Direction]) -> list[Float32s]:
-    """Each direction's (n,) class-free scores."""
+    """Each direction's (n,) float32 class-free scores, from a head's values (n, dh) and their mean (dh,) (S0)."""
     if not directions:
         return []
     folded = np.stack([direction.class_free for direction in directions], axis=1).astype(np.float32)
@@ -151,7 +156,7 @@ def _scores(values: npt.NDArray[np.float16], mean: Float64s, directions: Sequenc
     return list(scores)
 
 
-def _one(scores: Float32s, design: Design, bins: int) -> tuple[Codes, Strengths]:
+def _binned_and_tested(scores: Float32s, design: Design, bins: int) -> tuple[Codes, Strengths]:
     codes = binned(scores, bins)
-    # classes^2 numbers for each direction would not fit: the few that a finding shows are computed again
+    # K^2 numbers a direction would not fit into memory: those that a finding shows are computed again
     return codes, replace(strengths(codes, design, bins), pairs=np.empty((0, 0)))

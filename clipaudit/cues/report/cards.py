@@ -1,4 +1,4 @@
-"""A finding's card and the tables of groups: what the templates show, worked out beforehand."""
+"""A finding's card and the tables of groups: the values that the templates show."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ from clipaudit.cues.report.words import (
     whole_heads,
     with_limits,
 )
-from clipaudit.cues.result.finding_parts import Arm, CellTable, Distributions, Estimate, GroupAccuracy, Groups
+from clipaudit.cues.result.finding_parts import CellTable, Distributions, Estimate
+from clipaudit.cues.result.reliance import Arm, GroupAccuracy, Groups
 from clipaudit.cues.result.result import AuditResult, Finding
 
-_MOST_GROUPS: Final = 40
-_MOST_CLASSES: Final = 12
-_KINDS: Final = ("one", "two", "three")
+_MAX_GROUPS: Final = 40
+"""Lines of a table of groups."""
+_MAX_CLASSES: Final = 12
+"""Rows of a class x cue table."""
+_CURVES: Final = ("one", "two", "three")
+"""CSS classes of curves, in their order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +68,7 @@ class CellRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """All of a finding's card that is not in the finding itself."""
+    """A finding with everything else that its card shows."""
 
     finding: Finding
     anchor: str
@@ -83,7 +87,7 @@ class Card:
     groups: tuple[CardLine, ...]
     rows: str
     guessed: bool
-    """The groups are CLIP's own guess."""
+    """CLIP's own guess says which images have the cue."""
     facts: tuple[tuple[str, str], ...]
 
 
@@ -97,12 +101,13 @@ class GroupTable:
     replaced: int | None
     """Rank of the finding whose heads were replaced; None where nothing was."""
     lines: tuple[CardLine, ...]
-    more: int
+    hidden: int
+    """Groups beyond those of `lines`."""
     left_out: tuple[str, ...]
 
 
 def anchor(finding: Finding) -> str:
-    """A finding's place on the page."""
+    """The fragment of a finding's card, for links."""
     return f"finding-{finding.id}"
 
 
@@ -116,7 +121,7 @@ def card(finding: Finding, pictures: Pictures, waivers: tuple[Applied, ...]) -> 
         anchor=anchor(finding),
         waiver=next((w for w in waivers if w.finding == finding.id and w.status == "active"), None),
         strips=rows,
-        heat=any(shown.heat for strip in rows for shown in strip.pictures),
+        heat=any(image.heat for strip in rows for image in strip.pictures),
         distributions=None if finding.distributions is None else _distributions(finding.distributions),
         cell_rows=() if finding.cells is None else cell_rows(finding.cells, finding.class_name),
         dose=_dose(whole) if whole is not None and len(whole.dose) > 1 else None,
@@ -148,17 +153,17 @@ def group_tables(result: AuditResult) -> tuple[GroupTable, ...]:
             (f for f in result.findings if f.counterfactual and f.counterfactual.before.attribute == groups.attribute),
             None,
         )
-        shown = source.counterfactual.before if source is not None and source.counterfactual is not None else groups
-        found = lines(shown)
+        displayed = source.counterfactual.before if source is not None and source.counterfactual is not None else groups
+        group_lines = lines(displayed)
         tables.append(
             GroupTable(
                 attribute=column_word(groups.attribute),
-                sentence=_groups_sentence(shown),
-                rows_in_words=f"Rows: {shown.rows}",
+                sentence=_groups_sentence(displayed),
+                rows_in_words=f"Rows: {displayed.rows}",
                 replaced=None if source is None else source.rank,
-                lines=found[:_MOST_GROUPS],
-                more=max(len(found) - _MOST_GROUPS, 0),
-                left_out=shown.left_out[:12],
+                lines=group_lines[:_MAX_GROUPS],
+                hidden=max(len(group_lines) - _MAX_GROUPS, 0),
+                left_out=displayed.left_out[:12],
             )
         )
     return tuple(tables)
@@ -189,17 +194,17 @@ def group_name(group: GroupAccuracy, attribute: str) -> str:
 
 
 def cell_rows(cells: CellTable, first: str) -> tuple[CellRow, ...]:
-    """The finding's class and those with the largest counts, in the table's order."""
+    """The rows of the class `first` and of those with the most images, in the table's order."""
     order = sorted(range(len(cells.classes)), key=lambda row: (cells.classes[row] != first, -sum(cells.counts[row])))
     return tuple(
         CellRow(
             name=cells.classes[row],
             cells=tuple(
-                Cell(count=found, expected=expected, low=found < expected / 2)
-                for found, expected in zip(cells.counts[row], cells.expected[row], strict=True)
+                Cell(count=count, expected=expected, low=count < expected / 2)
+                for count, expected in zip(cells.counts[row], cells.expected[row], strict=True)
             ),
         )
-        for row in sorted(order[:_MOST_CLASSES])
+        for row in sorted(order[:_MAX_CLASSES])
     )
 
 
@@ -223,13 +228,13 @@ def _groups_sentence(groups: Groups) -> str:
     return " ".join(parts)
 
 
-def _distributions(found: Distributions) -> Markup:
+def _distributions(histograms: Distributions) -> Markup:
     curves = []
-    for kind, series in zip(_KINDS, found.series, strict=False):
+    for kind, series in zip(_CURVES, histograms.series, strict=False):
         total = max(sum(series.counts), 1)
         name = f"{series.name} ({count(series.n)})"
         curves.append(Curve(name=name, kind=kind, ys=[number / total for number in series.counts]))
-    return distributions(found.edges, curves, f"score of “{found.label}” →")
+    return distributions(histograms.edges, curves, f"score of “{histograms.label}” →")
 
 
 def _dose(arm: Arm) -> Markup:
@@ -239,16 +244,16 @@ def _dose(arm: Arm) -> Markup:
         ("all images", [*(point.plain_average for point in arm.dose)]),
     )
     curves = []
-    for kind, (name, estimates) in zip(_KINDS, named, strict=True):
-        found = [(e.value, e.low, e.high) for e in estimates if e is not None and e.value is not None]
-        if len(found) == len(arm.dose):
+    for kind, (name, estimates) in zip(_CURVES, named, strict=True):
+        limits = [(e.value, e.low, e.high) for e in estimates if e is not None and e.value is not None]
+        if len(limits) == len(arm.dose):
             curves.append(
                 Curve(
                     name=name,
                     kind=kind,
-                    ys=[100 * value for value, _, _ in found],
-                    lows=[None if low is None else 100 * low for _, low, _ in found],
-                    highs=[None if high is None else 100 * high for _, _, high in found],
+                    ys=[100 * value for value, _, _ in limits],
+                    lows=[None if low is None else 100 * low for _, low, _ in limits],
+                    highs=[None if high is None else 100 * high for _, _, high in limits],
                 )
             )
     xs = [point.alpha for point in arm.dose]
@@ -256,25 +261,26 @@ def _dose(arm: Arm) -> Markup:
 
 
 def _facts(finding: Finding) -> tuple[tuple[str, str], ...]:
-    found, cue, tested = finding.association, finding.cue, finding.counterfactual
+    association, cue, tested = finding.association, finding.cue, finding.counterfactual
     facts: list[tuple[str, str]] = [
         ("Finding", finding.id),
-        ("Tie in the data, D", f"{with_limits(found.d)}, {found.strength}, n = {count(found.d.n)}"),
-        ("With the class’s own part", decimal(found.d_plain)),
-        ("p, Mann-Whitney", p_value(found.p)),
-        ("q, false discovery rate", p_value(found.q)),
-        ("p, largest of all tests", p_value(found.p_family)),
-        ("Rows", found.rows),
-        ("Cramér’s V with the attribute", decimal(found.cramers_v)),
-        ("Odds ratio", _odds(found.odds_ratio)),
-        ("Largest share of one value", share(found.alignment, 0)),
+        ("Tie in the data, D", f"{with_limits(association.d)}, {association.strength}, n = {count(association.d.n)}"),
+        ("With the class’s own part", decimal(association.d_plain)),
+        ("p, Mann-Whitney", p_value(association.p)),
+        ("q, false discovery rate", p_value(association.q)),
+        ("p, largest of all tests", p_value(association.p_family)),
+        ("Rows", association.rows),
+        ("Cramér’s V with the attribute", decimal(association.cramers_v)),
+        ("Odds ratio", _odds(association.odds_ratio)),
+        ("Largest share of one value", share(association.alignment, 0)),
         ("Heads that carry it", ", ".join(cue.heads)),
         ("Opposite end", cue.opposite or "–"),
         ("Part outside the class prompts", share(cue.class_part, 0)),
         ("Tests merged into this", count(finding.merged)),
     ]
     facts += [
-        ("Against " + rival.class_name, f"D = {decimal(rival.d)} (n = {count(rival.n)})") for rival in found.rivals[:4]
+        ("Against " + rival.class_name, f"D = {decimal(rival.d)} (n = {count(rival.n)})")
+        for rival in association.rivals[:4]
     ]
     if tested is not None:
         facts += [("Scored on", tested.rows), ("Chosen on", tested.discovery), ("Means from", tested.mean_source)]
@@ -285,8 +291,8 @@ def _facts(finding: Finding) -> tuple[tuple[str, str], ...]:
     return tuple(fact for fact in facts if fact[1] != "–")
 
 
-def _odds(found: Estimate | None) -> str:
-    if found is None or found.value is None:
+def _odds(odds: Estimate | None) -> str:
+    if odds is None or odds.value is None:
         return "–"
-    low, high = found.low, found.high
-    return f"{found.value:,.1f}" + (f" [{low:,.1f}, {high:,.1f}]" if low is not None and high is not None else "")
+    low, high = odds.low, odds.high
+    return f"{odds.value:,.1f}" + (f" [{low:,.1f}, {high:,.1f}]" if low is not None and high is not None else "")

@@ -26,12 +26,12 @@ class File(Documented):
     about: str
     """What is in it and what to do with it."""
     rows: int | None
-    """Images or lines; None where that says nothing."""
+    """Images or lines; None for a file without rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Documented):
-    """Everything that a report says."""
+    """The whole content of a report."""
 
     audit: AuditResult
     gate: Gate
@@ -43,8 +43,8 @@ class Report(Documented):
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; null where there is no finite number."""
-        found: dict[str, Any] = json.loads(_adapter().dump_json(self))  # pydantic writes null for NaN and infinity
-        return found
+        document: dict[str, Any] = json.loads(_adapter().dump_json(self))  # pydantic writes null for NaN and infinity
+        return document
 
 
 @cache
@@ -54,5 +54,5 @@ def _adapter() -> TypeAdapter[Report]:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of `Report.to_json()`; written beside every report as `report.schema.json`."""
-    found = _adapter().json_schema(mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_URL, **found}
+    schema = _adapter().json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_URL, **schema}

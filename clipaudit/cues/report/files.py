@@ -69,9 +69,9 @@ def write_exports(result: AuditResult, directory: Path) -> tuple[File, ...]:
 def effective_images(result: AuditResult) -> float | None:
     """How many equally weighted images the weights are worth; None without weights."""
     table = result.rows.get("weights")
-    found = None if table is None else (table.schema.metadata or {}).get(b"effective_n")
+    stored = None if table is None else (table.schema.metadata or {}).get(b"effective_n")
     try:
-        return None if found is None else float(found)
+        return None if stored is None else float(stored)
     except ValueError:
         return None
 

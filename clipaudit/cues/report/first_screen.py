@@ -1,12 +1,13 @@
-"""The first screen in plain words: what is wrong, how it shows, what to do, for readers who know nothing of CLIP."""
+"""The first screen: what is wrong, how it shows and what to do, in plain words for readers who do not know CLIP."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from clipaudit.cues.report.document import Report
-from clipaudit.cues.report.pictures import Pictures, Shown, row
+from clipaudit.cues.report.pictures import CaptionedPicture, Pictures, row
 from clipaudit.cues.report.words import (
     MEANING,
     anything_tested,
@@ -17,11 +18,14 @@ from clipaudit.cues.report.words import (
     share,
     value_word,
 )
-from clipaudit.cues.result.finding_parts import Estimate, GroupAccuracy, Need, SampleRef, Verdict
+from clipaudit.cues.result.finding_parts import Estimate, Need, SampleRef, Verdict
+from clipaudit.cues.result.reliance import GroupAccuracy
 from clipaudit.cues.result.result import AuditResult, Finding
 
-_PICTURES = 4
-_ACTIONS = 12
+_PICTURES: Final = 4
+"""Pictures in a row."""
+_ACTIONS: Final = 12
+"""Actions that are listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +44,12 @@ class ExampleRow:
 
     title: str
     bars: tuple[Bar, ...]
-    pictures: tuple[Shown, ...]
+    pictures: tuple[CaptionedPicture, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Contrast:
-    """The groups that show a shortcut best."""
+    """The groups between which a shortcut shows most."""
 
     aligned: GroupAccuracy | None
     same: GroupAccuracy | None
@@ -55,16 +59,16 @@ class _Contrast:
 
 
 def plain_sentences(report: Report) -> tuple[str, ...]:
-    """What is found, without a technical word."""
+    """The result without a technical word."""
     audit = report.audit
     if not audit.trust.valid:
         return ("Something is wrong with the audit itself, so none of its findings should be believed.",)
-    found = finding_in_words(audit.findings[0]) if audit.findings else _clean(report)
-    return tuple(filter(None, (found[0], classes_in_words(audit), *found[1:])))
+    sentences = finding_in_words(audit.findings[0]) if audit.findings else _clean(report)
+    return tuple(filter(None, (sentences[0], classes_in_words(audit), *sentences[1:])))
 
 
 def finding_in_words(finding: Finding) -> tuple[str, ...]:
-    """What the data show, what CLIP makes of it, and what that means."""
+    """What the data show, how CLIP's answers depend on it, and what that means."""
     model = _in_the_model(finding) if finding.verdict in (Verdict.CONFIRMED, Verdict.MODEL_ONLY) else ()
     meaning = () if model else (MEANING[finding.verdict],)
     return (_in_the_data(finding), *model, *meaning)
@@ -94,26 +98,28 @@ def actions(result: AuditResult) -> tuple[str, ...]:
 
 
 def cases(result: AuditResult, pictures: Pictures) -> tuple[ExampleRow, ...]:
-    """How the first finding shows: the class with its cue, without it, and another class with it."""
+    """Examples of the first finding: the class with its cue, without it, and another class with it."""
     if not result.findings or not result.trust.valid:
         return ()
     first = result.findings[0]
-    shown, gallery = _contrast(first), first.gallery
+    contrast, gallery = _contrast(first), first.gallery
     name, cue = first.class_name, cue_word(first)
-    if shown is None:
+    if contrast is None:
         rows = (
             (f"“{name}” with most of “{cue}”", gallery.aligned),
             (f"“{name}” with least of it", gallery.least_spurious),
             ("Other classes with it", [sample for sample in gallery.conflicting if sample.class_name != name]),
         )
-        found = (ExampleRow(title=title, bars=(), pictures=_row(samples, pictures, first)) for title, samples in rows)
-        return tuple(case for case in found if case.pictures)
+        example_rows = (
+            ExampleRow(title=title, bars=(), pictures=_row(samples, pictures, first)) for title, samples in rows
+        )
+        return tuple(case for case in example_rows if case.pictures)
     same = [sample for sample in gallery.conflicting if sample.class_name == name]
     others = [sample for sample in gallery.conflicting if sample.class_name != name]
     made = (
-        _case(shown.aligned, gallery.aligned, "", pictures, first),
-        _case(shown.same, same, "bad", pictures, first),
-        _case(shown.other, others, "bad", pictures, first),
+        _case(contrast.aligned, gallery.aligned, "", pictures, first),
+        _case(contrast.same, same, "bad", pictures, first),
+        _case(contrast.other, others, "bad", pictures, first),
     )
     return tuple(case for case in made if case is not None)
 
@@ -134,9 +140,9 @@ def _case(
     )
 
 
-def _row(samples: Sequence[SampleRef], pictures: Pictures, finding: Finding) -> tuple[Shown, ...]:
-    """The first few that can be shown; without pictures, captions alone would say little here."""
-    return tuple(shown for shown in row(samples, pictures, finding.id) if shown.picture is not None)[:_PICTURES]
+def _row(samples: Sequence[SampleRef], pictures: Pictures, finding: Finding) -> tuple[CaptionedPicture, ...]:
+    """The first samples that have a picture."""
+    return tuple(picture for picture in row(samples, pictures, finding.id) if picture.picture is not None)[:_PICTURES]
 
 
 def _in_the_data(finding: Finding) -> str:
@@ -158,35 +164,35 @@ def _shares(finding: Finding) -> tuple[float, float] | None:
     if cells is None or value not in cells.values or finding.class_name not in cells.classes:
         return None
     place, own = cells.values.index(value), cells.classes.index(finding.class_name)
-    rest = [row for number, row in enumerate(cells.counts) if number != own]
-    having, total = sum(row[place] for row in rest), sum(map(sum, rest))
+    other_rows = [row for number, row in enumerate(cells.counts) if number != own]
+    having, total = sum(row[place] for row in other_rows), sum(map(sum, other_rows))
     mine = sum(cells.counts[own])
     return (cells.counts[own][place] / mine, having / total) if mine and total else None
 
 
 def _in_the_model(finding: Finding) -> tuple[str, ...]:
-    """How CLIP fails without the cue, and that it does not once the cue is out; empty where that was not measured."""
-    shown = _contrast(finding)
-    if shown is None or shown.same is None or shown.same.accuracy is None:
+    """Accuracy without the cue, before and after it is taken out of the model; empty where it was not measured."""
+    contrast = _contrast(finding)
+    if contrast is None or contrast.same is None or contrast.same.accuracy is None:
         return ()
-    same, aligned, right = shown.same, shown.aligned, shown.same.accuracy
+    same, aligned, right = contrast.same, contrast.aligned, contrast.same.accuracy
     against = ""
     if aligned is not None and aligned.accuracy is not None:
         against = f", but {share(aligned.accuracy.value, 0)} of {_described(aligned, finding)}"
-    found = [
+    sentences = [
         f"The image model CLIP recognises only {share(right.value, 0)} of {_described(same, finding)}"
         f" ({_interval(right, _whole)}, {counted(same.n, 'image')}){against}."
     ]
     if same.without is not None:
-        found.append(
+        sentences.append(
             f"With the cue taken out of the model, that becomes {share(same.without.value, 0)}: CLIP looks at"
             f" “{cue_word(finding)}”, not only at the {finding.class_name}."
         )
-    return tuple(found)
+    return tuple(sentences)
 
 
-def _interval(found: Estimate, form: Callable[[float | None], str]) -> str:
-    return f"95 % interval {form(found.low)} to {form(found.high)}"
+def _interval(estimate: Estimate, form: Callable[[float | None], str]) -> str:
+    return f"95 % interval {form(estimate.low)} to {form(estimate.high)}"
 
 
 def _whole(value: float | None) -> str:
@@ -197,7 +203,7 @@ def _clean(report: Report) -> tuple[str, ...]:
     audit = report.audit
     if not anything_tested(audit) or audit.verdict == Verdict.INCONCLUSIVE:
         return (audit.sentence,)
-    found = [
+    sentences = [
         f"{count(audit.trust.tests)} combinations of cue and class were tested on {counted(audit.data.rows, 'image')},"
         " and none stands out."
     ]
@@ -206,7 +212,7 @@ def _clean(report: Report) -> tuple[str, ...]:
         for control in audit.controls.positive
         if control.trials
     ]
-    return (*found, f"As a check, cues were planted: {'; '.join(planted)}.") if planted else tuple(found)
+    return (*sentences, f"As a check, cues were planted: {'; '.join(planted)}.") if planted else tuple(sentences)
 
 
 def _contrast(finding: Finding) -> _Contrast | None:
@@ -229,10 +235,10 @@ def _largest(groups: Iterable[GroupAccuracy]) -> GroupAccuracy | None:
 
 
 def _worst(groups: Iterable[GroupAccuracy]) -> GroupAccuracy | None:
-    """The lowest accuracy, among groups of a size that is shown in full if there are any."""
-    found = list(groups)
-    large = [group for group in found if group.size in ("shown", "may gate")]
-    return min(large or found, key=lambda g: (g.accuracy and g.accuracy.value) or 0.0, default=None)
+    """The group with the lowest accuracy, among those large enough to be shown in full if there are any."""
+    candidates = list(groups)
+    large = [group for group in candidates if group.size in ("shown", "may gate")]
+    return min(large or candidates, key=lambda g: (g.accuracy and g.accuracy.value) or 0.0, default=None)
 
 
 def _described(group: GroupAccuracy, finding: Finding) -> str:

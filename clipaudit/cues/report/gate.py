@@ -1,4 +1,4 @@
-"""The gate: findings, waivers and trust to passed, failed, inconclusive or invalid, and the exit code of each."""
+"""The gate: whether a pipeline may go on, by findings, waivers and controls, and the exit code that says so."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ NEVER: Final = "never"
 FAIL_ON: Final = {slug(v): v for v in (Verdict.CONFIRMED, Verdict.MODEL_ONLY, Verdict.DATA_ONLY, Verdict.CANDIDATE)}
 """The words of `--fail-on`."""
 MAY_GATE: Final = 100
-"""Images below which nothing may fail the gate (STATISTICS S9)."""
+"""Images below which nothing may fail the gate (S9)."""
 DETECTS: Final = 0.8
-"""Share of strong planted cues below which an audit cannot tell that there is nothing."""
+"""Share of strong planted cues that must be detected for a result without findings to count (S13)."""
 _STRONG: Final = 0.5
+"""D of strong planted cues."""
 _GUESSING: Final = "CLIP's answers are no better than guessing, so nothing can be said about what it relies on."
-_STRANGERS: Final = "CLIP's answers match the captions no more than by chance: they may not describe these images."
+_CAPTIONS_UNRELATED: Final = (
+    "CLIP's answers match the captions no more than by chance: they may not describe these images."
+)
 _EXIT: Final[dict[Outcome, int]] = {"passed": 0, "failed": 1, "inconclusive": 0, "invalid": 4}
 _EXIT_WITHOUT_EVIDENCE: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate(Documented):
-    """Whether a pipeline may go on."""
+    """Whether a pipeline may go on, and why."""
 
     outcome: Outcome
     exit_code: int
@@ -49,48 +52,50 @@ class Gate(Documented):
     """Why it is not known whether the data are fine, one sentence each."""
 
 
-def parse_fail_on(given: Sequence[str]) -> tuple[str, ...]:
+def parse_fail_on(words: Sequence[str]) -> tuple[str, ...]:
     """The words of `--fail-on`, checked; UsageError names one that is unknown."""
-    unknown = [word for word in given if word not in (*FAIL_ON, NEVER)]
+    unknown = [word for word in words if word not in (*FAIL_ON, NEVER)]
     if unknown:
         raise UsageError(f"--fail-on {unknown[0]!r} is not understood: use {', '.join(FAIL_ON)} or {NEVER}")
-    if NEVER in given and len(given) > 1:
+    if NEVER in words and len(words) > 1:
         raise UsageError(f"--fail-on {NEVER} stands alone")
-    return tuple(word for word in FAIL_ON if word in given)
+    return tuple(word for word in FAIL_ON if word in words)
 
 
 def judge(result: AuditResult, applied: Sequence[Applied], *, fail_on: Sequence[str], require_evidence: bool) -> Gate:
-    """The gate's answer; `fail_on` from `parse_fail_on`."""
+    """The gate's outcome for an audit and its waivers; `fail_on` is from `parse_fail_on`."""
     active = {waiver.finding for waiver in applied if waiver.status == "active"}
-    wanted = [finding for finding in result.findings if slug(finding.verdict) in fail_on]
-    heavy = [finding for finding in wanted if _excuse(finding, result) is None]
-    failing = tuple(finding.id for finding in heavy if finding.id not in active)
-    waived = tuple(finding.id for finding in heavy if finding.id in active)
+    of_failing_kind = [finding for finding in result.findings if slug(finding.verdict) in fail_on]
+    serious = [finding for finding in of_failing_kind if _excuse(finding, result) is None]
+    failing = tuple(finding.id for finding in serious if finding.id not in active)
+    waived = tuple(finding.id for finding in serious if finding.id in active)
     warnings = tuple(
-        excuse for finding in wanted if finding.id not in active and (excuse := _excuse(finding, result)) is not None
+        excuse
+        for finding in of_failing_kind
+        if finding.id not in active and (excuse := _excuse(finding, result)) is not None
     )
-    questions = _open_questions(result, active)
-    small = any(finding.id not in active and _images(finding) < MAY_GATE for finding in wanted)
+    open_questions = _open_questions(result, active)
+    too_small = any(finding.id not in active and _images(finding) < MAY_GATE for finding in of_failing_kind)
     outcome: Outcome = (
         "invalid"
         if not result.trust.valid
         else "failed"
         if failing
         else "inconclusive"
-        if questions or small
+        if open_questions or too_small
         else "passed"
     )
     exit_code = _EXIT_WITHOUT_EVIDENCE if outcome == "inconclusive" and require_evidence else _EXIT[outcome]
     return Gate(
         outcome=outcome,
         exit_code=exit_code,
-        sentence=_sentence(outcome, result, failing, waived, [*questions, *warnings], fail_on),
+        sentence=_sentence(outcome, result, failing, waived, [*open_questions, *warnings], fail_on),
         fail_on=tuple(fail_on),
         require_evidence=require_evidence,
         failing=failing,
         waived=waived,
         warnings=warnings,
-        open_questions=questions,
+        open_questions=open_questions,
     )
 
 
@@ -111,51 +116,51 @@ def _excuse(finding: Finding, result: AuditResult) -> str | None:
 
 
 def _weakest(finding: Finding) -> float:
-    """The end of the strength's interval that is nearer to 0; 0 when the interval holds it."""
-    found = finding.association.d
-    if found.low is None or found.high is None or found.low * found.high <= 0:
+    """The smallest |D| in the strength's interval, 0..1."""
+    estimate = finding.association.d
+    if estimate.low is None or estimate.high is None or estimate.low * estimate.high <= 0:
         return 0.0
-    return min(abs(found.low), abs(found.high))
+    return min(abs(estimate.low), abs(estimate.high))
 
 
 def _images(finding: Finding) -> int:
     if finding.verdict in (Verdict.CONFIRMED, Verdict.MODEL_ONLY) and finding.counterfactual is not None:
-        found = finding.counterfactual.arms[0].delta_conflict if finding.counterfactual.arms else None
-        return 0 if found is None else found.n
+        conflict = finding.counterfactual.arms[0].delta_conflict if finding.counterfactual.arms else None
+        return 0 if conflict is None else conflict.n
     return finding.association.d.n
 
 
 def _open_questions(result: AuditResult, active: set[str]) -> tuple[str, ...]:
-    found = []
+    questions = []
     labelled = result.settings.classes_from == "label"
     if result.trust.near_chance:
-        found.append(_GUESSING if labelled else _STRANGERS)
+        questions.append(_GUESSING if labelled else _CAPTIONS_UNRELATED)
     if sum(facts.tested for facts in result.classes) < 2:
-        found.append("Fewer than two classes have enough images to be compared.")
-    found += [
-        f"The column {column_word(one.what)} could not be tested: {one.reason}."
-        for one in result.dropped
-        if one.head is None
+        questions.append("Fewer than two classes have enough images to be compared.")
+    questions += [
+        f"The column {column_word(dropped.what)} could not be tested: {dropped.reason}."
+        for dropped in result.dropped
+        if dropped.head is None
     ]
     if not labelled:
         how = CLASSES[result.settings.classes_from]
-        found.append(f"{how}, so nothing here is more than observed: only labels can decide.")
+        questions.append(f"{how}, so nothing here is more than observed: only labels can decide.")
     undecided = [f for f in result.findings if f.verdict == Verdict.INCONCLUSIVE and f.id not in active]
     if undecided:
-        found.append(f"{counted(len(undecided), 'finding')} could not be decided: too few images.")
+        questions.append(f"{counted(len(undecided), 'finding')} could not be decided: too few images.")
     candidates = [f for f in result.findings if f.verdict == Verdict.CANDIDATE and f.id not in active]
     if candidates:
-        found.append(
+        questions.append(
             f"{counted(len(candidates), 'candidate')} cannot be told from a part of the class without attribute labels."
         )
-    found += [
+    questions += [
         f"Of {control.trials} strong cues planted as a check, {control.detected} were found: there may be more."
         for control in result.controls.positive
         if control.d >= _STRONG and control.trials and control.detected < DETECTS * control.trials
     ]
     if result.hygiene.failed_shards:
-        found.append(f"{counted(result.hygiene.failed_shards, 'shard')} of the run could not be read.")
-    return tuple(found)
+        questions.append(f"{counted(result.hygiene.failed_shards, 'shard')} of the run could not be read.")
+    return tuple(questions)
 
 
 def _sentence(
@@ -166,11 +171,15 @@ def _sentence(
     reasons: Sequence[str],
     fail_on: Sequence[str],
 ) -> str:
-    rest = f" ({counted(len(waived), 'finding')} waived)" if waived else ""
+    waived_note = f" ({counted(len(waived), 'finding')} waived)" if waived else ""
     if outcome == "invalid":
         return " ".join(["The audit is not valid.", *result.trust.problems])
     if outcome == "failed":
-        return f"Gate failed: {counted(len(failing), 'finding')} of the kind {' or '.join(fail_on)}{rest}."
+        return f"Gate failed: {counted(len(failing), 'finding')} of the kind {' or '.join(fail_on)}{waived_note}."
     if outcome == "inconclusive":
-        return f"Inconclusive{rest}: {reasons[0]}"
-    return f"Gate passed: nothing of the kind {' or '.join(fail_on)}{rest}." if fail_on else f"No gate was set{rest}."
+        return f"Inconclusive{waived_note}: {reasons[0]}"
+    return (
+        f"Gate passed: nothing of the kind {' or '.join(fail_on)}{waived_note}."
+        if fail_on
+        else f"No gate was set{waived_note}."
+    )

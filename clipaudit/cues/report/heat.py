@@ -22,18 +22,20 @@ from clipaudit.run.reader import Run
 from clipaudit.shards.stored import read_piece
 
 _MAX_BYTES: Final = 64 * 2**20
+"""Larger image files are not drawn."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Along:
-    """What a finding's maps show."""
+class MapDirection:
+    """The heads and the direction that a finding's maps show."""
 
     heads: tuple[str, ...]
+    """Labels, such as `L22H05`."""
     text: str
     """Names the cue best."""
     opposite: str | None
     direction: npt.NDArray[np.float32]
-    """(1, D): the text's vector, less that of the other end, so that what every text has in common falls out."""
+    """(1, D): the text's vector minus that of the other end, so that what all texts have in common cancels."""
 
 
 class HeatMaps:
@@ -46,9 +48,11 @@ class HeatMaps:
         self.run, self.texts = run, texts
         self.maps = RunMaps(run, side=side, device=device)
 
-    def along(self, finding: Finding) -> Along | None:
-        """Heads and direction of a finding's maps: from the text at one end of the cue to that at the other, the ends
-        that the whole embedding has. None when no text names the cue."""
+    def map_direction(self, finding: Finding) -> MapDirection | None:
+        """Heads and direction of a finding's maps: from the text at one end of the cue to that at the other.
+
+        The ends are those of the whole embedding. None when no text names the cue.
+        """
         named = [word for word in finding.cue.words if word.property != "attribute"]
         word = min(named, key=lambda word: word.head is not None, default=None)
         heads = tuple(dict.fromkeys(finding.cue.heads))
@@ -56,15 +60,17 @@ class HeatMaps:
             return None
         opposite = finding.cue.opposite or None
         vectors = self.texts.vectors([word.text, *([opposite] if opposite else [])])
-        return Along(heads=heads, text=word.text, opposite=opposite, direction=vectors[:1] - vectors[1:].sum(axis=0))
+        return MapDirection(
+            heads=heads, text=word.text, opposite=opposite, direction=vectors[:1] - vectors[1:].sum(axis=0)
+        )
 
     def __call__(self, finding: Finding, samples: Sequence[SampleRef]) -> Mapping[SampleKey, bytes]:
         """WebP files of the samples that can be read, with the cue's map over each; all on one scale."""
-        along = self.along(finding)
-        if along is None:
+        cue = self.map_direction(finding)
+        if cue is None:
             return {}
         read = {identity(sample): picture for sample in samples if (picture := self._read(sample)) is not None}
-        drawn = self.maps(list(read.values()), along.heads, along.direction)
+        drawn = self.maps(list(read.values()), cue.heads, cue.direction)
         return {name: _webp(pixels) for name, pixels in zip(read, drawn, strict=True)}
 
     def _read(self, sample: SampleRef) -> FramedPicture | None:

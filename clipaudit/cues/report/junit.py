@@ -14,7 +14,7 @@ _NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U001
 
 
 def junit_xml(report: Report) -> bytes:
-    """The report as one test suite; the number of failures is that of findings that fail the gate."""
+    """The report as one test suite, UTF-8; its failures are the findings that fail the gate."""
     suite = ElementTree.Element("testsuite", name="clipaudit", timestamp=report.audit.started[:19])
     _controls(suite, report)
     _evidence(suite, report)
@@ -44,7 +44,7 @@ def _evidence(suite: ElementTree.Element, report: Report) -> None:
     questions = report.gate.open_questions
     if not questions:
         return
-    # what is not known fails a build only where evidence is required
+    # open questions fail a build only where evidence is required
     kind = "failure" if report.gate.require_evidence and report.gate.outcome == "inconclusive" else "skipped"
     _outcome(case, kind, questions[0], "\n".join(questions))
 
@@ -66,9 +66,9 @@ def _case(suite: ElementTree.Element, class_name: str, name: str) -> ElementTree
 
 
 def _outcome(case: ElementTree.Element, kind: str, message: str, body: str | None) -> None:
-    found = ElementTree.SubElement(case, kind, message=_xml(message))
+    element = ElementTree.SubElement(case, kind, message=_xml(message))
     if body is not None:
-        found.text = _xml(body)
+        element.text = _xml(body)
 
 
 def _xml(text: str) -> str:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from clipaudit.arrays import Float32s
-from clipaudit.cues.report.heat import Along, HeatMaps
+from clipaudit.cues.report.heat import HeatMaps, MapDirection
 from clipaudit.cues.report.pictures import CARDS
 from clipaudit.cues.result.finding_parts import Evidence
 from clipaudit.cues.result.off_object import NAME, not_measured
@@ -34,21 +34,21 @@ from clipaudit.run.stored_images import Place, Sample, StoredImages
 Array: TypeAlias = npt.NDArray[Any]
 
 IMAGES: Final = 32
-"""Of a finding, at most."""
-LEAST: Final = 10
-"""Images below which nothing is said."""
+"""Images of a finding, at most."""
+MIN_IMAGES: Final = 10
+"""Images below which nothing is measured."""
 _STREAM: Final = 20
-"""Of the seed, for this draw alone."""
+"""Makes the random numbers of this draw independent of others with the same seed."""
 _THREADS: Final = 4
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Image:
-    seen: Pixels
+    pixels: Pixels
     mask: Mask | None
     """(h, w) of the same pixels, above 0 on the object."""
     cluster: str
-    """Equal for pictures that are equal to the eye."""
+    """Equal for pictures with equal perceptual hashes."""
 
 
 class OffObjects:
@@ -67,22 +67,24 @@ class OffObjects:
         self._places = self._stored.places({sample for drawn in self._samples.values() for sample in drawn})
 
     def __call__(self, finding: Finding) -> Evidence:
-        """The item of one finding; it says why when there is nothing to say."""
+        """The item of one finding; where nothing could be measured it says why."""
         if finding.id not in self._samples:
             return not_measured(f"only the first {CARDS} findings get heat maps")
         try:
-            along = self._heat.along(finding)
-            if along is None:
+            mapped = self._heat.map_direction(finding)
+            if mapped is None:
                 return not_measured(
                     "no text names the cue" if finding.cue.heads else "no head is known to carry the cue"
                 )
-            images = self._read([self._places[one] for one in self._samples[finding.id] if one in self._places])
-            return self._measured(finding, along, images)
+            images = self._read(
+                [self._places[sample] for sample in self._samples[finding.id] if sample in self._places]
+            )
+            return self._measured(finding, mapped, images)
         except (ShardError, UsageError) as error:
             return not_measured(str(error))
 
     def _draw(self, finding: Finding) -> list[Sample]:
-        """Images of the class that show the cue, in the order of the shards."""
+        """(shard, index) of images of the class that show the cue, drawn with the audit's seed, in order."""
         if "spuriosity" not in self._result.rows:  # an audit that was read back from its JSON
             return []
         table = self._result.rows["spuriosity"].filter(pc.field("finding") == finding.id)
@@ -95,12 +97,12 @@ class OffObjects:
         return sorted(zip(chosen["shard_id"].to_pylist(), chosen["index"].to_pylist(), strict=True))
 
     def _read(self, places: Sequence[Place]) -> list[_Image]:
-        """Those that can be read; what the first one that cannot raises, when too few can."""
+        """The images that can be read; raises the first one's error when fewer than 10 can."""
         with ThreadPoolExecutor(_THREADS) as pool:
-            found = list(pool.map(self._image, places))
-        images = [one for one in found if isinstance(one, _Image)]
-        faults = [one for one in found if isinstance(one, ShardError | UsageError)]
-        if len(images) >= LEAST or not faults:
+            outcomes = list(pool.map(self._image, places))
+        images = [outcome for outcome in outcomes if isinstance(outcome, _Image)]
+        faults = [outcome for outcome in outcomes if isinstance(outcome, ShardError | UsageError)]
+        if len(images) >= MIN_IMAGES or not faults:
             return images
         raise faults[0]
 
@@ -108,38 +110,40 @@ class OffObjects:
         where = f"{place.url}: {place.key}"
         try:
             data, mask = self._stored.read(place)
-            seen, frame = self._heat.maps.see(data, where)
-            cut = None if mask is None else read_cut_mask(mask, where, frame, (seen.shape[0], seen.shape[1]))
+            pixels, frame = self._heat.maps.see(data, where)
+            cut = None if mask is None else read_cut_mask(mask, where, frame, (pixels.shape[0], pixels.shape[1]))
         except (ShardError, UsageError) as error:
             return error
-        return _Image(seen=seen, mask=cut, cluster=where if place.phash is None else str(place.phash))
+        return _Image(pixels=pixels, mask=cut, cluster=where if place.phash is None else str(place.phash))
 
-    def _measured(self, finding: Finding, along: Along, images: Sequence[_Image]) -> Evidence:
+    def _measured(self, finding: Finding, mapped: MapDirection, images: Sequence[_Image]) -> Evidence:
         masked = [image for image in images if image.mask is not None]
-        exact = len(masked) >= LEAST
+        exact = len(masked) >= MIN_IMAGES
         if exact:
             images = masked
-        if len(images) < LEAST:
-            return not_measured(f"{len(images)} images of the class that show the cue are too few, {LEAST} are needed")
-        seen = [image.seen for image in images]
+        if len(images) < MIN_IMAGES:
+            return not_measured(
+                f"{len(images)} images of the class that show the cue are too few, {MIN_IMAGES} are needed"
+            )
+        pixels = [image.pixels for image in images]
         if exact:
-            scores, outliers = self._heat.maps.scorer(along.heads, along.direction)(seen)
+            scores, outliers = self._heat.maps.scorer(mapped.heads, mapped.direction)(pixels)
             grid = (scores.shape[1], scores.shape[2])
             cover = np.stack([covered(image.mask, grid) for image in images if image.mask is not None])
         else:
-            others = self._others(finding, along)
-            scores, guessed, outliers = self._heat.maps.two(seen, (along.heads, along.direction), others)
-            cover = np.stack([one > otsu(one) for one in _flat(guessed)]).astype(np.float32)
-        found = off_object(*off_shares(_flat(scores), cover, _flat(outliers)), [image.cluster for image in images])
-        if found is None or found.n < LEAST:
+            others = self._others(finding, mapped)
+            scores, guessed, outliers = self._heat.maps.two(pixels, (mapped.heads, mapped.direction), others)
+            cover = np.stack([guess > otsu(guess) for guess in _flat(guessed)]).astype(np.float32)
+        measured = off_object(*off_shares(_flat(scores), cover, _flat(outliers)), [image.cluster for image in images])
+        if measured is None or measured.n < MIN_IMAGES:
             return not_measured("too few of the images show both an object and something else")
-        return _item(found, along, self._masks if exact else None)
+        return _item(measured, mapped, self._masks if exact else None)
 
-    def _others(self, finding: Finding, along: Along) -> tuple[list[str], Float32s]:
+    def _others(self, finding: Finding, mapped: MapDirection) -> tuple[list[str], Float32s]:
         """Heads and direction (1, D) whose map says where the model sees the class, above Otsu's threshold.
 
         The class's text less the mean of the pool's, through all stored heads but the cue's, and without the cue's
-        direction: a cue must not say itself where the object is.
+        direction: a cue must not decide itself where the object is.
         """
         run, texts, settings = self._heat.run, self._heat.texts, self._result.settings
         pool = pool_for(str(run.manifest.model["name"]))
@@ -147,8 +151,8 @@ class OffObjects:
             pool = load_pool(settings.pool)
         named = texts.classes([finding.class_name], load_templates(settings.templates))
         direction = named - texts.vectors(pool.texts).mean(axis=0)
-        cue = along.direction / np.linalg.norm(along.direction)
-        heads = [head for head in run.head_labels if head not in along.heads]
+        cue = mapped.direction / np.linalg.norm(mapped.direction)
+        heads = [head for head in run.head_labels if head not in mapped.heads]
         if not heads:
             raise UsageError(
                 "the shards hold no masks, and all stored heads carry the cue, so that none can guess the object"
@@ -161,14 +165,16 @@ def _flat(maps: Array) -> Array:
     return maps.reshape(len(maps), -1)
 
 
-def _item(found: OffObject, along: Along, masks: str | None) -> Evidence:
-    share, low, high, area = (round(100 * value) for value in (found.share, found.low, found.high, found.area))
+def _item(measured: OffObject, mapped: MapDirection, masks: str | None) -> Evidence:
+    share, low, high, area = (
+        round(100 * value) for value in (measured.share, measured.low, measured.high, measured.area)
+    )
     source = "the masks in the shards say" if masks else "the model's other heads guess"
     return Evidence(
         name=NAME,
-        supports=found.supports,
-        value=round(found.share, 4),
-        sentence=f"Of what the cue's heads see of {along.text!r}, {share} % (95 % interval {low} to {high} %) lies off"
-        f" the object; spread evenly it would be {area} % ({found.n} images of the class with the cue; {source} where"
-        " the object is).",
+        supports=measured.supports,
+        value=round(measured.share, 4),
+        sentence=f"Of what the cue's heads see of {mapped.text!r}, {share} % (95 % interval {low} to {high} %) lies off"
+        f" the object; spread evenly it would be {area} % ({measured.n} images of the class with the cue; {source}"
+        " where the object is).",
     )

@@ -20,14 +20,17 @@ from clipaudit.run.row import Row
 from clipaudit.run.thumbnails import NoPicture, Thumbnails
 
 STRIP: Final = 8
-"""Most pictures in a row."""
+"""Pictures in a row, at most."""
 CARDS: Final = 10
 """Findings that get a card."""
 _DUPLICATES: Final = 3
+"""Clusters of near duplicates that are shown."""
 _PLAIN_BUDGET: Final = 1_200_000
+"""Characters of the data URLs without heat maps."""
 _BUDGET: Final = 2_000_000
-"""Characters of all data URLs together, and of those without heat maps; the page stays below 3 MB."""
+"""Characters of all data URLs together; the page stays below 3 MB."""
 _QUALITY: Final = 75
+"""Of WebP, 0..100."""
 _THREADS: Final = 8
 
 SampleKey: TypeAlias = tuple[str, int]
@@ -46,15 +49,15 @@ class InlinePicture:
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """What can be shown of the samples; anything may be missing."""
+    """The pictures of samples that could be read and fit into the page."""
 
     plain: Mapping[SampleKey, InlinePicture] = field(default_factory=dict)
     heat: Mapping[tuple[str, SampleKey], InlinePicture] = field(default_factory=dict)
-    """By finding id and sample: the picture with the places that speak for the cue."""
+    """By finding id and sample: the picture with the cue's heat map over it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class CaptionedPicture:
     """One picture of a strip with its caption."""
 
     picture: str | None
@@ -66,7 +69,7 @@ class Shown:
     """Class and value."""
     key: str
     answer: str | None
-    """What CLIP says; None where it was not asked."""
+    """CLIP's answer; None where there is none."""
     correct: bool
 
 
@@ -75,7 +78,7 @@ class PictureStrip:
     """A row of pictures."""
 
     title: str
-    pictures: tuple[Shown, ...]
+    pictures: tuple[CaptionedPicture, ...]
 
 
 def read_pictures(result: AuditResult, runs: Sequence[Run], side: int = 112) -> Pictures:
@@ -93,26 +96,26 @@ def read_pictures(result: AuditResult, runs: Sequence[Run], side: int = 112) -> 
             return None
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        made = zip(samples, pool.map(make, samples.values()), strict=True)
-        return Pictures(plain=within_budget((name, data) for name, data in made if data is not None))
+        thumbnails = zip(samples, pool.map(make, samples.values()), strict=True)
+        return Pictures(plain=within_budget((name, data) for name, data in thumbnails if data is not None))
 
 
 def within_budget(
     images: Iterable[tuple[SampleKey, bytes]], budget: int = _PLAIN_BUDGET
 ) -> dict[SampleKey, InlinePicture]:
-    """Image files as data URLs, in order, as many as fit."""
-    found: dict[SampleKey, InlinePicture] = {}
+    """Image files as data URLs, in order, until `budget` characters are used."""
+    pictures: dict[SampleKey, InlinePicture] = {}
     for name, data in images:
         picture = as_picture(data)
         budget -= len(picture.url)
         if budget < 0:
             break
-        found[name] = picture
-    return found
+        pictures[name] = picture
+    return pictures
 
 
 def compact(data: bytes) -> bytes:
-    """A picture of ours as WebP, about half of what a JPEG needs."""
+    """A picture that we made ourselves as WebP, about half the size of a JPEG."""
     with Image.open(io.BytesIO(data)) as image:
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=_QUALITY, method=4)
@@ -137,13 +140,13 @@ def strips(finding: Finding, pictures: Pictures) -> tuple[PictureStrip, ...]:
 
 def _rows(finding: Finding) -> tuple[tuple[str, tuple[SampleRef, ...]], ...]:
     """Titles and samples of a card's rows."""
-    name, cue, shown = finding.class_name, cue_word(finding), finding.gallery
-    aligned = shown.aligned[:STRIP]
-    same = tuple(sample for sample in shown.conflicting if sample.class_name == name)[:STRIP]
-    others = tuple(sample for sample in shown.conflicting if sample.class_name != name)[:STRIP]
+    name, cue, gallery = finding.class_name, cue_word(finding), finding.gallery
+    aligned = gallery.aligned[:STRIP]
+    same = tuple(sample for sample in gallery.conflicting if sample.class_name == name)[:STRIP]
+    others = tuple(sample for sample in gallery.conflicting if sample.class_name != name)[:STRIP]
     above = {identity(sample) for sample in (*aligned, *same)}
-    least = tuple(sample for sample in shown.least_spurious if identity(sample) not in above)
-    rest = ", after those above" if len(least) < len(shown.least_spurious) else ""
+    least = tuple(sample for sample in gallery.least_spurious if identity(sample) not in above)
+    note = ", after those above" if len(least) < len(gallery.least_spurious) else ""
     proven = finding.verdict in (Verdict.CONFIRMED, Verdict.MODEL_ONLY)
     fails, misleads = (
         ("the shortcut fails", "the shortcut misleads")
@@ -154,13 +157,15 @@ def _rows(finding: Finding) -> tuple[tuple[str, tuple[SampleRef, ...]], ...]:
         (f"“{name}” with the cue “{cue}”", aligned),
         (f"“{name}” without it: where {fails}", same),
         (f"Other classes with it: where {misleads}", others),
-        (f"“{name}” with the least of the cue{rest}", least[:STRIP]),
+        (f"“{name}” with the least of the cue{note}", least[:STRIP]),
     )
 
 
-def row(samples: Sequence[SampleRef], pictures: Pictures, finding: str | None, most: int = STRIP) -> tuple[Shown, ...]:
+def row(
+    samples: Sequence[SampleRef], pictures: Pictures, finding: str | None, most: int = STRIP
+) -> tuple[CaptionedPicture, ...]:
     """Samples with their pictures and captions."""
-    return tuple(_shown(sample, pictures, finding) for sample in samples[:most])
+    return tuple(_captioned(sample, pictures, finding) for sample in samples[:most])
 
 
 def duplicate_strips(result: AuditResult, pictures: Pictures) -> tuple[PictureStrip, ...]:
@@ -176,22 +181,22 @@ def duplicate_strips(result: AuditResult, pictures: Pictures) -> tuple[PictureSt
 def add_heat(
     result: AuditResult, pictures: Pictures, draw: Callable[[Finding, Sequence[SampleRef]], Mapping[SampleKey, bytes]]
 ) -> Pictures:
-    """The same pictures with heat maps of the first findings' cues, as `draw` makes them and the budget allows."""
-    left = _BUDGET - sum(len(picture.url) for picture in pictures.plain.values())
-    found: dict[tuple[str, SampleKey], InlinePicture] = {}
+    """The pictures with heat maps of the first findings' cues, drawn by `draw`, until the page's budget is used."""
+    budget = _BUDGET - sum(len(picture.url) for picture in pictures.plain.values())
+    heat: dict[tuple[str, SampleKey], InlinePicture] = {}
     for finding in result.findings[:CARDS]:
         samples = {identity(s): s for s in _of_finding(finding) if identity(s) in pictures.plain}
         for name, data in draw(finding, list(samples.values())).items():
             picture = as_picture(data)
-            left -= len(picture.url)
-            if left < 0:
-                return Pictures(plain=pictures.plain, heat=found)
-            found[finding.id, name] = picture
-    return Pictures(plain=pictures.plain, heat=found)
+            budget -= len(picture.url)
+            if budget < 0:
+                return Pictures(plain=pictures.plain, heat=heat)
+            heat[finding.id, name] = picture
+    return Pictures(plain=pictures.plain, heat=heat)
 
 
 def identity(sample: SampleRef) -> SampleKey:
-    """What pictures are kept by."""
+    """The key of a sample's pictures."""
     return sample.url, sample.index
 
 
@@ -206,11 +211,11 @@ def _of_finding(finding: Finding) -> Iterator[SampleRef]:
         yield from samples
 
 
-def _shown(sample: SampleRef, pictures: Pictures, finding: str | None) -> Shown:
+def _captioned(sample: SampleRef, pictures: Pictures, finding: str | None) -> CaptionedPicture:
     picture = pictures.plain.get(identity(sample))
     heat = None if finding is None else pictures.heat.get((finding, identity(sample)))
     what = ", ".join(part for part in (sample.class_name, sample.value) if part) or "no label"
-    return Shown(
+    return CaptionedPicture(
         picture=None if picture is None else picture.url,
         heat=None if heat is None else heat.url,
         width=1 if picture is None else picture.width,

@@ -13,19 +13,19 @@ from typing import Final, TypeAlias
 
 from markupsafe import Markup
 
-from clipaudit.cues.report.svg import Scale, drawing, join, line, polygon, polyline, tag, text, tick_text, ticks
 from clipaudit.cues.report.words import SHORT, p_value, slug
 from clipaudit.cues.result.finding_parts import Estimate, Verdict
+from clipaudit.pages.svg import Scale, drawing, join, line, polygon, polyline, tag, text, tick_text, ticks
 
 Place: TypeAlias = tuple[float, float]
 
 WIDTH: Final = 340
 _LEFT, _RIGHT, _TOP = 44, 8, 14
 _RADIUS: Final = 9.0
-_REACH: Final = 64
-"""Half marks that a mark may be moved by."""
+_MAX_MOVES: Final = 64
+"""Steps of half a mark by which a mark may be moved."""
 _IMMUNE_POINTS: Final = 1.0
-"""Effects within so many points count as none (STATISTICS 3)."""
+"""Effects within so many points count as none (docs/method.md 8)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +85,10 @@ def _placed(mark: Mark, x: Scale, y: Scale, strip: float, taken: list[Place]) ->
     place = (x(abs(mark.strength.value or 0.0)), strip if effect is None else y(100 * effect))
     if mark.number is None:
         return tag("circle", tag("title", mark.name), cx=place[0], cy=place[1], r=2.5, class_="tested"), Markup()
-    shown = _free(place, taken, x, None if effect is None else y)
-    taken.append(shown)
-    leader = line(*place, *shown, "leader") if shown != place else Markup()
-    return join([_whiskers(mark, x, y, place), leader]), _marker(mark, shown)
+    position = _free(place, taken, x, None if effect is None else y)
+    taken.append(position)
+    leader = line(*place, *position, "leader") if position != place else Markup()
+    return join([_whiskers(mark, x, y, place), leader]), _marker(mark, position)
 
 
 def _fields(x: Scale, y: Scale, delta: float) -> Markup:
@@ -140,15 +140,15 @@ def _free(place: Place, taken: Sequence[Place], x: Scale, rows: Scale | None) ->
     `rows` is the vertical extent; None for the strip, in which marks stay on one line.
     """
     step = _RADIUS / 2
-    reach = range(-_REACH, _REACH + 1)
+    reach = range(-_MAX_MOVES, _MAX_MOVES + 1)
     shifts = sorted(((step * dx, step * dy) for dx in reach for dy in (reach if rows else (0,))), key=_by_distance)
     for dx, dy in shifts:
-        tried = (place[0] + dx, place[1] + dy)
-        inside = x.start + _RADIUS <= tried[0] <= x.end - _RADIUS and (
-            rows is None or rows.end + _RADIUS <= tried[1] <= rows.start - _RADIUS
+        candidate = (place[0] + dx, place[1] + dy)
+        inside = x.start + _RADIUS <= candidate[0] <= x.end - _RADIUS and (
+            rows is None or rows.end + _RADIUS <= candidate[1] <= rows.start - _RADIUS
         )
-        if inside and all(math.dist(tried, other) > 2.2 * _RADIUS for other in taken):
-            return tried
+        if inside and all(math.dist(candidate, other) > 2.2 * _RADIUS for other in taken):
+            return candidate
     return place
 
 
@@ -276,13 +276,13 @@ def interval_row(
     parts = [line_percent(scale(tick), 0, scale(tick), height, "gridline") for tick in ticks(low, high, 2)]
     if mark is not None:
         parts.append(line_percent(scale(mark), 0, scale(mark), height, "mark"))
-    for number, (kind, found) in enumerate(items):
-        if found is None or found.value is None:
+    for number, (kind, estimate) in enumerate(items):
+        if estimate is None or estimate.value is None:
             continue
         y = 11 + 10 * number
-        if found.low is not None and found.high is not None:
-            parts.append(line_percent(scale(found.low), y, scale(found.high), y, f"span {kind}"))
-        at = f"{scale(found.value):.2f}%"
+        if estimate.low is not None and estimate.high is not None:
+            parts.append(line_percent(scale(estimate.low), y, scale(estimate.high), y, f"span {kind}"))
+        at = f"{scale(estimate.value):.2f}%"
         if kind == "after":
             parts.append(tag("rect", x=at, y=y - 4, width=8, height=8, transform="translate(-4 0)", class_="after"))
         else:
@@ -331,9 +331,9 @@ def _share(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-def _centre(found: Estimate | None) -> float | None:
-    return None if found is None else found.value
+def _centre(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else estimate.value
 
 
-def _values(found: Estimate) -> list[float]:
-    return [value for value in (found.value, found.low, found.high) if value is not None]
+def _values(estimate: Estimate) -> list[float]:
+    return [value for value in (estimate.value, estimate.low, estimate.high) if value is not None]

@@ -24,8 +24,8 @@ MASKS: Final = "seg.png"
 """Extension of masks beside images."""
 
 
-def _unheard(note: str) -> None:
-    """Nothing."""
+def _silent(note: str) -> None:
+    """Report nothing."""
 
 
 def save_report(
@@ -39,24 +39,29 @@ def save_report(
     fail_on: Sequence[str] = ("confirmed",),
     require_evidence: bool = False,
     waivers: str | Path | None = None,
-    note: Callable[[str], None] = _unheard,
+    note: Callable[[str], None] = _silent,
 ) -> Report:
-    """Write the page, report.json and the files to act with into the directory `out`; returns what they say.
+    """Write the page, report.json and the files to act with into the directory `out`; return what is in report.json.
 
-    pictures, heat: show samples, and where the cues sit in them; both read the shards of the runs that were audited,
-    and heat maps run their model on `device`. masks: extension of the members that say where the object is, to measure
-    how much of a cue lies off it; without them the model guesses. fail_on: `confirmed`, `model-only`, `data-only`,
+    pictures, heat: show samples, and heat maps of the cues over them; both read the shards of the runs that were
+    audited, and heat maps run their model on `device`. masks: extension of the members that mark the object, to measure
+    how much of a cue lies off it; without masks the model guesses. fail_on: `confirmed`, `model-only`, `data-only`,
     `candidate`, or `never`; with `require_evidence` and the file of `waivers` it decides `Report.gate`. note: told what
     could not be shown.
 
     Raises UsageError when `out` holds something else, or an option or the waiver file is wrong.
+
+    >>> result = audit_cues("demo-out/birds-run", AuditOptions(permutations=0, random_sets=200))
+    >>> report = save_report(result, "report", heat=False)
+    >>> report.gate.outcome in ("passed", "failed", "inconclusive", "invalid")
+    True
     """
     config = ReportConfig(
         out=str(out), fail_on=parse_fail_on(fail_on), require_evidence=require_evidence, waivers=load_waivers(waivers)
     )
     runs = [Run(url) for url in (result.run, result.test_run) if url is not None]
-    found, shown = illustrated(result, runs, heat, device, note, pictures=pictures, masks=masks)
-    return write_report(found, config, shown)
+    illustrated_result, shown_pictures = illustrated(result, runs, heat, device, note, pictures=pictures, masks=masks)
+    return write_report(illustrated_result, config, shown_pictures)
 
 
 def illustrated(
@@ -64,32 +69,32 @@ def illustrated(
     runs: Sequence[Run],
     heat: bool,
     device: str,
-    note: Callable[[str], None] = _unheard,
+    note: Callable[[str], None] = _silent,
     *,
     pictures: bool = True,
     masks: str | None = MASKS,
 ) -> tuple[AuditResult, Pictures | None]:
-    """The audit with what its pictures say, and the pictures: thumbnails and, if wanted and possible, heat maps of the
-    samples that the page shows; `runs` are the audited one and, if there is one, the other that was scored.
+    """The audit with the evidence that its images give, and the pictures of the samples that the page shows.
 
-    What pictures say is each finding's evidence `off the object`, or why it was not measured.
+    runs: the audited one and, if there is one, the other that was scored. heat: with heat maps, where the model can be
+    loaded on `device`. The evidence is each finding's item `off the object`, or why it was not measured.
     """
-    shown = read_pictures(result, runs) if pictures else None
+    page_pictures = read_pictures(result, runs) if pictures else None
     if not result.findings:
-        return result, shown
+        return result, page_pictures
     reason = "the report was made without heat maps"
-    if heat and shown is not None:
-        maps, reason = _maps(runs[0], shown, device, note)
+    if heat and page_pictures is not None:
+        maps, reason = _maps(runs[0], page_pictures, device, note)
         if maps is not None:
             from clipaudit.cues.report.off_object_shares import OffObjects  # loads torch
 
-            return with_off_object(result, OffObjects(result, maps, masks)), add_heat(result, shown, maps)
-    return with_off_object(result, lambda _: not_measured(reason)), shown
+            return with_off_object(result, OffObjects(result, maps, masks)), add_heat(result, page_pictures, maps)
+    return with_off_object(result, lambda _: not_measured(reason)), page_pictures
 
 
-def _maps(run: Run, shown: Pictures, device: str, note: Callable[[str], None]) -> tuple[HeatMaps | None, str]:
-    """What draws heat maps, or None and why there are none, which `note` is told when the model is at fault."""
-    if not shown.plain:
+def _maps(run: Run, pictures: Pictures, device: str, note: Callable[[str], None]) -> tuple[HeatMaps | None, str]:
+    """What draws heat maps, or None and the reason; `note` is told it when the model cannot be loaded."""
+    if not pictures.plain:
         return None, "no image of the findings can be read from the shards"
     from clipaudit.cues.report.heat import HeatMaps  # loads torch
 

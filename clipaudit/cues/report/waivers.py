@@ -1,4 +1,4 @@
-"""Waivers: findings that somebody answers for until a date, read from a TOML, YAML or JSON file."""
+"""Waivers: findings that do not fail the gate until a date, each with an owner, from a TOML, YAML or JSON file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from clipaudit.cues.result.result import AuditResult
 from clipaudit.errors import UsageError
 
 _EXAMPLE: Final = "waivers: [{finding: 3f2a…, owner: …, reason: …, expires: 2027-03-31}]"
-_SHOWN: Final = 5
+_LISTED: Final = 5
+"""Findings that a message names."""
 
 
 class Waiver(BaseModel):
@@ -32,7 +33,7 @@ class Waiver(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Applied(Documented):
-    """A waiver and what became of it."""
+    """A waiver and its effect on an audit."""
 
     finding: str
     """Finding id."""
@@ -49,16 +50,16 @@ def load_waivers(path: str | Path | None) -> tuple[Waiver, ...]:
     if path is None:
         return ()
     file = Path(path)
-    found = _parsed(file)
-    entries = found.get("waivers") if isinstance(found, dict) else found
+    content = _parsed(file)
+    entries = content.get("waivers") if isinstance(content, dict) else content
     if not isinstance(entries, list):
         raise UsageError(f"--waivers {file} must hold a list of waivers: {_EXAMPLE}")
     try:
         waivers = TypeAdapter(tuple[Waiver, ...]).validate_python(entries)
     except ValidationError as error:
         first = error.errors()[0]
-        number, *rest = first["loc"] or (0,)
-        field = ".".join(map(str, rest)) or "entry"
+        number, *path_ = first["loc"] or (0,)
+        field = ".".join(map(str, path_)) or "entry"
         raise UsageError(
             f"--waivers {file}: waiver {int(number) + 1}, {field}: {first['msg'].lower()}; each needs finding, owner,"
             " reason and expires (YYYY-MM-DD)"
@@ -71,28 +72,36 @@ def load_waivers(path: str | Path | None) -> tuple[Waiver, ...]:
 
 
 def apply_waivers(waivers: tuple[Waiver, ...], result: AuditResult, today: date) -> tuple[Applied, ...]:
-    """What each waiver does to this audit on this day."""
-    known = {finding.id for finding in result.findings}
+    """The effect of each waiver on this audit on the day `today`."""
+    finding_ids = {finding.id for finding in result.findings}
     return tuple(
         Applied(
             finding=waiver.finding,
             owner=waiver.owner,
             reason=waiver.reason,
             expires=waiver.expires,
-            status="unknown" if waiver.finding not in known else "expired" if waiver.expires < today else "active",
+            status="unknown"
+            if waiver.finding not in finding_ids
+            else "expired"
+            if waiver.expires < today
+            else "active",
         )
         for waiver in waivers
     )
 
 
 def unknown_waiver(applied: tuple[Applied, ...], result: AuditResult) -> str | None:
-    """One sentence about a waiver of a finding that is not there; None when there is none."""
+    """One sentence about a waiver whose finding the audit does not have; None when there is none."""
     unknown = [waiver.finding for waiver in applied if waiver.status == "unknown"]
     if not unknown:
         return None
-    known = [finding.id for finding in result.findings]
-    there = ", ".join(known[:_SHOWN]) + (", ..." if len(known) > _SHOWN else "") if known else "none"
-    return f"--waivers: this audit has no finding {unknown[0]!r} (its findings: {there}); remove or correct that waiver"
+    finding_ids = [finding.id for finding in result.findings]
+    listing = (
+        ", ".join(finding_ids[:_LISTED]) + (", ..." if len(finding_ids) > _LISTED else "") if finding_ids else "none"
+    )
+    return (
+        f"--waivers: this audit has no finding {unknown[0]!r} (its findings: {listing}); remove or correct that waiver"
+    )
 
 
 def _parsed(file: Path) -> Any:  # noqa: ANN401 - whatever the file holds

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from clipaudit.cues.result.finding_parts import Arm, ClassesFrom, Estimate, Verdict
+from clipaudit.cues.result.finding_parts import ClassesFrom, Estimate, Verdict
+from clipaudit.cues.result.reliance import Arm
 from clipaudit.cues.result.result import AuditResult, Finding
 
 NONE: Final = "–"
@@ -132,30 +133,30 @@ def p_value(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def limits(found: Estimate | None, kind: str = "decimal") -> str:
+def limits(estimate: Estimate | None, kind: str = "decimal") -> str:
     """An interval as `[0.41, 0.62]`; `kind` is decimal, share or points. Empty when there is none."""
-    if found is None or found.low is None or found.high is None:
+    if estimate is None or estimate.low is None or estimate.high is None:
         return ""
     if kind == "decimal":
-        return f"[{decimal(found.low)}, {decimal(found.high)}]"
+        return f"[{decimal(estimate.low)}, {decimal(estimate.high)}]"
     if kind == "share":
-        return f"[{100 * found.low:.1f}, {100 * found.high:.1f}]"
-    return f"[{points(found.low)}, {points(found.high)}]"
+        return f"[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+    return f"[{points(estimate.low)}, {points(estimate.high)}]"
 
 
-def with_limits(found: Estimate | None, kind: str = "decimal") -> str:
+def with_limits(estimate: Estimate | None, kind: str = "decimal") -> str:
     """An estimate with its interval."""
-    if found is None or found.value is None:
+    if estimate is None or estimate.value is None:
         return NONE
-    value = {"decimal": decimal, "share": share, "points": points}[kind](found.value)
-    return f"{value} {limits(found, kind)}".strip()
+    value = {"decimal": decimal, "share": share, "points": points}[kind](estimate.value)
+    return f"{value} {limits(estimate, kind)}".strip()
 
 
 # -- findings ----------------------------------------------------------------------------------------------------------
 
 
 def whole_heads(finding: Finding) -> Arm | None:
-    """What came of taking the cue's heads out; None where nothing was."""
+    """The arm that takes whole heads out; None where nothing was taken out."""
     arms = () if finding.counterfactual is None else finding.counterfactual.arms
     return arms[0] if arms else None
 
@@ -174,7 +175,7 @@ def guessed(finding: Finding) -> bool:
 def numbers(finding: Finding) -> tuple[Number, ...]:
     """The finding's tie, reliance and control, each with its interval and n."""
     d, effect, arm = finding.association.d, reliance(finding), whole_heads(finding)
-    found = [
+    items = [
         Number(
             value=decimal(d.value),
             limits=limits(d),
@@ -187,11 +188,11 @@ def numbers(finding: Finding) -> tuple[Number, ...]:
             f"points: change in right answers where class and cue disagree, once the cue is out;"
             f" {counted(effect.n, 'image')}{how}"
         )
-        found.append(Number(value=points(effect.value), limits=limits(effect, "points"), about=about))
+        items.append(Number(value=points(effect.value), limits=limits(effect, "points"), about=about))
     if arm is not None and arm.control is not None:
         about = f"p: how often random parts of CLIP help as much; {counted(arm.control.sets, 'set')} tried"
-        found.append(Number(value=p_value(arm.control.p), limits="", about=about))
-    return tuple(found)
+        items.append(Number(value=p_value(arm.control.p), limits="", about=about))
+    return tuple(items)
 
 
 def column_word(column: str) -> str:
@@ -227,7 +228,7 @@ def shortened(result: AuditResult) -> Callable[[str], str]:
 
 
 def headline(result: AuditResult) -> str:
-    """What is wrong, short enough for a title."""
+    """The result in a few words, short enough for a title."""
     if not result.trust.valid:
         return "This audit is not valid: a control failed"
     if not result.findings:
@@ -264,7 +265,7 @@ def _title(first: Finding, classes_from: ClassesFrom) -> str:
 
 
 def nothing(result: AuditResult) -> str:
-    """Why there is no finding."""
+    """Why there is no finding, in a few words."""
     classes_from = result.settings.classes_from
     if result.trust.near_chance:
         no_use = "are no better than guessing" if classes_from == "label" else "match captions no more than by chance"
@@ -301,7 +302,7 @@ def classes_in_words(result: AuditResult) -> str:
 
 
 def anything_tested(result: AuditResult) -> bool:
-    """Whether there was a class to test."""
+    """Whether any class had enough images to be tested."""
     return any(facts.tested for facts in result.classes)
 
 
@@ -309,6 +310,6 @@ def _signed(value: float, digits: int) -> str:
     return _minus(f"{value:+.{digits}f}")
 
 
-def _minus(shown: str) -> str:
+def _minus(digits: str) -> str:
     """With a true minus sign, and none before a zero."""
-    return shown.replace("-", "−") if any(digit in shown for digit in "123456789") else shown.lstrip("-+")
+    return digits.replace("-", "−") if any(digit in digits for digit in "123456789") else digits.lstrip("-+")

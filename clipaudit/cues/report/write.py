@@ -1,4 +1,4 @@
-"""A report's directory: everything written aside and put in place at once, for a gate to end a command with."""
+"""A report's directory: all files are written into a temporary directory, which is then renamed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from clipaudit.storage.local import TEMPORARY
 
 PAGE: Final = "index.html"
 JSON: Final = "report.json"
-"""Written last: where it is, the report is whole."""
+"""Written last: a directory that has it is a complete report."""
 _MACHINES: Final = (
     File(name=JSON, about="Everything on this page and more, for programs.", rows=None),
     File(name="report.schema.json", about="The JSON Schema of report.json.", rows=None),
@@ -62,16 +62,16 @@ def check_out(out: str) -> None:
         target = Path(storage.full())
         if target.exists() and not target.is_dir():
             raise UsageError(f"--out {out} is a file: give a directory")
-    found = storage.names("")
-    if found and JSON not in found:
+    names = storage.names("")
+    if names and JSON not in names:
         raise UsageError(f"--out {out} is not empty and holds no report: give another directory")
 
 
 def write_report(result: AuditResult, config: ReportConfig, pictures: Pictures | None = None) -> Report:
-    """Write the page, JSON, schema, JUnit, Markdown and exports into `config.out`, all at once; returns what they say.
+    """Write the page, JSON, schema, JUnit, Markdown and exports into `config.out`, all at once; return report.json.
 
-    `pictures` are those of `gallery.read_pictures`. UsageError when `out` holds something else or cannot be written,
-    StorageFull when there is no space left.
+    pictures: from `read_pictures`. Raises UsageError when `out` holds something else or cannot be written, StorageFull
+    when there is no space left.
     """
     check_out(config.out)
     waivers = apply_waivers(config.waivers, result, config.today or datetime.now(UTC).date())
@@ -97,7 +97,7 @@ def _json(value: object) -> bytes:
 
 @contextlib.contextmanager
 def _directory(out: str) -> Iterator[Path]:
-    """A local directory to write into, which becomes `out` when the block ends well."""
+    """A local directory to write into, which becomes `out` when the block ends without an exception."""
     storage = Storage(out)
     if not storage.local:
         with tempfile.TemporaryDirectory(prefix="clipaudit-report-") as folder:
@@ -121,7 +121,7 @@ def _directory(out: str) -> Iterator[Path]:
 
 
 def _upload(folder: Path, storage: Storage) -> None:
-    """Object stores cannot rename: what is no longer made goes first, and report.json comes last."""
+    """Object stores cannot rename: report.json is removed first and written last; files of before are removed."""
     storage.make_directories([""])
     storage.remove(JSON)
     names = sorted((path.name for path in folder.iterdir()), key=lambda name: name == JSON)

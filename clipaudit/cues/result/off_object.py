@@ -26,5 +26,5 @@ def with_off_object(result: AuditResult, measure: Callable[[Finding], Evidence])
 def _measured(finding: Finding, measure: Callable[[Finding], Evidence]) -> Finding:
     if not any(item.name == NAME for item in finding.evidence):
         return finding
-    said = measure(finding)
-    return replace(finding, evidence=tuple(said if item.name == NAME else item for item in finding.evidence))
+    evidence = measure(finding)
+    return replace(finding, evidence=tuple(evidence if item.name == NAME else item for item in finding.evidence))

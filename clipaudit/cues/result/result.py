@@ -20,14 +20,12 @@ from pydantic.json_schema import SkipJsonSchema
 from clipaudit.cues.result.finding_parts import (
     Association,
     CellTable,
-    Counterfactual,
     Cue,
     Distributions,
     Documented,
     Estimate,
     Evidence,
     Gallery,
-    Groups,
     Need,
     Predictability,
     Stability,
@@ -45,6 +43,7 @@ from clipaudit.cues.result.panels import (
     Shift,
     Trust,
 )
+from clipaudit.cues.result.reliance import Counterfactual, Groups
 from clipaudit.errors import UsageError
 
 SCHEMA_VERSION: Final = 1
@@ -85,7 +84,12 @@ class Finding(Documented):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class AuditResult(Documented):
-    """Everything that a spurious-cue audit found."""
+    """Everything that a spurious-cue audit found; a table of the findings in a notebook.
+
+    >>> result = audit_cues("demo-out/birds-run", AuditOptions(permutations=0, random_sets=200))
+    >>> result.to_json()["verdict"] == result.verdict
+    True
+    """
 
     schema_version: int
     run: str
@@ -127,15 +131,15 @@ class AuditResult(Documented):
 
     def finding(self, finding_id: str) -> Finding:
         """The finding with this id; KeyError when there is none."""
-        for found in self.findings:
-            if found.id == finding_id:
-                return found
+        for finding in self.findings:
+            if finding.id == finding_id:
+                return finding
         raise KeyError(finding_id)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; null where there is no finite number."""
-        found: dict[str, Any] = json.loads(_adapter().dump_json(self))  # pydantic writes null for NaN and infinity
-        return found
+        document: dict[str, Any] = json.loads(_adapter().dump_json(self))  # pydantic writes null for NaN and infinity
+        return document
 
     def table(self, name: str = "findings") -> pa.Table:
         """A tidy table: `findings`, `associations`, `group_accuracy`, `arms`, `shift`, `classes`, or one of `rows`."""
@@ -163,15 +167,15 @@ def _adapter() -> TypeAdapter[AuditResult]:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of `to_json()`."""
-    found = _adapter().json_schema(mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_URL, **found}
+    schema = _adapter().json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_URL, **schema}
 
 
 def _tidy(result: AuditResult, name: str) -> pa.Table:
     """One of the tables of `_TABLES` by its name; UsageError for another."""
     if name not in _TABLES:
-        known = ", ".join([*_TABLES, *result.rows])
-        raise UsageError(f"there is no table {name!r}: there are {known}")
+        names = ", ".join([*_TABLES, *result.rows])
+        raise UsageError(f"there is no table {name!r}: there are {names}")
     rows = _TABLES[name](result)
     return pa.Table.from_pylist(rows) if rows else pa.table({})
 
@@ -179,24 +183,24 @@ def _tidy(result: AuditResult, name: str) -> pa.Table:
 def _findings(result: AuditResult) -> list[dict[str, Any]]:
     return [
         {
-            "rank": found.rank,
-            "finding": found.id,
-            "verdict": str(found.verdict),
-            "class": found.class_name,
-            "cue": found.cue.name,
-            "heads": list(found.cue.heads),
-            **_estimate("d", found.association.d),
-            "q": found.association.q,
-            "p_family": found.association.p_family,
-            **_effects(found.counterfactual),
-            "images_needed": max((need.images or 0 for need in found.needs), default=0) or None,
+            "rank": finding.rank,
+            "finding": finding.id,
+            "verdict": str(finding.verdict),
+            "class": finding.class_name,
+            "cue": finding.cue.name,
+            "heads": list(finding.cue.heads),
+            **_estimate("d", finding.association.d),
+            "q": finding.association.q,
+            "p_family": finding.association.p_family,
+            **_effects(finding.counterfactual),
+            "images_needed": max((need.images or 0 for need in finding.needs), default=0) or None,
         }
-        for found in result.findings
+        for finding in result.findings
     ]
 
 
-def _effects(found: Counterfactual | None) -> dict[str, float | None]:
-    arm = None if found is None else found.arms[0]
+def _effects(counterfactual: Counterfactual | None) -> dict[str, float | None]:
+    arm = None if counterfactual is None else counterfactual.arms[0]
     return {
         **_estimate("conflict", None if arm is None else arm.delta_conflict),
         **_estimate("group_mean", None if arm is None else arm.delta_group_mean),
@@ -220,7 +224,7 @@ def _associations(result: AuditResult) -> list[dict[str, Any]]:
 
 def _groups(result: AuditResult) -> list[dict[str, Any]]:
     sets: list[tuple[str | None, Groups]] = [(None, groups) for groups in result.groups]
-    sets += [(found.id, found.counterfactual.before) for found in result.findings if found.counterfactual]
+    sets += [(finding.id, finding.counterfactual.before) for finding in result.findings if finding.counterfactual]
     return [
         {
             "finding": finding,
@@ -241,7 +245,7 @@ def _groups(result: AuditResult) -> list[dict[str, Any]]:
 def _arms(result: AuditResult) -> list[dict[str, Any]]:
     return [
         {
-            "finding": found.id,
+            "finding": finding.id,
             "arm": arm.name,
             "heads": list(arm.heads),
             **_estimate("conflict", arm.delta_conflict),
@@ -249,9 +253,9 @@ def _arms(result: AuditResult) -> list[dict[str, Any]]:
             **_estimate("worst", arm.delta_worst),
             **_estimate("plain", arm.delta_plain),
         }
-        for found in result.findings
-        if found.counterfactual
-        for arm in found.counterfactual.arms
+        for finding in result.findings
+        if finding.counterfactual
+        for arm in finding.counterfactual.arms
     ]
 
 
@@ -273,34 +277,34 @@ def _shift(result: AuditResult) -> list[dict[str, Any]]:
 def _classes(result: AuditResult) -> list[dict[str, Any]]:
     return [
         {
-            "class": found.class_name,
-            "label": str(found.label),
-            "n": found.n,
-            "independent": found.independent,
-            "tested": found.tested,
-            **_estimate("accuracy", found.accuracy),
+            "class": entry.class_name,
+            "label": str(entry.label),
+            "n": entry.n,
+            "independent": entry.independent,
+            "tested": entry.tested,
+            **_estimate("accuracy", entry.accuracy),
         }
-        for found in result.classes
+        for entry in result.classes
     ]
 
 
 def _predictability(result: AuditResult) -> list[dict[str, Any]]:
     return [
         {
-            "head": found.head,
-            **_estimate("skill", found.skill),
-            **_estimate("class_free", found.skill_class_free),
-            "cue_share": found.cue_share,
+            "head": entry.head,
+            **_estimate("skill", entry.skill),
+            **_estimate("class_free", entry.skill_class_free),
+            "cue_share": entry.cue_share,
         }
-        for found in result.predictability
+        for entry in result.predictability
     ]
 
 
-def _estimate(name: str, found: Estimate | None) -> dict[str, float | None]:
+def _estimate(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     ends: Sequence[tuple[str, float | None]] = (
-        (name, found.value if found else None),
-        (f"{name}_low", found.low if found else None),
-        (f"{name}_high", found.high if found else None),
+        (name, estimate.value if estimate else None),
+        (f"{name}_low", estimate.low if estimate else None),
+        (f"{name}_high", estimate.high if estimate else None),
     )
     return dict(ends)
 

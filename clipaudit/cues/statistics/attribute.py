@@ -1,4 +1,4 @@
-"""One column's values as codes."""
+"""One column of a run as sorted values and a code for each image."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from clipaudit.arrays import Ints
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Attribute:
-    """One column's values."""
+    """A column that says something of each of n images, such as where it was taken."""
 
     column: str
+    """Full name, such as `attributes.place`."""
     values: tuple[str, ...]
-    """Sorted."""
+    """The V values that occur, sorted."""
     codes: Ints
-    """(n,) place in `values`, -1 where an image has none."""
+    """(n,) int64, place in `values`; -1 where an image has no value."""

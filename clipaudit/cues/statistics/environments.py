@@ -1,4 +1,4 @@
-"""Is an association the same everywhere: by environment with Cochran's Q and I^2 (S12), and between two sets (S11)."""
+"""Whether an association is the same everywhere: over environments (S12), and between two sets of rows (S11)."""
 
 from __future__ import annotations
 
@@ -17,80 +17,100 @@ from clipaudit.cues.statistics.strength import Z95, Design, Strengths, binned, s
 from clipaudit.statistics import benjamini_hochberg
 
 MAX_ENVIRONMENTS: Final = 12
-_WORDS: Final = 10
+"""Shards are put together into so many blocks when there are more."""
+_LISTED_HEADS: Final = 10
+"""Heads of a shift that are listed."""
 
 
 def environments_of(
     shard_id: npt.NDArray[np.int32], names: Sequence[str] | None, codes: Ints | None
 ) -> tuple[Ints, tuple[str, ...]]:
-    """(n,) environment of each image and their names: a column's values, or shards (in blocks when there are many)."""
+    """(n,) int64 environment of each image, and the environments' names.
+
+    A column's values, from its `names` and codes (n,), where both are given; else shards (in blocks when there are more
+    than 12).
+    """
     if names is not None and codes is not None:
         return codes, tuple(names)
-    shards, found = np.unique(shard_id, return_inverse=True)
+    shards, shard = np.unique(shard_id, return_inverse=True)
     if len(shards) <= MAX_ENVIRONMENTS:
-        return found.astype(np.int64), tuple(f"shard {shard}" for shard in shards.tolist())
+        return shard.astype(np.int64), tuple(f"shard {number}" for number in shards.tolist())
     blocks = np.array_split(np.arange(len(shards)), MAX_ENVIRONMENTS)
-    of = np.concatenate([np.full(len(block), number) for number, block in enumerate(blocks)])
+    block_of = np.concatenate([np.full(len(block), number) for number, block in enumerate(blocks)])
     titles = tuple(f"shards {shards[block[0]]} to {shards[block[-1]]}" for block in blocks)
-    return of[found].astype(np.int64), titles
+    return block_of[shard].astype(np.int64), titles
 
 
 def strength_of(scores: Floats, truth: Ints, k: int, classes: int, cluster: Ints | None = None) -> Estimate | None:
-    """D of class k along scores (n,), with its 95 % interval, over classes with enough images; None when k has not."""
+    """D of class k along scores (n,), with its 95 % interval (S1), over classes with at least 10 images.
+
+    truth: (n,) classes 0..classes-1, -1 for images that do not count; cluster: (n,) near-duplicate clusters. None when
+    class k or all others have fewer than 10 images.
+    """
     counts = np.bincount(truth[truth >= 0], minlength=classes)
     enough = counts >= MIN_INDEPENDENT
     if not enough[k] or int(enough.sum()) < 2:
         return None
-    kept = np.flatnonzero((truth >= 0) & enough[np.maximum(truth, 0)])
+    used = np.flatnonzero((truth >= 0) & enough[np.maximum(truth, 0)])
     renumber = np.cumsum(enough) - 1
-    groups = None if cluster is None else np.unique(cluster[kept], return_inverse=True)[1]
-    design = Design(renumber[truth[kept]], int(enough.sum()), groups)
-    return estimate(strengths(binned(scores[kept]), design), int(renumber[k]), len(kept))
+    groups = None if cluster is None else np.unique(cluster[used], return_inverse=True)[1]
+    design = Design(renumber[truth[used]], int(enough.sum()), groups)
+    return _estimate(strengths(binned(scores[used]), design), int(renumber[k]), len(used))
 
 
-def estimate(found: Strengths, k: int, n: int) -> Estimate:
-    """Class k's strength with its 95 % interval."""
-    d, half = float(found.d[k]), Z95 * float(found.error[k])
+def _estimate(tests: Strengths, k: int, n: int) -> Estimate:
+    d, half = float(tests.d[k]), Z95 * float(tests.error[k])
     return Estimate(value=d, low=max(-1.0, d - half), high=min(1.0, d + half), n=n)
 
 
 def stability(
     scores: Floats, truth: Ints, k: int, classes: int, environment: Ints, names: Sequence[str], by: str
 ) -> Stability | None:
-    """D of class k in each environment; None with fewer than two that have enough images."""
-    found = [
+    """D of class k in each environment and how much it varies (S12); None with fewer than two environments.
+
+    scores, truth, environment: (n,) scores, classes and environment codes; names: of the environments; by: what they
+    are, in words. An environment counts when class k and another class have at least 10 images in it.
+    """
+    by_name = [
         (name, strength_of(scores[environment == e], truth[environment == e], k, classes))
         for e, name in enumerate(names)
     ]
-    kept = [(name, one) for name, one in found if one is not None]
-    if len(kept) < 2:
+    measured = [(name, d) for name, d in by_name if d is not None]
+    if len(measured) < 2:
         return None
-    q, p, share = heterogeneity([one for _, one in kept])
+    q, p, share = heterogeneity([d for _, d in measured])
     return Stability(
         by=by,
-        environments=tuple(name for name, _ in kept),
-        d=tuple(one for _, one in kept),
+        environments=tuple(name for name, _ in measured),
+        d=tuple(d for _, d in measured),
         cochran_q=q,
         p=p,
         i_squared=share,
     )
 
 
-def heterogeneity(found: Sequence[Estimate]) -> tuple[float, float, float]:
-    """Cochran's Q of Fisher's z of the strengths, its p-value, and I^2 = max(0, 1 - (k - 1) / Q)."""
-    d = np.clip([one.value if one.value is not None else 0.0 for one in found], -0.995, 0.995)
-    half = np.array([((one.high or 0.0) - (one.low or 0.0)) / 2 for one in found])
+def heterogeneity(by_environment: Sequence[Estimate]) -> tuple[float, float, float]:
+    """Cochran's Q of Fisher's z of k strengths, its p-value, and I^2 = max(0, 1 - (k - 1) / Q), 0..1 (S12).
+
+    Cochran, Biometrics 1954; Higgins and Thompson, Statistics in Medicine 2002.
+    """
+    d = np.clip([estimate.value if estimate.value is not None else 0.0 for estimate in by_environment], -0.995, 0.995)
+    half = np.array([((estimate.high or 0.0) - (estimate.low or 0.0)) / 2 for estimate in by_environment])
     z = np.arctanh(d)
+    # delta method: d artanh(D) / dD = 1 / (1 - D^2)
     error = np.maximum(half / Z95, 1e-6) / (1 - d**2)
     weight = 1 / error**2
     mean = float((weight * z).sum() / weight.sum())
     q = float((weight * (z - mean) ** 2).sum())
-    freedom = len(found) - 1
+    freedom = len(by_environment) - 1
     return q, float(stats.chi2.sf(q, freedom)), max(0.0, 1 - freedom / q) if q > 0 else 0.0
 
 
 def shift_rows(pairs: Sequence[tuple[str, str, str | None, Estimate, Estimate]], alpha: float) -> tuple[ShiftRow, ...]:
-    """Differences train - test of associations (class, cue, head, train, test), tested together."""
+    """Differences train - test of associations (class, cue, head, train, test), tested as one family (S11).
+
+    The two sets of rows are independent, so that half widths add in squares. alpha: false discovery rate.
+    """
     rows, p = [], []
     for name, cue, head, train, test in pairs:
         difference = (train.value or 0.0) - (test.value or 0.0)
@@ -120,7 +140,11 @@ def shift_rows(pairs: Sequence[tuple[str, str, str | None, Estimate, Estimate]],
 def head_shift(
     head: str, train: Float64s, test: Float64s, spread: float, texts: Float64s, words: Sequence[str]
 ) -> HeadShift:
-    """How far a head's mean (dh,) moves, in units of its standard deviation, and towards which text (T, dh)."""
+    """How far a head's mean moves from train to test, and towards which text (S11).
+
+    train, test: (dh,) means; spread: the head's standard deviation, the unit of the distance; texts: (T, dh) vectors of
+    the `words` in the head's coordinates.
+    """
     move = test - train
     relative = texts - texts.mean(axis=0)
     cosines = (relative @ move) / np.maximum(np.linalg.norm(relative, axis=1), 1e-12)
@@ -132,10 +156,10 @@ def head_shift(
     )
 
 
-def most_shifted(found: Sequence[HeadShift]) -> tuple[HeadShift, ...]:
-    """The heads that move furthest."""
-    return tuple(sorted(found, key=lambda one: -one.distance)[:_WORDS])
+def most_shifted(shifts: Sequence[HeadShift]) -> tuple[HeadShift, ...]:
+    """The ten heads that move furthest, largest distance first."""
+    return tuple(sorted(shifts, key=lambda shift: -shift.distance)[:_LISTED_HEADS])
 
 
-def _half(one: Estimate) -> float:
-    return ((one.high or 0.0) - (one.low or 0.0)) / 2
+def _half(estimate: Estimate) -> float:
+    return ((estimate.high or 0.0) - (estimate.low or 0.0)) / 2

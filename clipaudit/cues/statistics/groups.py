@@ -1,31 +1,34 @@
-"""Accuracy by class x value: which groups are the conflict of a cue, who is worst, and what a change does (S7-S9)."""
+"""Accuracy by class x value (S8): which groups are the conflict of a cue (S7), which is worst, what a change does.
+
+Letters: n images, G = classes x values groups. Group number = class * values + value.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from clipaudit.arrays import Bools, Ints
-from clipaudit.cues.result.finding_parts import Estimate, GroupAccuracy, Groups
-from clipaudit.cues.statistics.intervals import COUNT_ONLY, GATE, Paired, accuracy, gap_if_equal, group_mean, size_word
+from clipaudit.cues.result.reliance import GroupAccuracy, Groups
+from clipaudit.cues.statistics.intervals import COUNT_ONLY, Paired, accuracy, gap_if_equal, group_mean, size_word
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Grouping:
-    """Images by class and value. Group number = class * V + value."""
+    """n images by class and value."""
 
     attribute: str
+    """Column, or `pseudo-attribute: TEXT`."""
     classes: tuple[str, ...]
     values: tuple[str, ...]
     group: Ints
-    """(n,) group, -1 for images without a value."""
+    """(n,) int64 group, 0..G-1; -1 for images without a value."""
 
     @property
     def count(self) -> int:
-        """Groups, empty ones included."""
+        """G, empty groups included."""
         return len(self.classes) * len(self.values)
 
     def name(self, group: int) -> str:
@@ -34,18 +37,18 @@ class Grouping:
         return f"{self.classes[k]}, {self.values[v]}"
 
     def take(self, rows: Bools) -> Grouping:
-        """Some of the images."""
+        """The images of a mask (n,), in the same groups."""
         return Grouping(attribute=self.attribute, classes=self.classes, values=self.values, group=self.group[rows])
 
     def sizes(self) -> Ints:
-        """(G,) images of each group."""
-        found: Ints = np.bincount(self.group[self.group >= 0], minlength=self.count)
-        return found
+        """(G,) int64 images of each group."""
+        sizes: Ints = np.bincount(self.group[self.group >= 0], minlength=self.count)
+        return sizes
 
-    def right(self, good: Bools) -> Ints:
-        """(G,) right answers of each group."""
-        found: Ints = np.bincount(self.group[(self.group >= 0) & good], minlength=self.count)
-        return found
+    def right(self, correct: Bools) -> Ints:
+        """(G,) int64 right answers of each group, from a mask (n,) of right answers."""
+        right: Ints = np.bincount(self.group[(self.group >= 0) & correct], minlength=self.count)
+        return right
 
     def conflict(self, k: int, value: int) -> tuple[list[int], list[int]]:
         """Groups that go against the cue (class k, value): class k without the value, and other classes with it."""
@@ -56,37 +59,41 @@ class Grouping:
 
 
 def grouping(truth: Ints, classes: Sequence[str], attribute: str, values: Sequence[str], codes: Ints) -> Grouping:
-    """Groups from classes (n,) and value codes (n,), -1 without a value."""
+    """Groups from classes (n,) and value codes (n,); -1 in either leaves an image in no group."""
     group = np.where((codes >= 0) & (truth >= 0), truth * len(values) + codes, -1)
     return Grouping(attribute=attribute, classes=tuple(classes), values=tuple(values), group=group)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Conflict:
-    """The groups of a cue that are large enough, with weights: both sides of the conflict count equally.
+    """The groups that go against a cue and are large enough, with weights: both sides count equally (S7).
 
-    With many classes the other classes' side would otherwise drown the class's own.
+    With many classes the other classes' side would otherwise outweigh the class's own.
     """
 
     groups: tuple[int, ...]
     weights: tuple[float, ...]
+    """One a group; those of each side sum to 1."""
     own: int
     """Images of the class without the cue."""
     others: int
     """Images of other classes with the cue."""
 
     def rows(self, group: Ints) -> Bools:
-        """(n,) images in the conflict."""
+        """(n,) mask of the images in the conflict, from the groups (n,) of images."""
         return np.isin(group, self.groups)
 
 
-def conflict_of(found: Grouping, k: int, value: int, least: int = COUNT_ONLY) -> Conflict:
-    """The conflict of a cue over groups of at least `least` images; a side without such a group has no weight."""
-    sizes = found.sizes()
+def conflict_of(grouped: Grouping, k: int, value: int, least: int = COUNT_ONLY) -> Conflict:
+    """The conflict of the cue (class k, value) over groups of at least `least` images.
+
+    A side without such a group has no weight.
+    """
+    sizes = grouped.sizes()
     groups: list[int] = []
     weights: list[float] = []
     totals = []
-    for side in found.conflict(k, value):
+    for side in grouped.conflict(k, value):
         large = [group for group in side if sizes[group] >= least]
         groups += large
         # inside one side groups count by size: many small ones would make the mean needlessly uncertain
@@ -96,21 +103,21 @@ def conflict_of(found: Grouping, k: int, value: int, least: int = COUNT_ONLY) ->
     return Conflict(groups=tuple(groups), weights=tuple(weights), own=totals[0], others=totals[1])
 
 
-def large_groups(found: Grouping, least: int) -> list[int]:
+def large_groups(grouped: Grouping, least: int) -> list[int]:
     """Groups with at least `least` images."""
-    return np.flatnonzero(found.sizes() >= least).tolist()
+    return np.flatnonzero(grouped.sizes() >= least).tolist()
 
 
-def worst_group(found: Grouping, good: Bools, least: int) -> int | None:
-    """The group with the lowest accuracy among large ones."""
-    sizes, right = found.sizes(), found.right(good)
-    large = large_groups(found, least)
+def worst_group(grouped: Grouping, correct: Bools, least: int) -> int | None:
+    """The group with the lowest accuracy among those of at least `least` images; None without one."""
+    sizes, right = grouped.sizes(), grouped.right(correct)
+    large = large_groups(grouped, least)
     return min(large, key=lambda group: right[group] / sizes[group], default=None)
 
 
 def describe_groups(
-    found: Grouping,
-    good: Bools,
+    grouped: Grouping,
+    correct: Bools,
     rows: str,
     *,
     n_min: int,
@@ -119,25 +126,29 @@ def describe_groups(
     after: Bools | None = None,
     cluster: Ints | None = None,
 ) -> Groups:
-    """All that is said of groups; `good` (n,) right answers, `after` the same with something replaced.
+    """Accuracies of all groups, their averages, the worst group and its gap (S8).
 
-    train: (G,) images of each group where the association was measured, for the weighted average.
+    correct: (n,) mask of right answers; after: the same with something replaced. rows: which rows, in words.
+    n_min: images that a group needs to be the worst. train: (G,) images of each group where the association was
+    measured, for the weighted average. cluster: (n,) near-duplicate clusters, for the interval of the change.
     """
-    sizes, right = found.sizes(), found.right(good)
-    changed = None if after is None else found.right(after)
-    large = large_groups(found, n_min)
-    shown = max(int((sizes >= COUNT_ONLY).sum()), 1)
+    sizes, right = grouped.sizes(), grouped.right(correct)
+    changed = None if after is None else grouped.right(after)
+    large = large_groups(grouped, n_min)
+    # simultaneous limits: one Bonferroni share for each group with an accuracy, or for each that may be the worst
+    with_accuracy = max(int((sizes >= COUNT_ONLY).sum()), 1)
     paired = None
     if after is not None and cluster is not None:
-        change = after.astype(np.int64) - good.astype(np.int64)
-        paired = Paired(change=change, group=found.group, cluster=cluster)
+        change = after.astype(np.int64) - correct.astype(np.int64)
+        paired = Paired(change=change, group=grouped.group, cluster=cluster)
     entries = [
-        _entry(found, group, sizes, right, changed, paired, shown) for group in np.flatnonzero(sizes > 0).tolist()
+        _entry(grouped, group, sizes, right, changed, paired, with_accuracy)
+        for group in np.flatnonzero(sizes > 0).tolist()
     ]
     worst = min(large, key=lambda group: right[group] / sizes[group], default=None)
-    inside = found.group >= 0
+    inside = grouped.group >= 0
     plain = accuracy(int(right.sum()), int(inside.sum()))
-    lowest = None if worst is None else _entry(found, worst, sizes, right, changed, paired, max(len(large), 1))
+    lowest = None if worst is None else _entry(grouped, worst, sizes, right, changed, paired, max(len(large), 1))
     gap = None
     if worst is not None and plain.value is not None:
         gap = plain.value - float(right[worst] / sizes[worst])
@@ -145,7 +156,7 @@ def describe_groups(
     if large and plain.value is not None:
         equal = gap_if_equal(sizes[large], plain.value, seed)
     return Groups(
-        attribute=found.attribute,
+        attribute=grouped.attribute,
         rows=rows,
         groups=tuple(entries),
         plain_average=plain,
@@ -156,44 +167,35 @@ def describe_groups(
         gap_if_equal=equal,
         n_min=n_min,
         left_out=tuple(
-            f"{found.name(group)}: {sizes[group]} images"
+            f"{grouped.name(group)}: {sizes[group]} images"
             for group in np.flatnonzero((sizes > 0) & (sizes < n_min)).tolist()
         ),
     )
 
 
 def _entry(
-    found: Grouping, group: int, sizes: Ints, right: Ints, changed: Ints | None, paired: Paired | None, together: int
+    grouped: Grouping, group: int, sizes: Ints, right: Ints, changed: Ints | None, paired: Paired | None, together: int
 ) -> GroupAccuracy:
+    """One group's accuracies; `together` is the number of intervals that hold at once."""
     n = int(sizes[group])
-    k, v = divmod(group, len(found.values))
+    k, v = divmod(group, len(grouped.values))
     enough = n >= COUNT_ONLY
     return GroupAccuracy(
-        class_name=found.classes[k],
-        value=found.values[v],
+        class_name=grouped.classes[k],
+        value=grouped.values[v],
         n=n,
         size=size_word(n),
         accuracy=accuracy(int(right[group]), n, together) if enough else None,
         without=accuracy(int(changed[group]), n, together) if enough and changed is not None else None,
-        change=paired.one(group) if enough and paired is not None else None,
+        change=paired.of_group(group) if enough and paired is not None else None,
     )
 
 
 def _weighted(right: Ints, sizes: Ints, train: Ints | None) -> float | None:
+    """Group accuracies weighted by the groups' shares (G,) in the rows of the association."""
     if train is None:
         return None
     weights = np.where(sizes > 0, train, 0).astype(np.float64)
     if not weights.sum():
         return None
     return float((weights * right / np.maximum(sizes, 1)).sum() / weights.sum())
-
-
-def enough_for_verdict(conflict: Conflict) -> list[tuple[str, int]]:
-    """Sides of the conflict with fewer than 100 images, and how many more each needs."""
-    sides = (("own", conflict.own), ("others", conflict.others))
-    return [(name, GATE - n) for name, n in sides if n < GATE]
-
-
-def empty_estimate(**changes: Any) -> Estimate:
-    """An estimate of nothing."""
-    return Estimate(**{"value": None, "low": None, "high": None, "n": 0, **changes})

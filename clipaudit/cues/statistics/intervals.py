@@ -1,4 +1,7 @@
-"""Intervals of accuracies and of paired changes: Wilson, simultaneous limits, McNemar, group means (S8, S10)."""
+"""Intervals of accuracies (S8) and of paired changes (S10): Wilson, simultaneous limits, McNemar, group means.
+
+Sizes: under 10 images a group is counted only, under 30 it is greyed, from 100 it may gate (S9).
+"""
 
 from __future__ import annotations
 
@@ -15,51 +18,64 @@ from clipaudit.cues.statistics.strength import Z95
 from clipaudit.statistics import Proportion
 
 COUNT_ONLY: Final = 10
+"""Images below which a group has no accuracy."""
 SHOWN: Final = 30
+"""Images from which a group is shown in full."""
 GATE: Final = 100
+"""Images from which a group may decide a verdict or a gate."""
 _DRAWS: Final = 2000
+"""Simulated sets of groups for the gap that chance alone makes."""
 
 
 def size_word(n: int) -> Literal["count only", "greyed", "shown", "may gate"]:
-    """What may be said of a cell of n images (S9)."""
+    """What may be said of a group of n images (S9)."""
     if n < COUNT_ONLY:
         return "count only"
     return "greyed" if n < SHOWN else "shown" if n < GATE else "may gate"
 
 
 def accuracy(right: int, total: int, groups: int = 1) -> Estimate:
-    """Wilson's interval; with several groups each limit at 1 - 0.05 / (2 groups), so that all hold at once."""
+    """Share of `total` images answered right, 0..1, with Wilson's score interval (S8).
+
+    With several groups each limit is at 1 - 0.05 / (2 groups), so that all intervals hold at once (Bonferroni).
+    """
     level = 1 - 0.05 / max(groups, 1)
-    found = Proportion(right=right, total=total)
-    low, high = found.interval(level)
-    return Estimate(value=found.value if total else None, low=low, high=high, n=total, level=level)
+    proportion = Proportion(right=right, total=total)
+    low, high = proportion.interval(level)
+    return Estimate(value=proportion.value if total else None, low=low, high=high, n=total, level=level)
 
 
 def group_mean(right: Ints, total: Ints) -> Estimate:
-    """Mean of the accuracies of groups that have images, each counting equally; normal interval."""
-    some = total > 0
-    n = total[some].astype(np.float64)
+    """Mean accuracy, 0..1, over groups that have images, each counting equally; normal interval (S8).
+
+    right, total: (G,) right answers and images of each group.
+    """
+    present = total > 0
+    n = total[present].astype(np.float64)
     if not len(n):
         return Estimate(value=None, low=None, high=None, n=0)
-    share = right[some] / n
-    shrunk = (right[some] + 1) / (n + 2)  # variance 0 at 0 % and 100 % would be too sure
+    share = right[present] / n
+    shrunk = (right[present] + 1) / (n + 2)  # a share of 0 or 1 has no variance, which is too sure
     error = float(np.sqrt((shrunk * (1 - shrunk) / n).sum())) / len(n)
     mean = float(share.mean())
     return _clipped(mean, error, int(total.sum()), 0.0, 1.0)
 
 
 def gap_if_equal(total: Ints, share: float, seed: int = 0) -> float:
-    """Expected average minus worst group when all groups have one accuracy: chance alone makes a gap."""
-    some = total[total > 0]
-    if len(some) < 2:
+    """Expected average minus worst group if all groups had accuracy `share`: chance alone makes a gap (S8).
+
+    total: (G,) images of each group. The mean of 2,000 seeded simulations; 0 with fewer than two groups.
+    """
+    sizes = total[total > 0]
+    if len(sizes) < 2:
         return 0.0
-    right = np.random.default_rng([seed, 2]).binomial(some, share, (_DRAWS, len(some)))
-    gaps = right.sum(axis=1) / some.sum() - (right / some).min(axis=1)
+    right = np.random.default_rng([seed, 2]).binomial(sizes, share, (_DRAWS, len(sizes)))
+    gaps = right.sum(axis=1) / sizes.sum() - (right / sizes).min(axis=1)
     return float(gaps.mean())
 
 
 def mcnemar(fixed: int, broken: int) -> float:
-    """Exact two-sided p of fixed against broken answers."""
+    """Exact two-sided p of McNemar's test: fixed against broken answers, binomial with 1/2 (S10)."""
     if fixed + broken == 0:
         return 1.0
     return float(stats.binomtest(fixed, fixed + broken, 0.5).pvalue)
@@ -67,23 +83,24 @@ def mcnemar(fixed: int, broken: int) -> float:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Paired:
-    """Changes of answers, image by image: +1 fixed, -1 broken, 0 the same."""
+    """Changes of answers, image by image (S10)."""
 
     change: Ints
-    """(n,)"""
+    """(n,) int64: +1 fixed, -1 broken, 0 the same."""
     group: Ints
-    """(n,) 0..G-1, -1 for images that are in none."""
+    """(n,) int64 group, 0..G-1; -1 for images that are in none."""
     cluster: Ints
-    """(n,) near duplicates."""
+    """(n,) int64 near-duplicate cluster."""
 
-    def one(self, group: int) -> Estimate:
-        """The change of one group's accuracy."""
+    def of_group(self, group: int) -> Estimate:
+        """The change of one group's accuracy, -1..1, with its 95 % interval."""
         return self.mean([group])
 
     def mean(self, groups: Sequence[int], weights: Sequence[float] | None = None, level: float = 0.95) -> Estimate:
-        """The (weighted) mean of the changes of some groups that have images; by default all count equally.
+        """The weighted mean of the changes of some groups, -1..1; by default all count equally.
 
-        Weights are shared out anew among groups that have images. Value None when none has.
+        Groups without images are left out and the weights of the others rescaled to sum 1. Value None when no group has
+        images.
         """
         sizes = np.array([int((self.group == group).sum()) for group in groups], np.int64)
         shares = np.ones(len(sizes)) if weights is None else np.asarray(weights, np.float64)
@@ -101,10 +118,11 @@ class Paired:
         return _clipped(value, float(np.sqrt(variance)), int(sizes[shares > 0].sum()), -1.0, 1.0, z, level)
 
     def _moments(self, group: int) -> tuple[float, float]:
-        """Mean and standard error, with Agresti and Min's half in each cell (Biometrics 2005), or by clusters."""
+        """Mean change and its standard error: Agresti and Min's (Biometrics 2005) or, if larger, that by clusters."""
         places = np.flatnonzero(self.group == group)
         change = self.change[places].astype(np.float64)
         n = len(change)
+        # half an image added to each cell: with no discordant pair the plain error would be 0
         fixed, broken = float((change > 0).sum()) + 0.5, float((change < 0).sum()) + 0.5
         spread = (fixed + broken) / (n + 2) - ((fixed - broken) / (n + 2)) ** 2
         simple = spread / (n + 2)
@@ -115,8 +133,8 @@ class Paired:
 
 
 def average_change(change: Ints, cluster: Ints) -> Estimate:
-    """The change of the plain average."""
-    return Paired(change=change, group=np.zeros(len(change), np.int64), cluster=cluster).one(0)
+    """The change of the plain average over all images, from changes (n,) and clusters (n,)."""
+    return Paired(change=change, group=np.zeros(len(change), np.int64), cluster=cluster).of_group(0)
 
 
 def _clipped(

@@ -1,7 +1,8 @@
 """Pseudo-attributes from a cue's texts, their error rates, and the 2 x 2 correction of what is measured with them (S7).
 
 The cue is read from the embedding minus the heads that are tested: a group made by a head and then judged by ablating
-that head would be judged by itself. Near the threshold nobody knows, so the middle fifth is left undecided.
+that head would be judged by itself. The fifth of the images nearest to the threshold is left undecided, since there the
+pseudo-attribute is least reliable.
 """
 
 from __future__ import annotations
@@ -17,28 +18,36 @@ from clipaudit.arrays import Float64s, Floats, Ints
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.statistics.groups import Grouping
 
-MIDDLE: Final = 0.2
+UNDECIDED: Final = 0.2
+"""Share of the images, nearest to the threshold, that get no value."""
 MIN_PURITY: Final = 0.5
+"""Share of the conflicting images that must be conflicting."""
 VALUES: Final = ("without cue", "with cue")
 _MIN_SEPARATION: Final = 2.0
-"""Ashman's D: two normal parts closer than this are one hump, and their overlap says nothing."""
+"""Ashman's D: two normal parts closer than this are one mode, and their overlap gives no error rates."""
 _STEPS: Final = 200
+"""Of expectation maximisation, at most."""
 _RESAMPLES: Final = 400
+"""Of the bootstrap."""
 
 
 def otsu(scores: Floats, bins: int = 256) -> float:
-    """The threshold that parts scores (n,) into two groups with the least variance inside (Otsu 1979)."""
+    """The threshold that splits scores (n,) into two groups with the least variance inside (Otsu, IEEE SMC 1979).
+
+    The largest score when all are equal.
+    """
     if float(np.ptp(scores)) <= 1e-6 * max(float(np.abs(scores).max()), 1e-12):
-        return float(np.max(scores))  # nothing to part
+        return float(np.max(scores))
     counts, edges = np.histogram(np.asarray(scores, np.float64), bins=bins)
     centres = (edges[1:] + edges[:-1]) / 2
     weight = np.cumsum(counts).astype(np.float64)
     first = np.cumsum(counts * centres)
-    rest = weight[-1] - weight
-    usable = (weight > 0) & (rest > 0)
+    above = weight[-1] - weight
+    usable = (weight > 0) & (above > 0)
+    # least variance inside = largest variance between: n_below n_above (mean_below - mean_above)^2
     between = np.zeros(bins)
-    difference = first / np.maximum(weight, 1) - (first[-1] - first) / np.maximum(rest, 1)
-    between[usable] = (weight * rest * difference**2)[usable]
+    difference = first / np.maximum(weight, 1) - (first[-1] - first) / np.maximum(above, 1)
+    between[usable] = (weight * above * difference**2)[usable]
     if not usable.any():
         return float(np.mean(scores))
     # a plateau between two separate groups has its best threshold in the middle
@@ -47,33 +56,39 @@ def otsu(scores: Floats, bins: int = 256) -> float:
 
 
 def pseudo_values(scores: Floats) -> tuple[Ints, float]:
-    """(n,) 1 with, 0 without, -1 undecided (the fifth of the images nearest to the threshold), and the threshold."""
+    """Pseudo-attribute (n,) int64 of scores (n,), and Otsu's threshold (S7).
+
+    1 with the cue, 0 without, -1 undecided: the fifth of the images nearest to the threshold.
+    """
     threshold = otsu(scores)
     distance = np.abs(scores - threshold)
     codes = (scores > threshold).astype(np.int64)
-    codes[distance <= np.quantile(distance, MIDDLE)] = -1
+    codes[distance <= np.quantile(distance, UNDECIDED)] = -1
     return codes, threshold
 
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorRates:
-    """How often a pseudo-attribute is wrong, among the images that it decides."""
+    """How often a pseudo-attribute is wrong, among the images that it decides (S7)."""
 
     false_with: float
-    """P(says with | without)."""
+    """P(called with | without), 0..1."""
     false_without: float
-    """P(says without | with)."""
+    """P(called without | with), 0..1."""
     known: int | None = None
     """Images with known values behind the rates; None when they come from the scores alone, taken as exact."""
 
     @property
     def usable(self) -> bool:
-        """Whether the rates can be inverted without blowing up noise."""
+        """Whether the misclassification matrix can be inverted without multiplying noise: its determinant is > 0.2."""
         return self.false_with + self.false_without < 0.8
 
 
 def rates_from_truth(codes: Ints, truth: Ints) -> ErrorRates | None:
-    """From images whose attribute is known (0, 1; -1 unknown); None with fewer than 20 of either value."""
+    """Error rates from images whose attribute is known.
+
+    codes: (n,) pseudo-attribute; truth: (n,) 0 without, 1 with, -1 unknown. None with fewer than 20 of either value.
+    """
     decided = (codes >= 0) & (truth >= 0)
     without, having = decided & (truth == 0), decided & (truth == 1)
     if min(int(without.sum()), int(having.sum())) < 20:
@@ -86,7 +101,11 @@ def rates_from_truth(codes: Ints, truth: Ints) -> ErrorRates | None:
 
 
 def rates_from_scores(scores: Floats, codes: Ints, threshold: float) -> ErrorRates | None:
-    """From the overlap of two normal parts of the scores beyond the undecided zone; None when there is one hump."""
+    """Error rates from the overlap of two normal parts of the scores (n,), beyond the undecided zone (S7).
+
+    codes, threshold: from `pseudo_values`. None when the scores have one mode (Ashman's D below 2) or a part has fewer
+    than 20 images.
+    """
     x = np.asarray(scores, np.float64)
     low, high = x[x <= threshold], x[x > threshold]
     if min(len(low), len(high)) < 20:
@@ -94,6 +113,7 @@ def rates_from_scores(scores: Floats, codes: Ints, threshold: float) -> ErrorRat
     mean = np.array([low.mean(), high.mean()])
     spread = np.maximum(np.array([low.std(), high.std()]), 1e-9)
     weight = np.array([len(low), len(high)]) / len(x)
+    # expectation maximisation of a mixture of two normals, started from the two sides of the threshold
     for _ in range(_STEPS):
         density = weight * stats.norm.pdf(x[:, None], mean, spread)
         share = density / np.maximum(density.sum(axis=1, keepdims=True), 1e-300)
@@ -107,44 +127,52 @@ def rates_from_scores(scores: Floats, codes: Ints, threshold: float) -> ErrorRat
             mean = moved
             break
         mean = moved
+    # Ashman's D = sqrt 2 |m1 - m0| / sqrt(s0^2 + s1^2)
     separation = np.sqrt(2.0) * abs(mean[1] - mean[0]) / np.sqrt((spread**2).sum())
     if separation < _MIN_SEPARATION or mean[1] <= mean[0]:
         return None
     undecided = np.abs(x[codes < 0] - threshold).max(initial=0.0)
     above = stats.norm.sf(threshold + undecided, mean, spread)
     below = stats.norm.cdf(threshold - undecided, mean, spread)
-    said_with = above / np.maximum(above + below, 1e-300)
-    return ErrorRates(false_with=float(said_with[0]), false_without=float(1 - said_with[1]))
+    called_with = above / np.maximum(above + below, 1e-300)  # (2,) of the parts without and with the cue
+    return ErrorRates(false_with=float(called_with[0]), false_without=float(1 - called_with[1]))
 
 
 # -- correction --------------------------------------------------------------------------------------------------------
 
 
 def corrected_counts(counts: npt.ArrayLike, rates: ErrorRates) -> Float64s:
-    """(..., 2) counts by said value -> by true value: the misclassification matrix, inverted."""
+    """(..., 2) float64 counts by true value, from counts (..., 2) by called value (S7).
+
+    The inverse of the misclassification matrix; sampling noise can make a small count negative.
+    """
     matrix = np.array(
         [[1 - rates.false_with, rates.false_with], [rates.false_without, 1 - rates.false_without]]
-    )  # [true, said]
-    found: Float64s = np.asarray(counts, np.float64) @ np.linalg.inv(matrix)
-    return found
+    )  # [true, called]
+    by_truth: Float64s = np.asarray(counts, np.float64) @ np.linalg.inv(matrix)
+    return by_truth
 
 
 def purity(counts: npt.ArrayLike, rates: ErrorRates | None, k: int, value: int) -> float | None:
-    """Share of the images called conflicting that are, from (K, 2) said counts; None when rates are unknown."""
+    """Share, 0..1, of the images called conflicting that are, from (K, 2) counts by called value (S7).
+
+    The conflict is class k without the value and the other classes with it. None when rates are unknown or too large,
+    or no image is called conflicting.
+    """
     if rates is None or not rates.usable:
         return None
-    said = np.asarray(counts, np.float64)
-    true = np.maximum(corrected_counts(said, rates), 0)
-    wrong = [rates.false_with, rates.false_without]
+    called = np.asarray(counts, np.float64)
+    true = np.maximum(corrected_counts(called, rates), 0)
+    error = [rates.false_with, rates.false_without]
     own, others = 1 - value, value
-    really = true[k, own] * (1 - wrong[own]) + (true[:, others].sum() - true[k, others]) * (1 - wrong[others])
-    called = said[k, own] + said[:, others].sum() - said[k, others]
-    return float(min(1.0, really / called)) if called > 0 else None
+    conflicting = true[k, own] * (1 - error[own]) + (true[:, others].sum() - true[k, others]) * (1 - error[others])
+    total = called[k, own] + called[:, others].sum() - called[k, others]
+    return float(min(1.0, conflicting / total)) if total > 0 else None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CorrectedChange:
-    """Paired changes by class and true value, from said values."""
+    """Paired changes by class and true value, from called values; -1..1."""
 
     conflict: Estimate
     """Mean change over the conflict: class k without the cue, and the others with it, both sides equally."""
@@ -153,39 +181,44 @@ class CorrectedChange:
 
 
 def corrected_change(
-    change: Ints, found: Grouping, k: int, value: int, rates: ErrorRates, seed: int = 0
+    change: Ints, grouped: Grouping, k: int, value: int, rates: ErrorRates, seed: int = 0
 ) -> CorrectedChange | None:
-    """The paired change per true group from said groups; bootstrap interval with the rates' own uncertainty.
+    """The paired change by true group from called groups; bootstrap interval with the rates' own uncertainty (S7).
 
-    Assumes that mistakes of the pseudo-attribute do not depend on the answer, given class and true value. None when
-    rates are too large to invert or a true group comes out empty.
+    change: (n,) +1, 0, -1 for the images of `grouped`, whose values are `VALUES`. Assumes that mistakes of the
+    pseudo-attribute do not depend on the answer, given class and true value. None when rates are too large to invert or
+    a true group comes out empty.
     """
     if not rates.usable:
         return None
-    used = found.group >= 0
-    cells = np.stack([(found.group * 3 + change + 1)[used]]).ravel()
-    counts = np.bincount(cells, minlength=found.count * 3).reshape(found.count, 3)  # group x (-1, 0, 1)
-    point = _corrected(counts[None], len(found.classes), k, value, [rates])
+    used = grouped.group >= 0
+    cells = np.stack([(grouped.group * 3 + change + 1)[used]]).ravel()
+    counts = np.bincount(cells, minlength=grouped.count * 3).reshape(grouped.count, 3)  # group x (-1, 0, 1)
+    point = _corrected(counts[None], len(grouped.classes), k, value, [rates])
     if point is None:
         return None
     rng = np.random.default_rng([seed, 4])
+    # images drawn again with replacement: multinomial counts of the group x change cells
     drawn = rng.multinomial(int(counts.sum()), counts.ravel() / counts.sum(), _RESAMPLES)
-    many = [_redrawn(rates, rng) for _ in range(_RESAMPLES)]
-    spread = _corrected(drawn.reshape(_RESAMPLES, found.count, 3), len(found.classes), k, value, many)
+    drawn_rates = [_redrawn(rates, rng) for _ in range(_RESAMPLES)]
+    spread = _corrected(drawn.reshape(_RESAMPLES, grouped.count, 3), len(grouped.classes), k, value, drawn_rates)
     if spread is None:
         return None
     n = int(used.sum())
 
-    def estimate(place: int) -> Estimate:
-        value_ = float(point[0, place])
-        half = 1.96 * float(np.nanstd(spread[:, place]))
-        return Estimate(value=value_, low=max(-1.0, value_ - half), high=min(1.0, value_ + half), n=n)
+    def estimate(column: int) -> Estimate:
+        centre = float(point[0, column])
+        half = 1.96 * float(np.nanstd(spread[:, column]))
+        return Estimate(value=centre, low=max(-1.0, centre - half), high=min(1.0, centre + half), n=n)
 
     return CorrectedChange(conflict=estimate(0), group_mean=estimate(1))
 
 
 def _corrected(counts: Ints, classes: int, k: int, value: int, rates: list[ErrorRates]) -> Float64s | None:
-    """(R, G, 3) counts -> (R, 2) corrected change of the conflict and of the group mean; None when not defined."""
+    """(R, 2) corrected change of the conflict and of the group mean, from (R, G, 3) counts of changes -1, 0, +1.
+
+    NaN in draws where it is not defined; None when that is more than a fifth of them.
+    """
     R = len(counts)
     by_value = counts.reshape(R, classes, 2, 3).astype(np.float64)
     images = by_value.sum(axis=3)
@@ -195,15 +228,16 @@ def _corrected(counts: Ints, classes: int, k: int, value: int, rates: list[Error
         rate = rates[number if len(rates) > 1 else 0]
         if not rate.usable:
             continue
+        # images and net gains are sums over images, so both are corrected by the same matrix
         n, gain = corrected_counts(images[number], rate), corrected_counts(gained[number], rate)
-        good = n > 1
-        change = np.where(good, np.clip(gain / np.where(good, n, 1), -1, 1), np.nan)
+        present = n > 1
+        change = np.where(present, np.clip(gain / np.where(present, n, 1), -1, 1), np.nan)
         others = np.arange(classes) != k
-        weight = np.where(good[others, value], n[others, value], 0)
-        if not good[k, 1 - value] or not weight.sum():
+        weight = np.where(present[others, value], n[others, value], 0)
+        if not present[k, 1 - value] or not weight.sum():
             continue
-        rest = float(np.nansum(weight * np.nan_to_num(change[others, value])) / weight.sum())
-        out[number] = ((change[k, 1 - value] + rest) / 2, float(np.nanmean(change)))
+        other_side = float(np.nansum(weight * np.nan_to_num(change[others, value])) / weight.sum())
+        out[number] = ((change[k, 1 - value] + other_side) / 2, float(np.nanmean(change)))
     return None if np.isnan(out).mean() > 0.2 else out
 
 

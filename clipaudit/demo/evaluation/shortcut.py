@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,8 +24,7 @@ from clipaudit.heads.texts.classes import load_classes
 from clipaudit.heads.texts.encoder import encode_classes
 from clipaudit.heads.textspan import textspans, variance_share
 from clipaudit.heads.zeroshot import Control, LogitBatch, control, score, score_sets
-from clipaudit.job.driver import Reporter, run_job
-from clipaudit.job.engine_local import LocalPool
+from clipaudit.job.driver import run_job
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import Rows
 from clipaudit.schema import Label, parse_head_label
@@ -143,7 +141,7 @@ def audited(
         store=StoreConfig(layers="all"),
         execution=ExecutionConfig(engine="local"),
     )
-    run_job(config, LocalPool(config), Reporter(), threading.Event())
+    run_job(config)
     return Run(config.out)
 
 

@@ -17,7 +17,7 @@ from clipaudit.job.engine_local import LocalPool
 from clipaudit.job.progress import Tally
 from clipaudit.job.protocol import StartFailed, Task
 from clipaudit.schema import Shard
-from tests.conftest import ROOT
+from tests.commands import ROOT
 from tests.make_shards import jpeg_bytes, write_photos, write_shard
 
 ROW = re.compile(r"\| `(\w+)` \| ((?:`\w+`(?:, )?)+) \|")

@@ -47,11 +47,11 @@ def test_strength_is_a_difference_of_shares():
     truth = np.repeat([0, 1, 2], 100)
     codes = np.concatenate([np.repeat([0, 1], [90, 10]), np.repeat([0, 1], [50, 50]), np.repeat([0, 1], [10, 90])])
     found = attribute_screen(attribute(codes), Design(truth, 3))
-    assert found.screen.d[1] == pytest.approx([0.1 - 0.7, 0.5 - 0.5, 0.9 - 0.3])
-    assert found.screen.d[0] == pytest.approx(-found.screen.d[1])
+    assert found.tests.d[1] == pytest.approx([0.1 - 0.7, 0.5 - 0.5, 0.9 - 0.3])
+    assert found.tests.d[0] == pytest.approx(-found.tests.d[1])
     assert found.counts.tolist() == [[90, 10], [50, 50], [10, 90]]
     error = np.sqrt(0.1 * 0.9 / 100 + (0.5 * 0.5 / 100 + 0.9 * 0.1 / 100) / 4)
-    assert found.screen.error[1, 0] == pytest.approx(error, rel=0.01)
+    assert found.tests.error[1, 0] == pytest.approx(error, rel=0.01)
 
 
 def test_missing_values_are_left_out():
@@ -93,10 +93,10 @@ def test_a_rare_value_in_a_small_class_is_no_finding():
     codes[:8] = 1
     codes[5000:5002] = 1
     found = attribute_screen(attribute(codes), Design(truth, 2))
-    z = found.screen.z[1, 1]
+    z = found.tests.z[1, 1]
     assert z > 8
-    assert found.screen.p[1, 1] > 1e-6
-    assert not found.screen.flagged(0.05, 0.2).any()
+    assert found.tests.p[1, 1] > 1e-6
+    assert not found.tests.flagged(0.05, 0.2).any()
 
 
 def test_cramers_v_is_corrected_for_bias():

@@ -117,7 +117,7 @@ def test_paired_change_covers():
     hits = 0
     for _ in range(500):
         change = rng.choice([-1, 0, 1], 120, p=[0.05, 0.8, 0.15])
-        found = Paired(change=change, group=np.zeros(120, int), cluster=np.arange(120)).one(0)
+        found = Paired(change=change, group=np.zeros(120, int), cluster=np.arange(120)).of_group(0)
         hits += found.low <= 0.1 <= found.high
     assert hits / 500 > 0.93
 
@@ -125,8 +125,8 @@ def test_paired_change_covers():
 def test_near_duplicates_widen_a_paired_interval():
     change = np.repeat(np.random.default_rng(2).choice([-1, 0, 1], 20), 10)
     group = np.zeros(200, int)
-    alone = Paired(change=change, group=group, cluster=np.arange(200)).one(0)
-    together = Paired(change=change, group=group, cluster=np.repeat(np.arange(20), 10)).one(0)
+    alone = Paired(change=change, group=group, cluster=np.arange(200)).of_group(0)
+    together = Paired(change=change, group=group, cluster=np.repeat(np.arange(20), 10)).of_group(0)
     assert together.high - together.low > 2 * (alone.high - alone.low)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import jsonschema
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from clipaudit.cues.measure.directions import INDISTINGUISHABLE, class_subspace, text_directions
 from clipaudit.cues.measure.naming import Namer, class_contrast, value_contrast
 from clipaudit.cues.result.finding_parts import strength_word
 from clipaudit.cues.result.result import finding_id, json_schema
 from clipaudit.cues.statistics.environments import environments_of, heterogeneity, shift_rows, stability
-from clipaudit.cues.statistics.predictability import folds_of, minimised, predictability, skill
+from clipaudit.cues.statistics.predictability import fitted, folds_of, predictability, skill
 from clipaudit.heads.texts.pool import TextPool
 from tests.audit_examples import around, example_result
 
@@ -161,11 +162,25 @@ def test_near_duplicates_do_not_leak_between_folds():
     assert np.mean(found) < 0.06  # with copies in other folds nearly 1
 
 
-def test_minimised_finds_a_minimum():
-    A = np.diag([1.0, 10.0, 100.0])
-    target = np.array([1.0, -2.0, 3.0])
-    found = minimised(lambda x: (float((x - target) @ A @ (x - target)) / 2, A @ (x - target)), np.zeros(3), 200)
-    assert np.allclose(found, target, atol=0.05)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_minimised_finds_a_minimum(classes):
+    """The penalised loss of the regression, computed here, is lower at its coefficients than anywhere around them."""
+    rng = np.random.default_rng(classes)
+    truth = rng.integers(0, classes, 300)
+    values = rng.normal(size=(300, 4)) + np.eye(classes, 4)[truth]
+    model, mean, deviation = fitted(values, truth)
+    rows = np.column_stack([(values - mean) / deviation, np.ones(300)])
+    weight = 300 / (classes * np.bincount(truth)[truth])
+    found = np.vstack([model.coef_.T, model.intercept_]).astype(np.float64)
+    if classes == 2:
+        found = np.hstack([-found / 2, found / 2])
+
+    def loss(coefficients):
+        shares = softmax(rows @ coefficients, axis=1)[np.arange(300), truth]
+        return -(weight * np.log(shares)).sum() + (coefficients[:-1] ** 2).sum() / 2
+
+    around = [loss(found + 0.03 * rng.normal(size=found.shape)) for _ in range(50)]
+    assert loss(found) < min(around)
 
 
 # -- the result --------------------------------------------------------------------------------------------------------

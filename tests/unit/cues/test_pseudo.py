@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from clipaudit.cues.statistics.groups import grouping
 from clipaudit.cues.statistics.intervals import Paired
 from clipaudit.cues.statistics.pseudo import (
-    MIDDLE,
     MIN_PURITY,
+    UNDECIDED,
     ErrorRates,
     corrected_change,
     corrected_counts,
@@ -97,7 +97,7 @@ def test_otsu_parts_two_humps_in_the_middle():
 
 def test_the_middle_is_left_undecided():
     codes, threshold = pseudo_values(np.random.default_rng(1).normal(size=1000))
-    assert (codes < 0).mean() == pytest.approx(MIDDLE, abs=0.01)
+    assert (codes < 0).mean() == pytest.approx(UNDECIDED, abs=0.01)
     assert abs(threshold) < 0.5
 
 

@@ -88,10 +88,10 @@ def test_the_share_is_that_of_the_maps_on_the_masks(birds, monkeypatch):
     monkeypatch.setattr(off_object_shares, "otsu", lambda scores: -np.inf)
     exact = said(result, run)
     heat = HeatMaps(run, RunTexts(run, "cpu"), device="cpu")
-    along = heat.along(result.findings[0])
+    shown = heat.map_direction(result.findings[0])
     everything = MaskedShards([shard.url for shard in run.manifest.shards], heat.maps._reader, label="cls")
     own = [sample for sample in everything if sample.label == 1]
-    scores, outliers = heat.maps.scorer(along.heads, along.direction)([sample.seen for sample in own])
+    scores, outliers = heat.maps.scorer(shown.heads, shown.direction)([sample.seen for sample in own])
     cover = np.stack([covered(sample.mask, scores.shape[1:]) for sample in own])
     share, _, mass = off_shares(scores.reshape(len(own), -1), cover, outliers.reshape(len(own), -1))
     assert exact.value == pytest.approx(np.nansum(share * mass) / mass[np.isfinite(share)].sum(), abs=1e-3)

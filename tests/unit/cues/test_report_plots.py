@@ -16,9 +16,9 @@ from clipaudit.cues.report.plots import (
     icon,
     interval_row,
 )
-from clipaudit.cues.report.svg import Scale, tag, tick_text, ticks
 from clipaudit.cues.report.words import decimal, p_value, points, share, with_limits
 from clipaudit.cues.result.finding_parts import Estimate, Verdict
+from clipaudit.pages.svg import Scale, tag, tick_text, ticks
 from tests.audit_examples import around
 
 

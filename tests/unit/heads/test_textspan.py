@@ -14,7 +14,7 @@ from clipaudit.heads.textspan import fold, shared_texts, stability, textspan, te
 from clipaudit.run.moments import Moments, merge, moments_of
 from clipaudit.run.reader import Run
 from clipaudit.schema import TableSpec
-from tests.conftest import ROOT
+from tests.commands import ROOT
 from tests.make_runs import make_run
 
 ORACLE = ROOT / "tests/data/oracle/textspan.npz"

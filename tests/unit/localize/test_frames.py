@@ -11,8 +11,9 @@ from PIL import Image
 
 from clipaudit.config import DecodeConfig
 from clipaudit.errors import UsageError
+from clipaudit.localize.colours import coloured
 from clipaudit.localize.frames import Frame, PictureReader, entire, seen_by
-from clipaudit.localize.overlay import MapPanel, coloured, overlaid, sheet
+from clipaudit.localize.overlay import MapPanel, overlaid, sheet
 from clipaudit.model import describe_tower
 from clipaudit.shards.decoder import ImageDecoder
 from tests.tiny_models import tiny
@@ -106,6 +107,7 @@ def test_colours_rise_in_brightness():
     assert (np.diff(brightness[::8]) > 0).all()
     assert coloured([np.nan, 0.5])[0].tolist() == [0, 0, 0]
     assert (coloured([2.0, -1.0]) == coloured([1.0, 0.0])).all()
+    assert coloured([0.5, 1.0]).tolist() == [[204, 65, 72], [252, 254, 164]]
 
 
 def test_an_overlay_is_brightest_where_the_score_is():

@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from clipaudit.cli.app import app
 from clipaudit.localize.evaluation.waterbirds import PUBLISHED_HEADS
-from tests.conftest import ROOT
+from tests.commands import ROOT
 
 PAGE = (ROOT / "docs/reproduction.md").read_text()
 RNG = np.random.default_rng(0)

@@ -14,7 +14,7 @@ from clipaudit.run import export as module
 from clipaudit.run.export import FORMATS, export
 from clipaudit.run.reader import Run
 from clipaudit.schema import TableSpec
-from tests.conftest import ROOT
+from tests.commands import ROOT
 from tests.make_runs import SPEC, make_run, make_samples
 
 

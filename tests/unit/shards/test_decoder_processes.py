@@ -19,7 +19,7 @@ from clipaudit.shards.decoder_processes import ProcessDecoder
 from clipaudit.shards.feed import ShardFeed
 from clipaudit.shards.fields import parse_fields
 from clipaudit.shards.listing import expand
-from tests.conftest import ROOT
+from tests.commands import ROOT
 from tests.make_shards import huge_png_bytes, jpeg_bytes, png_bytes, webp_bytes, write_members
 
 # A decoder that images can harm: it ends, hangs or takes no notice, as their bytes say.

@@ -1,13 +1,16 @@
-"""SVG as safe markup: elements whose texts and attributes are escaped, linear scales and round tick marks."""
+"""SVG as safe markup, in pages and as files: elements whose texts are escaped, linear scales and round tick marks."""
 
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from markupsafe import Markup, escape
+
+from clipaudit.pages import without_forbidden
 
 Content: TypeAlias = "Markup | str"
 Value: TypeAlias = "str | float | None"
@@ -61,6 +64,23 @@ def drawing(width: float, height: float, title: str, *content: Markup, role: str
     )
 
 
+def svg_file(width: float, height: float, title: str, style: str, *content: Markup) -> bytes:
+    """A file of its own, UTF-8: `style` is CSS for the elements' classes, `title` is read aloud."""
+    image = tag(
+        "svg",
+        tag("title", title),
+        tag("style", Markup(style)),  # noqa: S704 - CSS of the caller, no text from outside
+        tag("rect", width="100%", height="100%", fill="#fff"),
+        *content,
+        xmlns="http://www.w3.org/2000/svg",
+        role="img",
+        width=width,
+        height=height,
+        viewBox=f"0 0 {_number(width)} {_number(height)}",
+    )
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{without_forbidden(image)}\n'.encode()
+
+
 def text(x: float, y: float, content: str, kind: str = "", anchor: str | None = None, **more: Value) -> Markup:
     """A label; `anchor` is start, middle or end."""
     return tag("text", content, x=x, y=y, class_=kind or None, text_anchor=anchor, **more)
@@ -95,8 +115,22 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 def tick_text(value: float) -> str:
     """A tick's number with a true minus sign and no needless zeros."""
-    shown = f"{value:.10g}"
-    return shown.replace("-", "−")
+    digits = f"{value:.10g}"
+    return digits.replace("-", "−")
+
+
+def text_width(words: str, size: float) -> float:
+    """About how wide a text is, in pixels, in a sans-serif font of `size` pixels; East Asian letters are square."""
+    return size * sum(1.0 if unicodedata.east_asian_width(letter) in "WF" else 0.56 for letter in words)
+
+
+def cut_text(words: str, width: float, size: float) -> str:
+    """A text, its end replaced by `…` where it would be wider than `width` pixels."""
+    if text_width(words, size) <= width:
+        return words
+    while words and text_width(words, size) + size > width:
+        words = words[:-1]
+    return f"{words.rstrip()}…"
 
 
 def _number(value: Value) -> str:
