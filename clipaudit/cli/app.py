@@ -15,7 +15,16 @@ import typer
 from clipaudit.cli import demo, index, localize, query
 from clipaudit.cli import heads as cli_heads
 from clipaudit.cli import report as cli_report
-from clipaudit.cli.options import JsonOption, RunArgument, print_json
+from clipaudit.cli.options import (
+    ImageInterpolationOption,
+    ImageMeanOption,
+    ImageResizeOption,
+    ImageStdOption,
+    JsonOption,
+    RunArgument,
+    image_settings,
+    print_json,
+)
 from clipaudit.cli.options import option as _option
 from clipaudit.errors import IntegrityError, Interrupted
 from clipaudit.schema import VERSION
@@ -67,6 +76,10 @@ def audit(
         str | None,
         _option("open_clip weight tag, checkpoint file, or random-seed-N for untrained weights.", panel="Model"),
     ] = None,
+    image_mean: ImageMeanOption = None,
+    image_std: ImageStdOption = None,
+    image_resize: ImageResizeOption = None,
+    image_interpolation: ImageInterpolationOption = None,
     precision: Annotated[str | None, _option("fp32, bf16, fp16, or int8 on CPUs [fp32].", panel="Model")] = None,
     device: Annotated[str | None, _option("auto, cpu, cuda, cuda:N or mps [auto].", panel="Model")] = None,
     batch_size: Annotated[int | None, _option("Images a forward pass [32].", panel="Model")] = None,
@@ -137,6 +150,7 @@ def audit(
         "model": {
             "name": model,
             "pretrained": pretrained,
+            **image_settings(image_mean, image_std, image_resize, image_interpolation),
             "precision": precision,
             "device": device,
             "batch_size": batch_size,

@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from clipaudit.cli.options import JsonOption, listed, one_of, option, print_json
+from clipaudit.cli.options import (
+    ImageInterpolationOption,
+    ImageMeanOption,
+    ImageResizeOption,
+    ImageStdOption,
+    JsonOption,
+    image_settings,
+    listed,
+    one_of,
+    option,
+    print_json,
+)
 from clipaudit.errors import UsageError
 
 ModelOption = Annotated[str, option("open_clip name, model directory, hf-hub:ORG/NAME or demo [ViT-B-32].")]
@@ -53,6 +64,10 @@ def explain(
     squares: Annotated[bool, typer.Option("--squares", help="Draw patches as squares, not smoothly.")] = False,
     model: ModelOption = "ViT-B-32",
     pretrained: PretrainedOption = None,
+    image_mean: ImageMeanOption = None,
+    image_std: ImageStdOption = None,
+    image_resize: ImageResizeOption = None,
+    image_interpolation: ImageInterpolationOption = None,
     precision: PrecisionOption = "fp32",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -65,7 +80,17 @@ def explain(
     one_of("--form", form, ("paper", "code"))
     from clipaudit.localize.explain import Explainer, method_options
 
-    explainer = Explainer(_model(model, pretrained, precision, device), whole=whole, side=side)
+    explainer = Explainer(
+        _model(
+            model,
+            pretrained,
+            precision,
+            device,
+            images=image_settings(image_mean, image_std, image_resize, image_interpolation),
+        ),
+        whole=whole,
+        side=side,
+    )
     options = method_options(explainer.tower, layers=layers, blocks=blocks, form=form)  # type: ignore[arg-type]
     found = explainer.explain(
         image, text or [], method=method, heads=listed(head), options=options, words=words, tokens=tokens
@@ -78,7 +103,9 @@ def explain(
         typer.echo(out)
 
 
-def _model(name: str, pretrained: str | None, precision: str, device: str, batch_size: int = 32) -> Any:  # noqa: ANN401 - loaded late
+def _model(
+    name: str, pretrained: str | None, precision: str, device: str, batch_size: int = 32, *, images: dict[str, Any]
+) -> Any:  # noqa: ANN401 - loaded late
     from clipaudit.config import ModelConfig
 
     return ModelConfig(
@@ -87,6 +114,7 @@ def _model(name: str, pretrained: str | None, precision: str, device: str, batch
         precision=precision,  # type: ignore[arg-type]
         device=device,
         batch_size=batch_size,
+        **images,
     )
 
 
@@ -150,6 +178,10 @@ def segmentation(
     batch_size: BatchOption = 32,
     model: ModelOption = "ViT-B-32",
     pretrained: PretrainedOption = None,
+    image_mean: ImageMeanOption = None,
+    image_std: ImageStdOption = None,
+    image_resize: ImageResizeOption = None,
+    image_interpolation: ImageInterpolationOption = None,
     precision: PrecisionOption = "fp32",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -168,7 +200,17 @@ def segmentation(
         "templates": templates,
         "limit": limit,
     }
-    config = _evaluation(common, _model(model, pretrained, precision, device, batch_size))
+    config = _evaluation(
+        common,
+        _model(
+            model,
+            pretrained,
+            precision,
+            device,
+            batch_size,
+            images=image_settings(image_mean, image_std, image_resize, image_interpolation),
+        ),
+    )
     _segment(config, listed(methods), protocol, as_json)
 
 
@@ -183,6 +225,10 @@ def points(
     batch_size: BatchOption = 32,
     model: ModelOption = "ViT-B-32",
     pretrained: PretrainedOption = None,
+    image_mean: ImageMeanOption = None,
+    image_std: ImageStdOption = None,
+    image_resize: ImageResizeOption = None,
+    image_interpolation: ImageInterpolationOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -191,7 +237,17 @@ def points(
     Example: `clipaudit evaluate points 'shards/things-*.tar' --model demo --methods surgery`
     """
     common = {"shards": shards, "label": label, "classes": classes, "templates": templates, "limit": limit}
-    config = _evaluation(common, _model(model, pretrained, "fp32", device, batch_size))
+    config = _evaluation(
+        common,
+        _model(
+            model,
+            pretrained,
+            "fp32",
+            device,
+            batch_size,
+            images=image_settings(image_mean, image_std, image_resize, image_interpolation),
+        ),
+    )
     _segment(config, listed(methods), "points", as_json)
 
 
@@ -206,6 +262,10 @@ def multilabel(
     batch_size: BatchOption = 32,
     model: ModelOption = "ViT-B-32",
     pretrained: PretrainedOption = None,
+    image_mean: ImageMeanOption = None,
+    image_std: ImageStdOption = None,
+    image_resize: ImageResizeOption = None,
+    image_interpolation: ImageInterpolationOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -215,7 +275,17 @@ def multilabel(
     --pretrained laion2b_s34b_b88k`
     """
     common = {"shards": shards, "labels": labels, "classes": classes, "templates": templates, "limit": limit}
-    config = _evaluation(common | {"form": form}, _model(model, pretrained, "fp32", device, batch_size))
+    config = _evaluation(
+        common | {"form": form},
+        _model(
+            model,
+            pretrained,
+            "fp32",
+            device,
+            batch_size,
+            images=image_settings(image_mean, image_std, image_resize, image_interpolation),
+        ),
+    )
     from clipaudit.cli.console.localize import Counter, print_recognition
     from clipaudit.localize.evaluation.evaluate import LocaliserEvaluation, plain
 
@@ -245,6 +315,10 @@ def waterbirds(
     batch_size: BatchOption = 32,
     model: ModelOption = "ViT-B-32",
     pretrained: PretrainedOption = None,
+    image_mean: ImageMeanOption = None,
+    image_std: ImageStdOption = None,
+    image_resize: ImageResizeOption = None,
+    image_interpolation: ImageInterpolationOption = None,
     precision: PrecisionOption = "fp32",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -256,7 +330,17 @@ def waterbirds(
     if random < 0:
         raise UsageError(f"--random must be at least 0, not {random}")
     common = {"shards": shards, "label": label, "classes": classes, "templates": templates, "limit": limit}
-    config = _evaluation(common, _model(model, pretrained, precision, device, batch_size))
+    config = _evaluation(
+        common,
+        _model(
+            model,
+            pretrained,
+            precision,
+            device,
+            batch_size,
+            images=image_settings(image_mean, image_std, image_resize, image_interpolation),
+        ),
+    )
     from clipaudit.cli.console.localize import Counter, groups_json, print_groups
     from clipaudit.localize.evaluation.evaluate import LocaliserEvaluation
 
@@ -280,6 +364,10 @@ def evaluate_heads(
     batch_size: BatchOption = 32,
     model: ModelOption = "ViT-B-32",
     pretrained: PretrainedOption = None,
+    image_mean: ImageMeanOption = None,
+    image_std: ImageStdOption = None,
+    image_resize: ImageResizeOption = None,
+    image_interpolation: ImageInterpolationOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -288,7 +376,17 @@ def evaluate_heads(
     Example: `clipaudit evaluate heads 'shards/things-*.tar' --model demo`
     """
     common = {"shards": shards, "label": label, "templates": templates, "limit": limit}
-    config = _evaluation(common, _model(model, pretrained, "fp32", device, batch_size))
+    config = _evaluation(
+        common,
+        _model(
+            model,
+            pretrained,
+            "fp32",
+            device,
+            batch_size,
+            images=image_settings(image_mean, image_std, image_resize, image_interpolation),
+        ),
+    )
     from dataclasses import asdict
 
     from clipaudit.cli.console.localize import Counter, print_heads

@@ -28,6 +28,41 @@ def where_option(what: str, panel: str | None = None) -> Any:  # noqa: ANN401 - 
     )
 
 
+_IMAGES = "Images"
+ImageMeanOption = Annotated[
+    str | None, option("Mean of red, green, blue, such as 0.5,0.5,0.5 [the weights'].", "--image-mean", panel=_IMAGES)
+]
+ImageStdOption = Annotated[
+    str | None, option("Standard deviation of red, green, blue [the weights'].", "--image-std", panel=_IMAGES)
+]
+ImageResizeOption = Annotated[
+    str | None, option("shortest, longest or squash [the weights'].", "--image-resize", panel=_IMAGES)
+]
+ImageInterpolationOption = Annotated[
+    str | None, option("bicubic or bilinear [the weights'].", "--image-interpolation", panel=_IMAGES)
+]
+
+
+def image_settings(mean: str | None, std: str | None, resize: str | None, interpolation: str | None) -> dict[str, Any]:
+    """The four options as fields of ModelConfig; None for what was not given. Raises UsageError."""
+    return {
+        "image_mean": _numbers("--image-mean", mean),
+        "image_std": _numbers("--image-std", std),
+        "image_resize": resize,
+        "image_interpolation": interpolation,
+    }
+
+
+def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{name} must be three numbers such as 0.5,0.5,0.5, not {text!r}") from error
+    return numbers * 3 if len(numbers) == 1 else numbers
+
+
 def listed(texts: list[str] | None) -> tuple[str, ...]:
     """The values of an option that may be repeated and may hold commas: `--heads L10H00,L11H03 --heads L11H05`."""
     return tuple(part.strip() for text in texts or () for part in text.split(",") if part.strip())

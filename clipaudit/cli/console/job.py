@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -67,6 +68,7 @@ class ConsoleReporter(Reporter):
         layers = sorted({name.split("H")[0] for name in table.heads})
         rows = [
             ("model", f"{model.name}{weights}, {model.precision} on {plan.facts.device}"),
+            ("images", _preparation(plan.facts.model["preprocess"])),
             (
                 "stored",
                 f"{len(table.heads)} heads x {table.head_dim} in {', '.join(layers)}, embedding {table.embed_dim}",
@@ -186,6 +188,16 @@ def _bytes(number: float) -> str:
             return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
         number /= 1000
     raise AssertionError
+
+
+def _preparation(settings: Mapping[str, Any]) -> str:
+    """How the model's images are prepared, in a line."""
+    mean, std = (", ".join(f"{value:.4g}" for value in settings[name]) for name in ("mean", "std"))
+    size = settings["size"]
+    pixels = f"{size[0]} x {size[1]}" if isinstance(size, (list, tuple)) else f"{size} x {size}"
+    sides = {"shortest": "shorter side to size, middle cut out", "longest": "longer side to size, padded"}
+    resized = sides.get(settings["resize_mode"], "squashed to size")
+    return f"{pixels}, {resized} ({settings['interpolation']}); mean {mean}; std {std}"
 
 
 def _agreement(found: dict[str, Any]) -> str:

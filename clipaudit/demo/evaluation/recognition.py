@@ -22,7 +22,8 @@ from clipaudit.demo.world.backgrounds import SIZE
 from clipaudit.demo.world.scenes import Scene, render
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.encoder import Tokenizer, encode_texts, load_tokenizer
-from clipaudit.model.loading import LoadedModel, Normaliser, load_model, resolve
+from clipaudit.model.loading import LoadedModel, Normaliser, load_model
+from clipaudit.model.names import resolve
 from clipaudit.statistics import Proportion
 
 Image8: TypeAlias = npt.NDArray[np.uint8]
