@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from clipaudit.cues.result.finding_parts import (
     Association,
     CellTable,
     ClassesFrom,
+    ClassRow,
     Cue,
     CueWord,
     Distribution,
@@ -20,6 +21,8 @@ from clipaudit.cues.result.finding_parts import (
     Estimate,
     Evidence,
     Gallery,
+    GroupAccuracy,
+    Groups,
     Need,
     Predictability,
     Rival,
@@ -30,6 +33,7 @@ from clipaudit.cues.result.finding_parts import (
 )
 from clipaudit.cues.result.panels import (
     AttributeTable,
+    ClassDifference,
     ClassFacts,
     Controls,
     Data,
@@ -43,16 +47,18 @@ from clipaudit.cues.result.panels import (
     Settings,
     Shift,
     ShiftRow,
+    SourceFacts,
     Trust,
 )
-from clipaudit.cues.result.reliance import (
+from clipaudit.cues.result.reliance_parts import (
     Arm,
+    CellAccuracy,
     Counterfactual,
+    CueSide,
     DosePoint,
-    GroupAccuracy,
-    Groups,
-    PairedTest,
-    RandomControl,
+    LabelNoise,
+    Placebo,
+    Reliance,
 )
 from clipaudit.cues.result.result import SCHEMA_VERSION, AuditResult, Finding, finding_id
 
@@ -89,6 +95,7 @@ def group(class_name: str, value: str, n: int, before: float, after: float | Non
         class_name=class_name,
         value=value,
         n=n,
+        independent=n,
         size="may gate" if n >= 100 else "shown" if n >= 30 else "greyed" if n >= 10 else "count only",
         accuracy=around(before, 0.03, n, 0.9875) if n >= 10 else None,
         without=around(after, 0.03, n, 0.9875) if after is not None and n >= 10 else None,
@@ -147,7 +154,10 @@ def association(d: float = 0.898, **changes: object) -> Association:
         d=around(d, 0.014, 4795),
         d_plain=0.91,
         strength=strength_word(d),
-        rivals=(Rival(class_name="landbird", d=d, n=3682),),
+        rivals=(Rival(class_name="waterbird", d=d, n=1113), Rival(class_name="landbird", d=-d, n=3682)),
+        replication=0.891,
+        replicated=True,
+        corrected=None,
         p=1e-300,
         q=1e-299,
         p_family=0.005,
@@ -161,85 +171,126 @@ def association(d: float = 0.898, **changes: object) -> Association:
     return replace(found, **changes)  # type: ignore[arg-type]
 
 
-def random_control() -> RandomControl:
-    counts, edges = np.histogram(np.random.default_rng(0).normal(0.01, 0.03, 1000), bins=20)
-    return RandomControl(
-        observed=0.3,
-        p=0.005,
-        mean=0.01,
-        deviation=0.03,
-        sets=1000,
-        different_sets=7056,
-        edges=tuple(map(float, edges)),
-        counts=tuple(map(int, counts)),
-        matched="2 heads of the same layers (1 of layer 2, 1 of layer 3), margin variance within a factor of 2",
-    )
-
-
-def arm(name: str, gain: float) -> Arm:
-    tests = tuple(
-        PairedTest(
-            class_name=class_name,
-            value=value,
-            conflict=(class_name, value) in {("landbird", "water"), ("waterbird", "land")},
-            n=n,
-            fixed=fixed,
-            broken=broken,
-            p=p,
-            change=around((fixed - broken) / n, 0.02, n),
-        )
-        for class_name, value, n, fixed, broken, p in (
-            ("landbird", "land", 2255, 11, 56, 1e-8),
-            ("landbird", "water", 2255, 640, 54, 1e-120),
-            ("waterbird", "land", 642, 236, 11, 1e-55),
-            ("waterbird", "water", 642, 5, 24, 5e-4),
-        )
-    )
-    return Arm(
-        name="whole heads" if name == "whole heads" else "direction only",
+def counterfactual(net: float = 0.3) -> Counterfactual:
+    arms: tuple[tuple[Any, float], ...] = (("whole heads", net), ("direction only", 0.22), ("text in all heads", 0.05))
+    return Counterfactual(
         heads=("L03H05", "L02H01"),
-        delta_conflict=around(gain, 0.02, 2897),
-        delta_group_mean=around(0.14, 0.015, 5794),
-        delta_worst=around(0.35, 0.03, 642),
-        worst_group="waterbird on land",
-        delta_plain=around(0.11, 0.01, 5794),
-        tests=tests,
-        control=random_control(),
-        dose=tuple(
+        heads_named=True,
+        gap_before=around(0.40, 0.03, 5794),
+        gap_after=around(0.40 - net, 0.03, 5794),
+        did=around(net + 0.01, 0.03, 5794),
+        net_did=around(net, 0.03, 5794),
+        conflict_rise=around(0.29, 0.02, 2897),
+        net_conflict_rise=around(0.28, 0.02, 2897),
+        aligned_change=around(-0.02, 0.01, 2897),
+        group_mean_change=around(0.14, 0.015, 5794),
+        p=0.005,
+        control="matched head sets",
+        control_sets=200,
+        control_band=(0.35, 0.45),
+        matched="as many heads of each layer, class margin variance within a factor of 2",
+        visibility=around(0.91, 0.01, 2897),
+        doses=tuple(
             DosePoint(
                 alpha=alpha,
-                conflict=around(0.56 + gain * alpha, 0.02, 2897),
-                group_mean=around(0.765 + 0.14 * alpha, 0.015, 5794),
-                worst=around(0.51 + 0.35 * alpha, 0.03, 642),
-                plain_average=around(0.786 + 0.11 * alpha, 0.01, 5794),
+                gap=around(0.40 - net * alpha, 0.03, 5794),
+                aligned=around(0.965 - 0.02 * alpha, 0.01, 2897),
+                conflicting=around(0.565 + 0.29 * alpha, 0.02, 2897),
             )
             for alpha in (0.0, 0.25, 0.5, 0.75, 1.0)
+        ),
+        arms=tuple(
+            Arm(
+                name=name,
+                did=around(did, 0.03, 5794),
+                net_did=around(did, 0.03, 5794),
+                delta_conflict=around(0.29, 0.02, 2897) if name == "whole heads" else None,
+            )
+            for name, did in arms
         ),
     )
 
 
-def case(**changes: Any) -> VerdictCase:
-    """An attribute that goes with its class and that the model relies on, but for some changes."""
-    base = VerdictCase(
-        association=association(),
-        attributes=True,
-        classes_from="label",
-        arm=arm("whole heads", 0.3),
-        own=642,
-        others=2255,
+def reliance(verdict: Verdict = Verdict.CONFIRMED, **changes: Any) -> Reliance:
+    """What CLIP makes of water and land."""
+    figures = {
+        ("landbird", False): (2255, 0.97),
+        ("landbird", True): (2255, 0.62),
+        ("waterbird", True): (642, 0.51),
+        ("waterbird", False): (642, 0.96),
+    }
+    side = CueSide(d=around(0.61, 0.03, 2897), p=1e-9)
+    base = Reliance(
+        answerer="clip",
+        verdict=verdict,
+        sentence="waterbird goes with water, and CLIP relies on it.",
+        state="able",
+        cells=tuple(
+            CellAccuracy(class_name=name, conflicting=conflicting, accuracy=around(value, 0.03, n, 0.9875))
+            for (name, conflicting), (n, value) in figures.items()
+        ),
+        group_mean=around(0.765, 0.013, 5794),
+        chance=0.5,
+        gap=around(0.40, 0.03, 5794),
+        gap_90=around(0.40, 0.025, 5794, 0.9),
+        gap_p=0.005,
+        margin_d=around(0.62, 0.02, 5794),
+        margin_d_90=around(0.62, 0.017, 5794, 0.9),
+        have=side,
+        lack=side,
+        both_sides=True,
+        label_noise=LabelNoise(rate=None, rate_low=None, needed=0.03, counts=True),
+        adjusted=(),
+        explained_by=(),
+        inseparable_from=(),
+        does_not_hang_on_it=False,
+        corrected_gap=None,
+        effect=counterfactual(),
     )
     return replace(base, **changes)
 
 
-def counterfactual() -> Counterfactual:
-    return Counterfactual(
-        rows=f"{TEST}, confirmation half",
-        discovery=f"{TEST}, discovery half",
-        mean_source="/runs/birds, attributes.split = train, discovery half, every label with equal weight",
-        groups="attributes.place",
-        corrected=False,
-        arms=(arm("whole heads", 0.3), arm("direction only", 0.22)),
-        before=groups(replaced=True),
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What the rules of reliance say of an answerer."""
+
+    answerer: str = "clip"
+    relies_on_it: bool = False
+    fails_where: bool = False
+    needed: bool = False
+    does_not_hang_on_it: bool = False
+
+
+def case(**changes: Any) -> VerdictCase:
+    """A value that goes with its class and that the model relies on, but for some changes."""
+    base = VerdictCase(
+        kind="value",
+        classes_from="label",
+        association=association(),
+        reliance=(Rules(relies_on_it=True, fails_where=True),),
+    )
+    return replace(base, **changes)
+
+
+def class_rows(has: str = "waterbird", named: bool = True) -> tuple[ClassRow, ...]:
+    value = PLACES[CLASSES.index(has)]
+    counts = {"landbird": (184, 3498), "waterbird": (1057, 56)}
+    return tuple(
+        ClassRow(
+            class_name=name,
+            label=label,
+            has=name == has,
+            named=named,
+            d=around(0.898 if name == has else -0.898, 0.014, 4795),
+            n=(3682, 1113)[label],
+            independent=(3680, 1110)[label],
+            share=around((0.05, 0.95)[label], 0.01, (3682, 1113)[label]),
+            with_cue=counts[name][0] if value == "water" else counts[name][1],
+            without_cue=counts[name][1] if value == "water" else counts[name][0],
+            collect=(3314, 1001)[label],
+            collect_value=PLACES[1 - label],
+        )
+        for label, name in sorted(enumerate(CLASSES), key=lambda pair: pair[1] != has)
     )
 
 
@@ -291,14 +342,17 @@ def gallery() -> Gallery:
             *(sample(number, label=0) for number in range(9, 12)),
         ),
         least_spurious=tuple(sample(number, value="land") for number in range(12, 18)),
+        drawn="Drawn at random from each cell, right and wrong answers in proportion.",
     )
 
 
 def confirmed() -> Finding:
     return Finding(
         id=finding_id(MODEL, "waterbird", cue().name),
+        former_ids=(finding_id(MODEL, "waterbird", "attributes.place=water"),),
         rank=1,
         verdict=Verdict.CONFIRMED,
+        kind="value",
         sentence=(
             "waterbird goes with water (D = 0.90, 95 % interval 0.88 to 0.91, n = 4,795), and CLIP relies on it:"
             " without L03H05 and L02H01, accuracy on conflicting images rises by 30.0 points (28.0 to 32.0, n = 2,897)."
@@ -306,9 +360,15 @@ def confirmed() -> Finding:
         action="Collect 1,001 images of waterbird without water, or use weights.parquet when you train.",
         class_name="waterbird",
         label=1,
+        side="both",
+        classes=class_rows(),
         cue=cue(),
         association=association(),
-        counterfactual=counterfactual(),
+        reliance=(reliance(),),
+        explained_by=(),
+        inseparable_from=(),
+        core=False,
+        groups=groups(replaced=True),
         cells=cells(),
         distributions=distributions(),
         evidence=evidence(),
@@ -326,6 +386,7 @@ def confirmed() -> Finding:
             i_squared=0.04,
         ),
         gallery=gallery(),
+        no_good_word=False,
         merged=7,
     )
 
@@ -335,12 +396,19 @@ def candidate() -> Finding:
     words = (CueWord(text=name, property="style_medium", kind="context-like", head="L01H02", d=0.41),)
     return Finding(
         id=finding_id(MODEL, "landbird", name),
+        former_ids=(),
         rank=2,
         verdict=Verdict.CANDIDATE,
+        kind="text",
         sentence=f"landbird goes with '{name}' (D = 0.41); whether that is a shortcut cannot be told from labels.",
         action="Add a column that says which images have it, and audit again with --attribute.",
         class_name="landbird",
         label=0,
+        side="both",
+        classes=tuple(
+            replace(row, share=None, with_cue=None, without_cue=None, collect=0, collect_value=None)
+            for row in class_rows("landbird")
+        ),
         cue=Cue(
             name=name,
             words=words,
@@ -351,7 +419,11 @@ def candidate() -> Finding:
             class_part=0.95,
         ),
         association=association(0.41, cramers_v=None, odds_ratio=None, alignment=None, p_family=None, d_plain=0.44),
-        counterfactual=None,
+        reliance=(),
+        explained_by=(),
+        inseparable_from=(),
+        core=False,
+        groups=None,
         cells=replace(
             cells(),
             source=f"pseudo-attribute: {name}",
@@ -367,7 +439,10 @@ def candidate() -> Finding:
         false_alarm=("It may belong to the class itself: only attribute labels can tell.",),
         needs=(Need(what="a column that says whether an image has the cue", images=None),),
         stability=None,
-        gallery=Gallery(aligned=(sample(1, 0, key=_HOSTILE),), conflicting=(), least_spurious=()),
+        gallery=Gallery(
+            aligned=(sample(1, 0, key=_HOSTILE),), conflicting=(), least_spurious=(), drawn="Drawn at random."
+        ),
+        no_good_word=False,
         merged=1,
     )
 
@@ -384,7 +459,9 @@ def inconclusive() -> Finding:
         cue=cue("land"),
         sentence="landbird goes with land (D = 0.90), but 7 images of landbird on water are too few to say more.",
         action="Add at least 93 images of landbird with water to the rows that are scored.",
-        counterfactual=None,
+        former_ids=(),
+        classes=class_rows("landbird"),
+        reliance=(reliance(Verdict.INCONCLUSIVE, state="too few", effect=None),),
         needs=(Need(what="landbird with water", images=93),),
     )
 
@@ -395,7 +472,8 @@ def observed() -> Finding:
         verdict=Verdict.OBSERVED,
         sentence="Images whose captions name waterbird go with 'water' (D = 0.90); without labels nobody can say more.",
         action="Label 100 of the images that count as waterbird and as many others by hand.",
-        counterfactual=None,
+        reliance=(),
+        groups=None,
         needs=(Need(what="class labels", images=None),),
     )
 
@@ -432,7 +510,7 @@ def example_result() -> AuditResult:
             cue=found.cue.name,
             verdict=found.verdict,
             association=found.association.d,
-            reliance=None if found.counterfactual is None else found.counterfactual.arms[0].delta_conflict,
+            reliance=None if found.counterfactual is None else found.counterfactual.net_did,
         )
         for found in findings
     )
@@ -466,7 +544,29 @@ def example_result() -> AuditResult:
             )
             for label, name in enumerate(CLASSES)
         ),
-        attributes=(AttributeTable(attribute="attributes.place", cells=cells(), cramers_v=0.86, p=1e-300),),
+        attributes=(
+            AttributeTable(
+                attribute="attributes.place",
+                cells=cells(),
+                cramers_v=0.86,
+                p=0.002,
+                kind="text",
+                tied=True,
+                multi_class_auc=None,
+                d=None,
+                decided=True,
+                known_error=None,
+            ),
+        ),
+        differences=(
+            ClassDifference(
+                having=("landbird",),
+                lacking=("waterbird",),
+                text="a red picture",
+                head="L01H07",
+                d=around(0.31, 0.05, 2397),
+            ),
+        ),
         groups=(groups(replaced=False),),
         predictability=(
             Predictability(
@@ -529,6 +629,9 @@ def example_result() -> AuditResult:
             accuracy=around(0.786, 0.011, 5794),
             near_chance=False,
             mean_source="/runs/birds, attributes.split = train, every label with equal weight",
+            placebo=Placebo(draws=199, cues=2, answerers=1, rows=4000, believed=1, rate=0.0025, rate_of_any=0.005),
+            level=0.995,
+            sources=(SourceFacts(name="shard", levels=3, icc=0.001, p=0.4, used=False),),
             embedding_share=0.64,
             limits=("Only direct effects of heads are measured.", "What CLIP does not see is not found."),
         ),
@@ -559,6 +662,9 @@ def example_result() -> AuditResult:
             random_sets=1000,
             negative_audits=20,
             positive_trials=20,
+            margin=0.05,
+            core=(),
+            clean_labels=False,
             seed=0,
             pool="clipaudit's own pool",
             pool_fingerprint="b2" * 32,

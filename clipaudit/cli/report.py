@@ -29,7 +29,12 @@ ClassesFromOption = Annotated[
     option("What says which class an image is: label, caption or clip (its own answer) [labels, else captions]."),
 ]
 AttributeOption = Annotated[
-    list[str] | None, option("Column that says which images have a cue, such as place; repeatable.", panel=CUES)
+    list[str] | None,
+    option(
+        "Column that says which images have a cue, such as place; place:error=0.1 where a share of it is wrong;"
+        " repeatable.",
+        panel=CUES,
+    ),
 ]
 SplitOption = Annotated[
     str | None,
@@ -42,6 +47,13 @@ ClusterOption = Annotated[
 EnvironmentOption = Annotated[
     str | None, option("Column over which a finding must be stable, such as camera [shards].", panel=ROWS)
 ]
+CoreOption = Annotated[
+    list[str] | None, option("A value or column that is part of the class, and no shortcut; repeatable.", panel=CUES)
+]
+MarginOption = Annotated[float, option("Least gap in accuracy that counts, as a share [0.05].", panel=CUES)]
+CleanLabelsOption = Annotated[
+    bool, typer.Option("--clean-labels", help="The labels are right: a gap alone is evidence.", rich_help_panel=CUES)
+]
 OutOption = Annotated[str | None, option("Directory for the report, a path or URL [RUN/reports/report].")]
 TextOption = Annotated[list[str] | None, option("A cue of your own to test, in words; repeatable.", panel=CUES)]
 TextsOption = Annotated[
@@ -51,7 +63,10 @@ TextsOption = Annotated[
 TemplatesOption = Annotated[str, option("imagenet, simple, single or a file of prompts with {} [imagenet].")]
 FailOnOption = Annotated[
     list[str] | None,
-    option("confirmed, model-only, data-only, candidate, or never; repeatable [confirmed].", panel=GATE),
+    option(
+        "confirmed, fails-where, needed, model-only, data-only, tied, candidate, or never; repeatable [confirmed].",
+        panel=GATE,
+    ),
 ]
 EvidenceOption = Annotated[
     bool, typer.Option("--require-evidence", help="Exit 3 when it cannot be decided.", rich_help_panel=GATE)
@@ -77,6 +92,7 @@ def report(
     classes: ClassesOption = None,
     classes_from: ClassesFromOption = None,
     attribute: AttributeOption = None,
+    core: CoreOption = None,
     split: SplitOption = None,
     test_run: TestRunOption = None,
     cluster: ClusterOption = None,
@@ -85,6 +101,8 @@ def report(
     text: TextOption = None,
     texts: TextsOption = None,
     templates: TemplatesOption = "imagenet",
+    margin: MarginOption = 0.05,
+    clean_labels: CleanLabelsOption = False,
     fail_on: FailOnOption = None,
     require_evidence: EvidenceOption = False,
     waivers: WaiversOption = None,
@@ -158,6 +176,9 @@ def audit_options(given: dict[str, Any]) -> AuditOptions:
         texts=given["texts"],
         user_texts=tuple(given["text"] or ()),
         attributes=listed(given["attribute"]),
+        core=tuple(given["core"] or ()),
+        margin=given["margin"],
+        clean_labels=given["clean_labels"],
         cluster=given["cluster"],
         environment=given["environment"],
         where=() if split is None else (f"{split}=train",),
@@ -195,6 +216,7 @@ def _command(given: dict[str, Any]) -> str:
         "classes",
         "classes_from",
         "attribute",
+        "core",
         "split",
         "test_run",
         "cluster",
@@ -209,6 +231,8 @@ def _command(given: dict[str, Any]) -> str:
                 words += [f"--{name.replace('_', '-')}", str(value)]
     if given["templates"] != "imagenet":
         words += ["--templates", given["templates"]]
+    words += ["--margin", str(given["margin"])] * (given["margin"] != 0.05)
+    words += ["--clean-labels"] * given["clean_labels"]
     words += ["--masks", given["masks"]] * (given["masks"] != "seg.png")
     words += ["--seed", str(given["seed"])]
     words += ["--require-evidence"] * given["require_evidence"]

@@ -50,6 +50,7 @@ def inconclusive(
         map=(),
         classes=_classes(names, counts, independent),
         attributes=(),
+        differences=(),
         groups=(),
         predictability=(),
         shift=None,
@@ -107,6 +108,9 @@ def _trust(run: Run, sentence: str) -> Trust:
         accuracy=None,
         near_chance=False,
         mean_source=None,
+        placebo=None,
+        level=0.95,
+        sources=(),
         embedding_share=0.0,
         limits=(sentence,),
     )

@@ -36,7 +36,14 @@ class AuditOptions:
     user_texts: tuple[str, ...] = ()
     """Cues that a user suspects; tested in every head, whatever their kind."""
     attributes: tuple[str, ...] = ()
-    """Columns that say which images have a cue: `place` or `attributes.place`."""
+    """Columns that say which images have a cue: `place` or `attributes.place`; with `place:error=0.1` a known share of
+    its values is wrong, with `place:error=0.1/250` one that was measured on 250 images (S6c)."""
+    core: tuple[str, ...] = ()
+    """Values or columns that are part of the class, by the user's word: never `needed`, and no explanation of a gap."""
+    margin: float = 0.05
+    """Minimum gap in accuracy that counts, and the largest that acquits, as a share 0..0.5 (S9)."""
+    clean_labels: bool = False
+    """The user vouches for the labels: a gap alone is evidence, whatever label noise would explain it (S9c)."""
     cluster: str | None = None
     """Column whose equal values are one source; None takes the run's table of near duplicates or, without one, equal
     perceptual hashes."""
@@ -58,7 +65,7 @@ class AuditOptions:
     """Images that a group needs to be the worst (S8)."""
     permutations: int = 199
     """Permutations of the labels for the largest statistic (S3): at least 199, or 0 for none."""
-    random_sets: int = 500
+    random_sets: int = 200
     """Random head sets as controls of each counterfactual (S10): at least 200."""
     negative_audits: int = 20
     """Audits on permuted labels (S13)."""
@@ -69,7 +76,7 @@ class AuditOptions:
     """Of all random choices: the same seed and rows give the same result."""
 
     def __post_init__(self) -> None:
-        for name in ("user_texts", "attributes", "where", "test_where"):
+        for name in ("user_texts", "attributes", "core", "where", "test_where"):
             object.__setattr__(self, name, as_names(getattr(self, name)))
         for name, low in (
             ("directions", 1),
@@ -85,6 +92,8 @@ class AuditOptions:
             raise UsageError(f"--classes-from {self.classes_from!r} is not understood: use label, caption or clip")
         if self.permutations != 0 and self.permutations < _MIN_PERMUTATIONS:
             raise UsageError(f"permutations must be 0 or at least {_MIN_PERMUTATIONS}, not {self.permutations}")
+        if not 0 < self.margin < 0.5:
+            raise UsageError(f"--margin must be between 0 and 0.5, not {self.margin}")
         if not 0 < self.alpha < 1:
             raise UsageError(f"alpha must be between 0 and 1, not {self.alpha}")
         if not 0 < self.delta_warn <= self.delta_fail < 1:

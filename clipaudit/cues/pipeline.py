@@ -1,10 +1,11 @@
-"""A spurious-cue audit from a run to its result: read images, test directions, make findings, run controls."""
+"""A spurious-cue audit from a run to its result: read, test, decide, control."""
 
 from __future__ import annotations
 
 import datetime
 import importlib.metadata
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Final
@@ -12,12 +13,12 @@ from typing import Final
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Ints
-from clipaudit.cues.findings.by_attribute import attribute_cues, attribute_finding
-from clipaudit.cues.findings.by_text import text_finding, with_shift
-from clipaudit.cues.findings.candidates import grounded_in, text_cues
+from clipaudit.cues.findings.all_findings import findings_of
+from clipaudit.cues.findings.by_text import with_shift
+from clipaudit.cues.findings.measured_reliance import placebo_of
 from clipaudit.cues.inconclusive import inconclusive
-from clipaudit.cues.measure.answers import answers
-from clipaudit.cues.measure.context import Context, Progress, TextSource
+from clipaudit.cues.measure.answers import answers, read_vectors
+from clipaudit.cues.measure.context import ColumnTest, Context, Progress, TextSource
 from clipaudit.cues.measure.directions import all_directions, class_subspace
 from clipaudit.cues.measure.hygiene import hygiene
 from clipaudit.cues.measure.image_facts import ImageFacts, image_facts
@@ -26,13 +27,18 @@ from clipaudit.cues.measure.scan import scan
 from clipaudit.cues.measure.shift import shift_between
 from clipaudit.cues.measure.unlabelled import caption_classes, classes_source, own_answers
 from clipaudit.cues.options import AuditOptions
-from clipaudit.cues.result.finding_parts import ClassesFrom, Verdict
+from clipaudit.cues.result.finding_parts import ClassesFrom
 from clipaudit.cues.result.panels import Dropped, LeftOut, Settings
-from clipaudit.cues.result.result import AuditResult, Finding
+from clipaudit.cues.result.result import AuditResult
 from clipaudit.cues.row_tables import row_tables
-from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, unusable
+from clipaudit.cues.statistics.attribute import Attribute
+from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, names_class, omnibus, unusable
+from clipaudit.cues.statistics.columns import binned_like, column_kind, multi_class_auc, numbers_of
+from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.known_error import parse_attribute
+from clipaudit.cues.statistics.multiplicity import permuted
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
-from clipaudit.cues.statistics.strength import Design
+from clipaudit.cues.statistics.sources import MIN_LEVELS, SourceTest, find_source, nested
 from clipaudit.cues.summary import assemble, ranked
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.classes import ClassNames, find_classes, listed_classes, load_templates
@@ -43,12 +49,15 @@ from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows, row_filter
 from clipaudit.schema import VERSION, Label
 
-_PACKAGES: Final = ("numpy", "scipy", "scikit-learn", "pyarrow")
-"""Whose versions a result records."""
+_PACKAGES: Final = ("numpy", "scipy", "pyarrow")
+_SOURCE_ROWS: Final = 5_000
+"""Images that sources are looked for in."""
+_OMNIBUS: Final = 499
+"""Permutations for columns as a whole."""
 
 
 def _silent(what: str, done: int, total: int) -> None:
-    """Report no progress."""
+    """Nothing."""
 
 
 def audit_cues(
@@ -85,7 +94,7 @@ def audit_cues(
 
 
 class _Job:
-    """One audit: its checked inputs, and its steps in order."""
+    """One audit: its inputs, checked, and its steps in order."""
 
     def __init__(
         self, run: Run, options: AuditOptions, test_run: Run | None, texts: TextSource | None, pool: TextPool | None
@@ -100,17 +109,24 @@ class _Job:
             classes_source(test_run, self.classes_from)
         self.class_of: dict[Label, int] = {}
         self.names = self._names()
-        self.columns = tuple(dict.fromkeys(group_column(run, name) for name in options.attributes))
+        given = [parse_attribute(name) for name in options.attributes]
+        self.columns = tuple(dict.fromkeys(group_column(run, name) for name, _ in given))
+        self.known_errors = {group_column(run, name): error for name, error in given if error is not None}
         if "label" in self.columns:
             raise UsageError("the label cannot be its own attribute: give another column")
         self.rows = chosen_rows(run, options.where)
         self.dropped: list[Dropped] = []
+        self.source: SourceTest | None = None
+        self.sources: tuple[SourceTest, ...] = ()
 
     def result(self, progress: Progress) -> AuditResult:
-        """Run all steps."""
+        """All steps."""
         facts, left_out = self._facts(self.run, self.rows)
         require_rows(self.run, self.rows, len(facts))
         test, test_left_out = self._test_facts()
+        facts, test = self._with_sources(facts, test)
+        raw = {name: facts.attributes[name] for name in self.columns}
+        facts, test = self._in_bins(facts, test)
         tested = tested_classes(facts, len(self.names))
         settings = self.settings()
         if len(tested) < 2:
@@ -125,8 +141,9 @@ class _Job:
                 settings=settings,
                 versions=self.versions(),
             )
-        context = self._context(facts, test, tested, progress)
-        findings = ranked(self._findings(context, progress), self.options.max_findings)
+        context = self._context(facts, raw, test, tested, progress)
+        found, placebo = findings_of(context, progress)
+        findings = ranked(found, self.options.max_findings)
         shift = None if test is None else shift_between(context, test, findings, self.pool, self.texts)
         findings = tuple(with_shift(finding, shift) for finding in findings)
         columns = [screen.attribute.column for screen in context.attributes]
@@ -139,6 +156,7 @@ class _Job:
             dropped=tuple(self.dropped),
             shift=shift,
             hygiene=hygiene(facts, test, self.names),
+            placebo=placebo_of(placebo),
             everything=facts,
             left_out=(left_out, test_left_out),
             rows=row_tables(context, findings, facts, test, columns),
@@ -148,7 +166,7 @@ class _Job:
     # -- classes -------------------------------------------------------------------------------------------------------
 
     def _names(self) -> ClassNames:
-        """The classes; for labels, `class_of` is filled with the class of each label."""
+        """The classes; of labels also which class each is, in `class_of`."""
         run, shards = self.run, [shard.url for shard in self.run.manifest.shards]
         if self.classes_from != "label":
             return listed_classes(self.options.classes, shards)
@@ -161,11 +179,11 @@ class _Job:
 
     @cached_property
     def class_vectors(self) -> Float32s:
-        """(C, D) unit vectors of the class names."""
+        """(C, D)"""
         return self.texts.classes(self.names.names, load_templates(self.options.templates))
 
     def _named(self, facts: ImageFacts) -> ImageFacts:
-        """The images with the classes that their captions name or that CLIP answers; as they are with labels."""
+        """The images with the classes that their captions name, or that CLIP answers."""
         if self.classes_from == "label":
             return facts
         where = f"of the run at {facts.run.directory.url}{facts.rows.described}"
@@ -193,7 +211,7 @@ class _Job:
         return facts.take(facts.truth >= 0), LeftOut(unnamed=unnamed, ambiguous=ambiguous)
 
     def _test_facts(self) -> tuple[ImageFacts | None, LeftOut | None]:
-        """The images that are scored or compared, when they are others than those of the association; else None."""
+        """The images that are scored or compared, when they are others than those of the association."""
         if self.test_run is None and not self.options.test_where:
             return None, None
         run = self.test_run if self.test_run is not None else self.run
@@ -205,8 +223,43 @@ class _Job:
         require_rows(run, rows, len(facts))
         return facts, left_out
 
+    def _with_sources(self, facts: ImageFacts, test: ImageFacts | None) -> tuple[ImageFacts, ImageFacts | None]:
+        """The images with the source that the audit finds by itself, unless the user named one (S2b)."""
+        if self.options.cluster is not None or len(facts) < 2:
+            return facts, test
+        candidates = [("shard", np.unique(facts.shard_id, return_inverse=True)[1].astype(np.int64))]
+        candidates += [
+            (name, attribute.codes)
+            for name, attribute in facts.attributes.items()
+            if len(np.unique(attribute.codes)) >= MIN_LEVELS and column_kind(attribute.values) != "number"
+        ]
+        rows = sample_rows(len(facts), _SOURCE_ROWS, self.options.seed)
+        embedding = read_vectors(self.run, "embedding", facts.position[rows])
+        self.source, self.sources = find_source(
+            [(name, codes[rows]) for name, codes in candidates],
+            embedding.astype(np.float32),
+            facts.truth[rows],
+            facts.cluster[rows],
+            self.options.seed,
+        )
+        if self.source is None:
+            return facts, test
+        name = self.source.name
+        return _of_source(facts, name), None if test is None else _of_source(test, name)
+
+    def _in_bins(self, facts: ImageFacts, test: ImageFacts | None) -> tuple[ImageFacts, ImageFacts | None]:
+        """The images with the declared columns cut into bins, by what the association's rows hold (S6b)."""
+        parts: list[dict[str, Attribute]] = [dict(facts.attributes), {} if test is None else dict(test.attributes)]
+        for name in self.columns:
+            codes = binned_like(
+                facts.attributes[name], [facts.attributes[name], *([] if test is None else [test.attributes[name]])]
+            )
+            for part, attribute in zip(parts, codes, strict=False):
+                part[name] = attribute
+        return replace(facts, attributes=parts[0]), None if test is None else replace(test, attributes=parts[1])
+
     def settings(self) -> Settings:
-        """The options and sources that the result records."""
+        """What was asked, for the result."""
         options = self.options
         return Settings(
             alpha=options.alpha,
@@ -218,6 +271,9 @@ class _Job:
             random_sets=options.random_sets,
             negative_audits=options.negative_audits,
             positive_trials=options.positive_trials,
+            margin=options.margin,
+            core=options.core,
+            clean_labels=options.clean_labels,
             seed=options.seed,
             pool=self.pool.source,
             pool_fingerprint=self.pool.fingerprint,
@@ -228,22 +284,36 @@ class _Job:
         )
 
     def versions(self) -> dict[str, str]:
-        """Versions of clipaudit and of the packages that computed the result."""
+        """Of what made the result."""
         return {"clipaudit": VERSION, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
-    def _context(self, facts: ImageFacts, test: ImageFacts | None, tested: Ints, progress: Progress) -> Context:
+    def _context(
+        self,
+        facts: ImageFacts,
+        raw: Mapping[str, Attribute],
+        test: ImageFacts | None,
+        tested: Ints,
+        progress: Progress,
+    ) -> Context:
         options, run = self.options, self.run
         classes = self.class_vectors
         vectors = self.texts.vectors(self.pool.texts)
         user = self.texts.vectors(options.user_texts) if options.user_texts else None
         self.pool.require(1)
-        tested_facts = facts.take(np.isin(facts.truth, tested))
+        inside = np.flatnonzero(np.isin(facts.truth, tested))
+        tested_facts = facts.take(inside)
         local = np.full(len(self.names), -1, np.int64)
         local[tested] = np.arange(len(tested))
         repeated = int(tested_facts.cluster.max(initial=-1)) + 1 < len(tested_facts)
-        design = Design(local[tested_facts.truth], len(tested), tested_facts.cluster if repeated else None)
+        design = Design(
+            local[tested_facts.truth],
+            len(tested),
+            tested_facts.cluster if repeated else None,
+            tested_facts.source,
+            tested_facts.discovery,
+        )
         directions, lost = all_directions(
             moments_over(run, self.rows),
             run.basis(),
@@ -268,6 +338,7 @@ class _Job:
             seed=options.seed,
             on_head=lambda done, total: progress("heads", done, total),
         )
+        screens = self._attributes(tested_facts, design)
         scored = test if test is not None else facts
         by = self.columns[0] if self.columns else None
         words = (self.test_run or run).directory.url
@@ -283,8 +354,12 @@ class _Job:
             rows=f"{run.directory.url}{self.rows.described}",
             tested=tested,
             design=design,
+            source=self.source,
+            sources=self.sources,
             scan=scanned,
-            attributes=self._attributes(tested_facts, design),
+            attributes=screens,
+            columns=self._column_tests(screens, raw, inside[scanned.sample], design, scanned.sample),
+            known_errors=self.known_errors,
             answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if labelled else None,
             answers_rows=f"{words}{scored.rows.described}",
             agreement=self._agreement(facts),
@@ -300,10 +375,18 @@ class _Job:
     def _attributes(self, facts: ImageFacts, design: Design) -> tuple[AttributeScreen, ...]:
         screens = []
         for column in self.columns:
-            reason = unusable(facts.attributes[column])
+            attribute = facts.attributes[column]
+            reason = unusable(attribute)
             if reason is None and column in row_filter(self.run, self.rows).equalities:
                 reason = "it chooses the rows"
-            screen = None if reason is not None else attribute_screen(facts.attributes[column], design)
+            if reason is None and names_class(attribute, design.truth):
+                reason = "it names the class, or is a perfect confound: every value occurs in one class only"
+            own = design
+            # a source is not the cluster of its own test, nor of a column nested in it
+            source = facts.source
+            if source is not None and (self.source_name == column or nested(attribute.codes, source)):
+                own = replace(design, source=None)
+            screen = None if reason is not None else attribute_screen(attribute, own)
             if screen is None:
                 too_few = f"a class has fewer than {MIN_INDEPENDENT} images with a value"
                 self.dropped.append(Dropped(what=column, head=None, reason=reason or too_few))
@@ -311,28 +394,62 @@ class _Job:
                 screens.append(screen)
         return tuple(screens)
 
-    def _findings(self, context: Context, progress: Progress) -> list[Finding]:
-        cues = attribute_cues(context)[: self.options.max_findings]
-        findings = []
-        for done, cue in enumerate(cues, 1):
-            finding = attribute_finding(context, cue)
-            if context.flagged[context.row_of(cue.screen, cue.place), cue.k] or finding.verdict is Verdict.MODEL_ONLY:
-                findings.append(finding)
-            progress("attributes", done, len(cues))
-        return findings + self._text_findings(context, progress)
+    @property
+    def source_name(self) -> str | None:
+        """The column that the audit found to be a source."""
+        return None if self.source is None else self.source.name
 
-    def _text_findings(self, context: Context, progress: Progress) -> list[Finding]:
-        findings: list[Finding] = []
-        for k in range(context.design.classes):
-            # a text that goes with an attribute is left out: the attribute has been tested itself
-            cues = [cue for cue in text_cues(context, k) if grounded_in(context, cue.scores) is None]
-            findings += [text_finding(context, cue) for cue in cues]
-            progress("texts", k + 1, context.design.classes)
-        return findings
+    def _column_tests(
+        self,
+        screens: Sequence[AttributeScreen],
+        raw: Mapping[str, Attribute],
+        places: Ints,
+        design: Design,
+        sample: Ints,
+    ) -> tuple[ColumnTest, ...]:
+        """Each column as a whole, on a sample: places (s,) in the raw columns, sample (s,) among the design's rows."""
+        if not screens:
+            return ()
+        groups = [None if codes is None else codes[sample] for codes in (design.cluster, design.source)]
+        part = Design(design.truth[sample], design.classes, groups[0], groups[1], design.halves[sample])
+        rng = np.random.default_rng([self.options.seed, 20])
+        count = max(_OMNIBUS, 25 * len(screens))
+        dealt = [permuted(Design(part.truth, part.classes, part.groups), rng) for _ in range(count)]
+        tests = []
+        for screen in screens:
+            attribute = raw[screen.attribute.column]
+            auc = None
+            if column_kind(attribute.values) == "number":
+                numbers = np.append(numbers_of(attribute.values), np.nan)[attribute.codes[places]]
+                auc = multi_class_auc(numbers, part.truth, part.classes, part.halves)
+            tests.append(
+                ColumnTest(
+                    omnibus=omnibus(screen, sample, part, dealt, self.options.alpha / len(screens)),
+                    multi_class_auc=auc,
+                    kind=column_kind(attribute.values),
+                )
+            )
+        return tuple(tests)
+
+
+def _of_source(facts: ImageFacts, name: str) -> ImageFacts:
+    """The images with the codes of a source; those without a value stand for themselves."""
+    codes = facts.shard_id.astype(np.int64) if name == "shard" else facts.attributes[name].codes.copy()
+    alone = codes < 0
+    codes = np.where(alone, codes.max(initial=-1) + 1 + np.cumsum(alone), codes)
+    return replace(facts, source=np.unique(codes, return_inverse=True)[1].astype(np.int64))
+
+
+def sample_rows(n: int, limit: int, seed: int) -> Ints:
+    """(s,) places of at most `limit` of n rows, drawn, in order."""
+    if n <= limit:
+        return np.arange(n)
+    rows: Ints = np.sort(np.random.default_rng([seed, 21]).choice(n, limit, replace=False))
+    return rows
 
 
 def tested_classes(facts: ImageFacts, classes: int) -> Ints:
-    """(K,) classes with at least 10 independent images, as rows of the class vectors (S9)."""
+    """Classes with enough independent images, as rows of the class vectors."""
     pairs = np.unique(np.stack([facts.truth, facts.cluster]), axis=1)
     tested: Ints = np.flatnonzero(np.bincount(pairs[0], minlength=classes) >= MIN_INDEPENDENT)
     return tested

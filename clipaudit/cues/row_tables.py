@@ -1,4 +1,4 @@
-"""Tables by image for a data set's owner to act on: `AuditResult.rows`, to be written as Parquet, CSV or lists.
+"""Tables by image that an owner acts on: `AuditResult.rows`, ready to be written as Parquet, CSV or lists.
 
 Every table begins with `shard_id` int32, `index` int32, `key` string, `class` string (but `collect`).
 
@@ -8,10 +8,10 @@ Every table begins with `shard_id` int32, `index` int32, `key` string, `class` s
 | `weights` | an image of the association | a column per attribute, `weight`; metadata `effective_n`, `cap` |
 | `balanced` | an image of a subset with equal groups | |
 | `collect` | a cell to fill | `class`, `attribute`, `value`, `have`, `collect`, `finding` |
-| `spuriosity` | an image of a finding's class | `finding`, `score`, `rank` (1 has most of the cue) |
+| `spuriosity` | an image of a class that has a finding's cue | `finding`, `score`, `rank` (1 has most of the cue) |
 | `review` | an image worth a look | `finding`, `reason` |
 
-Without labels there are no `weights`, `balanced` and `collect`: their classes have not been checked by anybody.
+Without labels there are no `weights`, `balanced` and `collect`: they would teach a model what nobody has checked.
 
 `heads.json` is `heads(result)`.
 """
@@ -28,13 +28,13 @@ from clipaudit.arrays import Float64s, Ints
 from clipaudit.cues.measure.answers import read_vectors
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.image_facts import ImageFacts
+from clipaudit.cues.measure.shift import having_classes, strongest_direction
 from clipaudit.cues.result.result import AuditResult, Finding
 from clipaudit.heads.texts.classes import ClassNames
 
 CAP: Final = 50.0
-"""Largest weight of an image: a few images of a rare group would otherwise decide a training."""
+"""Most that one image may weigh: a few images of a rare group would otherwise decide a training."""
 _REVIEWED: Final = 200
-"""Images to look at of each finding, at most."""
 
 
 def row_tables(
@@ -44,14 +44,11 @@ def row_tables(
     test: ImageFacts | None,
     columns: Sequence[str],
 ) -> dict[str, pa.Table]:
-    """The tables of the module's docstring, by name.
-
-    everything: the association's images; test: those that are scored, when they are others; columns: usable attributes.
-    """
+    """The tables of the module's docstring; `columns` are the usable attributes."""
     names = context.names
     tables = {
         "groups": _groups(everything, test, names, columns),
-        "collect": collect(context, findings),
+        "collect": collect(findings),
         "spuriosity": _joined([spuriosity(context, finding) for finding in findings], _SPURIOSITY),
         "review": _joined([_review(finding) for finding in findings], _REVIEW),
     }
@@ -69,7 +66,7 @@ def row_tables(
 
 
 def heads(result: AuditResult) -> dict[str, Any]:
-    """`heads.json`: the heads and texts of each finding, to ablate them elsewhere."""
+    """`heads.json`: by finding, which heads and texts, to ablate them elsewhere."""
     return {
         "model": result.model,
         "model_fingerprint": result.model_fingerprint,
@@ -79,7 +76,7 @@ def heads(result: AuditResult) -> dict[str, Any]:
                 "class": finding.class_name,
                 "cue": finding.cue.name,
                 "verdict": str(finding.verdict),
-                "heads": list(finding.counterfactual.arms[0].heads if finding.counterfactual else finding.cue.heads),
+                "heads": list(finding.counterfactual.heads if finding.counterfactual else finding.cue.heads),
                 "words": [word.text for word in finding.cue.words],
             }
             for finding in result.findings
@@ -91,11 +88,7 @@ def heads(result: AuditResult) -> dict[str, Any]:
 
 
 def balanced_weights(groups: Ints) -> tuple[Float64s, float]:
-    """(n,) float64 weights n / (G n_g), at most 50, and the effective number of images.
-
-    groups: (n,) group of each image, at least 0; G groups of n_g images each. Effective: (sum w)^2 / sum w^2 (Kish
-    1965).
-    """
+    """(n,) weights n / (G n_g), capped, and the effective number of images (sum w)^2 / sum w^2; groups (n,) >= 0."""
     if not len(groups):
         return np.empty(0), 0.0
     _, codes, counts = np.unique(groups, return_inverse=True, return_counts=True)
@@ -104,7 +97,7 @@ def balanced_weights(groups: Ints) -> tuple[Float64s, float]:
 
 
 def balanced_subset(groups: Ints, seed: int = 0) -> Ints:
-    """(m,) places, ascending, of a random sample with as many images of each group (n,) as the smallest has."""
+    """Places of as many images of each group as the smallest has, drawn, in order."""
     if not len(groups):
         return np.empty(0, np.int64)
     rng = np.random.default_rng([seed, 10])
@@ -128,42 +121,36 @@ def _cells(facts: ImageFacts, columns: Sequence[str]) -> Ints:
 # -- what to collect, what to look at ----------------------------------------------------------------------------------
 
 
-def collect(context: Context, findings: Sequence[Finding]) -> pa.Table:
-    """Cells of attribute findings with fewer images than if class and value were independent, and how many to add."""
+def collect(findings: Sequence[Finding]) -> pa.Table:
+    """Cells to fill so that a finding's value no longer goes with its classes: the numbers of its class rows."""
     rows: list[dict[str, Any]] = []
     for finding in findings:
-        screen = next(
-            (screen for screen in context.attributes if screen.attribute.column == finding.cue.attribute), None
-        )
-        if screen is None:
+        if finding.kind != "value":
             continue
-        k = next(k for k in range(context.design.classes) if context.name(k) == finding.class_name)
-        share = screen.counts.sum(axis=0) / max(int(screen.counts.sum()), 1)
-        # the class keeps its most aligned value; the others are filled up to the shares of all images
-        top = int(np.argmax(screen.counts[k] / np.maximum(share, 1e-9)))
-        target = screen.counts[k, top] * share / max(float(share[top]), 1e-9)
         rows += [
             {
-                "class": finding.class_name,
-                "attribute": screen.attribute.column,
-                "value": value,
-                "have": int(screen.counts[k, place]),
-                "collect": int(np.ceil(target[place])) - int(screen.counts[k, place]),
+                "class": row.class_name,
+                "attribute": finding.cue.attribute,
+                "value": row.collect_value,
+                "have": row.without_cue if row.has else row.with_cue,
+                "collect": row.collect,
                 "finding": finding.id,
             }
-            for place, value in enumerate(screen.attribute.values)
-            if target[place] > screen.counts[k, place] and place != top
+            for row in finding.classes
+            if row.collect
         ]
     return pa.Table.from_pylist(rows, schema=_COLLECT)
 
 
 def spuriosity(context: Context, finding: Finding) -> pa.Table:
-    """All images of a finding's class, most of the cue first, scored along the strongest direction of its heads."""
-    k = next(k for k in range(context.design.classes) if context.name(k) == finding.class_name)
-    direction, sign = _strongest(context, finding, k)
-    if direction is None:
+    """All images of the classes that have a finding's cue by how much of it they have, along the strongest direction of
+    its heads."""
+    upper = having_classes(context, finding)
+    m, sign = strongest_direction(context, finding, upper)
+    if m is None:
         return pa.table({name: pa.array([], kind) for name, kind in _SPURIOSITY.items()})
-    facts = context.facts.take(context.design.truth == k)
+    direction = context.scan.directions[m]
+    facts = context.facts.take(upper[context.design.truth])
     values = read_vectors(context.run, direction.head, facts.position).astype(np.float32)
     centre = context.scan.means[direction.head].astype(np.float32)
     scores = sign * ((values - centre) @ direction.class_free.astype(np.float32))
@@ -176,15 +163,6 @@ def spuriosity(context: Context, finding: Finding) -> pa.Table:
         }
     ).take(pa.array(order))
     return table.append_column("rank", pa.array(np.arange(1, len(order) + 1)))
-
-
-def _strongest(context: Context, finding: Finding, k: int) -> tuple[Any, float]:
-    """The direction of the finding's heads along which class k differs most, and its end, -1 or 1."""
-    places = [m for m, direction in enumerate(context.scan.directions) if direction.head in finding.cue.heads]
-    if not places:
-        return None, 1.0
-    best = max(places, key=lambda m: float(context.family.low[m, k]))
-    return context.scan.directions[best], 1.0 if context.family.d[best, k] >= 0 else -1.0
 
 
 def _review(finding: Finding) -> pa.Table:

@@ -1,4 +1,8 @@
-"""Ten traps that others fell into (section 1 of the method), each a regression test that fails for the wrong method."""
+"""Traps that others fell into (section 1 of the method), each a regression test; 1 to 10 fail for the wrong method.
+
+Traps 11, 19, 22 to 26 and 29 are tested on plain arrays in tests/unit/cues/test_reliance.py and its statistics'; the
+table is in docs/method.md.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,23 @@ import pytest
 from scipy.stats import norm
 
 from clipaudit.cues import AuditOptions, audit_cues
-from clipaudit.cues.findings.verdicts import Verdict, VerdictCase, verdict
+from clipaudit.cues.findings import by_text
+from clipaudit.cues.findings.verdicts import verdicts
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.directions import class_subspace
+from clipaudit.cues.reliance.images import CueColumn, ScoredImages, cue_cells
+from clipaudit.cues.result.finding_parts import Verdict
 from clipaudit.cues.statistics import groups, screen
+from clipaudit.cues.statistics.attribute import Attribute
+from clipaudit.cues.statistics.attributes import attribute_screen, omnibus
+from clipaudit.cues.statistics.cuts import honest
+from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.groups import conflict_of, describe_groups, grouping
 from clipaudit.cues.statistics.intervals import Paired, accuracy, average_change
 from clipaudit.cues.statistics.pseudo import MIN_PURITY, CorrectedChange, corrected_change, purity, rates_from_truth
 from clipaudit.cues.statistics.screen import screen_codes
-from clipaudit.cues.statistics.strength import Design, binned, strengths
-from tests.audit_examples import arm, around, association, case
+from clipaudit.cues.statistics.strength import binned, strengths
+from tests.audit_examples import Rules, association, case
 from tests.audit_worlds import Texts, cue_world, text_pool, write_world
 
 CLASSES, VALUES = ("landbird", "waterbird"), ("land", "water")
@@ -48,7 +59,7 @@ def test_trap_3_many_tests_on_noise_raise_no_alarm():
     rng = np.random.default_rng(3)
     truth = rng.integers(0, 2, 1000)
     found = screen_codes([binned(rng.normal(size=1000)) for _ in range(960)], Design(truth, 2))
-    assert 25 <= (found.p[:, 0] < 0.05).sum() <= 75  # about 48 raw alarms
+    assert 25 <= (found.p < 0.05).sum() <= 75  # about 48 raw alarms
     assert (found.q <= 0.05).sum() == 0
     assert not found.flagged(0.05, 0.2).any()
 
@@ -97,39 +108,35 @@ def test_trap_5_groups_from_the_ablated_head_are_circular():
 
     assert change(place) < -0.1  # the truth: ablating the core head hurts the worst group
     assert change(own) > change(place) + 0.1  # its own projection would hide that
-    # what the audit does instead: groups by labels, and the verdict is core, not shortcut
-    found = grouping(truth, CLASSES, "place", VALUES, place)
-    paired = Paired(change=without_core.astype(int) - before, group=found.group, cluster=np.arange(len(truth)))
-    conflict = conflict_of(found, 1, 1)
-    core_arm = replace(
-        arm("whole heads", 0.3),
-        delta_conflict=paired.mean(conflict.groups, conflict.weights),
-        delta_group_mean=paired.mean(range(4)),
+    # what the audit does instead: groups by labels; a core head's removal hurts conflicting and aligned images alike
+    images = ScoredImages(
+        truth=truth, classes=2, cluster=np.arange(len(truth)), discovery=np.arange(len(truth)) % 2 == 0
     )
-    decided = verdict(
-        VerdictCase(
-            association=association(), attributes=True, classes_from="label", arm=core_arm, own=9000, others=9000
-        )
-    )
-    assert decided is Verdict.CORE
+    column = CueColumn(name="place=water", having=place, pointed=np.array([False, True]), tested=np.ones(2, np.bool_))
+    cells = cue_cells(images, column)
+    change = without_core.astype(float) - before
+    did = cells.cells.combine(change, -cells.difference(cells.shares)).estimate()
+    rise = cells.cells.combine(change, cells.part(cells.shares, 1)).estimate()
+    assert rise.high < 0
+    assert did.high < 0
 
 
 def test_trap_5_a_pseudo_attribute_does_not_see_the_heads_that_are_ablated(tmp_path, monkeypatch):
-    seen = []
-    without = Answers.embedding_without
+    seen, chosen = [], []
+    without, choose = Answers.embedding_without, by_text.choose_heads
     monkeypatch.setattr(
         Answers, "embedding_without", lambda self, heads: seen.append(set(heads)) or without(self, heads)
     )
+    monkeypatch.setattr(by_text, "choose_heads", lambda *given: chosen.append(set(choose(*given))) or choose(*given))
     world = cue_world(3000, 0, reliance=0.5)
     run = write_world(world, tmp_path / "run")
     (tmp_path / "classes.txt").write_text("landbird\nwaterbird\n")
     options = AuditOptions(
         classes=str(tmp_path / "classes.txt"), templates="single", permutations=0, negative_audits=0, positive_trials=0
     )
-    result = audit_cues(run, options, texts=Texts(world), pool=text_pool())
-    ablated = [set(f.counterfactual.arms[0].heads) for f in result.findings if f.counterfactual]
-    assert any(ablated)
-    assert all(any(heads <= taken for taken in seen) for heads in ablated)
+    audit_cues(run, options, texts=Texts(world), pool=text_pool())
+    assert any(chosen)
+    assert all(any(heads <= taken for taken in seen) for heads in chosen)
 
 
 def test_trap_6_pseudo_attribute_errors_flip_the_effect_and_the_correction_restores_it():
@@ -153,25 +160,16 @@ def test_trap_6_pseudo_attribute_errors_flip_the_effect_and_the_correction_resto
 
 
 def test_trap_7_labels_alone_are_never_more_than_a_candidate():
-    for gain in (0.3, -0.3):
-        labelled = VerdictCase(
-            association=association(),
-            attributes=False,
-            classes_from="label",
-            arm=arm("whole heads", gain),
-            own=5000,
-            others=5000,
-        )
-        assert verdict(labelled) is Verdict.CANDIDATE
+    for rules in (Rules(relies_on_it=True, fails_where=True), Rules(does_not_hang_on_it=True), Rules(needed=True)):
+        assert verdicts(case(kind="text", reliance=(rules,))) == (Verdict.CANDIDATE,)
 
 
 def test_trap_8_association_and_reliance_are_two_things():
-    flat = replace(arm("whole heads", 0.3), delta_conflict=around(0.0, 0.005, 5000))
     absent = association(0.0, above_delta=False, within_delta=True)
     four = {
-        (goes, relies): verdict(case(association=goes_with, arm=effect))
+        (goes, relies): verdicts(case(association=goes_with, reliance=(rules,)))[0]
         for goes, goes_with in ((True, association()), (False, absent))
-        for relies, effect in ((True, case().arm), (False, flat))
+        for relies, rules in ((True, Rules(relies_on_it=True)), (False, Rules(does_not_hang_on_it=True)))
     }
     assert four[True, True] is Verdict.CONFIRMED
     assert four[True, False] is Verdict.DATA_ONLY
@@ -209,20 +207,128 @@ def test_trap_10_the_average_of_skewed_data_moves_the_wrong_way():
     assert paired.mean(range(4)).low > 0.05
 
 
+def shared_cue(classes, having, n, seed, share=0.95):
+    """Scores of a cue that the first classes have in `share` of their images and the others in the rest."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, classes, n)
+    cue = np.where(truth < having, rng.random(n) < share, rng.random(n) < 1 - share)
+    return truth, 2.0 * cue + 0.5 * rng.normal(size=n)
+
+
+@pytest.mark.parametrize(("classes", "having"), [(3, 2), (5, 3), (10, 6)])
+def test_trap_14_a_cue_that_most_classes_share_is_found_and_those_that_lack_it_are_named(classes, having):
+    for seed in range(5):
+        truth, scores = shared_cue(classes, having, 200 * classes, 140 + seed)
+        noise = np.random.default_rng(seed).normal(size=(len(truth), 20))
+        found = screen_codes([binned(scores), *(binned(column) for column in noise.T)], Design(truth, classes))
+        flagged = found.flagged(0.05, 0.2)
+        assert set(np.flatnonzero(flagged[0])) == set(range(having, classes))
+        assert set(np.flatnonzero(found.cuts[0].upper)) == set(range(having))
+        assert not flagged[1:].any()
+
+
+def test_trap_15_a_column_of_many_values_is_tested_as_a_whole():
+    rng = np.random.default_rng(15)
+    truth = np.repeat(np.arange(8), 400)
+    place = np.where(truth == 0, rng.integers(0, 12, 3200), rng.integers(0, 24, 3200))
+    column = Attribute(column="place", values=tuple(f"v{n:02d}" for n in range(24)), codes=place)
+    found = attribute_screen(column, Design(truth, 8))
+    dealt = [rng.permutation(truth) for _ in range(99)]
+    assert not found.screen.passed(0.05, 0.2)[:-1].any(), "no single value"
+    assert found.screen.passed(0.05, 0.2)[-1]
+    assert omnibus(found, np.arange(3200), Design(truth, 8), dealt, 0.05).tied
+    coin = attribute_screen(
+        Attribute(column="coin", values=("a", "b"), codes=rng.integers(0, 2, 3200)), Design(truth, 8)
+    )
+    assert not omnibus(coin, np.arange(3200), Design(truth, 8), dealt, 0.05).tied
+
+
+def test_trap_17_the_best_of_many_directions_is_read_from_other_images():
+    rng, shift = np.random.default_rng(17), np.sqrt(2) * norm.ppf(0.65)
+    covered = []
+    for _ in range(60):
+        truth = np.repeat([0, 1], 50)
+        scores = rng.normal(size=(100, 20)) + shift * (truth == 1)[:, None]  # D = .3 along all
+        found = screen_codes([binned(column) for column in scores.T], Design(truth, 2))
+        best = int(np.argmax([cut.low for cut in found.cuts]))
+        low, high = found.limits[best] * (1 if found.cuts[best].upper[1] else -1)
+        covered.append(min(low, high) <= 0.3 <= max(low, high))
+    assert np.mean(covered) >= 0.88
+
+
+def test_trap_18_copies_are_one_image():
+    rng = np.random.default_rng(18)
+    truth, cluster = np.repeat([0, 1], 100), np.repeat(np.arange(40), 5)
+    scores = np.repeat(rng.normal(size=40), 5) + 0.8 * truth
+    once = Design(truth[::5], 2, None, None, Design(truth, 2, cluster).halves[::5])
+    alone = screen_codes([binned(scores[::5])], once)
+    copied = screen_codes([binned(scores)], Design(truth, 2, cluster))
+    assert copied.cuts[0].d == pytest.approx(alone.cuts[0].d)
+    assert copied.cuts[0].error >= 0.9 * alone.cuts[0].error
+    right = np.repeat(rng.random(40) < 0.7, 5)
+    copies = describe_groups(
+        grouping(truth, CLASSES, "place", VALUES, truth), right, "", n_min=30, seed=0, cluster=cluster
+    )
+    assert [group.independent for group in copies.groups] == [20, 20]
+    assert {group.size for group in copies.groups} == {"greyed"}
+    assert copies.worst is None
+
+
+def test_trap_21_what_to_collect_is_one_number_everywhere(tmp_path):
+    world = cue_world(1500, 21, test_aligned=0.5)
+    run = write_world(world, tmp_path / "run")
+    (tmp_path / "classes.txt").write_text("landbird\nwaterbird\n")
+    options = AuditOptions(
+        classes=str(tmp_path / "classes.txt"),
+        templates="single",
+        permutations=0,
+        negative_audits=0,
+        positive_trials=0,
+        attributes=("place",),
+        where=("split=train",),
+        test_where=("split=test",),
+    )
+    result = audit_cues(run, options, texts=Texts(world), pool=text_pool())
+    finding = next(finding for finding in result.findings if finding.kind == "value")
+    rows = [row for row in result.rows["collect"].to_pylist() if row["finding"] == finding.id]
+    total = sum(row["collect"] for row in rows)
+    assert total == sum(row.collect for row in finding.classes) > 0
+    assert f"{total:,} images" in finding.action
+    having = {row.class_name: row.with_cue + (row.collect if not row.has else 0) for row in finding.classes}
+    lacking = {row.class_name: row.without_cue + (row.collect if row.has else 0) for row in finding.classes}
+    shares = [having[name] / (having[name] + lacking[name]) for name in having]
+    assert np.ptp(shares) < 0.02, "then the cue goes with no class"
+
+
+def test_trap_28_real_classes_differ_and_that_is_no_candidate(tmp_path):
+    """Directions along which classes differ and no context text stands for: listed, no candidates, no obstacle."""
+    world = cue_world(1200, 28, aligned=0.5, core=1.0)
+    run = write_world(world, tmp_path / "run")
+    (tmp_path / "classes.txt").write_text("landbird\nwaterbird\n")
+    things = text_pool()
+    things = replace(things, kinds=("core-like",) * len(things.texts))
+    options = AuditOptions(
+        classes=str(tmp_path / "classes.txt"), templates="single", negative_audits=2, positive_trials=2
+    )
+    result = audit_cues(run, options, texts=Texts(world), pool=things)
+    assert result.findings == ()
+    assert result.differences
+    assert result.verdict is None
+
+
 # -- the traps themselves: each test above fails when the method is the wrong one --------------------------------------
 
 
-REAL = {"strengths": strengths, "verdict": verdict}
+REAL = {"strengths": strengths, "honest": honest, "verdict": verdicts}
 
 
 def majority(codes, design, bins=1024):
     """Trap 1: how often always answering the largest class is right, against even odds."""
-    found = REAL["strengths"](codes, design, bins)
+    found = REAL["honest"](codes, design, bins)
     d = 2 * design.counts.max() / len(design.truth) - 1
     error = 1 / np.sqrt(len(design.truth))
-    return replace(
-        found, d=np.array([-d, d]), error=np.full(2, error), z=np.array([-d, d]) / error, typical=found.d + d
-    )
+    cut = replace(found.cut, d=d, error=error, z=d / error)
+    return replace(found, d=np.array([-d, d]), error=np.full(2, error), cut=cut)
 
 
 def weighted_by_prevalence(codes, design, bins=1024):
@@ -246,7 +352,7 @@ def raw(p):
 
 def by_labels(case):
     """Trap 7: class labels taken for attributes."""
-    return REAL["verdict"](replace(case, attributes=True))
+    return REAL["verdict"](replace(case, kind="value"))
 
 
 def by_reliance(case):
@@ -262,13 +368,13 @@ def uncorrected(change, found, k, value, rates, seed=0):
 
 
 WRONG = {
-    1: (screen, "strengths", majority),
+    1: (screen, "honest", majority),
     2: (None, "strengths", weighted_by_prevalence),
     3: (screen, "benjamini_hochberg", raw),
     4: (None, "class_subspace", lambda classes: np.empty((0, classes.shape[1]))),
     6: (None, "corrected_change", uncorrected),
-    7: (None, "verdict", by_labels),
-    8: (None, "verdict", by_reliance),
+    7: (None, "verdicts", by_labels),
+    8: (None, "verdicts", by_reliance),
     9: (groups, "accuracy", lambda right, total, groups=1: accuracy(right, total)),
     10: (None, "Paired", ByImage),
 }

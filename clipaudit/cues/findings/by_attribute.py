@@ -1,273 +1,412 @@
-"""Findings that rest on an attribute's labels: associated with a class, or relied on without being associated."""
+"""Findings that rest on a column: a value tied to classes, one that a model hangs on, or a column tied as a whole."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Float32s, Float64s, Ints
+from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.findings import parts as building
-from clipaudit.cues.findings.counterfactual import CueGroups, arm, choose_heads
-from clipaudit.cues.findings.verdicts import VerdictCase, action, labels_needed, needs, sentence, verdict
+from clipaudit.cues.findings.collecting import to_collect, value_counts
+from clipaudit.cues.findings.measured_reliance import (
+    ValueCue,
+    as_result,
+    corrected_gap_of,
+    having_of,
+    judged,
+    pointed_by_model,
+    scored_values,
+)
+from clipaudit.cues.findings.sentences import ANSWERERS, Words, action, sentence
+from clipaudit.cues.findings.verdicts import (
+    CellSize,
+    VerdictCase,
+    headline,
+    labels_needed,
+    needs,
+    verdicts,
+)
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.naming import value_contrast
-from clipaudit.cues.result.finding_parts import Cue, CueWord, Evidence, Verdict
+from clipaudit.cues.reliance import rules
+from clipaudit.cues.result.finding_parts import Association, Cue, CueWord, Evidence, Groups, Need, Verdict
 from clipaudit.cues.result.off_object import not_measured
-from clipaudit.cues.result.reliance import Counterfactual
+from clipaudit.cues.result.reliance_parts import Reliance
 from clipaudit.cues.result.result import Finding, finding_id
 from clipaudit.cues.statistics.attributes import AttributeScreen
-from clipaudit.cues.statistics.groups import Grouping, conflict_of, describe_groups, grouping
-from clipaudit.cues.statistics.intervals import GATE
+from clipaudit.cues.statistics.groups import Grouping, describe_groups, grouping
 
 _CARRIES: Final = 0.3
-"""|D| of a value along a direction, inside classes, from which the direction carries the value."""
-_MAX_SEARCHED: Final = 10
-"""Values without an association that are tried, those with the largest gap."""
-_GAP_ERRORS: Final = 2.5
-"""Standard errors between conflict and other groups from which CLIP may rely on a value."""
+"""Strength of a value along a direction, inside classes."""
+_MOST_SEARCHED: Final = 10
+_GAP: Final = 2.5
+"""Standard errors between accuracies, on the discovery half, from which a value that goes with no class is tried."""
+_SIDE: Final = 50
+"""Independent images on either side that this needs."""
+NO_GOOD_WORD: Final = 0.2
+"""Cosine of the best text with what sets images with the cue apart, below which no text fits."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class AttributeCue:
-    """A value of an attribute and a tested class."""
-
-    screen: AttributeScreen
-    """The attribute with its tests."""
-    place: int
-    """Among the tested values."""
-    k: int
-    """Tested class, 0..K-1."""
-    level: float = 0.95
-    """Confidence of the interval of the conflict's change: higher when several cues were searched for."""
-
-    @property
-    def value(self) -> int:
-        """Among the attribute's values."""
-        return int(self.screen.values[self.place])
-
-    @property
-    def word(self) -> str:
-        """The value's name."""
-        return self.screen.attribute.values[self.value]
+# -- which values ------------------------------------------------------------------------------------------------------
 
 
-def attribute_cues(context: Context) -> list[AttributeCue]:
-    """Cues of the audit's attributes: associated values, strongest first, then values that CLIP seems to rely on.
-
-    A value is associated when a class has it significantly more often than others do (S4).
-    """
+def value_cues(context: Context) -> list[ValueCue]:
+    """Values whose cut passes, strongest first, of a column of two values one; then those that the model seems to hang
+    on though they go with no class."""
     associated = []
     for screen in context.attributes:
-        for place in range(len(screen.values)):
-            m = context.row_of(screen, place)
-            classes = np.flatnonzero(context.flagged[m] & (context.family.d[m] > 0)).tolist()
-            associated += [
-                (float(context.family.low[m, k]), AttributeCue(screen=screen, place=place, k=k)) for k in classes
-            ]
+        rows = [context.row_of(screen, place) for place in range(len(screen.values))]
+        passing = [place for place, m in enumerate(rows) if context.passed[m] and context.family.cuts[m].d > 0]
+        if len(screen.values) == 2 and passing:  # two ends of one cue: the rarer value names it
+            passing = [int(np.argmin(screen.counts.sum(axis=0)[screen.values]))]
+        for place in passing:
+            m = rows[place]
+            cue = ValueCue(screen=screen, place=place, upper=context.family.cuts[m].upper, associated=True)
+            associated.append((float(context.family.limits[m, 0]), cue))
     strongest = [cue for _, cue in sorted(associated, key=lambda item: -item[0])]
     return strongest + relied_cues(context)
 
 
-def relied_cues(context: Context) -> list[AttributeCue]:
-    """Values whose D lies inside +-delta and whose conflict is answered worse than other groups on the discovery half.
-
-    At most ten, with the largest gaps; the level of their intervals is Bonferroni's over them.
-    """
-    if context.answers is None:
+def relied_cues(context: Context) -> list[ValueCue]:
+    """Values inside +-delta whose conflicting images are answered worse than others on the discovery half; the model
+    says which classes they point to."""
+    answers = context.answers
+    if answers is None:
         return []
     suspects = []
     delta = context.options.delta_warn
     for screen in context.attributes:
-        groups = scored_groups(context, context.answers, screen)
-        for place in range(len(screen.values)):
+        codes = scored_values(answers, screen)
+        places = range(1 if len(screen.values) == 2 else len(screen.values))
+        for place in places:
             m = context.row_of(screen, place)
-            half = 1.96 * context.family.error[m]  # (K,)
-            inside = (context.family.d[m] - half > -delta) & (context.family.d[m] + half < delta)
-            for k in np.flatnonzero(inside).tolist():
-                cue = AttributeCue(screen=screen, place=place, k=k)
-                gap = _gap(context, context.answers, groups, cue)
-                if gap > _GAP_ERRORS:
-                    suspects.append((gap, cue))
-    best = sorted(suspects, key=lambda item: -item[0])[:_MAX_SEARCHED]
-    level = 1 - 0.05 / max(len(best), 1)
-    return [AttributeCue(screen=cue.screen, place=cue.place, k=cue.k, level=level) for _, cue in best]
+            low, high = context.family.limits[m]
+            having = having_of(codes, int(screen.values[place]))
+            upper = pointed_by_model(context, answers, having) if -delta < low and high < delta else None
+            if upper is None:
+                continue
+            difference = _difference(context, answers, having, upper)
+            if difference > _GAP:
+                cue = ValueCue(screen=screen, place=place, upper=upper, associated=False)
+                suspects.append((difference, cue))
+    return [cue for _, cue in sorted(suspects, key=lambda item: -item[0])[:_MOST_SEARCHED]]
 
 
-def _gap(context: Context, answers: Answers, groups: Grouping, cue: AttributeCue) -> float:
-    """Accuracy of all other groups minus that of the conflict on the discovery half, in standard errors.
-
-    0 when either is too small, or the confirmation half has fewer than 100 images on a side of the conflict.
-    """
-    k = int(context.tested[cue.k])
-    rows = answers.facts.discovery
-    conflict = conflict_of(groups.take(~rows), k, cue.value)
-    if min(conflict.own, conflict.others) < GATE:
-        return 0.0
-    parts = groups.take(rows)
-    against = np.isin(parts.group, conflict_of(parts, k, cue.value).groups)
-    aligned = (parts.group >= 0) & ~against
-    right = answers.right(answers.base)[rows]
-    if min(int(against.sum()), int(aligned.sum())) < GATE // 2:
+def _difference(context: Context, answers: Answers, having: Ints, upper: Bools) -> float:
+    """Standard errors between the accuracies of aligned and conflicting images (having (n,) 1, 0, -1), on the discovery
+    half."""
+    pointed = np.zeros(len(context.names), np.bool_)
+    pointed[context.tested] = upper
+    rows = answers.facts.discovery & (having >= 0) & np.isin(answers.truth, context.tested)
+    aligned = rows & ((having == 1) == pointed[answers.truth])
+    against = rows & ~aligned
+    right = answers.right(answers.base)
+    if min(int(against.sum()), int(aligned.sum())) < _SIDE:
         return 0.0
     a, b = right[aligned].mean(), right[against].mean()
     error = np.sqrt(a * (1 - a) / aligned.sum() + b * (1 - b) / against.sum())
     return float((a - b) / max(error, 1e-9))
 
 
+def stand_ins(
+    cues: Sequence[ValueCue], measured: Sequence[Sequence[rules.Reliance]], limits: Sequence[float]
+) -> list[str | None]:
+    """For each cue a column that cannot be told from it and is tied more strongly, which is judged in its stead."""
+    result: list[str | None] = []
+    for place, cue in enumerate(cues):
+        columns = {name for part in measured[place] for name in part.inseparable_from}
+        stronger = [
+            other.screen.attribute.column
+            for number, other in enumerate(cues)
+            if other.screen is not cue.screen
+            and other.screen.attribute.column in columns
+            and (limits[number], -number) > (limits[place], -place)
+        ]
+        result.append(stronger[0] if stronger else None)
+    return result
+
+
 def scored_groups(context: Context, answers: Answers, screen: AttributeScreen) -> Grouping:
-    """The scored images by class and value of an attribute, values numbered as in the association's rows (S7)."""
-    scored = answers.facts.attributes[screen.attribute.column]
-    place = {value: number for number, value in enumerate(screen.attribute.values)}
-    code_of = np.array([place.get(value, -1) for value in scored.values] + [-1], np.int64)
-    return grouping(
-        answers.truth, context.names.names, screen.attribute.column, screen.attribute.values, code_of[scored.codes]
-    )
+    """The scored images by class and value of an attribute, in the association's values."""
+    codes = scored_values(answers, screen)
+    return grouping(answers.truth, context.names.names, screen.attribute.column, screen.attribute.values, codes)
 
 
 # -- a finding ---------------------------------------------------------------------------------------------------------
 
 
-def attribute_finding(context: Context, cue: AttributeCue) -> Finding:
-    """The finding of a class and an attribute's value: association, counterfactual, verdict, words and samples."""
-    screen, k = cue.screen, cue.k
-    association = building.attribute_association(context, screen, cue.place, k)
+def value_finding(
+    context: Context, cue: ValueCue, measured: Sequence[rules.Reliance], stands_in_for: str | None
+) -> Finding:
+    """Everything that is known of a value; measured: of each answerer."""
+    screen, m = cue.screen, context.row_of(cue.screen, cue.place)
+    association = building.attribute_association(context, screen, cue.place)
     codes = screen.attribute.codes[context.scan.sample]
-    having = np.where(codes < 0, -1, (codes == cue.value).astype(np.int64))
-    # directions are chosen with labels, so on the half that no effect is measured on
+    having = having_of(codes, cue.value)
+    # chosen with labels, so on the half that nothing is scored on
     strength = context.differences(np.where(context.sampled.discovery, having, -1))
-    members, signs = carrying(context, strength, k)
-    counterfactual, own, others, heads = _counterfactual(context, cue, members, strength)
-    named_cue = _cue(context, cue, having, members, heads, association.d.value)
-    evidence = VerdictCase(
-        association=association,
-        attributes=True,
-        classes_from=context.classes_from,
-        arm=None if counterfactual is None else counterfactual.arms[0],
-        own=own,
-        others=others,
+    members, signs = carrying(context, strength)
+    carriers = tuple(dict.fromkeys(context.scan.directions[m].head for m in members.tolist()))
+    core = bool({cue.word, screen.attribute.column, cue.name} & set(context.options.core)) or (
+        screen.attribute.column in context.core_columns
     )
-    outcome = verdict(evidence)
-    name = context.name(k)
+    case = VerdictCase(
+        kind="value",
+        classes_from=context.classes_from,
+        association=association,
+        reliance=[judged(part, core) for part in measured],
+        few_sources=context.few_sources,
+        stands_in_for=stands_in_for,
+    )
+    outcomes = verdicts(case)
+    outcome = headline(outcomes)
+    column = screen.attribute.column.rpartition(".")[2]
+    words = building.named_words(context, cue.upper, cue.word, column)
+    missing = _missing(case, outcome, cue, measured, words)
+    rest = "" if not missing else _rest(missing)
+    reliance = tuple(
+        _reliance(context, cue, part, one, words, association, rest)
+        for part, one in zip(measured, outcomes, strict=False)
+    )
+    worst = next((part for part in reliance if part.verdict is outcome), None)
+    heads = worst.effect.heads if worst is not None and worst.effect is not None else carriers
     scores = _scores(context, members, signs, having)
-    observed = outcome is Verdict.OBSERVED
-    own = int(context.design.counts[k])
-    missing = labels_needed(association, own) if observed else _to_collect(screen, k, cue.value)
+    plan = to_collect(*value_counts(screen.counts, cue.value), cue.upper)
+    many = (
+        labels_needed(association, int(context.design.counts[cue.upper].sum()))
+        if outcome is Verdict.OBSERVED
+        else plan.total
+    )
+    described, cosine = _cue(context, cue, having, members, heads, association.d.value)
+    model = str(context.run.manifest.model["name"])
     return Finding(
-        id=finding_id(str(context.run.manifest.model["name"]), name, f"{screen.attribute.column}={cue.word}"),
+        id=finding_id(model, words.name, f"{screen.attribute.column}={cue.word}"),
+        former_ids=_former_ids(context, screen, cue.upper, cue.value),
         rank=0,
         verdict=outcome,
-        sentence=sentence(evidence, outcome, name, cue.word),
-        action=action(outcome, name, cue.word, missing),
-        class_name=name,
-        label=context.label(k),
-        cue=named_cue,
-        association=association,
-        counterfactual=counterfactual,
-        cells=building.attribute_cells(context, screen, k),
-        distributions=building.distributions(
-            context, _label(context, members, named_cue), scores, k, screen.attribute.values, codes
+        kind="value",
+        sentence=worst.sentence
+        if worst is not None
+        else sentence(words, outcome, association, context.classes_from, rest=rest),
+        action=action(outcome, words, many),
+        class_name=", ".join(words.classes),
+        label=context.label(_first(context, words)),
+        side=words.side,
+        classes=building.class_rows(
+            context, cue.upper, context.family.d[m], context.family.error[m], screen, cue.value
         ),
-        evidence=_evidence(context, scores, k),
-        false_alarm=_false_alarm(name, cue.word, context),
-        needs=needs(evidence, name, cue.word) if outcome in (Verdict.INCONCLUSIVE, Verdict.OBSERVED) else (),
-        stability=building.finding_stability(context, np.where(having == 1, 1.0, 0.0), k),
-        gallery=building.gallery(context, scores, k, heads, having, _lacking_and_having(screen, cue.value)),
+        cue=described,
+        association=association,
+        reliance=reliance,
+        explained_by=tuple(dict.fromkeys(name for part in measured for name in part.explained_by)),
+        inseparable_from=tuple(dict.fromkeys(name for part in measured for name in part.inseparable_from)),
+        core=core,
+        groups=_groups(context, screen, heads if worst is not None and worst.effect is not None else ()),
+        cells=building.attribute_cells(context, screen, cue.upper),
+        distributions=building.distributions(
+            context, _label(context, members, described), scores, cue.upper, screen.attribute.values, codes
+        ),
+        evidence=_evidence(context, scores, cue.upper),
+        false_alarm=_false_alarm(words.name, cue.word, context),
+        needs=missing,
+        stability=building.finding_stability(context, np.where(having == 1, 1.0, 0.0), cue.upper),
+        gallery=building.gallery(context, scores, cue.upper, heads, having, _two(screen, cue.value)),
+        no_good_word=cosine < NO_GOOD_WORD,
         merged=len(members),
     )
 
 
-def carrying(context: Context, strength: Float64s, k: int) -> tuple[Ints, Float64s]:
-    """Flagged directions of class k that go with a value inside classes, strongest first, and their ends (-1 or 1).
+def _first(context: Context, words: Words) -> int:
+    return next(k for k in range(context.design.classes) if context.name(k) == words.classes[0])
 
-    strength: (M,) D of the value along every direction, inside classes.
-    """
+
+def _former_ids(context: Context, screen: AttributeScreen, upper: Bools, value: int) -> tuple[str, ...]:
+    """The first edition's ids, one a class; of a column of two values the other classes had the other value."""
+    model, values = str(context.run.manifest.model["name"]), screen.attribute.values
+    ids = []
+    for k in range(context.design.classes):
+        own = value if upper[k] else 1 - value if len(values) == 2 else None
+        if own is not None:
+            ids.append(finding_id(model, context.name(k), f"{screen.attribute.column}={values[own]}"))
+    return tuple(ids)
+
+
+def _reliance(
+    context: Context,
+    cue: ValueCue,
+    measured: rules.Reliance,
+    outcome: Verdict,
+    words: Words,
+    association: Association,
+    rest: str,
+) -> Reliance:
+    """One answerer's numbers with its sentence."""
+    corrected = corrected_gap_of(context, cue) if measured.answerer == "clip" else None
+    part = as_result(context, measured, outcome, "", corrected)
+    said = sentence(
+        words,
+        outcome,
+        association,
+        context.classes_from,
+        measured.answerer,
+        gap=part.gap if part.gap.value is not None else None,
+        margin_d=part.margin_d,
+        effect=part.effect,
+        rest=rest,
+    )
+    return as_result(context, measured, outcome, said, corrected)
+
+
+def _missing(
+    case: VerdictCase, outcome: Verdict, cue: ValueCue, measured: Sequence[rules.Reliance], words: Words
+) -> tuple[Need, ...]:
+    first = next(iter(measured), None)
+    cells: list[CellSize] = []
+    reasons: list[str] = []
+    if first is not None:
+        sizes = {False: 0.0, True: 0.0}
+        for conflicting in sizes:
+            own = [cell.n_effective for cell in first.gap.cells if cell.conflicting == conflicting]
+            sizes[conflicting] = min(own, default=0.0)
+        cells = [CellSize(what=f"{_where(words, conflicting)}", n=n) for conflicting, n in sizes.items()]
+        reasons = _reasons(first)
+    return needs(case, outcome, cue.word, cells, None if first is None else first.gap.state, reasons)
+
+
+def _where(words: Words, conflicting: bool) -> str:
+    """Images where the cue points to their class, or away from it."""
+    if words.side == "lacks":
+        return f"{words.name} {'with' if conflicting else 'without'} {words.cue}"
+    return f"{words.name} {'without' if conflicting else 'with'} {words.cue}"
+
+
+def _reasons(measured: rules.Reliance) -> list[str]:
+    """Why an answerer's evidence falls short, in words."""
+    who, gap, effect = ANSWERERS.get(measured.answerer, measured.answerer), measured.gap, measured.effect
+    reasons = []
+    if measured.explained_by:
+        reasons.append(f"nothing: {', '.join(measured.explained_by)} explains the gap of {who}")
+    if gap.above_margin(measured.options) and not gap.both_sides:
+        reasons.append("a cue that helps on both sides: these images seem harder, whatever their class")
+    if gap.above_margin(measured.options) and not measured.label_noise.counts:
+        rate = measured.label_noise.rate_low or 0.0
+        reasons.append(
+            f"labels that are surely right (--clean-labels): {100 * rate:.1f} % wrong ones would make this gap"
+        )
+    if effect is not None and gap.both_sides and not effect.testable:
+        reasons.append("more stored heads (--layers): there are too few sets of heads to compare with")
+    if measured.hangs_on_it and effect is not None and not measured.visible:
+        reasons.append("heads that see the cue: those that were chosen do not show it")
+    return reasons
+
+
+def _rest(missing: Sequence[Need]) -> str:
+    counted = next((need for need in missing if need.images is not None), None)
+    if counted is not None:
+        return f"{counted.images:,} more images are needed: {counted.what}"
+    return f"missing: {missing[0].what}"
+
+
+def carrying(context: Context, strength: Float64s) -> tuple[Ints, Float64s]:
+    """Passing directions that go with a value inside classes, those that go most first, and their ends; where none
+    passes, all that go with it. strength (M,) of the value along every direction."""
     M = len(context.scan.directions)
-    d = context.family.d[:M, k]
-    goes = (np.abs(strength) >= _CARRIES) & ((np.sign(strength) == np.sign(d)) & context.flagged[:M, k])
-    if not goes.any():  # the class is not associated with the value: take the directions that carry the value
-        goes = np.abs(strength) >= _CARRIES
+    along = np.abs(strength) >= _CARRIES
+    goes = along & context.passed[:M] if (along & context.passed[:M]).any() else along
     members = np.flatnonzero(goes)
     members = members[np.argsort(-np.abs(strength[members]), kind="stable")]
     return members, np.sign(strength[members])
 
 
-def _counterfactual(
-    context: Context, cue: AttributeCue, members: Ints, strength: Float64s
-) -> tuple[Counterfactual | None, int, int, tuple[str, ...]]:
-    """The counterfactual, the sizes of both sides of the conflict, and the heads."""
-    carriers = tuple(dict.fromkeys(context.scan.directions[m].head for m in members.tolist()))
+def _groups(context: Context, screen: AttributeScreen, heads: Sequence[str]) -> Groups | None:
+    """Accuracies of all scored images by class and value, before and with the heads at their means."""
     if context.answers is None:
-        return None, 0, 0, carriers
-    answers, k = context.answers, int(context.tested[cue.k])
-    groups = scored_groups(context, answers, cue.screen)
-    cue_groups = CueGroups(k=k, value=cue.value, grouping=groups)
-    discovery = answers.facts.discovery & (groups.group >= 0)
-    rows = ~answers.facts.discovery & (groups.group >= 0)
-    conflict = conflict_of(groups.take(rows), k, cue.value)
-    if not rows.any() or not discovery.any():
-        return None, conflict.own, conflict.others, carriers
-    heads = choose_heads(answers, cue_groups, discovery)
-    directions = head_directions(context, heads, strength)
-    options = context.options
-    arms = tuple(
-        arm(
-            name,
-            answers,
-            cue_groups,
-            heads,
-            directions,
-            rows,
-            discovery,
-            n_min=options.n_min,
-            sets=options.random_sets,
-            seed=options.seed,
-            level=cue.level,
-        )
-        for name in ("whole heads", "direction only")
+        return None
+    answers = context.answers
+    groups = scored_groups(context, answers, screen)
+    return describe_groups(
+        groups,
+        answers.right(answers.base),
+        context.answers_rows,
+        n_min=context.options.n_min,
+        seed=context.options.seed,
+        train=train_counts(context, screen),
+        after=answers.right(answers.without(heads)) if heads else None,
+        cluster=answers.facts.source if answers.facts.source is not None else answers.facts.cluster,
     )
-    after = answers.right(answers.without(heads))
-    before = describe_groups(
-        groups.take(rows),
-        answers.right(answers.base)[rows],
-        f"{context.answers_rows}, confirmation half",
-        n_min=options.n_min,
-        seed=options.seed,
-        train=train_counts(context, cue.screen),
-        after=after[rows],
-        cluster=answers.facts.cluster[rows],
-    )
-    counterfactual = Counterfactual(
-        rows=f"{context.answers_rows}, confirmation half",
-        discovery=f"{context.answers_rows}, discovery half",
-        mean_source=answers.mean_source,
-        groups=cue.screen.attribute.column,
-        corrected=False,
-        arms=arms,
-        before=before,
-    )
-    return counterfactual, conflict.own, conflict.others, heads or carriers
 
 
-def head_directions(context: Context, heads: Sequence[str], strength: Float64s) -> dict[str, Float64s]:
-    """The unit direction (dh,) of each head along which a value's strength (M,) is largest, with its class part (S10).
+# -- a column as a whole -----------------------------------------------------------------------------------------------
 
-    Not class-free: by construction a class-free direction adds nothing to the logits.
-    """
-    unit_directions: dict[str, Float64s] = {}
-    for m in np.argsort(-np.abs(strength), kind="stable").tolist():
-        direction = context.scan.directions[m]
-        length = float(np.linalg.norm(direction.plain))
-        if direction.head in heads and length > 0:
-            unit_directions.setdefault(direction.head, direction.plain / length)
-    return unit_directions
+
+def column_finding(context: Context, screen: AttributeScreen) -> Finding:
+    """A column that is tied to the classes without any value that is."""
+    place = len(screen.values) if screen.has_whole else 0
+    m = context.row_of(screen, place)
+    upper = context.family.cuts[m].upper
+    association = building.attribute_association(context, screen, place)
+    case = VerdictCase(
+        kind="column",
+        classes_from=context.classes_from,
+        association=association,
+        few_sources=context.few_sources,
+    )
+    outcome = headline(verdicts(case))
+    column = screen.attribute.column.rpartition(".")[2]
+    words = building.named_words(context, upper, column, column)
+    missing = needs(case, outcome, column, (), None, ())
+    codes = screen.attribute.codes[context.scan.sample]
+    scores = screen.scores[np.maximum(codes, 0), place].astype(np.float32)
+    scores[codes < 0] = scores[codes >= 0].mean() if (codes >= 0).any() else 0.0
+    having = np.where(codes < 0, -1, (scores > np.median(scores)).astype(np.int64))
+    model = str(context.run.manifest.model["name"])
+    return Finding(
+        id=finding_id(model, words.name, screen.attribute.column),
+        former_ids=(),
+        rank=0,
+        verdict=outcome,
+        kind="column",
+        sentence=sentence(words, outcome, association, context.classes_from, rest=_rest(missing) if missing else ""),
+        action=action(outcome, words, None),
+        class_name=", ".join(words.classes),
+        label=context.label(_first(context, words)),
+        side=words.side,
+        classes=building.class_rows(context, upper, context.family.d[m], context.family.error[m]),
+        cue=Cue(
+            name=column,
+            words=(CueWord(text=column, property="attribute", kind="context-like", head=None, d=association.d.value),),
+            opposite=None,
+            heads=(),
+            attribute=screen.attribute.column,
+            value=None,
+            class_part=None,
+        ),
+        association=association,
+        reliance=(),
+        explained_by=(),
+        inseparable_from=(),
+        core=screen.attribute.column in context.core_columns,
+        groups=_groups(context, screen, ()),
+        cells=building.attribute_cells(context, screen, upper),
+        distributions=None,
+        evidence=(not_measured(),),
+        false_alarm=_false_alarm(words.name, column, context),
+        needs=missing,
+        stability=building.finding_stability(context, scores, upper),
+        gallery=building.gallery(context, scores, upper, (), having, (f"low {column}", f"high {column}")),
+        no_good_word=False,
+        merged=0,
+    )
+
+
+# -- the parts of a value's finding ------------------------------------------------------------------------------------
 
 
 def train_counts(context: Context, screen: AttributeScreen) -> Ints:
-    """(C * V,) int64 images of the association by class and value; 0 for classes that are not tested."""
+    """(C * V,) images of the association by class and value."""
     V = len(screen.attribute.values)
     counts = np.zeros((len(context.names), V), np.int64)
     counts[context.tested] = screen.counts
@@ -276,12 +415,13 @@ def train_counts(context: Context, screen: AttributeScreen) -> Ints:
 
 def _cue(
     context: Context,
-    cue: AttributeCue,
+    cue: ValueCue,
     having: Ints,
     members: Ints,
     heads: Sequence[str],
     d: float | None,
-) -> Cue:
+) -> tuple[Cue, float]:
+    """The cue in words, and the cosine of the best text with what sets images with it apart."""
     discovery = context.sampled.discovery
     contrast = value_contrast(
         context.embedding[discovery],
@@ -294,9 +434,9 @@ def _cue(
     away_from = context.namer.words(-contrast, 1, context_only=True)
     words = [CueWord(text=cue.word, property="attribute", kind="context-like", head=None, d=d)]
     words += [CueWord(text=w.text, property=w.property, kind=w.kind, head=None, d=None) for w in towards]
-    words += building.head_words(context, heads, members, having, cue.k)
-    title = f"{cue.word}: {towards[0].text}" if towards else cue.word
-    return Cue(
+    words += building.head_words(context, heads, members, having)
+    title = f"{cue.word}: {towards[0].text}" if towards and towards[0].cosine >= NO_GOOD_WORD else cue.word
+    described = Cue(
         name=title,
         words=tuple(words),
         opposite=away_from[0].text if away_from else None,
@@ -305,6 +445,7 @@ def _cue(
         value=cue.word,
         class_part=context.scan.directions[int(members[0])].outside if len(members) else None,
     )
+    return described, towards[0].cosine if towards else 0.0
 
 
 def _scores(context: Context, members: Ints, signs: Float64s, having: Ints) -> Float32s:
@@ -319,8 +460,8 @@ def _label(context: Context, members: Ints, cue: Cue) -> str:
     return f"{cue.name} ({context.scan.directions[int(members[0])].head})" if len(members) else cue.name
 
 
-def _evidence(context: Context, scores: Float32s, k: int) -> tuple[Evidence, ...]:
-    by_environment = building.finding_stability(context, scores, k)
+def _evidence(context: Context, scores: Float32s, upper: Bools) -> tuple[Evidence, ...]:
+    by_environment = building.finding_stability(context, scores, upper)
     if by_environment is None or by_environment.i_squared is None:
         return (not_measured(),)
     return (
@@ -347,22 +488,7 @@ def _false_alarm(name: str, value: str, context: Context) -> tuple[str, ...]:
     )
 
 
-def _to_collect(screen: AttributeScreen, k: int, value: int) -> int | None:
-    """Images of the class without the value to collect, so that the value's share is that in the other classes.
-
-    At most as many as have the value; None when there are enough.
-    """
-    others = screen.counts.sum(axis=0) - screen.counts[k]
-    share = others[value] / max(int(others.sum()), 1)
-    having, lacking = int(screen.counts[k, value]), int(screen.counts[k].sum() - screen.counts[k, value])
-    if share <= 0.0:
-        share = 0.5
-    balanced_count = having * (1 - share) / share
-    return min(max(int(np.ceil(balanced_count)) - lacking, 0), having) or None
-
-
-def _lacking_and_having(screen: AttributeScreen, value: int) -> tuple[str, str]:
-    """Words for images without and with a value."""
+def _two(screen: AttributeScreen, value: int) -> tuple[str, str]:
     values = screen.attribute.values
     lacking = values[1 - value] if len(values) == 2 else f"not {values[value]}"
     return lacking, values[value]

@@ -9,19 +9,18 @@ import numpy as np
 
 from clipaudit.arrays import Bools, Ints
 from clipaudit.cues.findings import parts
-from clipaudit.cues.findings.by_attribute import scored_groups
+from clipaudit.cues.findings.by_attribute import NO_GOOD_WORD
 from clipaudit.cues.findings.candidates import TextCue
-from clipaudit.cues.findings.counterfactual import CueGroups, arm, choose_heads
-from clipaudit.cues.findings.verdicts import VerdictCase, action, harmful, labels_needed, needs, sentence, verdict
+from clipaudit.cues.findings.carriers import CueGroups, choose_heads
+from clipaudit.cues.findings.sentences import action, listed, sentence
+from clipaudit.cues.findings.verdicts import VerdictCase, headline, labels_needed, needs, verdicts
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.result.finding_parts import CellTable, Cue, CueWord, Evidence, Need, Verdict
 from clipaudit.cues.result.off_object import not_measured
 from clipaudit.cues.result.panels import Shift
-from clipaudit.cues.result.reliance import Counterfactual
 from clipaudit.cues.result.result import Finding, finding_id
-from clipaudit.cues.statistics.groups import Grouping, conflict_of, describe_groups, grouping
-from clipaudit.cues.statistics.intervals import GATE
+from clipaudit.cues.statistics.groups import Grouping, grouping
 from clipaudit.cues.statistics.pseudo import (
     MIN_PURITY,
     VALUES,
@@ -34,80 +33,83 @@ from clipaudit.cues.statistics.pseudo import (
     rates_from_scores,
 )
 
-_MAX_HEADS: Final = 6
-"""Heads of a text cue that are replaced, those of its strongest directions."""
+_MOST_HEADS: Final = 6
 _WITH: Final = 1
-"""The value `with cue`, as a place in `VALUES`."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class PseudoEffect:
-    """What is measured on the scored images by a pseudo-attribute (S7)."""
+class Measured:
+    """What the pseudo-attribute says of the scored images."""
 
-    counterfactual: Counterfactual | None
     cells: CellTable | None
     corrected: CorrectedChange | None
-    reason: str
+    heads: tuple[str, ...]
+    """Those that were replaced."""
+    unsaid: str
     """Why there is no corrected change, in words."""
     purity: float | None
-    """Share of the images called conflicting that are, 0..1."""
-    own: int
-    """Scored images of the class called without the cue."""
-    others: int
-    """Scored images of other classes called with the cue."""
 
 
-_NOT_MEASURED: Final = PseudoEffect(
-    counterfactual=None,
+_NOTHING: Final = Measured(
     cells=None,
     corrected=None,
-    reason="without labels nothing says which answers are right",
+    heads=(),
+    unsaid="without labels nothing says which answers are right",
     purity=None,
-    own=0,
-    others=0,
 )
 
 
 def text_finding(context: Context, cue: TextCue) -> Finding:
-    """The finding of a class and a text: association, corrected counterfactual, verdict, evidence and samples."""
-    k, name, text = cue.k, context.name(cue.k), cue.word.text
-    heads = tuple(dict.fromkeys(context.scan.directions[m].head for m in cue.members.tolist()))[:_MAX_HEADS]
-    association = parts.direction_association(context, int(cue.members[0]), k)
-    effect = _pseudo_effect(context, cue, heads)
+    """Everything that is known of a text and the classes that have it."""
+    text = cue.word.text
+    heads = tuple(dict.fromkeys(context.scan.directions[m].head for m in cue.members.tolist()))[:_MOST_HEADS]
+    m, direction = int(cue.members[0]), context.scan.directions[int(cue.members[0])]
+    association = parts.text_association(context, cue.axis, cue.scores, m)
+    measured = _measured(context, cue, heads)
     case = VerdictCase(
-        association=association,
-        attributes=False,
+        kind="text",
         classes_from=context.classes_from,
-        arm=None,
-        own=effect.own,
-        others=effect.others,
+        association=association,
+        few_sources=context.few_sources,
     )
-    outcome = verdict(case)
-    core = _core(context, cue, heads)
-    if core is not None:
-        outcome, case = Verdict.CORE, replace(case, arm=core.arms[0])
-    scores = context.scores(context.scan.directions[int(cue.members[0])]) * np.float32(cue.signs[0])
+    outcome = headline(verdicts(case))
+    words = parts.named_words(context, cue.upper, text)
+    missing = _needs(case, outcome, text, measured)
+    scores = context.scores(direction) * np.float32(cue.signs[0])
     having = pseudo_values(cue.scores)[0]
+    model = str(context.run.manifest.model["name"])
+    many = labels_needed(association, int(context.design.counts[cue.upper].sum()))
     return Finding(
-        id=finding_id(str(context.run.manifest.model["name"]), name, text),
+        id=finding_id(model, words.name, text),
+        former_ids=tuple(
+            finding_id(model, context.name(k), text)
+            for k in np.flatnonzero(cue.upper).tolist()
+            if context.name(k) != words.name
+        ),
         rank=0,
         verdict=outcome,
-        sentence=sentence(case, outcome, name, text),
-        action=action(outcome, name, text, labels_needed(association, int(context.design.counts[k]))),
-        class_name=name,
-        label=context.label(k),
+        kind="text",
+        sentence=sentence(words, outcome, association, context.classes_from, rest=missing[0].what if missing else ""),
+        action=action(outcome, words, many),
+        class_name=", ".join(words.classes),
+        label=next(context.label(k) for k in range(context.design.classes) if context.name(k) == words.classes[0]),
+        side=words.side,
+        classes=parts.class_rows(context, cue.upper, cue.axis.d, cue.axis.error),
         cue=_cue(context, cue, heads),
         association=association,
-        counterfactual=core or effect.counterfactual,
-        cells=effect.cells,
-        distributions=parts.distributions(
-            context, f"{text} ({context.scan.directions[int(cue.members[0])].head})", scores, k
-        ),
-        evidence=_evidence(context, cue, effect),
-        false_alarm=_false_alarm(context, name, text),
-        needs=() if outcome is Verdict.CORE else _needs(case, name, text, effect),
-        stability=parts.finding_stability(context, cue.scores, k),
-        gallery=parts.gallery(context, cue.scores, k, heads, having, VALUES),
+        reliance=(),
+        explained_by=(),
+        inseparable_from=(),
+        core=text in context.options.core,
+        groups=None,
+        cells=measured.cells,
+        distributions=parts.distributions(context, f"{text} ({direction.head})", scores, cue.upper),
+        evidence=_evidence(context, cue, measured),
+        false_alarm=_false_alarm(context, words.name, text),
+        needs=missing,
+        stability=parts.finding_stability(context, cue.scores, cue.upper),
+        gallery=parts.gallery(context, cue.scores, cue.upper, heads, having, VALUES),
+        no_good_word=cue.word.cosine < NO_GOOD_WORD,
         merged=len(cue.members),
     )
 
@@ -125,10 +127,10 @@ def _false_alarm(context: Context, name: str, text: str) -> tuple[str, ...]:
 
 def _cue(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Cue:
     word = cue.word
-    words = [CueWord(text=word.text, property=word.property, kind=word.kind, head=None, d=cue.axis.value)]
+    words = [CueWord(text=word.text, property=word.property, kind=word.kind, head=None, d=cue.axis.cut.d)]
     words += [CueWord(text=w.text, property=w.property, kind=w.kind, head=None, d=None) for w in cue.words]
     having = pseudo_values(cue.scores)[0]
-    words += parts.head_words(context, heads, cue.members, having, cue.k)
+    words += parts.head_words(context, heads, cue.members, having)
     opposite = context.namer.words(-context.namer.axis(word.place, class_free=False), 1, context_only=True)
     return Cue(
         name=word.text,
@@ -142,7 +144,7 @@ def _cue(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Cue:
 
 
 def with_shift(finding: Finding, shift: Shift | None) -> Finding:
-    """The finding with its shift between two sets of rows (S11) among its evidence, if it rests on texts alone."""
+    """A finding that rests on texts with what another set of rows says of it, among its evidence."""
     rows = () if shift is None else shift.rows
     named = (finding.class_name, finding.cue.name)
     row = next((row for row in rows if row.head is not None and (row.class_name, row.cue) == named), None)
@@ -161,10 +163,10 @@ def with_shift(finding: Finding, shift: Shift | None) -> Finding:
     return replace(finding, evidence=(*finding.evidence, evidence))
 
 
-def _needs(case: VerdictCase, name: str, text: str, effect: PseudoEffect) -> tuple[Need, ...]:
-    missing = needs(case, name, text)
-    if effect.purity is not None and effect.purity < MIN_PURITY and effect.corrected is None:
-        share = f"{100 * effect.purity:.0f} %"
+def _needs(case: VerdictCase, outcome: Verdict, text: str, measured: Measured) -> tuple[Need, ...]:
+    missing = needs(case, outcome, text, (), None, ())
+    if measured.purity is not None and measured.purity < MIN_PURITY and measured.corrected is None:
+        share = f"{100 * measured.purity:.0f} %"
         missing += (Need(what=f"labels of the cue: of the images called conflicting only {share} are", images=None),)
     return missing
 
@@ -172,115 +174,56 @@ def _needs(case: VerdictCase, name: str, text: str, effect: PseudoEffect) -> tup
 # -- the pseudo-attribute ----------------------------------------------------------------------------------------------
 
 
-def _pseudo_effect(context: Context, cue: TextCue, heads: tuple[str, ...]) -> PseudoEffect:
-    """Groups from the embedding without the cue's heads, and the counterfactual over them if it can be corrected (S7).
+def _measured(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Measured:
+    """Groups from the embedding without the cue's heads, and the change over them when those are replaced, corrected or
+    not at all: a few wrong labels of a skewed cue turn the conflict groups over.
 
-    A few wrong values of a skewed cue are enough to fill the conflict groups with images that do not conflict, so that
-    an uncorrected change says nothing.
+    The classes that have the cue count as one, and all others as one.
     """
     if context.answers is None:
-        return _NOT_MEASURED
-    answers, k = context.answers, int(context.tested[cue.k])
+        return _NOTHING
+    answers = context.answers
+    pointed = np.zeros(len(context.names), np.bool_)
+    pointed[context.tested] = cue.upper
     axis = context.namer.axis(cue.word.place, class_free=False).astype(np.float32)
     scores = answers.embedding_without(heads) @ axis
     codes, threshold = pseudo_values(scores)
     rates = rates_from_scores(scores, codes, threshold)
     title = f"pseudo-attribute: {cue.word.text}"
-    groups = grouping(answers.truth, context.names.names, title, VALUES, codes)
-    counts = groups.sizes().reshape(len(context.names), 2)
-    pure_share = purity(counts, rates, k, _WITH)
+    side = pointed[answers.truth].astype(np.int64)
+    groups = grouping(side, ("others", "with the cue"), title, VALUES, codes)
+    counts = groups.sizes().reshape(2, 2)
+    pure_share = purity(counts, rates, 1, _WITH)
     rows, discovery = _halves(answers, groups)
-    conflict = conflict_of(groups.take(rows), k, _WITH)
-    counterfactual = change = None
+    change: CorrectedChange | None = None
+    chosen: tuple[str, ...] = ()
     if rates is not None and rates.usable and rows.any() and discovery.any():
-        cue_groups = CueGroups(k=k, value=_WITH, grouping=groups)
-        chosen = choose_heads(answers, cue_groups, discovery, heads)
+        chosen = choose_heads(answers, CueGroups(pointed=pointed, value=_WITH, grouping=groups), discovery, heads)
         after = answers.right(answers.without(chosen)).astype(np.int64)
         changes = (after - answers.right(answers.base))[rows]
-        change = corrected_change(changes, groups.take(rows), k, _WITH, rates, context.options.seed)
-        if change is not None:
-            words = f"{title}, read from the embedding without {', '.join(heads)}; changes corrected for its errors"
-            counterfactual = _corrected(_scored(context, answers, cue_groups, chosen, words), change)
-    return PseudoEffect(
-        counterfactual=counterfactual,
-        cells=_cells(context, title, counts, codes, rates, pure_share),
+        change = corrected_change(changes, groups.take(rows), 1, _WITH, rates, context.options.seed)
+    by_class = grouping(answers.truth, context.names.names, title, VALUES, codes).sizes()
+    return Measured(
+        cells=_cells(context, title, by_class.reshape(len(context.names), 2), codes, rates, pure_share),
         corrected=change,
-        reason=_why_uncorrected(rates),
+        heads=chosen,
+        unsaid=_unsaid(rates),
         purity=pure_share,
-        own=conflict.own,
-        others=conflict.others,
     )
 
 
-def _why_uncorrected(rates: ErrorRates | None) -> str:
+def _unsaid(rates: ErrorRates | None) -> str:
     if rates is None:
-        return "the scores do not fall into two groups, so that the pseudo-attribute's error rates are unknown"
+        return "the scores have one hump, so that nobody knows how often the pseudo-attribute is wrong"
     if not rates.usable:
         shares = f"{100 * rates.false_with:.0f} % without and {100 * rates.false_without:.0f} % with the cue"
         return f"the pseudo-attribute is wrong too often to be corrected ({shares})"
     return "after correction for the pseudo-attribute's errors no image goes against the cue"
 
 
-def _corrected(counterfactual: Counterfactual, change: CorrectedChange) -> Counterfactual:
-    """The counterfactual with corrected changes; what rests on single groups, which hold wrong images, is left out."""
-    arms = tuple(
-        replace(
-            uncorrected,
-            delta_conflict=change.conflict,
-            delta_group_mean=change.group_mean,
-            delta_worst=None,
-            worst_group=None,
-            tests=(),
-            control=None,
-            dose=(),
-        )
-        for uncorrected in counterfactual.arms
-    )
-    return replace(counterfactual, corrected=True, arms=arms)
-
-
 def _halves(answers: Answers, groups: Grouping) -> tuple[Bools, Bools]:
-    """(n,) masks of the images with a value on the confirmation and on the discovery half."""
     decided = groups.group >= 0
     return ~answers.facts.discovery & decided, answers.facts.discovery & decided
-
-
-def _scored(
-    context: Context, answers: Answers, cue_groups: CueGroups, heads: tuple[str, ...], title: str
-) -> Counterfactual:
-    """Whole heads at their means, over some groups."""
-    groups, options = cue_groups.grouping, context.options
-    rows, discovery = _halves(answers, groups)
-    whole = arm(
-        "whole heads",
-        answers,
-        cue_groups,
-        heads,
-        {},
-        rows,
-        discovery,
-        n_min=options.n_min,
-        sets=options.random_sets,
-        seed=options.seed,
-    )
-    before = describe_groups(
-        groups.take(rows),
-        answers.right(answers.base)[rows],
-        f"{context.answers_rows}, confirmation half",
-        n_min=options.n_min,
-        seed=options.seed,
-        after=answers.right(answers.without(heads))[rows],
-        cluster=answers.facts.cluster[rows],
-    )
-    return Counterfactual(
-        rows=f"{context.answers_rows}, confirmation half",
-        discovery=f"{context.answers_rows}, discovery half",
-        mean_source=answers.mean_source,
-        groups=title,
-        corrected=False,
-        arms=(whole,),
-        before=before,
-    )
 
 
 def _cells(
@@ -304,27 +247,30 @@ def _cells(
 # -- evidence ----------------------------------------------------------------------------------------------------------
 
 
-def _evidence(context: Context, cue: TextCue, effect: PseudoEffect) -> tuple[Evidence, ...]:
-    name, text = context.name(cue.k), cue.word.text
-    closer = context.namer.farther_than(cue.word.place, int(context.tested[cue.k]))
+def _evidence(context: Context, cue: TextCue, measured: Measured) -> tuple[Evidence, ...]:
+    having = np.flatnonzero(cue.upper).tolist()
+    # of several classes the one whose name is nearest
+    k = min(having, key=lambda k: context.namer.farther_than(cue.word.place, int(context.tested[k])))
+    name, text = context.name(k), cue.word.text
+    closer = context.namer.farther_than(cue.word.place, int(context.tested[k]))
     nearness = "few texts are" if closer < 0.05 else "many texts are"
     items = [
         Evidence(
             name="semantic distance",
             supports=closer >= 0.05,
-            value=context.namer.distance(cue.word.place, int(context.tested[cue.k])),
+            value=context.namer.distance(cue.word.place, int(context.tested[k])),
             sentence=f"{nearness} closer to the name {name!r} than {text!r} is ({100 * closer:.0f} % of the pool).",
         ),
         Evidence(
             name="text axis",
             supports=True,
-            value=cue.axis.value,
-            sentence=f"In the whole embedding {name} stands out along {text!r} (D ="
-            f" {cue.axis.value or 0:.2f}, on images that were not used to choose the text).",
+            value=cue.axis.cut.d,
+            sentence=f"In the whole embedding {listed([context.name(k) for k in having])} stand out along {text!r} (D ="
+            f" {cue.axis.cut.d:.2f}, on images that were not used to choose the text).",
         ),
         not_measured(),
     ]
-    steady = parts.finding_stability(context, cue.scores, cue.k)
+    steady = parts.finding_stability(context, cue.scores, cue.upper)
     if steady is not None and steady.i_squared is not None:
         items.append(
             Evidence(
@@ -335,13 +281,15 @@ def _evidence(context: Context, cue: TextCue, effect: PseudoEffect) -> tuple[Evi
                 " changes between environments is no part of the class.",
             )
         )
-    return (*items, _pseudo_evidence(cue, effect), _head_evidence(context, cue))
+    return (*items, _pseudo_evidence(cue, measured), _head_evidence(context, cue))
 
 
-def _pseudo_evidence(cue: TextCue, effect: PseudoEffect) -> Evidence:
-    change = effect.corrected
+def _pseudo_evidence(cue: TextCue, measured: Measured) -> Evidence:
+    change = measured.corrected
     if change is None:
-        return Evidence(name="pseudo-attribute", supports=None, value=None, sentence=f"Inconclusive: {effect.reason}.")
+        return Evidence(
+            name="pseudo-attribute", supports=None, value=None, sentence=f"Inconclusive: {measured.unsaid}."
+        )
     value, low, high = (change.conflict.value or 0.0, change.conflict.low or 0.0, change.conflict.high or 0.0)
     return Evidence(
         name="pseudo-attribute",
@@ -362,33 +310,6 @@ def _head_evidence(context: Context, cue: TextCue) -> Evidence:
         name="predictability",
         supports=None,
         value=own.skill.value,
-        sentence=f"{head} alone explains {100 * (own.skill.value or 0):.0f} % of the classes'"
-        f" uncertainty{without_class}.",
+        sentence=f"{head} alone explains {100 * (own.skill.value or 0):.0f} % of the classes' uncertainty"
+        f"{without_class}.",
     )
-
-
-# -- core --------------------------------------------------------------------------------------------------------------
-
-
-def _core(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Counterfactual | None:
-    """The counterfactual that shows, over an attribute's groups, that the cue's heads are needed; None without one.
-
-    With an attribute that has nothing to do with the text, its groups still tell whether CLIP needs the heads
-    everywhere: in the groups that go against the attribute as in all others.
-    """
-    if context.answers is None:
-        return None
-    answers, k = context.answers, int(context.tested[cue.k])
-    for screen in context.attributes:
-        groups = scored_groups(context, answers, screen)
-        rows, _ = _halves(answers, groups)
-        value = int(screen.counts[cue.k].argmax())
-        conflict = conflict_of(groups.take(rows), k, value)
-        if min(conflict.own, conflict.others) < GATE:
-            continue
-        counterfactual = _scored(
-            context, answers, CueGroups(k=k, value=value, grouping=groups), heads, screen.attribute.column
-        )
-        if harmful(counterfactual.arms[0]):
-            return counterfactual
-    return None

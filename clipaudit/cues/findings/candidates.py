@@ -1,85 +1,113 @@
-"""Which texts name a cue of a class when there is no attribute: chosen on one half of the images, tested on the other.
+"""Which texts name a cue of some classes when there is no attribute: chosen on one half, tested on the other.
 
-What sets a class's images apart is mostly the class itself, and class labels alone do not say which part is which. So a
-text is a candidate (docs/method.md 8) only if
-
-1. directions of heads that differ significantly between the classes go with it;
-2. it is context and not a thing, or the user asked for it;
-3. along the text's own axis in the whole embedding the class stands out by `delta_fail`: either after the class
-   prompts' part is taken out of the axis, or when the text describes what sets the class apart at least as well as the
-   class's own name does;
-4. if the class has a stronger candidate, the class stands out even among images that all have that one.
+What sets classes apart is mostly the classes themselves, and a data set says nothing about which part is which. So a
+text is a candidate only if (1) directions of heads along which its classes differ significantly go with it, (2) it is
+context and not a thing (or the user asked for it), (3) along the text's own axis in the whole embedding the classes
+that have it stand out by `delta_fail`: either after the class prompts' part is taken out of the axis, or when the text
+describes what sets them apart at least as well as the classes' own names do, and (4) if there is a stronger candidate,
+they stand out even among images that all have that one. Other cuts are differences between classes, no candidates.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
-from clipaudit.arrays import Bools, Float32s, Float64s, Floats, Ints
+from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.measure.context import Context, inside_classes, inside_strength
-from clipaudit.cues.measure.naming import USER, Word, class_contrast
+from clipaudit.cues.measure.naming import USER, Word, sides_contrast
 from clipaudit.cues.result.finding_parts import Estimate
+from clipaudit.cues.statistics.cuts import Honest, honest, strength_interval
 from clipaudit.cues.statistics.environments import strength_of
 from clipaudit.cues.statistics.pseudo import pseudo_values
+from clipaudit.cues.statistics.screen import named_side
+from clipaudit.cues.statistics.strength import binned
 
 GOES_WITH: Final = 0.3
 """Correlation (with an attribute: strength) inside classes from which a direction goes with a text or an attribute."""
-_TEXTS_TRIED: Final = 6
-"""Texts nearest to what sets the class apart that are tried for each cue."""
-_PER_CLASS: Final = 3
-"""Cues of a class, at most."""
-_MARGIN_AS_NAME: Final = -0.05
-"""Margin from which a text describes what sets the class apart as well as the class's name: cosine of the text minus
-cosine of the name, with the class's contrast."""
-_MARGIN_TRIED: Final = -0.3
-"""Margin below which a text is not tried. Both margins were set on the demo world's `planted` and `things`, seed 0;
-figures are taken on other seeds."""
+_TRIED: Final = 6
+_BINS: Final = 256
+_PER_SIDE: Final = 3
+_SIDES: Final = 40
+"""Ways to part the classes that are looked at, strongest first."""
+_SHARED: Final = 0.25
+"""What most classes share is looked for where those that lack it are at least this share of all classes."""
+_AS_WELL: Final = -0.05
+_NOT_MUCH_WORSE: Final = -0.3
+"""Cosine of the text minus cosine of the class's name, with what sets the class apart. The two limits were set on the
+demo world's `planted` and `things`, seed 0; figures are taken on other seeds."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TextCue:
-    """A text that names a cue of a class."""
+    """A text that names a cue of some classes."""
 
-    k: int
-    """Tested class, 0..K-1."""
+    upper: Bools
+    """(K,) classes that have it: those above the cut along its axis."""
     word: Word
     scores: Float32s
-    """(s,) float32 scores of the sample along the text's axis, in the whole embedding."""
-    axis: Estimate
-    """D of the class along that axis, on the confirmation half."""
+    """(s,) along the text's axis, in the whole embedding."""
+    axis: Honest
+    """The classes along it, or along its class-free part: cut on the discovery half, read on the other."""
     margin: float
-    """Cosine of the text minus cosine of the class's own name, with the class's contrast."""
+    """Cosine of the text minus cosine of those classes' own names, with what sets them apart."""
     members: Ints
-    """(m,) flagged directions that go with it, strongest first."""
+    """Passing directions that go with it, strongest first."""
     signs: Float64s
-    """(m,) which end of each direction, -1 or 1."""
+    """(members,) which end of each direction."""
     words: tuple[Word, ...]
     """Other texts that name it nearly as well."""
 
 
-def text_cues(context: Context, k: int) -> list[TextCue]:
-    """The texts that name cues of tested class k, at most three; user texts first."""
-    flagged = np.flatnonzero(context.flagged[: len(context.scan.directions), k])
-    if not len(flagged):
-        return []
+def text_cues(context: Context) -> list[TextCue]:
+    """The texts that name cues, over all ways in which directions part the classes; strongest parting first."""
+    cues: list[TextCue] = []
+    for named in _partings(context):
+        K = context.design.classes
+        ends = [named]
+        if 2 * int(named.sum()) == K or K <= 3 or named.sum() >= _SHARED * K:
+            ends.append(~named)
+        # the two ends of one axis may both have a word: the one that says more of what sets the sides apart
+        both = [cue for upper in ends for cue in _cues_of(context, upper, cues)]
+        for cue in sorted(both, key=lambda cue: -cue.word.cosine):
+            if not _known(context, cue, cues):
+                cues.append(cue)
+    return cues
+
+
+def _partings(context: Context) -> list[Bools]:
+    """The named sides (K,) of the cuts of passing directions, those with the largest D first."""
+    M = len(context.scan.directions)
+    limits = context.family.limits[:M, 0]
+    passing = np.flatnonzero(context.passed[:M])
+    sides: dict[bytes, Bools] = {}
+    for m in passing[np.argsort(-limits[passing], kind="stable")].tolist():
+        upper = context.family.cuts[m].upper
+        named = named_side(upper[None])[0]
+        # equal sides are the same parting whichever is above
+        side = named if not named.all() else (upper if upper[0] else ~upper)
+        sides.setdefault(side.tobytes(), side)
+    return list(sides.values())[:_SIDES]
+
+
+def _cues_of(context: Context, upper: Bools, earlier: list[TextCue]) -> list[TextCue]:
+    """The texts that name what one side (K,) has, at most three; user texts first."""
     discovery = context.sampled.discovery
-    contrast = class_contrast(context.embedding[discovery], context.truth[discovery], k, context.design.classes)
-    own = context.namer.own(contrast, int(context.tested[k]))
+    contrast = sides_contrast(context.embedding[discovery], context.truth[discovery], upper)
+    own = max(context.namer.own(contrast, int(context.tested[k])) for k in np.flatnonzero(upper).tolist())
     cues: list[TextCue] = []
     remaining = contrast.copy()
     words = _user_words(context, contrast)
-    for _ in range(_PER_CLASS):
-        words += context.namer.words(remaining, _TEXTS_TRIED, context_only=True)
-        candidates = (_tried(context, k, word, own, flagged) for word in words)
-        cue = next((cue for cue in candidates if cue is not None and _adds(context, cue, cues)), None)
+    for _ in range(_PER_SIDE):
+        words += context.namer.words(remaining, _TRIED, context_only=True)
+        tried = (_tried(context, word, own) for word in words)
+        cue = next((cue for cue in tried if cue is not None and _adds(context, cue, [*earlier, *cues])), None)
         if cue is None:
             break
         cues.append(cue)
-        flagged = np.setdiff1d(flagged, cue.members)
-        # the next cue is sought in what this one's axis leaves of the contrast
         axis = context.namer.axis(cue.word.place, class_free=False)
         remaining = remaining - axis * float(axis @ remaining) / float(axis @ axis)
         words = [word for word in words if word.property == USER and word.place != cue.word.place]
@@ -87,105 +115,101 @@ def text_cues(context: Context, k: int) -> list[TextCue]:
 
 
 def _known(context: Context, cue: TextCue, earlier: list[TextCue]) -> bool:
-    """Whether an earlier text names the same thing: their scores are correlated inside classes."""
+    """Whether another text has named the same thing already: their scores go together inside classes."""
     K = context.design.classes
     return any(abs(_correlation(cue.scores, other.scores, context.truth, K)) >= GOES_WITH for other in earlier)
 
 
 def _adds(context: Context, cue: TextCue, earlier: list[TextCue]) -> bool:
-    """Whether a text names something that earlier cues do not.
+    """Whether a text names something that the earlier ones have not: it does not go with them inside classes, and its
+    classes stand out along it among the images that have an earlier cue, too, if other classes have that one at all.
 
-    It is not correlated with them inside classes, and the class stands out along it among the images that have an
-    earlier cue, too, if other classes have that one at all. An image with a cue differs from others along many axes;
-    its class then seems to have all of what those name.
+    An image with a cue differs from others along many axes; its class then seems to have all of what those name.
     """
     if _known(context, cue, earlier):
         return False
     if cue.word.property == USER:
         return True
     for other in earlier:
-        estimate = _among(context, cue, pseudo_values(other.scores)[0] == 1)
-        if estimate is not None and (estimate.low is None or estimate.low < context.options.delta_warn):
+        among = _among(context, cue, pseudo_values(other.scores)[0] == 1)
+        if among is not None and (among.low is None or among.low < context.options.delta_warn):
             return False
     return True
 
 
 def _user_words(context: Context, contrast: Float64s) -> list[Word]:
-    texts = context.options.user_texts
-    words = {word.text: word for word in context.namer.words(contrast, len(context.namer.texts))} if texts else {}
-    return [words[text] for text in texts if text in words]
+    wanted = context.options.user_texts
+    everything = {word.text: word for word in context.namer.words(contrast, len(context.namer.texts))} if wanted else {}
+    return [everything[text] for text in wanted if text in everything]
 
 
-def _tried(context: Context, k: int, word: Word, own: float, flagged: Ints) -> TextCue | None:
-    """The cue that a text names of class k, if it meets conditions 1 to 3; own: cosine of the class's name."""
+def _tried(context: Context, word: Word, own: float) -> TextCue | None:
+    """The cue that a text names, if it passes the gates; own: cosine of the classes' own names with what it names."""
     margin = word.cosine - max(own, 0.0)
     user = word.property == USER
-    if not user and margin < _MARGIN_TRIED:
+    if not user and margin < _NOT_MUCH_WORSE:
         return None
-    least = context.options.delta_fail if not user else context.options.delta_warn
+    strong = context.options.delta_fail if not user else context.options.delta_warn
     scores = context.embedding @ context.namer.axis(word.place, class_free=False).astype(np.float32)
     free = context.embedding @ context.namer.axis(word.place, class_free=True).astype(np.float32)
-    estimate = _stands_out(context, k, free, least)
-    if estimate is None and (margin >= _MARGIN_AS_NAME or user):
-        estimate = _stands_out(context, k, scores, least)
-    if estimate is None:
+    axis = _stands_out(context, free, strong)
+    if axis is None and (margin >= _AS_WELL or user):
+        axis = _stands_out(context, scores, strong)
+    if axis is None:
         return None
-    correlation = context.correlations(scores)[flagged]
-    d = context.family.d[flagged, k]
-    goes = (np.abs(correlation) >= GOES_WITH) & (np.sign(correlation) == np.sign(d))
+    passing = np.flatnonzero(context.passed[: len(context.scan.directions)])
+    correlation, upper = context.correlations(scores)[passing], axis.cut.upper
+    d = context.family.d[passing]
+    side = np.sign(d[:, upper].mean(axis=1) - d[:, ~upper].mean(axis=1))
+    goes = (np.abs(correlation) >= GOES_WITH) & (np.sign(correlation) == side)
     if not goes.any():
         return None
-    order = np.argsort(-context.family.low[flagged[goes], k], kind="stable")
-    members = flagged[goes][order]
+    members = passing[goes]
+    order = np.argsort([-context.family.cuts[m].low for m in members.tolist()], kind="stable")
     near = [
         other for other in context.namer.words(context.namer.axis(word.place, False), 4) if other.place != word.place
     ]
     return TextCue(
-        k=k,
+        upper=upper,
         word=word,
         scores=scores,
-        axis=estimate,
+        axis=axis,
         margin=margin,
-        members=members,
-        signs=np.sign(context.family.d[members, k]),
+        members=members[order],
+        signs=side[goes][order],
         words=tuple(near[:2]),
     )
 
 
 def _among(context: Context, cue: TextCue, having: Bools) -> Estimate | None:
-    """D of the class against all others together, along a text, on confirmation images that have an earlier cue.
-
-    having: (s,) mask of the images with the earlier cue. None when there are too few.
-    """
+    """The cue's classes against all others together, along a text, on the images of the confirmation half that have an
+    earlier cue (s,); None when there are too few."""
     rows = having & ~context.sampled.discovery
-    inside = (context.truth[rows] == cue.k).astype(np.int64)
+    inside = cue.upper[context.truth[rows]].astype(np.int64)
     return strength_of(cue.scores[rows], inside, 1, 2, context.sampled.cluster[rows])
 
 
-def _stands_out(context: Context, k: int, scores: Float32s, least: float) -> Estimate | None:
-    """The class's strength along scores (s,) on the confirmation half, if its lower limit reaches `least`."""
-    half = ~context.sampled.discovery
-    estimate = strength_of(scores[half], context.truth[half], k, context.design.classes, context.sampled.cluster[half])
-    return None if estimate is None or estimate.low is None or estimate.low < least else estimate
+def _stands_out(context: Context, scores: Float32s, least: float) -> Honest | None:
+    """The classes along scores (s,), if the lower limit of the cut's D on the confirmation half reaches `least`."""
+    axis = honest(binned(scores, _BINS), context.sample_design, _BINS)
+    low, _ = strength_interval(axis.cut.d, axis.cut.error, axis.quantile)
+    return None if low < least else axis
 
 
-def grounded_in(context: Context, scores: Float32s) -> str | None:
-    """The attribute column of which a value goes with scores (s,) inside classes; None without one.
+def grounded_in(context: Context, scores: Float32s, screen_rows: list[tuple[int, Ints]]) -> int | None:
+    """The finding's place whose column's value goes with scores (s,) inside classes; None when there is none.
 
-    A column was measured, a text was guessed: the column's own finding takes the text's place.
+    screen_rows: place and having (s,) 1, 0, -1 of each value that is a finding of its own. A column without a finding
+    says nothing about a text (trap 16).
     """
-    for screen in context.attributes:
-        codes = screen.attribute.codes[context.scan.sample]
-        for value in screen.values.tolist():
-            having = np.where(codes < 0, -1, (codes == value).astype(np.int64))
-            strength = inside_strength(scores[:, None], having, context.truth, context.design.classes)
-            if abs(float(strength[0])) >= GOES_WITH:
-                return screen.attribute.column
+    for place, having in screen_rows:
+        strength = inside_strength(scores[:, None], having, context.truth, context.design.classes)
+        if abs(float(strength[0])) >= GOES_WITH:
+            return place
     return None
 
 
-def _correlation(a: Floats, b: Floats, truth: Ints, classes: int) -> float:
-    """Correlation of two scores (s,) inside classes, -1..1."""
+def _correlation(a: npt.NDArray[np.floating[Any]], b: Float32s, truth: Ints, classes: int) -> float:
     both = np.stack([a.astype(np.float32), b.astype(np.float32)], axis=1)
     centred = inside_classes(both, truth, classes)
     return float(centred[:, 0] @ centred[:, 1])

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from clipaudit.arrays import Bools, Floats, Ints
+from clipaudit.arrays import Bools, Float64s, Floats, Ints
+from clipaudit.cues.findings.collecting import shares_of, to_collect, value_counts
+from clipaudit.cues.findings.sentences import Words, listed
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.naming import value_contrast
-from clipaudit.cues.measure.sample_refs import sample_ref
 from clipaudit.cues.result.finding_parts import (
     Association,
     CellTable,
+    ClassRow,
     CueWord,
     Distribution,
     Distributions,
@@ -26,72 +27,169 @@ from clipaudit.cues.result.finding_parts import (
     Stability,
     strength_word,
 )
-from clipaudit.cues.statistics.attributes import AttributeScreen, alignment, cramers_v, expected_counts, odds_ratio
+from clipaudit.cues.statistics.attributes import AttributeScreen, cramers_v, expected_counts, odds_ratio
+from clipaudit.cues.statistics.cuts import Cut, Honest, contrasts, half_tables, strength_interval
 from clipaudit.cues.statistics.environments import environments_of, stability
-from clipaudit.cues.statistics.strength import Z95, binned, strengths
+from clipaudit.cues.statistics.intervals import accuracy
+from clipaudit.cues.statistics.known_error import KnownError, corrected_cells
+from clipaudit.cues.statistics.screen import named_side
+from clipaudit.cues.statistics.strength import BINS, binned
 
 _RIVALS: Final = 20
-"""Rivals that are listed, those with the largest |D|."""
-_TABLE_CLASSES: Final = 12
-"""Classes of a table; with more, all others are put together."""
+_SHOWN_ROWS: Final = 20
+_SHOWN_CLASSES: Final = 12
 _BINS: Final = 32
-"""Of a histogram."""
 _GALLERY: Final = 12
-"""Images of each kind."""
 
 
 # -- association -------------------------------------------------------------------------------------------------------
 
 
-def direction_association(context: Context, m: int, k: int) -> Association:
-    """Association of direction m (row of the family) with tested class k, positive towards the class's end (S1)."""
-    sign = 1.0 if context.family.d[m, k] >= 0 else -1.0
-    codes = context.scan.codes[:, m]
-    pairs = strengths(codes, context.sample_design).pairs[k] * sign
-    plain = strengths(binned(context.scores(context.scan.directions[m], plain=True)), context.sample_design).d[k] * sign
-    return replace(_association(context, m, k, sign, _rivals(context, k, pairs)), d_plain=float(plain))
+def text_association(context: Context, axis: Honest, scores: Floats, member: int) -> Association:
+    """Of a text with the classes above the cut along its axis; scores (s,) along the plain axis; the p-values are those
+    of the strongest direction (row of the family) that carries it."""
+    design = context.sample_design
+    table = half_tables(binned(scores, BINS), design, BINS)[1]
+    plain = 2 * float(contrasts(table, axis.cut.upper[None]).a[0]) - 1
+    n = round(float(design.counts.sum()) / 2)
+    return _association(context, member, axis.cut, axis.d, n, {"d_plain": plain})
 
 
-def attribute_association(context: Context, screen: AttributeScreen, place: int, k: int) -> Association:
-    """Association of an attribute's value with tested class k, negative when the class has less of it (S6)."""
-    value = int(screen.values[place])
-    shares = screen.counts[:, value] / np.maximum(screen.counts.sum(axis=1), 1)
-    having, rows = screen.counts[:, value], screen.counts.sum(axis=1)
-    table = [
-        [having[k], rows[k] - having[k]],
-        [having.sum() - having[k], rows.sum() - rows[k] - having.sum() + having[k]],
-    ]
+def attribute_association(context: Context, screen: AttributeScreen, place: int) -> Association:
+    """Of an attribute's value, or of the column as a whole (the last row), with the classes above its cut."""
     m = context.row_of(screen, place)
-    return replace(
-        _association(context, m, k, 1.0, _rivals(context, k, shares[k] - shares)),
-        cramers_v=cramers_v(screen.counts),
-        odds_ratio=odds_ratio(table),
-        alignment=alignment(screen.counts[k]),
+    upper = context.family.cuts[m].upper
+    extra: dict[str, Any] = {"d_plain": None, "cramers_v": cramers_v(screen.counts)}
+    if place < len(screen.values):
+        having, lacking = value_counts(screen.counts, int(screen.values[place]))
+        table = [[having[side].sum(), lacking[side].sum()] for side in (upper, ~upper)]
+        shares = shares_of(screen.counts, int(screen.values[place]))
+        extra |= {"odds_ratio": odds_ratio(table), "alignment": float(shares[upper].max())}
+        error = context.known_errors.get(screen.attribute.column)
+        if error is not None:
+            extra["corrected"] = corrected_association(context, screen, place, upper, error)
+    n = round(float(screen.independent.sum()) / 2)
+    return _association(context, m, context.family.cuts[m], context.family.d[m], n, extra)
+
+
+def corrected_association(
+    context: Context, screen: AttributeScreen, place: int, upper: Bools, error: KnownError
+) -> Estimate:
+    """D of a value corrected for the column's known error, on the confirmation half (S6c)."""
+    rows = ~context.design.halves
+    return corrected_cells(
+        screen.attribute.codes[rows],
+        context.design.truth[rows],
+        context.facts.cluster[rows],
+        int(screen.values[place]),
+        upper,
+        len(screen.attribute.values),
+        error,
+        seed=context.options.seed,
+    ).d
+
+
+def _association(context: Context, m: int, cut: Cut, by_class: Float64s, n: int, extra: dict[str, Any]) -> Association:
+    family, delta = context.family, context.options.delta_warn
+    corrected = extra.get("corrected")
+    low, high = strength_interval(cut.d, cut.error, context.design.quantile(context.level, 0.5))
+    passed, limit = bool(context.passed[m]), low
+    if corrected is not None:
+        limit = corrected.low if corrected.low is not None else low
+        passed = limit > delta
+    return Association(
+        rows=f"{context.rows}, confirmation half",
+        d=Estimate(value=cut.d, low=low, high=high, n=n, level=context.level),
+        strength=strength_word(cut.d),
+        rivals=_rivals(context, by_class),
+        replication=cut.replication,
+        replicated=cut.replicated,
+        p=float(family.p[m]),
+        q=float(family.q[m]),
+        p_family=None if family.family is None else float(family.family[m]),
+        delta=delta,
+        above_delta=passed and limit > delta and not context.few_sources,
+        within_delta=low > -delta and high < delta,
+        corrected=corrected,
+        **{name: value for name, value in extra.items() if name != "corrected"},
     )
 
 
-def _association(context: Context, m: int, k: int, sign: float, rivals: tuple[Rival, ...]) -> Association:
-    """What directions and attributes have in common: D times `sign` with its interval, p and q."""
-    family, delta = context.family, context.options.delta_warn
-    d, half = float(family.d[m, k]) * sign, Z95 * float(family.error[m, k])
-    low, high = max(-1.0, d - half), min(1.0, d + half)
-    return Association(
-        rows=context.rows,
-        d=Estimate(value=d, low=low, high=high, n=len(context.facts)),
-        d_plain=None,
-        strength=strength_word(d),
-        rivals=rivals,
-        p=float(family.p[m, k]),
-        q=float(family.q[m, k]),
-        p_family=context.p_family(float(family.z[m, k])),
-        delta=delta,
-        above_delta=bool(context.flagged[m, k]) and d > 0,
-        within_delta=low > -delta and high < delta,
+def _rivals(context: Context, d: Float64s) -> tuple[Rival, ...]:
+    """Every class against all others along the cue (K,), largest first."""
+    counts = context.design.counts
+    order = np.argsort(-np.abs(d), kind="stable").tolist()
+    return tuple(Rival(class_name=context.name(j), d=float(d[j]), n=round(float(counts[j]))) for j in order[:_RIVALS])
+
+
+def class_rows(
+    context: Context,
+    upper: Bools,
+    d: Float64s,
+    error: Float64s,
+    screen: AttributeScreen | None = None,
+    value: int | None = None,
+) -> tuple[ClassRow, ...]:
+    """A row for each class, named ones first. upper (K,) classes that have the cue; d, error (K,): each class against
+    all others along it."""
+    design = context.design
+    named = named_side(upper[None])[0]
+    plan = counts = None
+    if screen is not None and value is not None:
+        counts = value_counts(screen.counts, value)
+        plan = to_collect(*counts, upper)
+    word = None if screen is None or value is None else screen.attribute.values[value]
+    order = sorted(range(design.classes), key=lambda k: (not named[k], -abs(float(d[k]))))
+    rows = []
+    for k in order[:_SHOWN_ROWS]:
+        low, high = strength_interval(float(d[k]), float(error[k]), context.family.quantile)
+        collect = 0 if plan is None else int(plan.with_cue[k] + plan.without_cue[k])
+        rows.append(
+            ClassRow(
+                class_name=context.name(k),
+                label=context.label(k),
+                has=bool(upper[k]),
+                named=bool(named[k]),
+                d=Estimate(value=float(d[k]), low=low, high=high, n=round(float(design.counts.sum()) / 2)),
+                n=int(design.rows_of_class[k]),
+                independent=int(design.independent[k]),
+                share=None if screen is None or value is None else _share(screen, k, value),
+                with_cue=None if counts is None else int(counts[0][k]),
+                without_cue=None if counts is None else int(counts[1][k]),
+                collect=collect,
+                collect_value=None if not collect or word is None else (f"not {word}" if upper[k] else word),
+            )
+        )
+    return tuple(rows)
+
+
+def _share(screen: AttributeScreen, k: int, value: int) -> Estimate:
+    """Share of a class's independent images that have a value, with Wilson's interval."""
+    return accuracy(float(screen.independent[k, value]), float(screen.independent[k].sum()))
+
+
+def side_word(upper: Bools) -> Literal["has", "lacks", "both"]:
+    """Whether the named side of a cut has the cue, lacks it, or is both."""
+    named = named_side(upper[None])[0]
+    return "both" if named.all() else "has" if bool(upper[named].all()) else "lacks"
+
+
+def named_words(context: Context, upper: Bools, cue: str, column: str | None = None) -> Words:
+    """How the finding speaks of itself; with as many classes on each side it names those that have the cue."""
+    side = side_word(upper)
+    named = upper if side in ("both", "has") else ~upper
+    names = [context.name(k) for k in range(context.design.classes)]
+    return Words(
+        classes=tuple(name for name, inside in zip(names, named, strict=True) if inside),
+        cue=cue,
+        side=side,
+        others=tuple(name for name, inside in zip(names, named, strict=True) if not inside),
+        column=column,
     )
 
 
 def guess_warning(context: Context, name: str, cue: str) -> str:
-    """Why a class that is not from labels may go with a cue though the class's images do not."""
+    """Why a class that is not from labels may go with a cue without the class's images doing so."""
     if context.classes_from == "caption":
         return (
             f"Captions decide: people may name {name} where there is {cue!r} and leave it out elsewhere, and images"
@@ -100,23 +198,12 @@ def guess_warning(context: Context, name: str, cue: str) -> str:
     return f"{cue!r} may be what makes CLIP answer {name}, also in images of other classes."
 
 
-def _rivals(context: Context, k: int, d: npt.NDArray[np.floating[Any]]) -> tuple[Rival, ...]:
-    counts = context.design.counts
-    order = [j for j in np.argsort(-np.abs(d), kind="stable").tolist() if j != k]
-    return tuple(Rival(class_name=context.name(j), d=float(d[j]), n=int(counts[j])) for j in order[:_RIVALS])
-
-
 # -- words, tables, distributions --------------------------------------------------------------------------------------
 
 
-def head_words(
-    context: Context, heads: Sequence[str], members: Ints, having: Ints, k: int, count: int = 3
-) -> list[CueWord]:
-    """The text nearest to how each of the first `count` heads' output differs with the cue, inside classes.
-
-    members: (m,) directions of the cue; having: (s,) 1 with the cue, 0 without, -1 unknown. A word's d is the strength
-    of class k along the head's strongest member.
-    """
+def head_words(context: Context, heads: Sequence[str], members: Ints, having: Ints, count: int = 3) -> list[CueWord]:
+    """What each of the first heads says of the cue: the text nearest to how its output differs with the cue (having
+    (s,) 1 with, 0 without) inside classes. d is that of the cut along the head's strongest member."""
     words = []
     basis = context.run.basis()
     for head in heads[:count]:
@@ -125,57 +212,47 @@ def head_words(
         contrast = value_contrast(values, context.truth, having == 1, having >= 0, K) @ basis.Q(head).astype(np.float64)
         nearest = context.namer.words(contrast, 1, context_only=True)
         own = [m for m in members.tolist() if context.scan.directions[m].head == head]
-        d = max((abs(float(context.family.d[m, k])) for m in own), default=None)
+        d = max((abs(context.family.cuts[m].d) for m in own), default=None)
         words += [CueWord(text=w.text, property=w.property, kind=w.kind, head=head, d=d) for w in nearest]
     return words
 
 
-def attribute_cells(context: Context, screen: AttributeScreen, k: int | None = None) -> CellTable:
-    """Class x value counts; with many classes only class k and all others together."""
+def attribute_cells(context: Context, screen: AttributeScreen, upper: Bools | None = None) -> CellTable:
+    """Class x value counts; with many classes only those that have the cue and all others together."""
     counts, names = screen.counts, [context.name(j) for j in range(context.design.classes)]
-    if k is not None and len(names) > _TABLE_CLASSES:
-        counts = np.stack([screen.counts[k], screen.counts.sum(axis=0) - screen.counts[k]])
-        names = [names[k], "all others"]
+    if upper is not None and len(names) > _SHOWN_CLASSES:
+        counts = np.stack([screen.counts[upper].sum(axis=0), screen.counts[~upper].sum(axis=0)])
+        names = [listed([name for name, has in zip(names, upper, strict=True) if has]), "all others"]
     return cell_table(screen.attribute.column, names, screen.attribute.values, counts, screen.missing)
 
 
 def cell_table(
-    source: str,
-    names: Sequence[str],
-    values: Sequence[str],
-    counts: npt.ArrayLike,
-    missing: int,
-    *,
-    corrected: bool = False,
-    purity: float | None = None,
-    error_rates: tuple[float, float] | None = None,
+    source: str, names: Sequence[str], values: Sequence[str], counts: npt.ArrayLike, missing: int, **more: Any
 ) -> CellTable:
-    """A table of (K, V) counts of classes `names` and `values`, with the counts expected under independence (S6)."""
+    """A table of counts with what independence would give."""
     table = np.asarray(counts, np.float64)
     return CellTable(
         source=source,
-        corrected=corrected,
+        corrected=bool(more.pop("corrected", False)),
         classes=tuple(names),
         values=tuple(values),
         counts=tuple(tuple(map(float, row)) for row in table),
         expected=tuple(tuple(map(float, row)) for row in expected_counts(table)),
         missing=missing,
-        purity=purity,
-        error_rates=error_rates,
+        **more,
     )
 
 
 def distributions(
-    context: Context, label: str, scores: Floats, k: int, values: Sequence[str] = (), codes: Ints | None = None
+    context: Context, label: str, scores: Floats, upper: Bools, values: Sequence[str] = (), codes: Ints | None = None
 ) -> Distributions:
-    """Histograms of scores (s,): of class k and of all others, and of each with each of two to four values.
-
-    codes: (s,) places in `values`, -1 for images without one. The outermost 0.1 % on each side go into the end bins.
-    """
+    """Histograms of scores (s,): the classes that have the cue (upper (K,)), all others, and if there are two to four
+    values each with each."""
     low, high = np.quantile(scores, (0.001, 0.999))
     edges = np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
-    inside = context.truth == k
-    sides = [(context.name(k), inside), ("all others", ~inside)]
+    inside = upper[context.truth]
+    own = listed([context.name(k) for k in np.flatnonzero(upper).tolist()])
+    sides = [(own, inside), ("all others", ~inside)]
     series = [_series(name, name, None, scores[rows], edges) for name, rows in sides]
     if codes is not None and 2 <= len(values) <= 4:
         series += [
@@ -193,8 +270,8 @@ def _series(name: str, class_name: str, value: str | None, scores: Floats, edges
     )
 
 
-def finding_stability(context: Context, scores: Floats, k: int) -> Stability | None:
-    """D of class k along scores (s,) in each environment, shards unless the options name a column (S12)."""
+def finding_stability(context: Context, scores: Floats, upper: Bools) -> Stability | None:
+    """The strength of the classes that have the cue (upper (K,)) along scores (s,) in each environment."""
     column = context.options.environment
     if column is not None and column in context.sampled.attributes:
         attribute = context.sampled.attributes[column]
@@ -202,45 +279,69 @@ def finding_stability(context: Context, scores: Floats, k: int) -> Stability | N
     else:
         codes, names = environments_of(context.sampled.shard_id, None, None)
     by = "shard" if column is None else column
-    return stability(scores, context.truth, k, context.design.classes, codes, names, by)
+    return stability(scores, upper[context.truth].astype(np.int64), 1, 2, codes, names, by)
 
 
 # -- gallery -----------------------------------------------------------------------------------------------------------
 
 
 def gallery(
-    context: Context, scores: Floats, k: int, heads: Sequence[str], having: Ints, words: tuple[str, str]
+    context: Context, scores: Floats, upper: Bools, heads: Sequence[str], having: Ints, words: tuple[str, str]
 ) -> Gallery:
-    """Images of the sample that show a cue of class k.
+    """Images that show a cue, drawn at random from the sample, right and wrong answers in proportion.
 
-    scores: (s,) towards the cue; having: (s,) 1 with the cue, 0 without, -1 unknown; words: for images without and with
-    it; heads: at their means in the second answer of each image.
+    scores (s,) towards the cue; upper (K,) classes that have it; having (s,) 1 with, 0 without, -1 unknown; words for
+    without and with.
     """
-    inside = context.truth == k
+    inside = upper[context.truth]
+    rng = np.random.default_rng([context.options.seed, 19])
+    right = _right(context)
+    aligned = _drawn(inside & (having == 1), right, _GALLERY, rng)
+    if not len(aligned):
+        aligned = _drawn(inside & (having != 0), right, _GALLERY, rng)
+    own = _drawn(inside & (having == 0), right, _GALLERY // 2, rng)
+    others = _drawn(~inside & (having == 1), right, _GALLERY // 2, rng)
     order = np.argsort(-scores, kind="stable")
-    aligned = _first(order, inside & (having != 0), _GALLERY)
-    own = _first(order[::-1], inside & (having == 0), _GALLERY // 2)
-    others = _first(order, ~inside & (having == 1), _GALLERY // 2)
-    least = _first(order[::-1], inside, _GALLERY)
+    least = order[::-1][inside[order[::-1]]][:_GALLERY]
     places = np.unique(np.concatenate([aligned, own, others, least]))
     answers = _answers(context, places, heads)
 
     def refs(chosen: Ints) -> tuple[SampleRef, ...]:
         return tuple(_ref(context, place, scores, having, words, answers) for place in chosen.tolist())
 
-    return Gallery(aligned=refs(aligned), conflicting=(*refs(own), *refs(others)), least_spurious=refs(least))
+    return Gallery(
+        aligned=refs(aligned),
+        conflicting=(*refs(own), *refs(others)),
+        least_spurious=refs(least),
+        drawn="Drawn at random from each cell"
+        + ("" if right is None else ", right and wrong answers in proportion")
+        + "; the least spurious are those with the lowest scores.",
+    )
 
 
-def _first(order: Ints, rows: Bools, count: int) -> Ints:
-    places: Ints = order[rows[order]][:count]
-    return places
+def _right(context: Context) -> Bools | None:
+    """(s,) whether CLIP answers the class of each sampled image; None where its answers are the classes."""
+    if context.classes_from == "clip":
+        return None
+    answers = (context.embedding @ context.classes.T).argmax(axis=1)
+    right: Bools = answers == context.tested[context.truth]
+    return right
+
+
+def _drawn(rows: Bools, right: Bools | None, count: int, rng: np.random.Generator) -> Ints:
+    """At most `count` places of a mask (s,), drawn, with as large a share of right answers as all of them have."""
+    places = rng.permutation(np.flatnonzero(rows))
+    if right is None or len(places) <= count:
+        return places[:count]
+    good = places[right[places]]
+    wanted = round(count * len(good) / len(places))
+    chosen = np.concatenate([good[:wanted], places[~right[places]][: count - wanted]])
+    return rng.permutation(chosen)
 
 
 def _answers(context: Context, places: Ints, heads: Sequence[str]) -> dict[int, tuple[int, int]]:
-    """Zero-shot answers, classes as rows of the class vectors, by place: as they are and with heads at their means.
-
-    Empty where CLIP's answers are the classes, and so neither right nor wrong.
-    """
+    """Zero-shot answers of some sampled images, as they are and with heads at their means; none where CLIP's answers
+    are the classes, and so neither right nor wrong."""
     if not len(places) or context.classes_from == "clip":
         return {}
     embedding = context.embedding[places]
@@ -261,13 +362,30 @@ def _ref(
     words: tuple[str, str],
     answers: dict[int, tuple[int, int]],
 ) -> SampleRef:
-    """The image at a place of the sample, with its answers, its value in words and its score."""
-    names = context.names.names
-    before, after = (names[answer] for answer in answers[place]) if answers else (None, None)
-    return replace(
-        sample_ref(context.sampled, place, context.names),
+    facts, names = context.sampled, context.names
+    k = int(context.truth[place])
+    before, after = (names.names[answer] for answer in answers[place]) if answers else (None, None)
+    return SampleRef(
+        **identity(context, place),
+        label=context.label(k),
+        class_name=context.name(k),
         predicted=before,
         predicted_without=after,
         value=None if having[place] < 0 else words[int(having[place])],
-        score=float(scores[place]),
+        score=float(scores[place]) if len(facts) else None,
     )
+
+
+def identity(context: Context, place: int) -> dict[str, Any]:
+    """Where a sampled image is."""
+    facts = context.sampled
+    shard = int(facts.shard_id[place])
+    located = facts.offset[place] >= 0
+    return {
+        "shard_id": shard,
+        "index": int(facts.index[place]),
+        "key": str(facts.key[place].as_py()),
+        "url": context.run.manifest.shards[shard].url,
+        "offset": int(facts.offset[place]) if located else None,
+        "nbytes": int(facts.nbytes[place]) if located else None,
+    }

@@ -1,9 +1,9 @@
-"""Logits of the images on which effects are measured, with what each head adds to them, bounded in memory (S10)."""
+"""Logits of the images that a counterfactual is asked of, with what each head adds to them, bounded in memory (S10)."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,41 +14,32 @@ from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.run.reader import Run
 
-MAX_ROWS: Final = 50_000
-"""Scored images, at most."""
+MAX_ROWS: Final = 20_000
 _LOGIT_BYTES: Final = 2**29
-"""Memory of all heads' logits, at most."""
 _BLOCK_ROWS: Final = 131_072
-"""Rows that are read at a time, unless one shard has more."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Answers:
-    """Logits of n images for C classes, and the parts of P heads in them.
-
-    Logits are cosines of unit image and class vectors, without CLIP's temperature.
-    """
+    """n images, P heads, C classes."""
 
     facts: ImageFacts
-    """Of the n images."""
     heads: tuple[str, ...]
-    """P labels, such as `L22H05`."""
     classes: Float32s
-    """(C, D) unit class vectors."""
+    """(C, D) class vectors."""
     base: Float32s
-    """(n, C) image-text products, nothing replaced."""
+    """(n, C) image-text products, as they are."""
     head_logits: Float32s
     """(P, n, C) what each head's deviation from its mean adds."""
     means: dict[str, Float64s]
-    """(dh,) mean coordinates by head."""
+    """(dh,) by head."""
     mean_source: str
-    """Which images the means are of, in words."""
     values: dict[str, npt.NDArray[np.float16]]
-    """(n, dh) coordinates by head, as stored: for directions inside heads."""
+    """(n, dh) by head, as stored: for directions inside heads."""
     embedding: npt.NDArray[np.float16]
-    """(n, D) unit image embeddings, as stored."""
+    """(n, D)"""
     bases: dict[str, Float64s]
-    """(dh, D) Q by head, orthonormal rows."""
+    """Q by head, (dh, D)."""
 
     @property
     def truth(self) -> Ints:
@@ -56,34 +47,19 @@ class Answers:
         return self.facts.truth
 
     def right(self, logits: Float32s) -> Bools:
-        """(n,) whether the largest of (n, C) logits is that of the image's class."""
+        """(n,) whether the largest of (n, C) logits is the class."""
         right: Bools = logits.argmax(axis=1) == self.truth
         return right
 
     def without(self, heads: Sequence[str], alpha: float = 1.0) -> Float32s:
-        """(n, C) logits with a part alpha, 0..1, of the heads' deviations from their means taken out (S10).
+        """(n, C) logits with a part alpha of the heads' deviations from their means taken out.
 
-        `base` itself, bit for bit, when there is nothing to take out. ValueError for a head that is not one of `heads`.
+        Nothing to take out gives `base` itself, bit for bit.
         """
         places = [self.heads.index(head) for head in heads]
         if not places or alpha == 0:
             return self.base
         logits: Float32s = self.base - np.float32(alpha) * self.head_logits[places].sum(axis=0)
-        return logits
-
-    def without_directions(self, directions: Mapping[str, Float64s], alpha: float = 1.0) -> Float32s:
-        """(n, C) logits with a part alpha of the deviations along a unit direction (dh,) in each head taken out (S10).
-
-        The head's coordinates become `c_h - alpha ((c_h - mu) . u) u`.
-        """
-        if not directions or alpha == 0:
-            return self.base
-        logits = self.base.copy()
-        for head, u in directions.items():
-            # ((c_h - mu) . u) (u Q W'): one number an image and one a class, never (n, D)
-            along = (self.values[head].astype(np.float32) - self.means[head].astype(np.float32)) @ u.astype(np.float32)
-            toward = (self.classes.astype(np.float64) @ (u @ self.bases[head])).astype(np.float32)
-            logits -= np.float32(alpha) * along[:, None] * toward[None, :]
         return logits
 
     def embedding_without(self, heads: Sequence[str]) -> Float32s:
@@ -96,10 +72,7 @@ class Answers:
 
 
 def sampled(facts: ImageFacts, limit: int, seed: int, by: str | None = None) -> ImageFacts:
-    """A sample of at most about `limit` images, the same number of each class as far as there are so many.
-
-    by: column of an attribute whose values are balanced, too. The same seed draws the same images; order stays.
-    """
+    """At most about `limit` images, classes (and values of an attribute) as evenly as they allow."""
     if len(facts) <= limit:
         return facts
     groups = facts.truth.copy()
@@ -128,11 +101,7 @@ def _water_level(counts: Ints, limit: int) -> int:
 def answers(
     facts: ImageFacts, heads: Sequence[str], classes: Float32s, *, seed: int = 0, by: str | None = None
 ) -> Answers:
-    """Logits of the labelled images, or of a sample that fits into memory (S10).
-
-    classes: (C, D) unit class vectors. Heads' means are those of the discovery half with every class counting equally.
-    by: column whose values the sample balances besides the classes.
-    """
+    """Logits of the images, or of a sample that fits into memory; means from the discovery half, classes balanced."""
     C, P = len(classes), len(heads)
     limit = max(1000, min(MAX_ROWS, _LOGIT_BYTES // (4 * C * max(P, 1))))
     facts = sampled(facts.take(facts.truth >= 0), limit, seed, by)
@@ -160,10 +129,7 @@ def answers(
 
 
 def balanced_mean(values: npt.NDArray[Any], truth: Ints, chosen: Bools) -> Float64s:
-    """(dh,) mean of the class means over the rows of a mask.
-
-    values: (n, dh); truth: (n,) classes; chosen: (n,) mask, all rows count when it is empty.
-    """
+    """(dh,) the mean of the class means over the chosen rows; over all rows when none is chosen."""
     rows = np.flatnonzero(chosen) if chosen.any() else np.arange(len(truth))
     kinds = np.unique(truth[rows])
     mean: Float64s = np.mean(
@@ -173,10 +139,7 @@ def balanced_mean(values: npt.NDArray[Any], truth: Ints, chosen: Bools) -> Float
 
 
 def read_vectors(run: Run, name: str, position: Ints) -> npt.NDArray[np.float16]:
-    """(n, length) float16 of one vector column, a few shards at a time.
-
-    position: (n,) places among the run's ok rows, ascending.
-    """
+    """(n, length) float16 of one vector column at places among the run's ok rows, a few shards at a time."""
     vectors = np.empty((len(position), run.spec.vectors[name]), np.float16)
     for shards, start, stop in shard_blocks(run):
         first, last = np.searchsorted(position, (start, stop))
@@ -187,7 +150,7 @@ def read_vectors(run: Run, name: str, position: Ints) -> npt.NDArray[np.float16]
 
 
 def shard_blocks(run: Run) -> Iterator[tuple[list[int], int, int]]:
-    """Groups of shards of up to 131,072 ok rows: their ids, first row and last row + 1 among the run's ok rows."""
+    """Groups of shards with about as many ok rows as fit well into memory: their ids, first and last row + 1."""
     sizes = [(shard, record.ok) for shard, record in run.records.items()]
     start, block, rows = 0, [], 0
     for (shard, count), following in itertools.zip_longest(sizes, sizes[1:]):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -19,80 +19,132 @@ from clipaudit.cues.measure.naming import Namer
 from clipaudit.cues.measure.scan import Scan
 from clipaudit.cues.options import AuditOptions
 from clipaudit.cues.result.finding_parts import ClassesFrom
-from clipaudit.cues.statistics.attributes import AttributeScreen
-from clipaudit.cues.statistics.multiplicity import family_p, largest_statistics, strata_of
+from clipaudit.cues.statistics.attributes import AttributeScreen, Omnibus
+from clipaudit.cues.statistics.columns import ColumnKind
+from clipaudit.cues.statistics.cuts import false_coverage_level, units_of
+from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.known_error import KnownError
+from clipaudit.cues.statistics.multiplicity import Largest, largest_cuts, strata_of
 from clipaudit.cues.statistics.screen import Screen, joined
-from clipaudit.cues.statistics.strength import Design, rank_covariance
+from clipaudit.cues.statistics.sources import MIN_SOURCES, SourceTest
 from clipaudit.heads.texts.classes import ClassNames
 from clipaudit.run.reader import Run
 
-_MIN_SIDE: Final = 5
-"""Images with and without a value that a class needs to count."""
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told what is done: (step, done, total)."""
-
 
 class TextSource(Protocol):
-    """Texts to unit vectors in the run's joint space; `RunTexts` is one."""
+    """Texts to unit vectors in the run's joint space; `textvectors.RunTexts` is one."""
 
     def vectors(self, texts: Sequence[str]) -> Float32s:
-        """(T, D) float32 unit vectors of texts."""
+        """(T, D) of texts."""
 
     def classes(self, names: Sequence[str], templates: Sequence[str]) -> Float32s:
-        """(C, D) float32 unit vectors of class names, the mean over prompt templates."""
+        """(C, D) of class names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnTest:
+    """A column as a whole, beside its values."""
+
+    omnibus: Omnibus
+    multi_class_auc: float | None
+    """Of a number; None for other columns."""
+    kind: ColumnKind
+    """What its values were before they were cut into bins."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Context:
-    """An audit's data, tests and logits.
-
-    Letters: M directions, K tested classes, s sampled images, D the joint dimension.
-    """
+    """An audit's data, tests and logits."""
 
     run: Run = field(repr=False)
     options: AuditOptions
     names: ClassNames
     classes_from: ClassesFrom
-    """What says which class an image is; with `caption` or `clip` no finding is more than observed."""
+    """With `caption` or `clip` nothing is more than observed."""
     classes: Float32s
     """(C, D) class vectors."""
     namer: Namer = field(repr=False)
     facts: ImageFacts = field(repr=False)
     """Images of the association, of the tested classes alone."""
     rows: str
-    """Which rows these are, in words."""
+    """Which, in words."""
     tested: Ints
     """(K,) the tested classes, as rows of `classes`."""
     design: Design = field(repr=False)
     """Of `facts`: class k is `tested[k]`."""
+    source: SourceTest | None
+    """The source that the audit found by itself."""
+    sources: tuple[SourceTest, ...]
+    """All columns tried as one."""
     scan: Scan = field(repr=False)
     attributes: tuple[AttributeScreen, ...]
+    columns: tuple[ColumnTest, ...]
+    """The columns as a whole, in the order of `attributes`."""
+    known_errors: Mapping[str, KnownError]
+    """By column, where the user knows how often it is wrong."""
     answers: Answers | None = field(repr=False)
     """None without labels: nothing says which answers are right."""
     answers_rows: str
-    """Which rows are scored, in words."""
     agreement: tuple[Ints, Bools] | None = field(repr=False)
     """(n,) classes that captions name, and whether CLIP answers the same; None unless classes come from captions."""
 
     @cached_property
+    def tests(self) -> Screen:
+        """All tests: directions, then each attribute's values and columns; q over all of them."""
+        parts = [self.scan.screen] if self.scan.directions else []
+        return joined([*parts, *(attribute.screen for attribute in self.attributes)])
+
+    @cached_property
     def family(self) -> Screen:
-        """All tests: directions, then each attribute's values; q over all of them."""
-        return joined([self.scan.screen, *(attribute.tests for attribute in self.attributes)])
+        """The same with p-values adjusted for the largest of all directions and cuts, where permutations were asked
+        for."""
+        if not len(self.largest.largest):
+            return self.tests
+        return replace(self.tests, family=self.largest.p(self._cut_places))
 
     @cached_property
     def flagged(self) -> Bools:
-        """(M, K) which tests of `family` are findings (S4)."""
+        """(M, K) of `family`: the classes that each passing cut names."""
         return self.family.flagged(self.options.alpha, self.options.delta_warn)
 
+    @cached_property
+    def passed(self) -> Bools:
+        """(M,) of `family`: the cuts that are significant and larger than delta."""
+        return self.family.passed(self.options.alpha, self.options.delta_warn)
+
+    @cached_property
+    def level(self) -> float:
+        """Of the intervals of findings: as many of those that pass miss as of all (S1c)."""
+        return false_coverage_level(int(self.passed.sum()), len(self.passed))
+
+    @property
+    def core_columns(self) -> frozenset[str]:
+        """Columns that the user calls part of the class, by their full names."""
+        named = set(self.options.core)
+        return frozenset(
+            screen.attribute.column
+            for screen in self.attributes
+            if {screen.attribute.column, screen.attribute.column.rpartition(".")[2]} & named
+        )
+
+    @property
+    def named_sources(self) -> bool:
+        """Whether the clusters are a column of sources that the user named."""
+        return self.options.cluster is not None
+
     def row_of(self, attribute: AttributeScreen, place: int) -> int:
-        """Row of `family` of an attribute's tested value; ValueError for an attribute of another audit."""
+        """Row of `family` of an attribute's tested value, or of its column as a whole, the last one."""
         start = len(self.scan.directions)
         for other in self.attributes:
             if other is attribute:
                 return start + place
-            start += len(other.values)
+            start += other.scores.shape[1]
         raise ValueError("the attribute is not one of the audit's")
+
+    @property
+    def few_sources(self) -> bool:
+        """Whether images come from so few sources that nothing is decided."""
+        return (self.named_sources or self.source is not None) and self.design.clusters < MIN_SOURCES
 
     # -- the sample ----------------------------------------------------------------------------------------------------
 
@@ -109,8 +161,10 @@ class Context:
 
     @cached_property
     def sample_design(self) -> Design:
-        """The design of the sample."""
-        return Design(self.truth, self.design.classes, self.sampled.cluster)
+        """Of the sample."""
+        source = None if self.design.source is None else self.design.source[self.scan.sample]
+        codes = None if source is None else np.unique(source, return_inverse=True)[1].astype(np.int64)
+        return Design(self.truth, self.design.classes, self.sampled.cluster, codes, self.sampled.discovery)
 
     @cached_property
     def embedding(self) -> Float32s:
@@ -119,47 +173,53 @@ class Context:
 
     @cached_property
     def residuals(self) -> Float32s:
-        """(s, M) float32 binned scores of each direction minus their class means, scaled to unit length."""
+        """(s, M) each direction's binned scores inside classes, centred, of unit length."""
         return inside_classes(self.scan.codes.astype(np.float32), self.truth, self.design.classes)
 
     def correlations(self, scores: npt.NDArray[np.floating[Any]]) -> Float64s:
-        """(M,) correlation, -1..1, of each direction with scores (s,), inside classes."""
+        """(M,) correlation of each direction with scores (s,), inside classes."""
         centred = inside_classes(scores.astype(np.float32)[:, None], self.truth, self.design.classes)[:, 0]
         correlations: Float64s = (self.residuals.T @ centred).astype(np.float64)
         return correlations
 
     def differences(self, having: Ints) -> Float64s:
-        """(M,) strength D, -1..1, of a value along each direction inside classes.
-
-        having: (s,) 1 with the value, 0 without, -1 unknown.
-        """
+        """(M,) strength of a value (s,) 1 with, 0 without, -1 unknown, along each direction inside classes, -1..1."""
         return inside_strength(self.residuals, having, self.truth, self.design.classes)
 
     @cached_property
-    def largest(self) -> Float64s:
-        """(permutations,) float64, largest |z| of all directions when the sample's labels are permuted (S3).
+    def ranks(self) -> Float32s:
+        """(s, M) centred ranks of the sample along every row of `family`; 0 where a column has no value."""
+        columns = [_ranks(self.scan.codes.astype(np.float32))] if self.scan.directions else []
+        for attribute in self.attributes:
+            codes = attribute.attribute.codes[self.scan.sample]
+            ranks = _ranks(attribute.scores[np.maximum(codes, 0)].astype(np.float32))
+            columns.append(np.where((codes < 0)[:, None], np.float32(0), ranks))
+        return np.concatenate(columns, axis=1) if columns else np.empty((len(self.scan.sample), 0), np.float32)
 
-        Near duplicates stay together, and labels in their shard where shards hold several classes (S2). Empty when no
-        permutations were asked for.
-        """
-        if not self.scan.codes.size or not self.options.permutations:
-            return np.empty(0)
-        codes = self.scan.codes.astype(np.float32)
-        # bins hold about as many images each, so that their numbers are ranks but for scale
-        ranks = codes - codes.mean(axis=0)
-        ranks /= np.maximum(np.abs(ranks).max(axis=0), 1.0) * 2
-        repeated = ranks[self.sample_design.repeated].astype(np.float64)
-        between = np.array([rank_covariance(repeated[:, m], self.sample_design) for m in range(ranks.shape[1])])
-        strata = strata_of(self.sample_design, self.sampled.shard_id.astype(np.int64))
-        count, seed = self.options.permutations, self.options.seed
-        return largest_statistics(ranks, self.sample_design, count, seed, between, strata)
+    @cached_property
+    def largest(self) -> Largest:
+        """All directions and cuts under permuted labels, on the confirmation half of the sample: near duplicates
+        together, inside shards where those hold several classes."""
+        design, count = self.sample_design, self.options.permutations
+        if not self.ranks.shape[1] or not count:
+            return Largest(observed=np.empty((0, 0)), spread=np.empty((0, 0)), largest=np.empty(0))
+        units = units_of(self.ranks, design)
+        strata = strata_of(Design(units.truth, design.classes, units.group), self._unit_shards(units.rows))
+        orders = np.stack([cut.order for cut in self.tests.cuts])
+        return largest_cuts(units, orders, design.cut_sizes, design.classes, count, self.options.seed, strata)
 
-    def p_family(self, z: float) -> float | None:
-        """p of a statistic z adjusted for the largest of all tests (S3); None when no permutations were asked for."""
-        return float(family_p(np.array([z]), self.largest)[0]) if len(self.largest) else None
+    def _unit_shards(self, rows: Ints) -> Ints:
+        shards: Ints = self.sampled.shard_id[rows].astype(np.int64)
+        return shards
+
+    @cached_property
+    def _cut_places(self) -> Ints:
+        """(M,) which of the tested cuts each direction's is."""
+        sizes = np.array([int(cut.upper.sum()) for cut in self.tests.cuts], np.int64)
+        return np.searchsorted(self.design.cut_sizes, sizes)
 
     def scores(self, direction: Direction, plain: bool = False) -> Float32s:
-        """(s,) float32 scores of the sample along a direction: class-free, or `plain`, with its class part (S0)."""
+        """(s,) a direction's scores of the sampled images, class-free or as they are."""
         values = self.scan.values[direction.head].astype(np.float32) - self.scan.means[direction.head].astype(
             np.float32
         )
@@ -175,11 +235,15 @@ class Context:
         return self.names.labels[int(self.tested[k])]
 
 
-def inside_classes(columns: Float32s, truth: Ints, classes: int) -> Float32s:
-    """(s, M) float32 columns minus each class's mean, scaled to unit length; 0 where nothing varies.
+def _ranks(columns: Float32s) -> Float32s:
+    """(s, M) columns shifted and scaled to -1/2..1/2; their order is all that counts."""
+    low, high = columns.min(axis=0), columns.max(axis=0)
+    ranks: Float32s = (columns - (low + high) / 2) / np.maximum(high - low, np.float32(1e-12))
+    return ranks
 
-    truth: (s,) classes, 0..classes-1.
-    """
+
+def inside_classes(columns: Float32s, truth: Ints, classes: int) -> Float32s:
+    """(s, M) columns minus each class's mean, scaled to unit length; 0 where nothing varies."""
     counts = np.maximum(np.bincount(truth, minlength=classes), 1)
     order = np.argsort(truth, kind="stable")
     starts = np.searchsorted(truth[order], np.arange(classes))
@@ -191,20 +255,24 @@ def inside_classes(columns: Float32s, truth: Ints, classes: int) -> Float32s:
 
 
 def inside_strength(columns: Float32s, having: Ints, truth: Ints, classes: int) -> Float64s:
-    """(M,) D, -1..1, of a value against its absence along columns (s, M), inside classes, as if scores were normal.
+    """(M,) D of a value against its absence along columns (s, M), inside classes, as if scores were normal.
 
-    having: (s,) 1 with the value, 0 without, -1 unknown; truth: (s,) classes. A correlation would be small wherever
-    nearly all images of a class have the value.
+    A correlation would be small wherever nearly all images of a class have the value.
     """
     total, weight = np.zeros(columns.shape[1]), 0.0
     for k in range(classes):
         a, b = columns[(truth == k) & (having == 1)], columns[(truth == k) & (having == 0)]
-        if min(len(a), len(b)) < _MIN_SIDE:
+        if min(len(a), len(b)) < _LEAST:
             continue
         spread = (a.var(axis=0) * len(a) + b.var(axis=0) * len(b)) / (len(a) + len(b))
-        share = len(a) * len(b) / (len(a) + len(b))  # inverse variance of a difference of means
+        share = len(a) * len(b) / (len(a) + len(b))
         total += share * (a.mean(axis=0) - b.mean(axis=0)) / np.sqrt(np.maximum(spread, 1e-30))
         weight += share
-    # two normals d standard deviations apart: AUC = Phi(d / sqrt 2), D = 2 AUC - 1
     strength: Float64s = 2 * stats.norm.cdf(total / max(weight, 1e-9) / np.sqrt(2.0)) - 1
     return strength
+
+
+_LEAST: Final = 5
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""(what, done, total)"""

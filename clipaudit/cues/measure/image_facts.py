@@ -13,40 +13,34 @@ import pyarrow.compute as pc
 
 from clipaudit.arrays import Bools, Ints
 from clipaudit.cues.statistics.attribute import Attribute
-from clipaudit.cues.statistics.multiplicity import discovery_half
+from clipaudit.cues.statistics.design import halves_of
+from clipaudit.cues.statistics.multiplicity import hash_order
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import Rows, row_filter
 from clipaudit.schema import OK, Label
 
 _BATCH: Final = 65_536
-"""Rows read at a time."""
 _MIN_DETAIL: Final = 8
 """Perceptual hashes with fewer bits set or unset are those of flat images, which are alike without being duplicates."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ImageFacts:
-    """n images of a run, in the order of its ok rows; integers are int64 unless another type is given."""
+    """n images of a run, in the order of its ok rows."""
 
     run: Run = field(repr=False)
     rows: Rows
-    """Which rows of the run were asked for."""
     position: Ints
     """(n,) place among all ok rows of the run, as `Run.heads` gives them."""
     shard_id: npt.NDArray[np.int32]
-    """(n,)"""
     index: npt.NDArray[np.int32]
-    """(n,) place in the shard."""
     key: pa.ChunkedArray = field(repr=False)
-    """(n,) strings."""
     offset: Ints
-    """(n,) first byte of the image in the shard, -1 when unknown."""
+    """(n,) first byte in the shard, -1 when unknown."""
     nbytes: Ints
-    """(n,) bytes of the image, -1 when unknown."""
     truth: Ints
     """(n,) class, as a row of the class vectors; -1 without a label."""
     attributes: dict[str, Attribute]
-    """By column."""
     phash: Ints
     """(n,) perceptual hash."""
     phash_known: Bools
@@ -54,13 +48,15 @@ class ImageFacts:
     cluster: Ints
     """(n,) near-duplicate cluster (or source) of each image, 0..G-1."""
     discovery: Bools
-    """(n,) on the discovery half (S3); whole clusters are on one half."""
+    """(n,) on the discovery half; whole clusters are on one half."""
+    source: Ints | None = None
+    """(n,) sources that the audit found by itself, 0..S-1, which widen errors; None where there are none."""
 
     def __len__(self) -> int:
         return len(self.position)
 
     def take(self, chosen: Bools | Ints) -> ImageFacts:
-        """The images of a mask (n,) or at places (m,); clusters are renumbered."""
+        """Some of the images, by mask or places."""
         places = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else np.asarray(chosen, np.int64)
         _, cluster = np.unique(self.cluster[places], return_inverse=True)
         return ImageFacts(
@@ -81,6 +77,9 @@ class ImageFacts:
             phash_known=self.phash_known[places],
             cluster=cluster.astype(np.int64),
             discovery=self.discovery[places],
+            source=None
+            if self.source is None
+            else np.unique(self.source[places], return_inverse=True)[1].astype(np.int64),
         )
 
 
@@ -95,7 +94,7 @@ def image_facts(
 
     class_of: label -> class; other labels are -1. attributes: columns (`attributes.place`). cluster: a column whose
     equal values are one source (patient, camera, page); None takes the near duplicates that `clipaudit duplicates` has
-    found in the run, and where that has not been run, equal perceptual hashes (S2).
+    found in the run, and where that has not been run, equal perceptual hashes.
     """
     table, position = _table(run, rows, [*attributes, *([cluster] if cluster is not None else [])])
     shard_id, index = _ints(table["shard_id"], np.int32), _ints(table["index"], np.int32)
@@ -107,7 +106,8 @@ def image_facts(
         groups = _duplicates(phash, detailed)
     first = np.unique(groups, return_index=True)[1]
     keys = key.take(pa.array(first)).to_pylist()
-    discovery = discovery_half(shard_id[first], keys)[groups]
+    truth = _truth(table, class_of)
+    discovery = halves_of(truth, groups, hash_order(shard_id[first], keys))
     return ImageFacts(
         run=run,
         rows=rows,
@@ -117,7 +117,7 @@ def image_facts(
         key=key,
         offset=_ints(table["offset"], np.int64),
         nbytes=_ints(table["nbytes"], np.int64),
-        truth=_truth(table, class_of),
+        truth=truth,
         attributes={name: _attribute(table[name], name) for name in attributes},
         phash=phash,
         phash_known=detailed,
@@ -185,12 +185,11 @@ def _column_groups(column: pa.ChunkedArray) -> Ints:
 
 def _found_duplicates(run: Run, shard_id: npt.NDArray[np.int32], index: npt.NDArray[np.int32]) -> Ints | None:
     """The clusters of the run's table of near duplicates; images that are in none stand for themselves."""
-    from clipaudit.retrieval.duplicates import read_clusters  # imports faiss
+    from clipaudit.retrieval.duplicates import read_clusters  # faiss comes with it
 
     table = read_clusters(run)
     if table is None:
         return None
-    # an image is known by its shard and its place there: 32 bits each in one number
     place = shard_id.astype(np.int64) << 32 | index
     clustered = _ints(table["shard_id"], np.int64) << 32 | _ints(table["index"], np.int64)
     order = np.argsort(clustered, kind="stable")
@@ -204,7 +203,7 @@ def _found_duplicates(run: Run, shard_id: npt.NDArray[np.int32], index: npt.NDAr
 
 
 def _detailed(phash: Ints) -> Bools:
-    """(n,) mask of the hashes of images that are not flat."""
+    """Hashes of images that are not flat."""
     bits = np.bitwise_count(phash.view(np.uint64)).astype(np.int64)
     detailed: Bools = (bits >= _MIN_DETAIL) & (bits <= 64 - _MIN_DETAIL)
     return detailed

@@ -14,14 +14,11 @@ from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Float64s, Floats, Ints
+from clipaudit.arrays import Bools, Float32s, Float64s, Floats, Ints
 from clipaudit.cues.measure.directions import class_subspace
 from clipaudit.heads.texts.pool import CONTEXT, UNSPECIFIED, TextPool
 
 USER: Final = "user"
-"""The property of texts that a user names."""
-_MIN_SIDE: Final = 5
-"""Images with and without a value that a class needs to count."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,10 +35,7 @@ class Word:
 
 
 class Namer:
-    """Names contrasts with texts: the pool's, the user's, and class names, relative to the mean of the pool.
-
-    `texts`, `properties` and `kinds` are those of the user's texts, then of the pool's.
-    """
+    """Texts of the pool, the user's, and class names, relative to the mean of the pool."""
 
     def __init__(
         self,
@@ -52,7 +46,7 @@ class Namer:
         user: Sequence[str] = (),
         user_vectors: Floats | None = None,
     ) -> None:
-        """vectors: (T, D) of the pool; classes: (C, D) of the names; user_vectors: (U, D). All are unit vectors."""
+        """vectors (T, D) of the pool, classes (C, D) of the names, user_vectors (U, D): unit."""
         extra = np.empty((0, vectors.shape[1])) if user_vectors is None else user_vectors.astype(np.float64)
         self.vectors: Float64s = np.concatenate([extra, vectors.astype(np.float64)])
         self.texts = (*user, *pool.texts)
@@ -70,10 +64,7 @@ class Namer:
         self._property_mean = {name: self.vectors[labels == name].mean(axis=0) for name in set(self.properties)}
 
     def words(self, contrast: Float64s, count: int = 3, context_only: bool = False) -> list[Word]:
-        """The `count` texts that name a contrast (D,) best; one of those that are equal but for `a photo of`.
-
-        context_only: without texts of things and texts with a class's name in them.
-        """
+        """The texts that name a contrast (D,) best; one of each that begin alike but for `a photo of`."""
         length = float(np.linalg.norm(contrast))
         if length == 0:
             return []
@@ -92,31 +83,38 @@ class Namer:
                 break
         return words
 
+    def vector_of(self, text: str) -> Float32s | None:
+        """(D,) unit vector of a text of the pool or the user's; None for others."""
+        if text not in self.texts:
+            return None
+        vector: Float32s = self.vectors[self.texts.index(text)].astype(np.float32)
+        return vector
+
     def own(self, contrast: Float64s, k: int) -> float:
-        """Cosine, -1..1, of a contrast (D,) with the name of class k, relative to the mean of the pool."""
+        """Cosine of a contrast with the class's own name, relative as for `words`."""
         return float(self._classes[k] @ contrast / max(float(np.linalg.norm(contrast)), 1e-300))
 
     def axis(self, place: int, class_free: bool) -> Float64s:
-        """(D,) float64 axis along which images have or lack a text: the text minus the mean of its property's texts.
+        """(D,) the axis along which images have or lack a text: the text minus the mean of its property's texts.
 
-        What all texts of a property share (that there is a place at all) says nothing about which one it is. class_free
-        takes the class prompts' part out (S0).
+        What all texts of a property share (that there is a place at all) says nothing about which one it is.
         """
         name = self.properties[place]
         centre = self._property_mean[name] if name != USER else self.vectors.mean(axis=0)
-        axis: Float64s = self.vectors[place] - centre
+        axis = self.vectors[place] - centre
         if not np.linalg.norm(axis):  # the only text of its property
             axis = self.vectors[place] - self.vectors.mean(axis=0)
         if class_free:
             axis = axis - self._subspace.T @ (self._subspace @ axis)
-        return axis
+        result: Float64s = axis
+        return result
 
     def distance(self, place: int, k: int) -> float:
-        """1 - cosine of a text and the name of class k, relative to the mean of the pool: 0 the same, 1 unrelated."""
+        """1 - cosine of a text and a class name, relative to what all texts share: 0 the same, 1 unrelated."""
         return 1.0 - float(self._relative[place] @ self._classes[k])
 
     def farther_than(self, place: int, k: int) -> float:
-        """Share, 0..1, of the texts that are closer to the name of class k; near 0 the text is about the class."""
+        """Share of the texts that are closer to the class's name, 0..1; near 0 the text is about the class."""
         cosines = self._relative @ self._classes[k]
         return float((cosines > cosines[place]).mean())
 
@@ -130,36 +128,34 @@ class Namer:
         )
 
 
-def class_contrast(embedding: Floats, truth: Ints, k: int, classes: int) -> Float64s:
-    """(D,) float64 mean of class k minus the mean of the other classes' means; zeros when either has no images.
-
-    embedding: (n, D); truth: (n,) classes. Classes without images are left out.
-    """
-    means = [
-        embedding[truth == j].mean(axis=0, dtype=np.float64) for j in range(classes) if j != k and (truth == j).any()
-    ]
-    own = embedding[truth == k]
-    if not len(own) or not means:
-        return np.zeros(embedding.shape[1])
-    contrast: Float64s = own.mean(axis=0, dtype=np.float64) - np.mean(means, axis=0)
+def sides_contrast(embedding: Floats, truth: Ints, upper: Bools) -> Float64s:
+    """(D,) mean of the means of the classes above (upper (K,)) minus that of the others, from (n, D) and truth (n,);
+    classes without rows count not, and a side without any gives zeros."""
+    sides = []
+    for side in (upper, ~upper):
+        means = [
+            embedding[truth == k].mean(axis=0, dtype=np.float64)
+            for k in np.flatnonzero(side).tolist()
+            if (truth == k).any()
+        ]
+        if not means:
+            return np.zeros(embedding.shape[1])
+        sides.append(np.mean(means, axis=0))
+    contrast: Float64s = sides[0] - sides[1]
     return contrast
 
 
 def value_contrast(embedding: Floats, truth: Ints, having: Bools, known: Bools, classes: int) -> Float64s:
-    """(D,) float64 mean with a value minus mean without it, inside classes, every class with both counting equally.
-
-    embedding: (n, D); truth: (n,) classes; having: (n,) mask of the images with the value; known: (n,) mask of those of
-    which it is known. Over all images when no class has five with and five without it; zeros when no image has.
-    """
+    """(D,) mean with a value minus mean without it, inside classes, every class with both counting equally."""
     differences = []
     for k in range(classes):
         inside = (truth == k) & known
         with_value, without = inside & having, inside & ~having
-        if min(int(with_value.sum()), int(without.sum())) >= _MIN_SIDE:
+        if min(int(with_value.sum()), int(without.sum())) >= 5:
             differences.append(
                 embedding[with_value].mean(axis=0, dtype=np.float64) - embedding[without].mean(axis=0, dtype=np.float64)
             )
-    if not differences:  # value and class always come together: compare over all images
+    if not differences:  # the value and the class cannot be told apart: fall back to all images
         with_value, without = known & having, known & ~having
         if not with_value.any() or not without.any():
             return np.zeros(embedding.shape[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -15,41 +15,37 @@ from clipaudit.cues.measure.answers import read_vectors, sampled
 from clipaudit.cues.measure.directions import Direction
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.result.finding_parts import Predictability
+from clipaudit.cues.statistics.cuts import Codes, Honest, honest
+from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.predictability import MAX_CLASSES, MAX_ROWS, predictability
-from clipaudit.cues.statistics.screen import Screen, screen
-from clipaudit.cues.statistics.strength import BINS, Codes, Design, Strengths, binned, strengths
+from clipaudit.cues.statistics.screen import Screen, screen_of
+from clipaudit.cues.statistics.strength import binned
 from clipaudit.run.basis import Basis
 
 SAMPLE: Final = 20_000
-"""Images for controls, words and pictures, at most."""
-_MANY_CLASSES: Final = 200
-"""Classes beyond which scores are put into fewer bins."""
-_COARSE_BINS: Final = 256
+BINS: Final = 256
+"""Of the scan: a D differs by less than 1e-4 from that of single values."""
 _CHUNK: Final = 65_536
-"""Rows whose scores are computed at a time."""
 _THREADS: Final = 2
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scan:
-    """The results of one pass over the heads; M directions, s sampled images."""
+    """What one pass found; M directions, s sampled images."""
 
     directions: tuple[Direction, ...]
-    """M, head by head."""
     screen: Screen
-    """Their tests on all images."""
     sample: Ints
-    """(s,) places of the sampled images, ascending."""
+    """(s,) places of the sampled images."""
     codes: npt.NDArray[np.uint16]
     """(s, M) binned scores of the sample."""
     spare: Float32s
-    """(s, trials) scores along random directions of random heads, permuted: no class goes with them."""
+    """(s, trials) scores along random directions of random heads, in an order of their own: no class goes with them."""
     predictability: tuple[Predictability, ...]
-    """By head, most class-free skill first."""
     values: dict[str, npt.NDArray[np.float16]]
-    """(s, dh) coordinates of the sample, by head, as stored."""
+    """(s, dh) of the sample, by head, as stored."""
     means: dict[str, Float64s]
-    """(dh,) mean coordinates over all images, by head."""
+    """(dh,) over all images, by head."""
     heads_sum: Float32s
     """(s, D) sum of the scanned heads' deviations from their means."""
 
@@ -64,19 +60,15 @@ def scan(
     seed: int,
     on_head: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scan:
-    """Score and test every direction on all images (S0 to S2), one head in memory at a time.
-
-    facts: n images, whose classes are `design.truth`. directions: by head. subspace: (r, D) from `class_subspace`.
-    trials: random directions for planted shifts (S13). on_head: told (done, total).
-    """
+    """Scores of every direction on all of `facts`, whose classes are `design.truth`; one head in memory at a time."""
     run, basis = facts.run, facts.run.basis()
-    bins = _COARSE_BINS if design.classes > _MANY_CLASSES else BINS
-    sample = sample_places(facts, SAMPLE, seed)
-    predictability_rows = predictability_places(facts, design, seed)
+    bins = BINS
+    sample = sample_places(facts, design, SAMPLE, seed)
+    predictability_rows = few_places(facts, design, seed)
     rng = np.random.default_rng([seed, 6])
     heads = list(directions)
     hosts = [heads[place] for place in rng.integers(0, len(heads), trials).tolist()]
-    screened: list[Strengths] = []
+    screened: list[Honest] = []
     codes: list[Codes] = []
     predictabilities: list[Predictability] = []
     sample_values: dict[str, npt.NDArray[np.float16]] = {}
@@ -90,22 +82,21 @@ def scan(
         deviations = sample_values[head].astype(np.float32) - mean.astype(np.float32)
         total += deviations @ basis.Q(head).astype(np.float32)
         for trial in [place for place, host in enumerate(hosts) if host == head]:
-            # permuted over images, so that the scores have this head's shape and no association
             u = rng.standard_normal(values.shape[1])
             spare[:, trial] = rng.permutation(deviations @ (u / np.linalg.norm(u)).astype(np.float32))
         scores = _scores(values, mean, directions[head])
-        rows = values[predictability_rows].astype(np.float64)
-        predictabilities.append(_predictability(head, rows, basis, subspace, design, predictability_rows, seed))
-        del values  # the largest array: free before the tests take their own memory
+        part = few_values(values, predictability_rows)
+        predictabilities.append(_predictability(head, part, basis, subspace, design, predictability_rows, seed))
+        del values
         with ThreadPoolExecutor(_THREADS) as pool:
-            for column, tests in pool.map(lambda column: _binned_and_tested(column, design, bins), scores):
+            for column, tests in pool.map(lambda column: _one(column, design, bins), scores):
                 screened.append(tests)
                 codes.append(column[sample])
         on_head(done, len(heads))
-    order = sorted(predictabilities, key=lambda entry: -(entry.skill_class_free.value or 0.0))
+    order = sorted(predictabilities, key=lambda one: -(one.skill_class_free.value or 0.0))
     return Scan(
         directions=tuple(direction for head in heads for direction in directions[head]),
-        screen=screen(screened),
+        screen=screen_of(screened),
         sample=sample,
         codes=np.stack(codes, axis=1),
         spare=spare,
@@ -116,8 +107,8 @@ def scan(
     )
 
 
-def sample_places(facts: ImageFacts, limit: int, seed: int) -> Ints:
-    """(s,) places, ascending, of at most about `limit` images, the same number of each class as far as there are."""
+def sample_places(facts: ImageFacts, design: Design, limit: int, seed: int) -> Ints:
+    """Places of at most about `limit` images, classes as evenly as they allow, in order."""
     if len(facts) <= limit:
         return np.arange(len(facts))
     chosen = sampled(facts, limit, seed)
@@ -125,13 +116,19 @@ def sample_places(facts: ImageFacts, limit: int, seed: int) -> Ints:
     return places
 
 
-def predictability_places(facts: ImageFacts, design: Design, seed: int) -> Ints:
-    """(r,) places of at most 2,000 images, of the 20 largest classes, that predictability is estimated from (S5)."""
+def few_places(facts: ImageFacts, design: Design, seed: int) -> Ints:
+    """Places of the images that predictability is estimated from: of the largest classes."""
     large = np.argsort(-design.counts, kind="stable")[:MAX_CLASSES]
     inside = np.flatnonzero(np.isin(design.truth, large))
     candidates = facts.take(inside)
-    places: Ints = inside[sample_places(candidates, MAX_ROWS, seed)]
+    places: Ints = inside[sample_places(candidates, design, MAX_ROWS, seed)]
     return places
+
+
+def few_values(values: npt.NDArray[np.float16], places: Ints) -> Float64s:
+    """(s, dh) float64."""
+    values_: Float64s = values[places].astype(np.float64)
+    return values_
 
 
 def _predictability(
@@ -144,7 +141,7 @@ def _predictability(
 
 
 def _scores(values: npt.NDArray[np.float16], mean: Float64s, directions: Sequence[Direction]) -> list[Float32s]:
-    """Each direction's (n,) float32 class-free scores, from a head's values (n, dh) and their mean (dh,) (S0)."""
+    """Each direction's (n,) class-free scores."""
     if not directions:
         return []
     folded = np.stack([direction.class_free for direction in directions], axis=1).astype(np.float32)
@@ -156,7 +153,6 @@ def _scores(values: npt.NDArray[np.float16], mean: Float64s, directions: Sequenc
     return list(scores)
 
 
-def _binned_and_tested(scores: Float32s, design: Design, bins: int) -> tuple[Codes, Strengths]:
+def _one(scores: Float32s, design: Design, bins: int) -> tuple[Codes, Honest]:
     codes = binned(scores, bins)
-    # K^2 numbers a direction would not fit into memory: those that a finding shows are computed again
-    return codes, replace(strengths(codes, design, bins), pairs=np.empty((0, 0)))
+    return codes, honest(codes, design, bins)

@@ -16,22 +16,18 @@ from clipaudit.cues.measure.scan import SAMPLE
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.result.panels import HeadShift, Shift
 from clipaudit.cues.result.result import Finding
-from clipaudit.cues.statistics.environments import head_shift, most_shifted, shift_rows, strength_of
+from clipaudit.cues.statistics.environments import head_shift, most_shifted, shift_rows, side_strength
 from clipaudit.cues.statistics.intervals import COUNT_ONLY, Paired
 from clipaudit.heads.texts.pool import TextPool
 from clipaudit.heads.textspan import fold
 
 Pair: TypeAlias = tuple[str, str, str | None, Estimate, Estimate]
-"""Class, cue, head, and the association's estimate in train and in test."""
 
 
 def shift_between(
     context: Context, test: ImageFacts, findings: Sequence[Finding], pool: TextPool, texts: TextSource
 ) -> Shift:
-    """The association's rows (train) against `test` (S11): each finding's strongest direction, each attribute's values.
-
-    pool, texts: name where each head's mean moves to.
-    """
+    """The association's rows against `test`: every finding's strongest direction, every attribute's values."""
     test_sample = sampled(test, SAMPLE, context.options.seed)
     local = np.full(len(context.names), -1, np.int64)
     local[context.tested] = np.arange(context.design.classes)
@@ -48,43 +44,63 @@ def shift_between(
 
 
 def _directions(context: Context, test: ImageFacts, truth: Ints, findings: Sequence[Finding]) -> list[Pair]:
+    """The strongest direction of each finding's heads: on the confirmation half, and on the other rows."""
     pairs: list[Pair] = []
-    K = context.design.classes
+    half = ~context.sampled.discovery
     for finding in findings:
-        k = next(k for k in range(K) if context.name(k) == finding.class_name)
-        places = [m for m, tested in enumerate(context.scan.directions) if tested.head in finding.cue.heads]
-        if not places:
+        upper = having_classes(context, finding)
+        m, end = strongest_direction(context, finding, upper)
+        if m is None:
             continue
-        m = max(places, key=lambda m: float(context.family.low[m, k]))
-        direction, end = context.scan.directions[m], _end(float(context.family.d[m, k]), finding)
+        direction = context.scan.directions[m]
         values = read_vectors(test.run, direction.head, test.position).astype(np.float32)
         scores = (values - context.scan.means[direction.head].astype(np.float32)) @ direction.class_free.astype(
             np.float32
         )
-        train = strength_of(end * context.scores(direction), context.truth, k, K, context.sampled.cluster)
-        other = strength_of(end * scores, truth, k, K, test.cluster)
+        own = np.float32(end) * context.scores(direction)
+        train = side_strength(own[half], context.truth[half], upper, context.sampled.cluster[half])
+        other = side_strength(np.float32(end) * scores, truth, upper, test.cluster)
         if train is not None and other is not None:
             pairs.append((finding.class_name, finding.cue.name, direction.head, train, other))
     return pairs
 
 
-def _end(d: float, finding: Finding) -> np.float32:
-    """The end, -1 or 1, of a direction with strength `d` at which the cue is: the class's if it goes with the cue."""
-    return np.float32(-1 if d * (finding.association.d.value or 0.0) < 0 else 1)
+def having_classes(context: Context, finding: Finding) -> Bools:
+    """(K,) the classes that have a finding's cue; those beyond its rows are on the side that it does not name."""
+    rows = {row.class_name: row.has for row in finding.classes}
+    return np.array(
+        [rows.get(context.name(k), finding.side == "lacks") for k in range(context.design.classes)], np.bool_
+    )
+
+
+def strongest_direction(context: Context, finding: Finding, upper: Bools) -> tuple[int | None, float]:
+    """The direction of a finding's heads along which the classes that have it (K,) differ most, by the discovery half,
+    and the end at which they are; None without heads."""
+    places = [m for m, direction in enumerate(context.scan.directions) if direction.head in finding.cue.heads]
+    if not places:
+        return None, 1.0
+    k = int(np.flatnonzero(upper)[0])
+    same = [
+        m
+        for m in places
+        if bool((context.family.cuts[m].upper == upper).all() or (context.family.cuts[m].upper == ~upper).all())
+    ]
+    m = max(same or places, key=lambda m: context.family.cuts[m].low if same else float(context.family.low[m, k]))
+    d = float(context.family.d[m, upper].mean() - context.family.d[m, ~upper].mean())
+    return m, 1.0 if d >= 0 else -1.0
 
 
 def _values(context: Context, test: ImageFacts, truth: Ints) -> list[Pair]:
-    """P(value | class) of every tested value and class, in train and in test."""
+    """P(value | class) of every tested value and class, here and there."""
     pairs: list[Pair] = []
     K = context.design.classes
     for screen in context.attributes:
         test_values = test.attributes[screen.attribute.column]
-        train_values = context.facts.attributes[screen.attribute.column]
         for place in screen.values.tolist():
             value = screen.attribute.values[place]
             code = test_values.values.index(value) if value in test_values.values else -2
             for k in range(K):
-                train = value_share(train_values.codes, place, context.design.truth == k, context.facts.cluster)
+                train = value_share(screen.attribute.codes, place, context.design.truth == k, context.facts.cluster)
                 other = value_share(test_values.codes, code, truth == k, test.cluster)
                 if min(train.n, other.n) >= COUNT_ONLY:
                     pairs.append((context.name(k), f"share of {screen.attribute.column} = {value}", None, train, other))
@@ -92,10 +108,7 @@ def _values(context: Context, test: ImageFacts, truth: Ints) -> list[Pair]:
 
 
 def value_share(codes: Ints, value: int, inside: Bools, cluster: Ints) -> Estimate:
-    """Share, 0..1, of a class's images with a known value that have this one, with its 95 % interval (S11).
-
-    codes: (n,) values; inside: (n,) mask of the class; cluster: (n,) near-duplicate clusters.
-    """
+    """Share of the images of a class (mask `inside`) with a known value that have this one, with its 95 % interval."""
     labelled = inside & (codes >= 0)
     having = (codes[labelled] == value).astype(np.int64)
     share = Paired(change=having, group=np.zeros(len(having), np.int64), cluster=cluster[labelled]).of_group(0)

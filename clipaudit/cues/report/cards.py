@@ -1,4 +1,4 @@
-"""A finding's card and the tables of groups: the values that the templates show."""
+"""A finding's card and the tables of groups: what the templates show, worked out beforehand."""
 
 from __future__ import annotations
 
@@ -8,31 +8,27 @@ from typing import Final
 from markupsafe import Markup
 
 from clipaudit.cues.report.pictures import Pictures, PictureStrip, strips
-from clipaudit.cues.report.plots import Curve, control_histogram, distributions, dose_response, interval_row
+from clipaudit.cues.report.plots import Curve, distributions, dose_response, interval_row
 from clipaudit.cues.report.waivers import Applied
 from clipaudit.cues.report.words import (
     Number,
     column_word,
     count,
     decimal,
-    guessed,
+    having_name,
     numbers,
     p_value,
     share,
     value_word,
-    whole_heads,
     with_limits,
 )
-from clipaudit.cues.result.finding_parts import CellTable, Distributions, Estimate
-from clipaudit.cues.result.reliance import Arm, GroupAccuracy, Groups
+from clipaudit.cues.result.finding_parts import CellTable, Distributions, Estimate, GroupAccuracy, Groups
+from clipaudit.cues.result.reliance_parts import Arm, Counterfactual
 from clipaudit.cues.result.result import AuditResult, Finding
 
-_MAX_GROUPS: Final = 40
-"""Lines of a table of groups."""
-_MAX_CLASSES: Final = 12
-"""Rows of a class x cue table."""
-_CURVES: Final = ("one", "two", "three")
-"""CSS classes of curves, in their order."""
+_MOST_GROUPS: Final = 40
+_MOST_CLASSES: Final = 12
+_KINDS: Final = ("one", "two", "three")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +64,7 @@ class CellRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A finding with everything else that its card shows."""
+    """All of a finding's card that is not in the finding itself."""
 
     finding: Finding
     anchor: str
@@ -79,15 +75,10 @@ class Card:
     distributions: Markup | None
     cell_rows: tuple[CellRow, ...]
     dose: Markup | None
-    control: Markup | None
-    sets: int
-    matched: str
     arms: tuple[Arm, ...]
     numbers: tuple[Number, ...]
     groups: tuple[CardLine, ...]
     rows: str
-    guessed: bool
-    """CLIP's own guess says which images have the cue."""
     facts: tuple[tuple[str, str], ...]
 
 
@@ -101,46 +92,32 @@ class GroupTable:
     replaced: int | None
     """Rank of the finding whose heads were replaced; None where nothing was."""
     lines: tuple[CardLine, ...]
-    hidden: int
-    """Groups beyond those of `lines`."""
+    more: int
     left_out: tuple[str, ...]
 
 
 def anchor(finding: Finding) -> str:
-    """The fragment of a finding's card, for links."""
+    """A finding's place on the page."""
     return f"finding-{finding.id}"
 
 
 def card(finding: Finding, pictures: Pictures, waivers: tuple[Applied, ...]) -> Card:
     """A finding's card."""
-    tested, whole = finding.counterfactual, whole_heads(finding)
-    control = None if whole is None else whole.control
+    tested = finding.counterfactual
     rows = strips(finding, pictures)
     return Card(
         finding=finding,
         anchor=anchor(finding),
-        waiver=next((w for w in waivers if w.finding == finding.id and w.status == "active"), None),
+        waiver=next((w for w in waivers if w.matches == finding.id and w.status == "active"), None),
         strips=rows,
         heat=any(image.heat for strip in rows for image in strip.pictures),
         distributions=None if finding.distributions is None else _distributions(finding.distributions),
-        cell_rows=() if finding.cells is None else cell_rows(finding.cells, finding.class_name),
-        dose=_dose(whole) if whole is not None and len(whole.dose) > 1 else None,
-        control=None
-        if control is None or not control.counts
-        else control_histogram(
-            [100 * edge for edge in control.edges],
-            control.counts,
-            100 * control.observed,
-            control.p,
-            "change on conflicting images, points",
-        ),
-        sets=0 if control is None else control.sets,
-        matched="" if control is None else control.matched,
+        cell_rows=() if finding.cells is None else cell_rows(finding.cells, having_name(finding)),
+        dose=_dose(tested) if tested is not None and len(tested.doses) > 1 else None,
         arms=() if tested is None else tested.arms,
         numbers=numbers(finding),
-        groups=() if tested is None else lines(tested.before),
-        rows="" if tested is None else tested.rows,
-        guessed=guessed(finding),
+        groups=() if finding.groups is None else lines(finding.groups),
+        rows="" if finding.groups is None else finding.groups.rows,
         facts=_facts(finding),
     )
 
@@ -150,10 +127,14 @@ def group_tables(result: AuditResult) -> tuple[GroupTable, ...]:
     tables = []
     for groups in result.groups:
         source = next(
-            (f for f in result.findings if f.counterfactual and f.counterfactual.before.attribute == groups.attribute),
+            (
+                f
+                for f in result.findings
+                if f.counterfactual and f.groups is not None and f.groups.attribute == groups.attribute
+            ),
             None,
         )
-        displayed = source.counterfactual.before if source is not None and source.counterfactual is not None else groups
+        displayed = source.groups if source is not None and source.groups is not None else groups
         group_lines = lines(displayed)
         tables.append(
             GroupTable(
@@ -161,8 +142,8 @@ def group_tables(result: AuditResult) -> tuple[GroupTable, ...]:
                 sentence=_groups_sentence(displayed),
                 rows_in_words=f"Rows: {displayed.rows}",
                 replaced=None if source is None else source.rank,
-                lines=group_lines[:_MAX_GROUPS],
-                hidden=max(len(group_lines) - _MAX_GROUPS, 0),
+                lines=group_lines[:_MOST_GROUPS],
+                more=max(len(group_lines) - _MOST_GROUPS, 0),
                 left_out=displayed.left_out[:12],
             )
         )
@@ -194,7 +175,7 @@ def group_name(group: GroupAccuracy, attribute: str) -> str:
 
 
 def cell_rows(cells: CellTable, first: str) -> tuple[CellRow, ...]:
-    """The rows of the class `first` and of those with the most images, in the table's order."""
+    """The finding's class and those with the largest counts, in the table's order."""
     order = sorted(range(len(cells.classes)), key=lambda row: (cells.classes[row] != first, -sum(cells.counts[row])))
     return tuple(
         CellRow(
@@ -204,7 +185,7 @@ def cell_rows(cells: CellTable, first: str) -> tuple[CellRow, ...]:
                 for count, expected in zip(cells.counts[row], cells.expected[row], strict=True)
             ),
         )
-        for row in sorted(order[:_MAX_CLASSES])
+        for row in sorted(order[:_MOST_CLASSES])
     )
 
 
@@ -230,23 +211,23 @@ def _groups_sentence(groups: Groups) -> str:
 
 def _distributions(histograms: Distributions) -> Markup:
     curves = []
-    for kind, series in zip(_CURVES, histograms.series, strict=False):
+    for kind, series in zip(_KINDS, histograms.series, strict=False):
         total = max(sum(series.counts), 1)
         name = f"{series.name} ({count(series.n)})"
         curves.append(Curve(name=name, kind=kind, ys=[number / total for number in series.counts]))
     return distributions(histograms.edges, curves, f"score of “{histograms.label}” →")
 
 
-def _dose(arm: Arm) -> Markup:
-    named: tuple[tuple[str, list[Estimate | None]], ...] = (
-        ("conflicting images", [point.conflict for point in arm.dose]),
-        ("mean of groups", [point.group_mean for point in arm.dose]),
-        ("all images", [*(point.plain_average for point in arm.dose)]),
+def _dose(tested: Counterfactual) -> Markup:
+    named: tuple[tuple[str, list[Estimate]], ...] = (
+        ("conflicting images", [point.conflicting for point in tested.doses]),
+        ("aligned images", [point.aligned for point in tested.doses]),
+        ("gap between them", [point.gap for point in tested.doses]),
     )
     curves = []
-    for kind, (name, estimates) in zip(_CURVES, named, strict=True):
-        limits = [(e.value, e.low, e.high) for e in estimates if e is not None and e.value is not None]
-        if len(limits) == len(arm.dose):
+    for kind, (name, estimates) in zip(_KINDS, named, strict=True):
+        limits = [(e.value, e.low, e.high) for e in estimates if e.value is not None]
+        if len(limits) == len(tested.doses):
             curves.append(
                 Curve(
                     name=name,
@@ -256,7 +237,7 @@ def _dose(arm: Arm) -> Markup:
                     highs=[None if high is None else 100 * high for _, _, high in limits],
                 )
             )
-    xs = [point.alpha for point in arm.dose]
+    xs = [point.alpha for point in tested.doses]
     return dose_response(xs, curves, "share of the cue taken away →", "Accuracy in percent as the cue is taken away")
 
 
@@ -279,11 +260,11 @@ def _facts(finding: Finding) -> tuple[tuple[str, str], ...]:
         ("Tests merged into this", count(finding.merged)),
     ]
     facts += [
-        ("Against " + rival.class_name, f"D = {decimal(rival.d)} (n = {count(rival.n)})")
+        (rival.class_name + " against all others", f"D = {decimal(rival.d)} (n = {count(rival.n)})")
         for rival in association.rivals[:4]
     ]
     if tested is not None:
-        facts += [("Scored on", tested.rows), ("Chosen on", tested.discovery), ("Means from", tested.mean_source)]
+        facts += [("Controls", f"{count(tested.control_sets)} {tested.control}: {tested.matched}")]
     if finding.stability is not None:
         stable = finding.stability
         facts.append((f"Stability over {len(stable.environments)} × {stable.by}",

@@ -1,10 +1,9 @@
-"""The first screen: what is wrong, how it shows and what to do, in plain words for readers who do not know CLIP."""
+"""The first screen in plain words: what is wrong, how it shows, what to do, for readers who know nothing of CLIP."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from clipaudit.cues.report.document import Report
 from clipaudit.cues.report.pictures import CaptionedPicture, Pictures, row
@@ -15,17 +14,16 @@ from clipaudit.cues.report.words import (
     count,
     counted,
     cue_word,
+    having,
+    having_name,
     share,
     value_word,
 )
-from clipaudit.cues.result.finding_parts import Estimate, Need, SampleRef, Verdict
-from clipaudit.cues.result.reliance import GroupAccuracy
+from clipaudit.cues.result.finding_parts import Estimate, GroupAccuracy, Need, SampleRef, Verdict
 from clipaudit.cues.result.result import AuditResult, Finding
 
-_PICTURES: Final = 4
-"""Pictures in a row."""
-_ACTIONS: Final = 12
-"""Actions that are listed."""
+_PICTURES = 4
+_ACTIONS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,7 @@ class ExampleRow:
 
 @dataclass(frozen=True, kw_only=True)
 class _Contrast:
-    """The groups between which a shortcut shows most."""
+    """The groups that show a shortcut best."""
 
     aligned: GroupAccuracy | None
     same: GroupAccuracy | None
@@ -59,7 +57,7 @@ class _Contrast:
 
 
 def plain_sentences(report: Report) -> tuple[str, ...]:
-    """The result without a technical word."""
+    """What is found, without a technical word."""
     audit = report.audit
     if not audit.trust.valid:
         return ("Something is wrong with the audit itself, so none of its findings should be believed.",)
@@ -68,8 +66,12 @@ def plain_sentences(report: Report) -> tuple[str, ...]:
 
 
 def finding_in_words(finding: Finding) -> tuple[str, ...]:
-    """What the data show, how CLIP's answers depend on it, and what that means."""
-    model = _in_the_model(finding) if finding.verdict in (Verdict.CONFIRMED, Verdict.MODEL_ONLY) else ()
+    """What the data show, what CLIP makes of it, and what that means."""
+    model = (
+        _in_the_model(finding)
+        if finding.verdict in (Verdict.CONFIRMED, Verdict.FAILS_WHERE, Verdict.MODEL_ONLY)
+        else ()
+    )
     meaning = () if model else (MEANING[finding.verdict],)
     return (_in_the_data(finding), *model, *meaning)
 
@@ -98,30 +100,30 @@ def actions(result: AuditResult) -> tuple[str, ...]:
 
 
 def cases(result: AuditResult, pictures: Pictures) -> tuple[ExampleRow, ...]:
-    """Examples of the first finding: the class with its cue, without it, and another class with it."""
+    """How the first finding shows: the class with its cue, without it, and another class with it."""
     if not result.findings or not result.trust.valid:
         return ()
     first = result.findings[0]
     contrast, gallery = _contrast(first), first.gallery
-    name, cue = first.class_name, cue_word(first)
+    names, name, cue = having(first), having_name(first), cue_word(first)
     if contrast is None:
         rows = (
             (f"“{name}” with most of “{cue}”", gallery.aligned),
             (f"“{name}” with least of it", gallery.least_spurious),
-            ("Other classes with it", [sample for sample in gallery.conflicting if sample.class_name != name]),
+            ("Other classes with it", [sample for sample in gallery.conflicting if sample.class_name not in names]),
         )
         example_rows = (
             ExampleRow(title=title, bars=(), pictures=_row(samples, pictures, first)) for title, samples in rows
         )
         return tuple(case for case in example_rows if case.pictures)
-    same = [sample for sample in gallery.conflicting if sample.class_name == name]
-    others = [sample for sample in gallery.conflicting if sample.class_name != name]
-    made = (
+    same = [sample for sample in gallery.conflicting if sample.class_name in names]
+    others = [sample for sample in gallery.conflicting if sample.class_name not in names]
+    cases_ = (
         _case(contrast.aligned, gallery.aligned, "", pictures, first),
         _case(contrast.same, same, "bad", pictures, first),
         _case(contrast.other, others, "bad", pictures, first),
     )
-    return tuple(case for case in made if case is not None)
+    return tuple(case for case in cases_ if case is not None)
 
 
 def _case(
@@ -141,13 +143,13 @@ def _case(
 
 
 def _row(samples: Sequence[SampleRef], pictures: Pictures, finding: Finding) -> tuple[CaptionedPicture, ...]:
-    """The first samples that have a picture."""
+    """The first few that can be shown; without pictures, captions alone would say little here."""
     return tuple(picture for picture in row(samples, pictures, finding.id) if picture.picture is not None)[:_PICTURES]
 
 
 def _in_the_data(finding: Finding) -> str:
     """How the cue goes with the class: shares of an attribute's value where there is one, else the strength."""
-    name, cue, shares = finding.class_name, cue_word(finding), _shares(finding)
+    name, cue, shares = having_name(finding), cue_word(finding), _shares(finding)
     observed = finding.verdict == Verdict.OBSERVED
     if shares is not None:
         own, others = shares
@@ -159,19 +161,19 @@ def _in_the_data(finding: Finding) -> str:
 
 
 def _shares(finding: Finding) -> tuple[float, float] | None:
-    """Shares of the finding's class, and of all other classes, that have the attribute's value."""
-    cells, value = finding.cells, finding.cue.value
-    if cells is None or value not in cells.values or finding.class_name not in cells.classes:
-        return None
-    place, own = cells.values.index(value), cells.classes.index(finding.class_name)
-    other_rows = [row for number, row in enumerate(cells.counts) if number != own]
-    having, total = sum(row[place] for row in other_rows), sum(map(sum, other_rows))
-    mine = sum(cells.counts[own])
-    return (cells.counts[own][place] / mine, having / total) if mine and total else None
+    """Shares of the images of the classes that have the cue, and of all other classes, that have the value."""
+    shares = []
+    for has in (True, False):
+        counts = [(row.with_cue or 0, row.without_cue or 0) for row in finding.classes if row.has == has]
+        images = sum(map(sum, counts))
+        if not images or any(row.with_cue is None for row in finding.classes):
+            return None
+        shares.append(sum(with_cue for with_cue, _ in counts) / images)
+    return shares[0], shares[1]
 
 
 def _in_the_model(finding: Finding) -> tuple[str, ...]:
-    """Accuracy without the cue, before and after it is taken out of the model; empty where it was not measured."""
+    """How CLIP fails without the cue, and that it does not once the cue is out; empty where that was not measured."""
     contrast = _contrast(finding)
     if contrast is None or contrast.same is None or contrast.same.accuracy is None:
         return ()
@@ -186,7 +188,7 @@ def _in_the_model(finding: Finding) -> tuple[str, ...]:
     if same.without is not None:
         sentences.append(
             f"With the cue taken out of the model, that becomes {share(same.without.value, 0)}: CLIP looks at"
-            f" “{cue_word(finding)}”, not only at the {finding.class_name}."
+            f" “{cue_word(finding)}”, not only at the {having_name(finding)}."
         )
     return tuple(sentences)
 
@@ -216,17 +218,16 @@ def _clean(report: Report) -> tuple[str, ...]:
 
 
 def _contrast(finding: Finding) -> _Contrast | None:
-    tested = finding.counterfactual
-    if tested is None or not tested.arms:
+    """The groups that show a value's effect; None where no answers were measured."""
+    if finding.groups is None or not finding.reliance or finding.cue.value is None:
         return None
-    conflict = {(test.class_name, test.value) for test in tested.arms[0].tests if test.conflict}
-    groups = [group for group in tested.before.groups if group.accuracy is not None]
-    own = [group for group in groups if group.class_name == finding.class_name]
-    against = [group for group in groups if (group.class_name, group.value) in conflict]
+    names, groups = having(finding), [group for group in finding.groups.groups if group.accuracy is not None]
+    own = [group for group in groups if group.class_name in names]
+    others = [group for group in groups if group.class_name not in names]
     return _Contrast(
-        aligned=_largest(group for group in own if (group.class_name, group.value) not in conflict),
-        same=_worst(group for group in against if group.class_name == finding.class_name),
-        other=_worst(group for group in against if group.class_name != finding.class_name),
+        aligned=_largest(group for group in own if group.value == finding.cue.value),
+        same=_worst(group for group in own if group.value != finding.cue.value),
+        other=_worst(group for group in others if group.value == finding.cue.value),
     )
 
 
@@ -235,7 +236,7 @@ def _largest(groups: Iterable[GroupAccuracy]) -> GroupAccuracy | None:
 
 
 def _worst(groups: Iterable[GroupAccuracy]) -> GroupAccuracy | None:
-    """The group with the lowest accuracy, among those large enough to be shown in full if there are any."""
+    """The lowest accuracy, among groups of a size that is shown in full if there are any."""
     candidates = list(groups)
     large = [group for group in candidates if group.size in ("shown", "may gate")]
     return min(large or candidates, key=lambda g: (g.accuracy and g.accuracy.value) or 0.0, default=None)

@@ -1,4 +1,4 @@
-"""The gate: whether a pipeline may go on, by findings, waivers and controls, and the exit code that says so."""
+"""The gate: findings, waivers and trust to passed, failed, inconclusive or invalid, and the exit code of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from clipaudit.cues.report.waivers import Applied
+from clipaudit.cues.report.waivers import Applied, former_waivers
 from clipaudit.cues.report.words import CLASSES, column_word, counted, decimal, slug
 from clipaudit.cues.result.finding_parts import Documented, Verdict
 from clipaudit.cues.result.result import AuditResult, Finding
@@ -15,25 +15,40 @@ from clipaudit.errors import UsageError
 Outcome: TypeAlias = Literal["passed", "failed", "inconclusive", "invalid"]
 
 NEVER: Final = "never"
-FAIL_ON: Final = {slug(v): v for v in (Verdict.CONFIRMED, Verdict.MODEL_ONLY, Verdict.DATA_ONLY, Verdict.CANDIDATE)}
+FAIL_ON: Final = {
+    slug(v): v
+    for v in (
+        Verdict.CONFIRMED,
+        Verdict.FAILS_WHERE,
+        Verdict.NEEDED,
+        Verdict.MODEL_ONLY,
+        Verdict.DATA_ONLY,
+        Verdict.TIED,
+        Verdict.CANDIDATE,
+    )
+}
 """The words of `--fail-on`."""
 MAY_GATE: Final = 100
-"""Images below which nothing may fail the gate (S9)."""
+"""Images below which nothing may fail the gate (STATISTICS S9)."""
 DETECTS: Final = 0.8
-"""Share of strong planted cues that must be detected for a result without findings to count (S13)."""
+"""Share of strong planted cues below which an audit cannot tell that there is nothing."""
 _STRONG: Final = 0.5
-"""D of strong planted cues."""
+_NAMED: Final = 3
+_UNDECIDED: Final = {
+    Verdict.FAILS_WHERE: "the model fails where the cue is missing, which does not fail this gate",
+    Verdict.NEEDED: "somebody has to decide whether what the model needs is part of the class (--core)",
+    Verdict.TIED: "a column is tied to the classes as a whole",
+}
+"""Verdicts that are no pass, and why."""
 _GUESSING: Final = "CLIP's answers are no better than guessing, so nothing can be said about what it relies on."
-_CAPTIONS_UNRELATED: Final = (
-    "CLIP's answers match the captions no more than by chance: they may not describe these images."
-)
+_STRANGERS: Final = "CLIP's answers match the captions no more than by chance: they may not describe these images."
 _EXIT: Final[dict[Outcome, int]] = {"passed": 0, "failed": 1, "inconclusive": 0, "invalid": 4}
 _EXIT_WITHOUT_EVIDENCE: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate(Documented):
-    """Whether a pipeline may go on, and why."""
+    """Whether a pipeline may go on."""
 
     outcome: Outcome
     exit_code: int
@@ -63,9 +78,9 @@ def parse_fail_on(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def judge(result: AuditResult, applied: Sequence[Applied], *, fail_on: Sequence[str], require_evidence: bool) -> Gate:
-    """The gate's outcome for an audit and its waivers; `fail_on` is from `parse_fail_on`."""
-    active = {waiver.finding for waiver in applied if waiver.status == "active"}
-    of_failing_kind = [finding for finding in result.findings if slug(finding.verdict) in fail_on]
+    """The gate's answer; `fail_on` from `parse_fail_on`."""
+    active = {waiver.matches for waiver in applied if waiver.status == "active" and waiver.matches is not None}
+    of_failing_kind = [finding for finding in result.findings if slug(finding.verdict) in fail_on and not finding.core]
     serious = [finding for finding in of_failing_kind if _excuse(finding, result) is None]
     failing = tuple(finding.id for finding in serious if finding.id not in active)
     waived = tuple(finding.id for finding in serious if finding.id in active)
@@ -73,8 +88,8 @@ def judge(result: AuditResult, applied: Sequence[Applied], *, fail_on: Sequence[
         excuse
         for finding in of_failing_kind
         if finding.id not in active and (excuse := _excuse(finding, result)) is not None
-    )
-    open_questions = _open_questions(result, active)
+    ) + former_waivers(applied)
+    open_questions = _open_questions(result, active, fail_on)
     too_small = any(finding.id not in active and _images(finding) < MAY_GATE for finding in of_failing_kind)
     outcome: Outcome = (
         "invalid"
@@ -104,7 +119,7 @@ def _excuse(finding: Finding, result: AuditResult) -> str | None:
     name = f"“{finding.class_name}” and “{finding.cue.name}”"
     if _images(finding) < MAY_GATE:
         return f"{name} rest on {_images(finding)} images; at least {MAY_GATE} are needed to fail the gate."
-    if finding.verdict == Verdict.MODEL_ONLY:
+    if finding.verdict in (Verdict.MODEL_ONLY, Verdict.NEEDED, Verdict.TIED):
         return None
     weakest = _weakest(finding)
     if weakest > result.settings.delta_fail:
@@ -116,7 +131,7 @@ def _excuse(finding: Finding, result: AuditResult) -> str | None:
 
 
 def _weakest(finding: Finding) -> float:
-    """The smallest |D| in the strength's interval, 0..1."""
+    """The end of the strength's interval that is nearer to 0; 0 when the interval holds it."""
     estimate = finding.association.d
     if estimate.low is None or estimate.high is None or estimate.low * estimate.high <= 0:
         return 0.0
@@ -124,17 +139,17 @@ def _weakest(finding: Finding) -> float:
 
 
 def _images(finding: Finding) -> int:
-    if finding.verdict in (Verdict.CONFIRMED, Verdict.MODEL_ONLY) and finding.counterfactual is not None:
-        conflict = finding.counterfactual.arms[0].delta_conflict if finding.counterfactual.arms else None
-        return 0 if conflict is None else conflict.n
-    return finding.association.d.n
+    """Images behind a finding's verdict: those that are answered, or those of the association."""
+    answered = [part.gap.n for part in finding.reliance if part.verdict == finding.verdict]
+    return max(answered) if answered else finding.association.d.n
 
 
-def _open_questions(result: AuditResult, active: set[str]) -> tuple[str, ...]:
+def _open_questions(result: AuditResult, active: set[str], fail_on: Sequence[str]) -> tuple[str, ...]:
+    """What keeps an audit without failing findings from being a pass (section 4 of the method)."""
     questions = []
     labelled = result.settings.classes_from == "label"
     if result.trust.near_chance:
-        questions.append(_GUESSING if labelled else _CAPTIONS_UNRELATED)
+        questions.append(_GUESSING if labelled else _STRANGERS)
     if sum(facts.tested for facts in result.classes) < 2:
         questions.append("Fewer than two classes have enough images to be compared.")
     questions += [
@@ -147,12 +162,17 @@ def _open_questions(result: AuditResult, active: set[str]) -> tuple[str, ...]:
         questions.append(f"{how}, so nothing here is more than observed: only labels can decide.")
     undecided = [f for f in result.findings if f.verdict == Verdict.INCONCLUSIVE and f.id not in active]
     if undecided:
-        questions.append(f"{counted(len(undecided), 'finding')} could not be decided: too few images.")
+        questions.append(f"{counted(len(undecided), 'finding')} could not be decided: {undecided[0].needs[0].what}.")
     candidates = [f for f in result.findings if f.verdict == Verdict.CANDIDATE and f.id not in active]
     if candidates:
         questions.append(
             f"{counted(len(candidates), 'candidate')} cannot be told from a part of the class without attribute labels."
         )
+    for verdict, what in _UNDECIDED.items():
+        of_kind = [f for f in result.findings if f.verdict == verdict and f.id not in active and not f.core]
+        if of_kind and slug(verdict) not in fail_on:
+            questions.append(f"{counted(len(of_kind), 'finding')}: {what}.")
+    questions += _too_small(result)
     questions += [
         f"Of {control.trials} strong cues planted as a check, {control.detected} were found: there may be more."
         for control in result.controls.positive
@@ -161,6 +181,19 @@ def _open_questions(result: AuditResult, active: set[str]) -> tuple[str, ...]:
     if result.hygiene.failed_shards:
         questions.append(f"{counted(result.hygiene.failed_shards, 'shard')} of the run could not be read.")
     return tuple(questions)
+
+
+def _too_small(result: AuditResult) -> list[str]:
+    """Classes and columns with fewer independent images than a pass asks for."""
+    few = [facts.class_name for facts in result.classes if facts.tested and facts.independent < MAY_GATE]
+    if few:
+        which = ", ".join(few[:_NAMED]) + (", ..." if len(few) > _NAMED else "")
+        return [f"Fewer than {MAY_GATE} independent images of {which}: a weaker cue could be missed."]
+    return [
+        f"The column {column_word(table.attribute)} has too few values in a class to be cleared."
+        for table in result.attributes
+        if not table.decided
+    ]
 
 
 def _sentence(

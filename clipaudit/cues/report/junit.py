@@ -51,7 +51,7 @@ def _evidence(suite: ElementTree.Element, report: Report) -> None:
 
 def _finding(suite: ElementTree.Element, finding: Finding, report: Report) -> None:
     case = _case(suite, finding.class_name, f"{finding.cue.name} [{finding.id}]")
-    waiver = next((w for w in report.waivers if w.finding == finding.id and w.status == "active"), None)
+    waiver = next((w for w in report.waivers if w.matches == finding.id and w.status == "active"), None)
     message = f"{SHORT[finding.verdict]}: {finding.sentence}"
     if finding.id in report.gate.failing:
         _outcome(case, "failure", message, f"{message}\nWhat to do: {finding.action}")

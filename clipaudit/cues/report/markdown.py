@@ -7,7 +7,7 @@ from typing import Final
 
 from clipaudit.cues.report.document import Report
 from clipaudit.cues.report.first_screen import plain_sentences
-from clipaudit.cues.report.words import SHORT, headline, points, with_limits
+from clipaudit.cues.report.words import SHORT, headline, reliance, with_limits
 
 _ROWS: Final = 10
 _SPECIAL: Final = re.compile(r"([\\`*_\[\]#|~@]|:(?=//))")
@@ -22,14 +22,13 @@ def markdown(report: Report) -> str:
         lines += ["| | verdict | class | cue | tie in the data, D | effect on CLIP, points | what to do |",
                   "|---:|---|---|---|---|---|---|"]  # fmt: skip
     for finding in audit.findings[:_ROWS]:
-        arms = finding.counterfactual.arms if finding.counterfactual else ()
         cells = (
             str(finding.rank),
             SHORT[finding.verdict] + (" (waived)" if finding.id in report.gate.waived else ""),
             finding.class_name,
             finding.cue.name,
             with_limits(finding.association.d),
-            with_limits(arms[0].delta_conflict, "points") if arms else points(None),
+            with_limits(reliance(finding), "points"),
             finding.action,
         )
         lines.append("| " + " | ".join(escape(cell) for cell in cells) + " |")

@@ -35,7 +35,7 @@ _GATE: Final = {"passed": "Gate passed", "failed": "Gate failed", "inconclusive"
 _FILES_FOR: Final = {
     Verdict.CONFIRMED: ("collect.csv", "weights.parquet"),
     Verdict.DATA_ONLY: ("collect.csv", "weights.parquet"),
-    Verdict.CORE: (),
+    Verdict.FAILS_WHERE: ("collect.csv", "weights.parquet"),
     Verdict.OBSERVED: ("groups.parquet",),
     Verdict.INCONCLUSIVE: ("collect.csv", "review.csv"),
 }
@@ -75,7 +75,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(_helpers())
-    environment.tests["guessed"] = words.guessed
     return environment
 
 
@@ -83,7 +82,6 @@ def _helpers() -> dict[str, Any]:
     return {
         "anchor": anchor,
         "reliance": words.reliance,
-        "guessed": words.guessed,
         "in_words": finding_in_words,
         "column_word": words.column_word,
         "icon": icon,

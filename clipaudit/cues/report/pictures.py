@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 from PIL import Image
 
-from clipaudit.cues.report.words import cue_word
+from clipaudit.cues.report.words import cue_word, having, having_name
 from clipaudit.cues.result.finding_parts import SampleRef, Verdict
 from clipaudit.cues.result.result import AuditResult, Finding
 from clipaudit.run.reader import Run
@@ -140,10 +140,10 @@ def strips(finding: Finding, pictures: Pictures) -> tuple[PictureStrip, ...]:
 
 def _rows(finding: Finding) -> tuple[tuple[str, tuple[SampleRef, ...]], ...]:
     """Titles and samples of a card's rows."""
-    name, cue, gallery = finding.class_name, cue_word(finding), finding.gallery
+    names, name, cue, gallery = having(finding), having_name(finding), cue_word(finding), finding.gallery
     aligned = gallery.aligned[:STRIP]
-    same = tuple(sample for sample in gallery.conflicting if sample.class_name == name)[:STRIP]
-    others = tuple(sample for sample in gallery.conflicting if sample.class_name != name)[:STRIP]
+    same = tuple(sample for sample in gallery.conflicting if sample.class_name in names)[:STRIP]
+    others = tuple(sample for sample in gallery.conflicting if sample.class_name not in names)[:STRIP]
     above = {identity(sample) for sample in (*aligned, *same)}
     least = tuple(sample for sample in gallery.least_spurious if identity(sample) not in above)
     note = ", after those above" if len(least) < len(gallery.least_spurious) else ""

@@ -176,7 +176,7 @@ def shape(verdict: Verdict | None, x: float, y: float, r: float) -> Markup:
             s = 1.15 * r
             return polygon([(x - s / 2, y - s), (x + s / 2, y - s), (x + s, y), (x + s / 2, y + s), (x - s / 2, y + s),
                             (x - s, y)], "shape")  # fmt: skip
-        case Verdict.CORE:
+        case Verdict.FAILS_WHERE | Verdict.NEEDED:
             return polygon([(x, y - 1.3 * r), (x + 1.25 * r, y + r), (x - 1.25 * r, y + r)], "shape")
         case _:
             return tag("circle", cx=x, cy=y, r=r, class_="shape")

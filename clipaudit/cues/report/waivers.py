@@ -1,9 +1,10 @@
-"""Waivers: findings that do not fail the gate until a date, each with an owner, from a TOML, YAML or JSON file."""
+"""Waivers: findings that somebody answers for until a date, read from a TOML, YAML or JSON file."""
 
 from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -16,8 +17,7 @@ from clipaudit.cues.result.result import AuditResult
 from clipaudit.errors import UsageError
 
 _EXAMPLE: Final = "waivers: [{finding: 3f2a…, owner: …, reason: …, expires: 2027-03-31}]"
-_LISTED: Final = 5
-"""Findings that a message names."""
+_SHOWN: Final = 5
 
 
 class Waiver(BaseModel):
@@ -33,7 +33,7 @@ class Waiver(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Applied(Documented):
-    """A waiver and its effect on an audit."""
+    """A waiver and what became of it."""
 
     finding: str
     """Finding id."""
@@ -42,7 +42,9 @@ class Applied(Documented):
     expires: date
     """Last day on which it counts."""
     status: Literal["active", "expired", "unknown"]
-    """`unknown`: the audit has no finding of this id."""
+    """`unknown`: the audit has no finding of this id, nor one that takes the place of it."""
+    matches: str | None
+    """The id of the finding that it is about now; another than `finding` where that one was merged into it."""
 
 
 def load_waivers(path: str | Path | None) -> tuple[Waiver, ...]:
@@ -72,32 +74,42 @@ def load_waivers(path: str | Path | None) -> tuple[Waiver, ...]:
 
 
 def apply_waivers(waivers: tuple[Waiver, ...], result: AuditResult, today: date) -> tuple[Applied, ...]:
-    """The effect of each waiver on this audit on the day `today`."""
-    finding_ids = {finding.id for finding in result.findings}
-    return tuple(
-        Applied(
+    """What each waiver does to this audit on this day."""
+    current = {former: finding.id for finding in result.findings for former in finding.former_ids}
+    current |= {finding.id: finding.id for finding in result.findings}
+
+    def applied(waiver: Waiver) -> Applied:
+        matches = current.get(waiver.finding)
+        in_time: Literal["active", "expired"] = "expired" if waiver.expires < today else "active"
+        return Applied(
             finding=waiver.finding,
             owner=waiver.owner,
             reason=waiver.reason,
             expires=waiver.expires,
-            status="unknown"
-            if waiver.finding not in finding_ids
-            else "expired"
-            if waiver.expires < today
-            else "active",
+            status="unknown" if matches is None else in_time,
+            matches=matches,
         )
-        for waiver in waivers
+
+    return tuple(applied(waiver) for waiver in waivers)
+
+
+def former_waivers(applied: Sequence[Applied]) -> tuple[str, ...]:
+    """One sentence about each waiver of a finding of an earlier version that is part of another one now."""
+    return tuple(
+        f"The waiver of {waiver.finding} counts for {waiver.matches}, which that finding is part of now: name this one."
+        for waiver in applied
+        if waiver.matches is not None and waiver.matches != waiver.finding
     )
 
 
 def unknown_waiver(applied: tuple[Applied, ...], result: AuditResult) -> str | None:
-    """One sentence about a waiver whose finding the audit does not have; None when there is none."""
+    """One sentence about a waiver of a finding that is not there; None when there is none."""
     unknown = [waiver.finding for waiver in applied if waiver.status == "unknown"]
     if not unknown:
         return None
     finding_ids = [finding.id for finding in result.findings]
     listing = (
-        ", ".join(finding_ids[:_LISTED]) + (", ..." if len(finding_ids) > _LISTED else "") if finding_ids else "none"
+        ", ".join(finding_ids[:_SHOWN]) + (", ..." if len(finding_ids) > _SHOWN else "") if finding_ids else "none"
     )
     return (
         f"--waivers: this audit has no finding {unknown[0]!r} (its findings: {listing}); remove or correct that waiver"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from clipaudit.cues.result.finding_parts import ClassesFrom, Estimate, Verdict
-from clipaudit.cues.result.reliance import Arm
 from clipaudit.cues.result.result import AuditResult, Finding
 
 NONE: Final = "–"
@@ -16,7 +15,9 @@ SHORT: Final = {
     Verdict.CONFIRMED: "Confirmed shortcut",
     Verdict.MODEL_ONLY: "Model shortcut",
     Verdict.DATA_ONLY: "Data shortcut",
-    Verdict.CORE: "Core feature",
+    Verdict.FAILS_WHERE: "Fails without the cue",
+    Verdict.NEEDED: "Needed by the model",
+    Verdict.TIED: "Tied column",
     Verdict.CANDIDATE: "Candidate",
     Verdict.OBSERVED: "Observed",
     Verdict.INCONCLUSIVE: "Inconclusive",
@@ -24,13 +25,17 @@ SHORT: Final = {
 """Each verdict as a label."""
 
 MEANING: Final = {
-    Verdict.CONFIRMED: "The cue goes with the class in your data, and CLIP leans on it: images without the cue are"
-    " answered better once the cue is taken away.",
+    Verdict.CONFIRMED: "The cue goes with the class in your data, and the model leans on it, or on what goes with it:"
+    " where the cue points the wrong way it errs more, and less so once the cue is taken away.",
+    Verdict.FAILS_WHERE: "The cue goes with the class in your data, and the model errs more where the cue is missing or"
+    " points the wrong way, inside the same class.",
+    Verdict.NEEDED: "Without the cue the model answers images that have it worse. Part of the class, or a shortcut?"
+    " Somebody has to decide.",
+    Verdict.TIED: "The column as a whole goes with the classes, though no single value does strongly enough.",
     Verdict.MODEL_ONLY: "CLIP leans on the cue, but in these images it does not go with the class. It will show in data"
     " where it does.",
-    Verdict.DATA_ONLY: "The cue goes with the class in your data, but CLIP’s answers do not depend on it. A model that"
-    " is trained on these images may still learn it.",
-    Verdict.CORE: "The cue is part of what the class is: without it, answers get worse everywhere.",
+    Verdict.DATA_ONLY: "The cue goes with the class in your data, but the answers that were measured do not hang on it."
+    " A model that is trained on these images may still learn it.",
     Verdict.CANDIDATE: "The cue goes with the class. Whether it is a shortcut or part of the class cannot be told from"
     " class labels alone: look at the pictures, or label the cue.",
     Verdict.OBSERVED: "The cue goes with images that captions, or CLIP itself, put into the class. Without labels"
@@ -54,7 +59,8 @@ GLOSSARY: Final = (
     ("replaced by its mean", "a head’s contribution is swapped for its average over images, so that it no longer says"
      " anything about this image; then every image is answered again"),
     ("worst group", "the class and cue combination with the lowest accuracy, among those with enough images"),
-    ("p_control", "how often random heads, alike in number, layers and influence, help as much as the chosen ones"),
+    ("gap", "inside a class, accuracy where the cue points to the class minus where it points elsewhere"),
+    ("net of controls", "minus what taking other heads, alike in number, layers and influence, does to the same gap"),
     ("zero-shot", "CLIP compares each image with texts such as “a photo of a waterbird”; no training on your data"),
     ("near duplicates", "images whose perceptual hashes are equal; each cluster counts as one independent image"),
 )  # fmt: skip
@@ -84,7 +90,6 @@ _CALLED: Final[dict[ClassesFrom, str]] = {"label": "", "caption": "what captions
 
 _NO_NAMES: Final = {"yes", "no", "true", "false", "none", "with", "without", "present", "absent", "other", "unknown"}
 """Values of attributes that say nothing without their column."""
-_PSEUDO: Final = "pseudo-attribute"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,26 +160,29 @@ def with_limits(estimate: Estimate | None, kind: str = "decimal") -> str:
 # -- findings ----------------------------------------------------------------------------------------------------------
 
 
-def whole_heads(finding: Finding) -> Arm | None:
-    """The arm that takes whole heads out; None where nothing was taken out."""
-    arms = () if finding.counterfactual is None else finding.counterfactual.arms
-    return arms[0] if arms else None
-
-
 def reliance(finding: Finding) -> Estimate | None:
-    """Change of accuracy on conflicting images without the cue; None where it was not measured."""
-    arm = whole_heads(finding)
-    return None if arm is None else arm.delta_conflict
+    """How much of CLIP's gap taking the cue out closes, net of controls; where that was not measured the gap itself;
+    None without either."""
+    clip = finding.by("clip")
+    if clip is None:
+        return None
+    return clip.gap if clip.effect is None else clip.effect.net_did
 
 
-def guessed(finding: Finding) -> bool:
-    """Whether reliance rests on CLIP's own guess of which images have the cue."""
-    return finding.counterfactual is not None and finding.counterfactual.groups.startswith(_PSEUDO)
+def having(finding: Finding) -> frozenset[str]:
+    """The classes that have the cue."""
+    return frozenset(row.class_name for row in finding.classes if row.has)
+
+
+def having_name(finding: Finding) -> str:
+    """Those classes, joined; the finding's own name where it has no rows."""
+    names = [row.class_name for row in finding.classes if row.has]
+    return ", ".join(names) if names else finding.class_name
 
 
 def numbers(finding: Finding) -> tuple[Number, ...]:
     """The finding's tie, reliance and control, each with its interval and n."""
-    d, effect, arm = finding.association.d, reliance(finding), whole_heads(finding)
+    d, effect, tested = finding.association.d, reliance(finding), finding.counterfactual
     items = [
         Number(
             value=decimal(d.value),
@@ -183,15 +191,16 @@ def numbers(finding: Finding) -> tuple[Number, ...]:
         )
     ]
     if effect is not None and effect.value is not None:
-        how = ", which of them have the cue is CLIP’s guess" if guessed(finding) else ""
-        about = (
-            f"points: change in right answers where class and cue disagree, once the cue is out;"
-            f" {counted(effect.n, 'image')}{how}"
+        what = (
+            "of the gap between images with and without the cue close once it is taken out of CLIP, net of controls"
+            if tested is not None
+            else "fewer right answers of CLIP where the cue points the wrong way, inside classes"
         )
+        about = f"points {what}; {counted(effect.n, 'image')}"
         items.append(Number(value=points(effect.value), limits=limits(effect, "points"), about=about))
-    if arm is not None and arm.control is not None:
-        about = f"p: how often random parts of CLIP help as much; {counted(arm.control.sets, 'set')} tried"
-        items.append(Number(value=p_value(arm.control.p), limits="", about=about))
+    if tested is not None:
+        about = "p: how often a column of the same shape, shuffled inside the classes, does as much"
+        items.append(Number(value=p_value(tested.p), limits="", about=about))
     return tuple(items)
 
 
@@ -228,7 +237,7 @@ def shortened(result: AuditResult) -> Callable[[str], str]:
 
 
 def headline(result: AuditResult) -> str:
-    """The result in a few words, short enough for a title."""
+    """What is wrong, short enough for a title."""
     if not result.trust.valid:
         return "This audit is not valid: a control failed"
     if not result.findings:
@@ -253,9 +262,13 @@ def _title(first: Finding, classes_from: ClassesFrom) -> str:
         case Verdict.MODEL_ONLY:
             return f"CLIP takes {_pair(first)}, though not because of this data"
         case Verdict.DATA_ONLY:
-            return f"In this data {cue} goes with {name}; CLIP does not lean on it"
-        case Verdict.CORE:
-            return f"{cue} is part of what {name} is: no shortcut found"
+            return f"In this data {cue} goes with {name}; what was measured does not hang on it"
+        case Verdict.FAILS_WHERE:
+            return f"CLIP fails on {name} where {cue} is missing or misleads"
+        case Verdict.NEEDED:
+            return f"CLIP needs {cue} for {name}: part of it, or a shortcut?"
+        case Verdict.TIED:
+            return f"{cue} is tied to the classes"
         case Verdict.CANDIDATE:
             return f"Candidate shortcut: {cue} goes with {name}"
         case Verdict.OBSERVED:
@@ -265,15 +278,17 @@ def _title(first: Finding, classes_from: ClassesFrom) -> str:
 
 
 def nothing(result: AuditResult) -> str:
-    """Why there is no finding, in a few words."""
+    """Why there is no finding."""
     classes_from = result.settings.classes_from
     if result.trust.near_chance:
         no_use = "are no better than guessing" if classes_from == "label" else "match captions no more than by chance"
         return f"Nothing can be said: CLIP’s answers {no_use} here"
     if not anything_tested(result):
         return "Too few images: nothing could be tested"
-    if result.verdict == Verdict.INCONCLUSIVE:
+    if result.hygiene.failed_shards:
         return "No shortcut found in the images that could be read"
+    if result.verdict == Verdict.INCONCLUSIVE:
+        return "No shortcut found, but these images cannot decide"
     if classes_from != "label":
         return f"No cue found that goes with {_CALLED[classes_from]}a class"
     return "No shortcut found"
@@ -302,7 +317,7 @@ def classes_in_words(result: AuditResult) -> str:
 
 
 def anything_tested(result: AuditResult) -> bool:
-    """Whether any class had enough images to be tested."""
+    """Whether there was a class to test."""
     return any(facts.tested for facts in result.classes)
 
 

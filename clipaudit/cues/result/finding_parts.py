@@ -1,4 +1,4 @@
-"""What a finding is made of: estimates, cues, associations, tables, evidence, samples.
+"""What a finding is made of: estimates, cues, associations, counterfactuals, groups, tables, samples.
 
 Every class here becomes JSON through pydantic; the docstrings below the fields are the published schema's descriptions.
 Shares and strengths are plain numbers (0..1, -1..1), never percent. None where there is nothing to say, never NaN.
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
+Half: TypeAlias = Literal["discovery", "confirmation", "all"]
 Strength: TypeAlias = Literal["negligible", "small", "moderate", "strong"]
 ClassesFrom: TypeAlias = Literal["label", "caption", "clip"]
 """What says which class an image is: its label, its caption, or CLIP's own answer."""
@@ -26,15 +27,17 @@ class Documented:
 
 
 class Verdict(StrEnum):
-    """What may be said of a cue, strongest evidence first (docs/method.md 8)."""
+    """What may be said of a cue, in the order in which it should be looked at (section 4 of the method)."""
 
     CONFIRMED = "confirmed shortcut"
+    FAILS_WHERE = "fails where the cue is missing"
+    NEEDED = "needed"
     MODEL_ONLY = "model shortcut, not in this data"
-    DATA_ONLY = "data shortcut, CLIP immune"
-    CORE = "core"
+    DATA_ONLY = "data shortcut, not learned"
+    TIED = "tied column"
     CANDIDATE = "candidate"
-    OBSERVED = "observed"
     INCONCLUSIVE = "inconclusive"
+    OBSERVED = "observed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,23 +129,31 @@ class Association(Documented):
     rows: str
     """Which rows, in words."""
     d: Estimate
-    """D = 2 A - 1 along the class-free direction, A the mean AUC of the class against each other class; -1..1, made
-    positive towards the cue's words. For an attribute: its share in the class minus its mean share in the others."""
+    """D = 2 A - 1, A the mean AUC of the classes that have the cue against those that lack it, along the class-free
+    direction; -1..1, positive when the halves agree. For a value: its mean share in the classes that have it minus that
+    in the others. Read on the confirmation half alone; n is independent images; the level allows for choosing."""
+    replication: float | None
+    """D of the cut that the confirmation half would choose, read on the discovery half; never averaged with d."""
+    replicated: bool
+    """Whether the confirmation half chooses the same classes."""
+    corrected: Estimate | None
+    """d corrected for the column's known error; None where none was given."""
     d_plain: float | None
     """The same along the direction with its class part; None for an attribute."""
     strength: Strength
     rivals: tuple[Rival, ...]
-    """D against each other class, largest |D| first; at most 20."""
+    """D of each class against all others, largest |D| first; at most 20."""
     p: float
-    """Mann-Whitney, two-sided, normal tails; by blocks of near duplicates where there are any."""
+    """Mann-Whitney, one-sided towards the sign that the discovery half chose, on the confirmation half; images of one
+    group together."""
     q: float
     """Benjamini-Hochberg over all tests of the audit."""
     p_family: float | None
-    """Adjusted for the largest |z| of all tests, by permuted labels (max-T); None where that was not run."""
+    """Adjusted for the largest of all directions and cuts, by permuted labels (max-T); None where that was not run."""
     delta: float
     """The minimum effect that was asked for."""
     above_delta: bool
-    """q <= 0.05 and the whole interval beyond delta."""
+    """Significant, and the whole interval beyond delta."""
     within_delta: bool
     """The interval lies inside +-delta (two one-sided tests at 0.025)."""
     cramers_v: float | None = None
@@ -151,6 +162,33 @@ class Association(Documented):
     """Of the value in this class against all others, 1/2 added to each cell."""
     alignment: float | None = None
     """The largest share that one value of the attribute has in the class, 0..1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRow(Documented):
+    """One class of a finding: whether it has the cue, how strongly, and what to collect."""
+
+    class_name: str
+    label: int | str
+    has: bool
+    """The class is on the side that has the cue; else it lacks it."""
+    named: bool
+    """The class is on the side with fewer classes, which the finding names."""
+    d: Estimate
+    """The class against all others along the cue, on the confirmation half; negative where it lacks the cue."""
+    n: int
+    """Images."""
+    independent: int
+    """Near-duplicate clusters, or sources."""
+    share: Estimate | None
+    """Share of the class's images that have the cue; None where only texts say."""
+    with_cue: int | None
+    """Images of the class with the cue; None where only texts say."""
+    without_cue: int | None
+    collect: int
+    """Images to collect so that the cue no longer goes with the class; 0 for none."""
+    collect_value: str | None
+    """What those images have to show, such as `not water`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +235,52 @@ class Distributions(Documented):
     """Bins + 1 numbers."""
     series: tuple[Distribution, ...]
     """The finding's class first, then all others together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupAccuracy(Documented):
+    """Zero-shot accuracy of one class x value group."""
+
+    class_name: str
+    value: str | None
+    """None for a whole class."""
+    n: int
+    """Images."""
+    independent: int
+    """Near-duplicate clusters, or sources: what intervals and limits count."""
+    size: Literal["count only", "greyed", "shown", "may gate"]
+    """Under 10, 10-29, 30-99, 100 and more independent images (S9)."""
+    accuracy: Estimate | None
+    """Wilson, simultaneous over the groups; None when there are fewer than 10 images."""
+    without: Estimate | None
+    """The same with the cue's heads at their means; None where nothing was replaced."""
+    change: Estimate | None
+    """without - accuracy, paired; positive when replacing the heads helps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups(Documented):
+    """All groups of one attribute (S7-S9)."""
+
+    attribute: str
+    """Column, or `pseudo-attribute: TEXT`."""
+    rows: str
+    groups: tuple[GroupAccuracy, ...]
+    """By class and value."""
+    plain_average: Estimate
+    train_weighted: float | None
+    """Group accuracies weighted by the groups' shares in the rows of the association."""
+    group_mean: Estimate
+    """Over groups of at least 10 images, each counting equally."""
+    worst: GroupAccuracy | None
+    """Lowest among groups of at least `n_min`; its interval is simultaneous."""
+    gap: float | None
+    """plain average - worst group."""
+    gap_if_equal: float | None
+    """The gap that chance alone would show if all groups were equally accurate."""
+    n_min: int
+    left_out: tuple[str, ...]
+    """Groups too small to be the worst, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,15 +338,17 @@ class Gallery(Documented):
     """Images that show a finding."""
 
     aligned: tuple[SampleRef, ...]
-    """The class with the cue, highest scores first."""
+    """Classes that have the cue, with it."""
     conflicting: tuple[SampleRef, ...]
-    """The class without the cue, and other classes with it: where a shortcut fails."""
+    """Those classes without the cue, then other classes with it: where a shortcut fails."""
     least_spurious: tuple[SampleRef, ...]
-    """The class's images with the lowest scores: what it looks like without the cue."""
+    """Those classes' images with the lowest scores: what they look like without the cue."""
+    drawn: str
+    """How the images were chosen, in a sentence."""
 
 
 def strength_word(d: float) -> Strength:
-    """The size of a strength in a word: |D| < .1 negligible, .1-.3 small, .3-.5 moderate, > .5 strong (S1)."""
+    """|D| < .1 negligible, .1-.3 small, .3-.5 moderate, > .5 strong."""
     size = abs(d)
     if size < NEGLIGIBLE:
         return "negligible"

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from clipaudit.cues.result.finding_parts import CellTable, ClassesFrom, Documented, Estimate, SampleRef, Verdict
+from clipaudit.cues.result.reliance_parts import Placebo
+
+ColumnKind: TypeAlias = Literal["number", "ordered", "boolean", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +23,7 @@ class MapPoint(Documented):
     association: Estimate
     """D, towards the cue's words."""
     reliance: Estimate | None
-    """delta_conflict of the whole heads; None when not measured."""
+    """Net difference in differences of CLIP's heads, or its gap where heads say nothing; None when not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +44,45 @@ class AttributeTable(Documented):
     cramers_v: float | None
     """Bias-corrected, 0..1."""
     p: float | None
-    """Of independence (chi-squared), by near-duplicate clusters where there are any."""
+    """Of independence: permutation of the untruncated chi-squared, near duplicates together (S6b)."""
+    kind: ColumnKind
+    """What its values are."""
+    tied: bool
+    """p <= 0.05 / columns and Cramer's V > 0.1."""
+    multi_class_auc: float | None
+    """Of a number: mean AUC over all pairs of classes, 0.5 says nothing; None for other columns."""
+    d: Estimate | None
+    """D of the classes along the column as a whole, its values ordered on the discovery half; None for two values."""
+    decided: bool
+    """Tied, or every class has 100 independent images with a value: the column is tested well enough for a pass."""
+    known_error: float | None
+    """Share of wrong values that the user gave, 0..1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassDifference(Documented):
+    """A direction along which classes differ and that is no candidate: real classes differ in everything (S1b)."""
+
+    having: tuple[str, ...]
+    """Classes above the cut."""
+    lacking: tuple[str, ...]
+    text: str
+    """Of the head's direction, towards the classes above."""
+    head: str
+    d: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFacts(Documented):
+    """A column tried as a source of images that are alike (S2b)."""
+
+    name: str
+    levels: int
+    icc: float
+    """Mean intraclass correlation of class-centred embeddings."""
+    p: float
+    used: bool
+    """Errors were widened to those of its levels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +219,12 @@ class Trust(Documented):
     near_chance: bool
     """Zero-shot accuracy cannot be told from guessing: nothing about reliance can be learnt."""
     mean_source: str | None
+    placebo: Placebo | None
+    """How often permuted columns were believed; None where reliance was not measured."""
+    level: float
+    """Of the intervals of findings: 1 - 0.05 x passed / tested, so that few of those shown miss."""
+    sources: tuple[SourceFacts, ...]
+    """Columns tried as sources of images that are alike."""
     embedding_share: float
     """Variance of the audited heads' sum relative to the embedding's, 0..1 or somewhat above."""
     limits: tuple[str, ...]
@@ -231,6 +279,12 @@ class Settings(Documented):
     random_sets: int
     negative_audits: int
     positive_trials: int
+    margin: float
+    """Least gap that counts, and most of one that acquits, 0..1."""
+    core: tuple[str, ...]
+    """Values and columns that the user calls part of the class."""
+    clean_labels: bool
+    """The user vouches for the labels."""
     seed: int
     pool: str
     """Where texts come from."""

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import pyarrow as pa
 from pydantic import Field, TypeAdapter
@@ -20,12 +20,14 @@ from pydantic.json_schema import SkipJsonSchema
 from clipaudit.cues.result.finding_parts import (
     Association,
     CellTable,
+    ClassRow,
     Cue,
     Distributions,
     Documented,
     Estimate,
     Evidence,
     Gallery,
+    Groups,
     Need,
     Predictability,
     Stability,
@@ -33,6 +35,7 @@ from clipaudit.cues.result.finding_parts import (
 )
 from clipaudit.cues.result.panels import (
     AttributeTable,
+    ClassDifference,
     ClassFacts,
     Controls,
     Data,
@@ -43,53 +46,79 @@ from clipaudit.cues.result.panels import (
     Shift,
     Trust,
 )
-from clipaudit.cues.result.reliance import Counterfactual, Groups
+from clipaudit.cues.result.reliance_parts import Counterfactual, Reliance
 from clipaudit.errors import UsageError
 
-SCHEMA_VERSION: Final = 1
-SCHEMA_URL: Final = "urn:clipaudit:schema:audit-result:1"
+SCHEMA_VERSION: Final = 2
+SCHEMA_URL: Final = "urn:clipaudit:schema:audit-result:2"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding(Documented):
-    """One class and one cue, with everything that is known of them."""
+    """One cue, with everything that is known of it and a row for each class."""
 
     id: str
-    """Stable: a hash of model, class and direction text; what a waiver names."""
+    """Stable: a hash of model, cue and the classes that it names; what a waiver names."""
+    former_ids: tuple[str, ...]
+    """Ids of the first edition's findings that are this one now: one a class; a waiver of one of them still counts."""
     rank: int
     """1 is what to look at first."""
     verdict: Verdict
+    """The worst of the answerers'."""
+    kind: Literal["value", "column", "text"]
+    """A column's value, a column as a whole, or a text."""
     sentence: str
     """The verdict in plain words, with number, interval and n."""
     action: str
     """What to do, in plain words."""
     class_name: str
+    """The classes that the finding names, joined by commas."""
     label: int | str
+    """Of the first of them."""
+    side: Literal["has", "lacks", "both"]
+    """Whether the named classes have the cue, lack it, or are both sides (as many classes on each)."""
+    classes: tuple[ClassRow, ...]
+    """Every class on either side, named ones first; at most 20."""
     cue: Cue
     association: Association
-    counterfactual: Counterfactual | None
-    """None when CLIP's reliance could not be measured; `needs` says why."""
+    reliance: tuple[Reliance, ...]
+    """One for each answerer that was measured."""
+    explained_by: tuple[str, ...]
+    """Columns that explain its gap."""
+    inseparable_from: tuple[str, ...]
+    """Columns that cannot be told from it."""
+    core: bool
+    """The user called the value part of the class (`--core`)."""
+    groups: Groups | None
+    """Accuracy of the answers by class x value, before and (in `without`) with the heads at their means."""
     cells: CellTable | None
     distributions: Distributions | None
     evidence: tuple[Evidence, ...]
     false_alarm: tuple[str, ...]
     """Why this could be a false alarm, one sentence each."""
     needs: tuple[Need, ...]
-    """Empty when the verdict is conclusive."""
+    """What is missing for a stronger verdict; empty when it is conclusive."""
     stability: Stability | None
     gallery: Gallery
+    no_good_word: bool
+    """No text of the pool describes the cue well: its pictures say more than its name."""
     merged: int
-    """Significant (head, direction) tests of this class that are this one cue."""
+    """Significant (head, direction) tests that are this one cue."""
+
+    def by(self, answerer: str) -> Reliance | None:
+        """What was measured of an answerer, `clip`, `rehearsed` or `given`; None where it was not."""
+        return next((part for part in self.reliance if part.answerer == answerer), None)
+
+    @property
+    def counterfactual(self) -> Counterfactual | None:
+        """What CLIP would answer without the cue's heads; None where it could not be measured."""
+        clip = self.by("clip")
+        return None if clip is None else clip.effect
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class AuditResult(Documented):
-    """Everything that a spurious-cue audit found; a table of the findings in a notebook.
-
-    >>> result = audit_cues("demo-out/birds-run", AuditOptions(permutations=0, random_sets=200))
-    >>> result.to_json()["verdict"] == result.verdict
-    True
-    """
+    """Everything that a spurious-cue audit found."""
 
     schema_version: int
     run: str
@@ -98,7 +127,7 @@ class AuditResult(Documented):
     model_fingerprint: str
     run_fingerprint: str
     verdict: Verdict | None
-    """Of the first finding; None without findings."""
+    """Of the first finding; `inconclusive` where that is not decided; None for a pass."""
     sentence: str
     """The answer in plain words: what is wrong, how much, how sure."""
     findings: tuple[Finding, ...]
@@ -106,6 +135,8 @@ class AuditResult(Documented):
     map: tuple[MapPoint, ...]
     classes: tuple[ClassFacts, ...]
     attributes: tuple[AttributeTable, ...]
+    differences: tuple[ClassDifference, ...]
+    """Directions along which classes differ and that are no candidates, strongest first; they block no pass."""
     groups: tuple[Groups, ...]
     """Accuracy by class x value of each attribute, nothing replaced."""
     predictability: tuple[Predictability, ...]
@@ -142,7 +173,8 @@ class AuditResult(Documented):
         return document
 
     def table(self, name: str = "findings") -> pa.Table:
-        """A tidy table: `findings`, `associations`, `group_accuracy`, `arms`, `shift`, `classes`, or one of `rows`."""
+        """A tidy table: `findings`, `class_rows`, `reliance`, `associations`, `group_accuracy`, `arms`, `shift`,
+        `classes`, `predictability`, or one of `rows`."""
         return self.rows[name] if name in self.rows else _tidy(self, name)
 
     def _repr_html_(self) -> str:
@@ -192,19 +224,21 @@ def _findings(result: AuditResult) -> list[dict[str, Any]]:
             **_estimate("d", finding.association.d),
             "q": finding.association.q,
             "p_family": finding.association.p_family,
-            **_effects(finding.counterfactual),
+            **_reliance_columns(finding),
             "images_needed": max((need.images or 0 for need in finding.needs), default=0) or None,
         }
         for finding in result.findings
     ]
 
 
-def _effects(counterfactual: Counterfactual | None) -> dict[str, float | None]:
-    arm = None if counterfactual is None else counterfactual.arms[0]
+def _reliance_columns(finding: Finding) -> dict[str, float | None]:
+    """CLIP's gap and net effect."""
+    clip, effect = finding.by("clip"), finding.counterfactual
     return {
-        **_estimate("conflict", None if arm is None else arm.delta_conflict),
-        **_estimate("group_mean", None if arm is None else arm.delta_group_mean),
-        "p_control": None if arm is None or arm.control is None else arm.control.p,
+        **_estimate("gap", None if clip is None else clip.gap),
+        **_estimate("margin_d", None if clip is None else clip.margin_d),
+        **_estimate("net_did", None if effect is None else effect.net_did),
+        "p_did": None if effect is None else effect.p,
     }
 
 
@@ -224,7 +258,7 @@ def _associations(result: AuditResult) -> list[dict[str, Any]]:
 
 def _groups(result: AuditResult) -> list[dict[str, Any]]:
     sets: list[tuple[str | None, Groups]] = [(None, groups) for groups in result.groups]
-    sets += [(finding.id, finding.counterfactual.before) for finding in result.findings if finding.counterfactual]
+    sets += [(finding.id, finding.groups) for finding in result.findings if finding.groups is not None]
     return [
         {
             "finding": finding,
@@ -232,6 +266,7 @@ def _groups(result: AuditResult) -> list[dict[str, Any]]:
             "class": group.class_name,
             "value": group.value,
             "n": group.n,
+            "independent": group.independent,
             "size": group.size,
             **_estimate("accuracy", group.accuracy),
             **_estimate("without", group.without),
@@ -242,16 +277,51 @@ def _groups(result: AuditResult) -> list[dict[str, Any]]:
     ]
 
 
+def _class_rows(result: AuditResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "finding": finding.id,
+            "class": row.class_name,
+            "has": row.has,
+            "named": row.named,
+            **_estimate("d", row.d),
+            "n": row.n,
+            "independent": row.independent,
+            **_estimate("share", row.share),
+            "collect": row.collect,
+        }
+        for finding in result.findings
+        for row in finding.classes
+    ]
+
+
+def _reliances(result: AuditResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "finding": finding.id,
+            "answerer": part.answerer,
+            "verdict": str(part.verdict),
+            "state": part.state,
+            **_estimate("group_mean", part.group_mean),
+            **_estimate("gap", part.gap),
+            "gap_p": part.gap_p,
+            **_estimate("margin_d", part.margin_d),
+            **_estimate("net_did", None if part.effect is None else part.effect.net_did),
+        }
+        for finding in result.findings
+        for part in finding.reliance
+    ]
+
+
 def _arms(result: AuditResult) -> list[dict[str, Any]]:
     return [
         {
             "finding": finding.id,
             "arm": arm.name,
-            "heads": list(arm.heads),
+            "heads": list(finding.counterfactual.heads),
+            **_estimate("did", arm.did),
+            **_estimate("net_did", arm.net_did),
             **_estimate("conflict", arm.delta_conflict),
-            **_estimate("group_mean", arm.delta_group_mean),
-            **_estimate("worst", arm.delta_worst),
-            **_estimate("plain", arm.delta_plain),
         }
         for finding in result.findings
         if finding.counterfactual
@@ -313,6 +383,8 @@ _TABLES: dict[str, Callable[[AuditResult], list[dict[str, Any]]]] = {
     "findings": _findings,
     "associations": _associations,
     "group_accuracy": _groups,
+    "class_rows": _class_rows,
+    "reliance": _reliances,
     "arms": _arms,
     "shift": _shift,
     "classes": _classes,

@@ -1,22 +1,32 @@
-"""Attributes against classes: shares as pairwise strengths, Cramer's V, odds ratios, expected counts (S6)."""
+"""Attributes against classes: the column as a whole, then its values, tables and ratios (S6, S6b)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from clipaudit.arrays import Float64s, Ints
+from clipaudit.arrays import Bools, Float64s, Ints
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.statistics.attribute import Attribute
-from clipaudit.cues.statistics.screen import MIN_INDEPENDENT, Screen, screen
-from clipaudit.cues.statistics.strength import Z95, Design, p_values, strengths
-
-MAX_VALUES: Final = 50
-"""A column with more values is an identifier or a measurement, not an attribute."""
+from clipaudit.cues.statistics.columns import (
+    MAX_VALUES,
+    TIED_V,
+    ColumnKind,
+    binned_column,
+    class_scores,
+    column_kind,
+    names_the_class,
+    numbers_of,
+    omnibus_p,
+)
+from clipaudit.cues.statistics.cuts import honest
+from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.screen import MIN_INDEPENDENT, Screen, rows_of, screen_of
+from clipaudit.cues.statistics.strength import Z95, one_sided
 
 
 def unusable(attribute: Attribute) -> str | None:
@@ -28,24 +38,42 @@ def unusable(attribute: Attribute) -> str | None:
         return "no image has a value"
     if present == 1:
         return f"every image has the value {attribute.values[int(counts.argmax())]!r}"
-    if present == int(labelled.sum()):
+    if present == int(labelled.sum()) and _is_key(attribute):
         return "every image has a value of its own"
-    if present > MAX_VALUES:
-        return f"it has {present} values, and an attribute may have at most {MAX_VALUES}"
-    if int((counts >= MIN_INDEPENDENT).sum()) < 2:
+    codes = binned_column(attribute).codes
+    if len(np.unique(codes[codes >= 0])) < 2:
         return f"fewer than two of its values have {MIN_INDEPENDENT} images"
     return None
 
 
+def _is_key(attribute: Attribute) -> bool:
+    """Whether values that are all different are names and not measurements: texts, or whole numbers without a gap."""
+    if column_kind(attribute.values) != "number":
+        return True
+    numbers = np.sort(numbers_of(attribute.values))
+    return bool((np.diff(numbers) == 1).all())
+
+
+def names_class(attribute: Attribute, truth: Ints) -> bool:
+    """Whether a column determines the class, as its name or a perfect confound; truth (n,) classes."""
+    return names_the_class(binned_column(attribute).codes, truth)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AttributeScreen:
-    """M tested values of one attribute against K tested classes."""
+    """One attribute against K tested classes: M tests, of its values and of the column as a whole."""
 
     attribute: Attribute
+    """In bins: numbers cut into at most five, rare texts pooled."""
+    kind: ColumnKind
     values: Ints
-    """(M,) int64, the values that are tested: places in `attribute.values`."""
-    tests: Screen
-    """(M, K); D is the share of the value in the class minus its mean share in the other classes, -1..1."""
+    """(V',) int64, the values that are tested: places in `attribute.values`, the first rows of `screen`."""
+    screen: Screen
+    """(M, K); D is the share of the value in the class minus its mean share in the other classes, -1..1. Of more than
+    two values a last row is the column as a whole: its values in the order that goes with a class, learnt on the
+    discovery half."""
+    scores: Float64s
+    """(V, M) what each value counts in each test."""
     counts: Ints
     """(K, V) int64 images of each class with each value."""
     independent: Float64s
@@ -53,35 +81,118 @@ class AttributeScreen:
     missing: int
     """Images without a value."""
 
+    @property
+    def has_whole(self) -> bool:
+        """Whether the last row is the column as a whole."""
+        return bool(self.scores.shape[1] > len(self.values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Omnibus:
+    """A column as a whole (S6b)."""
+
+    p: float
+    """By permutation of the untruncated chi-squared, near duplicates together."""
+    cramers_v: float
+    """Bias-corrected, 0..1."""
+    tied: bool
+    """p <= alpha / columns and V > .1."""
+
+
+def omnibus(screen: AttributeScreen, rows: Ints, design: Design, dealt: Sequence[Ints], alpha: float) -> Omnibus:
+    """The test of a column as a whole.
+
+    rows (s,): places of a sample; design: of that sample; dealt: its classes (s,) of each permutation; alpha: of this
+    column, 0.05 / columns. Of each near-duplicate cluster one image counts.
+    """
+    codes = screen.attribute.codes[rows]
+    used = np.flatnonzero(codes >= 0)
+    if design.cluster is not None:
+        used = used[np.sort(np.unique(design.cluster[used], return_index=True)[1])]
+    p = omnibus_p(codes[used], design.truth[used], design.classes, [labels[used] for labels in dealt])
+    v = cramers_v(screen.independent) or 0.0
+    return Omnibus(p=p, cramers_v=v, tied=p <= alpha and v > TIED_V)
+
 
 def attribute_screen(attribute: Attribute, design: Design) -> AttributeScreen | None:
-    """Test every value of an attribute with at least 10 images against every class (S6, by S1 and S2).
+    """Test an attribute's values with at least 10 images, and the column as a whole, against every cut of the classes.
 
-    attribute: codes (n,) of the rows of `design`. Returns None when some class has fewer than 10 images with a value.
+    attribute: codes (n,) of the rows of `design`; at most the 50 most frequent values are tested one by one. Returns
+    None when some class has fewer than 10 images with a value.
 
     A value's indicator is a score with two values, so that D, its error and its p-value are those of any direction. For
-    rare values normal tails are too light: the p-value is the larger of that and Fisher's, class against the rest.
+    rare values normal tails are too light: the p-value is the larger of that and Fisher's, above the cut against below.
     """
+    cut = binned_column(attribute)
+    attribute = Attribute(column=attribute.column, values=cut.names, codes=cut.codes)
     K, V = design.classes, len(attribute.values)
     labelled = np.flatnonzero(attribute.codes >= 0)
     truth, codes = design.truth[labelled], attribute.codes[labelled]
     counts = np.bincount(truth * V + codes, minlength=K * V).reshape(K, V)
-    if int(counts.sum(axis=1).min()) < MIN_INDEPENDENT:
-        return None
-    part = Design(truth, K, None if design.cluster is None else _renumbered(design.cluster[labelled]))
+    part = _part(design, labelled)
     tested = np.flatnonzero(counts.sum(axis=0) >= MIN_INDEPENDENT)
-    # an indicator needs two bins: P(1 above 0) + P(equal) / 2 is the pairwise AUC of shares
-    by_value = [strengths((codes == value).astype(np.uint16), part, 2) for value in tested.tolist()]
-    z = np.stack([strength.z for strength in by_value])
-    p = np.maximum(p_values(z), _fisher(counts[:, tested].T, counts.sum(axis=1)))
+    if int(part.independent.min()) < MIN_INDEPENDENT or len(tested) < 2 or not _on_both_halves(part):
+        return None
+    tested = np.sort(tested[np.argsort(-counts.sum(axis=0)[tested], kind="stable")][:MAX_VALUES])
+    scores = (np.arange(V)[:, None] == tested[None, :]).astype(np.float64)  # an indicator of each value
+    if len(tested) > 2:
+        scores = np.column_stack([scores, _whole(codes, part, V)])
+    # a column has few different scores: each is a bin
+    places = [np.unique(column, return_inverse=True)[1].astype(np.uint16) for column in scores.T]
+    tests = [honest(place[codes], part, int(place.max()) + 1) for place in places]
+    z = np.array([test.cut.z for test in tests])
+    p = one_sided(z)
+    for place, value in enumerate(tested.tolist()):
+        p[place] = max(p[place], _fisher(codes == value, part, tests[place].cut.upper))
     return AttributeScreen(
         attribute=attribute,
+        kind=cut.kind,
         values=tested,
-        tests=screen(by_value, p),
+        screen=screen_of(tests, p),
+        scores=scores,
         counts=counts,
         independent=_independent(truth * V + codes, part, K * V).reshape(K, V),
         missing=len(attribute.codes) - len(labelled),
     )
+
+
+def _part(design: Design, rows: Ints) -> Design:
+    """The design of some rows, in the same halves."""
+    return Design(
+        design.truth[rows],
+        design.classes,
+        None if design.cluster is None else _renumbered(design.cluster[rows]),
+        None if design.source is None else _renumbered(design.source[rows]),
+        design.halves[rows],
+    )
+
+
+def _on_both_halves(design: Design) -> bool:
+    sides = np.bincount(design.truth * 2 + design.halves, minlength=2 * design.classes)
+    return bool(sides.min() >= 1)
+
+
+def _whole(codes: Ints, part: Design, V: int) -> Float64s:
+    """(V,) values in the order that goes with the class that the column tells best, learnt on the discovery half."""
+    half = part.halves
+    weight = np.ones(len(codes)) if part.weight is None else part.weight
+    share = np.zeros((V, part.classes))
+    learnt = class_scores(codes[half], part.truth[half], part.classes, weight[half])
+    share[: len(learnt)] = learnt
+    # a class is told best where its own images' mean score is furthest above the others'
+    own = np.array(
+        [
+            share[codes[half & (part.truth == k)], k].mean() - share[codes[half & (part.truth != k)], k].mean()
+            for k in range(part.classes)
+        ]
+    )
+    column: Float64s = share[:, int(np.argmax(own))]
+    return column
+
+
+def value_rows(screen: AttributeScreen) -> Screen:
+    """The tests of single values, without that of the column as a whole."""
+    return rows_of(screen.screen, np.arange(len(screen.values)))
 
 
 def _renumbered(groups: Ints) -> Ints:
@@ -97,17 +208,22 @@ def _independent(cells: Ints, design: Design, count: int) -> Float64s:
     return totals
 
 
-def _fisher(having: Ints, rows: Ints) -> Float64s:
-    """(M, K) two-sided exact p of each value's count in a class, given margins.
+def _fisher(having: Bools, part: Design, upper: Bools) -> float:
+    """One-sided exact p of a value's count above the cut, given margins, on the confirmation half.
 
-    having: (M, K) images of each class with each value; rows: (K,) images of each class.
+    having (n,) whether an image has the value; images of one cluster count as one.
     """
-    total, of_value = int(rows.sum()), having.sum(axis=1, keepdims=True)
-    above = stats.hypergeom.sf(having - 1, total, of_value, rows[None, :])
-    below = stats.hypergeom.cdf(having, total, of_value, rows[None, :])
-    # twice the smaller tail, which needs no sum over all tables
-    p: Float64s = np.minimum(2 * np.minimum(above, below), 1.0)
-    return p
+    rows = ~part.halves
+    weight = np.ones(len(having)) if part.weight is None else part.weight
+    above = upper[part.truth]
+    cells = [
+        round(float(weight[rows & (above == side) & (having == has)].sum()))
+        for side in (True, False)
+        for has in (True, False)
+    ]
+    a, b, c, d = cells
+    total, of_value, drawn = a + b + c + d, a + c, a + b
+    return float(stats.hypergeom.sf(a - 1, total, of_value, drawn))
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

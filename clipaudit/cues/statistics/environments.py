@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from clipaudit.arrays import Float64s, Floats, Ints
+from clipaudit.arrays import Bools, Float64s, Floats, Ints
 from clipaudit.cues.result.finding_parts import Estimate, Stability
 from clipaudit.cues.result.panels import HeadShift, ShiftRow
+from clipaudit.cues.statistics.cuts import contrasts, grouped_variance, half_tables, strength_interval, with_groups
+from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
-from clipaudit.cues.statistics.strength import Z95, Design, Strengths, binned, strengths
+from clipaudit.cues.statistics.strength import BINS, Z95, binned
 from clipaudit.statistics import benjamini_hochberg
 
 MAX_ENVIRONMENTS: Final = 12
@@ -47,20 +49,30 @@ def strength_of(scores: Floats, truth: Ints, k: int, classes: int, cluster: Ints
     truth: (n,) classes 0..classes-1, -1 for images that do not count; cluster: (n,) near-duplicate clusters. None when
     class k or all others have fewer than 10 images.
     """
-    counts = np.bincount(truth[truth >= 0], minlength=classes)
+    return side_strength(scores, truth, np.arange(classes) == k, cluster)
+
+
+def side_strength(scores: Floats, truth: Ints, upper: Bools, cluster: Ints | None = None) -> Estimate | None:
+    """D of the classes above (upper (K,)) against all others along scores (n,), on all of these rows (S1b).
+
+    Interval at 95 % on the logit scale. None when either side has no class with at least 10 images.
+    """
+    counts = np.bincount(truth[truth >= 0], minlength=len(upper))
     enough = counts >= MIN_INDEPENDENT
-    if not enough[k] or int(enough.sum()) < 2:
+    if not (enough & upper).any() or not (enough & ~upper).any():
         return None
     used = np.flatnonzero((truth >= 0) & enough[np.maximum(truth, 0)])
     renumber = np.cumsum(enough) - 1
-    groups = None if cluster is None else np.unique(cluster[used], return_inverse=True)[1]
-    design = Design(renumber[truth[used]], int(enough.sum()), groups)
-    return _estimate(strengths(binned(scores[used]), design), int(renumber[k]), len(used))
-
-
-def _estimate(tests: Strengths, k: int, n: int) -> Estimate:
-    d, half = float(tests.d[k]), Z95 * float(tests.error[k])
-    return Estimate(value=d, low=max(-1.0, d - half), high=min(1.0, d + half), n=n)
+    groups = None if cluster is None else np.unique(cluster[used], return_inverse=True)[1].astype(np.int64)
+    rows = np.ones(len(used), np.bool_)
+    design = Design(renumber[truth[used]], int(enough.sum()), groups, None, ~rows)
+    codes, above = binned(scores[used]), upper[enough]
+    table = half_tables(codes, design, BINS)[1]
+    read = contrasts(table, above[None])
+    variance, _ = with_groups(read, np.array([grouped_variance(codes, design, table, above, rows)]))
+    d = 2 * float(read.a[0]) - 1
+    low, high = strength_interval(d, 2 * float(np.sqrt(variance[0])), design.quantile(0.95))
+    return Estimate(value=d, low=low, high=high, n=round(float(design.counts.sum())))
 
 
 def stability(

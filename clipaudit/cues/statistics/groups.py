@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Ints
-from clipaudit.cues.result.reliance import GroupAccuracy, Groups
+from clipaudit.arrays import Bools, Float64s, Ints
+from clipaudit.cues.result.finding_parts import GroupAccuracy, Groups
 from clipaudit.cues.statistics.intervals import COUNT_ONLY, Paired, accuracy, gap_if_equal, group_mean, size_word
+
+_ROUNDING: Final = 1e-6
+"""Sums of shares of clusters are whole numbers but for rounding."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,6 +53,18 @@ class Grouping:
         """(G,) int64 right answers of each group, from a mask (n,) of right answers."""
         right: Ints = np.bincount(self.group[(self.group >= 0) & correct], minlength=self.count)
         return right
+
+    def independent(self, values: Bools | None, cluster: Ints | None) -> Float64s:
+        """(G,) independent images of each group, or those among them with a value (n,): images of one cluster and group
+        share the weight of one. cluster (n,), None when every image stands for itself."""
+        inside = np.flatnonzero(self.group >= 0)
+        weight = np.ones(len(inside))
+        if cluster is not None and len(inside):
+            cells = np.unique(self.group[inside] * (int(cluster.max()) + 1) + cluster[inside], return_inverse=True)[1]
+            weight = 1 / np.bincount(cells)[cells]
+        if values is not None:
+            weight = weight * values[inside]
+        return np.bincount(self.group[inside], weight, minlength=self.count).astype(np.float64)
 
     def conflict(self, k: int, value: int) -> tuple[list[int], list[int]]:
         """Groups that go against the cue (class k, value): class k without the value, and other classes with it."""
@@ -130,29 +146,26 @@ def describe_groups(
 
     correct: (n,) mask of right answers; after: the same with something replaced. rows: which rows, in words.
     n_min: images that a group needs to be the worst. train: (G,) images of each group where the association was
-    measured, for the weighted average. cluster: (n,) near-duplicate clusters, for the interval of the change.
+    measured, for the weighted average. cluster: (n,) near-duplicate clusters or sources: they are what is counted.
     """
-    sizes, right = grouped.sizes(), grouped.right(correct)
-    changed = None if after is None else grouped.right(after)
-    large = large_groups(grouped, n_min)
+    images, sizes = grouped.sizes(), grouped.independent(None, cluster)
+    right = grouped.independent(correct, cluster)
+    changed = None if after is None else grouped.independent(after, cluster)
+    large = np.flatnonzero(sizes >= n_min - _ROUNDING).tolist()
     # simultaneous limits: one Bonferroni share for each group with an accuracy, or for each that may be the worst
-    with_accuracy = max(int((sizes >= COUNT_ONLY).sum()), 1)
+    with_accuracy = max(int((sizes >= COUNT_ONLY - _ROUNDING).sum()), 1)
     paired = None
     if after is not None and cluster is not None:
         change = after.astype(np.int64) - correct.astype(np.int64)
         paired = Paired(change=change, group=grouped.group, cluster=cluster)
-    entries = [
-        _entry(grouped, group, sizes, right, changed, paired, with_accuracy)
-        for group in np.flatnonzero(sizes > 0).tolist()
-    ]
+    counts = _Counts(images=images, sizes=sizes, right=right, changed=changed)
+    entries = [_entry(grouped, group, counts, paired, with_accuracy) for group in np.flatnonzero(images > 0).tolist()]
     worst = min(large, key=lambda group: right[group] / sizes[group], default=None)
-    inside = grouped.group >= 0
-    plain = accuracy(int(right.sum()), int(inside.sum()))
-    lowest = None if worst is None else _entry(grouped, worst, sizes, right, changed, paired, max(len(large), 1))
-    gap = None
+    plain = accuracy(float(right.sum()), float(sizes.sum()))
+    lowest = None if worst is None else _entry(grouped, worst, counts, paired, max(len(large), 1))
+    gap = equal = None
     if worst is not None and plain.value is not None:
         gap = plain.value - float(right[worst] / sizes[worst])
-    equal = None
     if large and plain.value is not None:
         equal = gap_if_equal(sizes[large], plain.value, seed)
     return Groups(
@@ -161,41 +174,52 @@ def describe_groups(
         groups=tuple(entries),
         plain_average=plain,
         train_weighted=_weighted(right, sizes, train),
-        group_mean=group_mean(right, np.where(sizes >= COUNT_ONLY, sizes, 0)),
+        group_mean=group_mean(right, np.where(sizes >= COUNT_ONLY - _ROUNDING, sizes, 0)),
         worst=lowest,
         gap=gap,
         gap_if_equal=equal,
         n_min=n_min,
         left_out=tuple(
-            f"{grouped.name(group)}: {sizes[group]} images"
-            for group in np.flatnonzero((sizes > 0) & (sizes < n_min)).tolist()
+            f"{grouped.name(group)}: {images[group]} images"
+            for group in np.flatnonzero((images > 0) & (sizes < n_min - _ROUNDING)).tolist()
         ),
     )
 
 
-def _entry(
-    grouped: Grouping, group: int, sizes: Ints, right: Ints, changed: Ints | None, paired: Paired | None, together: int
-) -> GroupAccuracy:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Counts:
+    """By group."""
+
+    images: Ints
+    sizes: Float64s
+    """Independent images."""
+    right: Float64s
+    changed: Float64s | None
+    """Right answers with something replaced."""
+
+
+def _entry(grouped: Grouping, group: int, counts: _Counts, paired: Paired | None, together: int) -> GroupAccuracy:
     """One group's accuracies; `together` is the number of intervals that hold at once."""
-    n = int(sizes[group])
+    n = float(counts.sizes[group])
     k, v = divmod(group, len(grouped.values))
-    enough = n >= COUNT_ONLY
+    enough = n >= COUNT_ONLY - _ROUNDING
     return GroupAccuracy(
         class_name=grouped.classes[k],
         value=grouped.values[v],
-        n=n,
-        size=size_word(n),
-        accuracy=accuracy(int(right[group]), n, together) if enough else None,
-        without=accuracy(int(changed[group]), n, together) if enough and changed is not None else None,
+        n=int(counts.images[group]),
+        independent=round(n),
+        size=size_word(n + _ROUNDING),
+        accuracy=accuracy(float(counts.right[group]), n, together) if enough else None,
+        without=accuracy(float(counts.changed[group]), n, together) if enough and counts.changed is not None else None,
         change=paired.of_group(group) if enough and paired is not None else None,
     )
 
 
-def _weighted(right: Ints, sizes: Ints, train: Ints | None) -> float | None:
+def _weighted(right: Float64s, sizes: Float64s, train: Ints | None) -> float | None:
     """Group accuracies weighted by the groups' shares (G,) in the rows of the association."""
     if train is None:
         return None
     weights = np.where(sizes > 0, train, 0).astype(np.float64)
     if not weights.sum():
         return None
-    return float((weights * right / np.maximum(sizes, 1)).sum() / weights.sum())
+    return float((weights * right / np.maximum(sizes, 1e-9)).sum() / weights.sum())

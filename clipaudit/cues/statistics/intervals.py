@@ -12,10 +12,9 @@ from typing import Final, Literal
 import numpy as np
 from scipy import stats
 
-from clipaudit.arrays import Ints
+from clipaudit.arrays import Float64s, Ints
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.statistics.strength import Z95
-from clipaudit.statistics import Proportion
 
 COUNT_ONLY: Final = 10
 """Images below which a group has no accuracy."""
@@ -27,28 +26,41 @@ _DRAWS: Final = 2000
 """Simulated sets of groups for the gap that chance alone makes."""
 
 
-def size_word(n: int) -> Literal["count only", "greyed", "shown", "may gate"]:
-    """What may be said of a group of n images (S9)."""
+def size_word(n: float) -> Literal["count only", "greyed", "shown", "may gate"]:
+    """What may be said of a group of n independent images (S9)."""
     if n < COUNT_ONLY:
         return "count only"
     return "greyed" if n < SHOWN else "shown" if n < GATE else "may gate"
 
 
-def accuracy(right: int, total: int, groups: int = 1) -> Estimate:
-    """Share of `total` images answered right, 0..1, with Wilson's score interval (S8).
+def accuracy(right: float, total: float, groups: int = 1) -> Estimate:
+    """Share of `total` independent images answered right, 0..1, with Wilson's score interval (S8).
 
-    With several groups each limit is at 1 - 0.05 / (2 groups), so that all intervals hold at once (Bonferroni).
+    Counts of clusters need not be whole numbers: images of one cluster share its weight. With several groups each limit
+    is at 1 - 0.05 / (2 groups), so that all intervals hold at once (Bonferroni).
     """
     level = 1 - 0.05 / max(groups, 1)
-    proportion = Proportion(right=right, total=total)
-    low, high = proportion.interval(level)
-    return Estimate(value=proportion.value if total else None, low=low, high=high, n=total, level=level)
+    low, high = wilson(right, total, level)
+    value = right / total if total > 0 else None
+    return Estimate(value=value, low=low, high=high, n=round(total), level=level)
 
 
-def group_mean(right: Ints, total: Ints) -> Estimate:
+def wilson(right: float, total: float, level: float) -> tuple[float, float]:
+    """Wilson's score interval, (low, high) within 0..1; (0, 1) of nothing."""
+    if total <= 0:
+        return 0.0, 1.0
+    z = float(stats.norm.ppf((1 + level) / 2))
+    share = right / total
+    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * float(np.sqrt(share * (1 - share) / total + z * z / (4 * total * total)))
+    # exactly 0 and 1 at the ends, where rounding would leave 1e-18
+    return 0.0 if right <= 0 else max(0.0, centre - half), 1.0 if right >= total else min(1.0, centre + half)
+
+
+def group_mean(right: Ints | Float64s, total: Ints | Float64s) -> Estimate:
     """Mean accuracy, 0..1, over groups that have images, each counting equally; normal interval (S8).
 
-    right, total: (G,) right answers and images of each group.
+    right, total: (G,) right answers and independent images of each group.
     """
     present = total > 0
     n = total[present].astype(np.float64)
@@ -58,15 +70,15 @@ def group_mean(right: Ints, total: Ints) -> Estimate:
     shrunk = (right[present] + 1) / (n + 2)  # a share of 0 or 1 has no variance, which is too sure
     error = float(np.sqrt((shrunk * (1 - shrunk) / n).sum())) / len(n)
     mean = float(share.mean())
-    return _clipped(mean, error, int(total.sum()), 0.0, 1.0)
+    return _clipped(mean, error, round(float(total.sum())), 0.0, 1.0)
 
 
-def gap_if_equal(total: Ints, share: float, seed: int = 0) -> float:
+def gap_if_equal(total: Ints | Float64s, share: float, seed: int = 0) -> float:
     """Expected average minus worst group if all groups had accuracy `share`: chance alone makes a gap (S8).
 
     total: (G,) images of each group. The mean of 2,000 seeded simulations; 0 with fewer than two groups.
     """
-    sizes = total[total > 0]
+    sizes = np.rint(total[total > 0]).astype(np.int64)
     if len(sizes) < 2:
         return 0.0
     right = np.random.default_rng([seed, 2]).binomial(sizes, share, (_DRAWS, len(sizes)))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
-from clipaudit.arrays import Bools, Float64s, Floats, Ints
-from clipaudit.cues.statistics.strength import Design
+from clipaudit.arrays import Float64s, Floats, Ints
+from clipaudit.cues.statistics.cuts import Units, class_means, cut_contrasts
+from clipaudit.cues.statistics.design import Design
 
 _SALT: Final = b"clipaudit halves 1"
 """Another salt would put other images on the discovery half and so change every result."""
@@ -44,7 +45,7 @@ def strata_of(design: Design, levels: Ints) -> Ints | None:
     None, for all images together, where strata would leave nothing to permute: without clusters, when clusters span
     several levels, and when most of a class's images lie in levels of that class alone (shards sorted by class).
     """
-    if design.cluster is None or not design.groups[1]:
+    if design.cluster is None or not len(design.repeated):
         return None
     pairs = np.unique(np.stack([design.cluster, levels]), axis=1)
     if pairs.shape[1] > len(np.unique(pairs[0])):
@@ -57,50 +58,52 @@ def strata_of(design: Design, levels: Ints) -> Ints | None:
     return strata if bool((table[mixed].sum(axis=0) >= table.sum(axis=0) / 2).all()) else None
 
 
-def largest_statistics(
-    ranks: npt.NDArray[np.float32],
-    design: Design,
-    permutations: int,
-    seed: int,
-    between: Float64s | None = None,
-    strata: Ints | None = None,
-) -> Float64s:
-    """(permutations,) float64, the largest |z| over all directions and classes when labels are permuted (S3).
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Largest:
+    """The largest of all tests when labels are permuted (max-T)."""
 
-    Westfall and Young, Resampling-Based Multiple Testing (1993), single step.
+    observed: Float64s
+    """(M, C) the contrast of every direction and cut, by its standard deviation over permutations."""
+    spread: Float64s
+    """(M, C) that standard deviation, in mean ranks (-1/2..1/2)."""
+    largest: Float64s
+    """(R,) the largest absolute value over directions and cuts in each permutation."""
 
-    ranks: (n, M) float32 of every direction, centred, -1/2..1/2. between: (M,) covariance of the ranks of two images of
-    one cluster. strata: (n,) inside which labels are permuted.
+    def p(self, places: Ints) -> Float64s:
+        """(M,) adjusted p-values of one cut, place 0..C-1, of each direction."""
+        return family_p(self.observed[np.arange(len(places)), places], self.largest)
 
-    The statistic is the projection of A_k on single rows (mean rank against the rivals' mean rank), which has the same
-    distribution under permuted labels and costs one sparse product.
+    @property
+    def threshold(self) -> float:
+        """What 5 % of the permutations exceed."""
+        return float(np.quantile(self.largest, 0.95)) if len(self.largest) else np.inf
+
+
+def largest_cuts(
+    units: Units, orders: Ints, sizes: Ints, classes: int, permutations: int, seed: int, strata: Ints | None = None
+) -> Largest:
+    """All directions x cuts under permuted labels (S3; Westfall and Young, Resampling-Based Multiple Testing, 1993).
+
+    units: of the confirmation half; orders (M, K) classes of each direction from the highest to the lowest, fixed on
+    the discovery half; sizes (C,) classes above each cut; strata (u,) inside which labels are permuted. The statistic
+    is the projection of A on single rows, mean rank above minus mean rank below, which costs one sparse product.
     """
     rng = np.random.default_rng([seed, 1])
-    variance = np.maximum((ranks.astype(np.float64) ** 2).mean(axis=0), 1e-12)  # (M,)
-    largest = np.zeros(permutations)
-    K = design.classes
+    design = Design(units.truth, classes, units.group)
+    observed = cut_contrasts(class_means(units, units.truth, classes), orders, sizes)
+    dealt = np.empty((permutations, *observed.shape), np.float32)
     for number in range(permutations):
-        dealt = Design(permuted(design, rng, strata), K, design.cluster)
-        n = dealt.counts
-        members = sparse.csr_array(
-            (1 / n[dealt.truth].astype(np.float32), (dealt.truth, np.arange(len(dealt.truth)))),
-            shape=(K, len(dealt.truth)),
-        )
-        mean = members @ ranks  # (K, M)
-        contrast = mean - (mean.sum(axis=0) - mean) / (K - 1)
-        # null_variance is for ranks of variance 1/12, those without ties
-        spread = 12 * dealt.null_variance[:, None] * variance[None, :]
-        if between is not None and dealt.groups[1]:
-            spread = spread + dealt.shared_weight[:, None] * between[None, :]
-            spread = spread * dealt.clusters / max(dealt.clusters - 1, 1)
-        largest[number] = float((np.abs(contrast) / np.sqrt(spread)).max())
-    return largest
+        labels = permuted(design, rng, strata)
+        dealt[number] = cut_contrasts(class_means(units, labels, classes), orders, sizes)
+    spread = np.maximum(dealt.std(axis=0, dtype=np.float64), 1e-9)
+    largest = np.abs(dealt / spread.astype(np.float32)).max(axis=(1, 2)).astype(np.float64)
+    return Largest(observed=observed / spread, spread=spread, largest=largest)
 
 
 def family_p(z: Floats, largest: Float64s) -> Float64s:
     """P-values adjusted for the largest of all tests: (1 + permutations at least as large) / (1 + permutations).
 
-    z: any shape; largest: from `largest_statistics`. Returns float64 of the shape of z.
+    z: any shape; largest: from `largest_cuts`. Returns float64 of the shape of z.
     """
     ordered = np.sort(largest)
     above = len(ordered) - np.searchsorted(ordered, np.abs(z), side="left")
@@ -108,10 +111,11 @@ def family_p(z: Floats, largest: Float64s) -> Float64s:
     return p
 
 
-def discovery_half(shard_id: npt.NDArray[np.int32], keys: Iterable[str]) -> Bools:
-    """(n,) which images are on the discovery half: by a hash of shard and key, the same in every audit (S3)."""
-    bits = [
-        hashlib.blake2b(f"{shard}/{key}".encode(), digest_size=1, salt=_SALT[:16]).digest()[0] & 1
+def hash_order(shard_id: npt.NDArray[np.int32], keys: Iterable[str]) -> Float64s:
+    """(n,) numbers in 0..1 from a hash of shard and key, the same in every audit: the order in which images are put on
+    the two halves."""
+    hashes = [
+        int.from_bytes(hashlib.blake2b(f"{shard}/{key}".encode(), digest_size=6, salt=_SALT[:16]).digest(), "big")
         for shard, key in zip(shard_id.tolist(), keys, strict=True)
     ]
-    return np.array(bits, np.bool_)
+    return np.array(hashes, np.float64) / 2**48

@@ -1,4 +1,4 @@
-"""Intervals and groups: Wilson, worst group (acceptance 6), gaps by chance, paired changes, conflicts."""
+"""Intervals and groups: Wilson, worst group, gaps by chance, paired changes, conflicts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def equal_groups(seed, accuracy_of_all=0.8, sizes=(400, 60, 60, 400)):
 
 
 def test_the_worst_groups_interval_covers_when_groups_are_equal():
-    """Acceptance 6: at least 93 % of 500 seeds."""
+    """Coverage is at least 93 % of 500 seeds."""
     covered = 0
     for seed in range(500):
         found, good = equal_groups(seed)

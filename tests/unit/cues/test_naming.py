@@ -8,7 +8,7 @@ import pytest
 from scipy.special import softmax
 
 from clipaudit.cues.measure.directions import INDISTINGUISHABLE, class_subspace, text_directions
-from clipaudit.cues.measure.naming import Namer, class_contrast, value_contrast
+from clipaudit.cues.measure.naming import Namer, sides_contrast, value_contrast
 from clipaudit.cues.result.finding_parts import strength_word
 from clipaudit.cues.result.result import finding_id, json_schema
 from clipaudit.cues.statistics.environments import environments_of, heterogeneity, shift_rows, stability
@@ -59,7 +59,7 @@ def test_user_texts_come_first_and_count_as_context():
 
 def test_contrasts():
     embedding, truth = np.array([[1.0, 0], [1, 0], [0, 1], [0, 3]]), np.array([0, 0, 1, 2])
-    assert class_contrast(embedding, truth, 0, 3).tolist() == [1.0, -2.0]
+    assert sides_contrast(embedding, truth, np.array([True, False, False])).tolist() == [1.0, -2.0]
     rows = np.repeat(np.arange(2), 10)
     having = np.tile([True, False], 10)
     shifted = np.stack([having * 2.0 + rows, np.zeros(20)], axis=1)

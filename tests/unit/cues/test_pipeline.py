@@ -1,4 +1,4 @@
-"""Whole audits of synthetic runs of known truth: verdicts (acceptance 3, 4, 7), bad input, tables, hygiene."""
+"""Whole audits of synthetic runs of known truth: verdicts, bad input, tables, hygiene."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_shortcut_in_data_and_model_is_confirmed_for_both_classes(confirmed):
 
 
 def test_a_cue_that_only_the_model_uses(tmp_path):
-    """Acceptance 3: association none, verdict model shortcut."""
+    """Association none, verdict model shortcut."""
     result = audited(cue_world(3000, 0, aligned=0.5), tmp_path, attributes=("place",))
     found = [finding for finding in result.findings if finding.verdict is not Verdict.CORE]
     assert {finding.verdict for finding in found} == {Verdict.MODEL_ONLY}
@@ -81,7 +81,6 @@ def test_a_cue_that_the_model_does_not_use(tmp_path):
 
 
 def test_core_heads_are_core_with_attributes_and_at_most_candidates_without(tmp_path):
-    """Acceptance 4."""
     world = cue_world(3000, 0, aligned=0.5, reliance=0.5, core=0.5)
     (tmp_path / "with").mkdir()
     (tmp_path / "without").mkdir()
@@ -179,7 +178,6 @@ def test_json_follows_the_published_schema(confirmed):
 
 
 def test_one_seed_gives_one_json(tmp_path):
-    """Acceptance 7."""
     world = cue_world(2000, 3, test_aligned=0.5)
     documents = []
     for name in ("first", "second"):

@@ -1,4 +1,4 @@
-"""Pseudo-attributes: threshold, undecided middle, error rates, and the correction (acceptance 5)."""
+"""Pseudo-attributes: threshold, undecided middle, error rates, and the correction."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def change_of(truth, codes, change):
 
 
 def test_skew_and_error_make_a_conflict_impure_and_the_correction_restores_the_effect():
-    """Acceptance 5 and trap 6."""
+    """Trap 6 of docs/method.md 9."""
     covered, flipped = 0, 0
     for seed in range(60):
         truth, cue, said, change = skewed(seed)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from clipaudit.cues.statistics.strength import Design, binned, strengths, typical
+from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.strength import binned, strengths, typical
 
 
 def brute(scores: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Verdicts: every row of the table of section 3, what is missing, and the words."""
+"""Verdicts: every row of the table of section 4 by answerer, their precedence, what is missing, and the words."""
 
 from __future__ import annotations
 
@@ -6,23 +6,29 @@ from dataclasses import replace
 
 import pytest
 
-from clipaudit.cues.findings.verdicts import action, images_needed, labels_needed, needs, sentence, verdict
+from clipaudit.cues.findings.sentences import Words, action, sentence
+from clipaudit.cues.findings.verdicts import (
+    CellSize,
+    headline,
+    images_needed,
+    labels_needed,
+    needs,
+    verdicts,
+)
 from clipaudit.cues.result.finding_parts import Verdict
-from tests.audit_examples import arm, around, association, case, random_control
-
-
-def effect(conflict, mean, half=0.01, p=0.005):
-    found = arm("whole heads", 0.3)
-    return replace(
-        found,
-        delta_conflict=around(conflict, half, 1000),
-        delta_group_mean=around(mean, 0.004, 4000),
-        control=replace(random_control(), p=p),
-    )
-
+from tests.audit_examples import Rules, around, association, case, counterfactual, reliance
 
 NONE = association(0.0, above_delta=False, within_delta=True)
 UNCLEAR = association(0.2, above_delta=False, within_delta=False)
+RELIES = Rules(relies_on_it=True, fails_where=True)
+FAILS = Rules(fails_where=True)
+NEEDED = Rules(needed=True)
+IMMUNE = Rules(does_not_hang_on_it=True)
+WORDS = Words(classes=("waterbird",), cue="water: a lake", side="both", others=("landbird",), column="place")
+
+
+def verdict(given):
+    return headline(verdicts(given))
 
 
 @pytest.mark.parametrize(
@@ -31,48 +37,58 @@ UNCLEAR = association(0.2, above_delta=False, within_delta=False)
         ({}, Verdict.CONFIRMED),
         ({"association": NONE}, Verdict.MODEL_ONLY),
         ({"association": UNCLEAR}, Verdict.INCONCLUSIVE),
-        ({"arm": effect(0.0, 0.0, half=0.008)}, Verdict.DATA_ONLY),
-        ({"arm": effect(0.0, 0.0, half=0.02)}, Verdict.INCONCLUSIVE),
-        ({"arm": effect(-0.1, -0.1)}, Verdict.CORE),
-        ({"arm": effect(-0.1, -0.1), "association": NONE}, Verdict.CORE),
-        ({"arm": effect(0.3, -0.02)}, Verdict.INCONCLUSIVE),
-        ({"arm": effect(0.3, -0.004)}, Verdict.CONFIRMED),
-        ({"arm": effect(0.3, 0.1, p=0.2)}, Verdict.INCONCLUSIVE),
-        ({"arm": None}, Verdict.INCONCLUSIVE),
-        ({"own": 99}, Verdict.INCONCLUSIVE),
-        ({"others": 20}, Verdict.INCONCLUSIVE),
-        ({"attributes": False}, Verdict.CANDIDATE),
-        ({"attributes": False, "arm": effect(-0.1, -0.1)}, Verdict.CANDIDATE),
-        ({"attributes": False, "association": UNCLEAR}, Verdict.INCONCLUSIVE),
+        ({"reliance": (FAILS,)}, Verdict.FAILS_WHERE),
+        ({"reliance": (FAILS,), "association": NONE}, Verdict.INCONCLUSIVE),
+        ({"reliance": (replace(FAILS, answerer="given"),), "association": NONE}, Verdict.MODEL_ONLY),
+        ({"reliance": (NEEDED,)}, Verdict.NEEDED),
+        ({"reliance": (NEEDED,), "association": NONE}, Verdict.NEEDED),
+        ({"reliance": (replace(RELIES, needed=True),)}, Verdict.CONFIRMED),
+        ({"reliance": (IMMUNE,)}, Verdict.DATA_ONLY),
+        ({"reliance": (IMMUNE,), "association": NONE}, Verdict.INCONCLUSIVE),
+        ({"reliance": (IMMUNE, Rules(answerer="given"))}, Verdict.INCONCLUSIVE),
+        ({"reliance": (IMMUNE, replace(RELIES, answerer="given"))}, Verdict.CONFIRMED),
+        ({"reliance": (Rules(),)}, Verdict.INCONCLUSIVE),
+        ({"reliance": ()}, Verdict.INCONCLUSIVE),
+        ({"few_sources": True}, Verdict.INCONCLUSIVE),
+        ({"stands_in_for": "attributes.camera"}, Verdict.INCONCLUSIVE),
+        ({"kind": "text", "reliance": ()}, Verdict.CANDIDATE),
+        ({"kind": "text", "association": UNCLEAR}, Verdict.INCONCLUSIVE),
+        ({"kind": "column", "reliance": ()}, Verdict.TIED),
+        ({"kind": "column", "reliance": (), "association": UNCLEAR}, Verdict.TIED),
         ({"classes_from": "caption"}, Verdict.OBSERVED),
-        ({"classes_from": "clip", "arm": effect(-0.1, -0.1)}, Verdict.OBSERVED),
-        ({"classes_from": "caption", "attributes": False, "association": UNCLEAR}, Verdict.OBSERVED),
-        ({"association": NONE, "arm": effect(0.0, 0.0, half=0.008)}, Verdict.INCONCLUSIVE),
+        ({"classes_from": "clip"}, Verdict.OBSERVED),
+        ({"classes_from": "caption", "kind": "text", "association": UNCLEAR}, Verdict.OBSERVED),
     ],
 )
 def test_verdicts(changes, expected):
     assert verdict(case(**changes)) is expected
 
 
+def test_each_answerer_has_its_own_verdict_and_the_worst_is_the_headline():
+    given = case(reliance=(IMMUNE, replace(FAILS, answerer="rehearsed"), replace(RELIES, answerer="given")))
+    assert verdicts(given) == (Verdict.INCONCLUSIVE, Verdict.FAILS_WHERE, Verdict.CONFIRMED)
+    assert verdict(given) is Verdict.CONFIRMED
+
+
 def test_inconclusive_says_how_many_images():
-    found = needs(case(own=60, others=20), "waterbird", "water")
-    assert [(need.what, need.images) for need in found] == [
+    cells = (CellSize(what="waterbird without water", n=60), CellSize(what="waterbird with water", n=20.5))
+    undecided = case(reliance=(Rules(),))
+    missing = needs(undecided, Verdict.INCONCLUSIVE, "water", cells, "able", ("more stored heads (--layers)",))
+    assert [(need.what, need.images) for need in missing] == [
         ("waterbird without water among the scored images", 40),
-        ("other classes with water among the scored images", 80),
+        ("waterbird with water among the scored images", 80),
+        ("more stored heads (--layers)", None),
     ]
-    wide = needs(case(arm=effect(0.02, 0.0, half=0.04)), "waterbird", "water")
-    assert wide[0].images == 3000
-    assert needs(case(attributes=False), "cat", "grey")[0].images is None
+    wide = needs(case(association=association(0.25, above_delta=False)), Verdict.INCONCLUSIVE, "water", (), "able", ())
+    assert wide[0].images is not None
+    chance = needs(undecided, Verdict.INCONCLUSIVE, "water", (), "at chance", ())
+    assert "a model that can tell the classes" in [need.what for need in chance]
+    assert needs(case(), Verdict.CONFIRMED, "water", cells, "able", ()) == ()
+    assert needs(case(kind="text"), Verdict.CANDIDATE, "grey", (), None, ())[0].images is None
+    assert "eight sources" in needs(case(few_sources=True), Verdict.INCONCLUSIVE, "grey", (), None, ())[0].what
     for source in ("caption", "clip"):
-        assert needs(case(classes_from=source), "cat", "grey")[0].what.startswith("class labels:")
-
-
-@pytest.mark.parametrize("sets", [4, 20])
-def test_too_few_sets_of_heads_are_named(sets):
-    """Of 20 sets, the chosen one among them, no p-value comes below 1 / 20."""
-    few = replace(random_control(), p=0.2, different_sets=sets)
-    found = needs(case(arm=replace(effect(0.3, 0.1), control=few)), "waterbird", "water")
-    assert "more stored heads" in found[0].what
+        given = needs(case(classes_from=source), Verdict.OBSERVED, "grey", (), None, ())
+        assert given[0].what.startswith("class labels:")
 
 
 def test_images_needed():
@@ -91,23 +107,40 @@ def test_labels_needed():
     assert labels_needed(replace(weak, d=around(0.21, 0.04, 4000)), 900) == 900
     assert labels_needed(replace(strong, d=tied), 40) == 40
     assert labels_needed(replace(strong, d=tied), 2000) == 2000
-    assert "Label 100 of the images that count as cat and as many others" in action(Verdict.OBSERVED, "cat", "", 100)
+    cat = replace(WORDS, classes=("cat",), cue="")
+    assert "Label 100 of the images that count as cat and as many others" in action(Verdict.OBSERVED, cat, 100)
 
 
 @pytest.mark.parametrize(("source", "which"), [("caption", "whose captions name cat"), ("clip", "that CLIP calls cat")])
 def test_what_is_observed_says_whose_word_the_class_is(source, which):
-    said = sentence(case(classes_from=source), Verdict.OBSERVED, "cat", "grey")
+    said = sentence(replace(WORDS, classes=("cat",), cue="grey"), Verdict.OBSERVED, association(), source)
     assert said.startswith(f"Images {which} go with 'grey' (D = 0.90")
     assert "without labels nobody can say" in said
 
 
 @pytest.mark.parametrize("kind", list(Verdict))
 def test_words_name_class_cue_number_and_never_say_biased(kind):
-    text = sentence(case(), kind, "waterbird", "water: a lake")
+    part = reliance()
+    text = sentence(
+        WORDS, kind, association(), "label", "clip", gap=part.gap, margin_d=part.margin_d, effect=counterfactual()
+    )
     assert "waterbird" in text
     assert "water: a lake" in text
     assert "D = 0.90" in text
-    advice = action(kind, "waterbird", "water", 12)
+    advice = action(kind, WORDS, 12)
     assert "biased" not in (text + advice).lower()
     assert advice.endswith(".")
     assert text.endswith(".")
+
+
+def test_who_lacks_a_shared_cue_is_named():
+    shared = Words(classes=("cow",), cue="snow", side="lacks", others=("car", "cat"))
+    text = sentence(shared, Verdict.CANDIDATE, association(), "label")
+    assert text.startswith("cow lacks 'snow', which car and cat share (D = 0.90")
+
+
+@pytest.mark.parametrize("answerer", ["clip", "rehearsed", "given"])
+@pytest.mark.parametrize("kind", [Verdict.CONFIRMED, Verdict.FAILS_WHERE, Verdict.NEEDED, Verdict.DATA_ONLY])
+def test_the_answerer_is_named(answerer, kind):
+    who = {"clip": "CLIP", "rehearsed": "a model trained on these images", "given": "your model"}[answerer]
+    assert who in sentence(WORDS, kind, association(), "label", answerer, gap=reliance().gap)

@@ -1,0 +1,52 @@
+"""All findings of an audit: values of columns, columns as a whole, and texts that no column stands for."""
+
+from __future__ import annotations
+
+from clipaudit.arrays import Ints
+from clipaudit.cues.findings.by_attribute import column_finding, stand_ins, value_cues, value_finding
+from clipaudit.cues.findings.by_text import text_finding
+from clipaudit.cues.findings.candidates import grounded_in, text_cues
+from clipaudit.cues.findings.measured_reliance import having_of, measure_reliance
+from clipaudit.cues.measure.context import Context, Progress
+from clipaudit.cues.reliance.rules import Placebo
+from clipaudit.cues.result.finding_parts import Verdict
+from clipaudit.cues.result.result import Finding
+
+_KEPT_WITHOUT_TIE = (Verdict.MODEL_ONLY, Verdict.NEEDED)
+"""A value that goes with no class is a finding only if a model hangs on it."""
+
+
+def findings_of(context: Context, progress: Progress) -> tuple[list[Finding], Placebo | None]:
+    """Every finding, not yet ranked, and how often permuted columns were believed."""
+    cues = value_cues(context)[: context.options.max_findings]
+    progress("reliance", 0, 1)
+    measured, placebo = measure_reliance(context, cues)
+    progress("reliance", 1, 1)
+    limits = [float(context.family.limits[context.row_of(cue.screen, cue.place), 0]) for cue in cues]
+    judged_by = stand_ins(cues, measured, limits) if measured and measured[0] else [None] * len(cues)
+    findings: list[Finding] = []
+    grounds: list[tuple[int, Ints]] = []
+    for done, (cue, parts, other) in enumerate(zip(cues, measured, judged_by, strict=True), 1):
+        finding = value_finding(context, cue, parts, other)
+        if cue.associated or finding.verdict in _KEPT_WITHOUT_TIE:
+            codes = cue.screen.attribute.codes[context.scan.sample]
+            grounds.append((len(findings), having_of(codes, cue.value)))
+            findings.append(finding)
+        progress("attributes", done, len(cues))
+    with_value = {id(cue.screen) for cue in cues if cue.associated}
+    findings += [
+        column_finding(context, screen)
+        for screen, test in zip(context.attributes, context.columns, strict=True)
+        if test.omnibus.tied and id(screen) not in with_value
+    ]
+    return findings + _text_findings(context, grounds, progress), placebo
+
+
+def _text_findings(context: Context, grounds: list[tuple[int, Ints]], progress: Progress) -> list[Finding]:
+    """Texts that no value with a finding of its own stands for: that value has been tested itself."""
+    cues = [cue for cue in text_cues(context) if grounded_in(context, cue.scores, grounds) is None]
+    findings = []
+    for done, cue in enumerate(cues, 1):
+        findings.append(text_finding(context, cue))
+        progress("texts", done, len(cues))
+    return findings

@@ -1,0 +1,171 @@
+"""Verdicts in plain words: name, cue, number, interval and n, and what to do; the answerer is named in each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from clipaudit.cues.findings.verdicts import high_limit, low_limit
+from clipaudit.cues.result.finding_parts import Association, ClassesFrom, Estimate, Verdict
+from clipaudit.cues.result.reliance_parts import Counterfactual, CueSide
+
+ANSWERERS: Final = {
+    "clip": "CLIP",
+    "rehearsed": "a model trained on these images",
+    "given": "your model",
+}
+_COUNTS_AS: Final[dict[ClassesFrom, str]] = {
+    "label": "labelled {}",
+    "caption": "whose captions name {}",
+    "clip": "that CLIP calls {}",
+}
+_SHOWN: Final = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """How a finding speaks of itself."""
+
+    classes: tuple[str, ...]
+    """The named ones."""
+    cue: str
+    side: Literal["has", "lacks", "both"]
+    others: tuple[str, ...] = ()
+    """The classes on the other side."""
+    column: str | None = None
+    """Display name of the column that grounds it."""
+
+    @property
+    def name(self) -> str:
+        """The named classes."""
+        return listed(self.classes)
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`; of many the first four and how many more."""
+    if len(names) > _SHOWN:
+        return f"{', '.join(names[: _SHOWN - 1])} and {len(names) - _SHOWN + 1} more"
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def tie(words: Words, association: Association) -> str:
+    """Which classes go with the cue, and how strongly."""
+    d = association.d
+    number = f"(D = {interval(d)}, n = {d.n:,})"
+    if words.side == "lacks":
+        verb, share = ("lacks" if len(words.classes) == 1 else "lack"), "has" if len(words.others) == 1 else "share"
+        return f"{words.name} {verb} {words.cue!r}, which {listed(words.others)} {share} {number}"
+    return f"{words.name} go{'es' if len(words.classes) == 1 else ''} with {words.cue!r} {number}"
+
+
+def sentence(
+    words: Words,
+    outcome: Verdict,
+    association: Association,
+    classes_from: ClassesFrom,
+    answerer: str | None = None,
+    *,
+    gap: Estimate | None = None,
+    margin_d: Estimate | None = None,
+    effect: Counterfactual | None = None,
+    have: CueSide | None = None,
+    rest: str = "",
+) -> str:
+    """The verdict in plain words; rest: what is missing, for those that are not decided."""
+    who = ANSWERERS.get(answerer or "", answerer or "")
+    goes, loses = tie(words, association), "" if gap is None else _gap(gap)
+    proxy = f"{words.cue!r}, or what goes with it"
+    match outcome:
+        case Verdict.OBSERVED:
+            which = _COUNTS_AS[classes_from].format(words.name)
+            d = association.d
+            return (
+                f"Images {which} go with {words.cue!r} (D = {interval(d)}, n = {d.n:,}); without labels nobody can say"
+                f" whether {words.name} itself does, or whether a model relies on it."
+            )
+        case Verdict.CANDIDATE:
+            return f"{goes}; whether that is a shortcut or part of {words.name} cannot be told from class labels alone."
+        case Verdict.TIED:
+            return f"{goes}, as a whole: no single value is tied strongly enough to be judged alone."
+        case Verdict.CONFIRMED:
+            return f"{goes}, and {who} relies on {proxy}: {loses}{_effect(effect)}."
+        case Verdict.FAILS_WHERE:
+            return f"{goes}, and {who} fails where {words.cue!r} is missing or misleads: {loses}."
+        case Verdict.NEEDED:
+            return (
+                f"{goes}, and {who} needs it: without it, images that have it are answered worse{_effect(effect)}. Is"
+                f" {words.cue!r} part of {words.name}, or a shortcut? You decide."
+            )
+        case Verdict.MODEL_ONLY:
+            number = f"(D = {interval(association.d)}, n = {association.d.n:,})"
+            return (
+                f"In this data {words.name} hardly goes with {words.cue!r} {number}, but {who} relies on {proxy}:"
+                f" {loses}{_effect(effect)}."
+            )
+        case Verdict.DATA_ONLY:
+            margin = "" if margin_d is None else f", margin D = {interval(margin_d)}"
+            return f"{goes}, and {who} does not hang on it: {loses}{margin}. Another model trained on this data may."
+        case Verdict.INCONCLUSIVE:
+            open_ = f"; what {who} makes of it is open" if who else "; what a model makes of it is open"
+            return f"{goes}{open_}{': ' + loses if loses else ''}{'; ' + rest if rest else ''}."
+
+
+def action(outcome: Verdict, words: Words, missing: int | None) -> str:
+    """What to do about it; `missing` images to collect, or of the class and of others to label for what is observed."""
+    number = f"{missing:,} images" if missing else "images"
+    collect = f"Collect {number} that break the tie (collect.csv says of which class), or train with the group weights"
+    where = f"{words.name} {'with' if words.side == 'lacks' else 'without'} {words.cue}"
+    match outcome:
+        case Verdict.CONFIRMED | Verdict.FAILS_WHERE:
+            return f"{collect}; until then do not trust answers on {where}."
+        case Verdict.DATA_ONLY:
+            return f"{collect}."
+        case Verdict.MODEL_ONLY:
+            return f"Nothing to mend in this data; do not trust the model's answers on {where}."
+        case Verdict.NEEDED:
+            return (
+                f"Decide whether {words.cue} belongs to {words.name}: if it does, say --core {words.cue}; if not,"
+                f" {collect[0].lower()}{collect[1:]}."
+            )
+        case Verdict.TIED:
+            return (
+                f"Look at how {words.column or words.cue} is spread over the classes, and balance it or leave it out."
+            )
+        case Verdict.CANDIDATE:
+            return (
+                f"Look at the images; if {words.cue} is no part of {words.name}, add a column that says which images"
+                " have it."
+            )
+        case Verdict.OBSERVED:
+            many = f"{missing:,}" if missing else "some"
+            return (
+                f"Label {many} of the images that count as {words.name} and as many others by hand, and audit those"
+                " with --label: only then can this be more than an observation."
+            )
+        case Verdict.INCONCLUSIVE:
+            return "Add what is missing, and audit again."
+
+
+def _gap(gap: Estimate) -> str:
+    return (
+        f"inside classes, accuracy is {abs(100 * (gap.value or 0)):.1f} points"
+        f" {'lower' if (gap.value or 0) >= 0 else 'higher'} where it points the wrong way"
+        f" ({100 * low_limit(gap):.1f} to {100 * high_limit(gap):.1f})"
+    )
+
+
+def _effect(effect: Counterfactual | None) -> str:
+    if effect is None:
+        return ""
+    heads = f" of {', '.join(effect.heads[:3])}" if effect.heads_named and 0 < len(effect.heads) <= 3 else ""
+    return (
+        f"; taking it out{heads} closes {100 * (effect.net_did.value or 0):.1f} points of that beyond controls"
+        f" ({100 * low_limit(effect.net_did):.1f} to {100 * high_limit(effect.net_did):.1f}, p = {effect.p:.3f})"
+    )
+
+
+def interval(estimate: Estimate) -> str:
+    """`0.90, 95 % interval 0.88 to 0.91`."""
+    percent = f"{100 * estimate.level:.3g} % interval "
+    return f"{estimate.value or 0:.2f}, {percent}{low_limit(estimate):.2f} to {high_limit(estimate):.2f}"

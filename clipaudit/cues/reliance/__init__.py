@@ -1,0 +1,1 @@
+"""Whether an answerer hangs on a cue: statistics on plain arrays (S9, S10)."""

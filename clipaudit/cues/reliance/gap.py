@@ -1,0 +1,149 @@
+"""The gap: accuracy where the cue points the right way against where it points the wrong way (S9)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+
+from clipaudit.arrays import Bools, Float32s
+from clipaudit.cues.reliance.head_parts import right_answers
+from clipaudit.cues.reliance.images import CueCells, RelianceOptions
+from clipaudit.cues.reliance.rank_difference import margins, rank_difference
+from clipaudit.cues.reliance.score_intervals import cell_accuracies, effective, score_combination
+from clipaudit.cues.result.finding_parts import Estimate
+
+State: TypeAlias = Literal["able", "at chance", "at the ceiling", "too few"]
+_ABLE: Final = 0.10
+"""The group mean's lower limit must be this far above chance for a gap to say anything."""
+_ERRORS: Final = 0.10
+"""Share of errors that some cell must have for a gap near 0 to acquit."""
+_PASS_SIZE: Final = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """The cue among the classes that have it, or among those that lack it."""
+
+    d: Estimate
+    """Margin D towards the classes that have the cue."""
+    p: float
+    """One-sided, of a D above 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellAccuracy:
+    """One class's images where the cue points right, or wrong."""
+
+    k: int
+    """Class, 0..C-1."""
+    conflicting: bool
+    accuracy: Estimate
+    n_effective: float
+    """Independent images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """S9 of one answerer and cue."""
+
+    state: State
+    """`at chance`: a gap near 0 says nothing; `at the ceiling`: there are no errors to tell it by."""
+    cells: tuple[CellAccuracy, ...]
+    """Of the comparable classes."""
+    group_mean: Estimate
+    """Mean over cells, each counting alike."""
+    worst_group: Estimate | None
+    """The cell with the lowest accuracy; its limits hold for all cells at once."""
+    chance: float
+    """1 / classes."""
+    gap: Estimate
+    """Aligned minus conflicting, 95 %."""
+    gap_90: Estimate
+    margin_d: Estimate
+    margin_d_90: Estimate
+    have: Side
+    lack: Side
+    both_sides: bool
+    """Whether the cue moves the margin towards the classes that have it on both sides, each p < .05."""
+
+    @property
+    def enough_for_a_pass(self) -> bool:
+        """Whether every cell has 100 independent images."""
+        return bool(self.cells) and all(cell.n_effective >= _PASS_SIZE for cell in self.cells)
+
+    def does_not_hang_on_it(self, options: RelianceOptions) -> bool:
+        """S9's acquittal: an able model that makes errors, without a gap, and whose margin ignores the cue."""
+        return (
+            self.state == "able"
+            and _inside(self.gap_90, options.margin)
+            and _inside(self.margin_d_90, options.delta)
+            and self.enough_for_a_pass
+        )
+
+    def above_margin(self, options: RelianceOptions) -> bool:
+        """Whether the gap's lower limit exceeds the margin."""
+        return self.gap.low is not None and self.gap.low > options.margin
+
+    def hangs_at_the_ceiling(self, options: RelianceOptions) -> bool:
+        """Whether a model without errors has a margin that hangs on the cue by more than delta."""
+        low = self.margin_d.low
+        return self.state == "at the ceiling" and low is not None and low > options.delta
+
+
+def measure_gap(comparison: CueCells, logits: Float32s, options: RelianceOptions) -> Gap:
+    """Gap, margin D and what either may say, of logits (n, C); the classes' weights are those of `comparison`."""
+    images = comparison.images
+    right = right_answers(logits, images.truth)
+    difference = comparison.difference(comparison.shares)
+    chance = 1 / images.classes
+    group_mean = score_combination(comparison.cells, right, comparison.mean, least=0.0)
+    cells = _cells(comparison, right)
+    scores = margins(logits, images.truth, comparison.cue.pointed)
+    whole = rank_difference(comparison, scores, comparison.shares)
+    sides = [_side(comparison, scores, pointed) for pointed in (True, False)]
+    worst = min(cells, key=lambda cell: cell.accuracy.value or 0.0, default=None)
+    return Gap(
+        state=_state(comparison, group_mean, cells, chance),
+        cells=tuple(cells),
+        group_mean=group_mean,
+        worst_group=None if worst is None else worst.accuracy,
+        chance=chance,
+        gap=score_combination(comparison.cells, right, difference),
+        gap_90=score_combination(comparison.cells, right, difference, 0.90),
+        margin_d=whole.estimate(),
+        margin_d_90=whole.estimate(0.90),
+        have=sides[0],
+        lack=sides[1],
+        both_sides=all(side.p < options.alpha for side in sides),
+    )
+
+
+def _side(comparison: CueCells, scores: np.ndarray, pointed: bool) -> Side:
+    spread = rank_difference(comparison, scores, comparison.side(pointed))
+    return Side(d=spread.estimate(), p=spread.p)
+
+
+def _cells(comparison: CueCells, right: Bools) -> list[CellAccuracy]:
+    usable = np.repeat(comparison.comparable, 2)
+    accuracies = cell_accuracies(comparison.cells, right, together=int(usable.sum()))
+    sizes = effective(comparison.cells, right)
+    return [
+        CellAccuracy(k=g // 2, conflicting=bool(g % 2), accuracy=accuracies[g], n_effective=float(sizes[g]))
+        for g in np.flatnonzero(usable).tolist()
+    ]
+
+
+def _state(comparison: CueCells, group_mean: Estimate, cells: list[CellAccuracy], chance: float) -> State:
+    """What the answers can show at all (traps 22 and 23)."""
+    if comparison.images.too_few_sources or not comparison.both_sides_comparable or group_mean.low is None:
+        return "too few"
+    if group_mean.low <= chance + _ABLE:
+        return "at chance"
+    errors = [1 - (cell.accuracy.value or 0.0) for cell in cells]
+    return "able" if max(errors) >= _ERRORS else "at the ceiling"
+
+
+def _inside(estimate: Estimate, limit: float) -> bool:
+    return estimate.low is not None and estimate.high is not None and -limit < estimate.low and estimate.high < limit

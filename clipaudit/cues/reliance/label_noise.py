@@ -1,0 +1,102 @@
+"""How many wrong labels would make a gap of nothing: wrong labels lie among the conflicting images (S9c)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from clipaudit.arrays import Float64s, Ints
+from clipaudit.cues.reliance.images import CueCells, RelianceOptions
+
+_LEAST_RATE: Final = 0.03
+_MOST_RATE: Final = 0.30
+_STEPS: Final = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelNoise:
+    """Label errors that would explain a gap."""
+
+    rate: float | None
+    """Share of wrong labels, 0..1, at which the gap would vanish; None when no share up to 30 % does it."""
+    rate_low: float | None
+    """The same for the gap's lower limit."""
+    needed: float
+    """`rate_low` must exceed this: 3 %, or the estimated rate if that is more."""
+    counts: bool
+    """Whether a gap alone is evidence: the rate exceeds what is needed, or the labels are vouched for."""
+
+
+def label_noise(
+    comparison: CueCells, answers: Ints, gap: float, gap_low: float, options: RelianceOptions
+) -> LabelNoise:
+    """The label-error rates at which a gap and its lower limit would be what wrong labels alone make.
+
+    answers (n,) 0..C-1. A share e of the labels of the finding's classes is replaced by another of them, evenly,
+    independently of the image; the answers depend on the true class alone. Then an image labelled k is of class j with
+    a probability that follows from the counts of class x cue, and the gap that this makes grows with e.
+    """
+    known = comparison.cells.cell >= 0
+    present = np.bincount(comparison.images.truth[known], minlength=comparison.images.classes) > 0
+    classes = np.flatnonzero(present)
+    needed = max(_LEAST_RATE, options.label_error or 0.0)
+    if len(classes) < 2:
+        return LabelNoise(rate=None, rate_low=None, needed=needed, counts=options.clean_labels)
+    counts, answered = _tables(comparison, answers, classes)
+    shares = comparison.shares[classes]
+    pointed = comparison.cue.pointed[classes]
+    rates = np.linspace(0.0, _MOST_RATE, _STEPS + 1)
+    expected = np.array([_noise_gap(counts, answered, shares, pointed, rate) for rate in rates])
+    # the largest gap that wrong labels up to each rate can make
+    reached = np.maximum.accumulate(np.nan_to_num(expected, nan=-np.inf))
+    rate, low = (_crossing(rates, reached, wanted) for wanted in (gap, gap_low))
+    return LabelNoise(
+        rate=rate, rate_low=low, needed=needed, counts=options.clean_labels or low is None or low > needed
+    )
+
+
+def _tables(comparison: CueCells, answers: Ints, classes: Ints) -> tuple[Float64s, Float64s]:
+    """(K, 2) weights of class x (without, with the cue), and (K, K) share of each answer among a class's images."""
+    images, K = comparison.images, len(classes)
+    place = np.full(images.classes, -1)
+    place[classes] = np.arange(K)
+    rows = np.flatnonzero((comparison.cue.having >= 0) & (place[images.truth] >= 0))
+    truth, weight = place[images.truth[rows]], images.weight[rows]
+    counts = (
+        np.bincount(2 * truth + comparison.cue.having[rows], weight, minlength=2 * K).reshape(K, 2).astype(np.float64)
+    )
+    given = place[answers[rows]]
+    inside = given >= 0
+    table = np.bincount((truth * K + given)[inside], weight[inside], minlength=K * K).reshape(K, K).astype(np.float64)
+    return counts, table / np.maximum(counts.sum(axis=1, keepdims=True), 1e-300)
+
+
+def _noise_gap(counts: Float64s, answered: Float64s, shares: Float64s, pointed: np.ndarray, rate: float) -> float:
+    """The gap that a share `rate` of wrong labels makes without any reliance; nan where the counts exclude the rate."""
+    K = len(counts)
+    mixing = (1 - rate) * np.eye(K) + rate / (K - 1) * (1 - np.eye(K))  # P(label k | true j), symmetric
+    true_counts = np.linalg.solve(mixing, counts)  # (K, 2)
+    if bool((true_counts < -1e-9).any()):
+        return float("nan")
+    # joint[k, j, a]: weight labelled k, of true class j, with cue a
+    joint = mixing[:, :, None] * true_counts[None]
+    of_label = joint.sum(axis=2) / counts.sum(axis=1, keepdims=True)  # P(true j | label k)
+    confusion = np.clip(np.linalg.solve(of_label, answered), 0.0, 1.0)  # P(answer c | true j)
+    origin = joint / np.maximum(counts[:, None, :], 1e-300)  # P(true j | label k, cue a)
+    accuracy = np.einsum("kja,jk->ka", origin, confusion)
+    aligned = np.where(pointed, accuracy[:, 1], accuracy[:, 0])
+    conflicting = np.where(pointed, accuracy[:, 0], accuracy[:, 1])
+    return float(shares @ (aligned - conflicting))
+
+
+def _crossing(rates: Float64s, reached: Float64s, wanted: float) -> float | None:
+    """The first rate whose gap reaches `wanted`, between steps by straight lines."""
+    if wanted <= 0:
+        return 0.0
+    at = int(np.searchsorted(reached, wanted))
+    if at >= len(rates):
+        return None
+    below, above = reached[at - 1], reached[at]
+    return float(rates[at - 1] + (rates[at] - rates[at - 1]) * (wanted - below) / max(above - below, 1e-12))

@@ -1,0 +1,291 @@
+"""What taking heads out does to conflicting images beyond what it does to aligned ones, net of controls (S10)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+
+from clipaudit.arrays import Bools, Float32s, Float64s
+from clipaudit.cues.reliance.direction_removal import head_centres, random_directions, without_directions
+from clipaudit.cues.reliance.head_parts import HeadParts, Removal
+from clipaudit.cues.reliance.images import CueCells, RelianceOptions
+from clipaudit.cues.reliance.matched_sets import margin_spread, matched_sets
+from clipaudit.cues.reliance.score_intervals import score_combination
+from clipaudit.cues.reliance.visibility import as_auc, cue_directions, set_visibility
+from clipaudit.cues.result.finding_parts import Estimate
+
+Control: TypeAlias = Literal["matched head sets", "random directions", "none"]
+ALPHAS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+MEAN_LOSS: Final = 0.01
+"""What the group mean may lose when the cue is taken out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dose:
+    """Accuracies with a part of the heads' deviations taken out."""
+
+    alpha: float
+    gap: Estimate
+    aligned: Estimate
+    conflicting: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectionArm:
+    """One direction of each head taken out in place of whole heads; decides nothing."""
+
+    name: Literal["direction only", "text in all heads"]
+    did: Estimate
+    net_did: Estimate | None
+    """Net of random directions of the same variance in the same heads; None without such a control."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecificEffect:
+    """S10 of one answerer and cue: heads chosen on each half, scored on the other, both fits pooled."""
+
+    heads: tuple[tuple[str, ...], tuple[str, ...]]
+    """Chosen on the discovery half, and on the other."""
+    heads_named: bool
+    """Whether heads may be named: their effect was compared with that of other heads."""
+    gap_before: Estimate
+    gap_after: Estimate
+    did: Estimate
+    """Change on conflicting minus change on aligned images of the same class: the fall of the gap."""
+    net_did: Estimate
+    """The same minus the mean of the controls' where that is above 0: the headline."""
+    conflict_rise: Estimate
+    net_conflict_rise: Estimate
+    aligned_change: Estimate
+    group_mean_change: Estimate
+    did_of_pointed: Estimate
+    """Net DiD inside the classes that have the cue alone."""
+    did_of_others: Estimate
+    """Net DiD inside the classes that lack the cue alone."""
+    aligned_change_of_pointed: Estimate
+    """Net change of the images with the cue inside those classes."""
+    control: Control
+    control_sets: int
+    """Controls of each fit, at least."""
+    control_band: tuple[float, float] | None
+    """2.5 % and 97.5 % of the controls' DiD."""
+    matched: str
+    """What the controls share with the chosen heads, or why there are none."""
+    visibility: Estimate
+    """AUC of the cue from the chosen heads inside classes, on images that did not choose them."""
+    doses: tuple[Dose, ...]
+    arms: tuple[DirectionArm, ...]
+
+    @property
+    def testable(self) -> bool:
+        """Whether enough matched sets of heads exist."""
+        return self.control == "matched head sets"
+
+    @property
+    def specific(self) -> bool:
+        """DiD and the rise of the conflicting images above 0, each net of the control, the group mean not down by more
+        than a point. Without enough sets of heads the cue's direction must also beat random ones in the same heads."""
+        holds = _above(self.did) and _above(self.net_did) and _above(self.net_conflict_rise)
+        value = self.group_mean_change.value
+        return holds and value is not None and value >= -MEAN_LOSS
+
+    @property
+    def hurts_with_the_cue(self) -> bool:
+        """Whether images with the cue lose without the heads, and more than those without it, net of the control."""
+        high = self.aligned_change_of_pointed.high
+        # images that are merely easy lose more in every class: in those that lack the cue it must be the other way
+        return _above(self.did_of_pointed) and _above(self.did_of_others) and high is not None and high < 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Fits:
+    """The two ways round: fit f chooses on halves[f] and is scored on the other half."""
+
+    halves: tuple[Bools, Bools]
+    """(n,) masks."""
+    removals: tuple[Removal, Removal]
+    """Of all n images, heads centred on each half."""
+
+    def assemble(self, of_fit: Sequence[np.ndarray]) -> np.ndarray:
+        """(..., n) for each image the value of the fit that is scored on it, from two arrays (..., n)."""
+        return np.where(self.halves[0], of_fit[1], of_fit[0])
+
+
+def measure_effect(
+    comparison: CueCells,
+    fits: Fits,
+    parts: HeadParts,
+    chosen: Bools,
+    scores: Float32s,
+    seeing: Bools,
+    options: RelianceOptions,
+) -> SpecificEffect:
+    """Effect of taking out the heads chosen (2, P) by the fits.
+
+    scores (P, n): each head's score of the cue (`visibility.head_scores`); seeing (P,): heads that are no controls.
+    """
+    before = fits.removals[0].right
+    after = fits.assemble([fits.removals[f].without(chosen[f]) for f in (0, 1)])
+    masks, matched = _control_masks(fits, parts, chosen, seeing, options)
+    by_direction = _direction_rights(comparison, fits, parts, chosen, options)
+    direction, random = by_direction
+    if masks is not None:
+        controls = _set_rights(fits, masks)
+        control: Control = "matched head sets"
+    else:
+        controls, control = random, "random directions" if random.size else "none"
+    change = after.astype(np.float64) - before
+    beside = controls.mean(axis=0) - before if len(controls) else np.zeros(len(before))
+    cells, difference = comparison.cells, comparison.difference(comparison.shares)
+    rise, aligned = comparison.part(comparison.shares, 1), comparison.part(comparison.shares, 0)
+    pointed = comparison.side(True)
+
+    def net(coefficients: Float64s, sign: float = 1.0) -> Estimate:
+        # a control that goes the other way would make the effect larger than it is: it counts as none
+        against = beside if sign * float(coefficients @ cells.means(beside)) > 0 else np.zeros(len(beside))
+        return cells.combine(change - against, coefficients).estimate()
+
+    dids = [-float(difference @ cells.means(right)) for right in controls]
+    start = float(difference @ cells.means(before))
+    return SpecificEffect(
+        heads=(_names(parts, chosen[0]), _names(parts, chosen[1])),
+        heads_named=control == "matched head sets",
+        gap_before=score_combination(cells, before, difference),
+        gap_after=score_combination(cells, after, difference),
+        did=cells.combine(change, -difference).estimate(),
+        net_did=net(-difference),
+        conflict_rise=cells.combine(change, rise).estimate(),
+        net_conflict_rise=net(rise),
+        aligned_change=cells.combine(change, aligned).estimate(),
+        group_mean_change=cells.combine(change, comparison.mean).estimate(),
+        did_of_pointed=net(-comparison.difference(pointed)),
+        did_of_others=net(-comparison.difference(comparison.side(False))),
+        aligned_change_of_pointed=net(comparison.part(pointed, 0), -1.0),
+        control=control,
+        control_sets=len(controls),
+        control_band=_band(start + np.array(dids)) if dids else None,
+        matched=matched,
+        visibility=as_auc(set_visibility(comparison, scores, list(chosen), fits.halves)),
+        doses=tuple(_dose(comparison, fits, chosen, alpha) for alpha in ALPHAS),
+        arms=_arms(comparison, fits, parts, before, direction, random),
+    )
+
+
+def _names(parts: HeadParts, mask: Bools) -> tuple[str, ...]:
+    return tuple(parts.names[head] for head in np.flatnonzero(mask).tolist())
+
+
+def _control_masks(
+    fits: Fits, parts: HeadParts, chosen: Bools, seeing: Bools, options: RelianceOptions
+) -> tuple[list[Bools] | None, str]:
+    """For each fit control sets (S, P), as many for both; None where either has fewer than 50."""
+    drawn = []
+    for f, mask in enumerate(chosen):
+        if not mask.any():
+            continue
+        spread = margin_spread(fits.removals[f].heads)
+        sets = matched_sets(mask, parts.layers, seeing, spread, options.random_sets, options.seed + f)
+        if not len(sets.masks):
+            return None, sets.matched
+        drawn.append((f, sets))
+    if not drawn:
+        return None, "no heads were chosen"
+    count = min(len(sets.masks) for _, sets in drawn)
+    masks = [np.zeros((count, chosen.shape[1]), np.bool_) for _ in chosen]
+    for f, sets in drawn:
+        masks[f] = sets.masks[:count]
+    return masks, drawn[0][1].matched
+
+
+def _set_rights(fits: Fits, masks: Sequence[Bools]) -> Bools:
+    """(S, n) right answers without each control set, set s of one fit with set s of the other."""
+    n = fits.removals[0].base.shape[1]
+    rights = np.empty((len(masks[0]), n), np.bool_)
+    for f in (0, 1):
+        elsewhere = np.flatnonzero(~fits.halves[f])
+        rights[:, elsewhere] = fits.removals[f].take(elsewhere).sets_without(masks[f])
+    return rights
+
+
+def _direction_rights(
+    comparison: CueCells, fits: Fits, parts: HeadParts, chosen: Bools, options: RelianceOptions
+) -> tuple[Bools, Bools]:
+    """(n,) right answers without the cue's direction in the chosen heads, and (S, n) without random ones there."""
+    truth, weight = comparison.images.truth, comparison.images.weight
+    count = max(50, options.random_sets // 4) if len(parts.coordinates) else 0
+    own = np.array([fit.right for fit in fits.removals])
+    random = np.repeat(own[:, None], count, axis=1)  # (2, S, n)
+    for f in (0, 1) if count else ():
+        half = fits.halves[f]
+        heads = np.flatnonzero(chosen[f])
+        if not len(heads):
+            continue
+        rng = np.random.default_rng([options.seed, 31, f])
+        coordinates = {head: parts.coordinates[head] for head in heads.tolist()}
+        centre = head_centres(parts, heads, truth, half, weight)
+        along = dict(zip(heads.tolist(), cue_directions(comparison, list(coordinates.values()), half), strict=True))
+        own[f] = without_directions(fits.removals[f], parts, truth, along, centre)
+        drawn = {head: random_directions(values[half], along[head], count, rng) for head, values in coordinates.items()}
+        for s in range(count):
+            picked = {head: directions[s] for head, directions in drawn.items()}
+            random[f, s] = without_directions(fits.removals[f], parts, truth, picked, centre)
+    assembled: Bools = fits.assemble(list(random))
+    return fits.assemble(list(own)), assembled
+
+
+def _arms(
+    comparison: CueCells, fits: Fits, parts: HeadParts, before: Bools, direction: Bools, random: Bools
+) -> tuple[DirectionArm, ...]:
+    arms = []
+    against = -comparison.difference(comparison.shares)
+    start = before.astype(np.float64)
+    if len(random):
+        did = comparison.cells.combine(direction - start, against).estimate()
+        net = comparison.cells.combine(direction - random.mean(axis=0), against).estimate()
+        arms.append(DirectionArm(name="direction only", did=did, net_did=net))
+    if comparison.cue.text is not None and len(parts.frames):
+        right = fits.assemble([_text_rights(comparison, fits, parts, f) for f in (0, 1)])
+        did = comparison.cells.combine(right - start, against).estimate()
+        arms.append(DirectionArm(name="text in all heads", did=did, net_did=None))
+    return tuple(arms)
+
+
+def _text_rights(comparison: CueCells, fits: Fits, parts: HeadParts, f: int) -> Bools:
+    """(n,) right answers without the cue's text, as each head sees it, in all heads."""
+    assert comparison.cue.text is not None
+    directions: dict[int, Float64s] = {}
+    for head, frame in enumerate(parts.frames):
+        folded = frame.astype(np.float64) @ comparison.cue.text.astype(np.float64)
+        length = float(np.linalg.norm(folded))
+        if length > 1e-12:
+            directions[head] = folded / length
+    images = comparison.images
+    centre = head_centres(parts, np.array(list(directions), np.int64), images.truth, fits.halves[f], images.weight)
+    return without_directions(fits.removals[f], parts, images.truth, directions, centre)
+
+
+def _dose(comparison: CueCells, fits: Fits, chosen: Bools, alpha: float) -> Dose:
+    right = fits.assemble([fits.removals[f].without(chosen[f], alpha) for f in (0, 1)])
+    return Dose(
+        alpha=alpha,
+        gap=score_combination(comparison.cells, right, comparison.difference(comparison.shares)),
+        aligned=score_combination(comparison.cells, right, comparison.part(comparison.shares, 0), least=0.0),
+        conflicting=score_combination(comparison.cells, right, comparison.part(comparison.shares, 1), least=0.0),
+    )
+
+
+def _band(dids: Float64s) -> tuple[float, float]:
+    low, high = np.quantile(dids, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _above(estimate: Estimate) -> bool:
+    return estimate.low is not None and estimate.low > 0
+
+
+def both_halves(discovery: Bools) -> tuple[Bools, Bools]:
+    """The masks of the two fits: choose on the discovery half, then on the other."""
+    return discovery, ~discovery

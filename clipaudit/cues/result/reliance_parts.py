@@ -1,0 +1,172 @@
+"""How far an answerer hangs on a cue, as a result: gap, margin D, label noise, other columns, effect (S9, S10)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from clipaudit.cues.result.finding_parts import Documented, Estimate, Verdict
+
+AnswererState: TypeAlias = Literal["able", "at chance", "at the ceiling", "too few"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellAccuracy(Documented):
+    """One class's images where the cue points to their class, or away from it."""
+
+    class_name: str
+    conflicting: bool
+    accuracy: Estimate
+    """Score interval, simultaneous over the cells; n is independent images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CueSide(Documented):
+    """The cue among the classes that have it, or among those that lack it."""
+
+    d: Estimate
+    """Rank D of the margin towards the classes that have the cue, with the cue against without it, inside classes."""
+    p: float
+    """One-sided."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelNoise(Documented):
+    """How many wrong labels would explain the gap (S9c)."""
+
+    rate: float | None
+    """Share of wrong labels, 0..1, at which the gap would vanish; None when no share up to 30 % does it."""
+    rate_low: float | None
+    """The same for the gap's lower limit."""
+    needed: float
+    """`rate_low` must exceed this for a gap alone to count."""
+    counts: bool
+    """Whether a gap alone is evidence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherColumnGap(Documented):
+    """The gap with another declared column held fixed (S9b)."""
+
+    column: str
+    phi: float
+    """Correlation of cue and column inside classes, 0..1."""
+    gap: Estimate
+    """Of the cue inside class x bin of the column."""
+    other: Estimate
+    """Of the column inside class x cue."""
+    p: float | None
+    explains: bool
+    """Nothing is left of the cue, and something of the column."""
+    inseparable: bool
+    """The two cannot be told apart in these images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DosePoint(Documented):
+    """A part of the heads' deviation removed."""
+
+    alpha: float
+    """0 nothing, 1 the whole."""
+    gap: Estimate
+    aligned: Estimate
+    conflicting: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm(Documented):
+    """One way to take the cue out of the embedding."""
+
+    name: Literal["whole heads", "direction only", "text in all heads"]
+    """`whole heads` decides; the others are shown beside it."""
+    did: Estimate
+    """Fall of the gap: change on conflicting minus change on aligned images, inside classes."""
+    net_did: Estimate | None
+    """The same minus what the arm's controls do; None without such a control."""
+    delta_conflict: Estimate | None
+    """Rise of the accuracy on conflicting images; None where only the gap was measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counterfactual(Documented):
+    """What taking heads out does to conflicting images beyond aligned ones of the same class, net of controls (S10).
+
+    Direct effects of heads on the class token.
+    """
+
+    heads: tuple[str, ...]
+    """Of both fits; named only where their effect could be compared with that of other heads."""
+    heads_named: bool
+    gap_before: Estimate
+    gap_after: Estimate
+    did: Estimate
+    """Fall of the gap when the heads are taken out."""
+    net_did: Estimate
+    """The same minus what the controls do: the headline."""
+    conflict_rise: Estimate
+    net_conflict_rise: Estimate
+    aligned_change: Estimate
+    group_mean_change: Estimate
+    p: float
+    """Of the DiD, over findings and answerers, step-down max-T under permuted columns."""
+    control: Literal["matched head sets", "random directions", "none"]
+    control_sets: int
+    control_band: tuple[float, float] | None
+    """2.5 % and 97.5 % of the controls' DiD: what such a fall of the gap looks like by chance."""
+    matched: str
+    visibility: Estimate
+    """AUC of the cue from the chosen heads inside classes, on images that did not choose them (S10b)."""
+    doses: tuple[DosePoint, ...]
+    arms: tuple[Arm, ...]
+    """`whole heads` first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reliance(Documented):
+    """One answerer and one cue: its numbers and its verdict."""
+
+    answerer: str
+    """`clip`, `rehearsed` or `given`."""
+    verdict: Verdict
+    sentence: str
+    """The verdict in plain words, with the answerer's name."""
+    state: AnswererState
+    """What its answers can show at all."""
+    cells: tuple[CellAccuracy, ...]
+    group_mean: Estimate
+    chance: float
+    gap: Estimate
+    """Accuracy where the cue points the right way minus where it points the wrong way, inside classes."""
+    gap_90: Estimate
+    """The same at 90 %, for "does not hang on it"."""
+    gap_p: float
+    margin_d: Estimate
+    margin_d_90: Estimate
+    have: CueSide
+    lack: CueSide
+    both_sides: bool
+    label_noise: LabelNoise
+    adjusted: tuple[OtherColumnGap, ...]
+    explained_by: tuple[str, ...]
+    inseparable_from: tuple[str, ...]
+    does_not_hang_on_it: bool
+    corrected_gap: Estimate | None
+    """Corrected for the column's known error; None where none was given."""
+    effect: Counterfactual | None
+    """None for an answerer whose heads cannot be taken out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placebo(Documented):
+    """How often permuted columns get a verdict of reliance in this report (S10d)."""
+
+    draws: int
+    cues: int
+    answerers: int
+    rows: int
+    """Images that the permutations were made on."""
+    believed: int
+    rate: float
+    """Share of permuted columns that are believed, 0..1; an upper bound of the whole rule's."""
+    rate_of_any: float
+    """Share of permuted reports with any such verdict."""

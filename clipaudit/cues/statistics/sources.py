@@ -1,0 +1,148 @@
+"""Images that share a source: found by the audit itself, and intervals that take it into account (S2b).
+
+Pictures from one camera, page or patient are alike in more than their class. Where they are, images are no independent
+pieces of data: intervals are widened to those of sources (delete-one-source jackknife, t with G - 1 degrees), and with
+fewer than eight sources nothing is decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from scipy import sparse, stats
+
+from clipaudit.arrays import Bools, Float64s, Floats, Ints
+
+MIN_SOURCES: Final = 8
+"""With fewer sources nothing is decided."""
+MIN_LEVELS: Final = 20
+"""Values that a column needs to be tried as a source."""
+ALPHA: Final = 0.01
+"""Of the permutation test, over all columns that are tried."""
+COMPONENTS: Final = 20
+_ROWS: Final = 5_000
+_PER_COLUMN: Final = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceTest:
+    """One column tried as a source."""
+
+    name: str
+    levels: int
+    icc: float
+    """Mean intraclass correlation of the first 20 principal components of class-centred embeddings."""
+    p: float
+    """By permutation of the column inside classes."""
+    design_effect: float
+    """1 + (images a level - 1) * icc: how much wider variances become."""
+
+
+def principal_components(embedding: Floats, truth: Ints, count: int = COMPONENTS) -> Float64s:
+    """(n, count) scores of class-centred embeddings (n, D) along their first principal components."""
+    x = np.asarray(embedding, np.float64)
+    classes, codes = np.unique(truth, return_inverse=True)
+    members = sparse.csr_array((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(len(classes), len(codes)))
+    counts = np.bincount(codes)
+    x = x - ((members @ x) / counts[:, None])[codes]
+    _, axes = np.linalg.eigh(x.T @ x)
+    result: Float64s = x @ axes[:, ::-1][:, :count]
+    return result
+
+
+def intraclass(scores: Float64s, groups: Ints) -> float:
+    """Mean over components of the intraclass correlation (one-way analysis of variance) of groups (n,), for scores
+    (n, d); groups of one image count, too."""
+    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    n, G = len(codes), len(sizes)
+    if not 2 <= G < n:
+        return 0.0
+    sums = _sums(scores, codes, G)
+    mean = scores.mean(axis=0)
+    between = (sums**2 / sizes[:, None]).sum(axis=0) - n * mean**2
+    within = (scores**2).sum(axis=0) - (sums**2 / sizes[:, None]).sum(axis=0)
+    m0 = (n - (sizes**2).sum() / n) / (G - 1)  # mean size, corrected for unequal sizes (Donner, 1986)
+    msb, msw = between / (G - 1), np.maximum(within / (n - G), 1e-30)
+    return float(np.mean((msb - msw) / (msb + (m0 - 1) * msw)))
+
+
+def _sums(scores: Float64s, codes: Ints, count: int) -> Float64s:
+    members = sparse.csr_array((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(count, len(codes)))
+    result: Float64s = members @ scores
+    return result
+
+
+def find_source(
+    candidates: Sequence[tuple[str, Ints]], embedding: Floats, truth: Ints, cluster: Ints, seed: int = 0
+) -> tuple[SourceTest | None, tuple[SourceTest, ...]]:
+    """The column that is a source, if any is, and all that were tried.
+
+    candidates: names and codes (n,), -1 without a value; embedding (n, D); truth, cluster (n,). One image of every near
+    duplicate cluster is used, at most 5,000. A column counts when its permutation p-value is below .01 / columns; of
+    several the one with the largest design effect.
+    """
+    rng = np.random.default_rng([seed, 18])
+    first = np.unique(cluster, return_index=True)[1]
+    rows = np.sort(first if len(first) <= _ROWS else rng.choice(first, _ROWS, replace=False))
+    usable = [(name, codes[rows]) for name, codes in candidates if len(np.unique(codes[rows])) >= 2]
+    if not usable or len(rows) < 2 * COMPONENTS:
+        return None, ()
+    scores = principal_components(embedding[rows], truth[rows])
+    tests = []
+    for name, codes in usable:
+        known = codes >= 0
+        icc, p = _permuted(scores[known], codes[known], truth[rows][known], _PER_COLUMN * len(usable), rng)
+        levels = len(np.unique(codes[known]))
+        size = len(cluster) * float(known.mean()) / max(levels, 1)
+        tests.append(SourceTest(name=name, levels=levels, icc=icc, p=p, design_effect=1 + max(size - 1, 0) * icc))
+    significant = [test for test in tests if test.p < ALPHA / len(usable) and test.icc > 0]
+    return max(significant, key=lambda test: test.design_effect, default=None), tuple(tests)
+
+
+def _permuted(scores: Float64s, codes: Ints, truth: Ints, count: int, rng: np.random.Generator) -> tuple[float, float]:
+    observed = intraclass(scores, codes)
+    order = np.argsort(truth, kind="stable")
+    bounds = np.searchsorted(truth[order], np.unique(truth), side="left").tolist()
+    above = 0
+    for _ in range(count):
+        dealt = codes.copy()
+        for rows in np.split(order, bounds[1:]):
+            dealt[rows] = rng.permutation(codes[rows])
+        above += intraclass(scores, dealt) >= observed
+    return observed, (1 + above) / (1 + count)
+
+
+def nested(column: Ints, source: Ints) -> bool:
+    """Whether every value of a column occurs in one source only: then sources cannot be the clusters of its test."""
+    known = (column >= 0) & (source >= 0)
+    pairs = np.unique(np.stack([column[known], source[known]]), axis=1)
+    return bool(pairs.shape[1] == 0 or np.bincount(pairs[0]).max() <= 1)
+
+
+def effective_clusters(cluster: Ints) -> float:
+    """How many equal clusters are worth as much: (sum of sizes)^2 / sum of squared sizes; n when all are alone."""
+    sizes = np.bincount(cluster).astype(np.float64)
+    return float(sizes.sum() ** 2 / max((sizes**2).sum(), 1.0))
+
+
+def quantile(level: float, clusters: float) -> float:
+    """Two-sided quantile of t with clusters - 1 degrees of freedom; normal for thousands."""
+    return float(stats.t.ppf((1 + level) / 2, max(clusters - 1, 1.0)))
+
+
+def jackknife(estimate: Callable[[Bools], float], source: Ints, level: float = 0.95) -> tuple[float, float, int]:
+    """Standard error of an estimate by leaving out one source at a time, the quantile to multiply it with, and G.
+
+    estimate: of the images in a mask (n,), nan where it is not defined (that source is left out of the spread).
+    """
+    names = np.unique(source)
+    values = np.array([estimate(source != name) for name in names])
+    usable = values[np.isfinite(values)]
+    G = len(usable)
+    if G < 2:
+        return float("inf"), float("inf"), G
+    error = float(np.sqrt((G - 1) / G * ((usable - usable.mean()) ** 2).sum()))
+    return error, quantile(level, G), G

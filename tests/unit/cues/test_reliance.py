@@ -1,0 +1,282 @@
+"""Reliance: believed for what the model hangs on, and for nothing else (traps 11, 12, 19, 22 to 26 and 29)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from clipaudit.cues.answerers.reliance_of import reliance_of
+from clipaudit.cues.answerers.watched import watched_answerer
+from clipaudit.cues.reliance.images import OtherColumn, RelianceOptions
+from tests.reliance_worlds import CUE_HEADS, DIM, HEADS, LABELS, answerer_of, column, copied, images, tied
+
+CUE_LABELS = {LABELS[head] for head in CUE_HEADS}
+
+
+def report_of(rng, answerer, cues, truth, count=2, **options):
+    return reliance_of([answerer], cues, images(rng, truth, count), options=RelianceOptions(**options))
+
+
+@pytest.fixture(scope="module")
+def confounded():
+    """800 images; the model looks at `place`; three ghosts are drawn from the label alone."""
+    rng = np.random.default_rng(11)
+    classes = rng.integers(0, 2, 800)
+    place = tied(rng, classes, 0.5)
+    answerer = answerer_of(rng, classes, place)
+    cues = [
+        column("place", place),
+        *(column(f"ghost {share}", tied(rng, classes, share)) for share in (0.9, 0.75, 0.5)),
+    ]
+    return report_of(rng, answerer, cues, classes)
+
+
+def test_a_cue_that_the_model_hangs_on_is_believed_and_its_heads_are_found(confounded):
+    place = confounded.findings[0][0]
+    assert place.relies_on_it
+    assert place.fails_where
+    assert not place.does_not_hang_on_it
+    assert all(set(heads) >= CUE_LABELS for heads in place.effect.heads)
+    assert place.effect.visibility.low > 0.9
+    assert place.effect_p < 0.05
+    assert place.effect.gap_after.value < place.effect.gap_before.value / 2
+    assert place.effect.did.value == pytest.approx(place.effect.gap_before.value - place.effect.gap_after.value)
+    assert place.effect.doses[0].gap == place.gap.gap
+    assert place.effect.doses[-1].gap == place.effect.gap_after
+
+
+def test_the_headline_is_never_more_than_the_effect(confounded):
+    """A control that goes the other way would make the effect larger than it is (trap 19)."""
+    effect = confounded.findings[0][0].effect
+    assert effect.net_did.value <= effect.did.value + 1e-12
+    assert effect.net_conflict_rise.value <= effect.conflict_rise.value + 1e-12
+
+
+def test_ghost_columns_are_not_believed(confounded):
+    """Trap 11: heads of another cue raise their conflict groups, and aligned ones as much."""
+    for row in confounded.findings[1:]:
+        assert not row[0].relies_on_it
+        assert not row[0].fails_where
+        assert not row[0].needed
+
+
+def test_placebos_are_rarely_believed(confounded):
+    assert confounded.placebo.draws == 199
+    assert confounded.placebo.rate <= 0.05
+    assert confounded.placebo.rate_of_any <= 0.05
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    def once():
+        rng = np.random.default_rng(3)
+        classes = rng.integers(0, 2, 200)
+        place = tied(rng, classes, 0.5)
+        return report_of(rng, answerer_of(rng, classes, place), [column("place", place)], classes).findings[0][0]
+
+    assert once() == once()
+
+
+@pytest.mark.parametrize("side", ["hard", "easy"])
+def test_difficulty_is_no_cue_of_a_biased_model(side):
+    """Trap 25: a model that prefers class 0 answers it for hard images, whatever their class."""
+    rng = np.random.default_rng(5)
+    classes = rng.integers(0, 2, 1500)
+    having = tied(rng, classes, 0.75)
+    hard = having if side == "hard" else 1 - having
+    answerer = answerer_of(rng, classes, rng.integers(0, 2, 1500), reliance=0.0, bias=1.2, hardness=0.8 * hard)
+    reliance = report_of(rng, answerer, [column(side, having)], classes).findings[0][0]
+    assert not reliance.gap.both_sides
+    assert not reliance.relies_on_it
+    assert not reliance.fails_where
+    assert not reliance.needed
+
+
+def test_wrong_labels_are_no_reliance():
+    """Trap 24: they lie among the conflicting images, and make a gap where nothing hangs on anything."""
+    rng = np.random.default_rng(6)
+    true_class = rng.integers(0, 2, 3000)
+    labels = np.where(rng.random(3000) < 0.03, 1 - true_class, true_class)
+    place = tied(rng, true_class, 0.9)
+    answerer = answerer_of(rng, true_class, place, reliance=0.0, core=2.0)
+    reliance = report_of(rng, answerer, [column("place", place)], labels).findings[0][0]
+    assert reliance.gap.above_margin(reliance.options)
+    assert reliance.gap.both_sides
+    assert reliance.label_noise.rate == pytest.approx(0.03, abs=0.012)
+    assert not reliance.label_noise.counts
+    assert not reliance.fails_where
+    assert not reliance.relies_on_it
+    vouched = report_of(rng, answerer, [column("place", place)], labels, clean_labels=True).findings[0][0]
+    assert vouched.fails_where
+
+
+def test_a_model_at_chance_is_never_acquitted():
+    """Trap 23: it has no gap, however much its margin hangs on the cue."""
+    rng = np.random.default_rng(7)
+    classes = rng.integers(0, 2, 4000)
+    place = tied(rng, classes, 0.5)
+    answerer = answerer_of(rng, classes, place, core=0.0, reliance=0.2, bias=20.0)
+    reliance = report_of(rng, answerer, [column("place", place)], classes).findings[0][0]
+    assert abs(reliance.gap.gap.value) < 0.01
+    assert reliance.gap.state == "at chance"
+    assert not reliance.does_not_hang_on_it
+    assert not reliance.relies_on_it
+
+
+def test_a_model_without_errors_is_never_acquitted_and_said_to_hang_on_the_cue():
+    rng = np.random.default_rng(8)
+    classes = rng.integers(0, 2, 2000)
+    place = tied(rng, classes, 0.5)
+    answerer = answerer_of(rng, classes, place, core=4.0, noise=0.7, reliance=0.5)
+    reliance = report_of(rng, answerer, [column("place", place)], classes).findings[0][0]
+    assert reliance.gap.state == "at the ceiling"
+    assert reliance.gap.hangs_at_the_ceiling(reliance.options)
+    assert reliance.hangs_on_it
+    assert not reliance.fails_where
+    assert not reliance.does_not_hang_on_it
+
+
+def test_an_able_model_that_ignores_the_cue_is_acquitted():
+    rng = np.random.default_rng(9)
+    classes = rng.integers(0, 2, 8000)
+    place = tied(rng, classes, 0.5)
+    answerer = answerer_of(rng, classes, place, reliance=0.0)
+    reliance = report_of(rng, answerer, [column("place", place)], classes, placebo_rows=1000).findings[0][0]
+    assert reliance.does_not_hang_on_it
+    assert not reliance.relies_on_it
+
+
+def test_a_follower_is_explained_by_the_column_that_it_follows():
+    rng = np.random.default_rng(10)
+    classes = rng.integers(0, 2, 1600)
+    place = tied(rng, classes, 0.75)
+    follower = np.where(rng.random(1600) < 0.2, 1 - place, place)
+    answerer = answerer_of(rng, classes, place)
+    aligned = np.array([[False, True], [True, False]])
+    others = [
+        OtherColumn(name="place", codes=place, aligned=aligned, of=("place=1",)),
+        OtherColumn(name="follower", codes=follower, aligned=aligned, of=("follower=1",)),
+        OtherColumn(name="copy", codes=place, aligned=aligned),
+    ]
+    cues = [column("place=1", place), column("follower=1", follower)]
+    report = reliance_of([answerer], cues, images(rng, classes), columns=others)
+    of_place, of_follower = (row[0] for row in report.findings)
+    assert of_place.relies_on_it
+    assert of_place.explained_by == ()
+    assert of_place.inseparable_from == ("copy",)
+    assert of_follower.explained_by == ("place", "copy")
+    assert not of_follower.relies_on_it
+    assert not of_follower.fails_where
+
+
+def test_a_watched_model_can_fail_where_and_no_more():
+    rng = np.random.default_rng(12)
+    classes = rng.integers(0, 2, 800)
+    place = tied(rng, classes, 0.5)
+    answers = np.where(rng.random(800) < 0.4, 1 - place, classes)  # class 0 has the place
+    report = report_of(rng, watched_answerer(answers, 2), [column("place", place)], classes)
+    reliance = report.findings[0][0]
+    assert reliance.effect is None
+    assert reliance.fails_where
+    assert not reliance.relies_on_it
+
+
+def test_a_model_that_answers_by_the_cue_alone_is_at_chance_and_believed():
+    """Its group mean is 50 %, its gap is not 0: that it cannot tell the classes acquits nobody."""
+    rng = np.random.default_rng(19)
+    classes = rng.integers(0, 2, 600)
+    place = tied(rng, classes, 0.5)
+    answerer = answerer_of(rng, classes, place, core=0.3, reliance=1.2)
+    reliance = report_of(rng, answerer, [column("place", place)], classes).findings[0][0]
+    assert reliance.gap.state == "at chance"
+    assert reliance.relies_on_it
+
+
+def test_no_answer_is_no_right_answer():
+    rng = np.random.default_rng(13)
+    classes = rng.integers(0, 2, 200)
+    report = report_of(rng, watched_answerer(np.full(200, -1), 2), [column("x", tied(rng, classes, 0.5))], classes)
+    assert report.findings[0][0].gap.group_mean.value == 0
+
+
+def test_copies_narrow_nothing():
+    """Trap 18: the same images five times give the same intervals."""
+    rng = np.random.default_rng(14)
+    classes = rng.integers(0, 2, 160)
+    place = tied(rng, classes, 0.5)
+    answerer, once = answerer_of(rng, classes, place), images(rng, classes)
+    rows = np.repeat(np.arange(160), 5)
+    plain = reliance_of([answerer], [column("place", place)], once).findings[0][0]
+    copies = reliance_of([copied(answerer, rows)], [column("place", place[rows])], once.take(rows)).findings[0][0]
+    assert copies.gap.gap.value == pytest.approx(plain.gap.gap.value)
+    assert copies.gap.gap.high - copies.gap.gap.low >= plain.gap.gap.high - plain.gap.gap.low - 1e-9
+    width = plain.effect.did.high - plain.effect.did.low
+    assert copies.effect.did.high - copies.effect.did.low == pytest.approx(width, rel=1e-6)
+    assert copies.gap.margin_d.low == pytest.approx(plain.gap.margin_d.low, rel=1e-6)
+    assert all(cell.n_effective <= 160 for cell in copies.gap.cells)
+
+
+def test_few_sources_decide_nothing():
+    """Trap 22."""
+    rng = np.random.default_rng(15)
+    classes = rng.integers(0, 2, 700)
+    place = tied(rng, classes, 0.5)
+    answerer = answerer_of(rng, classes, place)
+    for sources, decided in ((7, False), (20, True)):
+        scored = images(rng, classes, cluster=np.arange(700) % sources, sources=True)
+        reliance = reliance_of([answerer], [column("place", place)], scored).findings[0][0]
+        assert reliance.relies_on_it == decided
+        assert (reliance.gap.state == "too few") == (not decided)
+
+
+def test_a_class_with_too_few_images_is_left_out():
+    rng = np.random.default_rng(16)
+    classes = np.concatenate([rng.integers(0, 2, 400), np.full(6, 2)])
+    place = tied(rng, classes, 0.5)
+    answerer = answerer_of(rng, classes, place, count=3)
+    reliance = report_of(rng, answerer, [column("place", place, 3)], classes, 3).findings[0][0]
+    assert {cell.k for cell in reliance.gap.cells} == {0, 1}
+
+
+@pytest.mark.parametrize("having", ["all", "none", "unknown", "one side"])
+def test_columns_that_compare_nothing_decide_nothing(having):
+    rng = np.random.default_rng(17)
+    classes = rng.integers(0, 2, 120)
+    codes = {
+        "all": np.ones(120, np.int64),
+        "none": np.zeros(120, np.int64),
+        "unknown": np.full(120, -1),
+        "one side": np.where(classes == 0, rng.integers(0, 2, 120), 0),
+    }[having]
+    answerer = answerer_of(rng, classes, rng.integers(0, 2, 120))
+    reliance = report_of(rng, answerer, [column("x", codes)], classes).findings[0][0]
+    assert reliance.gap.state == "too few"
+    assert not reliance.relies_on_it
+    assert not reliance.fails_where
+    assert not reliance.needed
+    assert not reliance.does_not_hang_on_it
+
+
+def test_a_text_is_taken_out_of_all_heads():
+    """The third arm, which decides nothing: the cue's text, as every head sees it."""
+    rng = np.random.default_rng(20)
+    classes = rng.integers(0, 2, 400)
+    place = tied(rng, classes, 0.5)
+    answerer = answerer_of(rng, classes, place, noise=0.6)
+    text = np.zeros((HEADS, DIM), np.float32)
+    text[list(CUE_HEADS), 0] = 1 / np.sqrt(2)
+    arms = {}
+    for name, vector in (("cue", text.ravel()), ("other", np.roll(text, 1, axis=1).ravel())):
+        cue = replace(column("place", place), text=vector)
+        effect = report_of(rng, answerer, [cue], classes).findings[0][0].effect
+        arms[name] = {arm.name: arm for arm in effect.arms}
+    assert arms["cue"]["text in all heads"].did.low > 0.3
+    assert abs(arms["other"]["text in all heads"].did.value) < 0.1
+    assert arms["cue"]["direction only"].net_did.low > 0.2
+
+
+def test_no_cue_and_no_answerer_is_an_empty_report():
+    rng = np.random.default_rng(18)
+    classes = rng.integers(0, 2, 20)
+    assert reliance_of([], [], images(rng, classes)).findings == ()
