@@ -264,7 +264,7 @@ def check(
     Example: `clipaudit check runs/train --model`
     """
     from clipaudit.cli.console.job import print_check, print_recomputed
-    from clipaudit.run.upkeep import check as run_check
+    from clipaudit.run.check import check as run_check
 
     report = run_check(run)
     problems, result = list(report.problems), asdict(report)

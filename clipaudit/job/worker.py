@@ -70,6 +70,7 @@ class ShardWorker:
             self._decoder = ProcessDecoder(decoder, loaded.description["preprocess"], config.decode)
         self._run_dir = RunDirectory(config.out)
         self._basis_is_written = False
+        self._run_files: dict[str, StoredFile] = {}
         self.samples_done = 0
         """Samples of the running attempt that have been written or are being written; other threads read it."""
         components = [column(layer) for column in (attention_column, mlp_column) for layer in self._layers]
@@ -105,7 +106,7 @@ class ShardWorker:
         except BaseException:  # also KeyboardInterrupt: an attempt leaves no files behind
             output.abort()
             raise
-        return _commit_record(task, files, report, output, clock, self.facts.host)
+        return _commit_record(task, files, self._run_files, report, output, clock, self.facts.host)
 
     def _stream(self, task: Task, output: _Output, clock: _Clock) -> ReadReport:
         """Read, decode, decompose and write batch after batch.
@@ -183,6 +184,7 @@ class ShardWorker:
         if not self._basis_is_written:
             arrays = self._decomposer.readout.arrays(np.float32)
             write_basis(self._run_dir, arrays, {"layers": ",".join(map(str, self._layers))})
+            self._run_files = self._run_dir.run_files()
             self._basis_is_written = True
 
 
@@ -271,6 +273,7 @@ def _batches(feed: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
 def _commit_record(
     task: Task,
     files: dict[str, StoredFile],
+    run_files: dict[str, StoredFile],
     report: ReadReport,
     output: _Output,
     clock: _Clock,
@@ -282,6 +285,7 @@ def _commit_record(
         url=task.shard.url,
         attempt=task.attempt,
         files=files,
+        run_files=run_files,
         rows=sum(counts.values()),
         ok=counts.pop(OK, 0),
         skipped=counts,

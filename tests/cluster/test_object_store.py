@@ -18,9 +18,10 @@ moto_server = pytest.importorskip("moto.server", reason="moto is not installed")
 import fsspec  # noqa: E402
 
 from clipaudit.errors import ShardChanged, StoreUnavailable, UsageError  # noqa: E402
+from clipaudit.run.check import check  # noqa: E402
 from clipaudit.run.directory import RunDirectory  # noqa: E402
 from clipaudit.run.reader import Run  # noqa: E402
-from clipaudit.run.upkeep import check, gc, status  # noqa: E402
+from clipaudit.run.upkeep import gc, status  # noqa: E402
 from clipaudit.shards.listing import expand  # noqa: E402
 from clipaudit.shards.reader import ShardReader  # noqa: E402
 from clipaudit.storage import remote  # noqa: E402

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from clipaudit.job.driver import Plan
     from clipaudit.job.protocol import Failed, StartFailed
     from clipaudit.job.recompute import Recomputed
-    from clipaudit.run.upkeep import CheckReport, RunStatus
+    from clipaudit.run.check import CheckReport
+    from clipaudit.run.upkeep import RunStatus
 
 _PLAIN_SECONDS = 10.0  # without a terminal (job logs) one line at this interval instead of a bar
 
@@ -162,6 +163,8 @@ def print_check(report: CheckReport) -> None:
     console = Console(highlight=False)
     for problem in report.problems:
         console.print(f"[red]problem[/red] {escape(problem)}", soft_wrap=True)
+    for remark in report.remarks:
+        console.print(f"[yellow]note[/yellow] {escape(remark)}", soft_wrap=True)
     console.print(
         f"checked {_count(report.shards, 'shard')}, {report.rows:,} rows:"
         f" {_count(len(report.problems), 'problem')}; largest remainder {report.largest_remainder:.1e}"

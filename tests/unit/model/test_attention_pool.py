@@ -21,8 +21,8 @@ from clipaudit.model import Decomposer, resized, token_map, token_scores
 from clipaudit.model.attention_pool import attention_of
 from clipaudit.model.readout import attention_update, inverse_sigma
 from clipaudit.model.taps import tapped
+from clipaudit.run.check import check
 from clipaudit.run.reader import Run
-from clipaudit.run.upkeep import check
 from tests.make_shards import write_photos
 from tests.tiny_models import images_for, plain_embedding, tiny
 
