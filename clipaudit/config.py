@@ -30,7 +30,8 @@ class FieldsConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     label: str | None = None
-    """`cls` (an integer), `txt` (a string) or a json path such as `json:attrs.class_name` (a string)."""
+    """`cls` (an integer), `txt` (a string), another extension as text (`cls:text`), or a json path such as
+    `json:attrs.class_name` (a string)."""
     attributes: tuple[str, ...] = ()
     """json paths `json:attrs.place`, or `NAME=json:attrs.place`; the default column name is the last part."""
     caption: str | None = None
@@ -200,7 +201,7 @@ class ExecutionConfig:
     max_attempts: int = 3
     """Attempts at a shard before it is recorded under _failed/."""
     max_shard_seconds: float = 3600.0
-    """Time limit of an attempt; an attempt that takes longer is ended and counts as one."""
+    """How long an attempt may make no progress; one that is silent for longer is ended and counts as an attempt."""
     max_init_failures: int = 3
     """How often in a row a worker may fail to start before it is given up."""
     max_lost_samples: float = 0.05

@@ -91,7 +91,11 @@ def audit(
         _option("Least cosine with fp32 on the first shard for int8 and --resize device [0.999].", panel="Model"),
     ] = None,
     label: Annotated[
-        str | None, _option("Label column: cls, txt or a json path such as json:attrs.species.", panel="Table")
+        str | None,
+        _option(
+            "Label column: cls (numbers), cls:text (names), txt, EXTENSION:text, json:PATH such as json:attrs.species.",
+            panel="Table",
+        ),
     ] = None,
     attributes: Annotated[
         list[str] | None,
@@ -125,7 +129,9 @@ def audit(
         int | None, _option("Larger images are skipped undecoded [178956970].", panel="Execution")
     ] = None,
     max_attempts: Annotated[int | None, _option("Attempts at a shard [3].", panel="Execution")] = None,
-    max_shard_seconds: Annotated[float | None, _option("Time limit of an attempt [3600].", panel="Execution")] = None,
+    max_shard_seconds: Annotated[
+        float | None, _option("Longest time without progress at a shard [3600].", panel="Execution")
+    ] = None,
     max_lost: Annotated[
         float | None, _option("Share of samples that may be skipped before exit code 4 [0.05].", panel="Execution")
     ] = None,
@@ -230,6 +236,9 @@ def status(
     interval: Annotated[
         float, typer.Option("--interval", min=0.1, help="With --watch: seconds between two looks.")
     ] = 2.0,
+    details: Annotated[
+        int, typer.Option("--details", min=0, max=100, help="Examples of each reason for which samples were skipped.")
+    ] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Show how far a run is: shards, samples by status, coverage and bytes.
@@ -248,7 +257,7 @@ def status(
     if as_json:
         print_json(asdict(result))
     else:
-        print_status(result)
+        print_status(result, details=details)
 
 
 @app.command()

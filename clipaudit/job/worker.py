@@ -69,6 +69,8 @@ class ShardWorker:
         if config.decode.decode_processes:
             self._decoder = ProcessDecoder(decoder, loaded.description["preprocess"], config.decode)
         self._run_dir = RunDirectory(config.out)
+        self.progressed_at = 0.0
+        """Monotonic seconds when the running attempt last got through a batch."""
         self._basis_is_written = False
         self._run_files: dict[str, StoredFile] = {}
         self.samples_done = 0
@@ -119,14 +121,21 @@ class ShardWorker:
             ThreadPoolExecutor(1, thread_name_prefix="write") as writing,
         ):
             written: Future[None] | None = None
+            self.progressed_at = time.monotonic()
             for samples in _batches(feed, self._config.model.batch_size):
-                if self._cancel.is_set() or clock.elapsed() > task.max_seconds:
-                    raise ShardTooSlow(f"{task.shard.url}: given up after {clock.elapsed():.0f} s")
+                # A limit on silence, not on the shard's size: each batch starts it anew.
+                silent = time.monotonic() - self.progressed_at
+                if self._cancel.is_set() or silent > task.max_seconds:
+                    raise ShardTooSlow(
+                        f"{task.shard.url}: given up after {clock.elapsed():.0f} s, the last {silent:.0f} s of them"
+                        f" without progress (--max-shard-seconds {task.max_seconds:g})"
+                    )
                 batch = self._submit(samples)
                 if written is not None:
                     written.result()
                 written = writing.submit(self._write, output, samples, batch, clock)
                 self.samples_done += len(samples)
+                self.progressed_at = time.monotonic()
             if written is not None:
                 written.result()
             clock.add("read", feed.report.read_seconds)

@@ -14,6 +14,7 @@ from clipaudit.run.records import CommitRecord
 from clipaudit.storage.directory import Entry
 from clipaudit.storage.local import TEMPORARY
 
+EXAMPLES = 100
 YOUNG_SECONDS = 6 * 3600.0
 """Files younger than this may belong to a job that is writing them: `gc` leaves them alone."""
 
@@ -51,6 +52,8 @@ class RunStatus:
     """Seconds by stage, over all committed shards."""
     remarks: tuple[str, ...]
     """What a reader should know, one sentence each."""
+    examples: dict[str, tuple[str, ...]]
+    """By status, samples that were skipped, at most EXAMPLES of each: `SHARD: KEY: what is wrong and what mends it`."""
 
     @property
     def bytes_per_image(self) -> float:
@@ -88,7 +91,19 @@ def status(run: str | RunDirectory) -> RunStatus:
         images_per_second=coverage.ok / total if total > 0 else 0.0,
         timings=dict(timings),
         remarks=tuple(_remarks(reader, failed)),
+        examples=_examples(records),
     )
+
+
+def _examples(records: dict[int, CommitRecord]) -> dict[str, tuple[str, ...]]:
+    """The first skipped samples of each status, over all shards."""
+    by_status: dict[str, list[str]] = {}
+    for record in records.values():
+        shard = record.url.rpartition("/")[2]
+        for name, details in record.details.items():
+            chosen = by_status.setdefault(name, [])
+            chosen += [f"{shard}: {detail}" for detail in details[: EXAMPLES - len(chosen)]]
+    return {name: tuple(chosen) for name, chosen in sorted(by_status.items())}
 
 
 def _lost(records: dict[int, CommitRecord]) -> float:

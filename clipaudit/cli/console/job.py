@@ -137,8 +137,8 @@ class ConsoleReporter(Reporter):
         self._console.print(text, soft_wrap=True)
 
 
-def print_status(status: RunStatus, console: Console | None = None) -> None:
-    """The state of a run as a few lines; on stdout unless a console is given."""
+def print_status(status: RunStatus, console: Console | None = None, *, details: int = 1) -> None:
+    """The state of a run as a few lines, with so many examples of each reason; on stdout unless a console is given."""
     console = console or Console(highlight=False)
     grid = Table.grid(padding=(0, 2))
     shards = [f"{status.committed:,} of {status.shards:,} committed"]
@@ -149,6 +149,9 @@ def print_status(status: RunStatus, console: Console | None = None) -> None:
     skipped = ", ".join(f"{count:,} {name}" for name, count in sorted(status.skipped.items()))
     coverage = f" ({100 * status.coverage:.2f} % of {status.rows:,})" if status.rows else ""
     grid.add_row("[dim]images[/dim]", f"{status.ok:,} ok{coverage}" + (f"; skipped: {skipped}" if skipped else ""))
+    for reason, examples in status.examples.items():
+        for example in examples[:details]:
+            grid.add_row(f"[dim]{reason}[/dim]", escape(example))
     if status.ok:
         size = f"{_bytes(status.bytes_stored)}, {_bytes(status.bytes_stored / status.ok)} an image"
         grid.add_row("[dim]stored[/dim]", size)

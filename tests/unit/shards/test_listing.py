@@ -193,7 +193,7 @@ def test_estimate(tmp_path):
     assert estimate_samples([Shard(id=0, url="nosuch://x", size=1, etag="")]) == 0
 
 
-# -- other tools' syntax, names with globs in them, links ---------------------------------------------------------------
+# -- other tools' syntax, names with globs in them, links ------------------------------------------------------------
 
 
 def urls(*patterns):
