@@ -1,4 +1,4 @@
-"""Whether reliance verdicts can be trusted: simulated worlds of known truth (STATISTICS 5, items 3, 6 and 7).
+"""Whether reliance verdicts can be trusted: simulated worlds of known truth.
 
 python benchmarks/reliance_acceptance.py ghosts        columns that no head sees: believed in <= 5 %
 python benchmarks/reliance_acceptance.py difficulty    columns that make images hard, and a class-biased model
@@ -18,7 +18,6 @@ limit of their share (Clopper and Pearson).
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,8 @@ import numpy.typing as npt
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from options import parse, parser_for
 
 from clipaudit.cues.answerers.from_table import TableAnswerer, clip_answerer, table_answerer
 from clipaudit.cues.answerers.reliance_of import reliance_of
@@ -212,7 +213,7 @@ def ghosts(worlds: int, seed: int) -> None:
     tally = Tally()
     for number in range(worlds):
         rng = np.random.default_rng([seed, 1, number])
-        model = random_model(rng)
+        model = random_model(rng, reliance=0.0 if number % 2 else float(rng.choice([0.5, 1.0])))
         n = int(rng.choice([300, 600, 1200])) * max(model.classes // 2, 1)
         n = min(n, 3000)
         classes = rng.integers(0, model.classes, n)
@@ -276,7 +277,7 @@ def shared_sources(worlds: int, seed: int) -> None:
     tally = Tally()
     for number in range(worlds):
         rng = np.random.default_rng([seed, 9, number])
-        model = random_model(rng, classes=2, reliance=0.0)
+        model = random_model(rng, classes=2, reliance=0.0, core=float(rng.uniform(0.4, 0.8)))
         for count in (8, 10, 20, 40):
             source = np.arange(800) % count
             classes = rng.integers(0, 2, 800)
@@ -554,8 +555,10 @@ def _birds(folder: Path, seed: int) -> tuple[TableAnswerer, ScoredImages, dict[s
     having = {}
     for name in columns:
         attribute = stored.facts.attributes[f"attributes.{name}"]
-        value = attribute.values.index("water") if name == "place" else int(np.bincount(attribute.codes).argmax())
-        having[name] = (attribute.codes == value).astype(np.int64)
+        value = (
+            attribute.values.index("water") if name == "place" else int(np.bincount(attribute.codes + 1)[1:].argmax())
+        )
+        having[name] = np.where(attribute.codes < 0, -1, attribute.codes == value).astype(np.int64)
     return answerer, scored, having
 
 
@@ -588,11 +591,13 @@ TASKS: dict[str, tuple[Callable[[int, int], None], int]] = {
 
 def main() -> None:
     """Run one task, or all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=[*TASKS, "all"])
+    parser = parser_for(__doc__)
+    parser.add_argument("task", nargs="?", choices=[*TASKS, "all"])
     parser.add_argument("--worlds", type=int, help="worlds, or seeds of the coverage")
     parser.add_argument("--seed", type=int, default=1000)
-    options = parser.parse_args()
+    options = parse(parser, task="ghosts", worlds=1)
+    if options.task is None:
+        parser.error(f"say which task: {', '.join([*TASKS, 'all'])}")
     for name, (task, worlds) in TASKS.items():
         if options.task in (name, "all"):
             start = time.perf_counter()

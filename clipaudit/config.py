@@ -12,6 +12,7 @@ from clipaudit.redact import private_url, public_url
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
 EngineName: TypeAlias = Literal["ray", "local"]
+LabelMoments: TypeAlias = Literal["auto", "all", "none"]
 
 
 def _require(condition: bool, sentence: str) -> None:
@@ -173,7 +174,7 @@ class StoreConfig:
     """`all`, the number of last layers, or a list such as `8,10,11` or `8-11`."""
     components: bool = False
     """Also store each stored layer's attention sum and MLP term."""
-    label_moments: Literal["auto", "all", "none"] = "auto"
+    label_moments: LabelMoments = "auto"
     """For which labels a shard's file holds moments; `auto`: for those with enough rows that the moments take little
     space beside the rows."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest, false_discovery_control
+from scipy.special import ndtri
+from scipy.stats import false_discovery_control
 
 from clipaudit.arrays import Float64s, Floats
 
@@ -19,6 +20,26 @@ def benjamini_hochberg(p: Floats) -> Float64s:
     values = np.asarray(p, np.float64)
     adjusted: Float64s = false_discovery_control(values, axis=None) if values.size else values
     return adjusted.reshape(values.shape)
+
+
+def wilson(share: Floats | float, n: Floats | float, quantile: float) -> tuple[Float64s, Float64s]:
+    """Wilson's score limits of shares of n trials, each of the arguments' shape, float64 within 0..1.
+
+    Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 1927. n may be any number above
+    0, such as a number of effective images; quantile is the normal's (or t's) of two sides.
+
+    Closed form and vectorised, because a report of 50 findings over 100 groups has about 11,000 intervals and scipy's
+    `binomtest`, which gives the same limits, computes a test first: 0.2 ms a call.
+    """
+    p, size = np.asarray(share, np.float64), np.maximum(n, 1e-9)
+    # the p0 with (p - p0)^2 = q^2 p0 (1 - p0) / n
+    square = quantile**2 / size
+    centre = (p + square / 2) / (1 + square)
+    half = quantile / (1 + square) * np.sqrt(p * (1 - p) / size + square / (4 * size))
+    # exactly 0 and 1 at the ends, where rounding would leave 1e-18
+    low = np.where(p <= 0, 0.0, np.maximum(centre - half, 0.0))
+    high = np.where(p >= 1, 1.0, np.minimum(centre + half, 1.0))
+    return low, high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +63,5 @@ class Proportion:
         """
         if not self.total:
             return 0.0, 1.0
-        limits = binomtest(self.right, self.total).proportion_ci(confidence, method="wilson")
-        # exactly 0 and 1 at the ends, where rounding would leave 1e-18
-        return (0.0 if self.right == 0 else float(limits.low)), (
-            1.0 if self.right == self.total else float(limits.high)
-        )
+        low, high = wilson(self.value, self.total, float(ndtri((1 + confidence) / 2)))
+        return float(low), float(high)

@@ -1,16 +1,9 @@
-"""Ray nodes that tests start by Ray's own commands: free ports, whether a head answers, and their end."""
+"""Ray nodes that tests start by Ray's own commands: whether a head answers, and their end."""
 
-import socket
 import urllib.error
 import urllib.request
 
 import psutil
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def answers(address):

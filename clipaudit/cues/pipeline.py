@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Final
@@ -17,8 +17,9 @@ from clipaudit.cues.findings.all_findings import findings_of
 from clipaudit.cues.findings.by_text import with_shift
 from clipaudit.cues.findings.measured_reliance import placebo_of
 from clipaudit.cues.inconclusive import inconclusive
-from clipaudit.cues.measure.answers import answers, read_vectors
-from clipaudit.cues.measure.context import ColumnTest, Context, Progress, TextSource
+from clipaudit.cues.measure.answers import answers
+from clipaudit.cues.measure.context import Context, Progress, TextSource
+from clipaudit.cues.measure.declared_columns import column_tests, in_bins, of_source, sources_of
 from clipaudit.cues.measure.directions import all_directions, class_subspace
 from clipaudit.cues.measure.hygiene import hygiene
 from clipaudit.cues.measure.image_facts import ImageFacts, image_facts
@@ -32,13 +33,11 @@ from clipaudit.cues.result.panels import Dropped, LeftOut, Settings
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.cues.row_tables import row_tables
 from clipaudit.cues.statistics.attribute import Attribute
-from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, names_class, omnibus, unusable
-from clipaudit.cues.statistics.columns import binned_like, column_kind, multi_class_auc, numbers_of
+from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, names_class, unusable
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.known_error import parse_attribute
-from clipaudit.cues.statistics.multiplicity import permuted
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
-from clipaudit.cues.statistics.sources import MIN_LEVELS, SourceTest, find_source, nested
+from clipaudit.cues.statistics.sources import SourceTest, nested
 from clipaudit.cues.summary import assemble, ranked
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.classes import ClassNames, find_classes, listed_classes, load_templates
@@ -50,10 +49,6 @@ from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, re
 from clipaudit.schema import VERSION, Label
 
 _PACKAGES: Final = ("numpy", "scipy", "pyarrow")
-_SOURCE_ROWS: Final = 5_000
-"""Images that sources are looked for in."""
-_OMNIBUS: Final = 499
-"""Permutations for columns as a whole."""
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -124,9 +119,13 @@ class _Job:
         facts, left_out = self._facts(self.run, self.rows)
         require_rows(self.run, self.rows, len(facts))
         test, test_left_out = self._test_facts()
-        facts, test = self._with_sources(facts, test)
+        if self.options.cluster is None and len(facts) > 1:
+            self.source, self.sources = sources_of(facts, self.options.seed)
+        if self.source is not None:
+            name = self.source.name
+            facts, test = of_source(facts, name), None if test is None else of_source(test, name)
         raw = {name: facts.attributes[name] for name in self.columns}
-        facts, test = self._in_bins(facts, test)
+        facts, test = in_bins(facts, test, self.columns)
         tested = tested_classes(facts, len(self.names))
         settings = self.settings()
         if len(tested) < 2:
@@ -195,7 +194,7 @@ class _Job:
         else:
             classes = own_answers(facts.run, self.names, self.class_vectors)
             complaint = f"every answer {where} is a name of several classes of {self.names.source}: give each its own"
-        named = replace(facts, truth=classes[facts.position])
+        named = facts.of_classes(classes[facts.position])
         if len(facts) and not (named.truth >= 0).any():
             raise UsageError(complaint)
         return named
@@ -222,41 +221,6 @@ class _Job:
         facts, left_out = self._facts(run, rows)
         require_rows(run, rows, len(facts))
         return facts, left_out
-
-    def _with_sources(self, facts: ImageFacts, test: ImageFacts | None) -> tuple[ImageFacts, ImageFacts | None]:
-        """The images with the source that the audit finds by itself, unless the user named one (S2b)."""
-        if self.options.cluster is not None or len(facts) < 2:
-            return facts, test
-        candidates = [("shard", np.unique(facts.shard_id, return_inverse=True)[1].astype(np.int64))]
-        candidates += [
-            (name, attribute.codes)
-            for name, attribute in facts.attributes.items()
-            if len(np.unique(attribute.codes)) >= MIN_LEVELS and column_kind(attribute.values) != "number"
-        ]
-        rows = sample_rows(len(facts), _SOURCE_ROWS, self.options.seed)
-        embedding = read_vectors(self.run, "embedding", facts.position[rows])
-        self.source, self.sources = find_source(
-            [(name, codes[rows]) for name, codes in candidates],
-            embedding.astype(np.float32),
-            facts.truth[rows],
-            facts.cluster[rows],
-            self.options.seed,
-        )
-        if self.source is None:
-            return facts, test
-        name = self.source.name
-        return _of_source(facts, name), None if test is None else _of_source(test, name)
-
-    def _in_bins(self, facts: ImageFacts, test: ImageFacts | None) -> tuple[ImageFacts, ImageFacts | None]:
-        """The images with the declared columns cut into bins, by what the association's rows hold (S6b)."""
-        parts: list[dict[str, Attribute]] = [dict(facts.attributes), {} if test is None else dict(test.attributes)]
-        for name in self.columns:
-            codes = binned_like(
-                facts.attributes[name], [facts.attributes[name], *([] if test is None else [test.attributes[name]])]
-            )
-            for part, attribute in zip(parts, codes, strict=False):
-                part[name] = attribute
-        return replace(facts, attributes=parts[0]), None if test is None else replace(test, attributes=parts[1])
 
     def settings(self) -> Settings:
         """What was asked, for the result."""
@@ -338,7 +302,7 @@ class _Job:
             seed=options.seed,
             on_head=lambda done, total: progress("heads", done, total),
         )
-        screens = self._attributes(tested_facts, design)
+        screens = self._attributes(tested_facts, raw, design)
         scored = test if test is not None else facts
         by = self.columns[0] if self.columns else None
         words = (self.test_run or run).directory.url
@@ -358,7 +322,15 @@ class _Job:
             sources=self.sources,
             scan=scanned,
             attributes=screens,
-            columns=self._column_tests(screens, raw, inside[scanned.sample], design, scanned.sample),
+            columns=column_tests(
+                screens,
+                raw,
+                inside[scanned.sample],
+                design,
+                scanned.sample,
+                alpha=options.alpha,
+                seed=options.seed,
+            ),
             known_errors=self.known_errors,
             answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if labelled else None,
             answers_rows=f"{words}{scored.rows.described}",
@@ -372,11 +344,13 @@ class _Job:
         answered = own_answers(self.run, self.names, self.class_vectors)[facts.position]
         return facts.truth, answered == facts.truth
 
-    def _attributes(self, facts: ImageFacts, design: Design) -> tuple[AttributeScreen, ...]:
+    def _attributes(
+        self, facts: ImageFacts, raw: Mapping[str, Attribute], design: Design
+    ) -> tuple[AttributeScreen, ...]:
         screens = []
         for column in self.columns:
             attribute = facts.attributes[column]
-            reason = unusable(attribute)
+            reason = unusable(raw[column])
             if reason is None and column in row_filter(self.run, self.rows).equalities:
                 reason = "it chooses the rows"
             if reason is None and names_class(attribute, design.truth):
@@ -398,54 +372,6 @@ class _Job:
     def source_name(self) -> str | None:
         """The column that the audit found to be a source."""
         return None if self.source is None else self.source.name
-
-    def _column_tests(
-        self,
-        screens: Sequence[AttributeScreen],
-        raw: Mapping[str, Attribute],
-        places: Ints,
-        design: Design,
-        sample: Ints,
-    ) -> tuple[ColumnTest, ...]:
-        """Each column as a whole, on a sample: places (s,) in the raw columns, sample (s,) among the design's rows."""
-        if not screens:
-            return ()
-        groups = [None if codes is None else codes[sample] for codes in (design.cluster, design.source)]
-        part = Design(design.truth[sample], design.classes, groups[0], groups[1], design.halves[sample])
-        rng = np.random.default_rng([self.options.seed, 20])
-        count = max(_OMNIBUS, 25 * len(screens))
-        dealt = [permuted(Design(part.truth, part.classes, part.groups), rng) for _ in range(count)]
-        tests = []
-        for screen in screens:
-            attribute = raw[screen.attribute.column]
-            auc = None
-            if column_kind(attribute.values) == "number":
-                numbers = np.append(numbers_of(attribute.values), np.nan)[attribute.codes[places]]
-                auc = multi_class_auc(numbers, part.truth, part.classes, part.halves)
-            tests.append(
-                ColumnTest(
-                    omnibus=omnibus(screen, sample, part, dealt, self.options.alpha / len(screens)),
-                    multi_class_auc=auc,
-                    kind=column_kind(attribute.values),
-                )
-            )
-        return tuple(tests)
-
-
-def _of_source(facts: ImageFacts, name: str) -> ImageFacts:
-    """The images with the codes of a source; those without a value stand for themselves."""
-    codes = facts.shard_id.astype(np.int64) if name == "shard" else facts.attributes[name].codes.copy()
-    alone = codes < 0
-    codes = np.where(alone, codes.max(initial=-1) + 1 + np.cumsum(alone), codes)
-    return replace(facts, source=np.unique(codes, return_inverse=True)[1].astype(np.int64))
-
-
-def sample_rows(n: int, limit: int, seed: int) -> Ints:
-    """(s,) places of at most `limit` of n rows, drawn, in order."""
-    if n <= limit:
-        return np.arange(n)
-    rows: Ints = np.sort(np.random.default_rng([seed, 21]).choice(n, limit, replace=False))
-    return rows
 
 
 def tested_classes(facts: ImageFacts, classes: int) -> Ints:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from typing import TypeAlias, TypeVar
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from clipaudit.arrays import Float32s
-from clipaudit.config import JobConfig, parse_layers
+from clipaudit.config import JobConfig, LabelMoments, parse_layers
 from clipaudit.errors import ShardTooSlow
 from clipaudit.job.agreement import measure_if_asked
 from clipaudit.job.protocol import Task, WorkerFacts
@@ -24,7 +25,7 @@ from clipaudit.model import Decomposer, describe_tower
 from clipaudit.model.loading import load_model
 from clipaudit.run.basis import write_basis
 from clipaudit.run.directory import RunDirectory
-from clipaudit.run.moments_accumulator import LabelMoments, MomentsAccumulator
+from clipaudit.run.moments_accumulator import MomentsAccumulator
 from clipaudit.run.projections import SCALARS, ProjectionWriter
 from clipaudit.run.records import CommitRecord, StoredFile
 from clipaudit.schema import NOT_FINITE, OK, Sample, TableSpec, attention_column, head_label, mlp_column
@@ -77,7 +78,11 @@ class ShardWorker:
         """Samples of the running attempt that have been written or are being written; other threads read it."""
         components = [column(layer) for column in (attention_column, mlp_column) for layer in self._layers]
         self.facts = WorkerFacts(
-            model={**loaded.description, "tower": _tower_facts(self._decomposer), **agreement},
+            model={
+                **loaded.description,
+                "tower": _tower_facts(self._decomposer),
+                **({"agreement": asdict(agreement)} if agreement is not None else {}),
+            },
             table=TableSpec(
                 heads=tuple(head_label(layer, head) for layer in self._layers for head in range(tower.heads)),
                 head_dim=self._decomposer.readout.head_dim,

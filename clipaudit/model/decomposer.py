@@ -184,7 +184,7 @@ class Decomposer:
             raise UsageError("the model is in training mode: call model.eval() first")
 
     def _assemble(self, record: Record, features: Tensor) -> Decomposition:
-        """The recorded rows to parts of the unit embedding: DESIGN's y, s and constants, in at least float32."""
+        """The recorded rows to parts of the unit embedding (docs/method.md 1), in at least float32."""
         result = torch.float64 if features.dtype == torch.float64 else torch.float32
         work = torch.float64 if _rounds_matmul(features) else result
         pool = _Pool(self.tower, record, work)

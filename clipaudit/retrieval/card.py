@@ -124,7 +124,7 @@ def check_columns(run: Run, names: Sequence[str]) -> None:
 
 
 class Space:
-    """How rows and queries of one index are prepared, so that the index's inner product is the score (DESIGN 3)."""
+    """How rows and queries of an index are prepared, so that their inner product is the score (docs/method.md 6)."""
 
     def __init__(self, metric: Metric, mean: Floats) -> None:
         self.metric: Metric = metric

@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any, Final, TypeAlias
 
-from clipaudit.pages import without_forbidden
+from clipaudit.pages.html import render_page, template_environment
 from clipaudit.retrieval.retriever import Answer, Hit, Question
 from clipaudit.run.reader import Run
-from clipaudit.run.row import Row
-from clipaudit.run.thumbnails import NoPicture, Place, Thumbnail, Thumbnails
+from clipaudit.run.row import ImageId, Row
+from clipaudit.run.thumbnails import NoPicture, Thumbnail, Thumbnails
 
-Draw: TypeAlias = Callable[[Question, Mapping[Place, bytes]], Mapping[Place, Thumbnail]]
+Draw: TypeAlias = Callable[[Question, Mapping[ImageId, bytes]], Mapping[ImageId, Thumbnail]]
 """Image files -> those that can be drawn, with the places in them that speak for what is asked."""
 
-_QUERY: Final[Place] = (-1, -1)
+_QUERY: Final[ImageId] = (-1, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +49,7 @@ def contact_sheet(
 
     `draw` adds to each picture, and to the query's, the map of where what was asked is seen.
     """
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string(files("clipaudit.retrieval").joinpath("templates/sheet.html").read_text("utf-8"))
+    template = template_environment("clipaudit.retrieval").get_template("sheet.html")
     seen = [{_place(hit.row) for hit in panel.answer.hits} for panel in panels]
     shown = []
     for number, panel in enumerate(panels):
@@ -75,14 +71,14 @@ def contact_sheet(
         "images": f"{len(run):,}",
     }
     query = _facts(asked.row) if asked.row else []
-    return without_forbidden(template.render(asked=asked, panels=shown, facts=facts, query=query))
+    return render_page(template, asked=asked, panels=shown, facts=facts, query=query)
 
 
-def _place(row: Row) -> Place:
+def _place(row: Row) -> ImageId:
     return row.shard_id, row.index
 
 
-def _files(panel: SheetPanel, asked: Asked, thumbnails: Thumbnails) -> dict[Place, bytes]:
+def _files(panel: SheetPanel, asked: Asked, thumbnails: Thumbnails) -> dict[ImageId, bytes]:
     """The image files of a panel and of the query, as far as they can be read."""
     found = {} if asked.image is None else {_QUERY: asked.image}
     rows = {_place(hit.row): hit.row for hit in panel.answer.hits} | ({_QUERY: asked.row} if asked.row else {})
@@ -92,7 +88,7 @@ def _files(panel: SheetPanel, asked: Asked, thumbnails: Thumbnails) -> dict[Plac
     return found
 
 
-def _card(hit: Hit, thumbnails: Thumbnails, compared: bool, others: set[Place], query: Row | None) -> dict[str, Any]:
+def _card(hit: Hit, thumbnails: Thumbnails, compared: bool, others: set[ImageId], query: Row | None) -> dict[str, Any]:
     picture, reason = None, ""
     try:
         picture = thumbnails(hit.row)

@@ -12,7 +12,8 @@ from clipaudit.errors import UsageError
 from clipaudit.localize.run_maps import RunMaps
 from clipaudit.retrieval.card import EMBEDDING
 from clipaudit.retrieval.retriever import Question, Retriever
-from clipaudit.run.thumbnails import Place, Thumbnail, as_jpeg
+from clipaudit.run.row import ImageId
+from clipaudit.run.thumbnails import Thumbnail, as_jpeg
 
 
 class SheetMaps:
@@ -29,7 +30,7 @@ class SheetMaps:
         except UsageError as error:
             raise UsageError(f"--maps needs the run's own model: {error}") from error
 
-    def __call__(self, question: Question, files: Mapping[Place, bytes]) -> dict[Place, Thumbnail]:
+    def __call__(self, question: Question, files: Mapping[ImageId, bytes]) -> dict[ImageId, Thumbnail]:
         """Of the image files that can be decoded, pictures with their maps over them, all on one scale."""
         read = {
             place: picture

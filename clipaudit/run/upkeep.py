@@ -1,10 +1,10 @@
-"""Looking after a run: how far it is, and what may be thrown away."""
+"""`status` and `gc`: how far a run is, and the removal of files that no commit refers to."""
 
 from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from clipaudit.errors import RunNotFound
@@ -14,9 +14,9 @@ from clipaudit.run.records import CommitRecord
 from clipaudit.storage.directory import Entry
 from clipaudit.storage.local import TEMPORARY
 
-EXAMPLES = 100
+_EXAMPLES = 100
 YOUNG_SECONDS = 6 * 3600.0
-"""Files younger than this may belong to a job that is writing them: `gc` leaves them alone."""
+"""`gc` removes no file younger than this, because a job may be writing it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,9 @@ class RunStatus:
     """How far a run is."""
 
     run: str
+    """Its path or URL."""
     shards: int
+    """All shards of the run."""
     committed: int
     failed: int
     """Given up, and not committed since."""
@@ -32,28 +34,33 @@ class RunStatus:
     partial: int
     """Committed, but truncated: the end of the shard could not be read."""
     rows: int
+    """Samples in committed shards."""
     ok: int
+    """Those with vectors."""
     skipped: dict[str, int]
     """Rows that are not ok, by status."""
     coverage: float
     """Ok rows among the rows of committed shards, 0..1."""
     lost: float
-    """Share of the samples of committed shards that are no ok rows, 0..1: those skipped, and by their bytes those
-    behind the place where a shard is damaged; what a cut file lacks nobody can know. 1 when there are no rows."""
+    """Share of the samples of committed shards that are no ok rows, 0..1: those skipped, and an estimate, by bytes, of
+    those behind the place where a shard is damaged. Samples that are missing from a shorter file are not counted. 1
+    when there are no rows."""
     bytes_in: int
+    """Bytes of all shards."""
     bytes_coverage: float
     """Input bytes of all shards that were read whole, 0..1; below 1 as long as shards are pending."""
     bytes_stored: int
-    """Everything that belongs to committed shards, and the run's own files; no orphans."""
+    """Bytes of the files of committed shards and of the run itself; no orphans."""
     bytes_orphaned: int
+    """Bytes that `gc` would remove, in files of any age."""
     images_per_second: float
-    """Ok rows by the seconds of their attempts, per worker; 0 when nothing was timed."""
+    """Ok rows divided by the seconds of their attempts, per worker; 0 when nothing was timed."""
     timings: dict[str, float]
     """Seconds by stage, over all committed shards."""
     remarks: tuple[str, ...]
-    """What a reader should know, one sentence each."""
+    """What a reader of the figures should know, one sentence each."""
     examples: dict[str, tuple[str, ...]]
-    """By status, samples that were skipped, at most EXAMPLES of each: `SHARD: KEY: what is wrong and what mends it`."""
+    """By status, samples that were skipped, at most 100 of each: `SHARD: KEY: what is wrong and what mends it`."""
 
     @property
     def bytes_per_image(self) -> float:
@@ -83,7 +90,7 @@ def status(run: str | RunDirectory) -> RunStatus:
         ok=coverage.ok,
         skipped=coverage.skipped,
         coverage=coverage.samples_share,
-        lost=_lost(records),
+        lost=_lost(records.values()),
         bytes_in=coverage.bytes_in,
         bytes_coverage=coverage.bytes_share,
         bytes_stored=sum(entry.bytes for entry in entries if entry.path not in orphans and _is_own(entry.path)),
@@ -102,14 +109,14 @@ def _examples(records: dict[int, CommitRecord]) -> dict[str, tuple[str, ...]]:
         shard = record.url.rpartition("/")[2]
         for name, details in record.details.items():
             chosen = by_status.setdefault(name, [])
-            chosen += [f"{shard}: {detail}" for detail in details[: EXAMPLES - len(chosen)]]
+            chosen += [f"{shard}: {detail}" for detail in details[: _EXAMPLES - len(chosen)]]
     return {name: tuple(chosen) for name, chosen in sorted(by_status.items())}
 
 
-def _lost(records: dict[int, CommitRecord]) -> float:
-    found = records.values()
-    rows, ok = sum(record.rows for record in found), sum(record.ok for record in found)
-    size, good = sum(record.input_size for record in found), sum(record.bytes_good for record in found)
+def _lost(records: Collection[CommitRecord]) -> float:
+    """`RunStatus.lost`: 1 - (ok / rows) (good bytes / bytes), as if samples were spread evenly over the bytes."""
+    rows, ok = sum(record.rows for record in records), sum(record.ok for record in records)
+    size, good = sum(record.input_size for record in records), sum(record.bytes_good for record in records)
     if not rows:
         return 1.0 if records else 0.0
     return 1 - ok / rows * (good / size if size else 1.0)
@@ -139,15 +146,16 @@ def _remarks(reader: Run, failed: list[int]) -> Iterator[str]:
 
 
 def gc(run: str | RunDirectory, *, dry_run: bool = False, min_age_seconds: float = YOUNG_SECONDS) -> list[str]:
-    """Remove what no commit refers to and what was left written aside; returns the paths, relative to the run.
+    """Remove files that no commit refers to, and leftovers written aside; returns their paths relative to the run.
 
-    Files younger than `min_age_seconds`, or of unknown age, stay: a job may be writing them. 0 removes those too.
-    Ages are told by the clock that stamps the files, the store's or the file server's, which may differ from ours.
+    Files younger than `min_age_seconds`, or of unknown age, stay, because a job may be writing them; 0 removes those
+    too. Ages are by the clock of the store or file server, which may differ from this machine's. With `dry_run` nothing
+    is removed. RunNotFound when there is no run.
     """
     directory = run if isinstance(run, RunDirectory) else RunDirectory(run)
     if not directory.exists():
         raise RunNotFound(f"there is no run at {directory.url}")
-    # files first, commits after: a file that is committed in between is then seen as committed
+    # list files first and commits second: a file that is committed in between is then known as committed
     entries, now = _entries_and_clock(directory) if min_age_seconds > 0 else (directory.storage.walk(), None)
     orphans = _orphans(directory, entries, directory.committed())
     removed = []
@@ -167,7 +175,7 @@ def gc(run: str | RunDirectory, *, dry_run: bool = False, min_age_seconds: float
 
 
 def _entries_and_clock(directory: RunDirectory) -> tuple[list[Entry], float | None]:
-    """Every file, and what time it is for the store (seconds since the epoch); None when it does not stamp files."""
+    """Every file, and the store's present time (seconds since the epoch), or None when it has no times of files."""
     probe = f".clock-{uuid.uuid4().hex[:12]}{TEMPORARY}"
     directory.storage.replace(probe, b"1")
     try:
@@ -179,16 +187,16 @@ def _entries_and_clock(directory: RunDirectory) -> tuple[list[Entry], float | No
 
 
 def _orphans(directory: RunDirectory, entries: list[Entry], records: dict[int, CommitRecord]) -> list[Entry]:
-    kept = {name for record in records.values() for name in record.files}
-    return [entry for entry in entries if _is_orphan(entry.path, kept, records)]
+    committed = {name for record in records.values() for name in record.files}
+    return [entry for entry in entries if _is_orphan(entry.path, committed, records)]
 
 
-def _is_orphan(path: str, kept: set[str], records: dict[int, CommitRecord]) -> bool:
+def _is_orphan(path: str, committed: set[str], records: dict[int, CommitRecord]) -> bool:
     if _is_aside(path):
         return True
     shard = shard_of(path)
     if path.startswith((f"{PROJECTIONS}/", f"{MOMENTS}/")):
-        return shard is not None and path not in kept
+        return shard is not None and path not in committed
     return path.startswith((f"{ATTEMPTS}/", f"{FAILED}/")) and shard in records
 
 

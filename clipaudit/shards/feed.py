@@ -38,10 +38,8 @@ class ReadReport:
     """For each status other than `ok` the first few failures, `KEY: reason`."""
     truncated: str | None
     """One sentence with the byte offset when the tar is cut or holds junk; the samples before that are used."""
-    bytes_total: int
-    """Of the shard."""
     bytes_good: int
-    """Offset behind the last member that was read whole; `bytes_total` when nothing is wrong."""
+    """Offset behind the last member that was read whole; the shard's size when nothing is wrong."""
     missing: dict[str, int]
     """Samples without a value, by attribute; captions are counted under `--caption`."""
     bad: dict[str, int]
@@ -189,7 +187,6 @@ class ShardFeed:
             by_status=dict(tally.by_status),
             details=tally.details,
             truncated=end.truncated,
-            bytes_total=self._shard.size,
             bytes_good=end.bytes_good,
             missing=dict(tally.missing),
             bad=dict(tally.bad),

@@ -265,7 +265,7 @@ class Trial:
 
     def judge(self):
         """The run holds what the local engine's does, checks well, and gc leaves nothing but what is committed."""
-        from clipaudit.run.check import check
+        from clipaudit.run.integrity import check
         from clipaudit.run.upkeep import gc
 
         found = table_of(self.out)

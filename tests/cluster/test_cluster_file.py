@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from clipaudit.run.reader import Run
-from tests.conftest import ROOT
+from tests.commands import ROOT, free_port
 from tests.make_shards import write_photos
-from tests.ray_processes import answers, end, free_port, processes_at_home
+from tests.ray_processes import answers, end, processes_at_home
 
 NOT_YET = "No available agent to submit job"
 """What the dashboard says while the nodes' agents are still starting."""

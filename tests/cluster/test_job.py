@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from clipaudit.run.reader import Run
-from tests.commands import ROOT
+from tests.commands import ROOT, free_port
 from tests.make_shards import write_photos
-from tests.ray_processes import answers, end, free_port
+from tests.ray_processes import answers, end
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
@@ -74,6 +74,7 @@ def submit(head, *arguments, **changes):
     )
 
 
+@pytest.mark.full
 def test_a_submitted_job_does_the_work(head, tmp_path, tiny_model):
     write_photos(tmp_path / "s-0.tar", 10)
     result = submit(
@@ -84,6 +85,7 @@ def test_a_submitted_job_does_the_work(head, tmp_path, tiny_model):
     assert len(Run(str(tmp_path / "run"))) == 10
 
 
+@pytest.mark.full
 def test_a_failed_jobs_log_has_the_sentence(head, tmp_path, tiny_model):
     result = submit(head, f"{tmp_path}/nothing-*.tar", "--out", str(tmp_path / "run"), "--model", tiny_model)
     assert result.returncode == 1, "Ray's own exit code for any failed job"
@@ -91,6 +93,7 @@ def test_a_failed_jobs_log_has_the_sentence(head, tmp_path, tiny_model):
     assert "Traceback" not in result.stdout
 
 
+@pytest.mark.full
 def test_a_client_without_the_token_is_refused(head, tmp_path, tiny_model):
     result = submit(head, "x.tar", "--out", str(tmp_path / "run"), RAY_AUTH_MODE="disabled")
     assert result.returncode != 0

@@ -1,4 +1,4 @@
-"""Traps that others fell into (section 1 of the method), each a regression test; 1 to 10 fail for the wrong method.
+"""Traps that others fell into (docs/method.md 9), each a regression test; 1 to 10 fail for the wrong method.
 
 Traps 11, 19, 22 to 26 and 29 are tested on plain arrays in tests/unit/cues/test_reliance.py and its statistics'; the
 table is in docs/method.md.

@@ -1,4 +1,4 @@
-"""The layout that DESIGN promises: who may import what, how long files are, what the top level holds."""
+"""The layout: who may import what, how long files are, what the top level holds."""
 
 import ast
 import re
@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 from tests.commands import ROOT
 
@@ -78,6 +80,19 @@ def test_help_loads_nothing_heavy():
         "except SystemExit: pass\n"
         "heavy = {'torch', 'ray', 'pyarrow', 'numpy', 'open_clip', 'fsspec'} & set(sys.modules)\n"
         "assert not heavy, heavy"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.full
+def test_collecting_tests_loads_nothing_heavy():
+    """Modules that take seconds are imported where a test runs: every worker collects all tests."""
+    code = (
+        "import sys, pytest\n"
+        "code = pytest.main(['--collect-only', '-q', '-n0', '-p', 'no:cacheprovider', '-m', ''])\n"
+        "heavy = {'torch', 'open_clip', 'timm', 'torchvision', 'moto', 'schemathesis'} & set(sys.modules)\n"
+        "assert (code, heavy) == (0, set()), heavy"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr

@@ -48,9 +48,9 @@ def folder(tmp_path_factory):
 
 
 def hostile(i):
-    """A sample whose every text is an attack; half of them are of one class and have one value."""
-    half = f"{i % 2} {HOSTILE}"
-    return {"jpg": jpeg_bytes(48, 48, seed=i), "txt": HOSTILE, "json": {"name": half, "place": half}}
+    """A sample whose every text is an attack; half are of one class, and nearly all of those have one value."""
+    name, place = (f"{number % 2} {HOSTILE}" for number in (i, i + (i % 12 < 2)))
+    return {"jpg": jpeg_bytes(48, 48, seed=i), "txt": HOSTILE, "json": {"name": name, "place": place}}
 
 
 def audited(folder: Path, name: str, label: str | None, shards: str) -> str:
@@ -104,7 +104,7 @@ def report(folder, tmp_path, monkeypatch, capsys):
         ("cats and dogs", "json:name", ("--classes", "cats.txt"), "the run's label 'dog' has no name in cats.txt"),
         ("cats and dogs", "json:name", ("--classes", "empty.txt"), "empty.txt has no class names: write one a line"),
         ("numbers", "cls", (), "the run's labels are numbers (0, 1) and there is no classnames.txt beside its shards"),
-        ("cats and dogs", "json:name", ("--split", "json:colour"), "has no column 'colour' to choose rows by"),
+        ("cats and dogs", "json:name", ("--split", "json:colour"), "the filter's column 'colour' is not in the run at"),
         ("cats and dogs", "json:name", ("--split", "json:place"), "has attributes.place = train: there is land, sea"),
         ("cats and dogs", "json:name", ("--attribute", "colour"), "has no column 'colour'"),
     ],
@@ -156,10 +156,10 @@ def test_a_waiver_for_an_unknown_finding_is_named_after_the_report(report):
 
 def test_texts_of_the_data_are_shown_and_never_run(report, tmp_path):
     """Keys, labels, class names, attribute values and captions that try to be HTML, through the whole command."""
-    code, out, _, made = report("hostile", "json:name", "--attribute", "place", shards="hostile-*.tar",
+    code, out, err, made = report("hostile", "json:name", "--attribute", "place", shards="hostile-*.tar",
                                 quick=("--templates", "single", "--no-heat"))  # fmt: skip
-    assert code == 0, "inconclusive"
-    assert made["audit"]["findings"], "one value goes with one class"
+    assert code == 0, err
+    assert made["audit"]["findings"], "one value goes with one class nearly always"
     page = (tmp_path / "out/index.html").read_text()
     parser = tinyhtml5.parser.HTMLParser()
     tree = parser.parse(page)

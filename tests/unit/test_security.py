@@ -449,6 +449,7 @@ MEASURED = """
 """
 
 
+@pytest.mark.full
 def test_bombs_cost_neither_memory_nor_a_crash(tmp_path):
     bombs = {
         "text.png": text_bombs(),

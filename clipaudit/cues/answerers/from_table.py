@@ -33,7 +33,7 @@ def table_answerer(
 ) -> TableAnswerer:
     """An answerer with class scores `matrix` (C, D) of embeddings (n, D), plus `bias` (C,).
 
-    heads: P labels; coordinates: P of (n, dh) as stored; frames: P of (dh, D), orthonormal rows Q (DESIGN 3). A
+    heads: P labels; coordinates: P of (n, dh) as stored; frames: P of (dh, D), orthonormal rows Q (docs/method.md 1). A
     probe on standardised embeddings folds the standardisation into matrix and bias. ValueError when the three differ in
     length.
     """

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from clipaudit.arrays import Ints
-from clipaudit.cues.findings.by_attribute import column_finding, stand_ins, value_cues, value_finding
+from clipaudit.cues.findings.by_attribute import value_finding
+from clipaudit.cues.findings.by_column import column_finding
 from clipaudit.cues.findings.by_text import text_finding
 from clipaudit.cues.findings.candidates import grounded_in, text_cues
 from clipaudit.cues.findings.measured_reliance import having_of, measure_reliance
+from clipaudit.cues.findings.value_cues import stand_ins, value_cues
 from clipaudit.cues.measure.context import Context, Progress
 from clipaudit.cues.reliance.rules import Placebo
 from clipaudit.cues.result.finding_parts import Verdict

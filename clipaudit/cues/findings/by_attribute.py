@@ -16,8 +16,7 @@ from clipaudit.cues.findings.measured_reliance import (
     corrected_gap_of,
     having_of,
     judged,
-    pointed_by_model,
-    scored_values,
+    scored_groups,
 )
 from clipaudit.cues.findings.sentences import ANSWERERS, Words, action, sentence
 from clipaudit.cues.findings.verdicts import (
@@ -28,7 +27,6 @@ from clipaudit.cues.findings.verdicts import (
     needs,
     verdicts,
 )
-from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.naming import value_contrast
 from clipaudit.cues.reliance import rules
@@ -37,102 +35,12 @@ from clipaudit.cues.result.off_object import not_measured
 from clipaudit.cues.result.reliance_parts import Reliance
 from clipaudit.cues.result.result import Finding, finding_id
 from clipaudit.cues.statistics.attributes import AttributeScreen
-from clipaudit.cues.statistics.groups import Grouping, describe_groups, grouping
+from clipaudit.cues.statistics.groups import describe_groups
 
 _CARRIES: Final = 0.3
 """Strength of a value along a direction, inside classes."""
-_MOST_SEARCHED: Final = 10
-_GAP: Final = 2.5
-"""Standard errors between accuracies, on the discovery half, from which a value that goes with no class is tried."""
-_SIDE: Final = 50
-"""Independent images on either side that this needs."""
 NO_GOOD_WORD: Final = 0.2
 """Cosine of the best text with what sets images with the cue apart, below which no text fits."""
-
-
-# -- which values ------------------------------------------------------------------------------------------------------
-
-
-def value_cues(context: Context) -> list[ValueCue]:
-    """Values whose cut passes, strongest first, of a column of two values one; then those that the model seems to hang
-    on though they go with no class."""
-    associated = []
-    for screen in context.attributes:
-        rows = [context.row_of(screen, place) for place in range(len(screen.values))]
-        passing = [place for place, m in enumerate(rows) if context.passed[m] and context.family.cuts[m].d > 0]
-        if len(screen.values) == 2 and passing:  # two ends of one cue: the rarer value names it
-            passing = [int(np.argmin(screen.counts.sum(axis=0)[screen.values]))]
-        for place in passing:
-            m = rows[place]
-            cue = ValueCue(screen=screen, place=place, upper=context.family.cuts[m].upper, associated=True)
-            associated.append((float(context.family.limits[m, 0]), cue))
-    strongest = [cue for _, cue in sorted(associated, key=lambda item: -item[0])]
-    return strongest + relied_cues(context)
-
-
-def relied_cues(context: Context) -> list[ValueCue]:
-    """Values inside +-delta whose conflicting images are answered worse than others on the discovery half; the model
-    says which classes they point to."""
-    answers = context.answers
-    if answers is None:
-        return []
-    suspects = []
-    delta = context.options.delta_warn
-    for screen in context.attributes:
-        codes = scored_values(answers, screen)
-        places = range(1 if len(screen.values) == 2 else len(screen.values))
-        for place in places:
-            m = context.row_of(screen, place)
-            low, high = context.family.limits[m]
-            having = having_of(codes, int(screen.values[place]))
-            upper = pointed_by_model(context, answers, having) if -delta < low and high < delta else None
-            if upper is None:
-                continue
-            difference = _difference(context, answers, having, upper)
-            if difference > _GAP:
-                cue = ValueCue(screen=screen, place=place, upper=upper, associated=False)
-                suspects.append((difference, cue))
-    return [cue for _, cue in sorted(suspects, key=lambda item: -item[0])[:_MOST_SEARCHED]]
-
-
-def _difference(context: Context, answers: Answers, having: Ints, upper: Bools) -> float:
-    """Standard errors between the accuracies of aligned and conflicting images (having (n,) 1, 0, -1), on the discovery
-    half."""
-    pointed = np.zeros(len(context.names), np.bool_)
-    pointed[context.tested] = upper
-    rows = answers.facts.discovery & (having >= 0) & np.isin(answers.truth, context.tested)
-    aligned = rows & ((having == 1) == pointed[answers.truth])
-    against = rows & ~aligned
-    right = answers.right(answers.base)
-    if min(int(against.sum()), int(aligned.sum())) < _SIDE:
-        return 0.0
-    a, b = right[aligned].mean(), right[against].mean()
-    error = np.sqrt(a * (1 - a) / aligned.sum() + b * (1 - b) / against.sum())
-    return float((a - b) / max(error, 1e-9))
-
-
-def stand_ins(
-    cues: Sequence[ValueCue], measured: Sequence[Sequence[rules.Reliance]], limits: Sequence[float]
-) -> list[str | None]:
-    """For each cue a column that cannot be told from it and is tied more strongly, which is judged in its stead."""
-    result: list[str | None] = []
-    for place, cue in enumerate(cues):
-        columns = {name for part in measured[place] for name in part.inseparable_from}
-        stronger = [
-            other.screen.attribute.column
-            for number, other in enumerate(cues)
-            if other.screen is not cue.screen
-            and other.screen.attribute.column in columns
-            and (limits[number], -number) > (limits[place], -place)
-        ]
-        result.append(stronger[0] if stronger else None)
-    return result
-
-
-def scored_groups(context: Context, answers: Answers, screen: AttributeScreen) -> Grouping:
-    """The scored images by class and value of an attribute, in the association's values."""
-    codes = scored_values(answers, screen)
-    return grouping(answers.truth, context.names.names, screen.attribute.column, screen.attribute.values, codes)
 
 
 # -- a finding ---------------------------------------------------------------------------------------------------------
@@ -166,7 +74,7 @@ def value_finding(
     column = screen.attribute.column.rpartition(".")[2]
     words = building.named_words(context, cue.upper, cue.word, column)
     missing = _missing(case, outcome, cue, measured, words)
-    rest = "" if not missing else _rest(missing)
+    rest = "" if not missing else rest_of(missing)
     reliance = tuple(
         _reliance(context, cue, part, one, words, association, rest)
         for part, one in zip(measured, outcomes, strict=False)
@@ -193,7 +101,7 @@ def value_finding(
         else sentence(words, outcome, association, context.classes_from, rest=rest),
         action=action(outcome, words, many),
         class_name=", ".join(words.classes),
-        label=context.label(_first(context, words)),
+        label=context.label(first_class(context, words)),
         side=words.side,
         classes=building.class_rows(
             context, cue.upper, context.family.d[m], context.family.error[m], screen, cue.value
@@ -204,13 +112,13 @@ def value_finding(
         explained_by=tuple(dict.fromkeys(name for part in measured for name in part.explained_by)),
         inseparable_from=tuple(dict.fromkeys(name for part in measured for name in part.inseparable_from)),
         core=core,
-        groups=_groups(context, screen, heads if worst is not None and worst.effect is not None else ()),
+        groups=groups_of(context, screen, heads if worst is not None and worst.effect is not None else ()),
         cells=building.attribute_cells(context, screen, cue.upper),
         distributions=building.distributions(
             context, _label(context, members, described), scores, cue.upper, screen.attribute.values, codes
         ),
         evidence=_evidence(context, scores, cue.upper),
-        false_alarm=_false_alarm(words.name, cue.word, context),
+        false_alarm=column_warnings(words.name, cue.word, context),
         needs=missing,
         stability=building.finding_stability(context, np.where(having == 1, 1.0, 0.0), cue.upper),
         gallery=building.gallery(context, scores, cue.upper, heads, having, _two(screen, cue.value)),
@@ -219,7 +127,8 @@ def value_finding(
     )
 
 
-def _first(context: Context, words: Words) -> int:
+def first_class(context: Context, words: Words) -> int:
+    """The first of the named classes, as a tested class."""
     return next(k for k in range(context.design.classes) if context.name(k) == words.classes[0])
 
 
@@ -303,7 +212,8 @@ def _reasons(measured: rules.Reliance) -> list[str]:
     return reasons
 
 
-def _rest(missing: Sequence[Need]) -> str:
+def rest_of(missing: Sequence[Need]) -> str:
+    """What is missing, at a sentence's end: images first."""
     counted = next((need for need in missing if need.images is not None), None)
     if counted is not None:
         return f"{counted.images:,} more images are needed: {counted.what}"
@@ -321,7 +231,7 @@ def carrying(context: Context, strength: Float64s) -> tuple[Ints, Float64s]:
     return members, np.sign(strength[members])
 
 
-def _groups(context: Context, screen: AttributeScreen, heads: Sequence[str]) -> Groups | None:
+def groups_of(context: Context, screen: AttributeScreen, heads: Sequence[str]) -> Groups | None:
     """Accuracies of all scored images by class and value, before and with the heads at their means."""
     if context.answers is None:
         return None
@@ -336,69 +246,6 @@ def _groups(context: Context, screen: AttributeScreen, heads: Sequence[str]) -> 
         train=train_counts(context, screen),
         after=answers.right(answers.without(heads)) if heads else None,
         cluster=answers.facts.source if answers.facts.source is not None else answers.facts.cluster,
-    )
-
-
-# -- a column as a whole -----------------------------------------------------------------------------------------------
-
-
-def column_finding(context: Context, screen: AttributeScreen) -> Finding:
-    """A column that is tied to the classes without any value that is."""
-    place = len(screen.values) if screen.has_whole else 0
-    m = context.row_of(screen, place)
-    upper = context.family.cuts[m].upper
-    association = building.attribute_association(context, screen, place)
-    case = VerdictCase(
-        kind="column",
-        classes_from=context.classes_from,
-        association=association,
-        few_sources=context.few_sources,
-    )
-    outcome = headline(verdicts(case))
-    column = screen.attribute.column.rpartition(".")[2]
-    words = building.named_words(context, upper, column, column)
-    missing = needs(case, outcome, column, (), None, ())
-    codes = screen.attribute.codes[context.scan.sample]
-    scores = screen.scores[np.maximum(codes, 0), place].astype(np.float32)
-    scores[codes < 0] = scores[codes >= 0].mean() if (codes >= 0).any() else 0.0
-    having = np.where(codes < 0, -1, (scores > np.median(scores)).astype(np.int64))
-    model = str(context.run.manifest.model["name"])
-    return Finding(
-        id=finding_id(model, words.name, screen.attribute.column),
-        former_ids=(),
-        rank=0,
-        verdict=outcome,
-        kind="column",
-        sentence=sentence(words, outcome, association, context.classes_from, rest=_rest(missing) if missing else ""),
-        action=action(outcome, words, None),
-        class_name=", ".join(words.classes),
-        label=context.label(_first(context, words)),
-        side=words.side,
-        classes=building.class_rows(context, upper, context.family.d[m], context.family.error[m]),
-        cue=Cue(
-            name=column,
-            words=(CueWord(text=column, property="attribute", kind="context-like", head=None, d=association.d.value),),
-            opposite=None,
-            heads=(),
-            attribute=screen.attribute.column,
-            value=None,
-            class_part=None,
-        ),
-        association=association,
-        reliance=(),
-        explained_by=(),
-        inseparable_from=(),
-        core=screen.attribute.column in context.core_columns,
-        groups=_groups(context, screen, ()),
-        cells=building.attribute_cells(context, screen, upper),
-        distributions=None,
-        evidence=(not_measured(),),
-        false_alarm=_false_alarm(words.name, column, context),
-        needs=missing,
-        stability=building.finding_stability(context, scores, upper),
-        gallery=building.gallery(context, scores, upper, (), having, (f"low {column}", f"high {column}")),
-        no_good_word=False,
-        merged=0,
     )
 
 
@@ -476,7 +323,8 @@ def _evidence(context: Context, scores: Float32s, upper: Bools) -> tuple[Evidenc
     )
 
 
-def _false_alarm(name: str, value: str, context: Context) -> tuple[str, ...]:
+def column_warnings(name: str, value: str, context: Context) -> tuple[str, ...]:
+    """Why a finding of a column could be a false alarm."""
     column = f"The column may be wrong: look at the conflicting images. It was taken as it is, for {context.rows}."
     if context.classes_from != "label":
         return (building.guess_warning(context, name, value), column)

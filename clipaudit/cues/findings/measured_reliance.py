@@ -34,6 +34,7 @@ from clipaudit.cues.result.reliance_parts import (
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen
 from clipaudit.cues.statistics.columns import MAX_BINS, OTHER, binned_column
+from clipaudit.cues.statistics.groups import Grouping, grouping
 from clipaudit.cues.statistics.known_error import corrected_cells
 
 _MEASURED_BY_IMAGE = "image."
@@ -95,6 +96,12 @@ def scored_values(answers: Answers, screen: AttributeScreen) -> Ints:
     place = {value: number for number, value in enumerate(screen.attribute.values)}
     code_of = np.array([place.get(value, -1) for value in scored.values] + [-1], np.int64)
     return code_of[scored.codes]
+
+
+def scored_groups(context: Context, answers: Answers, screen: AttributeScreen) -> Grouping:
+    """The scored images by class and value of an attribute, in the association's values."""
+    codes = scored_values(answers, screen)
+    return grouping(answers.truth, context.names.names, screen.attribute.column, screen.attribute.values, codes)
 
 
 def having_of(codes: Ints, value: int) -> Ints:

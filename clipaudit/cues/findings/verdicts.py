@@ -1,4 +1,4 @@
-"""What may be said of a cue, by answerer, from its numbers alone (section 4 of the method), and what is missing."""
+"""What may be said of a cue, by answerer, from its numbers alone (docs/method.md 8), and what is missing."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _without_answerers(case: VerdictCase) -> Verdict:
 
 
 def _of_answerer(case: VerdictCase, rules: RelianceRules) -> Verdict:
-    """In the precedence of section 4."""
+    """In the precedence of docs/method.md 8."""
     if case.few_sources or case.stands_in_for is not None:
         return Verdict.INCONCLUSIVE
     above, within = case.association.above_delta, case.association.within_delta

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipaudit.arrays import Bools, Ints
+from clipaudit.arrays import Bools, Float64s, Ints
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.design import halves_of
 from clipaudit.cues.statistics.multiplicity import hash_order
@@ -47,8 +47,10 @@ class ImageFacts:
     """(n,) the hash is that of an image with enough detail to be told from others."""
     cluster: Ints
     """(n,) near-duplicate cluster (or source) of each image, 0..G-1."""
+    order: Float64s
+    """(n,) hash of the first image of each image's cluster, 0..1: in this order clusters go on the halves."""
     discovery: Bools
-    """(n,) on the discovery half; whole clusters are on one half."""
+    """(n,) on the discovery half; whole clusters are on one half, of each class every second one."""
     source: Ints | None = None
     """(n,) sources that the audit found by itself, 0..S-1, which widen errors; None where there are none."""
 
@@ -76,11 +78,17 @@ class ImageFacts:
             phash=self.phash[places],
             phash_known=self.phash_known[places],
             cluster=cluster.astype(np.int64),
+            order=self.order[places],
             discovery=self.discovery[places],
             source=None
             if self.source is None
             else np.unique(self.source[places], return_inverse=True)[1].astype(np.int64),
         )
+
+    def of_classes(self, truth: Ints) -> ImageFacts:
+        """The same images with other classes (n,), put on the halves anew."""
+        first = np.unique(self.cluster, return_index=True)[1]
+        return replace(self, truth=truth, discovery=halves_of(truth, self.cluster, self.order[first]))
 
 
 def image_facts(
@@ -107,7 +115,7 @@ def image_facts(
     first = np.unique(groups, return_index=True)[1]
     keys = key.take(pa.array(first)).to_pylist()
     truth = _truth(table, class_of)
-    discovery = halves_of(truth, groups, hash_order(shard_id[first], keys))
+    order = hash_order(shard_id[first], keys)
     return ImageFacts(
         run=run,
         rows=rows,
@@ -122,7 +130,8 @@ def image_facts(
         phash=phash,
         phash_known=detailed,
         cluster=groups,
-        discovery=discovery,
+        order=order[groups],
+        discovery=halves_of(truth, groups, order),
     )
 
 

@@ -16,6 +16,10 @@ from clipaudit.cues.result.finding_parts import Estimate
 
 INSEPARABLE: Final = 0.8
 """Correlation inside classes from which two columns cannot be told apart."""
+_RELATED: Final = 0.5
+"""Correlation from which they are not told apart where neither has a gap given the other."""
+_SURE: Final = 0.99
+"""Level of the gap given the other column: a follower's is above 0 by chance in 1 of 200 cases."""
 _COMPARABLE: Final = 0.5
 """Share of the conflicting images that must have aligned ones beside them in their bin."""
 _DRAWS: Final = 199
@@ -31,16 +35,19 @@ class AdjustedGap:
     comparable: float
     """Share of the conflicting images, by weight, in bins that also hold aligned images of the class."""
     gap: Estimate
-    """Of the cue inside class x bin; None values where nothing is comparable."""
+    """Of the cue inside class x bin, 99 %; None values where nothing is comparable."""
     other: Estimate
-    """Of the other column, inside class x cue."""
+    """Of the other column, inside class x cue, 95 %."""
     p: float | None
     """One-sided, by permutation inside class x bin; None where nothing is comparable."""
 
     @property
     def inseparable(self) -> bool:
         """Whether the two columns cannot be told apart."""
-        return self.phi >= INSEPARABLE or self.comparable < _COMPARABLE
+        if self.phi >= INSEPARABLE or self.comparable < _COMPARABLE or self.gap.low is None:
+            return True
+        neither = self.gap.low <= 0 and (self.other.low is None or self.other.low <= 0)
+        return self.phi >= _RELATED and neither
 
     @property
     def explains(self) -> bool:
@@ -56,7 +63,7 @@ def adjusted_gap(comparison: CueCells, right: Bools, other: OtherColumn, seed: i
     inside = (comparison.cells.cell >= 0) & (other.codes >= 0) & comparison.comparable[images.truth]
     conflicting = comparison.cue.conflicting(images.truth)
     strata = np.where(inside, images.truth * bins + other.codes, -1)
-    gap, comparable = _inside_strata(images, comparison.shares, strata, bins, conflicting, right)
+    gap, comparable = _inside_strata(images, comparison.shares, strata, bins, conflicting, right, _SURE)
     wrong_way = np.where(other.aligned[images.truth, np.maximum(other.codes, 0)], 0, 1)
     by_cue = np.where(inside, images.truth * 2 + np.maximum(comparison.cue.having, 0), -1)
     reverse, _ = _inside_strata(images, comparison.shares, by_cue, 2, np.where(inside, wrong_way, -1), right)
@@ -91,13 +98,19 @@ def _strata_weights(cells: Cells, shares: Float64s, bins: int) -> tuple[Float64s
 
 
 def _inside_strata(
-    images: ScoredImages, shares: Float64s, strata: Ints, bins: int, conflicting: Ints, right: Bools
+    images: ScoredImages,
+    shares: Float64s,
+    strata: Ints,
+    bins: int,
+    conflicting: Ints,
+    right: Bools,
+    level: float = 0.95,
 ) -> tuple[Estimate, float]:
     cell = np.where((strata >= 0) & (conflicting >= 0), 2 * strata + conflicting, -1)
     cells = images.cells(cell, 2 * images.classes * bins)
     weights, comparable = _strata_weights(cells, shares, bins)
     coefficients = np.stack([weights, -weights], axis=1).ravel()
-    return score_combination(cells, right, coefficients), comparable
+    return score_combination(cells, right, coefficients, level), comparable
 
 
 def _permutation_p(comparison: CueCells, right: Bools, strata: Ints, bins: int, seed: int) -> float:

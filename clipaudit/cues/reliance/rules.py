@@ -1,4 +1,4 @@
-"""What may be said of an answerer and a cue, from numbers alone (section 4 of the method, without the association)."""
+"""What may be said of an answerer and a cue, from numbers alone (docs/method.md 8, without the association)."""
 
 from __future__ import annotations
 

@@ -8,18 +8,7 @@ from scipy import stats
 from clipaudit.arrays import Bools, Float64s, Ints
 from clipaudit.cues.reliance.clustered import Cells
 from clipaudit.cues.result.finding_parts import Estimate
-
-
-def wilson(share: Float64s, n: Float64s, quantile: float) -> tuple[Float64s, Float64s]:
-    """Wilson's score limits of shares (G,) of n (G,) images, n any number above 0; quantile is that of two sides.
-
-    Wilson (JASA 1927). 0..1 where n is 0.
-    """
-    size = np.maximum(n, 1e-9)
-    square = quantile**2 / size
-    centre = (share + square / 2) / (1 + square)
-    half = quantile / (1 + square) * np.sqrt(share * (1 - share) / size + square / (4 * size))
-    return np.clip(centre - half, 0.0, 1.0), np.clip(centre + half, 0.0, 1.0)
+from clipaudit.statistics import wilson
 
 
 def effective(cells: Cells, right: Bools) -> Float64s:

@@ -15,7 +15,7 @@ from clipaudit.cues.result.finding_parts import Documented
 from clipaudit.cues.result.result import AuditResult
 
 SCHEMA_VERSION: Final = 1
-SCHEMA_URL: Final = "https://clipaudit.dev/schema/report-1.json"
+SCHEMA_URL: Final = "https://clipaudit.dev/schema/report-2.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ FAIL_ON: Final = {
 }
 """The words of `--fail-on`."""
 MAY_GATE: Final = 100
-"""Images below which nothing may fail the gate (STATISTICS S9)."""
+"""Images below which nothing may fail the gate (S9)."""
 DETECTS: Final = 0.8
 """Share of strong planted cues below which an audit cannot tell that there is nothing."""
 _STRONG: Final = 0.5
@@ -145,7 +145,7 @@ def _images(finding: Finding) -> int:
 
 
 def _open_questions(result: AuditResult, active: set[str], fail_on: Sequence[str]) -> tuple[str, ...]:
-    """What keeps an audit without failing findings from being a pass (section 4 of the method)."""
+    """What keeps an audit without failing findings from being a pass (docs/method.md 8)."""
     questions = []
     labelled = result.settings.classes_from == "label"
     if result.trust.near_chance:
@@ -162,7 +162,8 @@ def _open_questions(result: AuditResult, active: set[str], fail_on: Sequence[str
         questions.append(f"{how}, so nothing here is more than observed: only labels can decide.")
     undecided = [f for f in result.findings if f.verdict == Verdict.INCONCLUSIVE and f.id not in active]
     if undecided:
-        questions.append(f"{counted(len(undecided), 'finding')} could not be decided: {undecided[0].needs[0].what}.")
+        missing = next((need.what for finding in undecided for need in finding.needs), "too few images")
+        questions.append(f"{counted(len(undecided), 'finding')} could not be decided: {missing}.")
     candidates = [f for f in result.findings if f.verdict == Verdict.CANDIDATE and f.id not in active]
     if candidates:
         questions.append(

@@ -27,7 +27,7 @@ class Documented:
 
 
 class Verdict(StrEnum):
-    """What may be said of a cue, in the order in which it should be looked at (section 4 of the method)."""
+    """What may be said of a cue, in the order in which it should be looked at (docs/method.md 8)."""
 
     CONFIRMED = "confirmed shortcut"
     FAILS_WHERE = "fails where the cue is missing"

@@ -15,6 +15,7 @@ from scipy import stats
 from clipaudit.arrays import Float64s, Ints
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.statistics.strength import Z95
+from clipaudit.statistics import wilson
 
 COUNT_ONLY: Final = 10
 """Images below which a group has no accuracy."""
@@ -40,21 +41,10 @@ def accuracy(right: float, total: float, groups: int = 1) -> Estimate:
     is at 1 - 0.05 / (2 groups), so that all intervals hold at once (Bonferroni).
     """
     level = 1 - 0.05 / max(groups, 1)
-    low, high = wilson(right, total, level)
-    value = right / total if total > 0 else None
-    return Estimate(value=value, low=low, high=high, n=round(total), level=level)
-
-
-def wilson(right: float, total: float, level: float) -> tuple[float, float]:
-    """Wilson's score interval, (low, high) within 0..1; (0, 1) of nothing."""
     if total <= 0:
-        return 0.0, 1.0
-    z = float(stats.norm.ppf((1 + level) / 2))
-    share = right / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * float(np.sqrt(share * (1 - share) / total + z * z / (4 * total * total)))
-    # exactly 0 and 1 at the ends, where rounding would leave 1e-18
-    return 0.0 if right <= 0 else max(0.0, centre - half), 1.0 if right >= total else min(1.0, centre + half)
+        return Estimate(value=None, low=0.0, high=1.0, n=0, level=level)
+    low, high = wilson(right / total, total, float(stats.norm.ppf((1 + level) / 2)))
+    return Estimate(value=right / total, low=float(low), high=float(high), n=round(total), level=level)
 
 
 def group_mean(right: Ints | Float64s, total: Ints | Float64s) -> Estimate:

@@ -1,4 +1,4 @@
-"""Answers without heads: nothing ablated (acceptance 11), which heads carry a cue, samples and blocks of rows."""
+"""Answers without heads: nothing ablated, which heads carry a cue, samples and blocks of rows."""
 
 from __future__ import annotations
 

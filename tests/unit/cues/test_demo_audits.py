@@ -50,53 +50,63 @@ def captioned(birds, tmp_path_factory):
     return Run(str(folder))
 
 
+def value_findings(result):
+    return [finding for finding in result.findings if finding.kind == "value"]
+
+
 def check_confirmed(result):
-    """Both classes' cues are confirmed, named in words for water and land, and nothing else is."""
+    """The place is one finding with a row for each class, confirmed, named in words for water and land."""
     assert result.verdict is Verdict.CONFIRMED
-    confirmed = [finding for finding in result.findings if finding.verdict is Verdict.CONFIRMED]
-    assert {(finding.class_name, finding.cue.value) for finding in confirmed} == {
-        ("waterbird", "water"),
-        ("landbird", "land"),
+    (finding,) = [finding for finding in result.findings if finding.verdict is Verdict.CONFIRMED]
+    assert finding.cue.attribute == "attributes.place"
+    assert {row.class_name: row.has for row in finding.classes} == {
+        "waterbird": finding.cue.value == "water",
+        "landbird": finding.cue.value == "land",
     }
-    for finding in confirmed:
-        assert names(finding.cue.words[1].text, WAYS[finding.cue.value])
-        whole = finding.counterfactual.arms[0]
-        assert whole.delta_conflict.low > 0
-        assert whole.delta_group_mean.low > -0.01
-        assert whole.delta_worst.low > 0
-        assert whole.control.p < 0.05
-        worst = finding.counterfactual.before.worst
-        assert worst.without.value > worst.accuracy.value
-        assert (worst.class_name, worst.value) in {("landbird", "water"), ("waterbird", "land")}
+    assert names(finding.cue.words[1].text, WAYS[finding.cue.value])
+    effect = finding.counterfactual
+    assert effect.did.low > 0
+    assert effect.net_did.low > 0
+    assert effect.net_conflict_rise.low > 0
+    assert effect.group_mean_change.value >= -0.01
+    assert effect.p < 0.05
+    worst = finding.groups.worst
+    assert worst.without.value > worst.accuracy.value
+    assert (worst.class_name, worst.value) in {("landbird", "water"), ("waterbird", "land")}
 
 
 def check_candidates(result):
     assert {finding.verdict for finding in result.findings} <= {Verdict.CANDIDATE, Verdict.INCONCLUSIVE}
-    assert any(names(f.cue.name, WAYS["water"]) for f in result.findings if f.class_name == "waterbird")
+    # of two ends of one axis the one that says more names it
+    assert any(names(f.cue.name, (*WAYS["water"], *WAYS["land"])) for f in result.findings)
     assert all(finding.needs for finding in result.findings)
 
 
 def check_model_only(result):
-    found = {(f.class_name, f.cue.value): f.verdict for f in result.findings if f.cue.attribute}
-    assert found == {("waterbird", "water"): Verdict.MODEL_ONLY, ("landbird", "land"): Verdict.MODEL_ONLY}
+    (finding,) = value_findings(result)
+    assert finding.verdict is Verdict.MODEL_ONLY
+    assert finding.cue.attribute == "attributes.place"
     assert not any(finding.verdict is Verdict.CONFIRMED for finding in result.findings)
 
 
+@pytest.mark.full
 def test_the_birds_shortcut_is_confirmed_with_attributes(birds):
     check_confirmed(audited(birds, attributes=("place",), **TRAIN, **TEST))
 
 
+@pytest.mark.full
 def test_class_labels_alone_make_the_birds_shortcut_a_candidate(birds):
     check_candidates(audited(birds, **TRAIN, **TEST))
 
 
+@pytest.mark.full
 def test_a_balanced_split_shows_a_shortcut_of_the_model_alone(birds):
     check_model_only(audited(birds, attributes=("place",), where=("split=test",)))
 
 
 def check_words_of_water(result):
     check_only_observed(result)
-    assert any(names(f.cue.name, WAYS["water"]) for f in result.findings if f.class_name == "waterbird")
+    assert any(names(f.cue.name, (*WAYS["water"], *WAYS["land"])) for f in result.findings)
 
 
 def check_only_observed(result):
@@ -107,22 +117,25 @@ def check_only_observed(result):
     assert judge(result, (), fail_on=("confirmed",), require_evidence=True).exit_code == 3
 
 
+@pytest.mark.full
 def test_captions_without_labels_show_the_birds_shortcut_and_nothing_fails(captioned):
     result = audited(captioned, attributes=("place",), **TRAIN, **TEST)
     assert result.settings.classes_from == "caption"
     check_only_observed(result)
-    assert {(f.class_name, f.cue.value) for f in result.findings} == {("waterbird", "water"), ("landbird", "land")}
-    assert all(names(f.cue.words[1].text, WAYS[f.cue.value]) for f in result.findings)
+    (found,) = value_findings(result)
+    assert names(found.cue.words[1].text, WAYS[found.cue.value])
     left_out = result.data.left_out
     assert result.data.rows + left_out.unnamed + left_out.ambiguous == 2000
     assert 0.8 * 2000 < left_out.unnamed < 0.9 * 2000, "most captions of this world say duck, or bird"
     assert result.trust.accuracy.low > 0.9, "where captions name a class they are right, and so is CLIP on these"
 
 
+@pytest.mark.full
 def test_captions_alone_name_the_cue_in_words(captioned):
     check_words_of_water(audited(captioned, **TRAIN))
 
 
+@pytest.mark.full
 def test_clips_own_answers_show_what_they_go_with(captioned):
     check_words_of_water(audited(captioned, classes_from="clip", **TRAIN))
 
@@ -140,10 +153,12 @@ def check_planted(result):
     assert {finding.verdict for finding in result.findings} == {Verdict.CANDIDATE}
 
 
+@pytest.mark.full
 def test_planted_cues_are_found_for_their_classes_in_the_right_words(tmp_path):
     check_planted(audited(audited_world(tmp_path, "planted", 2000, 5)))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("world", "count"), [("things", 1500), ("nulls", 1000)])
 def test_clean_worlds_are_clean(tmp_path, world, count):
     result = audited(audited_world(tmp_path, world, count, 5))
@@ -157,13 +172,13 @@ def test_birds(tmp_path, seed):
     run = audited_world(tmp_path, "birds", 8000, seed)
     result = audited(run, attributes=("place",), random_sets=500, **TRAIN, **TEST)
     check_confirmed(result)
-    for finding in result.findings[:2]:
-        arm, worst = finding.counterfactual.arms[0], finding.counterfactual.before.worst
-        print(
-            f"\nseed {seed}, {finding.cue.name}: worst group {worst.class_name} on {worst.value} (n = {worst.n})"
-            f" {worst.accuracy.value:.3f} -> {worst.without.value:.3f} ({worst.without.low:.3f} to"
-            f" {worst.without.high:.3f}), p_control {arm.control.p:.3f} of {arm.control.sets} sets"
-        )
+    finding = result.findings[0]
+    effect, worst = finding.counterfactual, finding.groups.worst
+    print(
+        f"\nseed {seed}, {finding.cue.name}: gap {effect.gap_before.value:.3f}, net DiD {effect.net_did.value:.3f}"
+        f" ({effect.net_did.low:.3f} to {effect.net_did.high:.3f}), p {effect.p:.3f}; worst group {worst.class_name} on"
+        f" {worst.value} (n = {worst.n}) {worst.accuracy.value:.3f} -> {worst.without.value:.3f}"
+    )
     check_candidates(audited(run, **TRAIN, **TEST))
     check_model_only(audited(run, attributes=("place",), where=("split=test",)))
 

@@ -42,52 +42,55 @@ def confirmed(tmp_path_factory):
 
 def test_a_shortcut_in_data_and_model_is_confirmed_for_both_classes(confirmed):
     assert confirmed.verdict is Verdict.CONFIRMED
-    found = {
-        (finding.class_name, finding.cue.value)
-        for finding in confirmed.findings
-        if finding.verdict is Verdict.CONFIRMED
+    (first,) = [finding for finding in confirmed.findings if finding.verdict is Verdict.CONFIRMED]
+    assert (first.kind, first.side, first.cue.attribute) == ("value", "both", "attributes.place")
+    # one cue is one finding, with a row a class
+    assert {(row.class_name, row.has) for row in first.classes} == {
+        ("waterbird", first.cue.value == "water"),
+        ("landbird", first.cue.value == "land"),
     }
-    assert found == {("waterbird", "water"), ("landbird", "land")}
-    assert {finding.verdict for finding in confirmed.findings} <= {Verdict.CONFIRMED, Verdict.CORE}
-    first = confirmed.findings[0]
-    assert set(first.counterfactual.arms[0].heads) == {"L00H05", "L00H09"}
+    assert {finding.verdict for finding in confirmed.findings} <= {Verdict.CONFIRMED, Verdict.CANDIDATE}
+    effect = first.counterfactual
+    assert set(effect.heads) == {"L00H05", "L00H09"}
     assert first.association.d.low > 0.8
-    assert first.counterfactual.arms[0].control.p < 0.05
-    assert first.counterfactual.arms[0].control.sets >= 150
-    assert {word.text.removeprefix("no ") for finding in confirmed.findings[:2] for word in finding.cue.words[1:2]} == {
-        "the cue"
-    }
-    assert first.counterfactual.before.worst.value != first.cue.value
-    dose = [point.conflict.value for point in first.counterfactual.arms[0].dose]
-    assert dose == sorted(dose)
+    assert effect.p < 0.05
+    assert effect.control_sets >= 50
+    assert first.cue.words[1].text.removeprefix("no ") == "the cue"
+    having = [row.class_name for row in first.classes if row.has]
+    assert (first.groups.worst.class_name in having) != (first.groups.worst.value == first.cue.value)
+    dose = [point.gap.value for point in effect.doses]
+    assert dose == sorted(dose, reverse=True)
     assert confirmed.trust.valid
+    assert confirmed.trust.placebo.rate <= 0.05
     assert all(shift.shifted for shift in confirmed.shift.rows if shift.head is None)
 
 
 def test_a_cue_that_only_the_model_uses(tmp_path):
     """Association none, verdict model shortcut."""
     result = audited(cue_world(3000, 0, aligned=0.5), tmp_path, attributes=("place",))
-    found = [finding for finding in result.findings if finding.verdict is not Verdict.CORE]
-    assert {finding.verdict for finding in found} == {Verdict.MODEL_ONLY}
-    assert {finding.cue.value for finding in found} == {"land", "water"}
-    assert all(finding.association.within_delta for finding in found)
-    assert all(finding.association.strength == "negligible" for finding in found)
+    (finding,) = [finding for finding in result.findings if finding.kind == "value"]
+    assert finding.verdict is Verdict.MODEL_ONLY
+    assert finding.association.within_delta
+    assert finding.association.strength == "negligible"
 
 
 def test_a_cue_that_the_model_does_not_use(tmp_path):
-    result = audited(cue_world(8000, 0, aligned=0.9, reliance=0.0), tmp_path, attributes=("place",))
-    found = {finding.cue.value: finding.verdict for finding in result.findings if finding.cue.attribute}
-    assert found == {"land": Verdict.DATA_ONLY, "water": Verdict.DATA_ONLY}
+    world = cue_world(8000, 0, aligned=0.9, reliance=0.0, core=0.5, spread=2.0)
+    result = audited(world, tmp_path, attributes=("place",))
+    (finding,) = [finding for finding in result.findings if finding.kind == "value"]
+    assert finding.verdict is Verdict.DATA_ONLY
+    assert finding.reliance[0].does_not_hang_on_it
 
 
 def test_core_heads_are_core_with_attributes_and_at_most_candidates_without(tmp_path):
+    """What is part of the class is no more than a candidate, with an attribute of another cue, too."""
     world = cue_world(3000, 0, aligned=0.5, reliance=0.5, core=0.5)
     (tmp_path / "with").mkdir()
     (tmp_path / "without").mkdir()
     result = audited(world, tmp_path / "with", attributes=("place",), user_texts=("the core",))
     core = [finding for finding in result.findings if "core" in finding.cue.name]
     assert core
-    assert {finding.verdict for finding in core} == {Verdict.CORE}
+    assert {finding.verdict for finding in core} == {Verdict.CANDIDATE}
     assert all(set(finding.cue.heads) == {"L01H10", "L01H14"} for finding in core)
     result = audited(world, tmp_path / "without", user_texts=("the core",))
     assert {finding.verdict for finding in result.findings} == {Verdict.CANDIDATE}
@@ -96,8 +99,9 @@ def test_core_heads_are_core_with_attributes_and_at_most_candidates_without(tmp_
 def test_class_labels_alone_give_candidates_with_their_evidence(tmp_path):
     result = audited(cue_world(3000, 0, reliance=0.5), tmp_path)
     assert {finding.verdict for finding in result.findings} == {Verdict.CANDIDATE}
-    first = next(f for f in result.findings if f.class_name == "waterbird" and f.cue.name == "the cue")
+    first = next(f for f in result.findings if f.cue.name.removeprefix("no ") == "the cue")
     assert first.needs
+    assert first.reliance == ()
     assert {item.name for item in first.evidence} >= {"semantic distance", "text axis", "pseudo-attribute"}
     assert next(item for item in first.evidence if item.name == "pseudo-attribute").supports is True
     assert first.cells.corrected
@@ -122,7 +126,7 @@ def test_another_run_is_scored(tmp_path):
     options = AuditOptions(classes=str(tmp_path / "classes.txt"), attributes=("place",), **QUICK)
     result = audit_cues(run, options, test_run=test, texts=Texts(train), pool=text_pool())
     assert result.test_run == test.directory.url
-    assert [finding.verdict for finding in result.findings[:2]] == [Verdict.CONFIRMED] * 2
+    assert result.findings[0].verdict is Verdict.CONFIRMED
     assert test.directory.url in result.data.counterfactual
     assert len(result.shift.heads) == 10
     assert {row.train.value > 0.5 for row in result.shift.rows if row.head is not None} == {True}, "D is the cue's"
@@ -194,9 +198,12 @@ def test_one_seed_gives_one_json(tmp_path):
 def test_tables_are_tidy(confirmed):
     findings = confirmed.table("findings")
     assert findings.num_rows == len(confirmed.findings)
-    assert findings["verdict"].to_pylist()[:2] == ["confirmed shortcut"] * 2
-    assert confirmed.table("group_accuracy").num_rows == 4 * (1 + len(confirmed.findings))
-    assert set(confirmed.table("arms")["arm"].to_pylist()) == {"whole heads", "direction only"}
+    assert findings["verdict"].to_pylist()[0] == "confirmed shortcut"
+    with_groups = sum(finding.groups is not None for finding in confirmed.findings)
+    assert confirmed.table("group_accuracy").num_rows == 4 * (1 + with_groups)
+    assert set(confirmed.table("arms")["arm"].to_pylist()) >= {"whole heads", "direction only"}
+    assert confirmed.table("reliance")["answerer"].to_pylist() == ["clip"] * with_groups
+    assert confirmed.table("class_rows").num_rows == 2 * len(confirmed.findings)
     assert confirmed.table("classes")["class"].to_pylist() == ["landbird", "waterbird"]
     assert confirmed.table("weights").num_rows == 2000
     with pytest.raises(UsageError, match="there is no table 'nothing'"):
@@ -214,7 +221,9 @@ def test_exports(confirmed):
     assert balanced % 4 == 0
     assert balanced > 0
     collect = rows["collect"].to_pylist()
-    assert {(row["class"], row["value"]) for row in collect} == {("waterbird", "land"), ("landbird", "water")}
+    having = next(row.class_name for row in confirmed.findings[0].classes if row.has)
+    cue, other = confirmed.findings[0].cue.value, {"waterbird": "landbird", "landbird": "waterbird"}[having]
+    assert {(row["class"], row["value"]) for row in collect} == {(having, f"not {cue}"), (other, cue)}
     assert all(row["collect"] > 0 for row in collect)
     spurious = rows["spuriosity"].to_pylist()
     first = [row for row in spurious if row["finding"] == confirmed.findings[0].id]
@@ -222,7 +231,7 @@ def test_exports(confirmed):
     assert first[0]["score"] > first[-1]["score"]
     assert set(rows["groups"]["rows"].to_pylist()) == {"association", "counterfactual"}
     assert rows["review"].num_rows > 0
-    assert heads(confirmed)["findings"][0]["heads"] == list(confirmed.findings[0].counterfactual.arms[0].heads)
+    assert heads(confirmed)["findings"][0]["heads"] == list(confirmed.findings[0].counterfactual.heads)
 
 
 def test_weights_are_capped():

@@ -7,11 +7,20 @@ from datetime import date
 import pytest
 
 from clipaudit.cues.report.gate import FAIL_ON, judge, parse_fail_on
-from clipaudit.cues.report.waivers import apply_waivers, load_waivers, unknown_waiver
+from clipaudit.cues.report.waivers import Waiver, apply_waivers, load_waivers, unknown_waiver
 from clipaudit.cues.result.finding_parts import Verdict
 from clipaudit.cues.result.panels import Dropped
 from clipaudit.errors import UsageError
-from tests.audit_examples import around, candidate, confirmed, example_result, inconclusive, observed, unlabelled_result
+from tests.audit_examples import (
+    around,
+    candidate,
+    confirmed,
+    example_result,
+    inconclusive,
+    observed,
+    reliance,
+    unlabelled_result,
+)
 
 TODAY = date(2026, 11, 21)
 
@@ -75,10 +84,7 @@ def test_a_negative_tie_counts_by_its_size():
 
 
 def test_a_small_cell_neither_fails_nor_passes():
-    finding = confirmed()
-    arm = finding.counterfactual.arms[0]
-    few = replace(arm, delta_conflict=around(0.3, 0.1, 40))
-    small = replace(finding, counterfactual=replace(finding.counterfactual, arms=(few,)))
+    small = replace(confirmed(), reliance=(reliance(gap=around(0.4, 0.1, 40)),))
     found = gate(audit_of(small), evidence=True)
     assert (found.outcome, found.exit_code) == ("inconclusive", 3)
     assert "rest on 40 images; at least 100 are needed" in found.sentence
@@ -213,3 +219,36 @@ def test_fail_on_is_checked():
         parse_fail_on(("core",))
     with pytest.raises(UsageError, match="stands alone"):
         parse_fail_on(("never", "confirmed"))
+
+
+def test_a_finding_of_the_users_core_does_not_fail():
+    found = replace(confirmed(), verdict=Verdict.NEEDED)
+    assert outcome(audit_of(found), fail_on=("needed",)) == ("failed", 1)
+    assert outcome(audit_of(replace(found, core=True)), fail_on=("needed",)) == ("passed", 0)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.FAILS_WHERE, Verdict.NEEDED, Verdict.TIED])
+def test_what_somebody_has_to_look_at_is_no_pass_and_fails_when_asked(verdict):
+    audit = audit_of(replace(confirmed(), verdict=verdict))
+    word = verdict.name.lower().replace("_", "-")
+    assert outcome(audit) == ("inconclusive", 0)
+    assert outcome(audit, fail_on=(word,)) == ("failed", 1)
+
+
+def test_few_independent_images_are_no_pass():
+    classes = tuple(replace(facts, independent=99) for facts in example_result().classes)
+    found = gate(replace(audit_of(), classes=classes), evidence=True)
+    assert (found.outcome, found.exit_code) == ("inconclusive", 3)
+    assert "Fewer than 100 independent images" in found.sentence
+
+
+def test_a_waiver_of_a_finding_that_was_merged_counts_and_warns():
+    finding = confirmed()
+    given = Waiver(finding=finding.former_ids[0], owner="Ada", reason="known", expires=date(2030, 1, 1))
+    audit = audit_of(finding)
+    applied = apply_waivers((given,), audit, date(2026, 1, 1))
+    assert applied[0].status == "active"
+    assert applied[0].matches == finding.id
+    found = judge(audit, applied, fail_on=("confirmed",), require_evidence=False)
+    assert found.waived == (finding.id,)
+    assert any("name this one" in warning for warning in found.warnings)

@@ -35,7 +35,8 @@ def birds(tmp_path):
         )
         for index, (key, offset, size) in enumerate(members)
     )  # fmt: skip
-    finding = replace(confirmed(), gallery=Gallery(aligned=samples[:4], conflicting=samples[4:], least_spurious=()))
+    shown = Gallery(aligned=samples[:4], conflicting=samples[4:], least_spurious=(), drawn="Drawn.")
+    finding = replace(confirmed(), gallery=shown)
     return Run(directory), replace(example_result(), findings=(finding,)), path
 
 
@@ -64,7 +65,7 @@ def test_samples_without_a_place_or_of_another_run_are_left_out(birds):
     finding = audit.findings[0]
     lost = replace(finding.gallery.aligned[0], offset=None)
     other = replace(finding.gallery.aligned[1], url="/elsewhere.tar")
-    found = replace(finding, gallery=Gallery(aligned=(lost, other), conflicting=(), least_spurious=()))
+    found = replace(finding, gallery=replace(finding.gallery, aligned=(lost, other), conflicting=(), least_spurious=()))
     assert read_pictures(replace(audit, findings=(found,)), [run]).plain == {}
 
 

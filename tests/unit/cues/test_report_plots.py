@@ -69,7 +69,7 @@ def test_marks_cover_no_other():
 def test_every_finding_is_on_the_map_with_a_link_and_a_name():
     marks = [mark(n, d=0.1 * n, effect=-0.05 * n, verdict=verdict) for n, verdict in enumerate(Verdict, 1)]
     drawn = cue_map([*marks, mark(None, 0.05, 0.0, None)], 0.2)
-    assert re.findall(r'href="#([\w-]+)"', drawn) == [f"finding-{n}" for n in range(1, 8)]
+    assert re.findall(r'href="#([\w-]+)"', drawn) == [f"finding-{n}" for n in range(1, 10)]
     assert drawn.count('class="tested"') == 1
     for name in ("data and model: a shortcut", "data only: model immune", "neither"):
         assert name in drawn

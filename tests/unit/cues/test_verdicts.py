@@ -1,4 +1,4 @@
-"""Verdicts: every row of the table of section 4 by answerer, their precedence, what is missing, and the words."""
+"""Verdicts: every row of the table of docs/method.md 8 by answerer, their precedence, what is missing, words."""
 
 from __future__ import annotations
 

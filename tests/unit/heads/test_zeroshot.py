@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from clipaudit.errors import UsageError
 from clipaudit.heads import zeroshot
@@ -128,6 +129,7 @@ def test_wilson(right, total, low, high):
     found = Proportion(right=right, total=total).interval()
     assert found == pytest.approx((low, high), abs=2e-6)
     wider = Proportion(right=right, total=total).interval(0.99)
+    assert wider == pytest.approx(binomtest(right, total).proportion_ci(0.99, method="wilson"), abs=1e-12)
     assert wider[0] <= found[0] <= right / total <= found[1] <= wider[1]
 
 

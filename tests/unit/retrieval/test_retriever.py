@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clipaudit.cli.console.index import print_answer
+from clipaudit.cli.console.query import print_answer
 from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.retrieval import retriever as module
 from clipaudit.retrieval.card import EMBEDDING

@@ -11,14 +11,12 @@ import pytest
 from PIL import Image
 
 from clipaudit.errors import UsageError
-from clipaudit.localize.run_maps import RunMaps
 from clipaudit.retrieval.card import EMBEDDING
 from clipaudit.retrieval.plan import IndexConfig, build_indexes
 from clipaudit.retrieval.queries import QueryEncoder
 from clipaudit.retrieval.request import Request, answers
 from clipaudit.retrieval.retriever import Answer, Hit, Retriever
 from clipaudit.retrieval.sheet import Asked, SheetPanel, contact_sheet
-from clipaudit.retrieval.sheet_maps import SheetMaps, along
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run
 from clipaudit.run.row import Row
@@ -27,6 +25,16 @@ from clipaudit.shards.listing import expand
 from tests.make_audits import audited
 from tests.make_runs import MEMORY, SPEC, make_manifest
 from tests.make_shards import encode, huge_png_bytes, jpeg_bytes, member_offsets, photo, write_shard
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global RunMaps, SheetMaps, along
+
+    from clipaudit.localize.run_maps import RunMaps
+    from clipaudit.retrieval.sheet_maps import SheetMaps, along
+
 
 EVIL = "<script>alert('x')</script>&\"'{{ 7*7 }}"
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from clipaudit.errors import IntegrityError
-from clipaudit.run.check import check
 from clipaudit.run.directory import BASIS, RunDirectory
+from clipaudit.run.integrity import check
 from clipaudit.run.reader import Run
 from tests.make_audits import audited
 from tests.make_runs import make_run

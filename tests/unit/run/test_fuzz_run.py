@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clipaudit.errors import ClipauditError
-from clipaudit.run.check import check
+from clipaudit.run.integrity import check
 from clipaudit.run.reader import Run
 from clipaudit.run.upkeep import gc, status
 from tests.fuzz import bounded, damaged, damages, folder_in_memory, json_values, no_hang, places, replaced, small

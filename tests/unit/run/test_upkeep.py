@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipaudit.errors import RunNotFound
-from clipaudit.run.check import check
 from clipaudit.run.directory import RunDirectory
+from clipaudit.run.integrity import check
 from clipaudit.run.moments_file import load_moments, save_moments
 from clipaudit.run.reader import Run
 from clipaudit.run.records import FailureRecord, StoredFile

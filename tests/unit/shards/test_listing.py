@@ -64,9 +64,9 @@ def test_globs_leave_out_directories_and_hidden_files(folder):
 
 def test_a_symlink_has_its_targets_size_and_etag(folder):
     (folder / "link.tar").symlink_to(folder / "a-0003.tar")
-    one, other = expand([f"{folder}/link.tar"])[0], expand([f"{folder}/lin?.tar"])[0]
-    assert one == other
-    assert one.size == 4096
+    by_name, by_glob = expand([f"{folder}/link.tar"])[0], expand([f"{folder}/lin?.tar"])[0]
+    assert by_name == by_glob
+    assert by_name.size == 4096
 
 
 def test_zero_matches_names_the_pattern(folder):

@@ -11,7 +11,6 @@ import fsspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from clipaudit.errors import ShardChanged, ShardNotFound, ShardUnreadable
 from clipaudit.schema import BAD_NAME, DUPLICATE_KEY, OK
@@ -79,6 +78,8 @@ def test_bytes_that_are_not_utf8_are_escaped(tmp_path):
 
 
 def test_keys_and_extensions_are_webdatasets(tmp_path):
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
     members = [
         ("a.b/c.d.JPG", b"1"), ("a.b/c.Seg.PNG", b"2"), ("a.b/c.jpg", b"3"), ("noextension", b"4"), ("x/y.jpg", b"5"),
         ("__index__.json", b"6"), ("__meta__/x.jpg", b"7"), ("__key.jpg", b"8"), ("z.", b"9"), ("x/z.cls", b"10"),
@@ -228,7 +229,7 @@ def test_a_local_shard_that_is_written_to_while_it_is_read_is_thrown_away(tmp_pa
     (shard,) = expand([str(path)])
     with ShardReader(shard, wants=WANTED.__contains__, complete=lambda _: True, max_member_bytes=2**20) as reader:
         groups = iter(reader)
-        found = [next(groups)]
+        read_groups = [next(groups)]
         match change:
             case "rewritten":
                 path.write_bytes(before.replace(bytes([31]) * 700, bytes([32]) * 700))
@@ -242,8 +243,8 @@ def test_a_local_shard_that_is_written_to_while_it_is_read_is_thrown_away(tmp_pa
             with pytest.raises(ShardChanged, match=r"a\.tar"):
                 list(groups)
             return
-        found += groups
-    assert [contents(group)["jpg"] for group in found] == [bytes([n + 1]) * 700 for n in range(40)]
+        read_groups += groups
+    assert [contents(group)["jpg"] for group in read_groups] == [bytes([n + 1]) * 700 for n in range(40)]
 
 
 def test_an_empty_file_and_files_that_are_no_tar(tmp_path):

@@ -1,4 +1,4 @@
-"""Whether everything that a run stores is what was written: hashes, counts, sums, and what they say of each other."""
+"""`check`: whether everything that a run stores is what was committed, and agrees with itself."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.compute as pc
 
+from clipaudit.arrays import Float32s
 from clipaudit.errors import IntegrityError, RunNotFound
 from clipaudit.run.basis import read_basis
 from clipaudit.run.directory import BASIS, MANIFEST, RunDirectory
@@ -28,7 +28,9 @@ REMAINDER_TOLERANCE = {"fp32": 5e-6, "int8": 5e-6, "fp16": 5e-3, "bf16": 2e-2}
 """Largest remainder, max abs on the unit embedding, that the integrity check of a precision may leave."""
 
 _ROWS_TOLERANCE = 1e-9
+"""Relative difference of stored moments from those of the rows: float64 rounding."""
 _PROJECTOR_TOLERANCE = 1e-4
+"""Largest entry of P P - P for a basis stored in float32."""
 _READ_BYTES = 4 * 2**20
 _CARD = "card.json"
 _PLAIN_NAME = re.compile(r"\w[\w.-]*")
@@ -36,17 +38,20 @@ _PLAIN_NAME = re.compile(r"\w[\w.-]*")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """What `clipaudit check` found."""
+    """The result of `clipaudit check`."""
 
     run: str
+    """Its path or URL."""
     shards: int
-    """Committed shards that were looked at."""
+    """Committed shards that were checked."""
     rows: int
+    """Of these shards."""
     problems: tuple[str, ...]
     """One sentence each; empty when all is well."""
     remarks: tuple[str, ...]
-    """What could not be examined, one sentence each."""
+    """What could not be checked, one sentence each."""
     largest_remainder: float
+    """Over all ok rows: max abs of embedding minus sum of parts, unit embedding."""
     remainder_tolerance: float
     remainder_quantiles: dict[str, float]
     """Median, 99 % and 99.9 % of the remainder over all ok rows, approximate: of at most 1000 rows a shard."""
@@ -58,7 +63,7 @@ def check(run: str | RunDirectory, *, remainder_tolerance: float | None = None) 
     For each shard: hashes, sizes, rows, columns, footer, unique keys, status counts, the remainders against
     `remainder_tolerance` (default: by the run's precision), and the moments against those of the rows. For the run:
     `run.json` and the basis, by the hashes that the shards recorded, and the files of indexes, by those of their cards.
-    Runs of version 0.1 recorded none of the first: then the basis is examined as far as it can be, with a remark.
+    Runs of version 0.1 recorded none of the first: then the basis is checked as far as it can be, with a remark.
     RunNotFound when there is no run; IntegrityError only when `run.json` or a commit record cannot be read.
     """
     reader = Run(run)
@@ -68,8 +73,8 @@ def check(run: str | RunDirectory, *, remainder_tolerance: float | None = None) 
     remainders = [np.zeros(0, np.float32)]
     largest = 0.0
     for record in reader.records.values():
-        found, remainder = _check_shard(reader, record, tolerance)
-        problems += found
+        shard_problems, remainder = _check_shard(reader, record, tolerance)
+        problems += shard_problems
         largest = max(largest, float(remainder.max(initial=0.0)))
         remainders.append(remainder[:: max(1, len(remainder) // 1000)])
     sample = np.concatenate(remainders)
@@ -90,7 +95,7 @@ def check(run: str | RunDirectory, *, remainder_tolerance: float | None = None) 
     )
 
 
-def _check_shard(reader: Run, record: CommitRecord, tolerance: float) -> tuple[list[str], npt.NDArray[np.float32]]:
+def _check_shard(reader: Run, record: CommitRecord, tolerance: float) -> tuple[list[str], Float32s]:
     """Problems of one shard, and the remainders of its ok rows."""
     none = np.zeros(0, np.float32)
     shard = next((shard for shard in reader.manifest.shards if shard.id == record.shard_id), None)
@@ -98,7 +103,7 @@ def _check_shard(reader: Run, record: CommitRecord, tolerance: float) -> tuple[l
         return [f"shard {record.shard_id} ({record.url}) is committed, but is not in run.json"], none
     damaged = list(_check_files(reader.directory, record.files, "committed"))
     if damaged:
-        return damaged, none  # what a damaged file says is not worth comparing
+        return damaged, none  # the content of a damaged file is not compared further
     try:
         _verify_table(reader, record)
         problems, remainder = _check_rows(reader, record, tolerance)
@@ -107,8 +112,8 @@ def _check_shard(reader: Run, record: CommitRecord, tolerance: float) -> tuple[l
         return [str(error)], none
 
 
-def _check_files(directory: RunDirectory, files: Mapping[str, StoredFile], wrote: str) -> Iterator[str]:
-    """Compare files with their recorded sizes and hashes; `wrote` says what recorded them."""
+def _check_files(directory: RunDirectory, files: Mapping[str, StoredFile], written: str) -> Iterator[str]:
+    """Problems of files as bytes: missing, of another size, or of another hash; `written` is the verb in sentences."""
     for path, stored in files.items():
         full = directory.storage.full(path)
         digest, size = hashlib.sha256(), 0
@@ -127,9 +132,9 @@ def _check_files(directory: RunDirectory, files: Mapping[str, StoredFile], wrote
             yield str(error)
             continue
         if size != stored.bytes:
-            yield f"{full} has {size} bytes where {stored.bytes} were {wrote}"
+            yield f"{full} has {size} bytes where {stored.bytes} were {written}"
         elif digest.hexdigest() != stored.sha256:
-            yield f"{full} is not what was {wrote}: its sha256 differs"
+            yield f"{full} is not what was {written}: its sha256 differs"
 
 
 def _check_run_files(reader: Run) -> Iterator[str]:
@@ -179,7 +184,8 @@ def _verify_table(reader: Run, record: CommitRecord) -> None:
     verify(reader.directory, record.projections, reader.spec, rows=record.rows, size=size, footer=footer)
 
 
-def _check_rows(reader: Run, record: CommitRecord, tolerance: float) -> tuple[list[str], npt.NDArray[np.float32]]:
+def _check_rows(reader: Run, record: CommitRecord, tolerance: float) -> tuple[list[str], Float32s]:
+    """Problems of one shard's plain columns, and the (ok,) remainders of its ok rows."""
     full = reader.directory.storage.full(record.projections)
     columns = ["shard_id", "key", "status", "remainder"]
     with open_table(reader.directory, record.projections) as file:
@@ -203,6 +209,7 @@ def _check_rows(reader: Run, record: CommitRecord, tolerance: float) -> tuple[li
 
 
 def _check_moments(reader: Run, record: CommitRecord) -> Iterator[str]:
+    """Problems of one shard's stored moments, compared with those of its rows."""
     directory = reader.directory
     full = directory.storage.full(record.moments)
     stored = load_moments(directory, record.moments)
@@ -235,7 +242,7 @@ def _difference(a: Moments, b: Moments) -> float:
 
 
 def _check_basis(reader: Run) -> Iterator[str]:
-    """Q's rows are orthonormal, or for a head of deficient rank an isometry's: Q Q' is a projector."""
+    """Problems of the basis. P = Q Q' of each head must be a projector, P P = P; it is 1 unless the head lacks rank."""
     if not reader.records:
         return
     try:

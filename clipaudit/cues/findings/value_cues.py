@@ -1,0 +1,96 @@
+"""Which values of columns are looked at: those tied to classes, and those that a model hangs on without a tie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from clipaudit.arrays import Bools, Ints
+from clipaudit.cues.findings.measured_reliance import ValueCue, having_of, pointed_by_model, scored_values
+from clipaudit.cues.measure.answers import Answers
+from clipaudit.cues.measure.context import Context
+from clipaudit.cues.reliance import rules
+
+_MOST_SEARCHED: Final = 10
+_GAP: Final = 2.5
+"""Standard errors between accuracies, on the discovery half, from which a value that goes with no class is tried."""
+_SIDE: Final = 50
+"""Independent images on either side that this needs."""
+
+
+def value_cues(context: Context) -> list[ValueCue]:
+    """Values whose cut passes, strongest first, of a column of two values one; then those that the model seems to hang
+    on though they go with no class."""
+    associated = []
+    for screen in context.attributes:
+        rows = [context.row_of(screen, place) for place in range(len(screen.values))]
+        passing = [place for place, m in enumerate(rows) if context.passed[m] and context.family.cuts[m].d > 0]
+        if len(screen.values) == 2 and passing:  # two ends of one cue: the rarer value names it
+            passing = [int(np.argmin(screen.counts.sum(axis=0)[screen.values]))]
+        for place in passing:
+            m = rows[place]
+            cue = ValueCue(screen=screen, place=place, upper=context.family.cuts[m].upper, associated=True)
+            associated.append((float(context.family.limits[m, 0]), cue))
+    strongest = [cue for _, cue in sorted(associated, key=lambda item: -item[0])]
+    return strongest + relied_cues(context)
+
+
+def relied_cues(context: Context) -> list[ValueCue]:
+    """Values inside +-delta whose conflicting images are answered worse than others on the discovery half; the model
+    says which classes they point to."""
+    answers = context.answers
+    if answers is None:
+        return []
+    suspects = []
+    delta = context.options.delta_warn
+    for screen in context.attributes:
+        codes = scored_values(answers, screen)
+        places = range(1 if len(screen.values) == 2 else len(screen.values))
+        for place in places:
+            m = context.row_of(screen, place)
+            low, high = context.family.limits[m]
+            having = having_of(codes, int(screen.values[place]))
+            upper = pointed_by_model(context, answers, having) if -delta < low and high < delta else None
+            if upper is None:
+                continue
+            difference = _difference(context, answers, having, upper)
+            if difference > _GAP:
+                cue = ValueCue(screen=screen, place=place, upper=upper, associated=False)
+                suspects.append((difference, cue))
+    return [cue for _, cue in sorted(suspects, key=lambda item: -item[0])[:_MOST_SEARCHED]]
+
+
+def _difference(context: Context, answers: Answers, having: Ints, upper: Bools) -> float:
+    """Standard errors between the accuracies of aligned and conflicting images (having (n,) 1, 0, -1), on the discovery
+    half."""
+    pointed = np.zeros(len(context.names), np.bool_)
+    pointed[context.tested] = upper
+    rows = answers.facts.discovery & (having >= 0) & np.isin(answers.truth, context.tested)
+    aligned = rows & ((having == 1) == pointed[answers.truth])
+    against = rows & ~aligned
+    right = answers.right(answers.base)
+    if min(int(against.sum()), int(aligned.sum())) < _SIDE:
+        return 0.0
+    a, b = right[aligned].mean(), right[against].mean()
+    error = np.sqrt(a * (1 - a) / aligned.sum() + b * (1 - b) / against.sum())
+    return float((a - b) / max(error, 1e-9))
+
+
+def stand_ins(
+    cues: Sequence[ValueCue], measured: Sequence[Sequence[rules.Reliance]], limits: Sequence[float]
+) -> list[str | None]:
+    """For each cue a column that cannot be told from it and is tied more strongly, which is judged in its stead."""
+    result: list[str | None] = []
+    for place, cue in enumerate(cues):
+        columns = {name for part in measured[place] for name in part.inseparable_from}
+        stronger = [
+            other.screen.attribute.column
+            for number, other in enumerate(cues)
+            if other.screen is not cue.screen
+            and other.screen.attribute.column in columns
+            and (limits[number], -number) > (limits[place], -place)
+        ]
+        result.append(stronger[0] if stronger else None)
+    return result

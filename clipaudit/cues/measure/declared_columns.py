@@ -1,0 +1,103 @@
+"""Declared columns before their values are tested: sources among them, bins, each column as a whole (S2b, S6b)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from clipaudit.arrays import Ints
+from clipaudit.cues.measure.answers import read_vectors
+from clipaudit.cues.measure.context import ColumnTest
+from clipaudit.cues.measure.image_facts import ImageFacts
+from clipaudit.cues.statistics.attribute import Attribute
+from clipaudit.cues.statistics.attributes import AttributeScreen, omnibus
+from clipaudit.cues.statistics.columns import binned_like, column_kind, multi_class_auc, numbers_of
+from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.multiplicity import permuted
+from clipaudit.cues.statistics.sources import MIN_LEVELS, SourceTest, find_source
+
+_SOURCE_ROWS: Final = 5_000
+"""Images that sources are looked for in."""
+_OMNIBUS: Final = 499
+"""Permutations for columns as a whole."""
+
+
+def sources_of(facts: ImageFacts, seed: int) -> tuple[SourceTest | None, tuple[SourceTest, ...]]:
+    """The column that is a source of images that are alike, if any is, and all that were tried: shards, and text
+    columns with at least 20 values."""
+    candidates = [("shard", np.unique(facts.shard_id, return_inverse=True)[1].astype(np.int64))]
+    candidates += [
+        (name, attribute.codes)
+        for name, attribute in facts.attributes.items()
+        if len(np.unique(attribute.codes)) >= MIN_LEVELS and column_kind(attribute.values) != "number"
+    ]
+    rows = sample_rows(len(facts), _SOURCE_ROWS, seed)
+    embedding = read_vectors(facts.run, "embedding", facts.position[rows]).astype(np.float32)
+    tried = [(name, codes[rows]) for name, codes in candidates]
+    return find_source(tried, embedding, facts.truth[rows], facts.cluster[rows], seed)
+
+
+def in_bins(facts: ImageFacts, test: ImageFacts | None, columns: Sequence[str]) -> tuple[ImageFacts, ImageFacts | None]:
+    """The images with the declared columns cut into bins, by what the association's rows hold (S6b)."""
+    sets = [facts, *([] if test is None else [test])]
+    attributes = [dict(part.attributes) for part in sets]
+    for name in columns:
+        binned = binned_like(facts.attributes[name], [part.attributes[name] for part in sets])
+        for values, attribute in zip(attributes, binned, strict=True):
+            values[name] = attribute
+    first, *others = (replace(part, attributes=values) for part, values in zip(sets, attributes, strict=True))
+    return first, others[0] if others else None
+
+
+def of_source(facts: ImageFacts, name: str) -> ImageFacts:
+    """The images with the codes of a source; those without a value stand for themselves."""
+    codes = facts.shard_id.astype(np.int64) if name == "shard" else facts.attributes[name].codes.copy()
+    alone = codes < 0
+    codes = np.where(alone, codes.max(initial=-1) + 1 + np.cumsum(alone), codes)
+    return replace(facts, source=np.unique(codes, return_inverse=True)[1].astype(np.int64))
+
+
+def sample_rows(n: int, limit: int, seed: int) -> Ints:
+    """(s,) places of at most `limit` of n rows, drawn, in order."""
+    if n <= limit:
+        return np.arange(n)
+    rows: Ints = np.sort(np.random.default_rng([seed, 21]).choice(n, limit, replace=False))
+    return rows
+
+
+def column_tests(
+    screens: Sequence[AttributeScreen],
+    raw: Mapping[str, Attribute],
+    places: Ints,
+    design: Design,
+    sample: Ints,
+    *,
+    alpha: float,
+    seed: int,
+) -> tuple[ColumnTest, ...]:
+    """Each column as a whole, on a sample: places (s,) in the raw columns, sample (s,) among the design's rows."""
+    if not screens:
+        return ()
+    groups = [None if codes is None else codes[sample] for codes in (design.cluster, design.source)]
+    part = Design(design.truth[sample], design.classes, groups[0], groups[1], design.halves[sample])
+    rng = np.random.default_rng([seed, 20])
+    count = max(_OMNIBUS, 25 * len(screens))
+    dealt = [permuted(Design(part.truth, part.classes, part.groups), rng) for _ in range(count)]
+    tests = []
+    for screen in screens:
+        attribute = raw[screen.attribute.column]
+        auc = None
+        if column_kind(attribute.values) == "number":
+            numbers = np.append(numbers_of(attribute.values), np.nan)[attribute.codes[places]]
+            auc = multi_class_auc(numbers, part.truth, part.classes, part.halves)
+        tests.append(
+            ColumnTest(
+                omnibus=omnibus(screen, sample, part, dealt, alpha / len(screens)),
+                multi_class_auc=auc,
+                kind=column_kind(attribute.values),
+            )
+        )
+    return tuple(tests)
