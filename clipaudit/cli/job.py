@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipaudit.cli.options import JsonOption, option, print_json
+from clipaudit.cli.options import (
+    ImageInterpolationOption,
+    ImageMeanOption,
+    ImageResizeOption,
+    ImageStdOption,
+    JsonOption,
+    image_settings,
+    option,
+    print_json,
+)
 from clipaudit.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -37,6 +46,10 @@ def audit(
         str | None,
         option("open_clip weight tag, checkpoint file, or random-seed-N for untrained weights.", panel="Model"),
     ] = None,
+    image_mean: ImageMeanOption = None,
+    image_std: ImageStdOption = None,
+    image_resize: ImageResizeOption = None,
+    image_interpolation: ImageInterpolationOption = None,
     precision: Annotated[str | None, option("fp32, bf16, fp16, or int8 on CPUs [fp32].", panel="Model")] = None,
     device: Annotated[str | None, option("auto, cpu, cuda, cuda:N or mps [auto].", panel="Model")] = None,
     batch_size: Annotated[int | None, option("Images a forward pass [32].", panel="Model")] = None,
@@ -48,7 +61,11 @@ def audit(
         option("Least cosine with fp32 on the first shard for int8 and --resize device [0.999].", panel="Model"),
     ] = None,
     label: Annotated[
-        str | None, option("Label column: cls, txt or a json path such as json:attrs.species.", panel="Table")
+        str | None,
+        option(
+            "Label column: cls (numbers), cls:text (names), txt, EXTENSION:text, json:PATH such as json:attrs.species.",
+            panel="Table",
+        ),
     ] = None,
     attributes: Annotated[
         list[str] | None,
@@ -82,7 +99,9 @@ def audit(
         int | None, option("Larger images are skipped undecoded [178956970].", panel="Execution")
     ] = None,
     max_attempts: Annotated[int | None, option("Attempts at a shard [3].", panel="Execution")] = None,
-    max_shard_seconds: Annotated[float | None, option("Time limit of an attempt [3600].", panel="Execution")] = None,
+    max_shard_seconds: Annotated[
+        float | None, option("Longest time without progress at a shard [3600].", panel="Execution")
+    ] = None,
     max_lost: Annotated[
         float | None, option("Share of samples that may be skipped before exit code 4 [0.05].", panel="Execution")
     ] = None,
@@ -107,6 +126,7 @@ def audit(
         "model": {
             "name": model,
             "pretrained": pretrained,
+            **image_settings(image_mean, image_std, image_resize, image_interpolation),
             "precision": precision,
             "device": device,
             "batch_size": batch_size,
