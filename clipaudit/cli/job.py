@@ -28,13 +28,24 @@ if TYPE_CHECKING:
     from clipaudit.config import JobConfig
 
 
+ShardsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="WebDataset shards: paths or URLs with brace ranges and globs, quoted.", show_default=False),
+]
+LabelOption = Annotated[
+    str | None,
+    option(
+        "Label column: cls (numbers), cls:text (names), txt, EXTENSION:text, json:PATH such as json:attrs.species.",
+        panel="Table",
+    ),
+]
+AttributesOption = Annotated[
+    list[str] | None, option("Attribute columns: json:place,json:split; NAME=json:a.place names one.", panel="Table")
+]
+
+
 def audit(
-    shards: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="WebDataset shards: paths or URLs with brace ranges and globs, quoted.", show_default=False
-        ),
-    ] = None,
+    shards: ShardsArgument = None,
     out: Annotated[str | None, option("Run directory, a path or any fsspec URL; the same command resumes it.")] = None,
     config_file: Annotated[
         Path | None, option("TOML or YAML file with these options; the command line wins.", "--config")
@@ -60,17 +71,8 @@ def audit(
         float | None,
         option("Least cosine with fp32 on the first shard for int8 and --resize device [0.999].", panel="Model"),
     ] = None,
-    label: Annotated[
-        str | None,
-        option(
-            "Label column: cls (numbers), cls:text (names), txt, EXTENSION:text, json:PATH such as json:attrs.species.",
-            panel="Table",
-        ),
-    ] = None,
-    attributes: Annotated[
-        list[str] | None,
-        option("Attribute columns: json:place,json:split; NAME=json:a.place names one.", panel="Table"),
-    ] = None,
+    label: LabelOption = None,
+    attributes: AttributesOption = None,
     caption: Annotated[str | None, option("Caption column: txt or a json path.", panel="Table")] = None,
     layers: Annotated[
         str | None, option("Stored layers: all, a number of last layers, or 8,10 or 8-11 [4].", panel="Table")
