@@ -1,7 +1,7 @@
 """Seconds of the class predictability of 48 heads (S5), one thread against the threads of the linear algebra.
 
 python benchmarks/predictability.py            48 heads x 2,000 images of 64 numbers, 2, 10 and 20 classes; minutes
-python benchmarks/predictability.py --smoke    two heads, to see that it runs
+python benchmarks/predictability.py --smoke    one head, to see that it runs
 
 A is the audit's own `skill`, which holds the linear algebra to one thread. B is the same without that limit. They
 alternate; seconds are of the wall, so that waiting for threads counts. The last column is the largest difference of a
@@ -9,8 +9,8 @@ skill from that of a minimum found to 1e-7.
 
 Before, the regression was an L-BFGS of our own with at most 40 iterations. In CPU seconds on one thread, alternating
 (48 heads), scikit-learn takes 1.4, 2.0 and 2.3 times as long with 2, 10 and 20 classes. The old code ran on all
-threads: on two shared cores A takes a tenth of its time. On the demo's birds (16 heads) the old skills were up to 0.003 off the
-minimum's, where it had stopped early; A's are within 0.00013.
+threads: on two shared cores A takes a tenth of its time. On the demo's birds (16 heads) the old skills were up to
+0.003 off the minimum's, where it had stopped early; A's are within 0.00013.
 """
 
 from __future__ import annotations
@@ -76,9 +76,11 @@ def main() -> None:
     """Print the table."""
     parser = parser_for(__doc__)
     parser.add_argument("--heads", type=int, default=HEADS)
-    heads = parse(parser, heads=2).heads
+    parser.add_argument("--classes", type=int, nargs="+", default=CLASSES)
+    options = parse(parser, heads=1, classes=(2,))
+    heads = options.heads
     print(f"{'classes':>7} {'A, 1 thread':>12} {'B, all threads':>15} {'A / B':>6} {'off the minimum':>16}")
-    for classes in CLASSES:
+    for classes in options.classes:
         one_thread, threads, off = 0.0, 0.0, 0.0
         for head in range(heads):
             values, truth = head_values(classes, head, heads)
