@@ -116,6 +116,7 @@ def span_reconstruction(
 
     UsageError as in `mean_ablation`. Source: arXiv 2310.05916, section 4.2.
     """
+    # y - (mean + (y - mean) P) = (y - mean)(I - P): what is lost
     rest = {head: np.eye(span.directions.shape[1]) - span.projector(texts) for head, span in spans.items()}
     return _replacements(run, list(spans), means, rest)
 
@@ -178,6 +179,7 @@ def stream_variants(run: Run, question: ZeroShot, variants: Sequence[Sequence[Re
     folded = {column: _Folded(column, variants, question.classes) for column in _replaced(variants)}
     columns = ["label", *([question.attribute] if question.attribute is not None else [])]
     classes = len(question.classes)
+    # float32 logits of the rows, of what each variant removes, and of one product on the way
     size = max(1, min(BATCH_ROWS, _BATCH_BYTES // (4 * classes * (2 * len(variants) + 1))))
     for batch in stream_rows(run, ["embedding", *folded], columns, question.rows, size):
         removed = np.zeros((len(variants), len(batch), classes), np.float32)
@@ -201,13 +203,14 @@ class _Folded:
     def __init__(self, column: str, variants: Sequence[Sequence[Replacement]], classes: Float32s) -> None:
         users = [(v, r) for v, variant in enumerate(variants) for r in variant if r.column == column]
         self._variants = [v for v, _ in users]
-        # (length, users * C), and what the means add up to, (users * C,)
+        # M t of every class t for each variant that uses the column, side by side: (length, users * C)
         self._toward = np.concatenate([r.toward(classes) for _, r in users], axis=1)
         self._centre = np.stack([r.mean for _, r in users])
         self._one_mean = bool((self._centre == self._centre[0]).all())
 
     def take_away(self, values: Float32s, removed: Float32s) -> None:
         """Add to `removed`, (V, n, C), in place; values (n, length)."""
+        # (y - mean)(M t): with one mean for all variants, a single product
         classes = removed.shape[2]
         if self._one_mean:
             lost = (values - self._centre[0].astype(np.float32)) @ self._toward  # (n, users * C)
@@ -257,6 +260,7 @@ def random_sets(columns: Sequence[str], chosen: Sequence[str], count: int = 1000
         if (layer := _layer_of(name)) is not None:
             layers.setdefault(layer, []).append(place)
     for _, places in sorted(layers.items()):
+        # ranks of random numbers are random permutations: the places with the first ranks are drawn
         order = rng.random((count, len(places))).argsort(axis=1)
         sets[:, places] = order < int(wanted[places].sum())
     return sets

@@ -127,6 +127,7 @@ def _shared_heads(before: Run, after: Run) -> list[str]:
 def _sample(moments: Moments, head: str, turn: Float64s | None = None) -> HeadSample:
     """A head's moments, in other coordinates of the same space when `turn` (dh, dh) is given."""
     mean, covariance = moments.mean(head), moments.covariance(head)
+    # y -> R y: mean R m, covariance R S R'
     if turn is not None:
         mean, covariance = turn @ mean, turn @ covariance @ turn.T
     return HeadSample(count=moments.count, mean=mean, covariance=covariance)

@@ -72,6 +72,7 @@ class Extremes:
         new = along.shape[1]
         if not new:
             return
+        # M2 = M2a + M2b + (mb - ma)^2 na nb / n (Chan, Golub, LeVeque 1983)
         total, mean = self._count + new, along.mean(axis=1)
         self._scatter += ((along - mean[:, None]) ** 2).sum(axis=1)
         self._scatter += (mean - self._mean) ** 2 * (self._count * new / total)

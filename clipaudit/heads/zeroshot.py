@@ -131,7 +131,7 @@ def control(observed: float, random: npt.ArrayLike) -> Control:
         raise UsageError("a control needs at least one random set")
     return Control(
         observed=float(observed),
-        p=(1 + int((drawn >= observed).sum())) / (1 + drawn.size),
+        p=(1 + int((drawn >= observed).sum())) / (1 + drawn.size),  # the observed set is one of the possible ones
         beaten=float((drawn < observed).mean()),
         mean=float(drawn.mean()),
         deviation=float(drawn.std()),
@@ -154,6 +154,7 @@ def score(batches: Iterable[LogitBatch], sets: npt.ArrayLike) -> list[Score]:
             confusion = np.zeros((len(chosen), classes, classes), np.int64)
         for start, predicted in _predictions(batch, chosen):
             for row, answers in enumerate(predicted, start):
+                # counts of (true class, predicted class), numbered row by row
                 cells = np.bincount(batch.truth * classes + answers, minlength=classes * classes)
                 confusion[row] += cells.reshape(classes, classes)
             tally.add(start, predicted == batch.truth, batch)

@@ -170,6 +170,7 @@ def seen_by(transform: Any, size: tuple[int, int]) -> Frame:  # noqa: ANN401
     scale, offset, now = [1.0, 1.0], [0.0, 0.0], list(size)
     for step in transform.transforms:
         name = type(step).__name__
+        # input = scale * picture - offset: resizing multiplies the scale, cropping sets the offset
         if name in ("Resize", "ResizeKeepRatio"):
             new = _resized(step, now)
             ratio = [n / o for n, o in zip(new, now, strict=True)]

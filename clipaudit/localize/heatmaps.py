@@ -54,9 +54,11 @@ def points(scores: Tensor, size: tuple[int, int], *, threshold: float = 0.8, smo
         raise UsageError(f"the threshold of points must lie in 0..1, not {threshold}")
     rows, columns = max(scores.shape[0] // smooth, 1), max(scores.shape[1] // smooth, 1)
     cells = min_max(enlarged(scores[None, None].float(), (rows, columns)))[0, 0].flatten()
+    # never more than half of the cells, so that no cell is both positive and negative
     count = min(int((cells >= threshold).sum()), len(cells) // 2)
     order = cells.argsort(stable=True).cpu().numpy()
     chosen = np.concatenate([order[len(order) - count :], order[:count]])
+    # centres of the cells in the picture's pixels
     x = np.minimum((chosen % columns + 0.5) * size[1] / columns, size[1] - 1)
     y = np.minimum((chosen // columns + 0.5) * size[0] / rows, size[0] - 1)
     labels = np.concatenate([np.ones(count, np.uint8), np.zeros(count, np.uint8)])

@@ -52,6 +52,7 @@ def off_shares(scores: Floats, cover: Floats, left_out: Bools | None = None) -> 
     with np.errstate(invalid="ignore", divide="ignore"):
         area = (off * counted).sum(axis=1) / counted.sum(axis=1)
         share = (off * by_patch).sum(axis=1) / mass
+    # where the object covers nothing, or everything, a share tells nothing
     known = np.isfinite(share) & (area > 0) & (area < 1)
     return np.where(known, share, np.nan), np.where(known, area, np.nan), mass
 
@@ -76,6 +77,7 @@ def off_object(share: Float64s, area: Float64s, mass: Float64s, cluster: npt.Arr
     if groups < 2:
         return None
     error = max(_error(share, weight, codes), _error(share - area, weight, codes))
+    # Student's t with G - 1 degrees of freedom, G clusters
     half, mean = float(stats.t.ppf((1 + _LEVEL) / 2, groups - 1)) * error, float(weight @ share)
     return OffObject(
         share=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), area=float(weight @ area), n=len(share)

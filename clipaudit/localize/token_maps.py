@@ -121,7 +121,7 @@ class TokenDecomposition:
         if contrast:
             if len(texts) < 2:
                 raise UsageError("the contrast compares texts: give at least two")
-            texts = texts - texts.mean(dim=0)
+            texts = texts - texts.mean(dim=0)  # linear: the maps lose their mean over the texts
         return self.decomposer.resized((images.shape[2], images.shape[3]))(images), texts
 
     def _masked(self, out: Decomposition) -> Decomposition:

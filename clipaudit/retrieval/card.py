@@ -133,6 +133,7 @@ class Space:
     def images(self, coordinates: Floats) -> Float32s:
         """(n, dim) coordinates, rows or queries -> (n, dim) float32: minus the mean; of length 1 for `cosine`."""
         vectors = np.array(coordinates, np.float32)
+        # raw: y; centred: y - m; cosine: (y - m) / |y - m|
         if self.metric != "raw":
             vectors -= self.mean
         return _unit(vectors) if self.metric == "cosine" else vectors

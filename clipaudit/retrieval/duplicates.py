@@ -224,7 +224,8 @@ def clusters_of(first: Ints, second: Ints, size: int) -> Ints:
         before = parent.copy()
         np.minimum.at(parent, first, low)
         np.minimum.at(parent, second, low)
-        np.minimum.at(parent, before[first], low)  # whole trees join, so that few rounds are needed
+        # the roots of both trees too, so that whole trees are joined and few rounds are needed
+        np.minimum.at(parent, before[first], low)
         np.minimum.at(parent, before[second], low)
         while not np.array_equal(parent, parent[parent]):
             parent = parent[parent]
@@ -277,6 +278,7 @@ def _nearest(first: Ints, second: Ints, links: _Links, size: int) -> tuple[Ints,
     """For each node its most similar partner, their cosine and bits."""
     source, target = np.concatenate([first, second]), np.concatenate([second, first])
     cosine, bits = np.tile(links.cosine, 2), np.tile(links.bits, 2)
+    # by source, then by falling cosine: the first line of each source is its nearest partner
     order = np.lexsort((target, -cosine, source))
     begins = np.unique(source[order], return_index=True)[1]
     chosen = order[begins] if size else order

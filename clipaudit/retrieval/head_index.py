@@ -146,7 +146,7 @@ class HeadIndex:
     # -- rows --------------------------------------------------------------------------------------------------------
 
     def rows(self, numbers: Sequence[int] | Ints) -> list[Row]:
-        """Shard, key, label and the rest of the rows with these numbers (m,); numbers of -1 are left out."""
+        """Shard, key, label and the rest of the rows with these numbers, (m,) integers; -1 is left out."""
         valid = np.asarray(numbers, np.int64)
         return self.row_map.rows(valid[valid >= 0])
 

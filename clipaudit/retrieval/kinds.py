@@ -90,10 +90,10 @@ def number_of_lists(rows: int) -> int:
 
 def build_bytes(kind: Kind, rows: int, dim: int) -> int:
     """About the most bytes that building takes, beside what the process has already."""
+    # either the training sample with its copy, or the filled index: the sample is freed before the lists fill
     held = kind.bytes_per_vector(dim) * rows * (_GROWTH if kind.lists else 1.0)
     lists = kind.lists * (4 * dim + 64)
     sample = _SAMPLE_COPIES * 4 * dim * min(rows, kind.training_rows)
-    # the sample is gone before the lists fill
     return int(max(held + lists, sample + lists) + _FIXED_BYTES)
 
 

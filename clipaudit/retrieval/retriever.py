@@ -306,6 +306,7 @@ class _Search:
             named = named[named >= 0]
             scores = np.sum(self._products(named), axis=0)
             order = np.argsort(-scores, kind="stable")[:k]
+            # threshold: no unnamed row can score more than the last named rows of all heads together
             bound = sum(float(nearest.scores[0][-1]) for nearest in lists)
             complete = len(order) >= k and float(scores[order[-1]]) >= bound
             if complete or width >= rows or bound == -np.inf:

@@ -161,7 +161,7 @@ class RowMap:
         return [self._row(values) for values in self._taken(numbers, self.table.column_names).to_pylist()]
 
     def hashes(self, numbers: Sequence[int] | Ints) -> list[int | None]:
-        """Perceptual hashes of the rows with these numbers (m,), signed 64-bit integers; None for a row without."""
+        """The perceptual hashes of some rows, (m,) numbers: signed 64-bit integers, None where a row has none."""
         hashes: list[int | None] = self._taken(numbers, ["phash"])["phash"].to_pylist()
         return hashes
 

@@ -205,8 +205,25 @@ class LocaliserEvaluation:
             features: Tensor = encode(pixels)
         return F.normalize(features.float(), dim=-1)
 
-    def _samples(self, **options: Any) -> MaskedShards:
-        return MaskedShards(self._config.shards, self._reader, limit=self._config.limit, **options)
+    def _samples(
+        self,
+        *,
+        label: str | None = None,
+        labels: str | None = None,
+        attributes: Sequence[str] = (),
+        squashed: bool = False,
+        masks: bool = True,
+    ) -> MaskedShards:
+        return MaskedShards(
+            self._config.shards,
+            self._reader,
+            label=label,
+            labels=labels,
+            attributes=attributes,
+            squashed=squashed,
+            masks=masks,
+            limit=self._config.limit,
+        )
 
     def _names(self, samples: MaskedShards, *, numbers: bool) -> ClassNames:
         if self._config.classes is not None:

@@ -27,6 +27,7 @@ def pixel_auc(scores: npt.ArrayLike, inside: npt.ArrayLike) -> float:
     outside, within = np.sort(values[~mask]), values[mask]
     if not len(outside) or not len(within):
         return math.nan
+    # of each pixel inside: pixels outside that score lower, and those that score no higher
     below, up_to = np.searchsorted(outside, within, side="left"), np.searchsorted(outside, within, side="right")
     return float((below + up_to).mean() / (2 * len(outside)))
 
@@ -46,6 +47,7 @@ def average_precision(scores: npt.ArrayLike, positive: npt.ArrayLike, draws: npt
     weights = np.ones((1, len(values))) if draws is None else np.asarray(draws, np.float64)
     order = np.argsort(-values, kind="stable")
     last_of_equals = np.append(np.diff(values[order]) != 0, True)
+    # true positives and all positives at each threshold, (R, thresholds)
     hits = (weights * right)[:, order].cumsum(axis=1)[:, last_of_equals]
     total = weights[:, order].cumsum(axis=1)[:, last_of_equals]
     precision = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
@@ -92,6 +94,7 @@ class Sums:
         """The statistic of all images, with percentiles of it over resampled ones; the same seed draws the same."""
         groups = self._groups[: min(self.count, _MAX_GROUPS)]
         rng = np.random.default_rng(seed)
+        # (R, groups) how often each group is drawn: a resampled sum is a product with the groups' sums
         counts = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=RESAMPLES)
         with np.errstate(invalid="ignore", divide="ignore"):
             value = float(statistic(self.total[None])[0])

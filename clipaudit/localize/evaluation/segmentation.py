@@ -75,6 +75,7 @@ class ObjectProtocol:
         truth, scores = mask[known] > 0, np.maximum(_over(maps, mask)[0][known].astype(np.float64), self._floor)
         if truth.all() or not truth.any():
             return None
+        # min-max scaled; the object is what lies above the mean, as in the published evaluation
         low, high = scores.min(), scores.max()
         scaled = (scores - low) / (high - low) if high > low else np.zeros_like(scores)
         predicted = scaled > scaled.mean()
@@ -155,6 +156,7 @@ class ClassesProtocol:
             return shares
 
         def iou(s: Float64s) -> Float64s:
+            # IoU = |A and B| / (|A| + |B| - |A and B|), of classes that occur
             both, truth, predicted = s[:, :n], s[:, n : 2 * n], s[:, 2 * n :]
             occurs = truth > 0
             ious = np.where(occurs, both / np.maximum(truth + predicted - both, 1), 0.0)
