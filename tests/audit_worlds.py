@@ -53,12 +53,12 @@ class Texts:
         self.world = world
 
     def vectors(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        found = np.zeros((len(texts), WIDTH), np.float32)
+        vectors = np.zeros((len(texts), WIDTH), np.float32)
         for row, text in enumerate(texts):
             name = text.removeprefix("no ")
             axes = NAMED[name] if name in NAMED else [int(name.split()[-1])]
-            found[row, axes] = -1.0 if text.startswith("no ") else 1.0
-        return unit(found)
+            vectors[row, axes] = -1.0 if text.startswith("no ") else 1.0
+        return unit(vectors)
 
     def classes(self, names: Sequence[str], templates: Sequence[str]) -> npt.NDArray[np.float32]:
         return self.world.classes[[self.world.names.index(name) for name in names]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -48,3 +49,10 @@ def spawn(folder: Path, *arguments: object, timeout: float = 300, **environment:
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **environment},
         check=False,
     )
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

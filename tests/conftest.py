@@ -20,6 +20,23 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
+ON_RAY = ("tests/cluster/test_index_ray.py", "tests/cluster/test_ray.py")
+"""Files whose tests share one local cluster (`ray_metrics`), so one worker runs them all."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Whole files to workers, as `--dist loadfile` does; those on Ray count as one file."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "tests on Ray" if file in ON_RAY else file
+
+    return Files(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory, worker_id) -> Iterator[Shared]:
     """`shared(name, build)`: a directory that is built once for all workers, and that no test may change."""
@@ -50,6 +67,24 @@ def _write_tiny_model(directory: Path) -> None:
         model = open_clip.CLIP(**config)
     (directory / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     save_file(model.state_dict(), directory / "open_clip_model.safetensors")
+
+
+@pytest.fixture
+def no_grad():
+    """`torch.no_grad` around the test; torch is imported when the test runs."""
+    import torch
+
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def inference_mode():
+    """`torch.inference_mode` around the test."""
+    import torch
+
+    with torch.inference_mode():
+        yield
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clipaudit.config import LabelMoments
 from clipaudit.run.basis import write_basis
 from clipaudit.run.directory import RunDirectory, new_attempt
-from clipaudit.run.moments_accumulator import LabelMoments, MomentsAccumulator
+from clipaudit.run.moments_accumulator import MomentsAccumulator
 from clipaudit.run.projections import ProjectionWriter
 from clipaudit.run.records import CommitRecord, Manifest
 from clipaudit.schema import OK, UNDECODABLE, Label, Sample, Shard, TableSpec, head_label
@@ -134,6 +135,7 @@ def write_attempt(
         shard_id=shard.id,
         url=shard.url,
         attempt=attempt,
+        run_files=run_dir.run_files(),
         files=files,
         rows=len(samples),
         ok=counts.pop(OK, 0),

@@ -6,10 +6,6 @@ import gzip
 import json
 from pathlib import Path
 
-import open_clip
-import torch
-from safetensors.torch import save_file
-
 MERGES = ["c a", "ca t</w>", "d o", "do g</w>"]
 
 
@@ -17,6 +13,10 @@ def write_worded_model(
     directory: Path, *, context: int = 16, embed_dim: int = 24, seed: int = 0, **vision: int
 ) -> Path:
     """An open_clip directory with seeded random weights; its tokenizer knows bytes and MERGES."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "bpe.txt.gz").write_bytes(gzip.compress("\n".join(["#version: 0.2", *MERGES]).encode()))
     text = {"context_length": context, "vocab_size": 512 + len(MERGES) + 2, "width": 16, "heads": 2, "layers": 1}

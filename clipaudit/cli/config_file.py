@@ -1,17 +1,21 @@
-"""The boundary where options and configuration files become a checked AuditConfig."""
+"""The boundary where options and configuration files become a checked JobConfig."""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from clipaudit.config import JobConfig
 from clipaudit.errors import UsageError
 
+OptionTree: TypeAlias = "Mapping[str, str | int | float | bool | Sequence[str] | OptionTree | None]"
+"""Fields of JobConfig by name, those of its stages one level below; None for an option that was not given."""
 
-def job_config(options: dict[str, Any], file: Path | None = None) -> JobConfig:
-    """AuditConfig from command-line options (None = not given) over those of a TOML or YAML file.
+
+def job_config(options: OptionTree, file: Path | None = None) -> JobConfig:
+    """The configuration from command-line options over those of a TOML or YAML file.
 
     Raises UsageError with one sentence that names the option at fault.
     """
@@ -29,7 +33,8 @@ def job_config(options: dict[str, Any], file: Path | None = None) -> JobConfig:
         raise UsageError(f"{file or 'command line'}: {where}: {first['msg'].lower()}") from error
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _load(file: Path) -> Mapping[str, object]:
+    """The table of options in a file, unchecked. Raises UsageError when it cannot be read."""
     import yaml
 
     try:
@@ -39,22 +44,23 @@ def _load(file: Path) -> dict[str, Any]:
     try:
         value = tomllib.loads(text) if file.suffix == ".toml" else yaml.safe_load(text)
     except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
-        first = str(error).replace("\n", " ")
-        raise UsageError(f"--config {file} is not valid {file.suffix.lstrip('.') or 'YAML'}: {first}") from error
+        reason = str(error).replace("\n", " ")
+        raise UsageError(f"--config {file} is not valid {file.suffix.lstrip('.') or 'YAML'}: {reason}") from error
     if not isinstance(value, dict):
         raise UsageError(f"--config {file} must hold a table of options, not {type(value).__name__}")
     return value
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Drop options that were not given, and sections that are then empty."""
-    kept = {name: _given(value) if isinstance(value, dict) else value for name, value in options.items()}
-    return {name: value for name, value in kept.items() if value is not None and value != {}}
+def _given(options: OptionTree) -> Mapping[str, object]:
+    """The options that were given, without stages for which none was."""
+    values = {name: _given(value) if isinstance(value, Mapping) else value for name, value in options.items()}
+    return {name: value for name, value in values.items() if value is not None and value != {}}
 
 
-def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(under)
-    for name, value in over.items():
+def _merge(base: Mapping[str, object], overrides: Mapping[str, object]) -> Mapping[str, object]:
+    """Both trees in one; where both have a value, that of `overrides`."""
+    merged = dict(base)
+    for name, value in overrides.items():
         below = merged.get(name)
-        merged[name] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        merged[name] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return merged

@@ -1,4 +1,4 @@
-"""The demo's commands; imports nothing heavy until one runs."""
+"""The commands `demo` and `demo-data`; imports nothing heavy until one runs."""
 
 from __future__ import annotations
 

@@ -20,8 +20,6 @@ MemoryOption = Annotated[
     str | None, option("Memory of one builder, such as 4GB [half of the machine's].", panel=EXECUTION)
 ]
 EngineOption = Annotated[str, option("ray (heads in parallel) or local (one after another) [local].", panel=EXECUTION)]
-
-
 HeadsOption = Annotated[
     list[str] | None,
     option("Heads such as L22H05,L22H06, and embedding [all stored, and embedding].", "--head", "--heads"),
@@ -81,12 +79,13 @@ def index(
     execution = ExecutionConfig(
         engine=cast("EngineName", engine), workers=workers, address=address, cpus_per_worker=cpus_per_worker
     )
-    runner = load_engine(execution.engine)
+    chosen_engine = load_engine(execution.engine)
     with IndexReporter(quiet=as_json) as reporter:
-        build = reporter.build if runner.IN_THIS_PROCESS else build_shared
+        # A progress bar can be updated from this process only; other processes build without one.
+        build = reporter.build if chosen_engine.IN_THIS_PROCESS else build_shared
 
         def build_all(tasks: Sequence[BuildTask]) -> Iterator[IndexCard]:
-            return runner.map_items(build, tasks, execution)
+            return chosen_engine.map_items(build, tasks, execution)
 
         cards = build_indexes(config, build_all, reporter.done)
         reporter.finish(cards, run)
@@ -117,8 +116,8 @@ def duplicates(
 
     config = DuplicatesConfig(similarity=similarity, bits=bits, memory=None if memory is None else parse_memory(memory))
     with IndexReporter(quiet=as_json) as reporter:
-        found = find_duplicates(Run(run), None if other is None else Run(other), config, reporter.stage("embedding"))
+        result = find_duplicates(Run(run), None if other is None else Run(other), config, reporter.stage("embedding"))
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(result))
     else:
-        print_duplicates(found)
+        print_duplicates(result)

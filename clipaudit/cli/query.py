@@ -1,4 +1,4 @@
-"""The commands `query` and `serve`: a question to the indexes, its answer as table, JSON or page; a server of them."""
+"""The commands `query` and `serve`: a request to the indexes, answered as a table, JSON or a page, or over HTTP."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipaudit.cli.options import JsonOption, RunArgument, listed, one_of, option, print_json, where_option
+from clipaudit.cli.options import (
+    DeviceOption,
+    JsonOption,
+    RunArgument,
+    listed,
+    one_of,
+    option,
+    print_json,
+    where_option,
+)
 from clipaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,8 +62,7 @@ MapsOption = Annotated[
     ),
 ]
 HtmlOption = Annotated[Path | None, option("Write a contact sheet: one HTML file.", panel=OUTPUT)]
-ThumbnailOption = Annotated[int, option("Pixels of a picture's longer side [160].", panel=OUTPUT)]
-DeviceOption = Annotated[str, option("Where the model runs: auto, cpu, cuda, cuda:N or mps [auto].")]
+ThumbnailOption = Annotated[int, option("Pixels of a picture's longer side [160].", "--thumbnail", panel=OUTPUT)]
 
 
 def query(
@@ -73,7 +81,7 @@ def query(
     compare: CompareOption = False,
     html: HtmlOption = None,
     maps: MapsOption = False,
-    thumbnail: ThumbnailOption = 160,
+    thumbnail_pixels: ThumbnailOption = 160,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -81,7 +89,7 @@ def query(
 
     Example: `clipaudit query runs/train --role colour --key 3/photo_0001 --compare --html like.html`
     """
-    from clipaudit.cli.console.index import print_answer
+    from clipaudit.cli.console.query import print_answer
     from clipaudit.retrieval.queries import QueryEncoder, parse_key, read_image
     from clipaudit.retrieval.request import Request, answers, parse_weights
     from clipaudit.retrieval.retriever import Retriever
@@ -90,13 +98,13 @@ def query(
     one_of("--end", end, ("max", "min"))
     if maps and html is None:
         raise UsageError("--maps draws on the page of --html: give --html FILE too")
-    opened = Run(run)
-    asking = Request(
+    opened_run = Run(run)
+    request = Request(
         weights=parse_weights(listed(head)),
         role=role,
         image=None if image is None else read_image(image),
         image_name=None if image is None else str(image),
-        key=None if key is None else parse_key(opened, key),
+        key=None if key is None else parse_key(opened_run, key),
         text=text,
         end="min" if end == "min" else "max",
         k=k,
@@ -104,15 +112,15 @@ def query(
         unique=unique,
         compare=compare,
     )
-    retriever = Retriever(opened, stale=stale, verify=verify)
-    panels = answers(retriever, QueryEncoder(opened, device, _loading), asking)
+    retriever = Retriever(opened_run, stale=stale, verify=verify)
+    panels = answers(retriever, QueryEncoder(opened_run, device, _print_loading), request)
     if html is not None:
-        _write_sheet(html, retriever, asking, panels, thumbnail, device if maps else None)
+        _write_sheet(html, retriever, request, panels, thumbnail_pixels, device if maps else None)
     if as_json:
-        print_json({"asked": asking.words(opened), "panels": [_panel_json(panel) for panel in panels]})
+        print_json({"asked": request.words(opened_run), "panels": [_panel_json(panel) for panel in panels]})
         return
     for panel in panels:
-        print_answer(f"{asking.words(opened)}: {panel.title}", panel.answer)
+        print_answer(f"{request.words(opened_run)}: {panel.title}", panel.answer)
     if html is not None:
         typer.echo(f"wrote {html}", err=True)
 
@@ -136,23 +144,23 @@ def serve(
     serve_api(run, port=port, device=device, on_start=lambda url: typer.echo(f"{url}/openapi.json", err=True))
 
 
-def _loading(model: str) -> None:
+def _print_loading(model: str) -> None:
     typer.echo(f"loading {model} ...", err=True)
 
 
 def _write_sheet(
-    html: Path, retriever: Retriever, asking: Request, panels: list[SheetPanel], side: int, maps_on: str | None
+    html: Path, retriever: Retriever, request: Request, panels: list[SheetPanel], side: int, maps_device: str | None
 ) -> None:
-    """The page; with heat maps when `maps_on` names a device for the model."""
+    """Write the page, with pictures of `side` pixels; with heat maps when a device for the model is named."""
     from clipaudit.retrieval.sheet import contact_sheet
     from clipaudit.run.thumbnails import Thumbnails
 
     thumbnails, draw = Thumbnails(retriever.run, side), None
-    if maps_on is not None:
+    if maps_device is not None:
         from clipaudit.retrieval.sheet_maps import SheetMaps  # loads torch
 
-        draw = SheetMaps(retriever, side=side, device=maps_on)
-    page = contact_sheet(retriever.run, asking.shown(retriever, thumbnails), panels, thumbnails, draw)
+        draw = SheetMaps(retriever, side=side, device=maps_device)
+    page = contact_sheet(retriever.run, request.sheet_query(retriever, thumbnails), panels, thumbnails, draw)
     try:
         html.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -160,4 +168,5 @@ def _write_sheet(
 
 
 def _panel_json(panel: SheetPanel) -> dict[str, Any]:
+    """One list of results as plain JSON values."""
     return {"title": panel.title, "notes": list(panel.answer.notes), "hits": [asdict(hit) for hit in panel.answer.hits]}

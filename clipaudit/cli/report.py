@@ -1,24 +1,34 @@
-"""The command `report`: an audit for spurious cues as a page, JSON, exports and an exit code; nothing heavy here."""
+"""The command `report`: an audit for spurious cues as a page, JSON, exports and an exit code."""
 
 from __future__ import annotations
 
-import shlex
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from clipaudit.cli.options import JsonOption, RunArgument, listed, option, print_json
+from clipaudit.cli.options import (
+    ROWS,
+    DeviceOption,
+    JsonOption,
+    RunArgument,
+    SeedOption,
+    command_line,
+    listed,
+    option,
+    print_json,
+)
 from clipaudit.errors import UsageError
 
 if TYPE_CHECKING:
     from clipaudit.cues.options import AuditOptions
     from clipaudit.cues.report.document import Report
+    from clipaudit.cues.result.finding_parts import ClassesFrom
     from clipaudit.cues.result.result import AuditResult
     from clipaudit.run.reader import Run
 
-_SHOWN = 10
-ROWS, CUES, GATE, PAGE = "Rows", "Cues", "Gate", "Page"
+_PRINTED_FINDINGS = 10
+CUES, GATE, PAGE = "Cues", "Gate", "Page"
 
 
 ClassesOption = Annotated[
@@ -50,7 +60,7 @@ EnvironmentOption = Annotated[
 CoreOption = Annotated[
     list[str] | None, option("A value or column that is part of the class, and no shortcut; repeatable.", panel=CUES)
 ]
-MarginOption = Annotated[float, option("Least gap in accuracy that counts, as a share [0.05].", panel=CUES)]
+MarginOption = Annotated[float, option("Minimum gap in accuracy that counts, as a share [0.05].", panel=CUES)]
 CleanLabelsOption = Annotated[
     bool, typer.Option("--clean-labels", help="The labels are right: a gap alone is evidence.", rich_help_panel=CUES)
 ]
@@ -83,11 +93,10 @@ HeatOption = Annotated[
 MasksOption = Annotated[
     str, option("Extension of masks in the shards that say where the object is [seg.png].", panel=PAGE)
 ]
-SeedOption = Annotated[int, option("Of everything that is drawn at random [0].")]
-DeviceOption = Annotated[str, option("Where the model runs: auto, cpu, cuda, cuda:N or mps [auto].")]
 
 
 def report(
+    context: typer.Context,
     run: RunArgument,
     classes: ClassesOption = None,
     classes_from: ClassesFromOption = None,
@@ -120,121 +129,88 @@ def report(
 
     Example: `clipaudit report runs/train --classes classnames.txt --attribute place --split json:split --out report`
     """
-    command = _command(locals())
+    command = command_line(context, always=("seed",), never=("out", "device", "as_json"))
+    from clipaudit.cues.options import AuditOptions
     from clipaudit.cues.report.gate import parse_fail_on
     from clipaudit.cues.report.save import illustrated
     from clipaudit.cues.report.waivers import load_waivers, unknown_waiver
     from clipaudit.cues.report.write import ReportConfig, check_out, write_report
     from clipaudit.run.reader import Run
 
-    opened, tested = Run(run), None if test_run is None else Run(test_run)
+    opened_run, opened_test_run = Run(run), None if test_run is None else Run(test_run)
     config = ReportConfig(
-        out=out or f"{opened.directory.url}/reports/report",
+        out=out or f"{opened_run.directory.url}/reports/report",
         fail_on=parse_fail_on(listed(fail_on) or ("confirmed",)),
         require_evidence=require_evidence,
         waivers=load_waivers(waivers),
         command=command,
     )
     check_out(config.out)
-    found = _audit(opened, tested, locals())
-    runs = [opened] if tested is None else [opened, tested]
-    say = partial(typer.echo, err=True)
-    found, shown = illustrated(found, runs, heat, device, say, pictures=pictures, masks=masks)
-    made = write_report(found, config, shown)
-    _show(made, config.out, as_json)
-    if (problem := unknown_waiver(made.waivers, found)) is not None:
+    column = None if split is None else split.removeprefix("json:").rpartition(".")[2]
+    options = AuditOptions(
+        classes=classes,
+        classes_from=cast("ClassesFrom | None", classes_from),
+        templates=templates,
+        texts=texts,
+        user_texts=tuple(text or ()),
+        attributes=listed(attribute),
+        core=tuple(core or ()),
+        margin=margin,
+        clean_labels=clean_labels,
+        cluster=cluster,
+        environment=environment,
+        # Associations are taken from the training rows, the reliance on a cue from the test rows.
+        where=() if column is None else (f"{column}=train",),
+        test_where=() if column is None else (f"{column}=test",),
+        seed=seed,
+    )
+    result = _audit(opened_run, opened_test_run, options, device)
+    runs = [opened_run] if opened_test_run is None else [opened_run, opened_test_run]
+    note = partial(typer.echo, err=True)
+    result, page_pictures = illustrated(result, runs, heat, device, note, pictures=pictures, masks=masks)
+    written = write_report(result, config, page_pictures)
+    _print_report(written, config.out, as_json)
+    if (problem := unknown_waiver(written.waivers, result)) is not None:
         raise UsageError(problem)
-    raise typer.Exit(made.gate.exit_code)
+    raise typer.Exit(written.gate.exit_code)
 
 
-def _audit(run: Run, test_run: Run | None, given: dict[str, Any]) -> AuditResult:
-    """The audit that the options ask for, with its progress on stderr."""
-    from clipaudit.cli.console.heads import Progress
+def _audit(run: Run, test_run: Run | None, options: AuditOptions, device: str) -> AuditResult:
+    """Audit a run for spurious cues, with the progress on stderr; `device` is that of the text encoder."""
+    from clipaudit.cli.console.progress import ProgressBar
     from clipaudit.cues import audit_cues
     from clipaudit.heads.texts.vectors import RunTexts
 
-    with Progress("") as progress:
-        texts = RunTexts(run, given["device"], progress.loading)
+    with ProgressBar("") as progress:
+        texts = RunTexts(run, device, progress.loading)
         return audit_cues(
             run,
-            audit_options(given),
+            options,
             texts=texts,
             test_run=test_run,
             on_progress=lambda what, done, total: progress(done, total),
         )
 
 
-def audit_options(given: dict[str, Any]) -> AuditOptions:
-    """The command's options as the audit's; `--split json:split` is train for the ties and test for the reliance."""
-    from clipaudit.cues.options import AuditOptions
-
-    split = None if given["split"] is None else given["split"].removeprefix("json:").rpartition(".")[2]
-    return AuditOptions(
-        classes=given["classes"],
-        classes_from=given["classes_from"],
-        templates=given["templates"],
-        texts=given["texts"],
-        user_texts=tuple(given["text"] or ()),
-        attributes=listed(given["attribute"]),
-        core=tuple(given["core"] or ()),
-        margin=given["margin"],
-        clean_labels=given["clean_labels"],
-        cluster=given["cluster"],
-        environment=given["environment"],
-        where=() if split is None else (f"{split}=train",),
-        test_where=() if split is None else (f"{split}=test",),
-        seed=given["seed"],
-    )
-
-
-def _show(made: Report, out: str, as_json: bool) -> None:
+def _print_report(report: Report, out: str, as_json: bool) -> None:
+    """Print the report on stdout: all of it as JSON, or the first screen's sentences with the first findings."""
     from clipaudit.cues.report.files import one_line
     from clipaudit.cues.report.first_screen import plain_sentences, to_do
     from clipaudit.cues.report.words import cue_word, headline
 
     if as_json:
-        print_json(made.to_json())
+        print_json(report.to_json())
         return
-    shown = [
-        f"  {f.rank}. {f.verdict}: {f.class_name} and {cue_word(f)} [{f.id}]" for f in made.audit.findings[:_SHOWN]
+    findings = [
+        f"  {finding.rank}. {finding.verdict}: {finding.class_name} and {cue_word(finding)} [{finding.id}]"
+        for finding in report.audit.findings[:_PRINTED_FINDINGS]
     ]
     for line in (
-        f"{headline(made.audit)}.",
-        *plain_sentences(made),
-        f"What to do: {to_do(made)}",
-        *shown,
-        made.gate.sentence,
+        f"{headline(report.audit)}.",
+        *plain_sentences(report),
+        f"What to do: {to_do(report)}",
+        *findings,
+        report.gate.sentence,
         f"Open {out.rstrip('/')}/index.html",
     ):
         typer.echo(one_line(line))
-
-
-def _command(given: dict[str, Any]) -> str:
-    """The command line that makes the same report, wherever it was written: every option that is not at its default."""
-    words = ["clipaudit", "report", str(given["run"])]
-    for name in (
-        "classes",
-        "classes_from",
-        "attribute",
-        "core",
-        "split",
-        "test_run",
-        "cluster",
-        "environment",
-        "text",
-        "texts",
-        "fail_on",
-        "waivers",
-    ):
-        for value in given[name] if isinstance(given[name], list) else [given[name]]:
-            if value is not None:
-                words += [f"--{name.replace('_', '-')}", str(value)]
-    if given["templates"] != "imagenet":
-        words += ["--templates", given["templates"]]
-    words += ["--margin", str(given["margin"])] * (given["margin"] != 0.05)
-    words += ["--clean-labels"] * given["clean_labels"]
-    words += ["--masks", given["masks"]] * (given["masks"] != "seg.png")
-    words += ["--seed", str(given["seed"])]
-    words += ["--require-evidence"] * given["require_evidence"]
-    words += [f"--no-{name}" for name in ("pictures", "heat") if not given[name]]
-    return shlex.join(words)

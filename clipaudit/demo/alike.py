@@ -21,21 +21,22 @@ from clipaudit.run.reader import Run
 from clipaudit.run.thumbnails import Thumbnails
 
 IMAGES: Final = 12
+"""Images of the sheet, for each way of searching."""
 _PLAIN: Final = "style = 'photo' and tint = 'none'"
-"""In a sketch or in red light, not even people can tell every background."""
+"""Queries are plain photos: in a sketch or in red light some backgrounds cannot be recognised."""
 _FACTORS: Final = ("background", "noun")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alike:
-    """What the sheet shows."""
+    """The query and the results of the sheet."""
 
     head: HeadTexts
-    """The head that was asked."""
+    """The head that was searched."""
     key: str
     """The query, the run's first plain photo, as `--key` takes it."""
     query: dict[str, str | None]
-    """What it shows."""
+    """The query's factors by name."""
     by_head: dict[str, int]
     """How many of the `IMAGES` most alike have the query's background, and its noun."""
     by_everything: dict[str, int]
@@ -55,10 +56,10 @@ def alike(run_url: str, words: Sequence[HeadTexts], path: Path) -> Alike | None:
     retriever, thumbnails = Retriever(run), Thumbnails(run)
     index = retriever.index(head.head)
     first = index.rows(np.flatnonzero(index.mask(_PLAIN))[:1])[0]
-    asking = Request(weights={head.head: 1.0}, key=(first.shard_id, first.key), k=IMAGES, compare=True)
-    panels = answers(retriever, QueryEncoder(run, "cpu"), asking)
+    request = Request(weights={head.head: 1.0}, key=(first.shard_id, first.key), k=IMAGES, compare=True)
+    panels = answers(retriever, QueryEncoder(run, "cpu"), request)
     draw = SheetMaps(retriever, side=160, device="cpu")
-    path.write_text(contact_sheet(run, asking.shown(retriever, thumbnails), panels, thumbnails, draw), "utf-8")
+    path.write_text(contact_sheet(run, request.sheet_query(retriever, thumbnails), panels, thumbnails, draw), "utf-8")
     shared = [
         {
             name: sum(hit.row.attributes[name] == first.attributes[name] for hit in panel.answer.hits)
@@ -76,7 +77,7 @@ def alike(run_url: str, words: Sequence[HeadTexts], path: Path) -> Alike | None:
 
 
 def background_head(words: Sequence[HeadTexts]) -> HeadTexts | None:
-    """Of the heads that are chosen for their texts about places, the one that they explain most of."""
+    """The chosen head whose texts about places explain the largest share of its variance; None without one."""
     chosen = [head for head in words if head.chosen(next(iter(RULES)))]
     return max(
         chosen, key=lambda head: sum(text.explained for text in head.texts if text.property == PLACE), default=None

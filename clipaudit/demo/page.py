@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from clipaudit.demo.evaluation.head_choice import RULES
 from clipaudit.demo.evaluation.shortcut import Shortcut
+from clipaudit.pages.html import render_page, template_environment
 from clipaudit.schema import VERSION
 from clipaudit.statistics import Proportion
 
 
 def write_page(
     path: Path,
-    found: Shortcut,
+    study: Shortcut,
     *,
     report: str,
     things: int,
@@ -24,16 +23,14 @@ def write_page(
     commands: Sequence[str],
     alike: tuple[str, str] | None,
 ) -> None:
-    """Write what `found` says as one HTML file that leads to `report`; `things` images describe heads.
+    """Write a study as one HTML file that links to `report`; `things` is the number of images that describe heads.
 
-    `alike`: address of the sheet of images that are alike in one respect, and what it shows.
+    alike: address of the sheet of images that are alike in one respect, and its caption.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clipaudit.demo"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     rule = next(iter(RULES))
-    before, after = found.settings["none"], found.settings[rule]
-    page = environment.get_template("heads.html").render(
+    before, after = study.settings["none"], study.settings[rule]
+    page = render_page(
+        template_environment("clipaudit.demo").get_template("heads.html"),
         title="What the model’s heads look at",
         report=report,
         alike=alike,
@@ -42,14 +39,14 @@ def write_page(
         things=things,
         before=before,
         after=after,
-        worst_name=worst_group(found),
+        worst_name=worst_group(study),
         worst_before=_worst(before.groups),
         worst_after=_worst(after.groups),
-        all_worst=_worst(found.settings["all"].groups),
-        groups=_groups(found),
-        heads=sorted(found.words, key=lambda head: -head.variance),
+        all_worst=_worst(study.settings["all"].groups),
+        groups=_groups(study),
+        heads=sorted(study.words, key=lambda head: -head.variance),
         chosen=after.heads,
-        control=found.controls[rule],
+        control=study.controls[rule],
         rule=RULES[rule],
         commands=commands,
         version=VERSION,
@@ -58,17 +55,17 @@ def write_page(
     path.write_text(page, encoding="utf-8")
 
 
-def headline(found: Shortcut) -> str:
-    """The finding in one sentence."""
-    gap = found.settings["none"].accuracy.value - found.settings["none"].worst
+def headline(study: Shortcut) -> str:
+    """The study's result in one sentence."""
+    gap = study.settings["none"].accuracy.value - study.settings["none"].worst
     if gap < 0.1:
         return "The model recognises birds about equally well everywhere"
-    return f"The model knows birds by their place: {worst_group(found)} are often taken for the other kind"
+    return f"The model knows birds by their place: {worst_group(study)} are often taken for the other kind"
 
 
-def worst_group(found: Shortcut) -> str:
-    """The group that is classified worst before anything is ablated, in the plural."""
-    groups = found.settings["none"].groups
+def worst_group(study: Shortcut) -> str:
+    """The group with the lowest accuracy before anything is ablated, in the plural: `landbirds on water`."""
+    groups = study.settings["none"].groups
     bird, _, where = min(groups, key=lambda name: groups[name].value).partition(" ")
     return f"{bird}s {where}"
 
@@ -82,8 +79,8 @@ def _worst(groups: dict[str, Proportion]) -> Proportion:
     return min(groups.values(), key=lambda group: group.value)
 
 
-def _groups(found: Shortcut) -> list[dict[str, Any]]:
-    before, after = found.settings["none"].groups, found.settings[next(iter(RULES))].groups
+def _groups(study: Shortcut) -> list[dict[str, Any]]:
+    before, after = study.settings["none"].groups, study.settings[next(iter(RULES))].groups
     ordered = sorted(before, key=lambda name: before[name].value)
     return [
         {"name": name, "before": before[name], "after": after[name], "worst": name == ordered[0]} for name in ordered

@@ -30,9 +30,9 @@ _PROMPTS = "prompts.txt"
 
 
 def showcase(out: Path, *, birds: int, things: int, seed: int, say: Callable[[str], None]) -> Path:
-    """Run the whole demo under `out`, telling each step through `say`; returns the page to open.
+    """Run the whole demo under `out`, telling each step through `say`; return the page to open.
 
-    Raises UsageError when `out` holds something already, or when there are too few images for every group.
+    Raises UsageError when `out` is not empty, or when there are too few images for every group.
     """
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty: give another directory, or remove it first")
@@ -40,32 +40,32 @@ def showcase(out: Path, *, birds: int, things: int, seed: int, say: Callable[[st
         raise UsageError("the demo needs at least 200 birds and 200 things, or some group would be empty")
     out.mkdir(parents=True, exist_ok=True)
     say(f"Drawing {birds:,} birds and {things:,} other things, and auditing both with the demo model ...")
-    found = shortcut(ImageEncoder.load(ModelConfig(name="demo")), out, birds=birds, things=things, seed=seed)
+    study = shortcut(ImageEncoder.load(ModelConfig(name="demo")), out, birds=birds, things=things, seed=seed)
     page = out / _REPORT / "index.html"
-    same = alike(str(out / "things-run"), found.words, out / _ALIKE)
+    similar = alike(str(out / "things-run"), study.words, out / _ALIKE)
     write_page(
         out / _HEADS,
-        found,
+        study,
         report=f"{_REPORT}/index.html",
         things=things,
         seed=seed,
-        commands=_commands(out, seed, same),
-        alike=None if same is None else (_ALIKE, _alike(same)),
+        commands=_commands(out, seed, similar),
+        alike=None if similar is None else (_ALIKE, _alike(similar)),
     )
-    for line in _findings(found):
+    for line in _findings(study):
         say(line)
     say("Looking for the shortcut from the other side, from the birds' labels and places ...")
-    made = _report(out, seed)
-    for line in (f"{report_headline(made.audit)}.", *plain_sentences(made), f"What to do: {to_do(made)}"):
+    written = _report(out, seed)
+    for line in (f"{report_headline(written.audit)}.", *plain_sentences(written), f"What to do: {to_do(written)}"):
         say(line)
     say(f"The heads in words: {out / _HEADS}")
-    if same is not None:
-        say(f"Images alike in one respect: {out / _ALIKE}\n  {_alike(same)}")
+    if similar is not None:
+        say(f"Images alike in one respect: {out / _ALIKE}\n  {_alike(similar)}")
     return page
 
 
 def _report(out: Path, seed: int) -> Report:
-    """What `clipaudit report` writes of the birds, with the prompts of the evaluation before it."""
+    """Write the report that `clipaudit report` would write of the birds, with the evaluation's prompts."""
     prompts = out / _PROMPTS
     prompts.write_text("".join(f"{template}\n" for template in TEMPLATES), encoding="utf-8")
     options = AuditOptions(
@@ -76,14 +76,14 @@ def _report(out: Path, seed: int) -> Report:
         seed=seed,
     )
     run = Run(str(out / "birds-run"))
-    result, shown = illustrated(audit_cues(run, options), [run], heat=True, device="cpu")
+    result, pictures = illustrated(audit_cues(run, options), [run], heat=True, device="cpu")
     config = ReportConfig(
         out=str(out / _REPORT),
         fail_on=("confirmed",),
         command=_report_command(out, seed),
         see_also=(Link(title="The model’s heads in words", address=f"../{_HEADS}"),),
     )
-    return write_report(result, config, shown)
+    return write_report(result, config, pictures)
 
 
 def _report_command(out: Path, seed: int) -> str:
@@ -91,18 +91,18 @@ def _report_command(out: Path, seed: int) -> str:
     return shlex.join(map(str, [*words, "--templates", out / _PROMPTS, "--seed", seed]))
 
 
-def _findings(found: Shortcut) -> list[str]:
+def _findings(study: Shortcut) -> list[str]:
     rule = next(iter(RULES))
-    before, after, control = found.settings["none"], found.settings[rule], found.controls[rule]
+    before, after, control = study.settings["none"], study.settings[rule], study.controls[rule]
     worst = min(before.groups, key=lambda name: before.groups[name].value)
-    lines = [f"{headline(found)}."]
+    lines = [f"{headline(study)}."]
     lines += [f"  {name:<20} {percent(group)} right" for name, group in sorted(before.groups.items())]
-    lines.append(f"Heads whose texts are about places ({len(after.heads)} of {len(found.words)}):")
-    for head in found.words:
+    lines.append(f"Heads whose texts are about places ({len(after.heads)} of {len(study.words)}):")
+    for head in study.words:
         if head.head in after.heads:
             lines.append(f"  {head.head}  {'; '.join(text.text for text in head.texts[:3])}")
     lines += [
-        f"With those heads replaced by their mean over the other things, {worst_group(found)} are at"
+        f"With those heads replaced by their mean over the other things, {worst_group(study)} are at"
         f" {percent(after.groups[worst])} (before: {percent(before.groups[worst])}),",
         f"  the worst group at {100 * after.worst:.1f} % (before: {100 * before.worst:.1f} %),"
         f" the average at {percent(after.accuracy)} (before: {percent(before.accuracy)}).",
@@ -112,24 +112,26 @@ def _findings(found: Shortcut) -> list[str]:
     return lines
 
 
-def _alike(same: Alike) -> str:
-    """What the contact sheet shows, in one sentence."""
+def _alike(similar: Alike) -> str:
+    """The contact sheet's caption, in one sentence."""
     return (
-        f"Of the {IMAGES} images most like one of {article(str(same.query['noun']))} on the background"
-        f" “{same.query['background']}”, by {same.head.head}, whose texts are about places,"
-        f" {same.by_head['background']} have that background and {same.by_head['noun']} that thing;"
-        f" by the whole embedding {same.by_everything['background']} and {same.by_everything['noun']}."
+        f"Of the {IMAGES} images most like one of {article(str(similar.query['noun']))} on the background"
+        f" “{similar.query['background']}”, by {similar.head.head}, whose texts are about places,"
+        f" {similar.by_head['background']} have that background and {similar.by_head['noun']} that thing;"
+        f" by the whole embedding {similar.by_everything['background']} and {similar.by_everything['noun']}."
     )
 
 
-def _commands(out: Path, seed: int, same: Alike | None) -> list[str]:
-    asked = []
-    if same is not None:
-        options = ["--key", same.key, "-k", IMAGES, "--compare", "--maps", "--html", "like.html"]
-        asked = [shlex.join(map(str, ["clipaudit", "query", out / "things-run", "--head", same.head.head, *options]))]
+def _commands(out: Path, seed: int, similar: Alike | None) -> list[str]:
+    queries = []
+    if similar is not None:
+        options = ["--key", similar.key, "-k", IMAGES, "--compare", "--maps", "--html", "like.html"]
+        queries = [
+            shlex.join(map(str, ["clipaudit", "query", out / "things-run", "--head", similar.head.head, *options]))
+        ]
     return [
         _report_command(out, seed),
-        *asked,
+        *queries,
         f"clipaudit status {out / 'birds-run'}",
         f"clipaudit check {out / 'birds-run'} --model",
         "clipaudit demo-data planted shards/planted",

@@ -1,8 +1,8 @@
 """Mean-ablation and TextSpan reconstruction of stored heads, layers and MLPs, streamed over a run's rows.
 
-Source: Gandelsman, Efros, Steinhardt, "Interpreting CLIP's Image Representation via Text-Based Decomposition", ICLR
-2024: a component's direct effect is measured by replacing it with its mean over images. The model computes nothing
-again; an ablated embedding `z - sum (y - mean y) Q` (docs/method.md 5) is not normalised: a factor changes no answer.
+Source: Gandelsman, Efros, Steinhardt 2024 (arXiv 2310.05916): a component's direct effect is measured by
+replacing it with its mean over images. The model computes nothing again; an ablated embedding `z - sum (y - mean y) Q`
+(docs/method.md 5) is not normalised again, which changes no answer.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Means:
 
 
 def replacement_means(run: Run, columns: Sequence[str], rows: Rows = ALL, *, balanced: bool = False) -> Means:
-    """The means of columns over a run's rows; `balanced`: the mean of the means of each label.
+    """The means of columns over a run's rows, (length,) float64 each; `balanced`: the mean of the labels' means.
 
     Over whole shards they come from the stored moments; with `where` or `balanced`, from one pass over the rows.
-    UsageError when a column is not stored or there are no rows.
+    UsageError when a column is not stored, there are no rows, or `balanced` is asked of a run without labels.
     """
     check_stored(run, columns)
     if balanced and run.spec.label_kind is None:
@@ -69,6 +69,7 @@ def _streamed_means(run: Run, columns: Sequence[str], rows: Rows, balanced: bool
     sums: dict[Label, dict[str, Float64s]] = {}
     counts: Counter[Label] = Counter()
     for batch in stream_rows(run, columns, ["label"] if balanced else [], rows):
+        # without `balanced` all rows are of one group, None
         labels = batch.columns["label"] if balanced else np.full(len(batch), None, object)
         for label in set(labels.tolist()):
             mask = labels == label if balanced else np.ones(len(batch), np.bool_)
@@ -94,14 +95,8 @@ class Replacement:
     matrix: Floats | None
     """(length, D): Q for a whole head, `(I - P) Q` for all of it but a span. None for a column in the joint space."""
 
-    def removed(self, values: Floats) -> Floats:
-        """(n, length) stored values -> (n, D) what the embeddings lose, in the values' precision."""
-        away = values - self.mean.astype(values.dtype)
-        found: Floats = away if self.matrix is None else away @ self.matrix.astype(values.dtype)
-        return found
-
     def toward(self, vectors: Floats) -> Float32s:
-        """Vectors (C, D) -> (length, C): what a unit of each number of the column contributes to their products."""
+        """Vectors (C, D) -> (length, C) float32: what a unit of each number of the column adds to their products."""
         folded: Float32s = (vectors.T if self.matrix is None else self.matrix @ vectors.T).astype(np.float32)
         return folded
 
@@ -117,14 +112,19 @@ def mean_ablation(run: Run, columns: Sequence[str], means: Means) -> tuple[Repla
 def span_reconstruction(
     run: Run, spans: Mapping[str, TextSpan], means: Means, texts: int | None = None
 ) -> tuple[Replacement, ...]:
-    """Each of the heads replaced by what its first `texts` texts span, `mean + (y - mean) P`: only the rest is lost."""
-    kept = {head: np.eye(span.directions.shape[1]) - span.projector(texts) for head, span in spans.items()}
-    return _replacements(run, list(spans), means, kept)
+    """Each of the heads replaced by what its first `texts` texts span, `mean + (y - mean) P`: only the rest is lost.
+
+    UsageError as in `mean_ablation`. Source: arXiv 2310.05916, section 4.2.
+    """
+    # y - (mean + (y - mean) P) = (y - mean)(I - P): what is lost
+    rest = {head: np.eye(span.directions.shape[1]) - span.projector(texts) for head, span in spans.items()}
+    return _replacements(run, list(spans), means, rest)
 
 
 def _replacements(
-    run: Run, columns: Sequence[str], means: Means, kept: Mapping[str, Float64s]
+    run: Run, columns: Sequence[str], means: Means, rest: Mapping[str, Float64s]
 ) -> tuple[Replacement, ...]:
+    """`rest`: head -> (dh, dh) projector on what is lost; a head without one is replaced as a whole."""
     check_stored(run, columns)
     _check_disjoint(columns)
     if means.model != run.manifest.model["fingerprint"]:
@@ -139,29 +139,9 @@ def _replacements(
         if basis is None or name not in heads:
             return None
         Q = basis.Q(name).astype(np.float64)
-        return kept[name] @ Q if name in kept else Q
+        return rest[name] @ Q if name in rest else Q
 
     return tuple(Replacement(column=name, mean=means.values[name], matrix=matrix(name)) for name in columns)
-
-
-def ablate(embedding: Floats, vectors: Mapping[str, Floats], replacements: Sequence[Replacement]) -> Floats:
-    """Embeddings (n, D) with columns (n, length) replaced, in their precision; not of unit length any more.
-
-    Without replacements the embeddings as they are.
-    """
-    for replacement in replacements:
-        embedding = embedding - replacement.removed(vectors[replacement.column])
-    return embedding
-
-
-def stream_ablated(
-    run: Run, replacements: Sequence[Replacement], columns: Sequence[str] = (), rows: Rows = ALL
-) -> Iterator[RowBatch]:
-    """Batches of rows whose `embedding` has the columns replaced; memory does not grow with the run."""
-    stored = ["embedding", *(replacement.column for replacement in replacements)]
-    for batch in stream_rows(run, stored, columns, rows):
-        ablated = ablate(batch.vectors["embedding"], batch.vectors, replacements)
-        yield RowBatch(vectors={"embedding": ablated.astype(np.float32, copy=False)}, columns=batch.columns)
 
 
 # -- zero-shot ---------------------------------------------------------------------------------------------------------
@@ -169,7 +149,7 @@ def stream_ablated(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ZeroShot:
-    """What is asked of each row."""
+    """The question that each row answers: which class is this image?"""
 
     classes: Float32s
     """(C, D) unit vectors of the classes."""
@@ -183,8 +163,8 @@ class ZeroShot:
 def stream_logits(run: Run, question: ZeroShot, replacements: Sequence[Replacement]) -> Iterator[LogitBatch]:
     """Every row's logits with what each replacement takes away from them, once, for any number of sets of them.
 
-    Logits are cosines; a logit scale changes no answer. A batch has as many rows as fit into 64 MB. `list()` of it may
-    be kept for small runs, to ask again. UsageError when the run has no labels, or one that `class_of` does not know.
+    Logits are cosines; a logit scale changes no answer. A batch has as many rows as fit into 64 MB; for small runs,
+    keep `list()` of it to ask again. UsageError when the run has no labels, or one that `class_of` does not know.
     """
     return stream_variants(run, question, [(replacement,) for replacement in replacements])
 
@@ -199,6 +179,7 @@ def stream_variants(run: Run, question: ZeroShot, variants: Sequence[Sequence[Re
     folded = {column: _Folded(column, variants, question.classes) for column in _replaced(variants)}
     columns = ["label", *([question.attribute] if question.attribute is not None else [])]
     classes = len(question.classes)
+    # float32 logits of the rows, of what each variant removes, and of one product on the way
     size = max(1, min(BATCH_ROWS, _BATCH_BYTES // (4 * classes * (2 * len(variants) + 1))))
     for batch in stream_rows(run, ["embedding", *folded], columns, question.rows, size):
         removed = np.zeros((len(variants), len(batch), classes), np.float32)
@@ -222,18 +203,19 @@ class _Folded:
     def __init__(self, column: str, variants: Sequence[Sequence[Replacement]], classes: Float32s) -> None:
         users = [(v, r) for v, variant in enumerate(variants) for r in variant if r.column == column]
         self._variants = [v for v, _ in users]
-        # (length, users * C), and what the means add up to, (users * C,)
+        # M t of every class t for each variant that uses the column, side by side: (length, users * C)
         self._toward = np.concatenate([r.toward(classes) for _, r in users], axis=1)
         self._centre = np.stack([r.mean for _, r in users])
         self._one_mean = bool((self._centre == self._centre[0]).all())
 
     def take_away(self, values: Float32s, removed: Float32s) -> None:
         """Add to `removed`, (V, n, C), in place; values (n, length)."""
+        # (y - mean)(M t): with one mean for all variants, a single product
         classes = removed.shape[2]
         if self._one_mean:
-            found = (values - self._centre[0].astype(np.float32)) @ self._toward
+            lost = (values - self._centre[0].astype(np.float32)) @ self._toward  # (n, users * C)
             for place, variant in enumerate(self._variants):
-                removed[variant] += found[:, place * classes : (place + 1) * classes]
+                removed[variant] += lost[:, place * classes : (place + 1) * classes]
             return
         for place, variant in enumerate(self._variants):
             away = values - self._centre[place].astype(np.float32)
@@ -265,10 +247,10 @@ def as_set(columns: Sequence[str], chosen: Sequence[str]) -> Bools:
 
 
 def random_sets(columns: Sequence[str], chosen: Sequence[str], count: int = 1000, seed: int = 0) -> Bools:
-    """(count, P) random sets matched to `chosen`: from each layer as many of the columns' heads as `chosen` has.
+    """(count, P) booleans, random sets matched to `chosen`: from each layer as many of the heads as `chosen` has.
 
     Drawn evenly and independently; the chosen set is itself among the possible ones, as a permutation test needs.
-    Columns that are not heads (MLPs) stay as they are in `chosen`.
+    Columns that are not heads (MLPs) stay as they are in `chosen`. UsageError as in `as_set`.
     """
     wanted = as_set(columns, chosen)
     sets = np.tile(wanted, (count, 1))
@@ -278,6 +260,7 @@ def random_sets(columns: Sequence[str], chosen: Sequence[str], count: int = 1000
         if (layer := _layer_of(name)) is not None:
             layers.setdefault(layer, []).append(place)
     for _, places in sorted(layers.items()):
+        # ranks of random numbers are random permutations: the places with the first ranks are drawn
         order = rng.random((count, len(places))).argsort(axis=1)
         sets[:, places] = order < int(wanted[places].sum())
     return sets
@@ -285,18 +268,17 @@ def random_sets(columns: Sequence[str], chosen: Sequence[str], count: int = 1000
 
 def layer_heads(run: Run, layers: Sequence[int]) -> tuple[str, ...]:
     """The stored heads of some layers; UsageError when a layer has none."""
-    found = tuple(name for name in run.spec.heads if parse_head_label(name)[0] in layers)
     for layer in layers:
         check_stored(run, [head_label(layer, 0)])
-    return found
+    return tuple(name for name in run.spec.heads if parse_head_label(name)[0] in layers)
 
 
 def component_columns(run: Run, kind: Literal["attention", "mlp"]) -> tuple[str, ...]:
     """The stored columns of every layer's attention sum or MLP term; UsageError when the run has none."""
-    found = tuple(name for name in run.spec.components if name.startswith(f"{kind}_"))
-    if not found:
+    columns = tuple(name for name in run.spec.components if name.startswith(f"{kind}_"))
+    if not columns:
         check_stored(run, [mlp_column(0) if kind == "mlp" else attention_column(0)])
-    return found
+    return columns
 
 
 def check_stored(run: Run, columns: Sequence[str]) -> None:

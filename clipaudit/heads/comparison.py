@@ -58,8 +58,9 @@ class Comparison:
     after: Run = field(repr=False)
     pool: TextPool
     asked: tuple[Rows, Rows]
+    """Which rows of each run were asked for."""
     rows: tuple[int, int]
-    """How many."""
+    """How many rows those are."""
     heads: tuple[HeadDrift, ...]
     """Those whose means differ first, then by the size of the effect."""
     left_out: tuple[str, ...]
@@ -83,18 +84,20 @@ def compare(
 ) -> Comparison:
     """Every head of `after` against `before`; `on_head(done, total)` after each.
 
-    RunMismatch when the runs are of different models; UsageError when they share no head or have too few rows.
+    rows: which of each run. RunMismatch when the runs are of different models; UsageError when they share no head or
+    have too few rows. Tests and intervals as in `heads.drift`, with Benjamini and Hochberg's correction over heads.
     """
     pool.require(2)
     shared = _shared_heads(before, after)
     moments = tuple(moments_over(run, chosen) for run, chosen in zip((before, after), rows, strict=True))
-    for run, chosen, found in zip((before, after), rows, moments, strict=True):
-        require_rows(run, chosen, found.count)
+    for run, chosen, sample in zip((before, after), rows, moments, strict=True):
+        require_rows(run, chosen, sample.count)
     vectors, bases = texts.vectors(pool.texts), (before.basis(), after.basis())
     drifts = []
     for done, head in enumerate(shared, 1):
         Q, other = (basis.Q(head).astype(np.float64) for basis in bases)
-        turn = None if np.array_equal(Q, other) else Q @ other.T  # another machine's basis of the same head
+        # two machines may have found different orthonormal bases of the same head: y_after -> (Q Q_after') y_after
+        turn = None if np.array_equal(Q, other) else Q @ other.T
         drifts.append(drift(_sample(moments[0], head), _sample(moments[1], head, turn), fold(Q, vectors)))
         on_head(done, len(shared))
     return Comparison(
@@ -124,31 +127,33 @@ def _shared_heads(before: Run, after: Run) -> list[str]:
 def _sample(moments: Moments, head: str, turn: Float64s | None = None) -> HeadSample:
     """A head's moments, in other coordinates of the same space when `turn` (dh, dh) is given."""
     mean, covariance = moments.mean(head), moments.covariance(head)
+    # y -> R y: mean R m, covariance R S R'
     if turn is not None:
         mean, covariance = turn @ mean, turn @ covariance @ turn.T
     return HeadSample(count=moments.count, mean=mean, covariance=covariance)
 
 
 def _ordered(heads: list[str], drifts: list[Drift]) -> tuple[HeadDrift, ...]:
-    q = benjamini_hochberg(np.array([found.test.p for found in drifts])).tolist()
-    spread_q = benjamini_hochberg(np.array([found.spread_p for found in drifts])).tolist()
-    found = [
-        HeadDrift(head=head, drift=one, q=mean, spread_q=spread)
-        for head, one, mean, spread in zip(heads, drifts, q, spread_q, strict=True)
+    q = benjamini_hochberg(np.array([drift.test.p for drift in drifts])).tolist()
+    spread_q = benjamini_hochberg(np.array([drift.spread_p for drift in drifts])).tolist()
+    moves = [
+        HeadDrift(head=head, drift=change, q=mean, spread_q=spread)
+        for head, change, mean, spread in zip(heads, drifts, q, spread_q, strict=True)
     ]
-    return tuple(sorted(found, key=lambda one: (not one.moved, -abs(one.drift.effect.value))))
+    return tuple(sorted(moves, key=lambda move: (not move.moved, -abs(move.drift.effect.value))))
 
 
-def comparison_json(found: Comparison) -> dict[str, Any]:
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
     """Plain JSON values: the two runs, and each head's shift, spread and texts."""
+    pool = comparison.pool
     return {
-        "before": _run_json(found.before, found.asked[0], found.rows[0]),
-        "after": _run_json(found.after, found.asked[1], found.rows[1]),
-        "model": found.after.manifest.model["fingerprint"],
-        "texts": {"source": found.pool.source, "count": len(found.pool), "fingerprint": found.pool.fingerprint},
+        "before": _run_json(comparison.before, comparison.asked[0], comparison.rows[0]),
+        "after": _run_json(comparison.after, comparison.asked[1], comparison.rows[1]),
+        "model": comparison.after.manifest.model["fingerprint"],
+        "texts": {"source": pool.source, "count": len(pool), "fingerprint": pool.fingerprint},
         "q_at_most": ALPHA,
-        "heads_left_out": list(found.left_out),
-        "heads": [_head_json(one, found.pool) for one in found.heads],
+        "heads_left_out": list(comparison.left_out),
+        "heads": [_head_json(move, pool) for move in comparison.heads],
     }
 
 
@@ -157,21 +162,21 @@ def _run_json(run: Run, rows: Rows, count: int) -> dict[str, Any]:
     return {"run": run.directory.url, "fingerprint": run.manifest.fingerprint, "where": where, "rows": count}
 
 
-def _head_json(one: HeadDrift, pool: TextPool) -> dict[str, Any]:
-    found = one.drift
+def _head_json(move: HeadDrift, pool: TextPool) -> dict[str, Any]:
+    change = move.drift
     return {
-        "head": one.head,
-        "moved": one.moved,
-        "t2": found.test.t2,
-        "p": found.test.p,
-        "q": one.q,
-        "text": pool.texts[found.text],
-        "effect": asdict(found.effect),
-        "towards": [_text_json(found, pool, text) for text in found.towards(_WORDS).tolist()],
-        "away": [_text_json(found, pool, text) for text in found.away(_WORDS).tolist()],
-        "spread": {**asdict(found.spread), "p": found.spread_p, "q": one.spread_q},
+        "head": move.head,
+        "moved": move.moved,
+        "t2": change.test.t2,
+        "p": change.test.p,
+        "q": move.q,
+        "text": pool.texts[change.text],
+        "effect": asdict(change.effect),
+        "towards": [_text_json(change, pool, text) for text in change.towards(_WORDS).tolist()],
+        "away": [_text_json(change, pool, text) for text in change.away(_WORDS).tolist()],
+        "spread": {**asdict(change.spread), "p": change.spread_p, "q": move.spread_q},
     }
 
 
-def _text_json(found: Drift, pool: TextPool, text: int) -> dict[str, Any]:
-    return {"text": pool.texts[text], "property": pool.properties[text], **asdict(found.along(text))}
+def _text_json(change: Drift, pool: TextPool, text: int) -> dict[str, Any]:
+    return {"text": pool.texts[text], "property": pool.properties[text], **asdict(change.along(text))}

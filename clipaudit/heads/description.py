@@ -39,7 +39,7 @@ _GROUPS: Final = 64
 
 @dataclass(frozen=True, kw_only=True)
 class DescribeConfig:
-    """What is asked of the heads."""
+    """What a description of heads is to hold."""
 
     heads: tuple[str, ...] | None = None
     """Head labels; None for all that the run stores."""
@@ -66,7 +66,7 @@ class HeadWords:
 
     head: str
     share: float
-    """Its variance relative to the embedding's; see `heads.variance_share`."""
+    """Its variance relative to the embedding's; see `textspan.variance_share`."""
     span: TextSpan
     role: Role | None
     """None when roles were not asked for, or the pool has no properties."""
@@ -100,7 +100,7 @@ class Description:
 
     @property
     def name(self) -> str:
-        """Of the directory under `heads/`: which rows."""
+        """Of the directory under `heads/`: which rows are described."""
         return directory_name(self.config.rows)
 
 
@@ -121,7 +121,8 @@ def describe(
 ) -> Description:
     """The run's heads in words of the pool; `on_head(done, total)` after each.
 
-    UsageError when there are no rows, the run lacks a head, or the pool has fewer texts than are asked for.
+    UsageError when there are no rows, the run lacks a head, or the pool has fewer texts than are asked for. Source:
+    arXiv 2310.05916, Algorithm 1 (docs/method.md 3).
     """
     pool.require(config.steps)
     heads = run.head_labels if config.heads is None else config.heads
@@ -150,11 +151,11 @@ def find_roles(
     """The roles of some heads, from moments over any rows; UsageError when the pool has no properties."""
     finder = RoleFinder(pool.properties, pool.kinds, unspecified=UNSPECIFIED)
     vectors = texts.vectors(pool.texts)
-    found = []
+    roles = []
     for done, head in enumerate(heads, 1):
-        found.append(finder.find(head, moments.covariance(head), fold(basis.Q(head), vectors)))
+        roles.append(finder.find(head, moments.covariance(head), fold(basis.Q(head), vectors)))
         on_head(done, len(heads))
-    return found
+    return roles
 
 
 def _parts(run: Run, config: DescribeConfig) -> list[Moments]:
@@ -185,6 +186,7 @@ def _head(
     finder: RoleFinder | None,
     config: DescribeConfig,
 ) -> HeadWords:
+    """candidates: (T, dh) the pool in the head's coordinates."""
     covariance = moments.covariance(head)
     again = None
     if config.stability:
@@ -210,21 +212,22 @@ def _head(
 # -- JSON --------------------------------------------------------------------------------------------------------------
 
 
-def description_json(found: Description) -> dict[str, Any]:
+def description_json(description: Description) -> dict[str, Any]:
     """Plain JSON values: what was asked, and each head's share, role and texts."""
-    run, config, shared = found.run, found.config, found.shared
+    run, config, pool = description.run, description.config, description.pool
+    shared = description.shared
     return {
         "run": run.directory.url,
         "fingerprint": run.manifest.fingerprint,
         "model": run.manifest.model["fingerprint"],
-        "rows": found.rows,
+        "rows": description.rows,
         "where": list(config.rows.where),
-        "texts": {"source": found.pool.source, "count": len(found.pool), "fingerprint": found.pool.fingerprint},
+        "texts": {"source": pool.source, "count": len(pool), "fingerprint": pool.fingerprint},
         "criterion": config.criterion,
         "steps": config.steps,
         "seed": config.seed,
-        "roles": {"p_at_most": ALPHA, "confidence_at_least": MIN_CONFIDENCE, "missing": found.roles_missing},
-        "heads": [_head_json(words, found.pool, shared) for words in found.heads],
+        "roles": {"p_at_most": ALPHA, "confidence_at_least": MIN_CONFIDENCE, "missing": description.roles_missing},
+        "heads": [_head_json(words, pool, shared) for words in description.heads],
     }
 
 

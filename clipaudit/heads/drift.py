@@ -37,14 +37,14 @@ class HeadSample:
     @property
     def unbiased(self) -> Float64s:
         """(dh, dh) covariance divided by count - 1."""
-        found: Float64s = self.covariance * (self.count / (self.count - 1))
-        return found
+        covariance: Float64s = self.covariance * (self.count / (self.count - 1))
+        return covariance
 
     @property
     def of_mean(self) -> Float64s:
         """(dh, dh) covariance of the mean."""
-        found: Float64s = self.unbiased / self.count
-        return found
+        covariance: Float64s = self.unbiased / self.count
+        return covariance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,7 @@ class Drift:
     spread: Interval
     """Total variance after relative to before."""
     spread_p: float
+    """Of both total variances being equal."""
 
     @property
     def text(self) -> int:
@@ -95,20 +96,21 @@ class Drift:
         return Interval(value=value, low=value - margin, high=value + margin)
 
     def towards(self, count: int) -> Ints:
-        """Up to `count` texts that the mean moved towards, furthest first."""
+        """(m,) int64 indices of up to `count` texts that the mean moved towards, furthest first."""
         order = np.argsort(-self.shifts, kind="stable")[:count]
         return order[self.shifts[order] > 0]
 
     def away(self, count: int) -> Ints:
-        """Up to `count` texts that the mean moved away from, furthest first."""
+        """(m,) int64 indices of up to `count` texts that the mean moved away from, furthest first."""
         order = np.argsort(self.shifts, kind="stable")[:count]
         return order[self.shifts[order] < 0]
 
 
 def drift(before: HeadSample, after: HeadSample, texts: Floats) -> Drift:
-    """How a head differs between two sets of rows; texts (T, dh) in the head's coordinates, `heads.fold(Q, vectors)`.
+    """How a head differs between two sets of rows (docs/method.md 2).
 
-    UsageError when a set has no more rows than the head has dimensions, which leaves nothing to test with.
+    texts: (T, dh) floats in the head's coordinates, `textspan.fold(Q, vectors)`. UsageError when a set has fewer than
+    dh + 2 rows, too few for the test.
     """
     least = len(before.mean) + 2
     if (fewest := min(before.count, after.count)) < least:
@@ -120,21 +122,26 @@ def drift(before: HeadSample, after: HeadSample, texts: Floats) -> Drift:
 
 
 def mean_test(before: HeadSample, after: HeadSample) -> MeanTest:
-    """Are the two means equal? Covariances may differ; rows of each set must outnumber the dimensions."""
+    """Hotelling's T^2 of equal means, where covariances may differ; each set needs more rows than dimensions.
+
+    Source: Krishnamoorthy and Yu 2004 for the degrees of freedom; Scheffe 1953 for simultaneous intervals.
+    """
     p = len(before.mean)
     parts = (before.of_mean, after.of_mean)
+    # T^2 = d' (S1/n1 + S2/n2)^-1 d, in the eigenvectors of the sum
     values, vectors = np.linalg.eigh(parts[0] + parts[1])
     difference = vectors.T @ (after.mean - before.mean)
     if values[-1] <= 0:  # neither ever varies
         return MeanTest(t2=0.0, p=float(not difference.any()), scheffe=0.0)
     scale = 1 / np.sqrt(np.maximum(values, _FLOOR * values[-1]))
     t2 = float(((difference * scale) ** 2).sum())
+    # nu = (p + p^2) / sum_i (tr W_i^2 + (tr W_i)^2) / (n_i - 1), W_i = (S_i/n_i) (S1/n1 + S2/n2)^-1
     spent = 0.0
     for part, count in zip(parts, (before.count, after.count), strict=True):
         share = (vectors.T @ part @ vectors) * scale[:, None] * scale
         spent += (float((share**2).sum()) + float(np.trace(share)) ** 2) / (count - 1)
     freedom = max((p + p * p) / spent, min(before.count, after.count) - 1)
-    factor = freedom * p / (freedom - p + 1)
+    factor = freedom * p / (freedom - p + 1)  # T^2 / factor is F(p, nu - p + 1) under the null hypothesis
     return MeanTest(
         t2=t2,
         p=float(stats.f.sf(t2 / factor, p, freedom - p + 1)),
@@ -150,6 +157,8 @@ def _along_texts(before: HeadSample, after: HeadSample, texts: Float64s) -> tupl
     known = pooled > _FLOOR * float(np.einsum("td,td->t", directions, directions).max(initial=0.0)) * float(
         np.trace(before.unbiased + after.unbiased)
     )
+    # effect d = (m2 - m1)' t / s, s^2 the mean of both variances; Bonett 2008, equation for unequal variances:
+    # var d = sum_i s_i^2 / (s^2 n_i) + d^2 sum_i s_i^4 / (8 s^4 (n_i - 1))
     safe = np.where(known, pooled, 1.0)
     shifts = np.where(known, directions @ (after.mean - before.mean) / np.sqrt(safe), 0.0)
     error = np.zeros_like(shifts)
@@ -160,14 +169,19 @@ def _along_texts(before: HeadSample, after: HeadSample, texts: Float64s) -> tupl
 
 
 def spread_test(before: HeadSample, after: HeadSample) -> tuple[Interval, float]:
-    """The ratio of total variances with its interval, and the p-value of their being equal; 1 when neither varies."""
+    """The ratio of total variances, after to before, with its 95 % interval, and the p-value of their being equal.
+
+    The ratio is 1 when neither varies. Variances of the logarithms are those of normal coordinates.
+    """
     totals = [float(np.trace(sample.unbiased)) for sample in (before, after)]
     if min(totals) <= 0:
         ratio = 1.0 if max(totals) <= 0 else float("inf") if totals[1] > 0 else 0.0
         return Interval(value=ratio, low=ratio, high=ratio), float(max(totals) <= 0)
+    # var log tr S = 2 tr S^2 / ((tr S)^2 (n - 1)) for normal coordinates
     error = 0.0
     for sample, total in zip((before, after), totals, strict=True):
         error += 2 * float((sample.unbiased**2).sum()) / total**2 / (sample.count - 1)
-    log, margin = float(np.log(totals[1] / totals[0])), float(stats.norm.ppf((1 + _LEVEL) / 2)) * error**0.5
+    log = float(np.log(totals[1] / totals[0]))
+    margin = float(stats.norm.ppf((1 + _LEVEL) / 2)) * error**0.5
     interval = Interval(value=float(np.exp(log)), low=float(np.exp(log - margin)), high=float(np.exp(log + margin)))
     return interval, float(2 * stats.norm.sf(abs(log) / error**0.5))

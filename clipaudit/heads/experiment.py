@@ -95,12 +95,12 @@ class Experiment:
     @cached_property
     def moments(self) -> Moments:
         """Of the fit rows."""
-        found = moments_over(self.run, self.fit)
-        require_rows(self.run, self.fit, found.count)
-        return found
+        moments = moments_over(self.run, self.fit)
+        require_rows(self.run, self.fit, moments.count)
+        return moments
 
     def means(self, columns: Sequence[str]) -> Means:
-        """What replaced columns become; the source is recorded in it."""
+        """What replaced columns become, as `config.means` says; UsageError as in `replacement_means`."""
         given = self.config.means
         if given is None or given == BALANCED:
             return replacement_means(self.run, columns, self.fit, balanced=given == BALANCED)
@@ -109,13 +109,13 @@ class Experiment:
         return replacement_means(Run(given), columns)
 
     def spans(self, heads: Sequence[str], texts: int) -> dict[str, TextSpan]:
-        """The first texts of each head, from the fit rows."""
+        """The first `texts` texts of each head, from the fit rows; UsageError when the pool has fewer."""
         self.pool.require(texts)
         vectors = self.texts.vectors(self.pool.texts)
         return textspans(self.moments, self.run.basis(), vectors, texts, self.config.criterion, heads)
 
     def roles(self, on_head: Callable[[int, int], None] = lambda done, total: None) -> list[Role]:
-        """Every stored head's role, from the fit rows."""
+        """Every stored head's role, from the fit rows; UsageError when the pool has fewer than two properties."""
         return find_roles(
             self.run, self.pool, self.texts, self.run.head_labels, self.moments, self.run.basis(), on_head
         )
@@ -141,21 +141,21 @@ class Choice:
 
 
 def chosen_columns(question: Experiment, choice: Choice, roles: Sequence[Role]) -> tuple[str, ...]:
-    """The columns that are meant, each once; UsageError when one is not stored or no head has a role."""
+    """The columns of a choice, each once; UsageError when a column is not stored or no head has a role."""
     run = question.run
     total = 1 + max(parse_head_label(head)[0] for head in run.head_labels)
     check_stored(run, choice.heads)
-    found = [*choice.heads]
+    columns = [*choice.heads]
     if choice.layers is not None:
-        found += layer_heads(run, parse_layers(choice.layers, total))
+        columns += layer_heads(run, parse_layers(choice.layers, total))
     if choice.mlps is not None and choice.mlps != "all":
-        found += [mlp_column(layer) for layer in parse_layers(choice.mlps, total)]
+        columns += [mlp_column(layer) for layer in parse_layers(choice.mlps, total)]
     elif choice.mlps is not None:
-        found += component_columns(run, "mlp")
+        columns += component_columns(run, "mlp")
     if choice.roles:
-        found += _heads_with(question.pool, choice.roles, roles)
-    check_stored(run, found)
-    return tuple(dict.fromkeys(found))
+        columns += _heads_with(question.pool, choice.roles, roles)
+    check_stored(run, columns)
+    return tuple(dict.fromkeys(columns))
 
 
 def _heads_with(pool: TextPool, wanted: Sequence[str], roles: Sequence[Role]) -> list[str]:
@@ -165,11 +165,11 @@ def _heads_with(pool: TextPool, wanted: Sequence[str], roles: Sequence[Role]) ->
         raise UsageError(
             f"--role {unknown[0]}: the texts have no such property or kind; there is {', '.join(sorted(known))}"
         )
-    found = [role.head for role in roles if role.label in wanted or role.kind in wanted]
-    if not found:
+    heads = [role.head for role in roles if role.label in wanted or role.kind in wanted]
+    if not heads:
         labels = sorted({role.label for role in roles if role.label is not None})
         raise UsageError(f"no head has the role {' or '.join(wanted)}; roles found: {', '.join(labels) or 'none'}")
-    return found
+    return heads
 
 
 # -- one ablation ------------------------------------------------------------------------------------------------------
@@ -203,7 +203,8 @@ def ablation(
 ) -> Ablation:
     """Replace the chosen columns and classify every row again, with a control of `random` sets of heads.
 
-    UsageError as in `Experiment` and `chosen_columns`, and when there is nothing that could be drawn instead.
+    `random` is how many sets of as many heads of the same layers are drawn. UsageError as in `Experiment` and
+    `chosen_columns`, and when there are no other heads to draw. Source: arXiv 2310.05916 (docs/method.md 5).
     """
     roles = question.roles(on_head) if choice.roles else []
     columns = chosen_columns(question, choice, roles)
@@ -244,8 +245,8 @@ def _replacements(
     heads = [name for name in columns if name in question.run.head_labels]
     spans = question.spans(heads, reconstruct) if reconstruct else {}
     rest = [name for name in columns if name not in spans]
-    found = [*span_reconstruction(question.run, spans, means), *mean_ablation(question.run, rest, means)]
-    return tuple(sorted(found, key=lambda replacement: list(columns).index(replacement.column)))
+    replacements = [*span_reconstruction(question.run, spans, means), *mean_ablation(question.run, rest, means)]
+    return tuple(sorted(replacements, key=lambda replacement: list(columns).index(replacement.column)))
 
 
 def _rivals(run: Run, columns: Sequence[str]) -> tuple[str, ...]:
@@ -264,7 +265,7 @@ def _rivals(run: Run, columns: Sequence[str]) -> tuple[str, ...]:
 
 
 def question_json(question: Experiment) -> dict[str, Any]:
-    """What was asked, plain JSON values."""
+    """What an experiment asks, as plain JSON values."""
     run, config = question.run, question.config
     return {
         "run": run.directory.url,
@@ -280,39 +281,48 @@ def question_json(question: Experiment) -> dict[str, Any]:
     }
 
 
-def ablation_json(found: Ablation) -> dict[str, Any]:
-    """Plain JSON values."""
+def ablation_json(result: Ablation) -> dict[str, Any]:
+    """An ablation as plain JSON values."""
     return {
-        **question_json(found.question),
-        "columns": list(found.columns),
-        "roles": {head: role_json(role) for head, role in found.roles.items()},
-        "reconstructed": found.reconstructed,
-        "means": found.means.source,
-        "near_chance": found.base.near_chance,
-        "base": score_json(found.base, found.question),
-        "ablated": score_json(found.ablated, found.question),
-        "accuracy_control": found.accuracy_control and vars(found.accuracy_control),
-        "worst_group_control": found.worst_control and vars(found.worst_control),
+        **question_json(result.question),
+        "columns": list(result.columns),
+        "roles": {head: role_json(role) for head, role in result.roles.items()},
+        "reconstructed": result.reconstructed,
+        "means": result.means.source,
+        "near_chance": result.base.near_chance,
+        "base": score_json(result.base, result.question),
+        "ablated": score_json(result.ablated, result.question),
+        "accuracy_control": result.accuracy_control and vars(result.accuracy_control),
+        "worst_group_control": result.worst_control and vars(result.worst_control),
     }
 
 
-def score_json(found: Score, question: Experiment) -> dict[str, Any]:
-    """Plain JSON values: counts with shares and 95 % intervals."""
-    names, worst = question.names.names, found.worst_group(question.config.min_group)
+def score_json(result: Score, question: Experiment) -> dict[str, Any]:
+    """A score as plain JSON values: counts with shares and 95 % intervals."""
+    names, worst = question.names.names, result.worst_group(question.config.min_group)
     return {
-        "accuracy": proportion_json(found.accuracy),
-        "classes": [{"class": name, **proportion_json(of)} for name, of in zip(names, found.by_class, strict=True)],
+        "accuracy": proportion_json(result.accuracy),
+        "classes": [
+            {"class": name, **proportion_json(share)} for name, share in zip(names, result.by_class, strict=True)
+        ],
         "groups": [
-            {"class": names[c], "value": value, **proportion_json(of)} for (c, value), of in found.groups.items()
+            {"class": names[row], "value": value, **proportion_json(share)}
+            for (row, value), share in result.groups.items()
         ],
         "worst_group": None
         if worst is None
         else {"class": names[worst[0][0]], "value": worst[0][1], **proportion_json(worst[1])},
-        "confusion": found.confusion.tolist(),
+        "confusion": result.confusion.tolist(),
     }
 
 
-def proportion_json(found: Proportion) -> dict[str, Any]:
-    """Counts, share and 95 % interval."""
-    low, high = found.interval()
-    return {"right": found.right, "total": found.total, "share": found.value, "low": low, "high": high}
+def proportion_json(proportion: Proportion) -> dict[str, Any]:
+    """Counts, share (0..1) and 95 % interval."""
+    low, high = proportion.interval()
+    return {
+        "right": proportion.right,
+        "total": proportion.total,
+        "share": proportion.value,
+        "low": low,
+        "high": high,
+    }

@@ -55,28 +55,28 @@ class _BarRow:
     bars: tuple[Proportion, ...]
 
 
-def ablation_figure(found: Ablation) -> bytes:
+def ablation_figure(ablation: Ablation) -> bytes:
     """Accuracy of every group, or class, before and after, as an SVG file: of many, the 40 that change most."""
-    names = found.question.names.names
-    if found.base.groups:
-        keys = [f"{names[row]}, {value}" for row, value in found.base.groups]
-        pairs = list(zip(found.base.groups.values(), found.ablated.groups.values(), strict=True))
+    names = ablation.question.names.names
+    if ablation.base.groups:
+        keys = [f"{names[row]}, {value}" for row, value in ablation.base.groups]
+        pairs = list(zip(ablation.base.groups.values(), ablation.ablated.groups.values(), strict=True))
     else:
-        keys, pairs = list(names), list(zip(found.base.by_class, found.ablated.by_class, strict=True))
+        keys, pairs = list(names), list(zip(ablation.base.by_class, ablation.ablated.by_class, strict=True))
     with_rows = [n for n, (base, _) in enumerate(pairs) if base.total]
     by_change = sorted(with_rows, key=lambda n: -abs(pairs[n][1].value - pairs[n][0].value))
-    rows = [_BarRow(name="all rows", bars=(found.base.accuracy, found.ablated.accuracy))]
+    rows = [_BarRow(name="all rows", bars=(ablation.base.accuracy, ablation.ablated.accuracy))]
     rows += [_BarRow(name=keys[n], bars=pairs[n]) for n in sorted(by_change[:_MAX_BARS])]
     return _bars(rows, ("as it is", "ablated"))
 
 
-def study_figure(found: Study) -> bytes:
+def study_figure(study: Study) -> bytes:
     """A study's figure as an SVG file: bars, lines or a map, as the study needs."""
-    if found.name == "components":
-        return _bars([_BarRow(name=point.name, bars=(point.accuracy,)) for point in found.points], ())
-    if found.name == "heads":
-        return _head_map(found)
-    return _lines(found)
+    if study.name == "components":
+        return _bars([_BarRow(name=point.name, bars=(point.accuracy,)) for point in study.points], ())
+    if study.name == "heads":
+        return _head_map(study)
+    return _lines(study)
 
 
 # -- bars --------------------------------------------------------------------------------------------------------------
@@ -115,12 +115,12 @@ def _bar(x: Scale, bar: Proportion, y: float, thick: float, series: int) -> Mark
 # -- a map of heads ----------------------------------------------------------------------------------------------------
 
 
-def _head_map(found: Study) -> bytes:
+def _head_map(study: Study) -> bytes:
     """Change of accuracy when one head is ablated, by layer (down) and head (across), in points."""
-    places = [parse_head_label(point.name) for point in found.points[1:]]
+    places = [parse_head_label(point.name) for point in study.points[1:]]
     layers = sorted({layer for layer, _ in places})
     heads = range(1 + max(head for _, head in places))
-    changes = [100 * (point.accuracy.value - found.base.accuracy.value) for point in found.points[1:]]
+    changes = [100 * (point.accuracy.value - study.base.accuracy.value) for point in study.points[1:]]
     limit = max(*map(abs, changes), 0.1)
     wide, high, left, top = 42.0, 26.0, 48.0, 14.0
     bottom, right = top + high * len(layers), left + wide * len(heads)
@@ -131,7 +131,7 @@ def _head_map(found: Study) -> bytes:
         text((left + right) / 2, bottom + 34, "head", "dim", "middle"),
         text(12, bottom + 56, caption),
     ]
-    for (layer, head), change, point in zip(places, changes, found.points[1:], strict=True):
+    for (layer, head), change, point in zip(places, changes, study.points[1:], strict=True):
         x, y = left + wide * head, top + high * layers.index(layer)
         name = tag("title", f"{point.name}: {_signed(change)} points")
         parts.append(tag("rect", name, x=x, y=y, width=wide, height=high, fill=_colour(change / limit), class_="cell"))
@@ -156,18 +156,18 @@ def _colour(share: float) -> str:
 # -- lines -------------------------------------------------------------------------------------------------------------
 
 
-def _lines(found: Study) -> bytes:
+def _lines(study: Study) -> bytes:
     """Accuracy along x, a line a series, with the range over seeds, or the interval where there is one seed."""
     left, top, bottom = 56.0, 52.0, 332.0
-    names = list(dict.fromkeys(point.series for point in found.points if point.series and point.x is not None))
-    curves = {name: _curve(found.points, name) for name in names}
-    base = 100 * found.base.accuracy.value
+    names = list(dict.fromkeys(point.series for point in study.points if point.series and point.x is not None))
+    curves = {name: _curve(study.points, name) for name in names}
+    base = 100 * study.base.accuracy.value
     ys = [y for curve in curves.values() for _, *span in curve for y in span] + [base]
     xs = [at for curve in curves.values() for at, *_ in curve] + [0.0]
     room = 0.06 * (max(ys) - min(ys)) or 1.0
     x = Scale(low=min(xs), high=max(xs), start=left, end=_WIDTH - 16)
     y = Scale(low=max(min(ys) - room, 0), high=min(max(ys) + room, 100), start=bottom, end=top)
-    what = "texts a head" if found.name == "texts" else "attention layers replaced"
+    what = "texts a head" if study.name == "texts" else "attention layers replaced"
     parts = [_x_axis(x, bottom, None, what), _y_axis(y, left, x.end), _legend(names, left)]
     parts.append(line(left, y(base), x.end, y(base), "base"))
     parts.append(text(x.end, y(base) - 5, "nothing replaced", "dim", "end"))

@@ -1,8 +1,8 @@
 """What a head looks at: which property of the text pool spans more of its variance than chance, as a role label.
 
-This replaces the labelling by hand of Gandelsman, Efros, Steinhardt, "Interpreting CLIP's Image Representation via
-Text-Based Decomposition", ICLR 2024, section 4.2. The max-statistic over properties is that of Westfall and Young
-(1993): single-step, so that it holds whatever the properties have in common.
+This replaces the labelling by hand of Gandelsman, Efros, Steinhardt 2024 (arXiv 2310.05916), section 4.2. The
+max-statistic over properties is that of Westfall and Young (1993): single-step, so that it holds whatever the
+properties have in common.
 
 A property's subspace is made of the main directions in which its own texts differ. Choosing directions by TextSpan
 instead tells properties apart badly: the best five of any 200 texts span a head almost as well as those of the right
@@ -84,7 +84,7 @@ class Role:
 
 
 class RoleFinder:
-    """Finds the roles of heads with one pool; permutations and resamples are drawn once, for all heads.
+    """The roles of heads by one pool; permutations and resamples are drawn once, for all heads.
 
     Null hypothesis: a text's property has nothing to do with what the head's images vary along. Properties are permuted
     over texts, and every permuted set is treated as the real one: the variance in the subspace of its first
@@ -104,8 +104,19 @@ class RoleFinder:
         seed: int = 0,
         unspecified: str = "unspecified",
     ) -> None:
-        """Properties and kinds (T,) of the pool's texts; `unspecified` ones and properties of under 2 * directions
-        texts are left out. UsageError when fewer than two properties remain."""
+        """Draw what is needed for a pool of T texts.
+
+        Args:
+            properties, kinds: of each of the T texts.
+            directions: principal directions of each property's texts that make its subspace.
+            permutations: of properties over texts, for p-values.
+            resamples: of texts inside every property, for confidences.
+            seed: of both.
+            unspecified: the property of texts that have none. Those, and properties of under 2 * directions texts, are
+                left out.
+
+        UsageError when fewer than two properties remain.
+        """
         least = 2 * directions
         counts = Counter(name for name in properties if name != unspecified)
         self.names = [name for name, count in counts.items() if count >= least]
@@ -128,7 +139,11 @@ class RoleFinder:
         self._resampled = [rng.integers(a, b, (resamples, b - a)) for a, b in segments]
 
     def find(self, head: str, covariance: Floats, texts: Floats) -> Role:
-        """The role of one head from its covariance (dh, dh) and the pool in its coordinates (T, dh), `heads.fold`."""
+        """The role of one head.
+
+        covariance: (dh, dh) floats, of its coordinates. texts: (T, dh) floats, the pool in its coordinates, as
+        `textspan.fold` gives it.
+        """
         S = np.asarray(covariance, np.float64)
         trace = float(np.trace(S))
         if trace <= 0:
@@ -146,9 +161,9 @@ class RoleFinder:
     def _role(self, head: str, inside: Float64s, outside: Float64s, null: Float64s, resampled: Float64s) -> Role:
         """inside, outside (P,), null (permutations, P), resampled (resamples, P)."""
         # the observed assignment is one of the permutations: only with it in the scale is the p-value exact
-        contrasts = np.concatenate([(inside - outside)[None], null])
+        contrasts = np.concatenate([(inside - outside)[None], null])  # (1 + permutations, P)
         z = (contrasts - contrasts.mean(axis=0)) / np.maximum(contrasts.std(axis=0), 1e-12)
-        p = (z.max(axis=1)[:, None] >= z[0]).mean(axis=0)
+        p = (z.max(axis=1)[:, None] >= z[0]).mean(axis=0)  # max-T: against the largest of each permutation
         order = np.argsort(-inside, kind="stable").tolist()
         again = [self.names[i] for i in resampled.argmax(axis=1)]
         kinds = dict(zip(self.names, self.kinds, strict=True))
@@ -173,31 +188,34 @@ class RoleFinder:
 def explained_by(
     S: Float64s, texts: Float64s, members: Ints, directions: int, *, rest: bool = False
 ) -> tuple[Float64s, Float64s]:
-    """What a head's variance S (dh, dh), of trace 1, has along the main directions of sets of texts (T, dh).
+    """The shares of a head's variance along the main directions in which sets of texts differ.
 
-    members: (B, n) rows of the texts in each of B sets. Returns (B,) shares of the variance in the subspace of the
-    first principal `directions` of each set's own variation; and with `rest` the same of all texts outside of each set,
-    else zeros.
+    S: (dh, dh) float64 covariance of trace 1. texts: (T, dh) float64 in the head's coordinates. members: (B, n) rows of
+    the texts in each of B sets. Returns (B,) float64 shares, 0..1, of the variance in the subspace of the first
+    principal `directions` of each set's own variation; and with `rest` the same of all texts outside of each set, else
+    zeros.
     """
     texts = texts - texts.mean(axis=0)
     scatter, total = texts.T @ texts, texts.sum(axis=0)
-    found, outside = np.empty(len(members)), np.zeros(len(members))
+    inside, outside = np.empty(len(members)), np.zeros(len(members))
     size = members.shape[1]
     step = max(1, _BLOCK // max(size * texts.shape[1], 1))
     for start in range(0, len(members), step):
         window = slice(start, start + step)
         X = texts[members[window]]  # (b, n, dh)
         own, sums = np.matmul(X.transpose(0, 2, 1), X), X.sum(axis=1)
-        found[window] = _along(S, own, sums, size, directions)
+        inside[window] = _along(S, own, sums, size, directions)
         if rest:
             outside[window] = _along(S, scatter - own, total - sums, len(texts) - size, directions)
-    return found, outside
+    return inside, outside
 
 
 def _along(S: Float64s, scatter: Float64s, sums: Float64s, size: int, directions: int) -> Float64s:
     """(b,) share of S along the main directions of sets given by X'X (b, dh, dh), column sums (b, dh) and size."""
+    # sum (x - m)(x - m)' = X'X - n m m'
     centred = scatter - sums[:, :, None] * sums[:, None, :] / max(size, 1)
     _, vectors = np.linalg.eigh(centred)  # ascending: the last columns are the main ones
     U = vectors[:, :, -directions:]
+    # tr(U' S U) of each set
     shares: Float64s = np.einsum("bik,bik->b", np.matmul(S, U), U)
     return shares

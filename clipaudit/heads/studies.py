@@ -1,8 +1,8 @@
 """The first paper's tables and figures from stored rows: MLPs, attention layers, single heads, texts per head.
 
-Source: Gandelsman, Efros, Steinhardt, "Interpreting CLIP's Image Representation via Text-Based Decomposition", ICLR
-2024: table 1 and figure 2 (components and cumulative layers), section 4.2 and figure 3 (accuracy by texts per head,
-against common words and random vectors). What a run does not store stays as it is, and is named in a note.
+Source: Gandelsman, Efros, Steinhardt 2024 (arXiv 2310.05916): table 1 and figure 2 (components and cumulative layers),
+section 4.2 and figure 3 (accuracy by texts per head, against common words and random vectors). What a run does not
+store stays as it is, and is named in a note.
 """
 
 from __future__ import annotations
@@ -53,13 +53,14 @@ class Point:
     columns: int
     """How many columns are replaced."""
     accuracy: Proportion
+    """Of zero-shot classification, over all rows."""
     worst_group: Proportion | None
     """None without an attribute, or when every group is too small."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Study:
-    """What a study found; the first point is the plain model."""
+    """A study's points; the first is the plain model."""
 
     name: str
     question: Experiment = field(repr=False)
@@ -99,7 +100,7 @@ def study(
     counts: Sequence[int] = TEXT_COUNTS,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Study:
-    """One of STUDIES; `seeds` and `counts` (texts a head) are of `texts` alone. `on_step(done, total)` as it goes.
+    """One of STUDIES; `seeds` and `counts` (texts a head) are for `texts` alone. `on_step(done, total)` as it goes.
 
     UsageError for another name, or when the run stores nothing that the study could replace.
     """
@@ -138,7 +139,7 @@ def _point(plan: _Plan, scores: SetScores, row: int, question: Experiment) -> Po
         group: Proportion(right=int(scores.group_right[row, g]), total=int(scores.group_total[g]))
         for g, group in enumerate(scores.groups)
     }
-    large = [found for found in groups.values() if found.total >= question.config.min_group]
+    large = [proportion for proportion in groups.values() if proportion.total >= question.config.min_group]
     return Point(
         name=plan.name,
         series=plan.series,
@@ -146,7 +147,7 @@ def _point(plan: _Plan, scores: SetScores, row: int, question: Experiment) -> Po
         seed=plan.seed,
         columns=len(plan.variant),
         accuracy=Proportion(right=int(scores.class_right[row].sum()), total=int(scores.class_total.sum())),
-        worst_group=min(large, key=lambda found: found.value, default=None),
+        worst_group=min(large, key=lambda proportion: proportion.value, default=None),
     )
 
 
@@ -157,8 +158,8 @@ def _components(question: Experiment) -> tuple[list[_Plan], str, list[str]]:
     mlps = component_columns(question.run, "mlp")
     means = question.means(mlps)
     single = {name: mean_ablation(question.run, [name], means) for name in mlps}
-    plans = [_Plan(name="all stored MLPs", variant=tuple(r for found in single.values() for r in found))]
-    plans += [_Plan(name=name, variant=found, series="one MLP") for name, found in single.items()]
+    plans = [_Plan(name="all stored MLPs", variant=tuple(r for variant in single.values() for r in variant))]
+    plans += [_Plan(name=name, variant=variant, series="one MLP") for name, variant in single.items()]
     note = (
         "class-token-to-itself attention cannot be ablated from stored rows: a head's coordinates are summed over its"
         " source tokens"
@@ -186,10 +187,9 @@ def _layers(question: Experiment) -> tuple[list[_Plan], str, list[str]]:
 def _heads(question: Experiment) -> tuple[list[_Plan], str, list[str]]:
     heads = question.run.head_labels
     means = question.means(heads)
-    found = mean_ablation(question.run, heads, means)
     plans = [
         _Plan(name=replacement.column, variant=(replacement,), series="one head", x=place)
-        for place, replacement in enumerate(found)
+        for place, replacement in enumerate(mean_ablation(question.run, heads, means))
     ]
     return plans, means.source, []
 
@@ -202,8 +202,8 @@ def _texts(question: Experiment, seeds: int, counts: Sequence[int]) -> tuple[lis
     heads, basis = question.run.head_labels, question.run.basis()
     means = question.means(heads)
     plans = [_Plan(name="every stored head at its mean", variant=mean_ablation(question.run, heads, means), x=0)]
-    most = question.run.spec.head_dim  # as many texts span all of a head
-    sizes = sorted({min(count, most) for count in counts})
+    head_dim = question.run.spec.head_dim  # as many texts span all of a head
+    sizes = sorted({min(count, head_dim) for count in counts})
     for series, seed, vectors in _pools(question, seeds):
         spans = textspans(question.moments, basis, vectors, sizes[-1], question.config.criterion, heads)
         for count in sizes:
@@ -241,15 +241,15 @@ def _texts_note(question: Experiment, seeds: int) -> str:
 # -- JSON --------------------------------------------------------------------------------------------------------------
 
 
-def study_json(found: Study) -> dict[str, Any]:
-    """Plain JSON values."""
+def study_json(result: Study) -> dict[str, Any]:
+    """A study as plain JSON values."""
     return {
-        "study": found.name,
-        **question_json(found.question),
-        "means": found.means,
-        "notes": list(found.notes),
-        "near_chance": found.near_chance,
-        "points": [_point_json(point) for point in found.points],
+        "study": result.name,
+        **question_json(result.question),
+        "means": result.means,
+        "notes": list(result.notes),
+        "near_chance": result.near_chance,
+        "points": [_point_json(point) for point in result.points],
     }
 
 

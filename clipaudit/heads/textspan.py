@@ -1,12 +1,12 @@
 """Heads in words: TextSpan on moments, with shared texts, stability over shards and a head's share of the variance.
 
-Source: Gandelsman, Efros, Steinhardt, "Interpreting CLIP's Image Representation via Text-Based Decomposition", ICLR
-2024, Algorithm 1. There a head's outputs of all images are centred and projected again and again; here only their
-covariance is needed, in the head's own basis (docs/method.md 3): no image, no row, and no cost that grows with either.
+Source: Gandelsman, Efros, Steinhardt 2024 (arXiv 2310.05916), Algorithm 1. There a head's outputs of all images are
+centred and projected again and again; here only their covariance is needed, in the head's own basis (docs/method.md 3):
+the cost does not grow with the number of images.
 
 Centred, as in the paper: its algorithm ranks texts by the variance of the projections, so a head's mean, which all
-images share and which mean-ablation keeps, names nothing. Texts are taken as they are given; the published code does
-not centre them (`textencoder.centred` does, for who wants to compare).
+images share and which mean-ablation keeps, names nothing. Texts are taken as they are given, as in the published code:
+centred, what a text means would depend on which others are in the pool.
 """
 
 from __future__ import annotations
@@ -57,12 +57,18 @@ class TextSpan:
         return np.cumsum(self.explained)
 
     def projector(self, texts: int | None = None) -> Float64s:
-        """(dh, dh) orthogonal projector on the span of the first `texts` texts; of all by default."""
+        """(dh, dh) float64 orthogonal projector on the span of the first `texts` texts; of all by default.
+
+        ValueError for a negative number.
+        """
         chosen = self.directions[: self._checked(texts)]
         return chosen.T @ chosen
 
     def reconstruct(self, values: Floats, mean: Floats, texts: int | None = None) -> Float64s:
-        """A head's coordinates (..., dh) seen through its first `texts` texts: `mean + (values - mean) P`."""
+        """A head's coordinates as its first `texts` texts span them: `mean + (values - mean) P`.
+
+        values: (..., dh) floats. mean: (dh,). Returns (..., dh) float64. ValueError for a negative number of texts.
+        """
         centre = np.asarray(mean, np.float64)
         return centre + (values - centre) @ self.projector(texts)
 
@@ -73,7 +79,10 @@ class TextSpan:
 
 
 def fold(Q: Floats, texts: Floats) -> Float64s:
-    """Texts in a head's coordinates, `Q t`: (dh, D), (T, D) -> (T, dh) float64."""
+    """Texts in a head's coordinates, `Q t` (docs/method.md 1).
+
+    Q: (dh, D) the head's orthonormal basis. texts: (T, D) vectors in the joint space. Returns (T, dh) float64.
+    """
     return texts.astype(np.float64, copy=False) @ Q.astype(np.float64, copy=False).T
 
 
@@ -88,7 +97,7 @@ def textspan(
     """Choose texts one by one, each the best given those before; a step costs O(T dh + dh^2).
 
     Args:
-        covariance: (dh, dh) of the head's coordinates.
+        covariance: (dh, dh) floats, of the head's coordinates.
         texts: (T, dh) candidates in the head's coordinates, `fold(Q, embeddings)`; of any length.
         steps: most texts to choose. There are fewer when there are no more candidates or the head's rank is exhausted.
         criterion: `explained` takes the text that adds most explained variance, `t' S t / t' t` of what is left of
@@ -96,7 +105,8 @@ def textspan(
             (the published code's: longer texts are preferred).
         total_variance: what shares are relative to; the covariance's trace by default.
 
-    Ties go to the lowest index.
+    Ties go to the lowest index. UsageError for another criterion, ValueError when the shapes do not fit together or a
+    number is not finite. Source: arXiv 2310.05916, Algorithm 1, on moments (docs/method.md 3).
 
     >>> run, pool = Run("demo-out/birds-run"), TextPool.of(["a photo of water", "a photo of a forest", "a cat"])
     >>> texts = pool.vectors(run) @ run.basis().Q("L05H00").T  # (3, 32)
@@ -109,7 +119,7 @@ def textspan(
     values, vectors = np.linalg.eigh(S)
     L = vectors * np.sqrt(np.clip(values, 0, None))  # S = L L'
     chosen, directions = _choose(R, L, steps, criterion, _VARIANCE_TOLERANCE * variance)
-    added = _squares(directions @ L)
+    added = _squares(directions @ L)  # q' S q of each direction q: what it adds to the explained variance
     total = variance if total_variance is None else total_variance
     return TextSpan(
         criterion=criterion,
@@ -121,7 +131,9 @@ def textspan(
 
 
 def _choose(R: Float64s, L: Float64s, steps: int, criterion: str, least: float) -> tuple[list[int], Float64s]:
-    """The greedy loop: indices and orthonormal directions. Deflates the texts R in place; `least` is a gain of note.
+    """The greedy loop: indices and (m, dh) orthonormal directions; texts R (T, dh) are deflated in place.
+
+    `least`: gains below it are rounding noise.
 
     A text's score t' S t is |t' L|^2. Deflating W = R L along with R takes no differences of near-equal squares, and S
     itself needs no deflation, because what is left of a text is orthogonal to all that was chosen.
@@ -132,6 +144,7 @@ def _choose(R: Float64s, L: Float64s, steps: int, criterion: str, least: float) 
     directions = np.empty((max(0, min(steps, *R.shape)), R.shape[1]))
     for step in range(len(directions)):
         lengths, scores = _squares(R), _squares(W)
+        # t' S t / t' t, the variance that a text's own direction has
         gains = np.divide(scores, lengths, out=np.zeros_like(scores), where=lengths > enough)
         useful = gains > least
         if not useful.any():
@@ -143,6 +156,7 @@ def _choose(R: Float64s, L: Float64s, steps: int, criterion: str, least: float) 
         q /= np.linalg.norm(q)
         directions[step] = q
         chosen.append(best)
+        # t <- t - (t' q) q for every text, and W = R L along with them
         along = (R @ q)[:, None]
         W -= np.multiply(along, q @ L, out=scratch)
         R -= np.multiply(along, q, out=scratch)
@@ -157,9 +171,9 @@ def textspans(
     criterion: Criterion = "explained",
     heads: Sequence[str] | None = None,
 ) -> dict[str, TextSpan]:
-    """The TextSpan of every head of `moments`, or of `heads`, by label; texts (T, D) in the joint space.
+    """The TextSpan of every head of `moments`, or of `heads`, by label; see `textspan`.
 
-    UsageError when the moments are of no rows.
+    texts: (T, D) floats, vectors in the joint space. UsageError when the moments are of no rows.
     """
     if moments.count == 0:
         raise UsageError("there are no rows to describe: the moments are of 0 samples")
@@ -170,7 +184,7 @@ def textspans(
 
 
 def variance_share(moments: Moments, head: str) -> float:
-    """A head's variance relative to the embedding's: tr cov(y) / tr cov(z); 0 when the embedding does not vary.
+    """A head's variance relative to the embedding's, tr cov(y) / tr cov(z) >= 0; 0 when the embedding does not vary.
 
     Components are correlated, so that the shares of all components need not add up to 1, and one may exceed 1.
     """
@@ -180,11 +194,11 @@ def variance_share(moments: Moments, head: str) -> float:
 
 def shared_texts(spans: Mapping[str, TextSpan], top: int | None = None) -> dict[int, tuple[str, ...]]:
     """Texts that several heads have among their first `top`, with those heads: most heads first, then by index."""
-    found: dict[int, list[str]] = {}
+    heads_of: dict[int, list[str]] = {}
     for head, span in spans.items():
         for text in span.texts[:top].tolist():
-            found.setdefault(text, []).append(head)
-    shared = [(text, tuple(heads)) for text, heads in found.items() if len(heads) > 1]
+            heads_of.setdefault(text, []).append(head)
+    shared = [(text, tuple(heads)) for text, heads in heads_of.items() if len(heads) > 1]
     return dict(sorted(shared, key=lambda item: (-len(item[1]), item[0])))
 
 
@@ -200,12 +214,6 @@ class PickStability:
     """(T,) share of the resamples in which a text is chosen, 0..1."""
     span: TextSpan
     """From all shards, `top` steps."""
-
-    @property
-    def of_chosen(self) -> Float64s:
-        """(m,) frequency of the texts that all shards together choose, in their order."""
-        found: Float64s = self.frequency[self.span.texts]
-        return found
 
 
 def stability(
@@ -229,21 +237,23 @@ def stability(
         resamples: how often.
         seed: of the draws.
         criterion: as in `textspan`.
+
+    UsageError when fewer than two parts have rows.
     """
-    kept = [part.select([head], ()) for part in parts]
-    kept = [part for part in kept if part.count]
-    if len(kept) < 2:
-        raise UsageError(f"the stability of {head} needs at least two shards with rows, and there are {len(kept)}")
-    counts = np.array([part.count for part in kept], np.float64)
-    means = np.stack([part.head_mean[0] for part in kept])  # (P, dh)
-    scatters = np.stack([part.head_scatter[0] for part in kept])  # (P, dh, dh)
+    filled = [part.select([head], ()) for part in parts if part.count]
+    if len(filled) < 2:
+        raise UsageError(f"the stability of {head} needs at least two shards with rows, and there are {len(filled)}")
+    counts = np.array([part.count for part in filled], np.float64)
+    means = np.stack([part.head_mean[0] for part in filled])  # (P, dh)
+    scatters = np.stack([part.head_scatter[0] for part in filled])  # (P, dh, dh)
     rng = np.random.default_rng(seed)
     hits = np.zeros(len(texts))
     for _ in range(resamples):
-        times = rng.multinomial(len(kept), np.full(len(kept), 1 / len(kept))).astype(np.float64)
+        # how often each part is drawn: a bootstrap sample of as many parts
+        times = rng.multinomial(len(filled), np.full(len(filled), 1 / len(filled))).astype(np.float64)
         covariance = _pooled_covariance(times, counts, means, scatters)
         hits[textspan(covariance, texts, top, criterion).texts] += 1
-    everything = _pooled_covariance(np.ones(len(kept)), counts, means, scatters)
+    everything = _pooled_covariance(np.ones(len(filled)), counts, means, scatters)
     return PickStability(
         head=head,
         top=top,
@@ -257,7 +267,8 @@ def _pooled_covariance(times: Float64s, counts: Float64s, means: Float64s, scatt
     """(dh, dh) population covariance of all parts together, part p taken `times[p]` times."""
     weights = times * counts
     rows = weights.sum()
-    away = means - weights @ means / rows  # from the common mean: no squares of the means themselves
+    # sum_p t_p (M2_p + n_p (m_p - m)(m_p - m)'): deviations from the common mean m, no squares of the means themselves
+    away = means - weights @ means / rows
     scatter = np.tensordot(times, scatters, axes=1) + (weights[:, None] * away).T @ away
     covariance: Float64s = scatter / rows
     return covariance
@@ -265,8 +276,8 @@ def _pooled_covariance(times: Float64s, counts: Float64s, means: Float64s, scatt
 
 def _squares(rows: Float64s) -> Float64s:
     """(n, k) -> (n,) squared lengths."""
-    found: Float64s = np.einsum("nk,nk->n", rows, rows)
-    return found
+    squares: Float64s = np.einsum("nk,nk->n", rows, rows)
+    return squares
 
 
 def _checked(covariance: Floats, texts: Floats, criterion: str) -> tuple[Float64s, Float64s]:

@@ -58,8 +58,8 @@ class Score:
         )
 
     def worst_group(self, min_rows: int = 1) -> tuple[Group, Proportion] | None:
-        """The group with the lowest accuracy among those with at least so many rows; None when there is none."""
-        large = [(group, found) for group, found in self.groups.items() if found.total >= max(min_rows, 1)]
+        """The group with the lowest accuracy among those with at least `min_rows` rows; None when there is none."""
+        large = [item for item in self.groups.items() if item[1].total >= max(min_rows, 1)]
         return min(large, key=lambda item: item[1].value, default=None)
 
     @property
@@ -69,7 +69,7 @@ class Score:
 
 
 def near_chance(accuracy: Proportion, classes: int) -> bool:
-    """Whether accuracy cannot be told from guessing one of the classes."""
+    """Whether the lower 95 % limit of an accuracy is at most 1 / classes: it cannot be told from guessing."""
     return accuracy.interval()[0] <= 1 / classes
 
 
@@ -92,18 +92,18 @@ class SetScores:
 
     @property
     def accuracy(self) -> Float64s:
-        """(S,) over all rows; nan without rows."""
+        """(S,) share of right answers over all rows, 0..1; nan without rows."""
         with np.errstate(invalid="ignore"):
-            found: Float64s = self.class_right.sum(axis=1) / self.class_total.sum()
-        return found
+            shares: Float64s = self.class_right.sum(axis=1) / self.class_total.sum()
+        return shares
 
     def worst_group(self, min_rows: int = 1) -> Float64s:
-        """(S,) each set's lowest accuracy over the groups with at least so many rows; nan when there is no such one."""
+        """(S,) each set's lowest accuracy over groups of at least `min_rows` rows, 0..1; nan without such a group."""
         large = self.group_total >= max(min_rows, 1)
         if not large.any():
             return np.full(len(self.sets), np.nan)
-        found: Float64s = (self.group_right[:, large] / self.group_total[large]).min(axis=1)
-        return found
+        shares: Float64s = (self.group_right[:, large] / self.group_total[large]).min(axis=1)
+        return shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,24 +122,28 @@ class Control:
 
 
 def control(observed: float, random: npt.ArrayLike) -> Control:
-    """How an observed figure, of which more is better, stands among random ones; UsageError without random ones."""
-    found = np.asarray(random, np.float64)
-    if not found.size:
+    """How an observed figure, of which more is better, stands among random ones, (R,) of the same unit.
+
+    One-sided permutation p-value with the observed figure among the random ones. UsageError without random figures.
+    """
+    drawn = np.asarray(random, np.float64)
+    if not drawn.size:
         raise UsageError("a control needs at least one random set")
     return Control(
         observed=float(observed),
-        p=(1 + int((found >= observed).sum())) / (1 + found.size),
-        beaten=float((found < observed).mean()),
-        mean=float(found.mean()),
-        deviation=float(found.std()),
-        sets=int(found.size),
+        p=(1 + int((drawn >= observed).sum())) / (1 + drawn.size),  # the observed set is one of the possible ones
+        beaten=float((drawn < observed).mean()),
+        mean=float(drawn.mean()),
+        deviation=float(drawn.std()),
+        sets=int(drawn.size),
     )
 
 
 def score(batches: Iterable[LogitBatch], sets: npt.ArrayLike) -> list[Score]:
-    """The full score of each of a few sets (S, P) of ablated columns, in one pass; an empty set is the plain model.
+    """The full score of each of a few sets of ablated columns, in one pass over the rows.
 
-    UsageError when there are no rows.
+    sets: (S, P) booleans, which of the P replaced columns each set ablates; an empty set is the plain model. UsageError
+    when there are no rows.
     """
     chosen = np.atleast_2d(np.asarray(sets, np.bool_))
     confusion: Ints | None = None
@@ -150,6 +154,7 @@ def score(batches: Iterable[LogitBatch], sets: npt.ArrayLike) -> list[Score]:
             confusion = np.zeros((len(chosen), classes, classes), np.int64)
         for start, predicted in _predictions(batch, chosen):
             for row, answers in enumerate(predicted, start):
+                # counts of (true class, predicted class), numbered row by row
                 cells = np.bincount(batch.truth * classes + answers, minlength=classes * classes)
                 confusion[row] += cells.reshape(classes, classes)
             tally.add(start, predicted == batch.truth, batch)
@@ -166,9 +171,9 @@ def score(batches: Iterable[LogitBatch], sets: npt.ArrayLike) -> list[Score]:
 
 
 def score_sets(batches: Iterable[LogitBatch], sets: npt.ArrayLike) -> SetScores:
-    """Right answers of many sets (S, P) of ablated columns, in one pass; memory is bounded by batch and sets.
+    """Right answers of many sets of ablated columns, in one pass over the rows; memory is bounded by batch and sets.
 
-    UsageError when there are no rows.
+    sets: (S, P) booleans as in `score`. UsageError when there are no rows.
     """
     chosen = np.atleast_2d(np.asarray(sets, np.bool_))
     right: Ints | None = None
@@ -211,16 +216,19 @@ def _predictions(batch: LogitBatch, sets: Bools) -> Iterator[tuple[int, Ints]]:
 
 
 def _count(good: Bools, codes: Ints, kinds: int) -> Ints:
-    """(S, n) right answers by kind: (S, kinds); rows with a negative code count nowhere."""
+    """Right answers (S, n) counted by the rows' codes (n,): (S, kinds). Rows with a negative code count nowhere.
+
+    A product with one-hot codes: counts stay below 2^24, so float32 is exact.
+    """
     rows = np.flatnonzero(codes >= 0)
     member = np.zeros((len(rows), kinds), np.float32)
     member[np.arange(len(rows)), codes[rows]] = 1
-    found: Ints = np.rint(good[:, rows].astype(np.float32) @ member).astype(np.int64)
-    return found
+    counts: Ints = np.rint(good[:, rows].astype(np.float32) @ member).astype(np.int64)
+    return counts
 
 
 class _GroupTally:
-    """Counters of right answers by set and group; groups are found on the way."""
+    """Counters of right answers by set and group; a group is added when its first row comes."""
 
     def __init__(self, sets: int) -> None:
         self._codes: dict[Group, int] = {}

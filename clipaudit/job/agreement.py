@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 
@@ -46,8 +46,8 @@ class Agreement:
 
 def measure_if_asked(
     config: JobConfig, loaded: LoadedModel, decomposer: Decomposer, decoder: ImageDecoder
-) -> dict[str, Any]:
-    """`{"agreement": ...}` for run.json where an option trades exactness for speed, else an empty dictionary.
+) -> Agreement | None:
+    """`measure` where an option trades exactness for speed, and None where no such option is used.
 
     Such options are `--precision int8` and `--resize device`. Raises UsageError when the smallest cosine is below
     `--min-agreement`, or when there is no image to measure it on.
@@ -58,7 +58,7 @@ def measure_if_asked(
     if config.decode.resize == "device":
         options.append("--resize device")
     if not options:
-        return {}
+        return None
     agreement = measure(config, loaded, decomposer, decoder)
     if not agreement.min_cosine >= config.model.min_agreement:  # written so that nan is refused too
         raise UsageError(
@@ -66,7 +66,7 @@ def measure_if_asked(
             f" {agreement.min_cosine:.6f}, below --min-agreement {config.model.min_agreement:g}: leave the option out,"
             " or accept it by a lower limit"
         )
-    return {"agreement": asdict(agreement)}
+    return agreement
 
 
 def measure(config: JobConfig, loaded: LoadedModel, decomposer: Decomposer, decoder: ImageDecoder) -> Agreement:

@@ -1,8 +1,8 @@
 """Localisers that read attention weights: raw attention, rollout, Grad-CAM and gradient-weighted relevance.
 
-They are what people compare with. Layer-wise relevance propagation (LRP, partial LRP) is not among them: zennit has no
-rules for attention, and lxt 2.1, which has, brings transformers, accelerate and bitsandbytes with it and says that LRP
-is patented and free for personal and scientific use only. Chefer et al. 2021 was written to do without it.
+They are the usual baselines. Layer-wise relevance propagation (LRP, partial LRP) is not among them: zennit has no rules
+for attention, and lxt 2.1, which has them, depends on transformers, accelerate and bitsandbytes and states that LRP is
+patented and free for personal and scientific use only. Chefer et al. 2021 is the published method without LRP.
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ from clipaudit.model.taps import Record, tapped
 
 
 class RawAttention:
-    """The last layer's attention of the class token (or of the averaged patches), averaged over heads; knows no text.
-    In a tower that pools by attention, that pool's attention."""
+    """The last layer's attention of the class token (or of the averaged patches), averaged over heads; reads no text.
+
+    In a tower that pools by attention, that pool's attention.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.tower = describe_tower(model)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, texts: Tensor) -> Tensor:
-        """(B, 3, height, width), (T, D) -> (B, T, rows, columns), the same for every text."""
+        """(B, 3, height, width), (T, D) -> (B, T, rows, columns) shares of attention, the same for every text.
+
+        UsageError as in `tensors.check_images` and `check_texts`.
+        """
         tower = _sized(self.tower, images, texts)
         if tower.pool is not None:
             return _spread(_attention(tower, images, tower.layers)[2], tower, len(texts))
@@ -38,7 +43,7 @@ class RawAttention:
 
 
 class Rollout:
-    """Attention rollout: the product over layers of (A + I) / 2, A averaged over heads; knows no text.
+    """Attention rollout: the product over layers of (A + I) / 2, A averaged over heads; reads no text.
 
     Abnar, Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020. One row is carried from the last layer to
     the first, so that a layer costs N^2 and not N^3.
@@ -49,7 +54,10 @@ class Rollout:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, texts: Tensor) -> Tensor:
-        """(B, 3, height, width), (T, D) -> (B, T, rows, columns), the same for every text."""
+        """(B, 3, height, width), (T, D) -> (B, T, rows, columns) shares of attention, the same for every text.
+
+        UsageError as in `tensors.check_images` and `check_texts`.
+        """
         tower = _sized(self.tower, images, texts)
         weights, _, row = _attention(tower, images, 0, average=True)
         for A in reversed(weights):
@@ -67,12 +75,15 @@ class GradCam:
         self.tower = describe_tower(model)
 
     def __call__(self, images: Tensor, texts: Tensor) -> Tensor:
-        """(B, 3, height, width), (T, D) -> (B, T, rows, columns), 0 or more."""
+        """(B, 3, height, width), (T, D) -> (B, T, rows, columns), 0 or more; in gradients of the cosine, no unit.
+
+        UsageError as in `tensors.check_images` and `check_texts`.
+        """
 
         def cam(tower: Tower, weights: list[Tensor], gradients: list[Tensor], row: Tensor) -> Tensor:
             A, G = weights[-1], gradients[-1]  # (B, heads, queries, tokens)
             prefix = tower.prefix_tokens
-            importance = G[..., prefix:].mean(dim=(2, 3))  # (B, heads)
+            importance = G[..., prefix:].mean(dim=(2, 3))  # (B, heads): the channels' weights of Grad-CAM
             pooled = torch.einsum("bq,bhqn->bhn", row[:, : A.shape[2]], A)
             return torch.einsum("bh,bhn->bn", importance, pooled).relu() / A.shape[1]
 
@@ -95,9 +106,13 @@ class Relevance:
         self.first_layer = first_layer
 
     def __call__(self, images: Tensor, texts: Tensor) -> Tensor:
-        """(B, 3, height, width), (T, D) -> (B, T, rows, columns), 0 or more."""
+        """(B, 3, height, width), (T, D) -> (B, T, rows, columns), 0 or more; in gradients of the cosine, no unit.
+
+        UsageError as in `tensors.check_images` and `check_texts`.
+        """
 
         def relevance(tower: Tower, weights: list[Tensor], gradients: list[Tensor], row: Tensor) -> Tensor:
+            # the pooled row of R alone: row <- row + row E_h[(grad A * A)+], from the last layer to the first
             start = row
             for A, G in zip(reversed(weights), reversed(gradients), strict=True):
                 row = row + _read(row, (G * A).relu().mean(dim=1))
@@ -117,7 +132,7 @@ def _attention(
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """Attention weights of layers from `first` on, (B, heads or 1, queries, tokens) each; the embeddings (B, D); and
     how the last layer's tokens are pooled, (B, tokens)."""
-    kept: list[Tensor] = []
+    weights: list[Tensor] = []
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor | None:
         if layer < first:
@@ -126,13 +141,13 @@ def _attention(
         A = (scores if bias is None else scores + bias).softmax(dim=-1)
         if gradients and not A.requires_grad:
             A.requires_grad_()
-        kept.append(A.mean(dim=1, keepdim=True) if average else A)
+        weights.append(A.mean(dim=1, keepdim=True) if average else A)
         return A @ v if gradients else None
 
     with tapped(tower, attend=attend) as record:
         output = tower.visual(images.to(tower.parameter().dtype))
     features = output[0] if isinstance(output, tuple) else output
-    return kept, features, _pooled(tower, record, features)
+    return weights, features, _pooled(tower, record, features)
 
 
 def _by_gradient(

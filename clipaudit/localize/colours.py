@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
+from clipaudit.arrays import Uint8s
 
 # Inferno by Nathaniel J. Smith and Stefan van der Walt, in the public domain (CC0): 256 RGB colours in hexadecimal.
 _INFERNO_HEX: Final = (
@@ -27,10 +27,10 @@ _INFERNO_HEX: Final = (
     "f3de52f3e056f3e259f2e45df2e660f1e864f1e968f1eb6cf1ed70f1ee74f1f079f1f27df2f381f2f485f3f689f4f78df5f891f6fa95"
     "f7fb99f9fc9dfafda0fcfea4"
 )
-_INFERNO: Final[Pixels] = np.frombuffer(bytes.fromhex(_INFERNO_HEX), np.uint8).reshape(256, 3)
+_INFERNO: Final[Uint8s] = np.frombuffer(bytes.fromhex(_INFERNO_HEX), np.uint8).reshape(256, 3)
 
 
-def coloured(values: npt.ArrayLike) -> Pixels:
+def coloured(values: npt.ArrayLike) -> Uint8s:
     """Numbers 0..1, clipped, as RGB colours of inferno: (...) floats -> (..., 3) uint8; nan is black.
 
     Its darkest tenth is left out: blended with a grey picture, black would look like no colour at all.

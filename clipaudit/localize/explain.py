@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
-from clipaudit.arrays import ArrayHolder
+from clipaudit.arrays import ArrayHolder, Float32s
 from clipaudit.config import ModelConfig, parse_layers
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.encoder import Tokenizer, encode_texts, load_tokenizer
@@ -28,8 +27,6 @@ from clipaudit.localize.token_maps import TokenDecomposition
 from clipaudit.model import Tower, describe_tower
 from clipaudit.model.loading import LoadedModel, Normaliser, load_model
 from clipaudit.schema import Names, as_names, parse_head_label
-
-Float32s = npt.NDArray[np.float32]
 
 _BY_TOKENS = ("decomposition", "contrast")
 """The methods that tell heads apart."""
@@ -79,7 +76,10 @@ class Explanation(ArrayHolder):
         }
 
     def draw(self, *, smooth: bool = True, shared: bool | None = None) -> Image.Image:
-        """The sheet of panels. `shared`: one scale for all (default for heads, so that they can be compared)."""
+        """The sheet of panels as an RGB image.
+
+        smooth: interpolate between patches. shared: one scale for all panels; default: for heads, to compare them.
+        """
         shared = len(self.rows) > 1 if shared is None else shared
         low, high = float(self.scores.min()), float(self.scores.max())
         rows = [
@@ -100,7 +100,7 @@ class Explanation(ArrayHolder):
         remarks.append("boxes: the image's cosine with each token of a text" if self.tokens else "")
         caption = "\n".join(["; ".join(filter(None, [self.model, *remarks])), *map(_spelled, self.words)])
         return sheet(
-            self.picture.shown,
+            self.picture.display,
             rows,
             self.picture.frame,
             caption=caption,
@@ -123,12 +123,12 @@ class Explanation(ArrayHolder):
         scores = self.scores[row, text]
         peak_row, peak_column = np.unravel_index(int(scores.argmax()), scores.shape)
         x, y = self.picture.frame.place((peak_row + 0.5) / scores.shape[0], (peak_column + 0.5) / scores.shape[1])
-        found: dict[str, Any] = {"text": self.texts[text], "cosine": float(self.products[text])}
+        plain: dict[str, Any] = {"text": self.texts[text], "cosine": float(self.products[text])}
         if self.rows[row]:
-            found["head"] = self.rows[row]
+            plain["head"] = self.rows[row]
         if self.totals is not None:
-            found |= {"heads_add": float(self.totals[row, text]), "patches_add": float(scores.sum())}
-        return found | {
+            plain |= {"heads_add": float(self.totals[row, text]), "patches_add": float(scores.sum())}
+        return plain | {
             "min": float(scores.min()),
             "max": float(scores.max()),
             "peak": {"x": round(x, 1), "y": round(y, 1)},
@@ -140,10 +140,10 @@ class Explanation(ArrayHolder):
         """Point prompts [x, y] in the picture's pixels, for a segmenter such as SAM."""
         frame = self.picture.frame
         size = (max(round(frame.bottom - frame.top), 1), max(round(frame.right - frame.left), 1))
-        found = points(torch.from_numpy(scores), size)
-        xy = [frame.place(y / size[0], x / size[1]) for x, y in found.xy.tolist()]
+        prompts = points(torch.from_numpy(scores), size)
+        xy = [frame.place(y / size[0], x / size[1]) for x, y in prompts.xy.tolist()]
         placed = [[round(x), round(y)] for x, y in xy]
-        half = int(found.labels.sum())
+        half = int(prompts.labels.sum())
         return {"positive": placed[:half], "negative": placed[half:]}
 
 
@@ -152,15 +152,15 @@ def _spelled(words: tuple[tuple[str, float], ...]) -> str:
 
 
 class Explainer:
-    """Explains pictures with one model; made once, asked often.
+    """Explains any number of pictures with one model.
 
     Args:
         config: which model.
         whole, side: show the model whole pictures, see `PictureReader`.
-        loaded: the model and its tokenizer, where they are there already.
+        loaded: the model and its tokenizer, where they are loaded already.
 
     Raises:
-        UsageError: as `load_model` and `describe_tower`.
+        The errors of `load_model` and `describe_tower`.
     """
 
     def __init__(
@@ -209,12 +209,12 @@ class Explainer:
         images = self._normalise([picture.seen])
         vectors = self.encode(texts)
         if method in _BY_TOKENS:
-            found = self._by_tokens(picture, images, method, texts, vectors, heads, options)
+            explanation = self._by_tokens(picture, images, method, texts, vectors, heads, options)
         else:
-            found = self._by_method(picture, images, method, texts, vectors, options)
+            explanation = self._by_method(picture, images, method, texts, vectors, options)
         if words:
-            found = replace(found, words=tuple(self._words(images, text) for text in texts))
-        return replace(found, tokens=self._tokens(images, texts)) if tokens else found
+            explanation = replace(explanation, words=tuple(self._words(images, text) for text in texts))
+        return replace(explanation, tokens=self._tokens(images, texts)) if tokens else explanation
 
     def _by_method(
         self,
@@ -246,7 +246,7 @@ class Explainer:
         return embed(self.tower, images, self._config.precision) @ vectors.T
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """(T, D) unit vectors on the model's device."""
+        """(T, D) float32 unit vectors on the model's device; UsageError for a text that is too long."""
         return torch.from_numpy(encode_texts(self._loaded, self._tokenizer, texts)).to(self._loaded.device)
 
     def _check(self, texts: Sequence[str], method: str, heads: Sequence[str], options: Options) -> None:
@@ -346,10 +346,10 @@ def explain(
     Raises UsageError for a picture that cannot be read, no text, or an option that the method does not have, and what
     `load_model` raises.
 
-    >>> found = explain("photo.jpg", ["a bird", "water"], "demo")
-    >>> found.scores.shape  # (rows of heads, texts, patches down, patches across)
+    >>> explanation = explain("photo.jpg", ["a bird", "water"], "demo")
+    >>> explanation.scores.shape  # (rows of heads, texts, patches down, patches across)
     (1, 2, 8, 8)
-    >>> found.draw().save("maps.png")
+    >>> explanation.draw().save("maps.png")
     """
     config = model if isinstance(model, ModelConfig) else ModelConfig(name=model, pretrained=pretrained, device=device)
     explainer = Explainer(config, whole=whole, side=side)
@@ -372,10 +372,10 @@ def method_options(tower: Tower, *, layers: str | None, blocks: int | None, form
 
 def parse_heads(labels: Sequence[str]) -> list[tuple[int, int]]:
     """Head labels, also several with commas between, as (layer, head) pairs; UsageError for what is none."""
-    found = []
+    heads = []
     for label in (part.strip() for text in labels for part in text.split(",") if part.strip()):
         try:
-            found.append(parse_head_label(label))
+            heads.append(parse_head_label(label))
         except ValueError as error:
             raise UsageError(f"--head: {error}") from None
-    return found
+    return heads

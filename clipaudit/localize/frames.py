@@ -8,22 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torchvision.transforms import Compose, InterpolationMode, Resize
 
+from clipaudit.arrays import Float32s, Uint8s
 from clipaudit.config import DecodeConfig
 from clipaudit.errors import UsageError
 from clipaudit.model import Tower
 from clipaudit.model.sizes import patch_side
 from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodable
 
-Float32s = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
-
-_MOST_PATCHES = 4
-"""A whole picture is seen with at most this many times the patches of a square one."""
+_MAX_PATCHES = 4
+"""A whole picture has at most this many times the patches of a square one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +41,18 @@ class Frame:
         return Frame(size=size, top=self.top * y, bottom=self.bottom * y, left=self.left * x, right=self.right * x)
 
     def spread(self, maps: Float32s, mode: str = "bilinear") -> Float32s:
-        """Maps of patches over the picture: (..., rows, columns) -> (..., height, width), nan where nothing was seen.
+        """Maps of patches over the picture: (..., rows, columns) -> (..., height, width) float32; nan outside.
 
-        Bilinear between the centres of patches, constant beyond the outermost; `nearest` shows the patches.
+        Bilinear between the centres of patches, constant beyond the outermost; `nearest` keeps the patches as squares.
         """
         # The centre of the picture's pixel (y, x) in the input, -1..1 from edge to edge as grid_sample has it.
         y = (2 * (np.arange(self.size[0]) + 0.5) - self.top - self.bottom) / (self.bottom - self.top)
         x = (2 * (np.arange(self.size[1]) + 0.5) - self.left - self.right) / (self.right - self.left)
         grid = torch.from_numpy(np.stack(np.broadcast_arrays(x[None, :], y[:, None]), axis=-1)).float()
         flat = torch.from_numpy(np.ascontiguousarray(maps, np.float32)).reshape(1, -1, *maps.shape[-2:])
-        found = F.grid_sample(flat, grid[None], mode=mode, padding_mode="border", align_corners=False)[0].numpy()
-        found[:, (np.abs(y) > 1)[:, None] | (np.abs(x) > 1)[None, :]] = np.nan
-        return np.asarray(found.reshape(*maps.shape[:-2], *self.size), np.float32)
+        spread = F.grid_sample(flat, grid[None], mode=mode, padding_mode="border", align_corners=False)[0].numpy()
+        spread[:, (np.abs(y) > 1)[:, None] | (np.abs(x) > 1)[None, :]] = np.nan
+        return np.asarray(spread.reshape(*maps.shape[:-2], *self.size), np.float32)
 
     def place(self, row: float, column: float) -> tuple[float, float]:
         """A place in the input, 0..1 from its upper left corner, as (x, y) in the picture's pixels, kept inside it."""
@@ -69,10 +66,10 @@ class FramedPicture:
     """An image file, as displayed and as the model sees it."""
 
     name: str
-    shown: Pixels
-    """(height, width, 3) RGB, in its own shape but at a size for display."""
-    seen: Pixels
-    """(h, w, 3) RGB at the size that goes into the model."""
+    display: Uint8s
+    """(height, width, 3) uint8 RGB, in its own shape but at a size for display."""
+    seen: Uint8s
+    """(h, w, 3) uint8 RGB at the size that goes into the model."""
     frame: Frame
     """Where `seen` lies in the picture at its own size."""
 
@@ -85,7 +82,7 @@ class PictureReader:
         tower: its image tower; only whole pictures need it.
         whole: give the model the whole picture at about its own resolution, sides rounded to whole patches, instead of
             what its preprocessing keeps. Embeddings are then not those of an audit.
-        shown: the longest side of the displayed picture in pixels.
+        display_side: the longer side of the displayed picture in pixels.
         side: whole pictures with about this many pixels on their shorter side; None for the model's own.
 
     Raises:
@@ -98,10 +95,10 @@ class PictureReader:
         tower: Tower | None,
         *,
         whole: bool = False,
-        shown: int = 300,
+        display_side: int = 300,
         side: int | None = None,
     ) -> None:
-        self._transform, self._tower, self._shown, self._side = transform, tower, shown, side
+        self._transform, self._tower, self._display_side, self._side = transform, tower, display_side, side
         self._whole = whole or side is not None
         if side is not None and tower is not None and side < (least := max(patch_side(tower.image_size, tower.grid))):
             raise UsageError(f"--side must be at least a patch, {least} pixels, not {side}")
@@ -117,13 +114,16 @@ class PictureReader:
         return self.read(data, path)
 
     def read(self, data: bytes, name: str) -> FramedPicture:
-        """The picture in the bytes of a file; `name` is for messages."""
+        """The picture in the bytes of a file; `name` is for messages. UsageError when it cannot be decoded."""
         seen, frame = self.see(data, name)
-        shown = self._resize(_shaped(frame.size, self._shown))(data).image
-        return FramedPicture(name=name, shown=shown, seen=seen, frame=frame)
+        display = self._resize(_shaped(frame.size, self._display_side))(data).image
+        return FramedPicture(name=name, display=display, seen=seen, frame=frame)
 
-    def see(self, data: bytes, name: str) -> tuple[Pixels, Frame]:
-        """`seen` and `frame` of `read` alone, for those who show nothing: the file is decoded once and not twice."""
+    def see(self, data: bytes, name: str) -> tuple[Uint8s, Frame]:
+        """The (h, w, 3) uint8 `seen` and the `frame` of `read`, without a picture for display: one decoding, not two.
+
+        UsageError when it cannot be decoded.
+        """
         try:
             decoded = self._decode(data)
             size = (decoded.height, decoded.width)
@@ -145,10 +145,10 @@ class PictureReader:
         scale = shorter / min(size)
         own = max(1, shorter // patch[0]) * max(1, shorter // patch[1])
         count = size[0] * scale / patch[0] * size[1] * scale / patch[1]
-        scale *= min(1.0, math.sqrt(_MOST_PATCHES * own / count))
+        scale *= min(1.0, math.sqrt(_MAX_PATCHES * own / count))
         rows, columns = (max(1, round(side * scale / step)) for side, step in zip(size, patch, strict=True))
-        # A strip of one row or column of patches would still be as long as the picture has it.
-        rows, columns = min(rows, _MOST_PATCHES * own // columns or 1), min(columns, _MOST_PATCHES * own // rows or 1)
+        # One row or column of patches could still have any length: bound each side by the other.
+        rows, columns = min(rows, _MAX_PATCHES * own // columns or 1), min(columns, _MAX_PATCHES * own // rows or 1)
         return rows * patch[0], columns * patch[1]
 
 
@@ -170,6 +170,7 @@ def seen_by(transform: Any, size: tuple[int, int]) -> Frame:  # noqa: ANN401
     scale, offset, now = [1.0, 1.0], [0.0, 0.0], list(size)
     for step in transform.transforms:
         name = type(step).__name__
+        # input = scale * picture - offset: resizing multiplies the scale, cropping sets the offset
         if name in ("Resize", "ResizeKeepRatio"):
             new = _resized(step, now)
             ratio = [n / o for n, o in zip(new, now, strict=True)]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from clipaudit.arrays import Float32s, Uint8s
 from clipaudit.config import DecodeConfig, FieldsConfig
 from clipaudit.errors import UsageError
 from clipaudit.localize.frames import Frame, PictureReader, entire
@@ -36,13 +37,13 @@ class Masked:
 
     where: str
     """`SHARD: KEY`, for messages."""
-    seen: npt.NDArray[np.uint8]
-    """(h, w, 3) RGB at the size that goes into the model."""
+    seen: Uint8s
+    """(h, w, 3) uint8 RGB at the size that goes into the model."""
     mask: Mask | None
     """(h, w) class numbers of the same pixels, OUTSIDE where the model was shown padding; None without a mask."""
     label: Label
     labels: tuple[str, ...] = ()
-    """Everything that is in the image, where a list of it was asked for."""
+    """Names of everything in the image, where a list of them was asked for."""
     attributes: dict[str, str | None] = field(default_factory=dict)
 
 
@@ -61,8 +62,8 @@ class MaskedShards:
         limit: at most so many images.
 
     Raises:
-        UsageError: no shard, a bad label field; when iterated: a mask that has not its image's size, or no sample that
-            has everything.
+        UsageError: no shard, a bad label field; when iterated: a mask that has not its image's size, or no sample with
+            all the fields.
     """
 
     def __init__(
@@ -100,12 +101,12 @@ class MaskedShards:
                 for group in groups:
                     if self._limit is not None and self.read >= self._limit:
                         return
-                    found = self._sample(group, shard.url)
-                    if found is None:
+                    sample = self._sample(group, shard.url)
+                    if sample is None:
                         self.left_out += 1
                     else:
                         self.read += 1
-                        yield found
+                        yield sample
         if not self.read:
             raise UsageError(f"none of the {self.left_out} samples has all that is needed: {self._wanted}")
 
@@ -159,7 +160,7 @@ def _list_at(document: bytes | None, path: tuple[str, ...]) -> tuple[str, ...] |
 
 
 def read_mask(data: bytes, where: str) -> Mask:
-    """(height, width) numbers of a PNG of 8-bit grey or palette; UsageError for anything else."""
+    """(height, width) int32 numbers of a PNG of 8-bit grey or palette; UsageError for anything else."""
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             if image.mode not in ("L", "P", "1"):
@@ -188,16 +189,19 @@ def read_cut_mask(data: bytes, where: str, frame: Frame, size: tuple[int, int], 
 
 
 def cut_mask(mask: Mask, frame: Frame, size: tuple[int, int]) -> Mask:
-    """What lies under each pixel of the model's input, the nearest: (height, width) -> (h, w)."""
+    """The mask's nearest number under each pixel of the model's input: (height, width) -> (h, w) of `size`.
+
+    OUTSIDE where the frame reaches beyond the picture.
+    """
     rows = np.floor(frame.top + (np.arange(size[0]) + 0.5) / size[0] * (frame.bottom - frame.top)).astype(np.intp)
     columns = np.floor(frame.left + (np.arange(size[1]) + 0.5) / size[1] * (frame.right - frame.left)).astype(np.intp)
     inside = ((rows >= 0) & (rows < mask.shape[0]))[:, None] & ((columns >= 0) & (columns < mask.shape[1]))[None, :]
-    found = mask[rows.clip(0, mask.shape[0] - 1)[:, None], columns.clip(0, mask.shape[1] - 1)[None, :]]
-    return np.where(inside, found, OUTSIDE)
+    nearest = mask[rows.clip(0, mask.shape[0] - 1)[:, None], columns.clip(0, mask.shape[1] - 1)[None, :]]
+    return np.where(inside, nearest, OUTSIDE)
 
 
-def covered(mask: Mask, grid: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """(patches,) share of each of a grid's patches that is object, 0..1; (h, w) class numbers, above 0 on an object."""
+def covered(mask: Mask, grid: tuple[int, int]) -> Float32s:
+    """(patches,) share of each of a grid's patches that is object, 0..1; mask (h, w) is above 0 on an object."""
     inside = torch.from_numpy((mask > 0).astype(np.float32))[None]
-    found: npt.NDArray[np.float32] = torch.nn.functional.adaptive_avg_pool2d(inside, grid).flatten().numpy()
-    return found
+    shares: Float32s = torch.nn.functional.adaptive_avg_pool2d(inside, grid).flatten().numpy()
+    return shares

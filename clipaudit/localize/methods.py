@@ -1,4 +1,4 @@
-"""One small interface for everything that says where in an image a text is, and the methods by name."""
+"""The interface of localisers, which say where in an image a text is, and the table of them by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clipaudit.localize.token_maps import TokenDecomposition
 
 
 class Localiser(Protocol):
-    """Where in images texts are."""
+    """A method that scores patches of images by texts."""
 
     def __call__(self, images: Tensor, texts: Tensor) -> Tensor:
         """Scores of patches, larger where there is more of the text.
@@ -36,7 +36,7 @@ class Localiser(Protocol):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Options:
-    """What a localiser may be told; each takes what concerns it."""
+    """Options of all localisers; each method reads its own."""
 
     heads: Sequence[tuple[int, int]] | None = None
     """Decomposition and contrast: the (layer, head) pairs that count; None for all."""
@@ -45,7 +45,7 @@ class Options:
     blocks: int | None = None
     """Surgery: how many of the last blocks have the second path; None for 6."""
     form: Form = "paper"
-    """Surgery: the paper's feature surgery or the released code's."""
+    """Surgery: the paper's feature surgery or the published code's."""
     empty: Tensor | None = None
     """Surgery: (1, D) or (D,) the empty text, which one text alone is compared with."""
     precision: Precision = "fp32"
@@ -53,13 +53,12 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A localiser by name."""
+    """A localiser of the table."""
 
     make: Callable[[nn.Module, Options], Localiser]
+    """For an open_clip model or its image tower."""
     about: str
     """One line for tables and help."""
-    reads_text: bool = True
-    """Whether its maps differ between texts."""
     text_by_text: bool = False
     """Whether each text costs a pass of its own (then its map does not depend on the other texts)."""
 
@@ -134,10 +133,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "gradcam": Method(
             make=lambda model, _: GradCam(model), about="Grad-CAM on the last layer's heads", text_by_text=True
         ),
-        "rollout": Method(make=lambda model, _: Rollout(model), about="attention rollout", reads_text=False),
-        "attention": Method(
-            make=lambda model, _: RawAttention(model), about="the last layer's attention", reads_text=False
-        ),
+        "rollout": Method(make=lambda model, _: Rollout(model), about="attention rollout"),
+        "attention": Method(make=lambda model, _: RawAttention(model), about="the last layer's attention"),
     }
 )
 """The localisers by name, best known first."""

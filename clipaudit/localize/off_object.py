@@ -15,7 +15,7 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class OffObject:
-    """Over images, each counting by its mass: where heads see nothing of a cue, the place of it says nothing."""
+    """The share off the object over images, weighed by their mass: images without mass say nothing of the place."""
 
     share: float
     """Of the images' positive mass, off the object, 0..1."""
@@ -38,13 +38,13 @@ def off_shares(scores: Floats, cover: Floats, left_out: Bools | None = None) -> 
     """Each image's share of its positive mass, and of its area, off the object; and its mass.
 
     Args:
-        scores: (n, patches) what patches add; what is below 0 is no mass.
+        scores: (n, patches) floats, what patches add; what is below 0 is no mass.
         cover: (n, patches) share of each patch that is object, 0..1.
         left_out: (n, patches) patches that count neither as mass nor as area: register-like ones, whose place means
             little.
 
     Returns:
-        (n,) each; shares 0..1, nan where an image has no mass, no object, or nothing but the object.
+        (n,) float64 each; shares 0..1, nan where an image has no mass, no object, or nothing but the object.
     """
     counted = np.ones(scores.shape) if left_out is None else (~left_out).astype(np.float64)
     by_patch = np.maximum(scores, 0).astype(np.float64) * counted
@@ -52,12 +52,13 @@ def off_shares(scores: Floats, cover: Floats, left_out: Bools | None = None) -> 
     with np.errstate(invalid="ignore", divide="ignore"):
         area = (off * counted).sum(axis=1) / counted.sum(axis=1)
         share = (off * by_patch).sum(axis=1) / mass
+    # where the object covers nothing, or everything, a share tells nothing
     known = np.isfinite(share) & (area > 0) & (area < 1)
     return np.where(known, share, np.nan), np.where(known, area, np.nan), mass
 
 
 def off_object(share: Float64s, area: Float64s, mass: Float64s, cluster: npt.ArrayLike) -> OffObject | None:
-    """The images' shares together; images of one cluster, such as equal pictures, count as one draw.
+    """The mass-weighted mean of the images' shares; images of one cluster, such as equal pictures, count as one draw.
 
     The interval is Student's over clusters, as wide as the share or its excess over the area asks for, whichever is
     more: `supports` compares both.
@@ -76,6 +77,7 @@ def off_object(share: Float64s, area: Float64s, mass: Float64s, cluster: npt.Arr
     if groups < 2:
         return None
     error = max(_error(share, weight, codes), _error(share - area, weight, codes))
+    # Student's t with G - 1 degrees of freedom, G clusters
     half, mean = float(stats.t.ppf((1 + _LEVEL) / 2, groups - 1)) * error, float(weight @ share)
     return OffObject(
         share=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), area=float(weight @ area), n=len(share)
@@ -84,5 +86,6 @@ def off_object(share: Float64s, area: Float64s, mass: Float64s, cluster: npt.Arr
 
 def _error(values: Float64s, weight: Float64s, codes: npt.NDArray[np.intp]) -> float:
     """Standard error of the weighted mean of values (n,) drawn in clusters (n,) 0..G-1; weights sum to 1."""
+    # sqrt(G / (G - 1) sum_g (sum_{i in g} w_i (x_i - m))^2): linearised, over G clusters
     sums = np.bincount(codes, weight * (values - weight @ values))
     return float(np.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1)))

@@ -1,4 +1,4 @@
-"""Heat maps drawn over pictures: one panel, and sheets of panels with titles and scales. Pure pixels, no model."""
+"""Heat maps drawn over pictures: single maps, and sheets of panels with titles and scales. Pure pixels, no model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from clipaudit.arrays import Float32s
-from clipaudit.localize.colours import Pixels, coloured
+from clipaudit.arrays import Float32s, Uint8s
+from clipaudit.localize.colours import coloured
 from clipaudit.localize.frames import Frame
 
 _HEAT, _RELIEF = 0.82, 0.5
@@ -48,7 +48,7 @@ class WordStrip:
 
 
 def overlaid(
-    picture: Pixels,
+    picture: Uint8s,
     scores: Float32s,
     frame: Frame,
     *,
@@ -56,19 +56,19 @@ def overlaid(
     high: float,
     marks: Sequence[tuple[int, int]] = (),
     smooth: bool = True,
-) -> Pixels:
+) -> Uint8s:
     """A heat map over a picture, in the picture's own shape.
 
     Args:
-        picture: (height, width, 3) RGB.
-        scores: (rows, columns) of the patches of what the model saw.
-        frame: where that lies; for the picture at any size. What lies outside is shown dark.
+        picture: (height, width, 3) uint8 RGB.
+        scores: (rows, columns) float32 of the patches of what the model saw.
+        frame: where that lies; for the picture at any size. What lies outside is drawn dark.
         low, high: the scores of the darkest and the lightest colour.
         marks: (row, column) of patches to outline, such as register-like tokens.
         smooth: interpolate between patches; otherwise show each as a square.
 
     Returns:
-        (height, width, 3) RGB.
+        (height, width, 3) uint8 RGB.
     """
     here = frame.scaled((picture.shape[0], picture.shape[1]))
     heat = here.spread(scores, "bilinear" if smooth else "nearest")
@@ -76,6 +76,7 @@ def overlaid(
     colours = coloured((heat - low) / span if span > 0 else np.where(np.isnan(heat), np.nan, 0.0))
     grey = picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     lit = 1 - _RELIEF + _RELIEF * grey[..., None] / 255
+    # h c (1 - r + r g) + (1 - h) g: colour c and grey g, h = _HEAT, r = _RELIEF
     blend = _HEAT * lit * colours + (1 - _HEAT) * grey[..., None]
     out = np.where(np.isnan(heat)[..., None], _UNSEEN * picture, blend)
     image = Image.fromarray(np.rint(out).astype(np.uint8))
@@ -88,7 +89,7 @@ def overlaid(
 
 
 def sheet(
-    picture: Pixels,
+    picture: Uint8s,
     rows: Sequence[Sequence[MapPanel]],
     frame: Frame,
     *,
@@ -101,12 +102,15 @@ def sheet(
     """The picture and, beside it, rows of panels: several texts, or heads x texts.
 
     Args:
-        picture: (height, width, 3) RGB, as displayed.
+        picture: (height, width, 3) uint8 RGB, as displayed.
         rows: panels; every row as long as the first, whose titles stand above.
         frame: where what the model saw lies in the picture, see `overlaid`, as are marks and smooth.
         caption: lines below everything.
         names: what each row is (a head), written at its left.
         strips: lines of words below the panels.
+
+    Returns:
+        An RGB image, as large as the panels need.
     """
     height, width = picture.shape[:2]
     cell = max(width, 150)
@@ -174,7 +178,7 @@ def _number(value: float) -> str:
 
 
 def _with_scale(
-    panel: MapPanel, picture: Pixels, frame: Frame, marks: Sequence[tuple[int, int]], smooth: bool
+    panel: MapPanel, picture: Uint8s, frame: Frame, marks: Sequence[tuple[int, int]], smooth: bool
 ) -> Image.Image:
     """A panel's note, its map, and below the colours with the numbers that they stand for."""
     height, width = picture.shape[:2]
@@ -201,8 +205,8 @@ def _width(text: str) -> int:
     return round(_font().getlength(text))
 
 
-def _wrapped(text: str, width: int, most: int = 3) -> list[str]:
-    """The text in lines of at most `width` pixels, at most so many of them."""
+def _wrapped(text: str, width: int, max_lines: int = 3) -> list[str]:
+    """The text in at most `max_lines` lines of at most `width` pixels."""
     lines: list[str] = []
     for word in text.split() or [""]:
         longer = f"{lines[-1]} {word}" if lines else word
@@ -210,10 +214,10 @@ def _wrapped(text: str, width: int, most: int = 3) -> list[str]:
             lines[-1] = longer
         else:
             lines.append(word)
-    kept = [_cut(line, width) for line in lines[:most]]
-    if len(lines) > most:
-        kept[-1] = _cut(f"{kept[-1]} ...", width)
-    return kept
+    wrapped = [_cut(line, width) for line in lines[:max_lines]]
+    if len(lines) > max_lines:
+        wrapped[-1] = _cut(f"{wrapped[-1]} ...", width)
+    return wrapped
 
 
 def _cut(line: str, width: int) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from clipaudit.arrays import Bools, Float32s, Floats, Uint8s
 from clipaudit.config import ModelConfig
 from clipaudit.errors import RunMismatch, UsageError
 from clipaudit.localize.frames import Frame, FramedPicture, PictureReader
@@ -19,13 +19,10 @@ from clipaudit.model.loading import Normaliser, load_model
 from clipaudit.run.reader import Run
 from clipaudit.schema import parse_head_label
 
-Bools = npt.NDArray[np.bool_]
-Float32s = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.floating[Any]]
-Pixels = npt.NDArray[np.uint8]
 Along: TypeAlias = tuple[Sequence[str], Floats]
-Scorer: TypeAlias = Callable[[Sequence[Pixels]], tuple[Float32s, Bools]]
-"""Images of `RunMaps.see`, any number of them, to (n, rows, columns) scores of patches and which are register-like."""
+"""Labels of heads, and a direction (1, D) for all of them."""
+Scorer: TypeAlias = Callable[[Sequence[Uint8s]], tuple[Float32s, Bools]]
+"""n images of `RunMaps.see` to the scores of their patches, and which are register-like: (n, rows, columns) each."""
 
 BATCH: Final = 16
 """Images a forward pass."""
@@ -42,12 +39,11 @@ class RunMaps:
 
     def __init__(self, run: Run, *, side: int, device: str = "auto") -> None:
         """`side`: pixels of a picture's longer side, as displayed. The model is loaded at once."""
-        asked = run.manifest.identity
-        config = ModelConfig(name=asked["model"], pretrained=asked.get("pretrained"), device=device)
+        config = ModelConfig.of_run(run.manifest.identity, device=device)
         self._loaded = load_model(config)
         if self._loaded.fingerprint != run.manifest.model["fingerprint"]:
             raise RunMismatch(f"the model that {config.name} names here has other weights than the run's")
-        self._reader = PictureReader(self._loaded.transform, describe_tower(self._loaded.model), shown=side)
+        self._reader = PictureReader(self._loaded.transform, describe_tower(self._loaded.model), display_side=side)
         self._normalise = Normaliser(self._reader.mean, self._reader.std, self._loaded.device)
 
     def read(self, data: bytes, name: str) -> FramedPicture | None:
@@ -57,8 +53,8 @@ class RunMaps:
         except UsageError:
             return None
 
-    def see(self, data: bytes, name: str) -> tuple[Pixels, Frame]:
-        """The model's input and where it lies in the image: `read` without the picture for display, and UsageError."""
+    def see(self, data: bytes, name: str) -> tuple[Uint8s, Frame]:
+        """The model's input, (h, w, 3) uint8, and where it lies in the image; UsageError when it cannot be decoded."""
         return self._reader.see(data, name)
 
     def scorer(self, heads: Sequence[str] | None, directions: Floats) -> Scorer:
@@ -66,62 +62,67 @@ class RunMaps:
 
         Args:
             heads: labels of the heads that count; None for all of the model's.
-            directions: (1, D) for all heads alike, or (heads, D) with one for each: their products are summed.
+            directions: (1, D) floats for all heads alike, or (heads, D) with one for each: their products are summed.
+
+        UsageError when the tower lacks a head.
         """
         chosen = None if heads is None else [parse_head_label(head) for head in heads]
         maps = TokenDecomposition(self._loaded.model, chosen)
         along = torch.from_numpy(np.asarray(directions, np.float32)).to(self._loaded.device)
 
-        def score(seen: Sequence[Pixels]) -> tuple[Float32s, Bools]:
+        def score(seen: Sequence[Uint8s]) -> tuple[Float32s, Bools]:
             parts = [self._batch(maps, seen[start : start + BATCH], along) for start in range(0, len(seen), BATCH)]
             return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
         return score
 
-    def two(self, seen: Sequence[Pixels], first: Along, second: Along) -> tuple[Float32s, Float32s, Bools]:
+    def two(self, seen: Sequence[Uint8s], first: Along, second: Along) -> tuple[Float32s, Float32s, Bools]:
         """The scores of two sets of heads, each with its own direction, and the register-like patches, in one pass.
 
         Args:
             seen: images of `see`, at least one.
             first, second: labels of heads, and a direction (1, D) for all of them.
+
+        Returns:
+            (n, rows, columns) each: float32, float32 and bool.
         """
         labels = list(dict.fromkeys([*first[0], *second[0]]))
         maps = TokenDecomposition(self._loaded.model, [parse_head_label(head) for head in labels])
         along = torch.from_numpy(np.concatenate([first[1], second[1]]).astype(np.float32)).to(self._loaded.device)
         parts = []
         for start in range(0, len(seen), BATCH):
-            found = maps.by_head(self._normalise(list(seen[start : start + BATCH])), along)
+            by_head = maps.by_head(self._normalise(list(seen[start : start + BATCH])), along)
             sums = [
-                found.patches[:, [labels.index(head) for head in heads], place].sum(dim=1).float().cpu().numpy()
+                by_head.patches[:, [labels.index(head) for head in heads], place].sum(dim=1).float().cpu().numpy()
                 for place, (heads, _) in enumerate((first, second))
             ]
-            parts.append((*sums, found.outliers.cpu().numpy()))
-        one, other, outliers = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return one, other, outliers
+            parts.append((*sums, by_head.outliers.cpu().numpy()))
+        first_scores, second_scores, outliers = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return first_scores, second_scores, outliers
 
     def scores(self, pictures: Sequence[FramedPicture], heads: Sequence[str] | None, directions: Floats) -> Float32s:
-        """(n, rows, columns) what each patch of the pictures adds, at least one; arguments as for `scorer`."""
+        """(n, rows, columns) float32: what each patch of n >= 1 pictures adds; arguments as for `scorer`."""
         return self.scorer(heads, directions)([picture.seen for picture in pictures])[0]
 
     def __call__(
         self, pictures: Sequence[FramedPicture], heads: Sequence[str] | None, directions: Floats
-    ) -> list[Pixels]:
-        """The pictures with their maps over them, all on one scale: (height, width, 3) RGB each; as for `scorer`."""
+    ) -> list[Uint8s]:
+        """The pictures with their maps over them, all on one scale: (height, width, 3) uint8 RGB each; see `scorer`."""
         if not pictures:
             return []
         scores = self.scores(pictures, heads, directions)
         low, high = (float(value) for value in np.quantile(scores, _ENDS))
         return [
-            overlaid(picture.shown, one, picture.frame, low=low, high=high)
-            for picture, one in zip(pictures, scores, strict=True)
+            overlaid(picture.display, patches, picture.frame, low=low, high=high)
+            for picture, patches in zip(pictures, scores, strict=True)
         ]
 
-    def _batch(self, maps: TokenDecomposition, seen: Sequence[Pixels], along: torch.Tensor) -> tuple[Float32s, Bools]:
+    def _batch(self, maps: TokenDecomposition, seen: Sequence[Uint8s], along: torch.Tensor) -> tuple[Float32s, Bools]:
         pixels = self._normalise(list(seen))
         if len(along) == 1:
-            found = maps(pixels, along)
-            patches = found.patches[:, 0]
+            result = maps(pixels, along)
+            patches = result.patches[:, 0]
         else:  # (B, heads, directions, rows, columns): each head with its own direction
-            found = maps.by_head(pixels, along)
-            patches = found.patches.diagonal(dim1=1, dim2=2).sum(dim=-1)
-        return patches.float().cpu().numpy(), found.outliers.cpu().numpy()
+            result = maps.by_head(pixels, along)
+            patches = result.patches.diagonal(dim1=1, dim2=2).sum(dim=-1)
+        return patches.float().cpu().numpy(), result.outliers.cpu().numpy()

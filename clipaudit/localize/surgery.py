@@ -1,7 +1,7 @@
 """CLIP Surgery: patch features by value-value attention on a second path, and feature surgery on their similarities.
 
-Source of the mathematics: Li, Wang, Duan, Li, "CLIP Surgery for Better Explainability with Enhancement in
-Open-Vocabulary Tasks", 2023 (arXiv 2304.05653). Written from it: the published repository has no licence.
+Source: Li, Wang, Duan, Li: CLIP Surgery (arXiv 2304.05653), docs/method.md 4. Written from the paper: the published
+repository has no licence.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Surgery:
 
     Args:
         model: an open_clip model or its image tower, in eval mode; it is left as it is.
-        blocks: how many of the last blocks have the second path; None for 6 (or all, where there are fewer).
+        blocks: how many of the last blocks have the second path; None for 6 (or all, where the tower has fewer).
         path: see above.
         precision: `fp32` computes in the weights' own precision, `bf16` and `fp16` under autocast.
 
@@ -102,7 +102,7 @@ def similarities(features: PatchFeatures, texts: Tensor) -> tuple[Tensor, Tensor
 
     Args:
         features: of a batch.
-        texts: (T, D) text embeddings, any length above 0.
+        texts: (T, D) floats, text embeddings of any length above 0.
     """
     unit = F.normalize(texts.to(features.patches), dim=-1)
     # One product for the batch: (B * N, D) @ (D, T), scaled in place by the patches' lengths.
@@ -112,7 +112,10 @@ def similarities(features: PatchFeatures, texts: Tensor) -> tuple[Tensor, Tensor
 
 
 def text_weights(whole: Tensor, tau: float = TAU) -> Tensor:
-    """w: how obvious each text is in the image, softmax(tau K) over its mean. (B, T) cosines -> (B, T), mean 1."""
+    """w: how obvious each text is in the image, softmax(tau K) over its mean: (B, T) cosines -> (B, T), mean 1.
+
+    Source: arXiv 2304.05653, feature surgery (docs/method.md 4).
+    """
     return (tau * whole).softmax(dim=-1) * whole.shape[-1]
 
 
@@ -127,13 +130,15 @@ def feature_surgery(K: Tensor, weights: Tensor, form: Form = "paper") -> Tensor:
     Args:
         K: (B, N, T) cosines of N tokens (or (B, 1, T), the whole image) with T >= 2 texts.
         weights: (B, T) from `text_weights`.
-        form: the paper's equation, or what the released code computes.
+        form: the paper's equation, or what the published code computes.
 
     Returns:
-        (B, N, T).
+        (B, N, T), differences of cosines.
 
     Raises:
         UsageError: one text alone, which shares everything with itself: use `single_text`.
+
+    Source: arXiv 2304.05653, feature surgery (docs/method.md 4).
     """
     if K.shape[-1] < 2:
         raise UsageError("feature surgery compares texts: give at least two, or one and the empty text")
@@ -144,7 +149,10 @@ def feature_surgery(K: Tensor, weights: Tensor, form: Form = "paper") -> Tensor:
 
 
 def single_text(K: Tensor, empty: Tensor) -> Tensor:
-    """One text against the empty one, which stands for what all texts share: K_text - K_empty; (B, N, T), (B, N, 1)."""
+    """One text against the empty one, which stands for what all texts share: K_text - K_empty.
+
+    K: (B, N, T) cosines, empty: (B, N, 1) those of the empty text; returns (B, N, T).
+    """
     return K - empty
 
 
@@ -166,23 +174,24 @@ def _pooled_alone(tower: Tower, rows: Tensor) -> Tensor:
     x = rows.flatten(0, 1)[:, None]  # (B * n, 1, width)
     visual: Any = tower.visual
     if tower.family == "open_clip ViT":
-        found: Tensor = visual._pool(x)[0] @ visual.proj
+        pooled: Tensor = visual._pool(x)[0] @ visual.proj
     else:
-        found = visual.head(visual.trunk.forward_head(visual.trunk.norm(x)))
-    return found.reshape(batch, count, -1)
+        pooled = visual.head(visual.trunk.forward_head(visual.trunk.norm(x)))
+    return pooled.reshape(batch, count, -1)
 
 
 def _value_path(tower: Tower, images: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
     """(B, D) the model's own output and (B, tokens, width) the end of the second path."""
     start = tower.layers - blocks
-    path: list[Tensor] = []  # one tensor: the second path so far
+    path: list[Tensor] = []  # holds one tensor, the second path up to the current block
 
     def begin(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         path.append(inputs[0])
 
     def attend(layer: int, _q: Tensor, _k: Tensor, v: Tensor, _bias: Tensor | None) -> None:
         if layer >= start:
-            rows = F.scaled_dot_product_attention(v, v, v).transpose(1, 2).flatten(2)  # (B, tokens, heads * head_dim)
+            # softmax(v v' / sqrt(dh)) v, heads side by side: (B, tokens, heads * head_dim)
+            rows = F.scaled_dot_product_attention(v, v, v).transpose(1, 2).flatten(2)
             path[0] = path[0] + attention_update(tower.blocks[layer], rows)
 
     with tapped(tower, attend=attend):

@@ -1,4 +1,4 @@
-"""How close an image is to each token of a text: the text's half of a multimodal view, as CLIP Surgery's paper has."""
+"""How close an image is to each token of a text: the text's side of the multimodal maps of arXiv 2304.05653."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def token_scores(loaded: LoadedModel, tokenizer: Tokenizer, image: Tensor, text:
         loaded: the model.
         tokenizer: its tokenizer.
         image: (D,) unit embedding on the model's device.
-        text: that fits the model's context.
+        text: a text that fits the model's context.
 
     Raises:
         UsageError: a text encoder of another library, whose tokens cannot be read, or a text that is too long.
@@ -67,23 +67,23 @@ def _rows(model: nn.Module, ids: Tensor) -> Tensor:
     if not isinstance(getattr(owner, "ln_final", None), nn.Module) or not hasattr(owner, "transformer"):
         kind = type(owner if owner is not None else model).__name__
         raise UsageError(f"the tokens of this model's text encoder cannot be read: {kind} is not open_clip's own")
-    kept: list[Tensor] = []
-    hook = owner.transformer.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+    outputs: list[Tensor] = []
+    hook = owner.transformer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:
         encode: Any = model.encode_text
         encode(ids)
     finally:
         hook.remove()
-    x: Tensor = owner.ln_final(kept[0])[0]
+    x: Tensor = owner.ln_final(outputs[0])[0]
     projection = owner.text_projection
     if projection is None:
         return x
-    found: Tensor = projection(x) if isinstance(projection, nn.Linear) else x @ projection
-    return found
+    rows: Tensor = projection(x) if isinstance(projection, nn.Linear) else x @ projection
+    return rows
 
 
 def _spelled(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    """The tokens in words; empty for what follows the text."""
+    """The tokens as texts; empty for those that follow the text."""
     reader: Any = getattr(tokenizer, "tokenizer", tokenizer)
     empty = tokenizer([""], context_length=tokenizer.context_length)[0].tolist()
     special = {getattr(tokenizer, "sot_token_id", None): "[start]", getattr(tokenizer, "eot_token_id", None): "[end]"}

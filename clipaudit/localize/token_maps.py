@@ -1,7 +1,7 @@
 """Token decomposition: what each patch adds, through chosen heads, to the product of an image with a text.
 
-Source: Gandelsman, Efros, Steinhardt, "Interpreting CLIP's Image Representation via Text-Based Decomposition", ICLR
-2024, section 5. Exact for the unit embedding.
+Source: Gandelsman, Efros, Steinhardt 2024 (arXiv 2310.05916), section 5 (docs/method.md 4). Exact for the unit
+embedding.
 """
 
 from __future__ import annotations
@@ -81,13 +81,19 @@ class TokenDecomposition:
             texts: (T, D) on the same device; unit vectors give parts of cosines.
             contrast: take the mean over the texts off each of them first, as the paper does for segmentation: what all
                 texts share falls out. Needs two texts.
+
+        Raises:
+            UsageError: images or texts of another shape or device, or one text with `contrast`.
         """
         out, texts = self._decompose(images, texts, contrast)
         scores = token_map(self._masked(out), self.decomposer.readout, texts)  # (B, tokens, T)
         return self._maps(out, scores, texts, images)
 
     def by_head(self, images: Tensor, texts: Tensor, *, contrast: bool = False) -> TokenMaps:
-        """Maps of each chosen head alone, in the order given (all: layer by layer); arguments as in a call."""
+        """Maps of each chosen head alone, in the order given (all: layer by layer).
+
+        images (B, 3, H, W) as the model takes them, texts (T, D) unit vectors, as in a call.
+        """
         out, texts = self._decompose(images, texts, contrast)
         scores = token_scores(out, self.decomposer.readout, texts)  # (B, layers, heads, tokens, T)
         if self.chosen is None:
@@ -114,7 +120,7 @@ class TokenDecomposition:
         if contrast:
             if len(texts) < 2:
                 raise UsageError("the contrast compares texts: give at least two")
-            texts = texts - texts.mean(dim=0)
+            texts = texts - texts.mean(dim=0)  # linear: the maps lose their mean over the texts
         return self.decomposer.resized((images.shape[2], images.shape[3]))(images), texts
 
     def _masked(self, out: Decomposition) -> Decomposition:
@@ -134,6 +140,7 @@ class TokenDecomposition:
         assert out.tokens is not None
         tower = self.decomposer.resized((images.shape[2], images.shape[3])).tower
         prefix = tower.prefix_tokens
+        # register-like: residual streams over OUTLIER times as long as the median patch's of the image
         norms = out.tokens.norm  # (B, tokens)
         outliers = norms > OUTLIER * norms[:, prefix:].median(dim=1, keepdim=True).values
         batch = scores.shape[:-2]

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from markupsafe import Markup, escape
 
-from clipaudit.pages import without_forbidden
+from clipaudit.pages.html import without_forbidden
 
 Content: TypeAlias = "Markup | str"
 Value: TypeAlias = "str | float | None"

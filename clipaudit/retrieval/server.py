@@ -1,9 +1,9 @@
-"""The JSON interface of `clipaudit serve --api`: FastAPI on this machine alone, over memory-mapped indexes."""
+"""The JSON interface of `clipaudit serve --api`: FastAPI on 127.0.0.1, over memory-mapped indexes."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
@@ -21,6 +21,7 @@ from clipaudit.retrieval.card import read_card
 from clipaudit.retrieval.queries import MAX_IMAGE_BYTES, QueryEncoder, parse_key
 from clipaudit.retrieval.request import Request, answers
 from clipaudit.retrieval.retriever import Retriever
+from clipaudit.retrieval.server_limits import Guard, PromptProtocol
 from clipaudit.retrieval.sheet import SheetPanel
 from clipaudit.run.reader import Run
 from clipaudit.run.thumbnails import NoPicture, Thumbnails
@@ -28,12 +29,8 @@ from clipaudit.schema import VERSION
 
 HOST: Final = "127.0.0.1"
 MAX_K: Final = 500
-_MAX_JSON_BYTES: Final = 64 * 1024
-_MOST_SHARDS: Final = 2**31 - 1
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+_IMAGE_PATH: Final = "/search/image"
+_MAX_SHARD: Final = 2**31 - 1
 
 
 class _Strict(BaseModel):
@@ -61,7 +58,7 @@ class Search(_Strict):
     compare: bool = Field(default=False, description="Also ask the whole embedding.")
 
 
-class FoundRow(BaseModel):
+class HitRow(BaseModel):
     """One image of the run."""
 
     shard_id: int
@@ -73,12 +70,12 @@ class FoundRow(BaseModel):
     height: int | None
 
 
-class Found(BaseModel):
-    """One image that was found."""
+class SearchHit(BaseModel):
+    """One image of an answer."""
 
     rank: int
     score: float
-    row: FoundRow
+    row: HitRow
     parts: dict[str, float]
     thumbnail: str
 
@@ -88,7 +85,7 @@ class Results(BaseModel):
 
     title: str
     notes: list[str]
-    hits: list[Found]
+    hits: list[SearchHit]
 
 
 class Problem(BaseModel):
@@ -109,8 +106,13 @@ _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     400: {"model": Problem, "description": "The query cannot be answered as it is asked."},
     404: {"model": Problem, "description": "There is no such thing in the run."},
     409: {"model": Problem, "description": "The run's files are not what they should be; build the index again."},
+    403: {"model": Problem, "description": "A page of another site asks."},
+    408: {"model": Problem, "description": "The request's body did not arrive in time."},
     413: {"model": Problem, "description": "The request is too large."},
+    415: {"model": Problem, "description": "The body is of another content type."},
     422: {"model": Problem, "description": "The request is not of the form that is described here."},
+    429: {"model": Problem, "description": "Too many requests wait already."},
+    503: {"model": Problem, "description": "The server is busy."},
 }
 
 
@@ -126,9 +128,14 @@ def create_app(run_url: str, *, device: str = "auto", verify: bool = True) -> Fa
         docs_url=None,  # their pages load scripts from the network
         redoc_url=None,
         description="Images that are alike in one respect: search a run's heads by sample, image or text.",
-        responses={code: _PROBLEMS[code] for code in (400, 413)},
+        responses={code: _PROBLEMS[code] for code in (400, 403, 408, 413, 415, 429, 503)},
     )
-    app.add_middleware(_LimitBody)
+    app.add_middleware(
+        Guard,
+        image_path=_IMAGE_PATH,
+        max_image_bytes=MAX_IMAGE_BYTES,
+        computing=("/search", "/thumbnails"),
+    )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     app.add_exception_handler(ClipauditError, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -139,7 +146,7 @@ def create_app(run_url: str, *, device: str = "auto", verify: bool = True) -> Fa
 
 
 def _add_reading(app: FastAPI, retriever: Retriever, thumbnails: Thumbnails) -> None:
-    """What is there: health, cards, pictures."""
+    """The paths that only read: health, cards, pictures."""
 
     @app.get("/health")
     def health() -> Health:
@@ -148,7 +155,7 @@ def _add_reading(app: FastAPI, retriever: Retriever, thumbnails: Thumbnails) -> 
 
     @app.get("/indexes")
     def indexes() -> list[str]:
-        """Names of the indexes that there are."""
+        """Names of the run's indexes."""
         return list(retriever.available())
 
     @app.get("/indexes/{name}", responses={code: _PROBLEMS[code] for code in (404, 409, 422)})
@@ -156,9 +163,9 @@ def _add_reading(app: FastAPI, retriever: Retriever, thumbnails: Thumbnails) -> 
         """An index's card: kind, size, recall, latency."""
         if name not in retriever.available():  # a name is never used as a path before it is known
             raise _NotFoundError(f"the run has no index of {name!r}")
-        found = asdict(read_card(retriever.run.directory, name))
-        del found["mean"]
-        return found
+        values = asdict(read_card(retriever.run.directory, name))
+        del values["mean"]
+        return values
 
     @app.get(
         "/thumbnails/{shard}/{index}",
@@ -166,7 +173,7 @@ def _add_reading(app: FastAPI, retriever: Retriever, thumbnails: Thumbnails) -> 
         responses={200: {"content": {"image/jpeg": {}}}, **{code: _PROBLEMS[code] for code in (404, 409, 422)}},
     )
     def thumbnail(
-        shard: Annotated[int, Path(ge=0, le=_MOST_SHARDS)], index: Annotated[int, Path(ge=0, le=_MOST_SHARDS)]
+        shard: Annotated[int, Path(ge=0, le=_MAX_SHARD)], index: Annotated[int, Path(ge=0, le=_MAX_SHARD)]
     ) -> Response:
         """A sample's picture, at most 256 pixels a side."""
         rows = retriever.index(retriever.available()[0]).row_map
@@ -201,7 +208,7 @@ def _add_search(app: FastAPI, retriever: Retriever, encoder: QueryEncoder) -> No
 
     schema = {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
 
-    @app.post("/search/image", responses=problems, openapi_extra={"requestBody": schema})
+    @app.post(_IMAGE_PATH, responses=problems, openapi_extra={"requestBody": schema})
     def search_image(
         image: Annotated[bytes, Body(media_type="image/*")],
         head: Annotated[str, Query(max_length=64)] = "embedding",
@@ -228,9 +235,9 @@ def _weights(heads: list[Weighted]) -> dict[str, float]:
 def _results(panel: SheetPanel) -> Results:
     hits = []
     for hit in panel.answer.hits:
-        row = FoundRow.model_validate({name: getattr(hit.row, name) for name in FoundRow.model_fields})
+        row = HitRow.model_validate({name: getattr(hit.row, name) for name in HitRow.model_fields})
         place = f"/thumbnails/{row.shard_id}/{row.index}"
-        hits.append(Found(rank=hit.rank, score=hit.score, row=row, parts=hit.parts, thumbnail=place))
+        hits.append(SearchHit(rank=hit.rank, score=hit.score, row=row, parts=hit.parts, thumbnail=place))
     return Results(title=panel.title, notes=list(panel.answer.notes), hits=hits)
 
 
@@ -238,11 +245,11 @@ def _results(panel: SheetPanel) -> Results:
 
 
 class _NotFoundError(ClipauditError):
-    """There is no such thing in the run."""
+    """The run has no such index, sample or picture."""
 
 
 async def _problem(request: HttpRequest, error: Exception) -> JSONResponse:
-    """A sentence for what a user or a run's files did wrong; a bug becomes a 500, its traceback in the log."""
+    """The sentence of a user's mistake or of a damaged run; a bug becomes a 500 with its traceback in the log."""
     status = (
         404 if isinstance(error, _NotFoundError) else 409 if isinstance(error, IntegrityError | RunInvalid) else 400
     )
@@ -261,41 +268,6 @@ async def _refused(request: HttpRequest, error: Exception) -> JSONResponse:
     return JSONResponse({"error": str(error.detail)}, status_code=error.status_code, headers=error.headers)
 
 
-class _TooLargeError(HTTPException):
-    """A request's body goes beyond its limit."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(413, f"the request has more than {limit:,} bytes")
-
-
-class _LimitBody:
-    """Refuses bodies beyond a limit, announced or not: images more than JSON."""
-
-    def __init__(self, app: Any) -> None:  # noqa: ANN401 - any ASGI application
-        self._app = app
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        limit = MAX_IMAGE_BYTES if scope["path"] == "/search/image" else _MAX_JSON_BYTES
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        read = 0
-
-        async def limited() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > limit:
-                raise _TooLargeError(limit)  # to the application that reads the body, which answers it
-            return message
-
-        if not announced.isdigit() or int(announced) > limit:
-            await (await _refused(HttpRequest(scope), _TooLargeError(limit)))(scope, receive, send)
-            return
-        await self._app(scope, limited, send)
-
-
 # -- the process -----------------------------------------------------------------------------------------------------
 
 
@@ -310,5 +282,11 @@ def serve_api(run: str, *, port: int, device: str, on_start: Callable[[str], Non
         listener.close()
         raise UsageError(f"--port {port} cannot be used: {error.strerror}") from error
     on_start(f"http://{HOST}:{listener.getsockname()[1]}")
-    config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=5, limit_concurrency=64)
-    uvicorn.Server(config).run(sockets=[listener])
+    make_server(app).run(sockets=[listener])
+
+
+def make_server(app: FastAPI) -> uvicorn.Server:
+    """A server over the application that closes idle and slow connections."""
+    return uvicorn.Server(
+        uvicorn.Config(app, http=PromptProtocol, ws="none", log_level="warning", timeout_keep_alive=5)
+    )

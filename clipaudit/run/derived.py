@@ -20,16 +20,18 @@ from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run
 from clipaudit.run.records import StoredFile
 from clipaudit.storage.directory import Storage, storage_errors
+from clipaudit.storage.local import open_regular, require_regular
 
-_CHUNK = 4 * 2**20
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_READ_BYTES = 4 * 2**20
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def publish(run: Run, directory: str, files: Mapping[str, Any], out: str | None = None) -> str:
-    """Write files (bytes as they are, text as UTF-8, all else as JSON) into a directory of the run; returns its place.
+    """Write files (bytes as they are, text as UTF-8, all else as JSON) into a directory of the run; returns its URL.
 
-    An older directory of that name is replaced as a whole. With `out`, files go there instead, each replaced at once,
-    and what else is there stays. UsageError when writing is not allowed, StorageFull when there is no space left.
+    An older directory of that name is replaced as a whole. With `out`, a path or URL, the files go there instead, each
+    replaced at once, and other files there stay. UsageError when writing is not allowed, StorageFull when there is no
+    space left.
     """
     contents = {name: _bytes(content) for name, content in files.items()}
     if out is not None:
@@ -64,7 +66,10 @@ def finite(value: object) -> object:
 
 @contextlib.contextmanager
 def published(run_dir: RunDirectory, directory: str) -> Iterator[Path]:
-    """A local directory to write plain files into; they are the run's `directory` when the block ends well."""
+    """A local directory to write plain files into; they become the run's `directory` when the block ends well.
+
+    Raises as `RunDirectory.publish`.
+    """
     if run_dir.storage.local:
         with run_dir.publish(directory) as aside:
             yield Path(aside)
@@ -84,52 +89,54 @@ def stored(path: Path) -> StoredFile:
 
 
 class LocalFiles:
-    """A run's derived files as local ones: where they are, or copied to a scratch directory that lives as long."""
+    """A run's derived files as local ones: themselves, or copies in a directory that is removed with this object."""
 
     def __init__(self, run_dir: RunDirectory) -> None:
         self._run_dir = run_dir
         self._scratch: str | None = None
 
     def directory(self, directory: str, files: Mapping[str, StoredFile], *, verify: bool = True) -> Path:
-        """The local path of one of the run's directories, with `files` as recorded in it.
+        """The local path of one of the run's directories, which holds `files` as they were recorded.
 
-        IntegrityError names the file that is missing, cut or altered; without `verify` contents are not hashed.
+        IntegrityError names the file that is missing, cut or altered, or a name that is no plain file name; without
+        `verify` contents are not hashed.
         """
         storage = self._run_dir.storage
-        foreign = [name for name in files if _PLAIN.fullmatch(name) is None]
-        if foreign:  # a stranger's card must not make us read or write elsewhere
+        foreign = [name for name in files if _FILE_NAME.fullmatch(name) is None]
+        if foreign:  # a run from elsewhere must not make this process read or write outside of it
             raise IntegrityError(f"{storage.full(directory)} is damaged: {foreign[0]!r} is no file of it")
-        place = Path(storage.full(directory)) if storage.local else self._copied(directory, files)
+        local = Path(storage.full(directory)) if storage.local else self._copied(directory, files)
         for name, expected in files.items():
-            path, shown = place / name, storage.full(f"{directory}/{name}")
+            path, full = local / name, storage.full(f"{directory}/{name}")
             try:
                 size = path.stat().st_size
             except FileNotFoundError as error:
-                raise IntegrityError(f"{shown} is not there: build the index again") from error
+                raise IntegrityError(f"{full} is not there: build the index again") from error
             if size != expected.bytes:
                 raise IntegrityError(
-                    f"{shown} has {size} bytes where {expected.bytes} were written: build the index again"
+                    f"{full} has {size} bytes where {expected.bytes} were written: build the index again"
                 )
+            require_regular(path)  # indexes are mapped into memory by name
             if verify and _sha256(path) != expected.sha256:
-                raise IntegrityError(f"{shown} is not what was written (its hash differs): build the index again")
-        return place
+                raise IntegrityError(f"{full} is not what was written (its hash differs): build the index again")
+        return local
 
     def _copied(self, directory: str, files: Mapping[str, StoredFile]) -> Path:
         if self._scratch is None:
             self._scratch = tempfile.mkdtemp(prefix="clipaudit-")
             weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
-        place = Path(self._scratch, directory.replace("/", "_"))
-        if not place.exists():
-            place.mkdir()
+        copies = Path(self._scratch, directory.replace("/", "_"))
+        if not copies.exists():
+            copies.mkdir()
             for name in files:
-                with contextlib.suppress(FileNotFoundError):
-                    self._run_dir.storage.fetch(f"{directory}/{name}", str(place / name))
-        return place
+                with contextlib.suppress(FileNotFoundError):  # named by `directory`
+                    self._run_dir.storage.fetch(f"{directory}/{name}", str(copies / name))
+        return copies
 
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
+    with open_regular(path) as file:
+        while chunk := file.read(_READ_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

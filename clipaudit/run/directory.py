@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import shutil
@@ -13,13 +14,15 @@ from typing import Any
 
 from clipaudit.errors import ClipauditError, IntegrityError, RunNotFound, StoreUnavailable
 from clipaudit.redact import private_url
-from clipaudit.run.records import CommitRecord, FailureRecord, Manifest, compare_manifests, now
+from clipaudit.run.records import CommitRecord, FailureRecord, Manifest, StoredFile, compare_manifests, now
 from clipaudit.storage.directory import Storage, storage_errors
 from clipaudit.storage.local import TEMPORARY
 from clipaudit.storage.remote import remote_errors
 
 MANIFEST = "run.json"
 BASIS = "basis.safetensors"
+RUN_FILES = (MANIFEST, BASIS)
+"""Written once, before the first shard, and never changed."""
 PROJECTIONS, MOMENTS, COMMITTED, FAILED, ATTEMPTS = "projections", "moments", "_committed", "_failed", "_attempts"
 _RECORD_NAME = re.compile(r"(\d{6,})\.json")
 _ATTEMPT_NAME = re.compile(r"(\d{6,})-([0-9A-Za-z_]+)\.\w+")
@@ -38,8 +41,8 @@ def shard_of(path: str) -> int | None:
 
 
 @contextlib.contextmanager
-def _tidying() -> Iterator[None]:
-    """What cannot be removed now is left to `gc`: it must not undo, or seem to undo, the commit that it follows."""
+def _best_effort() -> Iterator[None]:
+    """Ignore errors of removing what is no longer needed: the commit before it stands, and `gc` removes the rest."""
     with contextlib.suppress(ClipauditError, *remote_errors()):
         yield
 
@@ -80,13 +83,22 @@ class RunDirectory:
         """Begin the run, or resume the one that is here; returns the manifest that counts, the stored one.
 
         Raises RunMismatch when the stored run has other options, another model or other shards. Of two drivers that
-        begin at the same instant, the second resumes what the first began.
+        begin at the same time, the second resumes what the first began.
         """
         if self.create(manifest) and self.storage.exclusive:
             return manifest
-        stored = self.open()  # another driver's, if it came first, or at the same instant where the store lets both
+        stored = self.open()  # a store that is not exclusive may let two drivers create it: the later content counts
         compare_manifests(stored, manifest, self.url)
         return stored
+
+    def run_files(self) -> dict[str, StoredFile]:
+        """Size and hash of the files that hold for the whole run, for commit records; those that are there."""
+        contents = zip(RUN_FILES, self.storage.read_many(RUN_FILES), strict=True)
+        return {
+            name: StoredFile(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+            for name, data in contents
+            if data is not None
+        }
 
     def exists(self) -> bool:
         """Whether a run has begun here."""
@@ -117,24 +129,25 @@ class RunDirectory:
     def commit(self, record: CommitRecord) -> bool:
         """Make a shard's files count; False when another attempt is committed already (then `discard` these files).
 
-        For drivers alone, never for workers: a store that is not `exclusive` then has one writer of commits for each
-        driver, and with one driver at a time the first attempt to finish is the one that counts there too.
+        Called by drivers, never by workers: on a store that cannot refuse to overwrite (not `exclusive`), one driver is
+        then the only writer of commits, so that the first attempt to finish counts there too. Raises StoreUnavailable
+        when the record exists and cannot be read.
         """
         path = self.commit_path(record.shard_id)
         if not self.storage.create(path, record.to_json()):
-            # the record may be our own, if the store made it and its answer was lost
+            # the record may be of this attempt: a store can create it and lose its answer, and is then asked again
             committed = self.read_commit(record.shard_id)
-            if committed is None:  # whose it is must be known: the loser's files will be removed
-                raise StoreUnavailable(f"{self.storage.full(path)} is there for the store, and cannot be read")
+            if committed is None:  # the files of the losing attempt will be removed, so the winner must be known
+                raise StoreUnavailable(f"{self.storage.full(path)} exists, and cannot be read")
             if committed.attempt != record.attempt:
                 return False
-        with _tidying():
+        with _best_effort():
             self.storage.remove(self._attempt_path(record.shard_id, record.attempt))
         return True
 
     def discard(self, record: CommitRecord) -> None:
-        """Remove the files of an attempt that lost; nothing happens unless another attempt is seen to be committed."""
-        with _tidying():
+        """Remove the files of an attempt that lost; nothing happens unless another attempt is committed."""
+        with _best_effort():
             committed = self.read_commit(record.shard_id)
             if committed is None or committed.attempt == record.attempt:
                 return
@@ -161,8 +174,8 @@ class RunDirectory:
         """
         chosen = self.committed_ids() if ids is None else ids
         paths = [self.commit_path(shard_id) for shard_id in sorted(chosen)]
-        found = zip(paths, self.storage.read_many(paths), strict=True)
-        records = [self._commit_of(data, path) for path, data in found if data is not None]
+        contents = zip(paths, self.storage.read_many(paths), strict=True)
+        records = [self._commit_of(data, path) for path, data in contents if data is not None]
         return {record.shard_id: record for record in records}
 
     def _commit_of(self, data: bytes, path: str) -> CommitRecord:
@@ -184,30 +197,32 @@ class RunDirectory:
     def failures(self) -> dict[int, FailureRecord]:
         """The failure records in the order of shard ids; IntegrityError names a record that cannot be read."""
         paths = [f"{FAILED}/{name}" for name in self.storage.names(FAILED) if _RECORD_NAME.fullmatch(name)]
-        found = zip(paths, self.storage.read_many(paths), strict=True)
-        records = [FailureRecord.from_json(data, self.storage.full(path)) for path, data in found if data is not None]
+        contents = zip(paths, self.storage.read_many(paths), strict=True)
+        records = [
+            FailureRecord.from_json(data, self.storage.full(path)) for path, data in contents if data is not None
+        ]
         return {record.shard_id: record for record in records}
 
     def clear_failure(self, shard_id: int) -> None:
-        """Forget a committed shard's failure; none recorded is fine, and one that stays is no failure either."""
-        with _tidying():
+        """Remove the failure record of a committed shard, if there is one; a commit counts more than a failure."""
+        with _best_effort():
             self.storage.remove(self._failure_path(shard_id))
 
     # -- attempts ----------------------------------------------------------------------------------------------------
 
     def begin_attempt(self, shard_id: int, attempt: str, worker: str = "") -> None:
-        """Leave a mark that an attempt really began; its commit removes the mark."""
-        mark: dict[str, Any] = {"shard_id": shard_id, "attempt": attempt, "worker": worker, "began_at": now()}
-        self.storage.replace(self._attempt_path(shard_id, attempt), json.dumps(mark).encode())
+        """Record that an attempt began; its commit removes the record."""
+        record: dict[str, Any] = {"shard_id": shard_id, "attempt": attempt, "worker": worker, "began_at": now()}
+        self.storage.replace(self._attempt_path(shard_id, attempt), json.dumps(record).encode())
 
     def attempt_began(self, shard_id: int, attempt: str) -> bool:
-        """Whether an attempt that is not committed left its mark."""
+        """Whether an attempt that is not committed recorded that it began."""
         return self.storage.exists(self._attempt_path(shard_id, attempt))
 
     def attempts(self, shard_id: int) -> list[str]:
         """Names of a shard's attempts that began and were not committed."""
-        found = (_ATTEMPT_NAME.fullmatch(name) for name in self.storage.names(ATTEMPTS))
-        return [match[2] for match in found if match and int(match[1]) == shard_id]
+        matches = (_ATTEMPT_NAME.fullmatch(name) for name in self.storage.names(ATTEMPTS))
+        return [match[2] for match in matches if match and int(match[1]) == shard_id]
 
     # -- what is made from committed shards --------------------------------------------------------------------------
 
@@ -216,26 +231,27 @@ class RunDirectory:
         """Make a derived directory (`heads`, `indexes/L22H05`) aside and put it in place when the block ends well.
 
         Yields the full path (for `storage.fs`) of an empty directory to write into. An older directory of that name is
-        replaced. On object stores, which cannot rename, the replacement is a copy and not one instant.
+        replaced. On object stores, which cannot rename, the files are copied one after another, so that a reader may
+        see some of them.
         """
         parent, _, name = directory.rpartition("/")
-        mark = uuid.uuid4().hex[:12]
-        aside = f"{parent}/" * bool(parent) + f".{name}.{mark}{TEMPORARY}"
+        suffix = uuid.uuid4().hex[:12]
+        aside = f"{parent}/" * bool(parent) + f".{name}.{suffix}{TEMPORARY}"
         self.storage.make_directories([aside])
         try:
             with storage_errors(self.storage.full(directory)):
                 yield self.storage.full(aside)
-                self._put_in_place(aside, directory, mark)
+                self._put_in_place(aside, directory, suffix)
         finally:
             self.storage.remove_tree(aside)
 
-    def _put_in_place(self, aside: str, directory: str, mark: str) -> None:
+    def _put_in_place(self, aside: str, directory: str, suffix: str) -> None:
         if not self.storage.local:
             self.storage.remove_tree(directory)
             self.storage.move_tree(aside, directory)
             return
         target = Path(self.storage.full(directory))
-        old = target.with_name(f".{target.name}.{mark}.old{TEMPORARY}")
+        old = target.with_name(f".{target.name}.{suffix}.old{TEMPORARY}")
         with contextlib.suppress(FileNotFoundError):
             target.rename(old)
         Path(self.storage.full(aside)).rename(target)

@@ -225,6 +225,7 @@ def _comparable(column: FilterColumn, rows: Rows, given: Sequence[Scalar]) -> tu
     """The column's values and the type to compare in: whole numbers as float64 where one given value is a fraction."""
     values = column.compared_values(column.stored_values(rows))
     if pa.types.is_integer(column.compared) and any(isinstance(value, float) for value in given):
+        # 8.5 lies between two whole numbers: integers are rounded to float64 beyond 2^53 alone
         return pc.cast(values, pa.float64(), safe=False), pa.float64()
     if pa.types.is_floating(column.compared):
         return values, pa.float64()

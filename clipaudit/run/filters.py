@@ -309,6 +309,7 @@ def _number(text: str, column: FilterColumn, sign: Sign) -> int | float | None:
         return None
     value = float(text) + 0.0  # -0.0 becomes 0.0
     whole = int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else None
+    # whole numbers stay integers where the column has such, for float64 is not exact beyond 2^53
     if whole is not None and pa.types.is_integer(column.compared):
         bits = 8 * column.compared.byte_width - 1
         return whole if -(2**bits) <= whole < 2**bits else None if column.kind == "whole" else value

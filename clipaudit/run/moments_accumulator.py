@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import numpy as np
 
 from clipaudit.arrays import Floats
+from clipaudit.config import LabelMoments
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.moments import Moments, merge, moments_of
 from clipaudit.run.moments_file import ShardMoments, moments_bytes, save_moments
 from clipaudit.run.records import StoredFile
 from clipaudit.run.row_moments import moments_by_label
 from clipaudit.schema import Label, Shard, TableSpec
-
-LabelMoments: TypeAlias = Literal["auto", "all", "none"]
 
 LABEL_MOMENTS_SHARE: Final = 0.0125
 """Under `auto`, a label's moments are stored when they cost at most this share of its rows' vectors in the shard."""

@@ -6,6 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,20 +21,29 @@ from clipaudit.run.directory import RunDirectory
 from clipaudit.run.records import StoredFile
 from clipaudit.schema import NOT_FINITE, OK, SCHEMA_VERSION, Sample, Shard, TableSpec, arrow_schema
 from clipaudit.storage.directory import storage_errors
+from clipaudit.storage.local import require_regular
 
 _ANY: Mapping[str, pa.DataType] = {}
 SCALARS = ("scale", "norm", "remainder")
+"""Columns of one float32 a row that the model gives."""
 _ROW_GROUP_BYTES = 32 * 2**20
-_METADATA_BYTES = 256  # a row's share of a row group beside its vectors, roughly
-_MOST_GROUP_ROWS = 65_536
+_METADATA_BYTES = 256  # of a row in a row group beside its vectors, roughly
+_MAX_GROUP_ROWS = 65_536
 _INFINITE = 0x7C00  # exponent bits of a float16 that is infinite or not a number
 
 
 class ProjectionWriter:
     """Writes one attempt's projections file; memory is bounded by one row group, whatever the shard's length.
 
-    `footer` goes into the file's metadata under `clipaudit.<name>`, beside the shard, its id and the dimensions.
-    End with `close` or `abort`. Raises StorageFull when there is no space left.
+    Args:
+        run_dir: the run.
+        shard: whose rows are written.
+        attempt: its name is part of the file's.
+        spec: the table.
+        footer: goes into the file's metadata as `clipaudit.<name>`, beside the shard, its id and the dimensions.
+        row_group_bytes: size of a row group, of vectors and of text.
+
+    End with `close` or `abort`. Methods raise StorageFull when there is no space left.
     """
 
     def __init__(
@@ -53,16 +63,16 @@ class ProjectionWriter:
         self._run_dir, self._shard, self._spec = run_dir, shard, spec
         self._footer = _footer(spec, shard, footer)
         fitting = row_group_bytes // (spec.vector_bytes + _METADATA_BYTES)
-        self._capacity = max(1, min(fitting, _MOST_GROUP_ROWS))
+        self._capacity = max(1, min(fitting, _MAX_GROUP_ROWS))
         self._vectors = {name: np.empty((self._capacity, dim), np.float16) for name, dim in spec.vectors.items()}
         self._scalars = {name: np.empty(self._capacity, np.float32) for name in SCALARS}
         self._pending = self._text = 0  # rows, and characters of text, of the row group that is being filled
-        self._most_text = row_group_bytes
+        self._max_text = row_group_bytes
         self._schema = arrow_schema(spec).with_metadata({k.encode(): v.encode() for k, v in self._footer.items()})
         self._sink = run_dir.storage.open_new(self.path)
         plain = list(spec.vectors)
         metadata = [name for name in self._schema.names if name not in spec.vectors]
-        # of a sample only these are kept: its pixels must not wait for the row group to be full
+        # only these values of a sample are stored until the row group is full, not its pixels
         self._metadata: dict[str, list[Any]] = {n: [] for n in metadata if n != "shard_id" and n not in SCALARS}
         leaves = [*(n for n in metadata if n != "attributes"), *(f"attributes.{name}" for name in spec.attributes)]
         self._writer = pq.ParquetWriter(
@@ -82,14 +92,20 @@ class ProjectionWriter:
     def write(self, samples: Sequence[Sample], vectors: Mapping[str, Floats], scalars: Mapping[str, Floats]) -> Bools:
         """Append samples in order, `ok` and failed ones mixed.
 
-        `vectors` holds every vector column of the table, (n, length) floats with one row per `ok` sample, in order;
-        `scalars` holds `scale`, `norm` and `remainder`, (n,) floats. Both may be empty when no sample is `ok`.
-        A sample with a number that float16 cannot hold (beyond 65504, inf, nan) becomes a `not_finite` failure, in the
-        sample too. Returns (n,) bools: which of the `ok` samples stayed so.
+        Args:
+            samples: any number; n of them are `ok`.
+            vectors: every vector column of the table, (n, length) floats, rows in the order of the `ok` samples.
+            scalars: `scale`, `norm` and `remainder`, (n,) floats. This and `vectors` may be empty when n is 0.
+
+        Returns:
+            (n,) bools: which of the `ok` samples stayed so. One with a number that float16 cannot hold (beyond 65504,
+            inf, nan) becomes a `not_finite` failure, in the sample too.
+
+        Raises ValueError when an array has another shape.
         """
-        given = sum(sample.status == OK for sample in samples)
-        self._check_shapes(given, vectors, scalars)
-        stored = np.ones(given, np.bool_)
+        count = sum(sample.status == OK for sample in samples)
+        self._check_shapes(count, vectors, scalars)
+        stored = np.ones(count, np.bool_)
         at, done = 0, 0
         while at < len(samples):
             piece = samples[at : at + self._capacity - self._pending]
@@ -106,7 +122,10 @@ class ProjectionWriter:
         return stored
 
     def close(self) -> StoredFile:
-        """Write what is left, make it durable, re-open and verify it; returns its size and hash."""
+        """Write the last row group, make the file durable, re-open and verify it; returns its size and hash.
+
+        Raises IntegrityError when the file is not what was written.
+        """
         with storage_errors(self._run_dir.storage.full(self.path)):
             self._flush()
             self._writer.close()
@@ -115,33 +134,33 @@ class ProjectionWriter:
         return stored
 
     def abort(self) -> None:
-        """Remove the file, whatever state it is in; calling this after `close` is fine and removes it as well."""
+        """Remove the file, in whatever state it is, after `close` too."""
         self._sink.discard()
         with contextlib.suppress(pa.ArrowException, OSError):
-            self._writer.close()  # or it would write its footer, to nowhere, when it is garbage-collected
+            self._writer.close()  # else it writes its footer into the discarded file when it is garbage-collected
         self._run_dir.storage.remove(self.path)
 
-    def _check_shapes(self, given: int, vectors: Mapping[str, Floats], scalars: Mapping[str, Floats]) -> None:
-        if given == 0:
+    def _check_shapes(self, rows: int, vectors: Mapping[str, Floats], scalars: Mapping[str, Floats]) -> None:
+        if rows == 0:
             return
-        wanted: dict[str, tuple[int, ...]] = {name: (given, dim) for name, dim in self._spec.vectors.items()}
-        wanted |= dict.fromkeys(SCALARS, (given,))
-        found = {name: array.shape for name, array in {**vectors, **scalars}.items()}
-        if found != wanted:
-            wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-            raise ValueError(f"{wrong[0]}: shape {found.get(wrong[0])} where the table needs {wanted.get(wrong[0])}")
+        expected: dict[str, tuple[int, ...]] = {name: (rows, dim) for name, dim in self._spec.vectors.items()}
+        expected |= dict.fromkeys(SCALARS, (rows,))
+        shapes = {name: array.shape for name, array in {**vectors, **scalars}.items()}
+        if shapes != expected:
+            wrong = min(name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name))
+            raise ValueError(f"{wrong}: shape {shapes.get(wrong)} where the table needs {expected.get(wrong)}")
 
     def _fill(
         self, rows: npt.NDArray[np.intp], vectors: Mapping[str, Floats], scalars: Mapping[str, Floats], window: slice
     ) -> Bools:
-        """Put values into the row group's `rows`; True for each row whose numbers are all finite as stored."""
+        """Copy rows `window` of the arrays into `rows` (k,) of the row group; (k,) bools: all finite as stored."""
         good = np.ones(len(rows), np.bool_)
         # a slice when the rows are adjacent (the usual case): an index array would copy every value twice
         target: Any = slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] + 1 == len(rows) else rows
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found below
+        with np.errstate(over="ignore", invalid="ignore"):  # overflow to infinity is what is looked for
             for name, block in self._vectors.items():
                 block[target] = vectors[name][window]
-                bits = block[target].view(np.uint16) & 0x7FFF
+                bits = block[target].view(np.uint16) & 0x7FFF  # without the sign
                 if bits.max() >= _INFINITE:
                     good &= bits.max(axis=1) < _INFINITE
             for name in SCALARS:
@@ -155,7 +174,7 @@ class ProjectionWriter:
         self.counts.update(sample.status for sample in samples)
         self._pending += len(samples)
         self._text += sum(map(_text_length, samples))
-        if self._pending == self._capacity or self._text >= self._most_text:
+        if self._pending == self._capacity or self._text >= self._max_text:
             self._flush()
 
     def _flush(self) -> None:
@@ -181,7 +200,7 @@ class ProjectionWriter:
 
 
 def _text_length(sample: Sample) -> int:
-    """Characters of what a sample brings along besides its image: long captions must not fill the memory."""
+    """Characters of a sample's texts: row groups are bounded by them too, because captions may be long."""
     values = (sample.key, sample.label, sample.caption, *sample.attributes.values())
     return sum(len(value) for value in values if isinstance(value, str))
 
@@ -207,19 +226,20 @@ def _footer(spec: TableSpec, shard: Shard, extra: Mapping[str, str]) -> dict[str
 
 
 class TableFile:
-    """A projections file for reading: whatever is wrong with it raises IntegrityError, at once or where it is met."""
+    """A projections file for reading. IntegrityError, from the constructor or any method, when it is damaged."""
 
     def __init__(self, run_dir: RunDirectory, path: str, *, mapped: bool = True) -> None:
         self._full = run_dir.storage.full(path)
         try:
             with self._damage():
                 if run_dir.storage.local:
+                    require_regular(Path(self._full))
                     self._file = pq.ParquetFile(self._full, memory_map=mapped)
                 else:
                     self._file = pq.ParquetFile(run_dir.storage.open(path), pre_buffer=True)
                 self.schema: pa.Schema = self._file.schema_arrow
                 self.rows = int(self._file.metadata.num_rows)
-                """That the footer states."""
+                """As the footer states."""
                 self.row_groups = int(self._file.num_row_groups)
         except FileNotFoundError as error:
             raise IntegrityError(f"{self._full} is not there") from error
@@ -233,11 +253,11 @@ class TableFile:
         self._file.close()
 
     def read(self, columns: Sequence[str] | None = None, types: Mapping[str, pa.DataType] = _ANY) -> pa.Table:
-        """Some columns (default: all) of every row; `types` are those that they must have."""
-        asked = list(dict.fromkeys(self.schema.names if columns is None else columns))
-        self._check(asked, types)
+        """Some columns (default: all) of every row; `types` are those that the columns must have, by name."""
+        names = list(dict.fromkeys(self.schema.names if columns is None else columns))
+        self._check(names, types)
         with self._damage():
-            return self._file.read(asked, use_threads=False)
+            return self._file.read(names, use_threads=False)
 
     def batches(
         self, columns: Sequence[str], rows: int, types: Mapping[str, pa.DataType] = _ANY
@@ -246,11 +266,11 @@ class TableFile:
         self._check(columns, types)
         with self._damage():
             for group in range(self.row_groups):
-                # one iterator for all row groups would keep every one that it has passed
+                # an iterator for all row groups would hold every group that it has passed
                 yield from self._file.iter_batches(rows, row_groups=[group], columns=list(columns), use_threads=False)
 
     def _check(self, columns: Sequence[str], types: Mapping[str, pa.DataType]) -> None:
-        for name in columns:  # pyarrow leaves out in silence what is not there
+        for name in columns:  # pyarrow leaves out missing columns without an error
             if self.schema.names.count(name) != 1:
                 raise IntegrityError(f"{self._full} is damaged: it has no column {name!r}, or two of them")
             if types.get(name, self.schema.field(name).type) != self.schema.field(name).type:
@@ -269,8 +289,8 @@ class TableFile:
 def open_table(run_dir: RunDirectory, path: str, *, mapped: bool = True) -> TableFile:
     """A projections file for reading; IntegrityError when missing or damaged.
 
-    A local file is memory-mapped, which is quickest for a few columns. With `mapped=False` it is read piece by piece:
-    for going through many columns of many rows, because mapped pages count as this process's memory.
+    A local file is memory-mapped, which is fastest for a few columns. With `mapped=False` it is read piece by piece:
+    for many columns of many rows, because mapped pages count as this process's memory.
     """
     return TableFile(run_dir, path, mapped=mapped)
 
@@ -282,7 +302,10 @@ def stream_table(
     rows: int,
     types: Mapping[str, pa.DataType] = _ANY,
 ) -> Iterator[pa.RecordBatch]:
-    """Columns of a projections file, at most `rows` rows at a time; memory is bounded by one row group."""
+    """Columns of a projections file, at most `rows` rows at a time; memory is bounded by one row group.
+
+    IntegrityError when the file is missing or damaged, or a column is not of its type in `types`.
+    """
     with open_table(run_dir, path, mapped=False) as table:
         yield from table.batches(columns, rows, types)
 
@@ -302,11 +325,11 @@ def verify(
     """
     full = run_dir.storage.full(path)
     try:
-        found = run_dir.storage.size(path)
+        bytes_now = run_dir.storage.size(path)
     except FileNotFoundError as error:
         raise IntegrityError(f"{full} is not there") from error
-    if found != size:
-        raise IntegrityError(f"{full} has {found} bytes where {size} were written")
+    if bytes_now != size:
+        raise IntegrityError(f"{full} has {bytes_now} bytes where {size} were written")
     with open_table(run_dir, path) as table:
         if table.rows != rows:
             raise IntegrityError(f"{full} has {table.rows} rows where {rows} were written")
@@ -320,9 +343,9 @@ def verify(
 
 
 def vectors_of(column: pa.ChunkedArray | pa.Array) -> tuple[Float16s, Bools]:
-    """A vector column as read: its (n, dim) float16 values, and (n,) bools that say which rows have any.
+    """A vector column as read: its (n, length) float16 values, and (n,) bools: which rows have values.
 
-    n counts all rows; a failed row's values mean nothing. No copy is made of a column that is one piece.
+    n counts all rows; the values of a failed row mean nothing. A column in one piece is not copied.
     """
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     dim = column.type.byte_width // 2

@@ -19,13 +19,12 @@ MALFORMED = (
     *(ValueError, KeyError, IndexError, TypeError, AttributeError),
     *(ArithmeticError, RecursionError, MemoryError),
 )
-"""What taking apart bytes that somebody else wrote may raise."""
+"""What parsing bytes from elsewhere may raise."""
 
-_MOST = 2**53  # of rows, bytes: beyond, a JSON number is not exact
-_WIDEST = 2**16  # numbers of one vector
+_MAX_COUNT = 2**53  # of rows or bytes: JSON numbers beyond it are not exact
+_MAX_LENGTH = 2**16  # numbers of one vector
 _Record = TypeVar("_Record")
-_SHOWN_CHARACTERS = 60
-_OWN_FILE = re.compile(r"projections/(\d{6,})-\w+\.parquet|moments/(\d{6,})-\w+\.safetensors")
+_QUOTED_CHARACTERS = 60
 
 
 def now() -> str:
@@ -35,11 +34,11 @@ def now() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """`run.json`: what a run is bound to. Written once; every resume is compared with it."""
+    """`run.json`: what a run is bound to. It is written once, and every resume is compared with it."""
 
     clipaudit_version: str
     identity: dict[str, Any]
-    """The options that change what is stored (`AuditConfig.identity`), plain JSON values."""
+    """The options that change what is stored (`JobConfig.identity`), plain JSON values."""
     fingerprint: str
     """Fingerprint of `identity`."""
     model: dict[str, Any]
@@ -53,7 +52,7 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> bytes:
-        """UTF-8 JSON, for people too."""
+        """UTF-8 JSON, indented for people."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False).encode()
 
     @staticmethod
@@ -84,6 +83,8 @@ class CommitRecord:
     attempt: str
     files: dict[str, StoredFile]
     """By path relative to the run directory."""
+    run_files: dict[str, StoredFile] = field(default_factory=dict)
+    """`run.json` and `basis.safetensors` as this attempt found them; empty in runs of version 0.1."""
     rows: int
     ok: int
     skipped: dict[str, int] = field(default_factory=dict)
@@ -124,15 +125,15 @@ class CommitRecord:
         raise IntegrityError(f"the commit record of shard {self.shard_id} names no file under {prefix}")
 
     def to_json(self) -> bytes:
-        """UTF-8 JSON on one line: there may be 100,000 of these."""
+        """UTF-8 JSON on one line; a run may have 100,000 of these."""
         return _compact(self)
 
     @staticmethod
     def from_json(data: bytes, where: str) -> CommitRecord:
         """Read back; IntegrityError naming `where` when it is damaged, partial or of another version.
 
-        A record names files of its own shard and nothing else: a run from elsewhere must not make us read, compare or
-        delete what lies outside of it.
+        A record may name the two files of its own shard and no others, because a run from elsewhere must not make this
+        process read or delete files outside of it.
         """
         record = _parse(CommitRecord, data, where, IntegrityError)
         wrong = _wrong_commit(record)
@@ -168,7 +169,7 @@ class FailureRecord:
 
 
 def _wrong_table(table: TableSpec) -> str:
-    """What cannot be right about a table, or nothing."""
+    """What cannot be right about a table, in words, or nothing."""
     try:
         for name in table.heads:
             parse_head_label(name)
@@ -180,35 +181,37 @@ def _wrong_table(table: TableSpec) -> str:
     for names in (table.heads, table.components, table.attributes):
         if len(set(names)) < len(names) or not all(names) or any("\0" in name for name in names):
             return "a column is empty or named twice"
-    if not (0 < table.head_dim <= table.embed_dim <= _WIDEST and len(table.vectors) <= _WIDEST):
+    if not (0 < table.head_dim <= table.embed_dim <= _MAX_LENGTH and len(table.vectors) <= _MAX_LENGTH):
         return f"heads of {table.head_dim} numbers in a space of {table.embed_dim}"
     return ""
 
 
 def _wrong_shards(shards: tuple[Shard, ...]) -> str:
+    """What cannot be right about a list of shards, in words, or nothing."""
     for position, shard in enumerate(shards):
-        if shard.id != position or not 0 <= shard.size <= _MOST or not shard.url or "\0" in shard.url:
+        if shard.id != position or not 0 <= shard.size <= _MAX_COUNT or not shard.url or "\0" in shard.url:
             return f"shard {position} of the list is shard {shard.id}, {shard.url!r}, of {shard.size} bytes"
     return ""
 
 
 def _wrong_commit(record: CommitRecord) -> str:
+    """What cannot be right about a commit record, in words, or nothing."""
     counts = (record.shard_id, record.rows, record.ok, record.input_size, record.bytes_good, *record.skipped.values())
-    if not all(0 <= count <= _MOST for count in counts):
-        return "it counts what cannot be counted"
+    if not all(0 <= count <= _MAX_COUNT for count in counts):
+        return "a count is negative or too large"
     number = f"{record.shard_id:06d}"
     own = re.compile(rf"(?:projections/{number}-\w+\.parquet|moments/{number}-\w+\.safetensors)", re.ASCII)
     for name, stored in record.files.items():
         if own.fullmatch(name) is None:
             return f"it names {name!r}, which is no file of shard {record.shard_id}"
-        if not 0 <= stored.bytes <= _MOST:
+        if not 0 <= stored.bytes <= _MAX_COUNT:
             return f"{name} of {stored.bytes} bytes"
     kinds = {name.partition("/")[0] for name in record.files}
     return "" if len(kinds) == len(record.files) == 2 else "it does not name the two files of its shard"
 
 
 def _compact(record: CommitRecord | FailureRecord) -> bytes:
-    # vars, not asdict: that copies every dictionary, which a driver of 100,000 shards notices
+    # not asdict, which copies every dictionary: that is noticeable for a driver of 100,000 shards
     return json.dumps(vars(record), default=vars, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -218,6 +221,7 @@ def _adapter(kind: Hashable) -> TypeAdapter[Any]:
 
 
 def _parse(kind: type[_Record], data: bytes, where: str, newer: type[IntegrityError | RunMismatch]) -> _Record:
+    """A record from its JSON; `newer` is raised for another schema version, IntegrityError for anything else wrong."""
     try:
         record: _Record = _adapter(cast(Hashable, kind)).validate_json(data, strict=True)
     except ValidationError as error:
@@ -247,19 +251,19 @@ def _refuse_version(data: bytes, where: str, newer: type[IntegrityError | RunMis
 
 
 def compare_manifests(stored: Manifest, asked: Manifest, url: str) -> None:
-    """Check that a resume asks for the run that is stored; RunMismatch names in one sentence what differs."""
+    """Compare what a resume asks for with the stored run; RunMismatch says in one sentence what differs."""
     keys = sorted(stored.identity.keys() | asked.identity.keys())
     changed = [key for key in keys if stored.identity.get(key) != asked.identity.get(key)]
     if changed:
         listed = "; ".join(
-            f"{key} was {_shown(stored.identity.get(key))}, now {_shown(asked.identity.get(key))}" for key in changed
+            f"{key} was {_quoted(stored.identity.get(key))}, now {_quoted(asked.identity.get(key))}" for key in changed
         )
         raise RunMismatch(f"{url} holds a run with other options ({listed}): give the same options, or another --out")
     _compare_shards(stored.shards, asked.shards, url)
-    was, now_is = stored.model.get("fingerprint"), asked.model.get("fingerprint")
-    if was != now_is:
+    old, new = stored.model.get("fingerprint"), asked.model.get("fingerprint")
+    if old != new:
         raise RunMismatch(
-            f"{url} holds a run of a model with other weights (fingerprint {was}, now {now_is}): give the same weights,"
+            f"{url} holds a run of a model with other weights (fingerprint {old}, now {new}): give the same weights,"
             " or another --out"
         )
     if stored.table != asked.table:
@@ -276,10 +280,10 @@ def _compare_shards(stored: tuple[Shard, ...], asked: tuple[Shard, ...], url: st
     for name, shard in before.items():
         other = after[name]
         for what in ("size", "etag", "id"):
-            was, now_is = getattr(shard, what), getattr(other, what)
-            if was != now_is:
+            old, new = getattr(shard, what), getattr(other, what)
+            if old != new:
                 raise RunMismatch(
-                    f"shard {name} has changed since the run at {url} began ({what} was {was}, now {now_is}):"
+                    f"shard {name} has changed since the run at {url} began ({what} was {old}, now {new}):"
                     " restore it, or give another --out"
                 )
 
@@ -287,9 +291,9 @@ def _compare_shards(stored: tuple[Shard, ...], asked: tuple[Shard, ...], url: st
 def _table_change(stored: Manifest, asked: Manifest) -> str:
     before, after = asdict(stored.table), asdict(asked.table)
     name = next(name for name in before if before[name] != after[name])
-    return f"{name} was {_shown(before[name])}, now {_shown(after[name])}"
+    return f"{name} was {_quoted(before[name])}, now {_quoted(after[name])}"
 
 
-def _shown(value: object) -> str:
+def _quoted(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+    return text if len(text) <= _QUOTED_CHARACTERS else f"{text[:_QUOTED_CHARACTERS]}..."

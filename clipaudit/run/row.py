@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from clipaudit.schema import Label
+
+ImageId: TypeAlias = tuple[int, int]
+"""Shard id and position in the shard: which image of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +22,11 @@ class Row:
     label: Label = None
     attributes: dict[str, str | None] = field(default_factory=dict)
     width: int | None = None
+    """Pixels of the image as displayed."""
     height: int | None = None
     phash: int | None = None
+    """64-bit perceptual hash, as a signed integer."""
     offset: int | None = None
-    """Of the image's bytes in the tar."""
+    """First byte of the image's file in the tar; None when it is not stored."""
     nbytes: int | None = None
+    """Bytes of that file."""

@@ -1,4 +1,4 @@
-"""Images of a stored run with the masks beside them in their shards: one request an image, no shard is read through."""
+"""The reader of a run's images: their files cut out of the shards by stored places, with a member beside each."""
 
 from __future__ import annotations
 
@@ -7,28 +7,26 @@ import io
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
+from clipaudit.arrays import Ints
 from clipaudit.errors import ShardError, ShardUnreadable
 from clipaudit.run.reader import Run
+from clipaudit.run.row import ImageId
 from clipaudit.shards.stored import check_shard, read_piece
 from clipaudit.shards.tar import BLOCK, EndedEarly, NotATar, TarReader
 
-Sample: TypeAlias = tuple[int, int]
-"""Shard id and index."""
-
 MAX_BYTES: Final = 64 * 2**20
-"""Of an image, and of the part of a shard in which its mask is looked for."""
+"""Of an image's file, and of the part of a shard in which its mask is looked for."""
 _COLUMNS: Final = ("shard_id", "index", "key", "phash", "offset", "nbytes")
 _TAIL: Final = 2**20
 """Bytes behind a shard's last image in which its mask is looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class StoredPlace:
     """Where an image lies in its shard, and between which bytes the other members of its sample can lie."""
 
     shard_id: int
@@ -37,7 +35,7 @@ class Place:
     phash: int | None
     """Equal for pictures that are equal to the eye."""
     offset: int
-    """First byte of the image."""
+    """First byte of the image's file."""
     nbytes: int
     begin: int
     """The first tar header behind the image before it."""
@@ -46,60 +44,83 @@ class Place:
 
 
 class StoredImages:
-    """Reads images of a run by their stored places, each with one more member of its sample. For any number of threads.
+    """Reads the files of a run's images, one request each; no shard is read through. For any number of threads.
+
+    A shard is compared once with what the run recorded of it: in a file that was rewritten since, the stored places
+    hold something else. Every failure to read is a ShardUnreadable.
 
     Args:
         run: whose images.
-        member: extension of what is wanted besides, such as `seg.png`; None for nothing.
+        member: extension of what `read_with_member` reads besides, such as `seg.png`; None for nothing.
     """
 
-    def __init__(self, run: Run, member: str | None) -> None:
+    def __init__(self, run: Run, member: str | None = None) -> None:
         self._run, self._wanted = run, None if member is None else member.lower()
         self._fault = cache(self._find_fault)
 
-    def places(self, samples: Collection[Sample]) -> dict[Sample, Place]:
-        """Places of samples, of those that the run has stored; one shard's plain columns are in memory at a time."""
-        found: dict[Sample, Place] = {}
-        for shard in sorted({shard for shard, _ in samples}):
-            wanted = {index for there, index in samples if there == shard}
-            found |= self._of_shard(shard, wanted)
-        return found
+    def fault(self, shard_id: int) -> str | None:
+        """Why no image of a shard can be read, in a few words, or None; looked up once."""
+        return self._fault(shard_id)
 
-    def read(self, place: Place) -> tuple[bytes, bytes | None]:
-        """The bytes of an image; and of the wanted member, before or behind it, None when there is none.
+    def read(self, shard_id: int, offset: int | None, nbytes: int | None) -> bytes:
+        """The `nbytes` bytes of an image's file from byte `offset` of its shard, or fewer where the shard ends.
 
-        Raises ShardUnreadable when the shard is gone, changed or out of reach, or the image has more than 64 MiB.
+        Raises ShardUnreadable when the place is not stored, the file has more than 64 MiB, or the shard is gone,
+        changed or out of reach.
         """
-        if (fault := self._fault(place.shard_id)) is not None:
-            raise ShardUnreadable(fault)
-        if place.nbytes > MAX_BYTES:
-            raise ShardUnreadable(f"{place.url}: {place.key} has more than {MAX_BYTES // 2**20} MiB")
+        url = self._run.manifest.shards[shard_id].url
+        if offset is None or not nbytes:
+            raise ShardUnreadable(f"{url}: the place of the image in the shard is not stored")
+        self._check(shard_id, nbytes)
+        return read_piece(url, offset, nbytes)
+
+    def read_with_member(self, place: StoredPlace) -> tuple[bytes, bytes | None]:
+        """The bytes of an image's file, and of the wanted member of its sample, which may lie before or behind it.
+
+        The second is None when there is no such member, or when it could lie in more than 64 MiB. Raises as `read`.
+        """
         if self._wanted is None or place.end - place.begin > MAX_BYTES:
-            return read_piece(place.url, place.offset, place.nbytes), None
+            return self.read(place.shard_id, place.offset, place.nbytes), None
+        self._check(place.shard_id, place.nbytes)
         piece = read_piece(place.url, place.begin, place.end - place.begin)
         start = place.offset - place.begin
         return piece[start : start + place.nbytes], _member(piece, start, f"{place.key}.", self._wanted)
 
-    def _find_fault(self, shard: int) -> str | None:
-        """Why a shard's images are not to be had; looked up once."""
-        there = self._run.manifest.shards[shard]
+    def places(self, images: Collection[ImageId]) -> dict[ImageId, StoredPlace]:
+        """Places of some images, of those that the run has stored; one shard's plain columns are in memory at a time.
+
+        IntegrityError when a file of the run is missing or damaged.
+        """
+        places: dict[ImageId, StoredPlace] = {}
+        for shard in sorted({shard for shard, _ in images}):
+            places |= self._of_shard(shard, {index for of, index in images if of == shard})
+        return places
+
+    def _check(self, shard_id: int, nbytes: int) -> None:
+        url = self._run.manifest.shards[shard_id].url
+        if (fault := self._fault(shard_id)) is not None:
+            raise ShardUnreadable(f"{url}: {fault}")
+        if nbytes > MAX_BYTES:
+            raise ShardUnreadable(f"{url}: a file of {nbytes:,} bytes, more than {MAX_BYTES // 2**20} MiB, is not read")
+
+    def _find_fault(self, shard_id: int) -> str | None:
         try:
-            check_shard(there)
+            check_shard(self._run.manifest.shards[shard_id])
         except ShardError as error:
-            return f"{there.url}: {error}"
+            return str(error)
         return None
 
-    def _of_shard(self, shard: int, wanted: Collection[int]) -> dict[Sample, Place]:
+    def _of_shard(self, shard: int, wanted: Collection[int]) -> dict[ImageId, StoredPlace]:
         table = self._run.table(_COLUMNS, [shard])
         index, keys, hashes = _ints(table["index"]), table["key"], table["phash"]
         offset, nbytes = _ints(table["offset"]), _ints(table["nbytes"])
         known = np.flatnonzero((offset >= 0) & (nbytes > 0))
         order = known[np.argsort(offset[known], kind="stable")]
         start, stop = offset[order], offset[order] + nbytes[order]
-        begin = np.concatenate([[0], -(-stop // BLOCK) * BLOCK])
+        begin = np.concatenate([[0], -(-stop // BLOCK) * BLOCK])  # a tar pads each file to whole blocks
         end = np.concatenate([start[1:], stop[-1:] + _TAIL])
         return {
-            (shard, int(index[row])): Place(
+            (shard, int(index[row])): StoredPlace(
                 shard_id=shard,
                 url=self._run.manifest.shards[shard].url,
                 key=keys[row].as_py(),
@@ -115,12 +136,15 @@ class StoredImages:
 
 
 def _member(piece: bytes, image: int, key: str, wanted: str) -> bytes | None:
-    """The member of the sample whose image begins at byte `image` of a tar's piece, which may end anywhere."""
+    """A member of the sample whose image begins at byte `image` of a piece of a tar, which may end anywhere.
+
+    key: of the sample, with the dot behind it. wanted: the member's extension. None when it is not in the piece.
+    """
 
     def wants(name: str) -> bool:
         return name.startswith(key) and name[len(key) :].lower() == wanted
 
-    found: bytes | None = None
+    data: bytes | None = None
     seen: set[str | None] = set()
     with contextlib.suppress(NotATar, EndedEarly):
         for member in TarReader(io.BytesIO(piece), len(piece), wants=wants):
@@ -128,11 +152,11 @@ def _member(piece: bytes, image: int, key: str, wanted: str) -> bytes | None:
             if extension is None or extension in seen:  # another sample, perhaps of the same key
                 if member.offset > image:
                     break
-                found, seen = None, set()
+                data, seen = None, set()
             seen.add(extension)
-            found = member.data if member.data is not None else found
-    return found
+            data = member.data if member.data is not None else data
+    return data
 
 
-def _ints(column: Any) -> npt.NDArray[np.int64]:  # noqa: ANN401 - pyarrow has no types
+def _ints(column: Any) -> Ints:  # noqa: ANN401 - pyarrow has no types
     return np.asarray(column.fill_null(-1).to_numpy(), np.int64)

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import base64
 import io
-import threading
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Final
 
 from PIL import Image
 
-from clipaudit.errors import ShardError, UsageError
+from clipaudit.errors import ShardUnreadable, UsageError
 from clipaudit.run.reader import Run
 from clipaudit.run.row import Row
+from clipaudit.run.stored_images import StoredImages
 from clipaudit.shards.image_file import BROKEN, open_plain, too_large, upright
 from clipaudit.shards.image_header import HeaderError, read_header
-from clipaudit.shards.stored import check_shard, read_piece
-
-Place: TypeAlias = tuple[int, int]
-"""Shard id and index: which image of a run."""
 
 MAX_SIDE: Final = 512
-_MAX_BYTES: Final = 64 * 2**20
+"""Pixels."""
 _QUALITY: Final = 85
-_KEPT: Final = 2048
+_CACHED: Final = 2048
+"""Thumbnails in memory."""
 
 
 class NoPicture(ValueError):
@@ -46,57 +43,42 @@ class Thumbnail:
 
 
 class Thumbnails:
-    """A run's images, made small; the last ones are kept. For any number of threads."""
+    """A run's images, made small; the latest ones stay in memory. For any number of threads."""
 
     def __init__(self, run: Run, side: int = 160) -> None:
-        """`side`: pixels that the longer side has at most; small images are not enlarged."""
+        """`side`: pixels of the longer side at most, 16 to 512; small images are not enlarged."""
         if not 16 <= side <= MAX_SIDE:
             raise UsageError(f"thumbnails have 16 to {MAX_SIDE} pixels a side, not {side}")
-        self._run, self._side = run, side
+        self._side = side
         self._max_pixels = int(run.manifest.identity.get("max_image_pixels") or Image.MAX_IMAGE_PIXELS or 2**27)
-        self._lock = threading.Lock()
-        self._changed: dict[int, str | None] = {}
-        self._cached = lru_cache(_KEPT)(self._make)
+        self._images = StoredImages(run)
+        self._cached = lru_cache(_CACHED)(self._make)
 
     def __call__(self, row: Row) -> Thumbnail:
         """An image of the run; NoPicture when its shard is gone or changed, or its bytes are no image any more."""
-        if row.offset is None or not row.nbytes:
-            raise NoPicture("its place in the shard is not stored")
         return self._cached(row.shard_id, row.offset, row.nbytes)
 
     def data(self, row: Row) -> bytes:
         """The image's file as it stands in the shard; NoPicture when the shard is gone or changed."""
-        if row.offset is None or not row.nbytes:
-            raise NoPicture("its place in the shard is not stored")
         return self._read(row.shard_id, row.offset, row.nbytes)
 
-    def _make(self, shard: int, offset: int, nbytes: int) -> Thumbnail:
+    def _make(self, shard: int, offset: int | None, nbytes: int | None) -> Thumbnail:
         return shrink(self._read(shard, offset, nbytes), self._side, self._max_pixels)
 
-    def _read(self, shard: int, offset: int, nbytes: int) -> bytes:
-        if (reason := self._why_not(shard)) is not None:
-            raise NoPicture(reason)
-        if nbytes > _MAX_BYTES:
-            raise NoPicture("its file is too large to show")
+    def _read(self, shard: int, offset: int | None, nbytes: int | None) -> bytes:
+        if offset is not None and (fault := self._images.fault(shard)) is not None:
+            raise NoPicture(fault)
         try:
-            return read_piece(self._run.manifest.shards[shard].url, offset, nbytes)
-        except ShardError as error:
-            raise NoPicture(f"the shard cannot be read ({error})") from error
-
-    def _why_not(self, shard: int) -> str | None:
-        """Why a shard's images cannot be shown, or None; looked up once."""
-        with self._lock:
-            if shard not in self._changed:
-                try:
-                    check_shard(self._run.manifest.shards[shard])
-                    self._changed[shard] = None
-                except ShardError as error:
-                    self._changed[shard] = str(error)
-            return self._changed[shard]
+            return self._images.read(shard, offset, nbytes)
+        except ShardUnreadable as error:
+            raise NoPicture(f"the image cannot be read ({error})") from error
 
 
 def shrink(data: bytes, side: int, max_pixels: int) -> Thumbnail:
-    """An image file's bytes as a JPEG of at most `side` pixels; NoPicture for broken files and for bombs."""
+    """An image file's bytes as a JPEG of at most `side` pixels.
+
+    Raises NoPicture for files that cannot be decoded, and for those with more than `max_pixels` pixels, undecoded.
+    """
     try:
         header = read_header(data)
     except HeaderError as error:
@@ -123,7 +105,7 @@ def as_jpeg(image: Image.Image) -> Thumbnail:
 
 def _on_white(image: Image.Image) -> Image.Image:
     """An RGB image; what is transparent becomes white."""
-    if image.mode.startswith("I"):
+    if image.mode.startswith("I"):  # 16 bits a pixel
         image = image.point(lambda value: value / 256).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -38,10 +38,8 @@ class ReadReport:
     """For each status other than `ok` the first few failures, `KEY: reason`."""
     truncated: str | None
     """One sentence with the byte offset when the tar is cut or holds junk; the samples before that are used."""
-    bytes_total: int
-    """Of the shard."""
     bytes_good: int
-    """Offset behind the last member that was read whole; `bytes_total` when nothing is wrong."""
+    """Offset behind the last member that was read whole; the shard's size when nothing is wrong."""
     missing: dict[str, int]
     """Samples without a value, by attribute; captions are counted under `--caption`."""
     bad: dict[str, int]
@@ -189,7 +187,6 @@ class ShardFeed:
             by_status=dict(tally.by_status),
             details=tally.details,
             truncated=end.truncated,
-            bytes_total=self._shard.size,
             bytes_good=end.bytes_good,
             missing=dict(tally.missing),
             bad=dict(tally.bad),
@@ -256,7 +253,11 @@ class ShardFeed:
         # The first one in the tar, so that a tar that is cut behind it gives the same image.
         image = next((member for name, member in group.members.items() if name in IMAGE_EXTENSIONS), None)
         if image is None:
-            sample.status, sample.detail = MISSING_IMAGE, "the sample has no jpg, jpeg, png or webp file"
+            there = ", ".join([*group.members, *group.others])
+            sample.status, sample.detail = (
+                MISSING_IMAGE,
+                f"the sample has no jpg, jpeg, png or webp file; it has {there}",
+            )
             return sample, values
         if image.data is not None:  # the length of a file that was not read may exceed the column's int32
             sample.offset, sample.nbytes = image.offset, image.nbytes
@@ -265,6 +266,9 @@ class ShardFeed:
         return sample, values
 
     def _add_image(self, sample: Sample, image: Member) -> None:
+        if image.problem:
+            sample.status, sample.detail = UNDECODABLE, image.problem
+            return
         if image.data is None:
             limit = self._config.max_member_bytes
             sample.status, sample.detail = TOO_LARGE, f"the file has {image.nbytes} bytes, the limit is {limit}"

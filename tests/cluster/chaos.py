@@ -265,7 +265,8 @@ class Trial:
 
     def judge(self):
         """The run holds what the local engine's does, checks well, and gc leaves nothing but what is committed."""
-        from clipaudit.run.upkeep import check, gc
+        from clipaudit.run.integrity import check
+        from clipaudit.run.upkeep import gc
 
         found = table_of(self.out)
         self.wrong.update(compare(self.reference, found))

@@ -23,6 +23,7 @@ def trial(folder, model, *options, timeout):
     return survived
 
 
+@pytest.mark.full
 def test_a_few_faults_cost_nothing(tmp_path, tiny_model):
     kinds = (
         "killed in mid shard",

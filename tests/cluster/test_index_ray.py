@@ -1,13 +1,10 @@
 """Indexes built in parallel on Ray actors: the same as here, and what goes wrong there is told here."""
 
 import os
-import shutil
 import signal
-import tempfile
 from pathlib import Path
 
 import pytest
-import ray
 
 from clipaudit.config import ExecutionConfig
 from clipaudit.errors import RunInvalid, UsageError
@@ -23,17 +20,10 @@ from tests.make_runs import MEMORY, make_run
 SPEC = TableSpec(heads=("L00H00", "L00H01", "L01H00"), head_dim=8, embed_dim=24, label_kind="int")
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*", "ignore::FutureWarning:ray.*")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray():
-    """A cluster of this module's own, in a short directory (Ray's sockets allow about 100 characters)."""
-    directory = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=directory)
-    yield
-    ray.shutdown()
-    shutil.rmtree(directory, ignore_errors=True)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*", "ignore::FutureWarning:ray.*"),
+    pytest.mark.usefixtures("ray_metrics"),
+]
 
 
 @pytest.fixture
@@ -48,6 +38,7 @@ def on_ray(function, workers=2, attempts=2):
     return builder
 
 
+@pytest.mark.full
 def test_the_indexes_are_those_that_are_built_here(run):
     config = IndexConfig(run=run.directory.url, memory=MEMORY)
     cards = {card.name: card for card in build_indexes(config, on_ray(build_shared))}
@@ -58,6 +49,7 @@ def test_the_indexes_are_those_that_are_built_here(run):
         HeadIndex.open(run, name)
 
 
+@pytest.mark.full
 def test_a_mistake_on_an_actor_is_a_mistake_here(run):
     with pytest.raises(UsageError, match="--memory"):
         build_indexes(IndexConfig(run=run.directory.url, memory=10**6), on_ray(build_shared))
@@ -75,11 +67,13 @@ def _die(task, cpus, builders):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.full
 def test_a_lost_process_is_replaced_and_its_head_built_again(run):
     cards = build_indexes(IndexConfig(run=run.directory.url, memory=MEMORY), on_ray(_die_once))
     assert len(cards) == 4
 
 
+@pytest.mark.full
 def test_a_head_that_kills_every_process_ends_the_job(run):
     with pytest.raises(RunInvalid, match="lost 2 times"):
         build_indexes(IndexConfig(run=run.directory.url, memory=MEMORY), on_ray(_die, workers=1))

@@ -2,29 +2,21 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
 
 from clipaudit.run.reader import Run
-from tests.commands import ROOT
+from tests.commands import ROOT, free_port
 from tests.make_shards import write_photos
+from tests.ray_processes import answers, end
 
 RAY = str(Path(sys.executable).with_name("ray"))
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -56,24 +48,10 @@ def head():
         assert time.monotonic() < deadline, "the dashboard does not answer"
         time.sleep(0.2)
     yield address, environment
-    # `ray stop` would end every Ray process of this machine: end our own only
-    ours = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for child in ours:
-        child.kill()
+    end([psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)])
     process.wait(timeout=20)
-    psutil.wait_procs(ours[1:], timeout=20)
     process.stdout.close()
     shutil.rmtree(home, ignore_errors=True)
-
-
-def answers(address):
-    try:
-        urllib.request.urlopen(f"{address}/api/version", timeout=2).close()
-    except urllib.error.HTTPError:  # 401 without a token: it is up
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def submit(head, *arguments, **changes):
@@ -96,6 +74,7 @@ def submit(head, *arguments, **changes):
     )
 
 
+@pytest.mark.full
 def test_a_submitted_job_does_the_work(head, tmp_path, tiny_model):
     write_photos(tmp_path / "s-0.tar", 10)
     result = submit(
@@ -106,6 +85,7 @@ def test_a_submitted_job_does_the_work(head, tmp_path, tiny_model):
     assert len(Run(str(tmp_path / "run"))) == 10
 
 
+@pytest.mark.full
 def test_a_failed_jobs_log_has_the_sentence(head, tmp_path, tiny_model):
     result = submit(head, f"{tmp_path}/nothing-*.tar", "--out", str(tmp_path / "run"), "--model", tiny_model)
     assert result.returncode == 1, "Ray's own exit code for any failed job"
@@ -113,6 +93,7 @@ def test_a_failed_jobs_log_has_the_sentence(head, tmp_path, tiny_model):
     assert "Traceback" not in result.stdout
 
 
+@pytest.mark.full
 def test_a_client_without_the_token_is_refused(head, tmp_path, tiny_model):
     result = submit(head, "x.tar", "--out", str(tmp_path / "run"), RAY_AUTH_MODE="disabled")
     assert result.returncode != 0

@@ -25,6 +25,7 @@ def nodes(monkeypatch):
     """`nodes(**system configuration)` starts a cluster of one node with one CPU and joins it; more can be added."""
     directory = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: Ray's sockets allow about 100 characters
     monkeypatch.setenv("RAY_TMPDIR", directory)
+    ray.shutdown()  # another module's cluster
     started = []
 
     def start(**system):
@@ -81,6 +82,7 @@ class Unhurried(engine_ray._Actor):
         return super().process(task)
 
 
+@pytest.mark.full
 def test_a_node_that_joins_gets_a_worker(nodes, tmp_path, tiny_model, monkeypatch):
     for number in range(6):
         write_photos(tmp_path / f"s-{number:02d}.tar", 12 - number, prefix=f"p{number}")

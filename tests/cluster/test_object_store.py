@@ -10,26 +10,23 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import fsspec
 import pytest
 
-pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
-moto_server = pytest.importorskip("moto.server", reason="moto is not installed")
-
-import fsspec  # noqa: E402
-
-from clipaudit.errors import ShardChanged, StoreUnavailable, UsageError  # noqa: E402
-from clipaudit.run.directory import RunDirectory  # noqa: E402
-from clipaudit.run.reader import Run  # noqa: E402
-from clipaudit.run.upkeep import check, gc, status  # noqa: E402
-from clipaudit.shards.listing import expand  # noqa: E402
-from clipaudit.shards.reader import ShardReader  # noqa: E402
-from clipaudit.storage import remote  # noqa: E402
-from clipaudit.storage.directory import Storage  # noqa: E402
-from tests.commands import ROOT  # noqa: E402
-from tests.fault_proxy import KINDS, FaultProxy, Faults  # noqa: E402
-from tests.make_runs import make_manifest  # noqa: E402
-from tests.make_shards import write_photos  # noqa: E402
-from tests.unit.run.test_run_directory import make_record  # noqa: E402
+from clipaudit.errors import ShardChanged, StoreUnavailable, UsageError
+from clipaudit.run.directory import RunDirectory
+from clipaudit.run.integrity import check
+from clipaudit.run.reader import Run
+from clipaudit.run.upkeep import gc, status
+from clipaudit.shards.listing import expand
+from clipaudit.shards.reader import ShardReader
+from clipaudit.storage import remote
+from clipaudit.storage.directory import Storage
+from tests.commands import ROOT
+from tests.fault_proxy import KINDS, FaultProxy, Faults
+from tests.make_runs import make_manifest
+from tests.make_shards import write_photos
+from tests.unit.run.test_run_directory import make_record
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIAPLANTEDPLANTED", "AWS_SECRET_ACCESS_KEY": "planted/Secret+Key/0123456789"}
 _numbers = itertools.count()
@@ -38,6 +35,8 @@ _numbers = itertools.count()
 @pytest.fixture(scope="module")
 def store():
     """A proxy before a moto server, and the environment that leads every S3 client to it."""
+    pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
+    moto_server = pytest.importorskip("moto.server", reason="moto is not installed")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -86,6 +85,7 @@ def audit(tiny_model, clipaudit, proxy):
     return run
 
 
+@pytest.mark.full
 def test_an_audit_on_a_failing_store_ends_with_every_sample_once(audit, clipaudit, proxy, url, tmp_path):
     samples = upload_photos(url, tmp_path)
     proxy.seen.clear()
@@ -118,6 +118,7 @@ def test_derived_files_are_put_in_place_and_orphans_removed(proxy, url):
     assert {entry.path for entry in run_dir.storage.walk()} == {"run.json", "heads/heads.json", "heads/page.html"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kinds", [(), KINDS], ids=["healthy", "failing"])
 def test_of_several_drivers_exactly_one_commits_a_shard(proxy, url, kinds):
     RunDirectory(url).create_or_resume(make_manifest(shards=5))
@@ -173,6 +174,7 @@ def test_a_store_without_conditional_writes_is_found_out(proxy, url, answer):
     assert Storage(url).exclusive
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("answer", ["honour", "ignore"])
 def test_a_job_on_a_store_without_conditional_writes_says_once_that_it_must_be_alone(
     audit, proxy, url, tmp_path, answer
@@ -232,6 +234,7 @@ def test_keys_in_the_url_of_an_object_store_are_refused():
     assert "planted" not in str(caught.value)
 
 
+@pytest.mark.full
 def test_no_credential_is_stored_or_printed(audit, clipaudit, proxy, url, tmp_path):
     """Keys of the environment and of fsspec's options, a password and a signature in shard URLs."""
     samples = upload_photos(url, tmp_path, shards=2, count=6)

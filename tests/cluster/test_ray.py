@@ -2,10 +2,7 @@
 
 import os
 import re
-import shutil
 import signal
-import socket
-import tempfile
 import threading
 import time
 import urllib.request
@@ -31,25 +28,10 @@ from clipaudit.run.records import CommitRecord
 from clipaudit.schema import Shard
 from tests.make_shards import write_photos
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*", "ignore::FutureWarning:ray.*")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def metrics_url():
-    """A cluster of this module's own, in a short directory (Ray's sockets allow about 100 characters)."""
-    directory = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    port = free_port()
-    options = {"include_dashboard": False, "log_to_driver": False, "_metrics_export_port": port}
-    ray.init(address="local", num_cpus=2, _temp_dir=directory, **options)
-    yield f"http://{ray.util.get_node_ip_address()}:{port}/metrics"
-    ray.shutdown()
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*", "ignore::FutureWarning:ray.*"),
+    pytest.mark.usefixtures("ray_metrics"),
+]
 
 
 class Quiet(Reporter):
@@ -128,6 +110,7 @@ class KilledOnce(engine_ray._Actor):
             self._worker._submit = submit
 
 
+@pytest.mark.full
 def test_a_worker_killed_in_mid_shard_loses_nothing(tmp_path, tiny_model, monkeypatch):
     make_shards(tmp_path, shards=3, images=40)
     monkeypatch.setattr(engine_ray, "_Actor", KilledOnce)
@@ -158,7 +141,8 @@ def scraped(url, run):
     return found
 
 
-def test_prometheus_can_scrape_a_jobs_figures(metrics_url, tmp_path, tiny_model):
+@pytest.mark.full
+def test_prometheus_can_scrape_a_jobs_figures(ray_metrics, tmp_path, tiny_model):
     config = config_for(tmp_path, tiny_model)
     pool = engine_ray.RayPool(config)
     tally = Tally(shards_total=9, shards_committed=4, queued=3, running=1, failed=1, ok=100, workers=2, workers_ready=1)
@@ -168,7 +152,7 @@ def test_prometheus_can_scrape_a_jobs_figures(metrics_url, tmp_path, tiny_model)
     found, deadline = {}, time.monotonic() + 60
     while len(found) < 14 and time.monotonic() < deadline:
         time.sleep(0.5)
-        found = scraped(metrics_url, config.out)
+        found = scraped(ray_metrics, config.out)
     assert found == {
         ("shards", "committed"): 4,
         ("shards", "queued"): 3,
@@ -187,6 +171,7 @@ def test_prometheus_can_scrape_a_jobs_figures(metrics_url, tmp_path, tiny_model)
     }
 
 
+@pytest.mark.full
 def test_whatever_ray_says_of_a_lost_call_the_shard_is_done_again(tmp_path, tiny_model, monkeypatch):
     make_shards(tmp_path, shards=4, images=6)
     lost = [
@@ -309,6 +294,7 @@ class HangsOnce(engine_ray._Actor):
         return super().process(task)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("actor", "words"), [(DiesAtStart, "the process died"), (RaisesAtStart, "no room for the model")]
 )
@@ -320,6 +306,7 @@ def test_workers_that_cannot_start_end_the_job_with_the_reason(tmp_path, tiny_mo
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.full
 def test_a_poison_shard_costs_only_itself(tmp_path, tiny_model, monkeypatch):
     make_shards(tmp_path, shards=3)
     monkeypatch.setattr(engine_ray, "_Actor", Poisoned)
@@ -330,6 +317,7 @@ def test_a_poison_shard_costs_only_itself(tmp_path, tiny_model, monkeypatch):
     assert (tmp_path / "run/_failed/000001.json").exists()
 
 
+@pytest.mark.full
 def test_a_worker_that_is_broken_spoils_one_attempt_and_gets_a_new_process(tmp_path, tiny_model, monkeypatch):
     make_shards(tmp_path, shards=4)
     (tmp_path / "run").mkdir()
@@ -342,6 +330,7 @@ def test_a_worker_that_is_broken_spoils_one_attempt_and_gets_a_new_process(tmp_p
     assert len(identities(tmp_path / "run")) == 48
 
 
+@pytest.mark.full
 def test_a_worker_that_hangs_is_killed_and_its_shard_done_again(tmp_path, tiny_model, monkeypatch):
     make_shards(tmp_path, shards=2)
     monkeypatch.setattr(engine_ray, "_Actor", HangsOnce)
@@ -352,6 +341,7 @@ def test_a_worker_that_hangs_is_killed_and_its_shard_done_again(tmp_path, tiny_m
     assert len(identities(tmp_path / "run")) == 24
 
 
+@pytest.mark.full
 def test_a_users_mistake_in_a_worker_ends_the_job_at_once(tmp_path, tiny_model):
     make_shards(tmp_path, shards=1)
     config = config_for(tmp_path, "ViT-Q-99")
@@ -359,6 +349,7 @@ def test_a_users_mistake_in_a_worker_ends_the_job_at_once(tmp_path, tiny_model):
         run_ray(config)
 
 
+@pytest.mark.full
 def test_a_node_that_cannot_load_the_model_ends_no_job_that_others_do(tmp_path, tiny_model, monkeypatch):
     make_shards(tmp_path, shards=4)
     (tmp_path / "run").mkdir()

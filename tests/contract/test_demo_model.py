@@ -3,21 +3,30 @@
 import itertools
 
 import numpy as np
-import open_clip
 import pytest
-import torch
 from PIL import Image
 
 from clipaudit.config import ModelConfig
-from clipaudit.demo.evaluation.recognition import ImageEncoder
 from clipaudit.demo.world import nouns
 from clipaudit.demo.world.captions import PLACES, STYLE_PREFIXES
 from clipaudit.demo.world.datasets import samples
 from clipaudit.errors import UsageError
-from clipaudit.model import bundled
-from clipaudit.model.decomposer import Decomposer
-from clipaudit.model.loading import load_model
 from tests.commands import ROOT
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global open_clip, torch, ImageEncoder, bundled, Decomposer, load_model
+
+    import open_clip
+    import torch
+
+    from clipaudit.demo.evaluation.recognition import ImageEncoder
+    from clipaudit.model import bundled
+    from clipaudit.model.decomposer import Decomposer
+    from clipaudit.model.loading import load_model
+
 
 SEED = 31
 

@@ -14,7 +14,7 @@ import pytest
 
 import clipaudit
 from clipaudit.moved import MOVED
-from tests.conftest import ROOT
+from tests.commands import ROOT
 
 NAMES = [
     *("JobConfig", "ModelConfig", "FieldsConfig", "DecodeConfig", "StoreConfig", "ExecutionConfig", "run_job"),

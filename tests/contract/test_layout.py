@@ -8,6 +8,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from tests.commands import ROOT
 
 PACKAGE = sorted((ROOT / "clipaudit").rglob("*.py"))
@@ -83,6 +85,19 @@ def test_help_loads_nothing_heavy():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.full
+def test_collecting_tests_loads_nothing_heavy():
+    """Modules that take seconds are imported where a test runs: every worker collects all tests."""
+    code = (
+        "import sys, pytest\n"
+        "code = pytest.main(['--collect-only', '-q', '-n0', '-p', 'no:cacheprovider', '-m', ''])\n"
+        "heavy = {'torch', 'open_clip', 'timm', 'torchvision', 'moto', 'schemathesis'} & set(sys.modules)\n"
+        "assert (code, heavy) == (0, set()), heavy"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_contributing_names_every_room():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     assert [room.name for room in rooms() if f"`{room.name}/`" not in text] == []
@@ -135,6 +150,7 @@ def test_top_level_holds_what_the_design_names():
         "README.md",
         "pyproject.toml",
         "cluster.yaml",
+        "constraints.txt",
         "LICENSE",
         "CHANGELOG.md",
         "CONTRIBUTING.md",

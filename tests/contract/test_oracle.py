@@ -7,13 +7,21 @@ import os
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from clipaudit.model import Decomposer
-from tests.published import LastBlocks, published_allocation
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global open_clip, torch, Decomposer, LastBlocks, published_allocation, load_file
+
+    import open_clip
+    import torch
+    from safetensors.torch import load_file
+
+    from clipaudit.model import Decomposer
+    from tests.published import LastBlocks, published_allocation
+
 
 DATA = Path(__file__).parent.parent / "data" / "oracle"
 TOTAL_LAYERS = 8

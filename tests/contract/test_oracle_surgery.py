@@ -7,25 +7,35 @@ import os
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from clipaudit.localize import (
-    PatchFeatures,
-    Surgery,
-    enlarged,
-    feature_surgery,
-    min_max,
-    points,
-    similarities,
-    single_text,
-    text_weights,
-)
-from clipaudit.localize.surgery import _value_path, project
-from clipaudit.model import describe_tower
 from tests.contract.test_oracle import last_blocks  # noqa: F401 - a fixture
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global open_clip, torch, PatchFeatures, Surgery, enlarged, feature_surgery, min_max, points, similarities
+    global single_text, text_weights, _value_path, project, describe_tower, load_file
+
+    import open_clip
+    import torch
+    from safetensors.torch import load_file
+
+    from clipaudit.localize import (
+        PatchFeatures,
+        Surgery,
+        enlarged,
+        feature_surgery,
+        min_max,
+        points,
+        similarities,
+        single_text,
+        text_weights,
+    )
+    from clipaudit.localize.surgery import _value_path, project
+    from clipaudit.model import describe_tower
+
 
 DATA = Path(__file__).parent.parent / "data" / "oracle"
 FEATURES, CODE, MAPS = 1e-5, 1e-6, 2e-3

@@ -20,6 +20,7 @@ def shards(tmp_path):
     return str(tmp_path / "{0..1}.tar")
 
 
+@pytest.mark.full
 def test_int8_with_processes_and_device_resizing_is_close_to_plain_and_says_so(clipaudit, tmp_path, shards, tiny_model):
     plain = ("audit", shards, "--model", tiny_model, "--engine", "local", "--batch-size", "8")
     fast = ("--precision", "int8", "--resize", "device", "--decode-processes", "2")
@@ -56,6 +57,7 @@ def test_int8_below_its_limit_is_refused_before_anything_is_written(clipaudit, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_gpu_benchmark_runs_anywhere(tmp_path, precision):
     out = tmp_path / "gpu.json"

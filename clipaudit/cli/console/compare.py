@@ -9,48 +9,53 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from clipaudit.cli.console.format import new_table
+
 if TYPE_CHECKING:
     from clipaudit.heads.comparison import Comparison, HeadDrift
     from clipaudit.heads.drift import Interval
 
 
-def print_comparison(found: Comparison, top: int, place: str) -> None:
-    """A table of heads on stdout, those that moved furthest first; what else is to know beneath."""
+def print_comparison(comparison: Comparison, top: int, folder: str) -> None:
+    """Print a table of heads on stdout, those that moved furthest first, with `top` texts each way.
+
+    Beneath it how many moved, and `folder`, where the result was written.
+    """
     console = Console(highlight=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name, right in (("head", False), ("shift", True), ("95 % interval", True), ("q", True), ("spread", True)):
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
-    table.add_column("towards")
-    table.add_column("away from")
-    for one in found.heads:
-        _add_head(table, found, one, top)
+    figures = [("head", False), ("shift", True), ("95 % interval", True), ("q", True), ("spread", True)]
+    table = new_table(*figures, ("towards", False), ("away from", False))
+    for head in comparison.heads:
+        _add_head(table, comparison, head, top)
     console.print(table)
     for sentence in _legend():
         console.print(f"[dim]{escape(sentence)}[/dim]", soft_wrap=True)
-    moved = sum(one.moved for one in found.heads)
-    left_out = f"; {len(found.left_out)} heads that only one run stores are left out" if found.left_out else ""
+    moved = sum(head.moved for head in comparison.heads)
+    left_out = ""
+    if comparison.left_out:
+        left_out = f"; {len(comparison.left_out)} heads that only one run stores are left out"
+    rows_before, rows_after = comparison.rows
     console.print(
-        f"{moved} of {len(found.heads)} heads moved, {found.rows[0]:,} rows against {found.rows[1]:,}{left_out}"
+        f"{moved} of {len(comparison.heads)} heads moved, {rows_before:,} rows against {rows_after:,}{left_out}"
     )
-    console.print(f"[dim]{escape(found.pool.summary)}; written to {escape(place)}[/dim]", soft_wrap=True)
+    console.print(f"[dim]{escape(comparison.pool.summary)}; written to {escape(folder)}[/dim]", soft_wrap=True)
 
 
-def _add_head(table: Table, found: Comparison, one: HeadDrift, top: int) -> None:
-    drift, texts = one.drift, found.pool.texts
+def _add_head(table: Table, comparison: Comparison, head: HeadDrift, top: int) -> None:
+    """A row for each pair of texts; the figures stand in the first one."""
+    drift, texts = head.drift, comparison.pool.texts
     towards = [escape(texts[text]) for text in drift.towards(top).tolist()]
     away = [escape(texts[text]) for text in drift.away(top).tolist()]
-    spread = f"x {drift.spread.value:.2f}" if one.spread_q <= 0.05 else f"[dim]x {drift.spread.value:.2f}[/dim]"
-    first = [f"{abs(drift.effect.value):.2f}", _interval(drift.effect), f"{one.q:.2g}", spread]
-    rows = max(len(towards), len(away), 1)
-    for row in range(rows):
-        cells = [one.head, *first] if row == 0 else [""] * 5
-        cells += [names[row] if row < len(names) else "" for names in (towards, away)]
-        table.add_row(*cells, style=None if one.moved else "dim")
+    spread = f"x {drift.spread.value:.2f}" if head.spread_q <= 0.05 else f"[dim]x {drift.spread.value:.2f}[/dim]"
+    figures = [head.head, f"{abs(drift.effect.value):.2f}", _interval(drift.effect), f"{head.q:.2g}", spread]
+    for row in range(max(len(towards), len(away), 1)):
+        cells = figures if row == 0 else [""] * len(figures)
+        cells = cells + [column[row] if row < len(column) else "" for column in (towards, away)]
+        table.add_row(*cells, style=None if head.moved else "dim")
 
 
-def _interval(found: Interval) -> str:
-    """Of the size of the shift, whichever way it went."""
-    low, high = (found.low, found.high) if found.value >= 0 else (-found.high, -found.low)
+def _interval(effect: Interval) -> str:
+    """The interval of the size of the shift, whichever way it went."""
+    low, high = (effect.low, effect.high) if effect.value >= 0 else (-effect.high, -effect.low)
     return f"{low:.2f} to {high:.2f}"
 
 

@@ -1,4 +1,4 @@
-"""The job's log for machines: one JSON object a line on stderr, one line an event (`--log-format json`).
+"""The job's log for programs (`--log-format json`): one JSON object a line on stderr, one line an event.
 
 docs/cluster.md lists the events and their keys. Every line has `time` (ISO 8601, UTC, milliseconds), `event` and `run`.
 """
@@ -29,12 +29,12 @@ _PROGRESS_SECONDS = 10.0
 
 
 class JsonReporter(Reporter):
-    """Writes one audit's events to stderr; a context manager, so that the last line says how the job ended."""
+    """Writes one job's events to stderr. A context manager, which writes `job_failed` when the job ends by an error."""
 
     def __init__(self, config: JobConfig) -> None:
         self._run = config.out
         self._rate = Rate()
-        self._last = time.monotonic()
+        self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -44,15 +44,15 @@ class JsonReporter(Reporter):
     ) -> None:
         if error is not None:
             code = error.exit_code if isinstance(error, ClipauditError) else ClipauditError.exit_code
-            # a library's own text may quote credentials
+            # Other errors than ours are not redacted yet.
             self._write("job_failed", error=redact(f"{type(error).__name__}: {error}"), exit_code=code)
 
     def listed(self, shards: int, committed: int) -> None:
-        """The shards are listed."""
+        """Write `job_started`."""
         self._write("job_started", shards=shards, committed=committed)
 
     def plan(self, plan: Plan) -> None:
-        """A worker is ready and the run directory is open."""
+        """Write `planned`."""
         self._write(
             "planned",
             model=plan.facts.model["name"],
@@ -64,16 +64,16 @@ class JsonReporter(Reporter):
         )
 
     def warning(self, sentence: str) -> None:
-        """What the user should know before the work begins."""
+        """Write `warning`."""
         self._write("warning", text=sentence)
 
     def tick(self, tally: Tally) -> None:
-        """One line every ten seconds: counts, speed, and what the job waits for."""
+        """Write `progress` every ten seconds: counts, speed, and how busy each stage was."""
         now = time.monotonic()
         speed = self._rate.update(now, tally.samples)
-        if now - self._last < _PROGRESS_SECONDS:
+        if now - self._last_line < _PROGRESS_SECONDS:
             return
-        self._last = now
+        self._last_line = now
         states = {name: getattr(tally, name) for name in ("running", "queued", "failed")}
         self._write(
             "progress",
@@ -85,21 +85,21 @@ class JsonReporter(Reporter):
         )
 
     def worker_ready(self, ready: Ready) -> None:
-        """A worker has loaded its model."""
+        """Write `worker_ready`."""
         self._write("worker_ready", worker=ready.worker, host=ready.facts.host, device=ready.facts.device)
 
     def worker_failed(self, failed: StartFailed) -> None:
-        """A worker could not be started."""
+        """Write `worker_failed`."""
         self._write("worker_failed", worker=failed.worker, error=failed.error)
 
     def began(self, task: Task) -> None:
-        """A shard was given to a worker."""
-        self._of_shard("shard_began", task, bytes_in=task.shard.size)
+        """Write `shard_began`."""
+        self._write_shard("shard_began", task, bytes_in=task.shard.size)
 
     def committed(self, task: Task, record: CommitRecord) -> None:
-        """A shard's files count from now on."""
+        """Write `shard_committed`, with rows, bytes and the seconds of each stage."""
         seconds = record.timings.get("total", 0.0)
-        self._of_shard(
+        self._write_shard(
             "shard_committed",
             task,
             host=record.worker,
@@ -115,29 +115,29 @@ class JsonReporter(Reporter):
         )
 
     def superseded(self, task: Task) -> None:
-        """Another driver of this run committed the shard first."""
-        self._of_shard("shard_superseded", task)
+        """Write `shard_superseded`."""
+        self._write_shard("shard_superseded", task)
 
     def retry(self, failed: Failed, counted: int) -> None:
-        """An attempt failed and its shard goes back to the queue."""
-        self._of_shard(
+        """Write `shard_retry`."""
+        self._write_shard(
             "shard_retry", failed.task, kind=failed.kind, worker=failed.worker, error=failed.error, counted=counted
         )
 
     def gave_up(self, task: Task, failure: FailureRecord) -> None:
-        """A shard is recorded under `_failed/`, its last traceback with it."""
-        self._of_shard("shard_failed", task, kind=failure.kind, error=failure.error, attempts=failure.attempts)
+        """Write `shard_failed`; the traceback is in the run directory, under `_failed/`."""
+        self._write_shard("shard_failed", task, kind=failure.kind, error=failure.error, attempts=failure.attempts)
 
     def stopping(self, signal_name: str) -> None:
-        """A first signal came."""
+        """Write `stopping`."""
         self._write("stopping", signal=signal_name)
 
     def done(self, status: RunStatus) -> None:
-        """Every shard is committed or has failed."""
+        """Write `job_done`, with the status of the run."""
         facts = asdict(status)
         self._write("job_done", **{name: value for name, value in facts.items() if name not in ("run", "timings")})
 
-    def _of_shard(self, event: str, task: Task, **facts: Any) -> None:
+    def _write_shard(self, event: str, task: Task, **facts: Any) -> None:
         self._write(event, shard=task.shard.id, url=task.shard.url, attempt=task.attempt, **facts)
 
     def _write(self, event: str, **facts: Any) -> None:

@@ -1,4 +1,4 @@
-"""`clipaudit status --watch` in the terminal: one panel that renews itself; plain lines or JSON lines elsewhere."""
+"""What `status --watch` prints: a panel that is updated in a terminal, else plain lines or JSON lines."""
 
 from __future__ import annotations
 
@@ -19,34 +19,35 @@ from clipaudit.job.watch import Sight, Watcher
 _BAR_WIDTH = 40
 
 
-def watch(run: str, interval: float, as_json: bool) -> None:
-    """Show the run until nothing is left to do or the user interrupts. RunNotFound when there is none."""
+def watch(run: str, interval_seconds: float, as_json: bool) -> None:
+    """Show a run until it is done or the user interrupts. Raises RunNotFound when there is none."""
     watcher = Watcher(run)
     console = Console(highlight=False)
     try:
         if as_json or not console.is_terminal:
-            for sight in _looks(watcher, interval):
+            for sight in _looks(watcher, interval_seconds):
                 line = json.dumps(asdict(sight)) if as_json else _line(sight)
                 print(line, file=sys.stdout, flush=True)
             return
         with Live(console=console, auto_refresh=False) as live:
-            for sight in _looks(watcher, interval):
+            for sight in _looks(watcher, interval_seconds):
                 live.update(panel(sight), refresh=True)
-    except KeyboardInterrupt:  # the only way to end a look at a job that goes on; the job does not notice
+    except KeyboardInterrupt:  # Ctrl-C ends the watching only; the job goes on
         return
 
 
-def _looks(watcher: Watcher, interval: float) -> Iterator[Sight]:
+def _looks(watcher: Watcher, interval_seconds: float) -> Iterator[Sight]:
+    """The run at intervals, until it is done."""
     while True:
         sight = watcher.look()
         yield sight
         if sight.done:
             return
-        time.sleep(interval)
+        time.sleep(interval_seconds)
 
 
 def panel(sight: Sight) -> Table:
-    """What a terminal shows at one moment."""
+    """The panel of one moment."""
     grid = Table.grid(padding=(0, 2))
     grid.add_row("[dim]run[/dim]", escape(sight.run))
     grid.add_row("", ProgressBar(total=max(1, sight.bytes_in), completed=sight.bytes_committed, width=_BAR_WIDTH))
@@ -78,11 +79,11 @@ def _speed(sight: Sight) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`2 d 3 h`, `3 h 12 min`, `12 min`, `less than a minute`: as exact as an estimate can be."""
+    """A time as `2 d 3 h`, `3 h 12 min`, `12 min` or `less than a minute`: an estimate has no more digits."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return "less than a minute"
-    hours, rest = divmod(minutes, 60)
+    hours, minutes_left = divmod(minutes, 60)
     if hours >= 48:
         return f"{hours // 24} d {hours % 24} h"
-    return f"{hours} h {rest} min" if hours else f"{minutes} min"
+    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min"

@@ -8,7 +8,7 @@ from typing import Final
 from markupsafe import Markup
 
 from clipaudit.cues.report.pictures import Pictures, PictureStrip, strips
-from clipaudit.cues.report.plots import Curve, distributions, dose_response, interval_row
+from clipaudit.cues.report.plots import Curve, distributions, dose_response, gap_rows, interval_row
 from clipaudit.cues.report.waivers import Applied
 from clipaudit.cues.report.words import (
     Number,
@@ -28,6 +28,11 @@ from clipaudit.cues.result.result import AuditResult, Finding
 
 _MOST_GROUPS: Final = 40
 _MOST_CLASSES: Final = 12
+_BANDS: Final = {
+    "matched head sets": "as many random heads of the same layers are taken out instead",
+    "random directions": "random directions of the same heads are taken out instead",
+    "none": "",
+}
 _KINDS: Final = ("one", "two", "three")
 
 
@@ -75,6 +80,14 @@ class Card:
     distributions: Markup | None
     cell_rows: tuple[CellRow, ...]
     dose: Markup | None
+    gap: Markup | None
+    """CLIP's gap before and after, with the band of the controls; None where heads were not taken out."""
+    band: str
+    """What the controls are, in words; empty without a band."""
+    counted: bool
+    """How many images have the cue is known for every class."""
+    collects: bool
+    """Images are to be collected for some class."""
     arms: tuple[Arm, ...]
     numbers: tuple[Number, ...]
     groups: tuple[CardLine, ...]
@@ -114,12 +127,24 @@ def card(finding: Finding, pictures: Pictures, waivers: tuple[Applied, ...]) -> 
         distributions=None if finding.distributions is None else _distributions(finding.distributions),
         cell_rows=() if finding.cells is None else cell_rows(finding.cells, having_name(finding)),
         dose=_dose(tested) if tested is not None and len(tested.doses) > 1 else None,
+        gap=None if tested is None else gap_chart(tested),
+        band="" if tested is None or tested.control_band is None else _BANDS[tested.control],
+        counted=all(row.with_cue is not None and row.without_cue is not None for row in finding.classes),
+        collects=any(row.collect for row in finding.classes),
         arms=() if tested is None else tested.arms,
         numbers=numbers(finding),
         groups=() if finding.groups is None else lines(finding.groups),
         rows="" if finding.groups is None else finding.groups.rows,
         facts=_facts(finding),
     )
+
+
+def gap_chart(effect: Counterfactual) -> Markup:
+    """The gap before and after the heads are taken out, in points, over the band of its controls."""
+    start, band = effect.gap_before.value, effect.control_band
+    # a control that closes d points of the gap leaves it at start - d
+    ends = None if band is None or start is None else (start - band[1], start - band[0])
+    return gap_rows([("as it is", "before", effect.gap_before), ("cue taken out", "after", effect.gap_after)], ends)
 
 
 def group_tables(result: AuditResult) -> tuple[GroupTable, ...]:

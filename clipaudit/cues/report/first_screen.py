@@ -185,10 +185,12 @@ def _in_the_model(finding: Finding) -> tuple[str, ...]:
         f"The image model CLIP recognises only {share(right.value, 0)} of {_described(same, finding)}"
         f" ({_interval(right, _whole)}, {counted(same.n, 'image')}){against}."
     ]
-    if same.without is not None:
+    effect = finding.counterfactual
+    if effect is not None and effect.net_did.value is not None and effect.gap_before.value is not None:
         sentences.append(
-            f"With the cue taken out of the model, that becomes {share(same.without.value, 0)}: CLIP looks at"
-            f" “{cue_word(finding)}”, not only at the {having_name(finding)}."
+            f"Taking the cue out of the model closes {100 * effect.net_did.value:.0f} of the"
+            f" {100 * effect.gap_before.value:.0f} points between images where it helps and where it misleads, beyond"
+            f" what random controls close: CLIP looks at “{cue_word(finding)}”, not only at the {having_name(finding)}."
         )
     return tuple(sentences)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +14,12 @@ from PIL import Image
 from clipaudit.cues.report.pictures import SampleKey, compact, identity
 from clipaudit.cues.result.finding_parts import SampleRef
 from clipaudit.cues.result.result import Finding
-from clipaudit.errors import ShardError, UsageError
+from clipaudit.errors import ShardUnreadable, UsageError
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.localize.frames import FramedPicture
 from clipaudit.localize.run_maps import RunMaps
 from clipaudit.run.reader import Run
-from clipaudit.shards.stored import read_piece
-
-_MAX_BYTES: Final = 64 * 2**20
-"""Larger image files are not drawn."""
+from clipaudit.run.stored_images import StoredImages
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -44,8 +41,13 @@ class HeatMaps:
     Raises UsageError when the model cannot be loaded here, RunMismatch when it has other weights than the run's.
     """
 
-    def __init__(self, run: Run, texts: RunTexts, *, side: int = 112, device: str = "auto") -> None:
+    def __init__(
+        self, run: Run, texts: RunTexts, *, side: int = 112, device: str = "auto", others: Sequence[Run] = ()
+    ) -> None:
+        """`others`: further runs whose samples are drawn."""
         self.run, self.texts = run, texts
+        readers = [(StoredImages(of), of.manifest.shards) for of in (*others, run)]
+        self._images = {shard.url: (images, shard.id) for images, shards in readers for shard in shards}
         self.maps = RunMaps(run, side=side, device=device)
 
     def map_direction(self, finding: Finding) -> MapDirection | None:
@@ -74,11 +76,12 @@ class HeatMaps:
         return {name: _webp(pixels) for name, pixels in zip(read, drawn, strict=True)}
 
     def _read(self, sample: SampleRef) -> FramedPicture | None:
-        if sample.offset is None or not sample.nbytes or sample.nbytes > _MAX_BYTES:
+        if sample.url not in self._images:
             return None
+        images, shard_id = self._images[sample.url]  # two runs may number the same shards differently
         try:
-            return self.maps.read(read_piece(sample.url, sample.offset, sample.nbytes), sample.key)
-        except (UsageError, ShardError):
+            return self.maps.read(images.read(shard_id, sample.offset, sample.nbytes), sample.key)
+        except (UsageError, ShardUnreadable):
             return None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from clipaudit.arrays import Float32s
+from clipaudit.arrays import Float32s, Uint8s
 from clipaudit.cues.report.heat import HeatMaps, MapDirection
 from clipaudit.cues.report.pictures import CARDS
 from clipaudit.cues.result.finding_parts import Evidence
@@ -28,8 +28,8 @@ from clipaudit.heads.texts.classes import load_templates
 from clipaudit.heads.texts.pool import load_pool, pool_for
 from clipaudit.localize.masks import Mask, covered, read_cut_mask
 from clipaudit.localize.off_object import OffObject, off_object, off_shares
-from clipaudit.localize.run_maps import Pixels
-from clipaudit.run.stored_images import Place, Sample, StoredImages
+from clipaudit.run.row import ImageId
+from clipaudit.run.stored_images import StoredImages, StoredPlace
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -44,7 +44,7 @@ _THREADS: Final = 4
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Image:
-    pixels: Pixels
+    pixels: Uint8s
     mask: Mask | None
     """(h, w) of the same pixels, above 0 on the object."""
     cluster: str
@@ -83,7 +83,7 @@ class OffObjects:
         except (ShardError, UsageError) as error:
             return not_measured(str(error))
 
-    def _draw(self, finding: Finding) -> list[Sample]:
+    def _draw(self, finding: Finding) -> list[ImageId]:
         """(shard, index) of images of the class that show the cue, drawn with the audit's seed, in order."""
         if "spuriosity" not in self._result.rows:  # an audit that was read back from its JSON
             return []
@@ -96,7 +96,7 @@ class OffObjects:
         chosen = table.take(rng.permutation(having)[:IMAGES])
         return sorted(zip(chosen["shard_id"].to_pylist(), chosen["index"].to_pylist(), strict=True))
 
-    def _read(self, places: Sequence[Place]) -> list[_Image]:
+    def _read(self, places: Sequence[StoredPlace]) -> list[_Image]:
         """The images that can be read; raises the first one's error when fewer than 10 can."""
         with ThreadPoolExecutor(_THREADS) as pool:
             outcomes = list(pool.map(self._image, places))
@@ -106,10 +106,10 @@ class OffObjects:
             return images
         raise faults[0]
 
-    def _image(self, place: Place) -> _Image | ShardError | UsageError:
+    def _image(self, place: StoredPlace) -> _Image | ShardError | UsageError:
         where = f"{place.url}: {place.key}"
         try:
-            data, mask = self._stored.read(place)
+            data, mask = self._stored.read_with_member(place)
             pixels, frame = self._heat.maps.see(data, where)
             cut = None if mask is None else read_cut_mask(mask, where, frame, (pixels.shape[0], pixels.shape[1]))
         except (ShardError, UsageError) as error:

@@ -20,7 +20,7 @@ from clipaudit.cues.report.pictures import CARDS, Pictures, duplicate_strips
 from clipaudit.cues.report.plots import Mark, cue_map, icon, interval_row
 from clipaudit.cues.result.finding_parts import Estimate, Verdict
 from clipaudit.cues.result.result import AuditResult
-from clipaudit.pages import without_forbidden
+from clipaudit.pages.html import render_page, template_environment
 
 _FURTHER: Final = 3
 """Further findings named on the first screen."""
@@ -61,19 +61,13 @@ class Link:
 def render(report: Report, pictures: Pictures | None = None, see_also: Sequence[Link] = ()) -> str:
     """The page as text; `pictures` from `read_pictures`."""
     context = {**_context(report, pictures or Pictures()), "see_also": see_also}
-    page = _environment().get_template("report.html").render(**context)
-    return _PERCENT.sub("\u00a0%", without_forbidden(page))
+    page = render_page(_environment().get_template("report.html"), **context)
+    return _PERCENT.sub("\u00a0%", page)
 
 
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clipaudit.cues.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment("clipaudit.cues.report")
     environment.globals.update(_helpers())
     return environment
 
@@ -81,7 +75,8 @@ def _environment() -> jinja2.Environment:
 def _helpers() -> dict[str, Any]:
     return {
         "anchor": anchor,
-        "reliance": words.reliance,
+        "answerer_cell": words.answerer_cell,
+        "answerer_columns": words.ANSWERER_COLUMNS,
         "in_words": finding_in_words,
         "column_word": words.column_word,
         "icon": icon,
@@ -110,6 +105,7 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "gate_word": _GATE[report.gate.outcome] if report.gate.fail_on or not audit.trust.valid else "No gate set",
         "plain": plain_sentences(report),
         "todo": to_do(report),
+        "unable": words.unable(audit),
         "first_numbers": words.numbers(card_findings[0]) if card_findings and audit.trust.valid else (),
         "todo_files": _todo_files(report),
         "shorten": words.shortened(audit),

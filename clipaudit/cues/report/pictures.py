@@ -83,21 +83,24 @@ class PictureStrip:
 
 def read_pictures(result: AuditResult, runs: Sequence[Run], side: int = 112) -> Pictures:
     """Thumbnails of every sample that the page shows, most important first, until the budget is spent."""
-    makers = {shard.url: Thumbnails(run, side) for run in runs for shard in run.manifest.shards}
+    readers = [(Thumbnails(run, side), run.manifest.shards) for run in runs]
+    # by URL, with the shard's id in the run that reads it: two runs may number the same shards differently
+    makers = {shard.url: (thumbnails, shard.id) for thumbnails, shards in readers for shard in shards}
     samples = {identity(sample): sample for sample in _wanted(result)}
 
     def make(sample: SampleRef) -> bytes | None:
-        row = Row(
-            shard_id=sample.shard_id, index=sample.index, key=sample.key, offset=sample.offset, nbytes=sample.nbytes
-        )
+        if sample.url not in makers:
+            return None
+        thumbnails, shard_id = makers[sample.url]
+        row = Row(shard_id=shard_id, index=sample.index, key=sample.key, offset=sample.offset, nbytes=sample.nbytes)
         try:
-            return compact(makers[sample.url](row).data) if sample.url in makers else None
+            return compact(thumbnails(row).data)
         except NoPicture:
             return None
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        thumbnails = zip(samples, pool.map(make, samples.values()), strict=True)
-        return Pictures(plain=within_budget((name, data) for name, data in thumbnails if data is not None))
+        files = zip(samples, pool.map(make, samples.values()), strict=True)
+        return Pictures(plain=within_budget((name, data) for name, data in files if data is not None))
 
 
 def within_budget(

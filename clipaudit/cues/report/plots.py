@@ -261,6 +261,35 @@ def control_histogram(edges: Sequence[float], counts: Sequence[int], effect: flo
     return drawing(WIDTH, height, f"{sum(counts)} random head sets: {axis}; {words}", *parts)
 
 
+def gap_rows(rows: Sequence[tuple[str, str, Estimate]], band: tuple[float, float] | None) -> Markup:
+    """Gaps in points as named rows on one axis; `rows` are (name, CSS class, gap), `band` that of the controls."""
+    left, step, top = 96, 26, 8
+    values = [100 * v for _, _, gap in rows for v in _values(gap)] + [100 * end for end in band or ()]
+    x = Scale(low=min([0.0, *values]) - 3, high=max([0.0, *values]) + 3, start=left, end=WIDTH - 8)
+    bottom = top + step * len(rows) + 4.0
+    parts = [line(x(value), top, x(value), bottom, "gridline") for value in ticks(x.low, x.high, 5)]
+    if band is not None:
+        low, high = (x(100 * end) for end in band)
+        parts.append(tag("rect", x=low, y=top, width=max(high - low, 1.5), height=bottom - top, class_="band"))
+    for number, (name, kind, gap) in enumerate(rows):
+        y = top + step * (number + 0.5)
+        parts.append(text(left - 8, y + 4, name, "label", "end"))
+        if gap.low is not None and gap.high is not None:
+            parts.append(line(x(100 * gap.low), y, x(100 * gap.high), y, f"span {kind}"))
+        if gap.value is not None:
+            at = x(100 * gap.value)
+            parts.append(
+                tag("rect", x=at - 4, y=y - 4, width=8, height=8, class_="after")
+                if kind == "after"
+                else tag("circle", cx=at, cy=y, r=4, class_=kind)
+            )
+    parts += [line(x(0), top, x(0), bottom, "axis"), line(left, bottom, WIDTH - 8, bottom, "axis")]
+    parts += [text(x(value), bottom + 14, tick_text(value), "tick", "middle") for value in ticks(x.low, x.high, 5)]
+    parts.append(text(WIDTH - 8, bottom + 28, "gap in points of accuracy →", "label", "end"))
+    gaps = "; ".join(f"{name} {100 * (gap.value or 0):.0f}" for name, _, gap in rows)
+    return drawing(WIDTH, bottom + 34, f"CLIP's gap in points: {gaps}", *parts)
+
+
 # -- rows of tables --------------------------------------------------------------------------------------------------
 
 

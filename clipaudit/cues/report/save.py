@@ -84,7 +84,7 @@ def illustrated(
         return result, page_pictures
     reason = "the report was made without heat maps"
     if heat and page_pictures is not None:
-        maps, reason = _maps(runs[0], page_pictures, device, note)
+        maps, reason = _maps(runs, page_pictures, device, note)
         if maps is not None:
             from clipaudit.cues.report.off_object_shares import OffObjects  # loads torch
 
@@ -92,14 +92,16 @@ def illustrated(
     return with_off_object(result, lambda _: not_measured(reason)), page_pictures
 
 
-def _maps(run: Run, pictures: Pictures, device: str, note: Callable[[str], None]) -> tuple[HeatMaps | None, str]:
+def _maps(
+    runs: Sequence[Run], pictures: Pictures, device: str, note: Callable[[str], None]
+) -> tuple[HeatMaps | None, str]:
     """What draws heat maps, or None and the reason; `note` is told it when the model cannot be loaded."""
     if not pictures.plain:
         return None, "no image of the findings can be read from the shards"
     from clipaudit.cues.report.heat import HeatMaps  # loads torch
 
     try:
-        return HeatMaps(run, RunTexts(run, device), device=device), ""
+        return HeatMaps(runs[0], RunTexts(runs[0], device), device=device, others=runs[1:]), ""
     except UsageError as error:
         note(f"no heat maps: {error}")
         return None, str(error)

@@ -169,6 +169,40 @@ def reliance(finding: Finding) -> Estimate | None:
     return clip.gap if clip.effect is None else clip.effect.net_did
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnswererCell:
+    """What the table of findings says of one answerer."""
+
+    value: str
+    limits: str
+    about: str
+    """What the number is, or why there is none."""
+
+
+ANSWERER_COLUMNS: Final = (("rehearsed", "Learned when trained on it"), ("clip", "CLIP"), ("given", "Your model"))
+"""Answerers and the headings of their columns, in the order of the table of findings."""
+
+_NO_ANSWERS: Final = {
+    "at chance": "cannot say: no better than guessing",
+    "too few": "cannot say: too few images",
+}
+
+
+def answerer_cell(finding: Finding, answerer: str) -> AnswererCell:
+    """An answerer's net effect in points, else its gap, else why nothing can be said."""
+    measured = finding.by(answerer)
+    if measured is None:
+        return AnswererCell(value=NONE, limits="", about="not measured")
+    if measured.state in _NO_ANSWERS and measured.verdict == Verdict.INCONCLUSIVE:
+        return AnswererCell(value=NONE, limits="", about=_NO_ANSWERS[measured.state])
+    if measured.effect is not None:
+        net = measured.effect.net_did
+        return AnswererCell(value=points(net.value), limits=limits(net, "points"), about="points of its gap, net")
+    gap = measured.gap
+    about = "points: its gap, within the margin" if measured.does_not_hang_on_it else "points: its gap"
+    return AnswererCell(value=points(gap.value), limits=limits(gap, "points"), about=about)
+
+
 def having(finding: Finding) -> frozenset[str]:
     """The classes that have the cue."""
     return frozenset(row.class_name for row in finding.classes if row.has)
@@ -292,6 +326,17 @@ def nothing(result: AuditResult) -> str:
     if classes_from != "label":
         return f"No cue found that goes with {_CALLED[classes_from]}a class"
     return "No shortcut found"
+
+
+def unable(result: AuditResult) -> str:
+    """A warning where the model cannot tell the classes, so that nothing can be said of its reliance; else empty."""
+    right, classes = result.trust.accuracy, len(result.classes)
+    if not result.trust.near_chance or right is None or result.settings.classes_from == "clip":
+        return ""
+    return (
+        f"{share(right.value, 0)} right of {counted(classes, 'class').replace('classs', 'classes')}: this model cannot"
+        " judge them, so nothing is said of what it relies on. Use a larger model."
+    )
 
 
 def classes_in_words(result: AuditResult) -> str:

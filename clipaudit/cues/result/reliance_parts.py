@@ -112,7 +112,7 @@ class Counterfactual(Documented):
     control: Literal["matched head sets", "random directions", "none"]
     control_sets: int
     control_band: tuple[float, float] | None
-    """2.5 % and 97.5 % of the controls' DiD: what such a fall of the gap looks like by chance."""
+    """2.5 % and 97.5 % of the controls' DiD: how much of the gap closes by chance."""
     matched: str
     visibility: Estimate
     """AUC of the cue from the chosen heads inside classes, on images that did not choose them (S10b)."""

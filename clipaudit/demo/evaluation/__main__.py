@@ -38,16 +38,16 @@ def evaluate(
     note: str = "",
     say: Callable[[str], None] = lambda line: None,
 ) -> ModelEvaluation:
-    """Every figure of a demo model, on images that no training has seen.
+    """Measure every figure of a demo model on images that no training has used.
 
     Args:
         model: an open_clip directory of the demo's architecture, or `demo`.
         images: drawn for each question and art; `birds` has four times as many, `things` twice, the masks half.
         seed: of all images and resamples; figures but the load time depend on nothing else.
-        command: how it was asked, for the record.
+        command: the command line, for the record.
         training: `training_facts` of the training's directory, for the card.
-        note: for the card: how the model was chosen among several, what was tried in vain.
-        say: told what is being done.
+        note: for the card: how the model was chosen among several, what was tried without success.
+        say: told each step.
     """
     begun = time.monotonic()
     config = ModelConfig(name=model, batch_size=64)
@@ -83,7 +83,7 @@ def main(
     images: Annotated[int, typer.Option(min=8, help="Images for each question and art.")] = IMAGES,
     card_file: Annotated[Path | None, typer.Option("--card", help="Write the model card to this file.")] = None,
     training: Annotated[Path | None, typer.Option(help="The training's --out, for the card's recipe.")] = None,
-    note: Annotated[str, typer.Option(help="For the card: how this model was chosen, what was tried in vain.")] = "",
+    note: Annotated[str, typer.Option(help="For the card: how this model was chosen among others.")] = "",
 ) -> None:
     """Measure a demo model on freshly drawn images, print figures beside their targets, and write them as JSON.
 
@@ -93,7 +93,7 @@ def main(
     command = shlex.join(["python", "-m", "clipaudit.demo.evaluation", *sys.argv[1:]])
     try:
         facts = None if training is None else training_facts(training)
-        found = evaluate(
+        evaluation = evaluate(
             model,
             images=images,
             seed=seed,
@@ -105,13 +105,13 @@ def main(
     except ClipauditError as error:
         raise typer.BadParameter(str(error)) from error
     out.mkdir(parents=True, exist_ok=True)
-    (out / "evaluation.json").write_text(json.dumps(found.record(), indent=2) + "\n", encoding="utf-8")
-    console.print(found.table())
+    (out / "evaluation.json").write_text(json.dumps(evaluation.record(), indent=2) + "\n", encoding="utf-8")
+    console.print(evaluation.table())
     if card_file is not None:
         card_file.parent.mkdir(parents=True, exist_ok=True)
-        card_file.write_text(card(found), encoding="utf-8")
+        card_file.write_text(card(evaluation), encoding="utf-8")
     written = [str(out / "evaluation.json"), *([] if card_file is None else [str(card_file)])]
-    console.print(f"{found.seconds:.0f} s; wrote {' and '.join(written)}", soft_wrap=True)
+    console.print(f"{evaluation.seconds:.0f} s; wrote {' and '.join(written)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Heads chosen by what their texts say: a pool made of the captions' own phrases, and the rule that chooses.
+"""Heads chosen by their texts: a pool made of the captions' own phrases, and the rule that chooses.
 
 The rule was written before any trained model was looked at and is not tuned: a head is a place head when at least half
-of the variance that its first five TextSpan texts explain is explained by texts about places. A second reading of the
-same texts, a plain majority of the five, is reported beside it. Neither sees a label, a group or an image of `birds`.
+of the variance that its first five TextSpan texts explain is explained by texts about places. A second rule on the same
+texts, a plain majority of the five, is reported beside it. Neither uses a label, a group or an image of `birds`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from clipaudit.demo.evaluation.measured import plain
-from clipaudit.demo.evaluation.questions import said
 from clipaudit.demo.world import nouns
 from clipaudit.demo.world.captions import (
     GROUP_PLACES,
@@ -22,6 +21,7 @@ from clipaudit.demo.world.captions import (
     STYLE_PREFIXES,
     TINT_PHRASES,
     article,
+    joined,
     plural,
 )
 from clipaudit.heads.textspan import TextSpan
@@ -29,13 +29,16 @@ from clipaudit.heads.textspan import TextSpan
 Rule: TypeAlias = Literal["variance", "majority"]
 
 PLACE = "place"
+"""The property of texts about places."""
 TOP = 5
-LEAST = 0.5
+"""Texts of each head that the rules look at."""
+MIN_WEIGHT = 0.5
+"""Share of them that must be about places."""
 RULES: Mapping[Rule, str] = {
     "variance": f"at least half of the variance that the first {TOP} texts explain is explained by texts about places",
     "majority": f"more than half of the first {TOP} texts are about places",
 }
-"""The first rule is the one; the second is reported beside it."""
+"""The first rule decides; the second is reported beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +60,16 @@ class HeadTexts:
     """The head's variance over the images that describe it, relative to the embedding's."""
     texts: tuple[HeadText, ...]
 
-    def weight(self, rule: Rule, wanted: str = PLACE) -> float:
-        """How much of the head's texts is about `wanted`, 0..1: of the explained variance, or of their number."""
+    def weight(self, rule: Rule, subject: str = PLACE) -> float:
+        """Share, 0..1, of the head's texts that is about `subject`: of the explained variance, or of their number."""
         weights = [text.explained if rule == "variance" else 1.0 for text in self.texts]
-        about = [weight for weight, text in zip(weights, self.texts, strict=True) if text.property == wanted]
-        return sum(about) / sum(weights) if sum(weights) > 0 else 0.0
+        matching = [weight for weight, text in zip(weights, self.texts, strict=True) if text.property == subject]
+        return sum(matching) / sum(weights) if sum(weights) > 0 else 0.0
 
-    def chosen(self, rule: Rule, wanted: str = PLACE) -> bool:
-        """Whether the rule takes the head."""
-        weight = self.weight(rule, wanted)
-        return weight >= LEAST if rule == "variance" else weight > LEAST
+    def chosen(self, rule: Rule, subject: str = PLACE) -> bool:
+        """Whether the rule chooses the head."""
+        weight = self.weight(rule, subject)
+        return weight >= MIN_WEIGHT if rule == "variance" else weight > MIN_WEIGHT
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -83,7 +86,7 @@ class HeadTexts:
 
 
 def text_pool() -> dict[str, str]:
-    """Text -> property: what captions are made of, one property a text, each with and without `a photo of`."""
+    """Text -> property: the phrases of captions, one property a text, each with and without `a photo of`."""
     phrases: dict[str, list[str]] = {
         PLACE: [
             *(f"a scene {way}" for ways in (*PLACES.values(), *GROUP_PLACES.values()) for way in ways),
@@ -98,17 +101,20 @@ def text_pool() -> dict[str, str]:
         "tint": [f"a scene {way}" for ways in TINT_PHRASES.values() for way in ways],
     }
     pool = {
-        said(prefix, text): name for name, texts in phrases.items() for text in texts for prefix in ("", "a photo of")
+        joined(prefix, text): name for name, texts in phrases.items() for text in texts for prefix in ("", "a photo of")
     }
     prefixes = [prefix for name in nouns.STYLES for prefix in STYLE_PREFIXES[name]]
     pool |= {prefix.removesuffix(" of"): "style" for prefix in prefixes}
-    return pool | {said(prefix, "an object"): "style" for prefix in prefixes}
+    return pool | {joined(prefix, "an object"): "style" for prefix in prefixes}
 
 
 def head_words(
     spans: Mapping[str, TextSpan], shares: Mapping[str, float], texts: Sequence[str], properties: Sequence[str]
 ) -> tuple[HeadTexts, ...]:
-    """Spans over a pool to words; `shares` gives each head's variance relative to the embedding's."""
+    """The first texts of each head, from its TextSpan over a pool of `texts` and their `properties`.
+
+    shares: each head's variance relative to the embedding's, 0..1.
+    """
     return tuple(
         HeadTexts(
             head=head,

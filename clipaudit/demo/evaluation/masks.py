@@ -1,4 +1,4 @@
-"""Whether the tokens that speak for a noun lie on its object: pixel AUC of the heat map against the true mask."""
+"""Whether a noun's heat map lies on its object: pixel AUC of the map against the true mask."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ _BATCH = 64
 def heat_maps(
     encoder: ImageEncoder, tokens: TokenDecomposition, pixels: list[npt.NDArray[np.uint8]], texts: Float32s
 ) -> Float32s:
-    """Images (SIZE, SIZE, 3) uint8 and texts (T, D) -> (B, T, SIZE, SIZE): what each place adds to each product.
+    """(B, T, SIZE, SIZE) float32: what each place of B images adds to the product with each text (docs/method.md 4).
 
-    All heads of all layers; the class token's own part has no place and is left out. Bilinear between patches.
+    pixels: B images, (SIZE, SIZE, 3) uint8; texts: (T, D) unit vectors. All heads of all layers; the class token's own
+    part has no place and is left out. Bilinear between patches.
     """
     images = encoder.normalise(list(pixels))
     patches = tokens(images, torch.from_numpy(texts).to(images.device)).patches
-    found: Float32s = enlarged(patches, (SIZE, SIZE)).cpu().numpy()
-    return found
+    maps: Float32s = enlarged(patches, (SIZE, SIZE)).cpu().numpy()
+    return maps
 
 
 def object_masks(encoder: ImageEncoder, *, count: int, seed: int) -> list[Figure]:
-    """Mean AUC over photographs of one object in seen art, beside maps that know nothing of the noun."""
+    """Figures: mean pixel AUC over photographs of one object in seen art, beside control maps."""
     aucs = _aucs(encoder, count, seed)
     aucs = aucs[np.isfinite(aucs).all(axis=1)]
     own, other, against, centre = aucs.T
@@ -66,8 +67,8 @@ def _aucs(encoder: ImageEncoder, count: int, seed: int) -> Float64s:
     prompts = noun_prompts()
     texts = encoder.options([prompts[noun] for noun in nouns.NOUNS])
     tokens = TokenDecomposition(encoder.model)
-    away = (np.arange(SIZE) - (SIZE - 1) / 2) ** 2
-    centre = -(away[:, None] + away[None, :])
+    square = (np.arange(SIZE) - (SIZE - 1) / 2) ** 2
+    centre = -(square[:, None] + square[None, :])
     rows: list[list[float]] = []
     for first in range(0, count, _BATCH):
         truths = [number % len(nouns.NOUNS) for number in range(first, min(first + _BATCH, count))]
@@ -75,7 +76,7 @@ def _aucs(encoder: ImageEncoder, count: int, seed: int) -> Float64s:
         images = [render(scene, rng) for scene in scenes]
         maps = heat_maps(encoder, tokens, [pixels for pixels, _ in images], texts)
         for truth, (_, mask), by_noun in zip(truths, images, maps, strict=True):
-            wrong = (truth + int(rng.integers(1, len(nouns.NOUNS)))) % len(nouns.NOUNS)
-            candidates = (by_noun[truth], by_noun[wrong], by_noun[truth] - by_noun.mean(axis=0), centre)
+            other_noun = (truth + int(rng.integers(1, len(nouns.NOUNS)))) % len(nouns.NOUNS)
+            candidates = (by_noun[truth], by_noun[other_noun], by_noun[truth] - by_noun.mean(axis=0), centre)
             rows.append([pixel_auc(candidate, mask > 0) for candidate in candidates])
     return np.array(rows)

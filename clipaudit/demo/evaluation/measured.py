@@ -17,13 +17,14 @@ Interval: TypeAlias = tuple[float, float]
 Unit: TypeAlias = Literal["%", "points", "", "s", "MB"]
 
 RESAMPLES = 2000
+"""Of every bootstrap."""
 _DIGITS: dict[Unit, tuple[float, int]] = {"%": (100, 1), "points": (100, 1), "": (1, 3), "s": (1, 2), "MB": (1, 2)}
 """By unit: factor and decimals when a figure is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What a figure must reach."""
+    """The value that a figure must reach."""
 
     limit: float
     kind: Literal["at least", "at most", "above"] = "at least"
@@ -57,8 +58,8 @@ class Figure:
             return self.interval is not None and self.interval[0] > self.target.limit
         return self.value >= self.target.limit
 
-    def shown(self) -> dict[str, str]:
-        """Figure, target, measured, interval, reached: in words."""
+    def cells(self) -> dict[str, str]:
+        """A row of a table: figure, target, measured, interval and whether it was reached, as texts."""
         unit = f" {self.unit}" if self.unit else ""
         target = f"{self.target.kind} {self._number(self.target.limit)}{unit}" if self.target else ""
         interval = " to ".join(self._number(end) for end in self.interval) if self.interval else ""
@@ -96,7 +97,7 @@ def plain(value: float) -> float | None:
 
 
 def share(part: str, name: str, right: Proportion, at_least: float | None = None, note: str = "") -> Figure:
-    """A share of right answers with Wilson's interval."""
+    """A share of right answers, 0..1, with Wilson's interval; `at_least` is its target."""
     return Figure(
         part=part,
         name=name,
@@ -127,17 +128,17 @@ def resampled_groups(
     """Paired bootstrap over images: the accuracy of every group under several settings.
 
     Args:
-        right: for each of S settings, (n,) which images are answered rightly; the same images in the same order.
+        right: for each of S settings, a mask (n,) of the images answered right; the same images in the same order.
         groups: (n,) group of each image, 0..G-1.
         resamples: R, how often n images are drawn with replacement.
         seed: of the draws.
 
     Returns:
-        (R, S) average accuracies and (R, S, G) accuracies by group, nan where a group was not drawn.
+        (R, S) float64 average accuracies and (R, S, G) float64 accuracies by group, nan where a group was not drawn.
     """
     answers = np.stack(right)  # (S, n)
     settings, images = answers.shape
-    # What an image contributes is its group and its answers: drawing images is drawing counts of these few kinds.
+    # an image counts by its group and its S answers alone, so drawing images is drawing counts of G x 2^S kinds
     pattern = (answers * (1 << np.arange(settings))[:, None]).sum(axis=0)
     kinds = 1 << settings
     cells = np.bincount(groups * kinds + pattern, minlength=(int(groups.max()) + 1) * kinds)

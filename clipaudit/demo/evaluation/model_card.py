@@ -21,16 +21,16 @@ _TITLES = {
 _SETTINGS = {"none": "nothing", "variance": "chosen heads", "majority": "chosen by majority", "all": "every head"}
 
 
-def card(found: ModelEvaluation) -> str:
-    """The whole card as Markdown; written by the evaluation's command, never by hand."""
+def card(evaluation: ModelEvaluation) -> str:
+    """The model card as Markdown; written by the evaluation's command, never by hand."""
     sections = [
-        _what(found.model),
+        _what(evaluation.model),
         _use(),
-        _training(found.training),
-        *([["## How it was chosen", "", found.note]] if found.note else []),
+        _training(evaluation.training),
+        *([["## How it was chosen", "", evaluation.note]] if evaluation.note else []),
         _licences(),
-        _figures(found),
-        _choice(found),
+        _figures(evaluation),
+        _choice(evaluation),
         _limitations(),
     ]
     return "\n".join(line for section in sections for line in (*section, "")).rstrip("\n") + "\n"
@@ -124,33 +124,34 @@ def _licences() -> list[str]:
     ]
 
 
-def _figures(found: ModelEvaluation) -> list[str]:
+def _figures(evaluation: ModelEvaluation) -> list[str]:
     lines = [
         "## Figures",
         "",
-        f"`{found.command}`",
+        f"`{evaluation.command}`",
         "",
         _prose(f"""
-            {found.machine}; {found.seconds:.0f} s. Images are drawn from seeds that no training uses, {found.images}
-            for each question and art. Intervals are 95 %: Wilson's for shares of right answers; for worst groups,
-            differences and AUC the bootstrap over images ({RESAMPLES} resamples, paired where settings are compared).
+            {evaluation.machine}; {evaluation.seconds:.0f} s. Images are drawn from seeds that no training uses,
+            {evaluation.images} for each question and art. Intervals are 95 %: Wilson's for shares of right
+            answers; for worst groups, differences and AUC the bootstrap over images ({RESAMPLES} resamples, paired
+            where settings are compared).
             `birds` and `things` go through the real pipeline (JPEG shards, audit, stored rows); the other questions
             take the pixels as drawn. Prompts are the captions' own phrases, all of them averaged.
         """),
     ]
     for part, title in _TITLES.items():
-        lines += ["", f"### {title}", "", *_table(figure for figure in found.figures if figure.part == part)]
+        lines += ["", f"### {title}", "", *_table(figure for figure in evaluation.figures if figure.part == part)]
     return lines
 
 
 def _table(figures: Iterable[Figure]) -> list[str]:
-    rows = [f"| {' | '.join(figure.shown().values())} | {figure.note} |" for figure in figures]
+    rows = [f"| {' | '.join(figure.cells().values())} | {figure.note} |" for figure in figures]
     return ["| figure | target | measured | 95 % interval | reached | |", "|---|---|---|---|---|---|", *rows]
 
 
-def _choice(found: ModelEvaluation) -> list[str]:
+def _choice(evaluation: ModelEvaluation) -> list[str]:
     """How the heads were chosen, which they are, and what they say."""
-    study, pool = found.shortcut, text_pool()
+    study, pool = evaluation.shortcut, text_pool()
     first, second = RULES
     prompts = ", ".join(f"`{template}`" for template in TEMPLATES)
     return [
@@ -174,14 +175,14 @@ def _choice(found: ModelEvaluation) -> list[str]:
         "",
         "| head | share of the variance | about places | by number | chosen | texts (what each explains) |",
         "|---|---|---|---|---|---|",
-        *_heads(found),
+        *_heads(evaluation),
         "",
         *_groups(study.settings.values()),
     ]
 
 
-def _heads(found: ModelEvaluation) -> Iterable[str]:
-    for words in found.shortcut.words:
+def _heads(evaluation: ModelEvaluation) -> Iterable[str]:
+    for words in evaluation.shortcut.words:
         texts = "; ".join(f"{text.text} ({100 * text.explained:.0f} %)" for text in words.texts)
         weights = " | ".join(f"{100 * words.weight(rule):.0f} %" for rule in RULES)
         chosen = "both" if all(words.chosen(rule) for rule in RULES) else ""

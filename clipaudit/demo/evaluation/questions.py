@@ -1,6 +1,6 @@
-"""What the model is asked: for each factor of a scene its values, their prompts, and images that show each.
+"""The questions of the evaluation: for each factor of a scene its values, their prompts, and images that show each.
 
-Prompts are made of the phrases of `captions`, whole: nothing here was chosen by looking at a result.
+Prompts are the phrases of `captions`, all of them: none was chosen by looking at a result.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from clipaudit.demo.world.captions import (
     STYLE_PREFIXES,
     TINT_PHRASES,
     article,
+    joined,
     plural,
 )
 from clipaudit.demo.world.scenes import Scene, draw_scene, pick
@@ -38,33 +39,30 @@ class ModelQuestion:
 
     name: str
     prompts: Prompts
+    """Of every option."""
     scene: SceneOf
+    """Draws a scene that shows an option."""
     arts: tuple[bool, ...] = (False, True)
     """Asked of seen art (False), held-out art (True)."""
     tops: tuple[int, ...] = (1,)
-    """An answer counts when the truth is among the first so many."""
+    """For each number: an answer counts when the truth is among the first so many."""
     targets: Mapping[tuple[bool, int], float] = field(default_factory=dict)
-    """(held-out art, top) -> least share of right answers."""
+    """(held-out art, top) -> share of right answers, 0..1, to reach."""
 
     @property
     def options(self) -> tuple[str, ...]:
         """The answers to choose from."""
         return tuple(self.prompts)
 
-    def shown(self, held_out: bool) -> tuple[str, ...]:
+    def drawable(self, held_out: bool) -> tuple[str, ...]:
         """The options that images are made of: the held-out art lacks some nouns."""
-        drawable = sprites.nouns_of(nouns.HELD_OUT_ART) if held_out else nouns.NOUNS
-        return tuple(option for option in self.options if option not in nouns.NOUNS or option in drawable)
-
-
-def said(*parts: str) -> str:
-    """The parts of a caption that are there, with spaces between them."""
-    return " ".join(part for part in parts if part)
+        known = sprites.nouns_of(nouns.HELD_OUT_ART) if held_out else nouns.NOUNS
+        return tuple(option for option in self.options if option not in nouns.NOUNS or option in known)
 
 
 def noun_prompts() -> Prompts:
     """`a photo of a duck` and its like, for every noun."""
-    return {noun: tuple(said(prefix, article(noun)) for prefix in _PREFIXES) for noun in nouns.NOUNS}
+    return {noun: tuple(joined(prefix, article(noun)) for prefix in _PREFIXES) for noun in nouns.NOUNS}
 
 
 def questions() -> tuple[ModelQuestion, ...]:
@@ -109,7 +107,7 @@ def questions() -> tuple[ModelQuestion, ...]:
 
 
 def _weak_questions() -> tuple[ModelQuestion, ...]:
-    """Factors without a target, reported whatever they are."""
+    """Factors without a target; their figures are reported, too."""
     return (
         ModelQuestion(
             name="shapes",
@@ -139,7 +137,7 @@ def _weak_questions() -> tuple[ModelQuestion, ...]:
 
 def _of_any(prefix: str, subject: Callable[[str], str] = article, after: str = "") -> tuple[str, ...]:
     """The same words of every noun, so that no noun is favoured."""
-    return tuple(said(prefix, subject(noun), after) for noun in nouns.NOUNS)
+    return tuple(joined(prefix, subject(noun), after) for noun in nouns.NOUNS)
 
 
 def _by_phrase(phrases: Mapping[str, Sequence[str]]) -> Prompts:
@@ -151,8 +149,8 @@ def _by_phrase(phrases: Mapping[str, Sequence[str]]) -> Prompts:
 
 
 def _shape_prompts(colours: Sequence[str], shapes: Sequence[str]) -> tuple[str, ...]:
-    pairs = [article(said(colour, shape)) for colour in colours for shape in shapes]
-    return tuple(said(prefix, words) for prefix in _PREFIXES for words in pairs)
+    pairs = [article(joined(colour, shape)) for colour in colours for shape in shapes]
+    return tuple(joined(prefix, words) for prefix in _PREFIXES for words in pairs)
 
 
 def _with(factor: str, photo: float = 1.0) -> SceneOf:

@@ -7,10 +7,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from open_clip import CLIP
 
@@ -20,32 +18,33 @@ from clipaudit.demo.evaluation.measured import Figure, Target, share
 from clipaudit.demo.evaluation.questions import ModelQuestion
 from clipaudit.demo.world.backgrounds import SIZE
 from clipaudit.demo.world.scenes import Scene, render
+from clipaudit.demo.world.styles import Image8
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.encoder import Tokenizer, encode_texts, load_tokenizer
-from clipaudit.model.loading import LoadedModel, Normaliser, load_model, resolve
+from clipaudit.model.loading import LoadedModel, Normaliser, load_model
+from clipaudit.model.names import resolve
 from clipaudit.statistics import Proportion
-
-Image8: TypeAlias = npt.NDArray[np.uint8]
 
 _FRESH = 0x6672657368
 """First word of every seed here: no training batch, whose seeds are (seed, step), draws the same images."""
 _BATCH = 64
+"""Images encoded at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageEncoder:
-    """Images and texts to unit vectors."""
+    """Encodes images and texts of the demo as unit vectors in R^D."""
 
     config: ModelConfig
     loaded: LoadedModel
     tokenizer: Tokenizer
     normalise: Normaliser
-    known: dict[str, Float32s] = field(default_factory=dict, repr=False)
-    """Texts that have been encoded: questions share many."""
+    cache: dict[str, Float32s] = field(default_factory=dict, repr=False)
+    """(D,) by text: questions share many texts."""
 
     @classmethod
     def load(cls, config: ModelConfig) -> ImageEncoder:
-        """The model that `config` names, ready; UsageError when it cannot be had or takes images of another size."""
+        """Load the model that `config` names; UsageError when that fails or it takes images of another size."""
         loaded = load_model(config)
         preprocess = loaded.description["preprocess"]
         if preprocess["size"] not in (SIZE, [SIZE, SIZE]):
@@ -57,20 +56,20 @@ class ImageEncoder:
 
     @property
     def model(self) -> CLIP:
-        """The model itself."""
+        """The loaded model; UsageError when it is not an open_clip `CLIP`."""
         model = self.loaded.model
         if not isinstance(model, CLIP):
             raise UsageError(f"{self.config.name} is not a CLIP model as the demo model is")
         return model
 
     def texts(self, texts: Sequence[str]) -> Float32s:
-        """(T, D) unit vectors."""
-        new = [text for text in dict.fromkeys(texts) if text not in self.known]
-        self.known.update(zip(new, encode_texts(self.loaded, self.tokenizer, new, batch_size=512), strict=True))
-        return np.stack([self.known[text] for text in texts])
+        """(T, D) float32 unit vectors of texts."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.cache]
+        self.cache.update(zip(new, encode_texts(self.loaded, self.tokenizer, new, batch_size=512), strict=True))
+        return np.stack([self.cache[text] for text in texts])
 
     def options(self, prompts: Sequence[Sequence[str]]) -> Float32s:
-        """(C, D) unit vectors of options with any number of phrasings each: their mean direction."""
+        """(C, D) float32 unit vectors of options: the mean direction of each option's phrasings."""
         vectors = self.texts([text for texts in prompts for text in texts])
         ends = np.cumsum([len(texts) for texts in prompts])[:-1]
         means = np.stack([part.mean(axis=0, dtype=np.float64) for part in np.split(vectors, ends)])
@@ -79,23 +78,23 @@ class ImageEncoder:
 
     @torch.inference_mode()
     def images(self, pixels: Sequence[Image8]) -> Float32s:
-        """(64, 64, 3) uint8 arrays -> (n, D) unit vectors."""
+        """(n, D) float32 unit vectors of n images, (64, 64, 3) uint8 sRGB each."""
         features = self.model.encode_image(self.normalise(list(pixels)), normalize=True)
         vectors: Float32s = features.float().cpu().numpy()
         return vectors
 
 
 def fresh(seed: int, name: str) -> np.random.Generator:
-    """Random numbers of their own for every purpose, never those of a training."""
+    """A random generator for one purpose (`name`), independent of others and of every training."""
     return np.random.Generator(np.random.PCG64([_FRESH, seed, zlib.crc32(name.encode())]))
 
 
 def drawn(question: ModelQuestion, held_out: bool, count: int, seed: int) -> Iterator[tuple[int, Scene, Image8]]:
     """`count` images in turn of every option: the option's number, the scene, and (64, 64, 3) uint8 pixels."""
     rng = fresh(seed, f"{question.name}, {'held-out' if held_out else 'seen'} art")
-    shown = question.shown(held_out)
+    options = question.drawable(held_out)
     for number in range(count):
-        option = shown[number % len(shown)]
+        option = options[number % len(options)]
         scene = question.scene(rng, option, held_out)
         yield question.options.index(option), scene, render(scene, rng)[0]
 
@@ -103,19 +102,22 @@ def drawn(question: ModelQuestion, held_out: bool, count: int, seed: int) -> Ite
 def answers(
     encoder: ImageEncoder, question: ModelQuestion, classes: Float32s, held_out: bool, *, count: int, seed: int
 ) -> Ints:
-    """(count,) place of the truth among all options, 0 for the best match; `classes` (C, D) are the options."""
-    found: list[Ints] = []
+    """(count,) int64 place of the truth among all options, 0 for the best match.
+
+    classes: (C, D) unit vectors of the options.
+    """
+    ranks: list[Ints] = []
     truths: list[int] = []
     pixels: list[Image8] = []
     for truth, _, image in drawn(question, held_out, count, seed):
         truths.append(truth)
         pixels.append(image)
         if len(pixels) == _BATCH:
-            found.append(_places(encoder.images(pixels) @ classes.T, truths))
+            ranks.append(_places(encoder.images(pixels) @ classes.T, truths))
             truths, pixels = [], []
     if pixels:
-        found.append(_places(encoder.images(pixels) @ classes.T, truths))
-    return np.concatenate(found)
+        ranks.append(_places(encoder.images(pixels) @ classes.T, truths))
+    return np.concatenate(ranks)
 
 
 def recognition(encoder: ImageEncoder, question: ModelQuestion, *, count: int, seed: int) -> list[Figure]:
@@ -134,7 +136,7 @@ def recognition(encoder: ImageEncoder, question: ModelQuestion, *, count: int, s
 
 
 def footprint(config: ModelConfig, times: int = 5) -> list[Figure]:
-    """How long loading takes once Python's modules are there, and how large the files are.
+    """Figures: the time to load the model once Python's modules are imported, and the size of its files.
 
     UsageError for a model that is not a directory.
     """
@@ -164,7 +166,7 @@ def footprint(config: ModelConfig, times: int = 5) -> list[Figure]:
 
 
 def _places(similarity: Float32s, truths: Sequence[int]) -> Ints:
-    """(n, C) similarities and the true options -> how many options match better than the true one."""
+    """(n,) int64 how many options match better than the true one, from similarities (n, C)."""
     own = similarity[np.arange(len(truths)), truths]
-    found: Ints = (similarity > own[:, None]).sum(axis=1).astype(np.int64)
-    return found
+    ranks: Ints = (similarity > own[:, None]).sum(axis=1).astype(np.int64)
+    return ranks

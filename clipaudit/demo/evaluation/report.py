@@ -1,4 +1,4 @@
-"""A whole evaluation: figures, the shortcut study, what was measured on which machine; as JSON and as a table."""
+"""A whole evaluation as JSON and as a table: figures, the shortcut study, model, machine and training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CHECKPOINT, _LOG = "checkpoint.safetensors", "log.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEvaluation:
-    """Everything that one command found."""
+    """The result of one evaluation."""
 
     model: Mapping[str, Any]
     """`LoadedModel.description`."""
@@ -38,7 +38,7 @@ class ModelEvaluation:
     training: Mapping[str, Any] | None = None
     """`training_facts` of the training's directory."""
     note: str = ""
-    """What else the card's reader must know: how the model was chosen among several, what was tried in vain."""
+    """A remark for the card: how the model was chosen among several, what was tried without success."""
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -58,11 +58,11 @@ class ModelEvaluation:
         }
 
     def table(self) -> Table:
-        """Figure, target, measured, interval, reached."""
+        """A table with a row a figure: target, measured value, interval, and whether the target was reached."""
         table = Table(
             title=f"demo model {self.model['fingerprint']}, {self.images} images a question, seed {self.seed}"
         )
-        columns = list(self.figures[0].shown())
+        columns = list(self.figures[0].cells())
         for column in columns:
             table.add_column(column, justify="left" if column == "figure" else "right")
         part = self.figures[0].part
@@ -70,15 +70,15 @@ class ModelEvaluation:
             if figure.part != part:
                 table.add_section()
                 part = figure.part
-            shown = figure.shown()
-            table.add_row(*shown.values(), style={None: "", True: "green", False: "red"}[figure.reached])
+            cells = figure.cells()
+            table.add_row(*cells.values(), style={None: "", True: "green", False: "red"}[figure.reached])
         return table
 
 
 def training_facts(folder: Path) -> dict[str, Any]:
-    """What a training's directory says of it: the recipe, the seconds it took, the last line of its log.
+    """The recipe, the seconds and the last line of the log from a training's directory.
 
-    Empty where the directory holds neither a checkpoint nor a log.
+    Empty when the directory holds neither a checkpoint nor a log.
     """
     facts: dict[str, Any] = {}
     if (folder / _CHECKPOINT).is_file():
@@ -103,7 +103,7 @@ def machine() -> str:
 
 
 def _seconds(lines: Sequence[Mapping[str, Any]]) -> float:
-    """Every start of a training counts its seconds from zero: the sum of what each start reached."""
+    """Seconds of a training over all its starts, each of which counts from zero."""
     seconds = [float(line["seconds"]) for line in lines]
     ends = [before for before, after in itertools.pairwise(seconds) if after < before]
     return sum(ends) + seconds[-1]

@@ -15,9 +15,8 @@ from clipaudit.arrays import Bools, Ints
 from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConfig, StoreConfig
 from clipaudit.demo.evaluation.head_choice import PLACE, RULES, TOP, HeadTexts, Rule, head_words, text_pool
 from clipaudit.demo.evaluation.measured import Figure, Interval, Target, percentiles, plain, resampled_groups, share
-from clipaudit.demo.evaluation.questions import said
 from clipaudit.demo.evaluation.recognition import ImageEncoder
-from clipaudit.demo.world.captions import STYLE_PREFIXES
+from clipaudit.demo.world.captions import STYLE_PREFIXES, joined
 from clipaudit.demo.world.datasets import write_world
 from clipaudit.heads.ablation import ZeroShot, as_set, mean_ablation, random_sets, replacement_means, stream_logits
 from clipaudit.heads.texts.classes import load_classes
@@ -30,8 +29,10 @@ from clipaudit.run.rows import Rows
 from clipaudit.schema import Label, parse_head_label
 from clipaudit.statistics import Proportion
 
-TEMPLATES = tuple(said(prefix, "a {}") for prefix in STYLE_PREFIXES["photo"])
+TEMPLATES = tuple(joined(prefix, "a {}") for prefix in STYLE_PREFIXES["photo"])
+"""Prompts of the classes."""
 RANDOM_SETS = 1000
+"""Random head sets of each control."""
 _TEST = Rows(where=("split = test",))
 _SETTINGS = ("none", "variance", "majority", "all")
 """What is ablated: nothing, the heads of either rule, every head."""
@@ -55,7 +56,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Shortcut:
-    """What `birds` shows, and what ablating heads chosen by their texts does to it."""
+    """Accuracies on `birds` with and without heads chosen by their texts, with controls and intervals."""
 
     words: tuple[HeadTexts, ...]
     """Every head."""
@@ -70,15 +71,20 @@ class Shortcut:
 
     @property
     def figures(self) -> list[Figure]:
-        """For the table."""
+        """All figures of the study."""
         return _figures(self)
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON."""
 
-        def group(found: Proportion) -> dict[str, Any]:
-            interval = [plain(end) for end in found.interval()]
-            return {"right": found.right, "total": found.total, "value": plain(found.value), "interval": interval}
+        def group(proportion: Proportion) -> dict[str, Any]:
+            interval = [plain(end) for end in proportion.interval()]
+            return {
+                "right": proportion.right,
+                "total": proportion.total,
+                "value": plain(proportion.value),
+                "interval": interval,
+            }
 
         return {
             "rules": dict(RULES),
@@ -88,7 +94,7 @@ class Shortcut:
                     "heads": list(setting.heads),
                     "accuracy": group(setting.accuracy),
                     "worst_group": plain(setting.worst),
-                    "groups": {words: group(found) for words, found in setting.groups.items()},
+                    "groups": {words: group(proportion) for words, proportion in setting.groups.items()},
                 }
                 for name, setting in self.settings.items()
             },
@@ -100,7 +106,7 @@ class Shortcut:
 
 
 def shortcut(encoder: ImageEncoder, work: Path, *, birds: int, things: int, seed: int) -> Shortcut:
-    """Make `birds` and `things` under `work`, audit both, choose heads from `things` and texts, ablate them on `birds`.
+    """Draw `birds` and `things` under `work`, audit both, choose heads by `things` and texts, ablate them on `birds`.
 
     The choice is complete before the birds' run is opened.
     """
@@ -131,7 +137,7 @@ def audited(
     seed: int,
     attributes: Sequence[str] = ("place", "split"),
 ) -> Run:
-    """A world written as shards and audited by the local engine, every layer stored."""
+    """Write a world as shards and audit it with the local engine, every layer stored."""
     shards = write_world(world, work / world, count=count, seed=seed)
     config = JobConfig(
         shards=tuple(str(path) for path in shards),
@@ -146,7 +152,7 @@ def audited(
 
 
 def described(encoder: ImageEncoder, run: Run) -> tuple[HeadTexts, ...]:
-    """Every head of a run in the words of the captions' own phrases."""
+    """Every head of a run in words: its TextSpan over the captions' own phrases."""
     pool = text_pool()
     texts, properties = tuple(pool), tuple(pool.values())
     moments = run.moments()
@@ -158,17 +164,17 @@ def described(encoder: ImageEncoder, run: Run) -> tuple[HeadTexts, ...]:
 def studied(
     words: Sequence[HeadTexts], heads: Sequence[str], batches: Sequence[LogitBatch], names: Sequence[str], seed: int
 ) -> Shortcut:
-    """Settings, controls and figures, from every head's words and every test image's logits."""
+    """The study from every head's words and the logits of every test image."""
     chosen: dict[str, tuple[str, ...]] = {"none": (), "all": tuple(heads)}
     chosen |= {rule: tuple(head.head for head in words if head.chosen(rule)) for rule in RULES}
     settings = {
         name: Setting(
             name=name,
             heads=chosen[name],
-            accuracy=found.accuracy,
-            groups={f"{names[row]} on {place}": right for (row, place), right in found.groups.items()},
+            accuracy=answers.accuracy,
+            groups={f"{names[row]} on {place}": right for (row, place), right in answers.groups.items()},
         )
-        for name, found in zip(
+        for name, answers in zip(
             _SETTINGS, score(batches, [as_set(heads, chosen[name]) for name in _SETTINGS]), strict=True
         )
     }
@@ -190,17 +196,17 @@ def studied(
 
 
 def right_answers(batches: Sequence[LogitBatch], ablated: Bools) -> Bools:
-    """(n,) which rows are classified rightly with some columns ablated."""
+    """(n,) mask of the rows answered right with a mask (P,) of columns ablated."""
     logits = [batch.base - batch.removed[ablated].sum(axis=0) for batch in batches]
-    found: Bools = np.concatenate(logits).argmax(axis=1) == np.concatenate([batch.truth for batch in batches])
-    return found
+    right: Bools = np.concatenate(logits).argmax(axis=1) == np.concatenate([batch.truth for batch in batches])
+    return right
 
 
 def matched_sets(heads: Sequence[str], chosen: Sequence[str]) -> int:
     """How many different sets have as many heads in each layer as `chosen` has."""
     layers = [parse_head_label(head)[0] for head in heads]
-    wanted = [parse_head_label(head)[0] for head in chosen]
-    return math.prod(math.comb(layers.count(layer), wanted.count(layer)) for layer in sorted(set(wanted)))
+    of_chosen = [parse_head_label(head)[0] for head in chosen]
+    return math.prod(math.comb(layers.count(layer), of_chosen.count(layer)) for layer in sorted(set(of_chosen)))
 
 
 def _group_codes(batches: Sequence[LogitBatch]) -> Ints:
@@ -211,25 +217,25 @@ def _group_codes(batches: Sequence[LogitBatch]) -> Ints:
 
 
 def _intervals(right: Sequence[Bools], batches: Sequence[LogitBatch], seed: int) -> dict[str, Interval]:
-    """Bootstrap intervals over images of what is compared: the gap, worst groups, and every setting's rise."""
+    """Bootstrap intervals over images: the gap, and every setting's worst group and rises."""
     average, groups = resampled_groups(right, _group_codes(batches), seed=seed)
     worst = np.nanmin(groups, axis=2)  # (R, S)
-    found = {"gap": percentiles(average[:, 0] - worst[:, 0])}
+    intervals = {"gap": percentiles(average[:, 0] - worst[:, 0])}
     for place, name in enumerate(_SETTINGS):
-        found[f"{name} worst"] = percentiles(worst[:, place])
-        found[f"{name} rise"] = percentiles(worst[:, place] - worst[:, 0])
-        found[f"{name} average rise"] = percentiles(average[:, place] - average[:, 0])
-    return found
+        intervals[f"{name} worst"] = percentiles(worst[:, place])
+        intervals[f"{name} rise"] = percentiles(worst[:, place] - worst[:, 0])
+        intervals[f"{name} average rise"] = percentiles(average[:, place] - average[:, 0])
+    return intervals
 
 
-def _figures(found: Shortcut) -> list[Figure]:
-    intervals, plainly, everything = found.intervals, found.settings["none"], found.settings["all"]
-    figure = partial(Figure, part="birds", count=plainly.accuracy.total)
-    gap = plainly.accuracy.value - plainly.worst
+def _figures(study: Shortcut) -> list[Figure]:
+    intervals, plain_setting, all_heads = study.intervals, study.settings["none"], study.settings["all"]
+    figure = partial(Figure, part="birds", count=plain_setting.accuracy.total)
+    gap = plain_setting.accuracy.value - plain_setting.worst
     figures = [
-        share("birds", "zero-shot average", plainly.accuracy),
-        *(share("birds", f"zero-shot, {name}", group) for name, group in plainly.groups.items()),
-        figure(name="worst group", value=plainly.worst, interval=intervals["none worst"]),
+        share("birds", "zero-shot average", plain_setting.accuracy),
+        *(share("birds", f"zero-shot, {name}", group) for name, group in plain_setting.groups.items()),
+        figure(name="worst group", value=plain_setting.worst, interval=intervals["none worst"]),
         figure(
             name="worst group below the average",
             value=gap,
@@ -239,27 +245,27 @@ def _figures(found: Shortcut) -> list[Figure]:
         ),
     ]
     for rule in RULES:
-        figures += _ablated(found, rule, figure)
-    label = f"all {len(everything.heads)} heads"
+        figures += _ablated(study, rule, figure)
+    label = f"all {len(all_heads.heads)} heads"
     return [
         *figures,
-        figure(name=f"{label}: worst group", value=everything.worst, interval=intervals["all worst"]),
-        share("birds", f"{label}: average", everything.accuracy),
+        figure(name=f"{label}: worst group", value=all_heads.worst, interval=intervals["all worst"]),
+        share("birds", f"{label}: average", all_heads.accuracy),
     ]
 
 
-def _ablated(found: Shortcut, rule: Rule, figure: Callable[..., Figure]) -> list[Figure]:
+def _ablated(study: Shortcut, rule: Rule, figure: Callable[..., Figure]) -> list[Figure]:
     """One rule's figures; the targets are the first rule's."""
-    first, setting, random = rule == next(iter(RULES)), found.settings[rule], found.controls[rule]
+    first, setting, random = rule == next(iter(RULES)), study.settings[rule], study.controls[rule]
     label = f"{len(setting.heads)} {PLACE} heads" + ("" if first else " (by majority)")
     return [
-        figure(name=f"{label}: worst group", value=setting.worst, interval=found.intervals[f"{rule} worst"]),
+        figure(name=f"{label}: worst group", value=setting.worst, interval=study.intervals[f"{rule} worst"]),
         share("birds", f"{label}: average", setting.accuracy),
         figure(
             name=f"{label}: rise of the worst group",
-            value=setting.worst - found.settings["none"].worst,
+            value=setting.worst - study.settings["none"].worst,
             unit="points",
-            interval=found.intervals[f"{rule} rise"],
+            interval=study.intervals[f"{rule} rise"],
             target=Target(limit=0.2) if first else None,
         ),
         figure(
@@ -271,6 +277,6 @@ def _ablated(found: Shortcut, rule: Rule, figure: Callable[..., Figure]) -> list
             name=f"{label}: random sets beaten",
             value=random.beaten,
             target=Target(limit=0.95) if first else None,
-            note=f"{random.sets} random sets of {found.possible[rule]} different ones, p = {random.p:.4f}",
+            note=f"{random.sets} random sets of {study.possible[rule]} different ones, p = {random.p:.4f}",
         ),
     ]

@@ -43,8 +43,10 @@ class BatchMaker:
     generator: str
     """`module:function` of a `Generator`."""
     bpe: Path
+    """The tokeniser's merges."""
     seed: int
     size: int
+    """Images in a batch."""
 
     def __call__(self, step: int) -> TrainingBatch:
         """The batch of one step."""
@@ -62,8 +64,8 @@ class BatchMaker:
 @functools.cache
 def _generator(name: str) -> Generator:
     module, _, function = name.partition(":")
-    found: Generator = getattr(importlib.import_module(module), function)
-    return found
+    generator: Generator = getattr(importlib.import_module(module), function)
+    return generator
 
 
 @functools.cache
@@ -87,7 +89,7 @@ def batches(
 ) -> Iterator[Iterator[TrainingBatch]]:
     """Batches `first` to `last - 1` in order, made by `workers` processes, each up to `ahead` of them in advance.
 
-    Without workers they are made here, when asked for.
+    Without workers they are made in this process, one at a time as they are taken.
     """
     if workers == 0:
         yield (make(step) for step in range(first, last))
@@ -97,15 +99,15 @@ def batches(
     processes, connections = [], []
     try:
         for number in range(workers):
-            here, there = context.Pipe(duplex=False)
+            receiver, sender = context.Pipe(duplex=False)
             steps = range(first + number, last, workers)
-            process = context.Process(target=_work, args=(make, steps, there), daemon=True)
+            process = context.Process(target=_work, args=(make, steps, sender), daemon=True)
             process.start()
-            there.close()  # else the end of the worker would not be seen
+            sender.close()  # while this end is open, a worker's end is no end of file
             line: queue.Queue[TrainingBatch | BaseException] = queue.Queue(maxsize=ahead)
-            threading.Thread(target=_receive, args=(here, line, len(steps)), daemon=True).start()
+            threading.Thread(target=_receive, args=(receiver, line, len(steps)), daemon=True).start()
             processes.append(process)
-            connections.append(here)
+            connections.append(receiver)
             lines.append(line)
         yield _in_turn(lines, first, last)
     finally:
@@ -135,11 +137,11 @@ def _receive(connection: Connection[Any, Any], line: queue.Queue[TrainingBatch |
 def _work(make: BatchMaker, steps: range, connection: Connection[Any, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle
     if hasattr(os, "nice"):
-        os.nice(5)  # a training step's threads wait for each other; a generator can wait for a step
+        os.nice(5)  # the training step's threads wait for each other, so they go first
     try:
         for step in steps:
             connection.send(make(step))
     except BrokenPipeError:
         return  # the trainer is gone
-    except Exception as error:  # noqa: BLE001 - reported where it can be seen
+    except Exception as error:  # noqa: BLE001 - raised again in the training process
         connection.send(RuntimeError(f"{type(error).__name__}: {error}"))

@@ -50,7 +50,7 @@ def training_scene(rng: np.random.Generator) -> Scene:
 
 
 def bird_backgrounds(noun: str, rng: np.random.Generator, *, aligned: float) -> tuple[str, ...]:
-    """The backgrounds that a noun is drawn on this time; only birds have a preference."""
+    """The backgrounds that a noun is drawn on this time; `aligned`, 0..1, is how often a bird is on its own group's."""
     home = nouns.HOME.get(nouns.GROUP_OF[noun])
     if home is None:
         return nouns.BACKGROUNDS

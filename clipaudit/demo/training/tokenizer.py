@@ -84,11 +84,11 @@ def _common_words() -> list[str]:
 def _words(phrases: Iterable[str]) -> set[str]:
     """Words as the tokeniser splits them, in its byte alphabet."""
     alphabet = bytes_to_unicode()
-    found: set[str] = set()
+    words: set[str] = set()
     for phrase in phrases:
         for word in _stock().pat.findall(_stock().clean_fn(phrase)):
-            found.add("".join(alphabet[byte] for byte in word.encode("utf-8")))
-    return found
+            words.add("".join(alphabet[byte] for byte in word.encode("utf-8")))
+    return words
 
 
 def _applied(word: str, ranks: Mapping[Pair, int]) -> set[Pair]:

@@ -11,7 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +32,9 @@ from clipaudit.model import bundled
 
 _CHECKPOINT, _LOG = "checkpoint.safetensors", "log.jsonl"
 _HELD_OUT_SEED = 1_000_003
+"""Of the batch that progress is measured on; no training uses it."""
 _MAX_LOGIT_SCALE = math.log(100)
+"""As in CLIP (Radford et al., ICML 2021, section 2.5): the temperature stays at or above 1/100."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +42,13 @@ class Recipe:
     """Everything that the trained weights depend on."""
 
     seed: int = 0
+    """Of weights and data."""
     images: int = 700_000
+    """Images seen in all."""
     batch: int = 256
+    """Images in a step."""
     lr: float = 1e-3
+    """Highest learning rate."""
     warmup: float = 0.05
     """Fraction of the steps over which the learning rate rises; afterwards it follows a cosine to zero."""
     weight_decay: float = 0.1
@@ -50,8 +56,11 @@ class Recipe:
     dense: float = 0.2
     """Last fraction of the steps, in which no patch is dropped."""
     ema: float = 0.998
+    """Decay of the averaged weights."""
     clip: float = 1.0
+    """Largest norm of the gradient."""
     generator: str = "clipaudit.demo.training.data:training_batch"
+    """`module:function` of the function that makes batches."""
 
     @property
     def steps(self) -> int:
@@ -91,7 +100,7 @@ class Trainer:
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
-        # For so short sequences plain matrix products train 1.4 times as fast on a CPU as its flash attention.
+        # For sequences this short plain matrix products train 1.4 times as fast on a CPU as its flash attention.
         self._attention = [SDPBackend.MATH]
         if device.type != "cpu":
             self._attention += [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION]
@@ -173,17 +182,19 @@ class Trainer:
         return asdict(self.recipe) | {"bpe": hashlib.sha256(self.bpe.read_bytes()).hexdigest()[:16]}
 
     def _loss(self, model: open_clip.CLIP, batch: TrainingBatch) -> tuple[torch.Tensor, float]:
+        """Contrastive loss in both directions, and in-batch retrieval accuracy, 0..1."""
         images = torch.from_numpy(batch.images).to(self.device)
         tokens = torch.from_numpy(batch.tokens).to(self.device)
         caption = torch.from_numpy(batch.caption).to(self.device)
         # (B, H, W, 3) -> (B, 3, H, W)
         pixels = images.permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)
         with torch.autocast(self.device.type, dtype=torch.bfloat16), sdpa_kernel(self._attention):
-            seen = model.encode_image(pixels.contiguous())
-            said = _encode_text(model, tokens)
-        seen = F.normalize(seen.float(), dim=-1)
-        said = F.normalize(said.float(), dim=-1)[caption]
-        logits = model.logit_scale.exp() * seen @ said.T
+            image_features = model.encode_image(pixels.contiguous())
+            text_features = _encode_text(model, tokens)
+        image_features = F.normalize(image_features.float(), dim=-1)
+        text_features = F.normalize(text_features.float(), dim=-1)[caption]
+        logits = model.logit_scale.exp() * image_features @ text_features.T
+        # images whose captions are equal share their target evenly: a repeated caption is no negative
         same = caption[:, None] == caption[None, :]
         target = same / same.sum(1, keepdim=True)
         # `same` is symmetric, so one target serves both directions.
@@ -202,12 +213,12 @@ def _encode_text(model: open_clip.CLIP, tokens: torch.Tensor) -> torch.Tensor:
 
 def _accuracy(logits: torch.Tensor, caption: torch.Tensor) -> float:
     """How often the best match has the right caption, mean of both directions."""
-    found = [caption[matrix.argmax(1)] == caption for matrix in (logits, logits.T)]
-    return float(torch.cat(found).float().mean())
+    matches = [caption[matrix.argmax(1)] == caption for matrix in (logits, logits.T)]
+    return float(torch.cat(matches).float().mean())
 
 
 class _Stop:
-    """Notes SIGTERM and SIGINT, so that the step in progress ends first; a second signal ends at once."""
+    """Records SIGTERM and SIGINT, so that the step in progress ends first; a second signal ends at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -232,20 +243,22 @@ class _Stop:
 
 @dataclass(kw_only=True)
 class Watch:
-    """Prints and logs progress: loss, rate, time left, and now and then the averaged weights' retrieval accuracy."""
+    """Prints and logs progress: loss, rate, time left, and at intervals the averaged weights' retrieval accuracy."""
 
     out: Path
     recipe: Recipe
     console: Console
     print_every: float = 20
+    """Seconds."""
     evaluate_every: float = 180
+    """Seconds."""
 
     def __post_init__(self) -> None:
         self._begun = self._printed = self._evaluated = time.monotonic()
         self._figures: list[Mapping[str, float]] = []
 
     def after_step(self, trainer: Trainer, figures: Mapping[str, float], held_out: TrainingBatch | None) -> None:
-        """Take note of one step; `held_out` None means the last one."""
+        """Count one step; with a `held_out` batch, measure the averaged weights on it when it is time."""
         self._figures.append(figures)
         now = time.monotonic()
         last = trainer.step >= self.recipe.steps
@@ -261,9 +274,11 @@ class Watch:
         self._printed, self._figures = time.monotonic(), []
 
     def _say(self, step: int, rate: float, means: Mapping[str, float]) -> None:
-        left = self._seconds_left(step, rate)
+        seconds = self._seconds_left(step, rate)
         line = f"step {step}/{self.recipe.steps}  loss {means['loss']:.3f}  in-batch {means['accuracy']:.1%}"
-        line += f"  norm {means['norm']:.2f}  scale {means['scale']:.0f}  {rate:.0f} images/s  {left / 60:.0f} min left"
+        line += (
+            f"  norm {means['norm']:.2f}  scale {means['scale']:.0f}  {rate:.0f} images/s  {seconds / 60:.0f} min left"
+        )
         if "averaged_accuracy" in means:
             line += f"\n  averaged weights, held-out batch: loss {means['averaged_loss']:.3f}"
             line += f"  in-batch {means['averaged_accuracy']:.1%}"
@@ -323,8 +338,17 @@ def main(
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 5,
 ) -> None:
     """Train the demo model, or go on where an interrupted training of the same settings stopped."""
-    given = locals()
-    recipe = Recipe(**{field.name: given[field.name] for field in fields(Recipe) if field.name in given})
+    recipe = Recipe(
+        seed=seed,
+        images=images,
+        batch=batch,
+        lr=lr,
+        weight_decay=weight_decay,
+        patch_dropout=patch_dropout,
+        dense=dense,
+        ema=ema,
+        generator=generator,
+    )
     console = Console(soft_wrap=True, highlight=False)
     torch.set_num_threads(threads or os.cpu_count() or 1)
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

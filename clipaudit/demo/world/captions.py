@@ -1,4 +1,4 @@
-"""Captions of scenes: what an image's owner might have written, naming some of what is there."""
+"""Captions of scenes: what an image's owner might have written, naming some of the scene's factors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLACES = MappingProxyType(
         "snow": ("in the snow", "in winter", "on snow"),
     }
 )
-"""What captions say of a background, most common first."""
+"""Phrases for a background, most common first."""
 GROUP_PLACES = MappingProxyType({"water": ("on the water", "on water"), "land": ("on land", "in a forest on land")})
 
 STYLE_PREFIXES = MappingProxyType(
@@ -69,10 +69,10 @@ _PLURALS = MappingProxyType(
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One caption; the parts that it names are drawn at random, all of them true."""
+    """One caption of a scene; the factors that it names are drawn at random, and what it says of them is true."""
     prefix = _prefix(scene, rng)
     if not scene.noun:
-        return _joined(prefix, _scene_words(scene, rng), _tint(scene, rng, 0.8))
+        return joined(prefix, _scene_words(scene, rng), _tint(scene, rng, 0.8))
     if scene.style != "photo" and rng.random() < 0.15:
         return prefix.removesuffix(" of")
     parts = [prefix, _subject(scene, rng)]
@@ -81,7 +81,12 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     if rng.random() < 0.5:
         parts.append(_place(scene, rng))
     parts.append(_tint(scene, rng, 0.7))
-    return _joined(*parts)
+    return joined(*parts)
+
+
+def joined(*parts: str) -> str:
+    """The parts of a caption that are not empty, with spaces between them."""
+    return " ".join(part for part in parts if part)
 
 
 def article(words: str) -> str:
@@ -104,8 +109,8 @@ def vocabulary() -> list[str]:
 
 
 def _prefix(scene: Scene, rng: np.random.Generator) -> str:
-    shown = scene.style if rng.random() < 0.85 else "photo"
-    choices = STYLE_PREFIXES[shown]
+    style = scene.style if rng.random() < 0.85 else "photo"
+    choices = STYLE_PREFIXES[style]
     return pick(rng, choices[:1] if rng.random() < 0.5 else choices)
 
 
@@ -139,12 +144,8 @@ def _subject(scene: Scene, rng: np.random.Generator) -> str:
     if scene.size and scene.count == 1 and not scene.other and rng.random() < 0.3:
         word = f"{scene.size} {word}"
     if scene.count > 1:
-        *rest, last = word.split(" ")
-        several = " ".join([*rest, plural(last)])
+        *leading, last = word.split(" ")
+        several = " ".join([*leading, plural(last)])
         return several if rng.random() < 0.2 else f"{_NUMBERS[scene.count]} {several}"
     first = article(word)
     return f"{first} and {article(scene.other)}" if scene.other else first
-
-
-def _joined(*parts: str) -> str:
-    return " ".join(part for part in parts if part)

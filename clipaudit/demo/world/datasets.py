@@ -42,7 +42,7 @@ _PLANTED_CLEAN = ("apple", "book", "cow", "rocket", "turtle")
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnSample:
-    """One image of a world with everything that is known of it."""
+    """One image of a world with its truth."""
 
     key: str
     scene: Scene
@@ -66,7 +66,7 @@ class _Draft:
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """A data set's classes and how its images come about."""
+    """A data set: its classes and how its images are drawn."""
 
     classes: tuple[str, ...]
     about: str
@@ -80,7 +80,7 @@ def samples(name: str, *, count: int, seed: int) -> Iterator[DrawnSample]:
     Raises UsageError for a name that is not in WORLDS.
     """
     world = _world(name)
-    # A stream of its own for every world and for every image: no image depends on those before it.
+    # every world and every image has its own random stream: no image depends on those before it
     stream = zlib.crc32(name.encode())
     drafts = world.drafts(count, np.random.Generator(np.random.PCG64([seed, stream])))
     for index, draft in enumerate(drafts):

@@ -1,4 +1,4 @@
-"""Scenes with known truth: what is in them, drawn as pixels with the object's mask."""
+"""Scenes with known truth: their factors, drawn as pixels with the object's mask."""
 
 from __future__ import annotations
 

@@ -85,5 +85,5 @@ def _premultiplied(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
     # Pillow resizes 8-bit images in integers, so the pixels are the same on every machine.
     resized = image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(resized).copy()
-    pixels.flags.writeable = False  # cached: everybody shares it
+    pixels.flags.writeable = False  # cached and shared by all callers
     return pixels

@@ -19,7 +19,7 @@ TEMPLATE_SETS: Final = ("imagenet", "simple", "single")
 """OpenAI's 80 templates for ImageNet; the 7 of them that do nearly as well; one."""
 SINGLE: Final = ("a photo of a {}.",)
 _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]*")
-_SHOWN: Final = 5
+_LISTED: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +60,14 @@ class ClassNames:
         underscores make no difference). Raises UsageError with the labels that have no class.
         """
         wanted = dict.fromkeys(label for label in labels if label is not None)
-        found = {label: self._row(label) for label in wanted}
-        missing = [label for label, row in found.items() if row is None]
+        rows = {label: self._row(label) for label in wanted}
+        missing = [label for label, row in rows.items() if row is None]
         if missing:
             many = f"labels {_listed(missing)} have" if len(missing) > 1 else f"label {missing[0]!r} has"
-            raise UsageError(f"the run's {many} no name in {self.source}, which has {len(self)} classes: {self._shown}")
-        return {label: row for label, row in found.items() if row is not None}
+            raise UsageError(
+                f"the run's {many} no name in {self.source}, which has {len(self)} classes: {self._examples}"
+            )
+        return {label: row for label, row in rows.items() if row is not None}
 
     def _row(self, label: int | str) -> int | None:
         row = self._by_label_text.get(str(label))
@@ -82,9 +84,10 @@ class ClassNames:
         return {key: row for row, name in enumerate(self.names) if (key := _key(name)) not in repeated}
 
     @property
-    def _shown(self) -> str:
+    def _examples(self) -> str:
+        """The first few labels with their names."""
         pairs = [f"{label} = {name}" if str(label) != name else name for label, name in self.by_label.items()]
-        return ", ".join(pairs[:_SHOWN]) + (", ..." if len(pairs) > _SHOWN else "")
+        return ", ".join(pairs[:_LISTED]) + (", ..." if len(pairs) > _LISTED else "")
 
 
 def load_classes(path: str) -> ClassNames:
@@ -107,11 +110,11 @@ def find_classes(path: str | None, shards: Sequence[str], labels: Iterable[Label
     wanted = list(dict.fromkeys(label for label in labels if label is not None))
     if not wanted:
         raise UsageError("the run has no labels: audit again with --label")
-    found = load_classes(path) if path is not None else _beside(shards)
+    classes = load_classes(path) if path is not None else _beside(shards)
     words_only = all(isinstance(label, str) for label in wanted)
-    if found is not None and path is None and words_only and not any(map(found.knows, wanted)):
-        found = None  # the file names the classes of another field than the one chosen as label
-    if found is None:
+    if classes is not None and path is None and words_only and not any(map(classes.knows, wanted)):
+        classes = None  # the file names the classes of another field than the one chosen as label
+    if classes is None:
         if not words_only:
             raise UsageError(
                 f"the run's labels are numbers ({_listed(wanted)}) and there is no {CLASSNAMES} beside its shards:"
@@ -119,28 +122,31 @@ def find_classes(path: str | None, shards: Sequence[str], labels: Iterable[Label
             )
         words = tuple(sorted(str(label) for label in wanted))
         names = tuple(" ".join(word.replace("_", " ").split()) or word for word in words)
-        found = ClassNames(labels=words, names=names, source="the run's labels")
-    found.rows(wanted)
-    return found
+        classes = ClassNames(labels=words, names=names, source="the run's labels")
+    classes.rows(wanted)
+    return classes
 
 
 def listed_classes(path: str | None, shards: Sequence[str]) -> ClassNames:
     """The class names of a run whose images have no labels: from the file if one is given, else from `classnames.txt`
     beside its `shards` (URLs) or one above. UsageError when there is neither, or fewer than two names.
     """
-    found = load_classes(path) if path is not None else _beside(shards)
-    if found is None:
+    classes = load_classes(path) if path is not None else _beside(shards)
+    if classes is None:
         raise UsageError(
             f"classes that do not come from labels need names, and there is no {CLASSNAMES} beside the shards: give a"
             " file with --classes"
         )
-    if len(found) < 2:
-        raise UsageError(f"an audit compares classes, and {found.source} names one")
-    return found
+    if len(classes) < 2:
+        raise UsageError(f"an audit compares classes, and {classes.source} names one")
+    return classes
 
 
 def load_templates(spec: str = "imagenet") -> tuple[str, ...]:
-    """Prompt templates with one `{}` each: a name of TEMPLATE_SETS, or a file with one a line."""
+    """Prompt templates with one `{}` each: a name of TEMPLATE_SETS, or a file with one a line.
+
+    Raises UsageError when there is no such set or file, and naming the line that is no template.
+    """
     if spec == "single":
         return SINGLE
     if spec in TEMPLATE_SETS:
@@ -158,11 +164,6 @@ def load_templates(spec: str = "imagenet") -> tuple[str, ...]:
     if not lines:
         raise UsageError(f"{spec} has no templates: write one a line, with {{}} where the class name goes")
     return tuple(dict.fromkeys(line.columns[0] for line in lines))
-
-
-def prompts(names: Sequence[str], templates: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Every class's prompts, one per template; braces in names are left alone."""
-    return tuple(tuple(template.replace("{}", name) for template in templates) for name in names)
 
 
 def _classes(lines: list[TextLine], path: str) -> ClassNames:
@@ -197,18 +198,18 @@ def _labels(lines: list[TextLine], path: str) -> tuple[int | str, ...]:
 
 
 def _beside(shards: Sequence[str]) -> ClassNames | None:
-    """What `classnames.txt` in the directories of the shards say, or in those above; None when there is none."""
-    found: dict[str, ClassNames] = {}
+    """The classes of `classnames.txt` in the directories of the shards, or in those above; None without such a file."""
+    files: dict[str, ClassNames] = {}
     for directory in dict.fromkeys(_parent(url) for url in shards if "::" not in url):
         for place in filter(None, (directory, _parent(directory))):
             path = f"{place.rstrip('/')}/{CLASSNAMES}"
             data = read_if_there(path)
             if data is not None:
-                found[path] = _classes(parse_lines(data, path), path)
+                files[path] = _classes(parse_lines(data, path), path)
                 break
-    if len({(names.labels, names.names, names.others) for names in found.values()}) > 1:
-        raise UsageError(f"{' and '.join(list(found)[:2])} differ: give the file of class names that holds")
-    return next(iter(found.values()), None)
+    if len({(names.labels, names.names, names.others) for names in files.values()}) > 1:
+        raise UsageError(f"{' and '.join(list(files)[:2])} differ: give the file of class names that is right")
+    return next(iter(files.values()), None)
 
 
 def _parent(url: str) -> str:
@@ -221,8 +222,9 @@ def _parent(url: str) -> str:
 
 
 def _key(name: str) -> str:
+    """A name as it is compared: without case, underscores as spaces."""
     return " ".join(name.replace("_", " ").split()).casefold()
 
 
 def _listed(labels: Sequence[int | str]) -> str:
-    return ", ".join(map(repr, labels[:_SHOWN])) + (", ..." if len(labels) > _SHOWN else "")
+    return ", ".join(map(repr, labels[:_LISTED])) + (", ..." if len(labels) > _LISTED else "")

@@ -1,4 +1,4 @@
-"""Texts to unit vectors in the joint space: the model's tokenizer, batches, prompt templates, centring."""
+"""Texts to unit vectors in the joint space: the model's tokenizer, batches, prompt templates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import torch
 from clipaudit.arrays import Float32s
 from clipaudit.config import ModelConfig
 from clipaudit.errors import UsageError
-from clipaudit.model.loading import LoadedModel, first_line, quiet_open_clip, resolve, spelled
+from clipaudit.model.loading import LoadedModel, first_line, quiet_open_clip
+from clipaudit.model.names import resolve, spelled
 
 Template: TypeAlias = str | Callable[[str], str]
 """A prompt with `{}` where the name goes, or a function such as those of `open_clip.OPENAI_IMAGENET_TEMPLATES`."""
@@ -41,8 +42,6 @@ def load_tokenizer(config: ModelConfig) -> Tokenizer:
     Raises UnknownModel as `load_model` does, and UsageError when the tokenizer's files cannot be had.
     """
     name, _, _ = resolve(config)
-    # open_clip takes `ViT-B/32` for a model, but for a tokenizer it would quietly fall back to its default one
-    name = name if name.startswith((_LOCAL, "hf-hub:")) else name.replace("/", "-")
     try:
         with quiet_open_clip():
             tokenizer: Tokenizer = open_clip.get_tokenizer(name, **_local_bpe(name))
@@ -54,8 +53,8 @@ def load_tokenizer(config: ModelConfig) -> Tokenizer:
 def encode_texts(loaded: LoadedModel, tokenizer: Tokenizer, texts: Sequence[str], *, batch_size: int = 128) -> Float32s:
     """(T, D) unit float32 vectors of texts, in order; not centred.
 
-    Raises UsageError when a text is longer than the model's context (it would be cut without a word), or when the
-    tokenizer is not the model's.
+    Raises UsageError when a text is longer than the model's context (tokenizers cut it without telling), when the
+    tokenizer is not the model's, or when a vector is not finite or of length 0.
     """
     batches = [_encode(loaded, tokenizer, piece) for piece in _pieces(texts, batch_size)]
     return np.concatenate(batches) if batches else np.empty((0, 0), np.float32)
@@ -71,32 +70,22 @@ def encode_classes(
 ) -> Float32s:
     """(C, D) unit float32 vectors of classes: the mean over all templates of the unit vectors, normalised again.
 
-    The same as open_clip's zero-shot classifier; UsageError as in `encode_texts`, or without templates.
+    The same as open_clip's zero-shot classifier (prompt ensembling: Radford et al. 2021, section 3.1.4). UsageError as
+    in `encode_texts`, or without templates.
     """
     if not templates:
         raise UsageError("there is no prompt template: give at least one, such as 'a photo of a {}.'")
-    found: list[Float32s] = []
+    classes: list[Float32s] = []
     for piece in _pieces(names, max(1, batch_size // len(templates))):
         prompts = [fill(template, name) for name in piece for template in templates]
         vectors = encode_texts(loaded, tokenizer, prompts, batch_size=batch_size)
         # (names * templates, D) -> (names, templates, D) -> (names, D)
-        found.append(_unit(vectors.reshape(len(piece), len(templates), -1).mean(axis=1, dtype=np.float64)))
-    return np.concatenate(found) if found else np.empty((0, 0), np.float32)
-
-
-def centred(texts: Float32s) -> Float32s:
-    """(T, D) vectors minus their mean over the pool; no longer unit.
-
-    Not the default anywhere, because the published TextSpan takes unit text vectors as they are (clip_text_span,
-    `compute_complete_text_set.py`; our oracle was made with it), and because it would make what one text means depend
-    on which others are in the pool.
-    """
-    found: Float32s = texts - texts.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return found
+        classes.append(_unit(vectors.reshape(len(piece), len(templates), -1).mean(axis=1, dtype=np.float64)))
+    return np.concatenate(classes) if classes else np.empty((0, 0), np.float32)
 
 
 def fill(template: Template, name: str) -> str:
-    """A class name put into a template; braces in the name mean nothing."""
+    """A class name put into a template; braces in the name stay as they are. UsageError for a template without `{}`."""
     if callable(template):
         return template(name)
     if "{}" not in template:
@@ -122,14 +111,14 @@ def _encode(loaded: LoadedModel, tokenizer: Tokenizer, texts: Sequence[str]) -> 
 def _tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> torch.Tensor:
     """(n, context) token ids, of texts that all fit."""
     context = tokenizer.context_length
-    # Tokenizers cut without a word, each in its own way. With twice the room, a text that fits leaves the second half
-    # as the empty text does.
+    # Tokenizers cut silently, each in its own way. With twice the context, a text that fits leaves the second half as
+    # the empty text does.
     roomy = tokenizer(["", *texts], context_length=2 * context)[:, context:]
     cut = (roomy[1:] != roomy[:1]).any(dim=1)
     if bool(cut.any()):
         text = texts[int(cut.int().argmax())]
-        shown = text if len(text) <= 60 else f"{text[:57]}..."
-        raise UsageError(f"a text is longer than the {context} tokens that the model reads: {shown!r}")
+        start = text if len(text) <= 60 else f"{text[:57]}..."
+        raise UsageError(f"a text is longer than the {context} tokens that the model reads: {start!r}")
     return tokenizer(list(texts), context_length=context)
 
 

@@ -10,9 +10,9 @@ from typing import Final, TypeAlias
 Words: TypeAlias = tuple[str, ...]
 
 NONE: Final = -1
-"""No class is named."""
+"""Instead of a class: none is named."""
 SEVERAL: Final = -2
-"""More than one is."""
+"""Instead of a class: more than one is named."""
 _ZERO_WIDTH_SPACE: Final = 0x200B
 _HISSING: Final = ("s", "x", "z", "ch", "sh", "o")
 
@@ -40,7 +40,7 @@ def forms_of(names: Sequence[str], others: Sequence[Sequence[str]] = ()) -> Form
     """
     classes: dict[Words, set[int]] = {}
     lengths: dict[str, set[int]] = {}
-    further = ((place, name) for place, found in enumerate(others) for name in found)
+    further = ((place, name) for place, more in enumerate(others) for name in more)
     for place, name in (*enumerate(names), *further):
         words = words_of(name)
         for last in (words[-1], *_plurals(words[-1])) if words else ():
@@ -48,8 +48,8 @@ def forms_of(names: Sequence[str], others: Sequence[Sequence[str]] = ()) -> Form
             classes.setdefault(form, set()).add(place)
             lengths.setdefault(form[0], set()).add(len(form))
     return Forms(
-        classes={form: frozenset(found) for form, found in classes.items()},
-        lengths={word: tuple(sorted(found)) for word, found in lengths.items()},
+        classes={form: frozenset(places) for form, places in classes.items()},
+        lengths={word: tuple(sorted(counts)) for word, counts in lengths.items()},
     )
 
 
@@ -62,17 +62,17 @@ def named_classes(text: str, forms: Forms) -> frozenset[int]:
         for length in forms.lengths.get(word, ())
         if start + length <= len(words) and words[start : start + length] in forms.classes
     ]
-    kept: list[tuple[int, int]] = []
-    for start, stop in sorted(spans, key=lambda span: span[0] - span[1]):
-        if not any(a < stop and start < b and b - a > stop - start for a, b in kept):
-            kept.append((start, stop))
-    return frozenset(place for start, stop in kept for place in forms.classes[words[start:stop]])
+    longest: list[tuple[int, int]] = []
+    for start, stop in sorted(spans, key=lambda span: span[0] - span[1]):  # of most words first
+        if not any(a < stop and start < b and b - a > stop - start for a, b in longest):
+            longest.append((start, stop))
+    return frozenset(place for start, stop in longest for place in forms.classes[words[start:stop]])
 
 
 def named_class(text: str | None, forms: Forms) -> int:
     """The one class that a caption names; NONE without a caption or a name in it, SEVERAL when it names more."""
-    found: frozenset[int] = frozenset() if text is None else named_classes(text, forms)
-    return next(iter(found)) if len(found) == 1 else SEVERAL if found else NONE
+    named: frozenset[int] = frozenset() if text is None else named_classes(text, forms)
+    return next(iter(named)) if len(named) == 1 else SEVERAL if named else NONE
 
 
 def _plurals(word: str) -> Iterator[str]:
@@ -91,8 +91,8 @@ class _Characters(dict[int, int | str | None]):
     def __missing__(self, code: int) -> int | str | None:
         kind = unicodedata.category(chr(code))
         unseen = kind == "Cf" and code != _ZERO_WIDTH_SPACE
-        self[code] = found = code if kind[0] in "LNM" else None if unseen else " "
-        return found
+        self[code] = character = code if kind[0] in "LNM" else None if unseen else " "
+        return character
 
 
 _CHARACTERS: Final = _Characters()

@@ -22,7 +22,7 @@ CORE: Final = "core-like"
 CONTEXT: Final = "context-like"
 """Setting, style, quality, a person's attributes, text and watermarks: what a class should not hang on."""
 UNSPECIFIED: Final = "unspecified"
-"""Property or kind of a text of whose file says nothing about it."""
+"""Property or kind of a text whose file gives none."""
 KINDS: Final = (CORE, CONTEXT, UNSPECIFIED)
 BUNDLED: Final = "clipaudit's own pool"
 _OF_MODELS: Final = {"demo": "demo.tsv"}
@@ -84,14 +84,6 @@ class TextPool:
             raise ValueError("texts, properties and kinds differ in length")
 
     @property
-    def by_property(self) -> dict[str, tuple[int, ...]]:
-        """Positions of the texts of each property, in the order in which the properties first appear."""
-        found: dict[str, list[int]] = {}
-        for position, name in enumerate(self.properties):
-            found.setdefault(name, []).append(position)
-        return {name: tuple(positions) for name, positions in found.items()}
-
-    @property
     def fingerprint(self) -> str:
         """SHA-256 of texts, properties and kinds in their order, to record which pool a result was made with."""
         lines = ("\t".join(row) for row in zip(self.texts, self.properties, self.kinds, strict=True))
@@ -113,7 +105,10 @@ class TextPool:
 
 
 def pool_for(model: str, path: str | None = None) -> TextPool:
-    """The texts of a file, else those that the model of this name knows, if it knows few, else our own pool."""
+    """The texts of a file, else those that the model of this name knows, if it knows few, else our own pool.
+
+    Raises UsageError as in `load_pool`.
+    """
     if path is not None or model not in _OF_MODELS:
         return load_pool(path)
     name = _OF_MODELS[model]
@@ -160,15 +155,15 @@ def _row(line: TextLine, tabs: bool, kinds: dict[str, str], path: str) -> _Row:
 
 
 def _pool(rows: list[_Row], source: str) -> TextPool:
-    kept: dict[str, _Row] = {}
+    distinct: dict[str, _Row] = {}
     for row in rows:
-        kept.setdefault(row[0].casefold(), row)
+        distinct.setdefault(row[0].casefold(), row)
     return TextPool(
-        texts=tuple(row[0] for row in kept.values()),
-        properties=tuple(row[1] for row in kept.values()),
-        kinds=tuple(row[2] for row in kept.values()),
+        texts=tuple(row[0] for row in distinct.values()),
+        properties=tuple(row[1] for row in distinct.values()),
+        kinds=tuple(row[2] for row in distinct.values()),
         source=source,
-        duplicates=len(rows) - len(kept),
+        duplicates=len(rows) - len(distinct),
     )
 
 
@@ -190,5 +185,5 @@ def _property_kinds() -> dict[str, str]:
     return {name: entry["kind"] for name, entry in tomllib.loads(index.read_text(encoding="utf-8")).items()}
 
 
-def _counted(count: int, one: str, many: str) -> str:
-    return f"{count:,} {one if count == 1 else many}"
+def _counted(count: int, singular: str, plural: str) -> str:
+    return f"{count:,} {singular if count == 1 else plural}"

@@ -10,7 +10,7 @@ from clipaudit.errors import UsageError
 from clipaudit.redact import public_url
 
 MAX_BYTES: Final = 64 * 2**20
-"""A list of words is far smaller; what is larger was named by mistake."""
+"""Of a file. A list of words is far smaller; a larger file was named by mistake."""
 MAX_CHARACTERS: Final = 1000
 """Of one line. No text of 77 tokens is as long."""
 
@@ -28,7 +28,7 @@ class TextLine:
 def read_lines(path: str) -> list[TextLine]:
     """The lines of a UTF-8 file that are not blank; every other line is data, also one that begins with `#`.
 
-    Raises UsageError naming the file, and the line at fault: not there, not to be read, not UTF-8, too long a line.
+    Raises UsageError naming the file, and the line at fault: missing, unreadable, not UTF-8, too long a line.
     """
     data = read_if_there(path)
     if data is None:

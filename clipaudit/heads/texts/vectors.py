@@ -24,7 +24,7 @@ CACHE: Final = "texts"
 class RunTexts:
     """Texts to unit vectors in a run's joint space.
 
-    The model is loaded for the first texts that are not in the cache, so that a question asked again needs no model.
+    The model is loaded for the first texts that are not stored beside the run, so that a repeated question needs none.
     """
 
     def __init__(self, run: Run, device: str = "auto", on_load: Callable[[str], None] | None = None) -> None:
@@ -35,7 +35,10 @@ class RunTexts:
         self._encoder: tuple[Any, Any] | None = None
 
     def vectors(self, texts: Sequence[str]) -> Float32s:
-        """(T, D) unit float32 vectors of texts; RunMismatch when the run's model is another one now."""
+        """(T, D) unit float32 vectors of texts; RunMismatch when the run's model has other weights now.
+
+        UsageError as in `texts.encoder.encode_texts`.
+        """
 
         def encode() -> Float32s:
             from clipaudit.heads.texts.encoder import encode_texts  # brings torch, which a cached answer does without
@@ -45,7 +48,10 @@ class RunTexts:
         return self._cached(list(texts), encode)
 
     def classes(self, names: Sequence[str], templates: Sequence[str]) -> Float32s:
-        """(C, D) unit float32 vectors of classes, the mean over prompt templates normalised again."""
+        """(C, D) unit float32 vectors of classes, the mean over prompt templates normalised again.
+
+        RunMismatch as in `vectors`, UsageError as in `texts.encoder.encode_classes`.
+        """
 
         def encode() -> Float32s:
             from clipaudit.heads.texts.encoder import encode_classes
@@ -60,8 +66,7 @@ class RunTexts:
         from clipaudit.model.loading import load_model
 
         if self._encoder is None:
-            identity = self._run.manifest.identity
-            config = ModelConfig(name=identity["model"], pretrained=identity.get("pretrained"), device=self._device)
+            config = ModelConfig.of_run(self._run.manifest.identity, device=self._device)
             if self._on_load is not None:
                 self._on_load(config.name)
             loaded = load_model(config)
@@ -87,7 +92,7 @@ class RunTexts:
             if header["__metadata__"] == known:
                 return self._checked(safetensors.numpy.load(data)["vectors"])
         vectors = self._checked(encode())
-        # a run that may not be written to, or a full disk, costs the next reader some time and this one nothing
+        # where the run may not be written to, or the disk is full, the next call encodes the texts again
         with contextlib.suppress(UsageError, StorageFull):
             storage.make_directories([CACHE])
             storage.replace(path, safetensors.numpy.save({"vectors": np.ascontiguousarray(vectors)}, known))

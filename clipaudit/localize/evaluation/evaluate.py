@@ -1,4 +1,4 @@
-"""The evaluations from a user's words to results: model, classes, shards, methods."""
+"""The evaluations, from names of models, files and methods to results."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class EvaluationConfig:
     limit: int | None = None
     """At most so many images."""
     squashed: bool | None = None
-    """Masks as the first paper's evaluation has them; None for so with its protocol only."""
+    """Masks squeezed to the model's input, as in the first paper's evaluation; None: with its protocol only."""
     whole: bool = False
     """Whole pictures instead of what the preprocessing keeps."""
     side: int | None = None
@@ -70,10 +70,10 @@ class EvaluationConfig:
 
 
 class LocaliserEvaluation:
-    """A model with classes, ready to be evaluated on shards.
+    """A model with classes, to be evaluated on shards.
 
     Raises:
-        UsageError: as the loading of models, classes and shards.
+        The errors of loading models, classes and shards.
     """
 
     def __init__(self, config: EvaluationConfig, on_images: Callable[[int], None] = lambda _: None) -> None:
@@ -82,7 +82,7 @@ class LocaliserEvaluation:
 
     @cached_property
     def _tower(self) -> Tower:
-        """Described when a method needs it: recognition takes any image encoder."""
+        """The tower's description, made when a method needs it: recognition takes any image encoder."""
         return describe_tower(self._loaded.model)
 
     @cached_property
@@ -113,7 +113,7 @@ class LocaliserEvaluation:
         alone = len(names) == 1 and protocol != "classes"
         empty = self._empty() if alone else None
         options = Options(blocks=config.blocks, form=config.form, precision=precision, empty=empty)
-        found = segment(
+        result = segment(
             samples,
             {method: localiser(method, self._loaded.model, options) for method in methods},
             self._texts(names),
@@ -123,10 +123,13 @@ class LocaliserEvaluation:
             batch_size=config.model.batch_size,
             on_images=self._on_images,
         )
-        return replace(found, left_out=samples.left_out)
+        return replace(result, left_out=samples.left_out)
 
     def recognition(self) -> MultiLabelResult:
-        """Classes against lists of labels; with any image encoder of open_clip's, decomposable or not."""
+        """Classes against lists of labels; with any image encoder of open_clip's, decomposable or not.
+
+        Raises UsageError as `recognise`, and what the shards raise.
+        """
         samples = self._samples(labels=self._config.labels, masks=False)
         names = self._names(samples, numbers=False)
         return recognise(
@@ -143,7 +146,7 @@ class LocaliserEvaluation:
     def groups(
         self, place: str, heads: Sequence[str], *, kept_layers: int, random: int, min_group: int
     ) -> WaterbirdsGroup:
-        """The Waterbirds protocol, see `group_accuracy`; `place` is the field of what the background is.
+        """The Waterbirds protocol, see `group_accuracy`; `place` is the field of the background.
 
         Raises UsageError without heads where the first paper names none for the model, and what the parts raise.
         """
@@ -169,14 +172,16 @@ class LocaliserEvaluation:
         )
 
     def heads(self, place: str) -> HeadPlaces:
-        """Where heads look; `place` is the json path of what the background is. Keeps all images: mind the limit.
+        """Where heads look; `place` is the json path of the background. Keeps all images in memory: set `limit`.
 
         Raises UsageError when fewer than two images have mask, label and place.
         """
         label = self._config.label
         samples = list(self._samples(attributes=(f"object={label}", f"place={place}")))
         kinds: tuple[Kind, ...] = ("object", "place")
-        values: dict[Kind, list[str]] = {k: sorted({str(one.attributes[k]) for one in samples}) for k in kinds}
+        values: dict[Kind, list[str]] = {
+            kind: sorted({str(sample.attributes[kind]) for sample in samples}) for kind in kinds
+        }
         templates = load_templates(self._config.templates)
         texts: dict[Kind, Tensor] = {}
         for kind, names in values.items():
@@ -200,8 +205,25 @@ class LocaliserEvaluation:
             features: Tensor = encode(pixels)
         return F.normalize(features.float(), dim=-1)
 
-    def _samples(self, **options: Any) -> MaskedShards:
-        return MaskedShards(self._config.shards, self._reader, limit=self._config.limit, **options)
+    def _samples(
+        self,
+        *,
+        label: str | None = None,
+        labels: str | None = None,
+        attributes: Sequence[str] = (),
+        squashed: bool = False,
+        masks: bool = True,
+    ) -> MaskedShards:
+        return MaskedShards(
+            self._config.shards,
+            self._reader,
+            label=label,
+            labels=labels,
+            attributes=attributes,
+            squashed=squashed,
+            masks=masks,
+            limit=self._config.limit,
+        )
 
     def _names(self, samples: MaskedShards, *, numbers: bool) -> ClassNames:
         if self._config.classes is not None:
@@ -231,5 +253,5 @@ def _measure(protocol: str, names: ClassNames) -> Measure:
 
 
 def plain(figures: dict[str, BootstrapEstimate]) -> dict[str, dict[str, float]]:
-    """Estimates as JSON values."""
-    return {name: {"value": found.value, "low": found.low, "high": found.high} for name, found in figures.items()}
+    """Estimates as plain JSON values."""
+    return {name: {"value": each.value, "low": each.low, "high": each.high} for name, each in figures.items()}

@@ -22,13 +22,13 @@ _PERMUTATIONS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class HeadPlace:
-    """Where one head looks."""
+    """What one head tells apart, and how much of its map lies on the object."""
 
     head: str
     kind: Kind
-    """What the head tells better, by what it adds to the right text over the mean of all; no mask enters."""
+    """What the head tells better, by what it adds to the right text over the mean of all; no mask is read for it."""
     adds: float
-    """That addition, averaged over images."""
+    """What it adds to the right text over the mean of all, in cosine, averaged over images."""
     inside: float
     """Share of its map for the right text (the positive part) that lies on the object, 0..1."""
     null: float
@@ -85,11 +85,11 @@ def places_of_heads(
         maps = {kind: tokens.by_head(pixels, vectors) for kind, vectors in contrasts.items()}
         for number, sample in enumerate(batch):
             assert sample.mask is not None
-            for kind, found in maps.items():
+            for kind, by_head in maps.items():
                 text = list(values[kind]).index(str(sample.attributes[kind]))
-                mass[kind].append(found.patches[number, :, text].relu().flatten(1).cpu().numpy())  # (heads, patches)
-                adds[kind].append(found.heads[number, :, text].cpu().numpy())
-            cover.append(covered(sample.mask, (found.patches.shape[-2], found.patches.shape[-1])))
+                mass[kind].append(by_head.patches[number, :, text].relu().flatten(1).cpu().numpy())  # (heads, patches)
+                adds[kind].append(by_head.heads[number, :, text].cpu().numpy())
+            cover.append(covered(sample.mask, (by_head.patches.shape[-2], by_head.patches.shape[-1])))
         on_images(len(cover))
     if len(cover) < 2:
         raise UsageError("at least two images with masks and both attributes are needed")
@@ -100,13 +100,13 @@ def shares(mass: Float32s, cover: Float32s, permutations: int, seed: int = 0) ->
     """The share of n maps that lies on their own masks, and on permuted ones.
 
     Args:
-        mass: (n, patches), 0 or more.
+        mass: (n, patches) float32, 0 or more.
         cover: (n, patches) share of each patch that the object covers, 0..1.
         permutations: R.
         seed: of the permutations.
 
     Returns:
-        The share, 0..1, nan of nothing; and (R,).
+        The share, 0..1, nan of no mass; and (R,) float64, those with masks permuted over images.
     """
     total, rng = float(mass.sum(dtype=np.float64)), np.random.default_rng(seed)
     if total == 0:
@@ -119,7 +119,7 @@ def _result(
     labels: Sequence[str], mass: dict[Kind, list[Float32s]], adds: dict[Kind, list[Float32s]], cover: Float32s
 ) -> HeadPlaces:
     stacked = {kind: np.stack(rows) for kind, rows in mass.items()}  # (n, heads, patches)
-    # What a kind's texts differ by is not comparable between kinds, so each is measured by its own spread over heads.
+    # The texts of one kind differ more than those of the other, so each kind is divided by its own sum over heads.
     mean: dict[Kind, Float64s] = {kind: np.stack(rows).astype(np.float64).mean(axis=0) for kind, rows in adds.items()}
     scale = {kind: max(float(np.abs(rows).sum()), 1e-12) for kind, rows in mean.items()}
     heads = []

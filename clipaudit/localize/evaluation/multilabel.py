@@ -24,8 +24,10 @@ _RESAMPLES = 200
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MultiLabelResult:
-    """Mean average precision over the classes that occur, and each class's. Intervals are normal ones, with the
-    bootstrap's standard deviation over images."""
+    """Mean average precision over the classes that occur, and each class's, 0..1.
+
+    Intervals are normal ones, with the bootstrap's standard deviation over images.
+    """
 
     mean: dict[str, BootstrapEstimate]
     """By score of SCORES; `surgery - softmax` is the paired difference."""
@@ -37,16 +39,18 @@ class MultiLabelResult:
 
 
 def class_scores(whole: Tensor, texts: Tensor, form: Form = "paper") -> dict[str, Tensor]:
-    """Three scores of an image for each class, (B, T) each.
+    """Three scores of each image for each class, (B, T) each.
 
     `cosine`: as it is. `softmax`: over the classes, at CLIP's scale 100, the usual baseline. `surgery`: the cosine less
-    one number for each image, the mean over classes of w times cosine (Li et al. 2023): between the classes of one
-    image nothing changes, but images that are close to every class no longer come first.
+    one number for each image, the mean over classes of w times cosine (arXiv 2304.05653; docs/method.md 4): the order
+    of the classes of one image does not change, but images that are close to every class no longer come first.
 
     Args:
         whole: (B, D) unit image embeddings.
         texts: (T, D) unit class vectors, T at least 2.
         form: of feature surgery.
+
+    UsageError with fewer than two texts.
     """
     cosine = whole @ texts.T
     surgery = feature_surgery(cosine[:, None], text_weights(cosine), form)[:, 0]
@@ -67,8 +71,8 @@ def recognise(
     """Score images for every class, and rank images by each class's score. Keeps images x classes numbers.
 
     Args:
-        samples: images with `labels`; labels without a class are passed over.
-        encode: the model's input to (B, D) unit embeddings; any image encoder, no patches are looked at.
+        samples: images with `labels`; labels without a class are left out.
+        encode: the model's input to (B, D) unit embeddings; any image encoder, for no patches are read.
         names: the classes.
         texts: (T, D) unit vectors of the classes.
         normalise: pixels to the model's input.
@@ -89,19 +93,19 @@ def recognise(
             scores[name].append(values.float().cpu().numpy())
         truth.append(np.stack([_present(sample.labels, names) for sample in batch]))
         on_images(sum(map(len, truth)))
-    there = np.concatenate(truth) if truth else np.zeros((0, len(names)), np.bool_)
-    if not there.any():
+    present = np.concatenate(truth) if truth else np.zeros((0, len(names)), np.bool_)
+    if not present.any():
         raise UsageError(f"no image has one of the {len(names)} classes of {names.source}")
-    return _result({name: np.concatenate(values) for name, values in scores.items()}, there, names)
+    return _result({name: np.concatenate(values) for name, values in scores.items()}, present, names)
 
 
 def _present(labels: tuple[str, ...], names: ClassNames) -> Bools:
     """(T,) which classes are among the labels."""
-    found = np.zeros(len(names), np.bool_)
+    present = np.zeros(len(names), np.bool_)
     for label in labels:
         if names.knows(label):
-            found[names.rows([label])[label]] = True
-    return found
+            present[names.rows([label])[label]] = True
+    return present
 
 
 def _result(scores: dict[str, Float32s], truth: Bools, names: ClassNames) -> MultiLabelResult:
@@ -116,12 +120,12 @@ def _result(scores: dict[str, Float32s], truth: Bools, names: ClassNames) -> Mul
         for c in occurring:
             by_class[names.names[c]][name] = float(average_precision(values[:, c], truth[:, c])[0])
             resampled.append(average_precision(values[:, c], truth[:, c], draws))
-        plain[name] = np.array([found[name] for found in by_class.values()])
+        plain[name] = np.array([precision[name] for precision in by_class.values()])
         drawn[name] = np.nanmean(resampled, axis=0)  # a class that was not drawn has no precision
 
     def estimate(value: float, values: Float64s) -> BootstrapEstimate:
-        # Not the percentiles: images that are drawn twice raise the precision of rare classes, so that resampled values
-        # lie above the value itself. Their spread is what counts.
+        # Not percentiles: images that are drawn twice raise the precision of rare classes, so that resampled values lie
+        # above the value itself. Only their spread is used.
         half = 1.96 * float(np.nanstd(values, ddof=1))
         return BootstrapEstimate(value=value, low=value - half, high=value + half)
 

@@ -9,11 +9,10 @@ from itertools import groupby, islice
 from typing import Protocol, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from clipaudit.arrays import Float32s, Float64s
+from clipaudit.arrays import Float32s, Float64s, Uint8s
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.classes import ClassNames
 from clipaudit.localize.evaluation.metrics import BootstrapEstimate, Sums, average_precision, pixel_auc
@@ -21,7 +20,8 @@ from clipaudit.localize.heatmaps import enlarged, points
 from clipaudit.localize.masks import OUTSIDE, Mask, Masked
 from clipaudit.localize.methods import METHODS, Localiser
 
-Normalise: TypeAlias = Callable[[list[npt.NDArray[np.uint8]]], Tensor]
+Normalise: TypeAlias = Callable[[list[Uint8s]], Tensor]
+"""Images (h, w, 3) of one size to the model's input (B, 3, h, w)."""
 Encode: TypeAlias = Callable[[Tensor], Tensor]
 """The model's input (B, 3, height, width) to unit embeddings (B, D)."""
 
@@ -38,7 +38,7 @@ class Measure(Protocol):
         """Texts whose maps are needed for an image; (texts,) its cosines where `predicts`."""
 
     def row(self, maps: Float32s, mask: Mask) -> list[float] | None:
-        """(texts, rows, columns) patches and (h, w) mask to columns of `Sums`; None for an image that says nothing."""
+        """(texts, rows, columns) patches and (h, w) mask to columns of `Sums`; None for an image without a figure."""
 
     def figures(self, sums: Sums) -> dict[str, BootstrapEstimate]:
         """Named figures of the sums."""
@@ -65,23 +65,24 @@ class ObjectProtocol:
         self._names = names
 
     def choose(self, sample: Masked, cosines: Float32s | None) -> list[int]:
-        """The label's own class; UsageError for a label that has none."""
+        """The label's own class, whatever the (C,) cosines; UsageError for a label that has none."""
         assert sample.label is not None
         return [self._names.rows([sample.label])[sample.label]]
 
     def row(self, maps: Float32s, mask: Mask) -> list[float] | None:
-        """See `Measure`; None when the image is all object or all background, where AUC and AP are not defined."""
+        """See `Measure`; maps (n, h, w), mask (H, W). None for an image all object or all background: no AUC, no AP."""
         known = mask != OUTSIDE
         truth, scores = mask[known] > 0, np.maximum(_over(maps, mask)[0][known].astype(np.float64), self._floor)
         if truth.all() or not truth.any():
             return None
+        # min-max scaled; the object is what lies above the mean, as in the published evaluation
         low, high = scores.min(), scores.max()
         scaled = (scores - low) / (high - low) if high > low else np.zeros_like(scores)
-        found = scaled > scaled.mean()
-        both, either = (found & truth).sum(), (found | truth).sum()
-        neither, not_both = (~found & ~truth).sum(), (~found | ~truth).sum()
+        predicted = scaled > scaled.mean()
+        both, either = (predicted & truth).sum(), (predicted | truth).sum()
+        neither, not_both = (~predicted & ~truth).sum(), (~predicted | ~truth).sum()
         ap = average_precision(np.concatenate([1 - scaled, scaled]), np.concatenate([~truth, truth])).item()
-        right = float((found == truth).sum())
+        right = float((predicted == truth).sum())
         return [1, right, truth.size, both, either, neither, not_both, ap, pixel_auc(scores, truth)]
 
     def figures(self, sums: Sums) -> dict[str, BootstrapEstimate]:
@@ -109,7 +110,7 @@ class ReferenceProtocol(ObjectProtocol):
     _floor = 0.0
 
     def choose(self, sample: Masked, cosines: Float32s | None) -> list[int]:
-        """The class that the image is closest to."""
+        """The class that the image is closest to by its (C,) cosines."""
         assert cosines is not None
         return [int(cosines.argmax())]
 
@@ -132,17 +133,18 @@ class ClassesProtocol:
         self.columns = 3 * self._count
 
     def choose(self, sample: Masked, cosines: Float32s | None) -> list[int]:
-        """All classes."""
+        """All classes, whatever the (C,) cosines."""
         return list(range(self._count))
 
     def row(self, maps: Float32s, mask: Mask) -> list[float] | None:
-        """See `Measure`; None when no pixel has a class."""
+        """See `Measure`; maps (n, h, w), mask (H, W). None when no pixel has a class."""
         classes = self._class_of[np.where(mask < len(self._class_of) - 1, mask, OUTSIDE)]
         known = classes >= 0
         if not known.any():
             return None
-        truth, found = classes[known], _over(maps, mask).argmax(axis=0)[known]
-        counts = [np.bincount(values, minlength=self._count) for values in (truth[truth == found], truth, found)]
+        truth, predicted = classes[known], _over(maps, mask).argmax(axis=0)[known]
+        right = truth[truth == predicted]
+        counts = [np.bincount(values, minlength=self._count) for values in (right, truth, predicted)]
         return [float(value) for value in np.concatenate(counts)]
 
     def figures(self, sums: Sums) -> dict[str, BootstrapEstimate]:
@@ -150,15 +152,16 @@ class ClassesProtocol:
         n = self._count
 
         def accuracy(s: Float64s) -> Float64s:
-            found: Float64s = s[:, :n].sum(axis=1) / s[:, n : 2 * n].sum(axis=1)
-            return found
+            shares: Float64s = s[:, :n].sum(axis=1) / s[:, n : 2 * n].sum(axis=1)
+            return shares
 
         def iou(s: Float64s) -> Float64s:
+            # IoU = |A and B| / (|A| + |B| - |A and B|), of classes that occur
             both, truth, predicted = s[:, :n], s[:, n : 2 * n], s[:, 2 * n :]
             occurs = truth > 0
             ious = np.where(occurs, both / np.maximum(truth + predicted - both, 1), 0.0)
-            found: Float64s = ious.sum(axis=1) / occurs.sum(axis=1)
-            return found
+            means: Float64s = ious.sum(axis=1) / occurs.sum(axis=1)
+            return means
 
         return {"pixel accuracy": sums.estimate(accuracy), "mIoU": sums.estimate(iou)}
 
@@ -178,17 +181,17 @@ class PointsProtocol:
         self._object, self._threshold = ObjectProtocol(names), threshold
 
     def choose(self, sample: Masked, cosines: Float32s | None) -> list[int]:
-        """The label's own class."""
+        """The label's own class, whatever the (C,) cosines."""
         return self._object.choose(sample, cosines)
 
     def row(self, maps: Float32s, mask: Mask) -> list[float] | None:
-        """See `Measure`; None when the image is all object or all background."""
+        """See `Measure`; maps (n, h, w), mask (H, W). None when the image is all object or all background."""
         inside, known = mask > 0, mask != OUTSIDE
         if inside[known].all() or not inside.any():
             return None
-        found = points(torch.from_numpy(maps[0]), (mask.shape[0], mask.shape[1]), threshold=self._threshold)
-        hits = inside[found.xy[:, 1], found.xy[:, 0]]
-        positive = found.labels == 1
+        prompts = points(torch.from_numpy(maps[0]), (mask.shape[0], mask.shape[1]), threshold=self._threshold)
+        hits = inside[prompts.xy[:, 1], prompts.xy[:, 0]]
+        positive = prompts.labels == 1
         on, off = float((hits & positive).sum()), float((~hits & ~positive).sum())
         return [1, float(positive.sum()), on, float((~positive).sum()), off, float(inside[known].mean())]
 
@@ -217,7 +220,7 @@ class SegmentationResult:
     methods: tuple[Segmented, ...]
     images: int
     unusable: int
-    """Images whose mask says nothing: all object, all background, no known class."""
+    """Images whose mask gives no figure: all object, all background, no known class."""
     left_out: int = 0
     """Samples without an image, a mask or a label."""
 
@@ -238,10 +241,11 @@ def segment(
     Args:
         samples: images with masks.
         localisers: by name.
-        texts: (T, D) class vectors on the model's device.
-        protocol: one of the classes above.
+        texts: (T, D) unit class vectors on the model's device.
+        protocol: one of the protocols above.
         normalise: pixels to the model's input.
         encode: the model's input to (B, D) unit embeddings; only a protocol that predicts needs it.
+        batch_size: images a forward pass.
         on_images: called with the number of images after each batch.
 
     Raises:
@@ -263,8 +267,8 @@ def segment(
         on_images(images + unusable)
     if not images:
         raise UsageError("no image could be scored: every mask is all object, all background or without a class")
-    found = tuple(Segmented(method=name, figures=protocol.figures(sums[name])) for name in localisers)
-    return SegmentationResult(methods=found, images=images, unusable=unusable)
+    methods = tuple(Segmented(method=name, figures=protocol.figures(sums[name])) for name in localisers)
+    return SegmentationResult(methods=methods, images=images, unusable=unusable)
 
 
 def _chosen(
@@ -282,7 +286,7 @@ def _maps(
     name: str, method: Localiser, pixels: Tensor, texts: Tensor, chosen: Sequence[list[int]]
 ) -> Iterator[Float32s]:
     """Each image's maps of its chosen texts, (texts, rows, columns)."""
-    # Methods that compare texts must see them all; those that pay for each text see what is asked for.
+    # Methods that compare texts must see them all; those that cost a pass for each text get the chosen ones only.
     by_image = name in METHODS and METHODS[name].text_by_text
     everything = None if by_image else method(pixels, texts)
     for number, rows in enumerate(chosen):
@@ -292,8 +296,8 @@ def _maps(
 
 def _over(maps: Float32s, mask: Mask) -> Float32s:
     """(texts, rows, columns) -> (texts, h, w), one value a pixel of the mask."""
-    found: Float32s = enlarged(torch.from_numpy(maps)[None], (mask.shape[0], mask.shape[1]))[0].numpy()
-    return found
+    pixels: Float32s = enlarged(torch.from_numpy(maps)[None], (mask.shape[0], mask.shape[1]))[0].numpy()
+    return pixels
 
 
 def _mask(sample: Masked) -> Mask:

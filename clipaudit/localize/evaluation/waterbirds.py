@@ -1,4 +1,4 @@
-"""The first paper's Waterbirds protocol on streamed images: answers by group before and after heads become means."""
+"""The Waterbirds protocol of arXiv 2310.05916 on streamed images: answers by group, before and after ablation."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ PUBLISHED_HEADS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "ViT-H-14": (*("L29H04", "L29H08", "L29H14", "L30H06", "L30H11", "L30H12", "L30H15", "L31H08", "L31H12"),),
     }
 )
-"""The heads of place and geography that the first paper ablates, by model (LAION-2B weights), from its published
+"""The heads of place and geography that the paper ablates, by model (LAION-2B weights), from its published
 `compute_use_specific_heads.py`."""
 KEPT_LAYERS: Final = 4
-"""The last layers whose attention stays; that of earlier ones, and every MLP, becomes its mean."""
+"""How many of the last layers keep their attention; that of earlier ones, and every MLP, becomes its mean."""
 _EARLY: Final = "early layers and MLPs"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WaterbirdsGroup:
-    """Zero-shot answers by class and place. Means are those of the very images that are classified, as in the paper."""
+    """Zero-shot answers by class and place. Means are those of the images that are classified, as in the paper."""
 
     names: ClassNames
     heads: tuple[str, ...]
     images: int
     plain: Score
     early: Score
-    """With every MLP, and the attention of all but the last layers, at its mean."""
+    """With every MLP, and the attention of all but the last layers, replaced by its mean."""
     ablated: Score
-    """With the heads at their means too."""
+    """With the heads replaced by their means too."""
     control: Control | None
     """The worst group's accuracy among random sets of as many heads of the same layers; None without such sets, or
     where every group is too small."""
@@ -133,6 +133,7 @@ def _logits(
     removed = np.concatenate(parts, axis=1)  # (P, n, C)
     return LogitBatch(
         base=np.concatenate(products),
+        # replacing a column by its mean takes y - mean y from every logit
         removed=removed - removed.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32),
         truth=np.array(truth),
         values=np.array(places, object),
@@ -156,16 +157,16 @@ def _drawn(
     return control(worst[1].value, score_sets([rows], sets).worst_group(min_group))
 
 
-def _columns(decomposer: Decomposer, kept: int) -> tuple[str, ...]:
+def _columns(decomposer: Decomposer, kept_layers: int) -> tuple[str, ...]:
     """Names of what can be replaced: everything early at once, then each head of the kept layers."""
     tower = decomposer.tower
-    if not 1 <= kept <= tower.layers:
-        raise UsageError(f"--keep-layers must be 1 to {tower.layers} in this tower, not {kept}")
-    late = range(tower.layers - kept, tower.layers)
+    if not 1 <= kept_layers <= tower.layers:
+        raise UsageError(f"--keep-layers must be 1 to {tower.layers} in this tower, not {kept_layers}")
+    late = range(tower.layers - kept_layers, tower.layers)
     return (_EARLY, *(head_label(layer, head) for layer in late for head in range(tower.heads)))
 
 
-def _checked(heads: Sequence[str], columns: Sequence[str], kept: int) -> Sequence[str]:
+def _checked(heads: Sequence[str], columns: Sequence[str], kept_layers: int) -> Sequence[str]:
     for label in heads:
         try:
             parse_head_label(label)
@@ -173,17 +174,17 @@ def _checked(heads: Sequence[str], columns: Sequence[str], kept: int) -> Sequenc
             raise UsageError(f"--head: {error}") from None
         if label not in columns:
             raise UsageError(
-                f"--head {label}: the last {kept} layers, whose heads stay, are {columns[1]} to {columns[-1]}"
+                f"--head {label}: the last {kept_layers} layers, whose heads stay, are {columns[1]} to {columns[-1]}"
             )
     return heads
 
 
-def _products(decomposer: Decomposer, pixels: Tensor, texts: Tensor, kept: int) -> tuple[Float32s, Float32s]:
+def _products(decomposer: Decomposer, pixels: Tensor, texts: Tensor, kept_layers: int) -> tuple[Float32s, Float32s]:
     """(B, C) products of the embeddings with the classes, and (P, B, C) what each column adds to them."""
     out = decomposer(pixels)
     assert out.attention is not None
-    early = (out.parts["mlp"] + out.attention[:, :-kept].sum(dim=1)) @ texts.T
-    late = torch.einsum("blhk,lhck->blhc", out.heads[:, -kept:], decomposer.readout.fold(texts)[-kept:])
+    early = (out.parts["mlp"] + out.attention[:, :-kept_layers].sum(dim=1)) @ texts.T
+    late = torch.einsum("blhk,lhck->blhc", out.heads[:, -kept_layers:], decomposer.readout.fold(texts)[-kept_layers:])
     removed = torch.cat([early[:, None], late.flatten(1, 2)], dim=1)  # (B, P, C)
     return (out.embedding @ texts.T).cpu().numpy(), removed.transpose(0, 1).cpu().numpy()
 

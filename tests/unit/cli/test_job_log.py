@@ -8,8 +8,8 @@ from datetime import datetime
 
 import pytest
 
-from clipaudit.cli import app
 from clipaudit.cli.console.job_log import JsonReporter
+from clipaudit.cli.job import run_job as run_command
 from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConfig
 from clipaudit.errors import Interrupted, RunInvalid
 from clipaudit.job.driver import run_job
@@ -28,11 +28,11 @@ KEYS = {
 
 def lines(capsys):
     """The events so far, each checked against the documentation."""
-    found = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    for event in found:
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    for event in events:
         assert event.keys() - {"time", "event", "run"} == KEYS[event["event"]], event["event"]
         assert datetime.fromisoformat(event["time"]).tzinfo is not None
-    return found
+    return events
 
 
 @pytest.fixture
@@ -82,8 +82,8 @@ def test_the_rarer_events_are_documented_too(config, capsys):
         reporter.stopping("SIGTERM")
         reporter.warning("one job at a time")
         reporter.tick(Tally(shards_total=1, shards_committed=0))  # too early for a line
-    found = [event["event"] for event in lines(capsys)]
-    assert found == ["shard_superseded", "worker_failed", "stopping", "warning"]
+    names = [event["event"] for event in lines(capsys)]
+    assert names == ["shard_superseded", "worker_failed", "stopping", "warning"]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_second_signal_ends_the_job_like_the_first(config, capsys, monkeypatch
 
     monkeypatch.setattr("clipaudit.job.driver.run_job", interrupted)
     with pytest.raises(Interrupted, match="stopped at once; the same command goes on"):
-        app._audit(replace(config, execution=replace(config.execution, log_format="json")), as_json=False)
+        run_command(replace(config, execution=replace(config.execution, log_format="json")), as_json=False)
     (last,) = lines(capsys)
     assert (last["event"], last["exit_code"]) == ("job_failed", 4)
 

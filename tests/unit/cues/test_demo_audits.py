@@ -89,14 +89,17 @@ def check_model_only(result):
     assert not any(finding.verdict is Verdict.CONFIRMED for finding in result.findings)
 
 
+@pytest.mark.full
 def test_the_birds_shortcut_is_confirmed_with_attributes(birds):
     check_confirmed(audited(birds, attributes=("place",), **TRAIN, **TEST))
 
 
+@pytest.mark.full
 def test_class_labels_alone_make_the_birds_shortcut_a_candidate(birds):
     check_candidates(audited(birds, **TRAIN, **TEST))
 
 
+@pytest.mark.full
 def test_a_balanced_split_shows_a_shortcut_of_the_model_alone(birds):
     check_model_only(audited(birds, attributes=("place",), where=("split=test",)))
 
@@ -114,6 +117,7 @@ def check_only_observed(result):
     assert judge(result, (), fail_on=("confirmed",), require_evidence=True).exit_code == 3
 
 
+@pytest.mark.full
 def test_captions_without_labels_show_the_birds_shortcut_and_nothing_fails(captioned):
     result = audited(captioned, attributes=("place",), **TRAIN, **TEST)
     assert result.settings.classes_from == "caption"
@@ -126,10 +130,12 @@ def test_captions_without_labels_show_the_birds_shortcut_and_nothing_fails(capti
     assert result.trust.accuracy.low > 0.9, "where captions name a class they are right, and so is CLIP on these"
 
 
+@pytest.mark.full
 def test_captions_alone_name_the_cue_in_words(captioned):
     check_words_of_water(audited(captioned, **TRAIN))
 
 
+@pytest.mark.full
 def test_clips_own_answers_show_what_they_go_with(captioned):
     check_words_of_water(audited(captioned, classes_from="clip", **TRAIN))
 
@@ -147,10 +153,12 @@ def check_planted(result):
     assert {finding.verdict for finding in result.findings} == {Verdict.CANDIDATE}
 
 
+@pytest.mark.full
 def test_planted_cues_are_found_for_their_classes_in_the_right_words(tmp_path):
     check_planted(audited(audited_world(tmp_path, "planted", 2000, 5)))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("world", "count"), [("things", 1500), ("nulls", 1000)])
 def test_clean_worlds_are_clean(tmp_path, world, count):
     result = audited(audited_world(tmp_path, world, count, 5))

@@ -7,6 +7,7 @@ import pytest
 
 from clipaudit.__main__ import main
 from clipaudit.cli import report as cli_report
+from clipaudit.cues.options import AuditOptions
 from clipaudit.run.directory import RunDirectory
 from tests.audit_examples import candidate, confirmed, example_result, observed, unlabelled_result
 from tests.make_runs import make_manifest
@@ -19,13 +20,18 @@ def report(tmp_path, monkeypatch, capsys):
     RunDirectory("run").create(make_manifest())
 
     def run(*arguments, result=None):
-        monkeypatch.setattr(cli_report, "_audit", lambda *_: result or example_result())
+        def audit(audited_run, test_run, options, device):
+            run.options.append(options)
+            return result or example_result()
+
+        monkeypatch.setattr(cli_report, "_audit", audit)
         monkeypatch.setattr("sys.argv", ["clipaudit", "report", "run", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             main()
         shown = capsys.readouterr()
         return ended.value.code, shown.out, shown.err
 
+    run.options = []
     return run
 
 
@@ -126,10 +132,10 @@ def test_what_is_observed_never_fails(report, tmp_path, source, arguments, code)
     assert not {"weights.parquet", "balanced_subset.txt", "collect.csv"} & {file["name"] for file in found["files"]}
 
 
-def test_a_split_is_train_for_the_ties_and_test_for_the_reliance():
-    given = dict.fromkeys(("classes", "classes_from", "texts", "text", "attribute", "split", "cluster", "environment"))
-    given |= {"templates": "simple", "seed": 3, "core": None, "margin": 0.05, "clean_labels": False}
-    options = cli_report.audit_options({**given, "split": "json:meta.split", "attribute": ["place,tint"]})
+def test_a_split_is_train_for_the_ties_and_test_for_the_reliance(report):
+    report("--split", "json:meta.split", "--attribute", "place,tint", "--templates", "simple", "--seed", 3)
+    report()
+    options, plain = report.options
     assert (options.where, options.test_where) == (("split=train",), ("split=test",))
     assert (options.attributes, options.templates, options.seed) == (("place", "tint"), "simple", 3)
-    assert cli_report.audit_options(given).where == ()
+    assert plain == AuditOptions()

@@ -15,8 +15,6 @@ from clipaudit.cues.report.save import illustrated
 from clipaudit.cues.result.off_object import NAME
 from clipaudit.heads.texts.pool import pool_for
 from clipaudit.heads.texts.vectors import RunTexts
-from clipaudit.localize.masks import MaskedShards, covered
-from clipaudit.localize.off_object import off_shares
 from tests.audit_examples import confirmed, example_result
 from tests.make_audits import audited_world
 
@@ -82,6 +80,8 @@ def test_the_share_is_that_of_the_maps_on_the_masks(birds, monkeypatch):
     """Against the images read in order with their masks, all of the class."""
     from clipaudit.cues.report import off_object_shares
     from clipaudit.cues.report.heat import HeatMaps
+    from clipaudit.localize.masks import MaskedShards, covered
+    from clipaudit.localize.off_object import off_shares
 
     run, result = birds
     monkeypatch.setattr(off_object_shares, "IMAGES", 10**6)

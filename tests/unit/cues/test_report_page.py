@@ -145,7 +145,7 @@ def test_the_first_screen_says_what_is_wrong_and_what_to_do():
         "The image model CLIP recognises only 51 % of “waterbird” with “land” (95 % interval 48 % to 54 %, 642" in first
     )
     assert "but 96 % of “waterbird” with “water”." in first
-    assert "becomes 86 %" in first
+    assert "closes 30 of the 40 points" in first, "the effect net of its controls"
     assert re.search(r"0\.90 <span class=\"limits\">\[0\.88, 0\.91\]", first), "number, interval"
     assert "4,795 images" in first, "and n"
     assert "Collect 1,001 images of waterbird without water" in first
@@ -164,7 +164,7 @@ def test_every_verdict_is_said_in_plain_words(verdict):
     images = "the images that count as “waterbird”" if verdict == Verdict.OBSERVED else "“waterbird” images"
     assert f"95 % of {images} come with “water”" in words
     reliant = verdict in (Verdict.CONFIRMED, Verdict.FAILS_WHERE, Verdict.MODEL_ONLY)
-    assert ("With the cue taken out of the model" in words) == reliant
+    assert ("Taking the cue out of the model closes" in words) == reliant
     assert (MEANING[verdict] in words) != reliant
 
 
@@ -347,3 +347,30 @@ def test_waivers_are_shown():
     page = render(report_of(audit, apply_waivers((waiver,), audit, date(2026, 11, 21))))
     assert "waived until 2027-01-01" in page
     assert "&lt;b&gt;jo&lt;/b&gt;" in page
+
+
+def test_the_table_of_findings_has_a_column_for_every_answerer():
+    page = render(report_of(with_findings(confirmed())))
+    table = page[page.index('<section id="findings">') : page.index("</table>", page.index('<section id="findings">'))]
+    for heading in ("In the data, D", "Learned when trained on it", "CLIP", "Your model"):
+        assert f">{heading}</th>" in table
+    assert table.count("not measured") == 2, "nothing was trained, and no predictions were given"
+    assert "+30.0" in table, "CLIP's effect net of controls"
+
+
+def test_a_card_has_a_row_a_class_and_the_gap_before_and_after():
+    finding = confirmed()
+    page = render(report_of(with_findings(finding)))
+    rows = page[page.index("Class by class") :]
+    rows = rows[: rows.index("</table>")]
+    for row in finding.classes:
+        assert f"<bdi>{row.class_name}</bdi>" in rows
+        assert ("has it" if row.has else "lacks it") in rows
+    assert "CLIP's gap in points: as it is 40" in page.replace("&#39;", "'")
+
+
+def test_a_model_that_cannot_tell_the_classes_is_named_on_the_first_screen():
+    result = with_findings(confirmed())
+    weak = replace(result, trust=replace(result.trust, near_chance=True))
+    assert "this model cannot judge them" in render(report_of(weak))
+    assert "this model cannot judge them" not in render(report_of(result))

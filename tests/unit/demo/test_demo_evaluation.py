@@ -7,33 +7,44 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import open_clip
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipaudit.config import ModelConfig
-from clipaudit.demo.evaluation import __main__ as evaluate
 from clipaudit.demo.evaluation.head_choice import PLACE, RULES, HeadText, HeadTexts, head_words, text_pool
-from clipaudit.demo.evaluation.masks import heat_maps
 from clipaudit.demo.evaluation.measured import Figure, Target, mean_interval, plain, resampled_groups, share
-from clipaudit.demo.evaluation.model_card import card
 from clipaudit.demo.evaluation.questions import questions
-from clipaudit.demo.evaluation.recognition import ImageEncoder, answers, drawn, footprint, recognition
-from clipaudit.demo.evaluation.report import training_facts
-from clipaudit.demo.evaluation.shortcut import matched_sets, right_answers, studied
-from clipaudit.demo.training.tokenizer import vocab_size
 from clipaudit.demo.world import nouns
 from clipaudit.demo.world.captions import vocabulary
 from clipaudit.errors import UsageError
 from clipaudit.heads.textspan import textspan
 from clipaudit.heads.zeroshot import LogitBatch
-from clipaudit.localize import TokenDecomposition
-from clipaudit.localize.evaluation.metrics import pixel_auc
-from clipaudit.model import Decomposer, bundled
-from clipaudit.model.token_scores import token_map
 from clipaudit.statistics import Proportion
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global open_clip, torch, evaluate, heat_maps, card, ImageEncoder, answers, drawn, footprint, recognition
+    global training_facts, matched_sets, right_answers, studied, vocab_size, TokenDecomposition, pixel_auc
+    global Decomposer, bundled, token_map
+
+    import open_clip
+    import torch
+
+    from clipaudit.demo.evaluation import __main__ as evaluate
+    from clipaudit.demo.evaluation.masks import heat_maps
+    from clipaudit.demo.evaluation.model_card import card
+    from clipaudit.demo.evaluation.recognition import ImageEncoder, answers, drawn, footprint, recognition
+    from clipaudit.demo.evaluation.report import training_facts
+    from clipaudit.demo.evaluation.shortcut import matched_sets, right_answers, studied
+    from clipaudit.demo.training.tokenizer import vocab_size
+    from clipaudit.localize import TokenDecomposition
+    from clipaudit.localize.evaluation.metrics import pixel_auc
+    from clipaudit.model import Decomposer, bundled
+    from clipaudit.model.token_scores import token_map
+
 
 HEADS = tuple(f"L{layer:02d}H{head:02d}" for layer in range(2) for head in range(4))
 BY_NAME = {question.name: question for question in questions()}
@@ -80,7 +91,7 @@ def test_a_target_is_reached_or_not(kind, limit, value, interval, reached):
 
 def test_shares_are_shown_as_per_cent_and_held_as_shares():
     figure = share("recognition", "nouns", Proportion(right=150, total=200), 0.7)
-    assert list(figure.shown().values()) == ["nouns", "at least 70.0 %", "75.0 %", "68.6 to 80.5", "yes"]
+    assert list(figure.cells().values()) == ["nouns", "at least 70.0 %", "75.0 %", "68.6 to 80.5", "yes"]
     assert figure.record()["value"] == 0.75
     assert figure.record()["images"] == 200
     assert plain(math.nan) is None
@@ -132,12 +143,12 @@ def test_a_planted_map_has_auc_one():
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))
 def test_auc_counts_pairs(pixels):
     inside, outside = [s for s, m in pixels if m], [s for s, m in pixels if not m]
-    found = pixel_auc([s for s, _ in pixels], [m for _, m in pixels])
+    auc = pixel_auc([s for s, _ in pixels], [m for _, m in pixels])
     if not inside or not outside:
-        assert math.isnan(found)
+        assert math.isnan(auc)
         return
     wins = sum((a > b) + 0.5 * (a == b) for a in inside for b in outside)
-    assert found == pytest.approx(wins / (len(inside) * len(outside)))
+    assert auc == pytest.approx(wins / (len(inside) * len(outside)))
 
 
 def test_heat_maps_are_the_tokens_scores_at_their_places(encoder):
@@ -173,18 +184,18 @@ def test_images_show_what_is_asked(question):
     }[question.name]
     for held_out in question.arts:
         for truth, scene, _ in drawn(question, held_out, 2 * len(question.options), 3):
-            shown = getattr(scene, factor)
-            assert question.options[truth] == (("one", "two", "three")[shown - 1] if factor == "count" else shown)
+            value = getattr(scene, factor)
+            assert question.options[truth] == (("one", "two", "three")[value - 1] if factor == "count" else value)
             assert scene.colour or (scene.art == nouns.HELD_OUT_ART) is held_out
             assert factor == "style" or question.name.endswith("all styles") or scene.style == "photo"
 
 
 @pytest.mark.parametrize("question", questions(), ids=lambda question: question.name)
 def test_prompts_are_made_of_the_captions_words(question):
-    known = {word for phrase in vocabulary() for word in phrase.split()}
+    vocabulary_words = {word for phrase in vocabulary() for word in phrase.split()}
     prompts = [text for texts in question.prompts.values() for text in texts]
     assert len(set(prompts)) == len(prompts)
-    assert {word for text in prompts for word in text.split()} <= known
+    assert {word for text in prompts for word in text.split()} <= vocabulary_words
     assert len({len(texts) for texts in question.prompts.values()}) <= 2
 
 
@@ -195,8 +206,8 @@ class Oracle:
         self.seen, self.right, self.question = 0, right, question
 
     def images(self, pixels):
-        shown = self.question.shown(held_out=False)
-        rows = [(self.seen + n) % len(shown) if self.right else 0 for n in range(len(pixels))]
+        options = self.question.drawable(held_out=False)
+        rows = [(self.seen + n) % len(options) if self.right else 0 for n in range(len(pixels))]
         self.seen += len(pixels)
         return np.eye(len(self.question.options), dtype=np.float32)[rows]
 
@@ -237,8 +248,8 @@ def test_a_model_that_is_not_the_demos_is_refused(tiny_model):
 
 def test_the_pool_is_made_of_captions_and_names_every_place():
     pool = text_pool()
-    known = {word for phrase in vocabulary() for word in phrase.split()} | {"objects"}
-    assert {word for text in pool for word in text.split()} <= known
+    vocabulary_words = {word for phrase in vocabulary() for word in phrase.split()} | {"objects"}
+    assert {word for text in pool for word in text.split()} <= vocabulary_words
     assert set(pool.values()) == {PLACE, "noun", "colour", "shape", "count", "position", "size", "tint", "style"}
     about_places = [text for text, name in pool.items() if name == PLACE]
     for background in nouns.BACKGROUNDS:
@@ -247,8 +258,8 @@ def test_the_pool_is_made_of_captions_and_names_every_place():
 
 
 def words(head, *texts):
-    found = tuple(HeadText(text=f"text {n}", property=name, explained=share) for n, (name, share) in enumerate(texts))
-    return HeadTexts(head=head, variance=0.1, texts=found)
+    chosen = tuple(HeadText(text=f"text {n}", property=name, explained=share) for n, (name, share) in enumerate(texts))
+    return HeadTexts(head=head, variance=0.1, texts=chosen)
 
 
 def test_the_two_rules_read_variance_and_number():
@@ -271,10 +282,10 @@ def test_the_planted_head_is_chosen():
         "L01H00": textspan(vectors[:6].T @ vectors[:6] + noise, vectors, 5),
         "L01H01": textspan(vectors[6:].T @ vectors[6:] + noise, vectors, 5),
     }
-    found = head_words(spans, {"L01H00": 0.3, "L01H01": 0.2}, texts, properties)
+    heads = head_words(spans, {"L01H00": 0.3, "L01H01": 0.2}, texts, properties)
     for rule in RULES:
-        assert [head.head for head in found if head.chosen(rule)] == ["L01H00"]
-    assert found[0].weight("variance") > 0.95
+        assert [head.head for head in heads if head.chosen(rule)] == ["L01H00"]
+    assert heads[0].weight("variance") > 0.95
 
 
 # -- the birds' shortcut -----------------------------------------------------------------------------------------------
@@ -300,40 +311,40 @@ def place_words(*about_places):
 
 
 def test_ablating_the_planted_head_raises_the_worst_group():
-    found = studied(place_words("L01H02"), HEADS, planted_birds(), ("landbird", "waterbird"), seed=0)
-    plainly, ablated = found.settings["none"], found.settings["variance"]
-    assert ablated.heads == found.settings["majority"].heads == ("L01H02",)
+    study = studied(place_words("L01H02"), HEADS, planted_birds(), ("landbird", "waterbird"), seed=0)
+    plainly, ablated = study.settings["none"], study.settings["variance"]
+    assert ablated.heads == study.settings["majority"].heads == ("L01H02",)
     assert set(plainly.groups) == {
         f"{bird} on {place}" for bird in ("landbird", "waterbird") for place in nouns.HOME.values()
     }
     assert plainly.worst < 0.1
     assert ablated.worst > 0.9
-    assert found.possible["variance"] == 4
-    assert found.controls["variance"].beaten == pytest.approx(0.75, abs=0.06), "one set of four is the chosen one"
-    low, high = found.intervals["variance rise"]
+    assert study.possible["variance"] == 4
+    assert study.controls["variance"].beaten == pytest.approx(0.75, abs=0.06), "one set of four is the chosen one"
+    low, high = study.intervals["variance rise"]
     assert 0.7 < low < ablated.worst - plainly.worst < high < 1
-    assert found.intervals["none rise"] == (0, 0)
-    by_name = {figure.name: figure for figure in found.figures}
+    assert study.intervals["none rise"] == (0, 0)
+    by_name = {figure.name: figure for figure in study.figures}
     assert by_name["1 place heads: rise of the worst group"].reached
     assert by_name["1 place heads: random sets beaten"].reached is False
-    assert len(by_name) == len(found.figures)
+    assert len(by_name) == len(study.figures)
 
 
 def test_without_a_place_head_nothing_rises():
-    found = studied(place_words(), HEADS, planted_birds(), ("landbird", "waterbird"), seed=0)
-    assert found.settings["variance"].heads == ()
-    assert found.settings["variance"].worst == found.settings["none"].worst
-    assert found.controls["variance"].p == 1
-    assert found.possible["variance"] == 1
-    json.dumps(found.record(), allow_nan=False)
+    study = studied(place_words(), HEADS, planted_birds(), ("landbird", "waterbird"), seed=0)
+    assert study.settings["variance"].heads == ()
+    assert study.settings["variance"].worst == study.settings["none"].worst
+    assert study.controls["variance"].p == 1
+    assert study.possible["variance"] == 1
+    json.dumps(study.record(), allow_nan=False)
 
 
 def test_right_answers_agree_with_the_settings():
     batches = planted_birds()
     chosen = np.array([head == "L01H02" for head in HEADS])
-    found = studied(place_words("L01H02"), HEADS, batches, ("landbird", "waterbird"), seed=0)
-    assert right_answers(batches, chosen).sum() == found.settings["variance"].accuracy.right
-    assert right_answers(batches, ~chosen & chosen).sum() == found.settings["none"].accuracy.right
+    study = studied(place_words("L01H02"), HEADS, batches, ("landbird", "waterbird"), seed=0)
+    assert right_answers(batches, chosen).sum() == study.settings["variance"].accuracy.right
+    assert right_answers(batches, ~chosen & chosen).sum() == study.settings["none"].accuracy.right
 
 
 @pytest.mark.parametrize(
@@ -373,6 +384,7 @@ def test_a_whole_evaluation_is_a_record(whole):
             assert low <= figure["value"] <= high
 
 
+@pytest.mark.full
 def test_the_command_writes_and_prints_the_same(whole, model_directory, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["evaluate", "--model", "a model"])
     training = tmp_path / "training"
@@ -388,9 +400,9 @@ def test_the_command_writes_and_prints_the_same(whole, model_directory, tmp_path
     timeless = [[f for f in r["figures"] if f["part"] != "footprint"] for r in (record, before)]
     assert timeless[0] == timeless[1]
     assert card_file.read_text().startswith("# clipaudit's demo model\n")
-    shown = capsys.readouterr().out
-    assert "worst group below the average" in shown
-    assert str(card_file) in shown
+    output = capsys.readouterr().out
+    assert "worst group below the average" in output
+    assert str(card_file) in output
 
 
 def test_the_card_holds_every_figure_and_the_recipe(whole, tmp_path):
@@ -402,7 +414,7 @@ def test_the_card_holds_every_figure_and_the_recipe(whole, tmp_path):
     assert facts == {"recipe": recipe}
     text = card(replace(whole, training=facts, note="The better of two seeds."))
     for figure in whole.figures:
-        assert f"| {' | '.join(figure.shown().values())} |" in text
+        assert f"| {' | '.join(figure.cells().values())} |" in text
     for head in whole.shortcut.words:
         assert f"| {head.head} |" in text
     assert whole.model["fingerprint"] in text

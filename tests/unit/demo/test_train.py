@@ -1,25 +1,37 @@
+from __future__ import annotations
+
 import json
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import open_clip
 import pytest
-import torch
 import typer
 from rich.console import Console
-from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from clipaudit.demo.training.batches import BatchMaker, TrainingBatch, batches
-from clipaudit.demo.training.tokenizer import used_merges, write_bpe
-from clipaudit.demo.training.train import Recipe, Trainer, _encode_text, main, train
 from clipaudit.errors import UsageError
-from clipaudit.model import bundled
 
-RECIPE = Recipe(images=32, batch=8, dense=0.5, lr=1e-3)
-CPU = torch.device("cpu")
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global open_clip, torch, BatchMaker, TrainingBatch, batches, used_merges, write_bpe, Recipe, Trainer
+    global _encode_text, main, train, bundled
+    global RECIPE, CPU, load_file
+
+    import open_clip
+    import torch
+    from safetensors.torch import load_file
+
+    from clipaudit.demo.training.batches import BatchMaker, TrainingBatch, batches
+    from clipaudit.demo.training.tokenizer import used_merges, write_bpe
+    from clipaudit.demo.training.train import Recipe, Trainer, _encode_text, main, train
+    from clipaudit.model import bundled
+
+    RECIPE = Recipe(images=32, batch=8, dense=0.5, lr=1e-3)
+    CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +65,7 @@ def same_batch(a: TrainingBatch, b: TrainingBatch) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("images", "tokens", "caption"))
 
 
+@pytest.mark.full
 def test_a_resumed_training_ends_bit_identical(bpe, finished, tmp_path, monkeypatch):
     uninterrupted, out = finished
     once = Trainer.train
@@ -71,15 +84,16 @@ def test_a_resumed_training_ends_bit_identical(bpe, finished, tmp_path, monkeypa
     second.resume(tmp_path / "checkpoint.safetensors")
     assert second.step == 1
     assert run(second, tmp_path) is None
-    one, other = (load_file(directory / "checkpoint.safetensors") for directory in (out, tmp_path))
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
+    whole, resumed = (load_file(directory / "checkpoint.safetensors") for directory in (out, tmp_path))
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
     weights = [(directory / "model" / bundled.WEIGHTS).read_bytes() for directory in (out, tmp_path)]
     assert weights[0] == weights[1]
     assert uninterrupted.step == second.step == RECIPE.steps
 
 
+@pytest.mark.full
 def test_signal_handlers_are_put_back(bpe, tmp_path):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     assert run(Trainer(RECIPE, bpe, CPU), tmp_path) is None
@@ -156,16 +170,18 @@ def test_the_schedule():
     assert [recipe.dropout_at(step) for step in (0, 79, 80, 99)] == [0.5, 0.5, 0, 0]
 
 
+@pytest.mark.full
 def test_workers_change_no_batch(make):
     expected = [make(step) for step in range(5, 10)]
-    with batches(make, 5, 10, workers=2) as found:
-        assert all(same_batch(a, b) for a, b in zip(found, expected, strict=True))
+    with batches(make, 5, 10, workers=2) as made:
+        assert all(same_batch(a, b) for a, b in zip(made, expected, strict=True))
 
 
+@pytest.mark.full
 def test_a_failing_generator_is_reported(bpe):
     make = BatchMaker(generator="clipaudit.demo.training.data:missing", bpe=bpe, seed=0, size=8)
-    with batches(make, 0, 4, workers=1) as found, pytest.raises(RuntimeError, match=r"step 0: AttributeError.*missing"):
-        next(found)
+    with batches(make, 0, 4, workers=1) as made, pytest.raises(RuntimeError, match=r"step 0: AttributeError.*missing"):
+        next(made)
 
 
 def command() -> typer.Typer:
@@ -174,6 +190,7 @@ def command() -> typer.Typer:
     return app
 
 
+@pytest.mark.full
 def test_the_command_resumes_and_refuses_other_settings(bpe, tmp_path):
     arguments = ["--out", str(tmp_path), "--images", "16", "--batch", "8", "--workers", "0", "--bpe", str(bpe)]
     arguments += ["--threads", str(torch.get_num_threads())]

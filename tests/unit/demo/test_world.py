@@ -116,8 +116,8 @@ def test_a_tint_moves_the_whole_image_towards_its_colour(tint):
     plain, _ = render(Scene(noun="cow", art="noto", background="city"), generator(1))
     tinted, _ = render(Scene(noun="cow", art="noto", tint=tint, background="city"), generator(1))
     gain = tinted.mean((0, 1)) / plain.mean((0, 1))
-    wanted = {"red": [0], "green": [1], "blue": [2], "purple": [0, 2]}[tint]
-    assert min(gain[wanted]) > 1.15 * max(np.delete(gain, wanted))
+    channels = {"red": [0], "green": [1], "blue": [2], "purple": [0, 2]}[tint]
+    assert min(gain[channels]) > 1.15 * max(np.delete(gain, channels))
 
 
 @settings(max_examples=300)
@@ -137,10 +137,10 @@ def test_captions_say_nothing_untrue(scene, seed):
 
 
 def test_the_vocabulary_covers_every_caption():
-    known = {word for phrase in vocabulary() for word in phrase.split()}
+    vocabulary_words = {word for phrase in vocabulary() for word in phrase.split()}
     rng = generator(5)
     for _ in range(3000):
-        assert set(caption(training_scene(rng), rng).split()) <= known
+        assert set(caption(training_scene(rng), rng).split()) <= vocabulary_words
 
 
 def test_training_birds_live_at_home_and_nothing_else_has_a_home():
@@ -178,8 +178,8 @@ def test_pixels_are_the_same_on_every_machine():
 
 
 def test_an_image_does_not_depend_on_how_many_there_are():
-    few, many = ([s.pixels for s in samples("things", count=n, seed=2)] for n in (5, 9))
-    assert all((a == b).all() for a, b in zip(few, many, strict=False))
+    first, all_images = ([s.pixels for s in samples("things", count=n, seed=2)] for n in (5, 9))
+    assert all((a == b).all() for a, b in zip(first, all_images, strict=False))
 
 
 @pytest.mark.parametrize("name", WORLDS)

@@ -6,16 +6,26 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pytest
-import torch
-from open_clip.zero_shot_classifier import build_zero_shot_classifier
 
 from clipaudit.config import ModelConfig
 from clipaudit.errors import UnknownModel, UsageError
-from clipaudit.heads.texts.encoder import centred, encode_classes, encode_texts, fill, load_tokenizer
-from clipaudit.model.loading import load_model
 from tests.worded_models import MERGES, write_worded_model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global open_clip, torch, build_zero_shot_classifier, encode_classes, encode_texts, fill
+    global load_tokenizer, load_model
+
+    import open_clip
+    import torch
+    from open_clip.zero_shot_classifier import build_zero_shot_classifier
+
+    from clipaudit.heads.texts.encoder import encode_classes, encode_texts, fill, load_tokenizer
+    from clipaudit.model.loading import load_model
+
 
 TEXTS = ["a cat", "a dog", "two dogs", "a cat", "", "cat dog"]
 
@@ -118,11 +128,3 @@ def test_texts_that_would_be_cut_are_refused(encoder):
 def test_another_models_tokenizer_is_refused(encoder):
     with pytest.raises(UsageError, match="not this model's: it gives token 49407, and the model knows 518"):
         encode_texts(encoder[0], open_clip.get_tokenizer("ViT-B-32", context_length=16), ["a cat"])
-
-
-def test_centred():
-    texts = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32) + 3
-    found = centred(texts)
-    assert found.dtype == np.float32
-    assert np.abs(found.mean(axis=0)).max() < 1e-6
-    assert np.allclose(found[1] - found[0], texts[1] - texts[0], atol=1e-5)

@@ -18,8 +18,8 @@ from clipaudit.heads.texts.classes import (
     listed_classes,
     load_classes,
     load_templates,
-    prompts,
 )
+from clipaudit.heads.texts.encoder import fill
 from clipaudit.heads.texts.pool import CONTEXT, CORE, KINDS, UNSPECIFIED, load_pool, pool_for
 
 FOLDER = Path(pool.__file__).parent / "pool"
@@ -88,7 +88,7 @@ def ours():
 
 def test_the_pool_is_large_in_every_property(ours):
     assert len(ours) > 4000
-    counts = {name: len(positions) for name, positions in ours.by_property.items()}
+    counts = Counter(ours.properties)
     assert set(counts) == {path.stem for path in FOLDER.glob("*.txt")}, "every file is in properties.toml"
     assert len(counts) >= 25
     assert min(counts.values()) >= 80, counts
@@ -181,7 +181,7 @@ def test_a_list_with_properties(tmp_path):
     assert texts.texts == ("a red sky", "my dog", "my cat", "a tree")
     assert texts.properties == ("colour", "pets", "pets", "plants")
     assert texts.kinds == (CONTEXT, UNSPECIFIED, CORE, CONTEXT)
-    assert texts.by_property == {"colour": (0,), "pets": (1, 2), "plants": (3,)}
+    assert texts.properties == ("colour", "pets", "pets", "plants")
     assert texts.summary == f"4 texts in 3 properties from {path}"
     assert set(texts.kinds) <= set(KINDS)
 
@@ -357,7 +357,7 @@ def test_template_sets():
     imagenet = load_templates()
     assert len(set(imagenet)) == 80
     assert all(template.count("{}") == 1 for template in imagenet)
-    assert prompts(["tench"], imagenet) == (tuple(make("tench") for make in OPENAI_IMAGENET_TEMPLATES),)
+    assert [fill(template, "tench") for template in imagenet] == [make("tench") for make in OPENAI_IMAGENET_TEMPLATES]
     assert set(load_templates("simple")) < set(imagenet)
     assert len(load_templates("simple")) == 7
     assert load_templates("single") == ("a photo of a {}.",)
@@ -365,7 +365,8 @@ def test_template_sets():
 
 
 def test_prompts_leave_names_alone():
-    assert prompts(["{0}", "a {} b"], ["x {}", "{}."]) == (("x {0}", "{0}."), ("x a {} b", "a {} b."))
+    prompts = [[fill(template, name) for template in ("x {}", "{}.")] for name in ("{0}", "a {} b")]
+    assert prompts == [["x {0}", "{0}."], ["x a {} b", "a {} b."]]
 
 
 def test_templates_from_a_file(tmp_path):

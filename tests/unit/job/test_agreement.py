@@ -4,16 +4,25 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 
 from clipaudit.config import DecodeConfig, JobConfig, ModelConfig
 from clipaudit.errors import UsageError
-from clipaudit.job.agreement import first_shard, measure, measure_if_asked
-from clipaudit.job.worker import ShardWorker
-from clipaudit.model import Decomposer
-from clipaudit.model.loading import Normaliser, load_model
-from clipaudit.shards.decoder import ImageDecoder
 from tests.make_shards import jpeg_bytes, write_members
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global torch, first_shard, measure, measure_if_asked, ShardWorker, Decomposer, Normaliser, load_model
+    global ImageDecoder
+
+    import torch
+
+    from clipaudit.job.agreement import first_shard, measure, measure_if_asked
+    from clipaudit.job.worker import ShardWorker
+    from clipaudit.model import Decomposer
+    from clipaudit.model.loading import Normaliser, load_model
+    from clipaudit.shards.decoder import ImageDecoder
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +51,19 @@ def parts(config):
 
 def test_it_is_the_difference_of_the_two_ways(config, shards):
     _, loaded, rounded, decoder = made = parts(config)
-    found = measure(*made)
+    measured = measure(*made)
     normalise = Normaliser(decoder.mean, decoder.std, loaded.device)
     images = normalise([decoder(jpeg_bytes(60, 50, seed=n)).image for n in range(9)])
     exact, other = Decomposer(loaded.model, layers=[2, 3])(images), rounded(images)
-    assert found.shard == str(shards / "0.tar")
-    assert found.images == 9
-    assert found.min_cosine == pytest.approx(float((exact.embedding * other.embedding).sum(-1).min()), abs=1e-6)
-    assert found.largest_difference == pytest.approx(float((exact.embedding - other.embedding).abs().max()), abs=1e-6)
-    assert found.largest_head_difference == pytest.approx(float((exact.heads - other.heads).abs().max()), abs=1e-6)
-    assert 0 < found.largest_difference < 0.1
-    assert found.time_ratio > 0
+    assert measured.shard == str(shards / "0.tar")
+    assert measured.images == 9
+    assert measured.min_cosine == pytest.approx(float((exact.embedding * other.embedding).sum(-1).min()), abs=1e-6)
+    assert measured.largest_difference == pytest.approx(
+        float((exact.embedding - other.embedding).abs().max()), abs=1e-6
+    )
+    assert measured.largest_head_difference == pytest.approx(float((exact.heads - other.heads).abs().max()), abs=1e-6)
+    assert 0 < measured.largest_difference < 0.1
+    assert measured.time_ratio > 0
 
 
 def test_device_resizing_is_measured_too(config, monkeypatch):

@@ -4,16 +4,24 @@ import contextlib
 
 import numpy as np
 import pytest
-import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from clipaudit.config import DecodeConfig
-from clipaudit.job.staging import Staging
-from clipaudit.model.loading import Normaliser
-from clipaudit.shards.decoder import ImageDecoder, perceptual_hash
 from tests.make_shards import jpeg_bytes, photo, png_bytes
 
-CPU = torch.device("cpu")
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global torch, PreprocessCfg, image_transform_v2, Staging, Normaliser, ImageDecoder, perceptual_hash, CPU
+
+    import torch
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    from clipaudit.job.staging import Staging
+    from clipaudit.model.loading import Normaliser
+    from clipaudit.shards.decoder import ImageDecoder, perceptual_hash
+
+    CPU = torch.device("cpu")
 
 
 def decoder(resize="host"):
@@ -89,10 +97,10 @@ def test_results_are_those_of_the_batch(streams, recorder):
     for number, images in enumerate(batches):
         following = staging.submit(images)
         for taken, batch in ((number - 1, before),) if before else ():
-            found = batch.wait()
+            results = batch.wait()
             expected = normalise(batches[taken])
-            assert np.array_equal(found["pixels"], expected.numpy())
-            assert np.array_equal(found["mean"], expected.mean(dim=(1, 2, 3)).numpy())
+            assert np.array_equal(results["pixels"], expected.numpy())
+            assert np.array_equal(results["mean"], expected.mean(dim=(1, 2, 3)).numpy())
             assert batch.seconds == 1.5 if streams else batch.seconds > 0
             assert batch.hashes() == []
         before = following
@@ -146,9 +154,10 @@ def test_large_images_are_resized_on_the_host(monkeypatch):
     assert decoder("device")(jpeg_bytes(60, 60)).image.shape == (60, 60, 3)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: real streams and pinned memory")
 @pytest.mark.parametrize("resize", ["host", "device"])
 def test_on_a_cuda_device_the_numbers_are_the_cpus(resize):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device: real streams and pinned memory")
     made, device = decoder(resize), torch.device("cuda")
     staging, reference = Staging(made, device, echo), Staging(decoder(), CPU, echo)
     batches = [[jpeg_bytes(64 + n + seed, 50, seed=n) for n in range(16)] for seed in range(6)]

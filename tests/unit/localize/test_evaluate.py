@@ -9,24 +9,35 @@ import tarfile
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from clipaudit.config import ModelConfig
 from clipaudit.errors import UnsupportedTower, UsageError
 from clipaudit.heads.texts.classes import ClassNames
-from clipaudit.localize.evaluation.evaluate import EvaluationConfig, LocaliserEvaluation
-from clipaudit.localize.evaluation.metrics import Sums, average_precision, pixel_auc
-from clipaudit.localize.evaluation.multilabel import class_scores
-from clipaudit.localize.evaluation.segmentation import (
-    ClassesProtocol,
-    ObjectProtocol,
-    PointsProtocol,
-    ReferenceProtocol,
-    segment,
-)
-from clipaudit.localize.frames import Frame, entire
-from clipaudit.localize.masks import OUTSIDE, Masked, cut_mask, read_mask
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global torch, EvaluationConfig, LocaliserEvaluation, Sums, average_precision, pixel_auc, class_scores
+    global ClassesProtocol, ObjectProtocol, PointsProtocol, ReferenceProtocol, segment, Frame, entire, OUTSIDE
+    global Masked, cut_mask, read_mask
+
+    import torch
+
+    from clipaudit.localize.evaluation.evaluate import EvaluationConfig, LocaliserEvaluation
+    from clipaudit.localize.evaluation.metrics import Sums, average_precision, pixel_auc
+    from clipaudit.localize.evaluation.multilabel import class_scores
+    from clipaudit.localize.evaluation.segmentation import (
+        ClassesProtocol,
+        ObjectProtocol,
+        PointsProtocol,
+        ReferenceProtocol,
+        segment,
+    )
+    from clipaudit.localize.frames import Frame, entire
+    from clipaudit.localize.masks import OUTSIDE, Masked, cut_mask, read_mask
+
 
 RNG = np.random.default_rng(0)
 NAMES = ClassNames(labels=(0, 1), names=("left", "right"), source="here")

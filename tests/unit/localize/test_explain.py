@@ -6,15 +6,24 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from clipaudit.config import ModelConfig
 from clipaudit.errors import UsageError
-from clipaudit.localize import Options
-from clipaudit.localize.explain import Explainer
-from clipaudit.model import Decomposer
-from clipaudit.model.loading import Normaliser
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global torch, Options, Explainer, Decomposer, Normaliser
+
+    import torch
+
+    from clipaudit.localize import Options
+    from clipaudit.localize.explain import Explainer
+    from clipaudit.model import Decomposer
+    from clipaudit.model.loading import Normaliser
+
 
 TEXTS = ["a photo of a fish", "a photo of a city", "snow"]
 

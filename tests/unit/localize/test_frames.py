@@ -6,17 +6,27 @@ import io
 
 import numpy as np
 import pytest
-from open_clip.transform import image_transform
 from PIL import Image
 
 from clipaudit.config import DecodeConfig
 from clipaudit.errors import UsageError
-from clipaudit.localize.colours import coloured
-from clipaudit.localize.frames import Frame, PictureReader, entire, seen_by
-from clipaudit.localize.overlay import MapPanel, overlaid, sheet
-from clipaudit.model import describe_tower
-from clipaudit.shards.decoder import ImageDecoder
-from tests.tiny_models import tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global image_transform, coloured, Frame, PictureReader, entire, seen_by, MapPanel, overlaid, sheet
+    global describe_tower, ImageDecoder, tiny
+
+    from open_clip.transform import image_transform
+
+    from clipaudit.localize.colours import coloured
+    from clipaudit.localize.frames import Frame, PictureReader, entire, seen_by
+    from clipaudit.localize.overlay import MapPanel, overlaid, sheet
+    from clipaudit.model import describe_tower
+    from clipaudit.shards.decoder import ImageDecoder
+    from tests.tiny_models import tiny
+
 
 SIZES = [(64, 64), (300, 200), (200, 301), (90, 400), (1000, 333)]
 
@@ -81,12 +91,12 @@ def test_bilinear_maps_keep_the_patches_values_at_their_centres():
 
 def test_a_whole_picture_keeps_its_shape():
     visual = tiny("ViT-B-32-quickgelu", layers=1)
-    reader = PictureReader(transform("shortest"), describe_tower(visual), whole=True, shown=100)
+    reader = PictureReader(transform("shortest"), describe_tower(visual), whole=True, display_side=100)
     for size, seen in {(100, 300): (96, 288), (640, 427): (128, 96), (20, 2000): (32, 1152)}.items():
         picture = reader.read(png(np.zeros((*size, 3), np.uint8)), "a.png")
         assert picture.seen.shape[:2] == seen
         assert (picture.frame.bottom, picture.frame.right) == size
-        assert max(picture.shown.shape) == 100
+        assert max(picture.display.shape) == 100
     finer = PictureReader(transform("shortest"), describe_tower(visual), side=200).read(
         png(with_square((100, 150), 0, 0, 9)), "a"
     )

@@ -8,8 +8,16 @@ import pytest
 from clipaudit.config import ModelConfig
 from clipaudit.demo.world.datasets import write_world
 from clipaudit.errors import UsageError
-from clipaudit.localize.evaluation.evaluate import EvaluationConfig, LocaliserEvaluation
-from clipaudit.localize.evaluation.head_places import shares
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global EvaluationConfig, LocaliserEvaluation, shares
+
+    from clipaudit.localize.evaluation.evaluate import EvaluationConfig, LocaliserEvaluation
+    from clipaudit.localize.evaluation.head_places import shares
+
 
 RNG = np.random.default_rng(0)
 

@@ -10,13 +10,20 @@ import numpy as np
 import pytest
 
 from clipaudit.errors import ShardUnreadable, UsageError
-from clipaudit.localize.frames import entire
-from clipaudit.localize.masks import read_cut_mask
-from clipaudit.localize.off_object import off_object, off_shares
 from clipaudit.run.reader import Run
 from clipaudit.run.stored_images import StoredImages
 from tests.make_audits import audited
 from tests.make_shards import huge_png_bytes, jpeg_bytes, member_offsets, png_bytes, write_shard
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global entire, read_cut_mask, off_object, off_shares
+
+    from clipaudit.localize.frames import entire
+    from clipaudit.localize.masks import read_cut_mask
+    from clipaudit.localize.off_object import off_object, off_shares
 
 
 def test_shares_of_planted_maps():
@@ -97,23 +104,23 @@ def test_every_image_comes_with_its_own_mask(run):
     assert sorted(places) == [(0, index) for index in range(6)]
     truth = member_offsets(run.manifest.shards[0].url)
     for (_, index), place in places.items():
-        data, mask = stored.read(place)
+        data, mask = stored.read_with_member(place)
         assert (place.key, place.offset) == (f"p{index}", truth[f"p{index}.jpg"][1])
         assert data == jpeg_bytes(40, 30, seed=index)
         assert mask == (None if index % 3 == 2 else b"mask %d" % index)
-        assert StoredImages(run, None).read(place) == (data, None)
+        assert StoredImages(run, None).read_with_member(place) == (data, None)
 
 
 def test_a_changed_shard_is_not_read(run, tmp_path):
     stored = StoredImages(run, "seg.png")
     place = stored.places([(0, 0)])[0, 0]
     with pytest.raises(ShardUnreadable, match="more than 64 MiB"):
-        stored.read(replace(place, nbytes=2**27))
+        stored.read_with_member(replace(place, nbytes=2**27))
     stat = Path(place.url).stat()
     os.utime(place.url, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
     try:
         with pytest.raises(ShardUnreadable, match=r"s-0.tar: the shard has changed since the audit"):
-            StoredImages(run, "seg.png").read(place)
+            StoredImages(run, "seg.png").read_with_member(place)
     finally:
         os.utime(place.url, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 

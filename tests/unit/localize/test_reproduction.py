@@ -14,7 +14,6 @@ from PIL import Image
 from typer.main import get_command
 
 from clipaudit.cli.app import app
-from clipaudit.localize.evaluation.waterbirds import PUBLISHED_HEADS
 from tests.commands import ROOT
 
 PAGE = (ROOT / "docs/reproduction.md").read_text()
@@ -59,6 +58,8 @@ def test_a_command_of_the_docs_parses(line):
 
 
 def test_the_pages_heads_are_the_published_ones():
+    from clipaudit.localize.evaluation.waterbirds import PUBLISHED_HEADS
+
     named = re.findall(r"--heads (\S+)", PAGE)
     assert [tuple(heads.split(",")) for heads in named] == [PUBLISHED_HEADS["ViT-L-14"]]
     assert [len(heads) for heads in PUBLISHED_HEADS.values()] == [7, 15, 9]

@@ -7,10 +7,9 @@ import threading
 
 import numpy as np
 import pytest
-import torch
 
+from clipaudit.cli.console.evaluate import groups_json, print_groups
 from clipaudit.cli.console.job import ConsoleReporter
-from clipaudit.cli.console.localize import groups_json, print_groups
 from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConfig, StoreConfig
 from clipaudit.demo.world.datasets import write_world
 from clipaudit.errors import UsageError
@@ -19,15 +18,26 @@ from clipaudit.heads.texts.classes import ClassNames
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.job.driver import run_job
 from clipaudit.job.engine_local import LocalPool
-from clipaudit.localize import TokenDecomposition
-from clipaudit.localize.evaluation.evaluate import EvaluationConfig, LocaliserEvaluation
-from clipaudit.localize.evaluation.waterbirds import group_accuracy
-from clipaudit.localize.frames import PictureReader
-from clipaudit.localize.masks import Masked, MaskedShards
-from clipaudit.model import Decomposer, describe_tower
-from clipaudit.model.loading import Normaliser, load_model
 from clipaudit.run.reader import Run
-from tests.tiny_models import images_for, tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global torch, TokenDecomposition, EvaluationConfig, LocaliserEvaluation, group_accuracy, PictureReader, Masked
+    global MaskedShards, Decomposer, describe_tower, Normaliser, load_model, images_for, tiny
+
+    import torch
+
+    from clipaudit.localize import TokenDecomposition
+    from clipaudit.localize.evaluation.evaluate import EvaluationConfig, LocaliserEvaluation
+    from clipaudit.localize.evaluation.waterbirds import group_accuracy
+    from clipaudit.localize.frames import PictureReader
+    from clipaudit.localize.masks import Masked, MaskedShards
+    from clipaudit.model import Decomposer, describe_tower
+    from clipaudit.model.loading import Normaliser, load_model
+    from tests.tiny_models import images_for, tiny
+
 
 DEMO = ModelConfig(name="demo", device="cpu")
 HEADS = ("L05H00", "L03H02")

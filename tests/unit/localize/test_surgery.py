@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from clipaudit.errors import UnsupportedTower, UsageError
-from clipaudit.localize import Surgery, feature_surgery, similarities, text_weights
-from tests.plain_towers import heads_of, plain_forward
-from tests.tiny_models import images_for, plain_embedding, tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global torch, TorchDispatchMode, tree_leaves, Surgery, feature_surgery, similarities, text_weights, heads_of
+    global plain_forward, images_for, plain_embedding, tiny
+
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    from clipaudit.localize import Surgery, feature_surgery, similarities, text_weights
+    from tests.plain_towers import heads_of, plain_forward
+    from tests.tiny_models import images_for, plain_embedding, tiny
+
 
 # QuickGELU, LayerScale, average pooling with the norm behind the pool, inner norms and rotary positions, post-norm
 # blocks, relative positions.
@@ -40,7 +50,7 @@ def texts_of(count: int, dimension: int = 144) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ["ViT-B-32-quickgelu", "ViT-M-16-alt"])
 @pytest.mark.parametrize("blocks", [1, 2, 3])
-@torch.inference_mode()
+@pytest.mark.usefixtures("inference_mode")
 def test_the_second_path_is_value_attention_without_mlp(kind, blocks):
     visual = tiny(kind, layers=3)
     images = images_for(visual)
@@ -62,7 +72,7 @@ def test_every_kind_of_tower(kind):
     assert out.patches.shape[1] == out.grid[0] * out.grid[1]
 
 
-@torch.inference_mode()
+@pytest.mark.usefixtures("inference_mode")
 def test_the_other_paths(visual, images):
     trace = plain_forward(visual, images)
     plain = Surgery(visual, path="plain")(images)
@@ -77,7 +87,7 @@ def test_the_other_paths(visual, images):
     assert (maskclip.patches - plain.patches).abs().max() > 0.1
 
 
-@torch.inference_mode()
+@pytest.mark.usefixtures("inference_mode")
 def test_the_plain_path_of_a_rotary_tower_is_its_own_features():
     visual = tiny("EVA02-B-16")
     images = images_for(visual)
@@ -127,19 +137,18 @@ def test_two_texts_that_are_one_leave_nothing_in_the_papers_form(visual, images)
     assert feature_surgery(K, text_weights(whole)).abs().max() <= 1e-6
 
 
-class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that any operation returned."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
-        self.numel = max([self.numel, *sizes])
-        return out
-
-
 def test_nothing_is_larger_than_tokens_times_texts(visual, images):
+    class Largest(TorchDispatchMode):
+        """Remembers the largest tensor that any operation returned."""
+
+        numel = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+            self.numel = max([self.numel, *sizes])
+            return out
+
     texts = texts_of(1000)
     out = Surgery(visual)(images)
     with Largest() as largest:

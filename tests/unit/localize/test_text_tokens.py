@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import open_clip
 import pytest
-import torch
-from torch import nn
 
 from clipaudit.config import ModelConfig
 from clipaudit.errors import UsageError
-from clipaudit.heads.texts.encoder import encode_texts, load_tokenizer
-from clipaudit.localize.text_tokens import token_scores
-from clipaudit.model.loading import load_model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global open_clip, torch, nn, encode_texts, load_tokenizer, token_scores, load_model
+
+    import open_clip
+    import torch
+    from torch import nn
+
+    from clipaudit.heads.texts.encoder import encode_texts, load_tokenizer
+    from clipaudit.localize.text_tokens import token_scores
+    from clipaudit.model.loading import load_model
+
 
 TEXT = "a photo of a duck on a lake"
 

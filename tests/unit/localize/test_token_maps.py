@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from clipaudit.errors import UsageError
-from clipaudit.localize import TokenDecomposition
-from clipaudit.model import Decomposer
-from tests.tiny_models import images_for, plain_embedding, tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global torch, TokenDecomposition, Decomposer, images_for, plain_embedding, tiny
+
+    import torch
+
+    from clipaudit.localize import TokenDecomposition
+    from clipaudit.model import Decomposer
+    from tests.tiny_models import images_for, plain_embedding, tiny
+
 
 KINDS = ["ViT-B-32-quickgelu", "ViT-L-14-CLIPA", "vit_medium_patch16_gap_256", "EVA02-B-16"]
 

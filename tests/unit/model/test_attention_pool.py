@@ -5,26 +5,37 @@ from __future__ import annotations
 import json
 import threading
 
-import open_clip
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from clipaudit.cli.console.job import ConsoleReporter
 from clipaudit.config import ExecutionConfig, JobConfig, ModelConfig, StoreConfig
 from clipaudit.errors import UnsupportedTower
 from clipaudit.job.driver import run_job as run_audit
 from clipaudit.job.engine_local import LocalPool
-from clipaudit.job.recompute import recompute
-from clipaudit.localize import METHODS, TokenDecomposition, localiser
-from clipaudit.model import Decomposer, resized, token_map, token_scores
-from clipaudit.model.attention_pool import attention_of
-from clipaudit.model.readout import attention_update, inverse_sigma
-from clipaudit.model.taps import tapped
+from clipaudit.run.integrity import check
 from clipaudit.run.reader import Run
-from clipaudit.run.upkeep import check
 from tests.make_shards import write_photos
-from tests.tiny_models import images_for, plain_embedding, tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global open_clip, torch, recompute, METHODS, TokenDecomposition, localiser, Decomposer, resized, token_map
+    global token_scores, attention_of, attention_update, inverse_sigma, tapped, images_for, plain_embedding, tiny
+    global save_file
+
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    from clipaudit.job.recompute import recompute
+    from clipaudit.localize import METHODS, TokenDecomposition, localiser
+    from clipaudit.model import Decomposer, resized, token_map, token_scores
+    from clipaudit.model.attention_pool import attention_of
+    from clipaudit.model.readout import attention_update, inverse_sigma
+    from clipaudit.model.taps import tapped
+    from tests.tiny_models import images_for, plain_embedding, tiny
+
 
 KINDS = ["ViT-B-16-SigLIP", "coca_ViT-B-32", "PE-Core-B-16"]
 
@@ -54,7 +65,7 @@ def test_the_basis_is_orthonormal_and_shared(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@torch.no_grad()
+@pytest.mark.usefixtures("no_grad")
 def test_a_head_is_what_the_linear_pool_would_lose_without_it(kind):
     # With the norm's sigma, the pool's attention and its MLP held as they are, the pooled row is linear in the stream:
     # what the head adds to every token, pooled by the same weights, is its part.

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import threading
 
-import open_clip
 import pytest
-import torch
-from torch import nn
 
 from clipaudit.errors import UnsupportedTower, UsageError
-from clipaudit.model import Decomposer, describe_tower, token_map, token_scores
-from clipaudit.model.taps import tapped
-from tests.tiny_models import enliven, images_for, plain_embedding, tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global open_clip, torch, nn, Decomposer, describe_tower, token_map, token_scores, tapped, enliven, images_for
+    global plain_embedding, tiny
+
+    import open_clip
+    import torch
+    from torch import nn
+
+    from clipaudit.model import Decomposer, describe_tower, token_map, token_scores
+    from clipaudit.model.taps import tapped
+    from tests.tiny_models import enliven, images_for, plain_embedding, tiny
+
 
 # One of each kind: class token, LayerScale, average pooling with the norm behind and before the pool, an inner norm
 # with rotary positions, post-norm blocks, relative positions, no class token's position.
@@ -65,7 +75,7 @@ def test_parts_are_the_whole_under_autocast(kind, precision):
 
 
 @pytest.mark.parametrize("kind", PLAIN_KINDS)
-@torch.no_grad()
+@pytest.mark.usefixtures("no_grad")
 def test_a_heads_part_is_what_the_residual_stream_loses_without_it(kind):
     # A sum can be right with its terms mixed up; this looks at one head of the last layer, by the model alone.
     visual = tiny(kind)
@@ -254,19 +264,21 @@ def test_no_gradient_is_kept(visual, images):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("shape", "options"),
     [
-        torch.zeros(1, 3, 96, 95),
-        torch.zeros(3, 96, 96),
-        torch.zeros(0, 3, 96, 96),
-        torch.zeros(1, 1, 96, 96),
-        torch.zeros(1, 3, 96, 96, dtype=torch.uint8),
-        torch.zeros(1, 3, 96, 96, device="meta"),
+        ((1, 3, 96, 95), {}),
+        ((3, 96, 96), {}),
+        ((0, 3, 96, 96), {}),
+        ((1, 1, 96, 96), {}),
+        ((1, 3, 96, 96), {"dtype": "uint8"}),
+        ((1, 3, 96, 96), {"device": "meta"}),
     ],
+    ids=[f"wrong{number}" for number in range(6)],
 )
-def test_wrong_images_end_in_one_sentence(visual, wrong):
+def test_wrong_images_end_in_one_sentence(visual, shape, options):
+    dtype = getattr(torch, options.get("dtype", "float32"))
     with pytest.raises(UsageError, match=r"^images (must be|are on) [^\n]*$"):
-        Decomposer(visual)(wrong)
+        Decomposer(visual)(torch.zeros(shape, dtype=dtype, device=options.get("device", "cpu")))
 
 
 @pytest.mark.parametrize("layers", [[4], [-1], [1, 1], []])
@@ -294,9 +306,12 @@ def with_module(kind: str, path: str, module: object) -> nn.Module:
     return visual
 
 
-class Wrapped(nn.Module):
-    def forward(self, x):
-        return x * 2
+def wrapped() -> nn.Module:
+    class Wrapped(nn.Module):
+        def forward(self, x):
+            return x * 2
+
+    return Wrapped()
 
 
 @pytest.mark.parametrize(
@@ -304,10 +319,10 @@ class Wrapped(nn.Module):
     [
         (lambda: nn.Linear(2, 2), "not a tower that clipaudit knows"),
         (lambda: with_module("ViT-B-32", "transformer.resblocks.1.attn.forward", None), "was replaced"),
-        (lambda: with_module("ViT-B-32", "transformer.resblocks.1.attn.out_proj", Wrapped()), "out_proj is a Wrapped"),
+        (lambda: with_module("ViT-B-32", "transformer.resblocks.1.attn.out_proj", wrapped()), "out_proj is a Wrapped"),
         (lambda: with_module("ViT-B-32", "ln_post", nn.RMSNorm(128)), "ln_post is a RMSNorm"),
-        (lambda: with_module("ViT-B-32", "ln_pre", Wrapped()), "ln_pre is a Wrapped"),
-        (lambda: with_module("ViT-M-16-alt", "transformer.resblocks.0.ls_1", Wrapped()), "layer scale is a Wrapped"),
+        (lambda: with_module("ViT-B-32", "ln_pre", wrapped()), "ln_pre is a Wrapped"),
+        (lambda: with_module("ViT-M-16-alt", "transformer.resblocks.0.ls_1", wrapped()), "layer scale is a Wrapped"),
         (lambda: tiny("ViT-B-32", qk_norm=True), "standard residual block"),
         (lambda: tiny("ViT-B-32", pool_type="none"), "pool_type"),
         (lambda: tiny("MobileCLIP2-L-14", timm_proj="mlp"), "Mlp behind the pool is not linear"),

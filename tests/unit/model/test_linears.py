@@ -4,17 +4,27 @@ import functools
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from clipaudit.errors import UsageError
-from clipaudit.localize.tensors import autocast
-from clipaudit.model import Decomposer, describe_tower
-from clipaudit.model.linears import HALVES, Int8Linear, replacements
-from clipaudit.model.taps import Taps
-from tests.tiny_models import images_for, plain_embedding, tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global torch, nn, autocast, Decomposer, describe_tower, HALVES, Int8Linear, replacements, Taps, images_for
+    global plain_embedding, tiny
+
+    import torch
+    from torch import nn
+
+    from clipaudit.localize.tensors import autocast
+    from clipaudit.model import Decomposer, describe_tower
+    from clipaudit.model.linears import HALVES, Int8Linear, replacements
+    from clipaudit.model.taps import Taps
+    from tests.tiny_models import images_for, plain_embedding, tiny
+
 
 # Joint projections of torch and timm, EVA's separate ones and its joint one without a key bias, gated MLPs.
 KINDS = [

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
-from clipaudit.model import Decomposer
-from clipaudit.model.readout import build, polar
-from clipaudit.model.towers import describe_tower
-from tests.tiny_models import images_for, tiny
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global torch, Decomposer, build, polar, describe_tower, images_for, tiny
+
+    import torch
+
+    from clipaudit.model import Decomposer
+    from clipaudit.model.readout import build, polar
+    from clipaudit.model.towers import describe_tower
+    from tests.tiny_models import images_for, tiny
 
 
 def matrix(rows: int, columns: int, rank: int) -> torch.Tensor:

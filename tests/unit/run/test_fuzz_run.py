@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clipaudit.errors import ClipauditError
+from clipaudit.run.integrity import check
 from clipaudit.run.reader import Run
-from clipaudit.run.upkeep import check, gc, status
+from clipaudit.run.upkeep import gc, status
 from tests.fuzz import bounded, damaged, damages, folder_in_memory, json_values, no_hang, places, replaced, small
 from tests.make_runs import SPEC, make_run
 

@@ -134,7 +134,7 @@ def test_a_commit_that_is_there_and_cannot_be_read_costs_nobodys_files(run_dir, 
     assert run_dir.commit(ours)
     with monkeypatch.context() as patch:
         patch.setattr(RunDirectory, "read_commit", lambda self, shard_id: None)
-        with pytest.raises(StoreUnavailable, match=r"_committed/000000\.json is there for the store"):
+        with pytest.raises(StoreUnavailable, match=r"_committed/000000\.json exists, and cannot be read"):
             run_dir.commit(ours)
         run_dir.discard(ours)
     assert all(run_dir.storage.exists(name) for name in ours.files)

@@ -9,13 +9,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image, ImageOps
 
 from clipaudit.config import DecodeConfig
 from clipaudit.errors import UsageError
-from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodable, perceptual_hash
 from tests.make_shards import encode, huge_png_bytes, jpeg_bytes, photo, png_bytes, png_chunk, webp_bytes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global PreprocessCfg, image_transform_v2, ImageDecoder, ImageTooLarge, ImageUndecodable, perceptual_hash
+
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodable, perceptual_hash
 
 
 def transform(size=32, **config):
@@ -36,9 +44,9 @@ def reference(data, size=32, **config):
     return (pixels * 255).round().astype(np.uint8)
 
 
-def difference(one, other):
-    assert one.shape == other.shape
-    return int(np.abs(one.astype(int) - other.astype(int)).max())
+def difference(first, second):
+    assert first.shape == second.shape
+    return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
 FILES = {
@@ -308,8 +316,8 @@ def test_an_unknown_step_is_left_to_pillow():
 # Perceptual hash
 
 
-def distance(one, other):
-    return ((one ^ other) & (2**64 - 1)).bit_count()
+def distance(first, second):
+    return ((first ^ second) & (2**64 - 1)).bit_count()
 
 
 def test_hashes_of_edits_are_near_and_of_others_far():

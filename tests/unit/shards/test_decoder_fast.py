@@ -4,29 +4,40 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from clipaudit.config import DecodeConfig
-from clipaudit.shards import decoder as images_module
-from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodable
 from tests.make_shards import encode, jpeg_bytes, photo
 
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global PreprocessCfg, image_transform_v2, images_module, ImageDecoder, ImageTooLarge, ImageUndecodable
+    global DECODER
+
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    from clipaudit.shards import decoder as images_module
+    from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodable
+
+    DECODER = ImageDecoder(image_transform_v2(PreprocessCfg(size=32), is_train=False), DecodeConfig())
+
+
 pytest.importorskip("simplejpeg", reason="the extra `fast` is not installed")
-DECODER = ImageDecoder(image_transform_v2(PreprocessCfg(size=32), is_train=False), DecodeConfig())
 
 
 def both(data):
     """What the decoder makes of a file with simplejpeg and without it: an image or an error."""
-    found = []
+    results = []
     with pytest.MonkeyPatch.context() as patch:
         for module in (images_module.simplejpeg, None):
             patch.setattr(images_module, "simplejpeg", module)
             try:
-                found.append(DECODER(data))
+                results.append(DECODER(data))
             except (ImageUndecodable, ImageTooLarge) as error:
-                found.append(error)
-    return found
+                results.append(error)
+    return results
 
 
 def assert_alike(fast, slow):

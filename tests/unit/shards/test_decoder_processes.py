@@ -11,16 +11,26 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import psutil
 import pytest
-from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from clipaudit.config import DecodeConfig, FieldsConfig
-from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodable
-from clipaudit.shards.decoder_processes import ProcessDecoder
-from clipaudit.shards.feed import ShardFeed
 from clipaudit.shards.fields import parse_fields
 from clipaudit.shards.listing import expand
 from tests.commands import ROOT
 from tests.make_shards import huge_png_bytes, jpeg_bytes, png_bytes, webp_bytes, write_members
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global PreprocessCfg, image_transform_v2, ImageDecoder, ImageTooLarge, ImageUndecodable, ProcessDecoder
+    global ShardFeed
+
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodable
+    from clipaudit.shards.decoder_processes import ProcessDecoder
+    from clipaudit.shards.feed import ShardFeed
+
 
 # A decoder that images can harm: it ends, hangs or takes no notice, as their bytes say.
 FRAGILE = """
@@ -69,10 +79,10 @@ def test_results_are_those_of_this_process(processes):
     files = [jpeg_bytes(90, 61), png_bytes(40, 90), webp_bytes(50, 50), jpeg_bytes(64, 20, mode="CMYK")] * 5
     decode = here(DecodeConfig())
     with ThreadPoolExecutor(2) as pool:
-        for found, data in zip(pool.map(processes, files), files, strict=True):
+        for decoded, data in zip(pool.map(processes, files), files, strict=True):
             expected = decode(data)
-            assert np.array_equal(found.image, expected.image)
-            assert (found.width, found.height, found.phash) == (expected.width, expected.height, expected.phash)
+            assert np.array_equal(decoded.image, expected.image)
+            assert (decoded.width, decoded.height, decoded.phash) == (expected.width, expected.height, expected.phash)
 
 
 def test_limits_and_faults_are_those_of_this_process(processes):
@@ -100,6 +110,7 @@ def test_an_image_that_ends_its_decoder_is_undecodable_and_the_next_is_not(proce
     assert processes(jpeg_bytes(40, 40)).width == 40
 
 
+@pytest.mark.full
 def test_a_bug_of_the_decoder_is_no_fault_of_the_image(capfd):
     made = elsewhere(program=FRAGILE)
     with pytest.raises(RuntimeError, match="a decoding process failed"):
@@ -127,8 +138,8 @@ def test_a_shard_loses_the_one_image_and_nothing_else(tmp_path, processes):
     assert [sample.status for sample in samples] == ["ok"] * 5 + ["undecodable"] + ["ok"] * 7
     assert feed.report.details == {"undecodable": ["005: its decoder was ended by SIGKILL, 2 times"]}
     expected = [here(DecodeConfig())(data).image for data in good]
-    found = [sample.image for sample in samples if sample.image is not None]
-    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+    images = [sample.image for sample in samples if sample.image is not None]
+    assert all(np.array_equal(image, other) for image, other in zip(images, expected, strict=True))
 
 
 def test_a_program_that_cannot_start_is_no_fault_of_the_image():
@@ -142,13 +153,14 @@ def test_a_program_that_does_not_answer_is_ended(monkeypatch):
         elsewhere(program="import time; time.sleep(600)")
 
 
+@pytest.mark.full
 def test_images_that_the_device_resizes_come_whole_and_processes_end_with_their_owner():
     config = DecodeConfig(decode_processes=1, resize="device")
     made = elsewhere(config)
-    found = made(jpeg_bytes(300, 200, quality=95))
-    assert found.image.shape == (200, 300, 3)
-    assert found.phash is None
-    assert np.array_equal(found.image, here(config)(jpeg_bytes(300, 200, quality=95)).image)
+    decoded = made(jpeg_bytes(300, 200, quality=95))
+    assert decoded.image.shape == (200, 300, 3)
+    assert decoded.phash is None
+    assert np.array_equal(decoded.image, here(config)(jpeg_bytes(300, 200, quality=95)).image)
     running = decoders(made)
     assert len(running) == 2
     close = made.close
@@ -158,6 +170,7 @@ def test_images_that_the_device_resizes_come_whole_and_processes_end_with_their_
     close()
 
 
+@pytest.mark.full
 def test_processes_end_when_their_owner_is_killed():
     script = f"""
 import time, sys

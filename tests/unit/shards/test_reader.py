@@ -11,7 +11,6 @@ import fsspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from clipaudit.errors import ShardChanged, ShardNotFound, ShardUnreadable
 from clipaudit.schema import BAD_NAME, DUPLICATE_KEY, OK
@@ -79,6 +78,8 @@ def test_bytes_that_are_not_utf8_are_escaped(tmp_path):
 
 
 def test_keys_and_extensions_are_webdatasets(tmp_path):
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
     members = [
         ("a.b/c.d.JPG", b"1"), ("a.b/c.Seg.PNG", b"2"), ("a.b/c.jpg", b"3"), ("noextension", b"4"), ("x/y.jpg", b"5"),
         ("__index__.json", b"6"), ("__meta__/x.jpg", b"7"), ("__key.jpg", b"8"), ("z.", b"9"), ("x/z.cls", b"10"),
@@ -104,7 +105,41 @@ def test_directories_links_hidden_files_and_empty_groups(tmp_path):
             tar.addfile(info)
     groups, truncated = read(path)
     assert truncated is None
-    assert plain(groups) == [("e", OK, {"jpg": b""})]
+    assert plain(groups)[-1] == ("e", OK, {"jpg": b""})
+    links = [(group.key, group.members["jpg"].data, group.members["jpg"].problem) for group in groups[:-1]]
+    lost = "it is a link to '../../etc/passwd', which is not in this shard"
+    assert links == [("a", None, lost), ("b", None, lost)], "counted, and never followed out of the archive"
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_links_within_the_archive_are_followed(tmp_path, format):
+    long = "d/" + "x" * 120
+    path = tmp_path / "a.tar"
+    names = [("d/a.jpg", None), ("d/b.jpg", (tarfile.LNKTYPE, "d/a.jpg")), ("d/c.jpg", (tarfile.SYMTYPE, "a.jpg")),
+             ("e/f.jpg", (tarfile.SYMTYPE, "../d/b.jpg")), ("g.jpg", (tarfile.SYMTYPE, "h.jpg")), ("h.jpg", None),
+             ("i.jpg", (tarfile.SYMTYPE, "i.jpg"))]  # fmt: skip
+    if format != tarfile.USTAR_FORMAT:
+        names += [(f"{long}.jpg", None), ("j.jpg", (tarfile.LNKTYPE, f"{long}.jpg"))]
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, link in names:
+            info = tarfile.TarInfo(name)
+            data = b"" if link else name.encode()
+            info.size = len(data)
+            if link:
+                info.type, info.linkname = link
+            tar.addfile(info, io.BytesIO(data))
+    groups, truncated = read(path)
+    assert truncated is None
+    found = {group.key: group.members["jpg"] for group in groups}
+    assert [group.status for group in groups] == [OK] * len(names), "nothing that tar lists vanishes"
+    whole = path.read_bytes()
+    for key in ("d/b", "d/c", "e/f"):
+        assert found[key].data == b"d/a.jpg"
+        assert whole[found[key].offset : found[key].offset + found[key].nbytes] == b"d/a.jpg"
+    assert found["g"].data == b"h.jpg", "a link to a later member"
+    assert "not in this shard" in found["i"].problem, "a link to itself"
+    if format != tarfile.USTAR_FORMAT:
+        assert found["j"].data == f"{long}.jpg".encode()
 
 
 def test_sparse_members_are_skipped_whole(tmp_path):
@@ -120,7 +155,9 @@ def test_sparse_members_are_skipped_whole(tmp_path):
     path.write_bytes(bytes(header) + b"".join(extension) + b"x" * 512 + rest)
     groups, truncated = read(path)
     assert truncated is None
-    assert [group.key for group in groups] == ["k0", "k1"]
+    assert [group.key for group in groups] == ["s", "k0", "k1"]
+    assert "sparse" in groups[0].members["jpg"].problem
+    assert [group.members["jpg"].problem for group in groups[1:]] == ["", ""]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +229,7 @@ def test_a_local_shard_that_is_written_to_while_it_is_read_is_thrown_away(tmp_pa
     (shard,) = expand([str(path)])
     with ShardReader(shard, wants=WANTED.__contains__, complete=lambda _: True, max_member_bytes=2**20) as reader:
         groups = iter(reader)
-        found = [next(groups)]
+        read_groups = [next(groups)]
         match change:
             case "rewritten":
                 path.write_bytes(before.replace(bytes([31]) * 700, bytes([32]) * 700))
@@ -206,8 +243,8 @@ def test_a_local_shard_that_is_written_to_while_it_is_read_is_thrown_away(tmp_pa
             with pytest.raises(ShardChanged, match=r"a\.tar"):
                 list(groups)
             return
-        found += groups
-    assert [contents(group)["jpg"] for group in found] == [bytes([n + 1]) * 700 for n in range(40)]
+        read_groups += groups
+    assert [contents(group)["jpg"] for group in read_groups] == [bytes([n + 1]) * 700 for n in range(40)]
 
 
 def test_an_empty_file_and_files_that_are_no_tar(tmp_path):

@@ -73,10 +73,10 @@ def together(monkeypatch, path):
 
     def meeting(call):
         def meet(self, name, *content):
-            found = call(self, name, *content)
+            result = call(self, name, *content)
             if name == path:
                 both.wait(30)
-            return found
+            return result
 
         return meet
 
@@ -103,8 +103,8 @@ def test_two_drivers_that_commit_a_shard_at_once_leave_one_whole_attempt(url, ov
 
 def test_of_two_drivers_with_other_options_at_once_one_at_least_is_refused(url, overwrites, monkeypatch):
     together(monkeypatch, "run.json")
-    one = make_manifest()
-    other = replace(one, identity={**one.identity, "layers": "all"})
+    first = make_manifest()
+    second = replace(first, identity={**first.identity, "layers": "all"})
 
     def drive(manifest):
         try:
@@ -113,8 +113,8 @@ def test_of_two_drivers_with_other_options_at_once_one_at_least_is_refused(url, 
             return str(error)
 
     with ThreadPoolExecutor(2) as drivers:
-        found = list(drivers.map(drive, (one, other)))
-    assert [answer for answer in found if isinstance(answer, str) and "layers" in answer]
+        answers = list(drivers.map(drive, (first, second)))
+    assert [answer for answer in answers if isinstance(answer, str) and "layers" in answer]
 
 
 @pytest.mark.parametrize("reporter", [ConsoleReporter, JsonReporter])
@@ -128,11 +128,11 @@ def test_the_user_is_told_once_that_one_job_must_be_enough(
     write_photos(tmp_path / "a.tar", 3)
     execution = ExecutionConfig(engine="local")
     config = JobConfig(shards=(f"{tmp_path}/a.tar",), out=url, model=ModelConfig(name=tiny_model), execution=execution)
-    with reporter(config) as shown:
-        run_job(config, LocalPool(config), shown, threading.Event())
-    said = capsys.readouterr().err
-    assert said.count("cannot refuse to overwrite a file") == (not exclusive)
+    with reporter(config) as job_reporter:
+        run_job(config, LocalPool(config), job_reporter, threading.Event())
+    output = capsys.readouterr().err
+    assert output.count("cannot refuse to overwrite a file") == (not exclusive)
     if reporter is JsonReporter and not exclusive:
-        (event,) = (found for line in said.splitlines() if (found := json.loads(line))["event"] == "warning")
+        (event,) = (parsed for line in output.splitlines() if (parsed := json.loads(line))["event"] == "warning")
         assert event["text"].startswith(url)
         assert event["text"].endswith("so run only one job at a time on it")

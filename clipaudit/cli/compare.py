@@ -1,0 +1,57 @@
+"""The command `compare`: how heads differ between two runs of one model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clipaudit.cli.options import (
+    JsonOption,
+    OutOption,
+    TextDeviceOption,
+    TextsOption,
+    WhereOption,
+    at_least,
+    option,
+    print_json,
+)
+
+
+def compare(
+    run: Annotated[str, typer.Argument(help="Run to compare with.", show_default=False)],
+    other: Annotated[str, typer.Argument(metavar="RUN2", help="Run of the same model.", show_default=False)],
+    texts: TextsOption = None,
+    top: Annotated[int, option("Texts shown of each head, towards and away [3].")] = 3,
+    where: WhereOption = None,
+    device: TextDeviceOption = "auto",
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how each head's mean moved and its spread changed from one run to another of the same model.
+
+    Reads the stored moments and the model's text encoder, no image. The result also goes to `RUN2/compare/`.
+
+    Example: `clipaudit compare runs/january runs/june --top 5`
+    """
+    at_least("--top", top, 1)
+    from clipaudit.cli.console.compare import print_comparison
+    from clipaudit.cli.console.progress import ProgressBar
+    from clipaudit.heads.comparison import FILE, comparison_json
+    from clipaudit.heads.comparison import compare as compare_runs
+    from clipaudit.heads.texts.pool import load_pool
+    from clipaudit.heads.texts.vectors import RunTexts
+    from clipaudit.run.derived import finite, publish
+    from clipaudit.run.reader import Run
+    from clipaudit.run.rows import chosen_rows
+
+    before, after, pool = Run(run), Run(other), load_pool(texts)
+    rows = chosen_rows(before, where or ()), chosen_rows(after, where or ())
+    with ProgressBar("heads") as progress:
+        comparison = compare_runs(before, after, pool, RunTexts(after, device, progress.loading), rows, progress)
+    json_value = comparison_json(comparison)
+    folder = publish(after, comparison.name, {FILE: json_value}, out)
+    if as_json:
+        print_json(finite(json_value))
+    else:
+        print_comparison(comparison, top, folder)

@@ -1,0 +1,143 @@
+"""What `ablate` prints: accuracies before and after, controls, and studies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from clipaudit.cli.console.format import new_table, percent
+
+if TYPE_CHECKING:
+    from clipaudit.heads.experiment import Ablation, Experiment
+    from clipaudit.heads.studies import Point, Study
+    from clipaudit.heads.zeroshot import Control
+    from clipaudit.statistics import Proportion
+
+_MAX_CLASSES: Final = 30  # that are listed one by one
+
+
+def print_ablation(ablation: Ablation, folder: str) -> None:
+    """Print accuracy before and after on stdout, by group or class, with the control; `folder` has the files."""
+    console = Console(highlight=False)
+    _warn(console, ablation.base.near_chance, ablation.question)
+    table = new_table(("", False), ("rows", True), ("as it is", True), ("ablated", True), ("points", True))
+    base, ablated, names = ablation.base, ablation.ablated, ablation.question.names.names
+    _add_change(table, "accuracy", base.accuracy, ablated.accuracy)
+    for name, before, after in _worst_groups(ablation):
+        _add_change(table, name, before, after)
+    if base.groups:
+        for (row, value), before in base.groups.items():
+            _add_change(table, f"[dim]{escape(names[row])}, {escape(value)}[/dim]", before, ablated.groups[row, value])
+    elif len(names) <= _MAX_CLASSES:
+        for name, before, after in zip(names, base.by_class, ablated.by_class, strict=True):
+            _add_change(table, f"[dim]{escape(name)}[/dim]", before, after)
+    console.print(table)
+    for sentence in _ablation_remarks(ablation):
+        console.print(f"[dim]{escape(sentence)}[/dim]", soft_wrap=True)
+    for name, control in (("accuracy", ablation.accuracy_control), ("worst group", ablation.worst_control)):
+        if control is not None:
+            console.print(escape(_control(name, control)), soft_wrap=True)
+    console.print(f"[dim]written to {escape(folder)}[/dim]", soft_wrap=True)
+
+
+def print_study(study: Study, folder: str) -> None:
+    """Print a study's points on stdout, the seeds of one point together; `folder` has the files."""
+    console = Console(highlight=False)
+    _warn(console, study.near_chance, study.question)
+    grouped = any(point.worst_group is not None for point in study.points)
+    columns = [("", False), ("columns", True), ("accuracy", True), ("95 % interval", True), ("points", True)]
+    table = new_table(*columns, *([("worst group", True)] if grouped else []))
+    series = ""
+    for points in _seeds_together(study.points):
+        first, share = points[0], fmean(point.accuracy.value for point in points)
+        if first.series != series:
+            table.add_row(f"[dim]{escape(first.series)}[/dim]")
+            series = first.series
+        low, high = first.accuracy.interval()
+        interval = f"{percent(low)} to {percent(high)}"
+        if len(points) > 1:
+            values = [point.accuracy.value for point in points]
+            interval = f"seeds {percent(min(values))} to {percent(max(values))}"
+        change = 100 * (share - study.base.accuracy.value)
+        cells = [escape(first.name), str(first.columns), percent(share), interval, f"{change:+.1f}"]
+        if grouped:
+            worst = [point.worst_group.value for point in points if point.worst_group is not None]
+            cells.append(percent(fmean(worst)) if worst else "")
+        table.add_row(*cells)
+    console.print(table)
+    for note in study.notes:
+        console.print(f"[yellow]note[/yellow] {escape(note)}", soft_wrap=True)
+    console.print(
+        f"[dim]{study.base.accuracy.total:,} rows{escape(study.question.asked.rows.described)}; means from"
+        f" {escape(study.means)}; written to {escape(folder)}[/dim]",
+        soft_wrap=True,
+    )
+
+
+def _seeds_together(points: Sequence[Point]) -> list[list[Point]]:
+    """The points of one series and name in one list, in the order of their first ones."""
+    together: dict[tuple[str, str], list[Point]] = {}
+    for point in points:
+        together.setdefault((point.series, point.name), []).append(point)
+    return list(together.values())
+
+
+def _worst_groups(ablation: Ablation) -> Iterator[tuple[str, Proportion, Proportion]]:
+    """(name, before, after) of the group that is worst before, and of the one that is worst after."""
+    min_group, names = ablation.question.config.min_group, ablation.question.names.names
+    before, after = ablation.base.worst_group(min_group), ablation.ablated.worst_group(min_group)
+    if before is None or after is None:
+        return
+    for title, (row, value) in {"worst group as it is": before[0], "worst group ablated": after[0]}.items():
+        name = f"{title} [dim]({escape(names[row])}, {escape(value)})[/dim]"
+        yield name, ablation.base.groups[row, value], ablation.ablated.groups[row, value]
+
+
+def _add_change(table: Table, name: str, before: Proportion, after: Proportion) -> None:
+    if before.total:
+        change = 100 * (after.value - before.value)
+        table.add_row(name, f"{before.total:,}", percent(before.value), percent(after.value), f"{change:+.1f}")
+
+
+def _ablation_remarks(ablation: Ablation) -> Iterator[str]:
+    """What was replaced by what, and where means, classes and rows are from."""
+    roles = {head: role.label or role.kind for head, role in ablation.roles.items()}
+    replaced = ", ".join(f"{name} ({roles[name]})" if name in roles else name for name in ablation.columns)
+    if not ablation.columns:
+        yield "nothing is replaced: choose with --heads, --layers, --mlps or --role"
+    elif ablation.reconstructed is not None:
+        yield f"replaced by what {ablation.reconstructed} texts span (MLPs by their means): {replaced}"
+    else:
+        yield f"replaced by their means: {replaced}"
+    if ablation.columns:
+        yield f"means from {ablation.means.source}"
+    where = ablation.question.asked.rows.described
+    yield f"class names from {ablation.question.names.source}{f'; rows{where}' if where else ''}"
+    min_group = ablation.question.config.min_group
+    small = [group for group in ablation.base.groups.values() if group.total < min_group]
+    if small:
+        yield f"{len(small)} groups of fewer than {min_group} rows cannot be the worst"
+
+
+def _control(name: str, control: Control) -> str:
+    return (
+        f"control: {name} {percent(control.observed)} beats {percent(control.beaten)} of {control.sets:,} random sets"
+        f" of as many heads of the same layers (they reach {percent(control.mean)} +- {100 * control.deviation:.1f};"
+        f" p = {control.p:.3g})"
+    )
+
+
+def _warn(console: Console, near_chance: bool, question: Experiment) -> None:
+    """Print a warning when the plain accuracy is that of guessing."""
+    if near_chance:
+        console.print(
+            "[bold red]WARNING[/bold red] plain accuracy cannot be told from guessing one of"
+            f" {len(question.names)} classes: wrong class names ({escape(question.names.source)}), labels or"
+            " preprocessing are the usual cause, and nothing below means much",
+            soft_wrap=True,
+        )

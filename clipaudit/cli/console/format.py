@@ -1,0 +1,32 @@
+"""Numbers and tables as all commands print them."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+
+def count(number: int, noun: str) -> str:
+    """`1 shard`, `1,234 shards`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def byte_count(number: float) -> str:
+    """Bytes in units of 1000, as disks are sold: `12 bytes`, `1.5 KB`, `2.0 GB`."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share in 0..1 as `12.3 %`."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def new_table(*columns: tuple[str, bool]) -> Table:
+    """A table without lines; columns by their title, and whether they are aligned to the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title, right in columns:
+        table.add_column(title, justify="right" if right else "left", no_wrap=right)
+    return table

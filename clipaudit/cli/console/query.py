@@ -1,0 +1,41 @@
+"""What `query` prints: one list of results."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from clipaudit.retrieval.retriever import Answer
+
+
+def print_answer(title: str, answer: Answer) -> None:
+    """Print one list of results as a table on stdout; its notes go to stderr."""
+    console = Console(highlight=False)
+    console.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    longest = max((len(hit.row.key) + len(f"{hit.row.shard_id}/") for hit in answer.hits), default=0)
+    table.add_column("", justify="right", style="dim")
+    table.add_column("score", justify="right")
+    table.add_column("sample", overflow="fold", min_width=min(longest, 40))
+    labelled = any(hit.row.label is not None for hit in answer.hits)
+    names = list(dict.fromkeys(name for hit in answer.hits for name in hit.row.attributes))
+    if labelled:
+        table.add_column("label", overflow="fold")
+    for name in names:
+        table.add_column(escape(name), overflow="fold")
+    for hit in answer.hits:
+        cells = [str(hit.rank), f"{hit.score:.4g}", escape(f"{hit.row.shard_id}/{hit.row.key}")]
+        cells += [escape(str(hit.row.label))] * labelled
+        cells += [escape(hit.row.attributes.get(name) or "") for name in names]
+        table.add_row(*cells)
+    if not console.is_terminal:  # a program that reads it needs one line a hit
+        wide = console.options.update(width=10_000)
+        console.width = max(console.width, console.measure(table, options=wide).maximum)
+    console.print(table)
+    errors = Console(stderr=True, highlight=False)
+    for note in answer.notes:
+        errors.print(f"[yellow]note[/yellow] {escape(note)}", soft_wrap=True)

@@ -1,0 +1,65 @@
+"""What `status` and `check` print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from clipaudit.cli.console.format import byte_count, count
+
+if TYPE_CHECKING:
+    from clipaudit.job.recompute import Recomputed
+    from clipaudit.run.integrity import CheckReport
+    from clipaudit.run.upkeep import RunStatus
+
+
+def print_status(status: RunStatus, console: Console | None = None, *, details: int = 1) -> None:
+    """Print the status of a run: shards, images by status with so many examples of each reason, bytes.
+
+    On stdout unless a console is given.
+    """
+    console = console or Console(highlight=False)
+    grid = Table.grid(padding=(0, 2))
+    shards = [f"{status.committed:,} of {status.shards:,} committed"]
+    shards += [f"{status.partial:,} partial"] * bool(status.partial) + [f"{status.failed:,} failed"] * bool(
+        status.failed
+    )
+    grid.add_row("[dim]shards[/dim]", ", ".join(shards))
+    skipped = ", ".join(f"{count:,} {name}" for name, count in sorted(status.skipped.items()))
+    coverage = f" ({100 * status.coverage:.2f} % of {status.rows:,})" if status.rows else ""
+    grid.add_row("[dim]images[/dim]", f"{status.ok:,} ok{coverage}" + (f"; skipped: {skipped}" if skipped else ""))
+    for reason, examples in status.examples.items():
+        for example in examples[:details]:
+            grid.add_row(f"[dim]{reason}[/dim]", escape(example))
+    if status.ok:
+        size = f"{byte_count(status.bytes_stored)}, {byte_count(status.bytes_stored / status.ok)} an image"
+        grid.add_row("[dim]stored[/dim]", size)
+    for sentence in status.remarks:
+        grid.add_row("[yellow]note[/yellow]", escape(sentence))
+    grid.add_row("[dim]run[/dim]", escape(status.run))
+    console.print(grid)
+
+
+def print_check(report: CheckReport) -> None:
+    """Print the result of `check` on stdout."""
+    console = Console(highlight=False)
+    for problem in report.problems:
+        console.print(f"[red]problem[/red] {escape(problem)}", soft_wrap=True)
+    for remark in report.remarks:
+        console.print(f"[yellow]note[/yellow] {escape(remark)}", soft_wrap=True)
+    console.print(
+        f"checked {count(report.shards, 'shard')}, {report.rows:,} rows:"
+        f" {count(len(report.problems), 'problem')}; largest remainder {report.largest_remainder:.1e}"
+    )
+
+
+def print_recomputed(recomputed: Recomputed) -> None:
+    """Print the result of `check --model` on stdout."""
+    console = Console(highlight=False)
+    for problem in recomputed.problems:
+        console.print(f"[red]problem[/red] {escape(problem)}", soft_wrap=True)
+    difference = f"largest difference {recomputed.largest_difference:.1e}"
+    console.print(f"recomputed {count(recomputed.images, 'image')}: {difference}")

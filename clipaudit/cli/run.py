@@ -1,0 +1,119 @@
+"""The commands on a run directory: `status`, `check`, `gc` and `export`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from clipaudit.cli.options import JsonOption, RunArgument, listed, print_json
+from clipaudit.errors import IntegrityError
+
+
+def status(
+    run: RunArgument,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Refresh until the run is done: speed, bottleneck, time left.")
+    ] = False,
+    interval_seconds: Annotated[
+        float, typer.Option("--interval", min=0.1, help="With --watch: seconds between two looks.")
+    ] = 2.0,
+    details: Annotated[
+        int, typer.Option("--details", min=0, max=100, help="Examples of each reason for which samples were skipped.")
+    ] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how far a run is: shards, samples by status, coverage and bytes.
+
+    Example: `clipaudit status runs/train --watch`. With `--json --watch`: one object a line.
+    """
+    if watch:
+        from clipaudit.cli.console.watch import watch as watch_run
+
+        watch_run(run, interval_seconds, as_json)
+        return
+    from clipaudit.cli.console.run import print_status
+    from clipaudit.run.upkeep import status as run_status
+
+    result = run_status(run)
+    if as_json:
+        print_json(asdict(result))
+    else:
+        print_status(result, details=details)
+
+
+def check(
+    run: RunArgument,
+    model: Annotated[
+        bool, typer.Option("--model", help="Also load the model and recompute some stored images from their shards.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify every committed file: hashes, rows, moments and the integrity of the decomposition.
+
+    Example: `clipaudit check runs/train --model`
+    """
+    from clipaudit.cli.console.run import print_check, print_recomputed
+    from clipaudit.run.integrity import check as run_check
+
+    report = run_check(run)
+    problems, result = list(report.problems), asdict(report)
+    if not as_json:
+        print_check(report)
+    if model:
+        from clipaudit.job.recompute import recompute
+
+        recomputed = recompute(run)
+        problems += recomputed.problems
+        result["recomputed"] = asdict(recomputed)
+        if not as_json:
+            print_recomputed(recomputed)
+    if as_json:
+        print_json(result)
+    if problems:
+        raise IntegrityError(f"{run}: {problems[0]}" + (f" (and {len(problems) - 1} more)" if problems[1:] else ""))
+
+
+def gc(
+    run: RunArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed, remove nothing.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Remove young files too; only when no job is writing to this run.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove files that no commit refers to: leftovers of attempts that were lost.
+
+    Example: `clipaudit gc runs/train --dry-run`
+    """
+    from clipaudit.run.upkeep import YOUNG_SECONDS
+    from clipaudit.run.upkeep import gc as run_gc
+
+    removed = run_gc(run, dry_run=dry_run, min_age_seconds=0 if everything else YOUNG_SECONDS)
+    if as_json:
+        print_json({"dry_run": dry_run, "removed": removed})
+        return
+    for name in removed:
+        typer.echo(name)
+    typer.echo(f"{'would remove' if dry_run else 'removed'} {len(removed)} files", err=True)
+
+
+def export(
+    run: RunArgument,
+    out: Annotated[str, typer.Option("--out", help="Directory to write; must not exist or be empty.")],
+    file_format: Annotated[str, typer.Option("--format", help="parquet (fixed-size float lists) or npy.")] = "parquet",
+    heads: Annotated[
+        str | None, typer.Option("--heads", help="Heads such as L22H05,L22H06; default: all stored.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+) -> None:
+    """Write a run's vectors as plain float lists or .npy arrays for other tools.
+
+    Example: `clipaudit export runs/train --out train-heads --format npy --heads L11H05`
+    """
+    from clipaudit.run.export import export as run_export
+
+    chosen_heads = listed([heads]) if heads else None
+    for path in run_export(run, out, file_format=file_format, heads=chosen_heads, overwrite=overwrite):
+        typer.echo(path)

@@ -1,0 +1,172 @@
+"""The plain columns of a run: tables, batches and frames of its committed rows, with the types of its attributes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clipaudit.errors import IntegrityError, UsageError
+from clipaudit.run.column_types import ColumnType, attribute_types, column_type, with_types
+from clipaudit.run.directory import RunDirectory
+from clipaudit.run.frames import flat_table, pandas_frame, polars_frame
+from clipaudit.run.projections import stored_types, stream_table
+from clipaudit.run.records import CommitRecord, Manifest
+from clipaudit.run.vectors import as_numpy, plain_column
+from clipaudit.schema import Names, TableSpec, arrow_schema, as_names
+
+Shards: TypeAlias = int | Sequence[int] | None
+"""A shard id, several, or None for all."""
+
+_BATCH_ROWS = 4096
+
+
+class RunTables:
+    """What `Run` has beside vectors and moments; see there."""
+
+    def __init__(self, path: str | os.PathLike[str] | RunDirectory) -> None:
+        self.directory = path if isinstance(path, RunDirectory) else RunDirectory(os.fspath(path))
+        self.manifest: Manifest = self.directory.open()
+        self.spec: TableSpec = self.manifest.table
+
+    @cached_property
+    def records(self) -> dict[int, CommitRecord]:
+        """The commit records, in the order of shard ids."""
+        return self.directory.committed()
+
+    @property
+    def files(self) -> list[str]:
+        """Full paths or URLs of the committed Parquet files, in the order of shard ids, for other tools."""
+        return [self.directory.storage.full(record.projections) for record in self.records.values()]
+
+    @property
+    def head_labels(self) -> tuple[str, ...]:
+        """The stored heads in column order."""
+        return self.spec.heads
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column of the table, vectors included."""
+        return tuple(arrow_schema(self.spec).names)
+
+    # -- rows -----------------------------------------------------------------------------------------------------
+
+    def labels(self, shards: Shards = None) -> npt.NDArray[Any]:
+        """The label of every ok row, (n,) int64 or str objects, in the order of `heads`; UsageError without labels."""
+        table = self.table(["status", "label"], shards)
+        return as_numpy(table.filter(pc.equal(table["status"], "ok"))["label"])
+
+    def table(self, columns: Names | None = None, shards: Shards = None) -> pa.Table:
+        """Columns of every row, failures included; default: every column that is not a vector.
+
+        Attributes have the types of `column_types`; one alone is asked for as `attributes.place`.
+        """
+        names = self._plain_columns() if columns is None else as_names(columns)
+        self._check_columns(names)
+        outer = list(dict.fromkeys(name.partition(".")[0] for name in names))
+        table = self.typed(pa.Table.from_batches(self.batches(outer, shards=shards), schema=self.schema(outer)))
+        if outer == list(names):
+            return table
+        return pa.table({name: plain_column(table, name) for name in names})
+
+    def batches(
+        self, columns: Names | None = None, rows: int = _BATCH_ROWS, shards: Shards = None
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of `table`, at most `rows` at a time, as stored: memory does not grow with the run.
+
+        Attributes are texts; `typed(batch)` gives them the types of `column_types`.
+        `clipaudit.run.projections.vectors_of(batch["L11H05"])` gives a vector column's numbers.
+        """
+        schema = self.schema(columns)
+        for record in self._chosen(shards):
+            for batch in stream_table(self.directory, record.projections, schema.names, rows, stored_types(self.spec)):
+                yield batch.select(schema.names).replace_schema_metadata(None)
+
+    def schema(self, columns: Names | None = None) -> pa.Schema:
+        """The Arrow schema of `batches(columns)`; UsageError when the run has no such column."""
+        names = self._plain_columns() if columns is None else as_names(columns)
+        schema = arrow_schema(self.spec)
+        self._check_columns(names, nested=False)
+        return pa.schema([schema.field(name) for name in names])
+
+    def column_types(self) -> dict[str, ColumnType]:
+        """`number`, `boolean` or `text` of every plain column, by name; attributes as `attributes.place`.
+
+        Attributes are stored as text, and typed by all committed values: numbers and booleans as JSON spells them,
+        text for everything else and for a column without values. The first call reads every attribute once.
+        """
+        types = {field.name: field.type for field in self.schema() if field.name != "attributes"}
+        types |= {f"attributes.{name}": kind for name, kind in self.attribute_types.items()}
+        return {name: column_type(types[name]) for name in self._flat_columns()}
+
+    def typed(self, rows: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
+        """A record batch or table of this run's stored rows, with attributes of the types of `column_types`.
+
+        Rows of shards that were committed after this object looked may not fit: IntegrityError.
+        """
+        place = rows.schema.get_field_index("attributes")
+        if place < 0:
+            return rows
+        try:
+            column = with_types(rows.column(place), self.attribute_types)
+        except pa.ArrowInvalid as error:
+            raise IntegrityError(
+                f"attributes of the run at {self.directory.url} have other types than when it was opened: open it again"
+                f" ({error})"
+            ) from error
+        return rows.set_column(place, pa.field("attributes", column.type), column)
+
+    @cached_property
+    def attribute_types(self) -> dict[str, pa.DataType]:
+        """bool, int64, float64 or string of each attribute, by its name; see `column_types`."""
+        return attribute_types(self.directory, self.records.values(), self.spec)
+
+    def to_pandas(self, columns: Names | None = None, heads: Names = (), shards: Shards = None) -> Any:  # noqa: ANN401 - pandas may not be installed
+        """The rows of `table` as a `pandas.DataFrame`; UsageError when pandas is not installed.
+
+        Attributes are columns `attributes.place`. `heads` names vector columns to add: each row's is a (length,)
+        float32 array, None where the image could not be read.
+        """
+        return pandas_frame(self._flat_table(columns, heads, shards))
+
+    def to_polars(self, columns: Names | None = None, heads: Names = (), shards: Shards = None) -> Any:  # noqa: ANN401 - polars may not be installed
+        """The rows of `table` as a `polars.DataFrame`; see `to_pandas`. Vectors are of type `pl.Array`."""
+        return polars_frame(self._flat_table(columns, heads, shards))
+
+    def _flat_table(self, columns: Names | None, heads: Names, shards: Shards) -> pa.Table:
+        plain = self._plain_columns() if columns is None else as_names(columns)
+        return flat_table(self.table([*plain, *as_names(heads)], shards), list(self.spec.vectors))
+
+    # -- helpers --------------------------------------------------------------------------------------------------
+
+    def _plain_columns(self) -> list[str]:
+        """Every column that is not a vector."""
+        return [name for name in self.columns if name not in self.spec.vectors]
+
+    def _flat_columns(self) -> list[str]:
+        """The same with every attribute by its own name."""
+        attributes = [f"attributes.{name}" for name in self.spec.attributes]
+        return [
+            name for column in self._plain_columns() for name in (attributes if column == "attributes" else [column])
+        ]
+
+    def _chosen(self, shards: Shards) -> list[CommitRecord]:
+        if shards is None:
+            return list(self.records.values())
+        shards = [shards] if isinstance(shards, int) else shards
+        missing = [shard for shard in shards if shard not in self.records]
+        if missing:
+            raise UsageError(f"shard {missing[0]} is not committed in the run at {self.directory.url}")
+        return [self.records[shard] for shard in shards]
+
+    def _check_columns(self, columns: Sequence[str], nested: bool = True) -> None:
+        known = {*self.columns, *(f"attributes.{name}" for name in self.spec.attributes if nested)}
+        unknown = [column for column in columns if column not in known]
+        if unknown:
+            names = ", ".join(self._plain_columns())
+            raise UsageError(f"the run at {self.directory.url} has no column {unknown[0]!r}: it has {names}")
