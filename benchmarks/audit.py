@@ -1,7 +1,7 @@
 """A spurious-cue audit of a synthetic run: seconds, peak memory, and how both grow with the rows.
 
 python benchmarks/audit.py                    62,500, 250,000 and 1,000,000 rows x 48 heads x 20 directions x 10 classes
-python benchmarks/audit.py --quick            a few thousand rows, to see that it runs
+python benchmarks/audit.py --smoke            a thousand rows, to see that it runs
 python benchmarks/audit.py --folder DIR       write the runs there once, and keep them
 
 Each audit is a process of its own with two threads. The run has a shortcut (`place` goes with one class, and a head
@@ -11,6 +11,7 @@ that sees it adds to that class's score), 2 % of near duplicates, and a pool of 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -28,7 +29,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import itertools
+from options import parse, parser_for
 
 from clipaudit.cues import AuditOptions, audit_cues
 from clipaudit.heads.texts.pool import CONTEXT, CORE, TextPool
@@ -144,12 +145,12 @@ def apart(where: Path, threads: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__)
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="rows of each run")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
+    asked = parse(parser, sizes=(500, 1000))
     if asked.measure is not None:
         print(json.dumps(measure(asked.measure)))
         return
@@ -157,14 +158,14 @@ def main() -> None:
         folder = asked.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         rows = []
-        for size in (2000, 4000) if asked.quick else SIZES:
+        for size in asked.sizes:
             where = folder / f"run-{size}"
             if not where.exists():
                 write_run(where, size, min(SHARD, size // 2))
             rows.append({**apart(where, asked.threads), "load": round(os.getloadavg()[0], 1)})
             print(json.dumps(rows[-1]), flush=True)
     last = rows[-1]
-    if not asked.quick:
+    if not asked.smoke:
         within = last["seconds"] <= LIMIT_SECONDS and last["peak_gib"] * 2**30 <= LIMIT_BYTES
         steps = itertools.pairwise(rows)
         slopes = [1e6 * (b["cpu_seconds"] - a["cpu_seconds"]) / (b["rows"] - a["rows"]) for a, b in steps]

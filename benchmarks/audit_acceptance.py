@@ -14,7 +14,6 @@ many, `--seed S` the first seed; those of the tests are others. Reliance is in b
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import sys
@@ -29,6 +28,8 @@ import numpy as np
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from options import parse, parser_for
 
 from clipaudit.cues import AuditOptions, AuditResult, audit_cues
 from clipaudit.cues.statistics.attribute import Attribute
@@ -292,14 +293,16 @@ def pictures(shards: Sequence[str], names: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__)
     items = {"nulls": (nulls, 480), "planted": (planted, 100), "coverage": (coverage, 1000), "errors": (errors, 300),
              "columns": (columns, 20), "determinism": (determinism, 5)}  # fmt: skip
-    parser.add_argument("item", choices=[*items, "pictures"])
+    parser.add_argument("item", nargs="?", choices=[*items, "pictures"])
     parser.add_argument("files", nargs="*", help="pictures: shards, then the file of class names")
     parser.add_argument("--replicates", type=int)
     parser.add_argument("--seed", type=int, default=10_000)
-    asked = parser.parse_args()
+    asked = parse(parser, item="nulls", replicates=1)
+    if asked.item is None:
+        parser.error(f"say which item: {', '.join([*items, 'pictures'])}")
     if asked.item == "pictures":
         pictures(asked.files[:-1], asked.files[-1])
         return

@@ -2,7 +2,7 @@
 
 python benchmarks/audit_peers.py              synthetic scores: one cue of D = 0.5 among noise, at three balances
 python benchmarks/audit_peers.py --run RUN    scores of a run's heads, labels drawn by lot: every alarm is false
-python benchmarks/audit_peers.py --quick      a few repeats
+python benchmarks/audit_peers.py --smoke      one repeat
 
 Needs the extra `bench`. What each peer is given, and when it is taken to speak:
 
@@ -18,22 +18,21 @@ Needs the extra `bench`. What each peer is given, and when it is taken to speak:
 
 from __future__ import annotations
 
-import argparse
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-from cleanlab.datalab.internal.adapter.constants import SPURIOUS_CORRELATION_ISSUE
-from cleanlab.datalab.internal.spurious_correlation import SpuriousCorrelations
 from scipy.stats import norm
 from sklearn.metrics import f1_score
 from sklearn.model_selection import cross_val_score
 from sklearn.tree import DecisionTreeClassifier
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from options import parse, parser_for
 
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.screen import screen_codes
@@ -54,6 +53,10 @@ def ours(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> Flag
 
 def cleanlab(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> Flags:
     """(M,) below Datalab's threshold."""
+    import pandas as pd
+    from cleanlab.datalab.internal.adapter.constants import SPURIOUS_CORRELATION_ISSUE
+    from cleanlab.datalab.internal.spurious_correlation import SpuriousCorrelations
+
     low, high = scores.min(axis=0), scores.max(axis=0)
     table = pd.DataFrame((scores - low) / (high - low), columns=[f"head {m}" for m in range(scores.shape[1])])
     found = SpuriousCorrelations(table, labels).calculate_correlations()
@@ -114,12 +117,14 @@ def by_lot(share: float, seed: int, scores: npt.NDArray[np.float64]) -> Data:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__)
     parser.add_argument("--run")
     parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--quick", action="store_true")
-    asked = parser.parse_args()
-    repeats = 3 if asked.quick else asked.repeats
+    asked = parse(parser, repeats=1)
+    repeats, methods = asked.repeats, dict(METHODS)
+    if asked.smoke and importlib.util.find_spec("cleanlab") is None:
+        print("cleanlab is not installed: left out (pip install '.[bench]')")
+        del methods["cleanlab (score < 0.3)"]
     print(
         f"{ROWS} images, {SCORES} scores, {repeats} repeats; share of the cue found | share of noise scores flagged |"
     )
@@ -131,7 +136,7 @@ def main() -> None:
             by_lot(share, seed, next(sources)) if sources else synthetic(share, 1000 + seed, False)
             for seed in range(repeats)
         ]
-        for name, method in METHODS.items():
+        for name, method in methods.items():
             hits = [method(*data) for data in planted]
             clean = np.array([method(*data) for data in noise])
             found = f"{np.mean([flags[0] for flags in hits]):7.2f}" if hits else "      -"

@@ -10,7 +10,6 @@ embeddings (with untrained weights). Times are CPU time, which other load touche
 
 from __future__ import annotations
 
-import argparse
 import io
 import statistics
 import sys
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from options import SMALL_MODEL, parse, parser_for
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import InterpolationMode
@@ -161,15 +161,15 @@ def scaling(files: list[bytes], size: int, threads: Sequence[int], repeats: int)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shards", nargs="+")
+    parser = parser_for(__doc__)
+    parser.add_argument("shards", nargs="*")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--limit", type=int, default=128, help="most images")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--scale-to", type=int, help="enlarge the photos to this many pixels first")
     parser.add_argument("--embed", help="open_clip model for the difference of embeddings")
-    options = parser.parse_args()
+    options = parse(parser, needs_shards=True, limit=4, repeats=1, embed=SMALL_MODEL)
     torch.set_num_threads(1)
     # torchvision 0.29 deprecates its decoders; here they are only compared with.
     warnings.filterwarnings("ignore", message="The image decoding", category=DeprecationWarning)

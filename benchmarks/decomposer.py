@@ -28,6 +28,7 @@ from typing import Any
 
 import open_clip
 import torch
+from options import SMALL_MODEL, parse, parser_for
 from torch import Tensor
 
 from clipaudit.model import Decomposer
@@ -37,7 +38,7 @@ KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**3
 
 
 def main() -> None:
-    options = parse()
+    options = command_line()
     if options.malloc == "keep" and not options.memory_of and not KEEP.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP)
     torch.set_num_threads(options.threads)
@@ -67,8 +68,8 @@ def main() -> None:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command_line() -> argparse.Namespace:
+    parser = parser_for(__doc__)
     parser.add_argument("--models", nargs="+", default=["ViT-B-32", "ViT-B-16"])
     parser.add_argument("--batches", nargs="+", type=int, default=[8, 32])
     parser.add_argument("--seconds", type=float, default=12, help="time for each line's rounds (default 12)")
@@ -84,7 +85,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help="write the table to this file")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parse(parser, models=[SMALL_MODEL], batches=[2], seconds=0, rounds=1)
 
 
 def measure(model_name: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:

@@ -38,6 +38,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from options import parse, parser_for
 from PIL import Image
 from torch import Tensor, nn
 
@@ -55,7 +56,7 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def main() -> None:
-    options = parse()
+    options = command_line()
     logging.disable(logging.WARNING)
     torch.manual_seed(0)
     if options.staged_of:
@@ -87,8 +88,8 @@ def main() -> None:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command_line() -> argparse.Namespace:
+    parser = parser_for(__doc__)
     parser.add_argument("--models", nargs="+", default=["ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-H-14"])
     parser.add_argument("--batches", nargs="+", type=int, default=[32, 128, 512])
     parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16", "fp16"])
@@ -98,13 +99,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--actors", nargs="+", type=int, default=[], help="processes that share the device, such as 1 2 3"
     )
-    parser.add_argument("--smoke", action="store_true", help="a tiny model on the CPU")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
     parser.add_argument("--staged-of", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.smoke:
-        options.models, options.batches, options.device, options.seconds = ["tiny"], [4], "cpu", 0.05
-    return options
+    return parse(parser, models=["tiny"], batches=[4], device="cpu", seconds=0.05)
 
 
 def machine(options: argparse.Namespace) -> dict[str, Any]:

@@ -4,12 +4,11 @@ python benchmarks/index.py million            one head of 1,000,000 vectors, eac
 python benchmarks/index.py expanded           64 numbers a head against the same contributions in 512
 python benchmarks/index.py things RUN RUN2    retrieval by head and by the whole embedding, on two runs of `things`
 python benchmarks/index.py copies RUN         which altered copies of a run's images `clipaudit duplicates` finds
-python benchmarks/index.py --quick million    a twentieth of the rows, to see that it runs
+python benchmarks/index.py --smoke            all four at their smallest sizes, to see that they run
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
@@ -18,6 +17,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -27,7 +27,9 @@ from PIL import Image, ImageEnhance, ImageOps
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.roles import FACTORS
+from options import made_runs, parse, parser_for
+from roles import FACTORS
+
 from clipaudit.errors import UsageError
 from clipaudit.retrieval.build import BuildTask, build
 from clipaudit.retrieval.card import EMBEDDING, Space
@@ -235,7 +237,7 @@ def copies(url: str, scratch: Path, count: int = 300) -> None:
     identity = run.manifest.identity
     command = [sys.executable, "-m", "clipaudit", "audit", str(scratch / "altered.tar"), "--out", str(scratch / "run")]
     command += ["--model", identity["model"], "--layers", "1", "--engine", "local"]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)})
     found = find_duplicates(run, Run(str(scratch / "run")), DuplicatesConfig())
     table = [row for row in pq.read_table(found.table).to_pylist() if row["run"] == 1]
     places = {
@@ -310,25 +312,29 @@ def interval(values: np.ndarray) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("million", "expanded", "things", "copies"))
+    parser = parser_for(__doc__)
+    parser.add_argument("what", nargs="?", choices=("million", "expanded", "things", "copies"))
     parser.add_argument("runs", nargs="*", help="heads are chosen on the first, and measured on the second")
-    parser.add_argument("--quick", action="store_true", help="a twentieth of the rows")
+    parser.add_argument("--rows", type=int, help="of `million` and `expanded` (default 1,000,000 and 100,000)")
     parser.add_argument("--scratch", type=Path, help="keep the made runs here, for the next time")
-    arguments = parser.parse_args()
+    options = parse(parser, rows=2000)
+    if options.what is None and not options.smoke:
+        parser.error("say what: million, expanded, things or copies")
+    tasks = [options.what] if options.what else ["million", "expanded", "things", "copies"]
+    runs = options.runs or (made_runs() if options.smoke and {"things", "copies"} & set(tasks) else [])
+    if "things" in tasks and len(runs) != 2:
+        parser.error("things wants two runs")
     began = time.perf_counter()
-    if arguments.what == "things":
-        if len(arguments.runs) != 2:
-            parser.error("things wants two runs")
-        things(*arguments.runs)
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        if arguments.what == "copies":
-            copies(arguments.runs[0], Path(scratch) / "copies")
-            return
-        rows = 1_000_000 if arguments.what == "million" else 100_000
-        task = million if arguments.what == "million" else expanded
-        task(rows // 20 if arguments.quick else rows, arguments.scratch or Path(scratch))
+    with tempfile.TemporaryDirectory() as name:
+        scratch = options.scratch or Path(name)
+        calls: dict[str, Callable[[], None]] = {
+            "million": lambda: million(options.rows or 1_000_000, scratch),
+            "expanded": lambda: expanded(options.rows or 100_000, scratch),
+            "things": lambda: things(*runs),
+            "copies": lambda: copies(runs[0], Path(name) / "copies", count=20 if options.smoke else 300),
+        }
+        for task in tasks:
+            calls[task]()
     print(f"\n{os.cpu_count()} cores; {time.perf_counter() - began:.0f} s in all")
 
 

@@ -25,6 +25,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from decomposer import KEEP, require_fast_path, timed
+from options import SMALL_MODEL, parse, parser_for
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -34,7 +35,7 @@ from clipaudit.localize.surgery import PatchFeatures
 
 
 def main() -> None:
-    options = parse()
+    options = command_line()
     if not KEEP.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP)
     torch.set_num_threads(options.threads)
@@ -49,8 +50,8 @@ def main() -> None:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command_line() -> argparse.Namespace:
+    parser = parser_for(__doc__)
     parser.add_argument("--models", nargs="+", default=["ViT-B-32", "ViT-B-16"])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--texts", type=int, default=100)
@@ -59,7 +60,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    return parse(parser, models=[SMALL_MODEL], batch=2, texts=5, seconds=0, rounds=2)
 
 
 def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -6,13 +6,14 @@ finding of an audit of `birds` or `planted`; their verdicts (+ off, - on, 0 neit
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from options import parse, parser_for
 
 from clipaudit.cues import AuditOptions, audit_cues
 from clipaudit.cues.report.heat import HeatMaps
@@ -27,11 +28,11 @@ MARKS = {True: "+", False: "-", None: "0"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_for(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
     parser.add_argument("--count", type=int, default=3000)
     parser.add_argument("--worlds", nargs="+", default=["birds", "planted"])
-    options = parser.parse_args()
+    options = parse(parser, seeds=[11], count=600, worlds=["birds"])
     same = wrong = total = 0
     seconds = {"heat maps": 0.0, "by masks": 0.0, "estimated": 0.0}
     for world in options.worlds:

@@ -42,11 +42,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from options import SMALL_MODEL, parse, parser_for
 
 from clipaudit import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL = "ViT-B-32"
 BATCH, WORKERS = 32, 2
 KILLED_AT = 0.85  # of the undisturbed time: most of it is starting up
 
@@ -95,12 +95,12 @@ class Peer:
 
 
 def main() -> None:
-    options = parse()
+    options = command_line()
     with tempfile.TemporaryDirectory(prefix="peers", dir="/tmp") as directory:
         work = Path(directory)
-        photos = unpack(options.photos)
+        photos = unpack(options.shards)
         checkpoint = work / "weights.pt"
-        expected = reference(photos, checkpoint)
+        expected = reference(options.model, photos, checkpoint)
         peers = contestants(options, checkpoint)
         result: dict[str, Any] = {"versions": versions(options), "load": os.getloadavg()}
         print(json.dumps(result["versions"]))
@@ -114,9 +114,10 @@ def main() -> None:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", nargs="+", type=Path, help="local shards whose .jpg files are used")
+def command_line() -> argparse.Namespace:
+    parser = parser_for(__doc__)
+    parser.add_argument("shards", nargs="*", type=Path, help="local shards whose .jpg files are used")
+    parser.add_argument("--model", default="ViT-B-32", help="open_clip name; the weights are untrained")
     parser.add_argument("--clip-retrieval", help="python of an environment with clip-retrieval")
     parser.add_argument("--ray-data", help="python of an environment with ray[data]")
     parser.add_argument("--images", type=int, default=384, help="photos of the longer run (default 384)")
@@ -127,14 +128,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--no-speed", action="store_true")
     parser.add_argument("--no-damage", action="store_true")
     parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    return parse(
+        parser, needs_shards=True, model=SMALL_MODEL, images=12, damaged=6, only=["clipaudit local"], kinds=["cut"]
+    )
 
 
 def contestants(options: argparse.Namespace, checkpoint: Path) -> list[Peer]:
     def audit(engine: str) -> Callable[[Sequence[Path], Path], list[str]]:
         return lambda shards, out: [
             *(sys.executable, "-m", "clipaudit", "audit", *map(str, shards), "--out", str(out), "--engine", engine),
-            *("--model", MODEL, "--pretrained", str(checkpoint), "--label", "json:name", "--max-lost", "1"),
+            *("--model", options.model, "--pretrained", str(checkpoint), "--label", "json:name", "--max-lost", "1"),
             *("--batch-size", str(BATCH), "--decode-threads", str(WORKERS), "--workers", "1"),
         ]
 
@@ -155,7 +158,7 @@ def contestants(options: argparse.Namespace, checkpoint: Path) -> list[Peer]:
                     str(out),
                 ),
                 *("--input_format", "webdataset", "--enable_text", "False", "--enable_metadata", "True"),
-                *("--clip_model", f"open_clip:{MODEL}/{checkpoint}", "--batch_size", str(BATCH)),
+                *("--clip_model", f"open_clip:{options.model}/{checkpoint}", "--batch_size", str(BATCH)),
                 *("--num_prepro_workers", str(WORKERS), "--output_partition_count", "1"),
             ]
 
@@ -165,7 +168,7 @@ def contestants(options: argparse.Namespace, checkpoint: Path) -> list[Peer]:
         def pipeline(tolerated: int) -> Callable[[Sequence[Path], Path], list[str]]:
             return lambda shards, out: [
                 *(options.ray_data, "-c", RAY_DATA, ",".join(map(str, shards))),
-                *(str(out), MODEL, str(checkpoint), str(BATCH), str(WORKERS), str(tolerated)),
+                *(str(out), options.model, str(checkpoint), str(BATCH), str(WORKERS), str(tolerated)),
             ]
 
         peers.append(Peer("Ray Data", pipeline(0), read_ray_data))
@@ -239,14 +242,14 @@ def key_of(place: int) -> str:
     return f"photo-{place:05d}"
 
 
-def reference(photos: Sequence[bytes], checkpoint: Path) -> npt.NDArray[np.float32]:
+def reference(name: str, photos: Sequence[bytes], checkpoint: Path) -> npt.NDArray[np.float32]:
     """Unit embeddings of every photo by open_clip alone; saves the weights."""
     import open_clip
     import torch
     from PIL import Image
 
     torch.manual_seed(0)
-    model, _, transform = open_clip.create_model_and_transforms(MODEL)
+    model, _, transform = open_clip.create_model_and_transforms(name)
     torch.save(model.state_dict(), checkpoint)
     model.eval()
     vectors = []

@@ -14,7 +14,6 @@ and two workers share the work evenly.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -32,6 +31,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from options import SMALL_MODEL, parse, parser_for
 
 from clipaudit.config import DecodeConfig, ExecutionConfig, JobConfig, ModelConfig
 from clipaudit.job.driver import make_manifest
@@ -191,8 +192,8 @@ def ratios(speeds: dict[str, float]) -> dict[str, float]:
 
 def main() -> None:
     """Run the rounds and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shards", nargs="+")
+    parser = parser_for(__doc__)
+    parser.add_argument("shards", nargs="*")
     parser.add_argument("--model", default="ViT-B-32")
     parser.add_argument("--pretrained", default="random-seed-0")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -204,7 +205,7 @@ def main() -> None:
     parser.add_argument("--ray", action="store_true", help="also run the job on a local Ray cluster")
     parser.add_argument("--scaling", action="store_true", help="one worker against two, one thread each")
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = parse(parser, needs_shards=True, model=SMALL_MODEL, rounds=1)
     with tempfile.TemporaryDirectory(prefix="bench", dir="/tmp") as folder:
         config = JobConfig(
             shards=tuple(copied(options.shards, options.copies, Path(folder))),

@@ -1,7 +1,7 @@
 """Seconds of the class predictability of 48 heads (S5), one thread against the threads of the linear algebra.
 
 python benchmarks/predictability.py            48 heads x 2,000 images of 64 numbers, 2, 10 and 20 classes; minutes
-python benchmarks/predictability.py --quick    four heads, to see that it runs
+python benchmarks/predictability.py --smoke    two heads, to see that it runs
 
 A is the audit's own `skill`, which holds the linear algebra to one thread. B is the same without that limit. They
 alternate; seconds are of the wall, so that waiting for threads counts. The last column is the largest difference of a
@@ -9,13 +9,12 @@ skill from that of a minimum found to 1e-7.
 
 Before, the regression was an L-BFGS of our own with at most 40 iterations. In CPU seconds on one thread, alternating
 (48 heads), scikit-learn takes 1.4, 2.0 and 2.3 times as long with 2, 10 and 20 classes. The old code ran on all
-threads: on two shared cores A takes a tenth of its time. On the demo birds (16 heads) the old skills were up to 0.003 off
+threads: on two shared cores A takes a tenth of its time. On the demo's birds (16 heads) old skills were up to 0.003 off
 the minimum's, where it had stopped early; A's are within 0.00013.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +25,8 @@ from unittest import mock
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from options import parse, parser_for
 
 from clipaudit.arrays import Float64s, Ints
 from clipaudit.cues.statistics import predictability
@@ -73,9 +74,9 @@ def timed(values: Float64s, truth: Ints, classes: int, way: AbstractContextManag
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="four heads")
-    heads = 4 if parser.parse_args().quick else HEADS
+    parser = parser_for(__doc__)
+    parser.add_argument("--heads", type=int, default=HEADS)
+    heads = parse(parser, heads=2).heads
     print(f"{'classes':>7} {'A, 1 thread':>12} {'B, all threads':>15} {'A / B':>6} {'off the minimum':>16}")
     for classes in CLASSES:
         one_thread, threads, off = 0.0, 0.0, 0.0

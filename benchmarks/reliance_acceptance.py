@@ -18,7 +18,6 @@ limit of their share (Clopper and Pearson).
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -35,6 +34,8 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from options import parse, parser_for
+
 from clipaudit.cues.answerers.from_table import TableAnswerer, clip_answerer, table_answerer
 from clipaudit.cues.answerers.reliance_of import reliance_of
 from clipaudit.cues.measure.answers import answers
@@ -50,7 +51,7 @@ from clipaudit.cues.reliance.images import (
     ScoredImages,
     cue_cells,
 )
-from clipaudit.cues.reliance.rules import Reliance
+from clipaudit.cues.reliance.rules import MeasuredReliance
 from clipaudit.heads.texts.classes import load_templates
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.run.reader import Run
@@ -155,7 +156,7 @@ def images_of(
     return ScoredImages(truth=world.truth, classes=classes, cluster=codes, discovery=half[codes], sources=sources)
 
 
-def verdicts_of(reliance: Reliance) -> list[str]:
+def verdicts_of(reliance: MeasuredReliance) -> list[str]:
     """What would be said of a cue that is tied to its class."""
     rules = {
         "confirmed": reliance.relies_on_it,
@@ -590,11 +591,13 @@ TASKS: dict[str, tuple[Callable[[int, int], None], int]] = {
 
 def main() -> None:
     """Run one task, or all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=[*TASKS, "all"])
+    parser = parser_for(__doc__)
+    parser.add_argument("task", nargs="?", choices=[*TASKS, "all"])
     parser.add_argument("--worlds", type=int, help="worlds, or seeds of the coverage")
     parser.add_argument("--seed", type=int, default=1000)
-    options = parser.parse_args()
+    options = parse(parser, task="ghosts", worlds=1)
+    if options.task is None:
+        parser.error(f"say which task: {', '.join([*TASKS, 'all'])}")
     for name, (task, worlds) in TASKS.items():
         if options.task in (name, "all"):
             start = time.perf_counter()

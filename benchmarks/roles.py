@@ -13,7 +13,6 @@ many roles are equal in the two runs.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -22,6 +21,8 @@ import numpy.typing as npt
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from options import made_runs, parse, parser_for
 
 from clipaudit.heads.description import find_roles
 from clipaudit.heads.roles import Role
@@ -112,9 +113,14 @@ def report(run: Run, pool: TextPool, true: npt.NDArray[np.float64]) -> list[Role
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs=2)
-    runs = [Run(path) for path in parser.parse_args().runs]
+    parser = parser_for(__doc__)
+    parser.add_argument("runs", nargs="*", help="two runs; --smoke makes small ones")
+    options = parse(parser)
+    if options.smoke and not options.runs:
+        options.runs = made_runs()
+    if len(options.runs) != 2:
+        parser.error("two runs are needed")
+    runs = [Run(path) for path in options.runs]
     true = truth(runs[0])
     for pool in (load_pool(), caption_pool()):
         print(pool.summary)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from options import parse, parser_for
+
 from clipaudit.retrieval.kinds import build_bytes, number_of_lists
 from clipaudit.retrieval.vector_index import Kind
 from tests.make_runs import tower_spec
@@ -110,6 +112,7 @@ def store() -> None:
 
 
 def main() -> None:
+    parse(parser_for(__doc__))  # no sizes to choose: --smoke prints the same tables
     for part in (stored, indexes, hours, store):
         part()
 

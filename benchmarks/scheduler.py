@@ -13,7 +13,6 @@ thread, the threads that commit, and those of Ray.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -29,6 +28,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from options import parse, parser_for
 
 from clipaudit.config import ExecutionConfig, JobConfig
 from clipaudit.job.progress import Tally
@@ -112,6 +113,10 @@ class StubPool:
     def progress(self) -> int:
         """Nothing that has not been told."""
         return 0
+
+    def progressed_at(self, task: Task) -> float:
+        """Never seen: every task ends at the next look."""
+        return 0.0
 
     def kill(self, task: Task) -> None:
         """Nothing gets stuck."""
@@ -261,12 +266,12 @@ def commit_all(run_dir: RunDirectory, shards: list[Shard]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__)
     parser.add_argument("--shards", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--folder", help="where to write; default: the system's temporary directory")
     parser.add_argument("--only", choices=PARTS)
-    options = parser.parse_args()
+    options = parse(parser, shards=200, workers=20)
     if options.only is None:
         print(json.dumps({"machine": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()}))
         for part in PARTS:

@@ -1,17 +1,17 @@
 """The store's figures: rows written a second, one head read, bytes an image; beside fixed-size lists.
 
 python benchmarks/store.py            every table, about two minutes
-python benchmarks/store.py --quick    a tenth of the rows, to see that it runs
+python benchmarks/store.py --smoke    a hundredth of the rows, seconds, to see that it runs
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from options import parse, parser_for
 
 from clipaudit.run.directory import RunDirectory, new_attempt
 from clipaudit.run.projections import ProjectionWriter
@@ -166,11 +168,12 @@ def committing(folder: Path, shards: int) -> None:
     run_dir = RunDirectory(str(folder / "commits"))
     run_dir.create_or_resume(make_manifest(ONE_HEAD, 1))
     samples = make_samples(10)
-    record = write_attempt(run_dir, make_shard(0), ONE_HEAD, samples, *make_vectors(ONE_HEAD, 10)).to_json()
+    record = write_attempt(run_dir, make_shard(0), ONE_HEAD, samples, *make_vectors(ONE_HEAD, 10))
     start = time.perf_counter()
     for number in range(shards):
-        text = record.replace(b'"shard_id":0', b'"shard_id":%d' % number)
-        run_dir.storage.create(run_dir.commit_path(number), text)
+        names = (make(number, record.attempt) for make in (run_dir.projections_path, run_dir.moments_path))
+        files = dict(zip(names, (record.files[name] for name in (record.projections, record.moments)), strict=True))
+        run_dir.storage.create(run_dir.commit_path(number), replace(record, shard_id=number, files=files).to_json())
     print(f"  committed at {shards / (time.perf_counter() - start):,.0f} a second")
     for way, call in (("listed", run_dir.committed_ids), ("read and validated", run_dir.committed)):
         median, _ = seconds_of(call, 3)
@@ -178,18 +181,17 @@ def committing(folder: Path, shards: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the rows")
+    parser = parser_for(__doc__)
     parser.add_argument("--folder", help="where to write; default: the system's temporary directory")
     parser.add_argument("--only", choices=["writing", "reading", "sizes", "committing"])
-    options = parser.parse_args()
-    part = 10 if options.quick else 1
+    options = parse(parser)
+    part = 100 if options.smoke else 1
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         tables: dict[str, Callable[[], None]] = {
             "writing": lambda: writing(folder, 30_000 // part, 3),
             "reading": lambda: reading(folder, 100_000 // part, 7),
-            "sizes": lambda: sizes(folder, 10_000),
+            "sizes": lambda: sizes(folder, 10_000 // part),
             "committing": lambda: committing(folder, 10_000 // part),
         }
         for title, table in tables.items():

@@ -1,7 +1,7 @@
 """TextSpan from moments against the published loop over images: seconds, the same picks, and memory.
 
 python benchmarks/textspan.py            50,000 images, 3,498 texts, 60 steps, one head of 64; a minute or two
-python benchmarks/textspan.py --quick    a tenth of it, to see that it runs
+python benchmarks/textspan.py --smoke    a fraction of it, to see that it runs
 
 A is a plain implementation of the published algorithm (Gandelsman et al., ICLR 2024, Algorithm 1), on the outputs of
 the head for all images in the joint space, float32 as published. B is ours: moments of the head's coordinates, then
@@ -10,7 +10,6 @@ TextSpan.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 import tracemalloc
@@ -22,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from options import parse, parser_for
 
 from clipaudit.heads.textspan import fold, textspan
 from clipaudit.run.moments import Moments, merge, moments_of
@@ -90,15 +91,12 @@ def world(images: int, texts: int, seed: int = 0) -> tuple[npt.NDArray[np.float1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
+    parser = parser_for(__doc__)
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--texts", type=int, default=3_498)
     parser.add_argument("--steps", type=int, default=60)
-    options = parser.parse_args()
+    options = parse(parser, images=2000, texts=100, steps=10)
     images, texts, steps = options.images, options.texts, options.steps
-    if options.quick:
-        images, texts, steps = images // 10, texts // 10, steps // 2
     y, t, Q = world(images, texts)
     outputs, projected = y.astype(np.float32) @ Q, t @ Q.T @ Q  # texts in the head's row space, as published
     print(f"{images:,} images, {texts:,} texts, {steps} steps, head of {HEAD_DIM} in {JOINT} dimensions")

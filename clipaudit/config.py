@@ -31,7 +31,8 @@ class FieldsConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     label: str | None = None
-    """`cls` (an integer), `txt` (a string) or a json path such as `json:attrs.class_name` (a string)."""
+    """`cls` (an integer), `txt` (a string), another extension as text (`cls:text`), or a json path such as
+    `json:attrs.class_name` (a string)."""
     attributes: tuple[str, ...] = ()
     """json paths `json:attrs.place`, or `NAME=json:attrs.place`; the default column name is the last part."""
     caption: str | None = None
@@ -99,6 +100,14 @@ class ModelConfig:
     min_agreement: float = 0.999
     """Lower limit, -1..1, of the cosine between an image's embedding by `--precision int8` or `--resize device` and the
     one by fp32 with the image resized on the host. Checked on images of the first shard before the job starts."""
+    image_mean: tuple[float, ...] | None = None
+    """Of red, green and blue in 0..1, subtracted from images; None: as the weights say. For checkpoint files, which do
+    not say it, the same holds for the next three."""
+    image_std: tuple[float, ...] | None = None
+    """Of red, green and blue in 0..1, by which images are divided."""
+    image_resize: Literal["shortest", "longest", "squash"] | None = None
+    """Which side becomes the model's size, or both."""
+    image_interpolation: Literal["bicubic", "bilinear"] | None = None
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
     batch_size: int = 32
@@ -111,6 +120,44 @@ class ModelConfig:
             f"--precision must be fp32, bf16, fp16 or int8, not {self.precision!r}",
         )
         _require(-1 <= self.min_agreement <= 1, f"--min-agreement must lie in -1..1, not {self.min_agreement}")
+        for name, numbers in (("mean", self.image_mean), ("std", self.image_std)):
+            _require(
+                numbers is None or (len(numbers) == 3 and all(0 <= number <= 1 for number in numbers)),
+                f"--image-{name} must be three numbers in 0..1 such as 0.5,0.5,0.5, not {numbers}",
+            )
+        _require(self.image_std is None or min(self.image_std) > 0, "--image-std must not be 0")
+        for option, value, choices in (
+            ("resize", self.image_resize, ("shortest", "longest", "squash")),
+            ("interpolation", self.image_interpolation, ("bicubic", "bilinear")),
+        ):
+            _require(value in (None, *choices), f"--image-{option} must be {' or '.join(choices)}, not {value!r}")
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """The settings of `image_mean`, `image_std`, `image_resize`, `image_interpolation` that are given, by
+        open_clip's names (`PreprocessCfg`)."""
+        given = {
+            "mean": self.image_mean,
+            "std": self.image_std,
+            "resize_mode": self.image_resize,
+            "interpolation": self.image_interpolation,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    @classmethod
+    def of_run(cls, identity: dict[str, Any], *, device: str = "auto", precision: Precision = "fp32") -> ModelConfig:
+        """The model of a stored run, from its `Manifest.identity`."""
+        mean, std = (tuple(value) if (value := identity.get(name)) else None for name in ("image_mean", "image_std"))
+        return cls(
+            name=identity["model"],
+            pretrained=identity.get("pretrained"),
+            device=device,
+            precision=precision,
+            image_mean=mean,
+            image_std=std,
+            image_resize=identity.get("image_resize"),
+            image_interpolation=identity.get("image_interpolation"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +202,7 @@ class ExecutionConfig:
     max_attempts: int = 3
     """Attempts at a shard before it is recorded under _failed/."""
     max_shard_seconds: float = 3600.0
-    """Time limit of an attempt; an attempt that takes longer is ended and counts as one."""
+    """How long an attempt may make no progress; one that is silent for longer is ended and counts as an attempt."""
     max_init_failures: int = 3
     """How often in a row a worker may fail to start before it is given up."""
     max_lost_samples: float = 0.05
@@ -230,6 +277,11 @@ class JobConfig:
             "max_member_bytes": self.decode.max_member_bytes,
             # Left out at its default: runs that were started before the option existed can still be resumed.
             **({"resize": self.decode.resize} if self.decode.resize != "host" else {}),
+            **{
+                name: list(value) if isinstance(value, tuple) else value
+                for name in ("image_mean", "image_std", "image_resize", "image_interpolation")
+                if (value := getattr(self.model, name)) is not None
+            },
         }
 
 

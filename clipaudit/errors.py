@@ -14,7 +14,7 @@
     +-- ShardError (4)               one shard cannot be processed; recorded under _failed/
     |   +-- ShardUnreadable          the shard cannot be opened or read
     |   +-- ShardChanged             the shard's size or etag is no longer the one that the run recorded
-    |   +-- ShardTooSlow             an attempt at the shard took longer than `--max-shard-seconds`
+    |   +-- ShardTooSlow             an attempt at the shard made no progress for `--max-shard-seconds`
     |   +-- StoreUnavailable         the object store of shards or of the run failed at every retry
     +-- IntegrityError (4)           stored files disagree with their commit record
 
@@ -116,7 +116,7 @@ class ShardChanged(ShardError):
 
 
 class ShardTooSlow(ShardError):
-    """An attempt at the shard was given up after `--max-shard-seconds`."""
+    """An attempt at the shard was given up after `--max-shard-seconds` without progress."""
 
 
 class StoreUnavailable(ShardError):

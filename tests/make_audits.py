@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from clipaudit.cli.console.job import ConsoleReporter
@@ -39,16 +40,24 @@ def audited(folder: Path, shards: int = 2, images: int = 12, *, index: bool = Tr
 
 
 def audited_world(
-    folder: Path, world: str, count: int, seed: int, *, label: str | None = "cls", caption: str | None = None
+    folder: Path,
+    world: str,
+    count: int,
+    seed: int,
+    *,
+    label: str | None = "cls",
+    caption: str | None = None,
+    attributes: Sequence[str] = ("background", "place", "split", "style", "tint"),
+    layers: str = "4",
 ) -> Run:
-    """A world of the demo with every factor as an attribute, through the demo model."""
+    """A world of the demo with its factors as attributes, through the demo model."""
     shards = write_world(world, folder / "shards", count=count, seed=seed, shard_size=500)
-    attributes = tuple(f"json:{name}" for name in ("background", "place", "split", "style", "tint"))
     config = JobConfig(
         shards=tuple(map(str, shards)),
         out=str(folder / "run"),
         model=ModelConfig(name="demo", device="cpu"),
-        fields=FieldsConfig(label=label, attributes=attributes, caption=caption),
+        fields=FieldsConfig(label=label, attributes=tuple(f"json:{name}" for name in attributes), caption=caption),
+        store=StoreConfig(layers=layers),
         execution=ExecutionConfig(engine="local"),
     )
     run_job(config, LocalPool(config), Reporter(), threading.Event())

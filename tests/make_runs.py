@@ -140,6 +140,7 @@ def write_attempt(
         shard_id=shard.id,
         url=shard.url,
         attempt=attempt,
+        run_files=run_dir.run_files(),
         files=files,
         rows=len(samples),
         ok=counts.pop(OK, 0),

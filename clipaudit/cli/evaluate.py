@@ -11,6 +11,10 @@ from clipaudit.cli.options import (
     FORMS,
     BlocksOption,
     FormOption,
+    ImageInterpolationOption,
+    ImageMeanOption,
+    ImageResizeOption,
+    ImageStdOption,
     JsonOption,
     ModelDeviceOption,
     ModelOption,
@@ -18,6 +22,7 @@ from clipaudit.cli.options import (
     PretrainedOption,
     SideOption,
     at_least,
+    image_settings,
     listed,
     model_config,
     one_of,
@@ -73,6 +78,10 @@ def segmentation(
     batch_size: BatchOption = 32,
     model: ModelOption = "ViT-B-32",
     pretrained: PretrainedOption = None,
+    image_mean: ImageMeanOption = None,
+    image_std: ImageStdOption = None,
+    image_resize: ImageResizeOption = None,
+    image_interpolation: ImageInterpolationOption = None,
     precision: PrecisionOption = "fp32",
     device: ModelDeviceOption = "auto",
     as_json: JsonOption = False,
@@ -84,7 +93,14 @@ def segmentation(
     one_of("--protocol", protocol, ("object", "reference", "classes"))
     one_of("--form", form, FORMS)
     at_least("--limit", limit, 1)
-    model_options = model_config(model, pretrained, precision, device, batch_size)
+    model_options = model_config(
+        model,
+        pretrained,
+        precision,
+        device,
+        batch_size,
+        images=image_settings(image_mean, image_std, image_resize, image_interpolation),
+    )
     from clipaudit.localize.evaluation.evaluate import EvaluationConfig
 
     config = EvaluationConfig(
@@ -114,6 +130,10 @@ def points(
     batch_size: BatchOption = 32,
     model: ModelOption = "ViT-B-32",
     pretrained: PretrainedOption = None,
+    image_mean: ImageMeanOption = None,
+    image_std: ImageStdOption = None,
+    image_resize: ImageResizeOption = None,
+    image_interpolation: ImageInterpolationOption = None,
     device: ModelDeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -122,7 +142,14 @@ def points(
     Example: `clipaudit evaluate points 'shards/things-*.tar' --model demo --methods surgery`
     """
     at_least("--limit", limit, 1)
-    model_options = model_config(model, pretrained, "fp32", device, batch_size)
+    model_options = model_config(
+        model,
+        pretrained,
+        "fp32",
+        device,
+        batch_size,
+        images=image_settings(image_mean, image_std, image_resize, image_interpolation),
+    )
     from clipaudit.localize.evaluation.evaluate import EvaluationConfig
 
     config = EvaluationConfig(
@@ -142,6 +169,10 @@ def multilabel(
     batch_size: BatchOption = 32,
     model: ModelOption = "ViT-B-32",
     pretrained: PretrainedOption = None,
+    image_mean: ImageMeanOption = None,
+    image_std: ImageStdOption = None,
+    image_resize: ImageResizeOption = None,
+    image_interpolation: ImageInterpolationOption = None,
     device: ModelDeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -152,7 +183,14 @@ def multilabel(
     """
     one_of("--form", form, FORMS)
     at_least("--limit", limit, 1)
-    model_options = model_config(model, pretrained, "fp32", device, batch_size)
+    model_options = model_config(
+        model,
+        pretrained,
+        "fp32",
+        device,
+        batch_size,
+        images=image_settings(image_mean, image_std, image_resize, image_interpolation),
+    )
     from clipaudit.cli.console.evaluate import print_recognition
     from clipaudit.cli.console.progress import ImageCounter
     from clipaudit.localize.evaluation.evaluate import EvaluationConfig, LocaliserEvaluation, plain
@@ -192,6 +230,10 @@ def waterbirds(
     batch_size: BatchOption = 32,
     model: ModelOption = "ViT-B-32",
     pretrained: PretrainedOption = None,
+    image_mean: ImageMeanOption = None,
+    image_std: ImageStdOption = None,
+    image_resize: ImageResizeOption = None,
+    image_interpolation: ImageInterpolationOption = None,
     precision: PrecisionOption = "fp32",
     device: ModelDeviceOption = "auto",
     as_json: JsonOption = False,
@@ -202,7 +244,14 @@ def waterbirds(
     """
     at_least("--random", random, 0)
     at_least("--limit", limit, 1)
-    model_options = model_config(model, pretrained, precision, device, batch_size)
+    model_options = model_config(
+        model,
+        pretrained,
+        precision,
+        device,
+        batch_size,
+        images=image_settings(image_mean, image_std, image_resize, image_interpolation),
+    )
     from clipaudit.cli.console.evaluate import groups_json, print_groups
     from clipaudit.cli.console.progress import ImageCounter
     from clipaudit.localize.evaluation.evaluate import EvaluationConfig, LocaliserEvaluation
@@ -230,6 +279,10 @@ def evaluate_heads(
     batch_size: BatchOption = 32,
     model: ModelOption = "ViT-B-32",
     pretrained: PretrainedOption = None,
+    image_mean: ImageMeanOption = None,
+    image_std: ImageStdOption = None,
+    image_resize: ImageResizeOption = None,
+    image_interpolation: ImageInterpolationOption = None,
     device: ModelDeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -238,7 +291,14 @@ def evaluate_heads(
     Example: `clipaudit evaluate heads 'shards/things-*.tar' --model demo`
     """
     at_least("--limit", limit, 1)
-    model_options = model_config(model, pretrained, "fp32", device, batch_size)
+    model_options = model_config(
+        model,
+        pretrained,
+        "fp32",
+        device,
+        batch_size,
+        images=image_settings(image_mean, image_std, image_resize, image_interpolation),
+    )
     from clipaudit.cli.console.evaluate import print_heads
     from clipaudit.cli.console.progress import ImageCounter
     from clipaudit.localize.evaluation.evaluate import EvaluationConfig, LocaliserEvaluation

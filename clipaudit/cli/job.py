@@ -12,20 +12,40 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipaudit.cli.options import JsonOption, option, print_json
+from clipaudit.cli.options import (
+    ImageInterpolationOption,
+    ImageMeanOption,
+    ImageResizeOption,
+    ImageStdOption,
+    JsonOption,
+    image_settings,
+    option,
+    print_json,
+)
 from clipaudit.errors import Interrupted
 
 if TYPE_CHECKING:
     from clipaudit.config import JobConfig
 
 
+ShardsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="WebDataset shards: paths or URLs with brace ranges and globs, quoted.", show_default=False),
+]
+LabelOption = Annotated[
+    str | None,
+    option(
+        "Label column: cls (numbers), cls:text (names), txt, EXTENSION:text, json:PATH such as json:attrs.species.",
+        panel="Table",
+    ),
+]
+AttributesOption = Annotated[
+    list[str] | None, option("Attribute columns: json:place,json:split; NAME=json:a.place names one.", panel="Table")
+]
+
+
 def audit(
-    shards: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="WebDataset shards: paths or URLs with brace ranges and globs, quoted.", show_default=False
-        ),
-    ] = None,
+    shards: ShardsArgument = None,
     out: Annotated[str | None, option("Run directory, a path or any fsspec URL; the same command resumes it.")] = None,
     config_file: Annotated[
         Path | None, option("TOML or YAML file with these options; the command line wins.", "--config")
@@ -37,6 +57,10 @@ def audit(
         str | None,
         option("open_clip weight tag, checkpoint file, or random-seed-N for untrained weights.", panel="Model"),
     ] = None,
+    image_mean: ImageMeanOption = None,
+    image_std: ImageStdOption = None,
+    image_resize: ImageResizeOption = None,
+    image_interpolation: ImageInterpolationOption = None,
     precision: Annotated[str | None, option("fp32, bf16, fp16, or int8 on CPUs [fp32].", panel="Model")] = None,
     device: Annotated[str | None, option("auto, cpu, cuda, cuda:N or mps [auto].", panel="Model")] = None,
     batch_size: Annotated[int | None, option("Images a forward pass [32].", panel="Model")] = None,
@@ -47,13 +71,8 @@ def audit(
         float | None,
         option("Least cosine with fp32 on the first shard for int8 and --resize device [0.999].", panel="Model"),
     ] = None,
-    label: Annotated[
-        str | None, option("Label column: cls, txt or a json path such as json:attrs.species.", panel="Table")
-    ] = None,
-    attributes: Annotated[
-        list[str] | None,
-        option("Attribute columns: json:place,json:split; NAME=json:a.place names one.", panel="Table"),
-    ] = None,
+    label: LabelOption = None,
+    attributes: AttributesOption = None,
     caption: Annotated[str | None, option("Caption column: txt or a json path.", panel="Table")] = None,
     layers: Annotated[
         str | None, option("Stored layers: all, a number of last layers, or 8,10 or 8-11 [4].", panel="Table")
@@ -82,7 +101,9 @@ def audit(
         int | None, option("Larger images are skipped undecoded [178956970].", panel="Execution")
     ] = None,
     max_attempts: Annotated[int | None, option("Attempts at a shard [3].", panel="Execution")] = None,
-    max_shard_seconds: Annotated[float | None, option("Time limit of an attempt [3600].", panel="Execution")] = None,
+    max_shard_seconds: Annotated[
+        float | None, option("Longest time without progress at a shard [3600].", panel="Execution")
+    ] = None,
     max_lost: Annotated[
         float | None, option("Share of samples that may be skipped before exit code 4 [0.05].", panel="Execution")
     ] = None,
@@ -107,6 +128,7 @@ def audit(
         "model": {
             "name": model,
             "pretrained": pretrained,
+            **image_settings(image_mean, image_std, image_resize, image_interpolation),
             "precision": precision,
             "device": device,
             "batch_size": batch_size,

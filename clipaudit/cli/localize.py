@@ -11,12 +11,17 @@ from clipaudit.cli.options import (
     FORMS,
     BlocksOption,
     FormOption,
+    ImageInterpolationOption,
+    ImageMeanOption,
+    ImageResizeOption,
+    ImageStdOption,
     JsonOption,
     ModelDeviceOption,
     ModelOption,
     PrecisionOption,
     PretrainedOption,
     SideOption,
+    image_settings,
     listed,
     model_config,
     one_of,
@@ -61,6 +66,10 @@ def explain(
     squares: Annotated[bool, typer.Option("--squares", help="Draw patches as squares, not smoothly.")] = False,
     model: ModelOption = "ViT-B-32",
     pretrained: PretrainedOption = None,
+    image_mean: ImageMeanOption = None,
+    image_std: ImageStdOption = None,
+    image_resize: ImageResizeOption = None,
+    image_interpolation: ImageInterpolationOption = None,
     precision: PrecisionOption = "fp32",
     device: ModelDeviceOption = "auto",
     as_json: JsonOption = False,
@@ -71,7 +80,13 @@ def explain(
     """
     _check_output(out, as_json)
     one_of("--form", form, FORMS)
-    config = model_config(model, pretrained, precision, device)
+    config = model_config(
+        model,
+        pretrained,
+        precision,
+        device,
+        images=image_settings(image_mean, image_std, image_resize, image_interpolation),
+    )
     from clipaudit.localize.explain import Explainer, method_options
 
     explainer = Explainer(config, whole=whole, side=side_pixels)

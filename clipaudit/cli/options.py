@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -40,6 +41,19 @@ OutOption = Annotated[str | None, option("Directory for the results, a path or U
 
 # Commands that run a model on images
 ModelOption = Annotated[str, option("open_clip name, model directory, hf-hub:ORG/NAME or demo [ViT-B-32].")]
+_IMAGES = "Images"
+ImageMeanOption = Annotated[
+    str | None, option("Mean of red, green, blue, such as 0.5,0.5,0.5 [the weights'].", "--image-mean", panel=_IMAGES)
+]
+ImageStdOption = Annotated[
+    str | None, option("Standard deviation of red, green, blue [the weights'].", "--image-std", panel=_IMAGES)
+]
+ImageResizeOption = Annotated[
+    str | None, option("shortest, longest or squash [the weights'].", "--image-resize", panel=_IMAGES)
+]
+ImageInterpolationOption = Annotated[
+    str | None, option("bicubic or bilinear [the weights'].", "--image-interpolation", panel=_IMAGES)
+]
 PretrainedOption = Annotated[
     str | None, option("open_clip weight tag, checkpoint file, or random-seed-N for untrained weights.")
 ]
@@ -85,12 +99,45 @@ def at_least(name: str, value: int | None, least: int) -> None:
         raise UsageError(f"{name} must be at least {least}, not {value}")
 
 
-def model_config(name: str, pretrained: str | None, precision: str, device: str, batch_size: int = 32) -> ModelConfig:
+def image_settings(mean: str | None, std: str | None, resize: str | None, interpolation: str | None) -> dict[str, Any]:
+    """The four options as fields of ModelConfig; None for what was not given. Raises UsageError."""
+    return {
+        "image_mean": _three_numbers("--image-mean", mean),
+        "image_std": _three_numbers("--image-std", std),
+        "image_resize": resize,
+        "image_interpolation": interpolation,
+    }
+
+
+def _three_numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{name} must be three numbers such as 0.5,0.5,0.5, not {text!r}") from error
+    return numbers * 3 if len(numbers) == 1 else numbers
+
+
+def model_config(
+    name: str,
+    pretrained: str | None,
+    precision: str,
+    device: str,
+    batch_size: int = 32,
+    *,
+    images: Mapping[str, Any] = MappingProxyType({}),
+) -> ModelConfig:
     """The model of a command that reads images. Raises UsageError for a value that is not allowed."""
     from clipaudit.config import ModelConfig
 
     return ModelConfig(
-        name=name, pretrained=pretrained, precision=cast("Precision", precision), device=device, batch_size=batch_size
+        name=name,
+        pretrained=pretrained,
+        precision=cast("Precision", precision),
+        device=device,
+        batch_size=batch_size,
+        **images,
     )
 
 

@@ -19,6 +19,9 @@ def status(
     interval_seconds: Annotated[
         float, typer.Option("--interval", min=0.1, help="With --watch: seconds between two looks.")
     ] = 2.0,
+    details: Annotated[
+        int, typer.Option("--details", min=0, max=100, help="Examples of each reason for which samples were skipped.")
+    ] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Show how far a run is: shards, samples by status, coverage and bytes.
@@ -37,7 +40,7 @@ def status(
     if as_json:
         print_json(asdict(result))
     else:
-        print_status(result)
+        print_status(result, details=details)
 
 
 def check(

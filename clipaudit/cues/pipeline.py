@@ -24,7 +24,7 @@ from clipaudit.cues.measure.directions import all_directions, class_subspace
 from clipaudit.cues.measure.hygiene import hygiene
 from clipaudit.cues.measure.image_facts import ImageFacts, image_facts
 from clipaudit.cues.measure.naming import Namer
-from clipaudit.cues.measure.scan import scan
+from clipaudit.cues.measure.scan import Scan, scan
 from clipaudit.cues.measure.shift import shift_between
 from clipaudit.cues.measure.unlabelled import caption_classes, classes_source, own_answers
 from clipaudit.cues.options import AuditOptions
@@ -278,30 +278,7 @@ class _Job:
             tested_facts.source,
             tested_facts.discovery,
         )
-        directions, lost = all_directions(
-            moments_over(run, self.rows),
-            run.basis(),
-            run.head_labels,
-            self.pool,
-            vectors,
-            classes,
-            per_head=min(options.directions, len(self.pool)),
-            user=options.user_texts,
-            user_vectors=user,
-        )
-        self.dropped += [
-            Dropped(what=direction.text, head=direction.head, reason="indistinguishable from the class prompt")
-            for direction in lost
-        ]
-        scanned = scan(
-            tested_facts,
-            design,
-            directions,
-            class_subspace(classes),
-            trials=options.positive_trials,
-            seed=options.seed,
-            on_head=lambda done, total: progress("heads", done, total),
-        )
+        scanned = self._scan(tested_facts, design, vectors, user, progress)
         screens = self._attributes(tested_facts, raw, design)
         scored = test if test is not None else facts
         by = self.columns[0] if self.columns else None
@@ -335,6 +312,36 @@ class _Job:
             answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if labelled else None,
             answers_rows=f"{words}{scored.rows.described}",
             agreement=self._agreement(facts),
+        )
+
+    def _scan(
+        self, facts: ImageFacts, design: Design, vectors: Float32s, user: Float32s | None, progress: Progress
+    ) -> Scan:
+        """Every direction's scores on the tested images; vectors (T, D) of the pool, user of the user's own texts."""
+        options, run = self.options, self.run
+        directions, lost = all_directions(
+            moments_over(run, self.rows),
+            run.basis(),
+            run.head_labels,
+            self.pool,
+            vectors,
+            self.class_vectors,
+            per_head=min(options.directions, len(self.pool)),
+            user=options.user_texts,
+            user_vectors=user,
+        )
+        self.dropped += [
+            Dropped(what=direction.text, head=direction.head, reason="indistinguishable from the class prompt")
+            for direction in lost
+        ]
+        return scan(
+            facts,
+            design,
+            directions,
+            class_subspace(self.class_vectors),
+            trials=options.positive_trials,
+            seed=options.seed,
+            on_head=lambda done, total: progress("heads", done, total),
         )
 
     def _agreement(self, facts: ImageFacts) -> tuple[Ints, Bools] | None:
@@ -375,7 +382,7 @@ class _Job:
 
 
 def tested_classes(facts: ImageFacts, classes: int) -> Ints:
-    """Classes with enough independent images, as rows of the class vectors."""
+    """(K,) classes with enough independent images, as rows of the class vectors."""
     pairs = np.unique(np.stack([facts.truth, facts.cluster]), axis=1)
     tested: Ints = np.flatnonzero(np.bincount(pairs[0], minlength=classes) >= MIN_INDEPENDENT)
     return tested

@@ -97,7 +97,7 @@ def balanced_weights(groups: Ints) -> tuple[Float64s, float]:
 
 
 def balanced_subset(groups: Ints, seed: int = 0) -> Ints:
-    """Places of as many images of each group as the smallest has, drawn, in order."""
+    """(m,) places of as many images of each group as the smallest has, drawn, in order; groups (n,)."""
     if not len(groups):
         return np.empty(0, np.int64)
     rng = np.random.default_rng([seed, 10])

@@ -42,7 +42,7 @@ def describe_heads(
     """Say in words what attention heads look at: the texts that span most of each head's variance, and its role.
 
     No image is read: the run's moments and its model's text encoder are enough. TextSpan of Gandelsman, Efros and
-    Steinhardt, ICLR 2024, Algorithm 1 (docs/method.md, 3 TextSpan).
+    Steinhardt, ICLR 2024, Algorithm 1 (docs/method.md 3).
 
     Args:
         run: a run or its path.

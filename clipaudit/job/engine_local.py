@@ -115,6 +115,10 @@ class LocalPool:
         """Samples that the running attempt has written."""
         return self._worker.samples_done if self._worker is not None and self._task is not None else 0
 
+    def progressed_at(self, task: Task) -> float:
+        """When the running attempt last wrote samples, in monotonic seconds."""
+        return self._worker.progressed_at if self._worker is not None and self._task is task else 0.0
+
     def publish(self, tally: Tally) -> None:
         """Do nothing: this engine has no metrics."""
 

@@ -178,7 +178,10 @@ class RayPool:
             for ref in ready:
                 worker = self._progress.pop(ref)
                 try:
-                    self._samples[worker.name] = ray.get(ref)
+                    samples = ray.get(ref)
+                    if samples != self._samples.get(worker.name):
+                        worker.progressed_at = time.monotonic()
+                    self._samples[worker.name] = samples
                 except RayError:  # a lost worker has no progress; its loss is reported by its task
                     self._samples.pop(worker.name, None)
         busy = [worker for worker in self._workers.values() if worker.state == "busy"]
@@ -189,6 +192,10 @@ class RayPool:
             unasked = [worker for worker in busy if worker.name not in asked]
             self._progress.update({worker.actor.progress.remote(): worker for worker in unasked})
         return sum(self._samples.get(worker.name, 0) for worker in busy)
+
+    def progressed_at(self, task: Task) -> float:
+        """When a running task was last seen to have written more samples, in monotonic seconds; 0 when it never was."""
+        return next((view.progressed_at for view in self._workers.values() if view.task is task), 0.0)
 
     def publish(self, tally: Tally) -> None:
         """Set the job's Ray metrics, which Ray's agents serve to Prometheus; at most every two seconds."""

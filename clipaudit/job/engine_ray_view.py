@@ -24,6 +24,8 @@ class ActorView:
     """Ray's id of the node that the process runs on; empty before it has started for the first time."""
     task: Task | None = None
     """The task that is running, or was lost and is not reported yet."""
+    progressed_at: float = 0.0
+    """Monotonic seconds when its samples were last seen to have grown."""
     lost_at: float | None = None
     """Monotonic seconds when the running task was lost. Its failure is reported once it is known whether the node was
     lost too."""

@@ -124,6 +124,9 @@ class Pool(Protocol):
     def progress(self) -> int:
         """Samples that the running attempts have written so far."""
 
+    def progressed_at(self, task: Task) -> float:
+        """When a running task was last seen to have written samples, in monotonic seconds; 0 when it never was."""
+
     def publish(self, tally: Tally) -> None:
         """Pass the job's counts to the engine's metrics, if it has any."""
 

@@ -46,9 +46,7 @@ def recompute(path: str) -> Recomputed:
     precision = identity["precision"]
     # int8 runs on CPUs alone, and what it stores can be computed anew only there.
     device = "cpu" if precision == "int8" else "auto"
-    loaded = load_model(
-        ModelConfig(name=identity["model"], pretrained=identity["pretrained"], precision=precision, device=device)
-    )
+    loaded = load_model(ModelConfig.of_run(identity, precision=precision, device=device))
     if loaded.fingerprint != run.manifest.model["fingerprint"]:
         problem = f"the model that {identity['model']} names here has other weights than the run's"
         return Recomputed(images=0, largest_difference=0.0, problems=[problem])

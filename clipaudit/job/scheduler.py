@@ -247,12 +247,12 @@ class Scheduler:
                 raise WorkersUnavailable(f"no worker could be started; the last error: {event.error}")
 
     def _kill_stuck(self) -> None:
-        """Kill the workers whose attempts are over their time limit and did not end by themselves."""
+        """Kill the workers whose attempts have been silent for the time limit and did not end by themselves."""
         latest = time.monotonic() - self._config.max_shard_seconds - _KILL_GRACE_SECONDS
         for attempt, (task, started) in self._running.items():
             if started >= latest:
                 break  # attempts stand in the order of their starts, so that all that follow are younger
-            if attempt not in self._killed:
+            if attempt not in self._killed and self._pool.progressed_at(task) < latest:
                 self._killed.add(attempt)
                 self._pool.kill(task)
 

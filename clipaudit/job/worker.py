@@ -70,7 +70,10 @@ class ShardWorker:
         if config.decode.decode_processes:
             self._decoder = ProcessDecoder(decoder, loaded.description["preprocess"], config.decode)
         self._run_dir = RunDirectory(config.out)
+        self.progressed_at = 0.0
+        """Monotonic seconds when the running attempt last got through a batch."""
         self._basis_is_written = False
+        self._run_files: dict[str, StoredFile] = {}
         self.samples_done = 0
         """Samples of the running attempt that have been written or are being written; other threads read it."""
         components = [column(layer) for column in (attention_column, mlp_column) for layer in self._layers]
@@ -110,7 +113,7 @@ class ShardWorker:
         except BaseException:  # also KeyboardInterrupt: an attempt leaves no files behind
             output.abort()
             raise
-        return _commit_record(task, files, report, output, clock, self.facts.host)
+        return _commit_record(task, files, self._run_files, report, output, clock, self.facts.host)
 
     def _stream(self, task: Task, output: _Output, clock: _Clock) -> ReadReport:
         """Read, decode, decompose and write batch after batch.
@@ -123,14 +126,21 @@ class ShardWorker:
             ThreadPoolExecutor(1, thread_name_prefix="write") as writing,
         ):
             written: Future[None] | None = None
+            self.progressed_at = time.monotonic()
             for samples in _batches(feed, self._config.model.batch_size):
-                if self._cancel.is_set() or clock.elapsed() > task.max_seconds:
-                    raise ShardTooSlow(f"{task.shard.url}: given up after {clock.elapsed():.0f} s")
+                # A limit on silence, not on the shard's size: each batch starts it anew.
+                silent = time.monotonic() - self.progressed_at
+                if self._cancel.is_set() or silent > task.max_seconds:
+                    raise ShardTooSlow(
+                        f"{task.shard.url}: given up after {clock.elapsed():.0f} s, the last {silent:.0f} s of them"
+                        f" without progress (--max-shard-seconds {task.max_seconds:g})"
+                    )
                 batch = self._submit(samples)
                 if written is not None:
                     written.result()
                 written = writing.submit(self._write, output, samples, batch, clock)
                 self.samples_done += len(samples)
+                self.progressed_at = time.monotonic()
             if written is not None:
                 written.result()
             clock.add("read", feed.report.read_seconds)
@@ -188,6 +198,7 @@ class ShardWorker:
         if not self._basis_is_written:
             arrays = self._decomposer.readout.arrays(np.float32)
             write_basis(self._run_dir, arrays, {"layers": ",".join(map(str, self._layers))})
+            self._run_files = self._run_dir.run_files()
             self._basis_is_written = True
 
 
@@ -276,6 +287,7 @@ def _batches(feed: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
 def _commit_record(
     task: Task,
     files: dict[str, StoredFile],
+    run_files: dict[str, StoredFile],
     report: ReadReport,
     output: _Output,
     clock: _Clock,
@@ -287,6 +299,7 @@ def _commit_record(
         url=task.shard.url,
         attempt=task.attempt,
         files=files,
+        run_files=run_files,
         rows=sum(counts.values()),
         ok=counts.pop(OK, 0),
         skipped=counts,

@@ -39,8 +39,7 @@ class RunMaps:
 
     def __init__(self, run: Run, *, side: int, device: str = "auto") -> None:
         """`side`: pixels of a picture's longer side, as displayed. The model is loaded at once."""
-        asked = run.manifest.identity
-        config = ModelConfig(name=asked["model"], pretrained=asked.get("pretrained"), device=device)
+        config = ModelConfig.of_run(run.manifest.identity, device=device)
         self._loaded = load_model(config)
         if self._loaded.fingerprint != run.manifest.model["fingerprint"]:
             raise RunMismatch(f"the model that {config.name} names here has other weights than the run's")

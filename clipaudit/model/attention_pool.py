@@ -1,7 +1,7 @@
 """Towers that pool by attention (SigLIP, PE-Core, CoCa): the same algebra with the pool's attention weights in it.
 
 A latent query with P heads reads all tokens behind the last norm. Given its attention A (P x tokens) and the norm's
-1/sigma of each token, the pool is linear in what every layer added to every token:
+1/sigma of each token, the pool is linear in what every layer added to every token (docs/method.md 1):
 
     pooled = sum over p, i  A_{p,i} / sigma_i  x_i C diag(gamma) W_V^p W_O^p  + constants
 
@@ -50,11 +50,12 @@ class PooledReadout(Readout):
     def fold_tokens(self, texts: Tensor) -> Tensor:
         """(n, D) texts -> (layers, heads, P, n, head_dim), for the values of P pooling heads; see `Readout`."""
         m = self.on(texts.device, texts.dtype)
-        seen = (texts @ m["out"].T).reshape(len(texts), self.values.shape[0], -1)  # (n, P, K / P)
-        return torch.einsum("npk,lhpjk->lhpnj", seen, m["mix"])
+        folded = (texts @ m["out"].T).reshape(len(texts), self.values.shape[0], -1)  # (n, P, K / P)
+        return torch.einsum("npk,lhpjk->lhpnj", folded, m["mix"])
 
     def coordinates(self, u: Tensor, matrices: Matrices) -> Tensor:
-        """(B, layers, heads, P, head_dim) pooled values -> (B, layers, heads, K)."""
+        """(B, layers, heads, P, head_dim) pooled values -> (B, layers, heads, K) coordinates, without the scale s."""
+        # sum_p u_p mix_p, the P parts side by side, and then T as in M = T Q
         return torch.einsum("blhpj,lhpjk->blhpk", u, matrices["mix"]).flatten(-2) @ matrices["T"][0, 0]
 
     def by_layer(self, y: Tensor, matrices: Matrices) -> Tensor:
@@ -70,8 +71,8 @@ class PooledReadout(Readout):
         return torch.einsum("bp,lpk->blpk", mass, matrices["attention_bias"]).flatten(-2) @ matrices["out"]
 
     def _named(self) -> list[tuple[str, Tensor]]:
-        more = {name: getattr(self, name) for name in ("mix", "values", "out", "rest", "pool_bias")}
-        return [(name, value) for name, value in super()._named() if name != "G"] + list(more.items())
+        own = [(name, getattr(self, name)) for name in ("mix", "values", "out", "rest", "pool_bias")]
+        return [(name, value) for name, value in super()._named() if name != "G"] + own
 
 
 @torch.no_grad()
@@ -84,11 +85,11 @@ def build(tower: Tower, layers: Sequence[int]) -> PooledReadout:
     if pool.post_norm is not None:
         post_gain, post_bias = algebra.affine(pool.post_norm)
         shift, matrix = post_bias @ matrix + shift, post_gain[:, None] * matrix
-        matrix = matrix - matrix.mean(dim=0)
+        matrix = matrix - matrix.mean(dim=0)  # the norm's centring: C diag(gamma) P
     weight, value_bias = _value_map(pool)  # (width, K)
     out = algebra.double(pool.out.weight).T @ matrix  # (K, D)
     out_bias = torch.zeros(len(matrix), dtype=torch.float64) if pool.out.bias is None else algebra.double(pool.out.bias)
-    values = gain[:, None] * weight
+    values = gain[:, None] * weight  # C diag(gamma) W_V
     values = (values - values.mean(dim=0)).reshape(tower.width, pool.heads, -1).transpose(0, 1)  # (P, width, K / P)
     updates = [algebra.fold_attention(tower.blocks[layer]) for layer in layers]
     W = torch.stack([update for update, _, _ in updates]).reshape(len(layers), tower.heads, tower.head_dim, -1)
@@ -111,17 +112,17 @@ def build(tower: Tower, layers: Sequence[int]) -> PooledReadout:
 
 def attention_of(pool: AttentionPool, tokens: Tensor) -> Tensor:
     """How much each of the pool's heads reads of each token: (B, tokens, width) behind the norm -> (B, P, tokens)."""
-    module, like = pool.module, tokens.dtype
+    module, dtype = pool.module, tokens.dtype
     if isinstance(module, AttentionPoolLatent):
         wk, bk = _half(module.kv, 0)
-        q = module.latent[0].to(like)
+        q = module.latent[0].to(dtype)
         q = algebra.linear_as(module.q, q) if isinstance(module.q, nn.Linear) else q
     else:
         assert isinstance(module, oc.AttentionalPooler)
         wq, wk, _ = _projections(module.attn)
         bq, bk, _ = module.attn.in_proj_bias.chunk(3)
-        q = F.linear(algebra.norm_as(module.ln_q, module.query[:1].to(like)), wq.to(like), bq.to(like))
-    k = F.linear(tokens, wk.to(like), None if bk is None else bk.to(like))
+        q = F.linear(algebra.norm_as(module.ln_q, module.query[:1].to(dtype)), wq.to(dtype), bq.to(dtype))
+    k = F.linear(tokens, wk.to(dtype), None if bk is None else bk.to(dtype))
     # (1, K) -> (P, K / P), and (B, tokens, K) -> (B, P, tokens, K / P)
     q, k = q.reshape(pool.heads, -1), k.reshape(*k.shape[:2], pool.heads, -1).transpose(1, 2)
     q, k = _normed(module, "q_norm", q), _normed(module, "k_norm", k)
@@ -130,6 +131,7 @@ def attention_of(pool: AttentionPool, tokens: Tensor) -> Tensor:
 
 
 def _normed(module: nn.Module, name: str, x: Tensor) -> Tensor:
+    """x through the module's LayerNorm of that name, or as it is where there is none."""
     norm = getattr(module, name, None)
     return algebra.norm_as(norm, x) if isinstance(norm, nn.LayerNorm) else x
 
@@ -152,7 +154,7 @@ def _value_map(pool: AttentionPool) -> tuple[Tensor, Tensor]:
 
 
 def _projections(attention: nn.MultiheadAttention) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value weights, which lie together where all are of one width."""
+    """Query, key and value weights, (K, width) each; torch stores them as one where all have the same width."""
     if attention._qkv_same_embed_dim:
         q, k, v = attention.in_proj_weight.chunk(3)
         return q, k, v

@@ -25,8 +25,8 @@ from clipaudit.model.towers import Tower, describe_tower
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class TokenValues(ArrayHolder):
-    """What each head read from each token. Token i adds `scale alpha_i v_i T` to the head's coordinates; over all
-    tokens that is the head's coordinates."""
+    """What each head read from each token. Token i adds `scale alpha_i v_i T` to the head's coordinates, and over all
+    tokens these sum to the coordinates."""
 
     alpha: Tensor
     """(B, layers, heads, tokens): attention weights of the class token, in 0..1, summing to 1. With average pooling the
@@ -41,8 +41,10 @@ class TokenValues(ArrayHolder):
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Decomposition(ArrayHolder):
-    """One batch of unit image embeddings as sums of parts. Tensors are on the model's device, float32 (float64 for a
-    float64 model); B images, D joint dimensions, layers as chosen, ascending.
+    """One batch of unit image embeddings as sums of parts (docs/method.md 1).
+
+    Tensors are on the model's device, float32 (float64 for a float64 model); B images, D joint dimensions, layers as
+    chosen, ascending.
 
     >>> loaded = load_model("demo")
     >>> out = Decomposer(loaded.model)(loaded.transform(PIL.Image.open("photo.jpg"))[None])
@@ -59,8 +61,8 @@ class Decomposition(ArrayHolder):
     norm: Tensor
     """(B,): length of the model's embedding before normalisation."""
     remainder: Tensor
-    """(B,): largest absolute entry of `embedding - sum(parts)`: the check that the parts are the whole. The parts come
-    from the recorded values and the stored matrices, not from differences of the residual stream."""
+    """(B,): largest absolute entry of `embedding - sum(parts)`. It checks that the parts are the whole, because they
+    come from the recorded values and the stored matrices, not from differences of the residual stream."""
     parts: dict[str, Tensor]
     """name -> (B, D); they add up to the embedding. `heads`, `attention_bias`, `mlp`: sums over the chosen layers;
     `other_layers`: attention and MLPs of the layers not chosen; `initial`: the residual stream before the first block;
@@ -85,9 +87,9 @@ class Decomposer:
         z = initial + sum over layers (heads + attention bias + MLP) + norm bias
 
     after Gandelsman, Efros, Steinhardt, "Interpreting CLIP's Image Representation via Text-Based Decomposition", ICLR
-    2024. One forward pass of the model itself, with its attention swapped for modules that record; see
-    `taps.tapped` for threads. The readout is computed from the weights at construction: after changing weights, make a
-    new Decomposer. A model with batch or dropout layers must be in eval mode.
+    2024, section 3 (docs/method.md 1). One forward pass of the model itself, with its attention swapped for modules
+    that record; see `taps.tapped` for threads. The readout is computed from the weights at construction: after changing
+    weights, make a new Decomposer. A model with batch or dropout layers must be in eval mode.
 
     Args:
         model: an open_clip model or its image tower, in eval mode.
@@ -156,7 +158,7 @@ class Decomposer:
                 return self._assemble(record, features)
 
     def resized(self, size: tuple[int, int]) -> Decomposer:
-        """The same for images of another height and width; the readout is shared. Raises as `sizes.resized`."""
+        """The same for images of another (height, width) in pixels; the readout is shared. Raises as `resized`."""
         if size == self.tower.image_size:
             return self
         view = copy.copy(self)
@@ -165,7 +167,7 @@ class Decomposer:
         return view
 
     def _prepare(self) -> None:
-        """What a pass of this tower needs, made once."""
+        """Make what every forward pass of this tower uses."""
         self._taps = Taps(self.tower, self.layers if self.with_tokens else (), linears=self._linears)
         self._forward = torch.compile(self.tower.visual) if self.compiled else self.tower.visual
 
@@ -184,7 +186,10 @@ class Decomposer:
             raise UsageError("the model is in training mode: call model.eval() first")
 
     def _assemble(self, record: Record, features: Tensor) -> Decomposition:
-        """The recorded rows to parts of the unit embedding (docs/method.md 1), in at least float32."""
+        """The recorded rows to parts of the unit embedding, in at least float32 (docs/method.md 1):
+
+        z = s e G + sum_l s b_l G + sum_l s m_l G + sum_{l,h} s u_{l,h} M_{l,h} + beta P / ||r||
+        """
         result = torch.float64 if features.dtype == torch.float64 else torch.float32
         work = torch.float64 if _rounds_matmul(features) else result
         pool = _Pool(self.tower, record, work)
@@ -192,12 +197,12 @@ class Decomposer:
         raw = features.to(work)
         norm = raw.norm(dim=-1)
         embedding = raw / norm[:, None]
-        scale = pool.inverse_sigma / norm
+        scale = pool.inverse_sigma / norm  # s = 1 / (sigma ||r||)
 
         factor = scale[:, None, None, None]
         u = torch.stack([pool.values(layer) for layer in self.layers], dim=1)  # (B, layers, heads, [P,] head_dim)
-        heads = self.readout.coordinates(u, matrices) * factor
-        by_layer = self.readout.by_layer(heads, matrices)
+        heads = self.readout.coordinates(u, matrices) * factor  # y = s u T
+        by_layer = self.readout.by_layer(heads, matrices)  # sum_h y Q
         bias = self._attention_bias(pool, matrices) * scale[:, None, None]  # (B, layers, D)
         mlps = torch.stack([pool.mlp(layer) for layer in self.layers], dim=1)  # (B, layers, [P,] width)
         streams = torch.stack([mlps.sum(dim=1), self._other_layers(pool, mlps)], dim=1)  # (B, 2, [P,] width)
@@ -265,9 +270,12 @@ class Decomposer:
 
 
 class _Pool:
-    """Pools the recorded rows with the weights that they have in the embedding: 1 for the class token, the mean for
-    average pooling, 1/sigma of each token where the last norm precedes the average, and A/sigma for each of the P heads
-    of an attention pool, which gives an axis of length P behind B."""
+    """Pools the recorded rows of tokens with the weights that they have in the embedding.
+
+    The weight is 1 for the class token, and with average pooling 1 / tokens, or proportional to 1 / sigma of each token
+    where the last norm precedes the average. For each of the P heads of an attention pool it is A / sigma, which gives
+    an axis of length P behind B. R rows: those that `Record` holds.
+    """
 
     def __init__(self, tower: Tower, record: Record, dtype: torch.dtype) -> None:
         self._tower, self._record, self._dtype = tower, record, dtype
@@ -291,7 +299,7 @@ class _Pool:
             self._weights = inverse / inverse.sum(dim=1, keepdim=True)  # (B, R), all 1 where R is 1
 
     def _mean(self, rows: Tensor) -> Tensor:
-        """(B, R, ...) -> (B, ...), or (B, P, ...)"""
+        """Weighted sum over rows: (B, R, ...) -> (B, ...), or (B, P, ...)."""
         if self._tower.pool is not None:
             return torch.einsum("bpr,br...->bp...", self._weights, rows)
         if rows.shape[1] == 1:
@@ -313,7 +321,7 @@ class _Pool:
         return self._mean(scale)
 
     def values(self, layer: int) -> Tensor:
-        """(B, heads, head_dim): u, times the branch's own scale where it has one; (B, heads, P, head_dim)."""
+        """u, times the branch's own scale where it has one: (B, heads, head_dim), or (B, heads, P, head_dim)."""
         rows, scale = self._rows(layer), self._row_scale(layer)
         rows = rows if scale is None else rows * scale[..., None]
         pooled = self._mean(rows)
@@ -350,7 +358,7 @@ class _Pool:
 
 
 def _rounds_matmul(x: Tensor) -> bool:
-    """Whether float32 products on this device may be rounded to TF32, which the sums would not survive."""
+    """Whether float32 products on this device may be rounded to TF32, which is too coarse for sums of parts."""
     return x.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
 
 

@@ -16,12 +16,14 @@ from clipaudit.model.towers import LINEARS, Tower
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """The dtype of each precision that runs under autocast."""
 
-_LARGEST = 127  # symmetric: -128 stays unused, so that a sign never changes a magnitude
+_INT8_MAX = 127  # symmetric: -128 is not used, so that x and -x are rounded alike
 
 
 class HalfLinear(nn.Module):
-    """A linear layer for a pass under autocast, whose weights are cast once: autocast would cast them at each call,
-    as it keeps casts of weights that take gradients only."""
+    """A linear layer for a pass under autocast, with weights that are cast once.
+
+    Autocast itself would cast them at each call: it caches casts only of weights that require gradients.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
@@ -33,37 +35,41 @@ class HalfLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """`x W' + b` with both sides rounded to 8 bits: weights once, by output channel; inputs at each call, by token.
+    """`x W' + b` with both factors rounded to 8 bits: weights once, by output channel; inputs at each call, by token.
 
-    Products and sums of integers are exact (int32), so the rounding of the two sides is the only error. A scale for
-    each token, not one for all: CLIP's towers have tokens with activations far larger than the others'.
+    Products and sums of integers are exact (int32), so the rounding of the two factors is the only error. Each token
+    has its own scale, because some tokens of CLIP's towers have far larger activations than the others.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        scale = _nonzero(weight.abs().amax(dim=1) / _LARGEST)
-        self.weight = (weight / scale[:, None]).round_().to(torch.int8)
-        """(out, in) int8."""
+        scale = _nonzero(weight.abs().amax(dim=1) / _INT8_MAX)
+        columns = (weight / scale[:, None]).round_().to(torch.int8).T
+        # torch 2.14 misreads a factor of one row whose strides are those of a column
+        self.columns = columns.clone(memory_format=torch.contiguous_format) if len(columns) == 1 else columns
+        """(in, out) int8."""
         self.scale, self.bias = scale, torch.zeros_like(scale) if bias is None else bias
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) float32 -> (..., out) float32."""
         rows = x.reshape(-1, x.shape[-1])
-        step = _nonzero(rows.abs().amax(dim=1, keepdim=True) / _LARGEST)
+        step = _nonzero(rows.abs().amax(dim=1, keepdim=True) / _INT8_MAX)
         rounded = (rows / step).round_().to(torch.int8)
-        products = torch._int_mm(rounded, self.weight.T)  # (rows, out) int32
-        # Cast, then multiply: a product of int32 and float32 takes ten times as long.
+        products = torch._int_mm(rounded, self.columns)  # (rows, out) int32
+        # cast before multiplying: a product of int32 and float32 takes ten times as long
         return torch.addcmul(self.bias, products.float().mul_(step), self.scale).reshape(*x.shape[:-1], -1)
 
 
 @torch.no_grad()
 def replacements(tower: Tower, precision: Precision) -> dict[nn.Module, nn.Module]:
-    """Which module stands in for which during a pass: linear layers, and an attention's joint projection by the
-    attention itself. Nothing for `fp32`.
+    """Modules of a tower and what replaces each during a pass; empty for `fp32`.
 
-    With `int8` the projections to queries, keys and values and the MLPs are rounded, 11 of 12 multiplications of a
-    block; output projections, and whatever stands before and behind the blocks, stay as they are, so that what the
-    heads write is still exactly linear in their values, and their sum is the int8 model's own embedding.
+    Keys are linear layers, and attentions for their joint projection of queries, keys and values. With `int8` the
+    projections to queries, keys and values and the MLPs are rounded, 11 of 12 multiplications of a block. Output
+    projections and everything outside of the blocks stay as they are, so that what heads write is still exactly linear
+    in their values, and the parts sum to the int8 model's own embedding.
+
+    Raises UsageError for int8 on an accelerator or with weights that are not float32.
     """
     if precision == "fp32":
         return {}
@@ -102,5 +108,5 @@ def _require_int8(tower: Tower) -> None:
 
 
 def _nonzero(scale: Tensor) -> Tensor:
-    """1 where it is 0: an all-zero channel or token stays 0."""
+    """The scale with 1 in place of 0, so that a channel or token of zeros stays 0 and is not divided by 0."""
     return torch.where(scale > 0, scale, torch.ones_like(scale))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import json
 import logging
-import re
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,11 +21,12 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from clipaudit.config import ModelConfig
-from clipaudit.errors import UnknownModel, UsageError
-from clipaudit.model.bundled import unpack
+from clipaudit.errors import UsageError
+from clipaudit.model.bundled import CONFIG
+from clipaudit.model.checkpoints import mended_copy, mismatch, not_finite, weight_file
+from clipaudit.model.names import LOCAL, SCHEMES, require_reachable, resolve, spelled
+from clipaudit.model.preprocessing import chosen
 
-_RANDOM = re.compile(r"random-seed-(\d+)")
-_SCHEMES = ("local-dir:", "hf-hub:")
 # What `torch.load(weights_only=True)` raises; no module of ours imports the one that defines it.
 _MORE_THAN_TENSORS = torch.serialization.pickle.UnpicklingError  # type: ignore[attr-defined]
 
@@ -66,28 +67,19 @@ def load_model(model: ModelConfig | str, pretrained: str | None = None, *, devic
     config = model if isinstance(model, ModelConfig) else ModelConfig(name=model, pretrained=pretrained, device=device)
     name, pretrained, seed = resolve(config)
     place = resolve_device(config.device)
+    settings = chosen(name, pretrained, config)
+    if seed is None:
+        require_reachable(name, pretrained, config)
     with quiet_open_clip(), torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.manual_seed(seed)
-        try:
-            network = open_clip.create_model(
-                name,
-                pretrained,
-                precision="fp32",
-                load_weights=seed is None,
-                force_quick_gelu=_wants_quick_gelu(name, pretrained),
-                pretrained_image=False,
-                pretrained_text=False,
-                require_pretrained=seed is None,
-            )
-        except _MORE_THAN_TENSORS as error:
-            raise UsageError(
-                f"{spelled(config)} cannot be loaded: the checkpoint holds more than tensors, and code in a checkpoint"
-                " is never run; save its tensors as safetensors"
-            ) from error
-        except (RuntimeError, OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            raise UsageError(f"{spelled(config)} cannot be loaded: {first_line(error)}") from error
+        network = _network(name, pretrained, settings, config, trained=seed is None)
     network = network.eval().requires_grad_(False)
+    if bad := list(not_finite(network)):
+        raise UsageError(
+            f"{spelled(config)} has weights that are not finite numbers, in {bad[0]}"
+            f"{f' and {len(bad) - 1} others' if len(bad) > 1 else ''}: the training diverged, or the file is damaged"
+        )
     preprocess = dict(network.visual.preprocess_cfg)
     digest = _weights_digest(network, preprocess)
     return LoadedModel(
@@ -103,6 +95,48 @@ def load_model(model: ModelConfig | str, pretrained: str | None = None, *, devic
             "parameters": sum(p.numel() for p in network.parameters()),
         },
     )
+
+
+def _network(name: str, pretrained: str | None, settings: dict[str, Any], config: ModelConfig, *, trained: bool) -> Any:  # noqa: ANN401 - open_clip's models share no type
+    """The model as open_clip makes it; from a mended copy where the weight file does not load as it is."""
+
+    def create(name: str, pretrained: str | None) -> Any:  # noqa: ANN401
+        return open_clip.create_model(
+            name,
+            pretrained,
+            precision="fp32",
+            load_weights=trained,
+            force_quick_gelu=_wants_quick_gelu(name, pretrained),
+            force_preprocess_cfg=settings,
+            pretrained_image=False,
+            pretrained_text=False,
+            require_pretrained=trained,
+        )
+
+    try:
+        try:
+            return create(name, pretrained)
+        except RuntimeError:
+            source = weight_file(name, pretrained) if trained else None
+            if source is None:
+                raise
+            with tempfile.TemporaryDirectory(prefix="clipaudit-") as folder:
+                copy = mended_copy(source, Path(folder))
+                if copy is None:
+                    raise
+                if pretrained is not None:
+                    return create(name, str(copy))
+                shutil.copy(Path(name.removeprefix(LOCAL), CONFIG), folder)
+                return create(f"{LOCAL}{folder}", None)
+    except _MORE_THAN_TENSORS as error:
+        raise UsageError(
+            f"{spelled(config)} cannot be loaded: the checkpoint holds more than tensors, and code in a checkpoint"
+            " is never run; save its tensors as safetensors"
+        ) from error
+    except (RuntimeError, OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        reason = mismatch(error)
+        sentence = f"its weights do not fit the model: {reason}" if reason else first_line(error)
+        raise UsageError(f"{spelled(config)} cannot be loaded: {sentence}") from error
 
 
 class Normaliser:
@@ -145,65 +179,18 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve(config: ModelConfig) -> tuple[str, str | None, int | None]:
-    """(open_clip model name, weights or None, random seed or None), checked without touching the network."""
-    name, pretrained = config.name, config.pretrained
-    if name == "demo":
-        name = f"local-dir:{unpack()}"
-    elif not name.startswith(_SCHEMES) and (Path(name) / "open_clip_config.json").is_file():
-        name = f"local-dir:{name}"
-    random = _RANDOM.fullmatch(pretrained or "")
-    seed = int(random[1]) if random else None
-    if name.startswith("local-dir:"):
-        _check_directory(Path(name.removeprefix("local-dir:")))
-    if name.startswith(_SCHEMES):
-        if pretrained is not None and seed is None:
-            raise UsageError(f"--pretrained {pretrained!r} has no meaning beside --model {config.name!r}: leave it out")
-        return name, None, seed
-    _check_name(name)
-    if pretrained is None:
-        raise UsageError(
-            f"--model {name} needs --pretrained: one of {_some(open_clip.list_pretrained_tags_by_model(name))},"
-            " a checkpoint file, or random-seed-0 for untrained weights"
-        )
-    if seed is not None:
-        return name, None, seed
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if not open_clip.is_pretrained_cfg(name, pretrained) and not Path(pretrained).is_file():
-        raise UnknownModel(
-            f"--pretrained {pretrained!r} is neither a file nor a weight tag of {name}; its tags are {_some(tags)}"
-        )
-    return name, pretrained, None
-
-
 def _wants_quick_gelu(name: str, pretrained: str | None) -> bool:
     """Whether the weights were trained with QuickGELU, whatever the architecture's name says.
 
     open_clip only warns when tag and name disagree (`ViT-B-32` with `openai`), and every vector is then slightly wrong.
     """
-    if pretrained is None or name.startswith(_SCHEMES):
+    if pretrained is None or name.startswith(SCHEMES):
         return False
     tag = open_clip.get_pretrained_cfg(name, pretrained)
     trained, built = bool(tag.get("quick_gelu")), bool((open_clip.get_model_config(name) or {}).get("quick_gelu"))
     if tag and built and not trained:
         raise UsageError(f"--pretrained {pretrained} was not trained with QuickGELU: use the model without -quickgelu")
     return trained
-
-
-def _check_directory(path: Path) -> None:
-    if not (path / "open_clip_config.json").is_file():
-        raise UnknownModel(f"--model: {path} is not an open_clip directory: it has no open_clip_config.json")
-
-
-def _check_name(name: str) -> None:
-    known = open_clip.list_models()
-    if name.replace("/", "-") in known:
-        return
-    if "/" in name or Path(name).exists():
-        raise UnknownModel(f"--model: {name} is not an open_clip directory: it has no open_clip_config.json")
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(close)}?" if close else "see open_clip.list_models()"
-    raise UnknownModel(f"--model {name!r} is not a model that open_clip knows; {hint}")
 
 
 def _weights_digest(model: torch.nn.Module, preprocess: dict[str, Any]) -> str:
@@ -231,16 +218,6 @@ def quiet_open_clip() -> Iterator[None]:
         root.removeHandler(handler)
 
 
-def spelled(config: ModelConfig) -> str:
-    """The options that name this model, for messages."""
-    return f"--model {config.name}" + (f" --pretrained {config.pretrained}" if config.pretrained else "")
-
-
 def first_line(error: BaseException) -> str:
     """An error's first line, or its type's name when it says nothing."""
     return str(error).strip().split("\n", 1)[0].rstrip(". ") or type(error).__name__
-
-
-def _some(names: list[str], most: int = 6) -> str:
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown or "(none)"

@@ -1,7 +1,8 @@
 """The linear map from each head to the joint space, with everything linear behind the head folded in: pure algebra.
 
 Source of the decomposition: Gandelsman, Efros, Steinhardt, "Interpreting CLIP's Image Representation via Text-Based
-Decomposition", ICLR 2024. Each component subtracts its own mean, and biases are components of their own.
+Decomposition", ICLR 2024, section 3. Here each component subtracts its own mean, and biases are components of their own
+(docs/method.md 1).
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from clipaudit.model.towers import Block, Tower
 Matrices: TypeAlias = dict[str, Tensor]
 """A readout's arrays by name, on one device."""
 
-# Directions that a head writes with less than this share of its largest singular value count as rounding noise.
 _RANK_TOLERANCE = 1e-13
+"""Directions that a head writes with less than this share of its largest singular value are rounding noise."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,8 +61,10 @@ class Readout:
         return self.T.shape[-1]
 
     def fold(self, texts: Tensor) -> Tensor:
-        """Texts in every head's coordinates, `Q t`: (n, D) -> (layers, heads, n, head_dim), so that a head's image-text
-        product is `y . (Q t)`. In the dtype and on the device of the texts."""
+        """Texts in every head's coordinates, `Q t`: (n, D) -> (layers, heads, n, head_dim).
+
+        A head's image-text product is then `y . (Q t)`. In the dtype and on the device of the texts.
+        """
         Q = self.on(texts.device, texts.dtype)["Q"]
         return torch.einsum("nd,lhkd->lhnk", texts, Q)
 
@@ -71,17 +74,19 @@ class Readout:
         return torch.einsum("lhnk,lhjk->lhnj", self.fold(texts), T)
 
     def fold_tokens(self, texts: Tensor) -> Tensor:
-        """Texts as seen by every head's values through each head of the pool: (layers, heads, P, n, head_dim). P is 1
-        but for towers that pool by attention."""
+        """Texts as seen by every head's values through each of the pool's P heads (1 without an attention pool).
+
+        (n, D) -> (layers, heads, P, n, head_dim).
+        """
         return self.fold_values(texts)[:, :, None]
 
     def coordinates(self, u: Tensor, matrices: Matrices) -> Tensor:
-        """Pooled values to coordinates, before the image's scale: (B, layers, heads, head_dim), twice."""
+        """Pooled values u to coordinates before the image's scale, `u T`; both (B, layers, heads, head_dim)."""
         return torch.einsum("blhj,lhjk->blhk", u, matrices["T"])
 
     def by_layer(self, y: Tensor, matrices: Matrices) -> Tensor:
         """Coordinates (B, layers, heads, head_dim) to what each layer's heads add together, (B, layers, D)."""
-        # (layers, B, heads * head_dim) @ (layers, heads * head_dim, D): an einsum would copy Q on every call.
+        # (layers, B, heads * head_dim) @ (layers, heads * head_dim, D): einsum would copy Q on every call
         return (y.flatten(2).transpose(0, 1) @ matrices["Q"].flatten(1, 2)).transpose(0, 1)
 
     def joint(self, stream: Tensor, matrices: Matrices) -> Tensor:
@@ -94,10 +99,10 @@ class Readout:
         return torch.einsum("...lhk,lhkd->...lhd", heads, Q)
 
     def on(self, device: torch.device, dtype: torch.dtype) -> Matrices:
-        """Every array by its name, on a device; kept for the next call."""
+        """Every array by its name, on a device and in a dtype; cached."""
         key = (device, dtype)
         if key not in self._on_device:
-            with torch.inference_mode(False):  # the copies outlive the caller's mode, and texts may carry gradients
+            with torch.inference_mode(False):  # the copies outlive the caller's mode, and texts may need gradients
                 self._on_device[key] = {name: value.to(device=device, dtype=dtype) for name, value in self._named()}
         return self._on_device[key]
 
@@ -124,10 +129,11 @@ def build(tower: Tower, layers: Sequence[int]) -> Readout:
     """The readout of a tower's chosen layers, computed in float64 on the CPU from the model's present weights."""
     gain, bias = affine(tower.norm)
     projection, shift = head_map(tower)
-    G = gain[:, None] * projection  # (d, D)
-    G = G - G.mean(dim=0)  # the LayerNorm's centring, C G
+    # G = C diag(gamma) P with C = I - 11' / d, (d, D): C subtracts the mean over rows
+    G = gain[:, None] * projection
+    G = G - G.mean(dim=0)
     updates = [fold_attention(tower.blocks[layer]) for layer in layers]
-    M = torch.stack([weight @ G for weight, _, _ in updates])  # (layers, heads * head_dim, D)
+    M = torch.stack([weight @ G for weight, _, _ in updates])  # W_O G: (layers, heads * head_dim, D)
     Q, T = polar(M.reshape(len(layers), tower.heads, tower.head_dim, -1))
     scaled = torch.stack([b for _, b, _ in updates])
     return Readout(
@@ -152,15 +158,16 @@ def polar(M: Tensor) -> tuple[Tensor, Tensor]:
         Q (..., k, D) and T (..., k, k). Where M has rank r < k, Q has rank r too (a partial isometry): a completed
         basis would be arbitrary, and would give texts coordinates in directions that the head cannot write.
     """
+    # M = U S V': T = U S U' and Q = U V', without the directions of singular value 0
     U, sigma, Vh = torch.linalg.svd(M, full_matrices=False)
-    kept = sigma > _RANK_TOLERANCE * sigma[..., :1]
-    Q = (U * kept[..., None, :]) @ Vh
+    written = sigma > _RANK_TOLERANCE * sigma[..., :1]
+    Q = (U * written[..., None, :]) @ Vh
     T = (U * sigma[..., None, :]) @ U.mT
     return Q, T
 
 
 def branch_scale(block: Block, rows: Tensor) -> Tensor | None:
-    """1 / sigma of the LayerNorm inside the attention branch, per row: the branch is linear in the heads given it.
+    """1 / sigma of the LayerNorm inside the attention branch, per row; given it, the branch is linear in the heads.
 
     Args:
         block: the block; None is returned where it has no such LayerNorm.
@@ -234,10 +241,10 @@ def head_map(tower: Tower) -> tuple[Tensor, Tensor]:
 
 
 def fold_attention(block: Block) -> tuple[Tensor, Tensor, Tensor]:
-    """W (width, width), b and c (width,) of `update = k (u W + b) + c`.
+    """W (heads * head_dim, width), b and c (width,) of `update = k (u W + b) + c`, float64.
 
-    k is from `branch_scale` (1 where there is none); b is 0 but in post-norm blocks, where
-    the norm scales the output bias too.
+    k is from `branch_scale`, or 1 where the branch has no LayerNorm. b is 0 except in post-norm blocks, where the norm
+    scales the output bias too.
     """
     weight, fixed = double(block.out.weight).T, torch.zeros(block.out.out_features, dtype=torch.float64)
     if block.out.bias is not None:
@@ -245,11 +252,13 @@ def fold_attention(block: Block) -> tuple[Tensor, Tensor, Tensor]:
     scaled = torch.zeros_like(fixed)
     if block.inner_norm is not None:
         gain, bias = affine(block.inner_norm)
+        # LN(u) W = k (u C) diag(gain) W + bias W
         fixed = fixed + bias @ weight
         weight = gain[:, None] * weight
         weight = weight - weight.mean(dim=0)
     if block.post_norm is not None:
         gain, bias = affine(block.post_norm)
+        # LN(u W + c) = k (u W + c) C diag(gain) + bias
         weight = (weight - weight.mean(dim=1, keepdim=True)) * gain
         scaled, fixed = (fixed - fixed.mean()) * gain, bias
     if block.gamma is not None:

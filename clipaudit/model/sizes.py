@@ -20,9 +20,9 @@ from clipaudit.model.towers import describe_tower
 def resized(model: nn.Module, size: tuple[int, int]) -> nn.Module:
     """An image tower that takes images of `size`, for `Decomposer`, `describe_tower` and a forward pass.
 
-    The result shares every weight with the model but its position embeddings, which are always interpolated from the
-    model's own (bicubic with antialiasing, as open_clip and timm do it when they load weights of another size), so that
-    nothing depends on which sizes came before. The model keeps its own size.
+    The result shares every weight with the model except the position embeddings. These are always interpolated from the
+    model's own (bicubic with antialiasing, as open_clip and timm do it when they load weights of another size), never
+    from those of another size. The model itself is unchanged.
 
     Args:
         model: an open_clip model or its image tower, one that `describe_tower` takes.
@@ -85,7 +85,7 @@ def _resized_timm(visual: TimmModel, size: tuple[int, int]) -> nn.Module:
 
 
 def _shallow(module: nn.Module) -> nn.Module:
-    """A module of the same type over the same parameters and children, whose own dictionaries are its own."""
+    """A copy of a module that shares parameters and children, and in which they can be replaced one by one."""
     view = copy.copy(module)
     for name in ("_parameters", "_buffers", "_modules"):
         setattr(view, name, dict(getattr(module, name)))

@@ -17,20 +17,23 @@ from torch import Tensor, nn
 from clipaudit.model.towers import Block, Tower
 
 Attend: TypeAlias = Callable[[int, Tensor, Tensor, Tensor, Tensor | None], Tensor | None]
-"""A layer's attention, seen or done otherwise: (layer, q, k, v, bias) -> attention-weighted values in the shape of q,
-or None for the model's own. q is (B, heads, queries, head_dim), k and v (B, heads, tokens, head_dim), with positions in
-them; bias adds to the scores, (..., queries, tokens). The last block of a class-token tower has one query."""
+"""Observes or replaces a layer's attention: (layer, q, k, v, bias) -> attention-weighted values in the shape of q, or
+None for the model's own. q is (B, heads, queries, head_dim), k and v (B, heads, tokens, head_dim), positions included;
+bias, (..., queries, tokens), is added to the scores. The last block of a class-token tower has one query."""
 
-# One lock per tower: two decompositions of one model, in two threads, take turns. Resized views of a tower share its
-# blocks, so that the lock belongs to these.
+# One lock per tower, because modules are swapped in the model itself: two decompositions of one model in two threads
+# take turns. The lock belongs to the container of the blocks, which resized views of a tower share.
 _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 _locks_guard = threading.Lock()
 
 
 @dataclass(eq=False)
 class Record:
-    """What the taps saw, in the dtype that the model computed in. R rows: the class token, the mean over the pooled
-    tokens, or (where tokens carry different weights) every pooled token."""
+    """What the taps recorded, in the dtype that the model computed in.
+
+    R rows an image: the class token, the mean over the pooled tokens, or (where tokens have different weights) every
+    pooled token.
+    """
 
     tower: Tower
     values: dict[int, Tensor] = field(default_factory=dict)
@@ -38,7 +41,7 @@ class Record:
     mlps: dict[int, Tensor] = field(default_factory=dict)
     """Layer -> (B, R, width): what the MLP branch adds to the residual stream."""
     initial: Tensor | None = None
-    """(B, R, width): the residual stream before the first block; None where it is the class token's constant."""
+    """(B, R, width): the residual stream before the first block; None for the class token, where it is a constant."""
     final: Tensor | None = None
     """(B, R, width): the residual stream that the last LayerNorm reads."""
     alphas: dict[int, Tensor] = field(default_factory=dict)
@@ -53,7 +56,7 @@ class Record:
     """(B, pool width): what the norm behind an attention pool reads."""
 
     def rows(self, x: Tensor) -> Tensor:
-        """(B, tokens, ...) -> (B, R, ...), copied: a view would keep every token's row alive."""
+        """(B, tokens, ...) -> (B, R, ...), copied, because a view would hold every token's row in memory."""
         if self.tower.pooling == "token":
             return x[:, :1].clone()
         pooled = x[:, self.tower.pool_start :]
@@ -67,8 +70,8 @@ def tapped(tower: Tower, tokens: Collection[int] = (), attend: Attend | None = N
     Every block's attention is replaced by a module that shares its parameters, runs one fused attention and records the
     pooled rows; with class-token pooling the last block computes the class token only. The image embedding is the same
     up to rounding. The originals return on exit, also after an exception; contexts may be nested (the inner one
-    records). Threads that open contexts on one tower take turns, but no thread may call the model without a context
-    meanwhile: it would meet the swapped modules. Give such threads a model of their own.
+    records). Threads that open contexts on one tower take turns. A thread that calls the model without a context at the
+    same time would run the swapped modules: give it a model of its own.
 
     Args:
         tower: from `describe_tower`.
@@ -80,13 +83,13 @@ def tapped(tower: Tower, tokens: Collection[int] = (), attend: Attend | None = N
 
 
 class Taps:
-    """What `tapped` swaps in, made once and installed for each pass: the same modules every time, so that a compiled
-    forward pass stays valid.
+    """The modules that `tapped` swaps in, made once and installed for each pass.
+
+    They are the same modules every time, so that a compiled forward pass stays valid.
 
     Args:
         tower, tokens, attend: as for `tapped`.
-        linears: modules in place of others for the time of a pass: of linear layers, and of an attention for its joint
-            projection of queries, keys and values. See `linears.replacements`.
+        linears: modules that replace others during a pass, see `linears.replacements`.
     """
 
     def __init__(
@@ -98,12 +101,12 @@ class Taps:
     ) -> None:
         self.tower, self.tokens = tower, frozenset(tokens)
         self.record = Record(tower)
-        """Of the pass that is running or was the last to run."""
+        """Of the running pass, or else of the last one."""
         replaced = linears or {}
         self._taps = [_Tap(self, block, layer, attend, replaced) for layer, block in enumerate(tower.blocks)]
         self._class_token = _ClassTokenBlock(tower.blocks[-1], self._taps[-1]) if tower.pooling == "token" else None
         self._linears = [
-            place for block in tower.blocks for place in _places(block.module.get_submodule("mlp"), replaced)
+            swap for block in tower.blocks for swap in _replacements(block.module.get_submodule("mlp"), replaced)
         ]
 
     @contextmanager
@@ -111,8 +114,8 @@ class Taps:
         """See `tapped`."""
         tower = self.tower
         with _lock(tower.container), ExitStack() as restore:
-            before, self.record = self.record, Record(tower)
-            restore.callback(setattr, self, "record", before)
+            outer, self.record = self.record, Record(tower)
+            restore.callback(setattr, self, "record", outer)
             for layer, block in enumerate(tower.blocks):
                 _swap(restore, block.module, "attn", self._taps[layer])
                 restore.callback(_hook_mlp(block, layer, self).remove)
@@ -144,7 +147,9 @@ def joint_projection(attention: nn.Module) -> tuple[Tensor | None, Tensor | None
     return qkv.weight, torch.cat((q_bias, torch.zeros_like(q_bias), v_bias))  # EVA's keys have no bias
 
 
-def _places(root: nn.Module, replaced: Mapping[nn.Module, nn.Module]) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+def _replacements(
+    root: nn.Module, replaced: Mapping[nn.Module, nn.Module]
+) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     """(parent, name, replacement) of each replaced module below `root`."""
     for parent in root.modules():
         for name, child in parent.named_children():
@@ -158,48 +163,49 @@ def _lock(container: nn.Module) -> threading.RLock:
 
 
 def _swap(restore: ExitStack, parent: nn.Module, name: str, module: nn.Module) -> None:
+    """Replace a child module until `restore` is closed."""
     restore.callback(setattr, parent, name, getattr(parent, name))
     setattr(parent, name, module)
 
 
 def _hook_mlp(block: Block, layer: int, taps: Taps) -> torch.utils.hooks.RemovableHandle:
-    def keep(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def record(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         rows = taps.record.rows(output)
         taps.record.mlps[layer] = rows if block.mlp_gamma is None else rows * block.mlp_gamma
 
-    return block.mlp.register_forward_hook(keep)
+    return block.mlp.register_forward_hook(record)
 
 
 def _hook_input(module: nn.Module, taps: Taps, name: str) -> torch.utils.hooks.RemovableHandle:
-    def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def record(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0]
         # Behind the pool there is one row an image and no token axis.
         setattr(taps.record, name, taps.record.rows(x) if x.ndim == 3 else x[:, None].clone())
 
-    return module.register_forward_pre_hook(keep)
+    return module.register_forward_pre_hook(record)
 
 
 def _hook_pool(taps: Taps) -> Iterator[torch.utils.hooks.RemovableHandle]:
     """What the pool's MLP adds, and what the norm behind the pool reads, for a tower that pools by attention."""
 
-    def keep_mlp(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def record_mlp(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         taps.record.pool_mlp = output[:, 0].clone()
 
-    def keep_pooled(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def record_pooled(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         taps.record.pooled = inputs[0][:, 0].clone()  # the first query's
 
     pool = taps.tower.pool
     if pool is not None and pool.mlp is not None:
-        yield pool.mlp.register_forward_hook(keep_mlp)
+        yield pool.mlp.register_forward_hook(record_mlp)
     if pool is not None and pool.post_norm is not None:
-        yield pool.post_norm.register_forward_pre_hook(keep_pooled)
+        yield pool.post_norm.register_forward_pre_hook(record_pooled)
 
 
 def _hook_norms(block: nn.Module, taps: Taps) -> torch.utils.hooks.RemovableHandle:
-    def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def record(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         taps.record.token_norms = inputs[0].norm(dim=-1)
 
-    return block.register_forward_pre_hook(keep)
+    return block.register_forward_pre_hook(record)
 
 
 class _Tap(nn.Module):
@@ -213,10 +219,10 @@ class _Tap(nn.Module):
     ) -> None:
         super().__init__()
         original, tower = block.attention, taps.tower
-        # The very dictionaries are shared, so that parameters and state_dict keys stay what they are.
+        # the dictionaries themselves are shared, so that parameters and state_dict keys stay what they are
         self._parameters, self._buffers, self._modules = original._parameters, original._buffers, original._modules
         self.training = original.training
-        # In lists: not children of their own.
+        # in lists, so that nn.Module does not register them as children of this module
         self._out, self._inner_norm = [replaced.get(block.out, block.out)], [block.inner_norm]
         self._joint, self._separate = [replaced.get(original)], [replaced]
         self._heads, self._head_dim = tower.heads, tower.head_dim
@@ -260,7 +266,7 @@ class _Tap(nn.Module):
         if out is None:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B, heads, queries, head_dim)
         if self._tokens:
-            self._keep_tokens(q, k, v, bias)
+            self._record_tokens(q, k, v, bias)
         return out.transpose(1, 2)
 
     def _can_read_once(self, rope: Tensor | None) -> bool:
@@ -268,9 +274,11 @@ class _Tap(nn.Module):
         return plain and self.source is not None and not self._tokens and self._attend is None
 
     def _read_once(self, x: Tensor) -> Tensor:
-        """`_read` for one query an image, without projecting every token: the key matrix moves to the query's side of
-        q.k, the value matrix behind the weighted sum (as weights sum to 1, the value bias is added once; the key bias
-        adds the same to every score, and falls out). Same shapes; the work of two of the three projections is saved."""
+        """`_read` for one query an image, without the projections of every token to keys and values.
+
+        q . (x W_K + b_K) = (q W_K') . x + constant, and a constant changes no softmax; sum_i a_i (x_i W_V + b_V) =
+        (sum_i a_i x_i) W_V + b_V, as the weights sum to 1. Same shapes as `_read`.
+        """
         assert self.source is not None
         weight, bias = self._fused()
         assert weight is not None
@@ -322,10 +330,10 @@ class _Tap(nn.Module):
     def _position_bias(self, shared: Tensor | None) -> Tensor | None:
         rel_pos = self._modules.get("rel_pos")
         bias: Tensor | None = shared if rel_pos is None else rel_pos.get_bias()  # type: ignore[operator]
-        # Token 0 is the class token: its row of the bias serves the only query.
+        # the only query is the class token, token 0
         return bias if bias is None or self.source is None else bias[..., :1, :]
 
-    def _keep_tokens(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> None:
+    def _record_tokens(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> None:
         record = self._taps.record
         if record.tower.pooling == "token":
             q, bias = q[:, :, :1], None if bias is None else bias[..., :1, :]
@@ -341,7 +349,7 @@ class _ClassTokenBlock(nn.Module):
     def __init__(self, block: Block, tap: _Tap) -> None:
         super().__init__()
         self._modules, self._parameters = block.module._modules, block.module._parameters
-        self._block, self._tap = [block], [tap]  # in lists: not children of their own
+        self._block, self._tap = [block], [tap]  # in lists, so that they are not registered as children
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(B, tokens, width) -> (B, 1, width)."""

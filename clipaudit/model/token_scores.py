@@ -1,4 +1,4 @@
-"""How much each image token contributes, through each head, to a text."""
+"""How much each image token contributes, through each head, to a text (docs/method.md 4)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from clipaudit.model.readout import Readout
 def token_scores(out: Decomposition, readout: Readout, texts: Tensor) -> Tensor:
     """Contribution of each token, through each head, to the product of the unit embedding with each text.
 
-    The texts are folded into the heads first, so that nothing of size tokens x heads x D is ever built. Over tokens the
-    scores sum to the head's product with the text.
+    Token i of a head adds `s alpha_i v_i . (M t)`. Texts are folded into the heads first, so that nothing of size
+    tokens x heads x D is built. Over tokens the scores sum to the head's product with the text.
 
     Args:
         out: made with `tokens=True`.
@@ -32,8 +32,8 @@ def token_scores(out: Decomposition, readout: Readout, texts: Tensor) -> Tensor:
     tokens = _tokens(out)
     scores = None
     for weights, folded in _through_pool(out, tokens, readout, texts):
-        more = torch.einsum("blhik,lhnk->blhin", tokens.v, folded) * weights[..., None]
-        scores = more if scores is None else scores.add_(more)
+        part = torch.einsum("blhik,lhnk->blhin", tokens.v, folded) * weights[..., None]
+        scores = part if scores is None else scores.add_(part)
     assert scores is not None
     return scores
 
@@ -42,13 +42,13 @@ def token_map(out: Decomposition, readout: Readout, texts: Tensor) -> Tensor:
     """`token_scores` summed over all heads of the chosen layers: (B, tokens, n), for heat maps; arguments as there."""
     tokens = _tokens(out)
     if len(texts) > texts.shape[1]:
-        # Beyond D texts, the D axes of the joint space are fewer to fold: any number costs as much as D.
+        # more texts than joint dimensions: fold the D axes instead, and multiply with the texts at the end
         return token_map(out, readout, torch.eye(texts.shape[1]).to(texts)) @ texts.T.to(tokens.v.dtype)
     total = None
     for weights, folded in _through_pool(out, tokens, readout, texts):
         weighted = tokens.v * weights[..., None]  # (B, layers, heads, tokens, head_dim)
-        more = torch.einsum("blhik,lhnk->bin", weighted, folded)
-        total = more if total is None else total.add_(more)
+        part = torch.einsum("blhik,lhnk->bin", weighted, folded)
+        total = part if total is None else total.add_(part)
     assert total is not None
     return total
 
@@ -56,8 +56,8 @@ def token_map(out: Decomposition, readout: Readout, texts: Tensor) -> Tensor:
 def _through_pool(
     out: Decomposition, tokens: TokenValues, readout: Readout, texts: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each head of an attention pool, once for other towers: token weights (B, layers, heads, tokens), and texts as
-    the values see them (layers, heads, n, head_dim)."""
+    """Token weights (B, layers, heads, tokens) and texts as the values see them (layers, heads, n, head_dim): once for
+    each head of an attention pool, or once for other towers."""
     folded = readout.fold_tokens(texts.to(tokens.v.dtype))  # (layers, heads, P, n, head_dim)
     alpha = tokens.alpha if tokens.alpha.ndim == 5 else tokens.alpha[:, :, :, None]  # (B, layers, heads, P, tokens)
     for number in range(folded.shape[2]):

@@ -20,7 +20,7 @@ from clipaudit.errors import UnsupportedTower
 
 Pooling: TypeAlias = Literal["token", "average", "attention"]
 
-# Exact types only: a subclass may compute something else, and nothing may fall through.
+# Exact types only: a subclass may compute something else, and must be refused instead of being decomposed wrongly.
 LINEARS = (nn.Linear, NonDynamicallyQuantizableLinear)
 _NORMS = (nn.LayerNorm, oc.LayerNorm, oc.LayerNormFp32, timm_layers.LayerNorm, timm_layers.LayerNormFp32)
 _SCALES = (oc.LayerScale, timm_layers.LayerScale)

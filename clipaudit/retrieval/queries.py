@@ -85,11 +85,7 @@ class QueryEncoder:
         if self._on_load is not None:
             self._on_load(identity["model"])
         precision = identity.get("precision", "fp32")
-        loaded = load_model(
-            ModelConfig(
-                name=identity["model"], pretrained=identity.get("pretrained"), precision=precision, device=self._device
-            )
-        )
+        loaded = load_model(ModelConfig.of_run(identity, precision=precision, device=self._device))
         if loaded.fingerprint != self._run.manifest.model["fingerprint"]:
             raise RunMismatch(
                 f"the model that {identity['model']} names here has other weights than that of the run at"

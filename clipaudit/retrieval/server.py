@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
@@ -21,6 +21,7 @@ from clipaudit.retrieval.card import read_card
 from clipaudit.retrieval.queries import MAX_IMAGE_BYTES, QueryEncoder, parse_key
 from clipaudit.retrieval.request import Request, answers
 from clipaudit.retrieval.retriever import Retriever
+from clipaudit.retrieval.server_limits import Guard, PromptProtocol
 from clipaudit.retrieval.sheet import SheetPanel
 from clipaudit.run.reader import Run
 from clipaudit.run.thumbnails import NoPicture, Thumbnails
@@ -28,12 +29,8 @@ from clipaudit.schema import VERSION
 
 HOST: Final = "127.0.0.1"
 MAX_K: Final = 500
-_MAX_JSON_BYTES: Final = 64 * 1024
+_IMAGE_PATH: Final = "/search/image"
 _MAX_SHARD: Final = 2**31 - 1
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 
 class _Strict(BaseModel):
@@ -109,8 +106,13 @@ _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     400: {"model": Problem, "description": "The query cannot be answered as it is asked."},
     404: {"model": Problem, "description": "There is no such thing in the run."},
     409: {"model": Problem, "description": "The run's files are not what they should be; build the index again."},
+    403: {"model": Problem, "description": "A page of another site asks."},
+    408: {"model": Problem, "description": "The request's body did not arrive in time."},
     413: {"model": Problem, "description": "The request is too large."},
+    415: {"model": Problem, "description": "The body is of another content type."},
     422: {"model": Problem, "description": "The request is not of the form that is described here."},
+    429: {"model": Problem, "description": "Too many requests wait already."},
+    503: {"model": Problem, "description": "The server is busy."},
 }
 
 
@@ -126,9 +128,14 @@ def create_app(run_url: str, *, device: str = "auto", verify: bool = True) -> Fa
         docs_url=None,  # their pages load scripts from the network
         redoc_url=None,
         description="Images that are alike in one respect: search a run's heads by sample, image or text.",
-        responses={code: _PROBLEMS[code] for code in (400, 413)},
+        responses={code: _PROBLEMS[code] for code in (400, 403, 408, 413, 415, 429, 503)},
     )
-    app.add_middleware(_LimitBody)
+    app.add_middleware(
+        Guard,
+        image_path=_IMAGE_PATH,
+        max_image_bytes=MAX_IMAGE_BYTES,
+        computing=("/search", "/thumbnails"),
+    )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     app.add_exception_handler(ClipauditError, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -201,7 +208,7 @@ def _add_search(app: FastAPI, retriever: Retriever, encoder: QueryEncoder) -> No
 
     schema = {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
 
-    @app.post("/search/image", responses=problems, openapi_extra={"requestBody": schema})
+    @app.post(_IMAGE_PATH, responses=problems, openapi_extra={"requestBody": schema})
     def search_image(
         image: Annotated[bytes, Body(media_type="image/*")],
         head: Annotated[str, Query(max_length=64)] = "embedding",
@@ -261,41 +268,6 @@ async def _refused(request: HttpRequest, error: Exception) -> JSONResponse:
     return JSONResponse({"error": str(error.detail)}, status_code=error.status_code, headers=error.headers)
 
 
-class _TooLargeError(HTTPException):
-    """A request's body goes beyond its limit."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(413, f"the request has more than {limit:,} bytes")
-
-
-class _LimitBody:
-    """Refuses bodies beyond a limit, whether their length is announced or not; images have a larger limit."""
-
-    def __init__(self, app: Any) -> None:  # noqa: ANN401 - any ASGI application
-        self._app = app
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        limit = MAX_IMAGE_BYTES if scope["path"] == "/search/image" else _MAX_JSON_BYTES
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        read = 0
-
-        async def limited() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > limit:
-                raise _TooLargeError(limit)  # to the application that reads the body, which answers it
-            return message
-
-        if not announced.isdigit() or int(announced) > limit:
-            await (await _refused(HttpRequest(scope), _TooLargeError(limit)))(scope, receive, send)
-            return
-        await self._app(scope, limited, send)
-
-
 # -- the process -----------------------------------------------------------------------------------------------------
 
 
@@ -310,5 +282,11 @@ def serve_api(run: str, *, port: int, device: str, on_start: Callable[[str], Non
         listener.close()
         raise UsageError(f"--port {port} cannot be used: {error.strerror}") from error
     on_start(f"http://{HOST}:{listener.getsockname()[1]}")
-    config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=5, limit_concurrency=64)
-    uvicorn.Server(config).run(sockets=[listener])
+    make_server(app).run(sockets=[listener])
+
+
+def make_server(app: FastAPI) -> uvicorn.Server:
+    """A server over the application that closes idle and slow connections."""
+    return uvicorn.Server(
+        uvicorn.Config(app, http=PromptProtocol, ws="none", log_level="warning", timeout_keep_alive=5)
+    )

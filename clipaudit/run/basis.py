@@ -26,7 +26,7 @@ _TOLERANCE = 1e-4
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Basis(ArrayHolder):
-    """Q and T of every stored head, the readout and the constant components (docs/method.md, 1 Decomposition).
+    """Q and T of every stored head, the readout and the constant components (docs/method.md 1).
 
     >>> run = Run("demo-out/birds-run")
     >>> contributions = run.heads("L05H00").values @ run.basis().Q("L05H00")  # (images, 128), parts of the embedding

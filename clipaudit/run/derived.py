@@ -20,6 +20,7 @@ from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run
 from clipaudit.run.records import StoredFile
 from clipaudit.storage.directory import Storage, storage_errors
+from clipaudit.storage.local import open_regular, require_regular
 
 _READ_BYTES = 4 * 2**20
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -115,6 +116,7 @@ class LocalFiles:
                 raise IntegrityError(
                     f"{full} has {size} bytes where {expected.bytes} were written: build the index again"
                 )
+            require_regular(path)  # indexes are mapped into memory by name
             if verify and _sha256(path) != expected.sha256:
                 raise IntegrityError(f"{full} is not what was written (its hash differs): build the index again")
         return local
@@ -134,7 +136,7 @@ class LocalFiles:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(_READ_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import shutil
@@ -13,13 +14,15 @@ from typing import Any
 
 from clipaudit.errors import ClipauditError, IntegrityError, RunNotFound, StoreUnavailable
 from clipaudit.redact import private_url
-from clipaudit.run.records import CommitRecord, FailureRecord, Manifest, compare_manifests, now
+from clipaudit.run.records import CommitRecord, FailureRecord, Manifest, StoredFile, compare_manifests, now
 from clipaudit.storage.directory import Storage, storage_errors
 from clipaudit.storage.local import TEMPORARY
 from clipaudit.storage.remote import remote_errors
 
 MANIFEST = "run.json"
 BASIS = "basis.safetensors"
+RUN_FILES = (MANIFEST, BASIS)
+"""Written once, before the first shard, and never changed."""
 PROJECTIONS, MOMENTS, COMMITTED, FAILED, ATTEMPTS = "projections", "moments", "_committed", "_failed", "_attempts"
 _RECORD_NAME = re.compile(r"(\d{6,})\.json")
 _ATTEMPT_NAME = re.compile(r"(\d{6,})-([0-9A-Za-z_]+)\.\w+")
@@ -87,6 +90,15 @@ class RunDirectory:
         stored = self.open()  # a store that is not exclusive may let two drivers create it: the later content counts
         compare_manifests(stored, manifest, self.url)
         return stored
+
+    def run_files(self) -> dict[str, StoredFile]:
+        """Size and hash of the files that hold for the whole run, for commit records; those that are there."""
+        contents = zip(RUN_FILES, self.storage.read_many(RUN_FILES), strict=True)
+        return {
+            name: StoredFile(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+            for name, data in contents
+            if data is not None
+        }
 
     def exists(self) -> bool:
         """Whether a run has begun here."""

@@ -1,4 +1,4 @@
-"""Mergeable count, mean and scatter of the vector columns of some rows (docs/method.md, 2 Moments).
+"""Mergeable count, mean and scatter of the vector columns of some rows (docs/method.md 2).
 
 Moments are those of the values as stored, rounded to float16, so that a shard's file and its rows give the same ones.
 """

@@ -6,6 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +21,7 @@ from clipaudit.run.directory import RunDirectory
 from clipaudit.run.records import StoredFile
 from clipaudit.schema import NOT_FINITE, OK, SCHEMA_VERSION, Sample, Shard, TableSpec, arrow_schema
 from clipaudit.storage.directory import storage_errors
+from clipaudit.storage.local import require_regular
 
 _ANY: Mapping[str, pa.DataType] = {}
 SCALARS = ("scale", "norm", "remainder")
@@ -231,6 +233,7 @@ class TableFile:
         try:
             with self._damage():
                 if run_dir.storage.local:
+                    require_regular(Path(self._full))
                     self._file = pq.ParquetFile(self._full, memory_map=mapped)
                 else:
                     self._file = pq.ParquetFile(run_dir.storage.open(path), pre_buffer=True)

@@ -83,6 +83,8 @@ class CommitRecord:
     attempt: str
     files: dict[str, StoredFile]
     """By path relative to the run directory."""
+    run_files: dict[str, StoredFile] = field(default_factory=dict)
+    """`run.json` and `basis.safetensors` as this attempt found them; empty in runs of version 0.1."""
     rows: int
     ok: int
     skipped: dict[str, int] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from clipaudit.run.records import CommitRecord
 from clipaudit.storage.directory import Entry
 from clipaudit.storage.local import TEMPORARY
 
+_EXAMPLES = 100
 YOUNG_SECONDS = 6 * 3600.0
 """`gc` removes no file younger than this, because a job may be writing it."""
 
@@ -58,6 +59,8 @@ class RunStatus:
     """Seconds by stage, over all committed shards."""
     remarks: tuple[str, ...]
     """What a reader of the figures should know, one sentence each."""
+    examples: dict[str, tuple[str, ...]]
+    """By status, samples that were skipped, at most 100 of each: `SHARD: KEY: what is wrong and what mends it`."""
 
     @property
     def bytes_per_image(self) -> float:
@@ -95,7 +98,19 @@ def status(run: str | RunDirectory) -> RunStatus:
         images_per_second=coverage.ok / total if total > 0 else 0.0,
         timings=dict(timings),
         remarks=tuple(_remarks(reader, failed)),
+        examples=_examples(records),
     )
+
+
+def _examples(records: dict[int, CommitRecord]) -> dict[str, tuple[str, ...]]:
+    """The first skipped samples of each status, over all shards."""
+    by_status: dict[str, list[str]] = {}
+    for record in records.values():
+        shard = record.url.rpartition("/")[2]
+        for name, details in record.details.items():
+            chosen = by_status.setdefault(name, [])
+            chosen += [f"{shard}: {detail}" for detail in details[: _EXAMPLES - len(chosen)]]
+    return {name: tuple(chosen) for name, chosen in sorted(by_status.items())}
 
 
 def _lost(records: Collection[CommitRecord]) -> float:

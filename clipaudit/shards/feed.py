@@ -253,7 +253,11 @@ class ShardFeed:
         # The first one in the tar, so that a tar that is cut behind it gives the same image.
         image = next((member for name, member in group.members.items() if name in IMAGE_EXTENSIONS), None)
         if image is None:
-            sample.status, sample.detail = MISSING_IMAGE, "the sample has no jpg, jpeg, png or webp file"
+            there = ", ".join([*group.members, *group.others])
+            sample.status, sample.detail = (
+                MISSING_IMAGE,
+                f"the sample has no jpg, jpeg, png or webp file; it has {there}",
+            )
             return sample, values
         if image.data is not None:  # the length of a file that was not read may exceed the column's int32
             sample.offset, sample.nbytes = image.offset, image.nbytes
@@ -262,6 +266,9 @@ class ShardFeed:
         return sample, values
 
     def _add_image(self, sample: Sample, image: Member) -> None:
+        if image.problem:
+            sample.status, sample.detail = UNDECODABLE, image.problem
+            return
         if image.data is None:
             limit = self._config.max_member_bytes
             sample.status, sample.detail = TOO_LARGE, f"the file has {image.nbytes} bytes, the limit is {limit}"

@@ -7,19 +7,21 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, NoReturn, TypeAlias
+from typing import Final, NoReturn, TypeAlias
 
 from clipaudit.config import FieldsConfig
 from clipaudit.errors import UsageError
 from clipaudit.schema import BAD_LABEL, BAD_METADATA, MISSING_LABEL, OK, Label, LabelKind
 
-Source: TypeAlias = Literal["cls", "txt", "json"]
+Source: TypeAlias = str
+"""Extension of a file: `cls`, `txt`, `json`, or another that is read as text."""
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
 CAPTION: Final = "--caption"  # counts of captions have this name, which no attribute can have
 MAX_JSON_BYTES: Final = 16 * 2**20
 MAX_TEXT_BYTES: Final = 2**20
 MAX_LABEL_CHARACTERS: Final = 1024
+_EXTENSION: Final = re.compile(r"\w[\w.-]*")
 _COLUMN: Final = re.compile(r"[^\W\d][\w-]*")
 _INTEGER: Final = re.compile(rb"[+-]?[0-9]{1,19}")
 
@@ -34,11 +36,13 @@ class Field:
     """Extension of the file that is read."""
     path: tuple[str, ...] = ()
     """Keys, and positions in lists, within the json."""
+    text: bool = False
+    """Read as text, whatever the extension: `cls:text`."""
 
     @property
     def spec(self) -> str:
         """The specification as it is written on the command line."""
-        return ":".join(filter(None, (self.source, ".".join(self.path))))
+        return ":".join(filter(None, (self.source, ".".join(self.path), "text" if self.text else "")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,7 @@ class Fields:
         """Type of the label column: `int` for `cls`, `string` for other sources, None without a label."""
         if self.label is None:
             return None
-        return "int" if self.label.source == "cls" else "string"
+        return "int" if self.label.source == "cls" and not self.label.text else "string"
 
     @property
     def attribute_names(self) -> tuple[str, ...]:
@@ -140,6 +144,8 @@ def _parse_attribute(spec: str) -> Field:
 
 def _parse(spec: str, option: str, allowed: tuple[Source, ...], column: str | None) -> Field:
     source, colon, path = spec.strip().partition(":")
+    if option == "--label" and path == "text" and _EXTENSION.fullmatch(source):
+        return Field(column=column or source, source=source.lower(), text=True)
     for candidate in allowed:
         if source != candidate:
             continue
@@ -150,6 +156,8 @@ def _parse(spec: str, option: str, allowed: tuple[Source, ...], column: str | No
             return Field(column=column or parts[-1], source=candidate, path=parts)
     choices = [("json:PATH (such as json:attrs.place)" if name == "json" else name) for name in allowed]
     listed = choices[0] if len(choices) == 1 else f"{', '.join(choices[:-1])} or {choices[-1]}"
+    if option == "--label":
+        listed += "; cls:text for names in .cls files, and likewise EXTENSION:text for any other"
     if option == "--attributes":
         listed += ", with NAME= before it to name the column"
     raise UsageError(f"{option} {spec!r} is not understood: use {listed}")
@@ -230,17 +238,17 @@ def _storable(text: str) -> str:
     return text.strip()
 
 
-def _read_text(members: Mapping[str, bytes | None]) -> str | None:
-    """The content of the txt file; None when the sample has none."""
-    if "txt" not in members:
+def _read_text(members: Mapping[str, bytes | None], extension: str = "txt") -> str | None:
+    """The content of a text file; None when the sample has none."""
+    if extension not in members:
         return None
-    data = members["txt"]
+    data = members[extension]
     if data is None or len(data) > MAX_TEXT_BYTES:
-        raise _BadValue(f"the txt is longer than {MAX_TEXT_BYTES} bytes")
+        raise _BadValue(f"the {extension} is longer than {MAX_TEXT_BYTES} bytes")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _BadValue(f"the txt is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise _BadValue(f"the {extension} is not UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def _caption(item: Field, members: Mapping[str, bytes | None], document: Json, values: Values) -> Json:
@@ -260,15 +268,20 @@ def _take_label(item: Field, members: Mapping[str, bytes | None], document: Json
         values.status, values.detail = BAD_LABEL, f"label {item.spec}: {error}"
         return
     if label is None or label == "":
-        values.status, values.detail = MISSING_LABEL, f"the sample has no label {item.spec}"
+        values.status, values.detail = MISSING_LABEL, f"the sample has no label {item.spec}{_has(members)}"
     else:
         values.label = label
 
 
+def _has(members: Mapping[str, bytes | None]) -> str:
+    """Which files the sample has, of those that are read."""
+    return f"; it has {', '.join(members)}" if members else ""
+
+
 def _label(item: Field, members: Mapping[str, bytes | None], document: Json) -> Label:
-    if item.source == "cls":
+    if item.source == "cls" and not item.text:
         return _class_number(members["cls"]) if "cls" in members else None
-    value = _read_text(members) if item.source == "txt" else _find(document, item.path)
+    value = _find(document, item.path) if item.source == "json" and not item.text else _read_text(members, item.source)
     if isinstance(value, bool) or not isinstance(value, str | int | None):
         _refuse(value)
     text = _as_text(value)
@@ -285,7 +298,10 @@ def _class_number(data: bytes | None) -> int | None:
     if not text:
         return None
     if _INTEGER.fullmatch(text) is None or not -(2**63) <= int(text) < 2**63:
-        raise _BadValue(f"{text[:40].decode('utf-8', 'backslashreplace')!r} is not a 64-bit integer")
+        raise _BadValue(
+            f"{text[:40].decode('utf-8', 'backslashreplace')!r} is not a 64-bit integer; names are read by --label"
+            " cls:text"
+        )
     return int(text)
 
 

@@ -24,6 +24,14 @@ from clipaudit.storage.remote import open_filesystem, reason, remote_errors, ret
 
 _EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _COMPRESSED: Final = (".gz", ".tgz", ".bz2", ".xz", ".zst")
+_TABLES: Final = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
+_IMAGES: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+_MAKE_SHARDS: Final = (
+    "make shards first, tars of images with one label file beside each (photo1.jpg, photo1.cls), such as by"
+    " `tar --sort=name -cf shard-000000.tar -C {} .`"
+)
+# File systems of fsspec that wrap another one: with these, `::` is a chain.
+_CHAINED: Final = ("simplecache", "filecache", "blockcache", "cached", "zip", "tar", "libarchive", "dir", "reference")
 _MAX_SINGLE_STATS: Final = 16  # for so many names a stat each is cheaper than listing a large directory
 _STAT_THREADS: Final = 32
 # Entries of fsspec's file information that change with the content, the most reliable first.
@@ -49,15 +57,18 @@ class Stat:
 def expand(patterns: Sequence[str]) -> list[Shard]:
     """The shards that paths or URLs with braces and globs name: in the order given, each once, ids by position.
 
-    A glob's matches are sorted. Local paths become absolute. URLs come without their credentials, which this process
+    A path that exists is taken as it is, whatever globs it holds; a glob's matches are sorted. Sources may be joined
+    by `::`, as webdataset joins them. Local paths become absolute, and a shard that is reached by several links counts
+    once. URLs come without their credentials, which this process
     remembers; another process learns them by `learn_credentials`. Raises ShardNotFound when a pattern matches nothing
     or a named shard does not exist, and UsageError when a URL cannot be reached, a file is compressed, a pattern is not
     understood, or there are no shards or more than `braces.MAX_SHARDS`.
     """
     entries: dict[str, Stat] = {}
-    for pattern in learn_credentials(patterns):
+    folders: dict[str, str] = {}
+    for pattern in (part for joined in learn_credentials(patterns) for part in split_sources(joined)):
         for entry in _matches(pattern):
-            entries.setdefault(entry.url, entry)
+            entries.setdefault(_true_name(entry.url, folders), entry)
         if len(entries) > MAX_SHARDS:
             raise UsageError(
                 f"the patterns up to {pattern!r} name {len(entries):,} shards, and one job takes at most {MAX_SHARDS:,}"
@@ -79,6 +90,27 @@ def learn_credentials(patterns: Sequence[str]) -> list[str]:
         signed = public.partition("?")[2] != pattern.partition("?")[2]
         public_patterns += [public_url(text) for text in expand_braces(pattern)] if signed else [public]
     return public_patterns
+
+
+def split_sources(pattern: str) -> list[str]:
+    """The sources that `::` joins, as in webdataset and open_clip: `a.tar::b.tar`.
+
+    fsspec's chains (`simplecache::s3://...`, `zip://...::...`), which begin with a cache or an archive, stay whole.
+    """
+    first = pattern.partition("::")[0].partition("://")[0]
+    return [pattern] if first in _CHAINED else [part for part in pattern.split("::") if part]
+
+
+def _true_name(url: str, folders: dict[str, str]) -> str:
+    """The path of a local file without links, else the URL. `folders` remembers those of directories."""
+    if not is_local(url):
+        return url
+    if os.path.islink(url):  # noqa: PTH114 - one call a shard, of which there may be a million
+        return os.path.realpath(url)
+    folder, _, name = url.rpartition("/")
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    return f"{folders[folder]}/{name}"
 
 
 def stat_shard(url: str) -> Stat | None:
@@ -105,6 +137,8 @@ def _matches(pattern: str) -> list[Stat]:
     """The files that one pattern names. The texts of one directory are looked up together."""
     if pattern.startswith("pipe:"):
         raise UsageError(f"{pattern!r}: commands are not run; give a path or a URL that fsspec knows")
+    if pattern.startswith("@") and not _stands_for_itself(pattern):
+        raise UsageError(f"{pattern!r}: lists of shards are not read from files; give $(cat {pattern[1:]})")
     by_directory: dict[str, list[str]] = {}
     texts = expand_braces(pattern)
     for text in texts:
@@ -112,26 +146,26 @@ def _matches(pattern: str) -> list[Stat]:
     by_text: dict[str, list[Stat]] = {}
     for directory, members in by_directory.items():
         by_text |= _look_up(directory, members)
-    globs = [text for text in texts if _has_glob(text)]
-    missing = [text for text in texts if not by_text[text] and not _has_glob(text)]
+    globs = [text for text in texts if _is_glob(text)]
+    missing = [text for text in texts if not by_text[text] and text not in globs]
     hint = "" if balanced(pattern) else "; its braces are not balanced, so they are not expanded"
     if missing:
         others = f", nor do {len(missing) - 1} others of the {len(texts)} named" if len(missing) > 1 else ""
+        hint = hint or ("; separate shards by spaces, not by commas" if ".tar," in missing[0] else "")
         raise ShardNotFound(f"shard {missing[0]} does not exist{others}{hint}")
     if globs and not any(by_text[text] for text in globs):
         raise ShardNotFound(f"no shard matches {pattern!r}{hint}")
     entries = [entry for text in texts for entry in by_text[text]]
     for entry in entries:
-        if entry.url.lower().endswith(_COMPRESSED):
-            raise UsageError(f"{entry.url} is compressed: unpack it to a plain .tar (offsets need one)")
+        _refuse_other_kinds(entry.url)
     return entries
 
 
 def _look_up(directory: str, texts: list[str]) -> dict[str, list[Stat]]:
     """The files of each text, all of which lie in `directory`; an empty list for a text that names none."""
-    if any(character in directory for character in "*["):
+    if any(character in directory for character in "*[") and not _stands_for_itself(directory):
         return {text: sorted(_deep_glob(text), key=lambda entry: entry.url) for text in texts}
-    globs = any(_has_glob(text) for text in texts)
+    globs = any(_is_glob(text) for text in texts)
     listable = not directory.startswith(("http:", "https:"))  # a web server lists no sizes
     if listable and (globs or len(texts) > _MAX_SINGLE_STATS):
         listing = dict(sorted(_listing(directory).items()))
@@ -145,7 +179,7 @@ def _look_up(directory: str, texts: list[str]) -> dict[str, list[Stat]]:
 def _pick(text: str, listing: dict[str, Stat]) -> Iterator[Stat]:
     """The files of a directory's listing (by name) that a path or a glob in its last part names."""
     name = text.rstrip("/").rpartition("/")[2]
-    if not _has_glob(text):
+    if not _is_glob(text):
         if name in listing:
             yield _as_file(listing[name])
         return
@@ -158,12 +192,39 @@ def _pick(text: str, listing: dict[str, Stat]) -> Iterator[Stat]:
 
 def _as_file(entry: Stat) -> Stat:
     if entry.directory:
-        raise UsageError(f"{entry.url} is a directory: give {entry.url.rstrip('/')}/*.tar")
+        folder = entry.url.rstrip("/")
+        if is_local(folder) and not any(Path(folder).glob("*.tar")):
+            raise UsageError(f"{folder} is a directory without .tar files: {_MAKE_SHARDS.format(folder)}")
+        raise UsageError(f"{folder} is a directory: give {folder}/*.tar")
     return entry
+
+
+def _refuse_other_kinds(url: str) -> None:
+    """Raise UsageError for files that are no plain tar, by their names."""
+    name = url.lower()
+    if name.endswith(_COMPRESSED):
+        raise UsageError(f"{url} is compressed: unpack it to a plain .tar (offsets need one)")
+    if name.endswith(_TABLES):
+        raise UsageError(f"{url} is a table, not a tar of images: {_MAKE_SHARDS.format('DIRECTORY')}")
+    if name.endswith(_IMAGES):
+        raise UsageError(f"{url} is an image, not a tar of images: {_MAKE_SHARDS.format('DIRECTORY')}")
+
+
+def _stands_for_itself(text: str) -> bool:
+    """Whether a local file or directory has exactly this name."""
+    return is_local(text) and os.path.lexists(local_path(text))
 
 
 def _directory(text: str) -> str:
     return text.rstrip("/").rpartition("/")[0] or ("/" if text.startswith("/") else ".")
+
+
+def _is_glob(text: str) -> bool:
+    """Whether a text has globs that are not just characters of a name that exists."""
+    if not _has_glob(text) or _stands_for_itself(text):
+        return False
+    directory = _directory(text)
+    return not _stands_for_itself(directory) or _has_glob(text.rpartition("/")[2])
 
 
 def _has_glob(text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from clipaudit.storage.remote import LOCAL_PROTOCOLS, PatientFile, open_filesyst
 _READ_AHEAD_BYTES: Final = 8 * 2**20  # of one request to an object store
 _ESTIMATE_BYTES: Final = 4 * 2**20  # read of each shard that samples are counted in
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
+_NAMED_EXTENSIONS: Final = 6
+_MAX_LINKS: Final = 8  # from link to link
 _META: Final = re.compile(r"__[^/]*__($|/)")  # webdataset leaves these out too, by `skip_meta`
 _UNSAFE: Final = re.compile(r"\.\.|[^\w. -]")
 
@@ -27,11 +30,13 @@ class Member:
     """One wanted file of a sample."""
 
     data: bytes | None
-    """None when the file is longer than `max_member_bytes`."""
+    """None when the file is longer than `max_member_bytes`, or is no plain file."""
     offset: int
     """Of the data, in bytes from the start of the tar."""
     nbytes: int
     """Bytes of the data, also where it was not read."""
+    problem: str = ""
+    """Why a link or a sparse file could not be read."""
 
 
 @dataclass(slots=True)
@@ -46,6 +51,8 @@ class Group:
     """Why the status is not `ok`, one sentence."""
     members: dict[str, Member] = field(default_factory=dict)
     """Wanted members by lower-case extension (all that follows the first dot of the file name), in tar order."""
+    others: list[str] = field(default_factory=list)
+    """The first extensions that are not wanted, for messages."""
 
 
 def verify_unchanged(shard: Shard) -> None:
@@ -101,9 +108,10 @@ class ShardReader:
     """The groups of one shard in tar order; a context manager that is iterated once.
 
     As in webdataset the key is the path up to the first dot of the file name, extensions are lower-cased, directories,
-    links, hidden files, `__meta__` files and names without an extension are left out, and adjacent members with one key
-    are a group. Stricter than webdataset: a key that comes again, or a wanted extension that comes again within a
-    group, begins a new group of status `duplicate_key`, so that a field is never paired with another sample's image.
+    hidden files, `__meta__` files and names without an extension are left out, and adjacent members with one key are a
+    group. Links to members of the same tar are followed. Stricter than webdataset: a key that comes again, or a wanted
+    extension that comes again within a group, begins a new group of status `duplicate_key`, so that a field is never
+    paired with another sample's image.
 
     When the tar is cut or holds junk, reading ends there and `truncated` says where. The groups before that are given
     out, the last one only if it is known to be whole: when the header of the next group was still read, or when
@@ -136,6 +144,8 @@ class ShardReader:
             raise ShardUnreadable(f"shard {shard.url} is empty (0 bytes)")
         self._file = _open(shard)
         self._tar = TarReader(self._file, shard.size, wants=self._wants_name, max_member_bytes=max_member_bytes)
+        self._max_member_bytes = max_member_bytes
+        self._by_name: dict[str, TarMember] | None = None
         self._key_digests: set[int] = set()
         self.truncated: str | None = None
 
@@ -193,7 +203,9 @@ class ShardReader:
                     yield self._finished(current)
                 current = Group(key, status=BAD_NAME if problem else OK, detail=problem)
             if self._wants(extension):
-                current.members[extension] = _as_member(member)
+                current.members[extension] = self._as_member(member)
+            elif len(current.others) < _NAMED_EXTENSIONS:
+                current.others.append(extension)
         self.truncated = self._tar.truncated
         if current is None:
             return
@@ -209,11 +221,48 @@ class ShardReader:
             digest = int.from_bytes(hashlib.blake2b(group.key.encode(), digest_size=8).digest(), "little")
             if digest in self._key_digests:
                 group.status = DUPLICATE_KEY
-                group.detail = f"the key {group.key!r} came before in this shard"
+                group.detail = (
+                    f"the key {group.key!r} came before in this shard: the files of a sample must be next to each other"
+                    " (repack with `tar --sort=name`)"
+                )
             self._key_digests.add(digest)
         if group.status != OK:
             group.members = {}
         return group
+
+    def _as_member(self, member: TarMember) -> Member:
+        """The member; a link within the archive is followed."""
+        if member.sparse:
+            problem = "it is a sparse file: repack the tar without --sparse"
+            return Member(data=None, offset=member.offset, nbytes=member.nbytes, problem=problem)
+        if member.link is None:
+            return Member(data=member.data, offset=member.offset, nbytes=member.nbytes)
+        target = self._linked(member)
+        if target is None:
+            problem = f"it is a link to {member.link!r}, which is not in this shard"
+            return Member(data=None, offset=member.offset, nbytes=0, problem=problem)
+        data = self._read_at(target) if target.nbytes <= self._max_member_bytes else None
+        return Member(data=data, offset=target.offset, nbytes=target.nbytes)
+
+    def _linked(self, member: TarMember) -> TarMember | None:
+        """The regular member that a link leads to; None when it is not in this archive."""
+        if self._by_name is None:
+            # Only shards with links pay for this: one more pass over the headers.
+            with _open(self._shard) as file:
+                entries = TarReader(file, self._shard.size, wants=lambda _: False)
+                # `./a.jpg` and `a.jpg` are one file.
+                self._by_name = {posixpath.normpath(entry.name): entry for entry in entries}
+        entry: TarMember | None = member
+        for _ in range(_MAX_LINKS):
+            if entry is None or entry.link is None:
+                return entry
+            entry = self._by_name.get(posixpath.normpath(entry.link))
+        return None
+
+    def _read_at(self, member: TarMember) -> bytes:
+        with _open(self._shard) as file:
+            file.seek(member.offset)
+            return bytes(file.read(member.nbytes))
 
     def _is_whole(self, group: Group) -> bool:
         """Whether the last group before a cut is known to have all its members."""
@@ -235,10 +284,6 @@ class ShardReader:
         if key is None or _META.match(name) or name.rpartition("/")[2].startswith("."):
             return None
         return key, extension.lower(), ""
-
-
-def _as_member(member: TarMember) -> Member:
-    return Member(data=member.data, offset=member.offset, nbytes=member.nbytes)
 
 
 def _name_problem(name: str) -> str:

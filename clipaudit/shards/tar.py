@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Damage(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """One regular file of the archive."""
+    """One regular file, link or sparse file of the archive."""
 
     name: str
     """Bytes that are not UTF-8 appear as `\\xNN`, so every name can be stored as text."""
@@ -52,6 +53,10 @@ class TarMember:
     """Bytes of the data."""
     data: bytes | None
     """None when it was not wanted, or is longer than the limit."""
+    link: str | None = None
+    """For a hard or symbolic link, the name that it leads to; a link has no data."""
+    sparse: bool = False
+    """Whether its data is stored with holes left out, and so cannot be used."""
 
 
 @dataclass(slots=True)
@@ -59,6 +64,7 @@ class _Pending:
     """What the extended headers before a member say of it, in place of its own header."""
 
     name: str | None = None
+    link: str | None = None
     size: int | None = None
     sparse: bool = False
 
@@ -86,7 +92,7 @@ class TarReader:
         self.cut_name: str | None = None
 
     def __iter__(self) -> Iterator[TarMember]:
-        """Members in archive order; directories, links, devices and sparse files are left out.
+        """Members in archive order; directories and devices are left out.
 
         Raises NotATar when the first block is not a header, EndedEarly when the stream is shorter than `size`.
         """
@@ -120,14 +126,17 @@ class TarReader:
             if size < 0:
                 raise Damage(start, "junk instead of a tar header")
             # As in tarfile: other types have no data, whatever their size field says.
+            name = header.name if pending.name is None else pending.name
+            if header.type in (tarfile.LNKTYPE, tarfile.SYMTYPE):
+                target = header.linkname if pending.link is None else pending.link
+                return TarMember(_text(name), self._position, 0, None, link=_target(header.type, name, target))
             if not (header.isreg() or header.type not in tarfile.SUPPORTED_TYPES):
                 return True
-            name = header.name if pending.name is None else pending.name
-            regular = header.isreg() and header.type != _GNU_SPARSE and not pending.sparse and not name.endswith("/")
-            return self._body(_text(name), size, start, regular)
+            regular = header.isreg() and not name.endswith("/")
+            return self._body(_text(name), size, start, regular, header.type == _GNU_SPARSE or pending.sparse)
         raise Damage(start, "junk instead of a tar header")
 
-    def _body(self, name: str, size: int, start: int, regular: bool) -> TarMember | bool:
+    def _body(self, name: str, size: int, start: int, regular: bool, sparse: bool) -> TarMember | bool:
         """Read or skip the data of the member whose headers begin at `start`."""
         offset = self._position
         if offset + size > self._size:
@@ -135,13 +144,13 @@ class TarReader:
             what = "cut inside" if size <= 2**40 else "an impossible size for"
             raise Damage(start, f"{what} the member {name!r} that begins")
         data = None
-        if regular and size <= self._max_member_bytes and self._wants(name):
+        if regular and not sparse and size <= self._max_member_bytes and self._wants(name):
             data = self._read(size)
         else:
             self._skip(size)
         # A file may be cut in the padding behind the data: then the member itself is whole.
         self._skip(min(-size % BLOCK, self._size - self._position))
-        return TarMember(name, offset, size, data) if regular else True
+        return TarMember(name, offset, size, data, sparse=sparse) if regular else True
 
     def _header(self, start: int) -> tarfile.TarInfo | None:
         """The header at the current position; None for the end-of-archive mark."""
@@ -183,10 +192,16 @@ class TarReader:
         self._skip(min(-header.size % BLOCK, self._size - self._position))
         if header.type == b"L":
             pending.name = data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+        elif header.type == b"K":
+            pending.link = data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
         elif header.type in (b"x", b"X"):
             records = _pax_records(data, start)
             if b"path" in records:
                 pending.name = records[b"path"].decode("utf-8", "surrogateescape")
+            if b"linkpath" in records:
+                pending.link = records[b"linkpath"].decode("utf-8", "surrogateescape")
+            if b"GNU.sparse.name" in records:
+                pending.name = records[b"GNU.sparse.name"].decode("utf-8", "surrogateescape")
             if b"size" in records:
                 if not records[b"size"].isdigit():
                     raise Damage(start, "a PAX header with a size that is no number")
@@ -238,3 +253,9 @@ def _pax_records(data: bytes, start: int) -> dict[bytes, bytes]:
 def _text(name: str) -> str:
     """A name with its undecodable bytes (surrogates) written as `\\xNN`."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _target(kind: bytes, name: str, target: str) -> str:
+    """The member that a link leads to: a hard link names it, a symbolic link's path begins in its own directory."""
+    path = target if kind == tarfile.LNKTYPE else posixpath.join(posixpath.dirname(name), target)
+    return _text(path if kind == tarfile.LNKTYPE else posixpath.normpath(path))

@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from clipaudit.errors import StorageFull, UsageError
 from clipaudit.redact import public_url
-from clipaudit.storage.local import TEMPORARY, create_file, replace_file
+from clipaudit.storage.local import TEMPORARY, create_file, open_regular, replace_file
 from clipaudit.storage.remote import (
     OBJECT_STORES,
     PatientFile,
@@ -293,18 +293,19 @@ class Storage:
             return HashingFile(Path(aside), lambda name: self.put(name, path))
 
     def open(self, path: str) -> BinaryIO:
-        """A seekable file for reading. Raises FileNotFoundError."""
+        """A seekable file for reading. Raises FileNotFoundError, and IntegrityError for what is no regular file."""
         target = self.full(path)
         if self.local:
-            return Path(target).open("rb")
+            return open_regular(Path(target))
         handle = self._remote(target, lambda: cast(BinaryIO, self.fs.open(target, "rb")))
         return cast(BinaryIO, PatientFile(handle, target))
 
     def read(self, path: str) -> bytes:
-        """The whole content. Raises FileNotFoundError."""
+        """The whole content. Raises FileNotFoundError, and IntegrityError for what is no regular file."""
         target = self.full(path)
         if self.local:
-            return Path(target).read_bytes()
+            with open_regular(Path(target)) as file:
+                return file.read()
         return self._remote(target, lambda: bytes(self.fs.cat_file(target)))
 
     def read_many(self, paths: Sequence[str]) -> Iterator[bytes | None]:

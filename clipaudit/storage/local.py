@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import uuid
 from pathlib import Path
+from typing import BinaryIO
+
+from clipaudit.errors import IntegrityError
 
 TEMPORARY = ".tmp"
 """Suffix of temporary files and directories; nothing reads them, and `clipaudit gc` removes them."""
@@ -70,6 +74,25 @@ def replace_file(target: Path, data: bytes) -> None:
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file, or a link to one, for reading.
+
+    Raises FileNotFoundError, other kinds of OSError, and IntegrityError for anything else of this name: a reader of a
+    FIFO or a device may wait for ever.
+    """
+    # O_NONBLOCK: opening a FIFO that nobody writes to would wait; for a regular file it means nothing.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IntegrityError(f"{path} is not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def require_regular(path: Path) -> None:
+    """Raise what `open_regular` raises, for readers that open the file by its name (memory maps)."""
+    open_regular(path).close()
 
 
 def _write_synced(path: Path, data: bytes) -> None:

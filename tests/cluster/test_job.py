@@ -6,8 +6,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import psutil
@@ -16,6 +14,7 @@ import pytest
 from clipaudit.run.reader import Run
 from tests.commands import ROOT, free_port
 from tests.make_shards import write_photos
+from tests.ray_processes import answers, end
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
@@ -49,24 +48,10 @@ def head():
         assert time.monotonic() < deadline, "the dashboard does not answer"
         time.sleep(0.2)
     yield address, environment
-    # `ray stop` would end every Ray process of this machine: end our own only
-    ours = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for child in ours:
-        child.kill()
+    end([psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)])
     process.wait(timeout=20)
-    psutil.wait_procs(ours[1:], timeout=20)
     process.stdout.close()
     shutil.rmtree(home, ignore_errors=True)
-
-
-def answers(address):
-    try:
-        urllib.request.urlopen(f"{address}/api/version", timeout=2).close()
-    except urllib.error.HTTPError:  # 401 without a token: it is up
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def submit(head, *arguments, **changes):

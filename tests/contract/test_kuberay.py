@@ -82,5 +82,5 @@ def test_the_recipe_copies_what_the_build_needs():
         if line.startswith("COPY")
         for word in line.split()[1:-1]
     }
-    assert copied == {"pyproject.toml", "README.md", "LICENSE", "clipaudit"}
+    assert copied == {"pyproject.toml", "README.md", "LICENSE", "clipaudit", "constraints.txt"}
     assert all((ROOT / name).exists() for name in copied)

@@ -150,6 +150,7 @@ def test_top_level_holds_what_the_design_names():
         "README.md",
         "pyproject.toml",
         "cluster.yaml",
+        "constraints.txt",
         "LICENSE",
         "CHANGELOG.md",
         "CONTRIBUTING.md",

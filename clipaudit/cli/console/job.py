@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -68,6 +69,7 @@ class ConsoleReporter(Reporter):
         layers = sorted({name.split("H")[0] for name in table.heads})
         rows = [
             ("model", f"{model.name}{weights}, {model.precision} on {plan.facts.device}"),
+            ("images", _preparation(plan.facts.model["preprocess"])),
             (
                 "stored",
                 f"{len(table.heads)} heads x {table.head_dim} in {', '.join(layers)}, embedding {table.embed_dim}",
@@ -133,6 +135,16 @@ class ConsoleReporter(Reporter):
 
     def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)
+
+
+def _preparation(settings: Mapping[str, Any]) -> str:
+    """How the model's images are prepared, in a line."""
+    mean, std = (", ".join(f"{value:.4g}" for value in settings[name]) for name in ("mean", "std"))
+    size = settings["size"]
+    pixels = f"{size[0]} x {size[1]}" if isinstance(size, (list, tuple)) else f"{size} x {size}"
+    sides = {"shortest": "shorter side to size, middle cut out", "longest": "longer side to size, padded"}
+    resized = sides.get(settings["resize_mode"], "squashed to size")
+    return f"{pixels}, {resized} ({settings['interpolation']}); mean {mean}; std {std}"
 
 
 def _agreement(facts: dict[str, Any]) -> str:

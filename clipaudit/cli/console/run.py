@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from clipaudit.run.upkeep import RunStatus
 
 
-def print_status(status: RunStatus, console: Console | None = None) -> None:
-    """Print the status of a run: shards, images by status, bytes; on stdout unless a console is given."""
+def print_status(status: RunStatus, console: Console | None = None, *, details: int = 1) -> None:
+    """Print the status of a run: shards, images by status with so many examples of each reason, bytes.
+
+    On stdout unless a console is given.
+    """
     console = console or Console(highlight=False)
     grid = Table.grid(padding=(0, 2))
     shards = [f"{status.committed:,} of {status.shards:,} committed"]
@@ -28,6 +31,9 @@ def print_status(status: RunStatus, console: Console | None = None) -> None:
     skipped = ", ".join(f"{count:,} {name}" for name, count in sorted(status.skipped.items()))
     coverage = f" ({100 * status.coverage:.2f} % of {status.rows:,})" if status.rows else ""
     grid.add_row("[dim]images[/dim]", f"{status.ok:,} ok{coverage}" + (f"; skipped: {skipped}" if skipped else ""))
+    for reason, examples in status.examples.items():
+        for example in examples[:details]:
+            grid.add_row(f"[dim]{reason}[/dim]", escape(example))
     if status.ok:
         size = f"{byte_count(status.bytes_stored)}, {byte_count(status.bytes_stored / status.ok)} an image"
         grid.add_row("[dim]stored[/dim]", size)
@@ -42,6 +48,8 @@ def print_check(report: CheckReport) -> None:
     console = Console(highlight=False)
     for problem in report.problems:
         console.print(f"[red]problem[/red] {escape(problem)}", soft_wrap=True)
+    for remark in report.remarks:
+        console.print(f"[yellow]note[/yellow] {escape(remark)}", soft_wrap=True)
     console.print(
         f"checked {count(report.shards, 'shard')}, {report.rows:,} rows:"
         f" {count(len(report.problems), 'problem')}; largest remainder {report.largest_remainder:.1e}"

@@ -30,7 +30,7 @@ from clipaudit.cues.reliance.images import (
 )
 from clipaudit.cues.reliance.label_noise import label_noise
 from clipaudit.cues.reliance.rank_difference import margins, rank_difference
-from clipaudit.cues.reliance.rules import Placebo, Reliance, RelianceReport
+from clipaudit.cues.reliance.rules import MeasuredReliance, PlaceboDraws, RelianceReport
 from clipaudit.cues.reliance.specific_effect import Fits, SpecificEffect, measure_effect
 from clipaudit.cues.reliance.visibility import SEEING, as_auc, head_scores, head_visibility, whiteners
 
@@ -164,14 +164,14 @@ def _reliance(
     p: tuple[float, float, float],
     columns: Sequence[OtherColumn],
     options: RelianceOptions,
-) -> Reliance:
+) -> MeasuredReliance:
     """Everything of one cue and answerer; p: adjusted, of the gap, the DiD and the DiD of the classes with the cue."""
     answerer = prepared.answerer
     gap = measure_gap(comparison, answerer.logits, options)
     noise = label_noise(comparison, answerer.logits.argmax(axis=1), gap.gap.value or 0.0, gap.gap.low or 0.0, options)
     others = [column for column in columns if comparison.cue.name not in column.of]
     effect = _effect(prepared, comparison, sight, drawn.chosen, options)
-    reliance = Reliance(
+    reliance = MeasuredReliance(
         cue=comparison.cue.name,
         answerer=answerer.name,
         options=options,
@@ -206,7 +206,7 @@ def _placebo(
     places: Ints,
     drawn: Sequence[Sequence[DrawnStatistics]],
     options: RelianceOptions,
-) -> Placebo:
+) -> PlaceboDraws:
     """The permuted columns through the rules. Those that only take away (controls of heads, visibility, other columns,
     label noise) are left out, so that the rate is an upper bound of the whole rule's."""
     shape = (len(places), len(comparisons), len(work))
@@ -220,7 +220,7 @@ def _placebo(
     for draw, f, a in np.argwhere(likely).tolist():
         cue = comparisons[f].cue.take(part[places[draw]])
         believed[draw, f, a] = _on_both_sides(cue_cells(images, cue), work[a].answerer.logits[part], options)
-    return Placebo(
+    return PlaceboDraws(
         draws=len(places) - 1,
         cues=len(comparisons),
         answerers=len(work),

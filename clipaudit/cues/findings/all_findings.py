@@ -10,7 +10,7 @@ from clipaudit.cues.findings.candidates import grounded_in, text_cues
 from clipaudit.cues.findings.measured_reliance import having_of, measure_reliance
 from clipaudit.cues.findings.value_cues import stand_ins, value_cues
 from clipaudit.cues.measure.context import Context, Progress
-from clipaudit.cues.reliance.rules import Placebo
+from clipaudit.cues.reliance.rules import PlaceboDraws
 from clipaudit.cues.result.finding_parts import Verdict
 from clipaudit.cues.result.result import Finding
 
@@ -18,7 +18,7 @@ _KEPT_WITHOUT_TIE = (Verdict.MODEL_ONLY, Verdict.NEEDED)
 """A value that goes with no class is a finding only if a model hangs on it."""
 
 
-def findings_of(context: Context, progress: Progress) -> tuple[list[Finding], Placebo | None]:
+def findings_of(context: Context, progress: Progress) -> tuple[list[Finding], PlaceboDraws | None]:
     """Every finding, not yet ranked, and how often permuted columns were believed."""
     cues = value_cues(context)[: context.options.max_findings]
     progress("reliance", 0, 1)

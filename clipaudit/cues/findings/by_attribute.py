@@ -47,34 +47,21 @@ NO_GOOD_WORD: Final = 0.2
 
 
 def value_finding(
-    context: Context, cue: ValueCue, measured: Sequence[rules.Reliance], stands_in_for: str | None
+    context: Context, cue: ValueCue, measured: Sequence[rules.MeasuredReliance], stands_in_for: str | None
 ) -> Finding:
     """Everything that is known of a value; measured: of each answerer."""
     screen, m = cue.screen, context.row_of(cue.screen, cue.place)
     association = building.attribute_association(context, screen, cue.place)
     codes = screen.attribute.codes[context.scan.sample]
     having = having_of(codes, cue.value)
-    # chosen with labels, so on the half that nothing is scored on
-    strength = context.differences(np.where(context.sampled.discovery, having, -1))
-    members, signs = carrying(context, strength)
-    carriers = tuple(dict.fromkeys(context.scan.directions[m].head for m in members.tolist()))
-    core = bool({cue.word, screen.attribute.column, cue.name} & set(context.options.core)) or (
-        screen.attribute.column in context.core_columns
-    )
-    case = VerdictCase(
-        kind="value",
-        classes_from=context.classes_from,
-        association=association,
-        reliance=[judged(part, core) for part in measured],
-        few_sources=context.few_sources,
-        stands_in_for=stands_in_for,
-    )
+    members, signs, carriers = _carriers(context, having)
+    core = _is_core(context, cue)
+    case = _case(context, association, measured, core, stands_in_for)
     outcomes = verdicts(case)
     outcome = headline(outcomes)
-    column = screen.attribute.column.rpartition(".")[2]
-    words = building.named_words(context, cue.upper, cue.word, column)
+    words = building.named_words(context, cue.upper, cue.word, screen.attribute.column.rpartition(".")[2])
     missing = _missing(case, outcome, cue, measured, words)
-    rest = "" if not missing else rest_of(missing)
+    rest = rest_of(missing) if missing else ""
     reliance = tuple(
         _reliance(context, cue, part, one, words, association, rest)
         for part, one in zip(measured, outcomes, strict=False)
@@ -82,12 +69,6 @@ def value_finding(
     worst = next((part for part in reliance if part.verdict is outcome), None)
     heads = worst.effect.heads if worst is not None and worst.effect is not None else carriers
     scores = _scores(context, members, signs, having)
-    plan = to_collect(*value_counts(screen.counts, cue.value), cue.upper)
-    many = (
-        labels_needed(association, int(context.design.counts[cue.upper].sum()))
-        if outcome is Verdict.OBSERVED
-        else plan.total
-    )
     described, cosine = _cue(context, cue, having, members, heads, association.d.value)
     model = str(context.run.manifest.model["name"])
     return Finding(
@@ -99,7 +80,7 @@ def value_finding(
         sentence=worst.sentence
         if worst is not None
         else sentence(words, outcome, association, context.classes_from, rest=rest),
-        action=action(outcome, words, many),
+        action=action(outcome, words, _images_asked_for(context, cue, association, outcome)),
         class_name=", ".join(words.classes),
         label=context.label(first_class(context, words)),
         side=words.side,
@@ -127,6 +108,45 @@ def value_finding(
     )
 
 
+def _carriers(context: Context, having: Ints) -> tuple[Ints, Float64s, tuple[str, ...]]:
+    """Directions that carry a value, their signs, and their heads; having (s,) 1 with it, 0 without, -1 unknown."""
+    # chosen with labels, so on the half that nothing is scored on
+    strength = context.differences(np.where(context.sampled.discovery, having, -1))
+    members, signs = carrying(context, strength)
+    return members, signs, tuple(dict.fromkeys(context.scan.directions[m].head for m in members.tolist()))
+
+
+def _is_core(context: Context, cue: ValueCue) -> bool:
+    """Whether the user called the value or its column part of the class."""
+    column = cue.screen.attribute.column
+    return bool({cue.word, column, cue.name} & set(context.options.core)) or column in context.core_columns
+
+
+def _case(
+    context: Context,
+    association: Association,
+    measured: Sequence[rules.MeasuredReliance],
+    core: bool,
+    stands_in_for: str | None,
+) -> VerdictCase:
+    """What the verdicts on a value rest on."""
+    return VerdictCase(
+        kind="value",
+        classes_from=context.classes_from,
+        association=association,
+        reliance=[judged(part, core) for part in measured],
+        few_sources=context.few_sources,
+        stands_in_for=stands_in_for,
+    )
+
+
+def _images_asked_for(context: Context, cue: ValueCue, association: Association, outcome: Verdict) -> int | None:
+    """Images to label where a value is only observed, else images to collect."""
+    if outcome is Verdict.OBSERVED:
+        return labels_needed(association, int(context.design.counts[cue.upper].sum()))
+    return to_collect(*value_counts(cue.screen.counts, cue.value), cue.upper).total
+
+
 def first_class(context: Context, words: Words) -> int:
     """The first of the named classes, as a tested class."""
     return next(k for k in range(context.design.classes) if context.name(k) == words.classes[0])
@@ -146,7 +166,7 @@ def _former_ids(context: Context, screen: AttributeScreen, upper: Bools, value: 
 def _reliance(
     context: Context,
     cue: ValueCue,
-    measured: rules.Reliance,
+    measured: rules.MeasuredReliance,
     outcome: Verdict,
     words: Words,
     association: Association,
@@ -170,7 +190,7 @@ def _reliance(
 
 
 def _missing(
-    case: VerdictCase, outcome: Verdict, cue: ValueCue, measured: Sequence[rules.Reliance], words: Words
+    case: VerdictCase, outcome: Verdict, cue: ValueCue, measured: Sequence[rules.MeasuredReliance], words: Words
 ) -> tuple[Need, ...]:
     first = next(iter(measured), None)
     cells: list[CellSize] = []
@@ -192,7 +212,7 @@ def _where(words: Words, conflicting: bool) -> str:
     return f"{words.name} {'without' if conflicting else 'with'} {words.cue}"
 
 
-def _reasons(measured: rules.Reliance) -> list[str]:
+def _reasons(measured: rules.MeasuredReliance) -> list[str]:
     """Why an answerer's evidence falls short, in words."""
     who, gap, effect = ANSWERERS.get(measured.answerer, measured.answerer), measured.gap, measured.effect
     reasons = []

@@ -10,6 +10,7 @@ they stand out even among images that all have that one. Other cuts are differen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -65,17 +66,22 @@ class TextCue:
 def text_cues(context: Context) -> list[TextCue]:
     """The texts that name cues, over all ways in which directions part the classes; strongest parting first."""
     cues: list[TextCue] = []
-    for named in _partings(context):
-        K = context.design.classes
-        ends = [named]
-        if 2 * int(named.sum()) == K or K <= 3 or named.sum() >= _SHARED * K:
-            ends.append(~named)
+    partings = _partings(context)
+    quantile = context.design.quantile(1 - 0.05 / max(len(partings), 1), 0.5)
+    for named in partings:
+        ends = [named, ~named] if named.all() or _may_be_shared(named) else [named]
         # the two ends of one axis may both have a word: the one that says more of what sets the sides apart
-        both = [cue for upper in ends for cue in _cues_of(context, upper, cues)]
+        both = [cue for upper in ends for cue in _cues_of(context, upper, cues, quantile)]
         for cue in sorted(both, key=lambda cue: -cue.word.cosine):
             if not _known(context, cue, cues):
                 cues.append(cue)
     return cues
+
+
+def _may_be_shared(lacking: Bools) -> bool:
+    """Whether a cue that all but these classes (K,) have is looked for: what a single one of ten lacks is its own."""
+    K = len(lacking)
+    return K <= 3 or bool(lacking.sum() >= _SHARED * K)
 
 
 def _partings(context: Context) -> list[Bools]:
@@ -93,8 +99,9 @@ def _partings(context: Context) -> list[Bools]:
     return list(sides.values())[:_SIDES]
 
 
-def _cues_of(context: Context, upper: Bools, earlier: list[TextCue]) -> list[TextCue]:
-    """The texts that name what one side (K,) has, at most three; user texts first."""
+def _cues_of(context: Context, upper: Bools, earlier: list[TextCue], quantile: float) -> list[TextCue]:
+    """The texts that name what one side (K,) has, at most three; user texts first. quantile: of the limits that they
+    must reach, for all partings together."""
     discovery = context.sampled.discovery
     contrast = sides_contrast(context.embedding[discovery], context.truth[discovery], upper)
     own = max(context.namer.own(contrast, int(context.tested[k])) for k in np.flatnonzero(upper).tolist())
@@ -103,7 +110,7 @@ def _cues_of(context: Context, upper: Bools, earlier: list[TextCue]) -> list[Tex
     words = _user_words(context, contrast)
     for _ in range(_PER_SIDE):
         words += context.namer.words(remaining, _TRIED, context_only=True)
-        tried = (_tried(context, word, own) for word in words)
+        tried = (_tried(context, word, own, [*earlier, *cues], quantile) for word in words)
         cue = next((cue for cue in tried if cue is not None and _adds(context, cue, [*earlier, *cues])), None)
         if cue is None:
             break
@@ -143,8 +150,11 @@ def _user_words(context: Context, contrast: Float64s) -> list[Word]:
     return [everything[text] for text in wanted if text in everything]
 
 
-def _tried(context: Context, word: Word, own: float) -> TextCue | None:
-    """The cue that a text names, if it passes the gates; own: cosine of the classes' own names with what it names."""
+def _tried(context: Context, word: Word, own: float, earlier: Sequence[TextCue], quantile: float) -> TextCue | None:
+    """The cue that a text names, if it passes the gates; own: cosine of the classes' own names with what it names.
+
+    Directions that carry an earlier cue of these classes carry no further one.
+    """
     margin = word.cosine - max(own, 0.0)
     user = word.property == USER
     if not user and margin < _NOT_MUCH_WORSE:
@@ -152,13 +162,19 @@ def _tried(context: Context, word: Word, own: float) -> TextCue | None:
     strong = context.options.delta_fail if not user else context.options.delta_warn
     scores = context.embedding @ context.namer.axis(word.place, class_free=False).astype(np.float32)
     free = context.embedding @ context.namer.axis(word.place, class_free=True).astype(np.float32)
-    axis = _stands_out(context, free, strong)
+    axis = _stands_out(context, free, strong, quantile)
     if axis is None and (margin >= _AS_WELL or user):
-        axis = _stands_out(context, scores, strong)
-    if axis is None:
+        axis = _stands_out(context, scores, strong, quantile)
+    if axis is None or not _may_be_named(axis.cut.upper):
         return None
+    upper = axis.cut.upper
+    taken = [cue.members for cue in earlier if (cue.upper & upper).any()]
     passing = np.flatnonzero(context.passed[: len(context.scan.directions)])
-    correlation, upper = context.correlations(scores)[passing], axis.cut.upper
+    passing = np.setdiff1d(passing, np.concatenate([np.empty(0, np.int64), *taken]))
+    # along a direction that carries it the named classes themselves must differ, not some other class
+    named = named_side(upper[None])[0]
+    passing = passing[context.class_low[passing][:, named].mean(axis=1) >= context.options.delta_warn]
+    correlation = context.correlations(scores)[passing]
     d = context.family.d[passing]
     side = np.sign(d[:, upper].mean(axis=1) - d[:, ~upper].mean(axis=1))
     goes = (np.abs(correlation) >= GOES_WITH) & (np.sign(correlation) == side)
@@ -189,10 +205,15 @@ def _among(context: Context, cue: TextCue, having: Bools) -> Estimate | None:
     return strength_of(cue.scores[rows], inside, 1, 2, context.sampled.cluster[rows])
 
 
-def _stands_out(context: Context, scores: Float32s, least: float) -> Honest | None:
+def _may_be_named(upper: Bools) -> bool:
+    """Whether a text may name the cut: few classes have what it says, or enough lack it."""
+    return bool(2 * upper.sum() <= len(upper)) or _may_be_shared(~upper)
+
+
+def _stands_out(context: Context, scores: Float32s, least: float, quantile: float) -> Honest | None:
     """The classes along scores (s,), if the lower limit of the cut's D on the confirmation half reaches `least`."""
     axis = honest(binned(scores, _BINS), context.sample_design, _BINS)
-    low, _ = strength_interval(axis.cut.d, axis.cut.error, axis.quantile)
+    low, _ = strength_interval(axis.cut.d, axis.cut.error, quantile)
     return None if low < least else axis
 
 

@@ -59,7 +59,7 @@ def margin_effects(answers: Answers, cue: CueGroups, rows: Bools) -> Float64s:
 def choose_heads(
     answers: Answers, cue: CueGroups, rows: Bools, allowed: Sequence[str] | None = None
 ) -> tuple[str, ...]:
-    """Heads that carry the cue, from some images alone.
+    """Heads that carry the cue, from the images of a mask `rows` (n,) alone.
 
     First greedily those whose removal helps the conflict groups and the mean over all groups, each the one that helps
     most, until none helps by a tenth of a point. If that does not clearly help even here, the heads that push most

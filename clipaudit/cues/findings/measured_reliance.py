@@ -111,7 +111,7 @@ def having_of(codes: Ints, value: int) -> Ints:
 
 def measure_reliance(
     context: Context, cues: Sequence[ValueCue]
-) -> tuple[tuple[tuple[rules.Reliance, ...], ...], rules.Placebo | None]:
+) -> tuple[tuple[tuple[rules.MeasuredReliance, ...], ...], rules.PlaceboDraws | None]:
     """By cue and answerer, all together, and how often permuted columns are believed; nothing without labels."""
     if context.answers is None or not cues:
         return tuple(() for _ in cues), None
@@ -211,7 +211,7 @@ class Judged:
     does_not_hang_on_it: bool
 
 
-def judged(measured: rules.Reliance, core: bool) -> RelianceRules:
+def judged(measured: rules.MeasuredReliance, core: bool) -> RelianceRules:
     """The rules' answers; a column that cannot be told apart decides elsewhere which of both is judged."""
     gap = (
         measured.hangs_on_it
@@ -229,7 +229,7 @@ def judged(measured: rules.Reliance, core: bool) -> RelianceRules:
 
 
 def as_result(
-    context: Context, measured: rules.Reliance, verdict: Verdict, sentence: str, corrected_gap: Estimate | None
+    context: Context, measured: rules.MeasuredReliance, verdict: Verdict, sentence: str, corrected_gap: Estimate | None
 ) -> Reliance:
     """The numbers as the result holds them."""
     gap, noise = measured.gap, measured.label_noise
@@ -309,7 +309,7 @@ def effect_of(effect: SpecificEffect, p: float) -> Counterfactual:
     )
 
 
-def placebo_of(placebo: rules.Placebo | None) -> Placebo | None:
+def placebo_of(placebo: rules.PlaceboDraws | None) -> Placebo | None:
     """How often permuted columns were believed, as the result holds it."""
     if placebo is None:
         return None

@@ -75,7 +75,7 @@ def attribute_association(context: Context, screen: AttributeScreen, place: int)
 def corrected_association(
     context: Context, screen: AttributeScreen, place: int, upper: Bools, error: KnownError
 ) -> Estimate:
-    """D of a value corrected for the column's known error, on the confirmation half (S6c)."""
+    """D of a value corrected for the column's known error, on the confirmation half (S6c); upper (K,) has it."""
     rows = ~context.design.halves
     return corrected_cells(
         screen.attribute.codes[rows],
@@ -169,13 +169,13 @@ def _share(screen: AttributeScreen, k: int, value: int) -> Estimate:
 
 
 def side_word(upper: Bools) -> Literal["has", "lacks", "both"]:
-    """Whether the named side of a cut has the cue, lacks it, or is both."""
+    """Whether the named side of a cut has the cue, lacks it, or is both; upper (K,) classes that have it."""
     named = named_side(upper[None])[0]
     return "both" if named.all() else "has" if bool(upper[named].all()) else "lacks"
 
 
 def named_words(context: Context, upper: Bools, cue: str, column: str | None = None) -> Words:
-    """How the finding speaks of itself; with as many classes on each side it names those that have the cue."""
+    """How the finding speaks of itself; upper (K,) classes have the cue and are named where sides are equal."""
     side = side_word(upper)
     named = upper if side in ("both", "has") else ~upper
     names = [context.name(k) for k in range(context.design.classes)]
@@ -218,7 +218,7 @@ def head_words(context: Context, heads: Sequence[str], members: Ints, having: In
 
 
 def attribute_cells(context: Context, screen: AttributeScreen, upper: Bools | None = None) -> CellTable:
-    """Class x value counts; with many classes only those that have the cue and all others together."""
+    """Class x value counts; with many classes those of upper (K,), which have the cue, and all others together."""
     counts, names = screen.counts, [context.name(j) for j in range(context.design.classes)]
     if upper is not None and len(names) > _SHOWN_CLASSES:
         counts = np.stack([screen.counts[upper].sum(axis=0), screen.counts[~upper].sum(axis=0)])

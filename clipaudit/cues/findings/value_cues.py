@@ -79,7 +79,7 @@ def _difference(context: Context, answers: Answers, having: Ints, upper: Bools) 
 
 
 def stand_ins(
-    cues: Sequence[ValueCue], measured: Sequence[Sequence[rules.Reliance]], limits: Sequence[float]
+    cues: Sequence[ValueCue], measured: Sequence[Sequence[rules.MeasuredReliance]], limits: Sequence[float]
 ) -> list[str | None]:
     """For each cue a column that cannot be told from it and is tied more strongly, which is judged in its stead."""
     result: list[str | None] = []

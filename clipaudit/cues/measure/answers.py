@@ -101,7 +101,10 @@ def _water_level(counts: Ints, limit: int) -> int:
 def answers(
     facts: ImageFacts, heads: Sequence[str], classes: Float32s, *, seed: int = 0, by: str | None = None
 ) -> Answers:
-    """Logits of the images, or of a sample that fits into memory; means from the discovery half, classes balanced."""
+    """Logits of the images, or of a sample that fits into memory, by the (C, D) class vectors.
+
+    Heads' means are those of the discovery half, classes balanced.
+    """
     C, P = len(classes), len(heads)
     limit = max(1000, min(MAX_ROWS, _LOGIT_BYTES // (4 * C * max(P, 1))))
     facts = sampled(facts.take(facts.truth >= 0), limit, seed, by)

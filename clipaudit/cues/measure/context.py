@@ -113,6 +113,11 @@ class Context:
         return self.family.passed(self.options.alpha, self.options.delta_warn)
 
     @cached_property
+    def class_low(self) -> Float64s:
+        """(M, K) 95 % lower limit of |D| of each class against all others along every row of `family`."""
+        return self.family.class_low()
+
+    @cached_property
     def level(self) -> float:
         """Of the intervals of findings: as many of those that pass miss as of all (S1c)."""
         return false_coverage_level(int(self.passed.sum()), len(self.passed))

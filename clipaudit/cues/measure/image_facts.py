@@ -58,7 +58,7 @@ class ImageFacts:
         return len(self.position)
 
     def take(self, chosen: Bools | Ints) -> ImageFacts:
-        """Some of the images, by mask or places."""
+        """Some of the images, by a mask (n,) or their places (m,)."""
         places = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else np.asarray(chosen, np.int64)
         _, cluster = np.unique(self.cluster[places], return_inverse=True)
         return ImageFacts(

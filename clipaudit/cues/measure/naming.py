@@ -91,7 +91,7 @@ class Namer:
         return vector
 
     def own(self, contrast: Float64s, k: int) -> float:
-        """Cosine of a contrast with the class's own name, relative as for `words`."""
+        """Cosine of a contrast (D,) with the class's own name, relative as for `words`."""
         return float(self._classes[k] @ contrast / max(float(np.linalg.norm(contrast)), 1e-300))
 
     def axis(self, place: int, class_free: bool) -> Float64s:

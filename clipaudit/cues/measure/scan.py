@@ -60,7 +60,10 @@ def scan(
     seed: int,
     on_head: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scan:
-    """Scores of every direction on all of `facts`, whose classes are `design.truth`; one head in memory at a time."""
+    """Scores of every direction on all of `facts`, whose classes are `design.truth`; one head in memory at a time.
+
+    subspace (r, D): what class prompts span.
+    """
     run, basis = facts.run, facts.run.basis()
     bins = BINS
     sample = sample_places(facts, design, SAMPLE, seed)
@@ -108,7 +111,7 @@ def scan(
 
 
 def sample_places(facts: ImageFacts, design: Design, limit: int, seed: int) -> Ints:
-    """Places of at most about `limit` images, classes as evenly as they allow, in order."""
+    """(s,) places of at most about `limit` images, classes as evenly as they allow, in order."""
     if len(facts) <= limit:
         return np.arange(len(facts))
     chosen = sampled(facts, limit, seed)
@@ -117,7 +120,7 @@ def sample_places(facts: ImageFacts, design: Design, limit: int, seed: int) -> I
 
 
 def few_places(facts: ImageFacts, design: Design, seed: int) -> Ints:
-    """Places of the images that predictability is estimated from: of the largest classes."""
+    """(s,) places of the images that predictability is estimated from: of the largest classes."""
     large = np.argsort(-design.counts, kind="stable")[:MAX_CLASSES]
     inside = np.flatnonzero(np.isin(design.truth, large))
     candidates = facts.take(inside)

@@ -108,7 +108,7 @@ def _values(context: Context, test: ImageFacts, truth: Ints) -> list[Pair]:
 
 
 def value_share(codes: Ints, value: int, inside: Bools, cluster: Ints) -> Estimate:
-    """Share of the images of a class (mask `inside`) with a known value that have this one, with its 95 % interval."""
+    """Share of the images of a class, the mask `inside` (n,), with a known value that have this one; 95 % interval."""
     labelled = inside & (codes >= 0)
     having = (codes[labelled] == value).astype(np.int64)
     share = Paired(change=having, group=np.zeros(len(having), np.int64), cluster=cluster[labelled]).of_group(0)

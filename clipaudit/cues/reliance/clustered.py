@@ -71,7 +71,7 @@ class Cells:
 
     @cached_property
     def inside(self) -> Ints:
-        """Places of the images that are in a cell."""
+        """(m,) places of the images that are in a cell."""
         return np.flatnonzero(self.cell >= 0)
 
     @cached_property

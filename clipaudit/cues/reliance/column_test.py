@@ -136,5 +136,5 @@ def single_step(statistics: Float64s) -> Float64s:
 
 
 def all_together(parts: Sequence[Sequence[Float64s]]) -> Float64s:
-    """(R, F A) one statistic of F findings x A answerers as columns."""
+    """(R, F * A) one statistic of F findings x A answerers as columns."""
     return np.stack([statistic for finding in parts for statistic in finding], axis=1)

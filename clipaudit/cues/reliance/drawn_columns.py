@@ -89,7 +89,7 @@ class DrawnColumns:
         return weights
 
     def take(self, rows: Ints) -> DrawnColumns:
-        """Some of the versions."""
+        """The versions with these numbers (m,)."""
         return DrawnColumns(
             aligned=self.aligned[rows],
             conflicting=self.conflicting[rows],

@@ -33,7 +33,7 @@ class Side:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellAccuracy:
+class CellScore:
     """One class's images where the cue points right, or wrong."""
 
     k: int
@@ -50,7 +50,7 @@ class Gap:
 
     state: State
     """`at chance`: a gap near 0 says nothing; `at the ceiling`: there are no errors to tell it by."""
-    cells: tuple[CellAccuracy, ...]
+    cells: tuple[CellScore, ...]
     """Of the comparable classes."""
     group_mean: Estimate
     """Mean over cells, each counting alike."""
@@ -125,17 +125,17 @@ def _side(comparison: CueCells, scores: np.ndarray, pointed: bool) -> Side:
     return Side(d=spread.estimate(), p=spread.p)
 
 
-def _cells(comparison: CueCells, right: Bools) -> list[CellAccuracy]:
+def _cells(comparison: CueCells, right: Bools) -> list[CellScore]:
     usable = np.repeat(comparison.comparable, 2)
     accuracies = cell_accuracies(comparison.cells, right, together=int(usable.sum()))
     sizes = effective(comparison.cells, right)
     return [
-        CellAccuracy(k=g // 2, conflicting=bool(g % 2), accuracy=accuracies[g], n_effective=float(sizes[g]))
+        CellScore(k=g // 2, conflicting=bool(g % 2), accuracy=accuracies[g], n_effective=float(sizes[g]))
         for g in np.flatnonzero(usable).tolist()
     ]
 
 
-def _state(comparison: CueCells, group_mean: Estimate, cells: list[CellAccuracy], chance: float) -> State:
+def _state(comparison: CueCells, group_mean: Estimate, cells: list[CellScore], chance: float) -> State:
     """What the answers can show at all (traps 22 and 23)."""
     if comparison.images.too_few_sources or not comparison.both_sides_comparable or group_mean.low is None:
         return "too few"

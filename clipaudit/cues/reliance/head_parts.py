@@ -81,7 +81,7 @@ class Removal:
         return rights
 
     def take(self, rows: Ints | Bools) -> Removal:
-        """The same of some images."""
+        """The same of some images, by a mask (n,) or their places (m,)."""
         return Removal(base=self.base[:, rows], heads=self.heads[:, :, rows])
 
     @staticmethod

@@ -157,18 +157,18 @@ class CueCells:
         return weights
 
     def difference(self, shares: Float64s) -> Float64s:
-        """(2 C,) coefficients of aligned minus conflicting, classes weighted by shares (C,)."""
+        """(2 * C,) coefficients of aligned minus conflicting, classes weighted by shares (C,)."""
         return np.stack([shares, -shares], axis=1).ravel()
 
     def part(self, shares: Float64s, conflicting: int) -> Float64s:
-        """(2 C,) coefficients of the aligned (0) or conflicting (1) images alone."""
+        """(2 * C,) coefficients of the aligned (0) or conflicting (1) images alone."""
         columns = np.zeros((len(shares), 2))
         columns[:, conflicting] = shares
         return columns.ravel()
 
     @cached_property
     def mean(self) -> Float64s:
-        """(2 C,) coefficients of the group mean: every cell of a comparable class counts alike."""
+        """(2 * C,) coefficients of the group mean: every cell of a comparable class counts alike."""
         by_class = self.comparable / max(2 * int(self.comparable.sum()), 1)
         return np.repeat(by_class, 2)
 

@@ -16,7 +16,7 @@ _STEPS: Final = 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelNoise:
+class NoiseRate:
     """Label errors that would explain a gap."""
 
     rate: float | None
@@ -29,9 +29,7 @@ class LabelNoise:
     """Whether a gap alone is evidence: the rate exceeds what is needed, or the labels are vouched for."""
 
 
-def label_noise(
-    comparison: CueCells, answers: Ints, gap: float, gap_low: float, options: RelianceOptions
-) -> LabelNoise:
+def label_noise(comparison: CueCells, answers: Ints, gap: float, gap_low: float, options: RelianceOptions) -> NoiseRate:
     """The label-error rates at which a gap and its lower limit would be what wrong labels alone make.
 
     answers (n,) 0..C-1. A share e of the labels of the finding's classes is replaced by another of them, evenly,
@@ -43,7 +41,7 @@ def label_noise(
     classes = np.flatnonzero(present)
     needed = max(_LEAST_RATE, options.label_error or 0.0)
     if len(classes) < 2:
-        return LabelNoise(rate=None, rate_low=None, needed=needed, counts=options.clean_labels)
+        return NoiseRate(rate=None, rate_low=None, needed=needed, counts=options.clean_labels)
     counts, answered = _tables(comparison, answers, classes)
     shares = comparison.shares[classes]
     pointed = comparison.cue.pointed[classes]
@@ -52,9 +50,7 @@ def label_noise(
     # the largest gap that wrong labels up to each rate can make
     reached = np.maximum.accumulate(np.nan_to_num(expected, nan=-np.inf))
     rate, low = (_crossing(rates, reached, wanted) for wanted in (gap, gap_low))
-    return LabelNoise(
-        rate=rate, rate_low=low, needed=needed, counts=options.clean_labels or low is None or low > needed
-    )
+    return NoiseRate(rate=rate, rate_low=low, needed=needed, counts=options.clean_labels or low is None or low > needed)
 
 
 def _tables(comparison: CueCells, answers: Ints, classes: Ints) -> tuple[Float64s, Float64s]:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from clipaudit.cues.reliance.adjusted_gap import AdjustedGap
 from clipaudit.cues.reliance.gap import Gap
 from clipaudit.cues.reliance.images import RelianceOptions
-from clipaudit.cues.reliance.label_noise import LabelNoise
+from clipaudit.cues.reliance.label_noise import NoiseRate
 from clipaudit.cues.reliance.specific_effect import SpecificEffect
 from clipaudit.cues.reliance.visibility import VISIBLE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reliance:
+class MeasuredReliance:
     """One cue and one answerer: everything that a verdict rests on."""
 
     cue: str
@@ -22,7 +22,7 @@ class Reliance:
     gap: Gap
     gap_p: float
     """One-sided, adjusted over findings and answerers by step-down max-T under permuted columns."""
-    label_noise: LabelNoise
+    label_noise: NoiseRate
     adjusted: tuple[AdjustedGap, ...]
     effect: SpecificEffect | None
     """Heads taken out; None for an answerer whose heads cannot be."""
@@ -107,7 +107,7 @@ class Reliance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placebo:
+class PlaceboDraws:
     """How often permuted columns are believed (S10d)."""
 
     draws: int
@@ -134,9 +134,9 @@ class Placebo:
 class RelianceReport:
     """All cues and answerers."""
 
-    findings: tuple[tuple[Reliance, ...], ...]
+    findings: tuple[tuple[MeasuredReliance, ...], ...]
     """By cue, then by answerer, in the order given."""
-    placebo: Placebo | None
+    placebo: PlaceboDraws | None
     """None without draws."""
 
 

@@ -34,8 +34,8 @@ def quantile(cells: Cells, level: float) -> float:
 
 
 def cell_accuracies(cells: Cells, right: Bools, level: float = 0.95, together: int = 1) -> list[Estimate]:
-    """Each cell's accuracy with Wilson limits on its effective size; with several together all hold at once
-    (Bonferroni)."""
+    """Each cell's accuracy, right (n,), with Wilson limits on its effective size; with several together all hold at
+    once (Bonferroni)."""
     level = 1 - (1 - level) / max(together, 1)
     share, n = cells.means(right), effective(cells, right)
     low, high = wilson(share, n, quantile(cells, level))

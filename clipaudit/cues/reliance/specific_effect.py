@@ -287,5 +287,5 @@ def _above(estimate: Estimate) -> bool:
 
 
 def both_halves(discovery: Bools) -> tuple[Bools, Bools]:
-    """The masks of the two fits: choose on the discovery half, then on the other."""
+    """The masks (n,) of the two fits: choose on the discovery half, then on the other."""
     return discovery, ~discovery

@@ -49,7 +49,7 @@ class Design:
 
     @cached_property
     def repeated_copies(self) -> Ints:
-        """Rows in near-duplicate clusters of two or more."""
+        """(m,) rows in near-duplicate clusters of two or more."""
         if self.cluster is None:
             return np.empty(0, np.int64)
         return np.flatnonzero(np.bincount(self.cluster)[self.cluster] > 1)
@@ -73,7 +73,7 @@ class Design:
 
     @cached_property
     def repeated(self) -> Ints:
-        """Rows in groups of two or more; only they differ from independent rows."""
+        """(m,) rows in groups of two or more; only they differ from independent rows."""
         if self.groups is None:
             return np.empty(0, np.int64)
         return np.flatnonzero(np.bincount(self.groups)[self.groups] > 1)

@@ -125,7 +125,7 @@ def large_groups(grouped: Grouping, least: int) -> list[int]:
 
 
 def worst_group(grouped: Grouping, correct: Bools, least: int) -> int | None:
-    """The group with the lowest accuracy among those of at least `least` images; None without one."""
+    """The group with the lowest accuracy, correct (n,), among those of at least `least` images; None without one."""
     sizes, right = grouped.sizes(), grouped.right(correct)
     large = large_groups(grouped, least)
     return min(large, key=lambda group: right[group] / sizes[group], default=None)

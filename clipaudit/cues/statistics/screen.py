@@ -82,7 +82,7 @@ def screen(tests: Sequence[Strengths], p: Float64s | None = None) -> Screen:
 
 
 def screen_of(tests: Sequence[Honest], p: Float64s | None = None) -> Screen:
-    """The same from what the halves say alone."""
+    """The same from what the halves say alone; p (M,) of the tests, by default from their z."""
     values = one_sided(np.array([test.cut.z for test in tests])) if p is None else p
     limits = [strength_interval(test.cut.d, test.cut.error, test.quantile) for test in tests]
     return Screen(
@@ -120,7 +120,7 @@ def joined(parts: Sequence[Screen]) -> Screen:
 
 
 def rows_of(whole: Screen, places: Ints) -> Screen:
-    """Some of the rows, with the p-values that they have among all."""
+    """The rows at places (m,), with the p-values that they have among all."""
     return replace(
         whole,
         d=whole.d[places],

@@ -116,14 +116,14 @@ def _permuted(scores: Float64s, codes: Ints, truth: Ints, count: int, rng: np.ra
 
 
 def nested(column: Ints, source: Ints) -> bool:
-    """Whether every value of a column occurs in one source only: then sources cannot be the clusters of its test."""
+    """Whether every value of a column (n,) occurs in one source only: then sources are no clusters of its test."""
     known = (column >= 0) & (source >= 0)
     pairs = np.unique(np.stack([column[known], source[known]]), axis=1)
     return bool(pairs.shape[1] == 0 or np.bincount(pairs[0]).max() <= 1)
 
 
 def effective_clusters(cluster: Ints) -> float:
-    """How many equal clusters are worth as much: (sum of sizes)^2 / sum of squared sizes; n when all are alone."""
+    """How many equal clusters are worth as much as these (n,): (sum of sizes)^2 / sum of squared sizes."""
     sizes = np.bincount(cluster).astype(np.float64)
     return float(sizes.sum() ** 2 / max((sizes**2).sum(), 1.0))
 

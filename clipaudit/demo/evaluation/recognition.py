@@ -21,7 +21,8 @@ from clipaudit.demo.world.scenes import Scene, render
 from clipaudit.demo.world.styles import Image8
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.encoder import Tokenizer, encode_texts, load_tokenizer
-from clipaudit.model.loading import LoadedModel, Normaliser, load_model, resolve
+from clipaudit.model.loading import LoadedModel, Normaliser, load_model
+from clipaudit.model.names import resolve
 from clipaudit.statistics import Proportion
 
 _FRESH = 0x6672657368

@@ -16,7 +16,8 @@ import torch
 from clipaudit.arrays import Float32s
 from clipaudit.config import ModelConfig
 from clipaudit.errors import UsageError
-from clipaudit.model.loading import LoadedModel, first_line, quiet_open_clip, resolve, spelled
+from clipaudit.model.loading import LoadedModel, first_line, quiet_open_clip
+from clipaudit.model.names import resolve, spelled
 
 Template: TypeAlias = str | Callable[[str], str]
 """A prompt with `{}` where the name goes, or a function such as those of `open_clip.OPENAI_IMAGENET_TEMPLATES`."""
@@ -41,8 +42,6 @@ def load_tokenizer(config: ModelConfig) -> Tokenizer:
     Raises UnknownModel as `load_model` does, and UsageError when the tokenizer's files cannot be had.
     """
     name, _, _ = resolve(config)
-    # open_clip takes `ViT-B/32` for a model, but for a tokenizer it would quietly fall back to its default one
-    name = name if name.startswith((_LOCAL, "hf-hub:")) else name.replace("/", "-")
     try:
         with quiet_open_clip():
             tokenizer: Tokenizer = open_clip.get_tokenizer(name, **_local_bpe(name))

@@ -66,8 +66,7 @@ class RunTexts:
         from clipaudit.model.loading import load_model
 
         if self._encoder is None:
-            identity = self._run.manifest.identity
-            config = ModelConfig(name=identity["model"], pretrained=identity.get("pretrained"), device=self._device)
+            config = ModelConfig.of_run(self._run.manifest.identity, device=self._device)
             if self._on_load is not None:
                 self._on_load(config.name)
             loaded = load_model(config)

@@ -16,14 +16,14 @@ from tests.worded_models import MERGES, write_worded_model
 @pytest.fixture(scope="module", autouse=True)
 def _imports():
     """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
-    global open_clip, torch, build_zero_shot_classifier, centred, encode_classes, encode_texts, fill
+    global open_clip, torch, build_zero_shot_classifier, encode_classes, encode_texts, fill
     global load_tokenizer, load_model
 
     import open_clip
     import torch
     from open_clip.zero_shot_classifier import build_zero_shot_classifier
 
-    from clipaudit.heads.texts.encoder import centred, encode_classes, encode_texts, fill, load_tokenizer
+    from clipaudit.heads.texts.encoder import encode_classes, encode_texts, fill, load_tokenizer
     from clipaudit.model.loading import load_model
 
 

@@ -90,7 +90,7 @@ def test_a_shard_that_is_gone_is_a_sentence(made, shard):
 
 
 def test_the_command_says_it_and_ends_with_4(made, shard, capsys):
-    from clipaudit.cli.app import check
+    from clipaudit.cli.run import check
 
     write(shard, PHOTOS[:3])
     with pytest.raises(IntegrityError, match="the shard has changed since the audit") as error:

@@ -74,6 +74,7 @@ class FakePool:
     def __init__(self, script=None, workers=2, start_failures=0, weights=("w",)):
         self.script = defaultdict(list, {k: list(v) for k, v in (script or {}).items()})
         self.workers, self.events, self.order, self.busy = workers, [], [], 0
+        self.progressed = 0.0
         self.start_failures, self.weights, self.closed, self.killed, self.stuck = start_failures, weights, False, [], {}
 
     def start(self):
@@ -131,6 +132,9 @@ class FakePool:
 
     def progress(self):
         return 0
+
+    def progressed_at(self, task):
+        return self.progressed
 
     def close(self):
         self.closed = True
@@ -197,6 +201,22 @@ def test_a_stuck_shard_is_killed_once_and_tried_again(monkeypatch):
     run_dir, _ = run(pool, shards(1), max_shard_seconds=0.5)
     assert pool.killed == [0]
     assert set(run_dir.committed) == {0}
+
+
+def test_a_slow_shard_that_makes_progress_is_not_killed(monkeypatch):
+    monkeypatch.setattr("clipaudit.job.scheduler._KILL_GRACE_SECONDS", -1.0)
+    pool = FakePool({0: ["stuck"]})
+    real, polls = pool.poll, []
+
+    def poll(timeout):
+        polls.append(timeout)
+        pool.progressed = float("inf") if len(polls) < 20 else 0.0  # then it falls silent
+        return real(timeout)
+
+    pool.poll = poll
+    run(pool, shards(1), max_shard_seconds=0.5)
+    assert pool.killed == [0]
+    assert len(polls) >= 20
 
 
 def test_the_second_of_two_drivers_discards_its_files():

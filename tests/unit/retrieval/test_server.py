@@ -107,6 +107,47 @@ def test_what_is_refused_and_why(client, request_of, status, words):
     assert client.get("/health").status_code == 200, "the service stays up"
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "http://127.0.0.1:9"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "same-origin", "origin": "http://127.0.0.1"}, 200),
+        ({"sec-fetch-site": "none"}, 200),
+    ],
+)
+def test_pages_of_other_sites_get_no_answer_and_compute_nothing(client, monkeypatch, headers, status):
+    computed = []
+    real = server.answers
+    monkeypatch.setattr(server, "answers", lambda *given: computed.append(1) or real(*given))
+    asked = {"heads": [{"head": HEAD}], "key": "0/p0_0003", "k": 2}
+    answer = client.post("/search", json=asked, headers=headers)
+    assert (answer.status_code, len(computed)) == (status, int(status == 200)), answer.text
+    image = client.post("/search/image", content=jpeg_bytes(), headers={"content-type": "image/jpeg", **headers})
+    picture = client.get("/thumbnails/0/0", headers=headers)
+    assert (image.status_code, picture.status_code) == (status, status)
+    for response in (answer, image, picture, client.get("/health")):
+        assert response.headers["cross-origin-resource-policy"] == "same-origin"
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "wanted"),
+    [
+        ("/search", "text/plain", "application/json"),
+        ("/search", "application/x-www-form-urlencoded", "application/json"),
+        ("/search/image", "text/plain", "image/*"),
+        ("/search/image", "multipart/form-data; boundary=x", "image/*"),
+    ],
+)
+def test_bodies_of_other_types_are_refused(client, path, given, wanted):
+    answer = client.post(path, content=b'{"text": "a cat"}', headers={"content-type": given})
+    assert answer.status_code == 415, answer.text
+    assert f"send {wanted}" in answer.text
+
+
 def test_damaged_files_are_told_and_the_service_stays_up(tmp_path):
     run = audited(tmp_path, shards=1)
     app = create_app(run.directory.url)

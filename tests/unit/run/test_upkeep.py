@@ -222,6 +222,8 @@ def test_the_rows_of_another_shard_are_found(local):
 
 def test_a_shard_that_the_manifest_does_not_know_is_found(local):
     local.storage.replace("run.json", make_manifest(shards=1).to_json())
+    for number in range(2):
+        recommit(local, number, run_files=local.run_files())
     assert "is not in run.json" in check(local).problems[0]
 
 
@@ -232,6 +234,8 @@ def test_a_basis_that_is_not_orthonormal_is_found(local):
     header = {"clipaudit": json.dumps({})}
     tensors["Q"][0, 2] *= 1.01
     local.storage.replace("basis.safetensors", save(tensors, header))
+    for number in range(2):
+        recommit(local, number, run_files={})  # as version 0.1, which recorded no hash of it
     assert "the basis of L01H00" in check(local).problems[0]
     tensors = make_basis(SPEC)
     tensors["Q"][0, 1, 3] = 0  # a head of lower rank: still an isometry on what it writes

@@ -292,3 +292,22 @@ def test_images_are_uint8_and_of_the_models_size(tmp_path):
     samples, _ = read(write_photos(tmp_path / "a.tar", 3))
     assert np.stack([sample.image for sample in samples]).shape == (3, 32, 32, 3)
     assert samples[0].image.dtype == np.uint8
+
+
+def test_a_sample_without_an_image_says_what_it_has(tmp_path):
+    path = write_members(
+        tmp_path / "a.tar", [("a.input.jpg", jpeg_bytes()), ("a.cls", 1), ("b_1.5x.jpg", jpeg_bytes())]
+    )
+    samples, _ = read(path, FieldsConfig(label="cls"))
+    assert [sample.status for sample in samples] == ["missing_image"] * 2
+    assert samples[0].detail.endswith("it has cls, input.jpg")
+    assert samples[1].detail.endswith("it has 5x.jpg")
+
+
+def test_members_that_are_not_next_to_each_other_say_how_to_repack(tmp_path):
+    path = write_members(
+        tmp_path / "a.tar", [("0.jpg", jpeg_bytes()), ("1.jpg", jpeg_bytes()), ("0.cls", 0), ("1.cls", 1)]
+    )
+    samples, report = read(path, FieldsConfig(label="cls"))
+    assert len(samples) == 4
+    assert "next to each other (repack with `tar --sort=name`)" in report.details["duplicate_key"][0]

@@ -196,3 +196,25 @@ def test_whatever_a_member_holds_the_columns_can_store_it(document, junk, data):
                 text.encode()
             elif text is not None:
                 assert -(2**63) <= text < 2**63
+
+
+@pytest.mark.parametrize(
+    ("spec", "members", "label"),
+    [
+        ("cls:text", {"cls": b"owl\n"}, "owl"),
+        ("cls:text", {"cls": b"7"}, "7"),
+        ("class.txt:text", {"class.txt": b"owl"}, "owl"),
+    ],
+)
+def test_names_are_labels_from_any_extension(spec, members, label):
+    parsed = fields(label=spec)
+    assert parsed.label_kind == "string"
+    assert extract(members, parsed).label == label
+    assert parsed.label.spec == spec
+
+
+def test_a_name_in_a_cls_file_is_quoted_with_the_option_that_reads_it():
+    values = take({"cls": b"owl"}, label="cls")
+    assert values.status == BAD_LABEL
+    assert "'owl' is not a 64-bit integer" in values.detail
+    assert "--label cls:text" in values.detail

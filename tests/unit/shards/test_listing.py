@@ -191,3 +191,69 @@ def test_estimate(tmp_path):
     broken.write_bytes(b"")
     assert estimate_samples(expand([str(broken)])) == 0
     assert estimate_samples([Shard(id=0, url="nosuch://x", size=1, etag="")]) == 0
+
+
+# -- other tools' syntax, names with globs in them, links ------------------------------------------------------------
+
+
+def urls(*patterns):
+    return [shard.url for shard in expand([str(pattern) for pattern in patterns])]
+
+
+def test_sources_joined_as_webdataset_joins_them_are_all_read(tmp_path):
+    for name in ("a.tar", "b-0.tar", "b-1.tar"):
+        (tmp_path / name).write_bytes(bytes(10240))
+    joined = f"{tmp_path}/a.tar::{tmp_path}/b-{{0..1}}.tar"
+    assert urls(joined) == [f"{tmp_path}/{name}" for name in ("a.tar", "b-0.tar", "b-1.tar")]
+    with pytest.raises(ShardNotFound, match=r"c\.tar does not exist"):
+        urls(f"{tmp_path}/a.tar::{tmp_path}/c.tar")
+
+
+def test_chains_of_fsspec_stay_whole():
+    from clipaudit.shards.listing import split_sources
+
+    for chain in ("simplecache::s3://bucket/a.tar", "zip://a.tar::s3://bucket/all.zip", "s3://bucket/a.tar"):
+        assert split_sources(chain) == [chain]
+    assert split_sources("s3://b/a.tar::s3://b/c.tar") == ["s3://b/a.tar", "s3://b/c.tar"]
+
+
+@pytest.mark.parametrize("folder", ["photos [2024]", "what?", "all*"])
+def test_a_path_that_exists_is_taken_as_it_is(tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    shard = tmp_path / folder / "0[1].tar"
+    shard.write_bytes(bytes(10240))
+    (tmp_path / folder / "02.tar").write_bytes(bytes(10240))
+    assert urls(shard) == [str(shard)]
+    assert urls(tmp_path / folder / "{02..02}.tar") == [str(tmp_path / folder / "02.tar")]
+    assert urls(tmp_path / folder / "*.tar") == [str(tmp_path / folder / "02.tar"), str(shard)]
+    with pytest.raises(ShardNotFound, match=r"03\.tar does not exist"):
+        urls(tmp_path / folder / "03.tar")
+
+
+def test_a_shard_counts_once_however_it_is_reached(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.tar").write_bytes(bytes(10240))
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "b.tar").symlink_to(tmp_path / "real" / "a.tar")
+    shards = urls(tmp_path / "link" / "a.tar", tmp_path / "real" / "*.tar", tmp_path / "b.tar")
+    assert shards == [str(tmp_path / "link" / "a.tar")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "error", "words"),
+    [
+        ("{0}/images", UsageError, "without .tar files: make shards first"),
+        ("{0}/shards", UsageError, "give .*/shards/\\*.tar"),
+        ("{0}/table.csv", UsageError, "is a table, not a tar"),
+        ("{0}/images/a.jpg", UsageError, "is an image, not a tar"),
+        ("@{0}/list.txt", UsageError, "are not read from files; give \\$\\(cat "),
+        ("{0}/a.tar,{0}/b.tar", ShardNotFound, "separate shards by spaces"),
+        ("pipe:cat {0}/a.tar", UsageError, "commands are not run"),
+    ],
+)
+def test_what_is_no_shard_says_what_to_do(tmp_path, pattern, error, words):
+    for name in ("images/a.jpg", "shards/a.tar", "table.csv", "list.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(10240))
+    with pytest.raises(error, match=words):
+        urls(pattern.format(tmp_path))

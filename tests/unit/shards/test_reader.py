@@ -105,7 +105,41 @@ def test_directories_links_hidden_files_and_empty_groups(tmp_path):
             tar.addfile(info)
     groups, truncated = read(path)
     assert truncated is None
-    assert plain(groups) == [("e", OK, {"jpg": b""})]
+    assert plain(groups)[-1] == ("e", OK, {"jpg": b""})
+    links = [(group.key, group.members["jpg"].data, group.members["jpg"].problem) for group in groups[:-1]]
+    lost = "it is a link to '../../etc/passwd', which is not in this shard"
+    assert links == [("a", None, lost), ("b", None, lost)], "counted, and never followed out of the archive"
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_links_within_the_archive_are_followed(tmp_path, format):
+    long = "d/" + "x" * 120
+    path = tmp_path / "a.tar"
+    names = [("d/a.jpg", None), ("d/b.jpg", (tarfile.LNKTYPE, "d/a.jpg")), ("d/c.jpg", (tarfile.SYMTYPE, "a.jpg")),
+             ("e/f.jpg", (tarfile.SYMTYPE, "../d/b.jpg")), ("g.jpg", (tarfile.SYMTYPE, "h.jpg")), ("h.jpg", None),
+             ("i.jpg", (tarfile.SYMTYPE, "i.jpg"))]  # fmt: skip
+    if format != tarfile.USTAR_FORMAT:
+        names += [(f"{long}.jpg", None), ("j.jpg", (tarfile.LNKTYPE, f"{long}.jpg"))]
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, link in names:
+            info = tarfile.TarInfo(name)
+            data = b"" if link else name.encode()
+            info.size = len(data)
+            if link:
+                info.type, info.linkname = link
+            tar.addfile(info, io.BytesIO(data))
+    groups, truncated = read(path)
+    assert truncated is None
+    found = {group.key: group.members["jpg"] for group in groups}
+    assert [group.status for group in groups] == [OK] * len(names), "nothing that tar lists vanishes"
+    whole = path.read_bytes()
+    for key in ("d/b", "d/c", "e/f"):
+        assert found[key].data == b"d/a.jpg"
+        assert whole[found[key].offset : found[key].offset + found[key].nbytes] == b"d/a.jpg"
+    assert found["g"].data == b"h.jpg", "a link to a later member"
+    assert "not in this shard" in found["i"].problem, "a link to itself"
+    if format != tarfile.USTAR_FORMAT:
+        assert found["j"].data == f"{long}.jpg".encode()
 
 
 def test_sparse_members_are_skipped_whole(tmp_path):
@@ -121,7 +155,9 @@ def test_sparse_members_are_skipped_whole(tmp_path):
     path.write_bytes(bytes(header) + b"".join(extension) + b"x" * 512 + rest)
     groups, truncated = read(path)
     assert truncated is None
-    assert [group.key for group in groups] == ["k0", "k1"]
+    assert [group.key for group in groups] == ["s", "k0", "k1"]
+    assert "sparse" in groups[0].members["jpg"].problem
+    assert [group.members["jpg"].problem for group in groups[1:]] == ["", ""]
 
 
 @pytest.mark.parametrize(
