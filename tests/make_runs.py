@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -52,13 +52,18 @@ def make_manifest(spec: TableSpec = SPEC, shards: int | tuple[Shard, ...] = 2, *
     return Manifest(**{**facts, **changes})
 
 
+Attributes: TypeAlias = Callable[[int], dict[str, str | None]]
+
+
+def places(index: int) -> dict[str, str | None]:
+    return {"place": None if index % 7 == 0 else ("land", "water")[index % 2]}
+
+
 def make_samples(
     rows: int,
     failures: Sequence[int] = (),
     label: Callable[[int], Label] = lambda i: i % 3,
-    attributes: Callable[[int], dict[str, str | None]] = lambda i: {
-        "place": None if i % 7 == 0 else ("land", "water")[i % 2]
-    },
+    attributes: Attributes = places,
 ) -> list[Sample]:
     """Samples with realistic metadata; those whose positions are in `failures` could not be decoded."""
     samples = []
@@ -167,6 +172,7 @@ def make_run(
     rows: int = 50,
     failures: Sequence[int] = (0, 7, 49),
     label: Callable[[int], Label] = lambda i: i % 3,
+    attributes: Attributes = places,
     **options: Any,
 ) -> RunDirectory:
     """A complete run at `url`; shard n's vectors are `make_vectors(spec, ok rows, seed=n)`."""
@@ -175,7 +181,7 @@ def make_run(
     run_dir.create_or_resume(manifest)
     write_basis(run_dir, make_basis(spec), {"tower": "test"})
     for shard in manifest.shards:
-        samples = make_samples(rows, failures, label)
+        samples = make_samples(rows, failures, label, attributes)
         good = sum(sample.status == OK for sample in samples)
         record = write_attempt(run_dir, shard, spec, samples, *make_vectors(spec, good, shard.id), **options)
         assert run_dir.commit(record)

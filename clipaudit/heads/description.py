@@ -126,7 +126,7 @@ def describe(
     """
     pool.require(config.steps)
     heads = run.head_labels if config.heads is None else config.heads
-    run.moments(heads=heads, shards=())  # a head that is not stored is a mistake to hear of before the work
+    run.moments(heads=heads, shards=())  # a head that is not stored is an error before any work
     parts = _parts(run, config)
     moments = merge(parts)
     require_rows(run, config.rows, moments.count)

@@ -60,7 +60,7 @@ def segments_for(run: Run, known: Sequence[str] = ()) -> tuple[str, ...]:
 def remove_unused(run_dir: RunDirectory, used: Collection[str], older_seconds: float) -> list[str]:
     """Delete segments that no index refers to; returns their names.
 
-    Those younger than `older_seconds` stay: an index may be being built on them.
+    Those younger than `older_seconds` stay: an index that is being built may use them.
     """
     if not run_dir.storage.local:
         return []

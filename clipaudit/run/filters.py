@@ -193,11 +193,10 @@ class _Parser:
             raise self._unexpected(repr(expected))
 
     def _unexpected(self, expected: str) -> UsageError:
-        text = repr(self._next()[1]) if self._at < len(self._tokens) else "its end"
-        return _SyntaxError(
-            f"the filter {self._text!r} is not understood: {expected} is expected before {text} (texts of several"
-            " words stand in quotes)"
-        )
+        kind, text = self._next()
+        place = repr(text) if kind else "its end"
+        hint = " (texts of several words stand in quotes)" if kind in ("word", "number") else ""
+        return _SyntaxError(f"the filter {self._text!r} is not understood: {expected} is expected before {place}{hint}")
 
     # -- grammar -----------------------------------------------------------------------------------------------------
 
@@ -244,7 +243,7 @@ class _Parser:
             return Not(term) if negated else term
         kind, text = self._next()
         if negated or kind != "sign" or text not in _SIGNS:
-            raise self._unexpected("a comparison such as = or in")
+            raise self._unexpected("a comparison, such as = water or in (1, 2),")
         self._at += 1
         return self._compared(column, _SIGNS[text])
 

@@ -19,7 +19,6 @@ from clipaudit.heads.texts.classes import (
     load_classes,
     load_templates,
 )
-from clipaudit.heads.texts.encoder import fill
 from clipaudit.heads.texts.pool import CONTEXT, CORE, KINDS, UNSPECIFIED, load_pool, pool_for
 
 FOLDER = Path(pool.__file__).parent / "pool"
@@ -354,6 +353,8 @@ def test_numbers_without_names(tmp_path):
 def test_template_sets():
     from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 
+    from clipaudit.heads.texts.encoder import fill
+
     imagenet = load_templates()
     assert len(set(imagenet)) == 80
     assert all(template.count("{}") == 1 for template in imagenet)
@@ -365,6 +366,8 @@ def test_template_sets():
 
 
 def test_prompts_leave_names_alone():
+    from clipaudit.heads.texts.encoder import fill
+
     prompts = [[fill(template, name) for template in ("x {}", "{}.")] for name in ("{0}", "a {} b")]
     assert prompts == [["x {0}", "{0}."], ["x a {} b", "a {} b."]]
 

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from clipaudit.cli.console.query import print_answer
 from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.retrieval import retriever as module
 from clipaudit.retrieval.card import EMBEDDING
+from clipaudit.retrieval.head_index import HeadIndex
 from clipaudit.retrieval.plan import IndexConfig, build_indexes
 from clipaudit.retrieval.queries import QueryEncoder, parse_key, stored_coordinates
 from clipaudit.retrieval.request import Request, answers, parse_weights
@@ -106,6 +108,20 @@ def test_several_filters_must_all_hold(run):
     index = retriever.index(HEADS[0])
     assert (index.search(query[HEADS[0]], 5, where=["label = 1"]).numbers
             == index.search(query[HEADS[0]], 5, where="label = 1").numbers).all()  # fmt: skip
+
+
+def test_attributes_that_hold_numbers_are_filtered_as_numbers(tmp_path):
+    lights = {"failures": (), "attributes": lambda i: {"light": str(5 * i), "dark": str(i < 10).lower()}}
+    spec = replace(SPEC, attributes=("light", "dark"))
+    run = Run(make_run(str(tmp_path / "run"), spec, shards=1, rows=40, **lights))
+    build_indexes(IndexConfig(run=run.directory.url, memory=MEMORY, heads=HEADS[:1]))
+    index = HeadIndex.open(run, HEADS[0])
+    assert np.flatnonzero(index.mask("light < 9")).tolist() == [0, 1]
+    assert np.flatnonzero(index.mask(["light < 100", "dark = FALSE"])).tolist() == list(range(10, 20))
+    with pytest.raises(UsageError, match="light holds numbers from 0 to 195, and 'dim' is no such value"):
+        index.mask("light = dim")
+    none = Retriever(run).answer(Question(queries=asked(run, 3, HEADS[:1]), k=3, where="light > 500"))
+    assert none.notes[-1] == "no image has attributes.light > 500: attributes.light is 0 to 195"
 
 
 def test_the_query_itself_is_left_out(run):
