@@ -8,9 +8,9 @@ alternate; seconds are of the wall, so that waiting for threads counts. The last
 skill from that of a minimum found to 1e-7.
 
 Before, the regression was an L-BFGS of our own with at most 40 iterations. In CPU seconds on one thread, alternating
-(48 heads), scikit-learn takes 1.4, 2.0 and 2.3 times as long with 2, 10 and 20 classes. The old code ran on all threads: on
-two shared cores A takes a tenth of its time. On the demo's birds (16 heads) the old skills were up to 0.003 off the
-minimum's, where it had stopped early; A's are within 0.00013.
+(48 heads), scikit-learn takes 1.4, 2.0 and 2.3 times as long with 2, 10 and 20 classes. The old code ran on all
+threads: on two shared cores A takes a tenth of its time. On the demo's birds (16 heads) the old skills were up to 0.003
+off the minimum's, where it had stopped early; A's are within 0.00013.
 """
 
 from __future__ import annotations
