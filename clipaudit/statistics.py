@@ -23,7 +23,7 @@ def benjamini_hochberg(p: Floats) -> Float64s:
 
 
 def wilson(share: Floats | float, n: Floats | float, quantile: float) -> tuple[Float64s, Float64s]:
-    """Wilson's score limits of shares of n trials, each of the arguments' shape, float64 within 0..1.
+    """Wilson's score limits of shares of n trials, float64 within 0..1; arguments of any shape, broadcast.
 
     Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 1927. n may be any number above
     0, such as a number of effective images; quantile is the normal's (or t's) of two sides.

@@ -160,7 +160,7 @@ def _write_sheet(
         from clipaudit.retrieval.sheet_maps import SheetMaps  # loads torch
 
         draw = SheetMaps(retriever, side=side, device=maps_device)
-    page = contact_sheet(retriever.run, request.shown(retriever, thumbnails), panels, thumbnails, draw)
+    page = contact_sheet(retriever.run, request.sheet_query(retriever, thumbnails), panels, thumbnails, draw)
     try:
         html.write_text(page, encoding="utf-8")
     except OSError as error:

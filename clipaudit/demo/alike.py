@@ -56,10 +56,10 @@ def alike(run_url: str, words: Sequence[HeadTexts], path: Path) -> Alike | None:
     retriever, thumbnails = Retriever(run), Thumbnails(run)
     index = retriever.index(head.head)
     first = index.rows(np.flatnonzero(index.mask(_PLAIN))[:1])[0]
-    asking = Request(weights={head.head: 1.0}, key=(first.shard_id, first.key), k=IMAGES, compare=True)
-    panels = answers(retriever, QueryEncoder(run, "cpu"), asking)
+    request = Request(weights={head.head: 1.0}, key=(first.shard_id, first.key), k=IMAGES, compare=True)
+    panels = answers(retriever, QueryEncoder(run, "cpu"), request)
     draw = SheetMaps(retriever, side=160, device="cpu")
-    path.write_text(contact_sheet(run, asking.shown(retriever, thumbnails), panels, thumbnails, draw), "utf-8")
+    path.write_text(contact_sheet(run, request.sheet_query(retriever, thumbnails), panels, thumbnails, draw), "utf-8")
     shared = [
         {
             name: sum(hit.row.attributes[name] == first.attributes[name] for hit in panel.answer.hits)

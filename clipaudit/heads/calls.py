@@ -99,36 +99,24 @@ def ablate(
     device: str = "auto",
     on_head: Progress = _silent,
 ) -> Ablation:
-    """Replace heads, layers or MLPs by their means, classify every stored row again, and say what changes.
-
-    No image is read and no image model runs: an ablated embedding is `z - sum (y - mean y) Q` (docs/method.md,
-    5 Ablation). With nothing to replace, the plain zero-shot accuracy.
+    """Replace heads, layers or MLPs by their means, classify every stored row again: what changes (docs/method.md 5).
 
     Args:
-        run: a run with labels, or its path.
-        heads: head labels to replace.
-        layers: replace every stored head of these: the number of last layers, or `8,10` or `8-11`.
-        mlps: replace these MLPs: `all`, or layers; for runs made with `--components`.
-        roles: replace every head with one of these roles: properties or kinds of the texts.
-        reconstruct: replace heads by what so many of their texts span, instead of by their means.
-        attribute: groups are classes by this column's values.
-        where: filters for the rows that are classified.
-        fit: filters for the rows that means, roles and texts are taken from.
+        run: a run with labels, or its path; with nothing to replace, the result is its plain zero-shot accuracy.
+        heads, layers, mlps, roles: what is replaced: head labels; every head of the last so many layers, or of `8-11`;
+            MLPs of `all` or such layers (of runs with `--components`); heads with one of these roles.
+        reconstruct: replace heads by what so many of their texts span, not by their means.
+        attribute, min_group: groups are classes by this column's values, those with enough rows can be the worst.
+        where, fit: filters for the rows that are classified, and for those that means, roles and texts come from.
         means: other means: `balanced` (every label with equal weight), another run, or a filter.
-        random: how many sets of as many heads of the same layers to draw, as a control.
-        classes: file of class names; default: `classnames.txt` beside the shards, or the run's labels.
-        templates: prompts: `imagenet`, `simple`, `single` or a file.
-        texts: text file for roles and reconstructions; default: clipaudit's own pool.
-        criterion: of TextSpan, see `describe_heads`.
-        min_group: groups with fewer rows cannot be the worst.
-        seed: of everything that is drawn at random.
-        device: where the text encoder runs.
-        on_head: told `(done, total)` while roles are found.
+        random: how many random sets of as many heads of the same layers are a control.
+        classes, templates, texts, criterion, device: class names, prompts, texts and text encoder, as the command's.
+        seed, on_head: of everything drawn at random; told `(done, total)` while roles are found.
 
     Raises UsageError when a column is not stored, the run has no labels, no rows pass, or no head has a role.
 
-    >>> found = ablate("demo-out/birds-run", ["L04H01", "L05H00"], attribute="place")
-    >>> 0 <= found.ablated.accuracy.value <= 1
+    >>> result = ablate("demo-out/birds-run", ["L04H01", "L05H00"], attribute="place")
+    >>> 0 <= result.ablated.accuracy.value <= 1
     True
     """
     if random < 0:
@@ -147,8 +135,8 @@ def ablate(
         seed=seed,
     )
     choice = Choice(heads=as_names(heads), layers=layers, mlps=mlps, roles=as_names(roles))
-    question = Experiment(reader, RunTexts(reader, device), config)
-    return ablation(question, choice, reconstruct=reconstruct, random=random, on_head=on_head)
+    experiment = Experiment(reader, RunTexts(reader, device), config)
+    return ablation(experiment, choice, reconstruct=reconstruct, random=random, on_head=on_head)
 
 
 def compare_runs(

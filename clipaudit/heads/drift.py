@@ -96,12 +96,12 @@ class Drift:
         return Interval(value=value, low=value - margin, high=value + margin)
 
     def towards(self, count: int) -> Ints:
-        """Up to `count` texts that the mean moved towards, furthest first."""
+        """(m,) int64 indices of up to `count` texts that the mean moved towards, furthest first."""
         order = np.argsort(-self.shifts, kind="stable")[:count]
         return order[self.shifts[order] > 0]
 
     def away(self, count: int) -> Ints:
-        """Up to `count` texts that the mean moved away from, furthest first."""
+        """(m,) int64 indices of up to `count` texts that the mean moved away from, furthest first."""
         order = np.argsort(self.shifts, kind="stable")[:count]
         return order[self.shifts[order] < 0]
 

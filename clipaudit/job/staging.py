@@ -49,7 +49,7 @@ class Batch:
     """That the device was busy with this batch; known after `wait()`."""
 
     def wait(self) -> dict[str, Float32s]:
-        """The results of `Compute` as numpy arrays of the same shapes and dtypes; waits until they are on the host."""
+        """Wait until the results of `Compute` are on the host; (B, ...) float32 arrays by name, B images each."""
         self.seconds = self._finish()
         return {name: value.numpy() for name, value in self._results.items()}
 

@@ -120,7 +120,7 @@ class PictureReader:
         return FramedPicture(name=name, display=display, seen=seen, frame=frame)
 
     def see(self, data: bytes, name: str) -> tuple[Uint8s, Frame]:
-        """`seen` and `frame` of `read`, without a picture for display: the file is decoded once and not twice.
+        """The (h, w, 3) uint8 `seen` and the `frame` of `read`, without a picture for display: one decoding, not two.
 
         UsageError when it cannot be decoded.
         """

@@ -55,7 +55,7 @@ class RunMaps:
             return None
 
     def see(self, data: bytes, name: str) -> tuple[Uint8s, Frame]:
-        """The model's input and where it lies in the image: `read` without the picture for display, and UsageError."""
+        """The model's input, (h, w, 3) uint8, and where it lies in the image; UsageError when it cannot be decoded."""
         return self._reader.see(data, name)
 
     def scorer(self, heads: Sequence[str] | None, directions: Floats) -> Scorer:

@@ -90,7 +90,10 @@ class TokenDecomposition:
         return self._maps(out, scores, texts, images)
 
     def by_head(self, images: Tensor, texts: Tensor, *, contrast: bool = False) -> TokenMaps:
-        """Maps of each chosen head alone, in the order given (all: layer by layer); arguments as in a call."""
+        """Maps of each chosen head alone, in the order given (all: layer by layer).
+
+        images (B, 3, H, W) as the model takes them, texts (T, D) unit vectors, as in a call.
+        """
         out, texts = self._decompose(images, texts, contrast)
         scores = token_scores(out, self.decomposer.readout, texts)  # (B, layers, heads, tokens, T)
         if self.chosen is None:

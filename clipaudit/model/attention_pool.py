@@ -48,7 +48,7 @@ class PooledReadout(Readout):
         return super().fold(texts).expand(len(self.layers), self.heads, -1, -1)
 
     def fold_tokens(self, texts: Tensor) -> Tensor:
-        """See `Readout`."""
+        """(n, D) texts -> (layers, heads, P, n, head_dim), for the values of P pooling heads; see `Readout`."""
         m = self.on(texts.device, texts.dtype)
         seen = (texts @ m["out"].T).reshape(len(texts), self.values.shape[0], -1)  # (n, P, K / P)
         return torch.einsum("npk,lhpjk->lhpnj", seen, m["mix"])
@@ -58,7 +58,7 @@ class PooledReadout(Readout):
         return torch.einsum("blhpj,lhpjk->blhpk", u, matrices["mix"]).flatten(-2) @ matrices["T"][0, 0]
 
     def by_layer(self, y: Tensor, matrices: Matrices) -> Tensor:
-        """See `Readout`."""
+        """(B, layers, heads, K) coordinates -> (B, layers, D) sums of the heads; see `Readout`."""
         return y.sum(dim=2) @ matrices["Q"][0, 0]
 
     def joint(self, stream: Tensor, matrices: Matrices) -> Tensor:

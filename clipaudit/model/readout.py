@@ -102,8 +102,8 @@ class Readout:
         return self._on_device[key]
 
     def arrays(self, dtype: npt.DTypeLike = np.float32) -> dict[str, npt.NDArray[np.floating]]:
-        """Every array by its name, as numpy, for saving: Q, T, G, norm_bias, attention_bias and, where the tower has
-        them, attention_bias_scaled and initial."""
+        """Every array by its name, as numpy, for saving: Q and T (layers, heads, dh, ...), G (width, D), norm_bias
+        (D,), attention_bias and, where the tower has them, attention_bias_scaled and initial."""
         return {name: value.numpy().astype(dtype) for name, value in self._named()}
 
     def _named(self) -> list[tuple[str, Tensor]]:
@@ -177,7 +177,7 @@ def branch_scale(block: Block, rows: Tensor) -> Tensor | None:
 
 
 def inverse_sigma(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """1 / sqrt(var(x) + eps) over the last axis, as the LayerNorm computes it."""
+    """(..., width) -> (...,): 1 / sqrt(var(x) + eps) over the last axis, as the LayerNorm computes it."""
     return (x.var(dim=-1, unbiased=False) + norm.eps).rsqrt()
 
 
@@ -198,23 +198,23 @@ def attention_update(block: Block, rows: Tensor) -> Tensor:
 
 
 def linear_as(linear: nn.Linear, x: Tensor) -> Tensor:
-    """The linear map in the dtype of x."""
+    """The linear map in the dtype of x: (..., in) -> (..., out)."""
     return F.linear(x, linear.weight.to(x.dtype), None if linear.bias is None else linear.bias.to(x.dtype))
 
 
 def norm_as(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """The LayerNorm in the dtype of x."""
+    """The LayerNorm in the dtype of x, of any shape (..., width)."""
     weight, bias = (None if p is None else p.to(x.dtype) for p in (norm.weight, norm.bias))
     return F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
 
 
 def double(x: Tensor) -> Tensor:
-    """A parameter in float64 on the CPU."""
+    """A parameter of any shape in float64 on the CPU."""
     return x.detach().to(device="cpu", dtype=torch.float64)  # first to the CPU: MPS has no float64
 
 
 def affine(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    """Gain and bias of a LayerNorm, float64; ones and zeros where it has none."""
+    """Gain and bias of a LayerNorm, (width,) float64 each; ones and zeros where it has none."""
     size = norm.normalized_shape[0]
     gain = torch.ones(size, dtype=torch.float64) if norm.weight is None else double(norm.weight)
     bias = torch.zeros(size, dtype=torch.float64) if norm.bias is None else double(norm.bias)
@@ -234,8 +234,11 @@ def head_map(tower: Tower) -> tuple[Tensor, Tensor]:
 
 
 def fold_attention(block: Block) -> tuple[Tensor, Tensor, Tensor]:
-    """W, b, c of `update = k (u W + b) + c` with k from `branch_scale` (1 where there is none); b is 0 but in
-    post-norm blocks, where the norm scales the output bias too."""
+    """W (width, width), b and c (width,) of `update = k (u W + b) + c`.
+
+    k is from `branch_scale` (1 where there is none); b is 0 but in post-norm blocks, where
+    the norm scales the output bias too.
+    """
     weight, fixed = double(block.out.weight).T, torch.zeros(block.out.out_features, dtype=torch.float64)
     if block.out.bias is not None:
         fixed = double(block.out.bias)

@@ -123,7 +123,7 @@ class Tower:
         return self.pooling == "attention" or (self.pooling == "average" and per_token)
 
     def parameter(self) -> torch.Tensor:
-        """A parameter of the tower: tells its device and dtype."""
+        """A parameter of the tower, (width, width): tells its device and dtype."""
         return self.blocks[0].out.weight
 
 

@@ -40,14 +40,14 @@ TARGET_RECALL: Final = 0.985
 _K: Final = 10
 _QUERIES: Final = 1000
 _QUERY_NUMBERS: Final = 130_000_000_000
-"""Queries of the measurement times the numbers of all rows: beyond, fewer queries are asked."""
+"""Most queries of the measurement times the numbers of all rows; of larger runs fewer queries are asked."""
 _TIMED: Final = 200
 _BATCH_ROWS: Final = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildTask:
-    """One index to build, small enough to travel."""
+    """One index to build; small, because it is sent to builders in other processes."""
 
     run: str
     name: str
@@ -55,7 +55,7 @@ class BuildTask:
     metric: Metric = DEFAULT_METRIC
     kind: str = "auto"
     segments: tuple[str, ...]
-    """Row segments that the index is to cover."""
+    """Row segments that the index will cover."""
     memory: int | None = None
     """Bytes that the process may have resident; None for half of its machine's, shared by `builders`."""
     builders: int = 1
@@ -63,11 +63,11 @@ class BuildTask:
     threads: int = 1
     seed: int = 0
     update: bool = False
-    """Extend the index that is there."""
+    """Extend the present index."""
 
 
 def build(task: BuildTask, progress: Progress = lambda stage, share: None) -> IndexCard:
-    """Build or extend one index and publish it; the older one stays until then.
+    """Build or extend one index and publish it; an older one is served until then.
 
     UsageError when `--memory` is too small or there is nothing to index, StorageFull when there is no space left.
     """
@@ -79,7 +79,7 @@ def build(task: BuildTask, progress: Progress = lambda stage, share: None) -> In
 def build_shared(
     task: BuildTask, cpus: int, builders: int, progress: Progress = lambda stage, share: None
 ) -> IndexCard:
-    """`build` with `cpus` threads, as one of `builders` that share a machine's memory."""
+    """`build` with `cpus` threads, as one of `builders` processes that share a machine's memory; errors as `build`."""
     return build(replace(task, threads=cpus, builders=builders), progress)
 
 
@@ -95,25 +95,25 @@ def _build(run: Run, task: BuildTask, progress: Progress) -> IndexCard:
 
 
 def _extend(run: Run, task: BuildTask, progress: Progress) -> IndexCard:
-    """The index that is there with the rows of more segments; its mean and its lists stay."""
+    """The present index with the rows of further segments; its mean and its lists stay."""
     began = time.perf_counter()
     card = read_card(run.directory, task.name)
     old = covered(run.directory, card.segments)
     check_covers(run, card, old, stale=True)
     shards = list(covered(run.directory, task.segments))
     if shards[: len(old)] != list(old):
-        raise IntegrityError(f"the index of {task.name} was replaced meanwhile: ask again")
+        raise IntegrityError(f"the index of {task.name} was replaced meanwhile: run the update again")
     rows, space = sum(run.records[shard].ok for shard in shards), Space(card.metric, np.array(card.mean))
     if resident_bytes() + int(card.kind.bytes_per_vector(card.dim) * rows) > _allowed(task):
         raise UsageError(f"--memory is too small to extend the index of {task.name} to {rows:,} vectors")
     files = LocalFiles(run.directory)
-    there = files.directory(card.directory, card.files)
-    index = VectorIndex.load(there, card.kind, card.dim, mapped=False)
+    present = files.directory(card.directory, card.files)
+    index = VectorIndex.load(present, card.kind, card.dim, mapped=False)
     _, queries, own = _sample(run, task.name, shards, space, rows, 0, np.random.default_rng(task.seed), progress)
     with published(run.directory, card.directory) as place:
         made = Made(index.kind, rows, card.training_rows, ExactNeighbours(queries, min(_K + 1, rows)), queries, own)
         if card.kind.name == "ivf-pq":
-            _copy(there / VECTORS, place / VECTORS)
+            _copy(present / VECTORS, place / VECTORS)
         for batch in prepared(run, task.name, list(old), space):
             made.exact.add(batch)
         _add(index, prepared(run, task.name, shards[len(old) :], space), place, made, progress)
@@ -125,23 +125,30 @@ def _extend(run: Run, task: BuildTask, progress: Progress) -> IndexCard:
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """An index whose files are written, and what it is to be measured with."""
+    """An index whose files are written, with what measures it."""
 
     kind: Kind
     rows: int
     trained: int
+    """Rows of the training sample."""
     exact: ExactNeighbours
+    """Of the queries, among all rows."""
     queries: Float32s
+    """(q, dim), prepared."""
     own: Ints
+    """(q,) numbers of the rows that are the queries."""
 
     def opened(self, place: Path) -> tuple[VectorIndex, int, float]:
-        """(index, effort, recall@10) with a searcher's eyes: mapped from its files."""
+        """(index, effort, recall@10) of the index as it is searched: mapped from its files."""
         index = VectorIndex.load(place, self.kind, self.queries.shape[1])
         return index, *index.tune(self.queries, self.exact.finish(self.own), TARGET_RECALL)
 
 
 def construct(run: Run, task: BuildTask, shards: Sequence[int], space: Space, place: Path, progress: Progress) -> Made:
-    """Choose a kind, train, stream the rows of some shards in and write the files into `place`."""
+    """Choose a kind, train, stream the rows of some shards in and write the files into `place`.
+
+    UsageError without ok rows, or when the index does not fit into the memory of the task.
+    """
     rows, dim = sum(run.records[shard].ok for shard in shards), run.spec.vectors[task.name]
     if not rows:
         raise UsageError(f"the run at {run.directory.url} has no images to index: none is ok")
@@ -162,7 +169,7 @@ def construct(run: Run, task: BuildTask, shards: Sequence[int], space: Space, pl
 def _card(
     run: Run, task: BuildTask, made: Made, place: Path, space: Space, began: float, updates: int = 0
 ) -> IndexCard:
-    """Measure what was written, and say what it is."""
+    """The card of the written index, with its measured recall and latency."""
     files = {path.name: stored(path) for path in sorted(place.iterdir())}
     index, effort, recall = made.opened(place)
     if len(index) != made.rows:
@@ -208,7 +215,7 @@ def _mean(run: Run, task: BuildTask, shards: Sequence[int]) -> npt.NDArray[np.fl
 
 
 def prepared(run: Run, name: str, shards: Sequence[int], space: Space) -> Iterator[Float32s]:
-    """The ok rows of a column in order, prepared for the index, a batch at a time."""
+    """The ok rows of a column in order, prepared for the index: (n, dim) float32, a batch at a time."""
     for batch in run.batches([name], _BATCH_ROWS, shards):
         values, valid = vectors_of(batch.column(0))
         yield space.images(values if valid.all() else values[valid])
@@ -224,15 +231,15 @@ def _sample(
     rng: np.random.Generator,
     progress: Progress,
 ) -> tuple[Float32s, Float32s, Ints]:
-    """(training sample, queries that are not in it, the queries' row numbers), drawn from all rows alike.
+    """(training sample, queries that are not in it, the queries' row numbers), drawn evenly from all rows.
 
     The number of rows is known from the commits, so that positions can be drawn first and picked in one pass: every set
-    of rows is as likely as with a reservoir, which would have to look at each row.
+    of rows is as likely as with a reservoir, which would draw a number for each row.
     """
     dim = run.spec.vectors[name]
     asked = min(_QUERIES, max(50, _QUERY_NUMBERS // (rows * dim)), rows)
     drawn = rng.choice(rows, min(trained + asked, rows), replace=False)
-    # of few rows all are needed for training, and then the queries are among them
+    # where there are too few rows for both, the queries are among those of the training sample
     own, chosen = np.sort(drawn[:asked]), np.sort(drawn[-trained:] if trained else drawn[:0])
     sample, queries = np.empty((len(chosen), dim), np.float32), np.empty((asked, dim), np.float32)
     start = 0
@@ -279,7 +286,7 @@ def _latency(index: VectorIndex, queries: Float32s, effort: int) -> tuple[float,
             before = time.perf_counter()
             index.search(query, min(_K, len(index)), effort)
             times.append(1000 * (time.perf_counter() - before))
-    times = times[len(times) // 2 :]  # the first ones fault pages in
+    times = times[len(times) // 2 :]  # the first half reads the files into memory
     return float(np.median(times)), float(np.percentile(times, 95))
 
 

@@ -1,4 +1,4 @@
-"""`indexes/L22H05/card.json`: what an index is, what it covers, how well and how fast it answers."""
+"""`indexes/L22H05/card.json`: an index's kind, the rows that it covers, its recall and latency."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from clipaudit.run.records import StoredFile, now
 Metric: TypeAlias = Literal["centred", "raw", "cosine"]
 METRICS: Final = ("cosine", "centred", "raw")
 DEFAULT_METRIC: Final[Metric] = "cosine"
-"""Of rows minus their mean. Lengths differ several times within a head and say little of what it looks at: by products
+"""Of rows minus their mean. Lengths differ several times within a head and tell little of what it looks at: by products
 alone the longest rows are every image's neighbours (`benchmarks/index.py things` has the figures)."""
 
 FOLDER: Final = "indexes"
 CARD: Final = "card.json"
 ROWS: Final = "_rows"
-"""Directory beside the indexes: what is known of their rows, in segments that all of them share."""
+"""Directory beside the indexes: facts about their rows, in segments that all of them share."""
 EMBEDDING: Final = "embedding"
 _VERSION: Final = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexCard:
-    """What an index is, what it covers, how well and how fast it answers."""
+    """An index's kind, the rows that it covers, its recall and latency."""
 
     name: str
     """A head label, or `embedding`."""
@@ -44,14 +44,14 @@ class IndexCard:
     dim: int
     rows: int
     mean: tuple[float, ...] = field(repr=False)
-    """What was subtracted from every row: the run's mean when the index was first built; zeros for `raw`."""
+    """Subtracted from every row: the run's mean when the index was first built; zeros for `raw`."""
     segments: tuple[str, ...]
     """Row segments in the order of the rows."""
     files: dict[str, StoredFile]
     bytes_per_vector: float
     """Of the files in the index's directory; the row segments, which all indexes share, are not counted."""
     effort: int
-    """Lists looked into, or candidates of the graph; what `recall_at_10` was measured with."""
+    """Lists that are searched, or candidates of the graph; `recall_at_10` was measured with it."""
     recall_at_10: float
     """Share of the ten true neighbours that were found, over queries that training did not see."""
     recall_queries: int
@@ -61,7 +61,7 @@ class IndexCard:
     training_rows: int
     build_seconds: float
     memory_bytes: int
-    """What the build was allowed."""
+    """That the build was allowed to have resident."""
     peak_bytes: int
     """The largest resident size of the building process; 0 when unknown."""
     fingerprint: str
@@ -78,20 +78,20 @@ class IndexCard:
         return f"{FOLDER}/{self.name}"
 
     def to_json(self) -> bytes:
-        """UTF-8 JSON, for people too."""
+        """UTF-8 JSON, indented."""
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False).encode()
 
 
 def read_card(run_dir: RunDirectory, name: str) -> IndexCard:
     """An index's card; UsageError when there is no index of that name, IntegrityError when the card is damaged."""
-    found = find_card(run_dir, name)
-    if found is None:
+    card = find_card(run_dir, name)
+    if card is None:
         have = indexed(run_dir)
         raise UsageError(
             f"the run at {run_dir.url} has no index of {name}: build it with `clipaudit index {run_dir.url} --heads"
             f" {name}`" + (f" (there is {_listed(have)})" if have else "")
         )
-    return found
+    return card
 
 
 def find_card(run_dir: RunDirectory, name: str) -> IndexCard | None:
@@ -132,15 +132,15 @@ class Space:
 
     def images(self, coordinates: Floats) -> Float32s:
         """(n, dim) coordinates, rows or queries -> (n, dim) float32: minus the mean; of length 1 for `cosine`."""
-        found = np.array(coordinates, np.float32)
+        vectors = np.array(coordinates, np.float32)
         if self.metric != "raw":
-            found -= self.mean
-        return _unit(found) if self.metric == "cosine" else found
+            vectors -= self.mean
+        return _unit(vectors) if self.metric == "cosine" else vectors
 
     def texts(self, folded: Floats) -> Float32s:
-        """(n, dim) folded texts `Q t` -> queries; the score of a text is its product with a row minus the mean."""
-        found = np.array(folded, np.float32)
-        return _unit(found) if self.metric == "cosine" else found
+        """(n, dim) folded texts `Q t` -> (n, dim) float32 queries; a text's score is its product with a centred row."""
+        vectors = np.array(folded, np.float32)
+        return _unit(vectors) if self.metric == "cosine" else vectors
 
 
 def _unit(vectors: Float32s) -> Float32s:
@@ -183,5 +183,5 @@ def _adapter() -> TypeAdapter[IndexCard]:
     return TypeAdapter(IndexCard)
 
 
-def _listed(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names) if len(names) <= most else f"{names[0]} to {names[-1]}, {len(names)} of them"
+def _listed(names: Sequence[str], limit: int = 6) -> str:
+    return ", ".join(names) if len(names) <= limit else f"{names[0]} to {names[-1]}, {len(names)} of them"

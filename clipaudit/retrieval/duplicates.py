@@ -8,14 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipaudit.arrays import Float32s, Ints
+from clipaudit.arrays import Bools, Float32s, Ints
 from clipaudit.errors import IntegrityError, RunMismatch, UsageError
 from clipaudit.retrieval.build import BuildTask, Progress, construct, prepared
 from clipaudit.retrieval.card import EMBEDDING, Space
@@ -29,7 +29,7 @@ FOLDER: Final = "duplicates"
 TABLE: Final = "duplicates.parquet"
 SUMMARY: Final = "summary.json"
 _NEIGHBOURS: Final = 16
-"""Looked at for each image; larger clusters hold together through their members."""
+"""Compared with each image; larger clusters are joined through their members."""
 _SLACK: Final = 1e-3
 """float16 storage rounds cosines by about this."""
 
@@ -55,17 +55,20 @@ class DuplicatesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """What was found; `table` names the file with every image of a cluster."""
+    """Counts of near-duplicates; `table` names the file with every image of a cluster."""
 
     runs: tuple[str, ...]
     similarity: float
+    """Least cosine, as asked for."""
     bits: int
+    """Most differing bits of the perceptual hashes, as asked for."""
     images: tuple[int, ...]
     """Compared, by run."""
     clusters: int
     members: tuple[int, ...]
     """Images in clusters, by run."""
     largest: int
+    """Images of the largest cluster."""
     labels_differ: int
     """Clusters whose images have different labels."""
     recall_at_10: float
@@ -82,7 +85,8 @@ def find_duplicates(
 
     Written to `RUN/duplicates/within/` or `RUN/duplicates/with-NAME/` as `duplicates.parquet`: one row an image, with
     `cluster`, `run` (0 or 1), `shard_id`, `index`, `key`, `label`, its nearest copy, and `keep`, true for one image of
-    each cluster. RunMismatch when the two runs are of different models.
+    each cluster. RunMismatch when the two runs are of different models, UsageError when a run has no ok image or the
+    index of the embeddings does not fit into the memory.
     """
     if other is not None and other.manifest.model["fingerprint"] != run.manifest.model["fingerprint"]:
         raise RunMismatch(
@@ -132,7 +136,7 @@ def read_clusters(run: Run, other: Run | None = None) -> pa.Table | None:
 def _contents(run: Run, other: Run | None) -> list[str]:
     """What the compared runs hold, for `summary.json`."""
     runs = [run] if other is None else [run, other]
-    return [segment_of(found, list(found.records.values()))[0] for found in runs]
+    return [segment_of(each, list(each.records.values()))[0] for each in runs]
 
 
 def _directory(other: Run | None) -> str:
@@ -144,12 +148,16 @@ def _directory(other: Run | None) -> str:
 
 @dataclass(eq=False)
 class _Links:
-    """Pairs that were found: row of the indexed run, row of the asked one, cosine, bits."""
+    """m pairs of near-duplicates."""
 
     first: Ints
+    """(m,) rows of the indexed run."""
     second: Ints
+    """(m,) rows of the asked run."""
     cosine: Float32s
-    bits: npt.NDArray[np.int64]
+    """(m,) of their embeddings."""
+    bits: Ints
+    """(m,) in which their perceptual hashes differ."""
 
 
 def _links(
@@ -162,9 +170,9 @@ def _links(
     within: bool,
     progress: Progress,
 ) -> _Links:
-    """Go through the asked rows, and keep the pairs that are alike in both ways."""
+    """The pairs of asked and indexed rows that are alike by embedding and by perceptual hash."""
     hashes, others = _hashes(rows), _hashes(asked)
-    found: list[tuple[Ints, Ints, Float32s, Ints]] = []
+    pairs: list[tuple[Ints, Ints, Float32s, Ints]] = []
     start = 0
     for batch in stream:
         scores, neighbours = index.search(_unit(batch), min(_NEIGHBOURS + within, len(index)), effort)
@@ -175,40 +183,41 @@ def _links(
             alike &= neighbours != second
         first, second, cosine = neighbours[alike], second[alike], scores[alike]
         distance = _distance(hashes, first, others, second)
-        kept = distance <= config.bits
-        found.append((first[kept], second[kept], cosine[kept], distance[kept]))
+        near = distance <= config.bits
+        pairs.append((first[near], second[near], cosine[near], distance[near]))
         start += len(batch)
         progress("compare", start / max(len(asked), 1))
-    columns = [np.concatenate(parts) for parts in zip(*found, strict=True)] if found else [np.empty(0, np.int64)] * 4
+    columns = [np.concatenate(parts) for parts in zip(*pairs, strict=True)] if pairs else [np.empty(0, np.int64)] * 4
     return _Links(*columns)
 
 
 def _unit(vectors: Float32s) -> Float32s:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    found: Float32s = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
-    return found
+    unit: Float32s = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return unit
 
 
-def _hashes(rows: RowMap) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
-    """(n,) perceptual hashes, and which rows have one."""
+Hashes: TypeAlias = tuple[npt.NDArray[np.uint64], Bools]
+"""(n,) perceptual hashes of 64 bits, and (n,) which rows have one."""
+
+
+def _hashes(rows: RowMap) -> Hashes:
     column = rows.table["phash"].combine_chunks()
     values = np.asarray(column.fill_null(0).to_numpy(), np.int64).view(np.uint64)
     return values, np.asarray(column.is_valid().to_numpy(zero_copy_only=False), np.bool_)
 
 
-def _distance(
-    one: tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]],
-    first: Ints,
-    two: tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]],
-    second: Ints,
-) -> Ints:
-    """(m,) bits in which the hashes of pairs differ; 65 where one has none."""
-    bits = np.bitwise_count(one[0][first] ^ two[0][second]).astype(np.int64)
-    return np.where(one[1][first] & two[1][second], bits, 65)
+def _distance(hashes: Hashes, first: Ints, others: Hashes, second: Ints) -> Ints:
+    """(m,) bits in which the hashes of pairs differ; 65 where one image has none."""
+    bits = np.bitwise_count(hashes[0][first] ^ others[0][second]).astype(np.int64)
+    return np.where(hashes[1][first] & others[1][second], bits, 65)
 
 
 def clusters_of(first: Ints, second: Ints, size: int) -> Ints:
-    """(size,) a number for each node of a graph: the smallest node that it hangs together with, given its edges."""
+    """(size,) the smallest node of each node's connected component, given the edges (m,) and (m,) of a graph.
+
+    Every round hangs both ends of an edge, and the roots of their trees, below the smaller of the two parents.
+    """
     parent = np.arange(size)
     while True:
         low = np.minimum(parent[first], parent[second])
@@ -279,14 +288,14 @@ def _facts(rows: RowMap, numbers: Ints) -> pa.Table:
     return rows.table.select(names).take(pa.array(numbers))
 
 
-def _together(one: pa.Table, two: pa.Table) -> pa.Table:
+def _together(first: pa.Table, second: pa.Table) -> pa.Table:
     """Both runs' rows; labels of two kinds become texts, and null where a run has none."""
-    kinds = [table.schema.field("label").type for table in (one, two) if "label" in table.column_names]
+    kinds = [table.schema.field("label").type for table in (first, second) if "label" in table.column_names]
     if not kinds:
-        return pa.concat_tables([one, two])
+        return pa.concat_tables([first, second])
     kind = kinds[0] if len(set(kinds)) == 1 else pa.string()
     parts = []
-    for table in (one, two):
+    for table in (first, second):
         labels = table["label"].cast(kind) if "label" in table.column_names else pa.nulls(len(table), kind)
         parts.append(table.select(["shard_id", "index", "key"]).append_column("label", labels))
     return pa.concat_tables(parts)
@@ -304,7 +313,7 @@ def _summary(
         pairs = np.unique(np.stack([labelled["cluster"].to_numpy(), labels]), axis=1)
         differ = int((np.bincount(pairs[0].astype(np.int64)) > 1).sum())
     largest = np.argsort(-sizes, kind="stable")[:5]
-    shown = [table.filter(pa.array(cluster == number)).slice(0, 1).to_pylist()[0] for number in largest.tolist()]
+    examples = [table.filter(pa.array(cluster == number)).slice(0, 1).to_pylist()[0] for number in largest.tolist()]
     return Duplicates(
         runs=(run.directory.url,) if other is None else (run.directory.url, other.directory.url),
         similarity=config.similarity,
@@ -315,7 +324,7 @@ def _summary(
         largest=int(sizes.max(initial=0)),
         labels_differ=differ,
         recall_at_10=recall,
-        examples=tuple(shown),
+        examples=tuple(examples),
     )
 
 

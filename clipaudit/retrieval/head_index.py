@@ -17,17 +17,17 @@ from clipaudit.retrieval.vector_index import VectorIndex, threads
 from clipaudit.run.derived import LocalFiles
 from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.run.row import Row
-from clipaudit.schema import Names
+from clipaudit.schema import Names, as_names
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Neighbours(ArrayHolder):
-    """What a search found."""
+    """The rows nearest to q queries."""
 
     scores: Float32s
-    """(q, k) best first; -inf where there were no more rows."""
+    """(q, k) best first; -inf where there are no more rows."""
     numbers: Ints
-    """(q, k) numbers of rows, for `HeadIndex.rows`; -1 where there were no more."""
+    """(q, k) numbers of rows, for `HeadIndex.rows`; -1 where there are no more."""
 
 
 class HeadIndex:
@@ -47,7 +47,7 @@ class HeadIndex:
     ) -> None:
         """Use `open`."""
         self.run, self.card, self.stale = run, card, stale
-        self._files = files  # copies of remote files live as long as this object
+        self._files = files  # copies of remote files exist as long as this object
         self.name = card.name
         self.row_map = rows
         self.space = Space(card.metric, np.array(card.mean))
@@ -94,21 +94,22 @@ class HeadIndex:
 
     # -- queries -----------------------------------------------------------------------------------------------------
 
-    def search(self, coordinates: Floats, k: int = 10, *, where: Names | None = None) -> Neighbours:
-        """The k images most alike in this head, for (dh,) or (q, dh) coordinates of images (D for `embedding`).
+    def search(self, coordinates: Floats, k: int = 10, *, where: Names = ()) -> Neighbours:
+        """The k images most alike in this head, for (dh,) or (q, dh) float coordinates of images (D for `embedding`).
 
         `where` filters rows, `place = water`, see `clipaudit.run.filters`. UsageError for more neighbours than vectors,
         a wrong shape or a filter that is not understood.
         """
         return self.nearest(self.space.images(self._shaped(coordinates)), k, self._allowed(where))
 
-    def search_text(
-        self, texts: Floats, k: int = 10, *, lowest: bool = False, where: Names | None = None
-    ) -> Neighbours:
-        """The k images furthest along (D,) or (q, D) unit text vectors; with `lowest`, furthest the other way."""
+    def search_text(self, texts: Floats, k: int = 10, *, lowest: bool = False, where: Names = ()) -> Neighbours:
+        """The k images furthest along (D,) or (q, D) unit text vectors; with `lowest`, furthest the other way.
+
+        `where` and errors as in `search`.
+        """
         queries = self.space.texts(self.fold(np.atleast_2d(texts)))
-        found = self.nearest(-queries if lowest else queries, k, self._allowed(where))
-        return Neighbours(scores=-found.scores, numbers=found.numbers) if lowest else found
+        result = self.nearest(-queries if lowest else queries, k, self._allowed(where))
+        return Neighbours(scores=-result.scores, numbers=result.numbers) if lowest else result
 
     def fold(self, texts: Floats) -> Floats:
         """(q, D) text vectors in this head's coordinates, `Q t`; as they are for `embedding`."""
@@ -120,7 +121,10 @@ class HeadIndex:
         return folded
 
     def nearest(self, queries: Float32s, k: int, allowed: Bools | None = None) -> Neighbours:
-        """The k largest products with (q, dim) queries that are prepared already, among the rows of a (n,) mask."""
+        """The k largest products with (q, dim) float32 queries that are prepared, among the rows of a (n,) mask.
+
+        UsageError for k below 1 or above the number of rows.
+        """
         if k < 1:
             raise UsageError(f"-k must be at least 1, not {k}")
         if k > len(self):
@@ -132,32 +136,33 @@ class HeadIndex:
         return Neighbours(scores=np.where(numbers < 0, -np.inf, scores).astype(np.float32), numbers=numbers)
 
     def mask(self, where: Names) -> Bools:
-        """(n,) which rows pass a filter, or each of several."""
+        """(n,) booleans: which rows pass a filter, or each of several; UsageError as in `search`."""
         return self.row_map.mask(where)
 
-    def _allowed(self, where: Names | None) -> Bools | None:
-        return None if where is None else self.mask(where)
+    def _allowed(self, where: Names) -> Bools | None:
+        filters = as_names(where)
+        return self.mask(filters) if filters else None
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
     def rows(self, numbers: Sequence[int] | Ints) -> list[Row]:
         """Shard, key, label and the rest of some rows; numbers of -1 are left out."""
-        found = np.asarray(numbers, np.int64)
-        return self.row_map.rows(found[found >= 0])
+        valid = np.asarray(numbers, np.int64)
+        return self.row_map.rows(valid[valid >= 0])
 
     def coordinates(self, shard: int, key: str) -> Floats:
-        """(dim,) the stored coordinates of a sample of the run; UsageError when there is none."""
+        """(dim,) float16, the stored coordinates of a sample of the run; UsageError when there is no such sample."""
         shard, place = self.row_map.place(self.row_map.number(shard, key))
-        found: Floats = self.run.vectors(self.name, (), [shard]).values[place]
-        return found
+        coordinates: Floats = self.run.vectors(self.name, (), [shard]).values[place]
+        return coordinates
 
     def prepared(self, numbers: Ints) -> Float32s:
-        """(m, dim) rows as the index holds them, minus the mean: their products with queries are the scores."""
-        with self._lock:  # the first call may make a table of places
+        """(m, dim) float32 rows as the index stores them, centred: their products with queries are the scores."""
+        with self._lock:  # the first call may make a table, which threads must not do at the same time
             return self._index.vectors(numbers)
 
     def _shaped(self, coordinates: Floats) -> Floats:
-        found = np.atleast_2d(coordinates)
-        if found.ndim != 2 or found.shape[1] != self.card.dim:
+        queries = np.atleast_2d(coordinates)
+        if queries.ndim != 2 or queries.shape[1] != self.card.dim:
             raise UsageError(f"queries of {self.name} have {self.card.dim} numbers, not shape {np.shape(coordinates)}")
-        return found
+        return queries

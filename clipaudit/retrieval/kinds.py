@@ -1,4 +1,4 @@
-"""Which kind of index: by the number of vectors and the memory there is, or as the user spells it."""
+"""Which kind of index: by the number of vectors and the free memory, or as the user spells it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from clipaudit.errors import UsageError
 from clipaudit.retrieval.vector_index import Kind
 
 _FLAT_NUMBERS: Final = 4_000_000
-"""Up to so many numbers an exact search is quicker than 0.5 ms, and nothing can be gained."""
+"""Up to so many numbers an exact search takes less than 0.5 ms."""
 _GRAPH_ROWS: Final = 150_000
-"""Up to here a graph is built in about the time that lists take, and answers sooner."""
+"""Up to so many rows a graph is built in about the time that lists take, and answers faster."""
 _GRAPH_SHARE: Final = 0.25
 """Of the memory that a graph may take: it is several times larger than lists."""
-_MOST_LISTS: Final = 16_384
-_LEAST_LISTS: Final = 16
+_MAX_LISTS: Final = 16_384
+_MIN_LISTS: Final = 16
 _LINKS: Final = 32
 _CODES: Final = 256
 _GROWTH: Final = 1.6
 """Memory of inverted lists while they grow, relative to what they hold."""
 _FIXED_BYTES: Final = 96 * 2**20
-"""What faiss, a row group of Parquet, and the batches on their way take."""
+"""Of faiss, a row group of Parquet, and batches in flight."""
 _SAMPLE_COPIES: Final = 2
 """faiss copies the training sample."""
 _KIND = re.compile(r"(flat)|hnsw(\d*)|ivf(\d*)(-sq)?|ivf(\d*)-pq(\d*)")
@@ -83,13 +83,13 @@ def parse_kind(spec: str, rows: int, dim: int) -> Kind:
 
 
 def number_of_lists(rows: int) -> int:
-    """About 4 sqrt(rows), a power of two, with enough rows in each to learn from."""
-    wanted = 2 ** round(math.log2(max(4 * math.sqrt(max(rows, 1)), _LEAST_LISTS)))
-    return int(max(1, min(wanted, _MOST_LISTS, max(rows, 1) // 32)))
+    """About 4 sqrt(rows), a power of two, with at least 32 rows for each list to learn from."""
+    wanted = 2 ** round(math.log2(max(4 * math.sqrt(max(rows, 1)), _MIN_LISTS)))
+    return int(max(1, min(wanted, _MAX_LISTS, max(rows, 1) // 32)))
 
 
 def build_bytes(kind: Kind, rows: int, dim: int) -> int:
-    """About the most memory that building takes, beside what the process has already."""
+    """About the most bytes that building takes, beside what the process has already."""
     held = kind.bytes_per_vector(dim) * rows * (_GROWTH if kind.lists else 1.0)
     lists = kind.lists * (4 * dim + 64)
     sample = _SAMPLE_COPIES * 4 * dim * min(rows, kind.training_rows)
@@ -98,13 +98,13 @@ def build_bytes(kind: Kind, rows: int, dim: int) -> int:
 
 
 def _candidates(rows: int, dim: int, memory: int) -> list[Kind]:
-    found = []
+    kinds = []
     if rows * dim <= _FLAT_NUMBERS or rows < 64:
-        found.append(Kind(name="flat"))
+        kinds.append(Kind(name="flat"))
     graph = Kind(name="hnsw", links=_LINKS)
     if rows <= _GRAPH_ROWS and build_bytes(graph, rows, dim) <= _GRAPH_SHARE * memory:
-        found.append(graph)
-    return [*found, Kind(name="ivf-sq", lists=number_of_lists(rows)), _pq(rows, dim)]
+        kinds.append(graph)
+    return [*kinds, Kind(name="ivf-sq", lists=number_of_lists(rows)), _pq(rows, dim)]
 
 
 def _pq(rows: int, dim: int) -> Kind:
@@ -118,13 +118,16 @@ def _pq(rows: int, dim: int) -> Kind:
 
 
 def training_rows(kind: Kind, rows: int, dim: int, memory: int) -> int:
-    """How many vectors the training sample has."""
+    """How many vectors the training sample has: as many as the kind needs and `memory` bytes hold."""
     affordable = int((memory - _FIXED_BYTES) // (_SAMPLE_COPIES * 4 * dim))
     return min(rows, kind.training_rows, max(affordable, 2 * kind.lists))
 
 
 def parse_memory(text: str | None, share: float = 0.5) -> int:
-    """`4GB`, `500M`, a number of bytes; by default half of what this machine (or its container) has."""
+    """`4GB`, `500M` or a number of bytes as bytes; by default `share` of this machine's (or container's) memory.
+
+    UsageError naming --memory for anything else.
+    """
     if text is None:
         return int(share * machine_bytes())
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", text.strip().lower())
@@ -135,23 +138,23 @@ def parse_memory(text: str | None, share: float = 0.5) -> int:
 
 
 def machine_bytes() -> int:
-    """Memory of this machine, or of the container that this process lives in."""
-    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of memory of this machine, or of the container that this process is in."""
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
-            found = min(found, int(Path("/sys/fs/cgroup", name).read_text()))
-    return found
+            size = min(size, int(Path("/sys/fs/cgroup", name).read_text()))
+    return size
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is its own or mapped, as the operating system counts it; 0 where it cannot say."""
+    """Resident bytes of this process, mapped files included; 0 where the operating system does not tell."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 
 def peak_bytes() -> int:
-    """The most memory that this process ever had resident; 0 where the operating system cannot say."""
+    """The most bytes that this process ever had resident; 0 where the operating system does not tell."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         # not getrusage's ru_maxrss: Linux starts that at what the parent process had
         return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])

@@ -1,4 +1,4 @@
-"""Which indexes to build or extend, and one builder after another, or many at once on a cluster."""
+"""Which indexes to build or extend, and building them: one after another here, or by another builder."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class IndexConfig:
         if self.update and (self.kind, self.metric) != ("auto", DEFAULT_METRIC):
             raise UsageError("--update keeps an index's kind and metric: leave out --kind and --metric, or --update")
         if self.kind != "auto":
-            parse_kind(self.kind, 1 << 40, 1 << 20)  # a name that is not known is heard of at once
+            parse_kind(self.kind, 1 << 40, 1 << 20)  # an unknown name is an error before any work
 
 
 def plan(config: IndexConfig) -> list[BuildTask]:
-    """What is to be built, after writing the row segments that all of it shares.
+    """The indexes to build, after writing the row segments that all of them share.
 
     UsageError when a head is not stored, or there is nothing to extend. With `update` an index that covers the whole
     run is left out.
@@ -63,10 +63,9 @@ def plan(config: IndexConfig) -> list[BuildTask]:
     run = Run(config.run)
     if not len(run):
         raise UsageError(f"the run at {run.directory.url} has no images to index: none is committed and ok")
-    there = indexed(run.directory)
     names = config.heads
     if names is None:
-        names = there if config.update else (*run.head_labels, EMBEDDING)
+        names = indexed(run.directory) if config.update else (*run.head_labels, EMBEDDING)
     check_columns(run, names)
     if config.update and not names:
         raise UsageError(f"the run at {run.directory.url} has no index to update: leave out --update")
@@ -102,7 +101,7 @@ def threads_here() -> int:
 
 
 def build_here(tasks: Sequence[BuildTask]) -> Iterator[IndexCard]:
-    """One after another in this process, with all its threads."""
+    """Cards of indexes built one after another in this process, with all its threads; errors as `build`."""
     for task in tasks:
         yield build(task)
 
@@ -110,7 +109,10 @@ def build_here(tasks: Sequence[BuildTask]) -> Iterator[IndexCard]:
 def build_indexes(
     config: IndexConfig, builder: Builder = build_here, on_card: Callable[[IndexCard, int], None] | None = None
 ) -> list[IndexCard]:
-    """Build or extend a run's indexes; `on_card(card, total)` after each. Each is in place as soon as it is done."""
+    """Build or extend a run's indexes; `on_card(card, total)` after each, which is published by then.
+
+    The errors of `plan` and `build`.
+    """
     tasks = plan(config)
     cards = []
     for card in builder(tasks):
@@ -118,6 +120,7 @@ def build_indexes(
         if on_card is not None:
             on_card(card, len(tasks))
     run_dir = Run(config.run).directory
-    used = {name for index in indexed(run_dir) if (found := find_card(run_dir, index)) for name in found.segments}
+    cards_now = (find_card(run_dir, name) for name in indexed(run_dir))
+    used = {segment for card in cards_now if card is not None for segment in card.segments}
     remove_unused(run_dir, used, _YOUNG_SECONDS)
     return sorted(cards, key=lambda card: card.name)

@@ -16,7 +16,7 @@ from clipaudit.schema import OK, head_label, parse_head_label
 
 MAX_IMAGE_BYTES: Final = 32 * 2**20
 _MAX_TEXT: Final = 2000
-_MOST_PIXELS: Final = 89_478_485
+_MAX_PIXELS: Final = 89_478_485
 """Of a query image: Pillow's warning limit, half of what a run accepts."""
 
 
@@ -30,18 +30,22 @@ class QueryEncoder:
         self._image_parts: tuple[Any, Any, Any] | None = None
         self._texts: Any = None
 
-    def image(self, data: bytes, names: Sequence[str], shown: str = "the query image") -> dict[str, Floats]:
-        """Coordinates of an image file's bytes by index name, (dh,) each; (D,) for `embedding`.
+    def image(self, data: bytes, names: Sequence[str], title: str = "the query image") -> dict[str, Floats]:
+        """Coordinates of an image file's bytes by index name, (dh,) float32 each; (D,) for `embedding`.
 
-        UsageError when the image cannot be decoded or is too large, RunMismatch when the run's model is another now.
+        `title` stands for the file in messages. UsageError when the image cannot be decoded or is too large,
+        RunMismatch when the run's model has other weights now.
         """
         if len(data) > MAX_IMAGE_BYTES:
-            raise UsageError(f"{shown} has {len(data):,} bytes, more than {MAX_IMAGE_BYTES:,}")
+            raise UsageError(f"{title} has {len(data):,} bytes, more than {MAX_IMAGE_BYTES:,}")
         with self._lock:
-            return self._image(data, names, shown)
+            return self._image(data, names, title)
 
     def text(self, text: str) -> Floats:
-        """(D,) the unit vector of a text, from the run's cache or the model."""
+        """(D,) float32, the unit vector of a text, from beside the run or from the model.
+
+        UsageError when it is empty or too long, RunMismatch when the run's model has other weights now.
+        """
         from clipaudit.heads.texts.vectors import RunTexts
 
         if not text.strip():
@@ -51,23 +55,23 @@ class QueryEncoder:
         with self._lock:
             if self._texts is None:
                 self._texts = RunTexts(self._run, self._device, self._on_load)
-            found: Floats = self._texts.vectors([text])[0]
-            return found
+            vector: Floats = self._texts.vectors([text])[0]
+            return vector
 
-    def _image(self, data: bytes, names: Sequence[str], shown: str) -> dict[str, Floats]:
+    def _image(self, data: bytes, names: Sequence[str], title: str) -> dict[str, Floats]:
         from clipaudit.shards.decoder import ImageTooLarge, ImageUndecodable  # brings torch
 
         decomposer, decoder, normalise = self._image_parts or self._load()
         try:
             decoded = decoder(data)
         except (ImageUndecodable, ImageTooLarge) as error:
-            raise UsageError(f"{shown} cannot be used: {error}") from error
+            raise UsageError(f"{title} cannot be used: {error}") from error
         out = decomposer(normalise([decoded.image]))
         heads = out.heads.float().cpu().numpy()[0]  # (layers, heads, dh)
-        found: dict[str, Floats] = {EMBEDDING: out.embedding.float().cpu().numpy()[0]}
+        coordinates: dict[str, Floats] = {EMBEDDING: out.embedding.float().cpu().numpy()[0]}
         for place, layer in enumerate(self._layers()):
-            found |= {head_label(layer, head): heads[place, head] for head in range(heads.shape[1])}
-        return {name: found[name] for name in names}
+            coordinates |= {head_label(layer, head): heads[place, head] for head in range(heads.shape[1])}
+        return {name: coordinates[name] for name in names}
 
     def _layers(self) -> list[int]:
         return sorted({parse_head_label(name)[0] for name in self._run.head_labels})
@@ -91,7 +95,7 @@ class QueryEncoder:
                 f"the model that {identity['model']} names here has other weights than that of the run at"
                 f" {self._run.directory.url}: its images would mean nothing there"
             )
-        pixels = min(int(identity.get("max_image_pixels") or _MOST_PIXELS), _MOST_PIXELS)
+        pixels = min(int(identity.get("max_image_pixels") or _MAX_PIXELS), _MAX_PIXELS)
         decomposer = Decomposer(loaded.model, layers=self._layers(), precision=precision)
         decoder = ImageDecoder(loaded.transform, DecodeConfig(max_image_pixels=pixels))
         self._image_parts = decomposer, decoder, Normaliser(decoder.mean, decoder.std, loaded.device)
@@ -99,7 +103,7 @@ class QueryEncoder:
 
 
 def read_image(path: Path) -> bytes:
-    """An image file's bytes; UsageError when it is not there or too large."""
+    """An image file's bytes; UsageError when it is missing or too large."""
     try:
         if path.stat().st_size > MAX_IMAGE_BYTES:
             raise UsageError(f"--image {path} has more than {MAX_IMAGE_BYTES:,} bytes")
@@ -111,7 +115,7 @@ def read_image(path: Path) -> bytes:
 def parse_key(run: Run, text: str) -> tuple[int, str]:
     """`3/photo_0001` or `train-000003/photo_0001` -> (shard id, key); keys may hold slashes, shard names may not.
 
-    UsageError when it is no such text, or names no shard of the run, or two.
+    UsageError when it is no such text, or names no shard of the run, or several.
     """
     shard, slash, key = text.partition("/")
     if not slash or not shard or not key:
@@ -119,9 +123,8 @@ def parse_key(run: Run, text: str) -> tuple[int, str]:
     shards = run.manifest.shards
     if shard.isdecimal() and int(shard) < len(shards):
         return int(shard), key
-    named = [
-        found.id for found in shards if found.url.rsplit("/", 1)[-1].removesuffix(".tar") == shard.removesuffix(".tar")
-    ]
+    stem = shard.removesuffix(".tar")
+    named = [each.id for each in shards if each.url.rsplit("/", 1)[-1].removesuffix(".tar") == stem]
     if len(named) != 1:
         many = f"{len(named)} shards have that name: give a number" if named else "there is no such shard"
         raise UsageError(f"--key {text!r}: {many} (the run has {len(shards):,}, numbered from 0)")
@@ -129,7 +132,10 @@ def parse_key(run: Run, text: str) -> tuple[int, str]:
 
 
 def stored_coordinates(run: Run, shard: int, key: str, names: Sequence[str]) -> dict[str, Floats]:
-    """A sample's stored coordinates by index name; UsageError when the run has no such sample, or it is not ok."""
+    """A sample's stored coordinates by index name, (dh,) float16 each, (D,) for `embedding`.
+
+    UsageError when the run has no such sample, or it is not ok.
+    """
     if shard not in run.records:
         raise UsageError(f"shard {shard} is not committed in the run at {run.directory.url}")
     table = run.table(["key", "status"], [shard])
@@ -137,7 +143,7 @@ def stored_coordinates(run: Run, shard: int, key: str, names: Sequence[str]) -> 
     ok = [position for position, status in enumerate(statuses) if status == OK]
     places = [place for place, position in enumerate(ok) if keys[position] == key]
     if not places:
-        reason = next((status for found, status in zip(keys, statuses, strict=True) if found == key), None)
+        reason = next((status for other, status in zip(keys, statuses, strict=True) if other == key), None)
         url = run.manifest.shards[shard].url
         raise UsageError(f"the sample {key!r} of {url} " + (f"is {reason}" if reason else "is not in the run"))
     return {name: run.vectors(name, (), [shard]).values[places[0]] for name in names}

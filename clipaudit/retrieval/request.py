@@ -1,4 +1,4 @@
-"""What a user asks, in the words of the command line and of the server, to questions for the indexes."""
+"""Requests of the command line and of the server, turned into questions for the indexes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from clipaudit.errors import UsageError
 from clipaudit.retrieval.card import EMBEDDING, check_columns
 from clipaudit.retrieval.queries import QueryEncoder
 from clipaudit.retrieval.retriever import End, Question, Retriever
-from clipaudit.retrieval.sheet import Asked, SheetPanel
+from clipaudit.retrieval.sheet import SheetPanel, SheetQuery
 from clipaudit.run.reader import Run
 from clipaudit.run.row import Row
 from clipaudit.run.thumbnails import MAX_SIDE, NoPicture, Thumbnails, shrink
 
-_MOST_HEADS: Final = 64
-_MOST_PIXELS: Final = 89_478_485
+_MAX_HEADS: Final = 64
+_MAX_PIXELS: Final = 89_478_485
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Request:
     """One query: an image, a sample or a text, by which heads, and which images may answer."""
 
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Index name -> weight; none for the whole embedding, or the heads of `role`."""
+    """Index name -> weight; empty for the whole embedding, or the heads of `role`."""
     role: str | None = None
     image: bytes | None = field(default=None, repr=False)
     image_name: str | None = None
@@ -49,8 +49,8 @@ class Request:
             )
         if self.role is not None and self.weights:
             raise UsageError("give --head or --role, not both")
-        if len(self.weights) > _MOST_HEADS:
-            raise UsageError(f"{len(self.weights)} heads are more than the {_MOST_HEADS} that one query may have")
+        if len(self.weights) > _MAX_HEADS:
+            raise UsageError(f"{len(self.weights)} heads are more than the {_MAX_HEADS} that one query may have")
 
     def words(self, run: Run) -> str:
         """The query in words."""
@@ -61,39 +61,43 @@ class Request:
             return f"{like} {self.key[0]}/{self.key[1]}"
         return f"{like} {self.image_name or 'the image'}"
 
-    def shown(self, retriever: Retriever, thumbnails: Thumbnails) -> Asked:
-        """The query for the head of a contact sheet."""
+    def sheet_query(self, retriever: Retriever, thumbnails: Thumbnails) -> SheetQuery:
+        """The query for the top of a contact sheet; the errors of `row`."""
         words, row, picture = self.words(retriever.run), None, None
         try:
             if self.key is not None:
                 row = self.row(retriever)
                 picture = thumbnails(row)
             elif self.image is not None:
-                picture = shrink(self.image, min(MAX_SIDE, 224), _MOST_PIXELS)
+                picture = shrink(self.image, min(MAX_SIDE, 224), _MAX_PIXELS)
         except NoPicture:
             picture = None
-        return Asked(words=words, picture=picture, row=row, image=self.image, where=" and ".join(self.where) or None)
+        where = self.where[0] if len(self.where) == 1 else " and ".join(f"({condition})" for condition in self.where)
+        return SheetQuery(words=words, picture=picture, row=row, image=self.image, where=where or None)
 
     def row(self, retriever: Retriever) -> Row:
-        """The sample that is the query."""
+        """The sample that is the query; UsageError when there is no such sample."""
         assert self.key is not None
         index = retriever.index(self.names(retriever)[0])
         return index.rows([index.row_map.number(*self.key)])[0]
 
     def names(self, retriever: Retriever) -> list[str]:
-        """The indexes that are asked."""
+        """Names of the indexes that are asked; UsageError when no head has the role."""
         if self.role is not None:
             return retriever.heads_of_role(self.role)
         return list(self.weights) or [EMBEDDING]
 
 
 def answers(retriever: Retriever, encoder: QueryEncoder, request: Request) -> list[SheetPanel]:
-    """The answer by the heads, and with `compare` the one by the whole embedding."""
+    """The answer by the heads, and with `compare` the answer by the whole embedding.
+
+    UsageError for what cannot be asked, and the errors of `Retriever.answer` and of `QueryEncoder`.
+    """
     names = request.names(retriever)
     check_columns(retriever.run, names)
     both = request.compare and names != [EMBEDDING]
     for name in (*names, *[EMBEDDING] * both):
-        retriever.index(name)  # what is not indexed is heard of before a model is loaded
+        retriever.index(name)  # a missing index is an error before a model is loaded
     vectors = retriever.query_vectors(
         [*names, *[EMBEDDING] * both],
         encoder,
@@ -123,9 +127,9 @@ def _panel(retriever: Retriever, request: Request, vectors: Mapping[str, Floats]
     if list(names) == [EMBEDDING]:
         title, about = "by the whole embedding", "everything that the model sees"
     else:
-        shown = ", ".join(name if (w := request.weights.get(name, 1.0)) == 1 else f"{w:g} x {name}" for name in names)
-        title = f"by {shown}" if request.role is None else f"by the role {request.role}"
-        about = shown if request.role is not None else f"{'these heads' if len(names) > 1 else 'this head'} alone"
+        heads = ", ".join(name if (w := request.weights.get(name, 1.0)) == 1 else f"{w:g} x {name}" for name in names)
+        title = f"by {heads}" if request.role is None else f"by the role {request.role}"
+        about = heads if request.role is not None else f"{'these heads' if len(names) > 1 else 'this head'} alone"
     about = f"{about}, {retriever.index(names[0]).card.metric} scores"
     return SheetPanel(title=title, about=about, answer=answer, question=question)
 

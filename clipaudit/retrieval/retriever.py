@@ -1,4 +1,4 @@
-"""Answers questions: one head, several with weights, or a role; filters, copies left out, several indexes at once."""
+"""Answers to questions: by one head, several with weights, or a role; with filters, and copies left out."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ End: TypeAlias = Literal["max", "min"]
 
 COPY_BITS: Final = 6
 """Perceptual hashes (64 bits) that differ in at most so many are of copies."""
-_FIRST, _MOST = 256, 1 << 16
-"""Candidates that each head names at first, and at most, when several are combined."""
+_FIRST_CANDIDATES, _MAX_CANDIDATES = 256, 1 << 16
+"""Rows that each head names at first, and at most, when several heads are combined."""
 _MASKS: Final = 8
 _ROLES: Final = ("heads/all/heads.json", "heads/heads.json")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Question:
-    """What is asked of one index or of several."""
+    """A question to one index or to several."""
 
     queries: Mapping[str, Floats]
-    """Index name -> (dim,): coordinates of an image, or a folded text."""
+    """Index name -> (dim,) floats: coordinates of an image, or a folded text."""
     text: bool = False
     """Whether the queries are texts."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Index name -> weight of its score in the sum; 1 for those not named."""
     k: int = 20
     end: End = "max"
-    where: Names | None = None
-    """One filter, or several that a row must all pass: `place = water`; None for all rows."""
+    where: Names = ()
+    """One filter, or several that a row must all pass: `place = water`; none for all rows."""
     unique: bool = False
     """Leave out images that are copies of better ones, or of the query."""
     leave_out: tuple[int, str] | None = None
@@ -55,23 +55,23 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One image that was found."""
+    """One image of an answer."""
 
     rank: int
     """From 1."""
     score: float
     row: Row
     parts: dict[str, float] = field(default_factory=dict)
-    """Each head's weighted share of the score, when several were asked."""
+    """Each head's weighted part of the score, where several were asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The images that were found, best first."""
+    """The images that answer a question, best first."""
 
     hits: tuple[Hit, ...]
     notes: tuple[str, ...] = ()
-    """What one should know: an index older than the run, copies left out, a sum that may have missed an image."""
+    """Remarks: an index older than the run, copies that were left out, a sum that may lack an image."""
 
 
 class Retriever:
@@ -93,7 +93,7 @@ class Retriever:
         self._encoder = QueryEncoder(self.run)
 
     def index(self, name: str) -> HeadIndex:
-        """An opened index; the errors of `HeadIndex.open`."""
+        """An opened index, the same object at every call; the errors of `HeadIndex.open`."""
         with self._lock:
             if name not in self._open:
                 rows: RowMap | None = next((index.row_map for index in self._open.values()), None)
@@ -101,7 +101,7 @@ class Retriever:
             return self._open[name]
 
     def available(self) -> tuple[str, ...]:
-        """Names of the indexes that there are."""
+        """Names of the run's indexes."""
         return indexed(self.run.directory)
 
     def search(
@@ -173,7 +173,7 @@ class Retriever:
         return encoder.image(image, names, image_name or "the query image")
 
     def answer(self, question: Question) -> Answer:
-        """The k best images. UsageError for what cannot be asked, and the errors of `HeadIndex.open`."""
+        """The k best images. UsageError for a question that cannot be answered, and the errors of `HeadIndex.open`."""
         if not question.queries:
             raise UsageError("no head is asked: give --head, --role or --embedding")
         indexes = [self.index(name) for name in question.queries]
@@ -187,7 +187,7 @@ class Retriever:
             raise UsageError(f"-k {question.k} asks for more neighbours than the {len(first):,} vectors of the index")
         if question.k < 1:
             raise UsageError(f"-k must be at least 1, not {question.k}")
-        where = as_names(question.where or ())
+        where = as_names(question.where)
         allowed = self._mask(first.name, where) if where else None
         search = _Search(indexes, question, allowed)
         hits, notes = search.hits()
@@ -238,7 +238,7 @@ def hash_distance(first: int, second: int) -> int:
 
 
 class _Search:
-    """One question on its way to its hits."""
+    """The search for one question's hits."""
 
     def __init__(self, indexes: Sequence[HeadIndex], question: Question, allowed: Bools | None) -> None:
         self._indexes, self._question = indexes, question
@@ -250,7 +250,7 @@ class _Search:
         self._notes: list[str] = []
 
     def _prepared(self, index: HeadIndex) -> Float32s:
-        """(1, dim) what to search the index with: prepared, weighted, and turned round for the lowest end."""
+        """(1, dim) float32, the query that the index is searched with: weighted, and negated for the lowest end."""
         vector = np.atleast_2d(self._question.queries[index.name])
         if vector.shape != (1, index.card.dim):
             raise UsageError(f"a query of {index.name} has {index.card.dim} numbers, not shape {vector.shape}")
@@ -258,79 +258,79 @@ class _Search:
         return (query * np.float32(self._sign * self._question.weights.get(index.name, 1.0))).astype(np.float32)
 
     def hits(self) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
-        """The best k, copies left out when that was asked, and what is to be said of them."""
-        question, most = self._question, len(self._rows)
+        """The best k, copies left out where that was asked, and remarks on them."""
+        question, rows = self._question, len(self._rows)
         wanted = question.k + (self._own is not None)
-        while True:
-            numbers, scores = self._best(min(wanted, most))
-            kept, hidden = self._kept(numbers)
-            if len(kept) >= question.k or len(numbers) < min(wanted, most) or wanted >= most:
+        while True:  # copies that are left out make room: ask for twice as many until there are k
+            numbers, scores = self._best(min(wanted, rows))
+            chosen, copies = self._without_copies(numbers)
+            if len(chosen) >= question.k or len(numbers) < min(wanted, rows) or wanted >= rows:
                 break
             wanted *= 2
-        kept = kept[: question.k]
-        if hidden:
-            self._notes.append(f"{hidden} copies of images that are shown were left out")
-        if len(kept) < question.k:
+        places = np.array(chosen[: question.k], np.int64)
+        if copies:
+            self._notes.append(f"{copies} copies of images that are shown were left out")
+        if len(places) < question.k:
             why = "the filter lets no more through" if self._allowed is not None else "there are no more"
-            self._notes.append(f"{len(kept)} of {question.k} images: {why}")
-        places = np.array(kept, np.int64)
+            self._notes.append(f"{len(places)} of {question.k} images: {why}")
         parts = self._parts(numbers[places]) if len(self._indexes) > 1 else [{}] * len(places)
-        found = zip(self._rows.rows(numbers[places]), scores[places], parts, strict=True)
+        ranked = zip(self._rows.rows(numbers[places]), scores[places], parts, strict=True)
         hits = tuple(
             Hit(rank=rank, score=self._sign * float(score), row=row, parts=part)
-            for rank, (row, score, part) in enumerate(found, 1)
+            for rank, (row, score, part) in enumerate(ranked, 1)
         )
         return hits, tuple(dict.fromkeys(self._notes))
 
     def _best(self, k: int) -> tuple[Ints, Float32s]:
-        """At most k rows and their scores, best first."""
+        """Numbers of at most k rows and their scores, (m,) each, best first."""
         if len(self._indexes) > 1:
             return self._combined(k)
-        found = self._indexes[0].nearest(self._queries[0], k, self._allowed)
-        there = found.numbers[0] >= 0
-        return found.numbers[0][there], found.scores[0][there]
+        nearest = self._indexes[0].nearest(self._queries[0], k, self._allowed)
+        valid = nearest.numbers[0] >= 0
+        return nearest.numbers[0][valid], nearest.scores[0][valid]
 
     def _combined(self, k: int) -> tuple[Ints, Float32s]:
-        """The same by the sum over several heads, by the threshold algorithm (Fagin, Lotem, Naor 2001).
+        """The same by the sum over several heads, by the threshold algorithm of Fagin, Lotem and Naor (2001).
 
-        Each head names its best rows, and all that are named get their full score. A row that no head named scores at
-        most the sum of the heads' last scores; once k rows reach that, nothing better is left.
+        Each head names its best rows, and all named rows get their full score. A row that no head named scores at most
+        the sum of the heads' last scores; once k rows reach that bound, no other row can be better.
         """
         rows = len(self._rows)
-        width = min(max(_FIRST, 4 * k), rows)
+        width = min(max(_FIRST_CANDIDATES, 4 * k), rows)
         while True:
             lists = [
                 index.nearest(query, width, self._allowed)
                 for index, query in zip(self._indexes, self._queries, strict=True)
             ]
-            named = np.unique(np.concatenate([found.numbers[0] for found in lists]))
+            named = np.unique(np.concatenate([nearest.numbers[0] for nearest in lists]))
             named = named[named >= 0]
             scores = np.sum(self._products(named), axis=0)
             order = np.argsort(-scores, kind="stable")[:k]
-            bound = sum(float(found.scores[0][-1]) for found in lists)
-            sure = len(order) >= k and float(scores[order[-1]]) >= bound
-            if sure or width >= rows or bound == -np.inf:
+            bound = sum(float(nearest.scores[0][-1]) for nearest in lists)
+            complete = len(order) >= k and float(scores[order[-1]]) >= bound
+            if complete or width >= rows or bound == -np.inf:
                 break
-            if width >= _MOST:
+            if width >= _MAX_CANDIDATES:
                 self._notes.append("the sum over heads was taken of their best rows; a better image may be missing")
                 break
             width = min(4 * width, rows)
         return named[order], scores[order].astype(np.float32)
 
     def _products(self, numbers: Ints) -> list[Float32s]:
-        """Each head's weighted score of some rows."""
+        """Each head's weighted score of some rows, (m,) each."""
         pairs = zip(self._indexes, self._queries, strict=True)
         return [index.prepared(numbers) @ query[0] for index, query in pairs]
 
     def _parts(self, numbers: Ints) -> list[dict[str, float]]:
+        """Each row's score by head."""
         products = self._products(numbers)
         return [
             {index.name: self._sign * float(scores[i]) for index, scores in zip(self._indexes, products, strict=True)}
             for i in range(len(numbers))
         ]
 
-    def _kept(self, numbers: Ints) -> tuple[list[int], int]:
-        """Places in `numbers` that are shown: not the query itself and, when asked, no copies; how many those are."""
+    def _without_copies(self, numbers: Ints) -> tuple[list[int], int]:
+        """Places in `numbers` without the query itself and, where that is asked, without copies; how many copies."""
         places = [place for place, number in enumerate(numbers.tolist()) if number != self._own]
         if not self._question.unique:
             return places, 0
@@ -338,13 +338,13 @@ class _Search:
         seen: list[int] = []
         if self._own is not None:
             seen += [own for own in self._rows.hashes([self._own]) if own is not None]
-        kept = []
-        for place, found in zip(places, hashes, strict=True):
-            if found is not None:
-                if any(hash_distance(found, other) <= COPY_BITS for other in seen):
+        chosen: list[int] = []
+        for place, phash in zip(places, hashes, strict=True):
+            if phash is not None:
+                if any(hash_distance(phash, other) <= COPY_BITS for other in seen):
                     continue
-                seen.append(found)
-            kept.append(place)
-            if len(kept) == self._question.k:
-                return kept, place + 1 - len(kept) - sum(numbers[: place + 1] == self._own)
-        return kept, len(places) - len(kept)
+                seen.append(phash)
+            chosen.append(place)
+            if len(chosen) == self._question.k:
+                return chosen, place + 1 - len(chosen) - sum(numbers[: place + 1] == self._own)
+        return chosen, len(places) - len(chosen)

@@ -1,4 +1,4 @@
-"""What is known of an index's rows: number -> shard, key, label, attributes, place in the tar; memory-mapped Arrow."""
+"""The rows of an index by number: shard, key, label, attributes, place in the tar; memory-mapped Arrow."""
 
 from __future__ import annotations
 
@@ -47,9 +47,10 @@ class _Segment:
 
 
 def segments_for(run: Run, known: Sequence[str] = ()) -> tuple[str, ...]:
-    """Names of segments that cover all committed shards, `known` ones first; those that are missing are written.
+    """Names of segments that cover all committed shards, `known` ones first; missing segments are written.
 
-    A name says what is in the segment, so that builders who work at the same time make the same ones.
+    A segment's name is a hash of its contents, so that builders at the same time write the same ones. IntegrityError
+    when a segment is damaged or its rows are not those of the commits.
     """
     covered = {shard for name in known for shard in _read(run.directory, name).shards}
     missing = [record for shard, record in run.records.items() if shard not in covered]
@@ -57,7 +58,10 @@ def segments_for(run: Run, known: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def remove_unused(run_dir: RunDirectory, used: Collection[str], older_seconds: float) -> list[str]:
-    """Delete segments that no index refers to; returns their names. Young ones stay: an index may be on its way."""
+    """Delete segments that no index refers to; returns their names.
+
+    Those younger than `older_seconds` stay: an index may be being built on them.
+    """
     if not run_dir.storage.local:
         return []
     removed = []
@@ -72,7 +76,7 @@ def remove_unused(run_dir: RunDirectory, used: Collection[str], older_seconds: f
 def segment_of(run: Run, records: Sequence[CommitRecord]) -> tuple[str, dict[int, tuple[str, int]]]:
     """(name, shards) of the segment that these commits of a run make, whether it is written or not.
 
-    The name changes when a shard is added or its rows are others: it also says what a derived table was made of.
+    The name changes when a shard is added or its rows change: it also tells what a derived table was made of.
     """
     shards = {record.shard_id: (record.files[record.projections].sha256, record.ok) for record in records}
     return hashlib.sha256(json.dumps([run.manifest.fingerprint, shards]).encode()).hexdigest()[:12], shards
@@ -88,9 +92,9 @@ def _write(run: Run, records: Sequence[CommitRecord]) -> str:
     with published(run.directory, directory) as place:
         with pa.OSFile(str(place / _TABLE), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for batch in run.batches(["status", *columns], _BATCH_ROWS, list(shards)):
-                kept = batch.filter(pc.equal(batch["status"], OK)).select(columns)
-                rows += kept.num_rows
-                writer.write_batch(kept)
+                ok = batch.filter(pc.equal(batch["status"], OK)).select(columns)
+                rows += ok.num_rows
+                writer.write_batch(ok)
         expected = sum(ok for _, ok in shards.values())
         if rows != expected:
             raise IntegrityError(f"the run at {run.directory.url} has {rows} ok rows where its commits say {expected}")
@@ -104,20 +108,20 @@ def _read(run_dir: RunDirectory, name: str) -> _Segment:
     if re.fullmatch(r"[0-9a-f]{12}", name) is None:
         raise IntegrityError(f"{run_dir.storage.full(FOLDER)} is damaged: {name!r} names no row segment")
     try:
-        found = json.loads(run_dir.storage.read(path))
-        shards = {int(shard): (str(sha256), int(ok)) for shard, (sha256, ok) in found["shards"].items()}
-        return _Segment(name=name, shards=shards, table=StoredFile(**found["table"]))
+        plain = json.loads(run_dir.storage.read(path))
+        shards = {int(shard): (str(sha256), int(ok)) for shard, (sha256, ok) in plain["shards"].items()}
+        return _Segment(name=name, shards=shards, table=StoredFile(**plain["table"]))
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{run_dir.storage.full(path)} is missing or damaged: build the index again") from error
 
 
 class RowMap:
-    """The rows of an index by number; nothing but what is asked for is read into memory. Thread-safe."""
+    """The rows of an index by number, memory-mapped: only the rows that are asked for are read. Thread-safe."""
 
     def __init__(self, run: Run, segments: Sequence[str], *, verify: bool = True) -> None:
         """IntegrityError when a segment is missing or not what was written."""
         self.segments = tuple(segments)
-        self._files = LocalFiles(run.directory)  # keeps copies of remote files alive
+        self._files = LocalFiles(run.directory)  # copies of remote files exist as long as this object
         self.shards: dict[int, str] = {}
         """Covered shards with the hashes of their rows."""
         self._starts: dict[int, tuple[int, int]] = {}
@@ -153,51 +157,51 @@ class RowMap:
         return why_empty(parse_filter(where, self.filter_columns), self.table)
 
     def rows(self, numbers: Sequence[int] | Ints) -> list[Row]:
-        """The rows of these numbers, in their order."""
-        return [self._row(found) for found in self._taken(numbers, self.table.column_names).to_pylist()]
+        """The rows with these numbers (m,), in their order."""
+        return [self._row(values) for values in self._taken(numbers, self.table.column_names).to_pylist()]
 
     def hashes(self, numbers: Sequence[int] | Ints) -> list[int | None]:
-        """The perceptual hashes of some rows."""
-        found: list[int | None] = self._taken(numbers, ["phash"])["phash"].to_pylist()
-        return found
+        """The perceptual hashes of some rows, as signed 64-bit integers; None where a row has none."""
+        hashes: list[int | None] = self._taken(numbers, ["phash"])["phash"].to_pylist()
+        return hashes
 
     def number(self, shard: int, key: str) -> int:
         """The number of a sample's row; UsageError when there is none."""
         if shard not in self._starts:
             raise UsageError(f"shard {shard} is not among the shards of the index")
         start, ok = self._starts[shard]
-        found = int(pc.index(self.table["key"].slice(start, ok), key).as_py())
-        if found < 0:
+        place = int(pc.index(self.table["key"].slice(start, ok), key).as_py())
+        if place < 0:
             raise UsageError(
                 f"shard {shard} ({self._run.manifest.shards[shard].url}) has no indexed sample with the key {key!r}"
             )
-        return start + found
+        return start + place
 
     def place(self, number: int) -> tuple[int, int]:
-        """(shard id, position among the shard's ok rows) of a row."""
+        """(shard id, position among the shard's ok rows) of a row; IndexError for a number that no row has."""
         for shard, (start, ok) in self._starts.items():
             if start <= number < start + ok:
                 return shard, number - start
         raise IndexError(number)
 
     def at(self, shard: int, index: int) -> Row | None:
-        """The row at a position of a shard, or None."""
+        """The row at a position of a shard, or None where no such row is indexed."""
         start, ok = self._starts.get(shard, (0, 0))
-        found = int(pc.index(self.table["index"].slice(start, ok), pa.scalar(index, pa.int32())).as_py())
-        return None if found < 0 else self.rows([start + found])[0]
+        place = int(pc.index(self.table["index"].slice(start, ok), pa.scalar(index, pa.int32())).as_py())
+        return None if place < 0 else self.rows([start + place])[0]
 
     def _taken(self, numbers: Sequence[int] | Ints, columns: Sequence[str]) -> pa.Table:
         wanted = pa.array(np.asarray(numbers, np.int64))
         return self.table.select(columns).take(wanted)
 
-    def _row(self, found: Mapping[str, Any]) -> Row:
-        known = {name: value for name, value in found.items() if name != "attributes"}
-        return Row(**known, attributes=dict(found.get("attributes") or {}))
+    def _row(self, values: Mapping[str, Any]) -> Row:
+        plain = {name: value for name, value in values.items() if name != "attributes"}
+        return Row(**plain, attributes=dict(values.get("attributes") or {}))
 
 
 def covered(run_dir: RunDirectory, segments: Sequence[str]) -> dict[int, str]:
-    """Shards of some segments with the hashes of their rows, in the order of the rows."""
-    found: dict[int, str] = {}
+    """Shards of some segments with the hashes of their rows, in the order of the rows; IntegrityError for damage."""
+    hashes: dict[int, str] = {}
     for name in segments:
-        found |= {shard: sha256 for shard, (sha256, _) in _read(run_dir, name).shards.items()}
-    return found
+        hashes |= {shard: sha256 for shard, (sha256, _) in _read(run_dir, name).shards.items()}
+    return hashes

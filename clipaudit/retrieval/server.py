@@ -1,4 +1,4 @@
-"""The JSON interface of `clipaudit serve --api`: FastAPI on this machine alone, over memory-mapped indexes."""
+"""The JSON interface of `clipaudit serve --api`: FastAPI on 127.0.0.1, over memory-mapped indexes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from clipaudit.schema import VERSION
 HOST: Final = "127.0.0.1"
 MAX_K: Final = 500
 _MAX_JSON_BYTES: Final = 64 * 1024
-_MOST_SHARDS: Final = 2**31 - 1
+_MAX_SHARD: Final = 2**31 - 1
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -61,7 +61,7 @@ class Search(_Strict):
     compare: bool = Field(default=False, description="Also ask the whole embedding.")
 
 
-class FoundRow(BaseModel):
+class HitRow(BaseModel):
     """One image of the run."""
 
     shard_id: int
@@ -73,12 +73,12 @@ class FoundRow(BaseModel):
     height: int | None
 
 
-class Found(BaseModel):
-    """One image that was found."""
+class SearchHit(BaseModel):
+    """One image of an answer."""
 
     rank: int
     score: float
-    row: FoundRow
+    row: HitRow
     parts: dict[str, float]
     thumbnail: str
 
@@ -88,7 +88,7 @@ class Results(BaseModel):
 
     title: str
     notes: list[str]
-    hits: list[Found]
+    hits: list[SearchHit]
 
 
 class Problem(BaseModel):
@@ -139,7 +139,7 @@ def create_app(run_url: str, *, device: str = "auto", verify: bool = True) -> Fa
 
 
 def _add_reading(app: FastAPI, retriever: Retriever, thumbnails: Thumbnails) -> None:
-    """What is there: health, cards, pictures."""
+    """The paths that only read: health, cards, pictures."""
 
     @app.get("/health")
     def health() -> Health:
@@ -148,7 +148,7 @@ def _add_reading(app: FastAPI, retriever: Retriever, thumbnails: Thumbnails) -> 
 
     @app.get("/indexes")
     def indexes() -> list[str]:
-        """Names of the indexes that there are."""
+        """Names of the run's indexes."""
         return list(retriever.available())
 
     @app.get("/indexes/{name}", responses={code: _PROBLEMS[code] for code in (404, 409, 422)})
@@ -156,9 +156,9 @@ def _add_reading(app: FastAPI, retriever: Retriever, thumbnails: Thumbnails) -> 
         """An index's card: kind, size, recall, latency."""
         if name not in retriever.available():  # a name is never used as a path before it is known
             raise _NotFoundError(f"the run has no index of {name!r}")
-        found = asdict(read_card(retriever.run.directory, name))
-        del found["mean"]
-        return found
+        values = asdict(read_card(retriever.run.directory, name))
+        del values["mean"]
+        return values
 
     @app.get(
         "/thumbnails/{shard}/{index}",
@@ -166,7 +166,7 @@ def _add_reading(app: FastAPI, retriever: Retriever, thumbnails: Thumbnails) -> 
         responses={200: {"content": {"image/jpeg": {}}}, **{code: _PROBLEMS[code] for code in (404, 409, 422)}},
     )
     def thumbnail(
-        shard: Annotated[int, Path(ge=0, le=_MOST_SHARDS)], index: Annotated[int, Path(ge=0, le=_MOST_SHARDS)]
+        shard: Annotated[int, Path(ge=0, le=_MAX_SHARD)], index: Annotated[int, Path(ge=0, le=_MAX_SHARD)]
     ) -> Response:
         """A sample's picture, at most 256 pixels a side."""
         rows = retriever.index(retriever.available()[0]).row_map
@@ -228,9 +228,9 @@ def _weights(heads: list[Weighted]) -> dict[str, float]:
 def _results(panel: SheetPanel) -> Results:
     hits = []
     for hit in panel.answer.hits:
-        row = FoundRow.model_validate({name: getattr(hit.row, name) for name in FoundRow.model_fields})
+        row = HitRow.model_validate({name: getattr(hit.row, name) for name in HitRow.model_fields})
         place = f"/thumbnails/{row.shard_id}/{row.index}"
-        hits.append(Found(rank=hit.rank, score=hit.score, row=row, parts=hit.parts, thumbnail=place))
+        hits.append(SearchHit(rank=hit.rank, score=hit.score, row=row, parts=hit.parts, thumbnail=place))
     return Results(title=panel.title, notes=list(panel.answer.notes), hits=hits)
 
 
@@ -238,11 +238,11 @@ def _results(panel: SheetPanel) -> Results:
 
 
 class _NotFoundError(ClipauditError):
-    """There is no such thing in the run."""
+    """The run has no such index, sample or picture."""
 
 
 async def _problem(request: HttpRequest, error: Exception) -> JSONResponse:
-    """A sentence for what a user or a run's files did wrong; a bug becomes a 500, its traceback in the log."""
+    """The sentence of a user's mistake or of a damaged run; a bug becomes a 500 with its traceback in the log."""
     status = (
         404 if isinstance(error, _NotFoundError) else 409 if isinstance(error, IntegrityError | RunInvalid) else 400
     )
@@ -269,7 +269,7 @@ class _TooLargeError(HTTPException):
 
 
 class _LimitBody:
-    """Refuses bodies beyond a limit, announced or not: images more than JSON."""
+    """Refuses bodies beyond a limit, whether their length is announced or not; images have a larger limit."""
 
     def __init__(self, app: Any) -> None:  # noqa: ANN401 - any ASGI application
         self._app = app

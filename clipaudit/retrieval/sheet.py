@@ -1,4 +1,4 @@
-"""Results as a contact sheet: one HTML file with its pictures inside, that asks nothing of the network."""
+"""Results as a contact sheet: one HTML file with its pictures inside, which loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clipaudit.run.row import ImageId, Row
 from clipaudit.run.thumbnails import NoPicture, Thumbnail, Thumbnails
 
 Draw: TypeAlias = Callable[[Question, Mapping[ImageId, bytes]], Mapping[ImageId, Thumbnail]]
-"""Image files -> those that can be drawn, with the places in them that speak for what is asked."""
+"""Image files -> those that can be decoded, with the map of what is asked over them."""
 
 _QUERY: Final[ImageId] = (-1, -1)
 
@@ -27,12 +27,12 @@ class SheetPanel:
     about: str
     answer: Answer
     question: Question | None = None
-    """What was asked of the indexes; without it no maps can be drawn."""
+    """The question to the indexes; without it no maps can be drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What was asked, for the head of the page."""
+class SheetQuery:
+    """The query, for the top of the page."""
 
     words: str
     picture: Thumbnail | None = None
@@ -40,52 +40,61 @@ class Asked:
     image: bytes | None = field(default=None, repr=False)
     """The file that is the query, when it is no sample of the run."""
     where: str | None = None
+    """Filter of the images that may answer."""
 
 
 def contact_sheet(
-    run: Run, asked: Asked, panels: Sequence[SheetPanel], thumbnails: Thumbnails, draw: Draw | None = None
+    run: Run, query: SheetQuery, panels: Sequence[SheetPanel], thumbnails: Thumbnails, draw: Draw | None = None
 ) -> str:
     """The page's HTML. With two panels they stand side by side, and images that only one of them has are marked.
 
-    `draw` adds to each picture, and to the query's, the map of where what was asked is seen.
+    `draw` makes a map of each picture, and of the query's: where the image has what is asked.
     """
     template = template_environment("clipaudit.retrieval").get_template("sheet.html")
     seen = [{_place(hit.row) for hit in panel.answer.hits} for panel in panels]
-    shown = []
+    lists = []
     for number, panel in enumerate(panels):
-        others = set().union(*(found for other, found in enumerate(seen) if other != number))
-        maps = {} if draw is None or panel.question is None else draw(panel.question, _files(panel, asked, thumbnails))
-        cards = [_card(hit, thumbnails, len(panels) > 1, others, asked.row) for hit in panel.answer.hits]
+        others = set().union(*(places for other, places in enumerate(seen) if other != number))
+        maps = {} if draw is None or panel.question is None else draw(panel.question, _files(panel, query, thumbnails))
+        cards = [_card(hit, thumbnails, len(panels) > 1, others, query.row) for hit in panel.answer.hits]
         for card, hit in zip(cards, panel.answer.hits, strict=True):
             card["map"] = maps.get(_place(hit.row))
-        about = [panel.about, *_agreement(panel.answer.hits, asked.row)]
+        about = [panel.about, *_agreement(panel.answer.hits, query.row)]
         if len(panels) > 1:
             both = sum(not card["only_here"] for card in cards)
             about.append(f"{both} of {len(cards)} are in both lists")
-        found = {"title": panel.title, "about": about, "notes": panel.answer.notes, "cards": cards}
-        shown.append(found | {"mapped": bool(maps), "query_map": maps.get(_QUERY)})
+        lists.append(
+            {
+                "title": panel.title,
+                "about": about,
+                "notes": panel.answer.notes,
+                "cards": cards,
+                "mapped": bool(maps),
+                "query_map": maps.get(_QUERY),
+            }
+        )
     facts = {
         "model": run.manifest.model.get("name", ""),
         "weights": run.manifest.model.get("fingerprint", ""),
         "run": run.directory.url,
         "images": f"{len(run):,}",
     }
-    query = _facts(asked.row) if asked.row else []
-    return render_page(template, asked=asked, panels=shown, facts=facts, query=query)
+    query_facts = _facts(query.row) if query.row else []
+    return render_page(template, query=query, panels=lists, facts=facts, query_facts=query_facts)
 
 
 def _place(row: Row) -> ImageId:
     return row.shard_id, row.index
 
 
-def _files(panel: SheetPanel, asked: Asked, thumbnails: Thumbnails) -> dict[ImageId, bytes]:
+def _files(panel: SheetPanel, query: SheetQuery, thumbnails: Thumbnails) -> dict[ImageId, bytes]:
     """The image files of a panel and of the query, as far as they can be read."""
-    found = {} if asked.image is None else {_QUERY: asked.image}
-    rows = {_place(hit.row): hit.row for hit in panel.answer.hits} | ({_QUERY: asked.row} if asked.row else {})
+    data = {} if query.image is None else {_QUERY: query.image}
+    rows = {_place(hit.row): hit.row for hit in panel.answer.hits} | ({_QUERY: query.row} if query.row else {})
     for place, row in rows.items():
         with contextlib.suppress(NoPicture):
-            found[place] = thumbnails.data(row)
-    return found
+            data[place] = thumbnails.data(row)
+    return data
 
 
 def _card(hit: Hit, thumbnails: Thumbnails, compared: bool, others: set[ImageId], query: Row | None) -> dict[str, Any]:
@@ -115,10 +124,10 @@ def _card(hit: Hit, thumbnails: Thumbnails, compared: bool, others: set[ImageId]
 
 
 def _facts(row: Row) -> list[tuple[str, str]]:
-    found = [("sample", f"{row.shard_id}/{row.key}")]
+    facts = [("sample", f"{row.shard_id}/{row.key}")]
     if row.label is not None:
-        found.append(("label", str(row.label)))
-    return found + [(name, value) for name, value in row.attributes.items() if value is not None]
+        facts.append(("label", str(row.label)))
+    return facts + [(name, value) for name, value in row.attributes.items() if value is not None]
 
 
 def _agreement(hits: Sequence[Hit], query: Row | None) -> list[str]:
@@ -131,5 +140,5 @@ def _agreement(hits: Sequence[Hit], query: Row | None) -> list[str]:
         for name, value in query.attributes.items()
         if value is not None
     ]
-    shown = ", ".join(f"{name} {count}" for name, count in counts)
-    return [f"of {len(hits)}, like the query in: {shown}"] if counts else []
+    listed = ", ".join(f"{name} {count}" for name, count in counts)
+    return [f"of {len(hits)}, like the query in: {listed}"] if counts else []

@@ -1,4 +1,4 @@
-"""Heat maps for contact sheets: where in each image the indexes that were asked see what was asked."""
+"""Heat maps for contact sheets: what each patch of an image adds to its score in the indexes that are asked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clipaudit.run.thumbnails import Thumbnail, as_jpeg
 class SheetMaps:
     """Draws what each patch of an image adds to its score, with the run's own model, which is loaded at once.
 
-    Raises UsageError when that model cannot be had or decomposed here, or has other weights than the run's.
+    Raises UsageError when that model cannot be loaded or decomposed here, or has other weights than the run's.
     """
 
     def __init__(self, retriever: Retriever, *, side: int, device: str = "auto") -> None:
@@ -31,7 +31,7 @@ class SheetMaps:
             raise UsageError(f"--maps needs the run's own model: {error}") from error
 
     def __call__(self, question: Question, files: Mapping[ImageId, bytes]) -> dict[ImageId, Thumbnail]:
-        """Of the image files that can be decoded, pictures with their maps over them, all on one scale."""
+        """Pictures with their maps over them, all on one scale, of the image files that can be decoded."""
         read = {
             place: picture
             for place, data in files.items()
@@ -42,11 +42,12 @@ class SheetMaps:
 
 
 def along(retriever: Retriever, question: Question) -> tuple[list[str] | None, Floats]:
-    """The heads that are asked (None: all of the model's), and (heads, D) the direction that each scores images by.
+    """The heads that are asked (None: all of the model's), and the direction (heads, D) that each scores images by.
 
-    The product of a head's contribution with its direction, summed over heads, is the score of `centred` and `raw` but
-    for a constant; `cosine` also divides each head's product by the length of the row. Turned round for the lowest
-    end, so that what is large always moves an image up the list.
+    The products of heads' contributions with their directions sum to the score of `centred` and `raw` but for a
+    constant; `cosine` also divides each head's product by the length of the row. For the lowest end directions are
+    negated, so that what is large always moves an image up the list. UsageError for heads and the whole embedding in
+    one sum.
     """
     basis, directions = retriever.run.basis(), []
     sign = -1.0 if question.end == "min" else 1.0

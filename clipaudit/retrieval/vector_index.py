@@ -1,4 +1,4 @@
-"""FAISS behind a narrow door: make, train, extend, search, save and map an index (only this file imports faiss)."""
+"""All uses of FAISS: make, train, extend, search, save and map an index (only this file imports faiss)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ _EFFORTS: Final = {"hnsw": 1024, "ivf-sq": 1 << 14, "ivf-pq": 1 << 14}
 _FILTERED_SLACK: Final = 4
 _TIE: Final = -1e-6
 """Relative difference of scores that are the same."""
-_HOPELESS, _LEAST_GAIN, _BISECTIONS = 0.9, 0.0005, 3
+_NEAR_TARGET, _MIN_GAIN, _BISECTIONS = 0.9, 0.0005, 3
+"""Of `tune`: from this share of the target on, a doubling that gains less recall than `_MIN_GAIN` is the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Kind:
 
     @property
     def factory(self) -> str:
-        """What `faiss.index_factory` calls it."""
+        """The name for `faiss.index_factory`."""
         return {
             "flat": "Flat",
             "hnsw": f"HNSW{self.links}",
@@ -112,22 +113,22 @@ class VectorIndex:
         if kind.lists:
             cells = lib.IndexFlatL2(dim)
             index.quantizer, index.own_fields = cells, False
-            index.referenced_objects = [cells]  # faiss knows only its address
+            index.referenced_objects = [cells]  # faiss holds only its address: Python must not free it
             index.cp.spherical, index.cp.seed, index.cp.niter = False, seed, _ITERATIONS
             index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, TRAINING_ROWS
         if kind.name == "ivf-pq":
             index.pq.cp.seed, index.pq.cp.niter = seed, _ITERATIONS
             index.pq.cp.min_points_per_centroid = 1
-            index.do_polysemous_training = False  # for a search by Hamming distance, which is not ours; it takes long
+            index.do_polysemous_training = False  # slow, and only for searches by Hamming distance
         return VectorIndex(index, kind)
 
     def train(self, sample: Float32s) -> None:
-        """Learn lists and codes from a (m, dim) sample; of kinds that have none, nothing."""
+        """Learn lists and codes from a (m, dim) float32 sample; kinds without either learn nothing."""
         if not self._index.is_trained:
             self._index.train(sample)
 
     def add(self, rows: Float32s) -> None:
-        """Append (m, dim) rows; of an index from `new`, or loaded with `mapped=False`."""
+        """Append (m, dim) float32 rows; the index is from `new`, or loaded with `mapped=False`."""
         self._index.add(rows)
 
     def _quantise_by(self, quantiser: Any) -> None:  # noqa: ANN401
@@ -140,18 +141,17 @@ class VectorIndex:
 
     # -- search ------------------------------------------------------------------------------------------------------
 
-    def search(
-        self, queries: Float32s, k: int, effort: int = 0, mask: Bools | None = None, allowed: int | None = None
-    ) -> tuple[Float32s, Ints]:
-        """(q, k) largest inner products of (q, dim) queries and their rows, best first; -1 where there are no more.
+    def search(self, queries: Float32s, k: int, effort: int = 0, mask: Bools | None = None) -> tuple[Float32s, Ints]:
+        """(q, k) largest inner products of (q, dim) float32 queries and the rows' numbers, best first.
 
-        `effort`: lists looked into, or candidates of the graph. `mask`: (n,) the rows that may be found, of which there
-        are `allowed`; the effort then grows so that few rows are found as surely as many.
+        A row number is -1 where there are no more rows. `effort`: lists that are searched, or candidates of the graph.
+        `mask`: (n,) booleans, the rows that may be found; the effort grows as their share falls, so that recall does
+        not.
         """
         selector = None
         share = 1.0
         if mask is not None:
-            share = max(int(mask.sum()) if allowed is None else allowed, 1) / max(len(mask), 1)
+            share = max(int(mask.sum()), 1) / max(len(mask), 1)
             packed = np.packbits(mask, bitorder="little")
             selector = lib.IDSelectorBitmap(packed)
         wide = k if self._refine is None else min(_REFINED * k, max(len(self), 1))
@@ -169,33 +169,36 @@ class VectorIndex:
             return self._index, lib.SearchParametersIVF(nprobe=min(wanted, self.kind.lists), **given)
         if self.kind.name == "hnsw" and selector is None:
             return self._index, lib.SearchParametersHNSW(efSearch=max(effort, k, 1))
-        # a graph that may show few of its nodes is easily cut in two; its vectors are all there, so go through them
+        # a graph in which few nodes are allowed falls apart: score the allowed vectors one by one instead
         index = lib.downcast_index(self._index.storage) if self.kind.name == "hnsw" else self._index
         return index, lib.SearchParameters(**given) if given else None
 
     def _rescored(
         self, stored: npt.NDArray[np.float16], queries: Float32s, rows: Ints, k: int
     ) -> tuple[Float32s, Ints]:
-        """The best k of (q, m) candidate rows by their stored vectors."""
+        """The best k of (q, m) candidate rows by their stored vectors (n, dim)."""
         scores = np.full(rows.shape, -np.inf, np.float32)
-        for number, (query, found) in enumerate(zip(queries, rows, strict=True)):
-            there = found >= 0
-            scores[number, there] = stored[found[there]].astype(np.float32) @ query
+        for number, (query, candidates) in enumerate(zip(queries, rows, strict=True)):
+            valid = candidates >= 0
+            scores[number, valid] = stored[candidates[valid]].astype(np.float32) @ query
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
     def vectors(self, rows: Ints) -> Float32s:
-        """(m, dim) the rows as the index knows them. The first call of an `ivf-sq` index makes a table of places."""
+        """(m, dim) float32, the rows (m,) as the index stores them; an `ivf-sq` index makes a table at first."""
         if self._refine is not None:
             return np.asarray(self._refine[rows], np.float32)
         if not self._reconstructs:
             self._index.make_direct_map()
             self._reconstructs = True
-        found: Float32s = self._index.reconstruct_batch(np.ascontiguousarray(rows, np.int64))
-        return found
+        vectors: Float32s = self._index.reconstruct_batch(np.ascontiguousarray(rows, np.int64))
+        return vectors
 
     def tune(self, queries: Float32s, truth: Truth, target: float) -> tuple[int, float]:
-        """(effort, recall): about the least effort that finds `target` of the true neighbours, or the most there is."""
+        """(effort, recall): about the least effort that finds a share `target` of the true neighbours.
+
+        Doubles the effort until recall reaches the target or stops rising, then bisects. queries: (q, dim) float32.
+        """
         limit = min(_EFFORTS.get(self.kind.name, 1), self.kind.lists or 1 << 30)
 
         def recall(effort: int) -> float:
@@ -206,26 +209,29 @@ class VectorIndex:
         while reached < target and high < limit:
             low, high = high, min(2 * high, limit)
             before, reached = reached, recall(high)
-            if before > _HOPELESS * target and reached - before < _LEAST_GAIN:
+            if before > _NEAR_TARGET * target and reached - before < _MIN_GAIN:
                 return low, before
         for _ in range(_BISECTIONS):
             middle = round(math.sqrt(max(low, 1) * high))
             if reached < target or not low < middle < high:
                 break
-            found = recall(middle)
-            low, high, reached = (low, middle, found) if found >= target else (middle, high, reached)
+            at_middle = recall(middle)
+            low, high, reached = (low, middle, at_middle) if at_middle >= target else (middle, high, reached)
         return high, reached
 
     # -- files -------------------------------------------------------------------------------------------------------
 
     def save(self, directory: Path) -> None:
-        """Write the index (not the vectors of `ivf-pq`) into a directory; then it takes no more rows."""
+        """Write the index (not the vectors of `ivf-pq`) into a directory; then no more rows can be added.
+
+        StorageFull when it cannot be written.
+        """
         path = directory / INDEX
         self._quantise_by(lib.IndexFlatIP(self.dim))
         try:
             lib.write_index(self._index, str(path))
         except RuntimeError as error:
-            raise StorageFull(f"{path} cannot be written, most likely for want of space: {_short(error)}") from error
+            raise StorageFull(f"{path} cannot be written, most likely there is no space: {_short(error)}") from error
 
     @staticmethod
     def load(directory: Path, kind: Kind, dim: int, *, mapped: bool = True) -> VectorIndex:
@@ -245,16 +251,17 @@ class VectorIndex:
             raise IntegrityError(f"{path} is damaged: {_short(error)}") from error
         if index.d != dim or (refine is not None and len(refine) != index.ntotal):
             raise IntegrityError(f"{path} is damaged: it is not an index of vectors of {dim} numbers")
-        found = VectorIndex(index, kind, refine)
+        loaded = VectorIndex(index, kind, refine)
         if not mapped:
-            found._quantise_by(lib.IndexFlatL2(dim))
-        return found
+            loaded._quantise_by(lib.IndexFlatL2(dim))
+        return loaded
 
 
 class ExactNeighbours:
-    """The true neighbours of some queries, while all rows pass by; memory is that of the queries."""
+    """The true neighbours of some queries, collected while all rows stream by; memory does not grow with the rows."""
 
     def __init__(self, queries: Float32s, k: int) -> None:
+        """queries: (q, dim) float32; k neighbours of each."""
         self._queries, self._k, self._seen = queries, k, 0
         self._heap = lib.ResultHeap(len(queries), k, keep_max=True)
 
@@ -262,11 +269,11 @@ class ExactNeighbours:
         """The next (m, dim) rows."""
         k = min(self._k, len(rows))
         if k and len(self._queries):
-            scores, found = lib.knn(self._queries, rows, k, lib.METRIC_INNER_PRODUCT)
-            if k < self._k:  # the heap wants a full row
+            scores, numbers = lib.knn(self._queries, rows, k, lib.METRIC_INNER_PRODUCT)
+            if k < self._k:  # the heap needs k columns
                 scores = np.pad(scores, ((0, 0), (0, self._k - k)), constant_values=-np.inf)
-                found = np.pad(found, ((0, 0), (0, self._k - k)), constant_values=-1)
-            self._heap.add_result(scores, np.where(found >= 0, found + self._seen, -1))
+                numbers = np.pad(numbers, ((0, 0), (0, self._k - k)), constant_values=-1)
+            self._heap.add_result(scores, np.where(numbers >= 0, numbers + self._seen, -1))
         self._seen += len(rows)
 
     def finish(self, own: Ints) -> Truth:
@@ -293,9 +300,9 @@ class Truth:
         return int(self.rows.shape[1])
 
     def found_in(self, scores: Float32s, rows: Ints) -> float:
-        """Recall of what an index found, (q, k + 1): the share of true neighbours, or of others that score as high.
+        """Recall of an index's answers, (q, k + 1) scores and rows: the share that are true neighbours, 0..1.
 
-        Images that are there twice score alike, and either of them is right.
+        Rows that score as high as the last true neighbour count too: copies of an image score alike.
         """
         if not self.rows.size:
             return 1.0
@@ -313,6 +320,6 @@ def _without(scores: Float32s, rows: Ints, own: Ints) -> tuple[Float32s, Ints]:
 
 
 def _short(error: BaseException) -> str:
-    """What faiss says, without its own source lines."""
+    """The message of faiss without its own source lines."""
     text = " ".join(str(error).split())
     return text.rsplit("Error: ", 1)[-1][:160] if text else type(error).__name__

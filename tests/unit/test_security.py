@@ -25,7 +25,7 @@ from clipaudit.heads.page import extremes, render
 from clipaudit.heads.texts.pool import TextPool
 from clipaudit.redact import HIDDEN, private_url, public_url, redact
 from clipaudit.retrieval.retriever import Answer, Hit
-from clipaudit.retrieval.sheet import Asked, SheetPanel, contact_sheet
+from clipaudit.retrieval.sheet import SheetPanel, SheetQuery, contact_sheet
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run
 from clipaudit.run.row import Row
@@ -274,7 +274,9 @@ def test_a_contact_sheet_is_inert(hostile_run):
     row = Row(shard_id=0, index=0, key=HOSTILE, label=HOSTILE, attributes={HOSTILE: HOSTILE}, offset=5, nbytes=9)
     hits = (Hit(rank=1, score=0.5, row=row, parts={"L00H00": 0.25}),)
     panels = [SheetPanel(title=HOSTILE, about=HOSTILE, answer=Answer(hits=hits, notes=(HOSTILE,)))]
-    page = contact_sheet(hostile_run, Asked(words=HOSTILE, row=row, where=HOSTILE), panels, Thumbnails(hostile_run))
+    page = contact_sheet(
+        hostile_run, SheetQuery(words=HOSTILE, row=row, where=HOSTILE), panels, Thumbnails(hostile_run)
+    )
     assert_inert(page)
     assert "&lt;script&gt;alert(1)" in page
 

@@ -105,7 +105,7 @@ class GroupTable:
     replaced: int | None
     """Rank of the finding whose heads were replaced; None where nothing was."""
     lines: tuple[CardLine, ...]
-    more: int
+    hidden: int
     left_out: tuple[str, ...]
 
 
@@ -168,7 +168,7 @@ def group_tables(result: AuditResult) -> tuple[GroupTable, ...]:
                 rows_in_words=f"Rows: {displayed.rows}",
                 replaced=None if source is None else source.rank,
                 lines=group_lines[:_MOST_GROUPS],
-                more=max(len(group_lines) - _MOST_GROUPS, 0),
+                hidden=max(len(group_lines) - _MOST_GROUPS, 0),
                 left_out=displayed.left_out[:12],
             )
         )

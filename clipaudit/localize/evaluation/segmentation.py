@@ -65,12 +65,12 @@ class ObjectProtocol:
         self._names = names
 
     def choose(self, sample: Masked, cosines: Float32s | None) -> list[int]:
-        """The label's own class; UsageError for a label that has none."""
+        """The label's own class, whatever the (C,) cosines; UsageError for a label that has none."""
         assert sample.label is not None
         return [self._names.rows([sample.label])[sample.label]]
 
     def row(self, maps: Float32s, mask: Mask) -> list[float] | None:
-        """See `Measure`; None when the image is all object or all background, where AUC and AP are not defined."""
+        """See `Measure`; maps (n, h, w), mask (H, W). None for an image all object or all background: no AUC, no AP."""
         known = mask != OUTSIDE
         truth, scores = mask[known] > 0, np.maximum(_over(maps, mask)[0][known].astype(np.float64), self._floor)
         if truth.all() or not truth.any():
@@ -109,7 +109,7 @@ class ReferenceProtocol(ObjectProtocol):
     _floor = 0.0
 
     def choose(self, sample: Masked, cosines: Float32s | None) -> list[int]:
-        """The class that the image is closest to."""
+        """The class that the image is closest to by its (C,) cosines."""
         assert cosines is not None
         return [int(cosines.argmax())]
 
@@ -132,11 +132,11 @@ class ClassesProtocol:
         self.columns = 3 * self._count
 
     def choose(self, sample: Masked, cosines: Float32s | None) -> list[int]:
-        """All classes."""
+        """All classes, whatever the (C,) cosines."""
         return list(range(self._count))
 
     def row(self, maps: Float32s, mask: Mask) -> list[float] | None:
-        """See `Measure`; None when no pixel has a class."""
+        """See `Measure`; maps (n, h, w), mask (H, W). None when no pixel has a class."""
         classes = self._class_of[np.where(mask < len(self._class_of) - 1, mask, OUTSIDE)]
         known = classes >= 0
         if not known.any():
@@ -179,11 +179,11 @@ class PointsProtocol:
         self._object, self._threshold = ObjectProtocol(names), threshold
 
     def choose(self, sample: Masked, cosines: Float32s | None) -> list[int]:
-        """The label's own class."""
+        """The label's own class, whatever the (C,) cosines."""
         return self._object.choose(sample, cosines)
 
     def row(self, maps: Float32s, mask: Mask) -> list[float] | None:
-        """See `Measure`; None when the image is all object or all background."""
+        """See `Measure`; maps (n, h, w), mask (H, W). None when the image is all object or all background."""
         inside, known = mask > 0, mask != OUTSIDE
         if inside[known].all() or not inside.any():
             return None

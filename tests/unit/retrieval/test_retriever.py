@@ -57,12 +57,12 @@ def numbers(run, answer):
 )
 def test_sums_over_heads_are_those_of_brute_force(run, number, weights, k, end, first):
     truth = sum(w * (centred(run, name) @ centred(run, name)[number]) for name, w in weights.items())
-    before, module._FIRST = module._FIRST, first  # few candidates: the bound has to do its work
+    before, module._FIRST_CANDIDATES = module._FIRST_CANDIDATES, first  # few candidates: the bound has to do its work
     try:
         question = Question(queries=asked(run, number, weights), weights=weights, k=k, end=end)
         answer = Retriever(run).answer(question)
     finally:
-        module._FIRST = before
+        module._FIRST_CANDIDATES = before
     order = np.argsort(truth if end == "min" else -truth, kind="stable")[:k]
     scores = [hit.score for hit in answer.hits]
     # the ivf index finds its lists by their centres, so that it may miss a row now and then
@@ -94,6 +94,18 @@ def test_fewer_than_asked_are_told(run):
     none = Retriever(run).answer(Question(queries=asked(run, 0, HEADS[:2]), k=5, where="label = 77"))
     assert none.hits == ()
     assert none.notes[-1] == "no image has label = 77: there is 2, 0, 1"
+
+
+def test_several_filters_must_all_hold(run):
+    retriever = Retriever(run)
+    query = asked(run, 3, HEADS[:1])
+    both = retriever.answer(Question(queries=query, k=9, where=("label = 1 or label = 2", "place = water")))
+    joined = retriever.answer(Question(queries=query, k=9, where="(label = 1 or label = 2) and place = water"))
+    assert [hit.row.key for hit in both.hits] == [hit.row.key for hit in joined.hits] != []
+    assert {hit.row.attributes["place"] for hit in both.hits} == {"water"}
+    index = retriever.index(HEADS[0])
+    assert (index.search(query[HEADS[0]], 5, where=["label = 1"]).numbers
+            == index.search(query[HEADS[0]], 5, where="label = 1").numbers).all()  # fmt: skip
 
 
 def test_the_query_itself_is_left_out(run):
@@ -214,8 +226,7 @@ def test_indexes_that_cover_other_shards_are_not_added_up(tmp_path):
 def test_many_threads_ask_at_once(run):
     retriever = Retriever(run)
     questions = [
-        Question(queries=asked(run, n, HEADS[: 1 + n % 3]), k=7, where="label = 1" if n % 2 else None)
-        for n in range(24)
+        Question(queries=asked(run, n, HEADS[: 1 + n % 3]), k=7, where="label = 1" if n % 2 else ()) for n in range(24)
     ]
     alone = [numbers(run, Retriever(run).answer(question)) for question in questions]
     found = [None] * len(questions)

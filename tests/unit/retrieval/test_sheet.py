@@ -16,7 +16,7 @@ from clipaudit.retrieval.plan import IndexConfig, build_indexes
 from clipaudit.retrieval.queries import QueryEncoder
 from clipaudit.retrieval.request import Request, answers
 from clipaudit.retrieval.retriever import Answer, Hit, Retriever
-from clipaudit.retrieval.sheet import Asked, SheetPanel, contact_sheet
+from clipaudit.retrieval.sheet import SheetPanel, SheetQuery, contact_sheet
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run
 from clipaudit.run.row import Row
@@ -125,7 +125,7 @@ def panel(rows, title="by L00H00"):
 
 def test_nothing_of_the_data_becomes_markup(run, shard):
     evil = row(shard, "a", key=EVIL, label=EVIL, attributes={"place": EVIL, EVIL: "x", "none": None})
-    asked = Asked(words=EVIL, row=evil, where=EVIL)
+    asked = SheetQuery(words=EVIL, row=evil, where=EVIL)
     page = contact_sheet(run, asked, [panel([evil], EVIL), panel([evil, row(shard, "b")])], Thumbnails(run))
     assert "<script" not in page
     assert "alert(&#39;x&#39;)" in page
@@ -133,7 +133,7 @@ def test_nothing_of_the_data_becomes_markup(run, shard):
 
 
 def test_the_page_needs_nothing_else(run, shard):
-    page = contact_sheet(run, Asked(words="like a"), [panel([row(shard, "a"), row(shard, "c")])], Thumbnails(run))
+    page = contact_sheet(run, SheetQuery(words="like a"), [panel([row(shard, "a"), row(shard, "c")])], Thumbnails(run))
     links = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"')\s>]*)", page)
     assert links
     assert all(link.startswith("data:image/jpeg;base64,") for link in links)
@@ -146,7 +146,7 @@ def test_the_page_needs_nothing_else(run, shard):
 
 def test_side_by_side_marks_what_one_list_alone_has(run, shard):
     a, b = row(shard, "a", label=1, attributes={"place": "sea"}), row(shard, "b", index=1, label=2)
-    asked = Asked(words="like a", row=replace(a, index=5))
+    asked = SheetQuery(words="like a", row=replace(a, index=5))
     page = contact_sheet(run, asked, [panel([a, b]), panel([a])], Thumbnails(run))
     assert page.count("only here") == 1
     assert "1 of 2 are in both lists" in page
