@@ -253,11 +253,9 @@ class ShardFeed:
         # The first one in the tar, so that a tar that is cut behind it gives the same image.
         image = next((member for name, member in group.members.items() if name in IMAGE_EXTENSIONS), None)
         if image is None:
-            there = ", ".join([*group.members, *group.others])
-            sample.status, sample.detail = (
-                MISSING_IMAGE,
-                f"the sample has no jpg, jpeg, png or webp file; it has {there}",
-            )
+            extensions = ", ".join([*group.members, *group.others])
+            sample.status = MISSING_IMAGE
+            sample.detail = f"the sample has no jpg, jpeg, png or webp file; it has {extensions}"
             return sample, values
         if image.data is not None:  # the length of a file that was not read may exceed the column's int32
             sample.offset, sample.nbytes = image.offset, image.nbytes

@@ -1,18 +1,26 @@
 """Weight files as training code leaves them: what loads, what is named, and how their images are prepared."""
 
-import open_clip
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from clipaudit.config import ModelConfig
 from clipaudit.errors import UsageError
-from clipaudit.model.bundled import CONFIG, WEIGHTS, unpack
-from clipaudit.model.loading import load_model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global open_clip, torch, load_file, save_file, load_model, CONFIG, WEIGHTS, unpack
+
+    import open_clip
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from clipaudit.model.bundled import CONFIG, WEIGHTS, unpack
+    from clipaudit.model.loading import load_model
 
 
 @pytest.fixture(scope="module")
-def weights():
+def weights(_imports):
     return {name: value.float() for name, value in load_file(str(unpack() / WEIGHTS)).items()}
 
 
@@ -63,9 +71,9 @@ def test_weights_that_are_no_numbers_are_the_users_mistake(tmp_path, weights, nu
         loaded(model_directory(tmp_path / "m", changed, WEIGHTS))
 
 
-@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
 def test_half_weights_load_at_another_image_size(tmp_path, weights, half):
-    halves = {name: value.to(half) for name, value in weights.items()}
+    halves = {name: value.to(getattr(torch, half)) for name, value in weights.items()}
     model = loaded(model_directory(tmp_path / "m", halves, WEIGHTS, image_size=96))
     assert model.model.visual.image_size in (96, (96, 96))
     assert all(value.dtype == torch.float32 for value in model.model.state_dict().values() if value.is_floating_point())

@@ -21,6 +21,10 @@ from tests.make_shards import huge_png_bytes, jpeg_bytes, png_bytes, webp_bytes,
 
 @pytest.fixture(scope="module", autouse=True)
 def _imports():
+    import_heavy_modules()
+
+
+def import_heavy_modules():
     """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
     global PreprocessCfg, image_transform_v2, ImageDecoder, ImageTooLarge, ImageUndecodable, ProcessDecoder
     global ShardFeed
@@ -175,9 +179,10 @@ def test_processes_end_when_their_owner_is_killed():
     script = f"""
 import time, sys
 sys.path.insert(0, {str(ROOT)!r})
-from tests.unit.shards.test_decoder_processes import elsewhere, jpeg_bytes
-made = elsewhere()
-made(jpeg_bytes(40, 40))
+from tests.unit.shards import test_decoder_processes as tests
+tests.import_heavy_modules()
+made = tests.elsewhere()
+made(tests.jpeg_bytes(40, 40))
 print("ready", flush=True)
 time.sleep(600)
 """
