@@ -82,7 +82,7 @@ def machine():
     shutil.rmtree(home, ignore_errors=True)
 
 
-@pytest.mark.full
+@pytest.mark.slow  # loads a second installation's libraries: run by hand before a release, see CONTRIBUTING
 def test_the_clusters_commands_start_a_head_and_a_worker_that_run_a_job(machine, tmp_path, tiny_model):
     home, environment = machine
     for command in CLUSTER["setup_commands"]:

@@ -29,6 +29,8 @@ from clipaudit.cues.statistics.strength import binned
 
 GOES_WITH: Final = 0.3
 """Correlation (with an attribute: strength) inside classes from which a direction goes with a text or an attribute."""
+_SAME_CLASSES: Final = 0.15
+"""The same for two texts that name the same classes: an image with a cue differs from others along many axes."""
 _TRIED: Final = 6
 _BINS: Final = 256
 _PER_SIDE: Final = 3
@@ -124,7 +126,11 @@ def _cues_of(context: Context, upper: Bools, earlier: list[TextCue], quantile: f
 def _known(context: Context, cue: TextCue, earlier: list[TextCue]) -> bool:
     """Whether another text has named the same thing already: their scores go together inside classes."""
     K = context.design.classes
-    return any(abs(_correlation(cue.scores, other.scores, context.truth, K)) >= GOES_WITH for other in earlier)
+
+    def limit(other: TextCue) -> float:
+        return _SAME_CLASSES if (cue.upper == other.upper).all() else GOES_WITH
+
+    return any(abs(_correlation(cue.scores, other.scores, context.truth, K)) >= limit(other) for other in earlier)
 
 
 def _adds(context: Context, cue: TextCue, earlier: list[TextCue]) -> bool:

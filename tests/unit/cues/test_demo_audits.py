@@ -163,7 +163,9 @@ def test_planted_cues_are_found_for_their_classes_in_the_right_words(tmp_path):
 def test_clean_worlds_are_clean(tmp_path, world, count):
     result = audited(audited_world(tmp_path, world, count, 5))
     assert result.findings == ()
-    assert result.verdict is None
+    # a class of the many has fewer than the hundred images that a pass asks for
+    few = any(facts.tested and facts.independent < 100 for facts in result.classes)
+    assert result.verdict is (Verdict.INCONCLUSIVE if few else None)
 
 
 @pytest.mark.slow
