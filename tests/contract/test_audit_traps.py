@@ -121,6 +121,7 @@ def test_trap_5_groups_from_the_ablated_head_are_circular():
     assert did.high < 0
 
 
+@pytest.mark.full
 def test_trap_5_a_pseudo_attribute_does_not_see_the_heads_that_are_ablated(tmp_path, monkeypatch):
     seen, chosen = [], []
     without, choose = Answers.embedding_without, by_text.choose_heads

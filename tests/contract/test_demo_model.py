@@ -100,6 +100,7 @@ def test_it_knows_styles(encoder):
     assert accuracy(encoder, vectors, prompts, truth) > 0.75
 
 
+@pytest.mark.full
 def test_it_has_learned_the_shortcut(encoder):
     birds = [sample for sample in samples("birds", count=1600, seed=SEED) if sample.split == "test"]
     vectors = encoder.images([sample.pixels for sample in birds])

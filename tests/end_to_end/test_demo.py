@@ -31,6 +31,7 @@ def test_it_says_what_it_found_and_what_to_open(shown):
     assert (folder / opened).is_file()
 
 
+@pytest.mark.full
 def test_it_ends_with_the_report_that_its_command_makes_again(shown):
     _, folder = shown
     made = json.loads((folder / "out/report/report.json").read_text())

@@ -82,6 +82,7 @@ def test_a_cue_that_the_model_does_not_use(tmp_path):
     assert finding.reliance[0].does_not_hang_on_it
 
 
+@pytest.mark.full
 def test_core_heads_are_core_with_attributes_and_at_most_candidates_without(tmp_path):
     """What is part of the class is no more than a candidate, with an attribute of another cue, too."""
     world = cue_world(3000, 0, aligned=0.5, reliance=0.5, core=0.5)
@@ -108,7 +109,7 @@ def test_class_labels_alone_give_candidates_with_their_evidence(tmp_path):
     assert result.data.evidence is Verdict.CANDIDATE
 
 
-@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("classes", [2, pytest.param(4, marks=pytest.mark.full)])
 def test_noise_gives_no_finding(tmp_path, classes):
     labels = np.random.default_rng(classes).integers(0, classes, 1500)
     result = audited(noise_world(1500, labels, 1, classes), tmp_path, attributes=("place",))
@@ -118,6 +119,7 @@ def test_noise_gives_no_finding(tmp_path, classes):
     assert "No shortcut cue" in result.sentence
 
 
+@pytest.mark.full
 def test_another_run_is_scored(tmp_path):
     train = cue_world(2500, 0)
     run = write_world(train, tmp_path / "train")
@@ -132,6 +134,7 @@ def test_another_run_is_scored(tmp_path):
     assert {row.train.value > 0.5 for row in result.shift.rows if row.head is not None} == {True}, "D is the cue's"
 
 
+@pytest.mark.full
 def test_clusters_are_counted(tmp_path):
     base = cue_world(400, 0, test_aligned=None)
     world = replace(
@@ -164,6 +167,7 @@ def test_the_runs_table_of_near_duplicates_is_used(tmp_path, monkeypatch):
     assert len(np.unique(image_facts(run, ALL, {0: 0, 1: 1}).cluster)) == 400
 
 
+@pytest.mark.full
 def test_leaked_duplicates_are_counted(tmp_path):
     world = cue_world(600, 0, test_aligned=0.5)
     hashes = np.random.default_rng(0).integers(-(2**62), 2**62, 600)
@@ -181,6 +185,7 @@ def test_json_follows_the_published_schema(confirmed):
     assert "NaN" not in json.dumps(document, allow_nan=False)
 
 
+@pytest.mark.full
 def test_one_seed_gives_one_json(tmp_path):
     world = cue_world(2000, 3, test_aligned=0.5)
     documents = []
@@ -286,8 +291,8 @@ def test_a_small_class_among_others_is_left_out(tmp_path):
     ("values", "reason"),
     [
         (lambda n: "land", "every image has the value 'land'"),
-        (lambda n: f"place {n}", "a value of its own"),
-        (lambda n: None, "no image has a value"),
+        pytest.param(lambda n: f"place {n}", "a value of its own", marks=pytest.mark.full),
+        pytest.param(lambda n: None, "no image has a value", marks=pytest.mark.full),
     ],
 )
 def test_an_attribute_that_says_nothing_is_named(tmp_path, values, reason):

@@ -265,6 +265,7 @@ def test_what_to_collect_makes_shares_equal_at_the_least_cost():
 # -- whole audits: columns that say nothing, and bad input -------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_a_column_that_says_nothing_changes_nothing(tmp_path):
     """Coins, dice and a thousand values beside a text's candidate: it stays, with the same numbers."""
     world = cue_world(1500, 9, reliance=0.5)

@@ -66,6 +66,7 @@ def test_the_standard_error_is_that_of_repeated_draws():
     assert np.allclose(np.mean(error, axis=0), np.std(d, axis=0), rtol=0.15)
 
 
+@pytest.mark.full
 def test_null_z_has_unit_variance_with_unequal_classes_and_ties():
     rng = np.random.default_rng(0)
     truth = np.repeat([0, 1, 2], [15, 60, 200])
@@ -87,6 +88,7 @@ def test_null_z_has_unit_variance_with_clusters(same_label):
     assert np.std(z, axis=0) == pytest.approx([1, 1, 1], abs=0.12)
 
 
+@pytest.mark.full
 def test_clusters_widen_the_error_as_repeated_draws_vary():
     rng = np.random.default_rng(2)
     cluster, truth = np.repeat(np.arange(80), 10), np.repeat(np.arange(80) % 2, 10)

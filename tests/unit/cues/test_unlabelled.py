@@ -113,6 +113,7 @@ def test_the_shift_to_other_rows_is_evidence(by_caption):
     assert any(item.name == "shift" for finding in result.findings for item in finding.evidence)
 
 
+@pytest.mark.full
 def test_captions_that_name_every_class_say_what_labels_say(tmp_path):
     """The same ties, to the bit; only what may be said of them differs."""
     world = cue_world(3000, 0, reliance=0.5)
@@ -173,6 +174,7 @@ def test_captions_of_other_images_give_nothing(tmp_path, seed):
     check_only_observed(result)
 
 
+@pytest.mark.full
 def test_labels_come_first_and_captions_beside_them_change_nothing(tmp_path):
     world = cue_world(800, 0)
     documents = []

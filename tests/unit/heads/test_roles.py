@@ -49,6 +49,7 @@ def test_sets_of_texts_at_once_are_the_principal_directions_of_each(seed, dh, si
                 assert value == pytest.approx(((centred @ frame.T) ** 2).sum() / (centred**2).sum(), abs=1e-7)
 
 
+@pytest.mark.full
 @settings(deadline=None, max_examples=15, derandomize=True)
 @given(seed=st.integers(0, 10**6), truth=st.sampled_from(sorted(COUNTS)))
 def test_the_planted_property_is_the_role(seed, truth):

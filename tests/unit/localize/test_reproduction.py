@@ -155,6 +155,7 @@ def test_the_packers_pack(packed):
     assert members(packed / "nuswide-000000.tar")["000001.json"] == b'{"objects": ["snow"]}'
 
 
+@pytest.mark.full
 def test_the_commands_run(packed, monkeypatch, capfd):
     monkeypatch.chdir(packed)
     for line in commands(PAGE):

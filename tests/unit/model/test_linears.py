@@ -125,6 +125,7 @@ def test_int8_is_refused_where_it_cannot_run():
         Decomposer(tiny("ViT-B-32").bfloat16(), precision="int8")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["ViT-B-32-quickgelu", "ViT-L-14-CLIPA", "EVA02-B-16"])
 def test_a_compiled_pass_is_traced_once_and_gives_the_same(kind, monkeypatch):
     # Tracing the swapped modules is ours to get right; what inductor makes of it is not, and takes a minute.

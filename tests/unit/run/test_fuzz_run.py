@@ -112,7 +112,7 @@ def damages_of(target, name):
 NAMES = ("manifest", "commit", "rows", "moments", "basis")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES[:3], *(pytest.param(name, marks=pytest.mark.full) for name in NAMES[3:])])
 def test_a_damaged_run_is_read_or_refused(target, name):
     @given(data=damages_of(target, name))
     @QUICK

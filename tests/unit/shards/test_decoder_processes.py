@@ -105,7 +105,7 @@ def test_limits_and_faults_are_those_of_this_process(processes):
     [
         (b"KILL", "its decoder was ended by SIGKILL, 2 times"),
         (b"EXIT", "its decoder ended with status 3, 2 times"),
-        (b"HANG", r"its decoder took more than 2 s, 2 times"),
+        pytest.param(b"HANG", r"its decoder took more than 2 s, 2 times", marks=pytest.mark.full),
     ],
 )
 def test_an_image_that_ends_its_decoder_is_undecodable_and_the_next_is_not(processes, data, why):
