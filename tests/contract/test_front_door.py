@@ -13,7 +13,7 @@ import tomllib
 import pytest
 
 import clipaudit
-from clipaudit.moved import MOVED
+from clipaudit.moved import MODULES, MOVED
 from tests.commands import ROOT
 
 NAMES = [
@@ -192,7 +192,21 @@ except clipaudit.RunNotFound:
     assert names["called"]
 
 
-@pytest.mark.parametrize("module", ["clipaudit.audit", "clipaudit.run"])
+def test_the_other_modules_of_before_give_the_names_that_they_kept():
+    assert all(
+        (ROOT / f"clipaudit/{new.replace('.', '/')}").exists()
+        or (ROOT / f"clipaudit/{new.replace('.', '/')}.py").exists()
+        for new in MODULES.values()
+    )
+    assert not any((ROOT / f"clipaudit/{old.replace('.', '/')}.py").exists() for old in MODULES)
+    with pytest.warns(DeprecationWarning, match=r"has moved: use clipaudit\.cues\.statistics\.groups\.grouping"):
+        from clipaudit.audit.groups import grouping
+    from clipaudit.cues.statistics.groups import grouping as at_its_new_place
+
+    assert grouping is at_its_new_place
+
+
+@pytest.mark.parametrize("module", ["clipaudit.audit", "clipaudit.audit.groups", "clipaudit.run"])
 def test_a_name_that_never_was_is_an_attribute_error(module):
     with pytest.raises(AttributeError, match=f"module '{module}' has no attribute 'Picture'"):
         _ = importlib.import_module(module).Picture
