@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from clipaudit.cli import ablate, compare, demo, evaluate, heads, index, job, localize, query, report, run
+from clipaudit.cli.command import Command
 from clipaudit.schema import VERSION
 
 app = typer.Typer(
@@ -34,20 +35,20 @@ def _main(
     """Audit image data sets with the exact per-head decomposition of a CLIP image encoder."""
 
 
-app.command("audit")(job.audit)
-app.command("status")(run.status)
-app.command("check")(run.check)
-app.command("gc")(run.gc)
-app.command("export")(run.export)
-app.command("heads")(heads.heads)
-app.command("ablate")(ablate.ablate)
-app.command("compare")(compare.compare)
-app.command("index")(index.index)
-app.command("query")(query.query)
-app.command("duplicates")(index.duplicates)
-app.command("serve")(query.serve)
-app.command("explain")(localize.explain)
+app.command("audit", cls=Command)(job.audit)
+app.command("status", cls=Command)(run.status)
+app.command("check", cls=Command)(run.check)
+app.command("gc", cls=Command)(run.gc)
+app.command("export", cls=Command)(run.export)
+app.command("heads", cls=Command)(heads.heads)
+app.command("ablate", cls=Command)(ablate.ablate)
+app.command("compare", cls=Command)(compare.compare)
+app.command("index", cls=Command)(index.index)
+app.command("query", cls=Command)(query.query)
+app.command("duplicates", cls=Command)(index.duplicates)
+app.command("serve", cls=Command)(query.serve)
+app.command("explain", cls=Command)(localize.explain)
 app.add_typer(evaluate.evaluate, name="evaluate")
-app.command("report")(report.report)
-app.command("demo")(demo.demo)
-app.command("demo-data")(demo.demo_data)
+app.command("report", cls=Command)(report.report)
+app.command("demo", cls=Command)(demo.demo)
+app.command("demo-data", cls=Command)(demo.demo_data)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from clipaudit.cli.command import Command
 from clipaudit.cli.options import (
     FORMS,
     BlocksOption,
@@ -48,7 +49,7 @@ BatchOption = Annotated[int, option("Images a forward pass [32].")]
 LabelOption = Annotated[str, option("Label field, of the class of each image's object [cls].")]
 
 
-@evaluate.command()
+@evaluate.command(cls=Command)
 def segmentation(
     shards: ShardsArgument,
     protocol: Annotated[
@@ -119,7 +120,7 @@ def segmentation(
     _segment(config, listed(methods), protocol, as_json)
 
 
-@evaluate.command()
+@evaluate.command(cls=Command)
 def points(
     shards: ShardsArgument,
     methods: Annotated[list[str] | None, option("Methods, as of `explain` [decomposition,contrast,surgery].")] = None,
@@ -158,7 +159,7 @@ def points(
     _segment(config, listed(methods), "points", as_json)
 
 
-@evaluate.command()
+@evaluate.command(cls=Command)
 def multilabel(
     shards: ShardsArgument,
     labels: Annotated[str, option("json path of each image's list of labels [json:objects].")] = "json:objects",
@@ -213,7 +214,7 @@ def multilabel(
         print_recognition(result)
 
 
-@evaluate.command()
+@evaluate.command(cls=Command)
 def waterbirds(
     shards: ShardsArgument,
     label: LabelOption = "cls",
@@ -269,7 +270,7 @@ def waterbirds(
         print_groups(result)
 
 
-@evaluate.command("heads")
+@evaluate.command("heads", cls=Command)
 def evaluate_heads(
     shards: ShardsArgument,
     label: Annotated[str, option("json path of what the object is [json:label].")] = "json:label",

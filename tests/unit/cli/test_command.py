@@ -1,0 +1,51 @@
+"""Every option of every command: a list, or refused when it is given again."""
+
+from __future__ import annotations
+
+import pytest
+import typer
+
+from clipaudit.cli.app import app
+from clipaudit.errors import UsageError
+
+
+def commands(command, name):
+    """Every command with its full name."""
+    inner = getattr(command, "commands", {})
+    if not inner:
+        yield name, command
+    for each, below in inner.items():
+        yield from commands(below, f"{name} {each}")
+
+
+COMMANDS = dict(commands(typer.main.get_command(app), "clipaudit"))
+OPTIONS = [
+    pytest.param(name, option, id=f"{name} {option.opts[0]}")
+    for name, command in COMMANDS.items()
+    for option in command.params
+    if option.param_type_name == "option" and not option.is_eager
+]
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
+def test_an_option_takes_several_values_or_refuses_the_second(name, option):
+    if option.multiple:
+        return
+    again = [option.opts[-1]] if option.is_flag else [option.opts[-1], "1"]
+    with pytest.raises(UsageError) as caught:
+        COMMANDS[name].make_context(name, [*again, *again])
+    assert option.opts[0] in str(caught.value)
+    assert "is given twice" in str(caught.value)
+
+
+def test_both_sides_of_a_switch_and_two_names_of_an_option_are_one_option():
+    with pytest.raises(UsageError, match=r"--heat or --no-heat is given twice"):
+        COMMANDS["clipaudit report"].make_context("report", ["run", "--heat", "--no-heat"])
+    with pytest.raises(UsageError, match=r"--seed is given 3 times, and it takes one value"):
+        COMMANDS["clipaudit heads"].make_context("heads", ["run", "--seed=1", "--seed", "2", "--seed=3"])
+
+
+def test_a_refusal_ends_with_exit_code_2_and_one_sentence(clipaudit):
+    ended = clipaudit("query", "nowhere", "--role", "colour", "--role", "shape", "--text", "a dog")
+    assert ended.returncode == 2
+    assert ended.stderr == "clipaudit: --role is given twice, and it takes one value: keep one of them\n"
