@@ -15,7 +15,7 @@ from clipaudit.cues.result.panels import ClassFacts, Controls, Data, LeftOut, Ne
 from clipaudit.cues.result.result import SCHEMA_VERSION, AuditResult
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
 from clipaudit.cues.summary import class_sizes, run_names
-from clipaudit.heads.texts.classes import ClassNames
+from clipaudit.run.classes import ClassNames
 from clipaudit.run.reader import Run
 
 _LISTED_CLASSES: Final = 5

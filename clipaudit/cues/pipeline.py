@@ -40,10 +40,11 @@ from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
 from clipaudit.cues.statistics.sources import SourceTest, nested
 from clipaudit.cues.summary import assemble, ranked
 from clipaudit.errors import UsageError
-from clipaudit.heads.texts.classes import ClassNames, find_classes, listed_classes, load_templates
 from clipaudit.heads.texts.mentions import NONE, SEVERAL
 from clipaudit.heads.texts.pool import TextPool, pool_for
+from clipaudit.heads.texts.templates import load_templates
 from clipaudit.heads.texts.vectors import RunTexts
+from clipaudit.run.classes import ClassNames, find_classes, listed_classes
 from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows, row_filter
 from clipaudit.schema import VERSION, Label

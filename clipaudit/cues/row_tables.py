@@ -30,7 +30,7 @@ from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.shift import having_classes, strongest_direction
 from clipaudit.cues.result.result import AuditResult, Finding
-from clipaudit.heads.texts.classes import ClassNames
+from clipaudit.run.classes import ClassNames
 
 CAP: Final = 50.0
 """Most that one image may weigh: a few images of a rare group would otherwise decide a training."""

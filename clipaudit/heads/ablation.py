@@ -154,7 +154,7 @@ class ZeroShot(ArrayHolder):
     classes: Float32s
     """(C, D) unit vectors of the classes."""
     class_of: Mapping[Label, int]
-    """Label -> row of `classes`; see `texts.classes.ClassNames.rows`."""
+    """Label -> row of `classes`; see `run.classes.ClassNames.rows`."""
     attribute: str | None = None
     """`attributes.place`: groups are classes by its values. Any other column does too."""
     rows: Rows = ALL

@@ -26,11 +26,12 @@ from clipaudit.heads.ablation import (
 )
 from clipaudit.heads.description import find_roles, role_json
 from clipaudit.heads.roles import Role
-from clipaudit.heads.texts.classes import ClassNames, find_classes, load_templates
 from clipaudit.heads.texts.pool import TextPool, load_pool
+from clipaudit.heads.texts.templates import load_templates
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.heads.textspan import Criterion, TextSpan, textspans
 from clipaudit.heads.zeroshot import Control, Score, control, score, score_sets
+from clipaudit.run.classes import ClassNames, find_classes
 from clipaudit.run.filters import is_filter
 from clipaudit.run.moments import Moments
 from clipaudit.run.reader import Run

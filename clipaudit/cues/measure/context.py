@@ -27,7 +27,7 @@ from clipaudit.cues.statistics.known_error import KnownError
 from clipaudit.cues.statistics.multiplicity import Largest, largest_cuts, strata_of
 from clipaudit.cues.statistics.screen import Screen, joined
 from clipaudit.cues.statistics.sources import MIN_SOURCES, SourceTest
-from clipaudit.heads.texts.classes import ClassNames
+from clipaudit.run.classes import ClassNames
 from clipaudit.run.reader import Run
 
 

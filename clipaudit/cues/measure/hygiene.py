@@ -11,7 +11,7 @@ from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.sample_refs import sample_ref
 from clipaudit.cues.result.finding_parts import SampleRef
 from clipaudit.cues.result.panels import Hygiene
-from clipaudit.heads.texts.classes import ClassNames
+from clipaudit.run.classes import ClassNames
 
 _CLUSTERS: Final = 6
 """Clusters of near duplicates that are shown, the largest."""

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.result.finding_parts import SampleRef
-from clipaudit.heads.texts.classes import ClassNames
+from clipaudit.run.classes import ClassNames
 
 
 def sample_ref(facts: ImageFacts, place: int, names: ClassNames) -> SampleRef:

@@ -9,8 +9,8 @@ import numpy as np
 from clipaudit.arrays import Float32s, Ints
 from clipaudit.cues.result.finding_parts import ClassesFrom
 from clipaudit.errors import UsageError
-from clipaudit.heads.texts.classes import ClassNames
 from clipaudit.heads.texts.mentions import SEVERAL, forms_of, named_class
+from clipaudit.run.classes import ClassNames
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import stream_rows
 

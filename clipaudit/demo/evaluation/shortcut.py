@@ -19,11 +19,11 @@ from clipaudit.demo.evaluation.recognition import ImageEncoder
 from clipaudit.demo.world.captions import STYLE_PREFIXES, joined
 from clipaudit.demo.world.datasets import write_world
 from clipaudit.heads.ablation import ZeroShot, as_set, mean_ablation, random_sets, replacement_means, stream_logits
-from clipaudit.heads.texts.classes import load_classes
 from clipaudit.heads.texts.encoder import encode_classes
 from clipaudit.heads.textspan import textspans, variance_share
 from clipaudit.heads.zeroshot import Control, LogitBatch, control, score, score_sets
 from clipaudit.job.driver import run_job
+from clipaudit.run.classes import load_classes
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import Rows
 from clipaudit.schema import Label, parse_head_label

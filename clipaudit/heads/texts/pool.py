@@ -12,10 +12,10 @@ from typing import Final, TypeAlias
 
 from clipaudit.arrays import Float32s
 from clipaudit.errors import UsageError
-from clipaudit.heads.texts.textfile import TextLine, parse_lines, read_lines
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.run.reader import RunPlace, opened
 from clipaudit.schema import Names, as_names
+from clipaudit.storage.text_file import TextLine, parse_lines, read_lines
 
 CORE: Final = "core-like"
 """An object or a part of one: what a class is usually named for."""

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from clipaudit.config import ModelConfig
 from clipaudit.errors import UsageError
-from clipaudit.heads.texts.classes import ClassNames, find_classes, load_classes, load_templates
 from clipaudit.heads.texts.encoder import encode_classes, load_tokenizer
+from clipaudit.heads.texts.templates import load_templates
 from clipaudit.localize.evaluation.head_places import HeadPlaces, Kind, places_of_heads
 from clipaudit.localize.evaluation.metrics import BootstrapEstimate
 from clipaudit.localize.evaluation.multilabel import MultiLabelResult, recognise
@@ -37,6 +37,7 @@ from clipaudit.localize.tensors import autocast, embed
 from clipaudit.localize.token_maps import TokenDecomposition
 from clipaudit.model import Decomposer, Tower, describe_tower
 from clipaudit.model.loading import Normaliser, load_model
+from clipaudit.run.classes import ClassNames, find_classes, load_classes
 
 _OF_ONE_OBJECT: Mapping[str, Callable[[ClassNames], Measure]] = MappingProxyType(
     {"object": ObjectProtocol, "reference": ReferenceProtocol, "points": PointsProtocol}

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from clipaudit.arrays import Bools, Float32s, Float64s
 from clipaudit.errors import UsageError
-from clipaudit.heads.texts.classes import ClassNames
 from clipaudit.localize.evaluation.metrics import BootstrapEstimate, average_precision
 from clipaudit.localize.evaluation.segmentation import Encode, Normalise, batches
 from clipaudit.localize.masks import Masked
 from clipaudit.localize.surgery import Form, feature_surgery, text_weights
+from clipaudit.run.classes import ClassNames
 
 SCORES = ("cosine", "softmax", "surgery")
 _SHARPNESS = 100.0

@@ -14,11 +14,11 @@ from torch import Tensor
 from clipaudit.arrays import Float32s
 from clipaudit.errors import UsageError
 from clipaudit.heads.ablation import as_set, random_sets
-from clipaudit.heads.texts.classes import ClassNames
 from clipaudit.heads.zeroshot import Control, LogitBatch, Score, control, score, score_sets
 from clipaudit.localize.evaluation.segmentation import Normalise, batches
 from clipaudit.localize.masks import Masked
 from clipaudit.model import Decomposer
+from clipaudit.run.classes import ClassNames
 from clipaudit.schema import head_label, parse_head_label
 
 PUBLISHED_HEADS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(

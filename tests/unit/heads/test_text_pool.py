@@ -11,15 +11,11 @@ import pytest
 
 from clipaudit.demo.evaluation.head_choice import text_pool
 from clipaudit.errors import UsageError
-from clipaudit.heads.texts import classes, pool, textfile
-from clipaudit.heads.texts.classes import (
-    ClassNames,
-    find_classes,
-    listed_classes,
-    load_classes,
-    load_templates,
-)
+from clipaudit.heads.texts import pool, templates
 from clipaudit.heads.texts.pool import CONTEXT, CORE, KINDS, UNSPECIFIED, load_pool, pool_for
+from clipaudit.heads.texts.templates import load_templates
+from clipaudit.run.classes import ClassNames, find_classes, listed_classes, load_classes
+from clipaudit.storage import text_file
 
 FOLDER = Path(pool.__file__).parent / "pool"
 WORLD = re.findall(
@@ -217,7 +213,7 @@ def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
         load_pool("memory://gone.txt")
     with pytest.raises(UsageError, match=r"^nosuch://x\.txt cannot be read: "):
         load_pool("nosuch://x.txt")
-    monkeypatch.setattr(textfile, "MAX_BYTES", 10)
+    monkeypatch.setattr(text_file, "MAX_BYTES", 10)
     with pytest.raises(UsageError, match="is it a list of texts"):
         load_pool(write(tmp_path / "large.txt", "a text too many\n"))
 
@@ -362,7 +358,7 @@ def test_template_sets():
     assert set(load_templates("simple")) < set(imagenet)
     assert len(load_templates("simple")) == 7
     assert load_templates("single") == ("a photo of a {}.",)
-    assert set(classes.TEMPLATE_SETS) == {"imagenet", "simple", "single"}
+    assert set(templates.TEMPLATE_SETS) == {"imagenet", "simple", "single"}
 
 
 def test_prompts_leave_names_alone():

@@ -13,7 +13,7 @@ from PIL import Image
 
 from clipaudit.config import ModelConfig
 from clipaudit.errors import UnsupportedTower, UsageError
-from clipaudit.heads.texts.classes import ClassNames
+from clipaudit.run.classes import ClassNames
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,10 +14,10 @@ from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConf
 from clipaudit.demo.world.datasets import write_world
 from clipaudit.errors import UsageError
 from clipaudit.heads.experiment import Choice, Experiment, ExperimentConfig, ablation
-from clipaudit.heads.texts.classes import ClassNames
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.job.driver import run_job
 from clipaudit.job.engine_local import LocalPool
+from clipaudit.run.classes import ClassNames
 from clipaudit.run.reader import Run
 
 

@@ -1,4 +1,4 @@
-"""Class names (from a file, beside the shards, or the run's labels) and the prompt templates that they go into."""
+"""What the labels of a run are called: class names from a file, from beside the shards, or the labels themselves."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from clipaudit.errors import UsageError
-from clipaudit.heads.texts.textfile import TextLine, is_remote, parse_lines, read_if_there, read_lines
 from clipaudit.schema import Label
+from clipaudit.storage.text_file import TextLine, is_remote, parse_lines, read_if_there, read_lines
 
 CLASSNAMES: Final = "classnames.txt"
 """The file beside the shards, as in the WebDataset sets of CLIP benchmark (there one directory up)."""
-TEMPLATE_SETS: Final = ("imagenet", "simple", "single")
-"""OpenAI's 80 templates for ImageNet; the 7 of them that do nearly as well; one."""
-SINGLE: Final = ("a photo of a {}.",)
 _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]*")
 _LISTED: Final = 5
 
@@ -140,30 +137,6 @@ def listed_classes(path: str | None, shards: Sequence[str]) -> ClassNames:
     if len(classes) < 2:
         raise UsageError(f"an audit compares classes, and {classes.source} names one")
     return classes
-
-
-def load_templates(spec: str = "imagenet") -> tuple[str, ...]:
-    """Prompt templates with one `{}` each: a name of TEMPLATE_SETS, or a file with one a line.
-
-    Raises UsageError when there is no such set or file, and naming the line that is no template.
-    """
-    if spec == "single":
-        return SINGLE
-    if spec in TEMPLATE_SETS:
-        from open_clip import zero_shot_metadata as metadata  # brings torch
-
-        makers = metadata.OPENAI_IMAGENET_TEMPLATES if spec == "imagenet" else metadata.SIMPLE_IMAGENET_TEMPLATES
-        return tuple(str(make("{}")) for make in makers)
-    data = read_if_there(spec)
-    if data is None:
-        raise UsageError(f"no templates {spec!r}: give {', '.join(TEMPLATE_SETS)} or a file with one a line")
-    lines = parse_lines(data, spec)
-    for line in lines:
-        if len(line.columns) > 1 or line.columns[0].count("{}") != 1:
-            raise UsageError(f"{spec}, line {line.number}: a template needs {{}} once, where the class name goes")
-    if not lines:
-        raise UsageError(f"{spec} has no templates: write one a line, with {{}} where the class name goes")
-    return tuple(dict.fromkeys(line.columns[0] for line in lines))
 
 
 def _classes(lines: list[TextLine], path: str) -> ClassNames:
