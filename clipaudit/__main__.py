@@ -1,17 +1,35 @@
 """The command's entry: runs the command line and turns a user's mistake into one sentence and an exit code."""
 
+from __future__ import annotations
+
 import sys
 import traceback
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def main() -> None:
     """Run `clipaudit`; ClipauditError ends as one sentence on stderr with its exit code, a bug keeps its traceback."""
-    from clipaudit.cli.app import app
-    from clipaudit.errors import ClipauditError
+    from clipaudit.errors import ClipauditError, Note
     from clipaudit.redact import redact
 
     try:
-        app()
+        _check_directory()
+        from clipaudit.cli.app import app
+        from clipaudit.cli.streams import flush_streams, guard_streams
+
+        guard_streams()
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", Note)
+            warnings.showwarning = _shown(Note, warnings.showwarning)
+            try:
+                app()
+            finally:
+                flush_streams()
     except ClipauditError as error:
         print(f"clipaudit: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -21,6 +39,33 @@ def main() -> None:
     except Exception:  # noqa: BLE001 - a bug: its traceback and exit code 5, which scripts can tell from 1 (gate failed)
         print(redact(traceback.format_exc()), end="", file=sys.stderr)
         sys.exit(ClipauditError.exit_code)
+
+
+def _shown(category: type[Warning], others: Callable[..., None]) -> Callable[..., None]:
+    """What shows warnings: those of a category as one line on stderr, each once; the rest by `others`."""
+    told: set[str] = set()
+
+    def show(message: Warning | str, kind: type[Warning], *place: object, **more: object) -> None:
+        if not issubclass(kind, category):
+            others(message, kind, *place, **more)
+        elif str(message) not in told:
+            told.add(str(message))
+            print(f"clipaudit: note: {message}", file=sys.stderr)
+
+    return show
+
+
+def _check_directory() -> None:
+    """UsageError when the working directory has been deleted: no relative path means anything then."""
+    from clipaudit.errors import UsageError
+
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UsageError(
+            f"the working directory cannot be used ({error.strerror}): it was deleted or may not be read; change to"
+            " another"
+        ) from error
 
 
 if __name__ == "__main__":

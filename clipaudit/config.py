@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 from clipaudit.errors import UsageError
 from clipaudit.redact import private_url, public_url
@@ -18,6 +20,12 @@ LabelMoments: TypeAlias = Literal["auto", "all", "none"]
 def _require(condition: bool, sentence: str) -> None:
     if not condition:
         raise UsageError(sentence)
+
+
+def _several(given: object) -> tuple[str, ...]:
+    """Several texts or paths, or one, which is not a list of its letters, as a tuple of texts."""
+    texts = [given] if isinstance(given, str | os.PathLike) else cast("Iterable[str | os.PathLike[str]]", given)
+    return tuple(os.fspath(text) for text in texts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +45,9 @@ class FieldsConfig:
     """json paths `json:attrs.place`, or `NAME=json:attrs.place`; the default column name is the last part."""
     caption: str | None = None
     """`txt` or a json path."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attributes", _several(self.attributes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +125,15 @@ class ModelConfig:
     """Images a forward pass."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", os.fspath(self.name))
+        if self.pretrained is not None:
+            object.__setattr__(self, "pretrained", os.fspath(self.pretrained))
         _require(self.batch_size >= 1, f"--batch-size must be at least 1, not {self.batch_size}")
         _require(
             self.precision in get_args(Precision),
             f"--precision must be fp32, bf16, fp16 or int8, not {self.precision!r}",
         )
-        _require(-1 <= self.min_agreement <= 1, f"--min-agreement must lie in -1..1, not {self.min_agreement}")
+        _require(-1 <= self.min_agreement <= 1, f"--min-agreement must lie in -1..1, not {self.min_agreement:g}")
         for name, numbers in (("mean", self.image_mean), ("std", self.image_std)):
             _require(
                 numbers is None or (len(numbers) == 3 and all(0 <= number <= 1 for number in numbers)),
@@ -222,7 +236,7 @@ class ExecutionConfig:
         )
         _require(self.max_attempts >= 1, f"--max-attempts must be at least 1, not {self.max_attempts}")
         _require(self.max_shard_seconds > 0, f"--max-shard-seconds must be positive, not {self.max_shard_seconds}")
-        _require(0 <= self.max_lost_samples <= 1, f"--max-lost must lie in 0..1, not {self.max_lost_samples}")
+        _require(0 <= self.max_lost_samples <= 1, f"--max-lost must lie in 0..1, not {self.max_lost_samples:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,12 +261,10 @@ class JobConfig:
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
 
     def __post_init__(self) -> None:
-        given: object = self.shards
-        shards = (given,) if isinstance(given, str) else self.shards  # one pattern is not a list of its letters
         # No credential is visible in this process from here on. Only what is sent to a Ray worker holds them, because
         # that process has to learn them: __getstate__ puts them in, __setstate__ takes them out again.
-        object.__setattr__(self, "shards", tuple(public_url(url) for url in shards))
-        object.__setattr__(self, "out", public_url(self.out))
+        object.__setattr__(self, "shards", tuple(public_url(url) for url in _several(self.shards)))
+        object.__setattr__(self, "out", public_url(os.fspath(self.out)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "shards": tuple(map(private_url, self.shards)), "out": private_url(self.out)}

@@ -43,6 +43,10 @@ class ClipauditError(Exception):
         super().__init__(redact(message))
 
 
+class Note(UserWarning):
+    """What a user should know and what is no error, such as two classes of one name; commands print it on stderr."""
+
+
 class UsageError(ClipauditError):
     """An option, a path or a configuration is wrong.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -55,6 +56,22 @@ _HEAD_LABEL = re.compile(r"L(\d{2,})H(\d{2,})")
 def as_names(names: Names) -> tuple[str, ...]:
     """One name or several, as a tuple."""
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def as_paths(options: object, *names: str) -> None:
+    """Make fields of a frozen dataclass texts where they hold a `pathlib.Path`; None stays None."""
+    for name in names:
+        value = getattr(options, name)
+        if isinstance(value, os.PathLike):
+            object.__setattr__(options, name, os.fspath(value))
+
+
+def as_tuples(options: object, *names: str) -> None:
+    """Make fields of a frozen dataclass tuples: one name, which would be taken for its letters, or several."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None:
+            object.__setattr__(options, name, as_names(value))
 
 
 def head_label(layer: int, head: int) -> str:

@@ -7,7 +7,7 @@ from typing import Final, get_args
 
 from clipaudit.cues.result.finding_parts import ClassesFrom
 from clipaudit.errors import UsageError
-from clipaudit.schema import as_names
+from clipaudit.schema import as_paths, as_tuples
 
 _MIN_PERMUTATIONS: Final = 199
 """With fewer, no adjusted p-value could be 0.005."""
@@ -76,8 +76,8 @@ class AuditOptions:
     """Of all random choices: the same seed and rows give the same result."""
 
     def __post_init__(self) -> None:
-        for name in ("user_texts", "attributes", "core", "where", "test_where"):
-            object.__setattr__(self, name, as_names(getattr(self, name)))
+        as_tuples(self, "user_texts", "attributes", "core", "where", "test_where")
+        as_paths(self, "classes", "templates", "texts")
         for name, low in (
             ("directions", 1),
             ("n_min", 1),
@@ -93,9 +93,9 @@ class AuditOptions:
         if self.permutations != 0 and self.permutations < _MIN_PERMUTATIONS:
             raise UsageError(f"permutations must be 0 or at least {_MIN_PERMUTATIONS}, not {self.permutations}")
         if not 0 < self.margin < 0.5:
-            raise UsageError(f"--margin must be between 0 and 0.5, not {self.margin}")
+            raise UsageError(f"--margin must be above 0 and below 0.5, not {self.margin:g}")
         if not 0 < self.alpha < 1:
-            raise UsageError(f"alpha must be between 0 and 1, not {self.alpha}")
+            raise UsageError(f"alpha must be above 0 and below 1, not {self.alpha:g}")
         if not 0 < self.delta_warn <= self.delta_fail < 1:
             raise UsageError(
                 f"the minimum effects must be 0 < warn <= fail < 1, not {self.delta_warn} and {self.delta_fail}"

@@ -29,6 +29,7 @@ from clipaudit.run.basis import Basis
 from clipaudit.run.moments import Moments, merge
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import ALL, Rows, moments_over, require_rows
+from clipaudit.schema import as_tuples
 
 FOLDER: Final = "heads"
 FILE: Final = "heads.json"
@@ -56,6 +57,7 @@ class DescribeConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        as_tuples(self, "heads")
         if self.steps < 1:
             raise UsageError(f"--steps must be at least 1, not {self.steps}")
 

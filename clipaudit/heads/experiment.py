@@ -36,7 +36,7 @@ from clipaudit.run.filters import is_filter
 from clipaudit.run.moments import Moments
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows
-from clipaudit.schema import Label, mlp_column, parse_head_label
+from clipaudit.schema import Label, as_paths, as_tuples, mlp_column, parse_head_label
 from clipaudit.statistics import Proportion
 
 BALANCED: Final = "balanced"
@@ -65,6 +65,8 @@ class ExperimentConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        as_tuples(self, "where", "fit")
+        as_paths(self, "classes", "templates", "means", "texts")
         if self.min_group < 1:
             raise UsageError(f"--min-group must be at least 1, not {self.min_group}")
 
@@ -136,6 +138,9 @@ class Choice:
     """`all` stored, or layers."""
     roles: tuple[str, ...] = ()
     """Properties or kinds of the pool: every head with such a role."""
+
+    def __post_init__(self) -> None:
+        as_tuples(self, "heads", "roles")
 
     def __bool__(self) -> bool:
         return bool(self.heads or self.layers or self.mlps or self.roles)

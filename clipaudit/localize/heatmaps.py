@@ -48,10 +48,10 @@ def points(scores: Tensor, size: tuple[int, int], *, threshold: float = 0.8, smo
         smooth: how many times smaller the map is made first.
 
     Raises:
-        UsageError: a threshold outside 0..1.
+        UsageError: a threshold that is not above 0 and at most 1.
     """
     if not 0 < threshold <= 1:
-        raise UsageError(f"the threshold of points must lie in 0..1, not {threshold}")
+        raise UsageError(f"the threshold of points must be above 0 and at most 1, not {threshold:g}")
     rows, columns = max(scores.shape[0] // smooth, 1), max(scores.shape[1] // smooth, 1)
     cells = min_max(enlarged(scores[None, None].float(), (rows, columns)))[0, 0].flatten()
     # never more than half of the cells, so that no cell is both positive and negative

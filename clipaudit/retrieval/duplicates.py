@@ -48,7 +48,7 @@ class DuplicatesConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.similarity <= 1:
-            raise UsageError(f"--similarity must lie in 0..1, not {self.similarity}")
+            raise UsageError(f"--similarity must be above 0 and at most 1, not {self.similarity:g}")
         if not 0 <= self.bits <= 64:
             raise UsageError(f"--bits must lie in 0..64, not {self.bits}")
 

@@ -23,6 +23,7 @@ from clipaudit.retrieval.card import (
 from clipaudit.retrieval.kinds import parse_kind
 from clipaudit.retrieval.rowmap import remove_unused, segments_for
 from clipaudit.run.reader import Run
+from clipaudit.schema import as_paths, as_tuples
 
 Builder: TypeAlias = Callable[[Sequence[BuildTask]], Iterator[IndexCard]]
 """Builds tasks, in any order."""
@@ -46,6 +47,8 @@ class IndexConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        as_tuples(self, "heads")
+        as_paths(self, "run")
         if self.metric not in METRICS:
             raise UsageError(f"--metric must be cosine, centred or raw, not {self.metric!r}")
         if self.update and (self.kind, self.metric) != ("auto", DEFAULT_METRIC):

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from clipaudit.errors import UsageError
+from clipaudit.errors import Note, UsageError
 from clipaudit.schema import Label
 from clipaudit.storage.text_file import TextLine, is_remote, parse_lines, read_if_there, read_lines
 
 CLASSNAMES: Final = "classnames.txt"
 """The file beside the shards, as in the WebDataset sets of CLIP benchmark (there one directory up)."""
 _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]*")
+_NUMBER_FIRST: Final = re.compile(r"-?[0-9]+\s*[,;:|=]\s*\S.*")
+_NUMBER_LAST: Final = re.compile(r".*\S\s*[,;|]\s*-?[0-9]+")
+_COUNTED: Final = re.compile(r"([0-9]+)[.)]?\s+\S.*")
+_HEADERS: Final = ("label", "id", "index", "number", "class", "class_id", "class id", "class_index")
+"""First columns of a header; none of them is a label where all others are numbers."""
 _LISTED: Final = 5
 
 
@@ -40,11 +46,45 @@ class ClassNames:
 
     @property
     def repeated(self) -> tuple[str, ...]:
-        """Names of more than one class, which no prompt can tell apart (ImageNet has two: missile, sunglasses)."""
-        counted = dict.fromkeys(self.names, 0)
-        for name in self.names:
-            counted[name] += 1
-        return tuple(name for name, count in counted.items() if count > 1)
+        """Names of more than one class, which no prompt can tell apart (ImageNet has two: missile, sunglasses).
+
+        Case and underscores make no difference, as in `rows`; of such names the first is given.
+        """
+        return tuple(self.names[rows[0]] for rows in self._rows_by_key(self.names) if len(rows) > 1)
+
+    @property
+    def shares_name(self) -> tuple[bool, ...]:
+        """Of each class, whether another has its name."""
+        shared = {row for rows in self._rows_by_key(self.names) if len(rows) > 1 for row in rows}
+        return tuple(row in shared for row in range(len(self)))
+
+    def _rows_by_key(self, names: Iterable[str]) -> list[list[int]]:
+        """The rows of each name, one name a class; names that differ in case alone together."""
+        rows: dict[str, list[int]] = {}
+        for row, name in enumerate(names):
+            rows.setdefault(_key(name), []).append(row)
+        return list(rows.values())
+
+    def remarks(self) -> list[str]:
+        """What a user should know of the names: classes that share one."""
+        shared = [rows for rows in self._rows_by_key(self.names) if len(rows) > 1]
+        remarks = [
+            f"{self.source}: labels {_joined([self.labels[row] for row in rows])} have the same name,"
+            f" {self.names[rows[0]]!r}: no prompt tells these classes apart, so give each a name of its own"
+            for rows in shared[:_LISTED]
+        ]
+        if len(shared) > _LISTED:
+            remarks.append(f"{self.source}: {len(shared) - _LISTED} more names are shared by several classes")
+        first: dict[str, int] = {_key(name): row for row, name in enumerate(self.names)}
+        for row, others in enumerate(self.others):
+            for name in others:
+                owner = first.setdefault(_key(name), row)
+                if owner != row:
+                    remarks.append(
+                        f"{self.source}: {name!r} is a name of the labels {self.labels[owner]} and {self.labels[row]}:"
+                        " captions with it name neither"
+                    )
+        return remarks
 
     def knows(self, label: int | str) -> bool:
         """Whether `rows` would find a class for this label."""
@@ -77,8 +117,7 @@ class ClassNames:
     @cached_property
     def _by_name(self) -> dict[str, int]:
         """Rows by name, the names of several classes left out."""
-        repeated = {_key(name) for name in self.repeated}
-        return {key: row for row, name in enumerate(self.names) if (key := _key(name)) not in repeated}
+        return {_key(self.names[rows[0]]): rows[0] for rows in self._rows_by_key(self.names) if len(rows) == 1}
 
     @property
     def _examples(self) -> str:
@@ -140,6 +179,14 @@ def listed_classes(path: str | None, shards: Sequence[str]) -> ClassNames:
 
 
 def _classes(lines: list[TextLine], path: str) -> ClassNames:
+    """The classes of a file's lines; what a user should know of them is given as a `Note`."""
+    names = _parsed(lines, path)
+    for remark in names.remarks():
+        warnings.warn(remark, Note, stacklevel=3)
+    return names
+
+
+def _parsed(lines: list[TextLine], path: str) -> ClassNames:
     if not lines:
         raise UsageError(f"{path} has no class names: write one a line")
     if lines[0].columns[0].startswith(("{", "[")):
@@ -153,11 +200,29 @@ def _classes(lines: list[TextLine], path: str) -> ClassNames:
     names = tuple(line.columns[1 if labelled else 0] for line in lines)
     if labelled:
         others = tuple(line.columns[2:] for line in lines)
-        return ClassNames(labels=_labels(lines, path), names=names, source=path, others=others if any(others) else ())
+        labels = _labels(lines, path)
+        if all(map(_INTEGER.fullmatch, names)) and not any(map(_INTEGER.fullmatch, map(str, labels))):
+            raise UsageError(f"{path}: the second column holds numbers: write label<TAB>name, the label first")
+        return ClassNames(labels=labels, names=names, source=path, others=others if any(others) else ())
     for position, line in enumerate(lines, 1):
         if line.number != position:
             raise UsageError(f"{path}, line {position}: blank, though names follow; labels count the lines from 0")
+    _refuse_numbered(names, path)
     return ClassNames(labels=tuple(range(len(names))), names=names, source=path)
+
+
+def _refuse_numbered(names: Sequence[str], path: str) -> None:
+    """UsageError where lines are a label and a name that no tab separates, such as `0,airplane` or `1 cat`."""
+    rows = names[1:] or names  # the first may be a header
+    separated = all(map(_NUMBER_FIRST.fullmatch, rows)) or all(map(_NUMBER_LAST.fullmatch, rows))
+    counts = [int(match[1]) if (match := _COUNTED.fullmatch(name)) else -1 for name in names]
+    counted = len(names) > 1 and counts[0] >= 0 and counts == [*range(counts[0], counts[0] + len(names))]
+    if separated or counted:
+        example = next(name for name in names if any(character.isdigit() for character in name))
+        raise UsageError(
+            f"{path}: lines such as {example!r} look like a label and a name: separate them by a tab, label<TAB>name,"
+            " or write the names alone, one a line"
+        )
 
 
 def _labels(lines: list[TextLine], path: str) -> tuple[int | str, ...]:
@@ -167,6 +232,9 @@ def _labels(lines: list[TextLine], path: str) -> tuple[int | str, ...]:
         first = seen.setdefault(line.columns[0], line.number)
         if first != line.number:
             raise UsageError(f"{path}, line {line.number}: the label {line.columns[0]!r} is in line {first} already")
+    texts = list(seen)
+    if len(texts) > 1 and texts[0].casefold() in _HEADERS and all(map(_INTEGER.fullmatch, texts[1:])):
+        raise UsageError(f"{path}, line 1: {texts[0]!r} is no label like the others: remove the header")
     return tuple(int(text) for text in seen) if all(map(_INTEGER.fullmatch, seen)) else tuple(seen)
 
 
@@ -197,6 +265,12 @@ def _parent(url: str) -> str:
 def _key(name: str) -> str:
     """A name as it is compared: without case, underscores as spaces."""
     return " ".join(name.replace("_", " ").split()).casefold()
+
+
+def _joined(labels: Sequence[int | str]) -> str:
+    """`0 and 1`, `0, 3 and 7`."""
+    words = [str(label) for label in labels]
+    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _listed(labels: Sequence[int | str]) -> str:

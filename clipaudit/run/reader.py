@@ -120,8 +120,8 @@ class Run(RunTables):
     def _read_vectors(
         self, names: Sequence[str], columns: Names | None, shards: Shards, dtype: npt.DTypeLike
     ) -> dict[str, Vectors]:
-        columns = self._default_columns() if columns is None else as_names(columns)
-        self._check_columns(columns)
+        asked = self._default_columns() if columns is None else as_names(columns)
+        columns = self._full_names(asked)
         records = self._chosen(shards)
         starts = np.cumsum([0, *(record.ok for record in records)])
         values = {name: self._empty(name, int(starts[-1]), dtype) for name in names}
@@ -134,7 +134,7 @@ class Run(RunTables):
         table = self.typed(table) if any(name.startswith("attributes") for name in columns) else table
         shard_id = np.repeat(np.array([record.shard_id for record in records], np.int32), lengths)
         index = np.concatenate([np.empty(0, np.int32), *(np.asarray(part["index"], np.int32) for part in tables)])
-        others = {column: as_numpy(plain_column(table, column)) for column in columns}
+        others = {given: as_numpy(plain_column(table, column)) for given, column in zip(asked, columns, strict=True)}
         return {
             name: Vectors(name=name, values=array, shard_id=shard_id, index=index, columns=others)
             for name, array in values.items()

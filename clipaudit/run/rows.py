@@ -19,7 +19,7 @@ from clipaudit.run.filters import parse_filter, why_empty
 from clipaudit.run.moments import Moments, merge, moments_of
 from clipaudit.run.projections import vectors_of
 from clipaudit.run.reader import Run
-from clipaudit.schema import OK, Names
+from clipaudit.schema import OK, Names, as_tuples
 
 BATCH_ROWS: Final = 4096
 
@@ -36,6 +36,9 @@ class Rows:
     """Shard ids; None for all."""
     where: tuple[str, ...] = ()
     """Filters that a row must all pass, in the language of `clipaudit.run.filters`: `split = test`, `light < 9`."""
+
+    def __post_init__(self) -> None:
+        as_tuples(self, "where")
 
     @property
     def described(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -64,15 +65,15 @@ class RunTables:
     def table(self, columns: Names | None = None, shards: Shards = None) -> pa.Table:
         """Columns of every row, failures included; default: every column that is not a vector.
 
-        Attributes have the types of `column_types`; one alone is asked for as `attributes.place`.
+        Attributes have the types of `column_types`; one alone is asked for as `attributes.place`, or as `place`.
         """
-        names = self._plain_columns() if columns is None else as_names(columns)
-        self._check_columns(names)
+        asked = self._plain_columns() if columns is None else as_names(columns)
+        names = self._full_names(asked)
         outer = list(dict.fromkeys(name.partition(".")[0] for name in names))
         table = self.typed(pa.Table.from_batches(self.batches(outer, shards=shards), schema=self.schema(outer)))
-        if outer == list(names):
+        if outer == list(asked):
             return table
-        return pa.table({name: plain_column(table, name) for name in names})
+        return pa.table({given: plain_column(table, name) for given, name in zip(asked, names, strict=True)})
 
     def batches(
         self, columns: Names | None = None, rows: int = _BATCH_ROWS, shards: Shards = None
@@ -164,9 +165,20 @@ class RunTables:
             raise UsageError(f"shard {missing[0]} is not committed in the run at {self.directory.url}")
         return [self.records[shard] for shard in shards]
 
+    def _full_names(self, columns: Sequence[str]) -> list[str]:
+        """Columns by their full names, `attributes.place` for `place`; UsageError when the run has no such column."""
+        names = [
+            f"attributes.{name}" if name not in self.columns and name in self.spec.attributes else name
+            for name in columns
+        ]
+        self._check_columns(names)
+        return names
+
     def _check_columns(self, columns: Sequence[str], nested: bool = True) -> None:
         known = {*self.columns, *(f"attributes.{name}" for name in self.spec.attributes if nested)}
         unknown = [column for column in columns if column not in known]
         if unknown:
-            names = ", ".join(self._plain_columns())
-            raise UsageError(f"the run at {self.directory.url} has no column {unknown[0]!r}: it has {names}")
+            names = ", ".join(self._flat_columns() if nested else self._plain_columns())
+            nearest = difflib.get_close_matches(unknown[0], known, n=1)
+            meant = f"did you mean {nearest[0]}? " if nearest else ""
+            raise UsageError(f"the run at {self.directory.url} has no column {unknown[0]!r}: {meant}it has {names}")

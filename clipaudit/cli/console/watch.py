@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from clipaudit.cli.streams import reader_is_gone
 from clipaudit.job.watch import Sight, Watcher
 
 _BAR_WIDTH = 40
@@ -28,6 +29,8 @@ def watch(run: str, interval_seconds: float, as_json: bool) -> None:
             for sight in _looks(watcher, interval_seconds):
                 line = json.dumps(asdict(sight)) if as_json else _line(sight)
                 print(line, file=sys.stdout, flush=True)
+                if reader_is_gone():
+                    return
             return
         with Live(console=console, auto_refresh=False) as live:
             for sight in _looks(watcher, interval_seconds):

@@ -62,7 +62,6 @@ def own_answers(run: Run, names: ClassNames, classes: Float32s) -> Ints:
         (batch.vectors["embedding"] @ classes.T).argmax(axis=1).astype(np.int64)
         for batch in stream_rows(run, ["embedding"])
     ]
-    shared = set(names.repeated)
-    repeated = np.array([name in shared for name in names.names], np.bool_)
+    repeated = np.array(names.shares_name, np.bool_)
     answers = np.concatenate([np.empty(0, np.int64), *parts])
     return np.where(repeated[answers], SEVERAL, answers)

@@ -16,6 +16,7 @@ from clipaudit.cues.result.result import AuditResult
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.run.reader import Run
+from clipaudit.schema import Names, as_names
 
 if TYPE_CHECKING:
     from clipaudit.cues.report.heat import HeatMaps
@@ -36,7 +37,7 @@ def save_report(
     heat: bool = True,
     masks: str | None = MASKS,
     device: str = "auto",
-    fail_on: Sequence[str] = ("confirmed",),
+    fail_on: Names = ("confirmed",),
     require_evidence: bool = False,
     waivers: str | Path | None = None,
     note: Callable[[str], None] = _silent,
@@ -57,7 +58,10 @@ def save_report(
     True
     """
     config = ReportConfig(
-        out=str(out), fail_on=parse_fail_on(fail_on), require_evidence=require_evidence, waivers=load_waivers(waivers)
+        out=str(out),
+        fail_on=parse_fail_on(as_names(fail_on)),
+        require_evidence=require_evidence,
+        waivers=load_waivers(waivers),
     )
     runs = [Run(url) for url in (result.run, result.test_run) if url is not None]
     illustrated_result, shown_pictures = illustrated(result, runs, heat, device, note, pictures=pictures, masks=masks)

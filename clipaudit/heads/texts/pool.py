@@ -127,7 +127,10 @@ def load_pool(path: str | None = None) -> TextPool:
     if path is None:
         return _bundled()
     lines = read_lines(path)
-    if lines and tuple(column.lower() for column in lines[0].columns) in (_HEADER, _HEADER[:2]):
+    first = tuple(column.lower() for column in lines[0].columns) if lines else ()
+    if tuple(first[0].split(",") if len(first) == 1 else ()) in (_HEADER, _HEADER[:2]):
+        raise UsageError(f"{path}: the columns are separated by commas: write text<TAB>property, with a tab")
+    if first in (_HEADER, _HEADER[:2]):
         del lines[0]
     if not lines:
         raise UsageError(f"{path} has no texts: write one a line")

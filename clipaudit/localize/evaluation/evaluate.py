@@ -38,6 +38,7 @@ from clipaudit.localize.token_maps import TokenDecomposition
 from clipaudit.model import Decomposer, Tower, describe_tower
 from clipaudit.model.loading import Normaliser, load_model
 from clipaudit.run.classes import ClassNames, find_classes, load_classes
+from clipaudit.schema import as_paths, as_tuples
 
 _OF_ONE_OBJECT: Mapping[str, Callable[[ClassNames], Measure]] = MappingProxyType(
     {"object": ObjectProtocol, "reference": ReferenceProtocol, "points": PointsProtocol}
@@ -68,6 +69,10 @@ class EvaluationConfig:
     """Whole pictures with about this many pixels on their shorter side."""
     blocks: int | None = None
     form: Form = "paper"
+
+    def __post_init__(self) -> None:
+        as_tuples(self, "shards")
+        as_paths(self, "classes", "templates")
 
 
 class LocaliserEvaluation:

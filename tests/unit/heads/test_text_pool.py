@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from clipaudit.demo.evaluation.head_choice import text_pool
-from clipaudit.errors import UsageError
+from clipaudit.errors import Note, UsageError
 from clipaudit.heads.texts import pool, templates
 from clipaudit.heads.texts.pool import CONTEXT, CORE, KINDS, UNSPECIFIED, load_pool, pool_for
 from clipaudit.heads.texts.templates import load_templates
@@ -184,6 +184,7 @@ def test_a_list_with_properties(tmp_path):
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
+        ("text,property\nsnow,weather\n", r"list\.txt: the columns are separated by commas: write text<TAB>property"),
         ("", r"list\.txt has no texts: write one a line$"),
         (" \n\t\n", r"list\.txt has no texts"),
         ("text\tproperty\n", r"list\.txt has no texts"),
@@ -257,16 +258,42 @@ def test_further_names_of_a_class(tmp_path):
 
 
 def test_repeated_names_are_told_and_never_guessed(tmp_path):
-    names = load_classes(write(tmp_path / "names.txt", "missile\ncrane\nmissile\n"))
+    with pytest.warns(Note, match=r"names\.txt: labels 0 and 2 have the same name, 'missile': no prompt tells these"):
+        names = load_classes(write(tmp_path / "names.txt", "missile\ncrane\nmissile\n"))
     assert names.repeated == ("missile",)
     assert names.rows([0, 2, "crane"]) == {0: 0, 2: 2, "crane": 1}
     with pytest.raises(UsageError, match=r"^the run's label 'missile' has no name in"):
         names.rows(["missile"])
 
 
+def test_names_that_differ_in_case_alone_are_one(tmp_path):
+    with pytest.warns(Note, match="labels 1, 2 and 3 have the same name, 'polar bear'"):
+        names = load_classes(write(tmp_path / "names.txt", "cat\npolar bear\nPolar Bear\npolar_bear\n"))
+    assert names.shares_name == (False, True, True, True)
+    with pytest.raises(UsageError, match="no name in"):
+        names.rows(["polar bear"])
+
+
+def test_a_further_name_of_two_classes_is_told(tmp_path):
+    with pytest.warns(Note, match=r"'duck' is a name of the labels 0 and 1: captions with it name neither"):
+        load_classes(write(tmp_path / "names.txt", "0\tmallard\tduck\n1\twaterbird\tduck\n"))
+
+
+@pytest.mark.parametrize("data", ["cat\ndog\n", "3 series\n5 series\n", "0\t0\n1\t1\n", "n01\tcat\n"])
+def test_names_that_are_names_are_read_without_a_word(tmp_path, data):
+    assert len(load_classes(write(tmp_path / "names.txt", data))) == data.count("\n")
+
+
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
+        ("0,airplane\n1,cat\n", r"lines such as '0,airplane' look like a label and a name: separate them by a tab"),
+        ("label,name\n0,airplane\n1,cat\n", r"lines such as '0,airplane' look like a label and a name"),
+        ("airplane, 0\ncat, 1\n", r"lines such as 'airplane, 0' look like a label and a name"),
+        ("0: airplane\n1: cat\n", r"lines such as '0: airplane' look like a label and a name"),
+        ("1 airplane\n2 cat\n", r"lines such as '1 airplane' look like a label and a name"),
+        ("label\tname\n0\tcat\n1\tdog\n", r"names\.txt, line 1: 'label' is no label like the others: remove the hea"),
+        ("cat\t0\ndog\t1\n", r"names\.txt: the second column holds numbers: write label<TAB>name, the label first$"),
         ("", r"names\.txt has no class names: write one a line$"),
         ('{\n"0": "cat"\n}', r"names\.txt looks like JSON: write a name a line, or label<TAB>name$"),
         ("cat\n\ndog\n", r"names\.txt, line 2: blank, though names follow; labels count the lines from 0$"),
