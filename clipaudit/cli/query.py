@@ -35,13 +35,20 @@ HeadOption = Annotated[
     ),
 ]
 RoleOption = Annotated[str | None, option("All heads with this role, as `clipaudit heads` found it.", panel=WHAT)]
-ImageOption = Annotated[Path | None, option("Images like this file.", panel=WHAT)]
+ImageOption = Annotated[list[str] | None, option("Images like this file; FILE=2 counts twice; repeatable.", panel=WHAT)]
 KeyOption = Annotated[
-    str | None, option("Images like this sample: SHARD/KEY, the shard by number or file name.", panel=WHAT)
+    list[str] | None,
+    option("Images like this sample: SHARD/KEY, the shard by number or file name; repeatable, =WEIGHT.", panel=WHAT),
 ]
-TextOption = Annotated[str | None, option("Images along this text.", panel=WHAT)]
+TextOption = Annotated[
+    list[str] | None,
+    option("Images along this text; 'a dog=2' counts twice, 'fog=-1' or '-fog' is subtracted; repeatable.", panel=WHAT),
+]
+MinusOption = Annotated[
+    list[str] | None, option("Images without what this text says: its score is subtracted; repeatable.", panel=WHAT)
+]
 EndOption = Annotated[str, option("max (most like it) or min (least) [max].", panel=WHAT)]
-KOption = Annotated[int, option("Images [20].", "-k", panel=HOW)]
+KOption = Annotated[int | None, option("Images [20, or all where there are fewer].", "-k", panel=HOW)]
 WhereOption = Annotated[list[str] | None, where_option("Only images", panel=HOW)]
 UniqueOption = Annotated[
     bool, typer.Option("--unique", help="Leave out copies (by perceptual hash).", rich_help_panel=HOW)
@@ -72,8 +79,9 @@ def query(
     image: ImageOption = None,
     key: KeyOption = None,
     text: TextOption = None,
+    minus: MinusOption = None,
     end: EndOption = "max",
-    k: KOption = 20,
+    k: KOption = None,
     where: WhereOption = None,
     unique: UniqueOption = False,
     stale: StaleOption = False,
@@ -87,10 +95,13 @@ def query(
 ) -> None:
     """Find images that are alike in one respect: by a head, by several, by a role, or by the whole embedding.
 
+    Several texts, samples and images add up: `--text "a dog" --text "a lake=0.5" --minus snow`.
+
     Example: `clipaudit query runs/train --role colour --key 3/photo_0001 --compare --html like.html`
     """
     from clipaudit.cli.console.query import print_answer
-    from clipaudit.retrieval.queries import QueryEncoder, parse_key, read_image
+    from clipaudit.retrieval.parts import parse_images, parse_keys, parse_minus, parse_texts, parts_of
+    from clipaudit.retrieval.queries import QueryEncoder
     from clipaudit.retrieval.request import Request, answers, parse_weights
     from clipaudit.retrieval.retriever import Retriever
     from clipaudit.run.reader import Run
@@ -102,10 +113,13 @@ def query(
     request = Request(
         weights=parse_weights(listed(head)),
         role=role,
-        image=None if image is None else read_image(image),
-        image_name=None if image is None else str(image),
-        key=None if key is None else parse_key(opened_run, key),
-        text=text,
+        parts=parts_of(
+            opened_run,
+            text=parse_texts("--text", text or ()),
+            key=parse_keys(opened_run, key or ()),
+            image=parse_images(image or ()),
+            minus=parse_minus(minus or ()),
+        ),
         end="min" if end == "min" else "max",
         k=k,
         where=tuple(where or ()),
@@ -117,10 +131,10 @@ def query(
     if html is not None:
         _write_sheet(html, retriever, request, panels, thumbnail_pixels, device if maps else None)
     if as_json:
-        print_json({"asked": request.words(opened_run), "panels": [_panel_json(panel) for panel in panels]})
+        print_json({"asked": request.words(), "panels": [_panel_json(panel) for panel in panels]})
         return
     for panel in panels:
-        print_answer(f"{request.words(opened_run)}: {panel.title}", panel.answer)
+        print_answer(f"{request.words()}: {panel.title}", panel.answer)
     if html is not None:
         typer.echo(f"wrote {html}", err=True)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from clipaudit.demo.evaluation.head_choice import PLACE, RULES, HeadTexts
 from clipaudit.retrieval.card import EMBEDDING
+from clipaudit.retrieval.parts import QueryPart
 from clipaudit.retrieval.plan import IndexConfig, build_indexes
 from clipaudit.retrieval.queries import QueryEncoder
 from clipaudit.retrieval.request import Request, answers
@@ -56,7 +57,8 @@ def alike(run_url: str, words: Sequence[HeadTexts], path: Path) -> Alike | None:
     retriever, thumbnails = Retriever(run), Thumbnails(run)
     index = retriever.index(head.head)
     first = index.rows(np.flatnonzero(index.mask(_PLAIN))[:1])[0]
-    request = Request(weights={head.head: 1.0}, key=(first.shard_id, first.key), k=IMAGES, compare=True)
+    sample = QueryPart(key=(first.shard_id, first.key))
+    request = Request(weights={head.head: 1.0}, parts=(sample,), k=IMAGES, compare=True)
     panels = answers(retriever, QueryEncoder(run, "cpu"), request)
     draw = SheetMaps(retriever, side=160, device="cpu")
     path.write_text(contact_sheet(run, request.sheet_query(retriever, thumbnails), panels, thumbnails, draw), "utf-8")

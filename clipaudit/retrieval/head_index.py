@@ -107,6 +107,7 @@ class HeadIndex:
 
         `where` and errors as in `search`.
         """
+        _require_finite(texts, self.name)
         queries = self.space.texts(self.fold(np.atleast_2d(texts)))
         result = self.nearest(-queries if lowest else queries, k, self._allowed(where))
         return Neighbours(scores=-result.scores, numbers=result.numbers) if lowest else result
@@ -163,6 +164,13 @@ class HeadIndex:
 
     def _shaped(self, coordinates: Floats) -> Floats:
         queries = np.atleast_2d(coordinates)
+        _require_finite(queries, self.name)
         if queries.ndim != 2 or queries.shape[1] != self.card.dim:
             raise UsageError(f"queries of {self.name} have {self.card.dim} numbers, not shape {np.shape(coordinates)}")
         return queries
+
+
+def _require_finite(queries: Floats, name: str) -> None:
+    """UsageError for nan and inf: no row is near to them, and an index would answer all the same."""
+    if not np.isfinite(queries).all():
+        raise UsageError(f"a query of {name} holds numbers that are not finite")

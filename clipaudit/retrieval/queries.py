@@ -48,10 +48,7 @@ class QueryEncoder:
         """
         from clipaudit.heads.texts.vectors import RunTexts
 
-        if not text.strip():
-            raise UsageError("the query text is empty")
-        if len(text) > _MAX_TEXT:
-            raise UsageError(f"the query text has {len(text)} characters, more than {_MAX_TEXT}")
+        check_text(text)
         with self._lock:
             if self._texts is None:
                 self._texts = RunTexts(self._run, self._device, self._on_load)
@@ -96,6 +93,14 @@ class QueryEncoder:
         decoder = ImageDecoder(loaded.transform, DecodeConfig(max_image_pixels=pixels))
         self._image_parts = decomposer, decoder, Normaliser(decoder.mean, decoder.std, loaded.device)
         return self._image_parts
+
+
+def check_text(text: str) -> None:
+    """UsageError for a query text that is empty or too long."""
+    if not text.strip():
+        raise UsageError("the query text is empty")
+    if len(text) > _MAX_TEXT:
+        raise UsageError(f"the query text has {len(text)} characters, more than {_MAX_TEXT}")
 
 
 def read_image(path: Path) -> bytes:

@@ -9,11 +9,11 @@ from typing import Final
 
 from clipaudit.arrays import Floats
 from clipaudit.errors import UsageError
-from clipaudit.retrieval.card import EMBEDDING, check_columns
+from clipaudit.retrieval.card import EMBEDDING
+from clipaudit.retrieval.parts import QueryPart, check_parts, check_weight, in_words
 from clipaudit.retrieval.queries import QueryEncoder
 from clipaudit.retrieval.retriever import End, Question, Retriever
 from clipaudit.retrieval.sheet import SheetPanel, SheetQuery
-from clipaudit.run.reader import Run
 from clipaudit.run.row import Row
 from clipaudit.run.thumbnails import MAX_SIDE, NoPicture, Thumbnails, shrink
 
@@ -23,18 +23,16 @@ _MAX_PIXELS: Final = 89_478_485
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One query: an image, a sample or a text, by which heads, and which images may answer."""
+    """One query: images, samples and texts, by which heads, and which images may answer."""
 
     weights: Mapping[str, float] = field(default_factory=dict)
     """Index name -> weight; empty for the whole embedding, or the heads of `role`."""
     role: str | None = None
-    image: bytes | None = field(default=None, repr=False)
-    image_name: str | None = None
-    key: tuple[int, str] | None = None
-    """(shard id, key)."""
-    text: str | None = None
+    parts: tuple[QueryPart, ...] = ()
+    """Texts, samples and images, whose scores are added up."""
     end: End = "max"
-    k: int = 20
+    k: int | None = None
+    """How many images; None for 20, or for all where there are fewer."""
     where: tuple[str, ...] = ()
     """Filters that an image must all pass."""
     unique: bool = False
@@ -42,44 +40,40 @@ class Request:
     """Also ask the whole embedding."""
 
     def __post_init__(self) -> None:
-        given = [name for name in ("image", "key", "text") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise UsageError(
-                "give one of --image, --key and --text" + (f", not {' and '.join(given)}" if given else "")
-            )
+        check_parts(self.parts)
         if self.role is not None and self.weights:
             raise UsageError("give --head or --role, not both")
         if len(self.weights) > _MAX_HEADS:
             raise UsageError(f"{len(self.weights)} heads are more than the {_MAX_HEADS} that one query may have")
 
-    def words(self, run: Run) -> str:
+    def words(self) -> str:
         """The query in words."""
-        if self.text is not None:
-            return f"{'least' if self.end == 'min' else 'most'} along \u201c{self.text}\u201d"
-        like = "unlike" if self.end == "min" else "like"
-        if self.key is not None:
-            return f"{like} {self.key[0]}/{self.key[1]}"
-        return f"{like} {self.image_name or 'the image'}"
+        if all(part.text is not None for part in self.parts):
+            return f"{'least' if self.end == 'min' else 'most'} along {in_words(self.parts)}"
+        return f"{'unlike' if self.end == 'min' else 'like'} {in_words(self.parts)}"
 
     def sheet_query(self, retriever: Retriever, thumbnails: Thumbnails) -> SheetQuery:
-        """The query for the top of a contact sheet; the errors of `row`."""
-        words, row, picture = self.words(retriever.run), None, None
+        """The query for the top of a contact sheet, with its picture where it is one sample or image.
+
+        UsageError when there is no such sample.
+        """
+        row, picture = None, None
+        image = self.parts[0].image if len(self.parts) == 1 else None
         try:
-            if self.key is not None:
-                row = self.row(retriever)
+            if len(self.parts) == 1 and self.parts[0].key is not None:
+                row = self._row(retriever, *self.parts[0].key)
                 picture = thumbnails(row)
-            elif self.image is not None:
-                picture = shrink(self.image, min(MAX_SIDE, 224), _MAX_PIXELS)
+            elif image is not None:
+                picture = shrink(image, min(MAX_SIDE, 224), _MAX_PIXELS)
         except NoPicture:
             picture = None
         where = self.where[0] if len(self.where) == 1 else " and ".join(f"({condition})" for condition in self.where)
-        return SheetQuery(words=words, picture=picture, row=row, image=self.image, where=where or None)
+        return SheetQuery(words=self.words(), picture=picture, row=row, image=image, where=where or None)
 
-    def row(self, retriever: Retriever) -> Row:
+    def _row(self, retriever: Retriever, shard: int, key: str) -> Row:
         """The sample that is the query; UsageError when there is no such sample."""
-        assert self.key is not None
         index = retriever.index(self.names(retriever)[0])
-        return index.rows([index.row_map.number(*self.key)])[0]
+        return index.rows([index.row_map.number(shard, key)])[0]
 
     def names(self, retriever: Retriever) -> list[str]:
         """Names of the indexes that are asked; UsageError when no head has the role."""
@@ -94,18 +88,10 @@ def answers(retriever: Retriever, encoder: QueryEncoder, request: Request) -> li
     UsageError for what cannot be asked, and the errors of `Retriever.answer` and of `QueryEncoder`.
     """
     names = request.names(retriever)
-    check_columns(retriever.run, names)
     both = request.compare and names != [EMBEDDING]
-    for name in (*names, *[EMBEDDING] * both):
-        retriever.index(name)  # a missing index is an error before a model is loaded
-    vectors = retriever.query_vectors(
-        [*names, *[EMBEDDING] * both],
-        encoder,
-        key=request.key,
-        text=request.text,
-        image=request.image,
-        image_name=request.image_name,
-    )
+    asked = [*names, *[EMBEDDING] * both]
+    retriever.check(asked, request.k, request.where, request.weights)
+    vectors = retriever.query_vectors(asked, encoder, request.parts)
     panels = [_panel(retriever, request, vectors, names)]
     if both:
         panels.append(_panel(retriever, request, vectors, [EMBEDDING]))
@@ -115,13 +101,14 @@ def answers(retriever: Retriever, encoder: QueryEncoder, request: Request) -> li
 def _panel(retriever: Retriever, request: Request, vectors: Mapping[str, Floats], names: Sequence[str]) -> SheetPanel:
     question = Question(
         queries={name: vectors[name] for name in names},
-        text=request.text is not None,
+        text=tuple(part.text is not None for part in request.parts),
+        part_weights=tuple(part.weight for part in request.parts),
         weights=request.weights,
         k=request.k,
         end=request.end,
         where=request.where,
         unique=request.unique,
-        leave_out=request.key,
+        leave_out=tuple(part.key for part in request.parts if part.key is not None),
     )
     answer = retriever.answer(question)
     if list(names) == [EMBEDDING]:
@@ -145,6 +132,7 @@ def parse_weights(texts: Sequence[str]) -> dict[str, float]:
             weight = math.nan
         if not name or not math.isfinite(weight) or weight == 0:
             raise UsageError(f"--head {text!r}: write L11H05, or L11H05=2 for twice the weight")
+        check_weight(f"--head {name}", weight)
         if name in weights:
             raise UsageError(f"--head {name} is given twice")
         weights[name] = weight

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
 from clipaudit.arrays import ArrayHolder, Bools, Float32s, Floats, Ints
 from clipaudit.errors import IntegrityError, UsageError
-from clipaudit.retrieval.card import EMBEDDING, indexed
+from clipaudit.retrieval.card import EMBEDDING, Space, check_columns, indexed
 from clipaudit.retrieval.head_index import HeadIndex
-from clipaudit.retrieval.queries import QueryEncoder, parse_key, read_image, stored_coordinates
+from clipaudit.retrieval.parts import Paths, QueryPart, check_weight, parts_of
+from clipaudit.retrieval.queries import QueryEncoder, stored_coordinates
 from clipaudit.retrieval.rowmap import RowMap
 from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.run.row import Row
@@ -25,11 +24,13 @@ from clipaudit.schema import Names, as_names
 
 End: TypeAlias = Literal["max", "min"]
 
+DEFAULT_K: Final = 20
 COPY_BITS: Final = 6
 """Perceptual hashes (64 bits) that differ in at most so many are of copies."""
 _FIRST_CANDIDATES, _MAX_CANDIDATES = 256, 1 << 16
 """Rows that each head names at first, and at most, when several heads are combined."""
 _MASKS: Final = 8
+_CANCELLED: Final = 1e-6
 _ROLES: Final = ("heads/all/heads.json", "heads/heads.json")
 
 
@@ -38,19 +39,44 @@ class Question(ArrayHolder):
     """A question to one index or to several."""
 
     queries: Mapping[str, Floats]
-    """Index name -> (dim,) floats: coordinates of an image, or a folded text."""
-    text: bool = False
-    """Whether the queries are texts."""
+    """Index name -> (dim,) floats, the coordinates of an image or a folded text; or (P, dim) of several parts."""
+    text: bool | tuple[bool, ...] = False
+    """Whether the queries are texts; of several parts, for each."""
+    part_weights: tuple[float, ...] = ()
+    """Of each part's score in the sum; 1 for all where none are given."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Index name -> weight of its score in the sum; 1 for those not named."""
-    k: int = 20
+    k: int | None = None
+    """How many images; None for DEFAULT_K, or for all where there are fewer."""
     end: End = "max"
     where: Names = ()
     """One filter, or several that a row must all pass: `place = water`; none for all rows."""
     unique: bool = False
     """Leave out images that are copies of better ones, or of the query."""
-    leave_out: tuple[int, str] | None = None
-    """(shard id, key) of the query image itself."""
+    leave_out: tuple[tuple[int, str], ...] = ()
+    """(shard id, key) of samples that are the query themselves."""
+
+    def combined(self, name: str, space: Space) -> Float32s:
+        """(dim,) float32, what the rows of an index are multiplied with: its parts, prepared, in a weighted sum.
+
+        Products are linear in the query, so the score of the sum is the weighted sum of the parts' scores. UsageError
+        for numbers that are not finite, another shape, and parts that cancel out.
+        """
+        vectors = np.atleast_2d(self.queries[name])
+        if vectors.ndim != 2 or vectors.shape[1] != len(space.mean):
+            raise UsageError(f"a query of {name} has {len(space.mean)} numbers, not shape {vectors.shape}")
+        if not np.isfinite(vectors).all():
+            raise UsageError(f"a query of {name} holds numbers that are not finite")
+        texts = self.text if isinstance(self.text, tuple) else (self.text,) * len(vectors)
+        weights = self.part_weights or (1.0,) * len(vectors)
+        if not len(texts) == len(weights) == len(vectors):
+            raise UsageError(f"a query of {len(vectors)} parts has {len(texts)} kinds and {len(weights)} weights")
+        total = np.zeros(vectors.shape[1], np.float32)
+        for vector, text, weight in zip(vectors, texts, weights, strict=True):
+            total += np.float32(weight) * (space.texts if text else space.images)(vector[None])[0]
+        if len(vectors) > 1 and not np.abs(total).max() > _CANCELLED * max(map(abs, weights)):
+            raise UsageError("the parts of the query cancel out: nothing is left to search for")
+        return total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,70 +133,82 @@ class Retriever:
     def search(
         self,
         *,
-        key: str | None = None,
-        text: str | None = None,
-        image: str | os.PathLike[str] | None = None,
+        key: Names | Mapping[str, float] = (),
+        text: Names | Mapping[str, float] = (),
+        image: Paths | Mapping[str, float] = (),
+        minus: Names | Mapping[str, float] = (),
         heads: Names | Mapping[str, float] = EMBEDDING,
         role: str | None = None,
-        k: int = 20,
+        k: int | None = None,
         end: End = "max",
         where: Names = (),
         unique: bool = False,
     ) -> Answer:
-        """The k images most like a sample or an image file, or furthest along a text, in some respect.
+        """The k images most like samples or image files, or furthest along texts, in some respect.
 
         Args:
-            key: a sample of the run, SHARD/KEY.
-            text: a text; the run's model encodes it.
-            image: an image file; the run's model encodes it. One of `key`, `text` and `image` is given.
+            key: a sample of the run, SHARD/KEY; several, whose scores add up; or a mapping of samples to weights.
+            text: a text, several or with weights; the run's model encodes them.
+            image: an image file, several or with weights; the run's model encodes them.
+            minus: texts whose scores are subtracted, or a mapping of them to weights.
             heads: one head or several, whose scores add up, or a mapping of heads to weights; default: the embedding.
             role: instead of heads, all that `describe_heads` and `clipaudit heads` gave this role.
-            k: how many images.
+            k: how many images; default: 20, or all where there are fewer.
             end: `min` for the images least like it.
             where: filters that images must pass, such as `place = water`; default: all images.
             unique: leave out copies of better images and of the query.
 
         Raises UsageError for anything that cannot be asked, and the errors of `HeadIndex.open`.
         """
-        if sum(given is not None for given in (key, text, image)) != 1:
-            raise UsageError("give one of key, text and image")
+        parts = parts_of(self.run, text=text, key=key, image=image, minus=minus)
         weights = dict(heads) if isinstance(heads, Mapping) else dict.fromkeys(as_names(heads), 1.0)
         names = list(weights) if role is None else self.heads_of_role(role)
-        sample = None if key is None else parse_key(self.run, key)
-        queries = self.query_vectors(
-            names, self._encoder, key=sample, text=text, image=None if image is None else read_image(Path(image))
-        )
+        self.check(names, k, as_names(where), weights)
         return self.answer(
             Question(
-                queries=queries,
-                text=text is not None,
+                queries=self.query_vectors(names, self._encoder, parts),
+                text=tuple(part.text is not None for part in parts),
+                part_weights=tuple(part.weight for part in parts),
                 weights=weights if role is None else {},
                 k=k,
                 end=end,
                 where=where,
                 unique=unique,
-                leave_out=sample,
+                leave_out=tuple(part.key for part in parts if part.key is not None),
             )
         )
+
+    def check(self, names: Sequence[str], k: int | None, where: tuple[str, ...], weights: Mapping[str, float]) -> None:
+        """What can be told of a question before a model is loaded: its indexes, `k`, filters and weights. UsageError
+        for what cannot be answered, and the errors of `HeadIndex.open`.
+        """
+        check_columns(self.run, names)
+        for name, weight in weights.items():
+            check_weight(name, weight)
+        indexes = [self.index(name) for name in names]
+        if indexes:
+            _check_count(k, len(indexes[0]))
+            if where:
+                self._mask(indexes[0].name, where)
 
     def query_vectors(
         self,
         names: Sequence[str],
         encoder: QueryEncoder,
-        *,
-        key: tuple[int, str] | None = None,
-        text: str | None = None,
-        image: bytes | None = None,
-        image_name: str | None = None,
+        parts: Sequence[QueryPart],
     ) -> dict[str, Floats]:
-        """The vector of a sample, a text or an image file's bytes for each index, (dh,), or (D,) for `embedding`."""
-        if text is not None:
-            vector = encoder.text(text)
+        """The vectors of P parts of a query for each index, (P, dh), or (P, D) for `embedding`."""
+        vectors = [self._part_vectors(names, encoder, part) for part in parts]
+        return {name: np.stack([by_name[name] for by_name in vectors]) for name in names}
+
+    def _part_vectors(self, names: Sequence[str], encoder: QueryEncoder, part: QueryPart) -> dict[str, Floats]:
+        if part.text is not None:
+            vector = encoder.text(part.text)
             return {name: self.index(name).fold(vector[None])[0] for name in names}
-        if key is not None:
-            return stored_coordinates(self.run, *key, names)
-        assert image is not None
-        return encoder.image(image, names, image_name or "the query image")
+        if part.key is not None:
+            return stored_coordinates(self.run, *part.key, names)
+        assert part.image is not None
+        return encoder.image(part.image, names, part.name)
 
     def answer(self, question: Question) -> Answer:
         """The k best images. UsageError for a question that cannot be answered, and the errors of `HeadIndex.open`."""
@@ -183,10 +221,7 @@ class Retriever:
                 f"the indexes of {names} do not cover the same shards: `clipaudit index --update` evens them"
             )
         first = indexes[0]
-        if question.k > len(first):
-            raise UsageError(f"-k {question.k} asks for more neighbours than the {len(first):,} vectors of the index")
-        if question.k < 1:
-            raise UsageError(f"-k must be at least 1, not {question.k}")
+        _check_count(question.k, len(first))
         where = as_names(question.where)
         allowed = self._mask(first.name, where) if where else None
         search = _Search(indexes, question, allowed)
@@ -237,13 +272,22 @@ def hash_distance(first: int, second: int) -> int:
     return ((first ^ second) & 0xFFFF_FFFF_FFFF_FFFF).bit_count()
 
 
+def _check_count(k: int | None, rows: int) -> None:
+    """UsageError unless an index of some rows can give `k` of them."""
+    if k is not None and k > rows:
+        raise UsageError(f"-k {k} asks for more neighbours than the {rows:,} vectors of the index")
+    if k is not None and k < 1:
+        raise UsageError(f"-k must be at least 1, not {k}")
+
+
 class _Search:
     """The search for one question's hits."""
 
     def __init__(self, indexes: Sequence[HeadIndex], question: Question, allowed: Bools | None) -> None:
         self._indexes, self._question = indexes, question
         self._rows = indexes[0].row_map
-        self._own = None if question.leave_out is None else self._rows.number(*question.leave_out)
+        self._own = [self._rows.number(*sample) for sample in question.leave_out]
+        self._k = min(DEFAULT_K, len(self._rows)) if question.k is None else question.k
         self._allowed = allowed
         self._sign = -1.0 if question.end == "min" else 1.0
         self._queries = [self._prepared(index) for index in indexes]
@@ -251,28 +295,25 @@ class _Search:
 
     def _prepared(self, index: HeadIndex) -> Float32s:
         """(1, dim) float32, the query that the index is searched with: weighted, and negated for the lowest end."""
-        vector = np.atleast_2d(self._question.queries[index.name])
-        if vector.shape != (1, index.card.dim):
-            raise UsageError(f"a query of {index.name} has {index.card.dim} numbers, not shape {vector.shape}")
-        query = index.space.texts(vector) if self._question.text else index.space.images(vector)
+        query = self._question.combined(index.name, index.space)[None]
         return (query * np.float32(self._sign * self._question.weights.get(index.name, 1.0))).astype(np.float32)
 
     def hits(self) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
         """The best k, copies left out where that was asked, and remarks on them."""
-        question, rows = self._question, len(self._rows)
-        wanted = question.k + (self._own is not None)
+        k, rows = self._k, len(self._rows)
+        wanted = k + len(self._own)
         while True:  # copies that are left out make room: ask for twice as many until there are k
             numbers, scores = self._best(min(wanted, rows))
             chosen, copies = self._without_copies(numbers)
-            if len(chosen) >= question.k or len(numbers) < min(wanted, rows) or wanted >= rows:
+            if len(chosen) >= k or len(numbers) < min(wanted, rows) or wanted >= rows:
                 break
             wanted *= 2
-        places = np.array(chosen[: question.k], np.int64)
+        places = np.array(chosen[:k], np.int64)
         if copies:
             self._notes.append(f"{copies} copies of images that are shown were left out")
-        if len(places) < question.k:
+        if len(places) < k and (self._question.k is not None or self._allowed is not None):
             why = "the filter lets no more through" if self._allowed is not None else "there are no more"
-            self._notes.append(f"{len(places)} of {question.k} images: {why}")
+            self._notes.append(f"{len(places)} of {k} images: {why}")
         parts = self._parts(numbers[places]) if len(self._indexes) > 1 else [{}] * len(places)
         ranked = zip(self._rows.rows(numbers[places]), scores[places], parts, strict=True)
         hits = tuple(
@@ -332,13 +373,13 @@ class _Search:
 
     def _without_copies(self, numbers: Ints) -> tuple[list[int], int]:
         """Places in `numbers` without the query itself and, where that is asked, without copies; how many copies."""
-        places = [place for place, number in enumerate(numbers.tolist()) if number != self._own]
+        places = [place for place, number in enumerate(numbers.tolist()) if number not in self._own]
         if not self._question.unique:
             return places, 0
         hashes = self._rows.hashes(numbers[np.array(places, np.int64)])
         seen: list[int] = []
-        if self._own is not None:
-            seen += [own for own in self._rows.hashes([self._own]) if own is not None]
+        if self._own:
+            seen += [own for own in self._rows.hashes(self._own) if own is not None]
         chosen: list[int] = []
         for place, phash in zip(places, hashes, strict=True):
             if phash is not None:
@@ -346,6 +387,6 @@ class _Search:
                     continue
                 seen.append(phash)
             chosen.append(place)
-            if len(chosen) == self._question.k:
-                return chosen, place + 1 - len(chosen) - sum(numbers[: place + 1] == self._own)
+            if len(chosen) == self._k:
+                return chosen, place + 1 - len(chosen) - int(np.isin(numbers[: place + 1], self._own).sum())
         return chosen, len(places) - len(chosen)

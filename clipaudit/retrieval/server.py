@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import uvicorn
 from fastapi import Body, FastAPI, Path, Query, Response
@@ -18,6 +18,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from clipaudit.errors import ClipauditError, IntegrityError, RunInvalid, UsageError
 from clipaudit.retrieval.card import read_card
+from clipaudit.retrieval.parts import MAX_PARTS, QueryPart
 from clipaudit.retrieval.queries import MAX_IMAGE_BYTES, QueryEncoder, parse_key
 from clipaudit.retrieval.request import Request, answers
 from clipaudit.retrieval.retriever import Retriever
@@ -25,12 +26,14 @@ from clipaudit.retrieval.server_limits import Guard, PromptProtocol
 from clipaudit.retrieval.sheet import SheetPanel
 from clipaudit.run.reader import Run
 from clipaudit.run.thumbnails import NoPicture, Thumbnails
-from clipaudit.schema import VERSION
+from clipaudit.schema import VERSION, as_names
 
 HOST: Final = "127.0.0.1"
 MAX_K: Final = 500
 _IMAGE_PATH: Final = "/search/image"
 _MAX_SHARD: Final = 2**31 - 1
+_Filter: TypeAlias = Annotated[str, Field(max_length=2000)]
+_Head: TypeAlias = Annotated[str, Field(max_length=64)]
 
 
 class _Strict(BaseModel):
@@ -44,16 +47,27 @@ class Weighted(_Strict):
     weight: float = Field(default=1.0, ge=-1e6, le=1e6, description="Of its score in the sum; not 0.")
 
 
+class Part(_Strict):
+    """One text or one sample of a query."""
+
+    text: str | None = Field(default=None, max_length=2000)
+    key: str | None = Field(default=None, max_length=4096, description="SHARD/KEY of a sample.")
+    weight: float = Field(default=1.0, ge=-1e6, le=1e6, description="Of its score in the sum; below 0 to avoid it.")
+
+
 class Search(_Strict):
-    """A sample or a text, and which images may answer."""
+    """A sample or a text, or several with weights, and which images may answer."""
 
     heads: list[Weighted] = Field(default_factory=list, max_length=64, description="None for the whole embedding.")
     role: str | None = Field(default=None, max_length=200, description="All heads with this role instead.")
     key: str | None = Field(default=None, max_length=4096, description="SHARD/KEY of the sample that is the query.")
     text: str | None = Field(default=None, max_length=2000, description="The text that is the query.")
+    parts: list[Part] = Field(default_factory=list, max_length=MAX_PARTS, description="Further texts and samples.")
     end: Literal["max", "min"] = "max"
-    k: int = Field(default=20, ge=1, le=MAX_K)
-    where: str | None = Field(default=None, max_length=2000, description="A filter: \"label = 3 and place = 'water'\".")
+    k: int | None = Field(default=None, ge=1, le=MAX_K, description="20 where it is not given, or all of fewer.")
+    where: _Filter | list[_Filter] | None = Field(
+        default=None, description="A filter, or several that must all hold: \"label = 3 and place = 'water'\"."
+    )
     unique: bool = Field(default=False, description="Leave out copies, by perceptual hash.")
     compare: bool = Field(default=False, description="Also ask the whole embedding.")
 
@@ -196,11 +210,17 @@ def _add_search(app: FastAPI, retriever: Retriever, encoder: QueryEncoder) -> No
         request = Request(
             weights=_weights(asked.heads),
             role=asked.role,
-            key=None if asked.key is None else parse_key(retriever.run, asked.key),
-            text=asked.text,
+            parts=tuple(
+                QueryPart(
+                    text=part.text,
+                    key=None if part.key is None else parse_key(retriever.run, part.key),
+                    weight=part.weight,
+                )
+                for part in (*_single(asked), *asked.parts)
+            ),
             end=asked.end,
             k=asked.k,
-            where=() if asked.where is None else (asked.where,),
+            where=as_names(asked.where or ()),
             unique=asked.unique,
             compare=asked.compare,
         )
@@ -211,16 +231,38 @@ def _add_search(app: FastAPI, retriever: Retriever, encoder: QueryEncoder) -> No
     @app.post(_IMAGE_PATH, responses=problems, openapi_extra={"requestBody": schema})
     def search_image(
         image: Annotated[bytes, Body(media_type="image/*")],
-        head: Annotated[str, Query(max_length=64)] = "embedding",
-        k: Annotated[int, Query(ge=1, le=MAX_K)] = 20,
-        where: Annotated[str | None, Query(max_length=2000)] = None,
+        http: HttpRequest,
+        head: Annotated[list[_Head] | None, Query(max_length=64)] = None,
+        k: Annotated[int | None, Query(ge=1, le=MAX_K)] = None,
+        where: Annotated[list[_Filter] | None, Query(max_length=16)] = None,
         unique: Annotated[bool, Query()] = False,
         compare: Annotated[bool, Query()] = False,
     ) -> list[Results]:
         """Images like the JPEG, PNG or WebP file that is the request's body."""
-        filters = () if where is None else (where,)
-        request = Request(weights={head: 1.0}, image=image, k=k, where=filters, unique=unique, compare=compare)
+        _check_once(http, several=("head", "where"))
+        request = Request(
+            weights=_weights([Weighted(head=name) for name in head or ["embedding"]]),
+            parts=(QueryPart(image=image),),
+            k=k,
+            where=tuple(where or ()),
+            unique=unique,
+            compare=compare,
+        )
         return [_results(panel) for panel in answers(retriever, encoder, request)]
+
+
+def _single(asked: Search) -> list[Part]:
+    """The text and the sample that stand in the request itself."""
+    parts = [Part(text=asked.text)] if asked.text is not None else []
+    return parts + ([Part(key=asked.key)] if asked.key is not None else [])
+
+
+def _check_once(request: HttpRequest, several: Collection[str]) -> None:
+    """UsageError for a parameter that is given again and takes one value: the last would count in silence."""
+    names = [name for name, _ in request.query_params.multi_items() if name not in several]
+    again = next((name for name in names if names.count(name) > 1), None)
+    if again is not None:
+        raise UsageError(f"the parameter {again} is given {names.count(again)} times, and it takes one value")
 
 
 def _weights(heads: list[Weighted]) -> dict[str, float]:

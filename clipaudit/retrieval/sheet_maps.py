@@ -51,9 +51,8 @@ def along(retriever: Retriever, question: Question) -> tuple[list[str] | None, F
     """
     basis, directions = retriever.run.basis(), []
     sign = -1.0 if question.end == "min" else 1.0
-    for name, query in question.queries.items():
-        space = retriever.index(name).space
-        vector = (space.texts if question.text else space.images)(np.atleast_2d(query))[0]
+    for name in question.queries:
+        vector = question.combined(name, retriever.index(name).space)
         vector = sign * question.weights.get(name, 1.0) * vector
         directions.append(vector if name == EMBEDDING else vector @ basis.Q(name))
     heads = list(question.queries)

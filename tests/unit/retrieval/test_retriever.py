@@ -14,6 +14,7 @@ from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.retrieval import retriever as module
 from clipaudit.retrieval.card import EMBEDDING
 from clipaudit.retrieval.head_index import HeadIndex
+from clipaudit.retrieval.parts import QueryPart, in_words, parse_images, parse_keys, parse_minus, parse_texts, parts_of
 from clipaudit.retrieval.plan import IndexConfig, build_indexes
 from clipaudit.retrieval.queries import QueryEncoder, parse_key, stored_coordinates
 from clipaudit.retrieval.request import Request, answers, parse_weights
@@ -128,7 +129,7 @@ def test_the_query_itself_is_left_out(run):
     table = run.heads(HEADS[0])
     key = (int(table.shard_id[200]), table["key"][200])
     with_it = Retriever(run).answer(Question(queries=asked(run, 200, HEADS[:1]), k=5))
-    without = Retriever(run).answer(Question(queries=asked(run, 200, HEADS[:1]), k=5, leave_out=key))
+    without = Retriever(run).answer(Question(queries=asked(run, 200, HEADS[:1]), k=5, leave_out=(key,)))
     assert 200 not in numbers(run, without)
     assert len(without.hits) == 5
     rest = [n for n in numbers(run, with_it) if n != 200]
@@ -166,6 +167,20 @@ def test_mistakes_are_told_in_one_sentence(run):
         (lambda: retriever.answer(Question(queries=some, k=0)), "at least 1"),
         (lambda: retriever.answer(Question(queries=some, k=10**6)), "more neighbours than the 381 vectors"),
         (lambda: retriever.answer(Question(queries={HEADS[0]: np.zeros(3)})), "has 8 numbers"),
+        (lambda: retriever.answer(Question(queries={HEADS[0]: np.full(8, np.nan)})), "numbers that are not finite"),
+        (lambda: retriever.index(HEADS[0]).search(np.full(8, np.inf)), "numbers that are not finite"),
+        (lambda: retriever.index(HEADS[0]).search_text(np.full(24, np.nan)), "numbers that are not finite"),
+        (lambda: retriever.search(key="0/a", heads={HEADS[0]: 1e-300}), "the weight 1e-300 of L00H00"),
+        (lambda: retriever.search(key="0/a", heads={HEADS[0]: np.nan}), "the weight nan of L00H00"),
+        (lambda: retriever.search(text={"a dog": 0.0}), "the weight 0 of “a dog”"),
+        (lambda: retriever.search(text=[f"text {n}" for n in range(17)]), "more than the 16 of one query"),
+        (lambda: retriever.search(), "give one of --image, --key and --text"),
+        (lambda: retriever.search(text="a dog", where="colour = red"), "is not in the run"),
+        (lambda: retriever.search(text="a dog", k=1000), "more neighbours than the 381 vectors"),
+        (lambda: retriever.search(text="a dog", heads="L09H09"), "stores no head 'L09H09'"),
+        (lambda: parse_weights(["L00H00=1e-9"]), "give one from 1e-06 to 1e+06"),
+        (lambda: parse_minus(["fog=-1"]), "is subtracted, so give one above 0"),
+        (lambda: parse_texts("--text", ["a", "a=2"]), "--text 'a' is given twice"),
         (lambda: retriever.answer(Question(queries=some, where="x =")), "not in the run"),
         (lambda: retriever.heads_of_role("colour"), "have no roles yet: run `clipaudit heads"),
         (lambda: parse_key(run, "nothing"), "SHARD/KEY"),
@@ -174,8 +189,8 @@ def test_mistakes_are_told_in_one_sentence(run):
         (lambda: stored_coordinates(run, 1, "train/00000000000007", HEADS), "is undecodable"),
         (lambda: stored_coordinates(run, 9, "x", HEADS), "not committed"),
         (lambda: Request(), "give one of --image, --key and --text"),
-        (lambda: Request(text="a", key=(0, "x")), "not key and text"),
-        (lambda: Request(text="a", role="colour", weights={"L00H00": 1}), "not both"),
+        (lambda: QueryPart(text="a", key=(0, "x")), "one text, one sample or one image"),
+        (lambda: Request(parts=(QueryPart(text="a"),), role="colour", weights={"L00H00": 1}), "not both"),
         (lambda: QueryEncoder(run).text("  "), "empty"),
         (lambda: QueryEncoder(run).text("x" * 5000), "5000 characters"),
         (lambda: QueryEncoder(run).image(b"x" * (33 * 2**20), HEADS), "more than"),
@@ -189,6 +204,71 @@ def test_mistakes_are_told_in_one_sentence(run):
             call()
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_options_have_weights():
+    given = ["a dog", "a lake=0.5", "fog = -2", "-rain", "x = y", "- a list"]
+    weights = {"a dog": 1, "a lake": 0.5, "fog": -2, "rain": -1, "x = y": 1, "- a list": 1}
+    assert parse_texts("--text", given) == weights
+    assert parse_minus(["fog", "rain=3"]) == {"fog": 1, "rain": 3}
+
+
+def test_what_exists_is_no_weight(run, tmp_path):
+    (tmp_path / "photo=2").write_bytes(b"")
+    weights = {f"{tmp_path}/photo=2": 1, f"{tmp_path}/other": 2}
+    assert parse_images([f"{tmp_path}/photo=2", f"{tmp_path}/other=2"]) == weights
+    assert parse_keys(run, ["0/train/00000000000001=2", "1/x"]) == {"0/train/00000000000001": 2, "1/x": 1}
+
+
+def test_a_query_of_several_parts_is_said_in_words():
+    parts = [QueryPart(text="a dog"), QueryPart(key=(0, "x/y"), weight=2), QueryPart(text="fog", weight=-0.5)]
+    assert in_words(parts) == "“a dog” + 2 x 0/x/y - 0.5 x “fog”"
+    assert Request(parts=tuple(parts)).words() == "like “a dog” + 2 x 0/x/y - 0.5 x “fog”"
+    assert Request(parts=(QueryPart(text="a dog", weight=-1),)).words() == "most along minus “a dog”"
+
+
+@pytest.mark.parametrize("end", ["max", "min"])
+def test_parts_add_up_as_their_scores_do(run, end):
+    weights = (1.0, -0.5, 2.0)
+    stored = run.vectors(HEADS[0], ()).values.astype(np.float32)
+    vectors = np.stack([stored[5], stored[77], np.random.default_rng(3).normal(size=8)])
+    images = vectors[:2] - stored.astype(np.float64).mean(axis=0)
+    scores = centred(run, HEADS[0]) @ (np.array(weights) @ np.vstack([images, vectors[2:]]))
+    question = Question(queries={HEADS[0]: vectors}, text=(False, False, True), part_weights=weights, k=12, end=end)
+    answer = Retriever(run).answer(question)
+    best = np.argsort(scores if end == "min" else -scores)
+    assert len(set(numbers(run, answer)) & set(best[:14].tolist())) >= 11
+    for number, hit in zip(numbers(run, answer), answer.hits, strict=True):
+        assert hit.score == pytest.approx(scores[number], rel=2e-3, abs=2e-3)
+
+
+def test_parts_that_cancel_out_are_refused(run):
+    vector = run.vectors(HEADS[0], ()).values[5]
+    question = Question(queries={HEADS[0]: np.stack([vector, vector])}, part_weights=(1.0, -1.0))
+    with pytest.raises(UsageError, match="cancel out"):
+        Retriever(run).answer(question)
+
+
+def test_samples_that_are_the_query_are_left_out(run):
+    table = run.heads(HEADS[0])
+    samples = [(int(table.shard_id[n]), str(table["key"][n])) for n in (3, 200)]
+    keys = [f"{shard}/{key}" for shard, key in samples]
+    answer = Retriever(run).search(key=keys, heads=HEADS[0])
+    assert len(answer.hits) == 20
+    assert {(hit.row.shard_id, hit.row.key) for hit in answer.hits}.isdisjoint(samples)
+    alone, weighted = (Retriever(run).search(key=key, heads=HEADS[0]) for key in (keys[0], {keys[0]: 3.0}))
+    assert [hit.row.key for hit in alone.hits] == [hit.row.key for hit in weighted.hits]
+    assert parts_of(run, key={keys[0]: 3.0})[0].weight == 3
+
+
+def test_the_default_number_of_images_is_what_there_is(tmp_path):
+    directory = make_run(str(tmp_path / "run"), SPEC, shards=1, rows=6)
+    build_indexes(IndexConfig(run=directory.url, heads=HEADS[:1], memory=MEMORY))
+    run = Run(directory)
+    key = run.heads(HEADS[0])["key"][0]
+    answer = Retriever(run).search(key=f"0/{key}", heads=HEADS[0])
+    assert len(answer.hits) == len(run) - 1
+    assert answer.notes == ()
 
 
 def test_keys_name_shards_by_number_or_by_file(run):
@@ -210,7 +290,8 @@ def test_roles_come_from_the_description_of_the_heads(run):
         assert retriever.heads_of_role("core-like") == ["L00H01"]
         with pytest.raises(UsageError, match="the roles are colour, context-like, core-like, shape"):
             retriever.heads_of_role("texture")
-        asking = Request(role="colour", key=(0, "train/00000000000001"), k=4, compare=True)
+        sample = QueryPart(key=(0, "train/00000000000001"))
+        asking = Request(role="colour", parts=(sample,), k=4, compare=True)
         panels = answers(retriever, QueryEncoder(run), asking)
         assert [panel.title for panel in panels] == ["by the role colour", "by the whole embedding"]
         assert list(panels[0].answer.hits[0].parts) == ["L00H00", "L01H00"]

@@ -10,12 +10,14 @@ from starlette.testclient import TestClient
 from clipaudit.errors import RunNotFound, UsageError
 from clipaudit.retrieval import server
 from clipaudit.retrieval.head_index import HeadIndex
+from clipaudit.retrieval.retriever import Retriever
 from clipaudit.retrieval.server import create_app
 from clipaudit.retrieval.vector_index import VectorIndex
 from tests.make_audits import audited
 from tests.make_shards import huge_png_bytes, jpeg_bytes
 
 HEAD = "L01H00"
+JPEG = {"content-type": "image/jpeg"}
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,23 @@ def test_texts_filters_and_comparison(client):
     assert scores == sorted(scores)
 
 
+def test_parts_and_filters_add_up(client, run):
+    parts = [{"text": "a cat", "weight": 2}, {"key": "0/p0_0003", "weight": -1}]
+    both = {"where": ["place = sea", "label >= 1"], "k": 4}
+    answer = client.post("/search", json={"parts": parts, **both}).json()[0]
+    direct = Retriever(run).search(text={"a cat": 2}, key={"0/p0_0003": -1}, where=both["where"], k=4)
+    assert [hit["row"]["key"] for hit in answer["hits"]] == [hit.row.key for hit in direct.hits]
+    assert all(hit["row"]["attributes"]["place"] == "sea" and hit["row"]["label"] >= 1 for hit in answer["hits"])
+
+
+def test_filters_of_an_image_query_all_hold(client):
+    image, where = jpeg_bytes(48, 48, seed=5), ["place = sea", "label >= 1"]
+    answer = client.post("/search/image", params={"where": where, "k": 3}, content=image, headers=JPEG)
+    rows = [hit["row"] for hit in answer.json()[0]["hits"]]
+    assert rows
+    assert all(row["attributes"]["place"] == "sea" and row["label"] >= 1 for row in rows)
+
+
 def test_an_image_of_the_run_finds_itself(client):
     image, form = jpeg_bytes(48, 48, seed=5), {"content-type": "image/jpeg"}
     answer = client.post("/search/image", params={"head": HEAD, "k": 1}, content=image, headers=form)
@@ -70,7 +89,12 @@ def test_an_image_of_the_run_finds_itself(client):
     ("request_of", "status", "words"),
     [
         (lambda c: c.post("/search", json={}), 400, "give one of"),
-        (lambda c: c.post("/search", json={"text": "a", "key": "0/x"}), 400, "not key and text"),
+        (lambda c: c.post("/search", json={"text": "a", "key": "0/x"}), 400, "is not in the run"),
+        (lambda c: c.post("/search", json={"parts": [{"text": "a", "key": "0/x"}]}), 400, "one text, one sample"),
+        (lambda c: c.post("/search", json={"parts": [{"text": "a", "weight": 0}]}), 400, "the weight 0 of"),
+        (lambda c: c.post("/search", json={"text": "a", "where": ["place = sea", "label ="]}), 400, "not understood"),
+        (lambda c: c.post("/search/image?k=1&k=2", content=b"x", headers=JPEG), 400, "parameter k is given 2 times"),
+        (lambda c: c.post("/search/image?head=L00H00&head=L00H00", content=b"x", headers=JPEG), 400, "given twice"),
         (lambda c: c.post("/search", json={"key": "0/nobody"}), 400, "not in the run"),
         (lambda c: c.post("/search", json={"key": "../../etc/passwd"}), 400, "no such shard"),
         (lambda c: c.post("/search", json={"text": "a", "heads": [{"head": "../.."}]}), 400, "stores no head"),

@@ -12,6 +12,7 @@ from PIL import Image
 
 from clipaudit.errors import UsageError
 from clipaudit.retrieval.card import EMBEDDING
+from clipaudit.retrieval.parts import QueryPart
 from clipaudit.retrieval.plan import IndexConfig, build_indexes
 from clipaudit.retrieval.queries import QueryEncoder
 from clipaudit.retrieval.request import Request, answers
@@ -183,7 +184,7 @@ def test_maps_are_what_each_patch_adds_to_the_score(indexed, weights, query, end
     from clipaudit.schema import parse_head_label
 
     run, thumbnails = indexed.run, Thumbnails(indexed.run)
-    panel = answers(indexed, QueryEncoder(run, "cpu"), Request(**weights, **query, end=end, k=4))[0]
+    panel = answers(indexed, QueryEncoder(run, "cpu"), Request(**weights, parts=(QueryPart(**query),), end=end, k=4))[0]
     heads, directions = along(indexed, panel.question)
     maps = RunMaps(run, side=64, device="cpu")
     pictures = [maps.read(thumbnails.data(hit.row), hit.row.key) for hit in panel.answer.hits]
@@ -208,7 +209,7 @@ def test_maps_are_what_each_patch_adds_to_the_score(indexed, weights, query, end
 
 def test_a_picture_that_cannot_be_drawn_is_left_out(indexed):
     draw = SheetMaps(indexed, side=64, device="cpu")
-    panel = answers(indexed, QueryEncoder(indexed.run, "cpu"), Request(key=(0, "p0_0003"), k=3))[0]
+    panel = answers(indexed, QueryEncoder(indexed.run, "cpu"), Request(parts=(QueryPart(key=(0, "p0_0003")),), k=3))[0]
     found = draw(panel.question, {(0, 0): jpeg_bytes(300, 100, seed=1), (0, 1): b"no image", (9, 9): huge_png_bytes()})
     assert list(found) == [(0, 0)]
     assert (found[0, 0].width, found[0, 0].height) == (64, 21), "the picture's own shape"
@@ -217,7 +218,7 @@ def test_a_picture_that_cannot_be_drawn_is_left_out(indexed):
 
 
 def test_heads_and_the_whole_embedding_are_not_drawn_as_one_sum(indexed):
-    asking = Request(weights={"L01H00": 1.0, EMBEDDING: 1.0}, key=(0, "p0_0003"), k=3)
+    asking = Request(weights={"L01H00": 1.0, EMBEDDING: 1.0}, parts=(QueryPart(key=(0, "p0_0003")),), k=3)
     panel = answers(indexed, QueryEncoder(indexed.run, "cpu"), asking)[0]
     with pytest.raises(UsageError, match="as one sum"):
         along(indexed, panel.question)
