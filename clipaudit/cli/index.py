@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from clipaudit.cli.options import JsonOption, RunArgument, listed, one_of, option, print_json
+from clipaudit.cli.options import JsonOption, OutOption, RunArgument, listed, one_of, option, print_json
 
 if TYPE_CHECKING:
     from clipaudit.retrieval.build import BuildTask
@@ -32,6 +32,10 @@ MetricOption = Annotated[
 UpdateOption = Annotated[
     bool, typer.Option("--update", help="Add the shards committed since; kind, lists and mean stay.")
 ]
+IndexOutOption = Annotated[
+    str | None,
+    option("Directory whose indexes/ gets them, for a run that cannot be written to; query with --indexes [the run]."),
+]
 SeedOption = Annotated[int, option("Of the training sample, the held-out queries and the lists [0].")]
 WorkersOption = Annotated[int | None, option("Builders at the same time [one a CPU].", panel=EXECUTION)]
 AddressOption = Annotated[str | None, option("Ray cluster [the job's own, else a new local one].", panel=EXECUTION)]
@@ -46,6 +50,7 @@ def index(
     memory: MemoryOption = None,
     update: UpdateOption = False,
     seed: SeedOption = 0,
+    out: IndexOutOption = None,
     engine: EngineOption = "local",
     workers: WorkersOption = None,
     address: AddressOption = None,
@@ -75,6 +80,7 @@ def index(
         memory=None if memory is None else parse_memory(memory),
         update=update,
         seed=seed,
+        out=out,
     )
     execution = ExecutionConfig(
         engine=cast("EngineName", engine), workers=workers, address=address, cpus_per_worker=cpus_per_worker
@@ -88,7 +94,7 @@ def index(
             return chosen_engine.map_items(build, tasks, execution)
 
         cards = build_indexes(config, build_all, reporter.done)
-        reporter.finish(cards, run)
+        reporter.finish(cards, out or run)
     if as_json:
         print_json([asdict(card) for card in cards])
 
@@ -101,11 +107,13 @@ def duplicates(
     similarity: Annotated[float, option("Least cosine of two whole embeddings [0.95].")] = 0.95,
     bits: Annotated[int, option("Most bits of 64 in which two perceptual hashes differ [10].")] = 10,
     memory: MemoryOption = None,
+    out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find near-duplicates within a run, or images of another run that are in this one too: leakage.
 
-    Every image of a cluster becomes a row of `RUN/duplicates/within/duplicates.parquet`, or `with-OTHER/`.
+    Every image of a cluster becomes a row of `RUN/duplicates/within/duplicates.parquet`, or `with-OTHER/`, or of
+    `--out`, and nothing else is written. `clipaudit report` uses the table in the run.
 
     Example: `clipaudit duplicates runs/train runs/test`
     """
@@ -116,7 +124,8 @@ def duplicates(
 
     config = DuplicatesConfig(similarity=similarity, bits=bits, memory=None if memory is None else parse_memory(memory))
     with IndexReporter(quiet=as_json) as reporter:
-        result = find_duplicates(Run(run), None if other is None else Run(other), config, reporter.stage("embedding"))
+        first, second = Run(run), None if other is None else Run(other)
+        result = find_duplicates(first, second, config, reporter.stage("embedding"), out)
     if as_json:
         print_json(asdict(result))
     else:

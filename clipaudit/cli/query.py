@@ -53,6 +53,9 @@ WhereOption = Annotated[list[str] | None, where_option("Only images", panel=HOW)
 UniqueOption = Annotated[
     bool, typer.Option("--unique", help="Leave out copies (by perceptual hash).", rich_help_panel=HOW)
 ]
+IndexesOption = Annotated[
+    str | None, option("Directory that `clipaudit index --out` wrote [the run's own].", panel=HOW)
+]
 StaleOption = Annotated[
     bool, typer.Option("--allow-stale", help="Accept an index that is older than the run.", rich_help_panel=HOW)
 ]
@@ -86,6 +89,7 @@ def query(
     unique: UniqueOption = False,
     stale: StaleOption = False,
     verify: VerifyOption = True,
+    indexes: IndexesOption = None,
     compare: CompareOption = False,
     html: HtmlOption = None,
     maps: MapsOption = False,
@@ -126,7 +130,7 @@ def query(
         unique=unique,
         compare=compare,
     )
-    retriever = Retriever(opened_run, stale=stale, verify=verify)
+    retriever = Retriever(opened_run, indexes=indexes, stale=stale, verify=verify)
     panels = answers(retriever, QueryEncoder(opened_run, device, _print_loading), request)
     if html is not None:
         _write_sheet(html, retriever, request, panels, thumbnail_pixels, device if maps else None)
@@ -143,6 +147,7 @@ def serve(
     run: RunArgument,
     api: Annotated[bool, typer.Option("--api", help="The JSON interface, described at /openapi.json.")] = False,
     port: Annotated[int, option("Port on 127.0.0.1; 0 takes a free one [8765].")] = 8765,
+    indexes: IndexesOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Answer queries over HTTP on this machine: JSON, from memory-mapped indexes, with limits on what may be asked.
@@ -155,7 +160,13 @@ def serve(
         raise UsageError(f"--port must lie in 0..65535, not {port}")
     from clipaudit.retrieval.server import serve_api
 
-    serve_api(run, port=port, device=device, on_start=lambda url: typer.echo(f"{url}/openapi.json", err=True))
+    serve_api(
+        run,
+        port=port,
+        device=device,
+        indexes=indexes,
+        on_start=lambda url: typer.echo(f"{url}/openapi.json", err=True),
+    )
 
 
 def _print_loading(model: str) -> None:

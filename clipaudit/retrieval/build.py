@@ -30,6 +30,7 @@ from clipaudit.retrieval.kinds import choose_kind, parse_memory, peak_bytes, res
 from clipaudit.retrieval.rowmap import covered
 from clipaudit.retrieval.vector_index import VECTORS, ExactNeighbours, Kind, VectorIndex, threads
 from clipaudit.run.derived import LocalFiles, published, stored
+from clipaudit.run.directory import RunDirectory
 from clipaudit.run.projections import vectors_of
 from clipaudit.run.reader import Run
 
@@ -64,6 +65,13 @@ class BuildTask:
     seed: int = 0
     update: bool = False
     """Extend the present index."""
+    out: str | None = None
+    """Directory whose `indexes/` gets the index; None for the run."""
+
+    @property
+    def place(self) -> RunDirectory:
+        """The directory whose `indexes/` gets the index."""
+        return RunDirectory(self.out or self.run)
 
 
 def build(task: BuildTask, progress: Progress = lambda stage, share: None) -> IndexCard:
@@ -85,9 +93,9 @@ def build_shared(
 
 def _build(run: Run, task: BuildTask, progress: Progress) -> IndexCard:
     began = time.perf_counter()
-    shards = list(covered(run.directory, task.segments))
+    shards = list(covered(task.place, task.segments))
     space = Space(task.metric, _mean(run, task, shards))
-    with published(run.directory, f"{FOLDER}/{task.name}") as place:
+    with published(task.place, f"{FOLDER}/{task.name}") as place:
         made = construct(run, task, shards, space, place, progress)
         card = _card(run, task, made, place, space, began)
         (place / CARD).write_bytes(card.to_json())
@@ -97,20 +105,20 @@ def _build(run: Run, task: BuildTask, progress: Progress) -> IndexCard:
 def _extend(run: Run, task: BuildTask, progress: Progress) -> IndexCard:
     """The present index with the rows of further segments; its mean and its lists stay."""
     began = time.perf_counter()
-    card = read_card(run.directory, task.name)
-    old = covered(run.directory, card.segments)
+    card = read_card(task.place, task.name)
+    old = covered(task.place, card.segments)
     check_covers(run, card, old, stale=True)
-    shards = list(covered(run.directory, task.segments))
+    shards = list(covered(task.place, task.segments))
     if shards[: len(old)] != list(old):
         raise IntegrityError(f"the index of {task.name} was replaced meanwhile: run the update again")
     rows, space = sum(run.records[shard].ok for shard in shards), Space(card.metric, np.array(card.mean))
     if resident_bytes() + int(card.kind.bytes_per_vector(card.dim) * rows) > _allowed(task):
         raise UsageError(f"--memory is too small to extend the index of {task.name} to {rows:,} vectors")
-    files = LocalFiles(run.directory)
+    files = LocalFiles(task.place)
     present = files.directory(card.directory, card.files)
     index = VectorIndex.load(present, card.kind, card.dim, mapped=False)
     _, queries, own = _sample(run, task.name, shards, space, rows, 0, np.random.default_rng(task.seed), progress)
-    with published(run.directory, card.directory) as place:
+    with published(task.place, card.directory) as place:
         made = Made(index.kind, rows, card.training_rows, ExactNeighbours(queries, min(_K + 1, rows)), queries, own)
         if card.kind.name == "ivf-pq":
             _copy(present / VECTORS, place / VECTORS)

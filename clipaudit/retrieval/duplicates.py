@@ -22,8 +22,10 @@ from clipaudit.retrieval.card import EMBEDDING, Space
 from clipaudit.retrieval.plan import threads_here
 from clipaudit.retrieval.rowmap import RowMap, segment_of, segments_for
 from clipaudit.retrieval.vector_index import VectorIndex, threads
-from clipaudit.run.derived import published
+from clipaudit.run.derived import publish, require_writable
+from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run
+from clipaudit.storage.directory import Storage
 
 FOLDER: Final = "duplicates"
 TABLE: Final = "duplicates.parquet"
@@ -79,23 +81,32 @@ class Duplicates:
 
 
 def find_duplicates(
-    run: Run, other: Run | None, config: DuplicatesConfig, progress: Progress = lambda stage, share: None
+    run: Run,
+    other: Run | None,
+    config: DuplicatesConfig,
+    progress: Progress = lambda stage, share: None,
+    out: str | None = None,
 ) -> Duplicates:
     """Clusters of near-duplicates of one run; with `other`, of images of `other` and those of `run` that they copy.
 
-    Written to `RUN/duplicates/within/` or `RUN/duplicates/with-NAME/` as `duplicates.parquet`: one row an image, with
-    `cluster`, `run` (0 or 1), `shard_id`, `index`, `key`, `label`, its nearest copy, and `keep`, true for one image of
-    each cluster. RunMismatch when the two runs are of different models, UsageError when a run has no ok image or the
-    index of the embeddings does not fit into the memory.
+    Written to `RUN/duplicates/within/` or `RUN/duplicates/with-NAME/`, or into the directory `out`, as
+    `duplicates.parquet`, and nothing else in either run: one row an image, with `cluster`, `run` (0 or 1), `shard_id`,
+    `index`, `key`, `label`, its nearest copy, and `keep`, true for one image of each cluster. RunMismatch when the two
+    runs are of different models, UsageError when a run has no ok image, nothing can be written, or the index of the
+    embeddings does not fit into the memory.
     """
     if other is not None and other.manifest.model["fingerprint"] != run.manifest.model["fingerprint"]:
         raise RunMismatch(
             f"{run.directory.url} and {other.directory.url} are of different models: embeddings cannot be compared"
         )
-    segments = segments_for(run)
-    rows = RowMap(run, segments, verify=False)
-    asked = rows if other is None else RowMap(other, segments_for(other), verify=False)
+    target = run.directory if out is None else RunDirectory(out)
+    require_writable(target, _directory(other) if out is None else "")
     with tempfile.TemporaryDirectory(prefix="clipaudit-") as scratch, threads(threads_here()):
+        # row segments are shared by indexes; here they are needed once, and a run may be read-only
+        place = RunDirectory(f"{scratch}/rows")
+        segments = segments_for(run, (), place)
+        rows = RowMap(run, segments, verify=False, place=place)
+        asked = rows if other is None else RowMap(other, segments_for(other, (), place), verify=False, place=place)
         task = BuildTask(
             run=run.directory.url,
             name=EMBEDDING,
@@ -106,11 +117,15 @@ def find_duplicates(
             seed=config.seed,
         )
         space = Space("raw", np.zeros(run.spec.embed_dim))
-        made = construct(run, task, list(rows.shards), space, Path(scratch), progress)
-        index, effort, recall = made.opened(Path(scratch))
+        vectors = Path(scratch, "index")
+        vectors.mkdir()
+        made = construct(run, task, list(rows.shards), space, vectors, progress)
+        index, effort, recall = made.opened(vectors)
         stream = prepared(other or run, EMBEDDING, list(asked.shards), space)
         best = _links(index, effort, stream, rows, asked, config, other is None, progress)
-    return _write(run, other, rows, asked, best, config, recall)
+        table = _table(rows, asked, best, within=other is None)
+        result = _summary(run, other, rows, asked, table, config, recall)
+    return _publish(run, other, result, table, out)
 
 
 def read_clusters(run: Run, other: Run | None = None) -> pa.Table | None:
@@ -233,31 +248,23 @@ def clusters_of(first: Ints, second: Ints, size: int) -> Ints:
             return parent
 
 
-def _write(
-    run: Run,
-    other: Run | None,
-    rows: RowMap,
-    asked: RowMap,
-    links: _Links,
-    config: DuplicatesConfig,
-    recall: float,
-) -> Duplicates:
-    """Number the clusters, write the table and its summary, and publish both."""
-    offset = 0 if other is None else len(rows)
+def _table(rows: RowMap, asked: RowMap, links: _Links, *, within: bool) -> pa.Table:
+    """Number the clusters: one row an image of one, sorted by cluster."""
+    offset = 0 if within else len(rows)
     nodes = np.unique(np.concatenate([links.first, links.second + offset]))
     first, second = np.searchsorted(nodes, links.first), np.searchsorted(nodes, links.second + offset)
     roots = clusters_of(first, second, len(nodes))
     _, cluster = np.unique(roots, return_inverse=True)
     nearest, cosine, bits = _nearest(first, second, links, len(nodes))
-    side = (nodes >= offset).astype(np.int8) if other is not None else np.zeros(len(nodes), np.int8)
+    side = (nodes >= offset).astype(np.int8) if not within else np.zeros(len(nodes), np.int8)
     facts = _facts(rows, nodes[side == 0])
-    if other is not None:
+    if not within:
         facts = _together(facts, _facts(asked, nodes[side == 1] - offset))
     partner = facts.take(pa.array(nearest))
     order = np.lexsort((np.arange(len(nodes)), cluster))
     keep = np.zeros(len(nodes), np.bool_)
     keep[np.unique(cluster, return_index=True)[1]] = True
-    table = pa.table(
+    return pa.table(
         {
             "cluster": cluster.astype(np.int32),
             "run": side,
@@ -270,8 +277,6 @@ def _write(
             "keep": keep,
         }
     ).take(pa.array(order))
-    result = _summary(run, other, rows, asked, table, config, recall)
-    return _publish(run, other, result, table)
 
 
 def _nearest(first: Ints, second: Ints, links: _Links, size: int) -> tuple[Ints, Float32s, Ints]:
@@ -330,10 +335,12 @@ def _summary(
     )
 
 
-def _publish(run: Run, other: Run | None, result: Duplicates, table: pa.Table) -> Duplicates:
+def _publish(run: Run, other: Run | None, result: Duplicates, table: pa.Table, out: str | None) -> Duplicates:
     directory = _directory(other)
     summary = {**asdict(result), "contents": _contents(run, other)}
-    with published(run.directory, directory) as place:
-        pq.write_table(table, place / TABLE, compression="zstd")
-        (place / SUMMARY).write_text(json.dumps(summary, indent=1, default=str))
-    return replace(result, table=run.directory.storage.full(f"{directory}/{TABLE}"))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    files = {TABLE: sink.getvalue().to_pybytes(), SUMMARY: json.dumps(summary, indent=1, default=str)}
+    publish(run, directory, files, out)
+    place = f"{Storage(out).full()}" if out is not None else run.directory.storage.full(directory)
+    return replace(result, table=f"{place}/{TABLE}")

@@ -15,6 +15,7 @@ from clipaudit.retrieval.card import EMBEDDING, IndexCard, Space, check_columns,
 from clipaudit.retrieval.rowmap import RowMap
 from clipaudit.retrieval.vector_index import VectorIndex, threads
 from clipaudit.run.derived import LocalFiles
+from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.run.row import Row
 from clipaudit.schema import Names, as_names
@@ -69,22 +70,25 @@ class HeadIndex:
         stale: bool = False,
         verify: bool = True,
         rows: RowMap | None = None,
+        place: RunDirectory | None = None,
     ) -> HeadIndex:
         """The index of a head label, or of `embedding`; `stale` allows one that is older than the run.
 
-        `verify=False` trusts the files' sizes without hashing them; `rows` shares what another index has opened.
+        `verify=False` trusts the files' sizes without hashing them; `rows` shares what another index has opened;
+        `place`: the directory whose `indexes/` holds it, where that is not the run.
         UsageError when the head is not stored, not indexed or its index too old, RunMismatch when it is of another
         run, IntegrityError when a file is missing or damaged.
         """
         reader = opened(run)
         check_columns(reader, [name])
-        card = read_card(reader.directory, name)
+        place = place or reader.directory
+        card = read_card(place, name)
         if rows is None or tuple(rows.segments) != card.segments:
-            rows = RowMap(reader, card.segments, verify=verify)
+            rows = RowMap(reader, card.segments, verify=verify, place=place)
         remark = check_covers(reader, card, rows.shards, stale=stale)
-        files = LocalFiles(reader.directory)
-        place = files.directory(card.directory, card.files, verify=verify)
-        index = VectorIndex.load(place, card.kind, card.dim)
+        files = LocalFiles(place)
+        local = files.directory(card.directory, card.files, verify=verify)
+        index = VectorIndex.load(local, card.kind, card.dim)
         if not len(index) == len(rows) == card.rows:
             raise IntegrityError(
                 f"the index of {name} at {reader.directory.url} has {len(index)} vectors and {len(rows)} rows where its"

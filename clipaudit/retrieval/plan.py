@@ -12,6 +12,7 @@ from clipaudit.retrieval.build import BuildTask, build
 from clipaudit.retrieval.card import (
     DEFAULT_METRIC,
     EMBEDDING,
+    FOLDER,
     METRICS,
     IndexCard,
     Metric,
@@ -22,6 +23,8 @@ from clipaudit.retrieval.card import (
 )
 from clipaudit.retrieval.kinds import parse_kind
 from clipaudit.retrieval.rowmap import remove_unused, segments_for
+from clipaudit.run.derived import require_writable
+from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run
 from clipaudit.schema import as_paths, as_tuples
 
@@ -45,10 +48,12 @@ class IndexConfig:
     update: bool = False
     """Add the shards that were committed since, instead of building anew."""
     seed: int = 0
+    out: str | None = None
+    """Directory whose `indexes/` gets them, for a run that cannot be written to; None for the run."""
 
     def __post_init__(self) -> None:
         as_tuples(self, "heads")
-        as_paths(self, "run")
+        as_paths(self, "run", "out")
         if self.metric not in METRICS:
             raise UsageError(f"--metric must be cosine, centred or raw, not {self.metric!r}")
         if self.update and (self.kind, self.metric) != ("auto", DEFAULT_METRIC):
@@ -63,24 +68,25 @@ def plan(config: IndexConfig) -> list[BuildTask]:
     UsageError when a head is not stored, or there is nothing to extend. With `update` an index that covers the whole
     run is left out.
     """
-    run = Run(config.run)
+    run, place = Run(config.run), RunDirectory(config.out or config.run)
     if not len(run):
         raise UsageError(f"the run at {run.directory.url} has no images to index: none is committed and ok")
     names = config.heads
     if names is None:
-        names = indexed(run.directory) if config.update else (*run.head_labels, EMBEDDING)
+        names = indexed(place) if config.update else (*run.head_labels, EMBEDDING)
     check_columns(run, names)
     if config.update and not names:
         raise UsageError(f"the run at {run.directory.url} has no index to update: leave out --update")
+    require_writable(place, FOLDER)
     tasks, whole = [], None
     for name in dict.fromkeys(names):
         if config.update:
-            card = read_card(run.directory, name)
-            segments = segments_for(run, card.segments)
+            card = read_card(place, name)
+            segments = segments_for(run, card.segments, place)
             if segments == card.segments:
                 continue
         else:
-            whole = whole or segments_for(run)
+            whole = whole or segments_for(run, (), place)
             segments = whole
         tasks.append(
             BuildTask(
@@ -93,6 +99,7 @@ def plan(config: IndexConfig) -> list[BuildTask]:
                 threads=threads_here(),
                 seed=config.seed,
                 update=config.update,
+                out=config.out,
             )
         )
     return tasks
@@ -122,7 +129,7 @@ def build_indexes(
         cards.append(card)
         if on_card is not None:
             on_card(card, len(tasks))
-    run_dir = Run(config.run).directory
+    run_dir = RunDirectory(config.out or config.run)
     cards_now = (find_card(run_dir, name) for name in indexed(run_dir))
     used = {segment for card in cards_now if card is not None for segment in card.segments}
     remove_unused(run_dir, used, _YOUNG_SECONDS)

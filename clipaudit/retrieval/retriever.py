@@ -18,6 +18,7 @@ from clipaudit.retrieval.head_index import HeadIndex
 from clipaudit.retrieval.parts import Paths, QueryPart, check_weight, parts_of
 from clipaudit.retrieval.queries import QueryEncoder, stored_coordinates
 from clipaudit.retrieval.rowmap import RowMap
+from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.run.row import Row
 from clipaudit.schema import Names, as_names
@@ -109,9 +110,11 @@ class Retriever:
     [1, 2, 3, 4, 5]
     """
 
-    def __init__(self, run: RunPlace, *, stale: bool = False, verify: bool = True) -> None:
-        """`stale` and `verify` as in `HeadIndex.open`."""
+    def __init__(self, run: RunPlace, *, indexes: str | None = None, stale: bool = False, verify: bool = True) -> None:
+        """`stale` and `verify` as in `HeadIndex.open`; `indexes`: the directory of `clipaudit index --out`."""
         self.run: Run = opened(run)
+        self.place = self.run.directory if indexes is None else RunDirectory(indexes)
+        """The directory whose `indexes/` are asked."""
         self._stale, self._verify = stale, verify
         self._open: dict[str, HeadIndex] = {}
         self._lock = threading.Lock()
@@ -123,12 +126,14 @@ class Retriever:
         with self._lock:
             if name not in self._open:
                 rows: RowMap | None = next((index.row_map for index in self._open.values()), None)
-                self._open[name] = HeadIndex.open(self.run, name, stale=self._stale, verify=self._verify, rows=rows)
+                self._open[name] = HeadIndex.open(
+                    self.run, name, stale=self._stale, verify=self._verify, rows=rows, place=self.place
+                )
             return self._open[name]
 
     def available(self) -> tuple[str, ...]:
         """Names of the run's indexes."""
-        return indexed(self.run.directory)
+        return indexed(self.place)
 
     def search(
         self,

@@ -21,6 +21,7 @@ import pyarrow.ipc
 from clipaudit.arrays import Bools, Ints
 from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.retrieval.card import FOLDER, ROWS
+from clipaudit.run.classes import ClassNames
 from clipaudit.run.derived import LocalFiles, published, stored
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.filter_columns import FilterColumns, table_columns
@@ -32,7 +33,7 @@ from clipaudit.schema import OK, Names
 
 _TABLE: Final = "rows.arrow"
 _SEGMENT: Final = "segment.json"
-_LEFT_OUT: Final = ("status", "caption", "scale", "norm", "remainder")
+_LEFT_OUT: Final = ("status", "scale", "norm", "remainder")
 _BATCH_ROWS: Final = 65_536
 
 
@@ -46,15 +47,18 @@ class _Segment:
     table: StoredFile
 
 
-def segments_for(run: Run, known: Sequence[str] = ()) -> tuple[str, ...]:
+def segments_for(run: Run, known: Sequence[str] = (), place: RunDirectory | None = None) -> tuple[str, ...]:
     """Names of segments that cover all committed shards, `known` ones first; missing segments are written.
+
+    place: the directory whose `indexes/` they are in; None for the run's own.
 
     A segment's name is a hash of its contents, so that builders at the same time write the same ones. IntegrityError
     when a segment is damaged or its rows are not those of the commits.
     """
-    covered = {shard for name in known for shard in _read(run.directory, name).shards}
+    place = place or run.directory
+    covered = {shard for name in known for shard in _read(place, name).shards}
     missing = [record for shard, record in run.records.items() if shard not in covered]
-    return (*known, _write(run, missing)) if missing or not known else tuple(known)
+    return (*known, _write(run, missing, place)) if missing or not known else tuple(known)
 
 
 def remove_unused(run_dir: RunDirectory, used: Collection[str], older_seconds: float) -> list[str]:
@@ -82,14 +86,16 @@ def segment_of(run: Run, records: Sequence[CommitRecord]) -> tuple[str, dict[int
     return hashlib.sha256(json.dumps([run.manifest.fingerprint, shards]).encode()).hexdigest()[:12], shards
 
 
-def _write(run: Run, records: Sequence[CommitRecord]) -> str:
+def _write(run: Run, records: Sequence[CommitRecord], run_dir: RunDirectory) -> str:
     name, shards = segment_of(run, records)
+    if run.spec.caption:  # segments of before captions were kept have the plain name
+        name = hashlib.sha256(f"{name} with captions".encode()).hexdigest()[:12]
     directory = f"{FOLDER}/{ROWS}/{name}"
-    if run.directory.storage.exists(f"{directory}/{_SEGMENT}"):
+    if run_dir.storage.exists(f"{directory}/{_SEGMENT}"):
         return name
     columns = [column for column in run.columns if column not in run.spec.vectors and column not in _LEFT_OUT]
     schema, rows = run.schema(columns), 0
-    with published(run.directory, directory) as place:
+    with published(run_dir, directory) as place:
         with pa.OSFile(str(place / _TABLE), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for batch in run.batches(["status", *columns], _BATCH_ROWS, list(shards)):
                 ok = batch.filter(pc.equal(batch["status"], OK)).select(columns)
@@ -118,24 +124,30 @@ def _read(run_dir: RunDirectory, name: str) -> _Segment:
 class RowMap:
     """The rows of an index by number, memory-mapped: only the rows that are asked for are read. Thread-safe."""
 
-    def __init__(self, run: Run, segments: Sequence[str], *, verify: bool = True) -> None:
-        """IntegrityError when a segment is missing or not what was written."""
+    def __init__(
+        self, run: Run, segments: Sequence[str], *, verify: bool = True, place: RunDirectory | None = None
+    ) -> None:
+        """IntegrityError when a segment is missing or not what was written; `place` as in `segments_for`."""
         self.segments = tuple(segments)
-        self._files = LocalFiles(run.directory)  # copies of remote files exist as long as this object
+        run_dir = place or run.directory
+        self._files = LocalFiles(run_dir)  # copies of remote files exist as long as this object
         self.shards: dict[int, str] = {}
         """Covered shards with the hashes of their rows."""
         self._starts: dict[int, tuple[int, int]] = {}
         tables, rows = [], 0
         for name in segments:
-            segment = _read(run.directory, name)
+            segment = _read(run_dir, name)
             for shard, (sha256, ok) in segment.shards.items():
                 self.shards[shard] = sha256
                 self._starts[shard] = (rows, ok)
                 rows += ok
-            place = self._files.directory(f"{FOLDER}/{ROWS}/{name}", {_TABLE: segment.table}, verify=verify)
-            tables.append(pa.ipc.open_file(pa.memory_map(str(place / _TABLE))).read_all())
+            local = self._files.directory(f"{FOLDER}/{ROWS}/{name}", {_TABLE: segment.table}, verify=verify)
+            tables.append(pa.ipc.open_file(pa.memory_map(str(local / _TABLE))).read_all())
+        self._lacks_captions = run.spec.caption and any("caption" not in table.column_names for table in tables)
+        if self._lacks_captions:
+            tables = [table.select([name for name in table.column_names if name != "caption"]) for table in tables]
         self.table: pa.Table = pa.concat_tables(tables)
-        """shard_id, index, key, label, attributes, width, height, phash, offset, nbytes; one line a row."""
+        """shard_id, index, key, label, caption, attributes, width, height, phash, offset, nbytes; one line a row."""
         self._run = run
         if self.table.num_rows != rows:
             raise IntegrityError(f"the row segments of {run.directory.url} have {self.table.num_rows} rows, not {rows}")
@@ -146,7 +158,19 @@ class RowMap:
     @cached_property
     def filter_columns(self) -> FilterColumns:
         """The columns that filters may name."""
-        return table_columns(self.table, f"the run at {self._run.directory.url}")
+        url = self._run.directory.url
+        source = f"the run at {url}"
+        if self._lacks_captions:
+            source = f"the index of {source}, which was built without captions (`clipaudit index {url}` adds them)"
+        return table_columns(self.table, source, lambda: self._run.class_names)
+
+    @cached_property
+    def _names(self) -> ClassNames | None:
+        """What labels are called; None also where the file of names cannot be used, for results do without."""
+        try:
+            return self._run.class_names
+        except UsageError:
+            return None
 
     def mask(self, where: Names) -> Bools:
         """(n,) which rows pass a filter, or each of several; UsageError as in `parse_filter`."""
@@ -196,7 +220,8 @@ class RowMap:
 
     def _row(self, values: Mapping[str, Any]) -> Row:
         plain = {name: value for name, value in values.items() if name != "attributes"}
-        return Row(**plain, attributes=dict(values.get("attributes") or {}))
+        name = None if self._names is None else self._names.name_of(plain.get("label"))
+        return Row(**plain, class_name=name, attributes=dict(values.get("attributes") or {}))
 
 
 def covered(run_dir: RunDirectory, segments: Sequence[str]) -> dict[int, str]:

@@ -79,6 +79,8 @@ class HitRow(BaseModel):
     index: int
     key: str
     label: int | str | None
+    class_name: str | None
+    caption: str | None
     attributes: dict[str, str | None]
     width: int | None
     height: int | None
@@ -130,10 +132,13 @@ _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def create_app(run_url: str, *, device: str = "auto", verify: bool = True) -> FastAPI:
-    """The application over one run. RunNotFound when there is none, UsageError when it has no index."""
+def create_app(run_url: str, *, indexes: str | None = None, device: str = "auto", verify: bool = True) -> FastAPI:
+    """The application over one run, and the indexes of `clipaudit index --out` or the run's own.
+
+    RunNotFound when there is none, UsageError when it has no index.
+    """
     run = Run(run_url)
-    retriever = Retriever(run, stale=True, verify=verify)
+    retriever = Retriever(run, indexes=indexes, stale=True, verify=verify)
     if not retriever.available():
         raise UsageError(f"the run at {run.directory.url} has no index yet: `clipaudit index {run.directory.url}`")
     app = FastAPI(
@@ -177,7 +182,7 @@ def _add_reading(app: FastAPI, retriever: Retriever, thumbnails: Thumbnails) -> 
         """An index's card: kind, size, recall, latency."""
         if name not in retriever.available():  # a name is never used as a path before it is known
             raise _NotFoundError(f"the run has no index of {name!r}")
-        values = asdict(read_card(retriever.run.directory, name))
+        values = asdict(read_card(retriever.place, name))
         del values["mean"]
         return values
 
@@ -313,9 +318,11 @@ async def _refused(request: HttpRequest, error: Exception) -> JSONResponse:
 # -- the process -----------------------------------------------------------------------------------------------------
 
 
-def serve_api(run: str, *, port: int, device: str, on_start: Callable[[str], None]) -> None:
-    """Serve until interrupted; `on_start` gets the address. UsageError when the port is taken."""
-    app = create_app(run, device=device)
+def serve_api(run: str, *, port: int, device: str, on_start: Callable[[str], None], indexes: str | None = None) -> None:
+    """Serve until interrupted; `on_start` gets the address, `indexes` as in `create_app`. UsageError when the port is
+    taken.
+    """
+    app = create_app(run, indexes=indexes, device=device)
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -110,6 +110,8 @@ def _card(hit: Hit, thumbnails: Thumbnails, compared: bool, others: set[ImageId]
         "picture": picture,
         "reason": reason,
         "label": hit.row.label,
+        "class_name": hit.row.class_name,
+        "caption": hit.row.caption,
         "same_label": same,
         "key": hit.row.key,
         "shard": hit.row.shard_id,
@@ -127,6 +129,10 @@ def _facts(row: Row) -> list[tuple[str, str]]:
     facts = [("sample", f"{row.shard_id}/{row.key}")]
     if row.label is not None:
         facts.append(("label", str(row.label)))
+    if row.class_name is not None:
+        facts.append(("class", row.class_name))
+    if row.caption is not None:
+        facts.append(("caption", row.caption))
     return facts + [(name, value) for name, value in row.attributes.items() if value is not None]
 
 

@@ -90,6 +90,16 @@ class ClassNames:
         """Whether `rows` would find a class for this label."""
         return self._row(label) is not None
 
+    def name_of(self, label: Label) -> str | None:
+        """What a label is called; None where the names do not tell, or the label is its own name."""
+        row = None if label is None else self._row(label)
+        return None if row is None or self.names[row] == label else self.names[row]
+
+    def label_of(self, name: str) -> int | str | None:
+        """The label of the class of this name, however it is spelled; None where no class or several have it."""
+        row = self._by_name.get(_key(name))
+        return None if row is None else self.labels[row]
+
     def rows(self, labels: Iterable[Label]) -> dict[int | str, int]:
         """Which class each of a run's labels is; rows without a label (None) belong to none.
 
@@ -146,7 +156,7 @@ def find_classes(path: str | None, shards: Sequence[str], labels: Iterable[Label
     wanted = list(dict.fromkeys(label for label in labels if label is not None))
     if not wanted:
         raise UsageError("the run has no labels: audit again with --label")
-    classes = load_classes(path) if path is not None else _beside(shards)
+    classes = load_classes(path) if path is not None else classes_beside(shards)
     words_only = all(isinstance(label, str) for label in wanted)
     if classes is not None and path is None and words_only and not any(map(classes.knows, wanted)):
         classes = None  # the file names the classes of another field than the one chosen as label
@@ -158,7 +168,7 @@ def find_classes(path: str | None, shards: Sequence[str], labels: Iterable[Label
             )
         words = tuple(sorted(str(label) for label in wanted))
         names = tuple(" ".join(word.replace("_", " ").split()) or word for word in words)
-        classes = ClassNames(labels=words, names=names, source="the run's labels")
+        classes = _noted(ClassNames(labels=words, names=names, source="the run's labels"))
     classes.rows(wanted)
     return classes
 
@@ -167,7 +177,7 @@ def listed_classes(path: str | None, shards: Sequence[str]) -> ClassNames:
     """The class names of a run whose images have no labels: from the file if one is given, else from `classnames.txt`
     beside its `shards` (URLs) or one above. UsageError when there is neither, or fewer than two names.
     """
-    classes = load_classes(path) if path is not None else _beside(shards)
+    classes = load_classes(path) if path is not None else classes_beside(shards)
     if classes is None:
         raise UsageError(
             f"classes that do not come from labels need names, and there is no {CLASSNAMES} beside the shards: give a"
@@ -179,8 +189,12 @@ def listed_classes(path: str | None, shards: Sequence[str]) -> ClassNames:
 
 
 def _classes(lines: list[TextLine], path: str) -> ClassNames:
-    """The classes of a file's lines; what a user should know of them is given as a `Note`."""
-    names = _parsed(lines, path)
+    """The classes of a file's lines."""
+    return _noted(_parsed(lines, path))
+
+
+def _noted(names: ClassNames) -> ClassNames:
+    """The names; what a user should know of them is given as a `Note`."""
     for remark in names.remarks():
         warnings.warn(remark, Note, stacklevel=3)
     return names
@@ -238,8 +252,11 @@ def _labels(lines: list[TextLine], path: str) -> tuple[int | str, ...]:
     return tuple(int(text) for text in seen) if all(map(_INTEGER.fullmatch, seen)) else tuple(seen)
 
 
-def _beside(shards: Sequence[str]) -> ClassNames | None:
-    """The classes of `classnames.txt` in the directories of the shards, or in those above; None without such a file."""
+def classes_beside(shards: Sequence[str]) -> ClassNames | None:
+    """The classes of `classnames.txt` in the directories of some shards (URLs), or in those above; None without one.
+
+    UsageError when the file cannot be used, or two directories of shards disagree.
+    """
     files: dict[str, ClassNames] = {}
     for directory in dict.fromkeys(_parent(url) for url in shards if "::" not in url):
         for place in filter(None, (directory, _parent(directory))):

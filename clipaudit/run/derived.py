@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from clipaudit.errors import IntegrityError
+from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run
 from clipaudit.run.records import StoredFile
@@ -62,6 +62,19 @@ def finite(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(key): finite(item) for key, item in value.items()}
     return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def require_writable(run_dir: RunDirectory, directory: str) -> None:
+    """UsageError when a directory below `run_dir` cannot be written to; call it before long work.
+
+    Of a remote store this is known only once something is written.
+    """
+    if not run_dir.storage.local:
+        return
+    path = Path(run_dir.storage.full(directory))
+    existing = next(place for place in (path, *path.parents) if place.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"{path} cannot be written: {existing} is read-only; give another directory with --out")
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipaudit.errors import UsageError
+from clipaudit.run.classes import ClassNames
 from clipaudit.run.column_types import text_type
 from clipaudit.schema import OK
 
@@ -67,6 +68,8 @@ class FilterColumn:
 
 Types: TypeAlias = Callable[[], Mapping[str, pa.DataType]]
 """What gives the types of the attributes, by name; asked when a filter names one."""
+Classes: TypeAlias = Callable[[], ClassNames | None]
+"""What gives the names of the labels, where there are any."""
 Batches: TypeAlias = Callable[[list[str]], Iterable[pa.RecordBatch]]
 """What gives some columns of all rows, with `status` where rows that are not `ok` are among them."""
 
@@ -74,9 +77,20 @@ Batches: TypeAlias = Callable[[list[str]], Iterable[pa.RecordBatch]]
 class FilterColumns:
     """The columns of a table or of a run, by the names that filters have for them."""
 
-    def __init__(self, schema: pa.Schema, types: Types, batches: Batches, source: str = "the run") -> None:
-        """Of a table with this schema; `batches` are read for messages alone, and `source` stands in them."""
+    def __init__(
+        self,
+        schema: pa.Schema,
+        types: Types,
+        batches: Batches,
+        source: str = "the run",
+        classes: Classes = lambda: None,
+    ) -> None:
+        """Of a table with this schema; `batches` are read for messages alone, and `source` stands in them.
+
+        classes: what gives the names of the labels; asked when a filter compares the label with a name.
+        """
         self.source = source
+        self._classes = classes
         self._types, self._batches = types, batches
         self._status = ["status"] if "status" in schema.names else []
         self._columns = _columns(schema)
@@ -89,6 +103,23 @@ class FilterColumns:
         if len(column.path) == 1 or not pa.types.is_string(column.stored):
             return column
         return replace(column, compared=self._types()[column.path[1]])
+
+    def label_named(self, column: FilterColumn, name: str) -> int | str | None:
+        """The label of the class of this name; None for another column, a name of no class, and a label's own text."""
+        classes = self._classes() if column.name == "label" else None
+        label = None if classes is None else classes.label_of(name)
+        stored = int if column.kind == "whole" else str
+        known = classes is not None and stored is str and name in classes.labels
+        return label if isinstance(label, stored) and not known else None
+
+    def classes_instead(self, column: FilterColumn, name: str) -> str:
+        """`, and the classes are cat, dog`, for messages; empty where labels have no names."""
+        classes = self._classes() if column.name == "label" else None
+        if classes is None:
+            return ""
+        nearest = difflib.get_close_matches(name.casefold(), [known.casefold() for known in classes.names], n=1)
+        meant = f"; did you mean {nearest[0]}?" if nearest else ""
+        return f"; the classes are {listed_values(classes.names)}{meant}"
 
     def holds(self, column: FilterColumn) -> str:
         """`attributes.light holds numbers from 0 to 195`, for messages."""
@@ -117,15 +148,15 @@ class FilterColumns:
         return f": there is {', '.join(self._columns) or 'none'}"
 
 
-def table_columns(table: pa.Table, source: str = "the run") -> FilterColumns:
-    """The columns of a table in memory; attributes that are texts are typed by their values."""
+def table_columns(table: pa.Table, source: str = "the run", classes: Classes = lambda: None) -> FilterColumns:
+    """The columns of a table in memory; attributes that are texts are typed by their values. `classes` as above."""
 
     @cache
     def types() -> dict[str, pa.DataType]:
         fields = table.schema.field("attributes").type
         return {field.name: text_type(pc.struct_field(table["attributes"], field.name)) for field in fields}
 
-    return FilterColumns(table.schema, types, lambda names: table.select(names).to_batches(), source)
+    return FilterColumns(table.schema, types, lambda names: table.select(names).to_batches(), source, classes)
 
 
 def listed_values(values: Sequence[Any]) -> str:

@@ -71,7 +71,8 @@ def parse_filter(where: Names, columns: FilterColumns) -> Filter:
     """One filter, or several that must all hold; UsageError says in one sentence what is wrong.
 
     A filter that is nothing but `NAME=VALUE` needs no quotes round a text of several words: `place=sea side`. Numbers
-    are compared as numbers, texts as texts and booleans in any case; a value of another kind is refused.
+    are compared as numbers, texts as texts and booleans in any case; a value of another kind is refused. `label` may be
+    compared with the name of a class.
     """
     filters = as_names(where)
     length = sum(map(len, filters))
@@ -136,12 +137,15 @@ def _filter(text: str, columns: FilterColumns) -> Filter:
 def _parse(text: str, columns: FilterColumns) -> Term:
     try:
         return _Parser(text, columns).parse()
-    except _SyntaxError:
+    except UsageError as error:
         match = _SHORTHAND.fullmatch(text)
         if match is None or _NO_SHORTHAND.search(match["value"]):
             raise
         column = columns.find(match["name"].strip("`"))
-        if column.kind != "text":
+        label = columns.label_named(column, match["value"])
+        if label is not None:
+            return Relation(column, "=", label)
+        if column.kind != "text" or not isinstance(error, _SyntaxError):
             raise
         return Relation(column, "=", match["value"])
 
@@ -296,9 +300,15 @@ class _Parser:
             value = {"true": True, "false": False}.get(text.lower())
         else:
             value = _number(text, column, sign)
+        if sign in ("=", "!=") and (value is None or column.kind == "text"):
+            label = self._columns.label_named(column, text)
+            value = value if label is None else label
         if value is None:
             quoted = f"; as a text it is written '{text}'" if column.kind == "text" else ""
-            raise UsageError(f"the filter's {self._columns.holds(column)}, and {text!r} is no such value{quoted}")
+            raise UsageError(
+                f"the filter's {self._columns.holds(column)}, and {text!r} is no such value{quoted}"
+                + self._columns.classes_instead(column, text)
+            )
         return value
 
 

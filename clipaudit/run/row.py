@@ -20,6 +20,9 @@ class Row:
     """Position in its shard."""
     key: str
     label: Label = None
+    class_name: str | None = None
+    """What the label is called, where `classnames.txt` beside the shards says it."""
+    caption: str | None = None
     attributes: dict[str, str | None] = field(default_factory=dict)
     width: int | None = None
     """Pixels of the image as displayed."""

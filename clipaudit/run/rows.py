@@ -76,7 +76,9 @@ def chosen_rows(run: Run, where: Names) -> Rows:
 def filter_columns(run: Run) -> FilterColumns:
     """The columns that filters of a run may name, with the types of `Run.column_types`."""
     source = f"the run at {run.directory.url}"
-    return FilterColumns(run.schema(), lambda: run.attribute_types, run.batches, source)
+    return FilterColumns(
+        run.schema(), lambda: run.attribute_types, run.batches, source, classes=lambda: run.class_names
+    )
 
 
 def row_filter(run: Run, rows: Rows) -> Filter:

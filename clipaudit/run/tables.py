@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipaudit.errors import IntegrityError, UsageError
+from clipaudit.run.classes import ClassNames, classes_beside
 from clipaudit.run.column_types import ColumnType, attribute_types, column_type, with_types
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.frames import flat_table, pandas_frame, polars_frame
@@ -54,6 +55,16 @@ class RunTables:
     def columns(self) -> tuple[str, ...]:
         """Every column of the table, vectors included."""
         return tuple(arrow_schema(self.spec).names)
+
+    @cached_property
+    def class_names(self) -> ClassNames | None:
+        """What the labels are called, from `classnames.txt` beside the shards or above; None without such a file.
+
+        UsageError when the file cannot be used.
+        """
+        if self.spec.label_kind is None:
+            return None
+        return classes_beside([shard.url for shard in self.manifest.shards])
 
     # -- rows -----------------------------------------------------------------------------------------------------
 

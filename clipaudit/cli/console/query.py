@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,6 +10,10 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from clipaudit.retrieval.retriever import Answer
+
+
+_CAPTION: Final = 80
+"""Characters of a caption that are shown in a terminal."""
 
 
 def print_answer(title: str, answer: Answer) -> None:
@@ -22,15 +26,24 @@ def print_answer(title: str, answer: Answer) -> None:
     table.add_column("score", justify="right")
     table.add_column("sample", overflow="fold", min_width=min(longest, 40))
     labelled = any(hit.row.label is not None for hit in answer.hits)
+    named = any(hit.row.class_name is not None for hit in answer.hits)
+    captioned = any(hit.row.caption is not None for hit in answer.hits)
+    longest_caption = _CAPTION if console.is_terminal else None
     names = list(dict.fromkeys(name for hit in answer.hits for name in hit.row.attributes))
     if labelled:
         table.add_column("label", overflow="fold")
+    if named:
+        table.add_column("class", overflow="fold")
     for name in names:
         table.add_column(escape(name), overflow="fold")
+    if captioned:
+        table.add_column("caption", overflow="fold")
     for hit in answer.hits:
         cells = [str(hit.rank), f"{hit.score:.4g}", escape(f"{hit.row.shard_id}/{hit.row.key}")]
         cells += [escape(str(hit.row.label))] * labelled
+        cells += [escape(hit.row.class_name or "")] * named
         cells += [escape(hit.row.attributes.get(name) or "") for name in names]
+        cells += [escape(" ".join((hit.row.caption or "").split())[:longest_caption])] * captioned
         table.add_row(*cells)
     if not console.is_terminal:  # a program that reads it needs one line a hit
         wide = console.options.update(width=10_000)

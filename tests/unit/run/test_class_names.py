@@ -1,0 +1,86 @@
+"""Names of classes and captions in filters: the right rows, and what is said where there are none."""
+
+from __future__ import annotations
+
+import pytest
+
+from clipaudit.errors import UsageError
+from clipaudit.retrieval.plan import IndexConfig, build_indexes
+from clipaudit.retrieval.retriever import Retriever
+from clipaudit.run.reader import Run
+from clipaudit.run.rows import chosen_rows, stream_rows
+from clipaudit.schema import Shard
+from tests.make_runs import MEMORY, SPEC, make_manifest, make_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Labels 0, 1 and 2 in turn, and a caption in four of five rows; names beside the shards."""
+    (tmp_path / "classnames.txt").write_text("cat\npolar bear\ndog\n")
+    directory = make_run(str(tmp_path / "run"), SPEC, shards=1, rows=30)
+    shard = Shard(id=0, url=str(tmp_path / "s.tar"), size=1000, etag="etag-0")
+    directory.storage.replace("run.json", make_manifest(SPEC, (shard,)).to_json())
+    return Run(directory)
+
+
+def labels(run, where):
+    rows = chosen_rows(run, where)
+    return {label for batch in stream_rows(run, [], ["label"], rows) for label in batch.columns["label"].tolist()}
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("label = 'dog'", {2}),
+        ("label = dog", {2}),
+        ("label = Polar_Bear", {1}),
+        ("label=polar bear", {1}),
+        ("label != 'dog'", {0, 1}),
+        ("label in (cat, 'polar bear')", {0, 1}),
+        ("label = 2", {2}),
+    ],
+)
+def test_a_label_is_compared_with_the_name_of_its_class(run, where, expected):
+    assert labels(run, where) == expected
+
+
+def test_filters_by_name_are_filters_by_label(run):
+    assert chosen_rows(run, "label = dog").where == ("label = 2",)
+
+
+def test_a_name_of_no_class_lists_the_names(run):
+    with pytest.raises(UsageError, match=r"the classes are cat, polar bear, dog; did you mean dog\?$"):
+        chosen_rows(run, "label = dogs")
+    with pytest.raises(UsageError, match=r"holds whole numbers from 0 to 2, and 'dog' is no such value"):
+        chosen_rows(run, "label < dog")
+
+
+def test_hits_have_class_names_and_captions(run):
+    build_indexes(IndexConfig(run=run.directory.url, heads="embedding", memory=MEMORY))
+    key = run.embedding()["key"][0]
+    answer = Retriever(run).search(key=f"0/{key}", where="label = dog and caption like 'a picture%'")
+    assert answer.hits
+    for hit in answer.hits:
+        assert (hit.row.label, hit.row.class_name) == (2, "dog")
+        assert hit.row.caption == f"a picture, number {hit.row.index}"
+
+
+def test_an_index_without_captions_says_how_to_have_them(run, monkeypatch):
+    monkeypatch.setattr("clipaudit.retrieval.rowmap._LEFT_OUT", ("status", "caption", "scale", "norm", "remainder"))
+    build_indexes(IndexConfig(run=run.directory.url, heads="embedding", memory=MEMORY))
+    retriever, key = Retriever(run), f"0/{run.embedding()['key'][0]}"
+    assert retriever.search(key=key).hits[0].row.caption is None
+    with pytest.raises(UsageError, match=r"'caption' is not in the index of .* built without captions \(`clipaudit"):
+        retriever.search(key=key, where="caption like 'a%'")
+
+
+def test_indexes_elsewhere_leave_the_run_alone(run, tmp_path):
+    before = [(entry.path, entry.modified) for entry in run.directory.storage.walk()]
+    out = tmp_path / "elsewhere"
+    build_indexes(IndexConfig(run=run.directory.url, heads="embedding", memory=MEMORY, out=out))
+    build_indexes(IndexConfig(run=run.directory.url, memory=MEMORY, out=str(out), update=True))
+    key = f"0/{run.embedding()['key'][0]}"
+    assert len(Retriever(run, indexes=str(out)).search(key=key).hits) == 20
+    assert [(entry.path, entry.modified) for entry in run.directory.storage.walk()] == before
+    with pytest.raises(UsageError, match="has no index of embedding"):
+        Retriever(run).search(key=key)
