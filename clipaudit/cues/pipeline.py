@@ -170,7 +170,7 @@ class _Job:
         run, shards = self.run, [shard.url for shard in self.run.manifest.shards]
         if self.classes_from != "label":
             return listed_classes(self.options.classes, shards)
-        labels = run.label_counts()
+        labels = run.class_labels()
         names = find_classes(self.options.classes, shards, labels)
         if len([label for label in labels if label is not None]) < 2:
             raise UsageError(f"an audit compares classes, and the run at {run.directory.url} has one")

@@ -82,7 +82,7 @@ class Experiment:
         rows = chosen_rows(run, config.where)
         self.fit: Rows = chosen_rows(run, config.fit)
         attribute = None if config.attribute is None else group_column(run, config.attribute)
-        labels = run.label_counts()
+        labels = run.class_labels()
         self.names: ClassNames = find_classes(config.classes, [shard.url for shard in run.manifest.shards], labels)
         if len(self.names) < 2:
             raise UsageError(f"accuracy needs at least two classes, and {self.names.source} has {len(self.names)}")

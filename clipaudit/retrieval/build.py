@@ -159,7 +159,7 @@ def construct(run: Run, task: BuildTask, shards: Sequence[int], space: Space, pl
     """
     rows, dim = sum(run.records[shard].ok for shard in shards), run.spec.vectors[task.name]
     if not rows:
-        raise UsageError(f"the run at {run.directory.url} has no images to index: none is ok")
+        raise UsageError(f"the run at {run.directory.url} has no images to index{run.lost_images()}")
     free = _allowed(task) - resident_bytes()
     kind = choose_kind(task.kind, rows, dim, free)
     trained = training_rows(kind, rows, dim, free)

@@ -70,7 +70,7 @@ def plan(config: IndexConfig) -> list[BuildTask]:
     """
     run, place = Run(config.run), RunDirectory(config.out or config.run)
     if not len(run):
-        raise UsageError(f"the run at {run.directory.url} has no images to index: none is committed and ok")
+        raise UsageError(f"the run at {run.directory.url} has no images to index{run.lost_images()}")
     names = config.heads
     if names is None:
         names = indexed(place) if config.update else (*run.head_labels, EMBEDDING)

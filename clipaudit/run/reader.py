@@ -192,6 +192,26 @@ class Run(RunTables):
             counts.update(load_moments(self.directory, record.moments, labels=()).counts)
         return dict(counts.most_common())
 
+    def class_labels(self) -> dict[Label, int]:
+        """`label_counts`, with at least one label; UsageError says why there is none."""
+        counts = self.label_counts()
+        if all(label is None for label in counts):
+            if self.spec.label_kind is None:
+                raise UsageError(f"the run at {self.directory.url} has no labels: audit again with --label")
+            raise UsageError(f"the run at {self.directory.url} has no image with a label{self.lost_images()}")
+        return counts
+
+    def lost_images(self) -> str:
+        """`: 40 of 40 images are bad_label, such as ...`, to follow what the run lacks; empty where none were lost."""
+        skipped = self.coverage().skipped
+        if not skipped:
+            return ""
+        reason = max(skipped, key=lambda name: skipped[name])
+        rows = sum(record.rows for record in self.records.values())
+        examples = [record.details[reason][0] for record in self.records.values() if record.details.get(reason)]
+        such = f", such as {examples[0]}" if examples else ""
+        return f": {skipped[reason]:,} of {rows:,} images are {reason}{such}"
+
     def _template(self, heads: Sequence[str] | None) -> Moments:
         empty = Moments.empty(self.spec)
         if heads is None:

@@ -159,7 +159,7 @@ def require_rows(run: Run, rows: Rows, count: int) -> None:
     condition = row_filter(run, rows)
     if condition.terms and (why := why_empty(condition, _filtered_columns(run, rows, condition))):
         raise UsageError(f"no row of the run at {run.directory.url} has {why}")
-    raise UsageError(f"the run at {run.directory.url} has no rows{rows.described}")
+    raise UsageError(f"the run at {run.directory.url} has no rows{rows.described}{run.lost_images()}")
 
 
 def _filtered_columns(run: Run, rows: Rows, condition: Filter) -> pa.Table:
