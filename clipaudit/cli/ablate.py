@@ -20,6 +20,7 @@ from clipaudit.cli.options import (
     option,
     print_json,
 )
+from clipaudit.cli.saving import save
 from clipaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ def ablate(
         seed=seed,
     )
     choice = Choice(heads=listed(head), layers=layers, mlps=mlps, roles=listed(role))
+    if study is not None:
+        at_least("--seeds", seeds, 1)
     if study is not None and choice:
         raise UsageError(f"--study {study} chooses what it replaces: leave out --heads, --layers, --mlps and --role")
     experiment = _experiment(run, config, device)
@@ -140,17 +143,16 @@ def _run_ablation(
     from clipaudit.cli.console.progress import ProgressBar
     from clipaudit.heads.experiment import ablation, ablation_json
     from clipaudit.heads.plots import ablation_figure
-    from clipaudit.run.derived import publish
 
     with ProgressBar("heads") as progress:
         result = ablation(experiment, choice, reconstruct=reconstruct, random=random, on_head=progress)
     json_value = ablation_json(result)
-    files = {"ablation.json": json_value, "ablation.svg": ablation_figure(result)}
-    folder = publish(experiment.run, "ablations/ablation", files, out)
     if as_json:
         print_json(json_value)
     else:
-        print_ablation(result, folder)
+        print_ablation(result)
+    files = {"ablation.json": json_value, "ablation.svg": ablation_figure(result)}
+    save(experiment.run, "ablations/ablation", files, out, quiet=as_json)
 
 
 def _run_study(experiment: Experiment, name: str, seeds: int, out: str | None, as_json: bool) -> None:
@@ -159,14 +161,13 @@ def _run_study(experiment: Experiment, name: str, seeds: int, out: str | None, a
     from clipaudit.cli.console.progress import ProgressBar
     from clipaudit.heads.plots import study_figure
     from clipaudit.heads.studies import study, study_json
-    from clipaudit.run.derived import publish
 
     with ProgressBar("variants") as progress:
         result = study(experiment, name, seeds=seeds, on_step=progress)
     json_value = study_json(result)
-    files = {f"{name}.json": json_value, f"{name}.svg": study_figure(result)}
-    folder = publish(experiment.run, f"ablations/{name}", files, out)
     if as_json:
         print_json(json_value)
     else:
-        print_study(result, folder)
+        print_study(result)
+    files = {f"{name}.json": json_value, f"{name}.svg": study_figure(result)}
+    save(experiment.run, f"ablations/{name}", files, out, quiet=as_json)

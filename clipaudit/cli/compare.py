@@ -8,7 +8,6 @@ import typer
 
 from clipaudit.cli.options import (
     JsonOption,
-    OutOption,
     TextDeviceOption,
     TextsOption,
     WhereOption,
@@ -16,6 +15,7 @@ from clipaudit.cli.options import (
     option,
     print_json,
 )
+from clipaudit.cli.saving import save
 
 
 def compare(
@@ -25,12 +25,13 @@ def compare(
     top: Annotated[int, option("Texts shown of each head, towards and away [3].")] = 3,
     where: WhereOption = None,
     device: TextDeviceOption = "auto",
-    out: OutOption = None,
+    out: Annotated[str | None, option("Directory for compare.json, a path or URL [nowhere].")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say how each head's mean moved and its spread changed from one run to another of the same model.
 
-    Reads the stored moments and the model's text encoder, no image. The result also goes to `RUN2/compare/`.
+    Reads the stored moments and the model's text encoder, no image, and writes into neither run. With `--out` the
+    result also goes to `compare.json` there.
 
     Example: `clipaudit compare runs/january runs/june --top 5`
     """
@@ -41,17 +42,20 @@ def compare(
     from clipaudit.heads.comparison import compare as compare_runs
     from clipaudit.heads.texts.pool import load_pool
     from clipaudit.heads.texts.vectors import RunTexts
-    from clipaudit.run.derived import finite, publish
+    from clipaudit.run.derived import finite
     from clipaudit.run.reader import Run
     from clipaudit.run.rows import chosen_rows
 
     before, after, pool = Run(run), Run(other), load_pool(texts)
     rows = chosen_rows(before, where or ()), chosen_rows(after, where or ())
     with ProgressBar("heads") as progress:
-        comparison = compare_runs(before, after, pool, RunTexts(after, device, progress.loading), rows, progress)
+        comparison = compare_runs(
+            before, after, pool, RunTexts(after, device, progress.loading, keep=False), rows, progress
+        )
     json_value = comparison_json(comparison)
-    folder = publish(after, comparison.name, {FILE: json_value}, out)
     if as_json:
         print_json(finite(json_value))
     else:
-        print_comparison(comparison, top, folder)
+        print_comparison(comparison, top)
+    if out is not None:
+        save(after, comparison.name, {FILE: json_value}, out, quiet=as_json)

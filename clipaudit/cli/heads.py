@@ -23,6 +23,7 @@ from clipaudit.cli.options import (
     option,
     print_json,
 )
+from clipaudit.cli.saving import save
 from clipaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 def heads(
     run: RunArgument,
     texts: TextsOption = None,
-    steps: Annotated[int, option("Texts chosen for each head [20].", panel=TEXTS)] = 20,
+    steps: Annotated[
+        int | None, option("Texts chosen for each head [20, or all where there are fewer].", panel=TEXTS)
+    ] = None,
     top: Annotated[int | None, option("Texts shown of each head [3; all of a --head].")] = None,
     head: Annotated[list[str] | None, option("Heads such as L22H05,L22H06 [all stored].", "--head", "--heads")] = None,
     label: Annotated[str | None, option("Only rows with this label.", panel=ROWS)] = None,
@@ -59,10 +62,9 @@ def heads(
     one_of("--criterion", criterion, ("explained", "reference"))
     from clipaudit.cli.console.heads import print_heads
     from clipaudit.cli.console.progress import ProgressBar
-    from clipaudit.heads.description import FILE, FOLDER, DescribeConfig, describe, description_json
+    from clipaudit.heads.description import DEFAULT_STEPS, FILE, FOLDER, DescribeConfig, describe, description_json
     from clipaudit.heads.texts.pool import load_pool
     from clipaudit.heads.texts.vectors import RunTexts
-    from clipaudit.run.derived import publish
     from clipaudit.run.filters import equal_to
     from clipaudit.run.reader import Run
     from clipaudit.run.rows import chosen_rows
@@ -71,7 +73,7 @@ def heads(
     config = DescribeConfig(
         heads=listed(head) or None,
         rows=chosen_rows(opened_run, [*(where or ()), *([equal_to("label", label)] if label is not None else ())]),
-        steps=steps,
+        steps=min(DEFAULT_STEPS, len(pool)) if steps is None else steps,
         criterion="reference" if criterion == "reference" else "explained",
         roles=roles,
         stability=stability,
@@ -80,13 +82,13 @@ def heads(
     with ProgressBar("heads") as progress:
         description = describe(opened_run, pool, RunTexts(opened_run, device, progress.loading), config, progress)
     json_value = description_json(description)
-    folder = publish(opened_run, f"{FOLDER}/{description.name}", {FILE: json_value}, out)
-    if html is not None:
-        _write_page(description, html)
     if as_json:
         print_json(json_value)
     else:
-        print_heads(description, top if top is not None else steps if head else 3, folder)
+        print_heads(description, top if top is not None else config.steps if head else 3)
+    if html is not None:
+        _write_page(description, html)
+    save(opened_run, f"{FOLDER}/{description.name}", {FILE: json_value}, out, quiet=as_json)
 
 
 def _write_page(description: Description, path: str) -> None:

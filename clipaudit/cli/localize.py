@@ -87,8 +87,11 @@ def explain(
         device,
         images=image_settings(image_mean, image_std, image_resize, image_interpolation),
     )
-    from clipaudit.localize.explain import Explainer, method_options
+    from clipaudit.localize.explain import Explainer
+    from clipaudit.localize.question import check_picture, check_question, method_options
 
+    check_question(text or [], method, listed(head), layers=layers is not None, blocks=blocks is not None)
+    check_picture(image)
     explainer = Explainer(config, whole=whole, side=side_pixels)
     options = method_options(explainer.tower, layers=layers, blocks=blocks, form=cast("Form", form))
     explanation = explainer.explain(

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from clipaudit.errors import UsageError
 from clipaudit.heads.comparison import Comparison, compare
-from clipaudit.heads.description import DescribeConfig, Description, describe
+from clipaudit.heads.description import DEFAULT_STEPS, DescribeConfig, Description, describe
 from clipaudit.heads.experiment import Ablation, Choice, Experiment, ExperimentConfig, ablation
 from clipaudit.heads.texts.pool import TextPool, load_pool
 from clipaudit.heads.texts.vectors import RunTexts
@@ -31,7 +31,7 @@ def describe_heads(
     heads: Names | None = None,
     where: Names = (),
     texts: str | os.PathLike[str] | TextPool | None = None,
-    steps: int = 20,
+    steps: int | None = None,
     criterion: Criterion = "explained",
     roles: bool = True,
     stability: bool = False,
@@ -49,7 +49,7 @@ def describe_heads(
         heads: one head label or several; default: all that the run stores.
         where: filters that rows must pass, such as `place = water`; default: all ok rows.
         texts: the texts to choose from, a file of them, or a `TextPool`; default: clipaudit's own pool.
-        steps: texts chosen for each head.
+        steps: texts chosen for each head; default: 20, or all where there are fewer.
         criterion: `explained`, the paper's objective, or `reference`, the published code's.
         roles: whether to find each head's role, such as `location`, where the texts have properties.
         stability: whether to draw shards again and count how often each text is chosen.
@@ -68,7 +68,7 @@ def describe_heads(
     config = DescribeConfig(
         heads=None if heads is None else as_names(heads),
         rows=chosen_rows(reader, as_names(where)),
-        steps=steps,
+        steps=min(DEFAULT_STEPS, len(pool)) if steps is None else steps,
         criterion=criterion,
         roles=roles,
         stability=stability,
@@ -168,7 +168,7 @@ def compare_runs(
     """
     first, second = opened(before), opened(after)
     rows = tuple(chosen_rows(reader, as_names(where)) for reader in (first, second))
-    return compare(first, second, _pool(texts), RunTexts(second, device), (rows[0], rows[1]), on_head)
+    return compare(first, second, _pool(texts), RunTexts(second, device, keep=False), (rows[0], rows[1]), on_head)
 
 
 def _pool(texts: str | os.PathLike[str] | TextPool | None) -> TextPool:

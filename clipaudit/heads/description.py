@@ -33,6 +33,7 @@ from clipaudit.schema import as_tuples
 
 FOLDER: Final = "heads"
 FILE: Final = "heads.json"
+DEFAULT_STEPS: Final = 20
 _EQUALITY: Final = re.compile(r"[^\s<>=!]+\s*=\s*(?:'(?:[^']|'')*'|[^\s']+)")
 _GROUPS: Final = 64
 """Most groups of shards that stability resamples: all heads' moments of each are held."""
@@ -45,7 +46,7 @@ class DescribeConfig:
     heads: tuple[str, ...] | None = None
     """Head labels; None for all that the run stores."""
     rows: Rows = ALL
-    steps: int = 20
+    steps: int = DEFAULT_STEPS
     """Texts chosen for each head."""
     criterion: Criterion = "explained"
     roles: bool = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +35,7 @@ from clipaudit.run.classes import ClassNames, find_classes
 from clipaudit.run.filters import is_filter
 from clipaudit.run.moments import Moments
 from clipaudit.run.reader import Run
-from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows
+from clipaudit.run.rows import Rows, check_rows, chosen_rows, group_column, moments_over, require_rows
 from clipaudit.schema import Label, as_paths, as_tuples, mlp_column, parse_head_label
 from clipaudit.statistics import Proportion
 
@@ -79,16 +79,23 @@ class Experiment:
 
     def __init__(self, run: Run, texts: RunTexts, config: ExperimentConfig) -> None:
         self.run, self.texts, self.config = run, texts, config
-        rows = chosen_rows(run, config.where)
+        self._rows = chosen_rows(run, config.where)
         self.fit: Rows = chosen_rows(run, config.fit)
-        attribute = None if config.attribute is None else group_column(run, config.attribute)
+        self._attribute = None if config.attribute is None else group_column(run, config.attribute)
         labels = run.class_labels()
         self.names: ClassNames = find_classes(config.classes, [shard.url for shard in run.manifest.shards], labels)
         if len(self.names) < 2:
             raise UsageError(f"accuracy needs at least two classes, and {self.names.source} has {len(self.names)}")
-        class_of: dict[Label, int] = dict(self.names.rows(labels).items())
-        vectors = texts.classes(self.names.names, load_templates(config.templates))
-        self.asked = ZeroShot(classes=vectors, class_of=class_of, attribute=attribute, rows=rows)
+        self._class_of: dict[Label, int] = dict(self.names.rows(labels).items())
+        self._templates = load_templates(config.templates)
+        for rows in dict.fromkeys((self._rows, self.fit)):
+            check_rows(run, rows)
+
+    @cached_property
+    def asked(self) -> ZeroShot:
+        """The question to each row, with the classes' vectors."""
+        vectors = self.texts.classes(self.names.names, self._templates)
+        return ZeroShot(classes=vectors, class_of=self._class_of, attribute=self._attribute, rows=self._rows)
 
     @cached_property
     def pool(self) -> TextPool:
@@ -159,18 +166,22 @@ def chosen_columns(question: Experiment, choice: Choice, roles: Sequence[Role]) 
     elif choice.mlps is not None:
         columns += component_columns(run, "mlp")
     if choice.roles:
-        columns += _heads_with(question.pool, choice.roles, roles)
+        columns += _heads_with(choice.roles, roles)
     check_stored(run, columns)
     return tuple(dict.fromkeys(columns))
 
 
-def _heads_with(pool: TextPool, wanted: Sequence[str], roles: Sequence[Role]) -> list[str]:
-    known = {*pool.properties, *pool.kinds}
+def _check_roles(pool: TextPool | None, wanted: Sequence[str]) -> None:
+    """UsageError for a role that the texts cannot give."""
+    known = set() if pool is None else {*pool.properties, *pool.kinds}
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise UsageError(
             f"--role {unknown[0]}: the texts have no such property or kind; there is {', '.join(sorted(known))}"
         )
+
+
+def _heads_with(wanted: Sequence[str], roles: Sequence[Role]) -> list[str]:
     heads = [role.head for role in roles if role.label in wanted or role.kind in wanted]
     if not heads:
         labels = sorted({role.label for role in roles if role.label is not None})
@@ -212,6 +223,7 @@ def ablation(
     `random` is how many sets of as many heads of the same layers are drawn. UsageError as in `Experiment` and
     `chosen_columns`, and when there are no other heads to draw. Source: arXiv 2310.05916 (docs/method.md 5).
     """
+    _check(question, choice, reconstruct, random)
     roles = question.roles(on_head) if choice.roles else []
     columns = chosen_columns(question, choice, roles)
     others = _rivals(question.run, columns) if random else ()
@@ -240,14 +252,25 @@ def ablation(
     )
 
 
+def _check(question: Experiment, choice: Choice, reconstruct: int | None, random: int) -> None:
+    """What can be told of an ablation before texts are encoded; UsageError as in `ablation`."""
+    if reconstruct is not None and reconstruct < 0:
+        raise UsageError(f"--reconstruct must be at least 0, not {reconstruct}")
+    if reconstruct:
+        question.pool.require(reconstruct)
+    _check_roles(question.pool if choice.roles else None, choice.roles)
+    columns = chosen_columns(question, replace(choice, roles=()), [])
+    if random and not choice.roles:
+        _rivals(question.run, columns)
+    question.means(columns)
+
+
 def _replacements(
     question: Experiment, columns: Sequence[str], means: Means, reconstruct: int | None
 ) -> tuple[Replacement, ...]:
     """Means, or for heads what their texts span where a reconstruction is asked for; in the columns' order."""
     if reconstruct is None:
         return mean_ablation(question.run, columns, means)
-    if reconstruct < 0:
-        raise UsageError(f"--reconstruct must be at least 0, not {reconstruct}")
     heads = [name for name in columns if name in question.run.head_labels]
     spans = question.spans(heads, reconstruct) if reconstruct else {}
     rest = [name for name in columns if name not in spans]

@@ -13,24 +13,19 @@ from PIL import Image
 from torch import Tensor
 
 from clipaudit.arrays import ArrayHolder, Float32s
-from clipaudit.config import ModelConfig, parse_layers
-from clipaudit.errors import UsageError
+from clipaudit.config import ModelConfig
 from clipaudit.heads.texts.encoder import Tokenizer, encode_texts, load_tokenizer
 from clipaudit.localize.frames import FramedPicture, PictureReader
 from clipaudit.localize.heatmaps import points
 from clipaudit.localize.methods import METHODS, Options, localiser
 from clipaudit.localize.overlay import MapPanel, WordStrip, sheet
-from clipaudit.localize.surgery import Form
+from clipaudit.localize.question import BY_TOKENS, check_picture, check_question, parse_heads
 from clipaudit.localize.tensors import embed
 from clipaudit.localize.text_tokens import TokenScore, token_scores
 from clipaudit.localize.token_maps import TokenDecomposition
-from clipaudit.model import Tower, describe_tower
+from clipaudit.model import describe_tower
 from clipaudit.model.loading import LoadedModel, Normaliser, load_model
-from clipaudit.schema import Names, as_names, parse_head_label
-
-_BY_TOKENS = ("decomposition", "contrast")
-"""The methods that tell heads apart."""
-_WITH_BLOCKS = ("surgery", "values")
+from clipaudit.schema import Names, as_names
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -204,11 +199,11 @@ class Explainer:
             UsageError: no text, an unknown method, heads for a method that has none, and what the parts raise.
         """
         options = options or Options()
-        self._check(texts, method, heads, options)
+        check_question(texts, method, heads, layers=options.layers is not None, blocks=options.blocks is not None)
         picture = self._reader.open(path)
         images = self._normalise([picture.seen])
         vectors = self.encode(texts)
-        if method in _BY_TOKENS:
+        if method in BY_TOKENS:
             explanation = self._by_tokens(picture, images, method, texts, vectors, heads, options)
         else:
             explanation = self._by_method(picture, images, method, texts, vectors, options)
@@ -248,18 +243,6 @@ class Explainer:
     def encode(self, texts: Sequence[str]) -> Tensor:
         """(T, D) float32 unit vectors on the model's device; UsageError for a text that is too long."""
         return torch.from_numpy(encode_texts(self._loaded, self._tokenizer, texts)).to(self._loaded.device)
-
-    def _check(self, texts: Sequence[str], method: str, heads: Sequence[str], options: Options) -> None:
-        if not texts:
-            raise UsageError("there is no text to look for: give at least one --text")
-        if method not in METHODS:
-            raise UsageError(f"there is no method {method!r}; there are: {', '.join(METHODS)}")
-        if heads and method not in _BY_TOKENS:
-            raise UsageError(f"--head goes with --method decomposition or contrast: {method} knows no single heads")
-        if options.layers is not None and (heads or method not in _BY_TOKENS):
-            raise UsageError("--layers goes with --method decomposition or contrast, and without --head")
-        if options.blocks is not None and method not in _WITH_BLOCKS:
-            raise UsageError(f"--blocks goes with --method {' or '.join(_WITH_BLOCKS)}: {method} has no second path")
 
     def _by_tokens(
         self,
@@ -352,6 +335,11 @@ def explain(
     >>> explanation.draw().save("maps.png")
     """
     config = model if isinstance(model, ModelConfig) else ModelConfig(name=model, pretrained=pretrained, device=device)
+    given = options or Options()
+    check_question(
+        as_names(texts), method, as_names(heads), layers=given.layers is not None, blocks=given.blocks is not None
+    )
+    check_picture(os.fspath(image))
     explainer = Explainer(config, whole=whole, side=side)
     return explainer.explain(
         os.fspath(image),
@@ -362,20 +350,3 @@ def explain(
         words=words,
         tokens=tokens,
     )
-
-
-def method_options(tower: Tower, *, layers: str | None, blocks: int | None, form: Form) -> Options:
-    """Options as they stand on a command line; UsageError for layers that the tower does not have."""
-    chosen = None if layers is None else parse_layers(layers, tower.layers)
-    return Options(layers=chosen, blocks=blocks, form=form)
-
-
-def parse_heads(labels: Sequence[str]) -> list[tuple[int, int]]:
-    """Head labels, also several with commas between, as (layer, head) pairs; UsageError for what is none."""
-    heads = []
-    for label in (part.strip() for text in labels for part in text.split(",") if part.strip()):
-        try:
-            heads.append(parse_head_label(label))
-        except ValueError as error:
-            raise UsageError(f"--head: {error}") from None
-    return heads

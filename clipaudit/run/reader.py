@@ -197,7 +197,7 @@ class Run(RunTables):
         counts = self.label_counts()
         if all(label is None for label in counts):
             if self.spec.label_kind is None:
-                raise UsageError(f"the run at {self.directory.url} has no labels: audit again with --label")
+                raise UsageError("the run has no labels: audit again with --label")
             raise UsageError(f"the run at {self.directory.url} has no image with a label{self.lost_images()}")
         return counts
 

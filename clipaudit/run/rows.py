@@ -152,6 +152,15 @@ def moments_over(run: Run, rows: Rows = ALL) -> Moments:
     return moments
 
 
+def check_rows(run: Run, rows: Rows) -> None:
+    """UsageError when no row passes, before any work: reads the filter's columns as far as the first row that does."""
+    condition = row_filter(run, rows)
+    if not condition.terms:
+        return require_rows(run, rows, len(run))
+    if not any(True for _ in stream_rows(run, (), ["key"], rows)):
+        require_rows(run, rows, 0)
+
+
 def require_rows(run: Run, rows: Rows, count: int) -> None:
     """UsageError when `count`, of some rows, is 0: names the values that there are."""
     if count:

@@ -26,14 +26,19 @@ def runs(tmp_path_factory):
     return directory
 
 
+def files(directory):
+    return {(str(path), path.stat().st_mtime_ns) for path in directory.rglob("*") if path.is_file()}
+
+
 def test_two_runs_are_compared_in_words(clipaudit, runs):
     texts = ["--texts", runs / "pool.tsv"]
+    before = files(runs / "a") | files(runs / "b")
     shown = clipaudit("compare", runs / "a", runs / "b", *texts)
+    assert files(runs / "a") | files(runs / "b") == before, "neither run is written into"
     assert shown.returncode == 0, shown.stderr
     assert "of 2 heads moved, 40 rows against 40" in " ".join(shown.stdout.split())
-    (written,) = (runs / "b/compare").rglob("compare.json")
-    again = clipaudit("compare", runs / "a", runs / "b", *texts, "--json")
-    assert json.loads(again.stdout) == json.loads(written.read_text())
+    again = clipaudit("compare", runs / "a", runs / "b", *texts, "--json", "--out", runs / "out")
+    assert json.loads(again.stdout) == json.loads((runs / "out/compare.json").read_text())
     refused = clipaudit("compare", runs / "a", runs / "c", *texts)
     assert refused.returncode == 2
     assert "are of different models" in refused.stderr

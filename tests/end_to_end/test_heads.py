@@ -139,7 +139,7 @@ def test_a_run_of_another_model_is_refused(command, audited):
         ("heads", ["--head", "L00H00"], "stores no head 'L00H00'"),
         ("heads", ["--where", "place=moon"], "has attributes.place = moon: there is land, sea"),
         ("heads", ["--where", "place"], "a comparison, such as"),
-        ("heads", ["--label", "sea"], "label holds whole numbers from 0 to 1, and 'sea'"),
+        ("heads", ["--label", "moon"], "label holds whole numbers from 0 to 1, and 'moon'"),
         ("ablate", ["--templates", "nosuch"], "no templates 'nosuch'"),
         ("ablate", ["--study", "colours"], "--study must be one of"),
         ("ablate", ["--study", "heads", "--head", "L02H00"], "leave out --heads"),

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _MAX_CLASSES: Final = 30  # that are listed one by one
 
 
-def print_ablation(ablation: Ablation, folder: str) -> None:
-    """Print accuracy before and after on stdout, by group or class, with the control; `folder` has the files."""
+def print_ablation(ablation: Ablation) -> None:
+    """Print accuracy before and after on stdout, by group or class, with the control."""
     console = Console(highlight=False)
     _warn(console, ablation.base.near_chance, ablation.question)
     table = new_table(("", False), ("rows", True), ("as it is", True), ("ablated", True), ("points", True))
@@ -42,11 +42,10 @@ def print_ablation(ablation: Ablation, folder: str) -> None:
     for name, control in (("accuracy", ablation.accuracy_control), ("worst group", ablation.worst_control)):
         if control is not None:
             console.print(escape(_control(name, control)), soft_wrap=True)
-    console.print(f"[dim]written to {escape(folder)}[/dim]", soft_wrap=True)
 
 
-def print_study(study: Study, folder: str) -> None:
-    """Print a study's points on stdout, the seeds of one point together; `folder` has the files."""
+def print_study(study: Study) -> None:
+    """Print a study's points on stdout, the seeds of one point together."""
     console = Console(highlight=False)
     _warn(console, study.near_chance, study.question)
     grouped = any(point.worst_group is not None for point in study.points)
@@ -74,7 +73,7 @@ def print_study(study: Study, folder: str) -> None:
         console.print(f"[yellow]note[/yellow] {escape(note)}", soft_wrap=True)
     console.print(
         f"[dim]{study.base.accuracy.total:,} rows{escape(study.question.asked.rows.described)}; means from"
-        f" {escape(study.means)}; written to {escape(folder)}[/dim]",
+        f" {escape(study.means)}[/dim]",
         soft_wrap=True,
     )
 

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from clipaudit.heads.drift import Interval
 
 
-def print_comparison(comparison: Comparison, top: int, folder: str) -> None:
+def print_comparison(comparison: Comparison, top: int) -> None:
     """Print a table of heads on stdout, those that moved furthest first, with `top` texts each way.
 
-    Beneath it how many moved, and `folder`, where the result was written.
+    Beneath it how many moved.
     """
     console = Console(highlight=False)
     figures = [("head", False), ("shift", True), ("95 % interval", True), ("q", True), ("spread", True)]
@@ -37,7 +37,7 @@ def print_comparison(comparison: Comparison, top: int, folder: str) -> None:
     console.print(
         f"{moved} of {len(comparison.heads)} heads moved, {rows_before:,} rows against {rows_after:,}{left_out}"
     )
-    console.print(f"[dim]{escape(comparison.pool.summary)}; written to {escape(folder)}[/dim]", soft_wrap=True)
+    console.print(f"[dim]{escape(comparison.pool.summary)}[/dim]", soft_wrap=True)
 
 
 def _add_head(table: Table, comparison: Comparison, head: HeadDrift, top: int) -> None:

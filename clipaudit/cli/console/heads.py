@@ -18,10 +18,10 @@ _SHARED_TEXTS: Final = 5  # texts of several heads that are listed, each with so
 _SHARED_HEADS: Final = 8
 
 
-def print_heads(description: Description, top: int, folder: str) -> None:
+def print_heads(description: Description, top: int) -> None:
     """Print a table of heads on stdout, those with the largest share first, each with its first `top` texts.
 
-    Beneath it the texts that several heads share, and `folder`, where the result was written.
+    Beneath it the texts that several heads share.
     """
     console = Console(highlight=False)
     columns = [("head", False), ("share", True), ("role", False), ("text", False), ("explains", True), ("sum", True)]
@@ -41,7 +41,7 @@ def print_heads(description: Description, top: int, folder: str) -> None:
         console.print(f"[yellow]note[/yellow] {escape(description.roles_missing)}", soft_wrap=True)
     console.print(
         f"[dim]{description.rows:,} rows{escape(description.config.rows.described)};"
-        f" {escape(description.pool.summary)}; written to {escape(folder)}[/dim]",
+        f" {escape(description.pool.summary)}[/dim]",
         soft_wrap=True,
     )
 

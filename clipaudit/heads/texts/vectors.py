@@ -27,8 +27,13 @@ class RunTexts:
     The model is loaded for the first texts that are not stored beside the run, so that a repeated question needs none.
     """
 
-    def __init__(self, run: Run, device: str = "auto", on_load: Callable[[str], None] | None = None) -> None:
-        """`on_load` is told the model's name before it is loaded, which may take long."""
+    def __init__(
+        self, run: Run, device: str = "auto", on_load: Callable[[str], None] | None = None, *, keep: bool = True
+    ) -> None:
+        """`on_load` is told the model's name before it is loaded, which may take long; without `keep` nothing is
+        written into the run.
+        """
+        self._keep = keep
         self._run = run
         self._device = device
         self._on_load = on_load
@@ -92,6 +97,8 @@ class RunTexts:
             if header["__metadata__"] == known:
                 return self._checked(safetensors.numpy.load(data)["vectors"])
         vectors = self._checked(encode())
+        if not self._keep:
+            return vectors
         # where the run may not be written to, or the disk is full, the next call encodes the texts again
         with contextlib.suppress(UsageError, StorageFull):
             storage.make_directories([CACHE])

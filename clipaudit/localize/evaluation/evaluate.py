@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clipaudit.config import ModelConfig
 from clipaudit.errors import UsageError
-from clipaudit.heads.texts.encoder import encode_classes, load_tokenizer
+from clipaudit.heads.texts.encoder import Tokenizer, encode_classes, load_tokenizer
 from clipaudit.heads.texts.templates import load_templates
 from clipaudit.localize.evaluation.head_places import HeadPlaces, Kind, places_of_heads
 from clipaudit.localize.evaluation.metrics import BootstrapEstimate
@@ -36,9 +36,10 @@ from clipaudit.localize.surgery import Form
 from clipaudit.localize.tensors import autocast, embed
 from clipaudit.localize.token_maps import TokenDecomposition
 from clipaudit.model import Decomposer, Tower, describe_tower
-from clipaudit.model.loading import Normaliser, load_model
+from clipaudit.model.loading import LoadedModel, Normaliser, load_model
 from clipaudit.run.classes import ClassNames, find_classes, load_classes
 from clipaudit.schema import as_paths, as_tuples
+from clipaudit.shards.listing import expand
 
 _OF_ONE_OBJECT: Mapping[str, Callable[[ClassNames], Measure]] = MappingProxyType(
     {"object": ObjectProtocol, "reference": ReferenceProtocol, "points": PointsProtocol}
@@ -84,7 +85,18 @@ class LocaliserEvaluation:
 
     def __init__(self, config: EvaluationConfig, on_images: Callable[[int], None] = lambda _: None) -> None:
         self._config, self._on_images = config, on_images
-        self._loaded, self._tokenizer = load_model(config.model), load_tokenizer(config.model)
+        # what can be told before the model is loaded, which may take long
+        expand(config.shards)
+        self._templates = load_templates(config.templates)
+        self._named = None if config.classes is None else load_classes(config.classes)
+
+    @cached_property
+    def _loaded(self) -> LoadedModel:
+        return load_model(self._config.model)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self._config.model)
 
     @cached_property
     def _tower(self) -> Tower:
@@ -111,6 +123,8 @@ class LocaliserEvaluation:
                 raise UsageError(f"there is no method {method!r}; there are: {', '.join(METHODS)}")
         if not methods:
             raise UsageError("there is no method to evaluate: name at least one")
+        if protocol not in PROTOCOLS:
+            raise UsageError(f"there is no protocol {protocol!r}; there are: {', '.join(PROTOCOLS)}")
         config, precision = self._config, self._config.model.precision
         squashed = protocol == "reference" if config.squashed is None else config.squashed
         label = config.label if protocol in ("object", "points") else None
@@ -188,10 +202,9 @@ class LocaliserEvaluation:
         values: dict[Kind, list[str]] = {
             kind: sorted({str(sample.attributes[kind]) for sample in samples}) for kind in kinds
         }
-        templates = load_templates(self._config.templates)
         texts: dict[Kind, Tensor] = {}
         for kind, names in values.items():
-            vectors = encode_classes(self._loaded, self._tokenizer, names, templates)
+            vectors = encode_classes(self._loaded, self._tokenizer, names, self._templates)
             texts[kind] = torch.from_numpy(vectors).to(self._loaded.device)
         return places_of_heads(
             samples,
@@ -232,15 +245,14 @@ class LocaliserEvaluation:
         )
 
     def _names(self, samples: MaskedShards, *, numbers: bool) -> ClassNames:
-        if self._config.classes is not None:
-            return load_classes(self._config.classes)
+        if self._named is not None:
+            return self._named
         if not numbers:
             raise UsageError("give --classes FILE: a name a line, or number<TAB>name")
         return find_classes(None, [shard.url for shard in samples.shards], [0])
 
     def _texts(self, names: ClassNames) -> Tensor:
-        templates = load_templates(self._config.templates)
-        vectors = encode_classes(self._loaded, self._tokenizer, names.names, templates)
+        vectors = encode_classes(self._loaded, self._tokenizer, names.names, self._templates)
         return torch.from_numpy(vectors).to(self._loaded.device)
 
     def _empty(self) -> Tensor:
@@ -251,8 +263,6 @@ class LocaliserEvaluation:
 def _measure(protocol: str, names: ClassNames) -> Measure:
     if protocol in _OF_ONE_OBJECT:
         return _OF_ONE_OBJECT[protocol](names)
-    if protocol != "classes":
-        raise UsageError(f"there is no protocol {protocol!r}; there are: {', '.join(PROTOCOLS)}")
     if not all(isinstance(label, int) for label in names.labels):
         raise UsageError(f"{names.source}: masks hold numbers, so give number<TAB>name in each line")
     return ClassesProtocol([int(label) for label in names.labels])

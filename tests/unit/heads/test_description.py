@@ -48,6 +48,19 @@ def test_heads_are_described_over_the_rows_asked_for(run, rows, stability):
         assert (words.stability is not None) == stability
 
 
+def test_the_default_number_of_texts_is_what_there_is(run, tmp_path):
+    from clipaudit import TextPool, describe_heads
+
+    pool = TextPool.of([f"a text {n}" for n in range(5)])
+    vectors = HashedTexts(SPEC.embed_dim)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipaudit.heads.calls.RunTexts", lambda *_: vectors)
+        few = describe_heads(run, texts=pool, heads="L00H00", roles=False)
+        assert few.config.steps == 5
+        with pytest.raises(UsageError, match="6 texts were asked for"):
+            describe_heads(run, texts=pool, heads="L00H00", steps=6)
+
+
 def test_json_says_everything_and_is_plain(run):
     found = described(run, stability=True, resamples=4, stability_top=2, heads=("L01H00", "L00H01"))
     plain = json.loads(json.dumps(description_json(found), allow_nan=False))

@@ -78,6 +78,19 @@ def run(tmp_path_factory) -> Run:
     return Run(make_run(str(tmp_path_factory.mktemp("drift") / "run"), shards=3))
 
 
+class NoModel:
+    """In place of a run's texts: a mistake must be told before a model is loaded."""
+
+    def vectors(self, texts):
+        raise AssertionError("texts are encoded")
+
+
+def test_too_few_rows_are_told_before_a_model_is_loaded(tmp_path):
+    run = Run(make_run(str(tmp_path / "run"), shards=1, rows=5))
+    with pytest.raises(UsageError, match="a head of 4 dimensions needs at least 6 rows to compare, not"):
+        compare(run, run, make_pool(), NoModel())
+
+
 def compared(before, after, **options):
     return compare(before, after, make_pool(), HashedTexts(SPEC.embed_dim), **options)
 

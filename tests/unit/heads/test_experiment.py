@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -35,9 +36,9 @@ def files(tmp_path_factory) -> dict[str, str]:
 def ask(run, files):
     """`ask(where=..., means=...)`: a question to the run."""
 
-    def make(run=run, **changes):
+    def make(run=run, encoder=None, **changes):
         return Experiment(
-            run, HashedTexts(SPEC.embed_dim), ExperimentConfig(**{**files, "templates": "single", **changes})
+            run, encoder or HashedTexts(SPEC.embed_dim), ExperimentConfig(**{**files, "templates": "single", **changes})
         )
 
     return make
@@ -189,7 +190,18 @@ def test_json_and_figure(ask):
         assert picture == ablation_figure(found)
 
 
+class NoModel:
+    """In place of a run's texts: a mistake must be told before a model is loaded."""
+
+    def vectors(self, texts):
+        raise AssertionError("texts are encoded")
+
+    def classes(self, names, templates):
+        raise AssertionError("classes are encoded")
+
+
 def test_mistakes(run, ask, files, tmp_path):
+    ask = functools.partial(ask, encoder=NoModel())
     two = tmp_path / "two.txt"
     two.write_text("cat\ndog\n")
     one = tmp_path / "one.txt"
@@ -221,8 +233,11 @@ def test_mistakes(run, ask, files, tmp_path):
             lambda: ablation(ask(), Choice(layers="1"), random=5),
             "--random draws other heads .* all of them are ablated",
         ),
-        (lambda: ablation(ask(where=("place=moon",)), Choice()), "there are no rows to score"),
-        (lambda: ablation(ask(fit=("place=moon",)), Choice(heads=("L00H00",))), "no rows to take means of"),
+        (lambda: ablation(ask(where=("place=moon",)), Choice()), "has attributes.place = moon: there is water, land"),
+        (
+            lambda: ablation(ask(fit=("place=moon",)), Choice(heads=("L00H00",))),
+            "has attributes.place = moon: there is water, land",
+        ),
         (lambda: ablation(ask(means="moon"), Choice(heads=("L00H00",))), "there is no run at moon"),
         (lambda: ablation(ask(means=str(other_model)), Choice(heads=("L00H00",))), "are of another model than the run"),
     ]
