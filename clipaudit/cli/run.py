@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from clipaudit.cli.options import JsonOption, RunArgument, listed, print_json
+from clipaudit.cli.options import JsonOption, RunArgument, WhereOption, listed, option, print_json
 from clipaudit.errors import IntegrityError
 
 
@@ -102,18 +103,40 @@ def gc(
 def export(
     run: RunArgument,
     out: Annotated[str, typer.Option("--out", help="Directory to write; must not exist or be empty.")],
-    file_format: Annotated[str, typer.Option("--format", help="parquet (fixed-size float lists) or npy.")] = "parquet",
+    file_format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="parquet (fixed-size float lists), npy, csv (no vectors), fiftyone, or images (folders by class).",
+        ),
+    ] = "parquet",
     heads: Annotated[
-        str | None, typer.Option("--heads", help="Heads such as L22H05,L22H06; default: all stored.")
+        list[str] | None,
+        option("Heads such as L22H05,L22H06 [all stored; of fiftyone the embedding alone].", "--head", "--heads"),
     ] = None,
+    where: WhereOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Write a run's vectors as plain float lists or .npy arrays for other tools.
+    """Write a run's rows for other tools: Parquet, .npy, CSV, a FiftyOne data set or image folders.
 
-    Example: `clipaudit export runs/train --out train-heads --format npy --heads L11H05`
+    Every row has the URL of its shard, the image's name in it, its class and its attributes as columns.
+
+    Example: `clipaudit export runs/train --out train-heads --format npy --heads L11H05 --where split=train`
     """
     from clipaudit.run.export import export as run_export
 
-    chosen_heads = listed([heads]) if heads else None
-    for path in run_export(run, out, file_format=file_format, heads=chosen_heads, overwrite=overwrite):
+    paths = run_export(
+        run,
+        out,
+        file_format=file_format,
+        heads=listed(heads) or None,
+        where=tuple(where or ()),
+        overwrite=overwrite,
+        note=partial(typer.echo, err=True),
+    )
+    if as_json:
+        print_json({"format": file_format, "files": [str(path) for path in paths]})
+        return
+    for path in paths:
         typer.echo(path)

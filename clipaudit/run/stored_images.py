@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Collection
+import tarfile
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -21,6 +23,9 @@ from clipaudit.shards.tar import BLOCK, EndedEarly, NotATar, TarReader
 MAX_BYTES: Final = 64 * 2**20
 """Of an image's file, and of the part of a shard in which its mask is looked for."""
 _COLUMNS: Final = ("shard_id", "index", "key", "phash", "offset", "nbytes")
+_THREADS: Final = 16
+_HEADERS: Final = 8 * BLOCK
+"""Bytes in front of a file in which its tar headers are looked for: one, or more for a long name."""
 _TAIL: Final = 2**20
 """Bytes behind a shard's last image in which its mask is looked for."""
 
@@ -73,6 +78,27 @@ class StoredImages:
             raise ShardUnreadable(f"{url}: the place of the image in the shard is not stored")
         self._check(shard_id, nbytes)
         return read_piece(url, offset, nbytes)
+
+    def members(self, shard_id: int, keys: Sequence[str], offsets: Ints) -> list[str | None]:
+        """The names in the tar of a shard's images, given their keys and the first bytes (n,) of their files.
+
+        They are read from the tar headers in front of the files. None for all when the shard cannot be read, see
+        `fault`, and for a file without a header that can be read.
+        """
+        if self._fault(shard_id) is not None:
+            return [None] * len(keys)
+        url = self._run.manifest.shards[shard_id].url
+
+        def name(place: tuple[str, int]) -> str | None:
+            key, offset = place
+            first = max(offset - _HEADERS, 0)
+            try:
+                return _header_name(read_piece(url, first, offset - first), f"{key}.")
+            except ShardError:
+                return None
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return list(pool.map(name, zip(keys, offsets.tolist(), strict=True)))
 
     def read_with_member(self, place: StoredPlace) -> tuple[bytes, bytes | None]:
         """The bytes of an image's file, and of the wanted member of its sample, which may lie before or behind it.
@@ -133,6 +159,21 @@ class StoredImages:
             for number, row in enumerate(order.tolist())
             if int(index[row]) in wanted
         }
+
+
+def _header_name(piece: bytes, key: str) -> str | None:
+    """The name of the file that begins behind a piece of a tar; `key` is that of the sample, with the dot behind it."""
+    with contextlib.suppress(tarfile.HeaderError, ValueError):
+        name = tarfile.TarInfo.frombuf(piece[-BLOCK:], "utf-8", "surrogateescape").name
+        if name.startswith(key):
+            return name
+    # a long name, or one that is not ASCII, stands in a header of its own in front of the file's
+    for start in range(0, len(piece), BLOCK):
+        with contextlib.suppress(tarfile.TarError), tarfile.open(fileobj=io.BytesIO(piece[start:])) as tar:
+            member = tar.next()
+            if member is not None and member.offset_data == len(piece) - start:
+                return member.name
+    return None
 
 
 def _member(piece: bytes, image: int, key: str, wanted: str) -> bytes | None:

@@ -6,11 +6,11 @@ import re
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
 from clipaudit.errors import StorageFull, UsageError
-from clipaudit.run import export as module
 from clipaudit.run.export import FORMATS, export
 from clipaudit.run.reader import Run
 from clipaudit.schema import TableSpec
@@ -29,7 +29,12 @@ def test_parquet_has_plain_lists(run, tmp_path, dtype):
     assert export(run, tmp_path / "out", dtype=dtype) == [tmp_path / "out/table.parquet"]
     table = pq.read_table(tmp_path / "out/table.parquet")
     assert table.num_rows == 94
-    assert table.column_names == list(run.columns)
+    plain = [name for name in run.columns if name not in ("shard_id", "index", "key", "attributes")]
+    place = plain.index("caption") + 1
+    plain[place:place] = ["place"]
+    assert table.column_names == ["shard_id", "index", "key", "shard", "member", *plain]
+    assert set(table["shard"].to_pylist()) == {shard.url for shard in run.manifest.shards}
+    assert table["place"].to_pylist() == run.embedding("place")["place"].tolist()
     for name, dim in SPEC.vectors.items():
         assert table.schema.field(name).type == pa.list_(pa.from_numpy_dtype(dtype), dim)
         values = table[name].combine_chunks().flatten().to_numpy().reshape(-1, dim)
@@ -52,8 +57,50 @@ def test_npy_files_belong_to_the_rows_beside_them(run, tmp_path, dtype):
     np.testing.assert_array_equal(rows["key"], run.embedding()["key"])
 
 
+@pytest.mark.parametrize("file_format", ["parquet", "npy"])
+def test_filters_choose_the_rows(run, tmp_path, file_format):
+    export(run, tmp_path / "out", file_format=file_format, where=("place = water", "label != 2"))
+    vectors = run.embedding(["place", "label"])
+    chosen = (vectors["place"] == "water") & (vectors["label"] != 2)
+    rows = pq.read_table(tmp_path / "out" / FORMATS[file_format].table)
+    assert rows["key"].to_pylist() == run.embedding()["key"][chosen].tolist()
+    if file_format == "npy":
+        np.testing.assert_array_equal(np.load(tmp_path / "out/embedding.npy"), vectors.values[chosen])
+
+
+def test_csv_has_every_plain_column(run, tmp_path):
+    export(run, tmp_path / "out", file_format="csv")
+    table = pyarrow.csv.read_csv(tmp_path / "out/table.csv")
+    assert table.column_names == [name for name in parquet_columns(run, tmp_path) if name not in SPEC.vectors]
+    assert table["label"].to_pylist() == run.labels().tolist()
+
+
+def parquet_columns(run, folder):
+    export(run, folder / "columns")
+    return pq.read_schema(folder / "columns/table.parquet").names
+
+
+def test_an_attribute_of_a_columns_name_keeps_its_full_name(tmp_path):
+    spec = TableSpec(heads=("L00H00",), head_dim=2, embed_dim=4, attributes=("key", "a.b"))
+    made = make_run(str(tmp_path / "run"), spec, shards=1, rows=4, attributes=lambda n: {"key": "k", "a.b": str(n)})
+    export(Run(made), tmp_path / "out", file_format="csv")
+    table = pyarrow.csv.read_csv(tmp_path / "out/table.csv")
+    assert table["attributes.key"].to_pylist() == ["k"] * len(table)
+    assert table["a.b"].to_pylist() == Run(made).embedding("index")["index"].tolist()
+
+
+def test_shards_that_cannot_be_read_are_told(run, tmp_path):
+    notes = []
+    export(run, tmp_path / "out", file_format="csv", note=notes.append)
+    assert len(notes) == 2
+    assert notes[0].startswith("member names are not known: /data/train-000000.tar: ")
+    with pytest.raises(UsageError, match=r"cannot be exported: /data/train-000000\.tar: the shard is not there any more"):
+        export(run, tmp_path / "pictures", file_format="images")
+    assert not (tmp_path / "pictures").exists()
+
+
 def test_many_small_batches_give_the_same(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_BATCH_BYTES", 1)
+    monkeypatch.setattr("clipaudit.run.export_rows._BATCH_BYTES", 1)
     export(run, tmp_path / "a", file_format="npy")
     np.testing.assert_array_equal(np.load(tmp_path / "a/embedding.npy"), run.embedding().values)
 
@@ -74,6 +121,8 @@ def test_one_name_is_enough(run, tmp_path):
 
 def test_every_form_is_known_by_its_table(run, tmp_path):
     for name, form in FORMATS.items():
+        if form.shards:
+            continue  # this run's shards do not exist; see test_export_images
         export(run, tmp_path / "out", file_format=name, overwrite=True)
         assert (tmp_path / "out" / form.table).exists()
 
@@ -108,7 +157,10 @@ def test_what_is_there_stays_unless_an_export_made_it(run, tmp_path):
     [
         ({"heads": ["L09H09"]}, "has no head 'L09H09': it has L00H00"),
         ({"columns": ["colour"]}, "has no column 'colour'"),
-        ({"file_format": "csv"}, "must be parquet or npy, not 'csv'"),
+        ({"file_format": "yaml"}, "must be parquet, csv, npy, fiftyone or images, not 'yaml'"),
+        ({"file_format": "csv", "heads": "L00H00"}, "--format csv holds no vectors: leave out --heads"),
+        ({"file_format": "csv", "columns": ["key", "L00H00"]}, "--format csv holds no vectors, and L00H00 is one"),
+        ({"where": "place = moon"}, "has attributes.place = moon: there is"),
     ],
 )
 def test_a_wrong_wish_is_one_sentence(run, tmp_path, options, sentence):
@@ -123,7 +175,7 @@ def test_a_full_disk_leaves_nothing_and_the_old_export_whole(run, tmp_path, monk
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module, "_begin_npy", full)
+    monkeypatch.setattr("clipaudit.run.export_tables._begin_npy", full)
     with pytest.raises(StorageFull, match="no space left"):
         export(run, tmp_path / "out", file_format="npy", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

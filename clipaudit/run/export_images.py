@@ -1,0 +1,116 @@
+"""Exports with the image files themselves: folders by class, and samples as FiftyOne reads them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from clipaudit.errors import ShardError, UsageError
+from clipaudit.run.export_rows import CLASS, ExportRows
+from clipaudit.run.export_tables import write_arrays
+from clipaudit.run.stored_images import StoredImages
+
+_MAGIC: Final = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
+_MAX_NAME: Final = 150
+"""Characters of a key in a file's name; file systems allow 255 bytes."""
+_RESERVED: Final = ("id", "filepath", "tags", "metadata", "ground_truth", "created_at", "last_modified_at", "key")
+_OWN: Final = ("shard_id", "index", "key", "status", "label", "offset", "nbytes", "phash", "width", "height", CLASS)
+
+
+def write_images(rows: ExportRows, directory: Path, dtype: np.dtype[Any]) -> None:
+    """`images/CLASS/SHARD-INDEX-KEY.jpg`, the files' own bytes, and `images.csv` with a line for each.
+
+    UsageError names the first image that cannot be read.
+    """
+    fields = [pa.field("file", pa.string()), *rows.schema()]
+    with pa.csv.CSVWriter(directory / "images.csv", pa.schema(fields)) as writer:
+        for table, stored in rows.batches():
+            classes = _classes(rows, table, stored)
+            paths = [
+                _write(directory / "images" / _file_name(name), row, data).relative_to(directory)
+                for name, (row, data) in zip(classes, _files(rows, stored), strict=True)
+            ]
+            arrays = [pa.array([path.as_posix() for path in paths]), *table.columns]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=pa.schema(fields)))
+
+
+def write_fiftyone(rows: ExportRows, directory: Path, dtype: np.dtype[Any]) -> None:
+    """`data/` with the image files, `samples.json` with a dictionary of each as `fiftyone.Sample.from_dict` reads it,
+    and `<column>.npy` for each vector column, in the order of the samples.
+
+    UsageError names the first image that cannot be read.
+    """
+    with (directory / "samples.json").open("w", encoding="utf-8") as sink:
+        sink.write('{"samples": [')
+        separator = "\n"
+        for table, stored in rows.batches():
+            classes = _classes(rows, table, stored)
+            values = table.to_pylist()
+            for name, plain, (row, data) in zip(classes, values, _files(rows, stored), strict=True):
+                path = _write(directory / "data", row, data).relative_to(directory).as_posix()
+                sample = _sample(path, name if plain.get("label", name) is not None else None, plain)
+                sink.write(separator + json.dumps(sample, ensure_ascii=False))
+                separator = ",\n"
+        sink.write("\n]}\n")
+    write_arrays(rows, directory, dtype, rows_file=None)
+
+
+def _sample(path: str, label: str | None, plain: dict[str, Any]) -> dict[str, Any]:
+    """A sample in FiftyOne's serialised form; its own fields keep their names, and `ground_truth` is the class."""
+    fields = {name: value for name, value in plain.items() if name not in _OWN and value is not None}
+    where = {"shard_id": plain.get("shard_id"), "index_in_shard": plain.get("index"), "key": plain.get("key")}
+    truth = None if label is None else {"_cls": "Classification", "label": label}
+    size = {"_cls": "ImageMetadata", "width": plain.get("width"), "height": plain.get("height")}
+    # FiftyOne stores fields in MongoDB, whose names have neither dots nor spaces
+    named = {re.sub(r"\W+", "_", name): value for name, value in fields.items()}
+    named = {f"attribute_{name}" if name in _RESERVED else name: value for name, value in named.items()}
+    return {
+        "_media_type": "image",
+        "filepath": path,
+        "tags": [],
+        "metadata": size,
+        "ground_truth": truth,
+        **where,
+        **named,
+    }
+
+
+def _classes(rows: ExportRows, table: pa.Table, stored: pa.RecordBatch) -> list[str]:
+    """What each row's class is called: its name, else its label, else `unlabelled`."""
+    count = stored.num_rows
+    labels = stored["label"].to_pylist() if "label" in stored.schema.names else [None] * count
+    names = table[CLASS].to_pylist() if CLASS in table.column_names else [None] * count
+    return [name or ("unlabelled" if label is None else str(label)) for name, label in zip(names, labels, strict=True)]
+
+
+def _files(rows: ExportRows, stored: pa.RecordBatch) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """(place, bytes) of each row's image file."""
+    images = StoredImages(rows.run)
+    for row in stored.select(["shard_id", "index", "key", "offset", "nbytes"]).to_pylist():
+        try:
+            yield row, images.read(row["shard_id"], row["offset"], row["nbytes"])
+        except ShardError as error:
+            raise UsageError(f"the image {row['shard_id']}/{row['key']} cannot be exported: {error}") from error
+
+
+def _write(directory: Path, row: dict[str, Any], data: bytes) -> Path:
+    """Write an image file under a name that no other has; returns its path."""
+    kind = next((extension for magic, extension in _MAGIC.items() if data.startswith(magic)), "bin")
+    name = f"{row['shard_id']:06d}-{row['index']:06d}-{_file_name(row['key'])}.{kind}"
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / name
+    path.write_bytes(data)
+    return path
+
+
+def _file_name(text: str) -> str:
+    """A text as one part of a path on any system."""
+    plain = re.sub(r"[^\w ,()+=-]+", "_", text).strip(" ._") or "_"
+    return plain.encode()[:_MAX_NAME].decode(errors="ignore")
