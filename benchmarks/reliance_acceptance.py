@@ -52,7 +52,7 @@ from clipaudit.cues.reliance.images import (
     cue_cells,
 )
 from clipaudit.cues.reliance.rules import MeasuredReliance
-from clipaudit.heads.texts.templates import load_templates
+from clipaudit.heads.texts.prompts import load_templates
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import chosen_rows

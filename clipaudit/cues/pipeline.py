@@ -42,7 +42,7 @@ from clipaudit.cues.summary import assemble, ranked
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.mentions import NONE, SEVERAL
 from clipaudit.heads.texts.pool import TextPool, pool_for
-from clipaudit.heads.texts.templates import load_templates
+from clipaudit.heads.texts.prompts import load_templates
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.run.classes import ClassNames, find_classes, listed_classes
 from clipaudit.run.reader import Run, RunPlace, opened

@@ -27,7 +27,7 @@ from clipaudit.heads.ablation import (
 from clipaudit.heads.description import find_roles, role_json
 from clipaudit.heads.roles import Role
 from clipaudit.heads.texts.pool import TextPool, load_pool
-from clipaudit.heads.texts.templates import load_templates
+from clipaudit.heads.texts.prompts import load_templates
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.heads.textspan import Criterion, TextSpan, textspans
 from clipaudit.heads.zeroshot import Control, Score, control, score, score_sets

@@ -25,7 +25,7 @@ from clipaudit.cues.result.result import AuditResult, Finding
 from clipaudit.cues.statistics.pseudo import otsu
 from clipaudit.errors import ShardError, UsageError
 from clipaudit.heads.texts.pool import load_pool, pool_for
-from clipaudit.heads.texts.templates import load_templates
+from clipaudit.heads.texts.prompts import load_templates
 from clipaudit.localize.masks import Mask, covered, read_cut_mask
 from clipaudit.localize.off_object import OffObject, off_object, off_shares
 from clipaudit.run.row import ImageId

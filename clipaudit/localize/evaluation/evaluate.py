@@ -15,7 +15,7 @@ from torch import Tensor
 from clipaudit.config import ModelConfig
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.encoder import Tokenizer, encode_classes, load_tokenizer
-from clipaudit.heads.texts.templates import load_templates
+from clipaudit.heads.texts.prompts import load_templates
 from clipaudit.localize.evaluation.head_places import HeadPlaces, Kind, places_of_heads
 from clipaudit.localize.evaluation.metrics import BootstrapEstimate
 from clipaudit.localize.evaluation.multilabel import MultiLabelResult, recognise

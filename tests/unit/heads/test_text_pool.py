@@ -11,9 +11,9 @@ import pytest
 
 from clipaudit.demo.evaluation.head_choice import text_pool
 from clipaudit.errors import Note, UsageError
-from clipaudit.heads.texts import pool, templates
+from clipaudit.heads.texts import pool, prompts
 from clipaudit.heads.texts.pool import CONTEXT, CORE, KINDS, UNSPECIFIED, load_pool, pool_for
-from clipaudit.heads.texts.templates import load_templates
+from clipaudit.heads.texts.prompts import load_templates
 from clipaudit.run.classes import ClassNames, find_classes, listed_classes, load_classes
 from clipaudit.storage import text_file
 
@@ -385,7 +385,7 @@ def test_template_sets():
     assert set(load_templates("simple")) < set(imagenet)
     assert len(load_templates("simple")) == 7
     assert load_templates("single") == ("a photo of a {}.",)
-    assert set(templates.TEMPLATE_SETS) == {"imagenet", "simple", "single"}
+    assert set(prompts.TEMPLATE_SETS) == {"imagenet", "simple", "single"}
 
 
 def test_prompts_leave_names_alone():

@@ -94,7 +94,9 @@ def test_shards_that_cannot_be_read_are_told(run, tmp_path):
     export(run, tmp_path / "out", file_format="csv", note=notes.append)
     assert len(notes) == 2
     assert notes[0].startswith("member names are not known: /data/train-000000.tar: ")
-    with pytest.raises(UsageError, match=r"cannot be exported: /data/train-000000\.tar: the shard is not there any more"):
+    with pytest.raises(
+        UsageError, match=r"cannot be exported: /data/train-000000\.tar: the shard is not there any more"
+    ):
         export(run, tmp_path / "pictures", file_format="images")
     assert not (tmp_path / "pictures").exists()
 
