@@ -13,7 +13,7 @@ from clipaudit.cues import AuditOptions, Verdict, audit_cues
 from clipaudit.cues.measure.unlabelled import classes_source
 from clipaudit.cues.report.gate import FAIL_ON, judge
 from clipaudit.cues.result.result import json_schema
-from clipaudit.errors import UsageError
+from clipaudit.errors import Note, UsageError
 from tests.audit_worlds import Texts, cue_world, text_pool, write_world
 
 QUICK = {"negative_audits": 4, "positive_trials": 4, "permutations": 0, "random_sets": 200, "templates": "single"}
@@ -148,12 +148,16 @@ def test_clips_own_answers(tmp_path):
 def test_an_answer_that_several_classes_share_is_left_out(tmp_path):
     world = cue_world(600, 0)
     world = replace(world, names=("bird", "bird", "ship"), classes=world.classes[[0, 0, 1]])
-    result = audited(world, tmp_path, classes_from="clip", classes="bird\nbird\nship\n")
+    with pytest.warns(Note, match="labels 0 and 1 have the same name, 'bird'"):
+        result = audited(world, tmp_path, classes_from="clip", classes="bird\nbird\nship\n")
     assert result.verdict is Verdict.INCONCLUSIVE
     assert result.data.left_out.ambiguous > 100
     assert result.data.left_out.ambiguous + result.data.rows == 600
-    with pytest.raises(
-        UsageError, match=r"every answer of the run at .* is a name of several classes of .*classes\.txt"
+    with (
+        pytest.warns(Note, match="labels 0 and 1 have the same name, 'bird'"),
+        pytest.raises(
+            UsageError, match=r"every answer of the run at .* is a name of several classes of .*classes\.txt"
+        ),
     ):
         audited(
             replace(world, names=("bird", "bird"), classes=world.classes[:2]),
