@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from torch import Tensor
 from clipaudit.arrays import ArrayHolder, Float32s
 from clipaudit.config import ModelConfig
 from clipaudit.heads.texts.encoder import Tokenizer, encode_texts, load_tokenizer
+from clipaudit.heads.texts.pool import pool_for
 from clipaudit.localize.frames import FramedPicture, PictureReader
 from clipaudit.localize.heatmaps import points
+from clipaudit.localize.lettering import is_drawable
 from clipaudit.localize.methods import METHODS, Options, localiser
 from clipaudit.localize.overlay import MapPanel, WordStrip, sheet
 from clipaudit.localize.question import BY_TOKENS, check_picture, check_question, parse_heads
@@ -26,6 +28,11 @@ from clipaudit.localize.token_maps import TokenDecomposition
 from clipaudit.model import describe_tower
 from clipaudit.model.loading import LoadedModel, Normaliser, load_model
 from clipaudit.schema import Names, as_names
+
+_UNRELATED: Final = 64
+"""Texts of the pool that a text's cosine is compared with. Most say nothing of any one picture."""
+_SHARE: Final = 0.9
+"""A text is seen when its cosine exceeds those of this share of them (docs/localize.md has the error rates)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -49,8 +56,15 @@ class Explanation(ArrayHolder):
     whole: bool
     words: tuple[tuple[tuple[str, float], ...], ...] = ()
     """Where asked for: of each text its words, each with the cosine of the text less that of the text without it."""
+    unrelated: float = -1.0
+    """The cosine that 9 in 10 unrelated texts do not exceed with this picture: a text below it is not seen."""
     tokens: tuple[tuple[TokenScore, ...], ...] = ()
     """Where asked for: of each text its tokens with the image's cosine with each, see `token_scores`."""
+
+    @property
+    def seen(self) -> tuple[bool, ...]:
+        """(T,) whether the picture has what each text says, by its cosine against those of unrelated texts."""
+        return tuple(bool(product > self.unrelated) for product in self.products)
 
     def numbers(self) -> dict[str, Any]:
         """Everything as plain JSON values."""
@@ -64,33 +78,37 @@ class Explanation(ArrayHolder):
             "whole": self.whole,
             "seen": {"top": frame.top, "left": frame.left, "bottom": frame.bottom, "right": frame.right},
             "grid": list(self.scores.shape[2:]),
+            "unrelated_cosine": self.unrelated,
             "register_like": [list(mark) for mark in self.outliers],
             "words": [[{"word": word, "adds": adds} for word, adds in text] for text in self.words],
             "tokens": [[asdict(score) for score in text] for text in self.tokens],
             "maps": [self._map(row, text) for row in range(len(self.rows)) for text in range(len(self.texts))],
         }
 
-    def draw(self, *, smooth: bool = True, shared: bool | None = None) -> Image.Image:
-        """The sheet of panels as an RGB image.
+    def draw(self, *, smooth: bool = True) -> Image.Image:
+        """The sheet of panels as an RGB image, all maps on one scale; of a text that is not seen there is no map.
 
-        smooth: interpolate between patches. shared: one scale for all panels; default: for heads, to compare them.
+        smooth: interpolate between patches.
         """
-        shared = len(self.rows) > 1 if shared is None else shared
-        low, high = float(self.scores.min()), float(self.scores.max())
+        low, high = self._scale()
         rows = [
             [
                 MapPanel(
                     title=text,
                     scores=self.scores[row, column],
-                    low=low if shared else float(self.scores[row, column].min()),
-                    high=high if shared else float(self.scores[row, column].max()),
+                    low=low,
+                    high=high,
                     note=self._note(row, column),
+                    seen=self.seen[column],
                 )
                 for column, text in enumerate(self.texts)
             ]
             for row in range(len(self.rows))
         ]
-        remarks = [METHODS[self.method].about, "whole picture" if self.whole else ""]
+        remarks = [METHODS[self.method].about, "one scale for all maps", "whole picture" if self.whole else ""]
+        remarks.append(self.picture.frame.crop)
+        remarks.append("" if all(self.seen) else "not seen: the cosine is below that of unrelated texts")
+        remarks.append("" if all(map(is_drawable, self.texts)) else "?: a letter that no font here has")
         remarks.append("outlined: register-like tokens" if self.outliers else "")
         remarks.append("boxes: the image's cosine with each token of a text" if self.tokens else "")
         caption = "\n".join(["; ".join(filter(None, [self.model, *remarks])), *map(_spelled, self.words)])
@@ -108,7 +126,17 @@ class Explanation(ArrayHolder):
             smooth=smooth,
         )
 
+    def _scale(self) -> tuple[float, float]:
+        """What the darkest and the lightest colour stand for: the range of the maps that are drawn, with zero in it
+        where scores are parts of a sum.
+        """
+        drawn = self.scores[:, list(self.seen)] if any(self.seen) else self.scores
+        low, high = float(drawn.min()), float(drawn.max())
+        return (min(low, 0.0), max(high, 0.0)) if self.method in BY_TOKENS else (low, high)
+
     def _note(self, row: int, text: int) -> str:
+        if not self.seen[text]:
+            return f"not seen: {self.products[text]:.3f}, unrelated texts reach {self.unrelated:.3f}"
         if self.totals is None or not self.rows[row]:
             return f"cosine {self.products[text]:.3f}"
         whole = "over the mean" if self.method == "contrast" else f"of {self.products[text]:.3f}"
@@ -119,6 +147,7 @@ class Explanation(ArrayHolder):
         peak_row, peak_column = np.unravel_index(int(scores.argmax()), scores.shape)
         x, y = self.picture.frame.place((peak_row + 0.5) / scores.shape[0], (peak_column + 0.5) / scores.shape[1])
         plain: dict[str, Any] = {"text": self.texts[text], "cosine": float(self.products[text])}
+        plain["seen"] = self.seen[text]
         if self.rows[row]:
             plain["head"] = self.rows[row]
         if self.totals is not None:
@@ -169,6 +198,7 @@ class Explainer:
         self._config = config
         self._loaded, self._tokenizer = loaded or (load_model(config), load_tokenizer(config))
         self.tower = describe_tower(self._loaded.model)
+        self._pool: Tensor | None = None
         self._whole = whole or side is not None
         self._reader = PictureReader(self._loaded.transform, self.tower, whole=whole, side=side)
         self._normalise = Normaliser(self._reader.mean, self._reader.std, self._loaded.device)
@@ -207,6 +237,7 @@ class Explainer:
             explanation = self._by_tokens(picture, images, method, texts, vectors, heads, options)
         else:
             explanation = self._by_method(picture, images, method, texts, vectors, options)
+        explanation = replace(explanation, unrelated=self._unrelated(images))
         if words:
             explanation = replace(explanation, words=tuple(self._words(images, text) for text in texts))
         return replace(explanation, tokens=self._tokens(images, texts)) if tokens else explanation
@@ -231,6 +262,14 @@ class Explainer:
         without = [" ".join(words[:number] + words[number + 1 :]) for number in range(len(words))]
         cosines = self._products(images, self.encode([text, *without]))[0].tolist()
         return tuple((word, cosines[0] - other) for word, other in zip(words, cosines[1:], strict=True))
+
+    def _unrelated(self, images: Tensor) -> float:
+        """The cosine that 9 in 10 unrelated texts do not exceed with the image, of _UNRELATED texts of the pool."""
+        if self._pool is None:
+            texts = pool_for(self._config.name).texts
+            chosen = np.linspace(0, len(texts) - 1, min(_UNRELATED, len(texts))).round().astype(np.int64)
+            self._pool = self.encode([texts[n] for n in dict.fromkeys(chosen.tolist())])
+        return float(np.quantile(self._products(images, self._pool).float().cpu().numpy(), _SHARE))
 
     def _tokens(self, images: Tensor, texts: Sequence[str]) -> tuple[tuple[TokenScore, ...], ...]:
         image = embed(self.tower, images, self._config.precision)[0]

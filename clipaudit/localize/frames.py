@@ -35,6 +35,18 @@ class Frame:
     right: float
     """May lie outside the picture, where the preprocessing pads."""
 
+    @property
+    def crop(self) -> str:
+        """What part of the picture the model saw, in words; empty where it saw all of it."""
+        height, width = self.size
+        seen = (round(self.bottom - self.top), round(self.right - self.left))
+        if seen[0] >= height and seen[1] >= width:
+            return ""
+        return (
+            f"the model's preprocessing keeps {seen[1]} x {seen[0]} of {width} x {height} pixels, the rest is dark:"
+            " --whole shows it all"
+        )
+
     def scaled(self, size: tuple[int, int]) -> Frame:
         """The same for the picture at another size."""
         y, x = size[0] / self.size[0], size[1] / self.size[1]

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from clipaudit.arrays import Float32s, Uint8s
 from clipaudit.localize.colours import coloured
 from clipaudit.localize.frames import Frame
+from clipaudit.localize.lettering import TEXT_PIXELS, draw_text, text_width, wrapped
 
 _HEAT, _RELIEF = 0.82, 0.5
 """Share of the heat's colour, the rest is the picture in grey; and how much darker the colour is where that is black.
 Mixing alone would wash the colours out on bright pictures."""
 _UNSEEN = 0.35
 """Brightness of what the model did not see."""
-_GAP, _TEXT, _BAR = 10, 13, 8
+_GAP, _TEXT, _BAR = 10, TEXT_PIXELS, 8
 _BOX, _LINE = 8, 2 * _TEXT + 14
 """A word's box is so much wider than the word; a line of boxes with their numbers is so high."""
 _INK, _FAINT, _PAPER = (25, 25, 25), (110, 110, 110), (255, 255, 255)
@@ -36,6 +36,9 @@ class MapPanel:
     """What the darkest and the lightest colour stand for."""
     note: str = ""
     """A second line, such as the product with the text."""
+    seen: bool = True
+    """Whether the picture has what the panel is about; without it no map is drawn, for its brightest patch would say
+    that it has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +106,7 @@ def sheet(
 
     Args:
         picture: (height, width, 3) uint8 RGB, as displayed.
-        rows: panels; every row as long as the first, whose titles stand above.
+        rows: panels; every row as long as the first. The picture and the titles stand in every row.
         frame: where what the model saw lies in the picture, see `overlaid`, as are marks and smooth.
         caption: lines below everything.
         names: what each row is (a head), written at its left.
@@ -114,33 +117,32 @@ def sheet(
     """
     height, width = picture.shape[:2]
     cell = max(width, 150)
-    title = max(len(_wrapped(panel.title, cell)) for panel in rows[0]) * (_TEXT + 4)
-    margin = max((_width(name) for name in names), default=0) + (_GAP if names else 0)
-    across, step = len(rows[0]) + 1, (_TEXT + 5) + height + (_BAR + _TEXT + 8) + _GAP // 2
+    title = max(len(wrapped(panel.title, cell)) for panel in rows[0]) * (_TEXT + 4)
+    margin = max((text_width(name) for name in names), default=0) + (_GAP if names else 0)
+    across, step = len(rows[0]) + 1, title + (_TEXT + 5) + height + (_BAR + 2 * _TEXT + 5) + _GAP // 2
     across_all = margin + across * (cell + _GAP) + _GAP
-    below = [line for part in caption.split("\n") for line in _wrapped(part, across_all - 2 * _GAP)]
+    below = [line for part in caption.split("\n") for line in wrapped(part, across_all - 2 * _GAP)]
     boxes = [_boxes(strip, across_all - 2 * _GAP) for strip in strips]
-    foot = _GAP + title + len(rows) * step + sum(map(_height, boxes))
-    total = (across_all, foot + len(below) * (_TEXT + 4) + _GAP // 2)
-    out = Image.new("RGB", total, _PAPER)
+    foot = _GAP + len(rows) * step + sum(map(_height, boxes))
+    out = Image.new("RGB", (across_all, foot + len(below) * (_TEXT + 4) + _GAP // 2), _PAPER)
     draw = ImageDraw.Draw(out)
     for number, row in enumerate(rows):
-        y = _GAP + title + number * step + _TEXT + 5
+        top = _GAP + number * step
+        y = top + title + _TEXT + 5
         if names:
-            draw.text((_GAP, y + height // 2), names[number], fill=_INK, font=_font(), anchor="lm")
-        if number == 0:
-            out.paste(Image.fromarray(picture), (margin + _GAP, y))
+            draw_text(draw, (_GAP, y + height // 2), names[number], _INK, "lm")
+        out.paste(Image.fromarray(picture), (margin + _GAP, y))
         for column, panel in enumerate(row, 1):
             at = (margin + _GAP + column * (cell + _GAP), y)
-            for line, words in enumerate(_wrapped(panel.title, cell) if number == 0 else []):
-                draw.text((at[0], _GAP + line * (_TEXT + 4)), words, fill=_INK, font=_font())
+            for line, words in enumerate(wrapped(panel.title, cell)):
+                draw_text(draw, (at[0], top + line * (_TEXT + 4)), words, _INK)
             out.paste(_with_scale(panel, picture, frame, marks, smooth), (at[0], y - _TEXT - 5))
-    y = _GAP + title + len(rows) * step
+    y = _GAP + len(rows) * step
     for strip, places in zip(strips, boxes, strict=True):
         _draw_strip(draw, strip, places, y)
         y += _height(places)
     for line, words in enumerate(below):
-        draw.text((_GAP, foot + line * (_TEXT + 4)), words, fill=_FAINT, font=_font())
+        draw_text(draw, (_GAP, foot + line * (_TEXT + 4)), words, _FAINT)
     return out
 
 
@@ -149,7 +151,7 @@ def _boxes(strip: WordStrip, width: int) -> list[tuple[int, int, int]]:
     places: list[tuple[int, int, int]] = []
     x = line = 0
     for word, value in zip(strip.words, strip.values, strict=True):
-        wide = max(_width(word), _width(_number(value))) + _BOX
+        wide = max(text_width(word), text_width(_number(value))) + _BOX
         if x and x + wide > width:
             x, line = 0, line + 1
         places.append((x, wide, line))
@@ -169,8 +171,8 @@ def _draw_strip(draw: ImageDraw.ImageDraw, strip: WordStrip, places: Sequence[tu
         left, top = _GAP + x, y + line * _LINE
         draw.rectangle((left, top, left + wide, top + _TEXT + 5), fill=tuple(colour.tolist()))
         ink = _INK if colour @ np.array([0.299, 0.587, 0.114]) > 128 else _PAPER
-        draw.text((left + wide // 2, top + 2), word, fill=ink, font=_font(), anchor="ma")
-        draw.text((left + wide // 2, top + _TEXT + 7), _number(value), fill=_FAINT, font=_font(), anchor="ma")
+        draw_text(draw, (left + wide // 2, top + 2), word, ink, "ma")
+        draw_text(draw, (left + wide // 2, top + _TEXT + 7), _number(value), _FAINT, "ma")
 
 
 def _number(value: float) -> str:
@@ -180,47 +182,31 @@ def _number(value: float) -> str:
 def _with_scale(
     panel: MapPanel, picture: Uint8s, frame: Frame, marks: Sequence[tuple[int, int]], smooth: bool
 ) -> Image.Image:
-    """A panel's note, its map, and below the colours with the numbers that they stand for."""
+    """A panel's note, its map, and below the colours with the numbers that they stand for, zero among them."""
     height, width = picture.shape[:2]
-    heat = overlaid(picture, panel.scores, frame, low=panel.low, high=panel.high, marks=marks, smooth=smooth)
-    out = Image.new("RGB", (max(width, 150), _TEXT + 5 + height + _BAR + _TEXT + 8), _PAPER)
+    out = Image.new("RGB", (max(width, 150), _TEXT + 5 + height + _BAR + 2 * _TEXT + 5), _PAPER)
     draw = ImageDraw.Draw(out)
-    draw.text((0, 0), panel.note, fill=_FAINT, font=_font())
+    for line, words in enumerate(wrapped(panel.note, out.width, 1)):
+        draw_text(draw, (0, line * (_TEXT + 4)), words, _FAINT)
     top = _TEXT + 5
+    if not panel.seen:
+        out.paste(Image.fromarray(_dimmed(picture)), (0, top))
+        return out
+    heat = overlaid(picture, panel.scores, frame, low=panel.low, high=panel.high, marks=marks, smooth=smooth)
     out.paste(Image.fromarray(heat), (0, top))
     bar = np.repeat(coloured(np.linspace(0, 1, width))[None], _BAR, axis=0)
     out.paste(Image.fromarray(bar), (0, top + height + 3))
     below = top + height + _BAR + 5
-    draw.text((0, below), f"{panel.low:.3g}", fill=_FAINT, font=_font())
-    draw.text((out.width if width < 150 else width, below), f"{panel.high:.3g}", fill=_FAINT, font=_font(), anchor="ra")
+    draw_text(draw, (0, below), f"{panel.low:.3g}", _FAINT)
+    draw_text(draw, (out.width if width < 150 else width, below), f"{panel.high:.3g}", _FAINT, "ra")
+    if panel.low < 0 < panel.high:
+        x = round(-panel.low / (panel.high - panel.low) * (width - 1))
+        draw.line((x, top + height + 1, x, below + 1), fill=_INK, width=2)
+        draw_text(draw, (min(max(x, 3), width - 4), below + _TEXT), "0", _INK, "ma")
     return out
 
 
-@cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(_TEXT)
-
-
-def _width(text: str) -> int:
-    return round(_font().getlength(text))
-
-
-def _wrapped(text: str, width: int, max_lines: int = 3) -> list[str]:
-    """The text in at most `max_lines` lines of at most `width` pixels."""
-    lines: list[str] = []
-    for word in text.split() or [""]:
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and _width(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    wrapped = [_cut(line, width) for line in lines[:max_lines]]
-    if len(lines) > max_lines:
-        wrapped[-1] = _cut(f"{wrapped[-1]} ...", width)
-    return wrapped
-
-
-def _cut(line: str, width: int) -> str:
-    while line and _width(line) > width:
-        line = f"{line[:-2]}…" if line.endswith("…") else f"{line[:-1]}…"
-    return line
+def _dimmed(picture: Uint8s) -> Uint8s:
+    """A picture in grey, as dark as the part of one that the model did not see."""
+    grey = picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    return np.repeat(np.rint(_UNSEEN * grey)[..., None], 3, axis=2).astype(np.uint8)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,6 +106,87 @@ def test_tokens_are_drawn_below_and_their_ends_are_the_texts(explainer, picture)
     drawn = found.draw()
     assert drawn.width == plain.width
     assert drawn.height >= plain.height + 3 * 40
+
+
+def test_all_maps_have_one_scale_with_zero_in_it(explainer, picture, monkeypatch):
+    panels = []
+    monkeypatch.setattr(
+        "clipaudit.localize.explain.sheet",
+        lambda picture, rows, frame, **_: panels.extend(panel for row in rows for panel in row),
+    )
+    found = replace(explainer.explain(picture, TEXTS, heads=["L05H01", "L04H03"]), unrelated=-1.0)
+    found.draw()
+    assert len(panels) == 6
+    assert {(panel.low, panel.high) for panel in panels} == {
+        (min(float(found.scores.min()), 0.0), max(float(found.scores.max()), 0.0))
+    }
+    panels.clear()
+    first = replace(found, unrelated=float(np.sort(found.products)[-2]))  # one text alone is above it
+    first.draw()
+    seen = int(np.argmax(found.products))
+    assert [panel.seen for panel in panels] == [column == seen for _ in range(2) for column in range(3)]
+    assert panels[seen].high == max(float(found.scores[:, seen].max()), 0.0), "what is not seen sets no scale"
+
+
+def test_an_absent_thing_does_not_glow(explainer, picture):
+    found = replace(explainer.explain(picture, TEXTS), unrelated=2.0)
+    assert found.seen == (False,) * 3
+    drawn = np.asarray(found.draw()).astype(int)
+    maps = drawn[60:200, 330:]  # right of the picture itself
+    assert np.ptp(maps, axis=2).max() == 0, "grey, without a colour"
+    assert [entry["seen"] for entry in found.numbers()["maps"]] == [False] * 3
+    assert found._note(0, 0).startswith("not seen: ")
+
+
+@pytest.mark.full
+def test_things_that_are_there_are_seen_and_others_mostly_not(explainer, tmp_path):
+    from clipaudit.demo.world.datasets import write_world
+
+    (shard,) = write_world("things", tmp_path, count=24, seed=11, shard_size=24)
+    nouns = ["a photo of a cat", "a photo of a rocket", "a photo of a pizza", "a photo of a camera"]
+    there, absent = [], []
+    with tarfile.open(shard) as tar:
+        for name in tar.getnames():
+            if not name.endswith(".jpg"):
+                continue
+            noun = json.loads(tar.extractfile(name.replace(".jpg", ".json")).read())["noun"]
+            (tmp_path / "p.jpg").write_bytes(tar.extractfile(name).read())
+            found = explainer.explain(str(tmp_path / "p.jpg"), [f"a photo of a {noun}", *nouns])
+            there.append(found.seen[0])
+            absent += [seen for text, seen in zip(nouns, found.seen[1:], strict=True) if not text.endswith(noun)]
+    assert np.mean(there) > 0.7
+    assert np.mean(absent) < 0.25
+
+
+def test_a_cropped_picture_is_explained(explainer, picture):
+    found = explainer.explain(picture, TEXTS)
+    assert found.picture.frame.crop == (
+        "the model's preprocessing keeps 80 x 80 of 130 x 80 pixels, the rest is dark: --whole shows it all"
+    )
+    whole = Explainer(explainer._config, whole=True, loaded=(explainer._loaded, explainer._tokenizer))
+    assert whole.explain(picture, TEXTS).picture.frame.crop == ""
+
+
+def test_mistakes_are_told_before_a_model_is_loaded(picture, tmp_path, monkeypatch):
+    from clipaudit import explain
+
+    def load(config):
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr("clipaudit.localize.explain.load_model", load)
+    (tmp_path / "text.jpg").write_text("no picture")
+    for arguments, words in (
+        ((picture, []), "at least one --text"),
+        ((picture, ["a", " "]), "is empty"),
+        ((str(tmp_path / "gone.jpg"), "a"), "cannot be read: No such file"),
+        ((str(tmp_path / "text.jpg"), "a"), "is no picture that can be read"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            explain(*arguments, "demo")
+    with pytest.raises(UsageError, match="no method 'lime'"):
+        explain(picture, "a", "demo", method="lime")
+    with pytest.raises(UsageError, match="--head: 'five' is not a head label"):
+        explain(picture, "a", "demo", heads="five")
 
 
 def test_the_models_own_embedding_does_not_change(explainer, picture):

@@ -144,6 +144,41 @@ def test_what_was_not_seen_is_the_darkened_picture():
     assert (out[:, 50:150, 0] > 100).all()
 
 
+def test_a_grid_repeats_its_picture_and_its_labels():
+    picture = np.full((60, 150, 3), (10, 200, 30), np.uint8)
+    panel = MapPanel(title="a text", scores=np.ones((2, 5), np.float32), low=0, high=1)
+    one, three = (sheet(picture, [[panel]] * rows, entire((60, 150)), names=["L01H02"] * rows) for rows in (1, 3))
+    green = [int((np.asarray(image) == (10, 200, 30)).all(axis=-1).sum()) for image in (one, three)]
+    assert green == [60 * 150, 3 * 60 * 150]
+    ink = [int((np.asarray(image) == (25, 25, 25)).all(axis=-1).sum()) for image in (one, three)]
+    assert ink[1] == 3 * ink[0] > 0
+
+
+def test_zero_is_marked_where_the_scale_has_it():
+    picture, scores = np.zeros((60, 201, 3), np.uint8), np.ones((2, 5), np.float32)
+
+    def marks(low):
+        panel = MapPanel(title="", scores=scores, low=low, high=1.0)
+        drawn = np.asarray(sheet(picture, [[panel]], entire((60, 201))))
+        return np.flatnonzero((drawn[-36:-28] == (25, 25, 25)).all(axis=-1).any(axis=0))
+
+    assert marks(0.5).size == 0
+    (left, *_), (middle, *_) = marks(-0.25), marks(-1.0)
+    assert middle - left == pytest.approx(0.3 * 200, abs=2)
+
+
+def test_letters_that_no_font_has_are_spelled(monkeypatch):
+    from clipaudit.localize import lettering
+
+    monkeypatch.setattr(lettering, "_FONTS", ())
+    lettering._lettered.cache_clear()
+    assert lettering._lettered("na\u00efve caf\u00e9")[0] in ("na\u00efve caf\u00e9", "naive cafe")
+    assert lettering._lettered("\u6c7d\u8f66 2")[0] == "?? 2"
+    assert not lettering.is_drawable("\u6c7d")
+    assert lettering.is_drawable("a dog")
+    lettering._lettered.cache_clear()
+
+
 def test_a_sheet_holds_all_panels():
     picture = np.zeros((60, 90, 3), np.uint8)
     long = "a text that is by far too long for one line and even for two or three of them, it goes on and on " * 3
