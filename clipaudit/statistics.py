@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from scipy.special import ndtri
 from scipy.stats import false_discovery_control
 
 from clipaudit.arrays import Float64s, Floats
+
+SIGNIFICANT: Final = 0.05
+"""A p-value below it is significant."""
+
+
+def p_text(p: float, digits: int = 3) -> str:
+    """A p-value for a sentence: `p = 0.012`, or `p = 0.094, not significant` at the level of .05."""
+    return f"p = {p:.{digits}g}" + ("" if p < SIGNIFICANT else ", not significant")
 
 
 def benjamini_hochberg(p: Floats) -> Float64s:

@@ -37,12 +37,14 @@ def _load(file: Path) -> Mapping[str, object]:
     """The table of options in a file, unchecked. Raises UsageError when it cannot be read."""
     import yaml
 
+    from clipaudit.storage.text_file import parse_yaml
+
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {file} cannot be read: {error}") from error
     try:
-        value = tomllib.loads(text) if file.suffix == ".toml" else yaml.safe_load(text)
+        value = tomllib.loads(text) if file.suffix == ".toml" else parse_yaml(text)
     except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
         reason = str(error).replace("\n", " ")
         raise UsageError(f"--config {file} is not valid {file.suffix.lstrip('.') or 'YAML'}: {reason}") from error

@@ -10,7 +10,7 @@ from clipaudit.demo.evaluation.head_choice import RULES
 from clipaudit.demo.evaluation.shortcut import Shortcut
 from clipaudit.pages.html import render_page, template_environment
 from clipaudit.schema import VERSION
-from clipaudit.statistics import Proportion
+from clipaudit.statistics import Proportion, p_text
 
 
 def write_page(
@@ -47,6 +47,7 @@ def write_page(
         heads=sorted(study.words, key=lambda head: -head.variance),
         chosen=after.heads,
         control=study.controls[rule],
+        p_text=p_text(study.controls[rule].p),
         rule=RULES[rule],
         commands=commands,
         version=VERSION,

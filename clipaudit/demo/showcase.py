@@ -22,6 +22,7 @@ from clipaudit.demo.page import headline, percent, worst_group, write_page
 from clipaudit.demo.world.captions import article
 from clipaudit.errors import UsageError
 from clipaudit.run.reader import Run
+from clipaudit.statistics import SIGNIFICANT, p_text
 
 _REPORT = "report"
 _HEADS = "heads.html"
@@ -96,6 +97,7 @@ def _findings(study: Shortcut) -> list[str]:
     before, after, control = study.settings["none"], study.settings[rule], study.controls[rule]
     worst = min(before.groups, key=lambda name: before.groups[name].value)
     lines = [f"{headline(study)}."]
+    lines.append(f"Of the {before.accuracy.total:,} birds of the test split, where bird and place are not tied:")
     lines += [f"  {name:<20} {percent(group)} right" for name, group in sorted(before.groups.items())]
     lines.append(f"Heads whose texts are about places ({len(after.heads)} of {len(study.words)}):")
     for head in study.words:
@@ -107,8 +109,10 @@ def _findings(study: Shortcut) -> list[str]:
         f"  the worst group at {100 * after.worst:.1f} % (before: {100 * before.worst:.1f} %),"
         f" the average at {percent(after.accuracy)} (before: {percent(before.accuracy)}).",
         f"  {control.sets:,} random sets of as many heads from the same layers: worst group"
-        f" {100 * control.mean:.1f} +- {100 * control.deviation:.1f} %, p = {control.p:.4f}.",
+        f" {100 * control.mean:.1f} +- {100 * control.deviation:.1f} %, {p_text(control.p)}.",
     ]
+    if control.p >= SIGNIFICANT:
+        lines.append("  So words alone do not single these heads out; the report tests the cue itself, on these birds.")
     return lines
 
 

@@ -190,6 +190,6 @@ class RunTables:
         unknown = [column for column in columns if column not in known]
         if unknown:
             names = ", ".join(self._flat_columns() if nested else self._plain_columns())
-            nearest = difflib.get_close_matches(unknown[0], known, n=1)
+            nearest = difflib.get_close_matches(unknown[0], [*known, *self.spec.attributes], n=1)
             meant = f"did you mean {nearest[0]}? " if nearest else ""
             raise UsageError(f"the run at {self.directory.url} has no column {unknown[0]!r}: {meant}it has {names}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -73,6 +75,36 @@ def read_if_there(path: str) -> bytes | None:
     if len(data) > MAX_BYTES:
         raise UsageError(f"{path} is larger than {MAX_BYTES >> 20} MiB: is it a list of texts?")
     return data
+
+
+def parse_json(text: str) -> object:
+    """The value of a JSON text; ValueError also for a key that stands twice in an object."""
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        names = [name for name, _ in pairs]
+        again = next((name for name in names if names.count(name) > 1), None)
+        if again is not None:
+            raise ValueError(f"{again} is given twice")
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=once)
+
+
+def parse_yaml(text: str) -> object:
+    """The value of a YAML (or JSON) text; yaml.YAMLError also for a key that stands twice in a table, of which the
+    last would count in silence.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+            names = [(name.tag, name.value) for name, _ in node.value if isinstance(name, yaml.ScalarNode)]
+            again = next((name for tag, name in names if names.count((tag, name)) > 1), None)
+            if again is not None:
+                raise yaml.MarkedYAMLError(problem=f"{again} is given twice", problem_mark=node.start_mark)
+            return super().construct_mapping(node, deep)
+
+    return yaml.load(text, Loader)  # noqa: S506 - the loader above is a safe one
 
 
 def is_remote(path: str) -> bool:

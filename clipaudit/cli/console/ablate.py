@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipaudit.cli.console.format import new_table, percent
+from clipaudit.statistics import p_text
 
 if TYPE_CHECKING:
     from clipaudit.heads.experiment import Ablation, Experiment
@@ -127,7 +128,7 @@ def _control(name: str, control: Control) -> str:
     return (
         f"control: {name} {percent(control.observed)} beats {percent(control.beaten)} of {control.sets:,} random sets"
         f" of as many heads of the same layers (they reach {percent(control.mean)} +- {100 * control.deviation:.1f};"
-        f" p = {control.p:.3g})"
+        f" {p_text(control.p)})"
     )
 
 

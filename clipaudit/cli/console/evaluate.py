@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipaudit.heads.experiment import proportion_json
+from clipaudit.statistics import p_text
 
 if TYPE_CHECKING:
     from clipaudit.heads.zeroshot import Group, Score
@@ -89,7 +90,7 @@ def print_groups(result: WaterbirdsGroup) -> None:
         control = result.control
         console.print(
             f"{control.sets:,} random sets of as many heads of the same layers: worst group {100 * control.mean:.1f} +-"
-            f" {100 * control.deviation:.1f} %, p = {control.p:.3g}",
+            f" {100 * control.deviation:.1f} %, {p_text(control.p)}",
             soft_wrap=True,
         )
     if result.plain.near_chance:

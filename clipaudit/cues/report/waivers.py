@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from clipaudit.cues.result.finding_parts import Documented
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.errors import UsageError
+from clipaudit.storage.text_file import parse_json, parse_yaml
 
 _EXAMPLE: Final = "waivers: [{finding: 3f2a…, owner: …, reason: …, expires: 2027-03-31}]"
 _SHOWN: Final = 5
@@ -126,7 +126,7 @@ def _parsed(file: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     try:
         if file.suffix == ".toml":
             return tomllib.loads(text)
-        return json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        return parse_json(text) if file.suffix == ".json" else parse_yaml(text)
     except (tomllib.TOMLDecodeError, yaml.YAMLError, ValueError) as error:
         first = " ".join(str(error).split())
         raise UsageError(f"--waivers {file} is not valid {file.suffix.lstrip('.') or 'YAML'}: {first}") from error

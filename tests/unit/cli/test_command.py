@@ -7,6 +7,7 @@ import typer
 
 from clipaudit.cli.app import app
 from clipaudit.errors import UsageError
+from clipaudit.storage.text_file import parse_json, parse_yaml
 
 
 def commands(command, name):
@@ -49,3 +50,22 @@ def test_a_refusal_ends_with_exit_code_2_and_one_sentence(clipaudit):
     ended = clipaudit("query", "nowhere", "--role", "colour", "--role", "shape", "--text", "a dog")
     assert ended.returncode == 2
     assert ended.stderr == "clipaudit: --role is given twice, and it takes one value: keep one of them\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("job.yaml", "out: a\nmodel: {name: demo}\nout: b\n"), ("job.toml", 'out = "a"\nout = "b"\n')],
+)
+def test_an_option_that_stands_twice_in_a_file_is_refused(clipaudit, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    ended = clipaudit("audit", "x.tar", "--config", name)
+    assert ended.returncode == 2
+    assert f"--config {name} is not valid" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_key_that_stands_twice_in_json_is_refused():
+    with pytest.raises(ValueError, match="owner is given twice"):
+        parse_json('[{"owner": "a", "owner": "b"}]')
+    assert parse_json('{"a": {"b": 1}, "b": 2}') == {"a": {"b": 1}, "b": 2}
+    assert parse_yaml("base: &x {a: 1}\nother: {<<: *x, b: 2}") == {"base": {"a": 1}, "other": {"a": 1, "b": 2}}
