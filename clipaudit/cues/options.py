@@ -77,6 +77,9 @@ class AuditOptions:
 
     def __post_init__(self) -> None:
         as_tuples(self, "user_texts", "attributes", "core", "where", "test_where")
+        words = ("true", "false")  # as booleans are stored
+        core = tuple(word.lower() if word.lower() in words else word for word in self.core)
+        object.__setattr__(self, "core", core)
         as_paths(self, "classes", "templates", "texts")
         for name, low in (
             ("directions", 1),

@@ -19,6 +19,7 @@ from clipaudit.cues.findings.measured_reliance import placebo_of
 from clipaudit.cues.inconclusive import inconclusive
 from clipaudit.cues.measure.answers import answers
 from clipaudit.cues.measure.context import Context, Progress, TextSource
+from clipaudit.cues.measure.core_values import check_core
 from clipaudit.cues.measure.declared_columns import column_tests, in_bins, of_source, sources_of
 from clipaudit.cues.measure.directions import all_directions, class_subspace
 from clipaudit.cues.measure.hygiene import hygiene
@@ -127,6 +128,8 @@ class _Job:
             facts, test = of_source(facts, name), None if test is None else of_source(test, name)
         raw = {name: facts.attributes[name] for name in self.columns}
         facts, test = in_bins(facts, test, self.columns)
+        named = [{name: part.attributes[name] for name in self.columns} for part in (facts, test) if part is not None]
+        check_core(self.options.core, [raw, *named], {*self.pool.texts, *self.options.user_texts})
         tested = tested_classes(facts, len(self.names))
         settings = self.settings()
         if len(tested) < 2:

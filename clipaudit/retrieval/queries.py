@@ -57,7 +57,12 @@ class QueryEncoder:
 
     def _image(self, data: bytes, names: Sequence[str], title: str) -> dict[str, Floats]:
         from clipaudit.shards.decoder import ImageTooLarge, ImageUndecodable  # brings torch
+        from clipaudit.shards.image_header import HeaderError, read_header
 
+        try:
+            read_header(data)  # before a model is loaded
+        except HeaderError as error:
+            raise UsageError(f"{title} cannot be used: {error}") from error
         decomposer, decoder, normalise = self._image_parts or self._load()
         try:
             decoded = decoder(data)
