@@ -107,6 +107,12 @@ def report(folder, tmp_path, monkeypatch, capsys):
         ("cats and dogs", "json:name", ("--split", "json:colour"), "the filter's column 'colour' is not in the run at"),
         ("cats and dogs", "json:name", ("--split", "json:place"), "has attributes.place = train: there is land, sea"),
         ("cats and dogs", "json:name", ("--attribute", "colour"), "has no column 'colour'"),
+        (
+            "cats and dogs",
+            "json:name",
+            ("--attribute", "place", "--core", "lan"),
+            "--core 'lan' is no value, column or text of the audit: did you mean land? the columns and values are",
+        ),
     ],
 )
 def test_what_a_user_can_mend_is_one_sentence(report, name, label, arguments, message):

@@ -27,6 +27,4 @@ def check_core(core: Collection[str], columns: Iterable[Mapping[str, Attribute]]
             there = ", ".join([*names][:_LISTED]) + (", ..." if len(names) > _LISTED else "")
             meant = f"did you mean {nearest[0]}? " if nearest else ""
             given = f"the columns and values are {there}" if names else "no column is given with --attribute"
-            raise UsageError(
-                f"--core {wanted!r} is no value or column of the audit, and none of its texts: {meant}{given}"
-            )
+            raise UsageError(f"--core {wanted!r} is no value, column or text of the audit: {meant}{given}")

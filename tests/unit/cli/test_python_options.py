@@ -57,6 +57,10 @@ def test_a_path_is_as_good_as_a_text(kind, name):
     assert getattr(kind(**{**NEEDED.get(kind, {}), name: Path("some/file")}), name) == "some/file"
 
 
+def test_booleans_are_part_of_a_class_in_any_case():
+    assert AuditOptions(core=("True", "FALSE", "Land")).core == ("true", "false", "Land")
+
+
 def test_columns_have_short_names(tmp_path):
     run = Run(make_run(str(tmp_path / "run")))
     full = run.heads("L00H00", columns=("attributes.place", "label"))
