@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from clipaudit.cli.options import JsonOption, OutOption, RunArgument, listed, one_of, option, print_json
+from clipaudit.cli.options import JsonOption, OutOption, RunArgument, listed, one_of, option, print_json, write_page
 
 if TYPE_CHECKING:
     from clipaudit.retrieval.build import BuildTask
@@ -108,6 +109,9 @@ def duplicates(
     bits: Annotated[int, option("Most bits of 64 in which two perceptual hashes differ [10].")] = 10,
     memory: MemoryOption = None,
     out: OutOption = None,
+    html: Annotated[
+        Path | None, option("Also write a page with the largest clusters' pictures: one HTML file.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find near-duplicates within a run, or images of another run that are in this one too: leakage.
@@ -126,6 +130,12 @@ def duplicates(
     with IndexReporter(quiet=as_json) as reporter:
         first, second = Run(run), None if other is None else Run(other)
         result = find_duplicates(first, second, config, reporter.stage("embedding"), out)
+    if html is not None:
+        from clipaudit.retrieval.duplicates import read_table
+        from clipaudit.retrieval.duplicates_page import duplicates_page
+
+        runs = [first] if second is None else [first, second]
+        write_page("--html", html, duplicates_page(result, runs, read_table(result.table)))
     if as_json:
         print_json(asdict(result))
     else:

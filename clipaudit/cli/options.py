@@ -14,6 +14,8 @@ import typer
 from clipaudit.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from clipaudit.config import ModelConfig, Precision
 
 
@@ -161,6 +163,14 @@ def command_line(context: typer.Context, *, always: Collection[str] = (), never:
             for item in value if isinstance(value, (list, tuple)) else [value]:
                 words += [parameter.opts[0], str(item)]
     return shlex.join(words + flags)
+
+
+def write_page(option_name: str, path: Path, page: str) -> None:
+    """Write a page as UTF-8. Raises UsageError naming the option when it cannot be written."""
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{option_name} {path} cannot be written: {error.strerror}") from error
 
 
 def print_json(value: object) -> None:

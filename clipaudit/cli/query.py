@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +19,7 @@ from clipaudit.cli.options import (
     option,
     print_json,
     where_option,
+    write_page,
 )
 from clipaudit.errors import UsageError
 
@@ -149,6 +152,9 @@ def serve(
     port: Annotated[int, option("Port on 127.0.0.1; 0 takes a free one [8765].")] = 8765,
     indexes: IndexesOption = None,
     device: DeviceOption = "auto",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the address on stdout as JSON, for a program that starts the server.")
+    ] = False,
 ) -> None:
     """Answer queries over HTTP on this machine: JSON, from memory-mapped indexes, with limits on what may be asked.
 
@@ -160,12 +166,19 @@ def serve(
         raise UsageError(f"--port must lie in 0..65535, not {port}")
     from clipaudit.retrieval.server import serve_api
 
+    def print_address(url: str) -> None:
+        if as_json:
+            typer.echo(json.dumps({"url": url, "interface": f"{url}/openapi.json"}))
+            sys.stdout.flush()
+        else:
+            typer.echo(f"{url}/openapi.json", err=True)
+
     serve_api(
         run,
         port=port,
         device=device,
         indexes=indexes,
-        on_start=lambda url: typer.echo(f"{url}/openapi.json", err=True),
+        on_start=print_address,
     )
 
 
@@ -186,10 +199,7 @@ def _write_sheet(
 
         draw = SheetMaps(retriever, side=side, device=maps_device)
     page = contact_sheet(retriever.run, request.sheet_query(retriever, thumbnails), panels, thumbnails, draw)
-    try:
-        html.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--html {html} cannot be written: {error.strerror}") from error
+    write_page("--html", html, page)
 
 
 def _panel_json(panel: SheetPanel) -> dict[str, Any]:

@@ -128,6 +128,13 @@ def find_duplicates(
     return _publish(run, other, result, table, out)
 
 
+def read_table(path: str) -> pa.Table:
+    """The table at `Duplicates.table`, a path or URL."""
+    directory, _, name = path.rpartition("/")
+    with Storage(directory).open(name) as file:
+        return pq.read_table(file)
+
+
 def read_clusters(run: Run, other: Run | None = None) -> pa.Table | None:
     """The table that `find_duplicates` wrote last, for the same one or two runs; rows sorted by cluster.
 

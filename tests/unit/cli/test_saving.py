@@ -80,6 +80,20 @@ def test_duplicates_write_where_they_are_told_and_into_neither_run(tmp_path):
     assert inside.table == first.storage.full("duplicates/within/duplicates.parquet")
 
 
+def test_near_duplicates_are_shown_on_a_page(clipaudit, folder, tmp_path):
+    options = ["--similarity", "0.5", "--bits", "64", "--memory", "16GB", "--out", tmp_path / "out"]
+    ended = clipaudit("duplicates", folder / "run", *options, "--html", "page.html", "--json")
+    assert ended.returncode == 0, ended.stderr
+    page, counts = (tmp_path / "page.html").read_text(), json.loads(ended.stdout)
+    assert "1 cluster of near-duplicates" in page
+    assert page.count("data:image/jpeg;base64,") == min(counts["largest"], 12)
+    assert page.count(' class="keep"') == counts["clusters"] == 1
+    assert "<script" not in page
+    refused = clipaudit("duplicates", folder / "run", *options, "--html", "nowhere/page.html")
+    assert refused.returncode == 2
+    assert "--html nowhere/page.html cannot be written: No such file" in refused.stderr
+
+
 def test_what_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch):
     directory = make_run(str(tmp_path / "run"), SPEC, shards=1, rows=20)
     monkeypatch.setattr("clipaudit.run.derived.os.access", lambda path, mode: False)
