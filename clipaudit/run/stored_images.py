@@ -163,15 +163,21 @@ class StoredImages:
 
 def _header_name(piece: bytes, key: str) -> str | None:
     """The name of the file that begins behind a piece of a tar; `key` is that of the sample, with the dot behind it."""
-    with contextlib.suppress(tarfile.HeaderError, ValueError):
-        name = tarfile.TarInfo.frombuf(piece[-BLOCK:], "utf-8", "surrogateescape").name
-        if name.startswith(key):
-            return name
+    try:
+        header = tarfile.TarInfo.frombuf(piece[-BLOCK:], "utf-8", "surrogateescape")
+    except (tarfile.HeaderError, ValueError):
+        return None
+    if header.name.startswith(key):
+        return header.name
     # a long name, or one that is not ASCII, stands in a header of its own in front of the file's
+    if not 0 <= header.size <= MAX_BYTES:
+        return None
+    body = bytes(-(-header.size // BLOCK) * BLOCK)
     for start in range(0, len(piece), BLOCK):
-        with contextlib.suppress(tarfile.TarError), tarfile.open(fileobj=io.BytesIO(piece[start:])) as tar:
-            member = tar.next()
-            if member is not None and member.offset_data == len(piece) - start:
+        rest = piece[start:] + body
+        with contextlib.suppress(NotATar, EndedEarly):
+            member = next(iter(TarReader(io.BytesIO(rest), len(rest), wants=lambda name: False)), None)
+            if member is not None and member.offset == len(piece) - start:
                 return member.name
     return None
 

@@ -104,7 +104,11 @@ def parse_yaml(text: str) -> object:
                 raise yaml.MarkedYAMLError(problem=f"{again} is given twice", problem_mark=node.start_mark)
             return super().construct_mapping(node, deep)
 
-    return yaml.load(text, Loader)  # noqa: S506 - the loader above is a safe one
+    loader = Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def is_remote(path: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import typer
 
@@ -69,3 +71,13 @@ def test_a_key_that_stands_twice_in_json_is_refused():
         parse_json('[{"owner": "a", "owner": "b"}]')
     assert parse_json('{"a": {"b": 1}, "b": 2}') == {"a": {"b": 1}, "b": 2}
     assert parse_yaml("base: &x {a: 1}\nother: {<<: *x, b: 2}") == {"base": {"a": 1}, "other": {"a": 1, "b": 2}}
+
+
+def test_serve_prints_its_address_for_people_or_as_json(clipaudit, monkeypatch):
+    def serve_api(run, *, on_start, **_):
+        on_start("http://127.0.0.1:1")
+
+    monkeypatch.setattr("clipaudit.retrieval.server.serve_api", serve_api)
+    ended = clipaudit("serve", "run", "--api", "--json")
+    assert json.loads(ended.stdout)["url"] == "http://127.0.0.1:1"
+    assert clipaudit("serve", "run", "--api").stderr == "http://127.0.0.1:1/openapi.json\n"
