@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from clipaudit.cli.options import (
     ROWS,
+    AllocationOption,
     CriterionOption,
     JsonOption,
     OutOption,
@@ -40,6 +41,10 @@ LayersOption = Annotated[
     str | None, option("All heads of these layers: a number of last ones, or 8,10 or 8-11.", panel=REPLACED)
 ]
 MlpsOption = Annotated[str | None, option("MLPs: all, or layers as in --layers.", panel=REPLACED)]
+ComponentsOption = Annotated[
+    list[str] | None,
+    option("self-attention (of the class token), attention or mlp, or columns as mlp_L11; repeatable.", panel=REPLACED),
+]
 RoleOption = Annotated[
     list[str] | None, option("Heads with this role: a property or a kind of the texts; repeatable.", panel=REPLACED)
 ]
@@ -70,6 +75,7 @@ def ablate(
     head: HeadsOption = None,
     layers: LayersOption = None,
     mlps: MlpsOption = None,
+    components: ComponentsOption = None,
     role: RoleOption = None,
     reconstruct: ReconstructOption = None,
     where: WhereOption = None,
@@ -80,13 +86,14 @@ def ablate(
     seeds: SeedsOption = 3,
     texts: TextsOption = None,
     criterion: CriterionOption = "explained",
+    allocation: AllocationOption = "own",
     min_group: GroupOption = 10,
     seed: SeedOption = 0,
     device: TextDeviceOption = "auto",
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Replace heads, layers or MLPs by their means, classify every stored row again, and show what changes.
+    """Replace heads, layers or other components by their means, classify every stored row again, and show what changes.
 
     Without a choice of what to replace, only the plain accuracy. No image is read and no image model runs. Table and
     figure also go to `RUN/ablations/NAME/`.
@@ -95,6 +102,7 @@ def ablate(
     --random 1000`
     """
     one_of("--criterion", criterion, ("explained", "reference"))
+    one_of("--allocation", allocation, ("own", "published"))
     at_least("--random", random, 0)
     from clipaudit.heads.experiment import Choice, ExperimentConfig
 
@@ -107,12 +115,15 @@ def ablate(
         means=means,
         texts=texts,
         criterion="reference" if criterion == "reference" else "explained",
+        allocation="published" if allocation == "published" else "own",
         min_group=min_group,
         seed=seed,
     )
-    choice = Choice(heads=listed(head), layers=layers, mlps=mlps, roles=listed(role))
+    choice = Choice(heads=listed(head), layers=layers, mlps=mlps, components=listed(components), roles=listed(role))
     if study is not None and choice:
-        raise UsageError(f"--study {study} chooses what it replaces: leave out --heads, --layers, --mlps and --role")
+        raise UsageError(
+            f"--study {study} chooses what it replaces: leave out --heads, --layers, --mlps, --components and --role"
+        )
     experiment = _experiment(run, config, device)
     if study is not None:
         _run_study(experiment, study, seeds, out, as_json)

@@ -70,6 +70,10 @@ CriterionOption = Annotated[
     str,
     option("explained (variance that a text adds) or reference (the published code's) [explained].", panel=TEXTS),
 ]
+AllocationOption = Annotated[
+    str,
+    option("Parts of the embedding: own, or published (that code's; needs audit --components) [own].", panel=TEXTS),
+]
 WhereOption = Annotated[list[str] | None, where_option("Only rows", panel=ROWS)]
 
 # Commands on heat maps

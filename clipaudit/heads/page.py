@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from clipaudit.arrays import Float64s
+from clipaudit.heads.allocation import stream_allocated
 from clipaudit.heads.description import Description, HeadWords
 from clipaudit.pages.html import render_page, template_environment
 from clipaudit.run.row import Row
-from clipaudit.run.rows import RowBatch, stream_rows
+from clipaudit.run.rows import RowBatch
 from clipaudit.run.thumbnails import NoPicture, Thumbnail, Thumbnails
 from clipaudit.schema import VERSION
 
@@ -114,7 +115,8 @@ def extremes(
     columns = ["shard_id", "index", "key", "offset", "nbytes", *(["label"] if run.spec.label_kind else [])]
     rows: dict[int, Row] = {}
     done = 0
-    for batch in stream_rows(run, list(extremes_of), columns, config.rows, _BATCH_ROWS):
+    heads = list(extremes_of)
+    for batch in stream_allocated(run, heads, columns, config.rows, _BATCH_ROWS, description.published):
         for head, along in extremes_of.items():
             along.update(batch.vectors[head], done)
         wanted = set().union(*(along.numbers for along in extremes_of.values()))
