@@ -117,8 +117,7 @@ def ablate(
         where, fit: filters for the rows that are classified, and for those that means, roles and texts come from.
         means: other means: `balanced` (every label with equal weight), another run, or a filter.
         random: how many random sets of as many heads of the same layers are a control.
-        classes, templates, texts, criterion, device: class names, prompts, texts and text encoder, as the command's.
-        allocation: `own`, or `published` for the published code's parts (of runs with `--components`).
+        classes, templates, texts, criterion, allocation, device: as the command's.
         seed, on_head: of everything drawn at random; told `(done, total)` while roles are found.
 
     Raises UsageError when a column is not stored, the run has no labels, no rows pass, or no head has a role.
