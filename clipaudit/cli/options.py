@@ -82,6 +82,11 @@ SideOption = Annotated[
     int | None,
     option("Whole pictures with about so many pixels on the shorter side; implies --whole [the model's].", "--side"),
 ]
+POSITIONS = ("bicubic", "bilinear")
+PositionsOption = Annotated[
+    str,
+    option("Position embeddings at other sizes: bicubic, or bilinear as CLIP Surgery's code [bicubic].", "--positions"),
+]
 FORMS = ("paper", "code")
 FormOption = Annotated[str, option("Surgery of features: paper, or code as it was released [paper].")]
 

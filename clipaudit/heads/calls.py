@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from typing import TypeAlias
 
-from clipaudit.errors import UsageError
 from clipaudit.heads.allocation import Allocation
 from clipaudit.heads.comparison import Comparison, compare
 from clipaudit.heads.description import DescribeConfig, Description, describe
@@ -109,9 +108,7 @@ def ablate(
 
     Args:
         run: a run with labels, or its path; with nothing to replace, the result is its plain zero-shot accuracy.
-        heads, layers, mlps, components, roles: what is replaced: head labels; every head of the last so many layers,
-            or of `8-11`; MLPs of `all` or such layers, and `self-attention`, `attention` or `mlp` of every stored layer
-            (of runs with `--components`); heads with one of these roles.
+        heads, layers, mlps, components, roles: what is replaced, as by the options of the command.
         reconstruct: replace heads by what so many of their texts span, not by their means.
         attribute, min_group: groups are classes by this column's values, those with enough rows can be the worst.
         where, fit: filters for the rows that are classified, and for those that means, roles and texts come from.
@@ -126,9 +123,6 @@ def ablate(
     >>> 0 <= result.ablated.accuracy.value <= 1
     True
     """
-    if random < 0:
-        raise UsageError(f"random must be at least 0, not {random}")
-    reader = opened(run)
     config = ExperimentConfig(
         classes=classes,
         templates=templates,
@@ -142,11 +136,16 @@ def ablate(
         min_group=min_group,
         seed=seed,
     )
-    choice = Choice(
-        heads=as_names(heads), layers=layers, mlps=mlps, components=as_names(components), roles=as_names(roles)
-    )
+    choice = _choice(heads, layers, mlps, components, roles)
+    reader = opened(run)
     experiment = Experiment(reader, RunTexts(reader, device), config)
     return ablation(experiment, choice, reconstruct=reconstruct, random=random, on_head=on_head)
+
+
+def _choice(heads: Names, layers: str | None, mlps: str | None, components: Names, roles: Names) -> Choice:
+    return Choice(
+        heads=as_names(heads), layers=layers, mlps=mlps, components=as_names(components), roles=as_names(roles)
+    )
 
 
 def compare_runs(

@@ -256,6 +256,8 @@ def ablation(
     `random` is how many sets of as many heads of the same layers are drawn. UsageError as in `Experiment` and
     `chosen_columns`, and when there are no other heads to draw. Source: arXiv 2310.05916 (docs/method.md 5).
     """
+    if random < 0:
+        raise UsageError(f"random must be at least 0, not {random}")
     roles = question.roles(on_head) if choice.roles else []
     columns = chosen_columns(question, choice, roles)
     others = _rivals(question.run, columns) if random else ()

@@ -68,4 +68,4 @@ def test_evaluate(clipaudit, tmp_path):
     assert "20 images" in table.stdout
     failed = clipaudit("evaluate", "multilabel", "things/things-000000.tar", "--model", "demo")
     assert (failed.returncode, failed.stderr.count("\n")) == (2, 1)
-    assert "give --classes FILE" in failed.stderr
+    assert "has all that is needed: image, json:objects" in failed.stderr
