@@ -124,21 +124,22 @@ def ablate(
         raise UsageError(
             f"--study {study} chooses what it replaces: leave out --heads, --layers, --mlps, --components and --role"
         )
-    experiment = _experiment(run, config, device)
+    experiment = _experiment(run, config, choice, study, device)
     if study is not None:
         _run_study(experiment, study, seeds, out, as_json)
     else:
         _run_ablation(experiment, choice, reconstruct, random, out, as_json)
 
 
-def _experiment(run: str, config: ExperimentConfig, device: str) -> Experiment:
-    """The rows, classes and texts of an ablation; loads the run's text encoder."""
+def _experiment(run: str, config: ExperimentConfig, choice: Choice, study: str | None, device: str) -> Experiment:
+    """The rows, classes and texts of an ablation; loads the run's text encoder once it is known to be of use."""
     from clipaudit.cli.console.progress import ProgressBar
-    from clipaudit.heads.experiment import Experiment
+    from clipaudit.heads.experiment import Experiment, check_choice
     from clipaudit.heads.texts.vectors import RunTexts
     from clipaudit.run.reader import Run
 
     opened_run = Run(run)
+    check_choice(opened_run, choice, study)
     with ProgressBar("") as progress:
         return Experiment(opened_run, RunTexts(opened_run, device, progress.loading), config)
 

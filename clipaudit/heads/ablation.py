@@ -318,7 +318,7 @@ def why_no_self_attention(run: Run) -> str | None:
         return "its tower pools patches, so that no class token attends to itself in what is read (docs/method.md 5)"
     if run.spec.components:
         return "it was made before class-token self-attention was stored: audit anew with --components"
-    return "it stores no components: audit with --components"
+    return "it stores heads only: audit again with --components, into another --out"
 
 
 def check_stored(run: Run, columns: Sequence[str]) -> None:
@@ -326,11 +326,19 @@ def check_stored(run: Run, columns: Sequence[str]) -> None:
     for name in columns:
         if name in run.spec.heads or name in run.spec.components:
             continue
+        url = run.directory.url
         if name.startswith("self_attention_") and (why := why_no_self_attention(run)) is not None:
-            raise UsageError(f"the run at {run.directory.url} stores no class-token self-attention: {why}")
+            raise UsageError(f"the run at {url} stores no class-token self-attention: {why}")
+        if name.startswith(("attention_", "mlp_", "self_attention_")) and not run.spec.components:
+            raise UsageError(
+                f"the run at {url} stores heads only, and no components such as {name}: audit again with --components,"
+                " into another --out"
+            )
         if name.startswith(("attention_", "mlp_", "self_attention_")):
-            have = f"only {_some(run.spec.components)}" if run.spec.components else "no layers' sums"
-            raise UsageError(f"the run at {run.directory.url} stores {have}, not {name}: audit with --components")
+            stored = _some(run.spec.components)
+            raise UsageError(
+                f"the run at {url} stores only {stored}, not {name}: audit with --components and more --layers"
+            )
         raise UsageError(f"the run at {run.directory.url} stores no head {name!r}: it stores {_some(run.spec.heads)}")
 
 

@@ -197,6 +197,15 @@ def chosen_columns(question: Experiment, choice: Choice, roles: Sequence[Role]) 
     return tuple(dict.fromkeys(columns))
 
 
+def check_choice(run: Run, choice: Choice, study: str | None = None) -> None:
+    """UsageError when the run does not store what a choice or a study names; before any text is encoded."""
+    check_stored(run, choice.heads)
+    if study == "components" or choice.mlps is not None:
+        component_columns(run, "mlp")
+    for name in choice.components:
+        check_stored(run, _component(run, name))
+
+
 def _component(run: Run, name: str) -> tuple[str, ...]:
     """The columns that one value of `--components` names."""
     if name in COMPONENT_KINDS:

@@ -88,7 +88,7 @@ def test_the_papers_four_rows(tmp_path):
         ({"components": ("self-attention",), "layers": "1,"}, "self_attention_L01 holds a part of L01H00"),
         ({"components": ("self-attention", "attention")}, "is part of attention_L00: replace one or the other"),
         ({"components": ("colours",)}, "--components colours: it takes self-attention, attention, mlp"),
-        ({"components": ("mlp_L09",)}, "not mlp_L09: audit with --components"),
+        ({"components": ("mlp_L09",)}, "stores only attention_L00 to self_attention_L02 .* not mlp_L09"),
     ],
 )
 def test_components_that_cannot_be_ablated(tmp_path, choice, words):
@@ -102,9 +102,13 @@ def test_components_that_cannot_be_ablated(tmp_path, choice, words):
 def test_a_run_without_components_says_so(tmp_path):
     spec = replace(WHOLE, components=())
     question = asked(Run(make_run(str(tmp_path / "run"), spec)), tmp_path)
-    with pytest.raises(UsageError, match="stores no class-token self-attention: it stores no components: audit with"):
+    with pytest.raises(
+        UsageError, match="stores no class-token self-attention: it stores heads only: audit again with"
+    ):
         ablation(question, Choice(components=("self-attention",)))
-    with pytest.raises(UsageError, match="stores no layers' sums, not mlp_L00: audit with --components"):
+    with pytest.raises(
+        UsageError, match="stores heads only, and no components such as mlp_L00: audit again with --components"
+    ):
         study(question, "components")
     with pytest.raises(UsageError, match=r"--allocation published: the run at .* stores no components"):
         asked(question.run, tmp_path, allocation="published")
@@ -203,7 +207,10 @@ def test_mistakes(question, tmp_path):
         (lambda: study(question, "colours"), "--study must be one of components, layers, heads, texts, not 'colours'"),
         (lambda: study(question, "texts", seeds=0), "--seeds must be at least 1"),
         (lambda: study(question, "texts", counts=()), "at least one text a head"),
-        (lambda: study(without, "components"), "stores no layers' sums, not mlp_L00: audit with --components"),
+        (
+            lambda: study(without, "components"),
+            "stores heads only, and no components such as mlp_L00: audit again with --components",
+        ),
     ]
     for action, words in cases:
         with pytest.raises(UsageError, match=words):
