@@ -37,8 +37,7 @@ PUBLISHED_RANK: Final = 80
 _SHARED: Final = ("scale", "norm")
 _RANK_TOLERANCE: Final = 1e-6
 """Directions in which a head's outputs have less than this share of their largest singular value hold no data."""
-_EXTRAS: Final = 4
-"""Numbers of an image beside a column's own: s mean(component), s, s mean(stream), 1 / |r|."""
+_ARRAYS: Final = ("flat", "attention_bias_mean", "initial_mean", "attention_bias", "norm_bias", "initial")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -68,10 +67,10 @@ class PublishedAllocation:
     """
 
     def __init__(self, basis: Basis, layers: int, tokens: int) -> None:
-        missing = [name for name in ("flat", "attention_bias_mean", "initial_mean") if name not in basis.tensors]
+        missing = [name for name in _ARRAYS if name not in basis.tensors]
         if missing:
             raise UsageError(f"the published allocation needs {missing[0]}, which the run's basis lacks")
-        self._arrays = {name: array.astype(np.float64) for name, array in basis.tensors.items() if name != "T"}
+        self._arrays = {name: basis.tensors[name].astype(np.float64) for name in _ARRAYS}
         places = [parse_head_label(head) for head in basis.heads]
         self._layers = sorted({layer for layer, _ in places})
         self._heads = max(head for _, head in places) + 1
@@ -103,6 +102,11 @@ class PublishedAllocation:
                     f"--allocation published: {where} is of a tower that pools patches, and the published code knows"
                     " class-token towers only"
                 )
+            if any(name.startswith("self_attention_L") for name in run.spec.components):
+                raise UsageError(
+                    f"--allocation published: {where} is of a tower with a LayerNorm inside its attention, which the"
+                    " published code does not know"
+                )
             why = "was made before residual means were stored" if run.spec.components else "stores no components"
             raise UsageError(f"--allocation published: {where} {why}: audit anew with --components")
         return PublishedAllocation(run.basis(), int(tower["layers"]), int(tower["tokens"]))
@@ -119,6 +123,7 @@ class PublishedAllocation:
         """
         means = shared.residual_means.astype(np.float64)
         s, inverse = shared.scale.astype(np.float64), 1 / shared.norm.astype(np.float64)
+        # what an image has beside a column's own numbers: s mean(component), s, s mean(stream), 1 / |r|
         extras = np.stack([self._mean_of(column, means, s), s, means[:, -1], inverse], axis=1)  # (n, 4)
         own = values.astype(np.float64)
         if column in self._mixes:

@@ -115,7 +115,10 @@ def study(
     if len(stored) < question.run.manifest.model.get("tower", {}).get("layers", 0):
         notes.append(f"the run stores layers {', '.join(map(str, stored))}: all others stay as they are")
     if question.published is not None:
-        notes.append("parts are those of the published code (--allocation published)")
+        notes.append(
+            "parts are those of the published code (--allocation published); it counts the class token's embedding,"
+            " `initial`, as one more MLP"
+        )
     points = _score(question, plans, on_step)
     return Study(name=name, question=question, points=points, means=source, notes=tuple(notes))
 

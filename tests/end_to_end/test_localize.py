@@ -44,6 +44,16 @@ def test_explain(clipaudit, picture, tmp_path):
         ("explain", picture, "--text", "a", "--out", "o.jpg"): "pictures are written as .png",
         ("explain", picture, "--text", "a", "--out", "no/o.png"): "there is no directory",
         ("explain", picture, "--text", "a", "--out", "o.png", "--form", "x"): "--form must be paper or code",
+        (
+            "explain",
+            picture,
+            "--text",
+            "a",
+            "--out",
+            "o.png",
+            "--positions",
+            "x",
+        ): "--positions must be bicubic or bilinear",
     }.items():
         failed = clipaudit(*arguments)
         assert failed.returncode == 2

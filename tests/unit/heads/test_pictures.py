@@ -56,11 +56,11 @@ def test_every_picture_shows_its_own_image():
             cells = re.findall(r'<span class="picture( none)?"[^>]*>', str(pictures.strip(pair)))
             assert len(cells) == 6
             html = str(pictures.strip(pair))
-            shown = re.findall(
+            matches = re.findall(
                 r'aria-label="&lt;k(\d+)&gt;: \+2\.0[^"]*" title="[^"]*" style="[^"]*: (\S+)% (\S+)%"', html
             )
-            assert len(shown) == 6 - html.count("picture none")
-            for number, x, y in shown:
+            assert len(matches) == 6 - html.count("picture none")
+            for number, x, y in matches:
                 # background-position: 0 % is the first column or row, 100 % the last
                 across, down = round(float(x) / 100 * 7), round(float(y) / 100 * 2)
                 pixel = sheet.getpixel((SIDE * across + SIDE // 2, SIDE * down + SIDE // 2))

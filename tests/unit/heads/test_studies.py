@@ -78,6 +78,8 @@ def test_the_papers_four_rows(tmp_path):
     assert own.columns == tuple(names)
     assert same(points["", rows[2]], own)
     assert same(points["", rows[3]], ablation(question, Choice(components=("mlp", "self-attention"))))
+    with pytest.raises(UsageError, match="a tower with a LayerNorm inside its attention"):  # no residual means
+        asked(question.run, tmp_path, allocation="published")
     assert same(points["", rows[1]], ablation(question, Choice(components=("mlp_L00", "mlp_L01", "mlp_L02"))))
     assert result.notes == ()
 
