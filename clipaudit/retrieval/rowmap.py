@@ -21,6 +21,7 @@ import pyarrow.ipc
 from clipaudit.arrays import Bools, Ints
 from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.retrieval.card import FOLDER, ROWS
+from clipaudit.run.checksums import write_sums
 from clipaudit.run.derived import LocalFiles, published, stored
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.filter_columns import FilterColumns, table_columns
@@ -100,6 +101,7 @@ def _write(run: Run, records: Sequence[CommitRecord]) -> str:
             raise IntegrityError(f"the run at {run.directory.url} has {rows} ok rows where its commits say {expected}")
         segment = _Segment(name=name, shards=shards, table=stored(place / _TABLE))
         (place / _SEGMENT).write_text(json.dumps(asdict(segment)))
+        write_sums(place, {_TABLE: segment.table})
     return name
 
 
