@@ -55,7 +55,7 @@ def file_sha256(path: Path) -> str:
 
 
 def sealed(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file whose metadata has, beside `metadata`, the `sha256` of metadata and numbers."""
+    """A safetensors file of arrays of any shape, whose metadata has the `sha256` of `metadata` and numbers too."""
     plain = dict(tensors)
     _, numbers = _parts(safetensors.numpy.save(plain, dict(metadata)))
     data: bytes = safetensors.numpy.save(plain, {**metadata, "sha256": _seal(metadata, numbers)})
