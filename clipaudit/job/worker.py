@@ -304,6 +304,7 @@ def _commit_record(
         ok=counts.pop(OK, 0),
         skipped=counts,
         details={**report.details, **output.details},
+        notes=report.notes,
         truncated=report.truncated,
         input_size=task.shard.size,
         input_etag=task.shard.etag,

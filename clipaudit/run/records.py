@@ -93,7 +93,9 @@ class CommitRecord:
     skipped: dict[str, int] = field(default_factory=dict)
     """Rows that are not `ok`, by status."""
     details: dict[str, list[str]] = field(default_factory=dict)
-    """The first few sentences that explain skipped rows, by status."""
+    """The first few sentences that explain skipped rows, by status, and notes, by kind."""
+    notes: dict[str, int] = field(default_factory=dict)
+    """What costs no image, counted by kind: `shards.feed.ReadReport.notes`."""
     truncated: str | None = None
     """Why the shard ended early, or None when it was read to its end."""
     input_size: int
