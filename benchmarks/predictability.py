@@ -3,7 +3,7 @@
 python benchmarks/predictability.py            48 heads x 2,000 images of 64 numbers, 2, 10 and 20 classes; minutes
 python benchmarks/predictability.py --smoke    two heads, to see that it runs
 
-A is the audit's own `skill`, which holds the linear algebra to one thread. B is the same without that limit. They
+A is the audit's own: `skill` with the linear algebra held to one thread. B is the same without that limit. They
 alternate; seconds are of the wall, so that waiting for threads counts. The last column is the largest difference of a
 skill from that of a minimum found to 1e-7.
 
@@ -30,7 +30,7 @@ from options import parse, parser_for
 
 from clipaudit.arrays import Float64s, Ints
 from clipaudit.cues.statistics import predictability
-from clipaudit.cues.statistics.predictability import MAX_ROWS, skill
+from clipaudit.cues.statistics.predictability import MAX_ROWS, one_thread_each, skill
 
 HEADS, DIM, CLASSES = 48, 64, (2, 10, 20)
 
@@ -42,19 +42,6 @@ def head_values(classes: int, head: int, heads: int) -> tuple[Float64s, Ints]:
     means = (0.05 + (head / heads) ** 2) * rng.normal(size=(classes, DIM))
     mixing = np.eye(DIM) + 0.3 * rng.normal(size=(DIM, DIM))
     return rng.normal(size=(MAX_ROWS, DIM)) @ mixing + means[truth], truth
-
-
-class _Unlimited:
-    def limit(self, limits: int) -> AbstractContextManager[None]:
-        """No limit."""
-        return nullcontext()
-
-
-@contextmanager
-def all_threads() -> Iterator[None]:
-    """`skill` with the linear algebra's own number of threads."""
-    with mock.patch.object(predictability, "_threadpools", _Unlimited):
-        yield
 
 
 @contextmanager
@@ -82,9 +69,9 @@ def main() -> None:
         one_thread, threads, off = 0.0, 0.0, 0.0
         for head in range(heads):
             values, truth = head_values(classes, head, heads)
-            seconds, value = timed(values, truth, classes, nullcontext())
+            seconds, value = timed(values, truth, classes, one_thread_each())
             one_thread += seconds
-            threads += timed(values, truth, classes, all_threads())[0]
+            threads += timed(values, truth, classes, nullcontext())[0]
             if head % 8 == 0:
                 off = max(off, abs(value - timed(values, truth, classes, exact())[1]))
         ratio = one_thread / threads

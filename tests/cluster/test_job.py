@@ -69,9 +69,15 @@ def submit(head, *arguments, **changes):
         "jobs/audit.py",
         *arguments,
     ]
-    return subprocess.run(
-        command, env={**environment, **changes}, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
+    deadline = time.monotonic() + 90
+    while True:
+        result = subprocess.run(
+            command, env={**environment, **changes}, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        )
+        # the dashboard answers some seconds before the node's agent, which takes jobs, has registered
+        if "No available agent" not in result.stderr or time.monotonic() > deadline:
+            return result
+        time.sleep(1)
 
 
 @pytest.mark.full

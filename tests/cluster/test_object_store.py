@@ -80,7 +80,7 @@ def identities(url):
 def audit(tiny_model, clipaudit, proxy):
     def run(shards, out, *options, engine="local", **environment):
         arguments = ["--model", tiny_model, "--engine", engine, "--label", "cls", "--layers", "2", *options]
-        return clipaudit("audit", shards, "--out", out, *arguments, timeout=400, **proxy.environment, **environment)
+        return clipaudit("audit", shards, "--out", out, *arguments, **proxy.environment, **environment)
 
     return run
 
@@ -278,7 +278,7 @@ def test_every_command_works_on_a_failing_store(clipaudit, proxy, url, tmp_path)
         ("gc", run),
     ]
     for command in commands:
-        result = clipaudit(*command, timeout=400, **proxy.environment)
+        result = clipaudit(*command, **proxy.environment)
         assert result.returncode == 0, (command, result.stderr)
     assert sum(faults.done.values()) > 10
     assert (tmp_path / "sheet.html").read_text().count("data:image/jpeg;base64,") >= 20

@@ -296,11 +296,11 @@ def gallery(
     inside = upper[context.truth]
     rng = np.random.default_rng([context.options.seed, 19])
     right = _right(context)
-    aligned = _drawn(inside & (having == 1), right, _GALLERY, rng)
+    aligned = drawn_in_proportion(inside & (having == 1), right, _GALLERY, rng)
     if not len(aligned):
-        aligned = _drawn(inside & (having != 0), right, _GALLERY, rng)
-    own = _drawn(inside & (having == 0), right, _GALLERY // 2, rng)
-    others = _drawn(~inside & (having == 1), right, _GALLERY // 2, rng)
+        aligned = drawn_in_proportion(inside & (having != 0), right, _GALLERY, rng)
+    own = drawn_in_proportion(inside & (having == 0), right, _GALLERY // 2, rng)
+    others = drawn_in_proportion(~inside & (having == 1), right, _GALLERY // 2, rng)
     order = np.argsort(-scores, kind="stable")
     least = order[::-1][inside[order[::-1]]][:_GALLERY]
     places = np.unique(np.concatenate([aligned, own, others, least]))
@@ -328,15 +328,21 @@ def _right(context: Context) -> Bools | None:
     return right
 
 
-def _drawn(rows: Bools, right: Bools | None, count: int, rng: np.random.Generator) -> Ints:
-    """At most `count` places of a mask (s,), drawn, with as large a share of right answers as all of them have."""
+def drawn_in_proportion(rows: Bools, right: Bools | None, count: int, rng: np.random.Generator) -> Ints:
+    """Places of at most `count` rows of a mask (s,) bool, drawn; right (s,) bool, None where nothing is right or wrong.
+
+    Of the first m of them, for every m, as large a share is right as of all rows of the mask, to the nearest image: a
+    page may show the first four.
+    """
     places = rng.permutation(np.flatnonzero(rows))
-    if right is None or len(places) <= count:
+    if right is None:
         return places[:count]
-    good = places[right[places]]
-    wanted = round(count * len(good) / len(places))
-    chosen = np.concatenate([good[:wanted], places[~right[places]][: count - wanted]])
-    return rng.permutation(chosen)
+    good, bad = places[right[places]], places[~right[places]]
+    so_far = np.round(np.arange(min(count, len(places)) + 1) * (len(good) / max(len(places), 1))).astype(np.int64)
+    is_good = np.diff(so_far) > 0
+    chosen = np.empty(len(is_good), np.int64)
+    chosen[is_good], chosen[~is_good] = good[: is_good.sum()], bad[: (~is_good).sum()]
+    return chosen
 
 
 def _answers(context: Context, places: Ints, heads: Sequence[str]) -> dict[int, tuple[int, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +17,7 @@ from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.result.finding_parts import Predictability
 from clipaudit.cues.statistics.cuts import Codes, Honest, honest
 from clipaudit.cues.statistics.design import Design
-from clipaudit.cues.statistics.predictability import MAX_CLASSES, MAX_ROWS, predictability
+from clipaudit.cues.statistics.predictability import MAX_CLASSES, MAX_ROWS, one_thread_each, predictability
 from clipaudit.cues.statistics.screen import Screen, screen_of
 from clipaudit.cues.statistics.strength import binned
 from clipaudit.run.basis import Basis
@@ -73,30 +73,35 @@ def scan(
     hosts = [heads[place] for place in rng.integers(0, len(heads), trials).tolist()]
     screened: list[Honest] = []
     codes: list[Codes] = []
-    predictabilities: list[Predictability] = []
+    predictabilities: list[Future[Predictability]] = []
     sample_values: dict[str, npt.NDArray[np.float16]] = {}
     means: dict[str, Float64s] = {}
     spare = np.empty((len(sample), trials), np.float32)
     total = np.zeros((len(sample), run.spec.embed_dim), np.float32)
-    for done, head in enumerate(heads, 1):
-        values = read_vectors(run, head, facts.position)
-        mean = values.mean(axis=0, dtype=np.float64)
-        sample_values[head], means[head] = values[sample], mean
-        deviations = sample_values[head].astype(np.float32) - mean.astype(np.float32)
-        total += deviations @ basis.Q(head).astype(np.float32)
-        for trial in [place for place, host in enumerate(hosts) if host == head]:
-            u = rng.standard_normal(values.shape[1])
-            spare[:, trial] = rng.permutation(deviations @ (u / np.linalg.norm(u)).astype(np.float32))
-        scores = _scores(values, mean, directions[head])
-        part = few_values(values, predictability_rows)
-        predictabilities.append(_predictability(head, part, basis, subspace, design, predictability_rows, seed))
-        del values
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for column, tests in pool.map(lambda column: _one(column, design, bins), scores):
+    # The regressions of one head run beside the reading and screening of the next; each holds 2,000 rows.
+    with one_thread_each(), ThreadPoolExecutor(_THREADS) as pool, ThreadPoolExecutor(_THREADS) as screening:
+        for done, head in enumerate(heads, 1):
+            values = read_vectors(run, head, facts.position)
+            mean = values.mean(axis=0, dtype=np.float64)
+            sample_values[head], means[head] = values[sample], mean
+            deviations = sample_values[head].astype(np.float32) - mean.astype(np.float32)
+            total += deviations @ basis.Q(head).astype(np.float32)
+            for trial in [place for place, host in enumerate(hosts) if host == head]:
+                u = rng.standard_normal(values.shape[1])
+                spare[:, trial] = rng.permutation(deviations @ (u / np.linalg.norm(u)).astype(np.float32))
+            scores = _scores(values, mean, directions[head])
+            part = few_values(values, predictability_rows)
+            predictabilities.append(
+                pool.submit(_predictability, head, part, basis, subspace, design, predictability_rows, seed)
+            )
+            del values
+            for column, tests in screening.map(lambda column: _one(column, design, bins), scores):
                 screened.append(tests)
                 codes.append(column[sample])
-        on_head(done, len(heads))
-    order = sorted(predictabilities, key=lambda one: -(one.skill_class_free.value or 0.0))
+            on_head(done, len(heads))
+    order = sorted(
+        (future.result() for future in predictabilities), key=lambda entry: -(entry.skill_class_free.value or 0.0)
+    )
     return Scan(
         directions=tuple(direction for head in heads for direction in directions[head]),
         screen=screen_of(screened),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -25,6 +25,10 @@ _PENALTY: Final = 1.0
 """lambda of lambda / 2 |B|^2, for standardised coordinates and weights that sum to the number of images."""
 _TOLERANCE: Final = 5e-5
 """Largest component of the gradient of the mean penalised loss at the minimum; skills are then within 3e-4 of it."""
+_NEWTON_SIZE: Final = 512
+"""Classes times coordinates up to which Newton's steps, whose cost grows with the square of it, beat L-BFGS."""
+_NEWTON_TOLERANCE: Final = 1e-3
+"""The same for Newton's steps: the last one squares the error, and skills are within 1e-4."""
 _ITERATIONS: Final = 1000
 """Never reached with a penalty; the 48 heads of `benchmarks/predictability.py` need 10 to 80."""
 
@@ -55,14 +59,14 @@ def skill(values: Floats, truth: Ints, classes: int, cluster: Ints, seed: int = 
     present = int((counts > 0).sum())
     weight = 1 / np.maximum(counts, 1)[truth] / present  # sums to 1
     loss = np.zeros(len(truth))
-    with _threadpools().limit(limits=1):  # problems this small lose more to a second thread than it saves
-        for number in range(FOLDS):
-            test = fold == number
-            if not test.any() or len(np.unique(truth[~test])) < 2:
-                loss[test] = np.log(present)
-                continue
-            model, mean, deviation = fitted(values[~test], truth[~test])
-            loss[test] = _log_loss(model, (values[test] - mean) / deviation, truth[test], classes)
+    model: LogisticRegression | None = None
+    for number in range(FOLDS):
+        test = fold == number
+        if not test.any() or len(np.unique(truth[~test])) < 2:
+            loss[test] = np.log(present)
+            continue
+        model, mean, deviation = fitted(values[~test], truth[~test], model)
+        loss[test] = _log_loss(model, (values[test] - mean) / deviation, truth[test], classes)
     prior = float(np.log(max(present, 2)))
     value = 1 - float((weight * loss).sum()) / prior
     # standard error of a weighted mean: sums of its influences over clusters
@@ -91,20 +95,37 @@ def predictability(
     return Predictability(head=head, skill=whole, skill_class_free=class_free, cue_share=share)
 
 
-def fitted(values: Floats, truth: Ints) -> tuple[LogisticRegression, Float64s, Float64s]:
+def fitted(
+    values: Floats, truth: Ints, start: LogisticRegression | None = None
+) -> tuple[LogisticRegression, Float64s, Float64s]:
     """A penalised, class-balanced multinomial regression of classes (n,) on values (n, dh), and their mean and scale.
 
     Minimises sum_i w_i (-log P(y_i | x_i)) + 1/2 |B|^2 over standardised values, with w_i = n / (K n_class) and an
-    intercept without penalty.
+    intercept without penalty. `start` is a regression of the same classes whose minimum is near, such as that of
+    another fold: it is fitted anew from there.
     """
-    from sklearn.linear_model import LogisticRegression  # 0.4 s that only an audit pays
-
     mean, deviation = values.mean(axis=0), np.maximum(values.std(axis=0), 1e-12)
-    # two classes get one vector w = b1 - b2 with b1 = -b2, so that |B|^2 = |w|^2 / 2: half the penalty
-    penalty = _PENALTY / 2 if len(np.unique(truth)) == 2 else _PENALTY
-    model = LogisticRegression(C=1 / penalty, class_weight="balanced", tol=_TOLERANCE, max_iter=_ITERATIONS)
+    classes = np.unique(truth)
+    same = start is not None and np.array_equal(start.classes_, classes)
+    model = start if start is not None and same else _regression(len(classes), values.shape[1])
     model.fit(((values - mean) / deviation).astype(np.float32), truth)
     return model, mean, deviation
+
+
+def _regression(classes: int, dims: int) -> LogisticRegression:
+    from sklearn.linear_model import LogisticRegression  # 0.4 s that only an audit pays
+
+    # two classes get one vector w = b1 - b2 with b1 = -b2, so that |B|^2 = |w|^2 / 2: half the penalty
+    penalty = _PENALTY / 2 if classes == 2 else _PENALTY
+    newton = classes * dims <= _NEWTON_SIZE
+    return LogisticRegression(
+        C=1 / penalty,
+        class_weight="balanced",
+        solver="newton-cholesky" if newton else "lbfgs",
+        tol=_NEWTON_TOLERANCE if newton else _TOLERANCE,
+        max_iter=_ITERATIONS,
+        warm_start=True,
+    )
 
 
 def _log_loss(model: LogisticRegression, values: Floats, truth: Ints, classes: int) -> Float64s:
@@ -124,7 +145,13 @@ def _log_loss(model: LogisticRegression, values: Floats, truth: Ints, classes: i
     return losses
 
 
-@cache
-def _threadpools() -> ThreadpoolController:
-    """The threads of the linear algebra that is loaded; looking for it takes milliseconds, so once."""
-    return ThreadpoolController()
+def one_thread_each() -> AbstractContextManager[object]:
+    """Linear algebra with one thread a call, for the whole process, while regressions run in threads of ours.
+
+    Problems this small lose more to a second thread than it saves. Entered once around all of them: the limit is
+    global, so two that overlap would restore each other's.
+    """
+    import sklearn.linear_model  # noqa: F401 - the controller sees the libraries that are loaded by now
+
+    limit: AbstractContextManager[object] = ThreadpoolController().limit(limits=1)
+    return limit

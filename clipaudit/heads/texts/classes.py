@@ -17,6 +17,7 @@ CLASSNAMES: Final = "classnames.txt"
 """The file beside the shards, as in the WebDataset sets of CLIP benchmark (there one directory up)."""
 TEMPLATE_SETS: Final = ("imagenet", "simple", "single")
 """OpenAI's 80 templates for ImageNet; the 7 of them that do nearly as well; one."""
+_TEMPLATES: Final = Path(__file__).parent / "templates"
 SINGLE: Final = ("a photo of a {}.",)
 _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]*")
 _LISTED: Final = 5
@@ -150,10 +151,8 @@ def load_templates(spec: str = "imagenet") -> tuple[str, ...]:
     if spec == "single":
         return SINGLE
     if spec in TEMPLATE_SETS:
-        from open_clip import zero_shot_metadata as metadata  # brings torch
-
-        makers = metadata.OPENAI_IMAGENET_TEMPLATES if spec == "imagenet" else metadata.SIMPLE_IMAGENET_TEMPLATES
-        return tuple(str(make("{}")) for make in makers)
+        # a copy of CLIP's published prompts (MIT): open_clip has them too, but importing it brings torch
+        return tuple((_TEMPLATES / f"{spec}.txt").read_text("utf-8").splitlines())
     data = read_if_there(spec)
     if data is None:
         raise UsageError(f"no templates {spec!r}: give {', '.join(TEMPLATE_SETS)} or a file with one a line")

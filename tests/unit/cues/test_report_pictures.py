@@ -3,8 +3,12 @@
 import tarfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from clipaudit.cues.findings.parts import drawn_in_proportion
 from clipaudit.cues.report.pictures import add_heat, identity, read_pictures, strips
 from clipaudit.cues.result.finding_parts import Gallery, SampleRef
 from clipaudit.demo.world.datasets import write_world
@@ -82,3 +86,14 @@ def test_heat_maps_join_their_pictures(birds):
     assert found.plain == pictures.plain
     (first, *_) = strips(audit.findings[0], found)
     assert [shown.heat is not None for shown in first.pictures] == [True, True, False, False]
+
+
+@given(share=st.floats(0, 1), rows=st.integers(0, 60), count=st.integers(1, 8), seed=st.integers(0, 5))
+def test_the_first_pictures_are_right_as_often_as_is_claimed(share, rows, count, seed):
+    rng = np.random.default_rng(seed)
+    mask, right = rng.random(rows) < 0.7, rng.random(rows) < share
+    drawn = drawn_in_proportion(mask, right, count, rng)
+    assert len(set(drawn.tolist())) == len(drawn) == min(count, mask.sum())
+    assert mask[drawn].all()
+    for first in range(1, len(drawn) + 1):
+        assert abs(right[drawn[:first]].sum() - first * right[mask].mean()) <= 0.5 + 1e-9

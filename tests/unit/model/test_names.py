@@ -6,9 +6,16 @@ import pytest
 
 from clipaudit.config import ModelConfig
 from clipaudit.errors import UnknownModel, UsageError
-from clipaudit.model import names
-from clipaudit.model.loading import load_model
-from clipaudit.model.names import resolve
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports():
+    """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
+    global names, load_model, resolve
+
+    from clipaudit.model import names
+    from clipaudit.model.loading import load_model
+    from clipaudit.model.names import resolve
 
 
 @pytest.mark.parametrize(
