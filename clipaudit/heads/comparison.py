@@ -11,7 +11,7 @@ import numpy as np
 from clipaudit.arrays import Float64s
 from clipaudit.errors import RunMismatch, UsageError
 from clipaudit.heads.description import directory_name
-from clipaudit.heads.drift import Drift, HeadSample, drift
+from clipaudit.heads.drift import Drift, HeadSample, drift, require_enough
 from clipaudit.heads.texts.pool import TextPool
 from clipaudit.heads.textspan import fold
 from clipaudit.run.moments import Moments
@@ -92,6 +92,7 @@ def compare(
     moments = tuple(moments_over(run, chosen) for run, chosen in zip((before, after), rows, strict=True))
     for run, chosen, sample in zip((before, after), rows, moments, strict=True):
         require_rows(run, chosen, sample.count)
+    require_enough(before.spec.head_dim, *(sample.count for sample in moments))  # before thousands of texts are encoded
     vectors, bases = texts.vectors(pool.texts), (before.basis(), after.basis())
     drifts = []
     for done, head in enumerate(shared, 1):

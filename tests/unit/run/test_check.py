@@ -221,3 +221,23 @@ def test_damaged_text_vectors_are_encoded_again(worked, tmp_path):
     overwrite(path, path.stat().st_size - 8, b"changed!")
     np.testing.assert_array_equal(RunTexts(Run(str(folder))).vectors(["a dog", "a cat"]), right)
     assert check(str(folder)).problems == ()
+
+
+@pytest.mark.parametrize("pattern", ["indexes/L01H00/*.faiss", "indexes/L01H00/card.json", "indexes/_rows/*/*.arrow"])
+def test_a_query_does_not_wait_for_a_pipe(run, pattern):
+    from clipaudit.retrieval.retriever import Retriever
+
+    path = next(run.glob(pattern))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(IntegrityError, match=r"not a regular file|has 0 bytes"):
+        Retriever(Run(str(run))).search(key="0/p0_0000", heads={"L01H00": 1.0})
+
+
+@pytest.mark.parametrize("pattern", ["heads/all/heads.json", "heads/all/SHA256SUMS", "texts/*"])
+def test_a_pipe_among_derived_files_is_not_waited_for(worked, tmp_path, pattern):
+    shutil.copytree(worked, tmp_path / "run")
+    path = next((tmp_path / "run").glob(pattern))
+    path.unlink()
+    os.mkfifo(path)
+    assert any(path.name in problem for problem in check(str(tmp_path / "run")).problems)
