@@ -13,6 +13,7 @@ import numpy as np
 from clipaudit.arrays import Float64s
 from clipaudit.errors import UsageError
 from clipaudit.heads.roles import ALPHA, MIN_CONFIDENCE, Role, RoleFinder
+from clipaudit.heads.texts.fit import fit_remark
 from clipaudit.heads.texts.pool import UNSPECIFIED, TextPool
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.heads.textspan import (
@@ -85,6 +86,8 @@ class Description:
     """In the run's order."""
     roles_missing: str | None
     """Why there are no roles, in words; None when there are."""
+    texts_remark: str | None = None
+    """That few of the texts fit the model, in a sentence; None when they do."""
 
     @property
     def shared(self) -> dict[int, tuple[str, ...]]:
@@ -136,7 +139,15 @@ def describe(
     for done, head in enumerate(heads, 1):
         words.append(_head(head, parts, moments, fold(basis.Q(head), vectors), finder, config))
         on_head(done, len(heads))
-    return Description(run=run, config=config, pool=pool, rows=moments.count, heads=tuple(words), roles_missing=missing)
+    return Description(
+        run=run,
+        config=config,
+        pool=pool,
+        rows=moments.count,
+        heads=tuple(words),
+        roles_missing=missing,
+        texts_remark=fit_remark(pool, vectors, texts),
+    )
 
 
 def find_roles(
@@ -223,6 +234,7 @@ def description_json(description: Description) -> dict[str, Any]:
         "rows": description.rows,
         "where": list(config.rows.where),
         "texts": {"source": pool.source, "count": len(pool), "fingerprint": pool.fingerprint},
+        "texts_remark": description.texts_remark,
         "criterion": config.criterion,
         "steps": config.steps,
         "seed": config.seed,
