@@ -311,6 +311,7 @@ def _commit_record(
         bytes_good=report.bytes_good,
         missing_attributes=report.missing,
         bad_attributes=report.bad,
+        attribute_kinds=report.kinds,
         timings={**clock.seconds, "total": clock.elapsed()},
         worker=host,
     )

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from clipaudit.arrays import Float32s
 from clipaudit.errors import IntegrityError, RunNotFound
 from clipaudit.run.basis import read_basis
+from clipaudit.run.column_types import column_type, typed_by_values
 from clipaudit.run.directory import BASIS, MANIFEST, RunDirectory
 from clipaudit.run.hashes import DerivedFiles, check_files, check_records, check_run_files
 from clipaudit.run.moments import Moments
@@ -27,6 +28,7 @@ REMAINDER_TOLERANCE = {"fp32": 5e-6, "int8": 5e-6, "fp16": 5e-3, "bf16": 2e-2}
 
 _ROWS_TOLERANCE = 1e-9
 """Relative difference of stored moments from those of the rows: float64 rounding."""
+_TYPE_WORDS = {"number": "numbers", "boolean": "true and false", "text": "text"}
 _PROJECTOR_TOLERANCE = 1e-4
 """Largest entry of P P - P for a basis stored in float32."""
 
@@ -117,6 +119,10 @@ def _remarks(reader: Run, unrecorded: Sequence[str]) -> Iterator[str]:
             f"no shard recorded the hashes of {MANIFEST} and {BASIS} (a run of version 0.1): of the basis, Q is"
             " examined, and that all numbers are finite"
         )
+    if typed_by_values(reader.records.values(), reader.spec):
+        types = reader.attribute_types.items()
+        kinds = ", ".join(f"{name} as {_TYPE_WORDS[column_type(kind)]}" for name, kind in types)
+        yield f"attributes were stored without their types (a run of version 0.1) and are typed by values: {kinds}"
     if unrecorded:
         number = f"{len(unrecorded)} files" if len(unrecorded) > 1 else "a file"
         yield f"{number} in the run came without a hash, by version 0.1 or by hand; the first: {unrecorded[0]}"

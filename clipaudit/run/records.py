@@ -107,6 +107,8 @@ class CommitRecord:
     """Samples that lack a declared attribute, by attribute."""
     bad_attributes: dict[str, int] = field(default_factory=dict)
     """Samples whose value of an attribute is no text, number or truth value and was left out, by attribute."""
+    attribute_kinds: dict[str, list[str]] | None = None
+    """What the values of each attribute were in the json, `shards.fields.Values.kinds`; None in runs of version 0.1."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds by stage; `total` is the whole attempt's."""
     worker: str = ""

@@ -48,6 +48,8 @@ class ReadReport:
     """Samples without a value, by attribute; captions are counted under `--caption`."""
     bad: dict[str, int]
     """Samples whose value cannot be stored as text, likewise."""
+    kinds: dict[str, list[str]]
+    """What the values of each attribute are in the json: see `fields.Values.kinds`."""
     read_seconds: float
     """Time spent in reading and in parsing the tar."""
     decode_seconds: float
@@ -63,6 +65,7 @@ class _Tally:
     missing: Counter[str] = field(default_factory=Counter)
     bad: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
+    kinds: dict[str, set[str]] = field(default_factory=dict)
     decode_seconds: float = 0.0
 
     def add(self, sample: Sample, values: Values, seconds: float) -> None:
@@ -70,6 +73,8 @@ class _Tally:
         self.missing.update(values.missing)
         self.bad.update(values.bad)
         self.decode_seconds += seconds
+        for name, kind in values.kinds.items():
+            self.kinds.setdefault(name, set()).add(kind)
         if sample.status != OK:
             self._quote(sample.status, f"{sample.key}: {sample.detail}")
         for kind, detail in values.notes:
@@ -210,6 +215,7 @@ class ShardFeed:
             bytes_good=end.bytes_good,
             missing=dict(tally.missing),
             bad=dict(tally.bad),
+            kinds={name: sorted(tally.kinds.get(name, ())) for name in self._fields.attribute_names},
             read_seconds=end.read_seconds,
             decode_seconds=tally.decode_seconds,
         )

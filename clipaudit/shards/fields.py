@@ -106,6 +106,8 @@ class Values:
     """Text of every declared column; None for a value that is missing or bad."""
     missing: list[str] = field(default_factory=list)
     """Columns (and `--caption`) without a value."""
+    kinds: dict[str, str] = field(default_factory=dict)
+    """What each attribute's value is in the json: `integer`, `long` (beyond 2^53), `number`, `boolean` or `text`."""
     bad: list[str] = field(default_factory=list)
     """Columns (and `--caption`) whose value is not text, number or boolean."""
     notes: list[tuple[str, str]] = field(default_factory=list)
@@ -154,7 +156,10 @@ def extract(members: Mapping[str, bytes | None], fields: Fields) -> Values:
         except _BadValue as error:
             return _without_json(members, fields, str(error))
     for item in fields.attributes:
-        values.attributes[item.column] = _counted(_find(document, item.path), item.column, values)
+        value = _find(document, item.path)
+        values.attributes[item.column] = _counted(value, item.column, values)
+        if values.attributes[item.column] is not None:
+            values.kinds[item.column] = _kind(value)
     if fields.caption is not None:
         values.caption = _counted(_caption(fields.caption, members, document, values), CAPTION, values)
     if fields.label is not None and values.status == OK:
@@ -249,6 +254,19 @@ def _counted(value: Json, column: str, values: Values) -> str | None:
         values.missing.append(column)
         return None
     return text
+
+
+def _kind(value: Json) -> str:
+    """What a value that can be stored is; whole floats up to 2^53 are integers, as they are stored."""
+    match value:
+        case bool():
+            return "boolean"
+        case int():
+            return "integer" if abs(value) <= 2**53 else "long" if -(2**63) <= value < 2**63 else "text"
+        case float():
+            return "integer" if value.is_integer() and abs(value) < 2**53 else "number"
+        case _:
+            return "text"
 
 
 def _as_text(value: Json) -> str:
