@@ -37,6 +37,9 @@ class FieldsConfig:
     """json paths `json:attrs.place`, or `NAME=json:attrs.place`; the default column name is the last part."""
     caption: str | None = None
     """`txt` or a json path."""
+    image: tuple[str, ...] = ()
+    """Extensions of the image, all that follows the first dot of the file's name, `*` allowed: `input.jpg`, `*.jpg`;
+    default: jpg, jpeg, png, webp, gif, bmp, tif, tiff and avif."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,8 @@ class DecodeConfig:
     """Images with more pixels are refused before decoding (status `too_large`); Pillow's own bomb limit by default."""
     max_member_bytes: int = 256 * 2**20
     """Files in a tar that are larger are not read; such an image is `too_large`."""
+    allow_truncated_images: bool = False
+    """Whether JPEGs that lack their end are decoded, the rest grey, and counted; else they are `undecodable`."""
 
     def __post_init__(self) -> None:
         _require(self.decode_threads >= 1, f"--decode-threads must be at least 1, not {self.decode_threads}")
@@ -278,6 +283,8 @@ class JobConfig:
             "max_member_bytes": self.decode.max_member_bytes,
             # Left out at its default: runs that were started before the option existed can still be resumed.
             **({"resize": self.decode.resize} if self.decode.resize != "host" else {}),
+            **({"image_key": list(self.fields.image)} if self.fields.image else {}),
+            **({"allow_truncated_images": True} if self.decode.allow_truncated_images else {}),
             **{
                 name: list(value) if isinstance(value, tuple) else value
                 for name in ("image_mean", "image_std", "image_resize", "image_interpolation")

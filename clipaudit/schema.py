@@ -19,15 +19,18 @@ SCHEMA_VERSION = 1
 
 # A row's status. Everything but OK is a failure row: its vectors are null and it is counted by reason.
 OK = "ok"
-MISSING_IMAGE = "missing_image"  # the sample has no jpg/jpeg/png/webp member
+MISSING_IMAGE = "missing_image"  # the sample has no member of an image's extension
 UNDECODABLE = "undecodable"  # the image bytes cannot be decoded
 TOO_LARGE = "too_large"  # more pixels or bytes than the limit: refused before decoding
 MISSING_LABEL = "missing_label"  # a label was asked for and the sample has none
 BAD_LABEL = "bad_label"  # the sample has a label, but not of the declared type
-BAD_METADATA = "bad_metadata"  # the sample's json or text cannot be read
+BAD_METADATA = "bad_metadata"  # the json that has the sample's label cannot be read
 DUPLICATE_KEY = "duplicate_key"  # a sample of this shard already had this key
 BAD_NAME = "bad_name"  # a member name that escapes the archive (absolute, "..", NUL)
 NOT_FINITE = "not_finite"  # the model produced inf or nan for this image
+# Notes: counted beside the statuses, because they cost no image.
+FURTHER_IMAGE = "further_image"  # a sample has more images than the one that is read
+TRUNCATED_IMAGE = "truncated_image"  # decoded although its end is missing, as `--allow-truncated-images` asks
 STATUSES = (
     OK,
     MISSING_IMAGE,

@@ -63,14 +63,15 @@ def heads(
     from clipaudit.cli.console.heads import print_heads
     from clipaudit.cli.console.progress import ProgressBar
     from clipaudit.heads.description import FILE, FOLDER, DescribeConfig, describe, description_json
-    from clipaudit.heads.texts.pool import load_pool
+    from clipaudit.heads.texts.pool import pool_for
     from clipaudit.heads.texts.vectors import RunTexts
     from clipaudit.run.derived import publish
     from clipaudit.run.filters import equal_to
     from clipaudit.run.reader import Run
     from clipaudit.run.rows import chosen_rows
 
-    opened_run, pool = Run(run), load_pool(texts)
+    opened_run = Run(run)
+    pool = pool_for(opened_run.manifest.identity["model"], texts)
     config = DescribeConfig(
         heads=listed(head) or None,
         rows=chosen_rows(opened_run, [*(where or ()), *([equal_to("label", label)] if label is not None else ())]),

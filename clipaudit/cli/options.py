@@ -64,7 +64,10 @@ ModelDeviceOption = Annotated[str, option("auto, cpu, cuda, cuda:N or mps [auto]
 DeviceOption = Annotated[str, option("Where the model runs: auto, cpu, cuda, cuda:N or mps [auto].")]
 TextDeviceOption = Annotated[str, option("Where the text encoder runs: auto, cpu, cuda, cuda:N or mps [auto].")]
 TextsOption = Annotated[
-    str | None, option("Texts, one a line, or text, tab, property; a path or URL [our own pool].", panel=TEXTS)
+    str | None,
+    option(
+        "Texts, one a line, or text, tab, property; a path or URL [our own pool; the demo model's words].", panel=TEXTS
+    ),
 ]
 CriterionOption = Annotated[
     str,

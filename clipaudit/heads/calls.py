@@ -10,10 +10,10 @@ from clipaudit.heads.allocation import Allocation
 from clipaudit.heads.comparison import Comparison, compare
 from clipaudit.heads.description import DescribeConfig, Description, describe
 from clipaudit.heads.experiment import Ablation, Choice, Experiment, ExperimentConfig, ablation
-from clipaudit.heads.texts.pool import TextPool, load_pool
+from clipaudit.heads.texts.pool import TextPool, pool_for
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.heads.textspan import Criterion
-from clipaudit.run.reader import RunPlace, opened
+from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.run.rows import chosen_rows
 from clipaudit.schema import Names, as_names
 
@@ -49,7 +49,8 @@ def describe_heads(
         run: a run or its path.
         heads: one head label or several; default: all that the run stores.
         where: filters that rows must pass, such as `place = water`; default: all ok rows.
-        texts: the texts to choose from, a file of them, or a `TextPool`; default: clipaudit's own pool.
+        texts: the texts to choose from, a file of them, or a `TextPool`; default: clipaudit's own pool, for
+            the demo model the words that it knows.
         steps: texts chosen for each head.
         criterion: `explained`, the paper's objective, or `reference`, the published code's.
         allocation: `own`, or `published` for the published code's outputs of heads (of runs with `--components`).
@@ -66,7 +67,8 @@ def describe_heads(
     >>> set(described.words("L05H00")) < set(texts.texts)
     True
     """
-    reader, pool = opened(run), _pool(texts)
+    reader = opened(run)
+    pool = _pool(reader, texts)
     config = DescribeConfig(
         heads=None if heads is None else as_names(heads),
         rows=chosen_rows(reader, as_names(where)),
@@ -163,7 +165,8 @@ def compare_runs(
         before: a run or its path.
         after: the run that is compared with it.
         where: filters that the rows of both must pass.
-        texts: the texts to say it in, a file of them, or a `TextPool`; default: clipaudit's own pool.
+        texts: the texts to say it in, a file of them, or a `TextPool`; default: clipaudit's own pool, for
+            the demo model the words that it knows.
         device: where the text encoder runs.
         on_head: told `(done, total)` after each head.
 
@@ -177,10 +180,10 @@ def compare_runs(
     """
     first, second = opened(before), opened(after)
     rows = tuple(chosen_rows(reader, as_names(where)) for reader in (first, second))
-    return compare(first, second, _pool(texts), RunTexts(second, device), (rows[0], rows[1]), on_head)
+    return compare(first, second, _pool(second, texts), RunTexts(second, device), (rows[0], rows[1]), on_head)
 
 
-def _pool(texts: str | os.PathLike[str] | TextPool | None) -> TextPool:
+def _pool(run: Run, texts: str | os.PathLike[str] | TextPool | None) -> TextPool:
     if isinstance(texts, TextPool):
         return texts
-    return load_pool(None if texts is None else os.fspath(texts))
+    return pool_for(run.manifest.identity["model"], None if texts is None else os.fspath(texts))

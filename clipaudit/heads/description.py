@@ -14,6 +14,7 @@ from clipaudit.arrays import Float64s
 from clipaudit.errors import UsageError
 from clipaudit.heads.allocation import Allocation, PublishedAllocation, published_moments
 from clipaudit.heads.roles import ALPHA, MIN_CONFIDENCE, Role, RoleFinder
+from clipaudit.heads.texts.fit import fit_remark
 from clipaudit.heads.texts.pool import UNSPECIFIED, TextPool
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.heads.textspan import (
@@ -90,6 +91,8 @@ class Description:
     """In the run's order."""
     roles_missing: str | None
     """Why there are no roles, in words; None when there are."""
+    texts_remark: str | None = None
+    """That few of the texts fit the model, in a sentence; None when they do."""
 
     @property
     def shared(self) -> dict[int, tuple[str, ...]]:
@@ -152,6 +155,7 @@ def describe(
         rows=moments.count,
         heads=tuple(words),
         roles_missing=missing,
+        texts_remark=fit_remark(pool, vectors, texts),
     )
 
 
@@ -245,6 +249,7 @@ def description_json(description: Description) -> dict[str, Any]:
         "rows": description.rows,
         "where": list(config.rows.where),
         "texts": {"source": pool.source, "count": len(pool), "fingerprint": pool.fingerprint},
+        "texts_remark": description.texts_remark,
         "criterion": config.criterion,
         "allocation": config.allocation,
         "steps": config.steps,

@@ -112,13 +112,18 @@ def drift(before: HeadSample, after: HeadSample, texts: Floats) -> Drift:
     texts: (T, dh) floats in the head's coordinates, `textspan.fold(Q, vectors)`. UsageError when a set has fewer than
     dh + 2 rows, too few for the test.
     """
-    least = len(before.mean) + 2
-    if (fewest := min(before.count, after.count)) < least:
-        raise UsageError(f"a head of {least - 2} dimensions needs at least {least} rows to compare, not {fewest}")
+    require_enough(len(before.mean), before.count, after.count)
     test = mean_test(before, after)
     shifts, errors = _along_texts(before, after, np.asarray(texts, np.float64))
     spread, spread_p = spread_test(before, after)
     return Drift(test=test, shifts=shifts, errors=errors, spread=spread, spread_p=spread_p)
+
+
+def require_enough(dimensions: int, *counts: int) -> None:
+    """UsageError when a set of rows is too small to compare heads of `dimensions` coordinates: it needs dh + 2 rows."""
+    least, fewest = dimensions + 2, min(counts)
+    if fewest < least:
+        raise UsageError(f"a head of {dimensions} dimensions needs at least {least} rows to compare, not {fewest}")
 
 
 def mean_test(before: HeadSample, after: HeadSample) -> MeanTest:

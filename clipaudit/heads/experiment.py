@@ -31,7 +31,7 @@ from clipaudit.heads.allocation import INITIAL, Allocation, PublishedAllocation,
 from clipaudit.heads.description import find_roles, role_json
 from clipaudit.heads.roles import Role
 from clipaudit.heads.texts.classes import ClassNames, find_classes, load_templates
-from clipaudit.heads.texts.pool import TextPool, load_pool
+from clipaudit.heads.texts.pool import TextPool, pool_for
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.heads.textspan import Criterion, TextSpan, textspans
 from clipaudit.heads.zeroshot import Control, Score, control, score, score_sets
@@ -104,7 +104,7 @@ class Experiment:
     @cached_property
     def pool(self) -> TextPool:
         """Texts for roles and reconstructions."""
-        return load_pool(self.config.texts)
+        return pool_for(self.run.manifest.identity["model"], self.config.texts)
 
     @cached_property
     def moments(self) -> Moments:
