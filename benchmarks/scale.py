@@ -14,7 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from options import parse, parser_for
+from scheduler import record_of, shards_of
 
+from clipaudit.job.protocol import Task
 from clipaudit.retrieval.kinds import build_bytes, number_of_lists
 from clipaudit.retrieval.vector_index import Kind
 from tests.make_runs import tower_spec
@@ -24,9 +26,11 @@ IMAGES_A_SHARD = 10_000
 SHARDS = IMAGES // IMAGES_A_SHARD
 L14 = tower_spec(layers=24, heads=16, head_dim=64, embed_dim=768)
 
+EXAMPLE = Task(shard=shards_of(1)[0], attempt="0123456789ab", run_fingerprint="", max_seconds=1.0)
+
 # measured, see docs/scale.md for the commands
 STORED_BYTES = 9_870  # an image, all included
-COMMIT_BYTES = 950  # a shard
+COMMIT_BYTES = len(record_of(EXAMPLE).to_json())  # a shard
 MANIFEST_BYTES = 141  # a shard, in run.json
 PHOTO_BYTES = 184_000  # a COCO photograph of 640 pixels, as in the shards that decoding was measured on
 DECODE_SECONDS = 0.0027  # CPU seconds to turn such a photograph into 224 pixels

@@ -36,7 +36,7 @@ from clipaudit.job.progress import Tally
 from clipaudit.job.protocol import Event, Finished, Pool, Ready, Task, WorkerFacts
 from clipaudit.job.scheduler import Scheduler
 from clipaudit.retrieval.kinds import peak_bytes
-from clipaudit.run.directory import RunDirectory
+from clipaudit.run.directory import BASIS, MANIFEST, RunDirectory
 from clipaudit.run.records import CommitRecord, StoredFile
 from clipaudit.schema import Shard
 from tests.make_runs import SPEC, make_manifest, make_samples, make_vectors, tower_spec, write_attempt
@@ -56,7 +56,7 @@ def shards_of(number: int) -> tuple[Shard, ...]:
 
 
 def record_of(task: Task) -> CommitRecord:
-    """What a worker answers after a shard of 10,000 images."""
+    """What a worker answers after a shard of 10,000 images; `benchmarks/scale.py` takes its size."""
     name, digest = f"{task.shard.id:06d}-{task.attempt}", "0123456789abcdef" * 4
     return CommitRecord(
         shard_id=task.shard.id,
@@ -65,6 +65,10 @@ def record_of(task: Task) -> CommitRecord:
         files={
             f"projections/{name}.parquet": StoredFile(bytes=99_000_000, sha256=digest),
             f"moments/{name}.safetensors": StoredFile(bytes=3_200_000, sha256=digest),
+        },
+        run_files={
+            MANIFEST: StoredFile(bytes=14_100_000, sha256=digest),
+            BASIS: StoredFile(bytes=25_000_000, sha256=digest),
         },
         rows=10_000,
         ok=9_990,

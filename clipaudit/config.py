@@ -45,6 +45,9 @@ class FieldsConfig:
     """json paths `json:attrs.place`, or `NAME=json:attrs.place`; the default column name is the last part."""
     caption: str | None = None
     """`txt` or a json path."""
+    image: tuple[str, ...] = ()
+    """Extensions of the image, all that follows the first dot of the file's name, `*` allowed: `input.jpg`, `*.jpg`;
+    default: jpg, jpeg, png, webp, gif, bmp, tif, tiff and avif."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attributes", _several(self.attributes))
@@ -75,6 +78,8 @@ class DecodeConfig:
     """Images with more pixels are refused before decoding (status `too_large`); Pillow's own bomb limit by default."""
     max_member_bytes: int = 256 * 2**20
     """Files in a tar that are larger are not read; such an image is `too_large`."""
+    allow_truncated_images: bool = False
+    """Whether JPEGs that lack their end are decoded, the rest grey, and counted; else they are `undecodable`."""
 
     def __post_init__(self) -> None:
         _require(self.decode_threads >= 1, f"--decode-threads must be at least 1, not {self.decode_threads}")
@@ -187,7 +192,8 @@ class StoreConfig:
     layers: str = "4"
     """`all`, the number of last layers, or a list such as `8,10,11` or `8-11`."""
     components: bool = False
-    """Also store each stored layer's attention sum and MLP term."""
+    """Also store each stored layer's attention sum, MLP term and class-token self-attention, and the means that the
+    published code's allocation needs."""
     label_moments: LabelMoments = "auto"
     """For which labels a shard's file holds moments; `auto`: for those with enough rows that the moments take little
     space beside the rows."""
@@ -289,6 +295,8 @@ class JobConfig:
             "max_member_bytes": self.decode.max_member_bytes,
             # Left out at its default: runs that were started before the option existed can still be resumed.
             **({"resize": self.decode.resize} if self.decode.resize != "host" else {}),
+            **({"image_key": list(self.fields.image)} if self.fields.image else {}),
+            **({"allow_truncated_images": True} if self.decode.allow_truncated_images else {}),
             **{
                 name: list(value) if isinstance(value, tuple) else value
                 for name in ("image_mean", "image_std", "image_resize", "image_interpolation")

@@ -20,15 +20,18 @@ SCHEMA_VERSION = 1
 
 # A row's status. Everything but OK is a failure row: its vectors are null and it is counted by reason.
 OK = "ok"
-MISSING_IMAGE = "missing_image"  # the sample has no jpg/jpeg/png/webp member
+MISSING_IMAGE = "missing_image"  # the sample has no member of an image's extension
 UNDECODABLE = "undecodable"  # the image bytes cannot be decoded
 TOO_LARGE = "too_large"  # more pixels or bytes than the limit: refused before decoding
 MISSING_LABEL = "missing_label"  # a label was asked for and the sample has none
 BAD_LABEL = "bad_label"  # the sample has a label, but not of the declared type
-BAD_METADATA = "bad_metadata"  # the sample's json or text cannot be read
+BAD_METADATA = "bad_metadata"  # the json that has the sample's label cannot be read
 DUPLICATE_KEY = "duplicate_key"  # a sample of this shard already had this key
 BAD_NAME = "bad_name"  # a member name that escapes the archive (absolute, "..", NUL)
 NOT_FINITE = "not_finite"  # the model produced inf or nan for this image
+# Notes: counted beside the statuses, because they cost no image.
+FURTHER_IMAGE = "further_image"  # a sample has more images than the one that is read
+TRUNCATED_IMAGE = "truncated_image"  # decoded although its end is missing, as `--allow-truncated-images` asks
 STATUSES = (
     OK,
     MISSING_IMAGE,
@@ -97,6 +100,15 @@ def mlp_column(layer: int) -> str:
     return f"mlp_L{layer:02d}"
 
 
+def self_attention_column(layer: int) -> str:
+    """Column of what the class token's attention to itself adds in a layer, all heads together, `--components`."""
+    return f"self_attention_L{layer:02d}"
+
+
+RESIDUAL_MEANS = "residual_means"
+"""Column of the residual stream's means by component, `--components`; see `TableSpec.residual_means`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shard:
     """One WebDataset tar: the unit of work, retry and commit."""
@@ -155,11 +167,22 @@ class TableSpec:
     caption: bool = False
     """Whether there is a caption column."""
     components: tuple[str, ...] = ()
-    """Columns of `embed_dim` numbers: layer attention sums and MLP terms (`--components`)."""
+    """Columns of `embed_dim` numbers: layers' attention sums, MLP terms and class-token self-attention
+    (`--components`)."""
+    residual_means: int = 0
+    """Length of the column `residual_means`, 0 without one: s times the mean over the residual stream's entries of
+    what each stored component adds to it. For each layer its heads, its self-attention and its MLP, and at the end the
+    whole stream. With it the rows can be put into the published code's allocation."""
 
     @property
     def vectors(self) -> dict[str, int]:
-        """Every vector column with its length, in column order: embedding, heads, components."""
+        """Every vector column with its length, in column order: those of `measured`, residual means."""
+        means = {RESIDUAL_MEANS: self.residual_means} if self.residual_means else {}
+        return {**self.measured, **means}
+
+    @property
+    def measured(self) -> dict[str, int]:
+        """The vector columns that moments are taken of, with their lengths: embedding, heads, components."""
         return {
             "embedding": self.embed_dim,
             **dict.fromkeys(self.heads, self.head_dim),

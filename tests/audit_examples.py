@@ -602,6 +602,7 @@ def example_result() -> AuditResult:
         ),
         hygiene=Hygiene(
             unreadable={"undecodable": 2},
+            unreadable_examples={"undecodable": "birds-000000.tar: 000017: it is empty"},
             failed_shards=0,
             truncated_shards=1,
             duplicate_clusters=3,

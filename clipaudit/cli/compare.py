@@ -40,13 +40,14 @@ def compare(
     from clipaudit.cli.console.progress import ProgressBar
     from clipaudit.heads.comparison import FILE, comparison_json
     from clipaudit.heads.comparison import compare as compare_runs
-    from clipaudit.heads.texts.pool import load_pool
+    from clipaudit.heads.texts.pool import pool_for
     from clipaudit.heads.texts.vectors import RunTexts
     from clipaudit.run.derived import finite
     from clipaudit.run.reader import Run
     from clipaudit.run.rows import chosen_rows
 
-    before, after, pool = Run(run), Run(other), load_pool(texts)
+    before, after = Run(run), Run(other)
+    pool = pool_for(after.manifest.identity["model"], texts)
     rows = chosen_rows(before, where or ()), chosen_rows(after, where or ())
     with ProgressBar("heads") as progress:
         comparison = compare_runs(

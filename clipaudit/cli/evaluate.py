@@ -10,6 +10,7 @@ import typer
 from clipaudit.cli.command import Command
 from clipaudit.cli.options import (
     FORMS,
+    POSITIONS,
     BlocksOption,
     FormOption,
     ImageInterpolationOption,
@@ -19,6 +20,7 @@ from clipaudit.cli.options import (
     JsonOption,
     ModelDeviceOption,
     ModelOption,
+    PositionsOption,
     PrecisionOption,
     PretrainedOption,
     SideOption,
@@ -34,6 +36,7 @@ from clipaudit.cli.options import (
 if TYPE_CHECKING:
     from clipaudit.localize.evaluation.evaluate import EvaluationConfig
     from clipaudit.localize.surgery import Form
+    from clipaudit.model import Positions
 
 evaluate = typer.Typer(
     no_args_is_help=True, help="Measure heat maps and class scores against masks and labels in shards."
@@ -73,6 +76,7 @@ def segmentation(
     ] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Whole pictures, not what the preprocessing keeps.")] = False,
     side_pixels: SideOption = None,
+    positions: PositionsOption = "bicubic",
     blocks: BlocksOption = None,
     form: FormOption = "paper",
     limit: LimitOption = None,
@@ -92,6 +96,7 @@ def segmentation(
     Example: `clipaudit evaluate segmentation 'shards/things-*.tar' --model demo --methods decomposition,rollout`
     """
     one_of("--protocol", protocol, ("object", "reference", "classes"))
+    one_of("--positions", positions, POSITIONS)
     one_of("--form", form, FORMS)
     at_least("--limit", limit, 1)
     model_options = model_config(
@@ -114,6 +119,7 @@ def segmentation(
         squashed=squashed,
         whole=whole,
         side=side_pixels,
+        positions=cast("Positions", positions),
         blocks=blocks,
         form=cast("Form", form),
     )

@@ -9,6 +9,7 @@ import typer
 from clipaudit.cli.options import (
     ROWS,
     TEXTS,
+    AllocationOption,
     CriterionOption,
     JsonOption,
     OutOption,
@@ -41,6 +42,7 @@ def heads(
     label: Annotated[str | None, option("Only rows with this label.", panel=ROWS)] = None,
     where: WhereOption = None,
     criterion: CriterionOption = "explained",
+    allocation: AllocationOption = "own",
     roles: Annotated[bool, typer.Option("--roles/--no-roles", help="Find each head's role.")] = True,
     stability: Annotated[
         bool, typer.Option("--stability", help="Draw shards again: how often is each text chosen again?")
@@ -60,21 +62,24 @@ def heads(
     """
     at_least("--top", top, 1)
     one_of("--criterion", criterion, ("explained", "reference"))
+    one_of("--allocation", allocation, ("own", "published"))
     from clipaudit.cli.console.heads import print_heads
     from clipaudit.cli.console.progress import ProgressBar
     from clipaudit.heads.description import DEFAULT_STEPS, FILE, FOLDER, DescribeConfig, describe, description_json
-    from clipaudit.heads.texts.pool import load_pool
+    from clipaudit.heads.texts.pool import pool_for
     from clipaudit.heads.texts.vectors import RunTexts
     from clipaudit.run.filters import equal_to
     from clipaudit.run.reader import Run
     from clipaudit.run.rows import chosen_rows
 
-    opened_run, pool = Run(run), load_pool(texts)
+    opened_run = Run(run)
+    pool = pool_for(opened_run.manifest.identity["model"], texts)
     config = DescribeConfig(
         heads=listed(head) or None,
         rows=chosen_rows(opened_run, [*(where or ()), *([equal_to("label", label)] if label is not None else ())]),
         steps=min(DEFAULT_STEPS, len(pool)) if steps is None else steps,
         criterion="reference" if criterion == "reference" else "explained",
+        allocation="published" if allocation == "published" else "own",
         roles=roles,
         stability=stability,
         seed=seed,

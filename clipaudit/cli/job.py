@@ -19,6 +19,7 @@ from clipaudit.cli.options import (
     ImageStdOption,
     JsonOption,
     image_settings,
+    listed,
     option,
     print_json,
 )
@@ -42,6 +43,23 @@ LabelOption = Annotated[
 AttributesOption = Annotated[
     list[str] | None, option("Attribute columns: json:place,json:split; NAME=json:a.place names one.", panel="Table")
 ]
+ImageKeyOption = Annotated[
+    list[str] | None,
+    option(
+        "Extension of the image, all after the name's first dot: input.jpg, '*.jpg' [jpg, png, ...].", panel="Table"
+    ),
+]
+CompileOption = Annotated[
+    bool | None, option("Run the model through torch.compile; gains nothing on CPUs.", "--compile", panel="Model")
+]
+TruncatedOption = Annotated[
+    bool | None,
+    option(
+        "Decode JPEGs that lack their end, the rest grey, and count them.",
+        "--allow-truncated-images",
+        panel="Execution",
+    ),
+]
 
 
 def audit(
@@ -64,9 +82,7 @@ def audit(
     precision: Annotated[str | None, option("fp32, bf16, fp16, or int8 on CPUs [fp32].", panel="Model")] = None,
     device: Annotated[str | None, option("auto, cpu, cuda, cuda:N or mps [auto].", panel="Model")] = None,
     batch_size: Annotated[int | None, option("Images a forward pass [32].", panel="Model")] = None,
-    compile_model: Annotated[
-        bool | None, option("Run the model through torch.compile; gains nothing on CPUs.", "--compile", panel="Model")
-    ] = None,
+    compile_model: CompileOption = None,
     min_agreement: Annotated[
         float | None,
         option("Least cosine with fp32 on the first shard for int8 and --resize device [0.999].", panel="Model"),
@@ -74,11 +90,13 @@ def audit(
     label: LabelOption = None,
     attributes: AttributesOption = None,
     caption: Annotated[str | None, option("Caption column: txt or a json path.", panel="Table")] = None,
+    image_key: ImageKeyOption = None,
     layers: Annotated[
         str | None, option("Stored layers: all, a number of last layers, or 8,10 or 8-11 [4].", panel="Table")
     ] = None,
     components: Annotated[
-        bool | None, option("Also store each stored layer's attention sum and MLP term.", panel="Table")
+        bool | None,
+        option("Also store each layer's attention sum, MLP term and class-token self-attention.", panel="Table"),
     ] = None,
     label_moments: Annotated[
         str | None, option("Per-label moments a shard stores: auto, all or none [auto].", panel="Table")
@@ -100,6 +118,7 @@ def audit(
     max_image_pixels: Annotated[
         int | None, option("Larger images are skipped undecoded [178956970].", panel="Execution")
     ] = None,
+    allow_truncated_images: TruncatedOption = None,
     max_attempts: Annotated[int | None, option("Attempts at a shard [3].", panel="Execution")] = None,
     max_shard_seconds: Annotated[
         float | None, option("Longest time without progress at a shard [3600].", panel="Execution")
@@ -139,6 +158,7 @@ def audit(
             "label": label,
             "attributes": [part for text in attributes for part in text.split(",") if part] if attributes else None,
             "caption": caption,
+            "image": listed(image_key) or None,
         },
         "store": {"layers": layers, "components": components, "label_moments": label_moments},
         "decode": {
@@ -146,6 +166,7 @@ def audit(
             "decode_processes": decode_processes,
             "resize": resize,
             "max_image_pixels": max_image_pixels,
+            "allow_truncated_images": allow_truncated_images,
         },
         "execution": {
             "engine": engine,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -192,6 +193,16 @@ def _audit(run: Run, test_run: Run | None, options: AuditOptions, device: str) -
         )
 
 
+def _left_out(report: Report) -> Iterator[str]:
+    """One line for each reason for which samples have no row, with an example."""
+    from clipaudit.cues.report.words import STATUS
+
+    hygiene = report.audit.hygiene
+    for name, count in hygiene.unreadable.items():
+        example = hygiene.unreadable_examples.get(name)
+        yield f"Left out, {STATUS.get(name, name)}: {count:,}" + (f", such as {example}" if example else "")
+
+
 def _print_report(report: Report, out: str, as_json: bool) -> None:
     """Print the report on stdout: all of it as JSON, or the first screen's sentences with the first findings."""
     from clipaudit.cues.report.files import one_line
@@ -208,6 +219,7 @@ def _print_report(report: Report, out: str, as_json: bool) -> None:
     for line in (
         f"{headline(report.audit)}.",
         *plain_sentences(report),
+        *_left_out(report),
         f"What to do: {to_do(report)}",
         *findings,
         report.gate.sentence,

@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable
 from typing import TypeAlias
 
-from clipaudit.errors import UsageError
+from clipaudit.heads.allocation import Allocation
 from clipaudit.heads.comparison import Comparison, compare
 from clipaudit.heads.description import DEFAULT_STEPS, DescribeConfig, Description, describe
 from clipaudit.heads.experiment import Ablation, Choice, Experiment, ExperimentConfig, ablation
-from clipaudit.heads.texts.pool import TextPool, load_pool
+from clipaudit.heads.texts.pool import TextPool, pool_for
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.heads.textspan import Criterion
-from clipaudit.run.reader import RunPlace, opened
+from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.run.rows import chosen_rows
 from clipaudit.schema import Names, as_names
 
@@ -33,6 +33,7 @@ def describe_heads(
     texts: str | os.PathLike[str] | TextPool | None = None,
     steps: int | None = None,
     criterion: Criterion = "explained",
+    allocation: Allocation = "own",
     roles: bool = True,
     stability: bool = False,
     seed: int = 0,
@@ -48,9 +49,11 @@ def describe_heads(
         run: a run or its path.
         heads: one head label or several; default: all that the run stores.
         where: filters that rows must pass, such as `place = water`; default: all ok rows.
-        texts: the texts to choose from, a file of them, or a `TextPool`; default: clipaudit's own pool.
+        texts: the texts to choose from, a file of them, or a `TextPool`; default: clipaudit's own pool, for
+            the demo model the words that it knows.
         steps: texts chosen for each head; default: 20, or all where there are fewer.
         criterion: `explained`, the paper's objective, or `reference`, the published code's.
+        allocation: `own`, or `published` for the published code's outputs of heads (of runs with `--components`).
         roles: whether to find each head's role, such as `location`, where the texts have properties.
         stability: whether to draw shards again and count how often each text is chosen.
         seed: of everything that is drawn at random.
@@ -64,12 +67,14 @@ def describe_heads(
     >>> set(described.words("L05H00")) < set(texts.texts)
     True
     """
-    reader, pool = opened(run), _pool(texts)
+    reader = opened(run)
+    pool = _pool(reader, texts)
     config = DescribeConfig(
         heads=None if heads is None else as_names(heads),
         rows=chosen_rows(reader, as_names(where)),
         steps=min(DEFAULT_STEPS, len(pool)) if steps is None else steps,
         criterion=criterion,
+        allocation=allocation,
         roles=roles,
         stability=stability,
         seed=seed,
@@ -83,6 +88,7 @@ def ablate(
     *,
     layers: str | None = None,
     mlps: str | None = None,
+    components: Names = (),
     roles: Names = (),
     reconstruct: int | None = None,
     attribute: str | None = None,
@@ -94,6 +100,7 @@ def ablate(
     templates: str = "imagenet",
     texts: str | None = None,
     criterion: Criterion = "explained",
+    allocation: Allocation = "own",
     min_group: int = 10,
     seed: int = 0,
     device: str = "auto",
@@ -103,14 +110,13 @@ def ablate(
 
     Args:
         run: a run with labels, or its path; with nothing to replace, the result is its plain zero-shot accuracy.
-        heads, layers, mlps, roles: what is replaced: head labels; every head of the last so many layers, or of `8-11`;
-            MLPs of `all` or such layers (of runs with `--components`); heads with one of these roles.
+        heads, layers, mlps, components, roles: what is replaced, as by the options of the command.
         reconstruct: replace heads by what so many of their texts span, not by their means.
         attribute, min_group: groups are classes by this column's values, those with enough rows can be the worst.
         where, fit: filters for the rows that are classified, and for those that means, roles and texts come from.
         means: other means: `balanced` (every label with equal weight), another run, or a filter.
         random: how many random sets of as many heads of the same layers are a control.
-        classes, templates, texts, criterion, device: class names, prompts, texts and text encoder, as the command's.
+        classes, templates, texts, criterion, allocation, device: as the command's.
         seed, on_head: of everything drawn at random; told `(done, total)` while roles are found.
 
     Raises UsageError when a column is not stored, the run has no labels, no rows pass, or no head has a role.
@@ -119,9 +125,6 @@ def ablate(
     >>> 0 <= result.ablated.accuracy.value <= 1
     True
     """
-    if random < 0:
-        raise UsageError(f"random must be at least 0, not {random}")
-    reader = opened(run)
     config = ExperimentConfig(
         classes=classes,
         templates=templates,
@@ -131,12 +134,20 @@ def ablate(
         means=means,
         texts=texts,
         criterion=criterion,
+        allocation=allocation,
         min_group=min_group,
         seed=seed,
     )
-    choice = Choice(heads=as_names(heads), layers=layers, mlps=mlps, roles=as_names(roles))
+    choice = _choice(heads, layers, mlps, components, roles)
+    reader = opened(run)
     experiment = Experiment(reader, RunTexts(reader, device), config)
     return ablation(experiment, choice, reconstruct=reconstruct, random=random, on_head=on_head)
+
+
+def _choice(heads: Names, layers: str | None, mlps: str | None, components: Names, roles: Names) -> Choice:
+    return Choice(
+        heads=as_names(heads), layers=layers, mlps=mlps, components=as_names(components), roles=as_names(roles)
+    )
 
 
 def compare_runs(
@@ -154,7 +165,8 @@ def compare_runs(
         before: a run or its path.
         after: the run that is compared with it.
         where: filters that the rows of both must pass.
-        texts: the texts to say it in, a file of them, or a `TextPool`; default: clipaudit's own pool.
+        texts: the texts to say it in, a file of them, or a `TextPool`; default: clipaudit's own pool, for
+            the demo model the words that it knows.
         device: where the text encoder runs.
         on_head: told `(done, total)` after each head.
 
@@ -168,10 +180,11 @@ def compare_runs(
     """
     first, second = opened(before), opened(after)
     rows = tuple(chosen_rows(reader, as_names(where)) for reader in (first, second))
-    return compare(first, second, _pool(texts), RunTexts(second, device, keep=False), (rows[0], rows[1]), on_head)
+    texts_of_run = RunTexts(second, device, keep=False)
+    return compare(first, second, _pool(second, texts), texts_of_run, (rows[0], rows[1]), on_head)
 
 
-def _pool(texts: str | os.PathLike[str] | TextPool | None) -> TextPool:
+def _pool(run: Run, texts: str | os.PathLike[str] | TextPool | None) -> TextPool:
     if isinstance(texts, TextPool):
         return texts
-    return load_pool(None if texts is None else os.fspath(texts))
+    return pool_for(run.manifest.identity["model"], None if texts is None else os.fspath(texts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from clipaudit.arrays import Float64s
 from clipaudit.errors import RunMismatch, UsageError
 from clipaudit.heads.description import directory_name
 from clipaudit.heads.drift import Drift, HeadSample, drift, require_enough
+from clipaudit.heads.texts.fit import TextVectors, fit_remark
 from clipaudit.heads.texts.pool import TextPool
 from clipaudit.heads.textspan import fold
 from clipaudit.run.moments import Moments
@@ -24,13 +25,6 @@ FILE: Final = "compare.json"
 ALPHA: Final = 0.05
 _WORDS: Final = 10
 """Texts written of each head, towards and away."""
-
-
-class TextVectors(Protocol):
-    """What gives texts their vectors: `RunTexts`, or a stand-in."""
-
-    def vectors(self, texts: tuple[str, ...], /) -> Any:  # noqa: ANN401 - an array of any float type
-        """(T, D) unit vectors."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -65,6 +59,8 @@ class Comparison:
     """Those whose means differ first, then by the size of the effect."""
     left_out: tuple[str, ...]
     """Heads that only one run stores."""
+    texts_remark: str | None = None
+    """That few of the texts fit the model, in a sentence; None when they do."""
 
     @property
     def name(self) -> str:
@@ -92,7 +88,7 @@ def compare(
     moments = tuple(moments_over(run, chosen) for run, chosen in zip((before, after), rows, strict=True))
     for run, chosen, sample in zip((before, after), rows, moments, strict=True):
         require_rows(run, chosen, sample.count)
-    require_enough(before.spec.head_dim, *(sample.count for sample in moments))
+    require_enough(before.spec.head_dim, *(sample.count for sample in moments))  # before thousands of texts are encoded
     vectors, bases = texts.vectors(pool.texts), (before.basis(), after.basis())
     drifts = []
     for done, head in enumerate(shared, 1):
@@ -109,6 +105,7 @@ def compare(
         rows=(moments[0].count, moments[1].count),
         heads=_ordered(shared, drifts),
         left_out=tuple(sorted({*before.head_labels} ^ {*after.head_labels})),
+        texts_remark=fit_remark(pool, vectors, texts),
     )
 
 
@@ -152,6 +149,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         "after": _run_json(comparison.after, comparison.asked[1], comparison.rows[1]),
         "model": comparison.after.manifest.model["fingerprint"],
         "texts": {"source": pool.source, "count": len(pool), "fingerprint": pool.fingerprint},
+        "texts_remark": comparison.texts_remark,
         "q_at_most": ALPHA,
         "heads_left_out": list(comparison.left_out),
         "heads": [_head_json(move, pool) for move in comparison.heads],

@@ -12,7 +12,9 @@ import numpy as np
 
 from clipaudit.arrays import Float64s
 from clipaudit.errors import UsageError
+from clipaudit.heads.allocation import Allocation, PublishedAllocation, published_moments
 from clipaudit.heads.roles import ALPHA, MIN_CONFIDENCE, Role, RoleFinder
+from clipaudit.heads.texts.fit import fit_remark
 from clipaudit.heads.texts.pool import UNSPECIFIED, TextPool
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.heads.textspan import (
@@ -49,6 +51,8 @@ class DescribeConfig:
     steps: int = DEFAULT_STEPS
     """Texts chosen for each head."""
     criterion: Criterion = "explained"
+    allocation: Allocation = "own"
+    """Whose head outputs are described: ours, or those of the published code; see `PublishedAllocation`."""
     roles: bool = True
     """Also find roles, where the pool has properties."""
     stability: bool = False
@@ -82,12 +86,16 @@ class Description:
 
     run: Run = field(repr=False)
     config: DescribeConfig
+    published: PublishedAllocation | None = field(repr=False, default=None)
+    """What the heads' directions are coordinates of; None for the run's own basis."""
     pool: TextPool
     rows: int
     heads: tuple[HeadWords, ...]
     """In the run's order."""
     roles_missing: str | None
     """Why there are no roles, in words; None when there are."""
+    texts_remark: str | None = None
+    """That few of the texts fit the model, in a sentence; None when they do."""
 
     @property
     def shared(self) -> dict[int, tuple[str, ...]]:
@@ -130,16 +138,28 @@ def describe(
     pool.require(config.steps)
     heads = run.head_labels if config.heads is None else config.heads
     run.moments(heads=heads, shards=())  # a head that is not stored is an error before any work
-    parts = _parts(run, config)
+    published = PublishedAllocation.of(run) if config.allocation == "published" else None
+    parts = _parts(run, config, published, heads)
     moments = merge(parts)
     require_rows(run, config.rows, moments.count)
-    vectors, basis = texts.vectors(pool.texts), run.basis()
+    vectors, basis = texts.vectors(pool.texts), run.basis() if published is None else published.basis
     finder, missing = _finder(pool, config)
     words = []
     for done, head in enumerate(heads, 1):
-        words.append(_head(head, parts, moments, fold(basis.Q(head), vectors), finder, config))
+        candidates = fold(basis.Q(head), vectors)
+        candidates = candidates if published is None else published.spanned(candidates, moments, head)
+        words.append(_head(head, parts, moments, candidates, finder, config))
         on_head(done, len(heads))
-    return Description(run=run, config=config, pool=pool, rows=moments.count, heads=tuple(words), roles_missing=missing)
+    return Description(
+        run=run,
+        config=config,
+        published=published,
+        pool=pool,
+        rows=moments.count,
+        heads=tuple(words),
+        roles_missing=missing,
+        texts_remark=fit_remark(pool, vectors, texts),
+    )
 
 
 def find_roles(
@@ -161,15 +181,21 @@ def find_roles(
     return roles
 
 
-def _parts(run: Run, config: DescribeConfig) -> list[Moments]:
+def _parts(
+    run: Run, config: DescribeConfig, published: PublishedAllocation | None, heads: Sequence[str]
+) -> list[Moments]:
     """Moments of all rows asked for; in groups of shards when stability draws them again."""
+
+    def over(rows: Rows) -> Moments:
+        return moments_over(run, rows) if published is None else published_moments(run, published, heads, rows)
+
     if not config.stability:
-        return [moments_over(run, config.rows)]
+        return [over(config.rows)]
     shards = list(run.records)
     if len(shards) < 2:
         raise UsageError(f"--stability draws shards again, and the run at {run.directory.url} has {len(shards)}")
     groups = np.array_split(shards, min(_GROUPS, len(shards)))
-    return [moments_over(run, Rows(shards=tuple(group.tolist()), where=config.rows.where)) for group in groups]
+    return [over(Rows(shards=tuple(group.tolist()), where=config.rows.where)) for group in groups]
 
 
 def _finder(pool: TextPool, config: DescribeConfig) -> tuple[RoleFinder | None, str | None]:
@@ -226,7 +252,9 @@ def description_json(description: Description) -> dict[str, Any]:
         "rows": description.rows,
         "where": list(config.rows.where),
         "texts": {"source": pool.source, "count": len(pool), "fingerprint": pool.fingerprint},
+        "texts_remark": description.texts_remark,
         "criterion": config.criterion,
+        "allocation": config.allocation,
         "steps": config.steps,
         "seed": config.seed,
         "roles": {"p_at_most": ALPHA, "confidence_at_least": MIN_CONFIDENCE, "missing": description.roles_missing},

@@ -120,11 +120,10 @@ def drift(before: HeadSample, after: HeadSample, texts: Floats) -> Drift:
 
 
 def require_enough(dimensions: int, *counts: int) -> None:
-    """UsageError when a set of rows is too small for the test of a head of so many dimensions."""
-    if min(counts) < dimensions + 2:
-        raise UsageError(
-            f"a head of {dimensions} dimensions needs at least {dimensions + 2} rows to compare, not {min(counts)}"
-        )
+    """UsageError when a set of rows is too small to compare heads of `dimensions` coordinates: it needs dh + 2 rows."""
+    least, fewest = dimensions + 2, min(counts)
+    if fewest < least:
+        raise UsageError(f"a head of {dimensions} dimensions needs at least {least} rows to compare, not {fewest}")
 
 
 def mean_test(before: HeadSample, after: HeadSample) -> MeanTest:

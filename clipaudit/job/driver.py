@@ -19,6 +19,7 @@ from clipaudit.run.upkeep import RunStatus, status
 from clipaudit.schema import SCHEMA_VERSION, VERSION, Shard
 from clipaudit.shards.fields import parse_fields
 from clipaudit.shards.listing import expand
+from clipaudit.shards.missing import warn_of_first_samples
 from clipaudit.shards.reader import estimate_samples
 
 _PACKAGES = ("torch", "open_clip_torch", "timm", "torchvision", "pillow", "pyarrow", "numpy", "webdataset")
@@ -107,13 +108,16 @@ def run_job(
     """
     reporter = Reporter() if reporter is None else reporter
     stop = threading.Event() if stop is None else stop
-    parse_fields(config.fields)  # its errors are told before the shards are listed and the model is loaded
+    fields = parse_fields(config.fields)  # its errors are told before the shards are listed and the model is loaded
     run_dir = RunDirectory(config.out)
     shards = tuple(expand(config.shards))
     committed = run_dir.committed_ids() if _refuse_mismatch(run_dir, config, shards) else set()
     reporter.listed(len(shards), len(committed))
     pending = [shard for shard in shards if shard.id not in committed]
     if pending:
+        lack = warn_of_first_samples(pending[0], fields)
+        if lack is not None:
+            reporter.warning(lack)
         _process(config, run_dir, make_pool(config) if pool is None else pool, reporter, stop, shards, pending)
     result = status(config.out)
     reporter.done(result)

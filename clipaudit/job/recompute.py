@@ -52,7 +52,11 @@ def recompute(path: str) -> Recomputed:
         return Recomputed(images=0, largest_difference=0.0, problems=[problem])
     layers = sorted({parse_head_label(name)[0] for name in run.head_labels})
     decomposer = Decomposer(loaded.model, layers=layers, precision=precision)
-    decoder = ImageDecoder(loaded.transform, DecodeConfig(max_image_pixels=identity["max_image_pixels"]))
+    config = DecodeConfig(
+        max_image_pixels=identity["max_image_pixels"],
+        allow_truncated_images=bool(identity.get("allow_truncated_images")),
+    )
+    decoder = ImageDecoder(loaded.transform, config)
     normalise = Normaliser(decoder.mean, decoder.std, loaded.device)
     stored, images, largest, problems = StoredImages(run), 0, 0.0, []
     for shard in _spread(list(run.records), _SHARDS):

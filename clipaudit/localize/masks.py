@@ -18,7 +18,6 @@ from clipaudit.config import DecodeConfig, FieldsConfig
 from clipaudit.errors import UsageError
 from clipaudit.localize.frames import Frame, PictureReader, entire
 from clipaudit.schema import OK, Label
-from clipaudit.shards.decoder import IMAGE_EXTENSIONS
 from clipaudit.shards.fields import Fields, extract, parse_fields
 from clipaudit.shards.image_header import HeaderError, read_header
 from clipaudit.shards.listing import expand
@@ -94,7 +93,7 @@ class MaskedShards:
             wanted = {MASK} if self._masks else set()
             with ShardReader(
                 shard,
-                wants=lambda extension: extension in (IMAGE_EXTENSIONS | {MASK, "json"} | self._fields.extensions),
+                wants=lambda extension: extension in (MASK, "json") or self._fields.wants(extension),
                 complete=lambda members, wanted=wanted: wanted <= members.keys(),  # type: ignore[misc]
                 max_member_bytes=DecodeConfig().max_member_bytes,
             ) as groups:
@@ -113,7 +112,8 @@ class MaskedShards:
     def _sample(self, group: Group, url: str) -> Masked | None:
         """None for a sample that lacks something or cannot be decoded."""
         data = {name: member.data for name, member in group.members.items()}
-        image = next((data[name] for name in data if name in IMAGE_EXTENSIONS), None)
+        images = self._fields.images_in(data)
+        image = data[images[0]] if images else None
         values = extract(data, self._fields)
         mask = data.get(MASK)
         if (

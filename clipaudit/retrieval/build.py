@@ -29,6 +29,7 @@ from clipaudit.retrieval.card import (
 from clipaudit.retrieval.kinds import choose_kind, parse_memory, peak_bytes, resident_bytes, training_rows
 from clipaudit.retrieval.rowmap import covered
 from clipaudit.retrieval.vector_index import VECTORS, ExactNeighbours, Kind, VectorIndex, threads
+from clipaudit.run.checksums import write_sums
 from clipaudit.run.derived import LocalFiles, published, stored
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.projections import vectors_of
@@ -99,6 +100,7 @@ def _build(run: Run, task: BuildTask, progress: Progress) -> IndexCard:
         made = construct(run, task, shards, space, place, progress)
         card = _card(run, task, made, place, space, began)
         (place / CARD).write_bytes(card.to_json())
+        write_sums(place, card.files)  # an index may be large: its files are hashed once
     return card
 
 
@@ -128,6 +130,7 @@ def _extend(run: Run, task: BuildTask, progress: Progress) -> IndexCard:
         del index
         extended = _card(run, task, made, place, space, began, card.updates + 1)
         (place / CARD).write_bytes(extended.to_json())
+        write_sums(place, extended.files)
     return extended
 
 

@@ -21,10 +21,12 @@ import pyarrow.ipc
 from clipaudit.arrays import Bools, Ints
 from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.retrieval.card import FOLDER, ROWS
+from clipaudit.run.checksums import write_sums
 from clipaudit.run.classes import ClassNames
+from clipaudit.run.column_types import recorded_types
 from clipaudit.run.derived import LocalFiles, published, stored
 from clipaudit.run.directory import RunDirectory
-from clipaudit.run.filter_columns import FilterColumns, table_columns
+from clipaudit.run.filter_columns import FilterColumns, table_columns, with_attribute_types
 from clipaudit.run.filters import parse_filter, why_empty
 from clipaudit.run.reader import Run
 from clipaudit.run.records import CommitRecord, StoredFile
@@ -106,6 +108,7 @@ def _write(run: Run, records: Sequence[CommitRecord], run_dir: RunDirectory) -> 
             raise IntegrityError(f"the run at {run.directory.url} has {rows} ok rows where its commits say {expected}")
         segment = _Segment(name=name, shards=shards, table=stored(place / _TABLE))
         (place / _SEGMENT).write_text(json.dumps(asdict(segment)))
+        write_sums(place, {_TABLE: segment.table})
     return name
 
 
@@ -151,6 +154,8 @@ class RowMap:
         self._run = run
         if self.table.num_rows != rows:
             raise IntegrityError(f"the row segments of {run.directory.url} have {self.table.num_rows} rows, not {rows}")
+
+        self.table = with_attribute_types(self.table, recorded_types(run.records.values(), run.spec))
 
     def __len__(self) -> int:
         return int(self.table.num_rows)

@@ -1,4 +1,4 @@
-"""Types of attribute columns: stored as text, they are typed by their values when they are read."""
+"""Types of attribute columns: stored as text, typed as they were in the json; in old runs, by their values."""
 
 from __future__ import annotations
 
@@ -96,11 +96,15 @@ def _all_finite(numbers: pa.Array) -> bool:
 def attribute_types(
     directory: RunDirectory, records: Iterable[CommitRecord], spec: TableSpec
 ) -> dict[str, pa.DataType]:
-    """The type of every attribute by the values in some shards: bool, int64, float64 or string.
+    """The type of every attribute in some shards: bool, int64, float64 or string.
 
-    Reads the attributes alone, of all rows, and stops when none can be anything but text. IntegrityError when a file is
-    missing or damaged.
+    By what the shards recorded of the json. Where one recorded nothing (version 0.1) by the values: the attributes of
+    all rows are read, until none can be anything but text. IntegrityError when a file is missing or damaged.
     """
+    records = list(records)
+    recorded = recorded_types(records, spec)
+    if recorded is not None:
+        return recorded
     types = {name: TextType() for name in spec.attributes}
 
     def read(record: CommitRecord) -> pa.ChunkedArray:
@@ -116,6 +120,34 @@ def attribute_types(
             if all(kind.is_text for kind in types.values()):
                 break
     return {name: kind.arrow for name, kind in types.items()}
+
+
+def recorded_types(records: Iterable[CommitRecord], spec: TableSpec) -> dict[str, pa.DataType] | None:
+    """The types of all attributes by what the shards recorded of the json; None when one recorded nothing.
+
+    Text that looks like a number stays text; a column of several kinds is text, but for integers among numbers.
+    """
+    kinds: dict[str, set[str]] = {name: set() for name in spec.attributes}
+    for record in records:
+        if record.attribute_kinds is None:
+            return None
+        for name, values in record.attribute_kinds.items():
+            kinds.setdefault(name, set()).update(values)
+    return {name: _recorded_type(kinds[name]) for name in spec.attributes}
+
+
+def _recorded_type(kinds: set[str]) -> pa.DataType:
+    if kinds == {"boolean"}:
+        return pa.bool_()
+    if kinds and kinds <= {"integer", "long"}:
+        return pa.int64()
+    # integers beyond 2^53 are not exact as float64, so among fractions they are told apart as texts only
+    return pa.float64() if kinds and kinds <= {"integer", "number"} else pa.string()
+
+
+def typed_by_values(records: Iterable[CommitRecord], spec: TableSpec) -> bool:
+    """Whether attributes get their types by their values, because a shard of version 0.1 recorded none."""
+    return bool(spec.attributes) and recorded_types(records, spec) is None
 
 
 def column_type(kind: pa.DataType) -> ColumnType:

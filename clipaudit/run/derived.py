@@ -16,22 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from clipaudit.errors import IntegrityError, UsageError
+from clipaudit.run.checksums import SUMS, file_sha256, sums_text, write_sums
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run
 from clipaudit.run.records import StoredFile
 from clipaudit.storage.directory import Storage, storage_errors
-from clipaudit.storage.local import open_regular, require_regular
+from clipaudit.storage.local import require_regular
 
-_READ_BYTES = 4 * 2**20
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def publish(run: Run, directory: str, files: Mapping[str, Any], out: str | None = None) -> str:
     """Write files (bytes as they are, text as UTF-8, all else as JSON) into a directory of the run; returns its URL.
 
-    An older directory of that name is replaced as a whole. With `out`, a path or URL, the files go there instead, each
-    replaced at once, and other files there stay. UsageError when writing is not allowed, StorageFull when there is no
-    space left.
+    An older directory of that name is replaced as a whole, and `SHA256SUMS` is written beside the files. With `out`, a
+    path or URL, the files go there instead, each replaced at once, and other files there stay. UsageError when writing
+    is not allowed, StorageFull when there is no space left.
     """
     contents = {name: _bytes(content) for name, content in files.items()}
     if out is not None:
@@ -40,6 +40,7 @@ def publish(run: Run, directory: str, files: Mapping[str, Any], out: str | None 
         for name, content in contents.items():
             storage.replace(name, content)
         return storage.url
+    contents[SUMS] = sums_text({name: hashlib.sha256(content).hexdigest() for name, content in contents.items()})
     storage = run.directory.storage
     with storage_errors(storage.full(directory)), run.directory.publish(directory) as aside:
         for name, content in contents.items():
@@ -81,24 +82,32 @@ def require_writable(run_dir: RunDirectory, directory: str) -> None:
 def published(run_dir: RunDirectory, directory: str) -> Iterator[Path]:
     """A local directory to write plain files into; they become the run's `directory` when the block ends well.
 
-    Raises as `RunDirectory.publish`.
+    `SHA256SUMS` is written beside them, unless the block has done so (`checksums.write_sums`). Raises as
+    `RunDirectory.publish`.
     """
     if run_dir.storage.local:
         with run_dir.publish(directory) as aside:
             yield Path(aside)
+            _seal(Path(aside))
         return
     with tempfile.TemporaryDirectory(prefix="clipaudit-") as scratch:
         yield Path(scratch)
+        _seal(Path(scratch))
         with run_dir.publish(directory) as aside:
             for path in sorted(Path(scratch).iterdir()):
                 run_dir.storage.put(str(path), run_dir.storage.relative(f"{aside}/{path.name}"))
+
+
+def _seal(folder: Path) -> None:
+    if not (folder / SUMS).exists():
+        write_sums(folder)
 
 
 def stored(path: Path) -> StoredFile:
     """Make a file durable; returns its size and hash."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-    return StoredFile(bytes=path.stat().st_size, sha256=_sha256(path))
+    return StoredFile(bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
 class LocalFiles:
@@ -130,7 +139,7 @@ class LocalFiles:
                     f"{full} has {size} bytes where {expected.bytes} were written: build the index again"
                 )
             require_regular(path)  # indexes are mapped into memory by name
-            if verify and _sha256(path) != expected.sha256:
+            if verify and file_sha256(path) != expected.sha256:
                 raise IntegrityError(f"{full} is not what was written (its hash differs): build the index again")
         return local
 
@@ -145,11 +154,3 @@ class LocalFiles:
                 with contextlib.suppress(FileNotFoundError):  # named by `directory`
                     self._run_dir.storage.fetch(f"{directory}/{name}", str(copies / name))
         return copies
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open_regular(path) as file:
-        while chunk := file.read(_READ_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -27,6 +28,7 @@ _KIND_WORDS: Final[dict[Kind, str]] = {
 }
 _HIDDEN: Final = frozenset({"status", "offset", "nbytes", "phash"})
 """Columns of the table that no filter may name: the first is `ok` in every row that is filtered."""
+_TYPES: Final = b"clipaudit.attribute_types"
 _LISTED_VALUES: Final = 8
 _LISTED_CHARACTERS: Final = 60
 
@@ -154,9 +156,25 @@ def table_columns(table: pa.Table, source: str = "the run", classes: Classes = l
     @cache
     def types() -> dict[str, pa.DataType]:
         fields = table.schema.field("attributes").type
-        return {field.name: text_type(pc.struct_field(table["attributes"], field.name)) for field in fields}
+        known = _types_in(table.schema)
+        return {
+            field.name: known.get(field.name) or text_type(pc.struct_field(table["attributes"], field.name))
+            for field in fields
+        }
 
     return FilterColumns(table.schema, types, lambda names: table.select(names).to_batches(), source, classes)
+
+
+def with_attribute_types(table: pa.Table, types: Mapping[str, pa.DataType] | None) -> pa.Table:
+    """A table that tells `table_columns` what its attributes, stored as text, are; None: they are typed by values."""
+    if types is None:
+        return table
+    return table.replace_schema_metadata({_TYPES: json.dumps({name: str(kind) for name, kind in types.items()})})
+
+
+def _types_in(schema: pa.Schema) -> dict[str, pa.DataType]:
+    stored = (schema.metadata or {}).get(_TYPES, b"{}")
+    return {name: pa.type_for_alias(kind) for name, kind in json.loads(stored).items()}
 
 
 def listed_values(values: Sequence[Any]) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +12,14 @@ import pyarrow.compute as pc
 from clipaudit.arrays import Float32s
 from clipaudit.errors import IntegrityError, RunNotFound
 from clipaudit.run.basis import read_basis
+from clipaudit.run.column_types import column_type, typed_by_values
 from clipaudit.run.directory import BASIS, MANIFEST, RunDirectory
+from clipaudit.run.hashes import DerivedFiles, check_files, check_records, check_run_files
 from clipaudit.run.moments import Moments
 from clipaudit.run.moments_file import load_moments
 from clipaudit.run.projections import open_table, stored_types, verify
 from clipaudit.run.reader import Run
-from clipaudit.run.records import MALFORMED, CommitRecord, StoredFile
+from clipaudit.run.records import CommitRecord
 from clipaudit.run.row_moments import moments_by_label, moments_of_rows
 from clipaudit.schema import OK
 
@@ -29,11 +28,9 @@ REMAINDER_TOLERANCE = {"fp32": 5e-6, "int8": 5e-6, "fp16": 5e-3, "bf16": 2e-2}
 
 _ROWS_TOLERANCE = 1e-9
 """Relative difference of stored moments from those of the rows: float64 rounding."""
+_TYPE_WORDS = {"number": "numbers", "boolean": "true and false", "text": "text"}
 _PROJECTOR_TOLERANCE = 1e-4
 """Largest entry of P P - P for a basis stored in float32."""
-_READ_BYTES = 4 * 2**20
-_CARD = "card.json"
-_PLAIN_NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +59,17 @@ def check(run: str | RunDirectory, *, remainder_tolerance: float | None = None) 
 
     For each shard: hashes, sizes, rows, columns, footer, unique keys, status counts, the remainders against
     `remainder_tolerance` (default: by the run's precision), and the moments against those of the rows. For the run:
-    `run.json` and the basis, by the hashes that the shards recorded, and the files of indexes, by those of their cards.
-    Runs of version 0.1 recorded none of the first: then the basis is checked as far as it can be, with a remark.
+    `run.json` and the basis, by the hashes that the shards recorded, the records by their digests, and all that was
+    made of the rows (heads, indexes, reports ...) by `SHA256SUMS` in its directory. Runs of version 0.1 recorded less:
+    then the basis is checked as far as it can be, and files without a hash are counted, with a remark.
     RunNotFound when there is no run; IntegrityError only when `run.json` or a commit record cannot be read.
     """
     reader = Run(run)
     precision = str(reader.manifest.identity.get("precision", "fp32"))
     tolerance = REMAINDER_TOLERANCE.get(precision, 2e-2) if remainder_tolerance is None else remainder_tolerance
-    problems = [*_check_basis(reader), *_check_run_files(reader), *_check_cards(reader.directory)]
+    directory, derived = reader.directory, DerivedFiles(reader.directory)
+    problems = [*_check_basis(reader), *check_run_files(directory, reader.records.values()), *check_records(directory)]
+    problems += derived.problems()
     remainders = [np.zeros(0, np.float32)]
     largest = 0.0
     for record in reader.records.values():
@@ -88,7 +88,7 @@ def check(run: str | RunDirectory, *, remainder_tolerance: float | None = None) 
         shards=len(reader.records),
         rows=sum(record.rows for record in reader.records.values()),
         problems=tuple(problems),
-        remarks=tuple(_remarks(reader)),
+        remarks=tuple(_remarks(reader, derived.unrecorded)),
         largest_remainder=largest,
         remainder_tolerance=tolerance,
         remainder_quantiles=quantiles,
@@ -101,7 +101,7 @@ def _check_shard(reader: Run, record: CommitRecord, tolerance: float) -> tuple[l
     shard = next((shard for shard in reader.manifest.shards if shard.id == record.shard_id), None)
     if shard is None or shard.url != record.url:
         return [f"shard {record.shard_id} ({record.url}) is committed, but is not in run.json"], none
-    damaged = list(_check_files(reader.directory, record.files, "committed"))
+    damaged = list(check_files(reader.directory, record.files, "committed"))
     if damaged:
         return damaged, none  # the content of a damaged file is not compared further
     try:
@@ -112,69 +112,20 @@ def _check_shard(reader: Run, record: CommitRecord, tolerance: float) -> tuple[l
         return [str(error)], none
 
 
-def _check_files(directory: RunDirectory, files: Mapping[str, StoredFile], written: str) -> Iterator[str]:
-    """Problems of files as bytes: missing, of another size, or of another hash; `written` is the verb in sentences."""
-    for path, stored in files.items():
-        full = directory.storage.full(path)
-        digest, size = hashlib.sha256(), 0
-        try:
-            with directory.storage.open(path) as handle:
-                while data := handle.read(_READ_BYTES):
-                    digest.update(data)
-                    size += len(data)
-        except FileNotFoundError:
-            yield f"{full} is not there"
-            continue
-        except OSError as error:
-            yield f"{full} cannot be read: {error}"
-            continue
-        except IntegrityError as error:
-            yield str(error)
-            continue
-        if size != stored.bytes:
-            yield f"{full} has {size} bytes where {stored.bytes} were {written}"
-        elif digest.hexdigest() != stored.sha256:
-            yield f"{full} is not what was {written}: its sha256 differs"
-
-
-def _check_run_files(reader: Run) -> Iterator[str]:
-    """The run's own files against what the shards recorded of them, and the shards' records against each other."""
-    recorded: dict[str, dict[StoredFile, int]] = {}
-    for record in reader.records.values():
-        for name, stored in record.run_files.items():
-            recorded.setdefault(name, {}).setdefault(stored, record.shard_id)
-    for name, versions in recorded.items():
-        if len(versions) > 1:
-            first, second = list(versions.values())[:2]
-            yield f"shards {first} and {second} were written with different versions of {name}"
-        yield from _check_files(reader.directory, {name: next(iter(versions))}, "committed")
-
-
-def _check_cards(directory: RunDirectory) -> Iterator[str]:
-    """The files of derived directories that have a card (indexes) against the hashes in it."""
-    for entry in directory.storage.walk():
-        folder, _, name = entry.path.rpartition("/")
-        if name != _CARD or any(part.startswith(".") for part in folder.split("/")):
-            continue
-        try:
-            files = json.loads(directory.storage.read(entry.path))["files"]
-            stored = {str(key): StoredFile(**value) for key, value in files.items()}
-        except MALFORMED as error:
-            yield f"{directory.storage.full(entry.path)} is damaged: {error}"
-            continue
-        if foreign := [key for key in stored if not _PLAIN_NAME.fullmatch(key)]:
-            yield f"{directory.storage.full(entry.path)} is damaged: {foreign[0]!r} is no file of it"
-            continue
-        yield from _check_files(directory, {f"{folder}/{key}": value for key, value in stored.items()}, "written")
-
-
-def _remarks(reader: Run) -> Iterator[str]:
-    """What the records of an older version leave unknown."""
+def _remarks(reader: Run, unrecorded: Sequence[str]) -> Iterator[str]:
+    """What no record knows."""
     if reader.records and not any(record.run_files for record in reader.records.values()):
         yield (
             f"no shard recorded the hashes of {MANIFEST} and {BASIS} (a run of version 0.1): of the basis, Q is"
             " examined, and that all numbers are finite"
         )
+    if typed_by_values(reader.records.values(), reader.spec):
+        types = reader.attribute_types.items()
+        kinds = ", ".join(f"{name} as {_TYPE_WORDS[column_type(kind)]}" for name, kind in types)
+        yield f"attributes were stored without their types (a run of version 0.1) and are typed by values: {kinds}"
+    if unrecorded:
+        number = f"{len(unrecorded)} files" if len(unrecorded) > 1 else "a file"
+        yield f"{number} in the run came without a hash, by version 0.1 or by hand; the first: {unrecorded[0]}"
 
 
 def _verify_table(reader: Run, record: CommitRecord) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Hashable
@@ -25,6 +26,8 @@ _MAX_COUNT = 2**53  # of rows or bytes: JSON numbers beyond it are not exact
 _MAX_LENGTH = 2**16  # numbers of one vector
 _Record = TypeVar("_Record")
 _QUOTED_CHARACTERS = 60
+_DIGEST_DIGITS = 16
+_DIGEST_END = re.compile(rb',"digest":"([^"]*)"}$')
 
 
 def now() -> str:
@@ -90,7 +93,9 @@ class CommitRecord:
     skipped: dict[str, int] = field(default_factory=dict)
     """Rows that are not `ok`, by status."""
     details: dict[str, list[str]] = field(default_factory=dict)
-    """The first few sentences that explain skipped rows, by status."""
+    """The first few sentences that explain skipped rows, by status, and notes, by kind."""
+    notes: dict[str, int] = field(default_factory=dict)
+    """What costs no image, counted by kind: `shards.feed.ReadReport.notes`."""
     truncated: str | None = None
     """Why the shard ended early, or None when it was read to its end."""
     input_size: int
@@ -102,6 +107,8 @@ class CommitRecord:
     """Samples that lack a declared attribute, by attribute."""
     bad_attributes: dict[str, int] = field(default_factory=dict)
     """Samples whose value of an attribute is no text, number or truth value and was left out, by attribute."""
+    attribute_kinds: dict[str, list[str]] | None = None
+    """What the values of each attribute were in the json, `shards.fields.Values.kinds`; None in runs of version 0.1."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds by stage; `total` is the whole attempt's."""
     worker: str = ""
@@ -125,7 +132,7 @@ class CommitRecord:
         raise IntegrityError(f"the commit record of shard {self.shard_id} names no file under {prefix}")
 
     def to_json(self) -> bytes:
-        """UTF-8 JSON on one line; a run may have 100,000 of these."""
+        """UTF-8 JSON on one line with a digest of itself; a run may have 100,000 of these."""
         return _compact(self)
 
     @staticmethod
@@ -159,7 +166,7 @@ class FailureRecord:
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> bytes:
-        """UTF-8 JSON on one line."""
+        """UTF-8 JSON on one line with a digest of itself."""
         return _compact(self)
 
     @staticmethod
@@ -176,11 +183,13 @@ def _wrong_table(table: TableSpec) -> str:
     except ValueError as error:
         return str(error)
     for name in table.components:
-        if re.fullmatch(r"(?:attention|mlp)_L\d{2,}", name) is None:
+        if re.fullmatch(r"(?:attention|mlp|self_attention)_L\d{2,}", name) is None:
             return f"{name!r} is no component"
     for names in (table.heads, table.components, table.attributes):
         if len(set(names)) < len(names) or not all(names) or any("\0" in name for name in names):
             return "a column is empty or named twice"
+    if not 0 <= table.residual_means <= _MAX_LENGTH:
+        return f"a column of {table.residual_means} residual means"
     if not (0 < table.head_dim <= table.embed_dim <= _MAX_LENGTH and len(table.vectors) <= _MAX_LENGTH):
         return f"heads of {table.head_dim} numbers in a space of {table.embed_dim}"
     return ""
@@ -211,8 +220,20 @@ def _wrong_commit(record: CommitRecord) -> str:
 
 
 def _compact(record: CommitRecord | FailureRecord) -> bytes:
+    """One line of JSON, whose last member `digest` is the hash of the line without it."""
     # not asdict, which copies every dictionary: that is noticeable for a driver of 100,000 shards
-    return json.dumps(vars(record), default=vars, ensure_ascii=False, separators=(",", ":")).encode()
+    line = json.dumps(vars(record), default=vars, ensure_ascii=False, separators=(",", ":")).encode()
+    return line[:-1] + b',"digest":"' + _digest(line) + b'"}'
+
+
+def _digest(line: bytes) -> bytes:
+    return hashlib.sha256(line).hexdigest()[:_DIGEST_DIGITS].encode()
+
+
+def is_as_written(data: bytes) -> bool:
+    """Whether a record's bytes match the digest in them; also True without one (version 0.1, or edited by hand)."""
+    match = _DIGEST_END.search(data)
+    return match is None or _digest(data[: match.start()] + b"}") == match[1]
 
 
 @cache

@@ -14,8 +14,9 @@ from clipaudit.errors import ShardUnreadable, UsageError
 from clipaudit.run.reader import Run
 from clipaudit.run.row import Row
 from clipaudit.run.stored_images import StoredImages
-from clipaudit.shards.image_file import BROKEN, open_plain, too_large, upright
+from clipaudit.shards.image_file import open_plain, too_large, upright
 from clipaudit.shards.image_header import HeaderError, read_header
+from clipaudit.shards.image_plugins import BROKEN
 
 MAX_SIDE: Final = 512
 """Pixels."""
@@ -51,6 +52,7 @@ class Thumbnails:
             raise UsageError(f"thumbnails have 16 to {MAX_SIDE} pixels a side, not {side}")
         self._side = side
         self._max_pixels = int(run.manifest.identity.get("max_image_pixels") or Image.MAX_IMAGE_PIXELS or 2**27)
+        self._truncated = bool(run.manifest.identity.get("allow_truncated_images"))
         self._images = StoredImages(run)
         self._cached = lru_cache(_CACHED)(self._make)
 
@@ -63,7 +65,7 @@ class Thumbnails:
         return self._read(row.shard_id, row.offset, row.nbytes)
 
     def _make(self, shard: int, offset: int | None, nbytes: int | None) -> Thumbnail:
-        return shrink(self._read(shard, offset, nbytes), self._side, self._max_pixels)
+        return shrink(self._read(shard, offset, nbytes), self._side, self._max_pixels, truncated=self._truncated)
 
     def _read(self, shard: int, offset: int | None, nbytes: int | None) -> bytes:
         if offset is not None and (fault := self._images.fault(shard)) is not None:
@@ -74,8 +76,8 @@ class Thumbnails:
             raise NoPicture(f"the image cannot be read ({error})") from error
 
 
-def shrink(data: bytes, side: int, max_pixels: int) -> Thumbnail:
-    """An image file's bytes as a JPEG of at most `side` pixels.
+def shrink(data: bytes, side: int, max_pixels: int, *, truncated: bool = False) -> Thumbnail:
+    """An image file's bytes as a JPEG of at most `side` pixels; with `truncated` also of a JPEG that lacks its end.
 
     Raises NoPicture for files that cannot be decoded, and for those with more than `max_pixels` pixels, undecoded.
     """
@@ -86,7 +88,7 @@ def shrink(data: bytes, side: int, max_pixels: int) -> Thumbnail:
     if (reason := too_large(header, max_pixels)) is not None:
         raise NoPicture(reason)
     try:
-        image = open_plain(header)
+        image = open_plain(header, truncated=truncated)
         image.draft("RGB", (2 * side, 2 * side))  # JPEG only: decode at a fraction of the size
         image = _on_white(image)
         image.thumbnail((side, side))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from clipaudit.errors import RunNotFound
@@ -39,6 +39,9 @@ class RunStatus:
     """Those with vectors."""
     skipped: dict[str, int]
     """Rows that are not ok, by status."""
+    notes: dict[str, int]
+    """What costs no image, by kind: `bad_metadata`, `further_image`, `truncated_image` of samples; members that belong
+    to no sample: `meta_file`, `nested_archive`, `hidden_file`, `nameless_file`."""
     coverage: float
     """Ok rows among the rows of committed shards, 0..1."""
     lost: float
@@ -60,7 +63,7 @@ class RunStatus:
     remarks: tuple[str, ...]
     """What a reader of the figures should know, one sentence each."""
     examples: dict[str, tuple[str, ...]]
-    """By status, samples that were skipped, at most 100 of each: `SHARD: KEY: what is wrong and what mends it`."""
+    """By status and by kind of note, at most 100 of each: `SHARD: KEY: what is wrong and what mends it`."""
 
     @property
     def bytes_per_image(self) -> float:
@@ -76,8 +79,10 @@ def status(run: str | RunDirectory) -> RunStatus:
     entries = directory.storage.walk()
     orphans = {entry.path for entry in _orphans(directory, entries, records)}
     timings: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     for record in records.values():
         timings.update(record.timings)
+        notes.update(record.notes)
     total = timings.get("total", 0.0)
     return RunStatus(
         run=directory.url,
@@ -89,6 +94,7 @@ def status(run: str | RunDirectory) -> RunStatus:
         rows=coverage.rows,
         ok=coverage.ok,
         skipped=coverage.skipped,
+        notes=dict(notes),
         coverage=coverage.samples_share,
         lost=_lost(records.values()),
         bytes_in=coverage.bytes_in,
@@ -98,12 +104,12 @@ def status(run: str | RunDirectory) -> RunStatus:
         images_per_second=coverage.ok / total if total > 0 else 0.0,
         timings=dict(timings),
         remarks=tuple(_remarks(reader, failed)),
-        examples=_examples(records),
+        examples=skipped_examples(records),
     )
 
 
-def _examples(records: dict[int, CommitRecord]) -> dict[str, tuple[str, ...]]:
-    """The first skipped samples of each status, over all shards."""
+def skipped_examples(records: Mapping[int, CommitRecord]) -> dict[str, tuple[str, ...]]:
+    """`RunStatus.examples`: the first skipped samples of each status, and notes of each kind, over all shards."""
     by_status: dict[str, list[str]] = {}
     for record in records.values():
         shard = record.url.rpartition("/")[2]

@@ -15,19 +15,19 @@ from torchvision.transforms.v2 import functional as tensor_steps
 from clipaudit.arrays import Float64s, Uint8s
 from clipaudit.config import DecodeConfig
 from clipaudit.errors import UsageError
-from clipaudit.shards.image_file import BROKEN, open_plain, too_large, upright
+from clipaudit.shards.image_file import open_plain, too_large, upright
 from clipaudit.shards.image_header import Header, HeaderError, read_header
+from clipaudit.shards.image_plugins import BROKEN
 
 try:
     import simplejpeg
 except ImportError:  # an optional package (`pip install 'clipaudit[fast]'`): the same pixels, decoded faster
     simplejpeg = None
 
-IMAGE_EXTENSIONS: Final = frozenset({"jpg", "jpeg", "png", "webp"})
-
 Step: TypeAlias = Callable[[Any], Any]
 """One step of a preprocessing: PIL image -> PIL image, or (3, H, W) uint8 tensor -> (3, H, W) uint8 tensor."""
 
+_PLAIN_MODES: Final = ("L", "LA", "RGB", "RGBA", "RGBX", "CMYK")
 _HASH_SIDE: Final = 32
 DEVICE_PIXELS: Final = 2**22
 """Images with more pixels are resized on the host also with `resize="device"`, to bound the memory of the queue."""
@@ -53,6 +53,8 @@ class DecodedImage:
     """Likewise."""
     phash: int | None
     """`perceptual_hash(image)`; None when the device resizes the image."""
+    truncated: bool = False
+    """Whether the file's end is missing and the rest of the picture is grey, as `--allow-truncated-images` admits."""
 
 
 class ImageDecoder:
@@ -81,6 +83,7 @@ class ImageDecoder:
         """
         self._steps, self.mean, self.std = _split(transform)
         self._max_pixels = config.max_image_pixels
+        self._allow_truncated = config.allow_truncated_images
         sizes = {self._by_pillow(Image.new("RGB", shape)).shape for shape in ((64, 48), (48, 64), (1, 1))}
         if len(sizes) != 1:
             raise UsageError(f"the model's preprocessing gives images of different sizes: {sorted(sizes)}")
@@ -102,17 +105,27 @@ class ImageDecoder:
             raise ImageTooLarge(reason)
         self._check_strip(width, height)
         rgb = _open_jpeg(header) if self._fast else None
+        truncated = False
         if rgb is None:
-            pil_image = _open(header)
+            pil_image, truncated = self._open(header)
             # open_clip resizes images of other modes before it converts them to RGB, which gives other pixels.
             if not self._fast or pil_image.mode not in ("L", "RGB"):
                 image = self._by_pillow(pil_image)
-                return DecodedImage(image, width, height, perceptual_hash(image))
+                return DecodedImage(image, width, height, perceptual_hash(image), truncated)
             rgb = np.array(pil_image if pil_image.mode == "RGB" else pil_image.convert("RGB"))
         if self._on_device and rgb.shape[:2] != self.size and width * height <= DEVICE_PIXELS:
-            return DecodedImage(rgb, width, height, None)
+            return DecodedImage(rgb, width, height, None, truncated)
         image = self._by_tensors(rgb)
-        return DecodedImage(image, width, height, perceptual_hash(image))
+        return DecodedImage(image, width, height, perceptual_hash(image), truncated)
+
+    def _open(self, header: Header) -> tuple[Image.Image, bool]:
+        """(decoded image, whether its end was missing); raises as `_open`."""
+        try:
+            return _open(header), False
+        except ImageUndecodable:
+            if not self._allow_truncated or header.format != "JPEG":
+                raise
+            return _open(header, truncated=True), True
 
     def resize(self, image: Tensor) -> Tensor:
         """(3, H, W) uint8 RGB of any size -> (3, height, width) uint8 at the model's size, on the image's device."""
@@ -183,10 +196,10 @@ def _open_jpeg(header: Header) -> Uint8s | None:
     return rgb
 
 
-def _open(header: Header) -> Image.Image:
+def _open(header: Header, *, truncated: bool = False) -> Image.Image:
     """The decoded image, upright. Raises ImageUndecodable, or ImageTooLarge when memory runs out."""
     try:
-        image = open_plain(header)
+        image = open_plain(header, truncated=truncated)
         image.load()
         return upright(_expanded(image), header.orientation)
     except MemoryError:
@@ -204,6 +217,10 @@ def _expanded(image: Image.Image) -> Image.Image:
     elif image.mode.startswith("I"):
         values = np.asarray(image).astype(np.uint32).clip(0, 65535)
         image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("its pixels are fractions of an unknown range")
+    elif image.mode not in _PLAIN_MODES:
+        image = image.convert("RGB")
     # A transparent colour of grey and RGB images, which convert() would try to keep, sometimes with a warning.
     image.info.pop("transparency", None)
     return image

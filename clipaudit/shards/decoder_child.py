@@ -91,7 +91,8 @@ def _answer(decode: Decode, memory: mmap.mmap, length: int, pixels_at: int) -> d
         return {"error": "too_large", "detail": str(error)}
     memory[pixels_at : pixels_at + decoded.image.nbytes] = decoded.image.data.cast("B")
     height, width = decoded.image.shape[:2]
-    return {"shape": [height, width], "width": decoded.width, "height": decoded.height, "phash": decoded.phash}
+    facts = {"width": decoded.width, "height": decoded.height, "phash": decoded.phash, "truncated": decoded.truncated}
+    return {"shape": [height, width], **facts}
 
 
 if __name__ == "__main__":

@@ -194,7 +194,8 @@ class _Process:
             raise ImageTooLarge(reply["detail"])
         height, width = reply["shape"]
         pixels: Uint8s = np.frombuffer(self._memory, np.uint8, height * width * 3, self._pixels_at)
-        return DecodedImage(pixels.reshape(height, width, 3).copy(), reply["width"], reply["height"], reply["phash"])
+        facts = reply["width"], reply["height"], reply["phash"], reply["truncated"]
+        return DecodedImage(pixels.reshape(height, width, 3).copy(), *facts)
 
     def _receive(self, seconds: float) -> bytes:
         """The process's next line. Raises _Ended when it dies or needs more than `seconds`; then it is killed."""

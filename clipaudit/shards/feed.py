@@ -13,10 +13,11 @@ from types import TracebackType
 from typing import Final, Self, TypeAlias
 
 from clipaudit.config import DecodeConfig
-from clipaudit.schema import MISSING_IMAGE, OK, TOO_LARGE, UNDECODABLE, Sample, Shard
-from clipaudit.shards.decoder import IMAGE_EXTENSIONS, DecodedImage, ImageTooLarge, ImageUndecodable
+from clipaudit.schema import FURTHER_IMAGE, MISSING_IMAGE, OK, TOO_LARGE, TRUNCATED_IMAGE, UNDECODABLE, Sample, Shard
+from clipaudit.shards.decoder import DecodedImage, ImageTooLarge, ImageUndecodable
 from clipaudit.shards.fields import Fields, Values, extract
-from clipaudit.shards.reader import Group, Member, ShardReader
+from clipaudit.shards.missing import broken_label, missing_image
+from clipaudit.shards.reader import Group, Member, OtherMembers, ShardReader
 
 MAX_RAW_BYTES: Final = 64 * 2**20  # undecoded bytes in flight; a single larger sample is passed on alone
 DETAILS_PER_STATUS: Final = 5  # failures of one status that a report quotes
@@ -35,7 +36,10 @@ class ReadReport:
     by_status: dict[str, int]
     """Rows of each status."""
     details: dict[str, list[str]]
-    """For each status other than `ok` the first few failures, `KEY: reason`."""
+    """For each status other than `ok` the first few failures, `KEY: reason`; for each note likewise."""
+    notes: dict[str, int]
+    """What costs no image, by kind: `bad_metadata`, `truncated_image`, `further_image` of samples; `meta_file`,
+    `hidden_file`, `nameless_file`, `nested_archive` of members that belong to no sample."""
     truncated: str | None
     """One sentence with the byte offset when the tar is cut or holds junk; the samples before that are used."""
     bytes_good: int
@@ -44,6 +48,8 @@ class ReadReport:
     """Samples without a value, by attribute; captions are counted under `--caption`."""
     bad: dict[str, int]
     """Samples whose value cannot be stored as text, likewise."""
+    kinds: dict[str, list[str]]
+    """What the values of each attribute are in the json: see `fields.Values.kinds`."""
     read_seconds: float
     """Time spent in reading and in parsing the tar."""
     decode_seconds: float
@@ -58,6 +64,8 @@ class _Tally:
     details: dict[str, list[str]] = field(default_factory=dict)
     missing: Counter[str] = field(default_factory=Counter)
     bad: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    kinds: dict[str, set[str]] = field(default_factory=dict)
     decode_seconds: float = 0.0
 
     def add(self, sample: Sample, values: Values, seconds: float) -> None:
@@ -65,10 +73,24 @@ class _Tally:
         self.missing.update(values.missing)
         self.bad.update(values.bad)
         self.decode_seconds += seconds
+        for name, kind in values.kinds.items():
+            self.kinds.setdefault(name, set()).add(kind)
         if sample.status != OK:
-            details = self.details.setdefault(sample.status, [])
-            if len(details) < DETAILS_PER_STATUS:
-                details.append(f"{sample.key}: {sample.detail}")
+            self._quote(sample.status, f"{sample.key}: {sample.detail}")
+        for kind, detail in values.notes:
+            self.notes[kind] += 1
+            self._quote(kind, f"{sample.key}: {detail}")
+
+    def add_left_out(self, left_out: OtherMembers) -> None:
+        self.notes.update(left_out.counts)
+        for kind, names in left_out.names.items():
+            for name in names:
+                self._quote(kind, name)
+
+    def _quote(self, kind: str, sentence: str) -> None:
+        details = self.details.setdefault(kind, [])
+        if len(details) < DETAILS_PER_STATUS:
+            details.append(sentence)
 
 
 _Decoded: TypeAlias = tuple[Sample, Values, float]
@@ -82,6 +104,7 @@ class _End:
     truncated: str | None = None
     bytes_good: int = 0
     read_seconds: float = 0.0
+    left_out: OtherMembers | None = None
     error: BaseException | None = None
 
 
@@ -125,7 +148,6 @@ class ShardFeed:
         self._fields = fields
         self._decoder = decoder
         self._config = config
-        self._extensions = fields.extensions | IMAGE_EXTENSIONS
         self._stop = threading.Event()
         self._budget = _Budget(MAX_RAW_BYTES)
         self._queue: queue.Queue[Future[_Decoded] | _End] = queue.Queue(config.queue_images)
@@ -182,14 +204,18 @@ class ShardFeed:
 
     def _finish(self, end: _End) -> ReadReport:
         tally = self._tally
+        if end.left_out is not None:
+            tally.add_left_out(end.left_out)
         return ReadReport(
             samples=tally.by_status.total(),
             by_status=dict(tally.by_status),
             details=tally.details,
+            notes=dict(tally.notes),
             truncated=end.truncated,
             bytes_good=end.bytes_good,
             missing=dict(tally.missing),
             bad=dict(tally.bad),
+            kinds={name: sorted(tally.kinds.get(name, ())) for name in self._fields.attribute_names},
             read_seconds=end.read_seconds,
             decode_seconds=tally.decode_seconds,
         )
@@ -207,20 +233,30 @@ class ShardFeed:
         waited = 0.0
         with ShardReader(
             self._shard,
-            wants=self._extensions.__contains__,
+            wants=self._fields.wants,
             complete=self._is_complete,
             max_member_bytes=self._config.max_member_bytes,
         ) as reader:
-            for index, group in enumerate(reader):
+            index = 0
+            for group in reader:
+                if group.foreign_kind is not None and not self._fields.images_in(group.extensions):
+                    reader.left_out.add(group.foreign_kind, ".".join([group.key, *group.extensions[:1]]))
+                    continue
                 wait_started = time.perf_counter()
                 nbytes = sum(len(member.data or b"") for member in group.members.values())
                 self._budget.take(nbytes, self._stop)
                 if self._stop.is_set():
                     break
                 self._put(self._pool.submit(self._decode, group, index, nbytes))
+                index += 1
                 waited += time.perf_counter() - wait_started
             seconds = time.perf_counter() - started - waited
-            return _End(truncated=reader.truncated, bytes_good=reader.bytes_good, read_seconds=seconds)
+            return _End(
+                truncated=reader.truncated,
+                bytes_good=reader.bytes_good,
+                read_seconds=seconds,
+                left_out=reader.left_out,
+            )
 
     def _put(self, item: Future[_Decoded] | _End) -> None:
         """Put an item into the queue as soon as there is room; drop it when the feed is closed."""
@@ -232,7 +268,7 @@ class ShardFeed:
             return
 
     def _is_complete(self, members: Mapping[str, Member]) -> bool:
-        return self._fields.extensions <= members.keys() and not IMAGE_EXTENSIONS.isdisjoint(members)
+        return self._fields.extensions <= members.keys() and bool(self._fields.images_in(members))
 
     def _decode(self, group: Group, index: int, nbytes: int) -> _Decoded:
         started = time.perf_counter()
@@ -250,20 +286,24 @@ class ShardFeed:
         values = extract({name: member.data for name, member in group.members.items()}, self._fields)
         sample.label, sample.caption, sample.attributes = values.label, values.caption, values.attributes
         sample.status, sample.detail = values.status, values.detail
-        # The first one in the tar, so that a tar that is cut behind it gives the same image.
-        image = next((member for name, member in group.members.items() if name in IMAGE_EXTENSIONS), None)
-        if image is None:
-            extensions = ", ".join([*group.members, *group.others])
-            sample.status = MISSING_IMAGE
-            sample.detail = f"the sample has no jpg, jpeg, png or webp file; it has {extensions}"
+        if sample.status != OK and (broken := broken_label(group, self._fields)):
+            sample.detail = broken  # why there is nothing to read says more than that there is not
+        images = self._fields.images_in(group.members)
+        if not images:
+            sample.status, sample.detail = MISSING_IMAGE, missing_image(group, self._fields)
             return sample, values
+        values.notes += [
+            (FURTHER_IMAGE, f"{name} beside {images[0]}, which is read; --image-key {name} reads the other")
+            for name in images[1:]
+        ]
+        image = group.members[images[0]]
         if image.data is not None:  # the length of a file that was not read may exceed the column's int32
             sample.offset, sample.nbytes = image.offset, image.nbytes
         if sample.status == OK:
-            self._add_image(sample, image)
+            self._add_image(sample, image, values)
         return sample, values
 
-    def _add_image(self, sample: Sample, image: Member) -> None:
+    def _add_image(self, sample: Sample, image: Member, values: Values) -> None:
         if image.problem:
             sample.status, sample.detail = UNDECODABLE, image.problem
             return
@@ -280,3 +320,5 @@ class ShardFeed:
         else:
             sample.image, sample.phash = decoded.image, decoded.phash
             sample.width, sample.height = decoded.width, decoded.height
+            if decoded.truncated:
+                values.notes.append((TRUNCATED_IMAGE, f"the file ends early, after {image.nbytes} bytes"))

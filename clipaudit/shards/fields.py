@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Final, NoReturn, TypeAlias
 
 from clipaudit.config import FieldsConfig
 from clipaudit.errors import UsageError
 from clipaudit.schema import BAD_LABEL, BAD_METADATA, MISSING_LABEL, OK, Label, LabelKind
+from clipaudit.shards.image_header import IMAGE_EXTENSIONS, USUAL_EXTENSIONS
 
 Source: TypeAlias = str
 """Extension of a file: `cls`, `txt`, `json`, or another that is read as text."""
@@ -52,6 +54,23 @@ class Fields:
     label: Field | None = None
     attributes: tuple[Field, ...] = ()
     caption: Field | None = None
+    images: tuple[str, ...] = ()
+    """Extensions of the image, lower-case, `*` and `?` allowed; empty for `IMAGE_EXTENSIONS`."""
+
+    def is_image(self, extension: str) -> bool:
+        """Whether a file of this lower-case extension may be the sample's image."""
+        if not self.images:
+            return extension in IMAGE_EXTENSIONS
+        return extension in self.images or any(fnmatchcase(extension, pattern) for pattern in self.images)
+
+    def images_in(self, extensions: Iterable[str]) -> list[str]:
+        """The extensions of files that may be the image: the one that is taken, then the others.
+
+        The first in the tar is taken, so that a tar that is cut behind it gives the same image; one of a usual format,
+        unless the user named the extensions.
+        """
+        images = [extension for extension in extensions if self.is_image(extension)]
+        return images if self.images else sorted(images, key=lambda name: name not in USUAL_EXTENSIONS)
 
     @property
     def label_kind(self) -> LabelKind | None:
@@ -70,10 +89,14 @@ class Fields:
         """Extensions of the files that must be read."""
         return frozenset(item.source for item in (self.label, *self.attributes, self.caption) if item is not None)
 
+    def wants(self, extension: str) -> bool:
+        """Whether a file of this lower-case extension is read."""
+        return extension in self.extensions or self.is_image(extension)
+
 
 @dataclass(kw_only=True, slots=True)
 class Values:
-    """One sample's fields; `status` is `ok`, `missing_label`, `bad_label` or `bad_metadata`."""
+    """One sample's fields; `status` is `ok`, `missing_label`, `bad_label`, or `bad_metadata`: the label is in it."""
 
     status: str = OK
     detail: str = ""
@@ -83,8 +106,12 @@ class Values:
     """Text of every declared column; None for a value that is missing or bad."""
     missing: list[str] = field(default_factory=list)
     """Columns (and `--caption`) without a value."""
+    kinds: dict[str, str] = field(default_factory=dict)
+    """What each attribute's value is in the json: `integer`, `long` (beyond 2^53), `number`, `boolean` or `text`."""
     bad: list[str] = field(default_factory=list)
     """Columns (and `--caption`) whose value is not text, number or boolean."""
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    """What is to be counted although it costs no image: kind (`bad_metadata`, ...) and detail."""
 
 
 class _BadValue(ValueError):
@@ -104,7 +131,15 @@ def parse_fields(config: FieldsConfig) -> Fields:
                 f"{item.column!r}; rename one, NAME={item.spec}"
             )
         attributes[item.column] = item
-    return Fields(label=label, attributes=tuple(attributes.values()), caption=caption)
+    return Fields(label=label, attributes=tuple(attributes.values()), caption=caption, images=_images(config.image))
+
+
+def _images(names: Iterable[str]) -> tuple[str, ...]:
+    images = tuple(name.strip().lower().removeprefix(".") for name in names)
+    wrong = next((name for name in images if not name or "/" in name), None)
+    if wrong is not None:
+        raise UsageError(f"--image-key {wrong!r} is no extension: give what follows the first dot, such as input.jpg")
+    return images
 
 
 def extract(members: Mapping[str, bytes | None], fields: Fields) -> Values:
@@ -119,14 +154,33 @@ def extract(members: Mapping[str, bytes | None], fields: Fields) -> Values:
         try:
             document = _document(members["json"])
         except _BadValue as error:
-            values.status, values.detail = BAD_METADATA, str(error)
-            return values
+            return _without_json(members, fields, str(error))
     for item in fields.attributes:
-        values.attributes[item.column] = _counted(_find(document, item.path), item.column, values)
+        value = _find(document, item.path)
+        values.attributes[item.column] = _counted(value, item.column, values)
+        if values.attributes[item.column] is not None:
+            values.kinds[item.column] = _kind(value)
     if fields.caption is not None:
         values.caption = _counted(_caption(fields.caption, members, document, values), CAPTION, values)
     if fields.label is not None and values.status == OK:
         _take_label(fields.label, members, document, values)
+    return values
+
+
+def _without_json(members: Mapping[str, bytes | None], fields: Fields, reason: str) -> Values:
+    """The fields of a sample whose json cannot be read: that costs the image nothing, unless the label is in it."""
+    values = Values(attributes=dict.fromkeys(fields.attribute_names), bad=list(fields.attribute_names))
+    values.notes.append((BAD_METADATA, reason))
+    if fields.caption is not None:
+        if fields.caption.source == "json":
+            values.bad.append(CAPTION)
+        else:
+            values.caption = _counted(_caption(fields.caption, members, None, values), CAPTION, values)
+    if fields.label is not None and fields.label.source == "json" and not fields.label.text:
+        values.status, values.detail = BAD_METADATA, f"label {fields.label.spec}: {reason}"
+        values.notes = []
+    elif fields.label is not None:
+        _take_label(fields.label, members, None, values)
     return values
 
 
@@ -202,6 +256,19 @@ def _counted(value: Json, column: str, values: Values) -> str | None:
     return text
 
 
+def _kind(value: Json) -> str:
+    """What a value that can be stored is; whole floats up to 2^53 are integers, as they are stored."""
+    match value:
+        case bool():
+            return "boolean"
+        case int():
+            return "integer" if abs(value) <= 2**53 else "long" if -(2**63) <= value < 2**63 else "text"
+        case float():
+            return "integer" if value.is_integer() and abs(value) < 2**53 else "number"
+        case _:
+            return "text"
+
+
 def _as_text(value: Json) -> str:
     """Text of a scalar: `true`, `-3`, `0.5`, whole floats without a fraction; empty for null."""
     match value:
@@ -257,7 +324,7 @@ def _caption(item: Field, members: Mapping[str, bytes | None], document: Json, v
     try:
         return _read_text(members)
     except _BadValue as error:
-        values.status, values.detail = BAD_METADATA, str(error)
+        values.notes.append((BAD_METADATA, str(error)))
         return None
 
 
@@ -300,7 +367,7 @@ def _class_number(data: bytes | None) -> int | None:
     if _INTEGER.fullmatch(text) is None or not -(2**63) <= int(text) < 2**63:
         raise _BadValue(
             f"{text[:40].decode('utf-8', 'backslashreplace')!r} is not a 64-bit integer; names are read by --label"
-            " cls:text"
+            " cls:text, and labels elsewhere by --label txt or json:PATH"
         )
     return int(text)
 

@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from collections.abc import Callable
 from typing import Final
 
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from clipaudit.shards.image_header import Header
+from clipaudit.shards.image_plugins import PLUGINS
 
 # The plugins themselves, not Image.open, which warns about large images by a limit that is global to the process.
 _PLUGINS: Final[dict[str, Callable[[io.BytesIO], Image.Image]]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
+    **PLUGINS,
 }
-BROKEN: Final = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-)
-"""The exceptions that Pillow's decoders raise for broken files."""
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,6 +27,7 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_END_OF_IMAGE: Final = b"\xff\xd9"
 _MAX_PASSES: Final = 64  # over the largest allowed image: a few seconds; a hostile file of 1 MB can ask for minutes
 
 
@@ -53,9 +41,14 @@ def too_large(header: Header, max_pixels: int) -> str | None:
     return None
 
 
-def open_plain(header: Header) -> Image.Image:
-    """The image as it is stored, not decoded yet. Raises one of BROKEN for a broken file."""
-    return _PLUGINS[header.format](io.BytesIO(header.pixels))
+def open_plain(header: Header, *, truncated: bool = False) -> Image.Image:
+    """The image as it is stored, not decoded yet; the first frame. Raises one of BROKEN for a broken file.
+
+    With `truncated` a JPEG may lack its end, which becomes grey.
+    """
+    # libjpeg fills what is missing when it meets the marker of the end; behind a complete picture it reads no marker.
+    end = _END_OF_IMAGE if truncated and header.format == "JPEG" else b""
+    return _PLUGINS[header.format](io.BytesIO(header.pixels + end))
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:

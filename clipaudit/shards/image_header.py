@@ -1,21 +1,48 @@
-"""Format, size and orientation of a JPEG, PNG or WebP file, read without decoding, and the file without metadata."""
+"""Format, size and orientation of an image file, read without decoding, and JPEG and PNG files without metadata."""
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-Format: TypeAlias = Literal["JPEG", "PNG", "WEBP"]
+from clipaudit.shards.image_plugins import plugin_of, size_and_orientation
 
+Format: TypeAlias = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
+
+USUAL_EXTENSIONS: Final = frozenset({"jpg", "jpeg", "png", "webp"})
+IMAGE_EXTENSIONS: Final = USUAL_EXTENSIONS | {"jpe", "jfif", "gif", "bmp", "tif", "tiff", "avif"}
+"""Of the files that are read as a sample's image; where it has several, a usual one."""
 _PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_PNG_XMP: Final = b"XML:com.adobe.xmp\0\0"  # the second zero: not compressed
 _PNG_PIXEL_CHUNKS: Final = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _ORIENTATION_TAG: Final = 0x0112
-_SHORT: Final = 3
+_BYTE, _SHORT, _LONG = 1, 3, 4
+_XMP_NAME: Final = b"http://ns.adobe.com/xap/1.0/\0"
+_XMP_ORIENTATION: Final = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])\b""")
+_XMP_BYTES: Final = 2**20
+# Formats that are recognised and not read, by how their files begin; `ftyp` boxes name their brand at byte 8.
+_OTHER_FORMATS: Final = (
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"8BPS", "Photoshop"),
+    (b"%PDF", "PDF"),
+    (b"<svg", "SVG"),
+    (b"<?xml", "XML or SVG"),
+    (b"\0\0\1\0", "icon (ICO)"),
+    (b"<!DOCTYPE", "HTML"),
+    (b"<!doctype", "HTML"),
+    (b"<html", "HTML"),
+    (b"PK\x03\x04", "ZIP"),
+)
+_HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
 class HeaderError(ValueError):
-    """The bytes are not a JPEG, PNG or WebP file, or its header is broken."""
+    """The bytes are no image file of a format that is read, or its header is broken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +55,9 @@ class Header:
     height: int
     """Likewise."""
     orientation: int
-    """EXIF orientation, 1 (upright) to 8."""
+    """EXIF or XMP orientation, 1 (upright) to 8."""
     pixels: bytes
-    """The file without comments, EXIF, XMP, colour profiles and further frames (of WebP, the whole file).
+    """The file without comments, EXIF, XMP, colour profiles and further frames (of WebP and others, the whole file).
 
     Metadata of a broken or hostile file can make a decoder warn, fail or decompress gigabytes, and none is needed.
     """
@@ -51,14 +78,36 @@ def read_header(data: bytes) -> Header:
             return _webp(data)
     except (struct.error, IndexError):
         raise HeaderError("the image file is cut within its header") from None
-    raise HeaderError("it is empty" if not data else "it is not a JPEG, PNG or WebP file")
+    return _by_pillow(data)
+
+
+def _by_pillow(data: bytes) -> Header:
+    """Header of a file that Pillow's plugin parses: GIF, BMP, TIFF, AVIF."""
+    name = plugin_of(data)
+    if name is None:
+        raise HeaderError(_not_read(data))
+    try:
+        width, height, orientation = size_and_orientation(name, data)
+    except ValueError as error:
+        raise HeaderError(str(error)) from None
+    return _checked(Header(name, width, height, orientation, data))
+
+
+def _not_read(data: bytes) -> str:
+    """What a file that is not read is, in words."""
+    name = next((name for magic, name in _OTHER_FORMATS if data.startswith(magic)), None)
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        name = "HEIC"
+    if name is not None:
+        return f"it is a {name} file: convert it to JPEG, PNG or WebP"
+    return "it is empty" if not data else "it is not a JPEG, PNG or WebP file"
 
 
 def _jpeg(data: bytes) -> Header:
     """Walk the segments (marker, length, content) up to the first scan, as in ITU-T T.81, annex B."""
     pixels = bytearray(b"\xff\xd8")
     size: tuple[int, int] | None = None
-    orientation, components = 1, 0
+    orientation, by_xmp, components = 0, 1, 0
     position = 2
     while True:
         # Like libjpeg: skip all bytes before the next marker, and its fill bytes.
@@ -79,8 +128,10 @@ def _jpeg(data: bytes) -> Header:
             if size is not None:
                 raise HeaderError("the JPEG has two frame headers")
             size, components = struct.unpack_from(">HH", segment, 3), segment[7]
-        if marker == 0xE1 and segment[2:8] == b"Exif\0\0" and orientation == 1:
+        if marker == 0xE1 and segment[2:8] == b"Exif\0\0" and not orientation:
             orientation = _orientation(segment[8:])
+        elif marker == 0xE1 and segment[2:].startswith(_XMP_NAME):
+            by_xmp = _xmp_orientation(segment)
         # APP0 (E0) and APP14 (EE) say what the colour space is; the other APPn and comments (FE) are metadata.
         if not (0xE1 <= marker <= 0xEF and marker != 0xEE) and marker != 0xFE:
             pixels += b"\xff" + bytes([marker]) + segment
@@ -91,7 +142,7 @@ def _jpeg(data: bytes) -> Header:
     height, width = size
     # In compressed data every FF is followed by a 00, so that FF DA there can only be the marker of another scan.
     scans = 1 + data.count(b"\xff\xda", position)
-    return _checked(Header("JPEG", width, height, orientation, bytes(pixels), components, scans))
+    return _checked(Header("JPEG", width, height, orientation or by_xmp, bytes(pixels), components, scans))
 
 
 def _png(data: bytes) -> Header:
@@ -100,7 +151,7 @@ def _png(data: bytes) -> Header:
     if data[12:16] != b"IHDR":
         raise HeaderError("the PNG does not begin with its header")
     pixels = bytearray(_PNG_SIGNATURE)
-    orientation = 1
+    orientation, by_xmp = 0, 1
     position = len(_PNG_SIGNATURE)
     while position + 8 <= len(data):
         (length,) = struct.unpack_from(">I", data, position)
@@ -109,10 +160,12 @@ def _png(data: bytes) -> Header:
             pixels += data[position:end]
         elif kind == b"eXIf":
             orientation = _orientation(data[position + 8 : end - 4])
+        elif kind == b"iTXt" and data[position + 8 :].startswith(_PNG_XMP):
+            by_xmp = _xmp_orientation(data[position + 8 : end - 4])
         position = end
         if kind == b"IEND":
             break
-    return _checked(Header("PNG", width, height, orientation, bytes(pixels)))
+    return _checked(Header("PNG", width, height, orientation or by_xmp, bytes(pixels)))
 
 
 def _webp(data: bytes) -> Header:
@@ -135,33 +188,47 @@ def _webp(data: bytes) -> Header:
 
 
 def _webp_orientation(data: bytes) -> int:
-    """The orientation in the EXIF chunk, or 1; chunks begin at even offsets."""
-    position = 12
+    """The orientation in the EXIF chunk, else in the XMP chunk, else 1; chunks begin at even offsets."""
+    position, by_xmp = 12, 1
     while position + 8 <= len(data):
         kind = data[position : position + 4]
         (length,) = struct.unpack_from("<I", data, position + 4)
         if kind == b"EXIF":
-            return _orientation(data[position + 8 : position + 8 + length].removeprefix(b"Exif\0\0"))
+            orientation = _orientation(data[position + 8 : position + 8 + length].removeprefix(b"Exif\0\0"))
+            if orientation:
+                return orientation
+        if kind == b"XMP ":
+            by_xmp = _xmp_orientation(data[position + 8 : position + 8 + length])
         position += 8 + length + length % 2
-    return 1
+    return by_xmp
 
 
 def _orientation(tiff: bytes) -> int:
-    """The orientation in the first directory of a TIFF structure; 1 when there is none or it cannot be read."""
+    """The orientation in the first directory of a TIFF structure; 0 when there is none or it cannot be read.
+
+    EXIF asks for a SHORT; writers that store a LONG or a BYTE are read by viewers too.
+    """
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:
-        return 1
+        return 0
+    kinds = {_BYTE: "B", _SHORT: "H", _LONG: "I"}
     try:
         (start,) = struct.unpack_from(order + "I", tiff, 4)
         (count,) = struct.unpack_from(order + "H", tiff, start)
         for at in range(start + 2, start + 2 + 12 * min(count, 512), 12):
             tag, kind = struct.unpack_from(order + "HH", tiff, at)
-            if tag == _ORIENTATION_TAG and kind == _SHORT:
-                (value,) = struct.unpack_from(order + "H", tiff, at + 8)
-                return value if 1 <= value <= 8 else 1
+            if tag == _ORIENTATION_TAG and kind in kinds:
+                (value,) = struct.unpack_from(order + kinds[kind], tiff, at + 8)
+                return value if 1 <= value <= 8 else 0
     except struct.error:
         pass
-    return 1
+    return 0
+
+
+def _xmp_orientation(packet: bytes) -> int:
+    """The orientation in an XMP packet, or 1."""
+    match = _XMP_ORIENTATION.search(packet[:_XMP_BYTES])
+    return int(match[1]) if match else 1
 
 
 def _checked(header: Header) -> Header:

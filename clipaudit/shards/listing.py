@@ -6,6 +6,7 @@ import fnmatch
 import glob
 import os
 import re
+import shlex
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -140,7 +141,8 @@ def _matches(pattern: str) -> list[Stat]:
     if pattern.startswith("@") and not _stands_for_itself(pattern):
         raise UsageError(f"{pattern!r}: lists of shards are not read from files; give $(cat {pattern[1:]})")
     by_directory: dict[str, list[str]] = {}
-    texts = expand_braces(pattern)
+    # Braces and globs that stand in the name of a file or a directory are no pattern.
+    texts = [pattern] if _stands_for_itself(pattern) else expand_braces(pattern)
     for text in texts:
         by_directory.setdefault(_directory(text), []).append(text)
     by_text: dict[str, list[Stat]] = {}
@@ -179,7 +181,7 @@ def _look_up(directory: str, texts: list[str]) -> dict[str, list[Stat]]:
 def _pick(text: str, listing: dict[str, Stat]) -> Iterator[Stat]:
     """The files of a directory's listing (by name) that a path or a glob in its last part names."""
     name = text.rstrip("/").rpartition("/")[2]
-    if not _is_glob(text):
+    if name in listing or not _is_glob(text):
         if name in listing:
             yield _as_file(listing[name])
         return
@@ -194,7 +196,10 @@ def _as_file(entry: Stat) -> Stat:
     if entry.directory:
         folder = entry.url.rstrip("/")
         if is_local(folder) and not any(Path(folder).glob("*.tar")):
-            raise UsageError(f"{folder} is a directory without .tar files: {_MAKE_SHARDS.format(folder)}")
+            below = next((path for path in Path(folder).glob("*/*.tar")), None)
+            if below is not None:
+                raise UsageError(f"{folder} is a directory: give {folder}/*/*.tar")
+            raise UsageError(f"{folder} is a directory without .tar files: {_MAKE_SHARDS.format(shlex.quote(folder))}")
         raise UsageError(f"{folder} is a directory: give {folder}/*.tar")
     return entry
 
@@ -206,6 +211,8 @@ def _refuse_other_kinds(url: str) -> None:
         raise UsageError(f"{url} is compressed: unpack it to a plain .tar (offsets need one)")
     if name.endswith(_TABLES):
         raise UsageError(f"{url} is a table, not a tar of images: {_MAKE_SHARDS.format('DIRECTORY')}")
+    if name.endswith(".txt"):
+        raise UsageError(f"{url} is a text file, not a tar of images; where it lists shards, give $(cat {url})")
     if name.endswith(_IMAGES):
         raise UsageError(f"{url} is an image, not a tar of images: {_MAKE_SHARDS.format('DIRECTORY')}")
 
@@ -250,10 +257,19 @@ def _listing(directory: str) -> dict[str, Stat]:
 def _deep_glob(text: str) -> list[Stat]:
     """Matches of a text with globs in its directories, or on a file system without listings."""
     if is_local(text):
-        names = glob.glob(local_path(text), recursive=True)  # noqa: PTH207 - pathlib has no absolute patterns
+        names = glob.glob(_literal_where_it_exists(local_path(text)), recursive=True)  # noqa: PTH207 - pathlib has no absolute patterns
     else:
         names = _reach(text, lambda: _remote_glob(text)) or []
     return [entry for entry in _stat_all(names) if entry is not None and not entry.directory]
+
+
+def _literal_where_it_exists(path: str) -> str:
+    """A local glob whose first directories, as far as they exist by these very names, stand for themselves."""
+    parts = path.split("/")
+    known = 1
+    while known < len(parts) and os.path.lexists("/".join(parts[: known + 1])):
+        known += 1
+    return "/".join([*map(glob.escape, parts[:known]), *parts[known:]])
 
 
 def _stat_all(urls: Sequence[str]) -> list[Stat | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -20,8 +21,11 @@ _READ_AHEAD_BYTES: Final = 8 * 2**20  # of one request to an object store
 _ESTIMATE_BYTES: Final = 4 * 2**20  # read of each shard that samples are counted in
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 _NAMED_EXTENSIONS: Final = 6
+_NAMED_MEMBERS: Final = 5
 _MAX_LINKS: Final = 8  # from link to link
 _META: Final = re.compile(r"__[^/]*__($|/)")  # webdataset leaves these out too, by `skip_meta`
+_META_KEY: Final = re.compile(r"(.*/)?__[^/]*__")
+_ARCHIVE: Final = re.compile(r"(.*\.)?(tar|tgz|tar\.\w+|zip|7z|rar)")
 _UNSAFE: Final = re.compile(r"\.\.|[^\w. -]")
 
 
@@ -39,6 +43,23 @@ class Member:
     """Why a link or a sparse file could not be read."""
 
 
+class OtherMembers:
+    """Members that are no files of a sample, counted by kind."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        """By `meta_file`, `hidden_file`, `nested_archive`, `nameless_file`."""
+        self.names: dict[str, list[str]] = {}
+        """The first few of each kind."""
+
+    def add(self, kind: str, name: str) -> None:
+        """Count one member."""
+        self.counts[kind] += 1
+        names = self.names.setdefault(kind, [])
+        if len(names) < _NAMED_MEMBERS:
+            names.append(name)
+
+
 @dataclass(slots=True)
 class Group:
     """Adjacent members with one key: a sample before its fields are read."""
@@ -53,6 +74,20 @@ class Group:
     """Wanted members by lower-case extension (all that follows the first dot of the file name), in tar order."""
     others: list[str] = field(default_factory=list)
     """The first extensions that are not wanted, for messages."""
+
+    @property
+    def extensions(self) -> list[str]:
+        """Of the wanted members, then of the others."""
+        return [*self.members, *self.others]
+
+    @property
+    def foreign_kind(self) -> str | None:
+        """`meta_file` or `nested_archive` for a group that is no sample unless it has an image; None for others."""
+        if self.status != OK:
+            return None
+        if _META_KEY.fullmatch(self.key):
+            return "meta_file"
+        return "nested_archive" if all(map(_ARCHIVE.fullmatch, self.extensions)) else None
 
 
 def verify_unchanged(shard: Shard) -> None:
@@ -109,9 +144,9 @@ class ShardReader:
 
     As in webdataset the key is the path up to the first dot of the file name, extensions are lower-cased, directories,
     hidden files, `__meta__` files and names without an extension are left out, and adjacent members with one key are a
-    group. Links to members of the same tar are followed. Stricter than webdataset: a key that comes again, or a wanted
-    extension that comes again within a group, begins a new group of status `duplicate_key`, so that a field is never
-    paired with another sample's image.
+    group. `left_out` counts what is left out, but for directories. Links to members of the same tar are followed.
+    Stricter than webdataset: a key that comes again, or a wanted extension that comes again within a group, begins a
+    new group of status `duplicate_key`, so that a field is never paired with another sample's image.
 
     When the tar is cut or holds junk, reading ends there and `truncated` says where. The groups before that are given
     out, the last one only if it is known to be whole: when the header of the next group was still read, or when
@@ -148,6 +183,7 @@ class ShardReader:
         self._by_name: dict[str, TarMember] | None = None
         self._key_digests: set[int] = set()
         self.truncated: str | None = None
+        self.left_out = OtherMembers()
 
     def __enter__(self) -> Self:
         return self
@@ -195,6 +231,7 @@ class ShardReader:
         for member in self._tar:
             split = self._split(member.name)
             if split is None:
+                self.left_out.add(_kind(member.name), member.name)
                 continue
             key, extension, problem = split
             repeated = current is not None and self._wants(extension) and extension in current.members
@@ -232,6 +269,9 @@ class ShardReader:
 
     def _as_member(self, member: TarMember) -> Member:
         """The member; a link within the archive is followed."""
+        if member.special:
+            problem = "it is a device, a pipe or of a special type, not a file"
+            return Member(data=None, offset=member.offset, nbytes=member.nbytes, problem=problem)
         if member.sparse:
             problem = "it is a sparse file: repack the tar without --sparse"
             return Member(data=None, offset=member.offset, nbytes=member.nbytes, problem=problem)
@@ -284,6 +324,13 @@ class ShardReader:
         if key is None or _META.match(name) or name.rpartition("/")[2].startswith("."):
             return None
         return key, extension.lower(), ""
+
+
+def _kind(name: str) -> str:
+    """Why a member belongs to no sample."""
+    if _META.match(name):
+        return "meta_file"
+    return "hidden_file" if name.rpartition("/")[2].startswith(".") else "nameless_file"
 
 
 def _name_problem(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 BLOCK: Final = 512
@@ -13,6 +13,7 @@ _CHUNK: Final = 2**20
 _MAX_EXTENDED_HEADER: Final = 2**20  # bytes of a long name or PAX record; a larger one is junk that parses by chance
 _MAX_NESTED_HEADERS: Final = 16
 _GNU_SPARSE: Final = b"S"
+_NO_MEMBERS: Final = (b"V", b"D", b"N")  # of GNU tar: label of a volume, names in a directory, long names of old
 _EXTENDED: Final = (b"L", b"K", b"x", b"X", b"g")
 _COMPRESSED: Final = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -43,7 +44,7 @@ class Damage(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """One regular file, link or sparse file of the archive."""
+    """One regular file, link, sparse file or device of the archive."""
 
     name: str
     """Bytes that are not UTF-8 appear as `\\xNN`, so every name can be stored as text."""
@@ -57,6 +58,8 @@ class TarMember:
     """For a hard or symbolic link, the name that it leads to; a link has no data."""
     sparse: bool = False
     """Whether its data is stored with holes left out, and so cannot be used."""
+    special: bool = False
+    """Whether it is a device, a pipe, or of a type that only some programs know; it has no data then."""
 
 
 @dataclass(slots=True)
@@ -92,7 +95,7 @@ class TarReader:
         self.cut_name: str | None = None
 
     def __iter__(self) -> Iterator[TarMember]:
-        """Members in archive order; directories and devices are left out.
+        """Members in archive order; directories are left out.
 
         Raises NotATar when the first block is not a header, EndedEarly when the stream is shorter than `size`.
         """
@@ -107,7 +110,7 @@ class TarReader:
             self.bytes_good = self._size
 
     def _next(self) -> TarMember | bool | None:
-        """The next member, True for an entry that is not a regular file, None at the end-of-archive mark.
+        """The next member, True for a directory or a label, None at the end-of-archive mark.
 
         Raises Damage.
         """
@@ -130,27 +133,32 @@ class TarReader:
             if header.type in (tarfile.LNKTYPE, tarfile.SYMTYPE):
                 target = header.linkname if pending.link is None else pending.link
                 return TarMember(_text(name), self._position, 0, None, link=_target(header.type, name, target))
-            if not (header.isreg() or header.type not in tarfile.SUPPORTED_TYPES):
-                return True
-            regular = header.isreg() and not name.endswith("/")
-            return self._body(_text(name), size, start, regular, header.type == _GNU_SPARSE or pending.sparse)
+            if header.isdir() or (header.type in tarfile.SUPPORTED_TYPES and not header.isreg()):
+                return True if header.isdir() else TarMember(_text(name), self._position, 0, None, special=True)
+            # Directories of old archives are files whose names end in a slash; volume labels and lists of names are
+            # no members.
+            listed = not name.endswith("/") and header.type not in _NO_MEMBERS
+            body = self._body(_text(name), size, start, listed, header.type == _GNU_SPARSE or pending.sparse)
+            if isinstance(body, TarMember) and not header.isreg():
+                return replace(body, data=None, special=True)
+            return body
         raise Damage(start, "junk instead of a tar header")
 
-    def _body(self, name: str, size: int, start: int, regular: bool, sparse: bool) -> TarMember | bool:
+    def _body(self, name: str, size: int, start: int, listed: bool, sparse: bool) -> TarMember | bool:
         """Read or skip the data of the member whose headers begin at `start`."""
         offset = self._position
         if offset + size > self._size:
-            self.cut_name = name if regular else None
+            self.cut_name = name if listed else None
             what = "cut inside" if size <= 2**40 else "an impossible size for"
             raise Damage(start, f"{what} the member {name!r} that begins")
         data = None
-        if regular and not sparse and size <= self._max_member_bytes and self._wants(name):
+        if listed and not sparse and size <= self._max_member_bytes and self._wants(name):
             data = self._read(size)
         else:
             self._skip(size)
         # A file may be cut in the padding behind the data: then the member itself is whole.
         self._skip(min(-size % BLOCK, self._size - self._position))
-        return TarMember(name, offset, size, data, sparse=sparse) if regular else True
+        return TarMember(name, offset, size, data, sparse=sparse) if listed else True
 
     def _header(self, start: int) -> tarfile.TarInfo | None:
         """The header at the current position; None for the end-of-archive mark."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -147,6 +148,8 @@ def test_bad_samples_are_rows_with_a_status_and_cost_only_themselves(audit, tmp_
     )
     result = audit(tmp_path / "a.tar", "--label", "cls", "--attributes", "json:place", "--max-lost", "1")
     assert result.returncode == 0, result.stderr
+    assert re.search(r"^noted +1 bad_metadata$", result.stderr, re.M)
+    assert re.search(r"^bad_metadata +a.tar: badjson: the json cannot be read", result.stderr, re.M)
     rows = Run(str(tmp_path / "run")).table(["key", "status"]).to_pylist()
     assert [row["status"] for row in rows] == [
         "ok",
@@ -158,13 +161,13 @@ def test_bad_samples_are_rows_with_a_status_and_cost_only_themselves(audit, tmp_
         "missing_image",
         "bad_name",
         "too_large",
-        "bad_metadata",
+        "ok",
         "ok",
         "duplicate_key",
     ]
     assert not (tmp_path.parent / "etc").exists()
     strict = audit(tmp_path / "a.tar", "--label", "cls", "--attributes", "json:place", "--max-lost", "0.5")
-    assert_one_sentence(strict, 4, "83.3 % of the samples were skipped", "--max-lost")
+    assert_one_sentence(strict, 4, "75.0 % of the samples were skipped", "--max-lost")
 
 
 @pytest.mark.parametrize("damage", ["cut_member", "cut_header", "junk_middle", "junk_end"])

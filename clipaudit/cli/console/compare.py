@@ -29,6 +29,8 @@ def print_comparison(comparison: Comparison, top: int) -> None:
     console.print(table)
     for sentence in _legend():
         console.print(f"[dim]{escape(sentence)}[/dim]", soft_wrap=True)
+    if comparison.texts_remark:
+        console.print(f"[yellow]note[/yellow] {escape(comparison.texts_remark)}", soft_wrap=True)
     moved = sum(head.moved for head in comparison.heads)
     left_out = ""
     if comparison.left_out:

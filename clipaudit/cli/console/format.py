@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -30,3 +34,16 @@ def new_table(*columns: tuple[str, bool]) -> Table:
     for title, right in columns:
         table.add_column(title, justify="right" if right else "left", no_wrap=right)
     return table
+
+
+def print_facts(console: Console, facts: Sequence[tuple[str, str]]) -> None:
+    """Print named facts in two columns; in a file or a pipe a fact is one line, so that it can be searched for."""
+    if console.is_terminal:
+        grid = Table.grid(padding=(0, 2))
+        for name, text in facts:
+            grid.add_row(f"[dim]{escape(name)}[/dim]", escape(text))
+        console.print(grid)
+        return
+    width = max((len(name) for name, _ in facts), default=0)
+    for name, text in facts:
+        console.print(f"{name:{width}}  {text}", soft_wrap=True, markup=False)

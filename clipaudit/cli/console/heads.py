@@ -37,6 +37,8 @@ def print_heads(description: Description, top: int) -> None:
             f"[dim]in {len(heads)} heads[/dim] {escape(description.pool.texts[text])} [dim]{names}[/dim]",
             soft_wrap=True,
         )
+    if description.texts_remark:
+        console.print(f"[yellow]note[/yellow] {escape(description.texts_remark)}", soft_wrap=True)
     if description.roles_missing and description.config.roles:
         console.print(f"[yellow]note[/yellow] {escape(description.roles_missing)}", soft_wrap=True)
     console.print(

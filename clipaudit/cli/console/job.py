@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from clipaudit.cli.console.format import byte_count, count
+from clipaudit.cli.console.format import byte_count, count, print_facts
 from clipaudit.cli.console.run import print_status
 from clipaudit.job.driver import Reporter
 from clipaudit.job.progress import Rate, Tally, bottleneck
@@ -90,10 +89,7 @@ class ConsoleReporter(Reporter):
         if plan.facts.model["tower"]["pooling"] == "attention":
             remark = "it pools by attention: exact too, but slower, and each head takes as many numbers as the pool"
             rows.insert(1, ("", remark))
-        grid = Table.grid(padding=(0, 2))
-        for name, text in rows:
-            grid.add_row(f"[dim]{name}[/dim]", escape(text))
-        self._console.print(grid)
+        print_facts(self._console, rows)
         if self._console.is_terminal:
             self._task = self._progress.add_task("audit", total=len(plan.shards), completed=plan.committed, speed="")
             self._progress.start()

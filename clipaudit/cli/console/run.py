@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from clipaudit.cli.console.format import byte_count, count
+from clipaudit.cli.console.format import byte_count, count, print_facts
 
 if TYPE_CHECKING:
     from clipaudit.job.recompute import Recomputed
@@ -22,25 +21,24 @@ def print_status(status: RunStatus, console: Console | None = None, *, details: 
     On stdout unless a console is given.
     """
     console = console or Console(highlight=False)
-    grid = Table.grid(padding=(0, 2))
+    facts = []
     shards = [f"{status.committed:,} of {status.shards:,} committed"]
     shards += [f"{status.partial:,} partial"] * bool(status.partial) + [f"{status.failed:,} failed"] * bool(
         status.failed
     )
-    grid.add_row("[dim]shards[/dim]", ", ".join(shards))
+    facts.append(("shards", ", ".join(shards)))
     skipped = ", ".join(f"{count:,} {name}" for name, count in sorted(status.skipped.items()))
     coverage = f" ({100 * status.coverage:.2f} % of {status.rows:,})" if status.rows else ""
-    grid.add_row("[dim]images[/dim]", f"{status.ok:,} ok{coverage}" + (f"; skipped: {skipped}" if skipped else ""))
+    facts.append(("images", f"{status.ok:,} ok{coverage}" + (f"; skipped: {skipped}" if skipped else "")))
+    if status.notes:
+        facts.append(("noted", ", ".join(f"{count:,} {kind}" for kind, count in sorted(status.notes.items()))))
     for reason, examples in status.examples.items():
-        for example in examples[:details]:
-            grid.add_row(f"[dim]{reason}[/dim]", escape(example))
+        facts += [(reason, example) for example in examples[:details]]
     if status.ok:
         size = f"{byte_count(status.bytes_stored)}, {byte_count(status.bytes_stored / status.ok)} an image"
-        grid.add_row("[dim]stored[/dim]", size)
-    for sentence in status.remarks:
-        grid.add_row("[yellow]note[/yellow]", escape(sentence))
-    grid.add_row("[dim]run[/dim]", escape(status.run))
-    console.print(grid)
+        facts.append(("stored", size))
+    facts += [("note", sentence) for sentence in status.remarks]
+    print_facts(console, [*facts, ("run", status.run)])
 
 
 def print_check(report: CheckReport) -> None:

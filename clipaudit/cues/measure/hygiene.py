@@ -12,6 +12,7 @@ from clipaudit.cues.measure.sample_refs import sample_ref
 from clipaudit.cues.result.finding_parts import SampleRef
 from clipaudit.cues.result.panels import Hygiene
 from clipaudit.run.classes import ClassNames
+from clipaudit.run.upkeep import skipped_examples
 
 _CLUSTERS: Final = 6
 """Clusters of near duplicates that are shown, the largest."""
@@ -21,7 +22,7 @@ _IMAGES: Final = 6
 
 def hygiene(facts: ImageFacts, test: ImageFacts | None, names: ClassNames) -> Hygiene:
     """Faults of the association's images `facts`; `test` are the scored images, when they are others."""
-    coverage = facts.run.coverage()
+    coverage, examples = facts.run.coverage(), skipped_examples(facts.run.records)
     size = np.bincount(facts.cluster)
     repeated = np.flatnonzero(size > 1)
     labels = np.bincount(np.unique(np.stack([facts.cluster, facts.truth]), axis=1)[0], minlength=len(size))
@@ -29,6 +30,7 @@ def hygiene(facts: ImageFacts, test: ImageFacts | None, names: ClassNames) -> Hy
     present = counts[counts > 0]
     return Hygiene(
         unreadable=dict(coverage.skipped),
+        unreadable_examples={status: examples[status][0] for status in coverage.skipped if status in examples},
         failed_shards=coverage.shards - coverage.committed,
         truncated_shards=coverage.truncated,
         duplicate_clusters=len(repeated),

@@ -200,6 +200,7 @@ def _hygiene_facts(audit: AuditResult) -> list[tuple[str, str]]:
     )
     return [
         ("Unreadable samples", ", ".join(unreadable) or "none"),
+        *((f"Such as, {words.STATUS.get(name, name)}", text) for name, text in hygiene.unreadable_examples.items()),
         ("Shards lost or cut", f"{hygiene.failed_shards} lost, {hygiene.truncated_shards} cut short"),
         (
             "Near duplicates",

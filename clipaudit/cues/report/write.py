@@ -23,6 +23,7 @@ from clipaudit.cues.report.pictures import Pictures
 from clipaudit.cues.report.waivers import Waiver, apply_waivers
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.errors import UsageError
+from clipaudit.run.checksums import SUMS, write_sums
 from clipaudit.storage.directory import Storage, storage_errors
 from clipaudit.storage.local import TEMPORARY
 
@@ -34,6 +35,7 @@ _MACHINES: Final = (
     File(name="report.schema.json", about="The JSON Schema of report.json.", rows=None),
     File(name="junit.xml", about="The findings as test results, for build servers.", rows=None),
     File(name="summary.md", about="The findings in Markdown, for a pull request.", rows=None),
+    File(name=SUMS, about="The hashes of all these files: `sha256sum -c` verifies them.", rows=None),
 )
 
 
@@ -88,6 +90,7 @@ def write_report(result: AuditResult, config: ReportConfig, pictures: Pictures |
         }
         for name, data in contents.items():
             (aside / name).write_bytes(data)
+        write_sums(aside)
     return report
 
 

@@ -183,6 +183,8 @@ class Hygiene(Documented):
 
     unreadable: dict[str, int]
     """Samples that are not ok, by status."""
+    unreadable_examples: dict[str, str]
+    """One of each status: `SHARD: KEY: what is wrong and what mends it`."""
     failed_shards: int
     """Shards of the run that are not committed."""
     truncated_shards: int

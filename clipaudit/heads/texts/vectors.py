@@ -15,10 +15,13 @@ import safetensors.numpy
 from clipaudit.arrays import Float32s
 from clipaudit.config import ModelConfig
 from clipaudit.errors import RunMismatch, StorageFull, UsageError
+from clipaudit.run.checksums import is_sealed, sealed
 from clipaudit.run.reader import Run
 
 CACHE: Final = "texts"
-"""Directory of a run: `<first digits of the model's fingerprint>-<hash of the texts>.safetensors`."""
+"""Directory of a run: `<first digits of the model's fingerprint>-<hash of the texts>.safetensors`.
+
+The file's metadata has both in full, and the hash of the vectors."""
 
 
 class RunTexts:
@@ -94,7 +97,8 @@ class RunTexts:
         ):
             data = storage.read(path)
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            if header["__metadata__"] == known:
+            # None: stored by version 0.1, without a hash. What is damaged is encoded again.
+            if known.items() <= header["__metadata__"].items() and is_sealed(data) is not False:
                 return self._checked(safetensors.numpy.load(data)["vectors"])
         vectors = self._checked(encode())
         if not self._keep:
@@ -102,7 +106,7 @@ class RunTexts:
         # where the run may not be written to, or the disk is full, the next call encodes the texts again
         with contextlib.suppress(UsageError, StorageFull):
             storage.make_directories([CACHE])
-            storage.replace(path, safetensors.numpy.save({"vectors": np.ascontiguousarray(vectors)}, known))
+            storage.replace(path, sealed({"vectors": np.ascontiguousarray(vectors)}, known))
         return vectors
 
     def _checked(self, vectors: Float32s) -> Float32s:

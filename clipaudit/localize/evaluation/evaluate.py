@@ -35,9 +35,9 @@ from clipaudit.localize.methods import METHODS, Options, localiser
 from clipaudit.localize.surgery import Form
 from clipaudit.localize.tensors import autocast, embed
 from clipaudit.localize.token_maps import TokenDecomposition
-from clipaudit.model import Decomposer, Tower, describe_tower
+from clipaudit.model import Decomposer, Positions, Tower, describe_tower, with_positions
 from clipaudit.model.loading import LoadedModel, Normaliser, load_model
-from clipaudit.run.classes import ClassNames, find_classes, load_classes
+from clipaudit.run.classes import ClassNames, find_classes, listed_classes, load_classes
 from clipaudit.schema import as_paths, as_tuples
 from clipaudit.shards.listing import expand
 
@@ -68,6 +68,8 @@ class EvaluationConfig:
     """Whole pictures instead of what the preprocessing keeps."""
     side: int | None = None
     """Whole pictures with about this many pixels on their shorter side."""
+    positions: Positions = "bicubic"
+    """How position embeddings are resized for them."""
     blocks: int | None = None
     form: Form = "paper"
 
@@ -101,7 +103,7 @@ class LocaliserEvaluation:
     @cached_property
     def _tower(self) -> Tower:
         """The tower's description, made when a method needs it: recognition takes any image encoder."""
-        return describe_tower(self._loaded.model)
+        return describe_tower(with_positions(self._loaded.model, self._config.positions))
 
     @cached_property
     def _reader(self) -> PictureReader:
@@ -135,7 +137,7 @@ class LocaliserEvaluation:
         options = Options(blocks=config.blocks, form=config.form, precision=precision, empty=empty)
         result = segment(
             samples,
-            {method: localiser(method, self._loaded.model, options) for method in methods},
+            {method: localiser(method, self._tower.visual, options) for method in methods},
             self._texts(names),
             _measure(protocol, names),
             self._normalise,
@@ -151,7 +153,7 @@ class LocaliserEvaluation:
         Raises UsageError as `recognise`, and what the shards raise.
         """
         samples = self._samples(labels=self._config.labels, masks=False)
-        names = self._names(samples, numbers=False)
+        names = listed_classes(self._config.classes, [shard.url for shard in samples.shards])
         return recognise(
             samples,
             self._encode,

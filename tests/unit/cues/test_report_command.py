@@ -45,6 +45,7 @@ def test_it_says_what_it_found_where_to_look_and_fails(report, tmp_path):
     assert out.startswith("CLIP takes “water” for “waterbird”.\n")
     assert out.endswith("Gate failed: 1 finding of the kind confirmed.\nOpen out/index.html\n")
     assert confirmed().id in out
+    assert "Left out, image cannot be decoded: 2, such as birds-000000.tar: 000017: it is empty\n" in out
     command = json.loads((tmp_path / "out/report.json").read_text())["command"]
     assert command == "clipaudit report run --seed 3"
 

@@ -23,7 +23,7 @@ from clipaudit.errors import UsageError
 from tests.audit_examples import candidate, confirmed, example_result, inconclusive
 
 SCHEMA = Path(document.__file__).with_name("report.schema.json")
-MADE = {"index.html", "report.json", "report.schema.json", "junit.xml", "summary.md", *ABOUT}
+MADE = {"index.html", "report.json", "report.schema.json", "junit.xml", "summary.md", "SHA256SUMS", *ABOUT}
 
 
 def config(out, **changes):

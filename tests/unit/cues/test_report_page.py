@@ -181,6 +181,12 @@ def test_a_class_with_too_few_images_is_no_pass_on_the_page():
     assert "No shortcut found" not in first
 
 
+def test_one_left_out_sample_of_each_reason_is_shown():
+    page = render(report_of(example_result()))
+    assert "Such as, image cannot be decoded" in page
+    assert "birds-000000.tar: 000017: it is empty" in page
+
+
 def test_what_is_missing_is_said_on_the_first_screen():
     first = render(report_of(with_findings(inconclusive()))).partition("<nav")[0]
     assert "Missing: 93 more images, landbird with water." in first

@@ -106,6 +106,16 @@ def test_a_run_against_itself_does_not_move(run):
     assert all(head["spread"]["value"] == pytest.approx(1) for head in plain["heads"])
 
 
+def test_too_few_rows_are_told_before_thousands_of_texts_are_encoded(run, tmp_path):
+    class NoTexts:
+        def vectors(self, texts):
+            raise AssertionError("the texts are encoded")
+
+    small = Run(make_run(str(tmp_path / "run"), shards=1, rows=5, failures=()))
+    with pytest.raises(UsageError, match="a head of 4 dimensions needs at least 6 rows to compare, not 5"):
+        compare(run, small, make_pool(), NoTexts())
+
+
 def test_rows_of_one_run_against_others(run):
     land, water = (Rows(where=(f"place = {place}",)) for place in ("land", "water"))
     found = compared(run, run, rows=(land, water))

@@ -12,7 +12,7 @@ from clipaudit.run.directory import BASIS, RunDirectory
 from clipaudit.run.integrity import check
 from clipaudit.run.reader import Run
 from tests.make_audits import audited
-from tests.make_runs import make_run
+from tests.make_runs import MEMORY, make_run
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +116,128 @@ def test_readers_of_rows_do_not_wait_for_a_pipe(run):
     os.mkfifo(path)
     with pytest.raises(IntegrityError, match="not a regular file"):
         Run(RunDirectory(str(run)).url).heads("L01H00")
+
+
+@pytest.fixture(scope="module")
+def worked(stored, tmp_path_factory):
+    """The run with something of every kind that commands write into it."""
+    from clipaudit.heads.texts.vectors import RunTexts
+    from clipaudit.retrieval.duplicates import DuplicatesConfig, find_duplicates
+    from clipaudit.run.derived import publish
+
+    folder = tmp_path_factory.mktemp("worked") / "run"
+    shutil.copytree(stored, folder)
+    run = Run(str(folder))
+    RunTexts(run).vectors(["a dog", "a cat"])
+    find_duplicates(run, None, DuplicatesConfig(memory=MEMORY))
+    publish(run, "heads/all", {"heads.json": {"heads": []}, "page.html": "<p>Heads in words</p>"})
+    return folder
+
+
+def every_file(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_changed_byte_in_any_file_of_a_run_is_noticed(worked, tmp_path):
+    assert check(str(worked)).problems == ()
+    assert check(str(worked)).remarks == ()
+    names = every_file(worked)
+    kinds = {name.partition("/")[0] for name in names}
+    assert kinds >= {
+        "run.json",
+        BASIS,
+        "projections",
+        "moments",
+        "_committed",
+        "indexes",
+        "texts",
+        "heads",
+        "duplicates",
+    }
+    shutil.copytree(worked, tmp_path / "run")
+    unnoticed = []
+    for name in names:
+        path = tmp_path / "run" / name
+        before = path.read_bytes()
+        for at in {len(before) // 3, len(before) // 2, max(len(before) - 40, 0)} if before else ():
+            path.write_bytes(before[:at] + bytes([before[at] ^ 1]) + before[at + 1 :])
+            try:
+                noticed = bool(check(str(tmp_path / "run")).problems)
+            except IntegrityError:
+                noticed = True
+            unnoticed += [] if noticed else [(name, at)]
+        path.write_bytes(before)
+    assert unnoticed == []
+
+
+def test_a_missing_file_and_one_without_a_hash_are_told_apart(worked, tmp_path):
+    shutil.copytree(worked, tmp_path / "run")
+    (tmp_path / "run/heads/all/page.html").unlink()
+    (tmp_path / "run/heads/all/notes.txt").write_text("mine")
+    report = check(str(tmp_path / "run"))
+    assert [problem.rpartition("/")[2] for problem in report.problems] == ["page.html is not there"]
+    assert report.remarks == (
+        "a file in the run came without a hash, by version 0.1 or by hand; the first: heads/all/notes.txt",
+    )
+
+
+def test_a_damaged_list_of_hashes_is_a_problem(worked, tmp_path):
+    shutil.copytree(worked, tmp_path / "run")
+    for content in (b"", b"../../etc/passwd", b"0" * 64 + b"  ../run.json\n"):
+        (tmp_path / "run/heads/all/SHA256SUMS").write_bytes(content)
+        assert any("no list of hashes" in problem for problem in check(str(tmp_path / "run")).problems)
+
+
+def test_derived_files_can_be_verified_by_sha256sum(worked):
+    import subprocess
+
+    done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=worked / "heads/all", capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "heads.json: OK" in done.stdout
+
+
+def test_files_of_before_that_have_no_hashes_are_read_and_said(worked, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(worked, folder)
+    for path in folder.rglob("SHA256SUMS"):
+        path.unlink()
+    report = check(str(folder))
+    assert report.problems == ()
+    assert "came without a hash" in report.remarks[0]
+    index = next((folder / "indexes" / "L01H00").glob("*.faiss"))
+    overwrite(index, index.stat().st_size // 2, b"changed!")
+    assert any(str(index) in problem for problem in check(str(folder)).problems), "by the hashes of its card"
+
+
+def test_damaged_text_vectors_are_encoded_again(worked, tmp_path):
+    import numpy as np
+
+    from clipaudit.heads.texts.vectors import RunTexts
+
+    folder = tmp_path / "run"
+    shutil.copytree(worked, folder)
+    right = RunTexts(Run(str(folder))).vectors(["a dog", "a cat"])
+    (path,) = (folder / "texts").iterdir()
+    overwrite(path, path.stat().st_size - 8, b"changed!")
+    np.testing.assert_array_equal(RunTexts(Run(str(folder))).vectors(["a dog", "a cat"]), right)
+    assert check(str(folder)).problems == ()
+
+
+@pytest.mark.parametrize("pattern", ["indexes/L01H00/*.faiss", "indexes/L01H00/card.json", "indexes/_rows/*/*.arrow"])
+def test_a_query_does_not_wait_for_a_pipe(run, pattern):
+    from clipaudit.retrieval.retriever import Retriever
+
+    path = next(run.glob(pattern))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(IntegrityError, match=r"not a regular file|has 0 bytes"):
+        Retriever(Run(str(run))).search(key="0/p0_0000", heads={"L01H00": 1.0})
+
+
+@pytest.mark.parametrize("pattern", ["heads/all/heads.json", "heads/all/SHA256SUMS", "texts/*"])
+def test_a_pipe_among_derived_files_is_not_waited_for(worked, tmp_path, pattern):
+    shutil.copytree(worked, tmp_path / "run")
+    path = next((tmp_path / "run").glob(pattern))
+    path.unlink()
+    os.mkfifo(path)
+    assert any(path.name in problem for problem in check(str(tmp_path / "run")).problems)

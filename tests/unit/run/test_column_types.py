@@ -128,3 +128,106 @@ def test_rows_of_later_shards_that_do_not_fit_are_named(run):
     rows[0]["attributes"]["count"] = "many"
     with pytest.raises(IntegrityError, match="open it again"):
         run.typed(pa.RecordBatch.from_pylist(rows, batch.schema))
+
+
+# -- types as they were in the json ------------------------------------------------------------------------------------
+
+
+def audited_json(folder, *documents, name="run"):
+    """A run by the job itself over images with these json documents, a shard for each list of them."""
+    from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConfig, StoreConfig
+    from clipaudit.job.driver import run_job
+    from tests.make_shards import jpeg_bytes, write_shard
+    from tests.worded_models import write_worded_model
+
+    model = write_worded_model(folder / "model", layers=2, image_size=32)
+    for number, shard in enumerate(documents):
+        samples = {f"{number}-{place}": {"jpg": jpeg_bytes(), "json": facts} for place, facts in enumerate(shard)}
+        write_shard(folder / f"s-{number}.tar", samples)
+    names = sorted({name for shard in documents for facts in shard for name in facts})
+    config = JobConfig(
+        shards=(f"{folder}/s-*.tar",),
+        out=str(folder / name),
+        model=ModelConfig(name=str(model), device="cpu"),
+        fields=FieldsConfig(attributes=tuple(f"json:{name}" for name in names)),
+        store=StoreConfig(layers="1"),
+        execution=ExecutionConfig(engine="local"),
+    )
+    run_job(config)
+    return Run(config.out)
+
+
+@pytest.fixture(scope="module")
+def of_json(tmp_path_factory):
+    first = [
+        {
+            "code": "007",
+            "zip": "7",
+            "n": 1,
+            "x": 0.5,
+            "flag": True,
+            "word": "true",
+            "mixed": 1,
+            "long": 2**60,
+            "f": 3.0,
+        },
+        {"code": "12", "zip": "12", "n": None, "x": 2, "flag": False, "word": "false", "mixed": "1", "long": 1, "f": 4},
+    ]
+    second = [{"code": "1", "zip": "1", "n": -5, "x": -1.5, "flag": None, "word": "true", "mixed": True, "long": 2}]
+    return audited_json(tmp_path_factory.mktemp("json"), first, second)
+
+
+KINDS = {
+    "code": "text", "zip": "text", "n": "number", "x": "number", "flag": "boolean", "word": "text", "mixed": "text",
+    "long": "number", "f": "number",
+}  # fmt: skip
+
+
+def test_attributes_keep_the_type_that_they_had_in_the_json(of_json):
+    types = of_json.column_types()
+    assert {name: types[f"attributes.{name}"] for name in KINDS} == KINDS
+    rows = of_json.table(["attributes"])["attributes"].to_pylist()
+    assert [row["zip"] for row in rows] == ["7", "12", "1"]
+    assert [row["n"] for row in rows] == [1, None, -5]
+    assert [row["x"] for row in rows] == [0.5, 2.0, -1.5]
+    assert [row["flag"] for row in rows] == [True, False, None]
+    assert rows[0]["long"] == 2**60
+
+
+def test_filters_of_runs_and_of_indexes_compare_by_these_types(of_json):
+    from clipaudit.errors import UsageError
+    from clipaudit.retrieval.rowmap import RowMap, segments_for
+    from clipaudit.run.filters import parse_filter
+    from clipaudit.run.rows import filter_columns
+
+    rows = RowMap(of_json, segments_for(of_json))
+    assert rows.mask("n < 0").tolist() == [False, False, True]
+    assert rows.mask("zip = '7'").tolist() == [True, False, False]
+    for columns in (rows.filter_columns, filter_columns(of_json)):
+        with pytest.raises(UsageError, match="texts"):
+            parse_filter("zip < 9", columns)
+
+
+def test_types_come_from_the_records_alone(of_json, monkeypatch):
+    monkeypatch.setattr("clipaudit.run.column_types.open_table", lambda *_: pytest.fail("the rows are read"))
+    assert Run(of_json.directory.url).column_types()["attributes.n"] == "number"
+
+
+def test_runs_of_before_are_typed_by_their_values_and_that_is_said(of_json, tmp_path):
+    import json
+    import shutil
+
+    from clipaudit.run.integrity import check
+
+    shutil.copytree(of_json.directory.url, tmp_path / "run")
+    for path in (tmp_path / "run/_committed").iterdir():
+        record = json.loads(path.read_text())
+        del record["attribute_kinds"]
+        path.write_text(json.dumps(record))
+    old = Run(str(tmp_path / "run"))
+    assert old.column_types()["attributes.zip"] == "number"
+    assert old.column_types()["attributes.code"] == "text"
+    (remark,) = check(old.directory).remarks
+    assert "are typed by values: " in remark
+    assert "zip as numbers" in remark
+    assert check(of_json.directory).remarks == ()

@@ -187,12 +187,12 @@ def test_a_full_disk_leaves_nothing_and_the_old_export_whole(run, tmp_path, monk
 def test_the_recipes_of_the_documentation_work_as_they_stand(tmp_path, monkeypatch, capsys):
     for name in ("duckdb", "polars"):
         pytest.importorskip(name, reason=f"{name} is no dependency of clipaudit; docs/querying.md has recipes for it")
-    spec = TableSpec(heads=("L11H05",), head_dim=64, embed_dim=96, label_kind="int", attributes=("place",))
-    make_run(str(tmp_path / "runs/train"), spec)
-    leftover = tmp_path / "runs/train/projections/000000-dead.parquet"
+    spec = TableSpec(heads=("L05H00",), head_dim=32, embed_dim=96, label_kind="int", attributes=("place",))
+    make_run(str(tmp_path / "demo-out/birds-run"), spec)
+    leftover = tmp_path / "demo-out/birds-run/projections/000000-dead.parquet"
     leftover.write_bytes(b"a lost attempt")
-    export(str(tmp_path / "runs/train"), tmp_path / "train-vectors")
-    export(str(tmp_path / "runs/train"), tmp_path / "train-arrays", file_format="npy")
+    export(str(tmp_path / "demo-out/birds-run"), tmp_path / "train-vectors")
+    export(str(tmp_path / "demo-out/birds-run"), tmp_path / "train-arrays", file_format="npy")
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs/querying.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -201,6 +201,6 @@ def test_the_recipes_of_the_documentation_work_as_they_stand(tmp_path, monkeypat
     for block in blocks:
         exec(compile(block, "docs/querying.md", "exec"), names)
     printed = capsys.readouterr().out
-    for expected in ("(94, 64) float16", "(94, 96)", "(30, 64)", "Array(Float32, shape=(64,)) (94, 64)", "(94, 64) 94"):
+    for expected in ("(94, 32) float16", "(94, 96)", "(30, 32)", "Array(Float32, shape=(32,)) (94, 32)", "(94, 32) 94"):
         assert expected in printed
     assert "similarity" in printed

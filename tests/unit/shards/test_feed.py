@@ -1,5 +1,7 @@
 """A shard as a stream of samples: order, statuses, counts, bounds, and threads that end."""
 
+import io
+import tarfile
 import threading
 import time
 import tracemalloc
@@ -101,7 +103,7 @@ BAD = {
     "no label": ({"jpg": jpeg_bytes()}, "missing_label"),
     "blank label": ({"jpg": jpeg_bytes(), "cls": " \n"}, "missing_label"),
     "word": ({"jpg": jpeg_bytes(), "cls": "dog"}, "bad_label"),
-    "json": ({"jpg": jpeg_bytes(), "cls": 1, "json": b"{"}, "bad_metadata"),
+    "json": ({"jpg": jpeg_bytes(), "cls": 1, "json": b"{"}, "ok"),
     "../evil": ({"jpg": jpeg_bytes(), "cls": 1}, "bad_name"),
 }
 
@@ -127,6 +129,8 @@ def test_every_kind_of_bad_sample_is_a_row_with_a_reason(tmp_path):
     assert by_key["text"].offset is not None
     assert by_key["no image"].attributes == {"place": "sea"}
     assert report.missing == {"place": 11}
+    assert (report.bad, report.notes) == ({"place": 1}, {"bad_metadata": 1})
+    assert report.details["bad_metadata"][0].startswith("json: the json cannot be read")
     assert samples[13].key == r"\x2e\x2e\x2fevil"
 
 
@@ -300,8 +304,86 @@ def test_a_sample_without_an_image_says_what_it_has(tmp_path):
     )
     samples, _ = read(path, FieldsConfig(label="cls"))
     assert [sample.status for sample in samples] == ["missing_image"] * 2
-    assert samples[0].detail.endswith("it has cls, input.jpg")
-    assert samples[1].detail.endswith("it has 5x.jpg")
+    assert samples[0].detail.endswith("it has cls, input.jpg; --image-key input.jpg reads it")
+    assert samples[1].detail.endswith("it has 5x.jpg; --image-key 5x.jpg reads it")
+    named = FieldsConfig(label="cls", image=("input.jpg", "5x.jpg"))
+    samples, _ = read(path, named)
+    assert [(sample.key, sample.status) for sample in samples] == [("a", "ok"), ("b_1", "missing_label")]
+
+
+def test_members_that_are_no_files_of_a_sample_are_counted_and_no_lost_images(tmp_path):
+    image = jpeg_bytes()
+    members = [
+        ("__meta__.json", "{}"), ("__index__/a.jpg", image), ("a.jpg", image), ("a.png", png_bytes()), ("a.cls", 1),
+        ("._a.jpg", b"x"), ("inner.tar", b"x"), ("more/inner.tar.gz", b"x"), ("b.tar", b"x"), ("b.jpg", image),
+        ("README", b"x"), ("sub/__stats__.json", "{}"),
+    ]  # fmt: skip
+    samples, report = read(write_members(tmp_path / "a.tar", members), FieldsConfig())
+    assert [(sample.key, sample.status, sample.index) for sample in samples] == [("a", "ok", 0), ("b", "ok", 1)]
+    assert report.notes == {
+        "further_image": 1, "hidden_file": 1, "meta_file": 3, "nameless_file": 1, "nested_archive": 2,
+    }  # fmt: skip
+    assert report.details["nested_archive"] == ["inner.tar", "more/inner.tar.gz"]
+    assert sorted(report.details["meta_file"]) == ["__index__/a.jpg", "__meta__.json", "sub/__stats__.json"]
+    assert report.details["further_image"] == ["a: png beside jpg, which is read; --image-key png reads the other"]
+
+
+def test_every_image_that_tar_lists_is_a_row_or_counted(tmp_path):
+    path = tmp_path / "a.tar"
+    kinds = {
+        "plain.jpg": tarfile.REGTYPE, "hard.jpg": tarfile.LNKTYPE, "soft.jpg": tarfile.SYMTYPE,
+        "pipe.jpg": tarfile.FIFOTYPE, "block.jpg": tarfile.BLKTYPE, "character.jpg": tarfile.CHRTYPE,
+        "contiguous.jpg": tarfile.CONTTYPE, "old.jpg": tarfile.AREGTYPE, "unknown.jpg": b"Z",
+    }  # fmt: skip
+    with tarfile.open(path, "w") as tar:
+        for name, kind in kinds.items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "plain.jpg"
+            if info.isreg() or kind == b"Z":
+                info.size = len(jpeg_bytes())
+            tar.addfile(info, io.BytesIO(jpeg_bytes()))
+    samples, report = read(path, FieldsConfig())
+    status = {sample.key: sample.status for sample in samples}
+    readable = {"plain", "hard", "soft", "contiguous", "old"}
+    assert status == {name[:-4]: "ok" if name[:-4] in readable else "undecodable" for name in kinds}
+    assert all("device, a pipe or of a special type" in detail for detail in report.details["undecodable"])
+
+
+def test_a_label_file_that_is_a_broken_link_says_so(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        info = tarfile.TarInfo("a.jpg")
+        info.size = len(jpeg_bytes())
+        tar.addfile(info, io.BytesIO(jpeg_bytes()))
+        info = tarfile.TarInfo("a.cls")
+        info.type, info.linkname = tarfile.SYMTYPE, "gone.cls"
+        tar.addfile(info)
+    samples, _ = read(path, FieldsConfig(label="cls"))
+    assert samples[0].detail == "cls: it is a link to 'gone.cls', which is not in this shard"
+
+
+def first_samples(path, **names):
+    from clipaudit.shards.missing import warn_of_first_samples
+
+    return warn_of_first_samples(expand([str(path)])[0], parse_fields(FieldsConfig(**names)))
+
+
+def test_first_samples_that_all_lack_an_image_or_a_label_are_told_of(tmp_path):
+    odd = {f"s{i}": {"input.jpg": jpeg_bytes(), "cls": "owl"} for i in range(3)}
+    path = write_shard(tmp_path / "a.tar", odd)
+    sentence = first_samples(path)
+    assert sentence.startswith(f"{path}: its first 3 samples have no image: s0: ")
+    assert "--image-key input.jpg" in sentence
+    sentence = first_samples(path, image=("input.jpg",), label="cls")
+    assert "no label that can be read: s0: label cls: 'owl' is not a 64-bit integer" in sentence
+    assert first_samples(path, image=("input.jpg",), label="cls:text") is None
+    fine = {**odd, "s9": {"jpg": jpeg_bytes(), "cls": 1}}
+    assert first_samples(write_shard(tmp_path / "b.tar", fine), label="cls") is None
+    assert "its first sample has no label" in first_samples(
+        write_shard(tmp_path / "c.tar", {"a": {"jpg": jpeg_bytes()}}), label="cls"
+    )
+    (tmp_path / "d.tar").write_bytes(b"no tar at all" * 100)
+    assert first_samples(tmp_path / "d.tar") is None, "the job says what is wrong with it"
 
 
 def test_members_that_are_not_next_to_each_other_say_how_to_repack(tmp_path):
@@ -311,3 +393,15 @@ def test_members_that_are_not_next_to_each_other_say_how_to_repack(tmp_path):
     samples, report = read(path, FieldsConfig(label="cls"))
     assert len(samples) == 4
     assert "next to each other (repack with `tar --sort=name`)" in report.details["duplicate_key"][0]
+
+
+def test_truncated_jpegs_are_read_when_asked_for_and_counted(tmp_path):
+    whole = jpeg_bytes(90, 60)
+    path = write_shard(tmp_path / "a.tar", {"cut": {"jpg": whole[: len(whole) * 2 // 3]}, "whole": {"jpg": whole}})
+    samples, report = read(path, FieldsConfig())
+    assert [sample.status for sample in samples] == ["undecodable", "ok"]
+    samples, report = read(path, FieldsConfig(), allow_truncated_images=True)
+    assert [sample.status for sample in samples] == ["ok", "ok"]
+    assert (samples[0].width, samples[0].height) == (90, 60)
+    assert report.notes == {"truncated_image": 1}
+    assert report.details["truncated_image"] == [f"cut: the file ends early, after {len(whole) * 2 // 3} bytes"]

@@ -156,9 +156,14 @@ def test_the_last_of_repeated_keys_counts():
 )  # fmt: skip
 def test_json_that_cannot_be_read(data):
     values = take({"json": data, "cls": b"1"}, label="cls", attributes=("json:x",))
-    assert values.status == BAD_METADATA
-    assert values.attributes == {"x": None}
-    assert "\n" not in values.detail
+    assert (values.status, values.label) == (OK, 1), "it costs the json, not the image"
+    assert (values.attributes, values.bad) == ({"x": None}, ["x"])
+    ((kind, detail),) = values.notes
+    assert kind == BAD_METADATA
+    assert "\n" not in detail
+    labelled = take({"json": data}, label="json:x", caption="json:t")
+    assert (labelled.status, labelled.notes) == (BAD_METADATA, [])
+    assert labelled.detail.startswith("label json:x: the json")
     assert take({"json": data, "cls": b"1"}, label="cls").status == OK  # not read when not asked for
 
 
@@ -167,9 +172,24 @@ def test_captions():
     assert take({}, caption="txt").missing == ["--caption"]
     assert take({"txt": b""}, caption="txt").caption is None
     assert take({"json": b'{"t": "a dog"}'}, caption="json:t").caption == "a dog"
-    assert take({"txt": b"\xff"}, caption="txt").status == BAD_METADATA
+    bad = take({"txt": b"\xff"}, caption="txt")
+    assert (bad.status, bad.caption, [kind for kind, _ in bad.notes]) == (OK, None, [BAD_METADATA])
     both = take({"txt": b"x" * (MAX_TEXT_BYTES + 1), "json": b"{}", "cls": b"x"}, caption="txt", label="cls")
-    assert both.status == BAD_METADATA
+    assert both.status == BAD_LABEL
+    beside = take({"txt": b"a cat", "json": b"{"}, caption="txt", attributes=("json:x",))
+    assert (beside.status, beside.caption) == (OK, "a cat")
+
+
+def test_extensions_of_the_image():
+    usual = fields()
+    assert [name for name in ("jpg", "seg.png", "gif", "tiff", "input.jpg", "cls") if usual.is_image(name)] == [
+        "jpg", "gif", "tiff",
+    ]  # fmt: skip
+    assert usual.images_in(["gif", "cls", "png", "jpg"]) == ["png", "jpg", "gif"], "a usual format first"
+    named = fields(image=(".Input.JPG", "5x.*"))
+    assert named.images_in(["jpg", "5x.png", "input.jpg", "cls"]) == ["5x.png", "input.jpg"]
+    with pytest.raises(UsageError, match="--image-key"):
+        fields(image=("a/b",))
 
 
 json_values = st.recursive(

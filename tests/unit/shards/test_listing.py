@@ -217,6 +217,28 @@ def test_chains_of_fsspec_stay_whole():
     assert split_sources("s3://b/a.tar::s3://b/c.tar") == ["s3://b/a.tar", "s3://b/c.tar"]
 
 
+def test_braces_in_names_that_exist_are_no_pattern(tmp_path):
+    for name in ("a{1,2}.tar", "@d.tar", "{0..3}/e.tar", "photos [2024]/x/f.tar", "photos [2024]/y/f.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(bytes(10240))
+    for name in ("a{1,2}.tar", "@d.tar", "{0..3}/e.tar"):
+        assert urls(tmp_path / name) == [str(tmp_path / name)]
+    deep = [str(tmp_path / f"photos [2024]/{name}/f.tar") for name in "xy"]
+    assert urls(tmp_path / "photos [2024]" / "*" / "f.tar") == deep
+    assert urls(tmp_path / "photos [2024]" / "{x,y}" / "f.tar") == deep
+    with pytest.raises(UsageError, match=r"photos \[2024\] is a directory: give .*/\*/\*\.tar"):
+        urls(f"{tmp_path}/photos [2024]/")
+
+
+def test_brackets_in_an_object_stores_names_are_no_pattern_where_they_exist():
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/bucket/a[1].tar", bytes(1024))
+    memory.pipe_file("/bucket/a1.tar", bytes(1024))
+    assert urls("memory://bucket/a[1].tar") == ["memory://bucket/a[1].tar"]
+    assert urls("memory://bucket/a[0-9].tar") == ["memory://bucket/a1.tar"]
+    memory.rm("/bucket", recursive=True)
+
+
 @pytest.mark.parametrize("folder", ["photos [2024]", "what?", "all*"])
 def test_a_path_that_exists_is_taken_as_it_is(tmp_path, folder):
     (tmp_path / folder).mkdir()
@@ -246,6 +268,8 @@ def test_a_shard_counts_once_however_it_is_reached(tmp_path):
         ("{0}/shards", UsageError, "give .*/shards/\\*.tar"),
         ("{0}/table.csv", UsageError, "is a table, not a tar"),
         ("{0}/images/a.jpg", UsageError, "is an image, not a tar"),
+        ("{0}/list.txt", UsageError, "is a text file, not a tar .* give \\$\\(cat "),
+        ("{0}", UsageError, "is a directory: give .*/\\*/\\*\\.tar"),
         ("@{0}/list.txt", UsageError, "are not read from files; give \\$\\(cat "),
         ("{0}/a.tar,{0}/b.tar", ShardNotFound, "separate shards by spaces"),
         ("pipe:cat {0}/a.tar", UsageError, "commands are not run"),

@@ -1,0 +1,63 @@
+"""What samples lack, in sentences: which file, what there is instead, which option mends it; also before a job."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from clipaudit.errors import ShardError
+from clipaudit.schema import OK, Shard
+from clipaudit.shards.fields import MAX_JSON_BYTES, Fields, extract
+from clipaudit.shards.image_header import IMAGE_EXTENSIONS
+from clipaudit.shards.reader import Group, ShardReader
+
+_IMAGE_NAMES: Final = ("img", "image", "heic", "heif", "jxl", "jp2")
+_FIRST_SAMPLES: Final = 100
+_FIRST_BYTES: Final = 16 * 2**20
+
+
+def warn_of_first_samples(shard: Shard, fields: Fields) -> str | None:
+    """One sentence when none of a shard's first samples has an image, or none a label that can be read; else None.
+
+    Reads at most 16 MiB of the shard, and decodes nothing. A shard that cannot be read gives None: the job says so.
+    """
+    samples, images, labels, lack = 0, 0, 0, {"image": "", "label": ""}
+    try:
+        with ShardReader(shard, wants=fields.wants, complete=bool, max_member_bytes=MAX_JSON_BYTES) as reader:
+            for group in reader:
+                if group.status != OK or (group.foreign_kind is not None and not fields.images_in(group.extensions)):
+                    continue
+                samples += 1
+                if fields.images_in(group.members):
+                    images += 1
+                else:
+                    lack["image"] = lack["image"] or f"{group.key}: {missing_image(group, fields)}"
+                values = extract({name: member.data for name, member in group.members.items()}, fields)
+                if values.status == OK:
+                    labels += 1
+                else:
+                    lack["label"] = lack["label"] or f"{group.key}: {broken_label(group, fields) or values.detail}"
+                if samples >= _FIRST_SAMPLES or reader.bytes_good >= _FIRST_BYTES or (images and labels):
+                    break
+    except ShardError:
+        return None
+    what = "image" if samples and not images else "label that can be read" if samples and not labels else ""
+    if not what:
+        return None
+    has = "its first sample has" if samples == 1 else f"its first {samples} samples have"
+    return f"{shard.url}: {has} no {what}: {lack[what.split()[0]]}"
+
+
+def missing_image(group: Group, fields: Fields) -> str:
+    """Why a sample has no image, in a sentence: what is looked for, what it has, and which option mends it."""
+    wanted = ", ".join(fields.images) or "jpg, jpeg, png, webp, gif, bmp, tif, tiff or avif"
+    has = group.extensions
+    named = next((name for name in has if name.rpartition(".")[2] in (*IMAGE_EXTENSIONS, *_IMAGE_NAMES)), None)
+    mended = "" if named is None else f"; --image-key {named} reads it"
+    return f"the sample has no image ({wanted}); it has {', '.join(has)}{mended}"
+
+
+def broken_label(group: Group, fields: Fields) -> str:
+    """Why a file that a label is read from is no file, or nothing."""
+    source = fields.label.source if fields.label is not None else ""
+    problem = group.members[source].problem if source in group.members else ""
+    return f"{source}: {problem}" if problem else ""
