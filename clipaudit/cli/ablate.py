@@ -153,7 +153,8 @@ def _run_ablation(
     """Ablate once, write table and figure, and print the result."""
     from clipaudit.cli.console.ablate import print_ablation
     from clipaudit.cli.console.progress import ProgressBar
-    from clipaudit.heads.experiment import ablation, ablation_json
+    from clipaudit.heads.experiment import ablation
+    from clipaudit.heads.experiment_json import ablation_json
     from clipaudit.heads.plots import ablation_figure
 
     with ProgressBar("heads") as progress:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from clipaudit.arrays import Floats
 from clipaudit.config import parse_layers
@@ -28,7 +28,7 @@ from clipaudit.heads.ablation import (
     stream_logits,
 )
 from clipaudit.heads.allocation import INITIAL, Allocation, PublishedAllocation, published_moments
-from clipaudit.heads.description import find_roles, role_json
+from clipaudit.heads.description import find_roles
 from clipaudit.heads.roles import Role
 from clipaudit.heads.texts.pool import TextPool, pool_for
 from clipaudit.heads.texts.prompts import load_templates
@@ -42,7 +42,6 @@ from clipaudit.run.moments import Moments
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import Rows, check_rows, chosen_rows, group_column, moments_over, require_rows
 from clipaudit.schema import Label, as_paths, as_tuples, mlp_column, parse_head_label
-from clipaudit.statistics import Proportion
 
 BALANCED: Final = "balanced"
 COMPONENT_KINDS: Final[Mapping[str, ComponentKind]] = MappingProxyType(
@@ -353,71 +352,3 @@ def _rivals(run: Run, columns: Sequence[str]) -> tuple[str, ...]:
     if not others:
         raise UsageError("--random draws other heads of the same layers, and all of them are ablated already")
     return others
-
-
-# -- JSON --------------------------------------------------------------------------------------------------------------
-
-
-def question_json(question: Experiment) -> dict[str, Any]:
-    """What an experiment asks, as plain JSON values."""
-    run, config = question.run, question.config
-    return {
-        "run": run.directory.url,
-        "fingerprint": run.manifest.fingerprint,
-        "model": run.manifest.model["fingerprint"],
-        "classes": {"source": question.names.source, "names": list(question.names.names)},
-        "templates": config.templates,
-        "allocation": config.allocation,
-        "where": list(question.asked.rows.where),
-        "fit": list(question.fit.where),
-        "attribute": question.asked.attribute,
-        "min_group": config.min_group,
-        "seed": config.seed,
-    }
-
-
-def ablation_json(result: Ablation) -> dict[str, Any]:
-    """An ablation as plain JSON values."""
-    return {
-        **question_json(result.question),
-        "columns": list(result.columns),
-        "roles": {head: role_json(role) for head, role in result.roles.items()},
-        "reconstructed": result.reconstructed,
-        "means": result.means.source,
-        "near_chance": result.base.near_chance,
-        "base": score_json(result.base, result.question),
-        "ablated": score_json(result.ablated, result.question),
-        "accuracy_control": result.accuracy_control and vars(result.accuracy_control),
-        "worst_group_control": result.worst_control and vars(result.worst_control),
-    }
-
-
-def score_json(result: Score, question: Experiment) -> dict[str, Any]:
-    """A score as plain JSON values: counts with shares and 95 % intervals."""
-    names, worst = question.names.names, result.worst_group(question.config.min_group)
-    return {
-        "accuracy": proportion_json(result.accuracy),
-        "classes": [
-            {"class": name, **proportion_json(share)} for name, share in zip(names, result.by_class, strict=True)
-        ],
-        "groups": [
-            {"class": names[row], "value": value, **proportion_json(share)}
-            for (row, value), share in result.groups.items()
-        ],
-        "worst_group": None
-        if worst is None
-        else {"class": names[worst[0][0]], "value": worst[0][1], **proportion_json(worst[1])},
-        "confusion": result.confusion.tolist(),
-    }
-
-
-def proportion_json(proportion: Proportion) -> dict[str, Any]:
-    """Counts, share (0..1) and 95 % interval."""
-    low, high = proportion.interval()
-    return {
-        "right": proportion.right,
-        "total": proportion.total,
-        "share": proportion.value,
-        "low": low,
-        "high": high,
-    }

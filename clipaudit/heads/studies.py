@@ -23,7 +23,8 @@ from clipaudit.heads.ablation import (
     stream_variants,
     why_no_self_attention,
 )
-from clipaudit.heads.experiment import Experiment, proportion_json, question_json
+from clipaudit.heads.experiment import Experiment
+from clipaudit.heads.experiment_json import proportion_json, question_json
 from clipaudit.heads.texts.commonwords import common_words
 from clipaudit.heads.zeroshot import Group, SetScores, near_chance, score_sets
 from clipaudit.schema import attention_column, parse_head_label

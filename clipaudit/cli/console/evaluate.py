@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clipaudit.heads.experiment import proportion_json
+from clipaudit.heads.experiment_json import proportion_json
 from clipaudit.statistics import p_text
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import pytest
 
 from clipaudit.errors import UsageError
 from clipaudit.heads.ablation import mean_ablation, replacement_means
-from clipaudit.heads.experiment import Choice, Experiment, ExperimentConfig, ablation, ablation_json, chosen_columns
+from clipaudit.heads.experiment import Choice, Experiment, ExperimentConfig, ablation, chosen_columns
+from clipaudit.heads.experiment_json import ablation_json
 from clipaudit.heads.plots import ablation_figure
 from clipaudit.heads.roles import PropertyShare, Role
 from clipaudit.run.derived import finite
