@@ -58,6 +58,7 @@ __all__ = [
     "run_job",
     "save_report",
     "textspan",
+    "token_scores",
 ]
 
 _PLACES: Final[Mapping[str, str]] = {
@@ -81,6 +82,7 @@ _PLACES: Final[Mapping[str, str]] = {
     "Decomposition": "clipaudit.model.decomposer",
     "Tower": "clipaudit.model.towers",
     "describe_tower": "clipaudit.model.towers",
+    "token_scores": "clipaudit.model.token_scores",
     # heads
     "TextPool": "clipaudit.heads.texts.pool",
     "describe_heads": "clipaudit.heads.calls",
@@ -123,6 +125,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as in _PLACES
     from clipaudit.localize.methods import METHODS, localiser
     from clipaudit.model.decomposer import Decomposer, Decomposition
     from clipaudit.model.loading import load_model
+    from clipaudit.model.token_scores import token_scores
     from clipaudit.model.towers import Tower, describe_tower
     from clipaudit.retrieval.head_index import HeadIndex
     from clipaudit.retrieval.retriever import Retriever

@@ -178,7 +178,8 @@ class StoreConfig:
     layers: str = "4"
     """`all`, the number of last layers, or a list such as `8,10,11` or `8-11`."""
     components: bool = False
-    """Also store each stored layer's attention sum and MLP term."""
+    """Also store each stored layer's attention sum, MLP term and class-token self-attention, and the means that the
+    published code's allocation needs."""
     label_moments: LabelMoments = "auto"
     """For which labels a shard's file holds moments; `auto`: for those with enough rows that the moments take little
     space beside the rows."""

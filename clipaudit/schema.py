@@ -83,6 +83,15 @@ def mlp_column(layer: int) -> str:
     return f"mlp_L{layer:02d}"
 
 
+def self_attention_column(layer: int) -> str:
+    """Column of what the class token's attention to itself adds in a layer, all heads together, `--components`."""
+    return f"self_attention_L{layer:02d}"
+
+
+RESIDUAL_MEANS = "residual_means"
+"""Column of the residual stream's means by component, `--components`; see `TableSpec.residual_means`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shard:
     """One WebDataset tar: the unit of work, retry and commit."""
@@ -141,11 +150,22 @@ class TableSpec:
     caption: bool = False
     """Whether there is a caption column."""
     components: tuple[str, ...] = ()
-    """Columns of `embed_dim` numbers: layer attention sums and MLP terms (`--components`)."""
+    """Columns of `embed_dim` numbers: layers' attention sums, MLP terms and class-token self-attention
+    (`--components`)."""
+    residual_means: int = 0
+    """Length of the column `residual_means`, 0 without one: s times the mean over the residual stream's entries of
+    what each stored component adds to it. For each layer its heads, its self-attention and its MLP, and at the end the
+    whole stream. With it the rows can be put into the published code's allocation."""
 
     @property
     def vectors(self) -> dict[str, int]:
-        """Every vector column with its length, in column order: embedding, heads, components."""
+        """Every vector column with its length, in column order: those of `measured`, residual means."""
+        means = {RESIDUAL_MEANS: self.residual_means} if self.residual_means else {}
+        return {**self.measured, **means}
+
+    @property
+    def measured(self) -> dict[str, int]:
+        """The vector columns that moments are taken of, with their lengths: embedding, heads, components."""
         return {
             "embedding": self.embed_dim,
             **dict.fromkeys(self.heads, self.head_dim),

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
+import open_clip
 import torch
 from torch import Tensor, nn
 
-from clipaudit.model import Decomposer
+from clipaudit.arrays import Floats
+from clipaudit.heads.allocation import Shared
+from clipaudit.model import Decomposer, Decomposition
 from clipaudit.model.taps import tapped
+from clipaudit.run.basis import Basis
+from clipaudit.schema import attention_column, head_label, mlp_column, self_attention_column
+from tests.tiny_models import enliven
 
 
 @torch.inference_mode()
@@ -27,21 +34,21 @@ def published_allocation(visual: nn.Module, images: Tensor, total_layers: int | 
     with tapped(tower) as record:
         visual(images)
     s, components, spots = out.scale, 2 * (total_layers or tower.layers) + 1, tower.tokens * tower.heads
-    flat = (visual.ln_post.weight.double() @ visual.proj.double()).float()  # where a mean of 1 points
-    bias = readout.norm_bias.float() / out.norm[:, None]  # (B, D)
+    flat = (visual.ln_post.weight.double() @ visual.proj.double()).to(s)  # where a mean of 1 points
+    bias = readout.norm_bias.to(s) / out.norm[:, None]  # (B, D)
     mean = record.final[:, 0].mean(dim=-1)  # (B,)
 
     def at(x: Tensor, ndim: int) -> Tensor:
         return x.reshape(-1, *[1] * (ndim - 1))
 
     weighted = out.tokens.v * out.tokens.alpha[..., None]  # (B, layers, heads, tokens, head_dim)
-    y = torch.einsum("blhij,lhjk->blihk", weighted, readout.T.float()) * at(s, 5)
+    y = torch.einsum("blhij,lhjk->blihk", weighted, readout.T.to(s)) * at(s, 5)
     W = torch.stack([block.out.weight for block in tower.blocks])  # (layers, width, width)
     b = torch.stack([block.out.bias for block in tower.blocks])  # (layers, width)
     row_means = W.mean(dim=1).unflatten(-1, (tower.heads, tower.head_dim))
     own_mean = torch.einsum("blhij,lhj->blih", weighted, row_means) + b.mean(dim=-1)[:, None, None] / spots
     attentions = readout.expand(y.transpose(1, 2)).transpose(1, 2)
-    attentions = attentions + (readout.attention_bias.float()[:, None, None] * at(s, 5) / spots)
+    attentions = attentions + (readout.attention_bias.to(s)[:, None, None] * at(s, 5) / spots)
     attentions = attentions + ((own_mean - at(mean, 4) / (components * spots)) * at(s, 4))[..., None] * flat
     attentions = attentions + bias[:, None, None, None] / (components * spots)
 
@@ -66,3 +73,43 @@ class LastBlocks(nn.Module):
             self.visual.class_embedding.zero_()
             self.visual.positional_embedding.copy_(stream)
         return self.visual
+
+
+def tiny_tower(
+    width: int,
+    heads: int,
+    patch: int,
+    size: int | tuple[int, int],
+    layers: int,
+    embed_dim: int,
+    quick: bool = False,
+    seed: int = 0,
+) -> nn.Module:
+    """An open_clip ViT with random weights whose attention is far from even, and whose biases are not zero."""
+    visual = open_clip.transformer.VisionTransformer(
+        image_size=size,
+        patch_size=patch,
+        width=width,
+        layers=layers,
+        heads=heads,
+        mlp_ratio=2.0,
+        output_dim=embed_dim,
+        act_layer=open_clip.transformer.QuickGELU if quick else nn.GELU,
+    ).eval()
+    return enliven(visual, seed)
+
+
+def columns_of(decomposer: Decomposer, out: Decomposition) -> tuple[dict[str, Floats], Shared, Basis]:
+    """What a run with components holds of a batch, by column and not rounded, with the run's basis; float64."""
+    values: dict[str, Floats] = {}
+    layers, heads = out.heads.shape[1:3]
+    labels = [head_label(layer, head) for layer in range(layers) for head in range(heads)]
+    for number, label in enumerate(labels):
+        values[label] = out.heads.flatten(1, 2)[:, number].double().numpy()
+    terms = {attention_column: out.attention, mlp_column: out.mlp, self_attention_column: out.self_attention}
+    for column, term in terms.items():
+        values |= {column(layer): term[:, layer].double().numpy() for layer in range(layers)}
+    means, scale, norm = (x.double().numpy() for x in (out.residual_means, out.scale, out.norm))
+    tensors = decomposer.readout.arrays(np.float64) | decomposer.residual_means.arrays(np.float64)
+    basis = Basis(heads=tuple(labels), tensors=tensors, metadata={})
+    return values, Shared(residual_means=means, scale=scale, norm=norm), basis

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from clipaudit.cli.options import (
     ROWS,
+    AllocationOption,
     CriterionOption,
     JsonOption,
     OutOption,
@@ -40,6 +41,10 @@ LayersOption = Annotated[
     str | None, option("All heads of these layers: a number of last ones, or 8,10 or 8-11.", panel=REPLACED)
 ]
 MlpsOption = Annotated[str | None, option("MLPs: all, or layers as in --layers.", panel=REPLACED)]
+ComponentsOption = Annotated[
+    list[str] | None,
+    option("self-attention (of the class token), attention or mlp, or columns as mlp_L11; repeatable.", panel=REPLACED),
+]
 RoleOption = Annotated[
     list[str] | None, option("Heads with this role: a property or a kind of the texts; repeatable.", panel=REPLACED)
 ]
@@ -70,6 +75,7 @@ def ablate(
     head: HeadsOption = None,
     layers: LayersOption = None,
     mlps: MlpsOption = None,
+    components: ComponentsOption = None,
     role: RoleOption = None,
     reconstruct: ReconstructOption = None,
     where: WhereOption = None,
@@ -80,13 +86,14 @@ def ablate(
     seeds: SeedsOption = 3,
     texts: TextsOption = None,
     criterion: CriterionOption = "explained",
+    allocation: AllocationOption = "own",
     min_group: GroupOption = 10,
     seed: SeedOption = 0,
     device: TextDeviceOption = "auto",
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Replace heads, layers or MLPs by their means, classify every stored row again, and show what changes.
+    """Replace heads, layers or other components by their means, classify every stored row again, and show what changes.
 
     Without a choice of what to replace, only the plain accuracy. No image is read and no image model runs. Table and
     figure also go to `RUN/ablations/NAME/`.
@@ -95,6 +102,7 @@ def ablate(
     --random 1000`
     """
     one_of("--criterion", criterion, ("explained", "reference"))
+    one_of("--allocation", allocation, ("own", "published"))
     at_least("--random", random, 0)
     from clipaudit.heads.experiment import Choice, ExperimentConfig
 
@@ -107,27 +115,31 @@ def ablate(
         means=means,
         texts=texts,
         criterion="reference" if criterion == "reference" else "explained",
+        allocation="published" if allocation == "published" else "own",
         min_group=min_group,
         seed=seed,
     )
-    choice = Choice(heads=listed(head), layers=layers, mlps=mlps, roles=listed(role))
+    choice = Choice(heads=listed(head), layers=layers, mlps=mlps, components=listed(components), roles=listed(role))
     if study is not None and choice:
-        raise UsageError(f"--study {study} chooses what it replaces: leave out --heads, --layers, --mlps and --role")
-    experiment = _experiment(run, config, device)
+        raise UsageError(
+            f"--study {study} chooses what it replaces: leave out --heads, --layers, --mlps, --components and --role"
+        )
+    experiment = _experiment(run, config, choice, study, device)
     if study is not None:
         _run_study(experiment, study, seeds, out, as_json)
     else:
         _run_ablation(experiment, choice, reconstruct, random, out, as_json)
 
 
-def _experiment(run: str, config: ExperimentConfig, device: str) -> Experiment:
-    """The rows, classes and texts of an ablation; loads the run's text encoder."""
+def _experiment(run: str, config: ExperimentConfig, choice: Choice, study: str | None, device: str) -> Experiment:
+    """The rows, classes and texts of an ablation; loads the run's text encoder once it is known to be of use."""
     from clipaudit.cli.console.progress import ProgressBar
-    from clipaudit.heads.experiment import Experiment
+    from clipaudit.heads.experiment import Experiment, check_choice
     from clipaudit.heads.texts.vectors import RunTexts
     from clipaudit.run.reader import Run
 
     opened_run = Run(run)
+    check_choice(opened_run, choice, study)
     with ProgressBar("") as progress:
         return Experiment(opened_run, RunTexts(opened_run, device, progress.loading), config)
 

@@ -9,6 +9,7 @@ import typer
 
 from clipaudit.cli.options import (
     FORMS,
+    POSITIONS,
     BlocksOption,
     FormOption,
     ImageInterpolationOption,
@@ -18,6 +19,7 @@ from clipaudit.cli.options import (
     JsonOption,
     ModelDeviceOption,
     ModelOption,
+    PositionsOption,
     PrecisionOption,
     PretrainedOption,
     SideOption,
@@ -33,6 +35,7 @@ from clipaudit.cli.options import (
 if TYPE_CHECKING:
     from clipaudit.localize.evaluation.evaluate import EvaluationConfig
     from clipaudit.localize.surgery import Form
+    from clipaudit.model import Positions
 
 evaluate = typer.Typer(
     no_args_is_help=True, help="Measure heat maps and class scores against masks and labels in shards."
@@ -72,6 +75,7 @@ def segmentation(
     ] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Whole pictures, not what the preprocessing keeps.")] = False,
     side_pixels: SideOption = None,
+    positions: PositionsOption = "bicubic",
     blocks: BlocksOption = None,
     form: FormOption = "paper",
     limit: LimitOption = None,
@@ -91,6 +95,7 @@ def segmentation(
     Example: `clipaudit evaluate segmentation 'shards/things-*.tar' --model demo --methods decomposition,rollout`
     """
     one_of("--protocol", protocol, ("object", "reference", "classes"))
+    one_of("--positions", positions, POSITIONS)
     one_of("--form", form, FORMS)
     at_least("--limit", limit, 1)
     model_options = model_config(
@@ -113,6 +118,7 @@ def segmentation(
         squashed=squashed,
         whole=whole,
         side=side_pixels,
+        positions=cast("Positions", positions),
         blocks=blocks,
         form=cast("Form", form),
     )

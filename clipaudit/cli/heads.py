@@ -9,6 +9,7 @@ import typer
 from clipaudit.cli.options import (
     ROWS,
     TEXTS,
+    AllocationOption,
     CriterionOption,
     JsonOption,
     OutOption,
@@ -38,6 +39,7 @@ def heads(
     label: Annotated[str | None, option("Only rows with this label.", panel=ROWS)] = None,
     where: WhereOption = None,
     criterion: CriterionOption = "explained",
+    allocation: AllocationOption = "own",
     roles: Annotated[bool, typer.Option("--roles/--no-roles", help="Find each head's role.")] = True,
     stability: Annotated[
         bool, typer.Option("--stability", help="Draw shards again: how often is each text chosen again?")
@@ -57,6 +59,7 @@ def heads(
     """
     at_least("--top", top, 1)
     one_of("--criterion", criterion, ("explained", "reference"))
+    one_of("--allocation", allocation, ("own", "published"))
     from clipaudit.cli.console.heads import print_heads
     from clipaudit.cli.console.progress import ProgressBar
     from clipaudit.heads.description import FILE, FOLDER, DescribeConfig, describe, description_json
@@ -74,6 +77,7 @@ def heads(
         rows=chosen_rows(opened_run, [*(where or ()), *([equal_to("label", label)] if label is not None else ())]),
         steps=steps,
         criterion="reference" if criterion == "reference" else "explained",
+        allocation="published" if allocation == "published" else "own",
         roles=roles,
         stability=stability,
         seed=seed,

@@ -95,7 +95,8 @@ def audit(
         str | None, option("Stored layers: all, a number of last layers, or 8,10 or 8-11 [4].", panel="Table")
     ] = None,
     components: Annotated[
-        bool | None, option("Also store each stored layer's attention sum and MLP term.", panel="Table")
+        bool | None,
+        option("Also store each layer's attention sum, MLP term and class-token self-attention.", panel="Table"),
     ] = None,
     label_moments: Annotated[
         str | None, option("Per-label moments a shard stores: auto, all or none [auto].", panel="Table")

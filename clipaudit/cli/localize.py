@@ -9,6 +9,7 @@ import typer
 
 from clipaudit.cli.options import (
     FORMS,
+    POSITIONS,
     BlocksOption,
     FormOption,
     ImageInterpolationOption,
@@ -18,6 +19,7 @@ from clipaudit.cli.options import (
     JsonOption,
     ModelDeviceOption,
     ModelOption,
+    PositionsOption,
     PrecisionOption,
     PretrainedOption,
     SideOption,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from clipaudit.localize.surgery import Form
+    from clipaudit.model import Positions
 
 
 def explain(
@@ -57,6 +60,7 @@ def explain(
         bool, typer.Option("--whole", help="Show the model the whole picture, not what its preprocessing keeps.")
     ] = False,
     side_pixels: SideOption = None,
+    positions: PositionsOption = "bicubic",
     words: Annotated[
         bool, typer.Option("--words", help="Also what each word of a text adds, by leaving it out.")
     ] = False,
@@ -80,6 +84,7 @@ def explain(
     """
     _check_output(out, as_json)
     one_of("--form", form, FORMS)
+    one_of("--positions", positions, POSITIONS)
     config = model_config(
         model,
         pretrained,
@@ -89,7 +94,7 @@ def explain(
     )
     from clipaudit.localize.explain import Explainer, method_options
 
-    explainer = Explainer(config, whole=whole, side=side_pixels)
+    explainer = Explainer(config, whole=whole, side=side_pixels, positions=cast("Positions", positions))
     options = method_options(explainer.tower, layers=layers, blocks=blocks, form=cast("Form", form))
     explanation = explainer.explain(
         image, text or [], method=method, heads=listed(head), options=options, words=words, tokens=tokens

@@ -73,6 +73,10 @@ CriterionOption = Annotated[
     str,
     option("explained (variance that a text adds) or reference (the published code's) [explained].", panel=TEXTS),
 ]
+AllocationOption = Annotated[
+    str,
+    option("Parts of the embedding: own, or published (that code's; needs audit --components) [own].", panel=TEXTS),
+]
 WhereOption = Annotated[list[str] | None, where_option("Only rows", panel=ROWS)]
 
 # Commands on heat maps
@@ -80,6 +84,11 @@ BlocksOption = Annotated[int | None, option("Surgery: last blocks that have the 
 SideOption = Annotated[
     int | None,
     option("Whole pictures with about so many pixels on the shorter side; implies --whole [the model's].", "--side"),
+]
+POSITIONS = ("bicubic", "bilinear")
+PositionsOption = Annotated[
+    str,
+    option("Position embeddings at other sizes: bicubic, or bilinear as CLIP Surgery's code [bicubic].", "--positions"),
 ]
 FORMS = ("paper", "code")
 FormOption = Annotated[str, option("Surgery of features: paper, or code as it was released [paper].")]

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clipaudit.demo.evaluation.head_choice import RULES
+from clipaudit.demo.evaluation.head_choice import RULES, HeadTexts
 from clipaudit.demo.evaluation.shortcut import Shortcut
+from clipaudit.heads.extremes import extremes_along
+from clipaudit.heads.pictures import KEEP, SIDE, STYLE, HeadPictures
 from clipaudit.pages.html import render_page, template_environment
+from clipaudit.run.reader import Run
+from clipaudit.run.thumbnails import Thumbnails
 from clipaudit.schema import VERSION
 from clipaudit.statistics import Proportion
 
@@ -18,12 +22,12 @@ def write_page(
     study: Shortcut,
     *,
     report: str,
-    things: int,
+    things: Run,
     seed: int,
     commands: Sequence[str],
     alike: tuple[str, str] | None,
 ) -> None:
-    """Write a study as one HTML file that links to `report`; `things` is the number of images that describe heads.
+    """Write a study as one HTML file that links to `report`; `things` holds the images that describe heads.
 
     alike: address of the sheet of images that are alike in one respect, and its caption.
     """
@@ -36,7 +40,7 @@ def write_page(
         alike=alike,
         percent=percent,
         images=before.accuracy.total,
-        things=things,
+        things=len(things),
         before=before,
         after=after,
         worst_name=worst_group(study),
@@ -44,7 +48,8 @@ def write_page(
         worst_after=_worst(after.groups),
         all_worst=_worst(study.settings["all"].groups),
         groups=_groups(study),
-        heads=sorted(study.words, key=lambda head: -head.variance),
+        heads=_heads(study.words, things),
+        picture_style=STYLE,
         chosen=after.heads,
         control=study.controls[rule],
         rule=RULES[rule],
@@ -53,6 +58,29 @@ def write_page(
         seed=seed,
     )
     path.write_text(page, encoding="utf-8")
+
+
+def _heads(words: Sequence[HeadTexts], things: Run) -> list[dict[str, Any]]:
+    """Every head, largest share of the variance first, each text with the images at both its ends."""
+    directions = {head.head: head.directions for head in words if head.directions is not None}
+    ends = extremes_along(things, directions, KEEP)
+    thumbnails, missing = Thumbnails(things, 2 * SIDE), dict[str, int]()
+    heads = []
+    for head in sorted(words, key=lambda head: -head.variance):
+        pictures = HeadPictures(thumbnails, ends.get(head.head, []), missing)
+        strips = [pictures.strip(pair) for pair in ends.get(head.head, [])]
+        heads.append(
+            {
+                "head": head.head,
+                "variance": head.variance,
+                "texts": [
+                    {"words": text, "pictures": strips[place] if place < len(strips) else ""}
+                    for place, text in enumerate(head.texts)
+                ],
+                "rule": pictures.rule(head.head),
+            }
+        )
+    return heads
 
 
 def headline(study: Shortcut) -> str:

@@ -47,7 +47,7 @@ def showcase(out: Path, *, birds: int, things: int, seed: int, say: Callable[[st
         out / _HEADS,
         study,
         report=f"{_REPORT}/index.html",
-        things=things,
+        things=Run(str(out / "things-run")),
         seed=seed,
         commands=_commands(out, seed, similar),
         alike=None if similar is None else (_ALIKE, _alike(similar)),

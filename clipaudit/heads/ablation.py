@@ -10,18 +10,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from clipaudit.arrays import ArrayHolder, Bools, Float32s, Float64s, Floats
 from clipaudit.errors import UsageError
+from clipaudit.heads.allocation import INITIAL, PublishedAllocation, stream_allocated
 from clipaudit.heads.textspan import TextSpan
 from clipaudit.heads.zeroshot import LogitBatch
 from clipaudit.run.reader import Run
-from clipaudit.run.rows import ALL, BATCH_ROWS, RowBatch, Rows, stream_rows
-from clipaudit.schema import Label, attention_column, head_label, mlp_column, parse_head_label
+from clipaudit.run.rows import ALL, BATCH_ROWS, RowBatch, Rows
+from clipaudit.schema import Label, attention_column, head_label, mlp_column, parse_head_label, self_attention_column
+
+ComponentKind: TypeAlias = Literal["attention", "mlp", "self_attention"]
 
 _BATCH_BYTES = 64 * 2**20
 
@@ -41,17 +44,25 @@ class Means(ArrayHolder):
     """Fingerprint of the model that the rows were computed with."""
 
 
-def replacement_means(run: Run, columns: Sequence[str], rows: Rows = ALL, *, balanced: bool = False) -> Means:
+def replacement_means(
+    run: Run,
+    columns: Sequence[str],
+    rows: Rows = ALL,
+    *,
+    balanced: bool = False,
+    published: PublishedAllocation | None = None,
+) -> Means:
     """The means of columns over a run's rows, (length,) float64 each; `balanced`: the mean of the labels' means.
 
-    Over whole shards they come from the stored moments; with `where` or `balanced`, from one pass over the rows.
+    Over whole shards they come from the stored moments; with `where`, `balanced` or in the published allocation, from
+    one pass over the rows.
     UsageError when a column is not stored, there are no rows, or `balanced` is asked of a run without labels.
     """
-    check_stored(run, columns)
+    check_stored(run, [name for name in columns if published is None or name != INITIAL])
     if balanced and run.spec.label_kind is None:
         raise UsageError(f"the run at {run.directory.url} has no labels: its classes cannot be balanced")
-    if balanced or rows.where:
-        values = _streamed_means(run, columns, rows, balanced)
+    if balanced or rows.where or published is not None:
+        values = _streamed_means(run, columns, rows, balanced, published)
     else:
         only_heads = all(name in run.spec.heads for name in columns)
         moments = run.moments(heads=list(columns) if only_heads else None, shards=rows.shards)
@@ -65,10 +76,12 @@ def replacement_means(run: Run, columns: Sequence[str], rows: Rows = ALL, *, bal
     )
 
 
-def _streamed_means(run: Run, columns: Sequence[str], rows: Rows, balanced: bool) -> dict[str, Float64s] | None:
+def _streamed_means(
+    run: Run, columns: Sequence[str], rows: Rows, balanced: bool, published: PublishedAllocation | None
+) -> dict[str, Float64s] | None:
     sums: dict[Label, dict[str, Float64s]] = {}
     counts: Counter[Label] = Counter()
-    for batch in stream_rows(run, columns, ["label"] if balanced else [], rows):
+    for batch in stream_allocated(run, columns, ["label"] if balanced else [], rows, published=published):
         # without `balanced` all rows are of one group, None
         labels = batch.columns["label"] if balanced else np.full(len(batch), None, object)
         for label in set(labels.tolist()):
@@ -101,16 +114,22 @@ class Replacement(ArrayHolder):
         return folded
 
 
-def mean_ablation(run: Run, columns: Sequence[str], means: Means) -> tuple[Replacement, ...]:
-    """Each of the columns (heads, `attention_L..`, `mlp_L..`) replaced by its mean.
+def mean_ablation(
+    run: Run, columns: Sequence[str], means: Means, published: PublishedAllocation | None = None
+) -> tuple[Replacement, ...]:
+    """Each of the columns (heads, `attention_L..`, `mlp_L..`, `self_attention_L..`) replaced by its mean.
 
     UsageError when a column is not stored, when two of them overlap, or when the means are of another model.
     """
-    return _replacements(run, columns, means, {})
+    return _replacements(run, columns, means, {}, published)
 
 
 def span_reconstruction(
-    run: Run, spans: Mapping[str, TextSpan], means: Means, texts: int | None = None
+    run: Run,
+    spans: Mapping[str, TextSpan],
+    means: Means,
+    texts: int | None = None,
+    published: PublishedAllocation | None = None,
 ) -> tuple[Replacement, ...]:
     """Each of the heads replaced by what its first `texts` texts span, `mean + (y - mean) P`: only the rest is lost.
 
@@ -118,14 +137,18 @@ def span_reconstruction(
     """
     # y - (mean + (y - mean) P) = (y - mean)(I - P): what is lost
     rest = {head: np.eye(span.directions.shape[1]) - span.projector(texts) for head, span in spans.items()}
-    return _replacements(run, list(spans), means, rest)
+    return _replacements(run, list(spans), means, rest, published)
 
 
 def _replacements(
-    run: Run, columns: Sequence[str], means: Means, rest: Mapping[str, Float64s]
+    run: Run,
+    columns: Sequence[str],
+    means: Means,
+    rest: Mapping[str, Float64s],
+    published: PublishedAllocation | None,
 ) -> tuple[Replacement, ...]:
     """`rest`: head -> (dh, dh) projector on what is lost; a head without one is replaced as a whole."""
-    check_stored(run, columns)
+    check_stored(run, [name for name in columns if published is None or name != INITIAL])
     _check_disjoint(columns)
     if means.model != run.manifest.model["fingerprint"]:
         raise UsageError(f"the means of {means.source} are of another model than the run at {run.directory.url}")
@@ -133,7 +156,9 @@ def _replacements(
     if missing:
         raise UsageError(f"there is no mean of {missing[0]} from {means.source}")
     heads = run.spec.heads
-    basis = run.basis() if any(name in heads for name in columns) else None
+    basis = None
+    if any(name in heads for name in columns):
+        basis = run.basis() if published is None else published.basis
 
     def matrix(name: str) -> Floats | None:
         if basis is None or name not in heads:
@@ -158,6 +183,8 @@ class ZeroShot(ArrayHolder):
     attribute: str | None = None
     """`attributes.place`: groups are classes by its values. Any other column does too."""
     rows: Rows = ALL
+    published: PublishedAllocation | None = None
+    """The columns are replaced in this allocation; None for our own."""
 
 
 def stream_logits(run: Run, question: ZeroShot, replacements: Sequence[Replacement]) -> Iterator[LogitBatch]:
@@ -181,7 +208,7 @@ def stream_variants(run: Run, question: ZeroShot, variants: Sequence[Sequence[Re
     classes = len(question.classes)
     # float32 logits of the rows, of what each variant removes, and of one product on the way
     size = max(1, min(BATCH_ROWS, _BATCH_BYTES // (4 * classes * (2 * len(variants) + 1))))
-    for batch in stream_rows(run, ["embedding", *folded], columns, question.rows, size):
+    for batch in stream_allocated(run, ["embedding", *folded], columns, question.rows, size, question.published):
         removed = np.zeros((len(variants), len(batch), classes), np.float32)
         for column, fold in folded.items():
             fold.take_away(batch.vectors[column], removed)
@@ -273,12 +300,25 @@ def layer_heads(run: Run, layers: Sequence[int]) -> tuple[str, ...]:
     return tuple(name for name in run.spec.heads if parse_head_label(name)[0] in layers)
 
 
-def component_columns(run: Run, kind: Literal["attention", "mlp"]) -> tuple[str, ...]:
-    """The stored columns of every layer's attention sum or MLP term; UsageError when the run has none."""
-    columns = tuple(name for name in run.spec.components if name.startswith(f"{kind}_"))
+def component_columns(run: Run, kind: ComponentKind) -> tuple[str, ...]:
+    """The stored columns of every layer's attention sum, MLP term or class-token self-attention; UsageError, which says
+    why, when the run has none."""
+    columns = tuple(name for name in run.spec.components if name.startswith(f"{kind}_L"))
     if not columns:
-        check_stored(run, [mlp_column(0) if kind == "mlp" else attention_column(0)])
+        first = {"attention": attention_column, "mlp": mlp_column, "self_attention": self_attention_column}[kind](0)
+        check_stored(run, [first])
     return columns
+
+
+def why_no_self_attention(run: Run) -> str | None:
+    """Why a run does not store class-token self-attention, in words; None when it does."""
+    if any(name.startswith("self_attention_L") for name in run.spec.components):
+        return None
+    if run.manifest.model.get("tower", {}).get("pooling", "token") != "token":
+        return "its tower pools patches, so that no class token attends to itself in what is read (docs/method.md 5)"
+    if run.spec.components:
+        return "it was made before class-token self-attention was stored: audit anew with --components"
+    return "it stores heads only: audit again with --components, into another --out"
 
 
 def check_stored(run: Run, columns: Sequence[str]) -> None:
@@ -286,9 +326,19 @@ def check_stored(run: Run, columns: Sequence[str]) -> None:
     for name in columns:
         if name in run.spec.heads or name in run.spec.components:
             continue
-        if name.startswith(("attention_", "mlp_")):
-            have = f"only {_some(run.spec.components)}" if run.spec.components else "no layers' sums"
-            raise UsageError(f"the run at {run.directory.url} stores {have}, not {name}: audit with --components")
+        url = run.directory.url
+        if name.startswith("self_attention_") and (why := why_no_self_attention(run)) is not None:
+            raise UsageError(f"the run at {url} stores no class-token self-attention: {why}")
+        if name.startswith(("attention_", "mlp_", "self_attention_")) and not run.spec.components:
+            raise UsageError(
+                f"the run at {url} stores heads only, and no components such as {name}: audit again with --components,"
+                " into another --out"
+            )
+        if name.startswith(("attention_", "mlp_", "self_attention_")):
+            stored = _some(run.spec.components)
+            raise UsageError(
+                f"the run at {url} stores only {stored}, not {name}: audit with --components and more --layers"
+            )
         raise UsageError(f"the run at {run.directory.url} stores no head {name!r}: it stores {_some(run.spec.heads)}")
 
 
@@ -297,9 +347,14 @@ def _check_disjoint(columns: Sequence[str]) -> None:
     if twice:
         raise UsageError(f"{twice[0]} is to be replaced twice")
     for name in columns:
-        layer = _layer_of(name)
-        if layer is not None and attention_column(layer) in columns:
+        prefix, separator, number = name.partition("self_attention_L")
+        layer = int(number) if separator and not prefix else _layer_of(name)
+        if layer is None:
+            continue
+        if attention_column(layer) in columns:
             raise UsageError(f"{name} is part of {attention_column(layer)}: replace one or the other")
+        if self_attention_column(layer) in columns and name != self_attention_column(layer):
+            raise UsageError(f"{self_attention_column(layer)} holds a part of {name}: replace one or the other")
 
 
 def _layer_of(column: str) -> int | None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TypeAlias
 
-from clipaudit.errors import UsageError
+from clipaudit.heads.allocation import Allocation
 from clipaudit.heads.comparison import Comparison, compare
 from clipaudit.heads.description import DescribeConfig, Description, describe
 from clipaudit.heads.experiment import Ablation, Choice, Experiment, ExperimentConfig, ablation
@@ -33,6 +33,7 @@ def describe_heads(
     texts: str | os.PathLike[str] | TextPool | None = None,
     steps: int = 20,
     criterion: Criterion = "explained",
+    allocation: Allocation = "own",
     roles: bool = True,
     stability: bool = False,
     seed: int = 0,
@@ -52,6 +53,7 @@ def describe_heads(
             the demo model the words that it knows.
         steps: texts chosen for each head.
         criterion: `explained`, the paper's objective, or `reference`, the published code's.
+        allocation: `own`, or `published` for the published code's outputs of heads (of runs with `--components`).
         roles: whether to find each head's role, such as `location`, where the texts have properties.
         stability: whether to draw shards again and count how often each text is chosen.
         seed: of everything that is drawn at random.
@@ -72,6 +74,7 @@ def describe_heads(
         rows=chosen_rows(reader, as_names(where)),
         steps=steps,
         criterion=criterion,
+        allocation=allocation,
         roles=roles,
         stability=stability,
         seed=seed,
@@ -85,6 +88,7 @@ def ablate(
     *,
     layers: str | None = None,
     mlps: str | None = None,
+    components: Names = (),
     roles: Names = (),
     reconstruct: int | None = None,
     attribute: str | None = None,
@@ -96,6 +100,7 @@ def ablate(
     templates: str = "imagenet",
     texts: str | None = None,
     criterion: Criterion = "explained",
+    allocation: Allocation = "own",
     min_group: int = 10,
     seed: int = 0,
     device: str = "auto",
@@ -105,14 +110,13 @@ def ablate(
 
     Args:
         run: a run with labels, or its path; with nothing to replace, the result is its plain zero-shot accuracy.
-        heads, layers, mlps, roles: what is replaced: head labels; every head of the last so many layers, or of `8-11`;
-            MLPs of `all` or such layers (of runs with `--components`); heads with one of these roles.
+        heads, layers, mlps, components, roles: what is replaced, as by the options of the command.
         reconstruct: replace heads by what so many of their texts span, not by their means.
         attribute, min_group: groups are classes by this column's values, those with enough rows can be the worst.
         where, fit: filters for the rows that are classified, and for those that means, roles and texts come from.
         means: other means: `balanced` (every label with equal weight), another run, or a filter.
         random: how many random sets of as many heads of the same layers are a control.
-        classes, templates, texts, criterion, device: class names, prompts, texts and text encoder, as the command's.
+        classes, templates, texts, criterion, allocation, device: as the command's.
         seed, on_head: of everything drawn at random; told `(done, total)` while roles are found.
 
     Raises UsageError when a column is not stored, the run has no labels, no rows pass, or no head has a role.
@@ -121,9 +125,6 @@ def ablate(
     >>> 0 <= result.ablated.accuracy.value <= 1
     True
     """
-    if random < 0:
-        raise UsageError(f"random must be at least 0, not {random}")
-    reader = opened(run)
     config = ExperimentConfig(
         classes=classes,
         templates=templates,
@@ -133,12 +134,20 @@ def ablate(
         means=means,
         texts=texts,
         criterion=criterion,
+        allocation=allocation,
         min_group=min_group,
         seed=seed,
     )
-    choice = Choice(heads=as_names(heads), layers=layers, mlps=mlps, roles=as_names(roles))
+    choice = _choice(heads, layers, mlps, components, roles)
+    reader = opened(run)
     experiment = Experiment(reader, RunTexts(reader, device), config)
     return ablation(experiment, choice, reconstruct=reconstruct, random=random, on_head=on_head)
+
+
+def _choice(heads: Names, layers: str | None, mlps: str | None, components: Names, roles: Names) -> Choice:
+    return Choice(
+        heads=as_names(heads), layers=layers, mlps=mlps, components=as_names(components), roles=as_names(roles)
+    )
 
 
 def compare_runs(

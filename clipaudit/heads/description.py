@@ -12,6 +12,7 @@ import numpy as np
 
 from clipaudit.arrays import Float64s
 from clipaudit.errors import UsageError
+from clipaudit.heads.allocation import Allocation, PublishedAllocation, published_moments
 from clipaudit.heads.roles import ALPHA, MIN_CONFIDENCE, Role, RoleFinder
 from clipaudit.heads.texts.fit import fit_remark
 from clipaudit.heads.texts.pool import UNSPECIFIED, TextPool
@@ -48,6 +49,8 @@ class DescribeConfig:
     steps: int = 20
     """Texts chosen for each head."""
     criterion: Criterion = "explained"
+    allocation: Allocation = "own"
+    """Whose head outputs are described: ours, or those of the published code; see `PublishedAllocation`."""
     roles: bool = True
     """Also find roles, where the pool has properties."""
     stability: bool = False
@@ -80,6 +83,8 @@ class Description:
 
     run: Run = field(repr=False)
     config: DescribeConfig
+    published: PublishedAllocation | None = field(repr=False, default=None)
+    """What the heads' directions are coordinates of; None for the run's own basis."""
     pool: TextPool
     rows: int
     heads: tuple[HeadWords, ...]
@@ -130,18 +135,22 @@ def describe(
     pool.require(config.steps)
     heads = run.head_labels if config.heads is None else config.heads
     run.moments(heads=heads, shards=())  # a head that is not stored is an error before any work
-    parts = _parts(run, config)
+    published = PublishedAllocation.of(run) if config.allocation == "published" else None
+    parts = _parts(run, config, published, heads)
     moments = merge(parts)
     require_rows(run, config.rows, moments.count)
-    vectors, basis = texts.vectors(pool.texts), run.basis()
+    vectors, basis = texts.vectors(pool.texts), run.basis() if published is None else published.basis
     finder, missing = _finder(pool, config)
     words = []
     for done, head in enumerate(heads, 1):
-        words.append(_head(head, parts, moments, fold(basis.Q(head), vectors), finder, config))
+        candidates = fold(basis.Q(head), vectors)
+        candidates = candidates if published is None else published.spanned(candidates, moments, head)
+        words.append(_head(head, parts, moments, candidates, finder, config))
         on_head(done, len(heads))
     return Description(
         run=run,
         config=config,
+        published=published,
         pool=pool,
         rows=moments.count,
         heads=tuple(words),
@@ -169,15 +178,21 @@ def find_roles(
     return roles
 
 
-def _parts(run: Run, config: DescribeConfig) -> list[Moments]:
+def _parts(
+    run: Run, config: DescribeConfig, published: PublishedAllocation | None, heads: Sequence[str]
+) -> list[Moments]:
     """Moments of all rows asked for; in groups of shards when stability draws them again."""
+
+    def over(rows: Rows) -> Moments:
+        return moments_over(run, rows) if published is None else published_moments(run, published, heads, rows)
+
     if not config.stability:
-        return [moments_over(run, config.rows)]
+        return [over(config.rows)]
     shards = list(run.records)
     if len(shards) < 2:
         raise UsageError(f"--stability draws shards again, and the run at {run.directory.url} has {len(shards)}")
     groups = np.array_split(shards, min(_GROUPS, len(shards)))
-    return [moments_over(run, Rows(shards=tuple(group.tolist()), where=config.rows.where)) for group in groups]
+    return [over(Rows(shards=tuple(group.tolist()), where=config.rows.where)) for group in groups]
 
 
 def _finder(pool: TextPool, config: DescribeConfig) -> tuple[RoleFinder | None, str | None]:
@@ -236,6 +251,7 @@ def description_json(description: Description) -> dict[str, Any]:
         "texts": {"source": pool.source, "count": len(pool), "fingerprint": pool.fingerprint},
         "texts_remark": description.texts_remark,
         "criterion": config.criterion,
+        "allocation": config.allocation,
         "steps": config.steps,
         "seed": config.seed,
         "roles": {"p_at_most": ALPHA, "confidence_at_least": MIN_CONFIDENCE, "missing": description.roles_missing},

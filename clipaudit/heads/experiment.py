@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
+from clipaudit.arrays import Floats
 from clipaudit.config import parse_layers
 from clipaudit.errors import UsageError
 from clipaudit.heads.ablation import (
+    ComponentKind,
     Means,
     Replacement,
     ZeroShot,
@@ -24,6 +27,7 @@ from clipaudit.heads.ablation import (
     span_reconstruction,
     stream_logits,
 )
+from clipaudit.heads.allocation import INITIAL, Allocation, PublishedAllocation, published_moments
 from clipaudit.heads.description import find_roles, role_json
 from clipaudit.heads.roles import Role
 from clipaudit.heads.texts.classes import ClassNames, find_classes, load_templates
@@ -31,6 +35,7 @@ from clipaudit.heads.texts.pool import TextPool, pool_for
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.heads.textspan import Criterion, TextSpan, textspans
 from clipaudit.heads.zeroshot import Control, Score, control, score, score_sets
+from clipaudit.run.basis import Basis
 from clipaudit.run.filters import is_filter
 from clipaudit.run.moments import Moments
 from clipaudit.run.reader import Run
@@ -39,6 +44,10 @@ from clipaudit.schema import Label, mlp_column, parse_head_label
 from clipaudit.statistics import Proportion
 
 BALANCED: Final = "balanced"
+COMPONENT_KINDS: Final[Mapping[str, ComponentKind]] = MappingProxyType(
+    {"self-attention": "self_attention", "attention": "attention", "mlp": "mlp"}
+)
+"""What `--components` takes, beside the names of columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +68,8 @@ class ExperimentConfig:
     texts: str | None = None
     """Text file for roles and reconstructions; None for our own pool."""
     criterion: Criterion = "explained"
+    allocation: Allocation = "own"
+    """Whose parts are replaced: ours, or those of the published code; see `PublishedAllocation`."""
     min_group: int = 10
     """Groups with fewer rows cannot be the worst."""
     seed: int = 0
@@ -76,6 +87,7 @@ class Experiment:
 
     def __init__(self, run: Run, texts: RunTexts, config: ExperimentConfig) -> None:
         self.run, self.texts, self.config = run, texts, config
+        self.published = PublishedAllocation.of(run) if config.allocation == "published" else None
         rows = chosen_rows(run, config.where)
         self.fit: Rows = chosen_rows(run, config.fit)
         attribute = None if config.attribute is None else group_column(run, config.attribute)
@@ -85,7 +97,9 @@ class Experiment:
             raise UsageError(f"accuracy needs at least two classes, and {self.names.source} has {len(self.names)}")
         class_of: dict[Label, int] = dict(self.names.rows(labels).items())
         vectors = texts.classes(self.names.names, load_templates(config.templates))
-        self.asked = ZeroShot(classes=vectors, class_of=class_of, attribute=attribute, rows=rows)
+        self.asked = ZeroShot(
+            classes=vectors, class_of=class_of, attribute=attribute, rows=rows, published=self.published
+        )
 
     @cached_property
     def pool(self) -> TextPool:
@@ -94,8 +108,11 @@ class Experiment:
 
     @cached_property
     def moments(self) -> Moments:
-        """Of the fit rows."""
-        moments = moments_over(self.run, self.fit)
+        """Of the fit rows, in the allocation asked for."""
+        if self.published is None:
+            moments = moments_over(self.run, self.fit)
+        else:
+            moments = published_moments(self.run, self.published, self.run.head_labels, self.fit)
         require_rows(self.run, self.fit, moments.count)
         return moments
 
@@ -103,22 +120,40 @@ class Experiment:
         """What replaced columns become, as `config.means` says; UsageError as in `replacement_means`."""
         given = self.config.means
         if given is None or given == BALANCED:
-            return replacement_means(self.run, columns, self.fit, balanced=given == BALANCED)
+            return replacement_means(self.run, columns, self.fit, balanced=given == BALANCED, published=self.published)
         if is_filter(given) and not Path(given).exists() and "://" not in given:
-            return replacement_means(self.run, columns, chosen_rows(self.run, given))
-        return replacement_means(Run(given), columns)
+            return replacement_means(self.run, columns, chosen_rows(self.run, given), published=self.published)
+        other = Run(given)
+        published = None if self.published is None else PublishedAllocation.of(other)
+        return replacement_means(other, columns, published=published)
+
+    @property
+    def basis(self) -> Basis:
+        """Of the stored heads, in the allocation asked for."""
+        return self.run.basis() if self.published is None else self.published.basis
 
     def spans(self, heads: Sequence[str], texts: int) -> dict[str, TextSpan]:
         """The first `texts` texts of each head, from the fit rows; UsageError when the pool has fewer."""
         self.pool.require(texts)
-        vectors = self.texts.vectors(self.pool.texts)
-        return textspans(self.moments, self.run.basis(), vectors, texts, self.config.criterion, heads)
+        return self.spans_of(self.texts.vectors(self.pool.texts), heads, texts)
+
+    def spans_of(self, vectors: Floats, heads: Sequence[str], texts: int) -> dict[str, TextSpan]:
+        """The same of candidates (T, D) in the joint space."""
+        project = None if self.published is None else self.published.spanned
+        return textspans(self.moments, self.basis, vectors, texts, self.config.criterion, heads, project)
+
+    def ablated(self, columns: Sequence[str], means: Means) -> tuple[Replacement, ...]:
+        """Each of the columns replaced by its mean; UsageError as in `mean_ablation`."""
+        return mean_ablation(self.run, columns, means, self.published)
+
+    def mlps(self) -> tuple[str, ...]:
+        """Every stored MLP; in the published allocation with the class token's embedding, which that code counts as
+        the first MLP. UsageError when none is stored."""
+        return (*([INITIAL] if self.published is not None else []), *component_columns(self.run, "mlp"))
 
     def roles(self, on_head: Callable[[int, int], None] = lambda done, total: None) -> list[Role]:
         """Every stored head's role, from the fit rows; UsageError when the pool has fewer than two properties."""
-        return find_roles(
-            self.run, self.pool, self.texts, self.run.head_labels, self.moments, self.run.basis(), on_head
-        )
+        return find_roles(self.run, self.pool, self.texts, self.run.head_labels, self.moments, self.basis, on_head)
 
 
 # -- which columns -----------------------------------------------------------------------------------------------------
@@ -133,11 +168,13 @@ class Choice:
     """Every stored head of these layers; as in `audit`."""
     mlps: str | None = None
     """`all` stored, or layers."""
+    components: tuple[str, ...] = ()
+    """Kinds of components, `self-attention`, `attention` or `mlp` for all stored layers, or columns: `mlp_L11`."""
     roles: tuple[str, ...] = ()
     """Properties or kinds of the pool: every head with such a role."""
 
     def __bool__(self) -> bool:
-        return bool(self.heads or self.layers or self.mlps or self.roles)
+        return bool(self.heads or self.layers or self.mlps or self.components or self.roles)
 
 
 def chosen_columns(question: Experiment, choice: Choice, roles: Sequence[Role]) -> tuple[str, ...]:
@@ -151,11 +188,33 @@ def chosen_columns(question: Experiment, choice: Choice, roles: Sequence[Role]) 
     if choice.mlps is not None and choice.mlps != "all":
         columns += [mlp_column(layer) for layer in parse_layers(choice.mlps, total)]
     elif choice.mlps is not None:
-        columns += component_columns(run, "mlp")
+        columns += question.mlps()
+    for name in choice.components:
+        columns += question.mlps() if name == "mlp" else _component(run, name)
     if choice.roles:
         columns += _heads_with(question.pool, choice.roles, roles)
-    check_stored(run, columns)
+    check_stored(run, [name for name in columns if name != INITIAL])
     return tuple(dict.fromkeys(columns))
+
+
+def check_choice(run: Run, choice: Choice, study: str | None = None) -> None:
+    """UsageError when the run does not store what a choice or a study names; before any text is encoded."""
+    check_stored(run, choice.heads)
+    if study == "components" or choice.mlps is not None:
+        component_columns(run, "mlp")
+    for name in choice.components:
+        check_stored(run, _component(run, name))
+
+
+def _component(run: Run, name: str) -> tuple[str, ...]:
+    """The columns that one value of `--components` names."""
+    if name in COMPONENT_KINDS:
+        return component_columns(run, COMPONENT_KINDS[name])
+    if "_L" not in name:
+        raise UsageError(
+            f"--components {name}: it takes {', '.join(COMPONENT_KINDS)}, or columns such as self_attention_L11"
+        )
+    return (name,)
 
 
 def _heads_with(pool: TextPool, wanted: Sequence[str], roles: Sequence[Role]) -> list[str]:
@@ -206,6 +265,8 @@ def ablation(
     `random` is how many sets of as many heads of the same layers are drawn. UsageError as in `Experiment` and
     `chosen_columns`, and when there are no other heads to draw. Source: arXiv 2310.05916 (docs/method.md 5).
     """
+    if random < 0:
+        raise UsageError(f"random must be at least 0, not {random}")
     roles = question.roles(on_head) if choice.roles else []
     columns = chosen_columns(question, choice, roles)
     others = _rivals(question.run, columns) if random else ()
@@ -239,13 +300,14 @@ def _replacements(
 ) -> tuple[Replacement, ...]:
     """Means, or for heads what their texts span where a reconstruction is asked for; in the columns' order."""
     if reconstruct is None:
-        return mean_ablation(question.run, columns, means)
+        return question.ablated(columns, means)
     if reconstruct < 0:
         raise UsageError(f"--reconstruct must be at least 0, not {reconstruct}")
     heads = [name for name in columns if name in question.run.head_labels]
     spans = question.spans(heads, reconstruct) if reconstruct else {}
     rest = [name for name in columns if name not in spans]
-    replacements = [*span_reconstruction(question.run, spans, means), *mean_ablation(question.run, rest, means)]
+    spanned = span_reconstruction(question.run, spans, means, published=question.published)
+    replacements = [*spanned, *question.ablated(rest, means)]
     return tuple(sorted(replacements, key=lambda replacement: list(columns).index(replacement.column)))
 
 
@@ -273,6 +335,7 @@ def question_json(question: Experiment) -> dict[str, Any]:
         "model": run.manifest.model["fingerprint"],
         "classes": {"source": question.names.source, "names": list(question.names.names)},
         "templates": config.templates,
+        "allocation": config.allocation,
         "where": list(question.asked.rows.where),
         "fit": list(question.fit.where),
         "attribute": question.asked.attribute,

@@ -19,13 +19,12 @@ from clipaudit.heads.ablation import (
     Replacement,
     component_columns,
     layer_heads,
-    mean_ablation,
     span_reconstruction,
     stream_variants,
+    why_no_self_attention,
 )
 from clipaudit.heads.experiment import Experiment, proportion_json, question_json
 from clipaudit.heads.texts.commonwords import common_words
-from clipaudit.heads.textspan import textspans
 from clipaudit.heads.zeroshot import Group, SetScores, near_chance, score_sets
 from clipaudit.schema import attention_column, parse_head_label
 from clipaudit.statistics import Proportion
@@ -115,6 +114,11 @@ def study(
     stored = sorted({parse_head_label(head)[0] for head in question.run.head_labels})
     if len(stored) < question.run.manifest.model.get("tower", {}).get("layers", 0):
         notes.append(f"the run stores layers {', '.join(map(str, stored))}: all others stay as they are")
+    if question.published is not None:
+        notes.append(
+            "parts are those of the published code (--allocation published); it counts the class token's embedding,"
+            " `initial`, as one more MLP"
+        )
     points = _score(question, plans, on_step)
     return Study(name=name, question=question, points=points, means=source, notes=tuple(notes))
 
@@ -155,16 +159,18 @@ def _point(plan: _Plan, scores: SetScores, row: int, question: Experiment) -> Po
 
 
 def _components(question: Experiment) -> tuple[list[_Plan], str, list[str]]:
-    mlps = component_columns(question.run, "mlp")
-    means = question.means(mlps)
-    single = {name: mean_ablation(question.run, [name], means) for name in mlps}
-    plans = [_Plan(name="all stored MLPs", variant=tuple(r for variant in single.values() for r in variant))]
-    plans += [_Plan(name=name, variant=variant, series="one MLP") for name, variant in single.items()]
-    note = (
-        "class-token-to-itself attention cannot be ablated from stored rows: a head's coordinates are summed over its"
-        " source tokens"
-    )
-    return plans, means.source, [note]
+    """The rows of the paper's ablation table: all MLPs, class-token self-attention, and both; then each MLP alone."""
+    run, mlps = question.run, question.mlps()
+    missing = why_no_self_attention(run)
+    own = () if missing is not None else component_columns(run, "self_attention")
+    means = question.means([*mlps, *own])
+    rows = {"all stored MLPs": mlps}
+    if own:
+        rows |= {"class-token self-attention": own, "both": (*mlps, *own)}
+    plans = [_Plan(name=name, variant=question.ablated(columns, means)) for name, columns in rows.items()]
+    plans += [_Plan(name=name, variant=question.ablated([name], means), series="one MLP") for name in mlps]
+    notes = [] if missing is None else [f"no row of class-token self-attention: {missing}"]
+    return plans, means.source, notes
 
 
 def _layers(question: Experiment) -> tuple[list[_Plan], str, list[str]]:
@@ -173,7 +179,7 @@ def _layers(question: Experiment) -> tuple[list[_Plan], str, list[str]]:
     whole = all(attention_column(layer) in run.spec.components for layer in layers)
     columns = {layer: (attention_column(layer),) if whole else layer_heads(run, [layer]) for layer in layers}
     means = question.means([name for names in columns.values() for name in names])
-    single = {layer: mean_ablation(run, names, means) for layer, names in columns.items()}
+    single = {layer: question.ablated(names, means) for layer, names in columns.items()}
     plans = [_Plan(name=f"layer {layer}", variant=single[layer], series="one layer") for layer in layers]
     for series, order in (("from the first stored", layers), ("from the last", layers[::-1])):
         for count in range(1, len(order) + 1):
@@ -189,7 +195,7 @@ def _heads(question: Experiment) -> tuple[list[_Plan], str, list[str]]:
     means = question.means(heads)
     plans = [
         _Plan(name=replacement.column, variant=(replacement,), series="one head", x=place)
-        for place, replacement in enumerate(mean_ablation(question.run, heads, means))
+        for place, replacement in enumerate(question.ablated(heads, means))
     ]
     return plans, means.source, []
 
@@ -199,15 +205,16 @@ def _texts(question: Experiment, seeds: int, counts: Sequence[int]) -> tuple[lis
         raise UsageError(f"--seeds must be at least 1, not {seeds}")
     if not counts or min(counts) < 1:
         raise UsageError("the study needs at least one text a head")
-    heads, basis = question.run.head_labels, question.run.basis()
+    heads, published = question.run.head_labels, question.published
     means = question.means(heads)
-    plans = [_Plan(name="every stored head at its mean", variant=mean_ablation(question.run, heads, means), x=0)]
-    head_dim = question.run.spec.head_dim  # as many texts span all of a head
+    plans = [_Plan(name="every stored head at its mean", variant=question.ablated(heads, means), x=0)]
+    # as many texts span all of a head
+    head_dim = question.run.spec.head_dim if published is None else published.head_dim
     sizes = sorted({min(count, head_dim) for count in counts})
     for series, seed, vectors in _pools(question, seeds):
-        spans = textspans(question.moments, basis, vectors, sizes[-1], question.config.criterion, heads)
+        spans = question.spans_of(vectors, heads, sizes[-1])
         for count in sizes:
-            variant = span_reconstruction(question.run, spans, means, count)
+            variant = span_reconstruction(question.run, spans, means, count, published)
             plans.append(_Plan(name=f"{count} {series}", variant=variant, series=series, x=count, seed=seed))
     return plans, means.source
 

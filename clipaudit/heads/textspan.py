@@ -11,7 +11,7 @@ centred, what a text means would depend on which others are in the pool.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -170,17 +170,21 @@ def textspans(
     steps: int = 20,
     criterion: Criterion = "explained",
     heads: Sequence[str] | None = None,
+    project: Callable[[Float64s, Moments, str], Float64s] | None = None,
 ) -> dict[str, TextSpan]:
     """The TextSpan of every head of `moments`, or of `heads`, by label; see `textspan`.
 
-    texts: (T, D) floats, vectors in the joint space. UsageError when the moments are of no rows.
+    texts: (T, D) floats, vectors in the joint space. `project(texts, moments, head)` is applied to a head's candidates
+    (T, dh), see `PublishedAllocation.spanned`. UsageError when the moments are of no rows.
     """
     if moments.count == 0:
         raise UsageError("there are no rows to describe: the moments are of 0 samples")
-    return {
-        head: textspan(moments.covariance(head), fold(basis.Q(head), texts), steps, criterion)
-        for head in (moments.heads if heads is None else heads)
-    }
+    spans = {}
+    for head in moments.heads if heads is None else heads:
+        candidates = fold(basis.Q(head), texts)
+        candidates = candidates if project is None else project(candidates, moments, head)
+        spans[head] = textspan(moments.covariance(head), candidates, steps, criterion)
+    return spans
 
 
 def variance_share(moments: Moments, head: str) -> float:

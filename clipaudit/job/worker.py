@@ -17,7 +17,7 @@ import torch
 
 from clipaudit.arrays import Float32s
 from clipaudit.config import JobConfig, LabelMoments, parse_layers
-from clipaudit.errors import ShardTooSlow
+from clipaudit.errors import RunNotFound, ShardTooSlow
 from clipaudit.job.agreement import measure_if_asked
 from clipaudit.job.protocol import Task, WorkerFacts
 from clipaudit.job.staging import Batch, Staging
@@ -28,7 +28,17 @@ from clipaudit.run.directory import RunDirectory
 from clipaudit.run.moments_accumulator import MomentsAccumulator
 from clipaudit.run.projections import SCALARS, ProjectionWriter
 from clipaudit.run.records import CommitRecord, StoredFile
-from clipaudit.schema import NOT_FINITE, OK, Sample, TableSpec, attention_column, head_label, mlp_column
+from clipaudit.schema import (
+    NOT_FINITE,
+    OK,
+    RESIDUAL_MEANS,
+    Sample,
+    TableSpec,
+    attention_column,
+    head_label,
+    mlp_column,
+    self_attention_column,
+)
 from clipaudit.shards.decoder import ImageDecoder
 from clipaudit.shards.decoder_processes import ProcessDecoder
 from clipaudit.shards.feed import DETAILS_PER_STATUS, Decode, ReadReport, ShardFeed
@@ -76,7 +86,7 @@ class ShardWorker:
         self._run_files: dict[str, StoredFile] = {}
         self.samples_done = 0
         """Samples of the running attempt that have been written or are being written; other threads read it."""
-        components = [column(layer) for column in (attention_column, mlp_column) for layer in self._layers]
+        components, means = self._components() if config.store.components else ((), 0)
         self.facts = WorkerFacts(
             model={
                 **loaded.description,
@@ -90,11 +100,29 @@ class ShardWorker:
                 label_kind=self._fields.label_kind,
                 attributes=self._fields.attribute_names,
                 caption=config.fields.caption is not None,
-                components=tuple(components) if config.store.components else (),
+                components=components,
+                residual_means=means,
             ),
             host=platform.node(),
             device=str(loaded.device),
         )
+
+    def _components(self) -> tuple[tuple[str, ...], int]:
+        """The columns of `--components`, and how many residual means stand beside them.
+
+        A run that was begun before self-attention was stored goes on without it: its rows are one table.
+        """
+        whole = [column(layer) for column in (attention_column, mlp_column) for layer in self._layers]
+        try:
+            stored: tuple[str, ...] | None = self._run_dir.open().table.components
+        except RunNotFound:
+            stored = None
+        if self._decomposer.tower.pooling != "token" or stored == tuple(whole):
+            return tuple(whole), 0
+        names = (*whole, *(self_attention_column(layer) for layer in self._layers))
+        tower = self._decomposer.tower
+        means = len(self._layers) * (tower.heads + 2) + 1 if self._decomposer.residual_means is not None else 0
+        return names, means
 
     def process(self, task: Task) -> CommitRecord:
         """Write one shard's projections and moments and verify them; the driver commits the returned record.
@@ -172,7 +200,7 @@ class ShardWorker:
         """(B, 3, height, width) normalised images -> what is stored of them, float32 on the model's device.
 
         `embedding` (B, D), `heads` (B, layers * heads, dh), each of SCALARS (B,), and with `--components` `attention`
-        and `mlp` (B, layers, D).
+        and `mlp` (B, layers, D), and where the table has them `self_attention` (B, layers, D) and `residual_means`.
         """
         out = self._decomposer(images)
         # (B, layers, heads, dh) -> (B, layers * heads, dh), in the order of the table's head columns
@@ -180,6 +208,10 @@ class ShardWorker:
         stored |= {name: getattr(out, name) for name in SCALARS}
         if out.attention is not None and out.mlp is not None:
             stored |= {"attention": out.attention, "mlp": out.mlp}
+        if out.self_attention is not None and self_attention_column(self._layers[0]) in self.facts.table.components:
+            stored["self_attention"] = out.self_attention
+        if out.residual_means is not None and self.facts.table.residual_means:
+            stored[RESIDUAL_MEANS] = out.residual_means
         return {name: value.float() for name, value in stored.items()}
 
     def _columns(self, arrays: Arrays) -> tuple[Arrays, Arrays]:
@@ -188,15 +220,20 @@ class ShardWorker:
             return {}, {}
         vectors: Arrays = {"embedding": arrays["embedding"]}
         vectors |= {name: arrays["heads"][:, number] for number, name in enumerate(self.facts.table.heads)}
-        for column, term in ((attention_column, "attention"), (mlp_column, "mlp")):
+        terms = {"attention": attention_column, "mlp": mlp_column, "self_attention": self_attention_column}
+        for term, column in terms.items():
             if term in arrays:
                 vectors |= {column(layer): arrays[term][:, number] for number, layer in enumerate(self._layers)}
+        if RESIDUAL_MEANS in arrays:
+            vectors[RESIDUAL_MEANS] = arrays[RESIDUAL_MEANS]
         return vectors, {name: arrays[name] for name in SCALARS}
 
     def _write_basis(self) -> None:
         """Write the run's basis.safetensors, unless another worker has: all have the same weights."""
         if not self._basis_is_written:
             arrays = self._decomposer.readout.arrays(np.float32)
+            if self._decomposer.residual_means is not None and self.facts.table.residual_means:
+                arrays |= self._decomposer.residual_means.arrays()
             write_basis(self._run_dir, arrays, {"layers": ",".join(map(str, self._layers))})
             self._run_files = self._run_dir.run_files()
             self._basis_is_written = True

@@ -24,7 +24,7 @@ from clipaudit.localize.surgery import Form
 from clipaudit.localize.tensors import embed
 from clipaudit.localize.text_tokens import TokenScore, token_scores
 from clipaudit.localize.token_maps import TokenDecomposition
-from clipaudit.model import Tower, describe_tower
+from clipaudit.model import Positions, Tower, describe_tower, with_positions
 from clipaudit.model.loading import LoadedModel, Normaliser, load_model
 from clipaudit.schema import Names, as_names, parse_head_label
 
@@ -157,6 +157,7 @@ class Explainer:
     Args:
         config: which model.
         whole, side: show the model whole pictures, see `PictureReader`.
+        positions: how position embeddings are resized for them, `bicubic` or `bilinear`; see `with_positions`.
         loaded: the model and its tokenizer, where they are loaded already.
 
     Raises:
@@ -169,11 +170,12 @@ class Explainer:
         *,
         whole: bool = False,
         side: int | None = None,
+        positions: Positions = "bicubic",
         loaded: tuple[LoadedModel, Tokenizer] | None = None,
     ) -> None:
         self._config = config
         self._loaded, self._tokenizer = loaded or (load_model(config), load_tokenizer(config))
-        self.tower = describe_tower(self._loaded.model)
+        self.tower = describe_tower(with_positions(self._loaded.model, positions))
         self._whole = whole or side is not None
         self._reader = PictureReader(self._loaded.transform, self.tower, whole=whole, side=side)
         self._normalise = Normaliser(self._reader.mean, self._reader.std, self._loaded.device)
@@ -227,7 +229,7 @@ class Explainer:
     ) -> Explanation:
         empty = self.encode([""])[0] if len(texts) == 1 else None
         chosen = Options(blocks=options.blocks, form=options.form, empty=empty, precision=self._config.precision)
-        scores = localiser(method, self._loaded.model, chosen)(images, vectors)
+        scores = localiser(method, self.tower.visual, chosen)(images, vectors)
         return self._explanation(picture, method, texts, ("",), scores, self._products(images, vectors))
 
     def _words(self, images: Tensor, text: str) -> tuple[tuple[str, float], ...]:
@@ -272,7 +274,7 @@ class Explainer:
         options: Options,
     ) -> Explanation:
         chosen, contrast = parse_heads(heads) or None, method == "contrast"
-        tokens = TokenDecomposition(self._loaded.model, chosen, options.layers, self._config.precision)
+        tokens = TokenDecomposition(self.tower.visual, chosen, options.layers, self._config.precision)
         rows: tuple[str, ...] = ("",)
         if chosen is None:
             maps = tokens(images, vectors, contrast=contrast)
@@ -322,6 +324,7 @@ def explain(
     options: Options | None = None,
     whole: bool = False,
     side: int | None = None,
+    positions: Positions = "bicubic",
     words: bool = False,
     tokens: bool = False,
     device: str = "auto",
@@ -339,6 +342,7 @@ def explain(
         options: for the method.
         whole: show the model the whole picture, not what its preprocessing keeps.
         side: show the whole picture with about so many pixels on the shorter side.
+        positions: how position embeddings are resized for that: `bicubic`, or `bilinear` as CLIP Surgery's code does.
         words: also say what each word of each text adds to the cosine.
         tokens: also say how close the image is to each token of each text.
         device: where the model runs: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
@@ -352,7 +356,7 @@ def explain(
     >>> explanation.draw().save("maps.png")
     """
     config = model if isinstance(model, ModelConfig) else ModelConfig(name=model, pretrained=pretrained, device=device)
-    explainer = Explainer(config, whole=whole, side=side)
+    explainer = Explainer(config, whole=whole, side=side, positions=positions)
     return explainer.explain(
         os.fspath(image),
         as_names(texts),

@@ -2,13 +2,14 @@
 
 from clipaudit.model.decomposer import Decomposer, Decomposition, TokenValues
 from clipaudit.model.readout import Readout
-from clipaudit.model.sizes import resized
+from clipaudit.model.sizes import Positions, resized, with_positions
 from clipaudit.model.token_scores import token_map, token_scores
 from clipaudit.model.towers import Tower, describe_tower
 
 __all__ = [
     "Decomposer",
     "Decomposition",
+    "Positions",
     "Readout",
     "TokenValues",
     "Tower",
@@ -16,4 +17,5 @@ __all__ = [
     "resized",
     "token_map",
     "token_scores",
+    "with_positions",
 ]

@@ -18,6 +18,7 @@ from clipaudit.model import readout as algebra
 from clipaudit.model.attention_pool import PooledReadout
 from clipaudit.model.linears import HALVES, replacements
 from clipaudit.model.readout import Readout
+from clipaudit.model.residual_means import ResidualMeans
 from clipaudit.model.sizes import resized
 from clipaudit.model.taps import Record, Taps
 from clipaudit.model.towers import Tower, describe_tower
@@ -72,6 +73,12 @@ class Decomposition(ArrayHolder):
     """(B, layers, D), with `terms`: each layer's heads and output bias together."""
     mlp: Tensor | None = None
     """(B, layers, D), with `terms`: each layer's MLP."""
+    self_attention: Tensor | None = None
+    """(B, layers, D), with `terms`: what the class token's attention to itself adds in each layer, all heads together,
+    a part of `heads`. None for towers that pool patches."""
+    residual_means: Tensor | None = None
+    """(B, layers * (heads + 2) + 1), with `terms`: see `TableSpec.residual_means`. None where the published code's
+    allocation is not defined; see `ResidualMeans.of`."""
     tokens: TokenValues | None = None
     """With `tokens`: what each head read from each token."""
 
@@ -94,7 +101,7 @@ class Decomposer:
     Args:
         model: an open_clip model or its image tower, in eval mode.
         layers: the layers whose heads are returned, 0-based; None for all. Returned in ascending order.
-        terms: also return each chosen layer's attention sum and MLP term.
+        terms: also return each chosen layer's attention sum, MLP term and class-token self-attention.
         tokens: also return each chosen head's attention weights and values per token (memory: tokens times larger).
         precision: `fp32` computes in the weights' own precision, `bf16` and `fp16` under autocast, `int8` (CPU only)
             with the blocks' large projections in 8 bits, see `linears`. What is added here is always computed in at
@@ -130,6 +137,7 @@ class Decomposer:
         self.precision: Precision = precision
         self.compiled = compiled
         self._linears = replacements(self.tower, precision)
+        self.residual_means = ResidualMeans.of(self.tower, self.layers) if terms else None
         self._prepare()
         build = algebra.build if self.tower.pool is None else attention_pool.build
         self.readout: Readout = build(self.tower, self.layers)
@@ -168,7 +176,8 @@ class Decomposer:
 
     def _prepare(self) -> None:
         """Make what every forward pass of this tower uses."""
-        self._taps = Taps(self.tower, self.layers if self.with_tokens else (), linears=self._linears)
+        own = self.terms and self.tower.pooling == "token"
+        self._taps = Taps(self.tower, self.layers if self.with_tokens else (), linears=self._linears, own=own)
         self._forward = torch.compile(self.tower.visual) if self.compiled else self.tower.visual
 
     def _check_images(self, images: Tensor) -> None:
@@ -217,10 +226,16 @@ class Decomposer:
         }
         parts |= self._pool_parts(record, matrices, scale)
         remainder = (embedding - sum(parts.values())).abs().amax(dim=-1)
-        attention = mlp = tokens = None
+        attention = mlp = tokens = self_attention = means = None
         if self.terms:
             attention = (by_layer + bias).to(result)
             mlp = (self.readout.joint(mlps, matrices) * scale[:, None, None]).to(result)
+        if self.terms and self.tower.pooling == "token":
+            own = torch.stack([pool.own(layer) for layer in self.layers], dim=1)  # (B, layers, heads, head_dim)
+            y = self.readout.coordinates(own, matrices) * factor
+            self_attention = self.readout.by_layer(y, matrices).to(result)
+            if self.residual_means is not None:
+                means = self.residual_means.column(u, own, mlps, pool.final(), scale).to(result)
         if self.with_tokens:
             tokens = pool.tokens(self.layers, result)
         return Decomposition(
@@ -232,6 +247,8 @@ class Decomposer:
             parts={name: part.to(result) for name, part in parts.items()},
             attention=attention,
             mlp=mlp,
+            self_attention=self_attention,
+            residual_means=means,
             tokens=tokens,
         )
 
@@ -327,6 +344,16 @@ class _Pool:
         pooled = self._mean(rows)
         by_head = pooled.reshape(*pooled.shape[:-1], self._tower.heads, self._tower.head_dim)
         return by_head if self._tower.pool is None else by_head.transpose(1, 2)
+
+    def own(self, layer: int) -> Tensor:
+        """The part of `values` that the class token reads from itself, (B, heads, head_dim)."""
+        rows, scale = self._record.own_values[layer].to(self._dtype), self._row_scale(layer)
+        return rows[:, 0] if scale is None else rows[:, 0] * scale[..., None]
+
+    def final(self) -> Tensor:
+        """(B, width): the residual stream of the class token that the last norm reads."""
+        assert self._record.final is not None
+        return self._record.final[:, 0].to(self._dtype)
 
     def attention(self, layer: int) -> Tensor:
         """(B, width): the attention branch's update, by the block's own modules."""

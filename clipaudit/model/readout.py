@@ -145,7 +145,7 @@ def build(tower: Tower, layers: Sequence[int]) -> Readout:
         norm_bias=bias @ projection + shift,
         attention_bias=torch.stack([b for _, _, b in updates]) @ G,
         attention_bias_scaled=scaled @ G if any(block.post_norm is not None for block in tower.blocks) else None,
-        initial=None if tower.pooling == "average" else _class_token(tower) @ G,
+        initial=None if tower.pooling == "average" else class_token(tower) @ G,
     )
 
 
@@ -268,7 +268,7 @@ def fold_attention(block: Block) -> tuple[Tensor, Tensor, Tensor]:
     return weight, scaled, fixed
 
 
-def _class_token(tower: Tower) -> Tensor:
+def class_token(tower: Tower) -> Tensor:
     """(width,): the class token as it enters the first block, the same for every image."""
     visual = tower.visual
     if tower.family == "open_clip ViT":

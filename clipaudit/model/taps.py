@@ -49,6 +49,8 @@ class Record(ArrayHolder):
     """Layer -> (B, heads, R, tokens): attention weights, for the layers asked for."""
     token_values: dict[int, Tensor] = field(default_factory=dict)
     """Layer -> (B, heads, tokens, head_dim): values, for the layers asked for."""
+    own_values: dict[int, Tensor] = field(default_factory=dict)
+    """Layer -> (B, 1, heads, head_dim): the part of `values` that the class token reads from itself, with `own`."""
     token_norms: Tensor | None = None
     """(B, tokens): length of each token's residual stream before the last block, where tokens are asked for."""
     pool_mlp: Tensor | None = None
@@ -91,6 +93,7 @@ class Taps:
     Args:
         tower, tokens, attend: as for `tapped`.
         linears: modules that replace others during a pass, see `linears.replacements`.
+        own: also record what the class token reads from itself, in every layer; for class-token pooling alone.
     """
 
     def __init__(
@@ -99,8 +102,9 @@ class Taps:
         tokens: Collection[int] = (),
         attend: Attend | None = None,
         linears: Mapping[nn.Module, nn.Module] | None = None,
+        own: bool = False,
     ) -> None:
-        self.tower, self.tokens = tower, frozenset(tokens)
+        self.tower, self.tokens, self.own = tower, frozenset(tokens), own
         self.record = Record(tower)
         """Of the running pass, or else of the last one."""
         replaced = linears or {}
@@ -228,6 +232,7 @@ class _Tap(nn.Module):
         self._joint, self._separate = [replaced.get(original)], [replaced]
         self._heads, self._head_dim = tower.heads, tower.head_dim
         self._taps, self._layer, self._tokens, self._attend = taps, layer, layer in taps.tokens, attend
+        self._own = taps.own
         self._original, self._is_torch = [original], isinstance(original, nn.MultiheadAttention)
         self._prefix = getattr(original, "num_prefix_tokens", 0)
         self._rotate_half = getattr(original, "rotate_half", False)
@@ -268,6 +273,8 @@ class _Tap(nn.Module):
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B, heads, queries, head_dim)
         if self._tokens:
             self._record_tokens(q, k, v, bias)
+        if self._own:
+            self._record_own(self._class_weights(q, k, bias)[..., :1] * v[:, :, :1])
         return out.transpose(1, 2)
 
     def _can_read_once(self, rope: Tensor | None) -> bool:
@@ -289,9 +296,13 @@ class _Tap(nn.Module):
         q = F.linear(x, wq.flatten(0, 1), bq).reshape(-1, *shape).transpose(0, 1)  # (heads, B, head_dim)
         folded = (q * self._head_dim**-0.5 @ wk).transpose(0, 1)  # (B, heads, width)
         scores = folded @ self.source.transpose(1, 2)  # (B, heads, tokens)
-        read = scores.softmax(dim=-1).to(scores.dtype) @ self.source  # (B, heads, width)
+        weights = scores.softmax(dim=-1).to(scores.dtype)
+        read = weights @ self.source  # (B, heads, width)
         out: Tensor = (read.transpose(0, 1) @ wv.mT).transpose(0, 1)  # (B, heads, head_dim)
         out = out if bv is None else out + bv.reshape(shape)
+        if self._own:
+            v = F.linear(self.source[:, :1], wv.flatten(0, 1), bv).reshape(-1, 1, *shape).transpose(1, 2)
+            self._record_own(weights[..., None, :1] * v)
         return out[:, None]
 
     def _split(self, x: Tensor) -> Tensor:
@@ -336,12 +347,24 @@ class _Tap(nn.Module):
 
     def _record_tokens(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> None:
         record = self._taps.record
-        if record.tower.pooling == "token":
-            q, bias = q[:, :, :1], None if bias is None else bias[..., :1, :]
-        weights = q @ k.transpose(-2, -1) * self._head_dim**-0.5
-        weights = (weights if bias is None else weights + bias).softmax(dim=-1)  # (B, heads, queries, tokens)
+        token = record.tower.pooling == "token"
+        weights = self._class_weights(q, k, bias) if token else self._weights(q, k, bias)
         record.alphas[self._layer] = record.rows(weights.transpose(1, 2)).transpose(1, 2)
         record.token_values[self._layer] = v.clone()
+
+    def _weights(self, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+        """Attention weights, (B, heads, queries, tokens)."""
+        scores = q @ k.transpose(-2, -1) * self._head_dim**-0.5
+        weights: Tensor = (scores if bias is None else scores + bias).softmax(dim=-1)
+        return weights
+
+    def _class_weights(self, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+        """The weights of the first query alone, (B, heads, 1, tokens)."""
+        return self._weights(q[:, :, :1], k, None if bias is None else bias[..., :1, :])
+
+    def _record_own(self, values: Tensor) -> None:
+        """values (B, heads, 1, head_dim): the class token's value times its weight."""
+        self._taps.record.own_values[self._layer] = values.transpose(1, 2).clone()
 
 
 class _ClassTokenBlock(nn.Module):

@@ -28,6 +28,13 @@ def token_scores(out: Decomposition, readout: Readout, texts: Tensor) -> Tensor:
 
     Raises:
         UsageError: the decomposition holds no tokens.
+
+    >>> loaded = load_model("demo")
+    >>> images = loaded.transform(PIL.Image.open("photo.jpg"))[None]  # (1, 3, 64, 64)
+    >>> texts = torch.from_numpy(TextPool.of(["a bird", "water"]).vectors("demo-out/birds-run"))  # (2, 128)
+    >>> decomposer = Decomposer(loaded.model, tokens=True)
+    >>> token_scores(decomposer(images), decomposer.readout, texts).shape  # images, layers, heads, tokens, texts
+    torch.Size([1, 6, 4, 65, 2])
     """
     tokens = _tokens(out)
     scores = None

@@ -167,10 +167,11 @@ def _merge_two(a: Moments, b: Moments) -> Moments:
     )
 
 
-def moments_of(template: Moments, vectors: Mapping[str, npt.NDArray[Any]]) -> Moments:
+def moments_of(template: Moments, vectors: Mapping[str, npt.NDArray[Any]], *, stored: bool = True) -> Moments:
     """Moments of rows in memory, for the columns of `template`.
 
-    vectors: (n, length) floats of any precision by column, rounded to float16 as they are stored. Empty for no rows.
+    vectors: (n, length) floats of any precision by column, rounded to float16 as they are stored, or with `stored`
+    False taken as they are. Empty for no rows.
     """
     head_mean, head_scatter = np.zeros_like(template.head_mean), np.zeros_like(template.head_scatter)
     wide_mean, wide_scatter = np.zeros_like(template.wide_mean), np.zeros_like(template.wide_scatter)
@@ -178,10 +179,10 @@ def moments_of(template: Moments, vectors: Mapping[str, npt.NDArray[Any]]) -> Mo
     if count:
         # In two passes, mean first: a sum of squares minus a squared sum would lose the digits of a small variance.
         for row, name in enumerate(template.heads):
-            head_mean[row], deviations = _centred(vectors[name])
+            head_mean[row], deviations = _centred(vectors[name], stored)
             head_scatter[row] = deviations.T @ deviations
         for row, name in enumerate(template.wide):
-            wide_mean[row], deviations = _centred(vectors[name])
+            wide_mean[row], deviations = _centred(vectors[name], stored)
             wide_scatter[row] = np.einsum("nd,nd->d", deviations, deviations)
     return replace(
         template,
@@ -193,9 +194,9 @@ def moments_of(template: Moments, vectors: Mapping[str, npt.NDArray[Any]]) -> Mo
     )
 
 
-def _centred(vectors: npt.NDArray[Any]) -> tuple[Float64s, Float64s]:
+def _centred(vectors: npt.NDArray[Any], stored: bool) -> tuple[Float64s, Float64s]:
     """(n, length) -> the mean (length,) and the deviations from it (n, length), float64, of the values as stored."""
-    values = vectors.astype(np.float16, copy=False).astype(np.float64)
+    values = (vectors.astype(np.float16, copy=False) if stored else vectors).astype(np.float64)
     mean: Float64s = values.mean(axis=0)
     values -= mean
     return mean, values

@@ -38,7 +38,7 @@ class MomentsAccumulator:
         self._total = Moments.empty(spec)
         self._counts: Counter[Label] = Counter()
         self._capacity = max(64, min(_BLOCK_ROWS, _BLOCK_BYTES // max(spec.vector_bytes, 1)))
-        self._block = {name: np.empty((self._capacity, dim), np.float16) for name, dim in spec.vectors.items()}
+        self._block = {name: np.empty((self._capacity, dim), np.float16) for name, dim in spec.measured.items()}
         self._filled = 0
 
     @property
@@ -47,7 +47,7 @@ class MomentsAccumulator:
         return self._total.count + self._filled
 
     def update(self, vectors: Mapping[str, Floats], labels: Sequence[Label] | None = None) -> None:
-        """Add n ok samples: (n, length) floats of every vector column, and n labels if the table has them.
+        """Add n ok samples: (n, length) floats of every column of `spec.measured`, and n labels if the table has them.
 
         Raises ValueError when labels and rows differ in number, and when a number is not finite as float16, which is
         noticed at the latest by `finish`; the projections writer turns such samples into failures before.

@@ -201,7 +201,7 @@ class Run(RunTables):
 
     def _shard_moments(self, record: CommitRecord, template: Moments, label: Label) -> Moments:
         stored = load_moments(self.directory, record.moments, labels=() if label is None else (label,))
-        if stored.total.lengths != self.spec.vectors:
+        if stored.total.lengths != self.spec.measured:
             full = self.directory.storage.full(record.moments)
             raise IntegrityError(f"{full} is damaged: it holds moments of other columns than the run's")
         if label is None:

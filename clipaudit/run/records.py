@@ -183,11 +183,13 @@ def _wrong_table(table: TableSpec) -> str:
     except ValueError as error:
         return str(error)
     for name in table.components:
-        if re.fullmatch(r"(?:attention|mlp)_L\d{2,}", name) is None:
+        if re.fullmatch(r"(?:attention|mlp|self_attention)_L\d{2,}", name) is None:
             return f"{name!r} is no component"
     for names in (table.heads, table.components, table.attributes):
         if len(set(names)) < len(names) or not all(names) or any("\0" in name for name in names):
             return "a column is empty or named twice"
+    if not 0 <= table.residual_means <= _MAX_LENGTH:
+        return f"a column of {table.residual_means} residual means"
     if not (0 < table.head_dim <= table.embed_dim <= _MAX_LENGTH and len(table.vectors) <= _MAX_LENGTH):
         return f"heads of {table.head_dim} numbers in a space of {table.embed_dim}"
     return ""

@@ -142,7 +142,7 @@ def moments_over(run: Run, rows: Rows = ALL) -> Moments:
     if len(condition.terms) == 1 and isinstance(label, int | str):
         return run.moments(label=label, shards=rows.shards)
     moments = Moments.empty(run.spec)
-    for batch in stream_rows(run, list(run.spec.vectors), (), rows, size=1024):
+    for batch in stream_rows(run, list(run.spec.measured), (), rows, size=1024):
         moments = merge([moments, moments_of(Moments.empty(run.spec), batch.vectors)])
     return moments
 

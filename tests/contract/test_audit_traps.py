@@ -31,6 +31,7 @@ from clipaudit.cues.statistics.screen import screen_codes
 from clipaudit.cues.statistics.strength import binned, strengths
 from tests.audit_examples import Rules, association, case
 from tests.audit_worlds import Texts, cue_world, text_pool, write_world
+from tests.cue_pictures import run_of_pictures
 
 CLASSES, VALUES = ("landbird", "waterbird"), ("land", "water")
 
@@ -273,6 +274,18 @@ def test_trap_18_copies_are_one_image():
     assert [group.independent for group in copies.groups] == [20, 20]
     assert {group.size for group in copies.groups} == {"greyed"}
     assert copies.worst is None
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("cue", "named"), [("ocean", True), ("border", False)])
+def test_trap_20_where_no_text_fits_the_report_says_so(cue, named, tmp_path):
+    """A red border is not "a photo of two objects"."""
+    run = run_of_pictures(tmp_path, cue, 600, seed=31)
+    result = audit_cues(run, AuditOptions(attributes=("cue",), negative_audits=0, positive_trials=0, permutations=0))
+    finding = next(finding for finding in result.findings if finding.cue.attribute is not None)
+    assert finding.no_good_word is not named
+    assert finding.gallery.aligned
+    assert ("ocean" in finding.cue.name) is named
 
 
 def test_trap_21_what_to_collect_is_one_number_everywhere(tmp_path):

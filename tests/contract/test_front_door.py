@@ -19,7 +19,7 @@ from tests.commands import ROOT
 NAMES = [
     *("JobConfig", "ModelConfig", "FieldsConfig", "DecodeConfig", "StoreConfig", "ExecutionConfig", "run_job"),
     *("Run", "Rows", "Moments", "Basis", "export"),
-    *("load_model", "Decomposer", "Decomposition", "Tower", "describe_tower"),
+    *("load_model", "Decomposer", "Decomposition", "Tower", "describe_tower", "token_scores"),
     *("TextPool", "describe_heads", "textspan", "ablate", "compare_runs"),
     *("explain", "localiser", "METHODS", "HeadIndex", "Retriever"),
     *("AuditOptions", "AuditResult", "audit_cues", "save_report"),

@@ -13,14 +13,14 @@ import pytest
 @pytest.fixture(scope="module", autouse=True)
 def _imports():
     """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
-    global open_clip, torch, Decomposer, LastBlocks, published_allocation, load_file
+    global open_clip, torch, Decomposer, published_allocation, load_file
 
     import open_clip
     import torch
     from safetensors.torch import load_file
 
     from clipaudit.model import Decomposer
-    from tests.published import LastBlocks, published_allocation
+    from tests.published import published_allocation
 
 
 DATA = Path(__file__).parent.parent / "data" / "oracle"
@@ -35,7 +35,13 @@ def reference() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def last_blocks() -> LastBlocks:
+def last_blocks():
+    # Imported here too, because other modules use this fixture.
+    import open_clip
+    from safetensors.torch import load_file
+
+    from tests.published import LastBlocks
+
     visual = open_clip.transformer.VisionTransformer(
         image_size=64,
         patch_size=8,

@@ -20,6 +20,7 @@ PUBLIC = {
     "clipaudit.model": [
         "Decomposer",
         "Decomposition",
+        "Positions",
         "Readout",
         "TokenValues",
         "Tower",
@@ -27,6 +28,7 @@ PUBLIC = {
         "resized",
         "token_map",
         "token_scores",
+        "with_positions",
     ],
     "clipaudit.localize": [
         "METHODS",

@@ -91,6 +91,10 @@ def test_the_page_of_heads_needs_nothing_but_itself(shown):
     assert re.findall(r"(?:src|href)=\"([^\"]*)\"", page) == ["report/index.html", "like.html"]
     assert "<script" not in page
     assert len(re.findall(r"<code>L\d\dH\d\d</code>", page)) == 24
+    # each of five texts has three images at both ends, all of a head's in one JPEG
+    assert page.count('<span class="picture"') == 24 * 5 * 2 * 3
+    assert page.count("url(data:image/jpeg;base64,") == 24
+    assert len(page) < 3_000_000
 
 
 def test_its_runs_are_runs_like_any_other(shown, clipaudit):

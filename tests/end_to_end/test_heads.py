@@ -95,6 +95,8 @@ def test_ablate_shows_a_table_and_writes_a_figure(command, audited):
     options = ["--attribute", "place", "--templates", "single", "--head", "L02H01", "--mlps", "all"]
     shown = command("ablate", *options, "--random", "20")
     assert shown.returncode == 0, shown.stderr
+    own = command("ablate", "--templates", "single", "--components", "self-attention")
+    assert "replaced by their means: self_attention_L01, self_attention_L02" in " ".join(own.stdout.split()), own.stderr
     for words in ("worst group ablated", "replaced by their means: L02H01, mlp_L01, mlp_L02", "of 20 random sets"):
         assert words in " ".join(shown.stdout.split())
     written = json.loads((audited / "run/ablations/ablation/ablation.json").read_text())
@@ -116,6 +118,8 @@ def test_studies(command, audited, study):
     result = command("ablate", "--study", study, "--templates", "single", "--seeds", "1", "--attribute", "place")
     assert result.returncode == 0, result.stderr
     assert "nothing replaced" in result.stdout
+    rows = ("all stored MLPs", "class-token self-attention", "both")
+    assert study != "components" or all(row in result.stdout for row in rows)
     folder = audited / "run/ablations" / study
     assert json.loads((folder / f"{study}.json").read_text())["study"] == study
     assert (folder / f"{study}.svg").exists()

@@ -44,6 +44,16 @@ def test_explain(clipaudit, picture, tmp_path):
         ("explain", picture, "--text", "a", "--out", "o.jpg"): "pictures are written as .png",
         ("explain", picture, "--text", "a", "--out", "no/o.png"): "there is no directory",
         ("explain", picture, "--text", "a", "--out", "o.png", "--form", "x"): "--form must be paper or code",
+        (
+            "explain",
+            picture,
+            "--text",
+            "a",
+            "--out",
+            "o.png",
+            "--positions",
+            "x",
+        ): "--positions must be bicubic or bilinear",
     }.items():
         failed = clipaudit(*arguments)
         assert failed.returncode == 2
@@ -68,4 +78,4 @@ def test_evaluate(clipaudit, tmp_path):
     assert "20 images" in table.stdout
     failed = clipaudit("evaluate", "multilabel", "things/things-000000.tar", "--model", "demo")
     assert (failed.returncode, failed.stderr.count("\n")) == (2, 1)
-    assert "give --classes FILE" in failed.stderr
+    assert "has all that is needed: image, json:objects" in failed.stderr

@@ -109,7 +109,7 @@ def _ablation_remarks(ablation: Ablation) -> Iterator[str]:
     roles = {head: role.label or role.kind for head, role in ablation.roles.items()}
     replaced = ", ".join(f"{name} ({roles[name]})" if name in roles else name for name in ablation.columns)
     if not ablation.columns:
-        yield "nothing is replaced: choose with --heads, --layers, --mlps or --role"
+        yield "nothing is replaced: choose with --heads, --layers, --mlps, --components or --role"
     elif ablation.reconstructed is not None:
         yield f"replaced by what {ablation.reconstructed} texts span (MLPs by their means): {replaced}"
     else:

@@ -28,7 +28,7 @@ from clipaudit.cues.findings.verdicts import (
     verdicts,
 )
 from clipaudit.cues.measure.context import Context
-from clipaudit.cues.measure.naming import value_contrast
+from clipaudit.cues.measure.naming import NO_GOOD_WORD, value_contrast
 from clipaudit.cues.reliance import rules
 from clipaudit.cues.result.finding_parts import Association, Cue, CueWord, Evidence, Groups, Need, Verdict
 from clipaudit.cues.result.off_object import not_measured
@@ -39,8 +39,6 @@ from clipaudit.cues.statistics.groups import describe_groups
 
 _CARRIES: Final = 0.3
 """Strength of a value along a direction, inside classes."""
-NO_GOOD_WORD: Final = 0.2
-"""Cosine of the best text with what sets images with the cue apart, below which no text fits."""
 
 
 # -- a finding ---------------------------------------------------------------------------------------------------------
@@ -69,7 +67,7 @@ def value_finding(
     worst = next((part for part in reliance if part.verdict is outcome), None)
     heads = worst.effect.heads if worst is not None and worst.effect is not None else carriers
     scores = _scores(context, members, signs, having)
-    described, cosine = _cue(context, cue, having, members, heads, association.d.value)
+    described, fit = _cue(context, cue, having, members, heads, association.d.value)
     model = str(context.run.manifest.model["name"])
     return Finding(
         id=finding_id(model, words.name, f"{screen.attribute.column}={cue.word}"),
@@ -103,7 +101,7 @@ def value_finding(
         needs=missing,
         stability=building.finding_stability(context, np.where(having == 1, 1.0, 0.0), cue.upper),
         gallery=building.gallery(context, scores, cue.upper, heads, having, _two(screen, cue.value)),
-        no_good_word=cosine < NO_GOOD_WORD,
+        no_good_word=fit < NO_GOOD_WORD,
         merged=len(members),
     )
 
@@ -288,7 +286,7 @@ def _cue(
     heads: Sequence[str],
     d: float | None,
 ) -> tuple[Cue, float]:
-    """The cue in words, and the cosine of the best text with what sets images with it apart."""
+    """The cue in words, and the fit of the best text with what sets images with it apart."""
     discovery = context.sampled.discovery
     contrast = value_contrast(
         context.embedding[discovery],
@@ -297,12 +295,12 @@ def _cue(
         having[discovery] >= 0,
         context.design.classes,
     )
-    towards = context.namer.words(contrast, 3, context_only=True)
-    away_from = context.namer.words(-contrast, 1, context_only=True)
+    towards = context.namer.words(contrast, 3, context_only=True, by_fit=True)
+    away_from = context.namer.words(-contrast, 1, context_only=True, by_fit=True)
     words = [CueWord(text=cue.word, property="attribute", kind="context-like", head=None, d=d)]
     words += [CueWord(text=w.text, property=w.property, kind=w.kind, head=None, d=None) for w in towards]
     words += building.head_words(context, heads, members, having)
-    title = f"{cue.word}: {towards[0].text}" if towards and towards[0].cosine >= NO_GOOD_WORD else cue.word
+    title = f"{cue.word}: {towards[0].text}" if towards and towards[0].fit >= NO_GOOD_WORD else cue.word
     described = Cue(
         name=title,
         words=tuple(words),
@@ -312,7 +310,7 @@ def _cue(
         value=cue.word,
         class_part=context.scan.directions[int(members[0])].outside if len(members) else None,
     )
-    return described, towards[0].cosine if towards else 0.0
+    return described, towards[0].fit if towards else 0.0
 
 
 def _scores(context: Context, members: Ints, signs: Float64s, having: Ints) -> Float32s:

@@ -9,13 +9,13 @@ import numpy as np
 
 from clipaudit.arrays import Bools, Ints
 from clipaudit.cues.findings import parts
-from clipaudit.cues.findings.by_attribute import NO_GOOD_WORD
 from clipaudit.cues.findings.candidates import TextCue
 from clipaudit.cues.findings.carriers import CueGroups, choose_heads
 from clipaudit.cues.findings.sentences import action, listed, sentence
 from clipaudit.cues.findings.verdicts import VerdictCase, headline, labels_needed, needs, verdicts
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
+from clipaudit.cues.measure.naming import NO_GOOD_WORD
 from clipaudit.cues.result.finding_parts import CellTable, Cue, CueWord, Evidence, Need, Verdict
 from clipaudit.cues.result.off_object import not_measured
 from clipaudit.cues.result.panels import Shift
@@ -109,7 +109,7 @@ def text_finding(context: Context, cue: TextCue) -> Finding:
         needs=missing,
         stability=parts.finding_stability(context, cue.scores, cue.upper),
         gallery=parts.gallery(context, cue.scores, cue.upper, heads, having, VALUES),
-        no_good_word=cue.word.cosine < NO_GOOD_WORD,
+        no_good_word=cue.word.fit < NO_GOOD_WORD,
         merged=len(cue.members),
     )
 

@@ -111,7 +111,7 @@ def _cues_of(context: Context, upper: Bools, earlier: list[TextCue], quantile: f
     remaining = contrast.copy()
     words = _user_words(context, contrast)
     for _ in range(_PER_SIDE):
-        words += context.namer.words(remaining, _TRIED, context_only=True)
+        words += _words_to_try(context, remaining)
         tried = (_tried(context, word, own, [*earlier, *cues], quantile) for word in words)
         cue = next((cue for cue in tried if cue is not None and _adds(context, cue, [*earlier, *cues])), None)
         if cue is None:
@@ -121,6 +121,14 @@ def _cues_of(context: Context, upper: Bools, earlier: list[TextCue], quantile: f
         remaining = remaining - axis * float(axis @ remaining) / float(axis @ axis)
         words = [word for word in words if word.property == USER and word.place != cue.word.place]
     return cues
+
+
+def _words_to_try(context: Context, contrast: Float64s) -> list[Word]:
+    """The texts nearest to a contrast (D,) and those that fit it best; the best fit first."""
+    nearest = context.namer.words(contrast, _TRIED, context_only=True)
+    fitting = context.namer.words(contrast, _TRIED, context_only=True, by_fit=True)
+    words = {word.place: word for word in [*nearest, *fitting]}
+    return sorted(words.values(), key=lambda word: -word.fit)
 
 
 def _known(context: Context, cue: TextCue, earlier: list[TextCue]) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -19,6 +20,9 @@ from clipaudit.cues.measure.directions import class_subspace
 from clipaudit.heads.texts.pool import CONTEXT, UNSPECIFIED, TextPool
 
 USER: Final = "user"
+NO_GOOD_WORD: Final = 0.5
+"""Fit of the best text below which no text says what the cue is: words that are right fit by .54 to .91, the nearest to
+a border, a watermark or a sticker by at most .47 (`benchmarks/words_acceptance.py`)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,6 +36,10 @@ class Word:
     """Among the texts of `Namer`."""
     cosine: float
     """With the contrast, both relative to what all texts have in common."""
+    fit: float
+    """Cosine of the text's own axis (`Namer.axis`) with the contrast, both without the class prompts' part: how much of
+    what sets the images apart the text says. A nearest text that shares only what all texts of its property share fits
+    badly."""
 
 
 class Namer:
@@ -63,22 +71,25 @@ class Namer:
         self._context = np.array([kind in (CONTEXT, UNSPECIFIED) for kind in self.kinds], np.bool_) & ~self._named
         self._property_mean = {name: self.vectors[labels == name].mean(axis=0) for name in set(self.properties)}
 
-    def words(self, contrast: Float64s, count: int = 3, context_only: bool = False) -> list[Word]:
-        """The texts that name a contrast (D,) best; one of each that begin alike but for `a photo of`."""
+    def words(
+        self, contrast: Float64s, count: int = 3, context_only: bool = False, *, by_fit: bool = False
+    ) -> list[Word]:
+        """The texts that name a contrast (D,) best, by cosine or fit; one of those alike but for `a photo of`."""
         length = float(np.linalg.norm(contrast))
         if length == 0:
             return []
-        cosines = self._relative @ (contrast / length)
+        cosines, fits = self._relative @ (contrast / length), self._fits(contrast)
+        order = fits if by_fit else cosines
         if context_only:
-            cosines = np.where(self._context, cosines, -np.inf)
+            order = np.where(self._context, order, -np.inf)
         words: list[Word] = []
         cores: set[str] = set()
-        for place in np.argsort(-cosines, kind="stable")[: 20 * count].tolist():
+        for place in np.argsort(-order, kind="stable")[: 20 * count].tolist():
             key = _core(self.texts[place])
-            if key in cores or not np.isfinite(cosines[place]):
+            if key in cores or not np.isfinite(order[place]):
                 continue
             cores.add(key)
-            words.append(self._word(place, float(cosines[place])))
+            words.append(self._word(place, float(cosines[place]), float(fits[place])))
             if len(words) == count:
                 break
         return words
@@ -118,13 +129,26 @@ class Namer:
         cosines = self._relative @ self._classes[k]
         return float((cosines > cosines[place]).mean())
 
-    def _word(self, place: int, cosine: float) -> Word:
+    @cached_property
+    def _free_axes(self) -> Float32s:
+        """(T, D) unit: every text's axis without the class prompts' part."""
+        axes = np.stack([self.axis(place, class_free=True) for place in range(len(self.texts))])
+        return _unit(axes).astype(np.float32)
+
+    def _fits(self, contrast: Float64s) -> Float64s:
+        """(T,) `Word.fit` of every text with a contrast (D,)."""
+        free = contrast - self._subspace.T @ (self._subspace @ contrast)
+        fits: Float64s = self._free_axes @ (free / max(float(np.linalg.norm(free)), 1e-300))
+        return fits
+
+    def _word(self, place: int, cosine: float, fit: float) -> Word:
         return Word(
             text=self.texts[place],
             property=self.properties[place],
             kind=self.kinds[place],
             place=place,
             cosine=cosine,
+            fit=fit,
         )
 
 

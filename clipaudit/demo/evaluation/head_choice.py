@@ -8,9 +8,10 @@ texts, a plain majority of the five, is reported beside it. Neither uses a label
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from clipaudit.arrays import Float64s
 from clipaudit.demo.evaluation.measured import plain
 from clipaudit.demo.world import nouns
 from clipaudit.demo.world.captions import (
@@ -59,6 +60,8 @@ class HeadTexts:
     variance: float
     """The head's variance over the images that describe it, relative to the embedding's."""
     texts: tuple[HeadText, ...]
+    directions: Float64s | None = field(default=None, repr=False, compare=False)
+    """(texts, dh) the texts' directions in the head's basis; None where nobody asks for pictures."""
 
     def weight(self, rule: Rule, subject: str = PLACE) -> float:
         """Share, 0..1, of the head's texts that is about `subject`: of the explained variance, or of their number."""
@@ -123,6 +126,7 @@ def head_words(
                 HeadText(text=texts[index], property=properties[index], explained=float(explained))
                 for index, explained in zip(span.texts[:TOP].tolist(), span.explained[:TOP], strict=True)
             ),
+            directions=span.directions[:TOP],
         )
         for head, span in spans.items()
     )

@@ -129,8 +129,8 @@ def find_classes(path: str | None, shards: Sequence[str], labels: Iterable[Label
 
 
 def listed_classes(path: str | None, shards: Sequence[str]) -> ClassNames:
-    """The class names of a run whose images have no labels: from the file if one is given, else from `classnames.txt`
-    beside its `shards` (URLs) or one above. UsageError when there is neither, or fewer than two names.
+    """The class names of images without labels, or with lists of them: from the file if one is given, else from
+    `classnames.txt` beside the `shards` (URLs) or one above. UsageError when there is neither, or fewer than two names.
     """
     classes = load_classes(path) if path is not None else _beside(shards)
     if classes is None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clipaudit.config import ModelConfig
 from clipaudit.errors import UsageError
-from clipaudit.heads.texts.classes import ClassNames, find_classes, load_classes, load_templates
+from clipaudit.heads.texts.classes import ClassNames, find_classes, listed_classes, load_classes, load_templates
 from clipaudit.heads.texts.encoder import encode_classes, load_tokenizer
 from clipaudit.localize.evaluation.head_places import HeadPlaces, Kind, places_of_heads
 from clipaudit.localize.evaluation.metrics import BootstrapEstimate
@@ -35,7 +35,7 @@ from clipaudit.localize.methods import METHODS, Options, localiser
 from clipaudit.localize.surgery import Form
 from clipaudit.localize.tensors import autocast, embed
 from clipaudit.localize.token_maps import TokenDecomposition
-from clipaudit.model import Decomposer, Tower, describe_tower
+from clipaudit.model import Decomposer, Positions, Tower, describe_tower, with_positions
 from clipaudit.model.loading import Normaliser, load_model
 
 _OF_ONE_OBJECT: Mapping[str, Callable[[ClassNames], Measure]] = MappingProxyType(
@@ -65,6 +65,8 @@ class EvaluationConfig:
     """Whole pictures instead of what the preprocessing keeps."""
     side: int | None = None
     """Whole pictures with about this many pixels on their shorter side."""
+    positions: Positions = "bicubic"
+    """How position embeddings are resized for them."""
     blocks: int | None = None
     form: Form = "paper"
 
@@ -83,7 +85,7 @@ class LocaliserEvaluation:
     @cached_property
     def _tower(self) -> Tower:
         """The tower's description, made when a method needs it: recognition takes any image encoder."""
-        return describe_tower(self._loaded.model)
+        return describe_tower(with_positions(self._loaded.model, self._config.positions))
 
     @cached_property
     def _reader(self) -> PictureReader:
@@ -115,7 +117,7 @@ class LocaliserEvaluation:
         options = Options(blocks=config.blocks, form=config.form, precision=precision, empty=empty)
         result = segment(
             samples,
-            {method: localiser(method, self._loaded.model, options) for method in methods},
+            {method: localiser(method, self._tower.visual, options) for method in methods},
             self._texts(names),
             _measure(protocol, names),
             self._normalise,
@@ -131,7 +133,7 @@ class LocaliserEvaluation:
         Raises UsageError as `recognise`, and what the shards raise.
         """
         samples = self._samples(labels=self._config.labels, masks=False)
-        names = self._names(samples, numbers=False)
+        names = listed_classes(self._config.classes, [shard.url for shard in samples.shards])
         return recognise(
             samples,
             self._encode,

@@ -13,7 +13,7 @@ from clipaudit.cues.result.finding_parts import strength_word
 from clipaudit.cues.result.result import finding_id, json_schema
 from clipaudit.cues.statistics.environments import environments_of, heterogeneity, shift_rows, stability
 from clipaudit.cues.statistics.predictability import fitted, folds_of, predictability, skill
-from clipaudit.heads.texts.pool import TextPool
+from clipaudit.heads.texts.pool import CONTEXT, CORE, TextPool
 from tests.audit_examples import around, example_result
 
 TEXTS = ("a lake", "a forest", "a duck on a lake", "a duck", "waves")
@@ -202,3 +202,23 @@ def test_ids_are_stable():
 @pytest.mark.parametrize(("d", "word"), [(0.05, "negligible"), (-0.2, "small"), (0.4, "moderate"), (-0.6, "strong")])
 def test_words_for_strength(d, word):
     assert strength_word(d) == word
+
+
+def test_a_text_that_shares_only_what_all_of_its_property_share_fits_badly():
+    """The nearest text is then no name: cosine cannot tell, fit can."""
+    shared, axes = np.eye(8)[5], np.eye(8)[[0, 1, 2]]
+    places = TextPool(
+        texts=("on snow", "on sand", "on grass", "a dog"),
+        properties=("place", "place", "place", "thing"),
+        kinds=(CONTEXT, CONTEXT, CONTEXT, CORE),
+        source="test",
+    )
+    vectors = np.concatenate([shared + 0.4 * axes, np.eye(8)[[7]]])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    names = Namer(places, vectors, ("duck", "owl"), np.eye(8)[[3, 4]])
+    nearest = names.words(shared, 1)[0]
+    assert nearest.cosine > 0.5
+    assert abs(nearest.fit) < 0.2
+    named = names.words(axes[0], 1, by_fit=True)[0]
+    assert named.text == "on snow"
+    assert named.fit > 0.7

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from clipaudit.heads.description import DescribeConfig, describe
-from clipaudit.heads.page import Extremes, extremes, render
+from clipaudit.heads.extremes import Extremes
+from clipaudit.heads.page import extremes, render
 from clipaudit.heads.texts.pool import TextPool
 from clipaudit.run.reader import Run
 from clipaudit.run.row import Row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from clipaudit.heads.studies import RANDOM, STUDIES, TEXTS, WORDS, study, study_
 from clipaudit.heads.texts.commonwords import common_words
 from clipaudit.run.derived import finite
 from clipaudit.run.reader import Run
-from clipaudit.schema import TableSpec, attention_column, head_label, mlp_column
+from clipaudit.schema import TableSpec, attention_column, head_label, mlp_column, self_attention_column
 from tests.make_runs import SPEC, make_run
 from tests.make_texts import HashedTexts, make_pool, write_pool
 
@@ -58,7 +59,74 @@ def test_components_are_the_ablations_of_mlps(question):
     assert same(points["", "all stored MLPs"], ablation(question, Choice(mlps="all")))
     assert same(points["one MLP", "mlp_L01"], ablation(question, Choice(mlps="1,")))
     assert len(points) == 5
-    assert any("class-token-to-itself attention cannot be ablated from stored rows" in note for note in found.notes)
+    assert found.notes == (
+        "no row of class-token self-attention: it was made before class-token self-attention was stored: audit anew"
+        " with --components",
+    )
+
+
+def test_the_papers_four_rows(tmp_path):
+    names = [self_attention_column(layer) for layer in range(3)]
+    question = asked(
+        Run(make_run(str(tmp_path / "run"), replace(WHOLE, components=(*WHOLE.components, *names)))), tmp_path
+    )
+    result = study(question, "components")
+    points = by_name(result)
+    rows = ["nothing replaced", "all stored MLPs", "class-token self-attention", "both"]
+    assert [name for series, name in points if not series] == rows
+    own = ablation(question, Choice(components=("self-attention",)))
+    assert own.columns == tuple(names)
+    assert same(points["", rows[2]], own)
+    assert same(points["", rows[3]], ablation(question, Choice(components=("mlp", "self-attention"))))
+    with pytest.raises(UsageError, match="a tower with a LayerNorm inside its attention"):  # no residual means
+        asked(question.run, tmp_path, allocation="published")
+    assert same(points["", rows[1]], ablation(question, Choice(components=("mlp_L00", "mlp_L01", "mlp_L02"))))
+    assert result.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({"components": ("self-attention",), "layers": "1,"}, "self_attention_L01 holds a part of L01H00"),
+        ({"components": ("self-attention", "attention")}, "is part of attention_L00: replace one or the other"),
+        ({"components": ("colours",)}, "--components colours: it takes self-attention, attention, mlp"),
+        ({"components": ("mlp_L09",)}, "stores only attention_L00 to self_attention_L02 .* not mlp_L09"),
+    ],
+)
+def test_components_that_cannot_be_ablated(tmp_path, choice, words):
+    names = [self_attention_column(layer) for layer in range(3)]
+    spec = replace(WHOLE, components=(*WHOLE.components, *names))
+    question = asked(Run(make_run(str(tmp_path / "run"), spec)), tmp_path)
+    with pytest.raises(UsageError, match=words):
+        ablation(question, Choice(**choice))
+
+
+def test_a_run_without_components_says_so(tmp_path):
+    spec = replace(WHOLE, components=())
+    question = asked(Run(make_run(str(tmp_path / "run"), spec)), tmp_path)
+    with pytest.raises(
+        UsageError, match="stores no class-token self-attention: it stores heads only: audit again with"
+    ):
+        ablation(question, Choice(components=("self-attention",)))
+    with pytest.raises(
+        UsageError, match="stores heads only, and no components such as mlp_L00: audit again with --components"
+    ):
+        study(question, "components")
+    with pytest.raises(UsageError, match=r"--allocation published: the run at .* stores no components"):
+        asked(question.run, tmp_path, allocation="published")
+
+
+def test_towers_that_pool_patches_have_no_self_attention(tmp_path):
+    directory = make_run(str(tmp_path / "run"), WHOLE)
+    manifest = json.loads((tmp_path / "run/run.json").read_text())
+    manifest["model"]["tower"] = {"layers": 3, "pooling": "average"}
+    (tmp_path / "run/run.json").write_text(json.dumps(manifest))
+    question = asked(Run(directory.url), tmp_path)
+    assert "its tower pools patches" in study(question, "components").notes[0]
+    with pytest.raises(UsageError, match="stores no class-token self-attention: its tower pools patches"):
+        ablation(question, Choice(components=("self-attention",)))
+    with pytest.raises(UsageError, match="the published code knows class-token towers only"):
+        asked(question.run, tmp_path, allocation="published")
 
 
 def test_layers_one_by_one_and_cumulative(question):
@@ -141,7 +209,10 @@ def test_mistakes(question, tmp_path):
         (lambda: study(question, "colours"), "--study must be one of components, layers, heads, texts, not 'colours'"),
         (lambda: study(question, "texts", seeds=0), "--seeds must be at least 1"),
         (lambda: study(question, "texts", counts=()), "at least one text a head"),
-        (lambda: study(without, "components"), "stores no layers' sums, not mlp_L00: audit with --components"),
+        (
+            lambda: study(without, "components"),
+            "stores heads only, and no components such as mlp_L00: audit again with --components",
+        ),
     ]
     for action, words in cases:
         with pytest.raises(UsageError, match=words):

@@ -249,6 +249,15 @@ def test_classes_and_recognition(shard, tmp_path):
     assert set(found.mean) == {"cosine", "softmax", "surgery", "surgery - softmax"}
 
 
+def test_recognition_finds_the_class_names_beside_the_shards(shard, tmp_path):
+    named = evaluation(shard, classes=str(tmp_path / "classnames.txt")).recognition()
+    beside = evaluation(shard).recognition()
+    assert beside.mean == named.mean
+    (tmp_path / "classnames.txt").rename(tmp_path / "names.txt")
+    with pytest.raises(UsageError, match=r"there is no classnames\.txt beside the shards: give a file with --classes"):
+        evaluation(shard).recognition()
+
+
 def test_mistakes_are_one_sentence(shard, tmp_path):
     here = evaluation(shard)
     with pytest.raises(UsageError, match="no method 'lime'"):

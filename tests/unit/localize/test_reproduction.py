@@ -46,7 +46,8 @@ def commands(text: str) -> list[str]:
     return [line for line in lines if line.startswith("clipaudit ")]
 
 
-EVERY = [*commands(PAGE), *commands((ROOT / "docs/localize.md").read_text())]
+OTHERS = [(ROOT / "docs" / name).read_text() for name in ("localize.md", "questions.md")]
+EVERY = [*commands(PAGE), *(line for page in OTHERS for line in commands(page))]
 
 
 @pytest.mark.parametrize("line", EVERY)

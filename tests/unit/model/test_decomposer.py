@@ -125,6 +125,26 @@ def test_tokens_sum_to_heads_and_terms_to_parts(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tokens", [False, True])
+def test_self_attention_is_what_the_class_token_reads_from_itself(kind, tokens):
+    visual = tiny(kind)
+    out = Decomposer(visual, terms=True, tokens=tokens)(images_for(visual))
+    decomposer = Decomposer(visual, tokens=True)
+    every = decomposer(images_for(visual))
+    if decomposer.tower.pooling != "token":
+        assert out.self_attention is out.residual_means is None
+        return
+    own = every.tokens.alpha[..., 0, None] * every.tokens.v[..., 0, :]  # (B, layers, heads, head_dim)
+    y = torch.einsum("blhj,lhjk->blhk", own, decomposer.readout.T.float()) * every.scale[:, None, None, None]
+    expected = decomposer.readout.expand(y).sum(dim=2)
+    assert out.self_attention.shape == out.attention.shape
+    assert (out.self_attention - expected).abs().max() <= 1e-6
+    assert expected.abs().max() > 1e-3
+    scaled = any(block.scaled for block in decomposer.tower.blocks)
+    assert (out.residual_means is None) is scaled
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_token_scores_are_the_heads_products_with_texts(kind):
     visual = tiny(kind)
     decomposer = Decomposer(visual, tokens=True)
