@@ -1,4 +1,4 @@
-"""Whether a cue gets the right word, and one that no text describes none (STATISTICS item "Words").
+"""Whether a cue gets the right word, and one that no text describes none (docs/method.md, section 7).
 
 python benchmarks/words_acceptance.py                  every cue, three worlds each; about 20 s a world
 python benchmarks/words_acceptance.py --cues border    some of them

@@ -88,7 +88,7 @@ def check(run: str | RunDirectory, *, remainder_tolerance: float | None = None) 
         shards=len(reader.records),
         rows=sum(record.rows for record in reader.records.values()),
         problems=tuple(problems),
-        remarks=tuple(_remarks(reader, derived.unrecorded)),
+        remarks=tuple(_remarks(reader, derived.unrecorded, damaged=bool(problems))),
         largest_remainder=largest,
         remainder_tolerance=tolerance,
         remainder_quantiles=quantiles,
@@ -112,14 +112,14 @@ def _check_shard(reader: Run, record: CommitRecord, tolerance: float) -> tuple[l
         return [str(error)], none
 
 
-def _remarks(reader: Run, unrecorded: Sequence[str]) -> Iterator[str]:
-    """What no record knows."""
+def _remarks(reader: Run, unrecorded: Sequence[str], *, damaged: bool) -> Iterator[str]:
+    """What no record knows. The values that type old attributes are not read from a damaged run."""
     if reader.records and not any(record.run_files for record in reader.records.values()):
         yield (
             f"no shard recorded the hashes of {MANIFEST} and {BASIS} (a run of version 0.1): of the basis, Q is"
             " examined, and that all numbers are finite"
         )
-    if typed_by_values(reader.records.values(), reader.spec):
+    if not damaged and typed_by_values(reader.records.values(), reader.spec):
         types = reader.attribute_types.items()
         kinds = ", ".join(f"{name} as {_TYPE_WORDS[column_type(kind)]}" for name, kind in types)
         yield f"attributes were stored without their types (a run of version 0.1) and are typed by values: {kinds}"

@@ -67,7 +67,7 @@ def scan(
     run, basis = facts.run, facts.run.basis()
     bins = BINS
     sample = sample_places(facts, design, SAMPLE, seed)
-    predictability_rows = few_places(facts, design, seed)
+    few_rows = few_places(facts, design, seed)
     rng = np.random.default_rng([seed, 6])
     heads = list(directions)
     hosts = [heads[place] for place in rng.integers(0, len(heads), trials).tolist()]
@@ -87,21 +87,16 @@ def scan(
             deviations = sample_values[head].astype(np.float32) - mean.astype(np.float32)
             total += deviations @ basis.Q(head).astype(np.float32)
             for trial in [place for place, host in enumerate(hosts) if host == head]:
-                u = rng.standard_normal(values.shape[1])
-                spare[:, trial] = rng.permutation(deviations @ (u / np.linalg.norm(u)).astype(np.float32))
+                spare[:, trial] = rng.permutation(_along_random(deviations, rng))
             scores = _scores(values, mean, directions[head])
-            part = few_values(values, predictability_rows)
-            predictabilities.append(
-                pool.submit(_predictability, head, part, basis, subspace, design, predictability_rows, seed)
-            )
+            few = few_values(values, few_rows)
+            predictabilities.append(pool.submit(_predictability, head, few, basis, subspace, design, few_rows, seed))
             del values
             for column, tests in screening.map(lambda column: _one(column, design, bins), scores):
                 screened.append(tests)
                 codes.append(column[sample])
             on_head(done, len(heads))
-    order = sorted(
-        (future.result() for future in predictabilities), key=lambda entry: -(entry.skill_class_free.value or 0.0)
-    )
+    order = sorted((future.result() for future in predictabilities), key=_least_skill_last)
     return Scan(
         directions=tuple(direction for head in heads for direction in directions[head]),
         screen=screen_of(screened),
@@ -146,6 +141,17 @@ def _predictability(
     part = subspace @ basis.Q(head).astype(np.float64).T
     _, truth = np.unique(design.truth[places], return_inverse=True)
     return predictability(head, values, part, truth.astype(np.int64), int(truth.max()) + 1, cluster, seed)
+
+
+def _along_random(deviations: Float32s, rng: np.random.Generator) -> Float32s:
+    """(s,) scores of a head's deviations (s, dh) along a random direction."""
+    u = rng.standard_normal(deviations.shape[1])
+    scores: Float32s = deviations @ (u / np.linalg.norm(u)).astype(np.float32)
+    return scores
+
+
+def _least_skill_last(entry: Predictability) -> float:
+    return -(entry.skill_class_free.value or 0.0)
 
 
 def _scores(values: npt.NDArray[np.float16], mean: Float64s, directions: Sequence[Direction]) -> list[Float32s]:
