@@ -89,7 +89,7 @@ class Guard:
         self._app = app
         self._image_path, self._max_image_bytes, self._computing = image_path, max_image_bytes, computing
         self._turns = asyncio.Semaphore(COMPUTING)
-        self._waiting = 0
+        self._present = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer why not."""
@@ -122,15 +122,20 @@ class Guard:
             await answer(scope, receive, private)
 
     async def _in_turn(self, scope: Message, body: bytes, receive: Receive, send: Send) -> None:
-        if self._turns.locked() and self._waiting >= WAITING:
+        # counted before the first await: requests that arrive in one step of the loop all find the turns free
+        if self._present >= COMPUTING + WAITING:
             raise HTTPException(429, "too many requests wait already: ask again later", {"Retry-After": "1"})
-        self._waiting += 1
+        self._present += 1
+        try:
+            await self._when_free(scope, body, receive, send)
+        finally:
+            self._present -= 1
+
+    async def _when_free(self, scope: Message, body: bytes, receive: Receive, send: Send) -> None:
         try:
             await asyncio.wait_for(self._turns.acquire(), TURN_SECONDS)
         except TimeoutError:
             raise HTTPException(503, "the server is busy: ask again later", {"Retry-After": "5"}) from None
-        finally:
-            self._waiting -= 1
         sent = False
 
         async def replay() -> Message:
