@@ -16,7 +16,7 @@ from clipaudit.config import DecodeConfig
 from clipaudit.schema import FURTHER_IMAGE, MISSING_IMAGE, OK, TOO_LARGE, TRUNCATED_IMAGE, UNDECODABLE, Sample, Shard
 from clipaudit.shards.decoder import DecodedImage, ImageTooLarge, ImageUndecodable
 from clipaudit.shards.fields import Fields, Values, extract
-from clipaudit.shards.missing import broken_label, missing_image
+from clipaudit.shards.missing import missing_image, missing_label
 from clipaudit.shards.reader import Group, Member, OtherMembers, ShardReader
 
 MAX_RAW_BYTES: Final = 64 * 2**20  # undecoded bytes in flight; a single larger sample is passed on alone
@@ -286,8 +286,8 @@ class ShardFeed:
         values = extract({name: member.data for name, member in group.members.items()}, self._fields)
         sample.label, sample.caption, sample.attributes = values.label, values.caption, values.attributes
         sample.status, sample.detail = values.status, values.detail
-        if sample.status != OK and (broken := broken_label(group, self._fields)):
-            sample.detail = broken  # why there is nothing to read says more than that there is not
+        if sample.status != OK:
+            sample.detail = missing_label(group, self._fields, values)
         images = self._fields.images_in(group.members)
         if not images:
             sample.status, sample.detail = MISSING_IMAGE, missing_image(group, self._fields)

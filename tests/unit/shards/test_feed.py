@@ -362,6 +362,22 @@ def test_a_label_file_that_is_a_broken_link_says_so(tmp_path):
     assert samples[0].detail == "cls: it is a link to 'gone.cls', which is not in this shard"
 
 
+def test_a_sample_without_its_label_says_what_it_has(tmp_path):
+    names = {f"n{number}": number for number in range(10)} | {"\ud800": 1}
+    path = write_shard(
+        tmp_path / "a.tar",
+        {"a": {"jpg": jpeg_bytes(), "cls": 1, "json": names}, "b": {"jpg": jpeg_bytes(), "json": {"\ud800": 1}}},
+    )
+    samples, report = read(path, FieldsConfig(label="json:kind"))
+    assert [sample.status for sample in samples] == ["missing_label"] * 2
+    lists = "its json has n0, n1, n2, n3, n4, n5, n6, n7 and 3 more; it has jpg, json, cls"
+    assert samples[0].detail == f"the sample has no label json:kind; {lists}; --label cls reads another file"
+    assert samples[1].detail == "the sample has no label json:kind; its json has ?; it has jpg, json"
+    assert report.details["missing_label"][0] == f"a: {samples[0].detail}"
+    samples, _ = read(path, FieldsConfig(label="txt"))
+    assert samples[1].detail.endswith("no label txt; it has jpg, json; --label json:NAME reads another file")
+
+
 def first_samples(path, **names):
     from clipaudit.shards.missing import warn_of_first_samples
 
