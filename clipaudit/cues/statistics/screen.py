@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from clipaudit.arrays import Bools, Float64s, Ints
-from clipaudit.cues.statistics.cuts import Codes, Cut, Honest, honest, strength_interval
-from clipaudit.cues.statistics.design import Design
-from clipaudit.cues.statistics.strength import BINS, Strengths, one_sided
+from clipaudit.cues.statistics.cuts import Cut, Honest, strength_interval
+from clipaudit.cues.statistics.strength import Strengths, one_sided
 from clipaudit.statistics import benjamini_hochberg
 
 MIN_INDEPENDENT: Final = 10
@@ -95,11 +94,6 @@ def screen_of(tests: Sequence[Honest], p: Float64s | None = None) -> Screen:
         q=benjamini_hochberg(values),
         quantile=max(test.quantile for test in tests),
     )
-
-
-def screen_codes(codes: Iterable[Codes], design: Design, bins: int = BINS) -> Screen:
-    """The tests of several directions from their binned scores, (n,) uint16 each, with at most `bins` codes."""
-    return screen_of([honest(column, design, bins) for column in codes])
 
 
 def joined(parts: Sequence[Screen]) -> Screen:
