@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Float64s, Ints
+from clipaudit.arrays import Bools, Float64s
 from clipaudit.cues.statistics.cuts import Cut, Honest, strength_interval
 from clipaudit.cues.statistics.strength import Strengths, one_sided
 from clipaudit.statistics import benjamini_hochberg
@@ -110,19 +110,4 @@ def joined(parts: Sequence[Screen]) -> Screen:
         q=benjamini_hochberg(p),
         family=np.concatenate(families) if len(families) == len(parts) else None,
         quantile=max(part.quantile for part in parts),
-    )
-
-
-def rows_of(whole: Screen, places: Ints) -> Screen:
-    """The rows at places (m,), with the p-values that they have among all."""
-    return replace(
-        whole,
-        d=whole.d[places],
-        error=whole.error[places],
-        low=whole.low[places],
-        cuts=tuple(whole.cuts[place] for place in places.tolist()),
-        limits=whole.limits[places],
-        p=whole.p[places],
-        q=whole.q[places],
-        family=None if whole.family is None else whole.family[places],
     )
