@@ -284,8 +284,3 @@ def _band(dids: Float64s) -> tuple[float, float]:
 
 def _above(estimate: Estimate) -> bool:
     return estimate.low is not None and estimate.low > 0
-
-
-def both_halves(discovery: Bools) -> tuple[Bools, Bools]:
-    """The masks (n,) of the two fits: choose on the discovery half, then on the other."""
-    return discovery, ~discovery

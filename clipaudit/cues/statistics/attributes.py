@@ -25,7 +25,7 @@ from clipaudit.cues.statistics.columns import (
 )
 from clipaudit.cues.statistics.cuts import honest
 from clipaudit.cues.statistics.design import Design
-from clipaudit.cues.statistics.screen import MIN_INDEPENDENT, Screen, rows_of, screen_of
+from clipaudit.cues.statistics.screen import MIN_INDEPENDENT, Screen, screen_of
 from clipaudit.cues.statistics.strength import Z95, one_sided
 
 
@@ -188,11 +188,6 @@ def _whole(codes: Ints, part: Design, V: int) -> Float64s:
     )
     column: Float64s = share[:, int(np.argmax(own))]
     return column
-
-
-def value_rows(screen: AttributeScreen) -> Screen:
-    """The tests of single values, without that of the column as a whole."""
-    return rows_of(screen.screen, np.arange(len(screen.values)))
 
 
 def _renumbered(groups: Ints) -> Ints:

@@ -283,14 +283,6 @@ def _auc(a: Float64s, b: Float64s) -> float:
     return float((ranks[: len(a)].sum() - len(a) * (len(a) + 1) / 2) / (len(a) * len(b)))
 
 
-def inside_phi(a: Ints, b: Ints, truth: Ints) -> float:
-    """|phi| of two yes-no columns inside classes: 1 when they cannot be told apart. a, b (n,) 0, 1, -1 unknown."""
-    known = (a >= 0) & (b >= 0)
-    x, y = _centred(a[known], truth[known]), _centred(b[known], truth[known])
-    length = float(np.sqrt((x @ x) * (y @ y)))
-    return abs(float(x @ y)) / length if length > 0 else 0.0
-
-
 def _centred(values: Ints, truth: Ints) -> npt.NDArray[np.float64]:
     counts = np.maximum(np.bincount(truth), 1)
     result: npt.NDArray[np.float64] = values - (np.bincount(truth, values) / counts)[truth]

@@ -84,22 +84,6 @@ class ErrorRates:
         return self.false_with + self.false_without < 0.8
 
 
-def rates_from_truth(codes: Ints, truth: Ints) -> ErrorRates | None:
-    """Error rates from images whose attribute is known.
-
-    codes: (n,) pseudo-attribute; truth: (n,) 0 without, 1 with, -1 unknown. None with fewer than 20 of either value.
-    """
-    decided = (codes >= 0) & (truth >= 0)
-    without, having = decided & (truth == 0), decided & (truth == 1)
-    if min(int(without.sum()), int(having.sum())) < 20:
-        return None
-    return ErrorRates(
-        false_with=float((codes[without] == 1).mean()),
-        false_without=float((codes[having] == 0).mean()),
-        known=int(decided.sum()),
-    )
-
-
 def rates_from_scores(scores: Floats, codes: Ints, threshold: float) -> ErrorRates | None:
     """Error rates from the overlap of two normal parts of the scores (n,), beyond the undecided zone (S7).
 

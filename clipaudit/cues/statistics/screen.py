@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Float64s, Ints
-from clipaudit.cues.statistics.cuts import Codes, Cut, Honest, honest, strength_interval
-from clipaudit.cues.statistics.design import Design
-from clipaudit.cues.statistics.strength import BINS, Strengths, one_sided
+from clipaudit.arrays import Bools, Float64s
+from clipaudit.cues.statistics.cuts import Cut, Honest, strength_interval
+from clipaudit.cues.statistics.strength import Strengths, one_sided
 from clipaudit.statistics import benjamini_hochberg
 
 MIN_INDEPENDENT: Final = 10
@@ -97,11 +96,6 @@ def screen_of(tests: Sequence[Honest], p: Float64s | None = None) -> Screen:
     )
 
 
-def screen_codes(codes: Iterable[Codes], design: Design, bins: int = BINS) -> Screen:
-    """The tests of several directions from their binned scores, (n,) uint16 each, with at most `bins` codes."""
-    return screen_of([honest(column, design, bins) for column in codes])
-
-
 def joined(parts: Sequence[Screen]) -> Screen:
     """Several screens against the same classes as one family, M1 + M2 + ... rows; q computed again over all tests."""
     p = np.concatenate([part.p for part in parts])
@@ -116,19 +110,4 @@ def joined(parts: Sequence[Screen]) -> Screen:
         q=benjamini_hochberg(p),
         family=np.concatenate(families) if len(families) == len(parts) else None,
         quantile=max(part.quantile for part in parts),
-    )
-
-
-def rows_of(whole: Screen, places: Ints) -> Screen:
-    """The rows at places (m,), with the p-values that they have among all."""
-    return replace(
-        whole,
-        d=whole.d[places],
-        error=whole.error[places],
-        low=whole.low[places],
-        cuts=tuple(whole.cuts[place] for place in places.tolist()),
-        limits=whole.limits[places],
-        p=whole.p[places],
-        q=whole.q[places],
-        family=None if whole.family is None else whole.family[places],
     )
