@@ -230,6 +230,8 @@ def test_mistakes(run, ask, files, tmp_path):
         (lambda: ablation(ask(), Choice(heads=("L00H00",)), reconstruct=61), "61 texts were asked for"),
         (lambda: ablation(ask(), Choice(heads=("L00H00",)), reconstruct=-1), "--reconstruct must be at least 0"),
         (lambda: ablation(ask(), Choice(mlps="all"), random=5), "--random draws heads .* no head is ablated"),
+        (lambda: ablation(ask(), Choice(), reconstruct=3), "--reconstruct replaces heads .* no head is chosen"),
+        (lambda: ablation(ask(), Choice(mlps="all"), reconstruct=3), "--reconstruct replaces heads"),
         (
             lambda: ablation(ask(), Choice(layers="1"), random=5),
             "--random draws other heads .* all of them are ablated",
