@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from clipaudit.cli.options import (
-    FORMS,
-    POSITIONS,
     BlocksOption,
     FormOption,
     ImageInterpolationOption,
@@ -23,10 +21,11 @@ from clipaudit.cli.options import (
     PrecisionOption,
     PretrainedOption,
     SideOption,
+    check_form,
+    check_positions,
     image_settings,
     listed,
     model_config,
-    one_of,
     option,
     print_json,
 )
@@ -83,8 +82,8 @@ def explain(
     Example: `clipaudit explain bird.jpg --text "a duck" --text "water" --model demo --out bird.png`
     """
     _check_output(out, as_json)
-    one_of("--form", form, FORMS)
-    one_of("--positions", positions, POSITIONS)
+    check_form(form, [method])
+    check_positions(positions, whole=whole, side=side_pixels)
     config = model_config(
         model,
         pretrained,
