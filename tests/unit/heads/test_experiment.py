@@ -219,7 +219,7 @@ def test_mistakes(run, ask, files, tmp_path):
         (lambda: ask(classes=str(two)), "label 2 has no name in .*two.txt, which has 2 classes"),
         (lambda: ask(classes=str(tmp_path / "none.txt")), "there is no file .*none.txt"),
         (lambda: ask(classes=str(one)), r"labels .* have no name in .*one\.txt"),
-        (lambda: ask(attribute="colour"), "no column 'colour' to choose rows by"),
+        (lambda: ask(attribute="colour"), "no column 'colour' to group rows by"),
         (lambda: ask(templates="nosuch"), "no templates 'nosuch'"),
         (lambda: ask(run=plain), "the run has no labels: audit again with --label"),
         (lambda: ask(min_group=0), "--min-group must be at least 1"),
