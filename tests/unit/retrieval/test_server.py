@@ -95,6 +95,7 @@ def test_an_image_of_the_run_finds_itself(client):
         (lambda c: c.post("/search", json={"parts": [{"text": "a", "weight": 0}]}), 400, "the weight 0 of"),
         (lambda c: c.post("/search", json={"text": "a", "where": ["place = sea", "label ="]}), 400, "not understood"),
         (lambda c: c.post("/search/image?k=1&k=2", content=b"x", headers=JPEG), 400, "parameter k is given 2 times"),
+        (lambda c: c.post("/search/image?wher=a", content=b"x", headers=JPEG), 400, "there is no parameter 'wher'"),
         (lambda c: c.post("/search/image?head=L00H00&head=L00H00", content=b"x", headers=JPEG), 400, "given twice"),
         (lambda c: c.post("/search", json={"key": "0/nobody"}), 400, "not in the run"),
         (lambda c: c.post("/search", json={"key": "../../etc/passwd"}), 400, "no such shard"),
