@@ -29,6 +29,7 @@ from clipaudit.cli.options import (
     option,
     print_json,
 )
+from clipaudit.config import check_layers
 from clipaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ def explain(
     from clipaudit.localize.question import check_picture, check_question, method_options
 
     check_question(text or [], method, listed(head), layers=layers is not None, blocks=blocks is not None)
+    if layers is not None:
+        check_layers(layers)
     check_picture(image)
     explainer = Explainer(config, whole=whole, side=side_pixels, positions=cast("Positions", positions))
     options = method_options(explainer.tower, layers=layers, blocks=blocks, form=cast("Form", form))
