@@ -306,6 +306,9 @@ def test_a_sample_without_an_image_says_what_it_has(tmp_path):
     assert [sample.status for sample in samples] == ["missing_image"] * 2
     assert samples[0].detail.endswith("it has cls, input.jpg; --image-key input.jpg reads it")
     assert samples[1].detail.endswith("it has 5x.jpg; --image-key 5x.jpg reads it")
+    samples, _ = read(write_members(tmp_path / "b.tar", [("a.heic", b"x"), ("b.txt", "no image")]), FieldsConfig())
+    assert samples[0].detail.endswith("it has heic; heic files are not read: convert them to JPEG, PNG or WebP")
+    assert samples[1].detail.endswith("it has txt")
     named = FieldsConfig(label="cls", image=("input.jpg", "5x.jpg"))
     samples, _ = read(path, named)
     assert [(sample.key, sample.status) for sample in samples] == [("a", "ok"), ("b_1", "missing_label")]
@@ -416,6 +419,7 @@ def test_truncated_jpegs_are_read_when_asked_for_and_counted(tmp_path):
     path = write_shard(tmp_path / "a.tar", {"cut": {"jpg": whole[: len(whole) * 2 // 3]}, "whole": {"jpg": whole}})
     samples, report = read(path, FieldsConfig())
     assert [sample.status for sample in samples] == ["undecodable", "ok"]
+    assert samples[0].detail.endswith("; --allow-truncated-images reads what there is")
     samples, report = read(path, FieldsConfig(), allow_truncated_images=True)
     assert [sample.status for sample in samples] == ["ok", "ok"]
     assert (samples[0].width, samples[0].height) == (90, 60)
