@@ -60,6 +60,7 @@ class Grouping:
         inside = np.flatnonzero(self.group >= 0)
         weight = np.ones(len(inside))
         if cluster is not None and len(inside):
+            # a cluster with images in two groups is one image in each
             cells = np.unique(self.group[inside] * (int(cluster.max()) + 1) + cluster[inside], return_inverse=True)[1]
             weight = 1 / np.bincount(cells)[cells]
         if values is not None:
@@ -167,6 +168,7 @@ def describe_groups(
     if worst is not None and plain.value is not None:
         gap = plain.value - float(right[worst] / sizes[worst])
     if large and plain.value is not None:
+        # the worst of equal groups lies below their average by chance alone (S8)
         equal = gap_if_equal(sizes[large], plain.value, seed)
     return Groups(
         attribute=grouped.attribute,
