@@ -180,6 +180,7 @@ def class_shares(usable: Bools, pointed: Bools) -> Float64s:
     """
     sides = np.stack([usable & pointed, usable & ~pointed]).astype(np.float64)  # (2, ..., C)
     sizes = sides.sum(axis=-1, keepdims=True)
+    # 1 / size inside a side, then 1 / 2 for each of two sides
     sides = sides / np.maximum(sizes, 1.0)
     present = (sizes > 0).sum(axis=0)
     shares: Float64s = sides.sum(axis=0) / np.maximum(present, 1)

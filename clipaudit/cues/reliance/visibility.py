@@ -69,6 +69,7 @@ def head_scores(
         rows, elsewhere = np.flatnonzero(contrast), np.flatnonzero(~half)
         for head, values in enumerate(coordinates):
             difference = contrast[rows].astype(np.float32) @ values[rows].astype(np.float32)
+            # Fisher: (S + ridge)^-1 (mean with - mean without)
             discriminant = of_half[head] @ difference.astype(np.float64)
             scores[head, elsewhere] = values[elsewhere].astype(np.float32) @ discriminant.astype(np.float32)
     return scores
@@ -80,6 +81,7 @@ def set_visibility(comparison: CueCells, scores: Float32s, chosen: Sequence[Bool
     for mask, half in zip(chosen, halves, strict=True):
         elsewhere = np.flatnonzero(~half)
         summed[elsewhere] = scores[np.ix_(mask, elsewhere)].sum(axis=0)
+    # each half has the scale of its own fit: images are compared inside one only
     return rank_difference(comparison, summed, comparison.shares, strata=halves[0].astype(np.int64))
 
 
