@@ -164,6 +164,7 @@ def _other_column(context: Context, answers: Answers, screen: AttributeScreen, o
         if place >= 0:
             counts[context.tested, place] += screen.counts[:, value]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    # a bin goes with a class where its share is above the mean share in the other classes
     others = (share.sum(axis=0) - share) / max(len(context.tested) - 1, 1)
     return OtherColumn(name=screen.attribute.column, codes=cut.codes, aligned=share > others, of=tuple(of))
 
@@ -180,6 +181,7 @@ def pointed_by_model(context: Context, answers: Answers, cue_codes: Ints) -> Boo
     discovery half: those above the largest step between classes; None where it cannot be told."""
     rows = answers.facts.discovery & (cue_codes >= 0)
     logits = answers.base[:, context.tested]
+    # what all classes gain alike changes no answer
     logits = logits - logits.mean(axis=1, keepdims=True)
     moves = []
     for k in context.tested.tolist():
