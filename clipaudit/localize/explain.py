@@ -253,6 +253,7 @@ class Explainer:
         vectors: Tensor,
         options: Options,
     ) -> Explanation:
+        # one text has no others to compare with: the empty one takes their place (docs/method.md 4)
         empty = self.encode([""])[0] if len(texts) == 1 else None
         chosen = Options(blocks=options.blocks, form=options.form, empty=empty, precision=self._config.precision)
         scores = localiser(method, self.tower.visual, chosen)(images, vectors)
