@@ -249,6 +249,7 @@ def clusters_of(first: Ints, second: Ints, size: int) -> Ints:
         # the roots of both trees too, so that whole trees are joined and few rounds are needed
         np.minimum.at(parent, before[first], low)
         np.minimum.at(parent, before[second], low)
+        # pointer jumping: until every node points at its root
         while not np.array_equal(parent, parent[parent]):
             parent = parent[parent]
         if np.array_equal(parent, before):
@@ -257,6 +258,7 @@ def clusters_of(first: Ints, second: Ints, size: int) -> Ints:
 
 def _table(rows: RowMap, asked: RowMap, links: _Links, *, within: bool) -> pa.Table:
     """Number the clusters: one row an image of one, sorted by cluster."""
+    # between two runs the nodes of the second follow those of the first
     offset = 0 if within else len(rows)
     nodes = np.unique(np.concatenate([links.first, links.second + offset]))
     first, second = np.searchsorted(nodes, links.first), np.searchsorted(nodes, links.second + offset)
@@ -324,6 +326,7 @@ def _summary(
     if "label" in table.column_names:
         labelled = table.filter(table["label"].is_valid())
         labels = np.unique(labelled["label"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)[1]
+        # different (cluster, label) pairs: two of one cluster are two labels
         pairs = np.unique(np.stack([labelled["cluster"].to_numpy(), labels]), axis=1)
         differ = int((np.bincount(pairs[0].astype(np.int64)) > 1).sum())
     largest = np.argsort(-sizes, kind="stable")[:5]

@@ -26,6 +26,7 @@ class QueryEncoder:
     def __init__(self, run: Run, device: str = "auto", on_load: Callable[[str], None] | None = None) -> None:
         """`on_load` is told the model's name before it is loaded, which may take long."""
         self._run, self._device, self._on_load = run, device, on_load
+        # two queries at once would load the model twice
         self._lock = threading.Lock()
         self._image_parts: tuple[Any, Any, Any] | None = None
         self._texts: Any = None
