@@ -231,6 +231,7 @@ def _pools(question: Experiment, seeds: int) -> Iterator[tuple[str, int, Float32
         # bootstrap draws: texts and words are as much a sample as random directions are
         yield TEXTS, seed, texts[rng.integers(0, len(texts), size)]
         yield WORDS, seed, words[rng.integers(0, len(words), size)]
+        # normal coordinates favour no direction; candidates may have any length
         vectors = rng.standard_normal((size, question.run.spec.embed_dim)).astype(np.float32)
         yield RANDOM, seed, vectors
 

@@ -184,6 +184,7 @@ def _card(
 ) -> IndexCard:
     """The card of the written index, with its measured recall and latency."""
     files = {path.name: stored(path) for path in sorted(place.iterdir())}
+    # measured on the files as they will be served
     index, effort, recall = made.opened(place)
     if len(index) != made.rows:
         raise IntegrityError(f"the index of {task.name} got {len(index)} rows where the commits say {made.rows}")

@@ -197,6 +197,7 @@ def _links(
     pairs: list[tuple[Ints, Ints, Float32s, Ints]] = []
     start = 0
     for batch in stream:
+        # within a run one more, because each image is its own nearest
         scores, neighbours = index.search(_unit(batch), min(_NEIGHBOURS + within, len(index)), effort)
         second = np.broadcast_to(np.arange(start, start + len(batch))[:, None], neighbours.shape)
         # stored embeddings are unit up to rounding, so products are cosines
@@ -272,6 +273,7 @@ def _table(rows: RowMap, asked: RowMap, links: _Links, *, within: bool) -> pa.Ta
     partner = facts.take(pa.array(nearest))
     order = np.lexsort((np.arange(len(nodes)), cluster))
     keep = np.zeros(len(nodes), np.bool_)
+    # nodes are in the order of the rows: the first image of each cluster
     keep[np.unique(cluster, return_index=True)[1]] = True
     return pa.table(
         {

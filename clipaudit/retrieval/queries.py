@@ -148,6 +148,7 @@ def stored_coordinates(run: Run, shard: int, key: str, names: Sequence[str]) -> 
     table = run.table(["key", "status"], [shard])
     keys, statuses = table["key"].to_pylist(), table["status"].to_pylist()
     ok = [position for position, status in enumerate(statuses) if status == OK]
+    # vectors are read for ok rows alone: their places differ from those in the table
     places = [place for place, position in enumerate(ok) if keys[position] == key]
     if not places:
         reason = next((status for other, status in zip(keys, statuses, strict=True) if other == key), None)

@@ -76,6 +76,7 @@ def check(run: str | RunDirectory, *, remainder_tolerance: float | None = None) 
         shard_problems, remainder = _check_shard(reader, record, tolerance)
         problems += shard_problems
         largest = max(largest, float(remainder.max(initial=0.0)))
+        # every n-th: quantiles of a large run without all of its remainders in memory
         remainders.append(remainder[:: max(1, len(remainder) // 1000)])
     sample = np.concatenate(remainders)
     quantiles = (

@@ -64,7 +64,9 @@ def value_finding(
         _reliance(context, cue, part, one, words, association, rest)
         for part, one in zip(measured, outcomes, strict=False)
     )
+    # the answerer with the headline's verdict gives sentence and heads
     worst = next((part for part in reliance if part.verdict is outcome), None)
+    # heads that were taken out, else those that carry the value
     heads = worst.effect.heads if worst is not None and worst.effect is not None else carriers
     scores = _scores(context, members, signs, having)
     described, fit = _cue(context, cue, having, members, heads, association.d.value)

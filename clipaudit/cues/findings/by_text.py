@@ -204,6 +204,7 @@ def _measured(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Measure
         after = answers.right(answers.without(chosen)).astype(np.int64)
         changes = (after - answers.right(answers.base))[rows]
         change = corrected_change(changes, groups.take(rows), 1, _WITH, rates, context.options.seed)
+    # the test has two groups of classes, the table shows each class
     by_class = grouping(answers.truth, context.names.names, title, VALUES, codes).sizes()
     return Measured(
         cells=_cells(context, title, by_class.reshape(len(context.names), 2), codes, rates, pure_share),

@@ -72,6 +72,7 @@ def text_cues(context: Context) -> list[TextCue]:
     # Bonferroni over the partings that are searched
     quantile = context.design.quantile(1 - 0.05 / max(len(partings), 1), 0.5)
     for named in partings:
+        # of equal sides, or where enough classes lack it, either end of the axis may have the word
         ends = [named, ~named] if named.all() or _may_be_shared(named) else [named]
         # the two ends of one axis may both have a word: the one that says more of what sets the sides apart
         both = [cue for upper in ends for cue in _cues_of(context, upper, cues, quantile)]

@@ -94,6 +94,7 @@ def scored_values(answers: Answers, screen: AttributeScreen) -> Ints:
     """(n,) place among the association's values of each scored image, -1 for none."""
     scored = answers.facts.attributes[screen.attribute.column]
     place = {value: number for number, value in enumerate(screen.attribute.values)}
+    # values that the association's rows lack count as unknown; the last place is that of code -1
     code_of = np.array([place.get(value, -1) for value in scored.values] + [-1], np.int64)
     return code_of[scored.codes]
 
@@ -235,6 +236,7 @@ def as_result(
 ) -> Reliance:
     """The numbers as the result holds them."""
     gap, noise = measured.gap, measured.label_noise
+    # `needed` rests on the heads that were chosen whatever the group mean loses
     effect = measured.effect if verdict is not Verdict.NEEDED else measured.needed_effect
     p = measured.effect_p if verdict is not Verdict.NEEDED else measured.needed_p
     return Reliance(

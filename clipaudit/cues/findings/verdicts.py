@@ -75,6 +75,7 @@ def _without_answerers(case: VerdictCase) -> Verdict:
     if case.classes_from != "label":
         return Verdict.OBSERVED
     if case.few_sources or not case.association.above_delta:
+        # a column is here because its own test made it tied (S6b)
         return Verdict.TIED if case.kind == "column" and not case.few_sources else Verdict.INCONCLUSIVE
     by_kind = {"text": Verdict.CANDIDATE, "column": Verdict.TIED, "value": Verdict.INCONCLUSIVE}
     return by_kind[case.kind]

@@ -184,6 +184,7 @@ class Context:
     def correlations(self, scores: npt.NDArray[np.floating[Any]]) -> Float64s:
         """(M,) correlation of each direction with scores (s,), inside classes."""
         centred = inside_classes(scores.astype(np.float32)[:, None], self.truth, self.design.classes)[:, 0]
+        # both sides are unit vectors without class means: products are correlations
         correlations: Float64s = (self.residuals.T @ centred).astype(np.float64)
         return correlations
 

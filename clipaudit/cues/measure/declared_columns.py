@@ -86,6 +86,7 @@ def column_tests(
     rng = np.random.default_rng([seed, 20])
     # the least p, 1 / (25 columns + 1), must be able to pass .05 / columns
     count = max(_OMNIBUS, 25 * len(screens))
+    # sources stay together where there are any, else near duplicates
     dealt = [permuted(Design(part.truth, part.classes, part.groups), rng) for _ in range(count)]
     tests = []
     for screen in screens:

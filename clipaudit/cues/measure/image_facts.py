@@ -166,6 +166,7 @@ def _truth(table: pa.Table, class_of: Mapping[Label, int]) -> Ints:
     if "label" not in table.column_names or not len(table):
         return np.full(len(table), -1, np.int64)
     encoded = table["label"].combine_chunks().dictionary_encode()
+    # the extra last place is that of rows without a label
     classes = np.array([class_of.get(label, -1) for label in encoded.dictionary.to_pylist()] + [-1], np.int64)
     codes = np.asarray(encoded.indices.fill_null(len(classes) - 1).to_numpy(zero_copy_only=False), np.int64)
     truth: Ints = classes[codes]
@@ -175,6 +176,7 @@ def _truth(table: pa.Table, class_of: Mapping[Label, int]) -> Ints:
 def _attribute(column: pa.ChunkedArray, name: str) -> Attribute:
     encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
     values: list[Any] = encoded.dictionary.to_pylist()
+    # by name: codes must not depend on which row comes first
     order = sorted(range(len(values)), key=lambda place: str(values[place]))
     renumbered = np.full(len(values) + 1, -1, np.int64)
     renumbered[order] = np.arange(len(order))

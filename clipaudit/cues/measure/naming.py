@@ -85,6 +85,7 @@ class Namer:
             order = np.where(self._context, order, -np.inf)
         words: list[Word] = []
         cores: set[str] = set()
+        # more than `count`, because texts alike but for `a photo of` are passed over
         for place in np.argsort(-order, kind="stable")[: 20 * count].tolist():
             key = _core(self.texts[place])
             if key in cores or not np.isfinite(order[place]):

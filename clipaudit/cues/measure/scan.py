@@ -88,6 +88,7 @@ def scan(
             # (y - mean) Q, summed over heads
             total += deviations @ basis.Q(head).astype(np.float32)
             for trial in [place for place, host in enumerate(hosts) if host == head]:
+                # a real head's scores in an order of their own: a shift can be planted and nothing else is in them
                 spare[:, trial] = rng.permutation(_along_random(deviations, rng))
             scores = _scores(values, mean, directions[head])
             few = few_values(values, few_rows)

@@ -57,6 +57,7 @@ def _directions(context: Context, test: ImageFacts, truth: Ints, findings: Seque
         scores = (values - context.scan.means[direction.head].astype(np.float32)) @ direction.class_free.astype(
             np.float32
         )
+        # turned so that classes with the cue lie high
         own = np.float32(end) * context.scores(direction)
         train = side_strength(own[half], context.truth[half], upper, context.sampled.cluster[half])
         other = side_strength(np.float32(end) * scores, truth, upper, test.cluster)
@@ -99,6 +100,7 @@ def _values(context: Context, test: ImageFacts, truth: Ints) -> list[Pair]:
         test_values = test.attributes[screen.attribute.column]
         for place in screen.values.tolist():
             value = screen.attribute.values[place]
+            # -2 for a value that no image there has: -1 would match the unknown ones
             code = test_values.values.index(value) if value in test_values.values else -2
             for k in range(K):
                 train = value_share(screen.attribute.codes, place, context.design.truth == k, context.facts.cluster)

@@ -111,6 +111,7 @@ def measure_gap(comparison: CueCells, logits: Float32s, options: RelianceOptions
         worst_group=None if worst is None else worst.accuracy,
         chance=chance,
         gap=score_combination(comparison.cells, right, difference),
+        # a 90 % interval inside the margin is two one-sided tests at 5 % (equivalence)
         gap_90=score_combination(comparison.cells, right, difference, 0.90),
         margin_d=whole.estimate(),
         margin_d_90=whole.estimate(0.90),

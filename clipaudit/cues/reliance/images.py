@@ -192,5 +192,6 @@ def cue_cells(images: ScoredImages, cue: CueColumn) -> CueCells:
     conflicting = cue.conflicting(images.truth)
     cell = np.where(conflicting >= 0, 2 * images.truth + conflicting, -1)
     cells = images.cells(cell, 2 * images.classes)
+    # pieces, not images: copies and large sources make no cell larger
     usable = cells.pieces.reshape(-1, 2).min(axis=1) >= LEAST_PIECES
     return CueCells(images=images, cue=cue, cells=cells, shares=class_shares(usable, cue.pointed))

@@ -77,6 +77,7 @@ class MeasuredReliance:
         nor wrong labels nor chance explain."""
         return (
             self.hangs_on_it
+            # at the ceiling `hangs_on_it` holds by the margin alone, and nothing fails
             and self.gap.above_margin(self.options)
             and self.label_noise.counts
             and self.gap_p < self.options.alpha

@@ -168,6 +168,7 @@ def measure_effect(
         aligned_change_of_pointed=net(comparison.part(pointed, 0), -1.0),
         control=control,
         control_sets=len(controls),
+        # gap before less gap without each set: its DiD
         control_band=_band(start + np.array(dids)) if dids else None,
         matched=matched,
         visibility=as_auc(set_visibility(comparison, scores, list(chosen), fits.halves)),

@@ -129,6 +129,7 @@ def shift_rows(pairs: Sequence[tuple[str, str, str | None, Estimate, Estimate]],
     for name, cue, head, train, test in pairs:
         difference = (train.value or 0.0) - (test.value or 0.0)
         half = float(np.hypot(_half(train), _half(test)))
+        # two-sided; a half width is Z95 standard errors
         p.append(2 * float(stats.norm.sf(abs(difference) / max(half / Z95, 1e-9))))
         change = Estimate(
             value=difference, low=max(-2.0, difference - half), high=min(2.0, difference + half), n=train.n + test.n

@@ -221,6 +221,7 @@ def _weighted(right: Float64s, sizes: Float64s, train: Ints | None) -> float | N
     """Group accuracies weighted by the groups' shares (G,) in the rows of the association."""
     if train is None:
         return None
+    # accuracies here at the group shares there: the plain average on the association's rows
     weights = np.where(sizes > 0, train, 0).astype(np.float64)
     if not weights.sum():
         return None
