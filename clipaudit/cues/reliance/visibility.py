@@ -44,6 +44,7 @@ def whiteners(images: ScoredImages, coordinates: Sequence[Floats], halves: Seque
         weight = images.weight[rows] / max(float(images.weight[rows].sum()), 1e-300)
         of_half = []
         for values in coordinates:
+            # inside classes: what tells classes apart is no noise around the cue
             X = _class_centred(values[rows].astype(np.float64), images.truth[rows], weight)
             gram = (X * weight[:, None]).T @ X
             gram[np.diag_indices_from(gram)] += max(float(np.trace(gram)), 1e-12) / max(len(rows), 1)

@@ -152,6 +152,7 @@ def describe_groups(
     images, sizes = grouped.sizes(), grouped.independent(None, cluster)
     right = grouped.independent(correct, cluster)
     changed = None if after is None else grouped.independent(after, cluster)
+    # sizes are independent images: n_min copies of one are no group
     large = np.flatnonzero(sizes >= n_min - _ROUNDING).tolist()
     # simultaneous limits: one Bonferroni share for each group with an accuracy, or for each that may be the worst
     with_accuracy = max(int((sizes >= COUNT_ONLY - _ROUNDING).sum()), 1)
