@@ -51,7 +51,6 @@ def _row_batches(
     """Ok rows, about 8 MB at a time: (n, length) float16 by column, and with `label` the (n,) labels as objects."""
     names = ["status", *(["label"] if label else []), *columns]
     width = sum(2 * dim for dim in columns.values())
-    # rows of about 8 MB as stored, and never so few that the merges cost more than the sums
     size = max(64, _BLOCK_BYTES // max(width, 1))
     types = {"status": pa.string()} | {name: pa.binary(2 * dim) for name, dim in columns.items()}
     for batch in stream_table(run_dir, path, names, size, types):
