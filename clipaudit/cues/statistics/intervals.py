@@ -119,9 +119,11 @@ class Paired:
         n = len(change)
         # half an image added to each cell: with no discordant pair the plain error would be 0
         fixed, broken = float((change > 0).sum()) + 0.5, float((change < 0).sum()) + 0.5
+        # E d^2 - (E d)^2 of changes d in -1, 0, 1, over n + 2 images
         spread = (fixed + broken) / (n + 2) - ((fixed - broken) / (n + 2)) ** 2
         simple = spread / (n + 2)
         _, codes = np.unique(self.cluster[places], return_inverse=True)
+        # deviations of one cluster add up before they are squared
         sums = np.bincount(codes, change - change.mean())
         clustered = float((sums**2).sum()) / n**2
         return float(change.mean()), float(np.sqrt(max(simple, clustered)))
