@@ -327,7 +327,8 @@ def _check(question: Experiment, choice: Choice, reconstruct: int | None, random
         raise UsageError("--reconstruct replaces heads by what texts span, and no head is chosen (--heads, --layers)")
     if random and not choice.roles:
         _rivals(question.run, columns)
-    question.means(columns)
+    if columns:  # heads of a role are known only after the texts are encoded; the rows themselves were looked at
+        question.means(columns)
 
 
 def _replacements(

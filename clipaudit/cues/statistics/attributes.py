@@ -168,6 +168,7 @@ def _part(design: Design, rows: Ints) -> Design:
 
 
 def _on_both_halves(design: Design) -> bool:
+    # each class needs an image to choose by and one to read
     sides = np.bincount(design.truth * 2 + design.halves, minlength=2 * design.classes)
     return bool(sides.min() >= 1)
 
@@ -218,6 +219,7 @@ def _fisher(having: Bools, part: Design, upper: Bools) -> float:
     ]
     a, b, c, d = cells
     total, of_value, drawn = a + b + c + d, a + c, a + b
+    # P(at least a of those above the cut have the value), all margins fixed
     return float(stats.hypergeom.sf(a - 1, total, of_value, drawn))
 
 
@@ -268,6 +270,7 @@ def odds_ratio(table: npt.ArrayLike) -> Estimate:
     n is the number of images in the table.
     """
     counts = np.asarray(table, np.float64)
+    # no cell is 0; var log OR = 1/a + 1/b + 1/c + 1/d (Woolf)
     a, b, c, d = (counts + 0.5).ravel()
     logarithm, error = np.log(a * d / (b * c)), np.sqrt(1 / a + 1 / b + 1 / c + 1 / d)
     low, high = np.exp(logarithm - Z95 * error), np.exp(logarithm + Z95 * error)

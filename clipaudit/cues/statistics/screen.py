@@ -52,6 +52,7 @@ class Screen:
     def passed(self, alpha: float, delta: float) -> Bools:
         """(M,) whether a cut is significant and the whole interval of its D beyond delta (S4); only towards the sign
         that the discovery half chose."""
+        # max-T where labels were permuted, else the false discovery rate (S3)
         p = self.q if self.family is None else self.family
         flags: Bools = (p <= alpha) & (self.limits[:, 0] > delta)
         return flags
@@ -71,6 +72,7 @@ def named_side(upper: Bools) -> Bools:
     """(M, K) the side of each cut with fewer classes; all classes where both sides have as many (K = 2, too)."""
     above = upper.sum(axis=1, keepdims=True)
     fewer, K = 2 * above < upper.shape[1], upper.shape[1]
+    # what few classes have, or lack, is the exception that is named (S1b)
     result: Bools = np.where(2 * above == K, True, np.where(fewer, upper, ~upper))
     return result
 
@@ -99,6 +101,7 @@ def screen_of(tests: Sequence[Honest], p: Float64s | None = None) -> Screen:
 def joined(parts: Sequence[Screen]) -> Screen:
     """Several screens against the same classes as one family, M1 + M2 + ... rows; q computed again over all tests."""
     p = np.concatenate([part.p for part in parts])
+    # a family is of all tests or of none: adjusted and plain p-values do not compare
     families = [part.family for part in parts if part.family is not None]
     return Screen(
         d=np.concatenate([part.d for part in parts]),
