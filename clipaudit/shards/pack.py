@@ -22,7 +22,7 @@ import numpy as np
 from clipaudit.arrays import Ints
 from clipaudit.errors import StorageFull, UsageError
 from clipaudit.schema import VERSION
-from clipaudit.shards.pack_writer import PART, LeftOut, ShardSummary, ShardTask, write_shard
+from clipaudit.shards.pack_writer import PART, Omissions, ShardSummary, ShardTask, write_shard
 from clipaudit.shards.sources.catalogue import Catalogue
 from clipaudit.shards.sources.opening import open_source
 from clipaudit.shards.sources.options import SourceOptions
@@ -50,6 +50,7 @@ REASONS: Final = {
     "repeated_path": "listed before",
     "no_image": "no image bytes",
     "bad_row": "row that cannot be read",
+    "bad_json": "json that cannot be read (its image is packed without it)",
     "unknown_image": "annotation of an unknown image",
     "unknown_category": "annotation of an unknown category",
 }
@@ -159,7 +160,7 @@ def _pack(
     packing.finished_before = len(finished)
     if packing.class_names:
         replace_file(config.out / CLASSNAMES, "".join(f"{name}\n" for name in packing.class_names).encode())
-    left_out = LeftOut()
+    left_out = Omissions()
     left_out.merge(catalogue.left_out.counts, catalogue.left_out.examples)
     done = 0
     tasks = _tasks(config, catalogue, order, shards, skip=set(finished))

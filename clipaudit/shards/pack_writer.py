@@ -26,10 +26,11 @@ ROWS: Final = "rows.jsonl"
 _BUFFER_BYTES: Final = 4 * 2**20
 _STEM_CHARACTERS: Final = 48
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]+")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _EXTENSION: Final = re.compile(r"[a-z0-9]{1,8}")
 
 
-class LeftOut:
+class Omissions:
     """What is not packed, counted by reason, with the first few names of each."""
 
     def __init__(self) -> None:
@@ -53,7 +54,7 @@ class LeftOut:
             names += examples.get(reason, [])[: EXAMPLES - len(names)]
 
 
-class Entry(NamedTuple):
+class ImageEntry(NamedTuple):
     """One image to be packed, and where its bytes are."""
 
     number: int
@@ -82,7 +83,7 @@ class ShardTask:
     """Of the finished shard."""
     root: str
     """Real path of the directory that all images lie in."""
-    entries: list[Entry]
+    entries: list[ImageEntry]
     work: str | None
     """Directory of the files that were made of the source: columns, images out of tables; None without."""
     rows: bool
@@ -116,7 +117,7 @@ def write_shard(task: ShardTask) -> ShardSummary:
     """
     path = Path(task.path)
     aside = path.with_name(f".{path.name}{PART}")
-    summary, left_out = ShardSummary(name=path.name), LeftOut()
+    summary, left_out = ShardSummary(name=path.name), Omissions()
     try:
         with ExitStack() as stack:
             file = stack.enter_context(aside.open("wb", buffering=_BUFFER_BYTES))
@@ -139,7 +140,7 @@ def write_shard(task: ShardTask) -> ShardSummary:
     return summary
 
 
-def _sample(task: ShardTask, entry: Entry, data: bytes, rows: BinaryIO | None) -> Iterator[bytes]:
+def _sample(task: ShardTask, entry: ImageEntry, data: bytes, rows: BinaryIO | None) -> Iterator[bytes]:
     """The bytes of a sample's files in the archive: the image, cls, json and txt."""
     key, extension = key_of(entry.number, entry.name)
     yield from member(f"{key}.{extension}".encode(), data)
@@ -155,7 +156,7 @@ def _sample(task: ShardTask, entry: Entry, data: bytes, rows: BinaryIO | None) -
         yield from member(f"{key}.txt".encode(), str(caption).encode())
 
 
-def _document(task: ShardTask, entry: Entry, columns: bytes) -> bytes:
+def _document(task: ShardTask, entry: ImageEntry, columns: bytes) -> bytes:
     """The sample's json: path, split, the class's name, then the columns, which are a json object without these."""
     path = f"{entry.folder}/{entry.name}" if entry.folder and entry.offset == WHOLE_FILE else entry.name
     # A name that is an extension alone was made up for bytes that came without one.
@@ -185,7 +186,7 @@ def key_of(number: int, name: str) -> tuple[str, str]:
 def as_text(name: str) -> str:
     """A file name with its bytes that are not UTF-8 as `\\xNN`, and without control characters."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return _CONTROL.sub(lambda match: repr(match.group())[1:-1], text)
 
 
 class _Images:
@@ -197,7 +198,7 @@ class _Images:
         self._stack = stack
         self._containers: dict[str, BinaryIO] = {}
 
-    def read(self, entry: Entry, left_out: LeftOut) -> bytes | None:
+    def read(self, entry: ImageEntry, left_out: Omissions) -> bytes | None:
         """The image's bytes as they are; None, counted in `left_out`, when they cannot be used."""
         shown = f"{entry.folder}/{entry.name}" if entry.folder else entry.name
         try:
@@ -212,7 +213,7 @@ class _Images:
             return None
         return data
 
-    def _file(self, entry: Entry) -> bytes:
+    def _file(self, entry: ImageEntry) -> bytes:
         path = "/".join(filter(None, (self._root, entry.folder, entry.name)))
         # O_NOFOLLOW: a file that has become a link since it was listed must not lead out of the source; O_NONBLOCK: nor
         # a pipe stop the program.
@@ -228,7 +229,7 @@ class _Images:
         finally:
             os.close(descriptor)
 
-    def _part(self, entry: Entry) -> bytes:
+    def _part(self, entry: ImageEntry) -> bytes:
         if entry.folder not in self._containers:
             container = (self._work / entry.folder).open("rb", buffering=0)
             self._containers[entry.folder] = self._stack.enter_context(container)

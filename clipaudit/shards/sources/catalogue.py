@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from clipaudit.errors import UsageError
-from clipaudit.shards.pack_writer import ROWS, WHOLE_FILE, Entry, LeftOut, as_text
+from clipaudit.shards.pack_writer import ROWS, WHOLE_FILE, ImageEntry, Omissions, as_text
 from clipaudit.shards.tar_writer import MAX_MEMBER_BYTES, stored_bytes
 
 _NUMBER: Final = re.compile(r"-?[0-9]{1,18}")
@@ -41,7 +41,7 @@ class Catalogue:
         """Columns of the table, as they are written into the json."""
         self.label_in_columns = False
         """Whether the columns hold the label, so that the json needs no further one."""
-        self.left_out = LeftOut()
+        self.left_out = Omissions()
         self._names = bytearray()
         self._ends = array("Q")
         self._folder_paths: list[str] = []
@@ -77,7 +77,7 @@ class Catalogue:
         offset: int = WHOLE_FILE,
         stamp: int = 0,
     ) -> None:
-        """Add one image. `folder` and `name` as in Entry; `stamp` changes when the file is written again.
+        """Add one image. `folder` and `name` as in ImageEntry; `stamp` changes when the file is written again.
 
         A file of no bytes or of more than 8 GiB is left out and counted. Raises UsageError when the columns cannot be
         written down.
@@ -152,11 +152,11 @@ class Catalogue:
             stored_bytes(size) + _JSON_BYTES + (stored_bytes(1) if self._label_numbers else 0) for size in self._sizes
         ]
 
-    def entries(self, positions: Sequence[int]) -> list[Entry]:
+    def entries(self, positions: Sequence[int]) -> list[ImageEntry]:
         """The images at these positions of the source's order."""
         splits = list(self._split_numbers)
         return [
-            Entry(
+            ImageEntry(
                 number=position,
                 folder=self._folder_paths[self._folders[position]],
                 name=os.fsdecode(
