@@ -7,11 +7,9 @@ import errno
 import fcntl
 import hashlib
 import json
-import multiprocessing
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -22,7 +20,8 @@ import numpy as np
 from clipaudit.arrays import Ints
 from clipaudit.errors import StorageFull, UsageError
 from clipaudit.schema import VERSION
-from clipaudit.shards.pack_writer import PART, Omissions, ShardSummary, ShardTask, write_shard
+from clipaudit.shards.pack_processes import ShardProcesses
+from clipaudit.shards.pack_writer import PART, Omissions, ShardSummary, ShardTask
 from clipaudit.shards.sources.catalogue import Catalogue
 from clipaudit.shards.sources.opening import open_source
 from clipaudit.shards.sources.options import SourceOptions
@@ -128,9 +127,13 @@ def pack(
     existed = config.out.exists()
     try:
         config.out.mkdir(parents=True, exist_ok=True)
-        with _Record(config.out) as record, tempfile.TemporaryDirectory(prefix=WORK, dir=config.out) as work:
+        with (
+            _Record(config.out) as record,
+            ShardProcesses(config.workers) as processes,
+            tempfile.TemporaryDirectory(prefix=WORK, dir=config.out) as work,
+        ):
             catalogue = open_source(config.source, config.options, Path(work))
-            return _pack(config, catalogue, record, planned, progress)
+            return _pack(config, catalogue, record, processes, planned, progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(f"{config.out} has no space left; free some, and give the same command again") from error
@@ -145,6 +148,7 @@ def _pack(
     config: PackConfig,
     catalogue: Catalogue,
     record: _Record,
+    processes: ShardProcesses,
     planned: Callable[[Packing], None],
     progress: Callable[[int, int], None],
 ) -> Packing:
@@ -164,7 +168,9 @@ def _pack(
     left_out.merge(catalogue.left_out.counts, catalogue.left_out.examples)
     done = 0
     tasks = _tasks(config, catalogue, order, shards, skip=set(finished))
-    for summary in chain(finished.values(), _written(tasks, config.workers, len(shards) - len(finished), record)):
+    for summary in chain(finished.values(), processes.write(tasks)):
+        if summary.name not in finished:
+            record.add(summary)
         packing.samples += summary.samples
         packing.stored_bytes += summary.nbytes
         left_out.merge(summary.left_out, summary.examples)
@@ -260,39 +266,6 @@ def _tasks(
             )
 
 
-def _written(tasks: Iterator[ShardTask], workers: int, count: int, record: _Record) -> Iterator[ShardSummary]:
-    """Write the shards, by processes where more than one has work; each is recorded before it is given out."""
-    if min(workers, count) <= 1:
-        for task in tasks:
-            summary = write_shard(task)
-            record.add(summary)
-            yield summary
-        return
-    # New processes, not forks: a fork copies locks that threads of this process may hold.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, count), mp_context=context) as pool:
-        running: set[Future[ShardSummary]] = set()
-        try:
-            for task in tasks:
-                running.add(pool.submit(write_shard, task))
-                if len(running) > workers:  # one task waits; more would hold their lists of files in memory
-                    yield from _collect(running, record)
-            while running:
-                yield from _collect(running, record)
-        finally:
-            for future in running:
-                future.cancel()
-
-
-def _collect(running: set[Future[ShardSummary]], record: _Record) -> Iterator[ShardSummary]:
-    """Wait for at least one shard; take those that are written out of `running`."""
-    for future in wait(running, return_when=FIRST_COMPLETED).done:
-        running.remove(future)
-        summary = future.result()
-        record.add(summary)
-        yield summary
-
-
 class _Record:
     """The file `pack.jsonl`: the plan's fingerprint, then one line for each finished shard. A context manager.
 
@@ -309,14 +282,17 @@ class _Record:
         except OSError:
             self._file.close()
             raise UsageError(f"another pack is writing into {self._out}") from None
-        # What a killed pack has left; no other pack runs here now.
-        for aside in self._out.glob(f".shard-*{PART}"):
-            aside.unlink(missing_ok=True)
+        self._remove_parts()  # of a pack that was killed; no other runs here now
         for work in self._out.glob(f"{WORK}*"):
             shutil.rmtree(work, ignore_errors=True)
         return self
 
+    def _remove_parts(self) -> None:
+        for aside in self._out.glob(f".shard-*{PART}"):
+            aside.unlink(missing_ok=True)
+
     def __exit__(self, *_: object) -> None:
+        self._remove_parts()  # of processes that were stopped
         if not self._file.tell():
             (self._out / RECORD).unlink(missing_ok=True)  # the source was refused: nothing was begun
         self._file.close()

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +22,10 @@ EXAMPLES: Final = 3
 WHOLE_FILE: Final = -1
 """In place of an offset: the image is a file of its own."""
 ROWS: Final = "rows.jsonl"
+_quoted: Final = json.encoder.encode_basestring
 _BUFFER_BYTES: Final = 4 * 2**20
 _STEM_CHARACTERS: Final = 48
+_SAFE: Final = re.compile(rf"[A-Za-z0-9-][A-Za-z0-9_-]{{0,{_STEM_CHARACTERS - 1}}}(?<!_)")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]+")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _EXTENSION: Final = re.compile(r"[a-z0-9]{1,8}")
@@ -140,35 +141,36 @@ def write_shard(task: ShardTask) -> ShardSummary:
     return summary
 
 
-def _sample(task: ShardTask, entry: ImageEntry, data: bytes, rows: BinaryIO | None) -> Iterator[bytes]:
+def _sample(task: ShardTask, entry: ImageEntry, data: bytes, rows: BinaryIO | None) -> list[bytes]:
     """The bytes of a sample's files in the archive: the image, cls, json and txt."""
     key, extension = key_of(entry.number, entry.name)
-    yield from member(f"{key}.{extension}".encode(), data)
+    parts = [*member(f"{key}.{extension}".encode(), data)]
     if entry.label >= 0:
-        yield from member(f"{key}.cls".encode(), b"%d" % entry.label)
+        parts += member(f"{key}.cls".encode(), b"%d" % entry.label)
     columns = b"{}"
     if rows is not None and entry.row >= 0:
         rows.seek(entry.row)
         columns = rows.readline().rstrip(b"\n")
-    yield from member(f"{key}.json".encode(), _document(task, entry, columns))
+    parts += member(f"{key}.json".encode(), _document(task, entry, columns))
     caption = json.loads(columns).get(task.caption) if task.caption is not None else None
     if caption is not None and str(caption).strip():
-        yield from member(f"{key}.txt".encode(), str(caption).encode())
+        parts += member(f"{key}.txt".encode(), str(caption).encode("utf-8", "backslashreplace"))
+    return parts
 
 
 def _document(task: ShardTask, entry: ImageEntry, columns: bytes) -> bytes:
     """The sample's json: path, split, the class's name, then the columns, which are a json object without these."""
     path = f"{entry.folder}/{entry.name}" if entry.folder and entry.offset == WHOLE_FILE else entry.name
     # A name that is an extension alone was made up for bytes that came without one.
-    first = {"path": as_text(path)} if not path.startswith(".") else {}
+    first = [f'"path": {_quoted(as_text(path))}'] if not path.startswith(".") else []
     if entry.split:
-        first["split"] = entry.split
+        first.append(f'"split": {_quoted(entry.split)}')
     if task.class_names is not None and entry.label >= 0:
-        first["label"] = task.class_names[entry.label]
-    head = json.dumps(first, ensure_ascii=False).encode()
+        first.append(f'"label": {_quoted(task.class_names[entry.label])}')
+    head = ", ".join(first).encode()
     if columns == b"{}":
-        return head
-    return head[:-1] + b", " + columns[1:] if first else columns
+        return b"{%s}" % head
+    return b"{%s, %s" % (head, columns[1:]) if first else columns
 
 
 def key_of(number: int, name: str) -> tuple[str, str]:
@@ -179,13 +181,18 @@ def key_of(number: int, name: str) -> tuple[str, str]:
     """
     stem, _, suffix = name.rpartition("/")[2].rpartition(".")
     extension = suffix.lower() if _EXTENSION.fullmatch(suffix.lower()) else "jpg"
-    safe = _UNSAFE.sub("_", stem).strip("_")[:_STEM_CHARACTERS]
+    safe = stem if _SAFE.fullmatch(stem) else _UNSAFE.sub("_", stem).strip("_")[:_STEM_CHARACTERS]
     return (f"{number:08d}-{safe}" if safe else f"{number:08d}"), extension
 
 
 def as_text(name: str) -> str:
     """A file name with its bytes that are not UTF-8 as `\\xNN`, and without control characters."""
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if name.isascii() and name.isprintable():  # the rule, in a tenth of the time
+        return name
+    try:
+        text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a surrogate pair, out of a json
+        text = name.encode("utf-8", "backslashreplace").decode()
     return _CONTROL.sub(lambda match: repr(match.group())[1:-1], text)
 
 
@@ -200,21 +207,20 @@ class _Images:
 
     def read(self, entry: ImageEntry, left_out: Omissions) -> bytes | None:
         """The image's bytes as they are; None, counted in `left_out`, when they cannot be used."""
-        shown = f"{entry.folder}/{entry.name}" if entry.folder else entry.name
         try:
             data = self._file(entry) if entry.offset == WHOLE_FILE else self._part(entry)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise
-            left_out.add("outside" if error.errno == errno.ELOOP else "unreadable", shown)
+            left_out.add("outside" if error.errno == errno.ELOOP else "unreadable", _place(entry))
             return None
         if len(data) != entry.size:
-            left_out.add("changed", shown)
+            left_out.add("changed", _place(entry))
             return None
         return data
 
     def _file(self, entry: ImageEntry) -> bytes:
-        path = "/".join(filter(None, (self._root, entry.folder, entry.name)))
+        path = f"{self._root}/{entry.folder}/{entry.name}"  # two slashes count as one
         # O_NOFOLLOW: a file that has become a link since it was listed must not lead out of the source; O_NONBLOCK: nor
         # a pipe stop the program.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -235,6 +241,11 @@ class _Images:
             self._containers[entry.folder] = self._stack.enter_context(container)
         file = self._containers[entry.folder]
         return os.pread(file.fileno(), entry.size, entry.offset)
+
+
+def _place(entry: ImageEntry) -> str:
+    """The path of an image, for messages."""
+    return f"{entry.folder}/{entry.name}" if entry.folder else entry.name
 
 
 def _all_bytes(descriptor: int, size: int) -> bytes:

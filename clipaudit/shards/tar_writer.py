@@ -15,6 +15,8 @@ _TIME: Final = b"00000000000\0"  # 1970: the time of writing must not change the
 _SPACES: Final = b" " * 8  # the checksum field counts as spaces
 _REST: Final = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
 _FIXED_SUM: Final = sum(_MODE_TO_GROUP) + sum(_TIME) + sum(_SPACES) + sum(_REST)
+_HEADER: Final = b"%s%s" + _MODE_TO_GROUP + b"%s" + _TIME + b"%s" + _REST
+_ZEROS: Final = tuple(bytes(MAX_NAME_BYTES - size) for size in range(MAX_NAME_BYTES + 1))
 _PADDING: Final = tuple(bytes(-size % BLOCK) for size in range(BLOCK))
 
 
@@ -29,8 +31,7 @@ def member(name: bytes, data: bytes) -> tuple[bytes, bytes, bytes]:
     length = b"%011o\0" % size
     # The sum of the header's 512 bytes; only name and size differ from file to file.
     checksum = b"%06o\0 " % (_FIXED_SUM + sum(name) + sum(length))
-    header = b"".join((name.ljust(MAX_NAME_BYTES, b"\0"), _MODE_TO_GROUP, length, _TIME, checksum, _REST))
-    return header, data, _PADDING[size % BLOCK]
+    return _HEADER % (name, _ZEROS[len(name)], length, checksum), data, _PADDING[size % BLOCK]
 
 
 def stored_bytes(size: int) -> int:

@@ -99,7 +99,7 @@ class Catalogue:
         self._labels.append(
             -1 if label is None else self._label_numbers.setdefault(clean(label), len(self._label_numbers))
         )
-        self._splits.append(self._split_numbers.setdefault(split, len(self._split_numbers)))
+        self._splits.append(self._split_numbers.setdefault(clean(split), len(self._split_numbers)))
         self._rows.append(self._write_row(row))
 
     def _write_row(self, row: bytes) -> int:

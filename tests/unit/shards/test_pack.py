@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -146,6 +147,20 @@ def test_the_same_source_gives_the_same_bytes_with_any_number_of_workers(photos,
     assert [(tmp_path / "a" / name).read_bytes() for name in shards] == [
         (tmp_path / "b" / name).read_bytes() for name in shards
     ]
+
+
+def test_a_writer_that_is_killed_loses_its_shard_alone(photos, tmp_path, monkeypatch):
+    from clipaudit.shards import pack_processes
+
+    # The program of a writer that ends at its first task, as one that is out of memory does.
+    monkeypatch.setattr(pack_processes, "_PROGRAM", (sys.executable, "-c", "input()"))
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match="a process that writes shards ended before its shard was written"):
+        pack(config_for(photos, out, shard_mb=0.01, workers=2))
+    assert not list(out.glob("*.tar"))
+    monkeypatch.undo()
+    pack(config_for(photos, out, shard_mb=0.01, workers=2))
+    assert Counter(label for _, label, _ in samples_of(out)) == {"cat": 10, "dog": 10}
 
 
 def test_shuffle_mixes_the_classes(photos, tmp_path):
@@ -298,6 +313,7 @@ def test_a_full_disk_leaves_no_part(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(pack_writer, "member", full)
     with pytest.raises(StorageFull, match="no space left"):
         pack(config_for(photos, tmp_path / "out"))
+    assert (tmp_path / "out" / RECORD).exists(), "the same command goes on"
     assert not list((tmp_path / "out").glob("*shard*"))
 
 

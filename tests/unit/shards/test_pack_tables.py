@@ -199,3 +199,15 @@ def test_another_row_makes_another_plan(photos, tmp_path):
     write_table(table, ROWS.replace("land", "lake"))
     with pytest.raises(UsageError, match="the source has changed since"):
         pack(config_for(table, tmp_path / "out"))
+
+
+def test_half_surrogate_pairs_in_a_json_stop_nothing(photos, tmp_path):
+    rows = [
+        {"path": "a0.jpg", "label": "x\ud800", "split": "\ud800", "note": "\udfff"},
+        {"path": "\ud800.jpg", "label": "x"},
+    ]
+    table = write_table(photos / "t.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    packing = pack(config_for(table, tmp_path / "out", options=SourceOptions(caption="note")))
+    assert packing.left_out == {"missing_file": 1}
+    assert packing.class_names == ["x\\ud800"]
+    assert [label for _, label, _ in samples_of(tmp_path / "out")] == ["x\\ud800"]
