@@ -35,9 +35,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from options import parse, parser_for
 
 from clipaudit.cues.statistics.design import Design
-from clipaudit.cues.statistics.screen import screen_codes
 from clipaudit.cues.statistics.strength import binned
 from clipaudit.run.reader import Run
+from tests.audit_arrays import screen_codes
 
 BALANCES = (0.5, 0.75, 0.95)
 ROWS, SCORES, STRENGTH = 1000, 20, 0.5

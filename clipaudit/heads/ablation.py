@@ -92,6 +92,7 @@ def _streamed_means(
                 total[name] += values[mask].sum(axis=0, dtype=np.float64)
     if not counts:
         return None
+    # mean of the labels' means, which of the single group is the plain mean
     return {name: np.mean([sums[label][name] / counts[label] for label in sums], axis=0) for name in columns}
 
 
@@ -209,6 +210,7 @@ def stream_variants(run: Run, question: ZeroShot, variants: Sequence[Sequence[Re
     # float32 logits of the rows, of what each variant removes, and of one product on the way
     size = max(1, min(BATCH_ROWS, _BATCH_BYTES // (4 * classes * (2 * len(variants) + 1))))
     for batch in stream_allocated(run, ["embedding", *folded], columns, question.rows, size, question.published):
+        # linear in the embedding: what each variant takes from the logits adds up over its columns
         removed = np.zeros((len(variants), len(batch), classes), np.float32)
         for column, fold in folded.items():
             fold.take_away(batch.vectors[column], removed)

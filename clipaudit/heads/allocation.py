@@ -79,6 +79,7 @@ class PublishedAllocation:
         for head in basis.heads:
             whole = np.concatenate([basis.Q(head).astype(np.float64), self._extras(head)])  # (dh + 4, D)
             U, sigma, Vh = np.linalg.svd(whole, full_matrices=False)
+            # two of the four extras lie along g: dh + 3 dimensions at most
             rank = int((sigma > _RANK_TOLERANCE * sigma[0]).sum())
             Q = np.zeros_like(whole)
             Q[:rank] = Vh[:rank]
@@ -167,6 +168,7 @@ class PublishedAllocation:
         mean = moments.mean(head)
         second = moments.covariance(head) + np.outer(mean, mean)  # X'X / n: its eigenvectors are X's singular vectors
         values, vectors = np.linalg.eigh(second)
+        # eigenvalues are squared singular values
         data = values > _RANK_TOLERANCE**2 * values[-1]
         top = vectors[:, data][:, -rank:]
         projected: Float64s = texts @ top @ top.T
@@ -220,6 +222,7 @@ def published_moments(run: Run, published: PublishedAllocation, heads: Sequence[
     """Moments of heads' published outputs in `published.basis`, and of the embedding, in one pass over the rows."""
     total = empty_moments(published, heads, run.spec.embed_dim)
     for batch in stream_allocated(run, ["embedding", *heads], (), rows, 1024, published):
+        # these numbers are computed and not stored: no rounding to float16
         total = merge([total, moments_of(total, batch.vectors, stored=False)])
     return total
 

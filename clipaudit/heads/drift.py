@@ -138,6 +138,7 @@ def mean_test(before: HeadSample, after: HeadSample) -> MeanTest:
     difference = vectors.T @ (after.mean - before.mean)
     if values[-1] <= 0:  # neither ever varies
         return MeanTest(t2=0.0, p=float(not difference.any()), scheffe=0.0)
+    # floored: the inverse of a variance that float16 rounding made would fill all of T^2
     scale = 1 / np.sqrt(np.maximum(values, _FLOOR * values[-1]))
     t2 = float(((difference * scale) ** 2).sum())
     # nu = (p + p^2) / sum_i (tr W_i^2 + (tr W_i)^2) / (n_i - 1), W_i = (S_i/n_i) (S1/n1 + S2/n2)^-1
@@ -145,6 +146,7 @@ def mean_test(before: HeadSample, after: HeadSample) -> MeanTest:
     for part, count in zip(parts, (before.count, after.count), strict=True):
         share = (vectors.T @ part @ vectors) * scale[:, None] * scale
         spent += (float((share**2).sum()) + float(np.trace(share)) ** 2) / (count - 1)
+    # at least that of the smaller set by itself
     freedom = max((p + p * p) / spent, min(before.count, after.count) - 1)
     factor = freedom * p / (freedom - p + 1)  # T^2 / factor is F(p, nu - p + 1) under the null hypothesis
     return MeanTest(
@@ -186,6 +188,7 @@ def spread_test(before: HeadSample, after: HeadSample) -> tuple[Interval, float]
     error = 0.0
     for sample, total in zip((before, after), totals, strict=True):
         error += 2 * float((sample.unbiased**2).sum()) / total**2 / (sample.count - 1)
+    # on the logarithm, where a ratio and its inverse are equally far from 1
     log = float(np.log(totals[1] / totals[0]))
     margin = float(stats.norm.ppf((1 + _LEVEL) / 2)) * error**0.5
     interval = Interval(value=float(np.exp(log)), low=float(np.exp(log - margin)), high=float(np.exp(log + margin)))

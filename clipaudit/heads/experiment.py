@@ -325,7 +325,8 @@ def _check(question: Experiment, choice: Choice, reconstruct: int | None, random
     columns = chosen_columns(question, replace(choice, roles=()), [])
     if random and not choice.roles:
         _rivals(question.run, columns)
-    question.means(columns)
+    if columns:  # heads of a role are known only after the texts are encoded; the rows themselves were looked at
+        question.means(columns)
 
 
 def _replacements(

@@ -132,6 +132,7 @@ class RoleFinder:
         ends = np.cumsum([0, *map(len, members)]).tolist()
         rng = np.random.default_rng(seed)
         texts = np.arange(len(self._rows))
+        # drawn once: every head is compared with the same permutations and resamples
         permuted = rng.permuted(np.tile(texts, (permutations, 1)), axis=1)
         segments = list(pairwise(ends))
         self._observed = [texts[None, a:b] for a, b in segments]
@@ -148,6 +149,7 @@ class RoleFinder:
         trace = float(np.trace(S))
         if trace <= 0:
             return self._nothing(head)
+        # trace 1, so that variances are shares
         R, S = texts[self._rows].astype(np.float64), S / trace
         with ThreadPoolExecutor(_THREADS) as threads:  # LAPACK lets other threads run
             contrast = partial(explained_by, S, R, directions=self._directions, rest=True)
@@ -162,6 +164,7 @@ class RoleFinder:
         """inside, outside (P,), null (permutations, P), resampled (resamples, P)."""
         # the observed assignment is one of the permutations: only with it in the scale is the p-value exact
         contrasts = np.concatenate([(inside - outside)[None], null])  # (1 + permutations, P)
+        # each property by its own null, because small sets vary more
         z = (contrasts - contrasts.mean(axis=0)) / np.maximum(contrasts.std(axis=0), 1e-12)
         p = (z.max(axis=1)[:, None] >= z[0]).mean(axis=0)  # max-T: against the largest of each permutation
         order = np.argsort(-inside, kind="stable").tolist()
@@ -206,6 +209,7 @@ def explained_by(
         own, sums = np.matmul(X.transpose(0, 2, 1), X), X.sum(axis=1)
         inside[window] = _along(S, own, sums, size, directions)
         if rest:
+            # X'X and sums of all other texts: those of the pool less the set's own
             outside[window] = _along(S, scatter - own, total - sums, len(texts) - size, directions)
     return inside, outside
 

@@ -177,6 +177,7 @@ def _components(question: Experiment) -> tuple[list[_Plan], str, list[str]]:
 def _layers(question: Experiment) -> tuple[list[_Plan], str, list[str]]:
     run = question.run
     layers = sorted({parse_head_label(head)[0] for head in run.head_labels})
+    # the stored sum of a layer has its output bias, which no head has
     whole = all(attention_column(layer) in run.spec.components for layer in layers)
     columns = {layer: (attention_column(layer),) if whole else layer_heads(run, [layer]) for layer in layers}
     means = question.means([name for names in columns.values() for name in names])
@@ -230,6 +231,7 @@ def _pools(question: Experiment, seeds: int) -> Iterator[tuple[str, int, Float32
         # bootstrap draws: texts and words are as much a sample as random directions are
         yield TEXTS, seed, texts[rng.integers(0, len(texts), size)]
         yield WORDS, seed, words[rng.integers(0, len(words), size)]
+        # normal coordinates favour no direction; candidates may have any length
         vectors = rng.standard_normal((size, question.run.spec.embed_dim)).astype(np.float32)
         yield RANDOM, seed, vectors
 

@@ -149,7 +149,9 @@ def _choose(R: Float64s, L: Float64s, steps: int, criterion: str, least: float) 
         useful = gains > least
         if not useful.any():
             break
+        # `reference` ranks by t' S t, but takes no text of which only rounding noise is left either
         ranking = np.where(useful, gains if criterion == "explained" else scores, -1.0)
+        # the first of equal scores: argmax alone would choose by rounding
         best = int(np.argmax(ranking >= (1 - _TIE) * ranking.max()))
         q = R[best] / np.sqrt(lengths[best])
         q = q - directions[:step].T @ (directions[:step] @ q)  # once more: rounding grows where little was left

@@ -61,6 +61,7 @@ class Rollout:
         tower = _sized(self.tower, images, texts)
         weights, _, row = _attention(tower, images, 0, average=True)
         for A in reversed(weights):
+            # row (A + I) / 2, where I stands for the residual connection
             row = (row + _read(row, A[:, 0])) / 2
         return _spread(row, tower, len(texts))
 
@@ -116,6 +117,7 @@ class Relevance:
             start = row
             for A, G in zip(reversed(weights), reversed(gradients), strict=True):
                 row = row + _read(row, (G * A).relu().mean(dim=1))
+            # without the identity's share, which is no attention
             return row - start
 
         return _by_gradient(self.tower, images, texts, self.first_layer, relevance)
@@ -139,9 +141,11 @@ def _attention(
             return None
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
         A = (scores if bias is None else scores + bias).softmax(dim=-1)
+        # with frozen weights nothing before the first layer asks for gradients
         if gradients and not A.requires_grad:
             A.requires_grad_()
         weights.append(A.mean(dim=1, keepdim=True) if average else A)
+        # the output must come from these weights, or they have no gradient
         return A @ v if gradients else None
 
     with tapped(tower, attend=attend) as record:

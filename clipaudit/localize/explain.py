@@ -130,6 +130,7 @@ class Explanation(ArrayHolder):
         """What the darkest and the lightest colour stand for: the range of the maps that are drawn, with zero in it
         where scores are parts of a sum.
         """
+        # a map that is not drawn must not stretch the scale of the others
         drawn = self.scores[:, list(self.seen)] if any(self.seen) else self.scores
         low, high = float(drawn.min()), float(drawn.max())
         return (min(low, 0.0), max(high, 0.0)) if self.method in BY_TOKENS else (low, high)
@@ -167,6 +168,7 @@ class Explanation(ArrayHolder):
         prompts = points(torch.from_numpy(scores), size)
         xy = [frame.place(y / size[0], x / size[1]) for x, y in prompts.xy.tolist()]
         placed = [[round(x), round(y)] for x, y in xy]
+        # positive points come first
         half = int(prompts.labels.sum())
         return {"positive": placed[:half], "negative": placed[half:]}
 
@@ -253,6 +255,7 @@ class Explainer:
         vectors: Tensor,
         options: Options,
     ) -> Explanation:
+        # one text has no others to compare with: the empty one takes their place (docs/method.md 4)
         empty = self.encode([""])[0] if len(texts) == 1 else None
         chosen = Options(blocks=options.blocks, form=options.form, empty=empty, precision=self._config.precision)
         scores = localiser(method, self.tower.visual, chosen)(images, vectors)

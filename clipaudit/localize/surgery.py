@@ -117,6 +117,7 @@ def text_weights(whole: Tensor, tau: float = TAU) -> Tensor:
 
     Source: arXiv 2304.05653, feature surgery (docs/method.md 4).
     """
+    # a softmax over T texts sums to 1: times T its mean is 1
     return (tau * whole).softmax(dim=-1) * whole.shape[-1]
 
 
@@ -193,6 +194,7 @@ def _value_path(tower: Tower, images: Tensor, blocks: int) -> tuple[Tensor, Tens
         if layer >= start:
             # softmax(v v' / sqrt(dh)) v, heads side by side: (B, tokens, heads * head_dim)
             rows = F.scaled_dot_product_attention(v, v, v).transpose(1, 2).flatten(2)
+            # v is read from the original path: this one only collects, and feeds no block
             path[0] = path[0] + attention_update(tower.blocks[layer], rows)
 
     with tapped(tower, attend=attend):
@@ -210,6 +212,7 @@ def _last_block(tower: Tower, images: Tensor, own_values: bool) -> tuple[Tensor,
     again = False
 
     def attend(_layer: int, _q: Tensor, _k: Tensor, v: Tensor, _bias: Tensor | None) -> Tensor | None:
+        # second time (MaskCLIP): each token's own value in place of what it attends to
         return v if again and own_values else None
 
     def enter(_module: nn.Module, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> None:

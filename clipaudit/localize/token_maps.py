@@ -129,6 +129,7 @@ class TokenDecomposition:
         if self.chosen is None or out.tokens is None:
             return out
         alpha = out.tokens.alpha  # (B, layers, heads, ..., tokens)
+        # maps are linear in attention: without it a head adds nothing
         keep = alpha.new_zeros(alpha.shape[1:3])
         for layer, head in self._rows():
             keep[layer, head] = 1
@@ -145,6 +146,7 @@ class TokenDecomposition:
         norms = out.tokens.norm  # (B, tokens)
         outliers = norms > OUTLIER * norms[:, prefix:].median(dim=1, keepdim=True).values
         batch = scores.shape[:-2]
+        # class and register tokens come first and have no place in the grid
         patches = as_grid(scores[..., prefix:, :].flatten(0, -3), tower.grid)
         return TokenMaps(
             patches=patches.reshape(*batch, *patches.shape[1:]),

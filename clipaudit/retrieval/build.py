@@ -111,6 +111,7 @@ def _extend(run: Run, task: BuildTask, progress: Progress) -> IndexCard:
     old = covered(task.place, card.segments)
     check_covers(run, card, old, stale=True)
     shards = list(covered(task.place, task.segments))
+    # rows are appended: new segments must come after the indexed ones
     if shards[: len(old)] != list(old):
         raise IntegrityError(f"the index of {task.name} was replaced meanwhile: run the update again")
     rows, space = sum(run.records[shard].ok for shard in shards), Space(card.metric, np.array(card.mean))
@@ -124,6 +125,7 @@ def _extend(run: Run, task: BuildTask, progress: Progress) -> IndexCard:
         made = Made(index.kind, rows, card.training_rows, ExactNeighbours(queries, min(_K + 1, rows)), queries, own)
         if card.kind.name == "ivf-pq":
             _copy(present / VECTORS, place / VECTORS)
+        # recall is measured among all rows, the old ones too
         for batch in prepared(run, task.name, list(old), space):
             made.exact.add(batch)
         _add(index, prepared(run, task.name, shards[len(old) :], space), place, made, progress)
@@ -182,6 +184,7 @@ def _card(
 ) -> IndexCard:
     """The card of the written index, with its measured recall and latency."""
     files = {path.name: stored(path) for path in sorted(place.iterdir())}
+    # measured on the files as they will be served
     index, effort, recall = made.opened(place)
     if len(index) != made.rows:
         raise IntegrityError(f"the index of {task.name} got {len(index)} rows where the commits say {made.rows}")
@@ -248,6 +251,7 @@ def _sample(
     of rows is as likely as with a reservoir, which would draw a number for each row.
     """
     dim = run.spec.vectors[name]
+    # exact neighbours cost queries x rows x numbers
     asked = min(_QUERIES, max(50, _QUERY_NUMBERS // (rows * dim)), rows)
     drawn = rng.choice(rows, min(trained + asked, rows), replace=False)
     # where there are too few rows for both, the queries are among those of the training sample

@@ -197,6 +197,7 @@ def _links(
     pairs: list[tuple[Ints, Ints, Float32s, Ints]] = []
     start = 0
     for batch in stream:
+        # within a run one more, because each image is its own nearest
         scores, neighbours = index.search(_unit(batch), min(_NEIGHBOURS + within, len(index)), effort)
         second = np.broadcast_to(np.arange(start, start + len(batch))[:, None], neighbours.shape)
         # stored embeddings are unit up to rounding, so products are cosines
@@ -249,6 +250,7 @@ def clusters_of(first: Ints, second: Ints, size: int) -> Ints:
         # the roots of both trees too, so that whole trees are joined and few rounds are needed
         np.minimum.at(parent, before[first], low)
         np.minimum.at(parent, before[second], low)
+        # pointer jumping: until every node points at its root
         while not np.array_equal(parent, parent[parent]):
             parent = parent[parent]
         if np.array_equal(parent, before):
@@ -257,6 +259,7 @@ def clusters_of(first: Ints, second: Ints, size: int) -> Ints:
 
 def _table(rows: RowMap, asked: RowMap, links: _Links, *, within: bool) -> pa.Table:
     """Number the clusters: one row an image of one, sorted by cluster."""
+    # between two runs the nodes of the second follow those of the first
     offset = 0 if within else len(rows)
     nodes = np.unique(np.concatenate([links.first, links.second + offset]))
     first, second = np.searchsorted(nodes, links.first), np.searchsorted(nodes, links.second + offset)
@@ -270,6 +273,7 @@ def _table(rows: RowMap, asked: RowMap, links: _Links, *, within: bool) -> pa.Ta
     partner = facts.take(pa.array(nearest))
     order = np.lexsort((np.arange(len(nodes)), cluster))
     keep = np.zeros(len(nodes), np.bool_)
+    # nodes are in the order of the rows: the first image of each cluster
     keep[np.unique(cluster, return_index=True)[1]] = True
     return pa.table(
         {
@@ -324,6 +328,7 @@ def _summary(
     if "label" in table.column_names:
         labelled = table.filter(table["label"].is_valid())
         labels = np.unique(labelled["label"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)[1]
+        # different (cluster, label) pairs: two of one cluster are two labels
         pairs = np.unique(np.stack([labelled["cluster"].to_numpy(), labels]), axis=1)
         differ = int((np.bincount(pairs[0].astype(np.int64)) > 1).sum())
     largest = np.argsort(-sizes, kind="stable")[:5]

@@ -26,6 +26,7 @@ class QueryEncoder:
     def __init__(self, run: Run, device: str = "auto", on_load: Callable[[str], None] | None = None) -> None:
         """`on_load` is told the model's name before it is loaded, which may take long."""
         self._run, self._device, self._on_load = run, device, on_load
+        # two queries at once would load the model twice
         self._lock = threading.Lock()
         self._image_parts: tuple[Any, Any, Any] | None = None
         self._texts: Any = None
@@ -147,6 +148,7 @@ def stored_coordinates(run: Run, shard: int, key: str, names: Sequence[str]) -> 
     table = run.table(["key", "status"], [shard])
     keys, statuses = table["key"].to_pylist(), table["status"].to_pylist()
     ok = [position for position, status in enumerate(statuses) if status == OK]
+    # vectors are read for ok rows alone: their places differ from those in the table
     places = [place for place, position in enumerate(ok) if keys[position] == key]
     if not places:
         reason = next((status for other, status in zip(keys, statuses, strict=True) if other == key), None)

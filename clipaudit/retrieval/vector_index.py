@@ -154,6 +154,7 @@ class VectorIndex:
             share = max(int(mask.sum()), 1) / max(len(mask), 1)
             packed = np.packbits(mask, bitorder="little")
             selector = lib.IDSelectorBitmap(packed)
+        # product-quantised scores are coarse: more candidates than asked for are scored again
         wide = k if self._refine is None else min(_REFINED * k, max(len(self), 1))
         index, parameters = self._parameters(effort, wide, share, selector)
         scores, rows = index.search(queries, wide, params=parameters)
@@ -165,6 +166,7 @@ class VectorIndex:
         """The faiss index to ask, and how."""
         given = {} if selector is None else {"sel": selector}
         if self.kind.lists:
+            # allowed rows are spread over all lists: more lists to meet as many of them
             wanted = max(effort, 1) if selector is None else int(_FILTERED_SLACK * max(effort, 1) / share)
             return self._index, lib.SearchParametersIVF(nprobe=min(wanted, self.kind.lists), **given)
         if self.kind.name == "hnsw" and selector is None:
@@ -212,6 +214,7 @@ class VectorIndex:
             if before > _NEAR_TARGET * target and reached - before < _MIN_GAIN:
                 return low, before
         for _ in range(_BISECTIONS):
+            # bisection on the logarithm, because efforts were doubled
             middle = round(math.sqrt(max(low, 1) * high))
             if reached < target or not low < middle < high:
                 break

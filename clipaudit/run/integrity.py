@@ -76,6 +76,7 @@ def check(run: str | RunDirectory, *, remainder_tolerance: float | None = None) 
         shard_problems, remainder = _check_shard(reader, record, tolerance)
         problems += shard_problems
         largest = max(largest, float(remainder.max(initial=0.0)))
+        # every n-th: quantiles of a large run without all of its remainders in memory
         remainders.append(remainder[:: max(1, len(remainder) // 1000)])
     sample = np.concatenate(remainders)
     quantiles = (
@@ -152,6 +153,7 @@ def _check_rows(reader: Run, record: CommitRecord, tolerance: float) -> tuple[li
     if repeated:
         problems.append(f"{full} holds {len(repeated)} keys more than once among ok rows; the first: {repeated[0]}")
     remainder = np.asarray(good["remainder"], np.float32)
+    # not `>`: nan counts as over
     over = int((~(remainder <= tolerance)).sum())
     if over:
         worst = f"the largest: {remainder.max():.1e}"
@@ -188,6 +190,7 @@ def _difference(a: Moments, b: Moments) -> float:
         (a.wide_mean, b.wide_mean),
         (a.wide_scatter, b.wide_scatter),
     )
+    # by the largest number of a kind: entries near 0 differ by more than their own size
     scaled = [np.abs(x - y).max(initial=0.0) / max(np.abs(y).max(initial=0.0), 1e-30) for x, y in pairs]
     return float(max(scaled))
 
@@ -207,6 +210,7 @@ def _check_basis(reader: Run) -> Iterator[str]:
     for head in reader.spec.heads:
         Q = basis.Q(head).astype(np.float64)
         gram = Q @ Q.T
+        # of a head that lacks rank Q Q' is a projector and not the identity
         off = float(np.abs(gram @ gram - gram).max(initial=0.0))
         if not off <= _PROJECTOR_TOLERANCE or Q.shape != (reader.spec.head_dim, reader.spec.embed_dim):
             yield f"the basis of {head} in basis.safetensors is not orthonormal: off by {off:.1e}"

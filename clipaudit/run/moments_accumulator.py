@@ -61,6 +61,7 @@ class MomentsAccumulator:
         while done < rows:
             piece = min(rows - done, self._capacity - self._filled)
             window = slice(self._filled, self._filled + piece)
+            # beyond float16 a number becomes infinite here, and `_absorb` raises
             with np.errstate(over="ignore"):
                 for name, block in self._block.items():
                     block[window] = vectors[name][done : done + piece]
@@ -109,6 +110,7 @@ class MomentsAccumulator:
         chosen: list[Label] = []
         for label, rows in self._counts.most_common():
             pays = self._policy == "all" or cost <= LABEL_MOMENTS_SHARE * rows * self._spec.vector_bytes
+            # most rows first: a later label pays no better, and the space is full for it too
             if not pays or (len(chosen) + 1) * cost > LABEL_MOMENTS_BYTES:
                 break
             chosen.append(label)

@@ -74,6 +74,7 @@ def load_moments(run_dir: RunDirectory, path: str, labels: Collection[Label] | N
     full = run_dir.storage.full(path)
     try:
         data = run_dir.storage.read(path)
+        # safetensors: length of the header in 8 bytes, then the header as JSON
         length = int.from_bytes(data[:8], "little")
         stored = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["clipaudit"])
         tensors = safetensors.numpy.load(data)

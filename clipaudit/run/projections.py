@@ -108,6 +108,7 @@ class ProjectionWriter:
         stored = np.ones(count, np.bool_)
         at, done = 0, 0
         while at < len(samples):
+            # as many as the row group still takes
             piece = samples[at : at + self._capacity - self._pending]
             decoded = [sample for sample in piece if sample.status == OK]
             rows = self._pending + np.flatnonzero([sample.status == OK for sample in piece])
@@ -180,6 +181,7 @@ class ProjectionWriter:
     def _flush(self) -> None:
         if not self._pending:
             return
+        # null for failed samples, among them those that `_fill` could not store
         valid = np.array([status == OK for status in self._metadata["status"]], np.bool_)
         columns = [self._column(field, valid) for field in self._schema]
         with storage_errors(self._run_dir.storage.full(self.path)):
@@ -362,5 +364,6 @@ def _chunk_values(chunk: pa.Array, dim: int) -> Float16s:
     data = chunk.buffers()[1]
     if data is None:  # every row is null
         return np.zeros((len(chunk), dim), np.float16)
+    # a slice shares the buffer of the whole column
     start = chunk.offset * dim
     return np.frombuffer(data, np.float16)[start : start + len(chunk) * dim].reshape(len(chunk), dim)

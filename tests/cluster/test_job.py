@@ -39,6 +39,9 @@ def head():
         "--disable-usage-stats",
         "--dashboard-host=127.0.0.1",
         f"--dashboard-port={dashboard}",
+        # the agent takes jobs; at its usual port it would meet that of another Ray on this machine
+        f"--dashboard-agent-listen-port={free_port()}",
+        f"--dashboard-agent-grpc-port={free_port()}",
     ]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{dashboard}"

@@ -43,6 +43,7 @@ def table_answerer(
     logits = embedding.astype(np.float32) @ weights.T
     if bias is not None:
         logits = logits + np.asarray(bias, np.float32)
+    # Q w: what one unit of each coordinate adds to each logit (docs/method.md 5)
     toward: list[Float64s] = [frame.astype(np.float64) @ weights.T.astype(np.float64) for frame in frames]
     added = np.empty((len(heads), len(embedding), len(weights)), np.float32)
     for place, values in enumerate(coordinates):

@@ -52,8 +52,10 @@ def reliance_of(
     if not cues or not answerers:
         return RelianceReport(findings=(), placebo=None)
     work = [_prepared(answerer, images) for answerer in answerers]
+    # heads are chosen anew in each permutation: too slow on all images of a large run
     part = _sample(images, options)
     draws = options.draws_for(len(cues))
+    # version 0 is the true column
     places = np.concatenate([np.arange(len(part))[None], draw_places(images.take(part), draws, options.seed)])
     drawn = [[_drawn(prepared, cue, images, part, places) for prepared in work] for cue in cues]
     p = _adjusted_p(drawn)
@@ -116,6 +118,7 @@ def _drawn(prepared: _Prepared, cue: CueColumn, images: ScoredImages, part: Ints
     halves = (fits.halves[0][part], fits.halves[1][part])
     sampled = Fits(halves=halves, removals=(fits.removals[0].take(part), fits.removals[1].take(part)))
     statistics = drawn_statistics(images.take(part), cue.take(part), places, prepared.right[part], sampled)
+    # p-values come from the sample, the heads that are taken out from all images
     whole = drawn_statistics(images, cue, np.arange(len(images.truth))[None], prepared.right, fits)
     return replace(statistics, chosen=whole.chosen, chosen_freely=whole.chosen_freely)
 
@@ -123,6 +126,7 @@ def _drawn(prepared: _Prepared, cue: CueColumn, images: ScoredImages, part: Ints
 def _adjusted_p(drawn: Sequence[Sequence[DrawnStatistics]]) -> tuple[Float64s, Float64s, Float64s]:
     """(F, A) step-down p of gaps, of DiDs, and of DiDs inside the classes that have the cue."""
     shape = (len(drawn), len(drawn[0]))
+    # findings x answerers are one family for each of the three statistics (S10c)
     gaps = step_down(all_together([[statistics.gap_t for statistics in row] for row in drawn]))
     dids = step_down(all_together([[statistics.did_t for statistics in row] for row in drawn]))
     pointed = step_down(all_together([[statistics.pointed_t for statistics in row] for row in drawn]))
@@ -184,6 +188,7 @@ def _reliance(
         needed_effect=None,
         needed_p=p[2],
     )
+    # `needed` comes after `confirmed` (docs/method.md 8): not asked where that holds
     if reliance.relies_on_it or not drawn.chosen_freely.any():
         return reliance
     return replace(reliance, needed_effect=_effect(prepared, comparison, sight, drawn.chosen_freely, options))
@@ -213,6 +218,7 @@ def _placebo(
     gap_p = single_step(all_together([[cell.gap_t for cell in row] for row in drawn])).reshape(shape)
     did_p = single_step(all_together([[cell.did_t for cell in row] for row in drawn])).reshape(shape)
     lows = all_together([[cell.gap_low for cell in row] for row in drawn]).reshape(shape)
+    # cheap conditions first: rank tests of both sides only for the few that meet them
     likely = (lows > options.margin) & (np.minimum(gap_p, did_p) < options.alpha)
     likely[0] = False  # the true columns
     believed = np.zeros(shape, np.bool_)

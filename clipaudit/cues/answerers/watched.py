@@ -22,6 +22,7 @@ class WatchedAnswerer:
 
 def watched_answerer(answers: Ints, classes: int, name: Literal["given", "rehearsed"] = "given") -> WatchedAnswerer:
     """From answers alone (n,), 0..classes-1; -1 for none, which is never right."""
+    # without an answer all scores tie, and a tie is never right
     logits = np.zeros((len(answers), classes), np.float32)
     rows = np.flatnonzero(answers >= 0)
     logits[rows, answers[rows]] = 1.0

@@ -35,6 +35,7 @@ def findings_of(context: Context, progress: Progress) -> tuple[list[Finding], Pl
             grounds.append((len(findings), having_of(codes, cue.value)))
             findings.append(finding)
         progress("attributes", done, len(cues))
+    # a column with a finding of a value is not listed as a whole, too
     with_value = {id(cue.screen) for cue in cues if cue.associated}
     findings += [
         column_finding(context, screen)

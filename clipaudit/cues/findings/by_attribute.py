@@ -64,7 +64,9 @@ def value_finding(
         _reliance(context, cue, part, one, words, association, rest)
         for part, one in zip(measured, outcomes, strict=False)
     )
+    # the answerer with the headline's verdict gives sentence and heads
     worst = next((part for part in reliance if part.verdict is outcome), None)
+    # heads that were taken out, else those that carry the value
     heads = worst.effect.heads if worst is not None and worst.effect is not None else carriers
     scores = _scores(context, members, signs, having)
     described, fit = _cue(context, cue, having, members, heads, association.d.value)
@@ -197,6 +199,7 @@ def _missing(
         sizes = {False: 0.0, True: 0.0}
         for conflicting in sizes:
             own = [cell.n_effective for cell in first.gap.cells if cell.conflicting == conflicting]
+            # the smallest class's cell is what a pass waits for
             sizes[conflicting] = min(own, default=0.0)
         cells = [CellSize(what=f"{_where(words, conflicting)}", n=n) for conflicting, n in sizes.items()]
         reasons = _reasons(first)
@@ -300,6 +303,7 @@ def _cue(
     words = [CueWord(text=cue.word, property="attribute", kind="context-like", head=None, d=d)]
     words += [CueWord(text=w.text, property=w.property, kind=w.kind, head=None, d=None) for w in towards]
     words += building.head_words(context, heads, members, having)
+    # a word that fits badly would be a wrong name (trap 20)
     title = f"{cue.word}: {towards[0].text}" if towards and towards[0].fit >= NO_GOOD_WORD else cue.word
     described = Cue(
         name=title,

@@ -17,6 +17,7 @@ from clipaudit.cues.statistics.attributes import AttributeScreen
 
 def column_finding(context: Context, screen: AttributeScreen) -> Finding:
     """A column that is tied to the classes without any value that is."""
+    # a column of two values has no row of its own: each value is the whole
     place = len(screen.values) if screen.has_whole else 0
     m = context.row_of(screen, place)
     upper = context.family.cuts[m].upper
@@ -33,6 +34,7 @@ def column_finding(context: Context, screen: AttributeScreen) -> Finding:
     missing = needs(case, outcome, column, (), None, ())
     codes = screen.attribute.codes[context.scan.sample]
     scores = screen.scores[np.maximum(codes, 0), place].astype(np.float32)
+    # images without a value get the mean score, which pulls to neither side
     scores[codes < 0] = scores[codes >= 0].mean() if (codes >= 0).any() else 0.0
     having = np.where(codes < 0, -1, (scores > np.median(scores)).astype(np.int64))
     model = str(context.run.manifest.model["name"])

@@ -186,6 +186,7 @@ def _measured(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Measure
     pointed = np.zeros(len(context.names), np.bool_)
     pointed[context.tested] = cue.upper
     axis = context.namer.axis(cue.word.place, class_free=False).astype(np.float32)
+    # groups that the cue's heads do not see, since those heads are then taken out (trap 5)
     scores = answers.embedding_without(heads) @ axis
     codes, threshold = pseudo_values(scores)
     rates = rates_from_scores(scores, codes, threshold)
@@ -198,10 +199,12 @@ def _measured(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Measure
     change: CorrectedChange | None = None
     chosen: tuple[str, ...] = ()
     if rates is not None and rates.usable and rows.any() and discovery.any():
+        # heads from one half, their effect from the other
         chosen = choose_heads(answers, CueGroups(pointed=pointed, value=_WITH, grouping=groups), discovery, heads)
         after = answers.right(answers.without(chosen)).astype(np.int64)
         changes = (after - answers.right(answers.base))[rows]
         change = corrected_change(changes, groups.take(rows), 1, _WITH, rates, context.options.seed)
+    # the test has two groups of classes, the table shows each class
     by_class = grouping(answers.truth, context.names.names, title, VALUES, codes).sizes()
     return Measured(
         cells=_cells(context, title, by_class.reshape(len(context.names), 2), codes, rates, pure_share),
@@ -293,6 +296,7 @@ def _pseudo_evidence(cue: TextCue, measured: Measured) -> Evidence:
     value, low, high = (change.conflict.value or 0.0, change.conflict.low or 0.0, change.conflict.high or 0.0)
     return Evidence(
         name="pseudo-attribute",
+        # conflicting images mended: for a shortcut; by less than a point at the most: against one
         supports=True if low > 0 else False if high < 0.01 else None,
         value=value,
         sentence=f"With the cue's heads at their means, accuracy on images that go against {cue.word.text!r} changes by"

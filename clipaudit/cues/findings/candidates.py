@@ -69,8 +69,10 @@ def text_cues(context: Context) -> list[TextCue]:
     """The texts that name cues, over all ways in which directions part the classes; strongest parting first."""
     cues: list[TextCue] = []
     partings = _partings(context)
+    # Bonferroni over the partings that are searched
     quantile = context.design.quantile(1 - 0.05 / max(len(partings), 1), 0.5)
     for named in partings:
+        # of equal sides, or where enough classes lack it, either end of the axis may have the word
         ends = [named, ~named] if named.all() or _may_be_shared(named) else [named]
         # the two ends of one axis may both have a word: the one that says more of what sets the sides apart
         both = [cue for upper in ends for cue in _cues_of(context, upper, cues, quantile)]
@@ -118,6 +120,7 @@ def _cues_of(context: Context, upper: Bools, earlier: list[TextCue], quantile: f
             break
         cues.append(cue)
         axis = context.namer.axis(cue.word.place, class_free=False)
+        # without its part along the text: the next one has to name something else
         remaining = remaining - axis * float(axis @ remaining) / float(axis @ axis)
         words = [word for word in words if word.property == USER and word.place != cue.word.place]
     return cues
@@ -173,6 +176,7 @@ def _tried(context: Context, word: Word, own: float, earlier: Sequence[TextCue],
     user = word.property == USER
     if not user and margin < _NOT_MUCH_WORSE:
         return None
+    # a text that the user asks for is reported from the smaller strength on
     strong = context.options.delta_fail if not user else context.options.delta_warn
     scores = context.embedding @ context.namer.axis(word.place, class_free=False).astype(np.float32)
     free = context.embedding @ context.namer.axis(word.place, class_free=True).astype(np.float32)
@@ -191,6 +195,7 @@ def _tried(context: Context, word: Word, own: float, earlier: Sequence[TextCue],
     correlation = context.correlations(scores)[passing]
     d = context.family.d[passing]
     side = np.sign(d[:, upper].mean(axis=1) - d[:, ~upper].mean(axis=1))
+    # images further along the text must lie at the end where the classes that have it are
     goes = (np.abs(correlation) >= GOES_WITH) & (np.sign(correlation) == side)
     if not goes.any():
         return None

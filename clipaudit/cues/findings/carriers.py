@@ -75,6 +75,7 @@ def choose_heads(
         heads = [answers.heads[place] for place in chosen]
         change = answers.right(answers.without(heads)).astype(np.int64) - answers.right(answers.base)
         paired = Paired(change=change[rows], group=parts.group, cluster=answers.facts.cluster[rows])
+        # on the half that chose them, so too good: enough to drop heads that do not help even there
         low = paired.mean(conflict.groups, conflict.weights).low
         if low is not None and low > 0:
             return tuple(heads)
@@ -105,6 +106,7 @@ def _greedy(answers: Answers, parts: Grouping, conflict: Conflict, rows: Bools, 
     change = (logits.argmax(axis=1) == answers.truth[rows]).astype(np.int64) - answers.right(answers.base)[rows]
     paired = Paired(change=change, group=parts.group, cluster=answers.facts.cluster[rows])
     spread = paired.mean(conflict.groups, conflict.weights) if conflict.groups else None
+    # a 95 % interval is about four standard errors wide
     error = 0.0 if spread is None or spread.high is None or spread.low is None else (spread.high - spread.low) / 4
     fewest = next(count for count, value in enumerate(values) if value >= values[-1] - error)
     return chosen[:fewest]
@@ -118,6 +120,7 @@ def _objective(parts: Grouping, conflict: Conflict, truth: Ints) -> Callable[[Fl
 
     def measure(logits: Float32s) -> float:
         right = parts.right(logits.argmax(axis=1) == truth) / np.maximum(sizes, 1)
+        # both terms, so that no gain on the conflict pays for a model that is broken elsewhere (trap 26)
         total = float(right[large].mean()) if large else 0.0
         return total + (float((right[groups] * weights).sum() / weights.sum()) if groups else 0.0)
 

@@ -36,7 +36,9 @@ def to_collect(having: Ints, lacking: Ints, pointed: Bools) -> ToCollect:
     with the cue are filled up with images without it, down to a common share; the others with images that have it, up
     to that share. Of 99 shares the one with the smallest sum is taken.
     """
+    # never 0 or 1, which no number of images reaches
     shares = np.arange(1, _STEPS + 1) / (_STEPS + 1)
+    # having / (having + lacking + x) = share, solved for x; likewise for images that have it
     without = np.where(pointed, np.ceil(having * (1 - shares[:, None]) / shares[:, None]) - lacking, 0)
     extra = np.where(pointed, 0, np.ceil(lacking * shares[:, None] / (1 - shares[:, None])) - having)
     without, extra = np.maximum(without, 0), np.maximum(extra, 0)

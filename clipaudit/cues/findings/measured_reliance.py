@@ -94,6 +94,7 @@ def scored_values(answers: Answers, screen: AttributeScreen) -> Ints:
     """(n,) place among the association's values of each scored image, -1 for none."""
     scored = answers.facts.attributes[screen.attribute.column]
     place = {value: number for number, value in enumerate(screen.attribute.values)}
+    # values that the association's rows lack count as unknown; the last place is that of code -1
     code_of = np.array([place.get(value, -1) for value in scored.values] + [-1], np.int64)
     return code_of[scored.codes]
 
@@ -164,6 +165,7 @@ def _other_column(context: Context, answers: Answers, screen: AttributeScreen, o
         if place >= 0:
             counts[context.tested, place] += screen.counts[:, value]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    # a bin goes with a class where its share is above the mean share in the other classes
     others = (share.sum(axis=0) - share) / max(len(context.tested) - 1, 1)
     return OtherColumn(name=screen.attribute.column, codes=cut.codes, aligned=share > others, of=tuple(of))
 
@@ -180,6 +182,7 @@ def pointed_by_model(context: Context, answers: Answers, cue_codes: Ints) -> Boo
     discovery half: those above the largest step between classes; None where it cannot be told."""
     rows = answers.facts.discovery & (cue_codes >= 0)
     logits = answers.base[:, context.tested]
+    # what all classes gain alike changes no answer
     logits = logits - logits.mean(axis=1, keepdims=True)
     moves = []
     for k in context.tested.tolist():
@@ -233,6 +236,7 @@ def as_result(
 ) -> Reliance:
     """The numbers as the result holds them."""
     gap, noise = measured.gap, measured.label_noise
+    # `needed` rests on the heads that were chosen whatever the group mean loses
     effect = measured.effect if verdict is not Verdict.NEEDED else measured.needed_effect
     p = measured.effect_p if verdict is not Verdict.NEEDED else measured.needed_p
     return Reliance(

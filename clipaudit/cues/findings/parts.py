@@ -94,6 +94,7 @@ def _association(context: Context, m: int, cut: Cut, by_class: Float64s, n: int,
     corrected = extra.get("corrected")
     low, high = strength_interval(cut.d, cut.error, context.design.quantile(context.level, 0.5))
     passed, limit = bool(context.passed[m]), low
+    # the limit of D as called is of a column known to be wrong (S6c)
     if corrected is not None:
         limit = corrected.low if corrected.low is not None else low
         passed = limit > delta
@@ -248,6 +249,7 @@ def distributions(
 ) -> Distributions:
     """Histograms of scores (s,): the classes that have the cue (upper (K,)), all others, and if there are two to four
     values each with each."""
+    # a few far scores would press all others into one bar
     low, high = np.quantile(scores, (0.001, 0.999))
     edges = np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
     inside = upper[context.truth]

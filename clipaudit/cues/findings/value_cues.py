@@ -47,6 +47,7 @@ def relied_cues(context: Context) -> list[ValueCue]:
     delta = context.options.delta_warn
     for screen in context.attributes:
         codes = scored_values(answers, screen)
+        # of two values each is the other's absence
         places = range(1 if len(screen.values) == 2 else len(screen.values))
         for place in places:
             m = context.row_of(screen, place)
@@ -85,6 +86,7 @@ def stand_ins(
     result: list[str | None] = []
     for place, cue in enumerate(cues):
         columns = {name for part in measured[place] for name in part.inseparable_from}
+        # place breaks ties in strength, so that of two columns exactly one stands in for the other
         stronger = [
             other.screen.attribute.column
             for number, other in enumerate(cues)

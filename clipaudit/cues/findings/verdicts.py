@@ -75,6 +75,7 @@ def _without_answerers(case: VerdictCase) -> Verdict:
     if case.classes_from != "label":
         return Verdict.OBSERVED
     if case.few_sources or not case.association.above_delta:
+        # a column is here because its own test made it tied (S6b)
         return Verdict.TIED if case.kind == "column" and not case.few_sources else Verdict.INCONCLUSIVE
     by_kind = {"text": Verdict.CANDIDATE, "column": Verdict.TIED, "value": Verdict.INCONCLUSIVE}
     return by_kind[case.kind]
@@ -91,8 +92,10 @@ def _of_answerer(case: VerdictCase, rules: RelianceRules) -> Verdict:
         return Verdict.FAILS_WHERE
     if rules.needed:
         return Verdict.NEEDED
+    # `given` can only be watched: its gap has to do where an effect would be asked for
     if within and (rules.relies_on_it or (rules.answerer == "given" and rules.fails_where)):
         return Verdict.MODEL_ONLY
+    # an answerer that is not acquitted may have learned it
     if above and all(other.does_not_hang_on_it for other in case.reliance):
         return Verdict.DATA_ONLY
     return Verdict.INCONCLUSIVE

@@ -67,6 +67,7 @@ class Answers:
         embedding = self.embedding.astype(np.float32)
         for head in heads:
             deviation = self.values[head].astype(np.float32) - self.means[head].astype(np.float32)
+            # z - sum (y - mean y) Q, not normalised again (docs/method.md 5)
             embedding -= deviation @ self.bases[head].astype(np.float32)
         return embedding
 
@@ -82,6 +83,7 @@ def sampled(facts: ImageFacts, limit: int, seed: int, by: str | None = None) -> 
     order = np.lexsort((rng.random(len(facts)), groups))
     _, starts, counts = np.unique(groups[order], return_index=True, return_counts=True)
     rank = np.arange(len(order)) - np.repeat(starts, counts)
+    # small groups stay whole, larger ones are cut to one size
     per_group = _water_level(counts, limit)
     return facts.take(np.sort(order[rank < per_group]))
 
@@ -106,6 +108,7 @@ def answers(
     Heads' means are those of the discovery half, classes balanced.
     """
     C, P = len(classes), len(heads)
+    # the (P, n, C) float32 logits are the largest array
     limit = max(1000, min(MAX_ROWS, _LOGIT_BYTES // (4 * C * max(P, 1))))
     facts = sampled(facts.take(facts.truth >= 0), limit, seed, by)
     run, basis = facts.run, facts.run.basis()
@@ -145,6 +148,7 @@ def read_vectors(run: Run, name: str, position: Ints) -> npt.NDArray[np.float16]
     """(n, length) float16 of one vector column at places among the run's ok rows, a few shards at a time."""
     vectors = np.empty((len(position), run.spec.vectors[name]), np.float16)
     for shards, start, stop in shard_blocks(run):
+        # positions ascend: those of a block of shards are one slice
         first, last = np.searchsorted(position, (start, stop))
         if last > first:
             values = run.vectors(name, (), shards).values

@@ -184,6 +184,7 @@ class Context:
     def correlations(self, scores: npt.NDArray[np.floating[Any]]) -> Float64s:
         """(M,) correlation of each direction with scores (s,), inside classes."""
         centred = inside_classes(scores.astype(np.float32)[:, None], self.truth, self.design.classes)[:, 0]
+        # both sides are unit vectors without class means: products are correlations
         correlations: Float64s = (self.residuals.T @ centred).astype(np.float64)
         return correlations
 
@@ -210,6 +211,7 @@ class Context:
             return Largest(observed=np.empty((0, 0)), spread=np.empty((0, 0)), largest=np.empty(0))
         units = units_of(self.ranks, design)
         strata = strata_of(Design(units.truth, design.classes, units.group), self._unit_shards(units.rows))
+        # orders come from the discovery half, which the permutations of the other one leave alone
         orders = np.stack([cut.order for cut in self.tests.cuts])
         return largest_cuts(units, orders, design.cut_sizes, design.classes, count, self.options.seed, strata)
 
@@ -253,6 +255,7 @@ def inside_classes(columns: Float32s, truth: Ints, classes: int) -> Float32s:
     order = np.argsort(truth, kind="stable")
     starts = np.searchsorted(truth[order], np.arange(classes))
     sums = np.add.reduceat(columns[order], np.minimum(starts, len(truth) - 1), axis=0)
+    # reduceat gives a class without rows the next one's first row
     sums[np.bincount(truth, minlength=classes) == 0] = 0
     centred = columns - (sums / counts[:, None])[truth]
     length = np.sqrt(np.einsum("sm,sm->m", centred, centred, dtype=np.float64))
@@ -269,7 +272,9 @@ def inside_strength(columns: Float32s, having: Ints, truth: Ints, classes: int) 
         a, b = columns[(truth == k) & (having == 1)], columns[(truth == k) & (having == 0)]
         if min(len(a), len(b)) < _LEAST:
             continue
+        # pooled variance: normal scores d deviations apart have D = 2 Phi(d / sqrt 2) - 1
         spread = (a.var(axis=0) * len(a) + b.var(axis=0) * len(b)) / (len(a) + len(b))
+        # Mantel and Haenszel's weight n1 n2 / (n1 + n2)
         share = len(a) * len(b) / (len(a) + len(b))
         total += share * (a.mean(axis=0) - b.mean(axis=0)) / np.sqrt(np.maximum(spread, 1e-30))
         weight += share

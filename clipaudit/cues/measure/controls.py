@@ -56,13 +56,16 @@ def _findings_of_one(
     """Findings with labels dealt once; only tests beyond the family's threshold need their exact strengths."""
     labels = permuted(Design(design.truth, design.classes, design.groups), rng)
     dealt = Design(labels, design.classes, design.cluster, design.source, design.halves)
+    # a class that a half lacks cannot be ordered there, or read: no finding
     if min(np.bincount(labels[dealt.halves == half], minlength=design.classes).min() for half in (False, True)) < 1:
         return 0
+    # halves exchanged, because `units_of` takes the rows off the discovery half
     turned = Design(labels, design.classes, design.cluster, design.source, ~design.halves)
     first, second = units_of(ranks, turned), units_of(ranks, dealt)
     sizes, K = design.cut_sizes, design.classes
     orders = np.argsort(-class_means(first, first.truth, K).T, axis=1, kind="stable")
     spread = largest.spread if largest.spread.size else np.full((ranks.shape[1], len(sizes)), np.inf)
+    # the cut that the audit would choose, by the fast statistic in place of the limit of D
     chosen = np.argmax(cut_contrasts(class_means(first, first.truth, K), orders, sizes) / spread, axis=1)
     contrast = cut_contrasts(class_means(second, second.truth, K), orders, sizes) / spread
     z = contrast[np.arange(len(chosen)), chosen]
@@ -79,6 +82,7 @@ _MARGIN: Final = 0.1
 def is_finding(test: Honest, z: float, largest: Largest, alpha: float, delta: float) -> bool:
     """Whether a further test would pass beside the family: significant among the largest, and larger than delta."""
     low, _ = strength_interval(test.cut.d, test.cut.error, test.quantile)
+    # its p against the maxima of the family, which one more test hardly changes
     beyond = int((largest.largest >= abs(z)).sum())
     return low > delta and (1 + beyond) / (1 + len(largest.largest)) <= alpha
 

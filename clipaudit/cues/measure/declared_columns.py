@@ -84,13 +84,16 @@ def column_tests(
     groups = [None if codes is None else codes[sample] for codes in (design.cluster, design.source)]
     part = Design(design.truth[sample], design.classes, groups[0], groups[1], design.halves[sample])
     rng = np.random.default_rng([seed, 20])
+    # the least p, 1 / (25 columns + 1), must be able to pass .05 / columns
     count = max(_OMNIBUS, 25 * len(screens))
+    # sources stay together where there are any, else near duplicates
     dealt = [permuted(Design(part.truth, part.classes, part.groups), rng) for _ in range(count)]
     tests = []
     for screen in screens:
         attribute = raw[screen.attribute.column]
         auc = None
         if column_kind(attribute.values) == "number":
+            # code -1, no value, takes the last: nan
             numbers = np.append(numbers_of(attribute.values), np.nan)[attribute.codes[places]]
             auc = multi_class_auc(numbers, part.truth, part.classes, part.halves)
         tests.append(

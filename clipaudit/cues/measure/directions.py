@@ -50,6 +50,7 @@ def class_subspace(classes: Floats) -> Float64s:
     """
     W = classes.astype(np.float64) - classes.mean(axis=0, dtype=np.float64)
     _, sizes, rows = np.linalg.svd(W, full_matrices=False)
+    # C vectors minus their mean have rank C - 1 at most
     rank = int((sizes > 1e-6 * sizes.max(initial=0.0)).sum()) if sizes.size else 0
     if len(classes) - 1 > _MANY_CLASSES * classes.shape[1]:
         # many classes span nearly the whole space: projecting all of it out would leave nothing to test
@@ -72,6 +73,7 @@ def head_directions(
     Q: (dh, D) orthonormal basis of the head; candidates: (T, dh) the pool's texts in its coordinates; subspace: (r, D)
     from `class_subspace`.
     """
+    # opposite of a direction: relative to the average text, for all texts share a direction
     relative = candidates - candidates.mean(axis=0)
     relative = relative / np.maximum(np.linalg.norm(relative, axis=1, keepdims=True), 1e-12)
     directions = []
@@ -103,6 +105,7 @@ def text_directions(head: str, Q: Floats, texts: Sequence[str], vectors: Floats,
 
 def _direction(head: str, Q: Floats, u: Float64s, subspace: Float64s, words: tuple[str, str, str, str]) -> Direction:
     """u (D,) with and without its class part; words are text, property, kind and opposite."""
+    # (I - P_W) u: projected out, because conditioning on the class score is biased (trap 4)
     free = u - subspace.T @ (subspace @ u)
     outside = float(np.linalg.norm(free))
     text, name, kind, opposite = words

@@ -166,6 +166,7 @@ def _truth(table: pa.Table, class_of: Mapping[Label, int]) -> Ints:
     if "label" not in table.column_names or not len(table):
         return np.full(len(table), -1, np.int64)
     encoded = table["label"].combine_chunks().dictionary_encode()
+    # the extra last place is that of rows without a label
     classes = np.array([class_of.get(label, -1) for label in encoded.dictionary.to_pylist()] + [-1], np.int64)
     codes = np.asarray(encoded.indices.fill_null(len(classes) - 1).to_numpy(zero_copy_only=False), np.int64)
     truth: Ints = classes[codes]
@@ -175,6 +176,7 @@ def _truth(table: pa.Table, class_of: Mapping[Label, int]) -> Ints:
 def _attribute(column: pa.ChunkedArray, name: str) -> Attribute:
     encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
     values: list[Any] = encoded.dictionary.to_pylist()
+    # by name: codes must not depend on which row comes first
     order = sorted(range(len(values)), key=lambda place: str(values[place]))
     renumbered = np.full(len(values) + 1, -1, np.int64)
     renumbered[order] = np.arange(len(order))
@@ -187,6 +189,7 @@ def _column_groups(column: pa.ChunkedArray) -> Ints:
     encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
     codes = np.asarray(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
     missing = codes < 0
+    # a number of its own for each
     codes[missing] = codes.max(initial=-1) + 1 + np.arange(int(missing.sum()))
     _, groups = np.unique(codes, return_inverse=True)
     return groups.astype(np.int64)
@@ -199,6 +202,7 @@ def _found_duplicates(run: Run, shard_id: npt.NDArray[np.int32], index: npt.NDAr
     table = read_clusters(run)
     if table is None:
         return None
+    # shard and index as one number, to be looked up in the sorted table
     place = shard_id.astype(np.int64) << 32 | index
     clustered = _ints(table["shard_id"], np.int64) << 32 | _ints(table["index"], np.int64)
     order = np.argsort(clustered, kind="stable")
@@ -222,6 +226,7 @@ def _duplicates(phash: Ints, detailed: Bools) -> Ints:
     """Clusters of equal perceptual hashes; images without one, and flat ones, stand for themselves."""
     _, codes = np.unique(phash, return_inverse=True)
     codes = codes.astype(np.int64)
+    # flat images have the same hashes without being copies
     codes[~detailed] = codes.max(initial=-1) + 1 + np.arange(int((~detailed).sum()))
     _, groups = np.unique(codes, return_inverse=True)
     return groups.astype(np.int64)

@@ -61,6 +61,7 @@ class Namer:
         self.properties = (*([USER] * len(user)), *pool.properties)
         self.kinds = (*([CONTEXT] * len(user)), *pool.kinds)
         self.names = tuple(names)
+        # what all texts have in common names nothing
         base = vectors.mean(axis=0, dtype=np.float64)
         self._relative = _unit(self.vectors - base)
         self._classes = _unit(classes.astype(np.float64) - base)
@@ -84,6 +85,7 @@ class Namer:
             order = np.where(self._context, order, -np.inf)
         words: list[Word] = []
         cores: set[str] = set()
+        # more than `count`, because texts alike but for `a photo of` are passed over
         for place in np.argsort(-order, kind="stable")[: 20 * count].tolist():
             key = _core(self.texts[place])
             if key in cores or not np.isfinite(order[place]):
@@ -137,6 +139,7 @@ class Namer:
 
     def _fits(self, contrast: Float64s) -> Float64s:
         """(T,) `Word.fit` of every text with a contrast (D,)."""
+        # what class prompts say is taken out on both sides of the cosine
         free = contrast - self._subspace.T @ (self._subspace @ contrast)
         fits: Float64s = self._free_axes @ (free / max(float(np.linalg.norm(free)), 1e-300))
         return fits
@@ -175,6 +178,7 @@ def value_contrast(embedding: Floats, truth: Ints, having: Bools, known: Bools, 
     for k in range(classes):
         inside = (truth == k) & known
         with_value, without = inside & having, inside & ~having
+        # a mean of under five images is mostly noise
         if min(int(with_value.sum()), int(without.sum())) >= 5:
             differences.append(
                 embedding[with_value].mean(axis=0, dtype=np.float64) - embedding[without].mean(axis=0, dtype=np.float64)

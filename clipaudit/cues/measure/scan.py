@@ -85,13 +85,17 @@ def scan(
             mean = values.mean(axis=0, dtype=np.float64)
             sample_values[head], means[head] = values[sample], mean
             deviations = sample_values[head].astype(np.float32) - mean.astype(np.float32)
+            # (y - mean) Q, summed over heads
             total += deviations @ basis.Q(head).astype(np.float32)
             for trial in [place for place, host in enumerate(hosts) if host == head]:
+                # a real head's scores in an order of their own: a shift can be planted and nothing else is in them
                 spare[:, trial] = rng.permutation(_along_random(deviations, rng))
             scores = _scores(values, mean, directions[head])
             few = few_values(values, few_rows)
             predictabilities.append(pool.submit(_predictability, head, few, basis, subspace, design, few_rows, seed))
+            # all images of a head: only its scores are needed beyond here
             del values
+            # `map` keeps the order of the directions, whichever thread ends first
             for column, tests in screening.map(lambda column: _one(column, design, bins), scores):
                 screened.append(tests)
                 codes.append(column[sample])

@@ -57,6 +57,7 @@ def _directions(context: Context, test: ImageFacts, truth: Ints, findings: Seque
         scores = (values - context.scan.means[direction.head].astype(np.float32)) @ direction.class_free.astype(
             np.float32
         )
+        # turned so that classes with the cue lie high
         own = np.float32(end) * context.scores(direction)
         train = side_strength(own[half], context.truth[half], upper, context.sampled.cluster[half])
         other = side_strength(np.float32(end) * scores, truth, upper, test.cluster)
@@ -85,6 +86,7 @@ def strongest_direction(context: Context, finding: Finding, upper: Bools) -> tup
         for m in places
         if bool((context.family.cuts[m].upper == upper).all() or (context.family.cuts[m].upper == ~upper).all())
     ]
+    # of directions that part the classes in this way; if none does, the one that parts off the first class
     m = max(same or places, key=lambda m: context.family.cuts[m].low if same else float(context.family.low[m, k]))
     d = float(context.family.d[m, upper].mean() - context.family.d[m, ~upper].mean())
     return m, 1.0 if d >= 0 else -1.0
@@ -98,6 +100,7 @@ def _values(context: Context, test: ImageFacts, truth: Ints) -> list[Pair]:
         test_values = test.attributes[screen.attribute.column]
         for place in screen.values.tolist():
             value = screen.attribute.values[place]
+            # -2 for a value that no image there has: -1 would match the unknown ones
             code = test_values.values.index(value) if value in test_values.values else -2
             for k in range(K):
                 train = value_share(screen.attribute.codes, place, context.design.truth == k, context.facts.cluster)
@@ -111,6 +114,7 @@ def value_share(codes: Ints, value: int, inside: Bools, cluster: Ints) -> Estima
     """Share of the images of a class, the mask `inside` (n,), with a known value that have this one; 95 % interval."""
     labelled = inside & (codes >= 0)
     having = (codes[labelled] == value).astype(np.int64)
+    # having a value as a change of 1 or 0: the clustered interval of paired changes serves shares too
     share = Paired(change=having, group=np.zeros(len(having), np.int64), cluster=cluster[labelled]).of_group(0)
     return share if share.low is None else replace(share, low=max(share.low, 0.0))
 
@@ -121,6 +125,7 @@ def _heads(context: Context, test: ImageFacts, pool: TextPool, texts: TextSource
     for head in context.scan.values:
         train = context.scan.values[head].astype(np.float64)
         other = read_vectors(test.run, head, test.position).astype(np.float64)
+        # root of the total variance: one unit for moves in any direction of the head
         spread = float(np.sqrt(train.var(axis=0).sum()))
         shifts.append(
             head_shift(head, train.mean(axis=0), other.mean(axis=0), spread, fold(basis.Q(head), vectors), pool.texts)

@@ -46,6 +46,7 @@ class AdjustedGap:
         """Whether the two columns cannot be told apart."""
         if self.phi >= INSEPARABLE or self.comparable < _COMPARABLE or self.gap.low is None:
             return True
+        # neither holds given the other: the gap may lie in what they have in common
         neither = self.gap.low <= 0 and (self.other.low is None or self.other.low <= 0)
         return self.phi >= _RELATED and neither
 
@@ -64,6 +65,7 @@ def adjusted_gap(comparison: CueCells, right: Bools, other: OtherColumn, seed: i
     conflicting = comparison.cue.conflicting(images.truth)
     strata = np.where(inside, images.truth * bins + other.codes, -1)
     gap, comparable = _inside_strata(images, comparison.shares, strata, bins, conflicting, right, _SURE)
+    # the reverse: the other column's gap with the cue held fixed
     wrong_way = np.where(other.aligned[images.truth, np.maximum(other.codes, 0)], 0, 1)
     by_cue = np.where(inside, images.truth * 2 + np.maximum(comparison.cue.having, 0), -1)
     reverse, _ = _inside_strata(images, comparison.shares, by_cue, 2, np.where(inside, wrong_way, -1), right)
@@ -84,6 +86,7 @@ def _strata_weights(cells: Cells, shares: Float64s, bins: int) -> tuple[Float64s
     m1 m0 / (m1 + m0), by which small strata count little.
     """
     pieces = cells.pieces.reshape(-1, 2)
+    # one image on a side has no error
     usable = (pieces >= 2).all(axis=1)
     weights = np.where(usable, pieces[:, 0] * pieces[:, 1] / np.maximum(pieces.sum(axis=1), 1e-300), 0.0)
     by_class = weights.reshape(-1, bins)
@@ -136,6 +139,7 @@ def _permutation_p(comparison: CueCells, right: Bools, strata: Ints, bins: int, 
     rows = sorted_rows(part, np.ones(len(inside), np.bool_))
     drawn = drawn_columns(part, cue, places, rows)
     kinds = np.unique(part.truth)
+    # the true column's weights in every draw: the estimand stays the same
     shares = np.broadcast_to(weights[kinds], drawn.shares.shape)
     gaps = drawn.difference(shares) @ right[inside][rows].astype(np.float32)
     return float((1 + (gaps[1:] >= gaps[0] - 1e-9).sum()) / (1 + _DRAWS))
@@ -149,6 +153,7 @@ def _correlation(images: ScoredImages, having: Ints, codes: Ints, inside: Bools)
     weight, truth = images.weight[rows], images.truth[rows]
     centred = having[rows] - _means(having[rows].astype(np.float64), truth, weight)
     pairs = truth * (int(codes.max(initial=0)) + 1) + codes[rows]
+    # R^2: variance of the bins' means over all of it, inside classes
     between = _means(centred, pairs, weight)
     total = float(weight @ centred**2)
     return float(np.sqrt(weight @ between**2 / total)) if total > 1e-12 else 0.0

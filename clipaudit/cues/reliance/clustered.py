@@ -142,14 +142,18 @@ class Cells:
         used = coefficients != 0
         value = float(coefficients @ means)
         n = int(self.images[used].sum())
+        # one piece has no spread
         if not used.any() or bool((self.pieces[used] < 2).any()):
             return Spread(value=value, variance=float("inf"), freedom=1.0, n=n)
+        # m / (m - 1) on a variance is its root on each influence
         stretch = np.sqrt(self.pieces / np.maximum(self.pieces - 1, 1e-9))
         scale = np.where(used, coefficients * stretch, 0.0)[self.cell[self.inside]]
+        # influences of a cluster add up before they are squared, over all cells that it has images in
         sums = np.bincount(self.codes, scale * self.influence(values), minlength=self.clusters)
         floor = self._floor(values, means, used) if floored else np.zeros(self.count)
         variance = float((sums**2).sum()) + float((coefficients**2)[used] @ floor[used])
         freedom = self._freedom(coefficients, self.own_variances(values) + floor)
+        # few large sources: linearisation is too sure of them (trap 22)
         if self.sources:
             sources, jackknife = self._jackknife(values, coefficients)
             variance, freedom = max(jackknife, float((coefficients**2)[used] @ floor[used])), sources - 1.0
@@ -160,6 +164,7 @@ class Cells:
         squares = self._sums(self.share * values[self.inside].astype(np.float64) ** 2)
         # images of a source are different images: it is they that could have changed
         m = 1 / np.maximum(self._sums(self.share**2), 1e-12) if self.sources else self.pieces
+        # E v^2 - (E v)^2 with 1/2 at -1, 1/2 at 1 and 1 at 0 added: sum v^2 grows by 1, m by 2
         least = ((m * squares + 1) / (m + 2) - (m * means / (m + 2)) ** 2) / (m + 2)
         own = self.own_variances(values) * m / np.maximum(m - 1, 1e-9)
         lacking: Float64s = np.where(used, np.maximum(least - own, 0.0), 0.0)
@@ -186,6 +191,7 @@ class Cells:
         left = sizes.sum(axis=0) - sizes
         if count < 2 or bool((left <= 1e-12).any()):
             return max(count, 2), float("inf")
+        # cell means without each source: all sums less its own
         deleted = ((sums.sum(axis=0) - sums) / left) @ coefficients[used]
         return count, float((count - 1) / count * ((deleted - deleted.mean()) ** 2).sum())
 

@@ -99,9 +99,11 @@ def _fall(
     for f, removal in enumerate(fits.removals):
         scored = np.flatnonzero(~fits.halves[f][rows])
         part = removal.take(rows[scored])
+        # answers depend on the heads alone: versions that chose the same share them
         masks, version = np.unique(chosen[f], axis=0, return_inverse=True)
         rights = part.sets_without(masks)
         change[:, scored] = (rights.astype(np.float32) - right[rows[scored]])[version.ravel()]
+    # aligned minus conflicting change, sign turned: what conflicting images gain beyond aligned ones
     did = -(whole.difference(shares) * change).sum(axis=1).astype(np.float64)
     return did, _ratio(did, whole.errors(change, shares, floored=True))
 

@@ -51,12 +51,14 @@ def random_directions(values: Floats, u: Float64s, count: int, rng: np.random.Ge
     sizes, axes = np.linalg.eigh(covariance)
     sizes = np.maximum(sizes, 1e-12 * max(float(sizes.max()), 1e-300))
     g = rng.standard_normal((count, len(u)))
+    # powers below 0 favour directions that hardly vary, high ones the main direction
     candidates = np.stack([(g * sizes**power) @ axes.T for power in _POWERS])  # (powers, count, dh)
     along = covariance @ u / max(wanted, 1e-300)
     # uncorrelated with the cue's direction: g' S u = 0; at most one dimension is lost
     candidates -= (candidates @ along)[..., None] * u
     candidates /= np.maximum(np.linalg.norm(candidates, axis=-1, keepdims=True), 1e-12)
     variance = np.einsum("pcd,de,pce->pc", candidates, covariance, candidates)
+    # closest in ratio: half and double are equally far
     best = np.abs(np.log(np.maximum(variance, 1e-300) / max(wanted, 1e-300))).argmin(axis=0)
     directions: Float64s = candidates[best, np.arange(count)]
     return directions

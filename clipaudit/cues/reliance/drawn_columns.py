@@ -111,6 +111,7 @@ class DrawnColumns:
             weighted = share * values
             mean = np.add.reduceat(weighted, self.starts, axis=1).astype(np.float64)  # (R, K)
             squares = np.add.reduceat(weighted * values, self.starts, axis=1).astype(np.float64)
+            # E v^2 - (E v)^2 over m - 1
             own = np.maximum(squares - mean**2, 0.0) / np.maximum(pieces - 1, 1.0)
             if floored:
                 least = ((pieces * squares + 1) / (pieces + 2) - (pieces * mean / (pieces + 2)) ** 2) / (pieces + 2)
@@ -118,6 +119,7 @@ class DrawnColumns:
             if self.together is None:  # images of one weight: the variance follows from both sums
                 variance += (weights**2 * own).sum(axis=1)
             else:
+                # as in `Cells.combine`: influences summed by cluster over both cells, then squared
                 influence = weighted - share * mean.astype(np.float32)[:, self.class_of]
                 scale = sign * weights * np.sqrt(pieces / np.maximum(pieces - 1, 1.0))
                 by_cluster = (scale.astype(np.float32)[:, self.class_of] * influence) @ self.together
@@ -139,6 +141,7 @@ def drawn_columns(images: ScoredImages, cue: CueColumn, places: Ints, rows: Ints
     truth, codes = images.truth[rows], np.unique(images.cluster[rows], return_inverse=True)[1]
     weight = images.weight[rows].astype(np.float32)
     starts = _first_of_each(truth)
+    # rows lie by class, then cluster: sums over both are sums of runs
     piece_starts = _first_of_each(truth * (int(codes.max(initial=0)) + 1) + codes)
     piece_class = np.searchsorted(piece_starts, starts)
     kinds = truth[starts]

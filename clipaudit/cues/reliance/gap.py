@@ -111,11 +111,13 @@ def measure_gap(comparison: CueCells, logits: Float32s, options: RelianceOptions
         worst_group=None if worst is None else worst.accuracy,
         chance=chance,
         gap=score_combination(comparison.cells, right, difference),
+        # a 90 % interval inside the margin is two one-sided tests at 5 % (equivalence)
         gap_90=score_combination(comparison.cells, right, difference, 0.90),
         margin_d=whole.estimate(),
         margin_d_90=whole.estimate(0.90),
         have=sides[0],
         lack=sides[1],
+        # on one side alone the cue may only make images harder (trap 25)
         both_sides=all(side.p < options.alpha for side in sides),
     )
 
@@ -139,8 +141,10 @@ def _state(comparison: CueCells, group_mean: Estimate, cells: list[CellScore], c
     """What the answers can show at all (traps 22 and 23)."""
     if comparison.images.too_few_sources or not comparison.both_sides_comparable or group_mean.low is None:
         return "too few"
+    # who guesses has no gap, whatever the answers hang on
     if group_mean.low <= chance + _ABLE:
         return "at chance"
+    # without errors no gap can show: the margin must tell
     errors = [1 - (cell.accuracy.value or 0.0) for cell in cells]
     return "able" if max(errors) >= _ERRORS else "at the ceiling"
 

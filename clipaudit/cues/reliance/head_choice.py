@@ -46,6 +46,7 @@ def choose_heads(drawn: DrawnColumns, removal: Removal, fall: float | None = MEA
     coefficients, mean = drawn.difference(), drawn.mean
     right = removal.right.astype(np.float32)
     gap = (coefficients @ right).astype(np.float64)
+    # without this limit heads are chosen that break the model: a constant answer has no gap (trap 26)
     least = (mean @ right).astype(np.float64) - (np.inf if fall is None else fall) - 1e-6
     paths = _Paths(
         masks=np.zeros((R, P), np.bool_),
@@ -54,6 +55,7 @@ def choose_heads(drawn: DrawnColumns, removal: Removal, fall: float | None = MEA
         errors=np.zeros((R, steps + 1)),
     )
     paths.gaps[:, 0], paths.errors[:, 0] = np.abs(gap), drawn.errors(right)
+    # a gap within its own error leaves nothing to close
     active = np.flatnonzero(paths.gaps[:, 0] > paths.errors[:, 0])
     for step in range(steps):
         if not len(active):
@@ -82,6 +84,7 @@ def _step(
         rights = removal.each_without(mask).astype(np.float32)  # (P, m)
         sizes = np.abs((coefficients[rows] @ rights.T).astype(np.float64))  # (rows, P)
         means = (mean[rows] @ rights.T).astype(np.float64)
+        # no candidates: heads that are out already, and those that cost too much accuracy
         sizes[(means < least[rows, None]) | mask] = np.inf
         best = sizes.argmin(axis=1)
         size = sizes[np.arange(len(rows)), best]
@@ -106,6 +109,7 @@ def _fewest(paths: _Paths) -> Bools:
     R, P = paths.masks.shape
     best = paths.gaps.argmin(axis=1)
     limit = paths.gaps[np.arange(R), best] + paths.errors[np.arange(R), best]
+    # argmax of booleans: the first step within one error of the best
     count = (paths.gaps <= limit[:, None]).argmax(axis=1)
     chosen = np.zeros((R, P), np.bool_)
     for step in range(paths.order.shape[1]):

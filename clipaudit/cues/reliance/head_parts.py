@@ -123,6 +123,7 @@ def balanced_mean(values: Floats, truth: Ints, chosen: Bools, weight: Float64s) 
     """(m,) the mean over classes of each class's weighted mean of values (n, m) over the chosen images (n,)."""
     rows = np.flatnonzero(chosen) if chosen.any() else np.arange(len(truth))
     kinds, place = np.unique(truth[rows], return_inverse=True)
+    # 1 / K to each class, split inside it by weight
     shares = weight[rows] / np.bincount(place, weight[rows])[place] / len(kinds)
     mean: Float64s = shares @ values[rows].astype(np.float64)
     return mean

@@ -180,6 +180,7 @@ def class_shares(usable: Bools, pointed: Bools) -> Float64s:
     """
     sides = np.stack([usable & pointed, usable & ~pointed]).astype(np.float64)  # (2, ..., C)
     sizes = sides.sum(axis=-1, keepdims=True)
+    # 1 / size inside a side, then 1 / 2 for each of two sides
     sides = sides / np.maximum(sizes, 1.0)
     present = (sizes > 0).sum(axis=0)
     shares: Float64s = sides.sum(axis=0) / np.maximum(present, 1)
@@ -191,5 +192,6 @@ def cue_cells(images: ScoredImages, cue: CueColumn) -> CueCells:
     conflicting = cue.conflicting(images.truth)
     cell = np.where(conflicting >= 0, 2 * images.truth + conflicting, -1)
     cells = images.cells(cell, 2 * images.classes)
+    # pieces, not images: copies and large sources make no cell larger
     usable = cells.pieces.reshape(-1, 2).min(axis=1) >= LEAST_PIECES
     return CueCells(images=images, cue=cue, cells=cells, shares=class_shares(usable, cue.pointed))

@@ -50,6 +50,7 @@ def label_noise(comparison: CueCells, answers: Ints, gap: float, gap_low: float,
     # the largest gap that wrong labels up to each rate can make
     reached = np.maximum.accumulate(np.nan_to_num(expected, nan=-np.inf))
     rate, low = (_crossing(rates, reached, wanted) for wanted in (gap, gap_low))
+    # no rate up to 30 % (None) makes so large a gap: it is evidence
     return NoiseRate(rate=rate, rate_low=low, needed=needed, counts=options.clean_labels or low is None or low > needed)
 
 
@@ -73,12 +74,15 @@ def _noise_gap(counts: Float64s, answered: Float64s, shares: Float64s, pointed: 
     """The gap that a share `rate` of wrong labels makes without any reliance; nan where the counts exclude the rate."""
     K = len(counts)
     mixing = (1 - rate) * np.eye(K) + rate / (K - 1) * (1 - np.eye(K))  # P(label k | true j), symmetric
+    # labelled counts = mixing @ true counts, for each value of the cue
     true_counts = np.linalg.solve(mixing, counts)  # (K, 2)
+    # no data give these counts with so many wrong labels
     if bool((true_counts < -1e-9).any()):
         return float("nan")
     # joint[k, j, a]: weight labelled k, of true class j, with cue a
     joint = mixing[:, :, None] * true_counts[None]
     of_label = joint.sum(axis=2) / counts.sum(axis=1, keepdims=True)  # P(true j | label k)
+    # answered = of_label @ confusion, since answers follow the true class alone
     confusion = np.clip(np.linalg.solve(of_label, answered), 0.0, 1.0)  # P(answer c | true j)
     origin = joint / np.maximum(counts[:, None, :], 1e-300)  # P(true j | label k, cue a)
     accuracy = np.einsum("kja,jk->ka", origin, confusion)
@@ -89,6 +93,7 @@ def _noise_gap(counts: Float64s, answered: Float64s, shares: Float64s, pointed: 
 
 def _crossing(rates: Float64s, reached: Float64s, wanted: float) -> float | None:
     """The first rate whose gap reaches `wanted`, between steps by straight lines."""
+    # no wrong label is needed where the gap may be 0 anyway
     if wanted <= 0:
         return 0.0
     at = int(np.searchsorted(reached, wanted))

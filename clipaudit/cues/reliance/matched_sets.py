@@ -37,6 +37,7 @@ def matched_sets(chosen: Bools, layers: Ints, seeing: Bools, spread: Float64s, c
         return MatchedSets(masks=np.empty((0, len(chosen)), np.bool_), matched="too few heads do not see the cue")
     for same_layers in (True, False):
         masks = _drawn(chosen, layers, pool, same_layers, rng)
+        # the chosen set is no control of itself
         masks = masks[(masks != chosen).any(axis=1)]
         if len(masks) >= LEAST_SETS:
             near, how = _alike(masks, chosen, spread, count, rng)
@@ -61,6 +62,7 @@ def _drawn(chosen: Bools, layers: Ints, pool: Bools, same_layers: bool, rng: np.
         places, wanted = np.flatnonzero(pool & (strata == level)), int((chosen & (strata == level)).sum())
         if len(places) < wanted:
             return masks[:0]
+        # argsort of random numbers is a random permutation: the heads with the first ranks are drawn
         ranks = rng.random((_DRAWS, len(places))).argsort(axis=1)
         masks[:, places] = ranks < wanted
     distinct: Bools = np.unique(masks, axis=0)
@@ -70,6 +72,7 @@ def _drawn(chosen: Bools, layers: Ints, pool: Bools, same_layers: bool, rng: np.
 def _alike(masks: Bools, chosen: Bools, spread: Float64s, count: int, rng: np.random.Generator) -> tuple[Bools, str]:
     """Sets whose margin variance is like the chosen one's, and in which way."""
     sets = masks.astype(np.float64)
+    # variance of what a set's heads add together: 1' spread 1 over its heads
     variance = np.einsum("sp,pq,sq->s", sets, spread, sets)
     own = float(chosen.astype(np.float64) @ spread @ chosen)
     ratio = np.abs(np.log(np.maximum(variance, 1e-300) / max(own, 1e-300)))

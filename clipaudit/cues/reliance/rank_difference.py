@@ -30,6 +30,7 @@ def placements(scores: Floats, upper: Bools, weight: Float64s) -> Float64s:
     count = int(tie.max(initial=-1)) + 1
     shares = []
     for side in (upper, ~upper):
+        # weight below each score, and half of that at it
         mass = np.bincount(tie, (weight * side)[order], minlength=count)
         shares.append((np.cumsum(mass) - mass / 2) / max(float(mass.sum()), 1e-300))
     of_upper, of_lower = shares
@@ -72,6 +73,7 @@ def rank_difference(comparison: CueCells, scores: Floats, shares: Float64s, stra
     used = coefficients != 0
     if not used.any():
         return Spread(value=0.0, variance=float("inf"), freedom=1.0, n=0)
+    # 4 / (2 m^2) on D, half of it from each of a class's two cells
     least = float((coefficients[used] ** 2 / np.maximum(cells.pieces[used], 1.0) ** 2).sum())
     return Spread(
         value=spread.value - float(shares.sum()),

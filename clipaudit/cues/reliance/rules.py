@@ -53,6 +53,7 @@ class MeasuredReliance:
         """
         if self.gap.state == "too few" or not self.gap.both_sides or self.explained_by:
             return False
+        # at the ceiling no errors make a gap, and the margin decides in its place (trap 23)
         return self.gap.above_margin(self.options) or self.gap.hangs_at_the_ceiling(self.options)
 
     @property
@@ -76,6 +77,7 @@ class MeasuredReliance:
         nor wrong labels nor chance explain."""
         return (
             self.hangs_on_it
+            # at the ceiling `hangs_on_it` holds by the margin alone, and nothing fails
             and self.gap.above_margin(self.options)
             and self.label_noise.counts
             and self.gap_p < self.options.alpha

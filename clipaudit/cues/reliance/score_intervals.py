@@ -21,6 +21,7 @@ def effective(cells: Cells, right: Bools) -> Float64s:
     share, pieces = cells.means(right), cells.pieces
     variance = cells.own_variances(right) * pieces / np.maximum(pieces - 1, 1.0)
     spread = share * (1 - share)
+    # the n with p (1 - p) / n = variance; without variance the pieces are all that is known
     sizes = np.where(variance > 1e-12, spread / np.maximum(variance, 1e-12), pieces)
     # a few clusters may vary little by chance: never more than all images, nor than ten times the pieces
     return np.minimum(sizes, np.minimum(cells.images, 10 * pieces))
@@ -70,6 +71,7 @@ def score_combination(
     value = float(c @ p)
     below = c * np.where(c > 0, p - low[used], p - high[used])  # each part's distance down, >= 0
     above = c * np.where(c > 0, high[used] - p, low[used] - p)
+    # distances are taken as positive: a correlation has the sign of both coefficients' product
     together = _correlations(cells, right, used) * np.sign(np.outer(c, c))
     down, up = (float(np.sqrt(max(float(side @ together @ side), 0.0))) for side in (below, above))
     return Estimate(value=value, low=max(least, value - down), high=min(1.0, value + up), n=n, level=level)
@@ -86,6 +88,7 @@ def _correlations(cells: Cells, right: Bools, used: Ints) -> Float64s:
     rows = np.unique(cells.codes[chosen], return_inverse=True)[1]
     sums = np.zeros((int(rows.max(initial=-1)) + 1, len(used)))
     np.add.at(sums, (rows, where[chosen]), cells.influence(right)[chosen])
+    # clusters with images in two cells make their means correlate
     covariance = sums.T @ sums
     error = np.sqrt(np.maximum(np.diagonal(covariance), 1e-30))
     correlations: Float64s = covariance / np.outer(error, error)

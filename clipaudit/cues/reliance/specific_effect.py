@@ -128,6 +128,7 @@ def measure_effect(
     scores (P, n): each head's score of the cue (`visibility.head_scores`); seeing (P,): heads that are no controls.
     """
     before = fits.removals[0].right
+    # every image by the fit whose heads it did not choose
     after = fits.assemble([fits.removals[f].without(chosen[f]) for f in (0, 1)])
     masks, matched = _control_masks(fits, parts, chosen, seeing, options)
     by_direction = _direction_rights(comparison, fits, parts, chosen, options)
@@ -138,6 +139,7 @@ def measure_effect(
     else:
         controls, control = random, "random directions" if random.size else "none"
     change = after.astype(np.float64) - before
+    # what the removal of any such part does to each image (trap 19)
     beside = controls.mean(axis=0) - before if len(controls) else np.zeros(len(before))
     cells, difference = comparison.cells, comparison.difference(comparison.shares)
     rise, aligned = comparison.part(comparison.shares, 1), comparison.part(comparison.shares, 0)
@@ -166,6 +168,7 @@ def measure_effect(
         aligned_change_of_pointed=net(comparison.part(pointed, 0), -1.0),
         control=control,
         control_sets=len(controls),
+        # gap before less gap without each set: its DiD
         control_band=_band(start + np.array(dids)) if dids else None,
         matched=matched,
         visibility=as_auc(set_visibility(comparison, scores, list(chosen), fits.halves)),
@@ -217,6 +220,7 @@ def _direction_rights(
     truth, weight = comparison.images.truth, comparison.images.weight
     count = max(50, options.random_sets // 4) if len(parts.coordinates) else 0
     own = np.array([fit.right for fit in fits.removals])
+    # a fit without chosen heads leaves all answers as they are
     random = np.repeat(own[:, None], count, axis=1)  # (2, S, n)
     for f in (0, 1) if count else ():
         half = fits.halves[f]
@@ -258,6 +262,7 @@ def _text_rights(comparison: CueCells, fits: Fits, parts: HeadParts, f: int) -> 
     assert comparison.cue.text is not None
     directions: dict[int, Float64s] = {}
     for head, frame in enumerate(parts.frames):
+        # the text in the head's coordinates, Q t
         folded = frame.astype(np.float64) @ comparison.cue.text.astype(np.float64)
         length = float(np.linalg.norm(folded))
         if length > 1e-12:
@@ -284,8 +289,3 @@ def _band(dids: Float64s) -> tuple[float, float]:
 
 def _above(estimate: Estimate) -> bool:
     return estimate.low is not None and estimate.low > 0
-
-
-def both_halves(discovery: Bools) -> tuple[Bools, Bools]:
-    """The masks (n,) of the two fits: choose on the discovery half, then on the other."""
-    return discovery, ~discovery

@@ -44,6 +44,7 @@ def whiteners(images: ScoredImages, coordinates: Sequence[Floats], halves: Seque
         weight = images.weight[rows] / max(float(images.weight[rows].sum()), 1e-300)
         of_half = []
         for values in coordinates:
+            # inside classes: what tells classes apart is no noise around the cue
             X = _class_centred(values[rows].astype(np.float64), images.truth[rows], weight)
             gram = (X * weight[:, None]).T @ X
             gram[np.diag_indices_from(gram)] += max(float(np.trace(gram)), 1e-12) / max(len(rows), 1)
@@ -69,6 +70,7 @@ def head_scores(
         rows, elsewhere = np.flatnonzero(contrast), np.flatnonzero(~half)
         for head, values in enumerate(coordinates):
             difference = contrast[rows].astype(np.float32) @ values[rows].astype(np.float32)
+            # Fisher: (S + ridge)^-1 (mean with - mean without)
             discriminant = of_half[head] @ difference.astype(np.float64)
             scores[head, elsewhere] = values[elsewhere].astype(np.float32) @ discriminant.astype(np.float32)
     return scores
@@ -80,6 +82,7 @@ def set_visibility(comparison: CueCells, scores: Float32s, chosen: Sequence[Bool
     for mask, half in zip(chosen, halves, strict=True):
         elsewhere = np.flatnonzero(~half)
         summed[elsewhere] = scores[np.ix_(mask, elsewhere)].sum(axis=0)
+    # each half has the scale of its own fit: images are compared inside one only
     return rank_difference(comparison, summed, comparison.shares, strata=halves[0].astype(np.int64))
 
 

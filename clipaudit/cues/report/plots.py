@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from markupsafe import Markup
 
-from clipaudit.cues.report.words import SHORT, p_value, slug
+from clipaudit.cues.report.words import SHORT, slug
 from clipaudit.cues.result.finding_parts import Estimate, Verdict
 from clipaudit.pages.svg import Scale, drawing, join, line, polygon, polyline, tag, text, tick_text, ticks
 
@@ -230,35 +230,6 @@ def dose_response(xs: Sequence[float], curves: Sequence[Curve], axis: str, title
     parts += [text(x(value), bottom + 14, _share(value), "tick", "middle") for value in xs]
     parts += [_legend(curves), text(WIDTH - 8, bottom + 31, axis, "label", "end")]
     return drawing(WIDTH, height, title, *parts)
-
-
-def control_histogram(edges: Sequence[float], counts: Sequence[int], effect: float, p: float, axis: str) -> Markup:
-    """Effects of random head sets, in points, and where the cue's own lies."""
-    bottom, height = 122.0, 162.0
-    room = 0.06 * (max(edges[-1], effect) - min(edges[0], effect)) or 1.0
-    x = Scale(low=min(edges[0], effect) - room, high=max(edges[-1], effect) + room, start=12, end=WIDTH - 12)
-    y = Scale(low=0, high=max(counts, default=0) or 1, start=bottom, end=34)
-    parts = [
-        tag(
-            "rect",
-            x=x(left) + 0.4,
-            y=y(n),
-            width=max(x(right) - x(left) - 0.8, 0.5),
-            height=bottom - y(n),
-            class_="bin",
-        )
-        for left, right, n in zip(edges[:-1], edges[1:], counts, strict=True)
-        if n
-    ]
-    at = x(effect)
-    words = f"these heads, p {'' if p < 0.001 else '= '}{p_value(p)}"
-    right_of = at < WIDTH / 2
-    parts += [line(at, 18, at, bottom, "effect"), polygon([(at - 5, 12), (at + 5, 12), (at, 20)], "effectmark")]
-    parts.append(text(at + (9 if right_of else -9), 20, words, "label strong", "start" if right_of else "end"))
-    parts.append(line(12, bottom, WIDTH - 12, bottom, "axis"))
-    parts += [text(x(value), bottom + 14, tick_text(value), "tick", "middle") for value in ticks(x.low, x.high, 5)]
-    parts.append(text(WIDTH - 12, bottom + 31, axis, "label", "end"))
-    return drawing(WIDTH, height, f"{sum(counts)} random head sets: {axis}; {words}", *parts)
 
 
 def gap_rows(rows: Sequence[tuple[str, str, Estimate]], band: tuple[float, float] | None) -> Markup:

@@ -25,7 +25,7 @@ from clipaudit.cues.statistics.columns import (
 )
 from clipaudit.cues.statistics.cuts import honest
 from clipaudit.cues.statistics.design import Design
-from clipaudit.cues.statistics.screen import MIN_INDEPENDENT, Screen, rows_of, screen_of
+from clipaudit.cues.statistics.screen import MIN_INDEPENDENT, Screen, screen_of
 from clipaudit.cues.statistics.strength import Z95, one_sided
 
 
@@ -168,6 +168,7 @@ def _part(design: Design, rows: Ints) -> Design:
 
 
 def _on_both_halves(design: Design) -> bool:
+    # each class needs an image to choose by and one to read
     sides = np.bincount(design.truth * 2 + design.halves, minlength=2 * design.classes)
     return bool(sides.min() >= 1)
 
@@ -188,11 +189,6 @@ def _whole(codes: Ints, part: Design, V: int) -> Float64s:
     )
     column: Float64s = share[:, int(np.argmax(own))]
     return column
-
-
-def value_rows(screen: AttributeScreen) -> Screen:
-    """The tests of single values, without that of the column as a whole."""
-    return rows_of(screen.screen, np.arange(len(screen.values)))
 
 
 def _renumbered(groups: Ints) -> Ints:
@@ -223,6 +219,7 @@ def _fisher(having: Bools, part: Design, upper: Bools) -> float:
     ]
     a, b, c, d = cells
     total, of_value, drawn = a + b + c + d, a + c, a + b
+    # P(at least a of those above the cut have the value), all margins fixed
     return float(stats.hypergeom.sf(a - 1, total, of_value, drawn))
 
 
@@ -273,6 +270,7 @@ def odds_ratio(table: npt.ArrayLike) -> Estimate:
     n is the number of images in the table.
     """
     counts = np.asarray(table, np.float64)
+    # no cell is 0; var log OR = 1/a + 1/b + 1/c + 1/d (Woolf)
     a, b, c, d = (counts + 0.5).ravel()
     logarithm, error = np.log(a * d / (b * c)), np.sqrt(1 / a + 1 / b + 1 / c + 1 / d)
     low, high = np.exp(logarithm - Z95 * error), np.exp(logarithm + Z95 * error)

@@ -149,6 +149,7 @@ def _number_bins(attribute: Attribute) -> Binned:
     numbers = numbers_of(attribute.values)
     x = numbers[attribute.codes[known]]
     zero = float((x == 0).mean()) if len(x) else 0.0
+    # a frequent zero means none, and is no low value (S6b)
     own_zero = 0.1 <= zero < 1 and x.min() >= 0
     rest = x[x != 0] if own_zero else x
     edges = Edges(lower=_edges(rest, MAX_BINS - 1 if own_zero else MAX_BINS), own_zero=own_zero)
@@ -218,6 +219,7 @@ def names_the_class(codes: Ints, truth: Ints) -> bool:
     if len(np.unique(classes)) < 2:
         return False
     counts = np.bincount(values)
+    # a value of one image lies in one class whatever the column is
     shared = counts[values] >= 2
     if shared.sum() < len(values) / 2:
         return False
@@ -235,6 +237,7 @@ def omnibus_p(codes: Ints, truth: Ints, classes: int, dealt: Sequence[Ints]) -> 
     if V < 2 or not dealt:
         return 1.0
     observed = _chi(codes, truth, classes, V)
+    # equal tables that differ by rounding count as at least as large
     above = sum(_chi(codes, labels, classes, V) >= observed * (1 - 1e-9) for labels in dealt)
     return (1 + above) / (1 + len(dealt))
 
@@ -255,6 +258,7 @@ def class_scores(codes: Ints, truth: Ints, classes: int, weight: Float64s) -> Fl
     V = int(codes.max(initial=-1)) + 1
     table = np.bincount(codes * classes + truth, weight, minlength=V * classes).reshape(V, classes)
     share = table / np.maximum(table.sum(axis=0), 1e-12)  # (V, K) P(value | class)
+    # a value that one class has once would otherwise name that class for sure
     even = 1.0 / max(V, 1) / 10
     result: Float64s = (share + even) / (share + even).sum(axis=1, keepdims=True)
     return result
@@ -274,21 +278,15 @@ def multi_class_auc(numbers: Floats, truth: Ints, classes: int, discovery: Bools
             if min(len(parts[half][c]) for half in (0, 1) for c in (k, j)) == 0:
                 continue
             first, second = (_auc(parts[half][k], parts[half][j]) for half in (0, 1))
+            # turned by one half, read on the other: its own turn would put every AUC above .5
             values.append(second if first >= 0.5 else 1 - second)
     return float(np.mean(values)) if values else None
 
 
 def _auc(a: Float64s, b: Float64s) -> float:
     ranks = stats.rankdata(np.concatenate([a, b]))
+    # Mann-Whitney's U over the number of pairs
     return float((ranks[: len(a)].sum() - len(a) * (len(a) + 1) / 2) / (len(a) * len(b)))
-
-
-def inside_phi(a: Ints, b: Ints, truth: Ints) -> float:
-    """|phi| of two yes-no columns inside classes: 1 when they cannot be told apart. a, b (n,) 0, 1, -1 unknown."""
-    known = (a >= 0) & (b >= 0)
-    x, y = _centred(a[known], truth[known]), _centred(b[known], truth[known])
-    length = float(np.sqrt((x @ x) * (y @ y)))
-    return abs(float(x @ y)) / length if length > 0 else 0.0
 
 
 def _centred(values: Ints, truth: Ints) -> npt.NDArray[np.float64]:

@@ -96,11 +96,13 @@ class Cut:
 def half_tables(codes: Codes, design: Design, bins: int) -> tuple[Table, Table]:
     """The tables of the discovery and of the confirmation half; codes (n,) uint16 bins 0..bins-1."""
     K, bins = design.classes, min(bins, int(codes.max(initial=0)) + 1)
+    # half x class x bin as one number: both tables from one count
     cell = (design.halves * K + design.truth) * bins + codes
     count = np.bincount(cell, minlength=2 * K * bins).astype(np.float64)
     weights, squares = count, count
     if design.weight is not None:
         rows = design.repeated_copies
+        # copies were counted as 1: w and w^2 take their place
         w = design.weight[rows]
         weights = count + np.bincount(cell[rows], w - 1, minlength=2 * K * bins)
         squares = count + np.bincount(cell[rows], w**2 - 1, minlength=2 * K * bins)
@@ -137,6 +139,7 @@ def contrasts(table: Table, upper: Bools) -> Contrasts:
     each = S.sum(axis=1)  # 1 / n of a class whose rows all weigh 1
     first, second = (up**2) @ each, (low**2) @ each
     null = (first + second + first * second) / 12 * _ties(table.pooled)
+    # 4 / (2 n^2) = 2 / n^2 on D (S1): few separated images have a DeLong variance of 0
     smaller = np.minimum(upper @ table.n, ~upper @ table.n)
     return Contrasts(a=a, variance=variance, null=null, floor=1 / (2 * np.maximum(smaller, 1.0) ** 2))
 
@@ -149,6 +152,7 @@ def _under(shares: Float64s) -> Float64s:
 def _placement_variance(P: Float64s, S: Float64s, n: Float64s, F: Float64s, side: Float64s) -> Float64s:
     """(C,) variance of the mean over the classes of a side (C, K) of their rows' placements F (C, B)."""
     mean = P @ F.T  # (K, C)
+    # sum_b S (F - mean)^2 multiplied out; n / (n - 1) as in DeLong's variance of placements
     spread = S @ (F * F).T - 2 * mean * (S @ F.T) + mean**2 * S.sum(axis=1, keepdims=True)
     spread = np.maximum(spread, 0) * (n / np.maximum(n - 1, 1))[:, None]
     result: Float64s = np.einsum("ck,kc->c", side**2, spread)
@@ -156,6 +160,7 @@ def _placement_variance(P: Float64s, S: Float64s, n: Float64s, F: Float64s, side
 
 
 def _ties(pooled: Float64s) -> float:
+    # Mann-Whitney's correction: 1 - sum (t^3 - t) / (n^3 - n) over bins of t tied rows
     n = float(pooled.sum())
     return 1 - float((pooled**3 - pooled).sum()) / max(n**3 - n, 1.0)
 
@@ -201,6 +206,7 @@ def grouped_variance(codes: Codes, design: Design, table: Table, upper: Bools, r
     sums = np.bincount(groups, influence)
     # Obuchowski, Biometrics 1997: the variance of a sum of group totals, less that of its single rows
     added = float((sums**2).sum() - (influence**2).sum())
+    # this half's share of the groups
     G = max(design.effective * float(rows.mean()), 2.0)
     return added * G / (G - 1)
 
@@ -210,6 +216,7 @@ def with_groups(read: Contrasts, added: Float64s) -> tuple[Float64s, Float64s]:
     variance = np.maximum(read.variance + added, read.floor)
     spread = read.variance > 1e-12  # full separation has none, and says nothing of groups
     ratio = np.where(spread, (read.variance + added) / np.where(spread, read.variance, 1.0), 1.0)
+    # the null variance is of independent rows too, and widens by the same factor
     return variance, read.null * np.maximum(ratio, _LEAST_RATIO)
 
 
@@ -229,6 +236,7 @@ def cut_of(codes: Codes, design: Design, bins: int, tables: tuple[Table, Table] 
     added = grouped_variance(codes, design, confirmation, upper, ~halves)
     variance, null = with_groups(read, np.array([added]))
     a = float(read.a[0])
+    # the other way round as replication only: averaging both covers 0 to 62 % (trap 27)
     other, at, _ = _best(confirmation, codes, design, ~halves)
     again = masks_of(other, design.cut_sizes)[at]
     back = contrasts(discovery, again[None])
@@ -277,6 +285,7 @@ def _best(table: Table, codes: Codes, design: Design, rows: Bools) -> tuple[Ints
     error = np.sqrt(np.maximum(read.variance, read.floor))
     limit = 2 * read.a - 1 - design.quantile(0.95, 0.5) * 2 * error
     place = int(np.argmax(limit))
+    # a pass over the rows for each cut: done for the chosen one, whose limit is reported
     added = grouped_variance(codes, design, table, masks[place], rows)
     if added > 0:
         wider = np.sqrt(max(float(read.variance[place]) + added, float(read.floor[place])))
@@ -288,6 +297,7 @@ def strength_interval(d: float, error: float, quantile: float) -> tuple[float, f
     """Interval of D on the logit scale of A = (D + 1) / 2, where it covers near -1 and 1, too (S1c)."""
     a = min(max((d + 1) / 2, 1e-9), 1 - 1e-9)
     inside = min(max(a, error / 4), 1 - error / 4)  # at full separation the scale would have no width
+    # delta method: d logit(a) / da = 1 / (a (1 - a)); the error of A is half that of D
     half = quantile * error / 2 / (inside * (1 - inside))
     middle = special.logit(inside)
     low, high = 2 * special.expit(middle - half) - 1, 2 * special.expit(middle + half) - 1
@@ -333,6 +343,7 @@ def units_of(ranks: Floats, design: Design) -> Units:
             group = None if group is None else group[first]
     if group is not None:
         group = np.unique(group, return_inverse=True)[1].astype(np.int64)
+        # as many groups as units: nothing is tied together
         group = None if int(group.max(initial=-1)) + 1 == len(group) else group
     return Units(ranks=np.ascontiguousarray(values, np.float32), truth=truth, group=group, rows=rows)
 
@@ -340,6 +351,7 @@ def units_of(ranks: Floats, design: Design) -> Units:
 def cut_contrasts(mean: Floats, orders: Ints, sizes: Ints) -> Float64s:
     """(M, C) mean rank above minus mean rank below for each cut, from class means (K, M) and orders (M, K)."""
     ordered = np.take_along_axis(np.asarray(mean, np.float64).T, orders, axis=1)
+    # the sum of the first classes against the rest: all cuts from one cumulative sum
     sums = np.cumsum(ordered, axis=1)
     total, K = sums[:, -1:], ordered.shape[1]
     result: Float64s = sums[:, sizes - 1] / sizes - (total - sums[:, sizes - 1]) / (K - sizes)

@@ -42,6 +42,7 @@ class Design:
         """(n,) 1 / images of the same cluster and class; None when every row weighs 1."""
         if self.cluster is None or not len(self.repeated_copies):
             return None
+        # a cluster that holds several classes is one image of each of them
         cells = self.cluster * self.classes + self.truth
         _, codes, sizes = np.unique(cells, return_inverse=True, return_counts=True)
         weight: Float64s = 1.0 / sizes[codes]
@@ -103,6 +104,7 @@ class Design:
         sizes = np.arange(1, self.classes)
         if len(sizes) <= MAX_CUTS:
             return sizes
+        # the ends whole: a cue that few classes have, or lack, lies there
         middle = np.linspace(_ENDS + 1, self.classes - _ENDS - 1, MAX_CUTS - 2 * _ENDS).round().astype(np.int64)
         return np.unique(np.concatenate([sizes[:_ENDS], middle, sizes[-_ENDS:]]))
 
@@ -118,6 +120,7 @@ def halves_of(truth: Ints, cluster: Ints | None, order: Float64s | None = None) 
     if order is None:
         order = np.random.default_rng(_SEED).random(len(first))
     of_class = truth[first]
+    # rank of each cluster among its class's in the drawn order: even ranks choose, odd ranks score
     places = np.lexsort((order, of_class))
     _, starts, sizes = np.unique(of_class[places], return_index=True, return_counts=True)
     rank = np.empty(len(first), np.int64)

@@ -65,6 +65,7 @@ def side_strength(scores: Floats, truth: Ints, upper: Bools, cluster: Ints | Non
     renumber = np.cumsum(enough) - 1
     groups = None if cluster is None else np.unique(cluster[used], return_inverse=True)[1].astype(np.int64)
     rows = np.ones(len(used), np.bool_)
+    # nothing is chosen here: all rows are on the half that is read
     design = Design(renumber[truth[used]], int(enough.sum()), groups, None, ~rows)
     codes, above = binned(scores[used]), upper[enough]
     table = half_tables(codes, design, BINS)[1]
@@ -106,6 +107,7 @@ def heterogeneity(by_environment: Sequence[Estimate]) -> tuple[float, float, flo
 
     Cochran, Biometrics 1954; Higgins and Thompson, Statistics in Medicine 2002.
     """
+    # artanh is infinite at +-1
     d = np.clip([estimate.value if estimate.value is not None else 0.0 for estimate in by_environment], -0.995, 0.995)
     half = np.array([((estimate.high or 0.0) - (estimate.low or 0.0)) / 2 for estimate in by_environment])
     z = np.arctanh(d)
@@ -127,6 +129,7 @@ def shift_rows(pairs: Sequence[tuple[str, str, str | None, Estimate, Estimate]],
     for name, cue, head, train, test in pairs:
         difference = (train.value or 0.0) - (test.value or 0.0)
         half = float(np.hypot(_half(train), _half(test)))
+        # two-sided; a half width is Z95 standard errors
         p.append(2 * float(stats.norm.sf(abs(difference) / max(half / Z95, 1e-9))))
         change = Estimate(
             value=difference, low=max(-2.0, difference - half), high=min(2.0, difference + half), n=train.n + test.n
@@ -158,6 +161,7 @@ def head_shift(
     the `words` in the head's coordinates.
     """
     move = test - train
+    # a move along what all texts share points to none of them
     relative = texts - texts.mean(axis=0)
     cosines = (relative @ move) / np.maximum(np.linalg.norm(relative, axis=1), 1e-12)
     return HeadShift(

@@ -60,6 +60,7 @@ class Grouping:
         inside = np.flatnonzero(self.group >= 0)
         weight = np.ones(len(inside))
         if cluster is not None and len(inside):
+            # a cluster with images in two groups is one image in each
             cells = np.unique(self.group[inside] * (int(cluster.max()) + 1) + cluster[inside], return_inverse=True)[1]
             weight = 1 / np.bincount(cells)[cells]
         if values is not None:
@@ -151,6 +152,7 @@ def describe_groups(
     images, sizes = grouped.sizes(), grouped.independent(None, cluster)
     right = grouped.independent(correct, cluster)
     changed = None if after is None else grouped.independent(after, cluster)
+    # sizes are independent images: n_min copies of one are no group
     large = np.flatnonzero(sizes >= n_min - _ROUNDING).tolist()
     # simultaneous limits: one Bonferroni share for each group with an accuracy, or for each that may be the worst
     with_accuracy = max(int((sizes >= COUNT_ONLY - _ROUNDING).sum()), 1)
@@ -167,6 +169,7 @@ def describe_groups(
     if worst is not None and plain.value is not None:
         gap = plain.value - float(right[worst] / sizes[worst])
     if large and plain.value is not None:
+        # the worst of equal groups lies below their average by chance alone (S8)
         equal = gap_if_equal(sizes[large], plain.value, seed)
     return Groups(
         attribute=grouped.attribute,
@@ -219,6 +222,7 @@ def _weighted(right: Float64s, sizes: Float64s, train: Ints | None) -> float | N
     """Group accuracies weighted by the groups' shares (G,) in the rows of the association."""
     if train is None:
         return None
+    # accuracies here at the group shares there: the plain average on the association's rows
     weights = np.where(sizes > 0, train, 0).astype(np.float64)
     if not weights.sum():
         return None

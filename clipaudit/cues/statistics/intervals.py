@@ -1,4 +1,4 @@
-"""Intervals of accuracies (S8) and of paired changes (S10): Wilson, simultaneous limits, McNemar, group means.
+"""Intervals of accuracies (S8) and of paired changes (S10): Wilson, simultaneous limits, group means.
 
 Sizes: under 10 images a group is counted only, under 30 it is greyed, from 100 it may gate (S9).
 """
@@ -76,13 +76,6 @@ def gap_if_equal(total: Ints | Float64s, share: float, seed: int = 0) -> float:
     return float(gaps.mean())
 
 
-def mcnemar(fixed: int, broken: int) -> float:
-    """Exact two-sided p of McNemar's test: fixed against broken answers, binomial with 1/2 (S10)."""
-    if fixed + broken == 0:
-        return 1.0
-    return float(stats.binomtest(fixed, fixed + broken, 0.5).pvalue)
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Paired:
     """Changes of answers, image by image (S10)."""
@@ -126,17 +119,14 @@ class Paired:
         n = len(change)
         # half an image added to each cell: with no discordant pair the plain error would be 0
         fixed, broken = float((change > 0).sum()) + 0.5, float((change < 0).sum()) + 0.5
+        # E d^2 - (E d)^2 of changes d in -1, 0, 1, over n + 2 images
         spread = (fixed + broken) / (n + 2) - ((fixed - broken) / (n + 2)) ** 2
         simple = spread / (n + 2)
         _, codes = np.unique(self.cluster[places], return_inverse=True)
+        # deviations of one cluster add up before they are squared
         sums = np.bincount(codes, change - change.mean())
         clustered = float((sums**2).sum()) / n**2
         return float(change.mean()), float(np.sqrt(max(simple, clustered)))
-
-
-def average_change(change: Ints, cluster: Ints) -> Estimate:
-    """The change of the plain average over all images, from changes (n,) and clusters (n,)."""
-    return Paired(change=change, group=np.zeros(len(change), np.int64), cluster=cluster).of_group(0)
 
 
 def _clipped(

@@ -62,6 +62,7 @@ def misclassification(rate: float, values: int) -> Float64s:
 
 def corrected(counts: Float64s, rate: float) -> Float64s:
     """(..., V) counts by said value -> by true value; may be negative by chance."""
+    # said = true @ P(said | true), with counts as rows
     result: Float64s = counts @ np.linalg.inv(misclassification(rate, counts.shape[-1]))
     return result
 
@@ -112,6 +113,7 @@ def corrected_cells(
     shares, d, gap = measure(share_of, error.rate)
     draws = np.empty((_RESAMPLES, 2))
     for number in range(_RESAMPLES):
+        # clusters drawn again with replacement, and the rate as a share of the images behind it
         times = np.bincount(rng.integers(0, G, G), minlength=G)
         rate = min(rng.binomial(error.images, error.rate) / error.images, 0.45)
         draws[number] = measure(share_of * times[groups], rate)[1:]
@@ -124,6 +126,7 @@ def corrected_cells(
 
 def _measure(counts: Float64s, hits: Float64s, value: int, pointed: Bools) -> tuple[Float64s, float, float]:
     """Shares of the value (K,), their difference, and the gap, from corrected (K, V) counts and right answers."""
+    # the inverse of a noisy table can go below 0
     counts = np.maximum(counts, 0.0)
     total = np.maximum(counts.sum(axis=1), 1e-9)
     share = np.clip(counts[:, value] / total, 0, 1)
@@ -133,11 +136,13 @@ def _measure(counts: Float64s, hits: Float64s, value: int, pointed: Bools) -> tu
         right_with = np.clip(hits[:, value] / having, 0, 1)
         right_without = np.clip((hits.sum(axis=1) - hits[:, value]) / lacking, 0, 1)
     gaps = np.where(pointed, right_with - right_without, right_without - right_with)
+    # under one image after correction an accuracy is a ratio of noise
     enough = (having >= 1) & (lacking >= 1)
     return share, d, float(gaps[enough].mean()) if enough.any() else float("nan")
 
 
 def _estimate(value: float, draws: Float64s, n: int, least: float) -> Estimate:
     usable = draws[np.isfinite(draws)]
+    # percentiles, stretched to hold the estimate itself
     low, high = np.quantile(usable, (0.025, 0.975)) if len(usable) else (least, 1.0)
     return Estimate(value=value, low=max(least, min(float(low), value)), high=min(1.0, max(float(high), value)), n=n)

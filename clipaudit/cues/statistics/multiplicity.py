@@ -47,12 +47,14 @@ def strata_of(design: Design, levels: Ints) -> Ints | None:
     """
     if design.cluster is None or not len(design.repeated):
         return None
+    # more pairs than clusters: some cluster spans two levels
     pairs = np.unique(np.stack([design.cluster, levels]), axis=1)
     if pairs.shape[1] > len(np.unique(pairs[0])):
         return None
     _, codes = np.unique(levels, return_inverse=True)
     table = np.zeros((int(codes.max()) + 1, design.classes), np.int64)
     np.add.at(table, (codes, design.truth), 1)
+    # a level of one class has nothing to permute: half of every class must lie in mixed ones
     mixed = (table > 0).sum(axis=1) >= 2
     strata: Ints = codes.astype(np.int64)
     return strata if bool((table[mixed].sum(axis=0) >= table.sum(axis=0) / 2).all()) else None
@@ -95,6 +97,7 @@ def largest_cuts(
     for number in range(permutations):
         labels = permuted(design, rng, strata)
         dealt[number] = cut_contrasts(class_means(units, labels, classes), orders, sizes)
+    # studentised: else the cuts with the widest null would set every maximum
     spread = np.maximum(dealt.std(axis=0, dtype=np.float64), 1e-9)
     largest = np.abs(dealt / spread.astype(np.float32)).max(axis=(1, 2)).astype(np.float64)
     return Largest(observed=observed / spread, spread=spread, largest=largest)
@@ -118,4 +121,5 @@ def hash_order(shard_id: npt.NDArray[np.int32], keys: Iterable[str]) -> Float64s
         int.from_bytes(hashlib.blake2b(f"{shard}/{key}".encode(), digest_size=6, salt=_SALT[:16]).digest(), "big")
         for shard, key in zip(shard_id.tolist(), keys, strict=True)
     ]
+    # 48 bits are exact in a float64
     return np.array(hashes, np.float64) / 2**48

@@ -63,6 +63,7 @@ def skill(values: Floats, truth: Ints, classes: int, cluster: Ints, seed: int = 
     for number in range(FOLDS):
         test = fold == number
         if not test.any() or len(np.unique(truth[~test])) < 2:
+            # nothing to learn from: the loss of even odds
             loss[test] = np.log(present)
             continue
         model, mean, deviation = fitted(values[~test], truth[~test], model)
@@ -86,10 +87,12 @@ def predictability(
     """
     whole = skill(values, truth, classes, cluster, seed)
     _, sizes, basis = np.linalg.svd(class_part, full_matrices=False)
+    # directions without a singular value are no part of what the rows span
     basis = basis[sizes > 1e-6 * max(float(sizes.max(initial=0.0)), 1e-12)]
     free = values - (values @ basis.T) @ basis
     class_free = skill(free, truth, classes, cluster, seed)
     share = None
+    # a share of a skill that may be 0 would be a ratio of noise
     if whole.value is not None and class_free.value is not None and whole.low is not None and whole.low > 0:
         share = class_free.value / whole.value
     return Predictability(head=head, skill=whole, skill_class_free=class_free, cue_share=share)

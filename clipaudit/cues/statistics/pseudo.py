@@ -84,22 +84,6 @@ class ErrorRates:
         return self.false_with + self.false_without < 0.8
 
 
-def rates_from_truth(codes: Ints, truth: Ints) -> ErrorRates | None:
-    """Error rates from images whose attribute is known.
-
-    codes: (n,) pseudo-attribute; truth: (n,) 0 without, 1 with, -1 unknown. None with fewer than 20 of either value.
-    """
-    decided = (codes >= 0) & (truth >= 0)
-    without, having = decided & (truth == 0), decided & (truth == 1)
-    if min(int(without.sum()), int(having.sum())) < 20:
-        return None
-    return ErrorRates(
-        false_with=float((codes[without] == 1).mean()),
-        false_without=float((codes[having] == 0).mean()),
-        known=int(decided.sum()),
-    )
-
-
 def rates_from_scores(scores: Floats, codes: Ints, threshold: float) -> ErrorRates | None:
     """Error rates from the overlap of two normal parts of the scores (n,), beyond the undecided zone (S7).
 
@@ -118,6 +102,7 @@ def rates_from_scores(scores: Floats, codes: Ints, threshold: float) -> ErrorRat
         density = weight * stats.norm.pdf(x[:, None], mean, spread)
         share = density / np.maximum(density.sum(axis=1, keepdims=True), 1e-300)
         total = share.sum(axis=0)
+        # a part that has shrunk to a few scores is no mode
         if total.min() < 5:
             return None
         moved = (share * x[:, None]).sum(axis=0) / total
@@ -131,6 +116,7 @@ def rates_from_scores(scores: Floats, codes: Ints, threshold: float) -> ErrorRat
     separation = np.sqrt(2.0) * abs(mean[1] - mean[0]) / np.sqrt((spread**2).sum())
     if separation < _MIN_SEPARATION or mean[1] <= mean[0]:
         return None
+    # tails of both parts beyond the zone that gets no value
     undecided = np.abs(x[codes < 0] - threshold).max(initial=0.0)
     above = stats.norm.sf(threshold + undecided, mean, spread)
     below = stats.norm.cdf(threshold - undecided, mean, spread)
@@ -165,6 +151,7 @@ def purity(counts: npt.ArrayLike, rates: ErrorRates | None, k: int, value: int) 
     true = np.maximum(corrected_counts(called, rates), 0)
     error = [rates.false_with, rates.false_without]
     own, others = 1 - value, value
+    # images that conflict and are called so, over all that are called so
     conflicting = true[k, own] * (1 - error[own]) + (true[:, others].sum() - true[k, others]) * (1 - error[others])
     total = called[k, own] + called[:, others].sum() - called[k, others]
     return float(min(1.0, conflicting / total)) if total > 0 else None
@@ -230,6 +217,7 @@ def _corrected(counts: Ints, classes: int, k: int, value: int, rates: list[Error
             continue
         # images and net gains are sums over images, so both are corrected by the same matrix
         n, gain = corrected_counts(images[number], rate), corrected_counts(gained[number], rate)
+        # a corrected group of one image or less has no accuracy
         present = n > 1
         change = np.where(present, np.clip(gain / np.where(present, n, 1), -1, 1), np.nan)
         others = np.arange(classes) != k
@@ -245,6 +233,7 @@ def _redrawn(rates: ErrorRates, rng: np.random.Generator) -> ErrorRates:
     """Rates drawn again within their uncertainty; unchanged when they are taken as exact."""
     if rates.known is None:
         return rates
+    # about half of the known images stand behind each of the two rates
     half = max(rates.known // 2, 1)
     return ErrorRates(
         false_with=float(rng.binomial(half, rates.false_with) / half),

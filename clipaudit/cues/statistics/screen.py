@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Float64s, Ints
-from clipaudit.cues.statistics.cuts import Codes, Cut, Honest, honest, strength_interval
-from clipaudit.cues.statistics.design import Design
-from clipaudit.cues.statistics.strength import BINS, Strengths, one_sided
+from clipaudit.arrays import Bools, Float64s
+from clipaudit.cues.statistics.cuts import Cut, Honest, strength_interval
+from clipaudit.cues.statistics.strength import Strengths, one_sided
 from clipaudit.statistics import benjamini_hochberg
 
 MIN_INDEPENDENT: Final = 10
@@ -53,6 +52,7 @@ class Screen:
     def passed(self, alpha: float, delta: float) -> Bools:
         """(M,) whether a cut is significant and the whole interval of its D beyond delta (S4); only towards the sign
         that the discovery half chose."""
+        # max-T where labels were permuted, else the false discovery rate (S3)
         p = self.q if self.family is None else self.family
         flags: Bools = (p <= alpha) & (self.limits[:, 0] > delta)
         return flags
@@ -72,6 +72,7 @@ def named_side(upper: Bools) -> Bools:
     """(M, K) the side of each cut with fewer classes; all classes where both sides have as many (K = 2, too)."""
     above = upper.sum(axis=1, keepdims=True)
     fewer, K = 2 * above < upper.shape[1], upper.shape[1]
+    # what few classes have, or lack, is the exception that is named (S1b)
     result: Bools = np.where(2 * above == K, True, np.where(fewer, upper, ~upper))
     return result
 
@@ -97,14 +98,10 @@ def screen_of(tests: Sequence[Honest], p: Float64s | None = None) -> Screen:
     )
 
 
-def screen_codes(codes: Iterable[Codes], design: Design, bins: int = BINS) -> Screen:
-    """The tests of several directions from their binned scores, (n,) uint16 each, with at most `bins` codes."""
-    return screen_of([honest(column, design, bins) for column in codes])
-
-
 def joined(parts: Sequence[Screen]) -> Screen:
     """Several screens against the same classes as one family, M1 + M2 + ... rows; q computed again over all tests."""
     p = np.concatenate([part.p for part in parts])
+    # a family is of all tests or of none: adjusted and plain p-values do not compare
     families = [part.family for part in parts if part.family is not None]
     return Screen(
         d=np.concatenate([part.d for part in parts]),
@@ -116,19 +113,4 @@ def joined(parts: Sequence[Screen]) -> Screen:
         q=benjamini_hochberg(p),
         family=np.concatenate(families) if len(families) == len(parts) else None,
         quantile=max(part.quantile for part in parts),
-    )
-
-
-def rows_of(whole: Screen, places: Ints) -> Screen:
-    """The rows at places (m,), with the p-values that they have among all."""
-    return replace(
-        whole,
-        d=whole.d[places],
-        error=whole.error[places],
-        low=whole.low[places],
-        cuts=tuple(whole.cuts[place] for place in places.tolist()),
-        limits=whole.limits[places],
-        p=whole.p[places],
-        q=whole.q[places],
-        family=None if whole.family is None else whole.family[places],
     )

@@ -47,7 +47,9 @@ def principal_components(embedding: Floats, truth: Ints, count: int = COMPONENTS
     classes, codes = np.unique(truth, return_inverse=True)
     members = sparse.csr_array((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(len(classes), len(codes)))
     counts = np.bincount(codes)
+    # classes differ by themselves: a source must show in what is left inside them
     x = x - ((members @ x) / counts[:, None])[codes]
+    # of D x D, however many images
     _, axes = np.linalg.eigh(x.T @ x)
     result: Float64s = x @ axes[:, ::-1][:, :count]
     return result
@@ -66,6 +68,7 @@ def intraclass(scores: Float64s, groups: Ints) -> float:
     within = (scores**2).sum(axis=0) - (sums**2 / sizes[:, None]).sum(axis=0)
     m0 = (n - (sizes**2).sum() / n) / (G - 1)  # mean size, corrected for unequal sizes (Donner, 1986)
     msb, msw = between / (G - 1), np.maximum(within / (n - G), 1e-30)
+    # one-way random effects: (MSB - MSW) / (MSB + (m0 - 1) MSW)
     return float(np.mean((msb - msw) / (msb + (m0 - 1) * msw)))
 
 
@@ -98,6 +101,7 @@ def find_source(
         levels = len(np.unique(codes[known]))
         size = len(cluster) * float(known.mean()) / max(levels, 1)
         tests.append(SourceTest(name=name, levels=levels, icc=icc, p=p, design_effect=1 + max(size - 1, 0) * icc))
+    # Bonferroni over the columns tried
     significant = [test for test in tests if test.p < ALPHA / len(usable) and test.icc > 0]
     return max(significant, key=lambda test: test.design_effect, default=None), tuple(tests)
 
@@ -109,6 +113,7 @@ def _permuted(scores: Float64s, codes: Ints, truth: Ints, count: int, rng: np.ra
     above = 0
     for _ in range(count):
         dealt = codes.copy()
+        # inside classes: sources may hold different classes without making images alike
         for rows in np.split(order, bounds[1:]):
             dealt[rows] = rng.permutation(codes[rows])
         above += intraclass(scores, dealt) >= observed
@@ -144,5 +149,6 @@ def jackknife(estimate: Callable[[Bools], float], source: Ints, level: float = 0
     G = len(usable)
     if G < 2:
         return float("inf"), float("inf"), G
+    # var = (G - 1) / G sum_g (estimate without g - mean of these)^2
     error = float(np.sqrt((G - 1) / G * ((usable - usable.mean()) ** 2).sum()))
     return error, quantile(level, G), G

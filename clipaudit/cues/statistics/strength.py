@@ -36,6 +36,7 @@ def binned(scores: Floats, bins: int = BINS) -> Codes:
     step = max(1, len(scores) // _EDGE_ROWS)
     ordered = np.sort(scores[::step])
     places = np.arange(1, bins) * len(ordered) // bins
+    # quantiles that fall on tied scores are one edge
     edges = np.unique(ordered[places])
     return np.searchsorted(edges, scores, side="right").astype(np.uint16)
 
@@ -104,6 +105,7 @@ def typical(pairs: Float64s) -> Float64s:
         return np.zeros(K)
     off = pairs[~np.eye(K, dtype=np.bool_)].reshape(K, K - 1)
     ordered = np.sort(off, axis=1)
+    # the two middle values; of an odd number of rivals the same one twice
     low, high = ordered[:, (K - 2) // 2], ordered[:, (K - 1) // 2]
     weaker = np.where(np.abs(low) <= np.abs(high), low, high)
     return np.where(low * high > 0, weaker, 0.0)

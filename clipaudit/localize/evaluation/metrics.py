@@ -46,6 +46,7 @@ def average_precision(scores: npt.ArrayLike, positive: npt.ArrayLike, draws: npt
     values, right = np.asarray(scores, np.float64).ravel(), np.asarray(positive, np.bool_).ravel()
     weights = np.ones((1, len(values))) if draws is None else np.asarray(draws, np.float64)
     order = np.argsort(-values, kind="stable")
+    # no threshold parts equal scores
     last_of_equals = np.append(np.diff(values[order]) != 0, True)
     # true positives and all positives at each threshold, (R, thresholds)
     hits = (weights * right)[:, order].cumsum(axis=1)[:, last_of_equals]

@@ -10,9 +10,10 @@ from clipaudit.cues.measure import controls
 from clipaudit.cues.statistics.cuts import honest, units_of
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.multiplicity import Largest, hash_order, largest_cuts, permuted, strata_of
-from clipaudit.cues.statistics.screen import MIN_INDEPENDENT, screen_codes
+from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
 from clipaudit.cues.statistics.strength import binned
 from clipaudit.statistics import benjamini_hochberg
+from tests.audit_arrays import screen_codes
 from tests.audit_worlds import balanced_labels
 
 ALPHA, DELTA, DIRECTIONS = 0.05, 0.2, 60

@@ -19,8 +19,8 @@ from clipaudit.cues.statistics.pseudo import (
     pseudo_values,
     purity,
     rates_from_scores,
-    rates_from_truth,
 )
+from tests.audit_arrays import rates_from_truth
 
 CLASSES, VALUES = ("landbird", "waterbird"), ("without cue", "with cue")
 

@@ -9,7 +9,6 @@ from markupsafe import Markup
 from clipaudit.cues.report.plots import (
     Curve,
     Mark,
-    control_histogram,
     cue_map,
     distributions,
     dose_response,
@@ -89,9 +88,6 @@ def test_figures_of_a_card_draw_what_they_are_given():
     dose = dose_response([0, 1], [curve], "taken away", "accuracy")
     assert dose.count("<circle") == 3  # two values and the legend's
     assert "100 %" in dose
-    drawn = control_histogram([-1, 0, 1], [3, 1], 30.0, 0.0001, "points")
-    assert "these heads, p &lt; 0.001" in drawn
-    assert drawn.count('class="bin"') == 2
 
 
 def test_rows_leave_out_what_is_not_known():
