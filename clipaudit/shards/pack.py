@@ -7,17 +7,16 @@ import errno
 import fcntl
 import hashlib
 import json
+import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Final
 
-import numpy as np
-
-from clipaudit.arrays import Ints
 from clipaudit.errors import StorageFull, UsageError
 from clipaudit.schema import VERSION
 from clipaudit.shards.pack_processes import ShardProcesses
@@ -106,7 +105,8 @@ def plan(config: PackConfig) -> Packing:
     """List the source and plan the shards; writes nothing. Raises UsageError as `pack`."""
     _check(config)
     catalogue = open_source(config.source, config.options, None)
-    return _described(catalogue, len(_boundaries(catalogue, config, _order(len(catalogue), config.shuffle))))
+    order = _order(len(catalogue), config.shuffle)
+    return _described(catalogue, len(_boundaries(catalogue.stored_sizes(), config.shard_mb, order)))
 
 
 def pack(
@@ -153,10 +153,11 @@ def _pack(
     progress: Callable[[int, int], None],
 ) -> Packing:
     order = _order(len(catalogue), config.shuffle)
-    shards = _boundaries(catalogue, config, order)
+    sizes = catalogue.stored_sizes()
+    shards = _boundaries(sizes, config.shard_mb, order)
     packing = _described(catalogue, len(shards))
     finished = record.begin(_fingerprint(config, catalogue))
-    needed = sum(catalogue.stored_sizes()) - sum(summary.nbytes for summary in finished.values())
+    needed = sum(sizes) - sum(summary.nbytes for summary in finished.values())
     free = shutil.disk_usage(config.out).free
     if needed > free:
         raise StorageFull(f"the shards take about {needed:,} bytes, and {config.out} has {free:,} bytes free")
@@ -202,24 +203,27 @@ def _refuse_foreign(out: Path) -> None:
         raise UsageError(f"{out} holds shards that `clipaudit pack` did not write: give another directory")
 
 
-def _order(count: int, seed: int | None) -> Ints:
-    """Positions in the source's order, in the order of packing; shape (count,)."""
-    if seed is None:
-        return np.arange(count, dtype=np.int64)
-    return np.random.default_rng(seed).permutation(count).astype(np.int64, copy=False)
+def _order(count: int, seed: int | None) -> array[int]:
+    """Positions in the source's order, in the order of packing; 8 bytes each."""
+    order = array("q", range(count))
+    if seed is not None:
+        random.Random(seed).shuffle(order)  # noqa: S311 - an order, no secret
+    return order
 
 
-def _boundaries(catalogue: Catalogue, config: PackConfig, order: Ints) -> list[tuple[int, int]]:
-    """(first, behind the last) of each shard in `order`; a shard is full when its samples reach `shard_mb`."""
-    ends = np.cumsum(np.asarray(catalogue.stored_sizes(), np.int64)[order])
-    limit = config.shard_mb * 1e6
-    shards, start = [], 0
-    while start < len(order):
-        before = int(ends[start - 1]) if start else 0
-        end = max(start + 1, int(np.searchsorted(ends, before + limit, side="right")))
-        shards.append((start, end))
-        start = end
-    return shards
+def _boundaries(sizes: Sequence[int], shard_mb: float, order: Sequence[int]) -> list[tuple[int, int]]:
+    """(first, behind the last) of each shard in `order`; a shard is full when its samples reach `shard_mb`.
+
+    `sizes`: bytes that each image's sample takes, in the source's order.
+    """
+    limit = shard_mb * 1e6
+    shards, start, nbytes = [], 0, 0
+    for end, position in enumerate(order):
+        if nbytes + sizes[position] > limit and end > start:
+            shards.append((start, end))
+            start, nbytes = end, 0
+        nbytes += sizes[position]
+    return [*shards, (start, len(order))] if len(order) else []
 
 
 def _described(catalogue: Catalogue, shards: int) -> Packing:
@@ -250,7 +254,7 @@ def _fingerprint(config: PackConfig, catalogue: Catalogue) -> str:
 
 
 def _tasks(
-    config: PackConfig, catalogue: Catalogue, order: Ints, shards: list[tuple[int, int]], *, skip: set[str]
+    config: PackConfig, catalogue: Catalogue, order: Sequence[int], shards: list[tuple[int, int]], *, skip: set[str]
 ) -> Iterator[ShardTask]:
     for number, (start, end) in enumerate(shards):
         name = f"shard-{number:06d}.tar"
@@ -258,7 +262,7 @@ def _tasks(
             yield ShardTask(
                 path=str(config.out.resolve() / name),
                 root=catalogue.root,
-                entries=catalogue.entries(order[start:end].tolist()),
+                entries=catalogue.entries(order[start:end]),
                 work=None if catalogue.work is None else str(catalogue.work.resolve()),
                 rows=catalogue.has_rows,
                 class_names=None if catalogue.label_in_columns else catalogue.class_names,

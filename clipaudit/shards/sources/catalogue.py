@@ -146,11 +146,10 @@ class Catalogue:
         """Bytes of all images."""
         return sum(self._sizes)
 
-    def stored_sizes(self) -> list[int]:
+    def stored_sizes(self) -> array[int]:
         """Of each image: about the bytes that its sample takes in a shard."""
-        return [
-            stored_bytes(size) + _JSON_BYTES + (stored_bytes(1) if self._label_numbers else 0) for size in self._sizes
-        ]
+        beside = _JSON_BYTES + (stored_bytes(1) if self._label_numbers else 0)
+        return array("Q", (stored_bytes(size) + beside for size in self._sizes))
 
     def entries(self, positions: Sequence[int]) -> list[ImageEntry]:
         """The images at these positions of the source's order."""

@@ -46,7 +46,7 @@ def open_source(source: str, options: SourceOptions, work: Path | None) -> Catal
 def _open_directory(source: str, options: SourceOptions, work: Path | None) -> Catalogue:
     """Class folders, or images in one folder with a table beside them.
 
-    Raises UsageError when there are several tables, of which it is not known which one is meant.
+    Raises UsageError when there are several tables, or annotations of COCO: it is not known which one is meant.
     """
     names, tables, images, folders = _top(source)
     if not images and not tables and any(name.lower().endswith(".tar") for name in names):
@@ -62,6 +62,10 @@ def _open_directory(source: str, options: SourceOptions, work: Path | None) -> C
     # Images at the top, or all of them in one folder, have no class by their place.
     if table is not None and (hub or images or asked or len(folders) == 1):
         return _open_table(str(Path(source) / table), options, work)
+    jsons = sorted(Path(source).glob("annotations/*.json")) if not images else []
+    if jsons:
+        several = f" (there are {len(jsons)})" if len(jsons) > 1 else ""
+        raise UsageError(f"{source} has annotations as COCO has them: give the json as the source, {jsons[0]}{several}")
     catalogue = Catalogue(os.path.realpath(source), "class folders" if folders else "a folder of images", work)
     read_folders(source, catalogue, options)
     if tables:

@@ -94,6 +94,12 @@ def test_bad_coco_is_one_sentence_and_leaves_nothing(coco, tmp_path, images, cat
     assert not (tmp_path / "out").exists()
 
 
+def test_the_directory_of_a_coco_set_is_told_which_file_to_give(coco, tmp_path):
+    write_coco(coco, [image(0, "0.jpg")], [])
+    with pytest.raises(UsageError, match=r"give the json as the source, .*instances_val2017.json"):
+        plan(config_for(tmp_path / "coco", tmp_path / "out"))
+
+
 def write_parquet(path, rows, features=None):
     import pyarrow
     import pyarrow.parquet
