@@ -23,7 +23,9 @@ def pack(
     path: Annotated[
         str | None, option("Column with the images' paths [path, file_name, image, ...].", panel=READING)
     ] = None,
-    label: Annotated[str | None, option("Column with the class [label, class, category, ...].", panel=READING)] = None,
+    label: Annotated[
+        str | None, option("Column with the class [class_name, label, class, ...].", panel=READING)
+    ] = None,
     caption: Annotated[str | None, option("Column that becomes KEY.txt [none].", panel=READING)] = None,
     split: Annotated[str | None, option("Pack only this split, such as train [all].", panel=READING)] = None,
     encoding: Annotated[

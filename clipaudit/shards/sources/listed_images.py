@@ -16,7 +16,7 @@ from clipaudit.shards.sources.paths import ListedFile, is_absolute, is_address, 
 from clipaudit.shards.sources.tables import ImageTable, Row, open_table
 
 PATH_COLUMNS: Final = ("path", "file_name", "filename", "filepath", "file_path", "file", "image", "image_path", "img")
-LABEL_COLUMNS: Final = ("label", "class", "category", "class_name", "label_name", "target", "labels", "y")
+LABEL_COLUMNS: Final = ("class_name", "label_name", "label", "class", "category", "target", "labels", "y")
 SPLIT_COLUMN: Final = "split"
 _LOOKED_AT: Final = 50  # rows at the beginning that show which column holds paths
 
@@ -41,7 +41,7 @@ def read_listed(source: str, catalogue: Catalogue, options: SourceOptions) -> No
     label = column_of(table.columns, LABEL_COLUMNS, "--label", options.label, table.path)
     column_of(table.columns, (), "--caption", options.caption, table.path)
     if label is None:
-        catalogue.notes.append(f"no column is called {', '.join(LABEL_COLUMNS[:3])} or the like: no labels are written")
+        catalogue.notes.append("no column is called label, class, category or the like: no labels are written")
     catalogue.columns = [name for name in table.columns if name != column]
     catalogue.label_in_columns = label is not None
     seen: set[int] = set()
