@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -54,7 +55,8 @@ class Catalogue:
         self._rows = array("q")
         self._label_numbers: dict[str, int] = {}
         self._split_numbers: dict[str, int] = {"": 0}
-        self._digest = hashlib.blake2b(digest_size=16)
+        self._stamps = array("q")
+        self._row_digest = hashlib.blake2b(digest_size=16)
         self._row_file: BinaryIO | None = None
 
     def __len__(self) -> int:
@@ -89,13 +91,14 @@ class Catalogue:
             self._folder_numbers[folder] = len(self._folder_paths)
             self._folder_paths.append(folder)
         row = json.dumps(columns, ensure_ascii=False).encode("utf-8", "backslashreplace") if columns else b""
-        identity = (folder, name, size, offset, stamp, label, split)
-        self._digest.update(repr(identity).encode("utf-8", "surrogateescape") + row)
+        if row:
+            self._row_digest.update(row + b"\n")
         self._names += os.fsencode(name)
         self._ends.append(len(self._names))
         self._folders.append(self._folder_numbers[folder])
         self._sizes.append(size)
         self._offsets.append(offset)
+        self._stamps.append(stamp)
         self._labels.append(
             -1 if label is None else self._label_numbers.setdefault(clean(label), len(self._label_numbers))
         )
@@ -140,7 +143,22 @@ class Catalogue:
     @property
     def fingerprint(self) -> str:
         """Hex digest of all images (path, size, time, class, split, columns) in their order."""
-        return self._digest.hexdigest()
+        digest = self._row_digest.copy()
+        names = (self._folder_paths, list(self._label_numbers), list(self._split_numbers))
+        digest.update(repr(names).encode("utf-8", "backslashreplace"))
+        arrays = (
+            self._ends,
+            self._folders,
+            self._sizes,
+            self._offsets,
+            self._stamps,
+            self._labels,
+            self._splits,
+            self._rows,
+        )
+        for numbers in (self._names, *arrays):
+            digest.update(numbers)
+        return digest.hexdigest()
 
     def image_bytes(self) -> int:
         """Bytes of all images."""
@@ -171,6 +189,7 @@ class Catalogue:
         ]
 
 
+@functools.lru_cache(maxsize=4096)  # a few names, asked for at every image
 def clean(label: str) -> str:
     """A label as one line of text: control characters and repeated spaces become one space."""
     return " ".join(as_text(" ".join(label.split())).split())
