@@ -77,7 +77,7 @@ def check(run: str | RunDirectory, *, remainder_tolerance: float | None = None) 
         problems += shard_problems
         largest = max(largest, float(remainder.max(initial=0.0)))
         # every n-th: quantiles of a large run without all of its remainders in memory
-        remainders.append(remainder[:: max(1, len(remainder) // 1000)])
+        remainders.append(remainder[:: max(1, -(-len(remainder) // 1000))])
     sample = np.concatenate(remainders)
     quantiles = (
         {}

@@ -143,7 +143,7 @@ def _case(
 def _images_asked_for(context: Context, cue: ValueCue, association: Association, outcome: Verdict) -> int | None:
     """Images to label where a value is only observed, else images to collect."""
     if outcome is Verdict.OBSERVED:
-        return labels_needed(association, int(context.design.counts[cue.upper].sum()))
+        return labels_needed(association, int(context.design.counts[cue.upper].sum()), len(context.design.truth))
     return to_collect(*value_counts(cue.screen.counts, cue.value), cue.upper).total
 
 

@@ -78,7 +78,7 @@ def text_finding(context: Context, cue: TextCue) -> Finding:
     scores = context.scores(direction) * np.float32(cue.signs[0])
     having = pseudo_values(cue.scores)[0]
     model = str(context.run.manifest.model["name"])
-    many = labels_needed(association, int(context.design.counts[cue.upper].sum()))
+    many = labels_needed(association, int(context.design.counts[cue.upper].sum()), len(context.design.truth))
     return Finding(
         id=finding_id(model, words.name, text),
         former_ids=tuple(

@@ -148,21 +148,23 @@ def needs(
     if state == "at chance":
         missing.append(Need(what="a model that can tell the classes", images=None))
     if not case.association.above_delta and not case.association.within_delta:
-        more = images_needed(case.association.d, case.association.delta)
+        read = images_needed(case.association.d, case.association.delta)
+        more = None if read is None else 2 * read  # D is read on one half of the images (S1c), of new ones too
         missing.append(Need(what="images of the classes, for the association", images=more))
     missing += [Need(what=reason, images=None) for reason in reasons]
     return tuple(missing) or (Need(what="an effect of the cue that is larger than chance", images=None),)
 
 
-def labels_needed(association: Association, own: int) -> int:
+def labels_needed(association: Association, own: int, total: int) -> int:
     """How many images of a class, and as many others, would have to be labelled for the association to be found again
-    in them, if it stays; at least what a gate asks for, at most the `own` images that the class has.
+    in them, if it stays; at least what a gate asks for, at most the `own` images that the class has of `total`.
     """
-    others, clear = association.d.n - own, abs(association.d.value or 0.0) - association.delta
+    others, clear = total - own, abs(association.d.value or 0.0) - association.delta
     half = (high_limit(association.d) - low_limit(association.d)) / 2
     if min(own, others) < 1 or clear <= 0:
         return own
-    # an interval's square goes with 1 / own + 1 / others, and with 2 / n for n on both sides
+    # An interval's square goes with 1 / own + 1 / others, and with 2 / n for n on both sides. D was read on a part of
+    # the images and will be read on the same part of the new ones, so that both sides of the ratio count all of them.
     wanted = math.ceil(2 * (half / clear) ** 2 / (1 / own + 1 / others))
     return min(max(wanted, GATE), own)
 

@@ -76,7 +76,7 @@ def rank_difference(comparison: CueCells, scores: Floats, shares: Float64s, stra
     # 4 / (2 m^2) on D, half of it from each of a class's two cells
     least = float((coefficients[used] ** 2 / np.maximum(cells.pieces[used], 1.0) ** 2).sum())
     return Spread(
-        value=spread.value - float(shares.sum()),
+        value=spread.value - float(coefficients.sum()) / 2,  # of the classes that can be compared
         variance=max(4 * spread.variance, least),  # D = 2 A - 1, and an image's influence on A is its placement's
         freedom=spread.freedom,
         n=spread.n,

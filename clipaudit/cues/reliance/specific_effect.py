@@ -199,8 +199,10 @@ def _control_masks(
     count = min(len(sets.masks) for _, sets in drawn)
     masks = [np.zeros((count, chosen.shape[1]), np.bool_) for _ in chosen]
     for f, sets in drawn:
-        masks[f] = sets.masks[:count]
-    return masks, drawn[0][1].matched
+        # sets come in the order of their heads: the first of them would all leave out the first heads
+        order = np.random.default_rng([options.seed, 37, f]).permutation(len(sets.masks))
+        masks[f] = sets.masks[order[:count]]
+    return masks, "; ".join(dict.fromkeys(sets.matched for _, sets in drawn))
 
 
 def _set_rights(fits: Fits, masks: Sequence[Bools]) -> Bools:

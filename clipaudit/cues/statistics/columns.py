@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
 from clipaudit.arrays import Bools, Float64s, Floats, Ints
@@ -287,9 +286,3 @@ def _auc(a: Float64s, b: Float64s) -> float:
     ranks = stats.rankdata(np.concatenate([a, b]))
     # Mann-Whitney's U over the number of pairs
     return float((ranks[: len(a)].sum() - len(a) * (len(a) + 1) / 2) / (len(a) * len(b)))
-
-
-def _centred(values: Ints, truth: Ints) -> npt.NDArray[np.float64]:
-    counts = np.maximum(np.bincount(truth), 1)
-    result: npt.NDArray[np.float64] = values - (np.bincount(truth, values) / counts)[truth]
-    return result

@@ -116,17 +116,19 @@ class Paired:
         """Mean change and its standard error: Agresti and Min's (Biometrics 2005) or, if larger, that by clusters."""
         places = np.flatnonzero(self.group == group)
         change = self.change[places].astype(np.float64)
-        n = len(change)
+        _, codes, sizes = np.unique(self.cluster[places], return_inverse=True, return_counts=True)
+        weight = 1 / sizes[codes]  # images of a cluster share the weight of one, as in the accuracies (S2b)
+        n = len(sizes)
         # half an image added to each cell: with no discordant pair the plain error would be 0
-        fixed, broken = float((change > 0).sum()) + 0.5, float((change < 0).sum()) + 0.5
+        fixed, broken = float(weight[change > 0].sum()) + 0.5, float(weight[change < 0].sum()) + 0.5
         # E d^2 - (E d)^2 of changes d in -1, 0, 1, over n + 2 images
         spread = (fixed + broken) / (n + 2) - ((fixed - broken) / (n + 2)) ** 2
         simple = spread / (n + 2)
-        _, codes = np.unique(self.cluster[places], return_inverse=True)
+        mean = float((weight * change).sum()) / n
         # deviations of one cluster add up before they are squared
-        sums = np.bincount(codes, change - change.mean())
+        sums = np.bincount(codes, weight * (change - mean))
         clustered = float((sums**2).sum()) / n**2
-        return float(change.mean()), float(np.sqrt(max(simple, clustered)))
+        return mean, float(np.sqrt(max(simple, clustered)))
 
 
 def _clipped(

@@ -138,7 +138,9 @@ def _measure(counts: Float64s, hits: Float64s, value: int, pointed: Bools) -> tu
     gaps = np.where(pointed, right_with - right_without, right_without - right_with)
     # under one image after correction an accuracy is a ratio of noise
     enough = (having >= 1) & (lacking >= 1)
-    return share, d, float(gaps[enough].mean()) if enough.any() else float("nan")
+    # as in S9 the side that has the cue and the side that lacks it count alike, and classes inside a side
+    sides = [float(gaps[enough & side].mean()) for side in (pointed, ~pointed) if (enough & side).any()]
+    return share, d, float(np.mean(sides)) if sides else float("nan")
 
 
 def _estimate(value: float, draws: Float64s, n: int, least: float) -> Estimate:

@@ -149,3 +149,13 @@ def test_properties_of_paired_change(change, groups):
     flipped = Paired(change=-values, group=paired.group, cluster=paired.cluster).mean(list(range(groups)))
     assert flipped.value == pytest.approx(-found.value)
     assert paired.mean([]).value is None
+
+
+def test_copies_of_one_changed_image_count_once():
+    """As in the accuracies beside it (S2b): one image five times is one image."""
+    change = np.array([1, 1, 1, 1, 1, 0, 0, 0, 0])
+    cluster = np.array([0, 0, 0, 0, 0, 1, 2, 3, 4])
+    found = Paired(change=change, group=np.zeros(9, int), cluster=cluster).of_group(0)
+    once = Paired(change=change[4:], group=np.zeros(5, int), cluster=np.arange(5)).of_group(0)
+    assert found.value == pytest.approx(0.2)
+    assert (found.low, found.high) == pytest.approx((once.low, once.high))

@@ -120,6 +120,17 @@ def test_rank_differences_cover():
     assert np.mean(hits) >= 0.92
 
 
+def test_a_class_that_cannot_be_compared_leaves_the_strength_of_the_others_alone():
+    """Its aligned images are all in one stratum and its conflicting ones in the other."""
+    rng = np.random.default_rng(8)
+    truth, having = np.repeat([0, 1], 100), np.tile([0, 1], 100)
+    strata = np.where(truth == 1, having, rng.integers(0, 2, 200))
+    comparison = cue_cells(images(rng, truth), column("x", having))
+    scores = 10.0 * having + rng.standard_normal(200)
+    found = rank_difference(comparison, scores, comparison.shares, strata)
+    assert found.value == pytest.approx(float(comparison.shares[0]), abs=0.01)
+
+
 def test_both_sides_of_a_cue_count_alike():
     pointed = np.array([True, False, False, False])
     assert class_shares(np.ones(4, np.bool_), pointed).tolist() == pytest.approx([1 / 2, 1 / 6, 1 / 6, 1 / 6])

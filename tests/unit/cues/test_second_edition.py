@@ -253,6 +253,16 @@ def test_a_known_error_is_corrected():
     assert np.mean(covered, axis=0).min() >= 0.85
 
 
+def test_a_corrected_gap_weighs_classes_as_the_gap_does():
+    """One class of ten has the cue: its side counts as much as that of the nine that lack it (S9)."""
+    truth = np.repeat(np.arange(10), 100)
+    place = np.tile([0, 1], 500)
+    right = np.where(truth == 0, place == 1, True)  # only the class that has the cue relies on it
+    pointed = np.arange(10) == 0
+    found = corrected_cells(place, truth, np.arange(1000), 1, pointed, 2, KnownError(rate=0.0, images=100), right=right)
+    assert found.gap.value == pytest.approx(0.5)
+
+
 def test_what_to_collect_makes_shares_equal_at_the_least_cost():
     having, lacking = np.array([184, 1057]), np.array([3498, 56])
     plan = to_collect(having, lacking, np.array([False, True]))

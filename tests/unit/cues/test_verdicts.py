@@ -101,12 +101,16 @@ def test_labels_needed():
     """As many as would find the association again; at least a gate's hundred, at most all there are."""
     tied = around(0.5, 0.1, 2000)
     strong, weak = association(), association(0.25)
-    assert labels_needed(replace(strong, d=around(0.9, 0.01, 4000)), 1000) == 100
-    assert labels_needed(replace(weak, d=around(0.25, 0.04, 4000)), 1000) == 961
-    assert labels_needed(replace(weak, d=around(0.25, 0.04, 4000)), 900) == 893
-    assert labels_needed(replace(weak, d=around(0.21, 0.04, 4000)), 900) == 900
-    assert labels_needed(replace(strong, d=tied), 40) == 40
-    assert labels_needed(replace(strong, d=tied), 2000) == 2000
+    assert labels_needed(replace(strong, d=around(0.9, 0.01, 4000)), 1000, 4000) == 100
+    assert labels_needed(replace(weak, d=around(0.25, 0.04, 4000)), 1000, 4000) == 961
+    assert labels_needed(replace(weak, d=around(0.25, 0.04, 4000)), 900, 4000) == 893
+    assert labels_needed(replace(weak, d=around(0.21, 0.04, 4000)), 900, 4000) == 900
+    assert labels_needed(replace(weak, d=around(0.25, 0.04, 2000)), 2000, 4000) == 1281, (
+        "D is read on half of the images"
+    )
+    assert labels_needed(replace(strong, d=tied), 40, 4000) == 40
+    assert labels_needed(replace(strong, d=tied), 2000, 4000) == 223, "two equal classes, half of whose images are read"
+    assert labels_needed(replace(strong, d=tied), 2000, 2000) == 2000, "no other images"
     cat = replace(WORDS, classes=("cat",), cue="")
     assert "Label 100 of the images that count as cat and as many others" in action(Verdict.OBSERVED, cat, 100)
 
