@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clipaudit.cli import ablate, compare, demo, evaluate, heads, index, job, localize, query, report, run
+from clipaudit.cli import ablate, compare, demo, evaluate, heads, index, job, localize, pack, query, report, run
 from clipaudit.cli.command import Command
 from clipaudit.schema import VERSION
 
@@ -35,6 +35,7 @@ def _main(
     """Audit image data sets with the exact per-head decomposition of a CLIP image encoder."""
 
 
+app.command("pack", cls=Command)(pack.pack)
 app.command("audit", cls=Command)(job.audit)
 app.command("status", cls=Command)(run.status)
 app.command("check", cls=Command)(run.check)

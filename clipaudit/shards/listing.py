@@ -28,8 +28,8 @@ _COMPRESSED: Final = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 _TABLES: Final = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
 _IMAGES: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 _MAKE_SHARDS: Final = (
-    "make shards first, tars of images with one label file beside each (photo1.jpg, photo1.cls), such as by"
-    " `tar --sort=name -cf shard-000000.tar -C {} .`"
+    "make shards first: `clipaudit pack {} SHARDS`, or tars of images with one label file beside each (photo1.jpg,"
+    " photo1.cls)"
 )
 # File systems of fsspec that wrap another one: with these, `::` is a chain.
 _CHAINED: Final = ("simplecache", "filecache", "blockcache", "cached", "zip", "tar", "libarchive", "dir", "reference")
@@ -210,7 +210,7 @@ def _refuse_other_kinds(url: str) -> None:
     if name.endswith(_COMPRESSED):
         raise UsageError(f"{url} is compressed: unpack it to a plain .tar (offsets need one)")
     if name.endswith(_TABLES):
-        raise UsageError(f"{url} is a table, not a tar of images: {_MAKE_SHARDS.format('DIRECTORY')}")
+        raise UsageError(f"{url} is a table, not a tar of images: {_MAKE_SHARDS.format(shlex.quote(url))}")
     if name.endswith(".txt"):
         raise UsageError(f"{url} is a text file, not a tar of images; where it lists shards, give $(cat {url})")
     if name.endswith(_IMAGES):

@@ -1,0 +1,92 @@
+"""From a folder of pictures to a report, as the README begins: pack, audit, report."""
+
+import csv
+import json
+import tarfile
+
+import pytest
+
+from tests.commands import call, spawn
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Pictures of the demo's birds as files: a flat folder with a table, and class folders with splits."""
+    from clipaudit.demo.world.datasets import write_world
+
+    folder = tmp_path_factory.mktemp("scenes")
+    (path,) = write_world("birds", folder / "made", count=400, seed=1, shard_size=400)
+    (folder / "flat").mkdir()
+    rows = []
+    with tarfile.open(path) as tar:
+        parts = {member.name: tar.extractfile(member).read() for member in tar}
+    for name, data in parts.items():
+        if name.endswith(".jpg"):
+            truth = json.loads(parts[name.replace(".jpg", ".json")])
+            rows.append({key: truth[key] for key in ("label", "place", "split")} | {"file_name": name})
+            classes = folder / "classes" / truth["split"] / truth["label"]
+            classes.mkdir(parents=True, exist_ok=True)
+            (classes / name).write_bytes(data)
+            (folder / "flat" / name).write_bytes(data)
+    with (folder / "flat/birds.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+@pytest.mark.full
+def test_from_a_folder_and_a_table_to_a_report(scenes):
+    packed = spawn(scenes, "pack", "flat", "shards", "--shard-mb", "2", "--workers", "2")
+    assert packed.returncode == 0, packed.stderr
+    assert "written  400 images in " in packed.stdout
+    assert "left out  1 no image" not in packed.stdout, "the table itself is no image that is missing"
+    fields = ("--label", "cls", "--attributes", "json:place,json:split")
+    audited = call(scenes, "audit", "shards/*.tar", "--out", "run", "--model", "demo", "--engine", "local", *fields)
+    assert audited.returncode == 0, audited.stderr
+    options = ("--attribute", "place", "--split", "split", "--out", "report")
+    reported = call(scenes, "report", "run", *options)
+    assert reported.returncode in (0, 1), reported.stderr
+    report = json.loads((scenes / "report/report.json").read_text())
+    train = sum("train" in line for line in (scenes / "flat/birds.csv").read_text().splitlines())
+    assert report["audit"]["data"]["rows"] == train > 100
+    assert report["audit"]["data"]["attributes"] == ["attributes.place"]
+    assert "400" in call(scenes, "status", "run").stdout
+    assert {"landbird", "waterbird"} == set((scenes / "shards/classnames.txt").read_text().split())
+
+
+@pytest.mark.full
+def test_class_folders_with_splits_are_audited_by_the_command_that_pack_prints(scenes):
+    packed = call(scenes, "pack", "classes", "by-class", "--json")
+    assert packed.returncode == 0, packed.stderr
+    result = json.loads(packed.stdout)
+    assert (result["samples"], result["class_names"]) == (400, ["landbird", "waterbird"])
+    assert (
+        "next  clipaudit audit by-class/shard-000000.tar --out RUN --label cls --attributes json:split" in packed.stderr
+    )
+    words = packed.stderr.split("next  clipaudit ")[1].split()
+    audited = call(scenes, *words, "--model", "demo", "--engine", "local")
+    assert audited.returncode == 0, audited.stderr
+
+
+def test_a_dry_run_writes_nothing_and_says_what_would_be_left_out(tmp_path):
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    (tmp_path / "photos/cat/1.jpg").write_bytes(b"x")
+    (tmp_path / "photos/cat/notes.txt").write_bytes(b"x")
+    planned = call(tmp_path, "pack", "photos", "out", "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    assert "left out  1 no image by its name: cat/notes.txt" in planned.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mistake_is_one_sentence_with_code_2(tmp_path):
+    ended = call(tmp_path, "pack", "nowhere", "out")
+    assert (ended.returncode, ended.stderr) == (2, "clipaudit: nowhere does not exist\n")
+    assert call(tmp_path, "pack", ".", "out", "--shuffle", "x").returncode == 2
+
+
+def test_audit_of_a_folder_names_pack(tmp_path):
+    (tmp_path / "photos").mkdir()
+    ended = call(tmp_path, "audit", "photos", "--out", "run", "--model", "demo")
+    assert ended.returncode == 2
+    assert "make shards first: `clipaudit pack " in ended.stderr

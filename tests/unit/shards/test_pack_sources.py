@@ -1,0 +1,208 @@
+"""`pack` of COCO jsons, Parquet with image bytes and tars with names of their own."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+
+import pytest
+
+from clipaudit.errors import UsageError
+from clipaudit.shards.pack import pack, plan
+from clipaudit.shards.sources.options import SourceOptions
+from tests.make_shards import jpeg_bytes, write_members
+from tests.unit.shards.test_pack import config_for, make_folders, samples_of
+
+CATEGORIES = [{"id": 1, "name": "dog"}, {"id": 18, "name": "bench"}]
+
+
+def write_coco(path, images, annotations, categories=CATEGORIES):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return path
+
+
+def image(number, name):
+    return {"id": number, "file_name": name, "width": 8, "height": 6}
+
+
+def annotation(number, category, box=(1, 2, 3, 4)):
+    return {"image_id": number, "category_id": category, "bbox": list(box), "segmentation": [[0] * 100]}
+
+
+@pytest.fixture
+def coco(tmp_path):
+    make_folders(tmp_path / "coco/val2017", {f"{i}.jpg": b"image %d" % i for i in range(4)})
+    return tmp_path / "coco/annotations/instances_val2017.json"
+
+
+def test_coco_images_have_their_objects_and_boxes(coco, tmp_path):
+    images = [image(i, f"{i}.jpg") for i in range(4)]
+    write_coco(coco, images, [annotation(0, 18), annotation(0, 1, (5, 5, 1, 1)), annotation(0, 1), annotation(2, 1)])
+    packing = pack(config_for(coco, tmp_path / "out"))
+    documents = {data: (label, document) for data, label, document in samples_of(tmp_path / "out")}
+    label, document = documents[b"image 0"]
+    assert label is None
+    assert document == {
+        "path": "0.jpg", "objects": ["bench", "dog"], "width": 8, "height": 6, "image_id": 0,
+        "boxes": [
+            {"object": "bench", "box": [1, 2, 3, 4]},
+            {"object": "dog", "box": [5, 5, 1, 1]},
+            {"object": "dog", "box": [1, 2, 3, 4]},
+        ],
+    }  # fmt: skip
+    assert documents[b"image 1"][1]["objects"] == []
+    assert packing.samples == 4
+
+
+def test_coco_with_one_category_an_image_has_classes(coco, tmp_path):
+    write_coco(coco, [image(0, "0.jpg"), image(1, "1.jpg")], [annotation(0, 18), annotation(1, 1), annotation(1, 1)])
+    pack(config_for(coco, tmp_path / "out"))
+    samples = {(data, label) for data, label, _ in samples_of(tmp_path / "out")}
+    assert samples == {(b"image 0", "bench"), (b"image 1", "dog")}
+
+
+def test_coco_leaves_out_what_has_no_file_image_or_category(coco, tmp_path):
+    images = [image(0, "0.jpg"), image(1, "gone.jpg"), image(2, "../../secret.jpg"), {"id": 3}]
+    categories = [*CATEGORIES, CATEGORIES[0], {"id": 9, "name": "dog"}]
+    write_coco(coco, images, [annotation(0, 9), annotation(77, 1), annotation(0, 55)], categories)
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    packing = pack(config_for(coco, tmp_path / "out"))
+    assert packing.left_out == {
+        "missing_file": 1, "outside": 1, "no_path": 1, "unknown_image": 1, "unknown_category": 1,
+    }  # fmt: skip
+    assert [document["objects"] for *_, document in samples_of(tmp_path / "out")] == [["dog"]]
+    assert "1 categories have the name of another" in " ".join(packing.notes)
+
+
+@pytest.mark.parametrize(
+    ("images", "categories", "message"),
+    [
+        ([image(0, "0.jpg"), image(0, "1.jpg")], CATEGORIES, "two images have the number 0"),
+        ([image(0, "0.jpg")], [*CATEGORIES, {"id": 1, "name": "cat"}], "category 1 has two names, 'dog' and 'cat'"),
+        ([image(0, "0.jpg")], [{"id": 1}], "category 1 has no name"),
+        ([{"file_name": "0.jpg"}], CATEGORIES, "has no `id`"),
+        ([image(0, "x.jpg")], CATEGORIES, "none of its images .* such as x.jpg: .* --images"),
+        ("no list", CATEGORIES, "is no COCO json: it needs the lists"),
+    ],
+)
+def test_bad_coco_is_one_sentence_and_leaves_nothing(coco, tmp_path, images, categories, message):
+    write_coco(coco, images, [], categories)
+    with pytest.raises(UsageError, match=message):
+        pack(config_for(coco, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_directory_of_a_coco_set_is_told_which_file_to_give(coco, tmp_path):
+    write_coco(coco, [image(0, "0.jpg")], [])
+    with pytest.raises(UsageError, match=r"give the json as the source, .*instances_val2017.json"):
+        plan(config_for(tmp_path / "coco", tmp_path / "out"))
+
+
+def write_parquet(path, rows, features=None):
+    import pyarrow
+    import pyarrow.parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pyarrow.Table.from_pylist(rows)
+    if features is not None:
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+        table = table.replace_schema_metadata(metadata)
+    pyarrow.parquet.write_table(table, path, row_group_size=2)
+    return path
+
+
+def png_bytes():
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_hub_folder_keeps_bytes_class_names_and_splits(tmp_path):
+    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+    images = [jpeg_bytes(seed=i) for i in range(6)]
+    rows = [
+        {"image": {"bytes": data, "path": f"p{i}.jpeg" if i else None}, "label": i % 2, "score": i / 2}
+        for i, data in enumerate(images)
+    ]
+    write_parquet(tmp_path / "set/data/train-00000-of-00002.parquet", rows[:3], features)
+    write_parquet(tmp_path / "set/data/train-00001-of-00002.parquet", rows[3:5], features)
+    write_parquet(tmp_path / "set/data/test-00000-of-00001.parquet", rows[5:], features)
+    packing = pack(config_for(tmp_path / "set", tmp_path / "out", shard_mb=0.01))
+    samples = samples_of(tmp_path / "out")
+    assert Counter((data, label) for data, label, _ in samples) == Counter(
+        (data, ("cat", "dog")[i % 2]) for i, data in enumerate(images)
+    )
+    documents = {data: document for data, _, document in samples}
+    assert documents[images[5]] == {"path": "p5.jpeg", "split": "test", "label": "dog", "score": 2.5}
+    assert "path" not in documents[images[0]]
+    assert packing.splits == {"test": 1, "train": 5}
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_parquet_of_plain_bytes_goes_on_after_a_stop(tmp_path):
+    rows = [{"img": png_bytes() + bytes([i]), "class": "ab"[i % 2]} for i in range(8)]
+    source = write_parquet(tmp_path / "t.parquet", rows)
+    pack(config_for(source, tmp_path / "out", shard_mb=0.01))
+    (tmp_path / "out/shard-000000.tar").unlink()
+    packing = pack(config_for(source, tmp_path / "out", shard_mb=0.01))
+    assert packing.finished_before == packing.shards - 1 > 0
+    assert Counter((data, label) for data, label, _ in samples_of(tmp_path / "out")) == Counter(
+        (row["img"], row["class"]) for row in rows
+    )
+    assert list((tmp_path / "out").glob("*.tar"))
+    assert plan(config_for(source, tmp_path / "dry")).images == 8
+
+
+def test_parquet_rows_without_image_or_class(tmp_path):
+    rows = [{"img": b"\xff\xd8 1", "label": "a"}, {"img": None, "label": "a"}, {"img": b"\xff\xd8 2", "label": None}]
+    packing = pack(config_for(write_parquet(tmp_path / "t.parquet", rows), tmp_path / "out"))
+    assert packing.left_out == {"no_image": 1, "no_label": 1}
+
+
+def test_parquet_of_addresses_is_one_sentence(tmp_path):
+    source = write_parquet(tmp_path / "t.parquet", [{"image": "https://x/1.jpg", "label": "a"}])
+    with pytest.raises(UsageError, match=r"'image' holds addresses .*: download the images first"):
+        pack(config_for(source, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_tars_with_class_folders(tmp_path):
+    members = [
+        ("./train/cat/a.b.c.jpg", b"1"),
+        ("train/dog/x y.PNG", b"2"),
+        ("val/dog/../1.jpg", b"3"),
+        ("a.txt", b"t"),
+    ]
+    source = write_members(tmp_path / "old.tar", members)
+    packing = pack(config_for(source, tmp_path / "out"))
+    samples = samples_of(tmp_path / "out")
+    assert {(data, label, document["split"]) for data, label, document in samples} == {
+        (b"1", "cat", "train"), (b"2", "dog", "train"), (b"3", "dog", "val"),
+    }  # fmt: skip
+    assert packing.left_out == {"no_image": 1}
+
+
+def test_tars_with_files_beside_the_images(tmp_path):
+    members = [("1.v2.jpg", b"1"), ("1.v2.cls", b"7\n"), ("1.v2.json", b'{"place": "sea"}'), ("1.v2.txt", b"words"),
+               ("2.jpg", b"2"), ("2.cls", b"10"), ("2.json", b"{broken")]  # fmt: skip
+    write_members(tmp_path / "tars/a.tar", members)
+    packing = pack(config_for(tmp_path / "tars", tmp_path / "out", options=SourceOptions(caption="txt")))
+    assert packing.class_names == ["7", "10"]
+    documents = {data: (label, document) for data, label, document in samples_of(tmp_path / "out")}
+    assert documents[b"1"][0] == "7"
+    assert documents[b"1"][1]["place"] == "sea"
+    assert documents[b"2"][0] == "10"
+    assert packing.left_out == {"bad_json": 1}
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.json", "a.tar.gz"])
+def test_files_that_are_not_what_their_names_say(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x1f\x8b" + bytes(1000))
+    with pytest.raises(UsageError, match=r"plain tar|is no json|is compressed") as caught:
+        pack(config_for(tmp_path / name, tmp_path / "out"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
