@@ -198,6 +198,9 @@ class StoreConfig:
     """For which labels a shard's file holds moments; `auto`: for those with enough rows that the moments take little
     space beside the rows."""
 
+    def __post_init__(self) -> None:
+        check_layers(self.layers)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
@@ -316,6 +319,7 @@ def parse_layers(spec: str, total: int) -> tuple[int, ...]:
     `all`; `4` for the last four; a list, which has a comma or a dash in it: `8,10`, `8-11`, `5,` (layer 5 alone).
     Raises UsageError naming --layers for anything else, and for a layer that the tower does not have.
     """
+    check_layers(spec)
     text = spec.strip().lower()
     if text == "all":
         return tuple(range(total))
@@ -325,15 +329,21 @@ def parse_layers(spec: str, total: int) -> tuple[int, ...]:
     layers: set[int] = set()
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         first, dash, last = part.partition("-")
-        _require(
-            first.isdecimal() and (last.isdecimal() or not dash),
-            f"--layers {spec!r} is not understood: use all, a number of last layers, or a list such as 8,10 or 8-11",
-        )
         chosen = range(int(first), int(last if dash else first) + 1)
         _require(
             len(chosen) > 0 and chosen[-1] < total,
             f"--layers {spec}: {part!r} is not within the tower's layers 0 to {total - 1}",
         )
         layers.update(chosen)
-    _require(bool(layers), f"--layers {spec!r} names no layer")
     return tuple(sorted(layers))
+
+
+def check_layers(spec: str) -> None:
+    """UsageError naming --layers for a value that `parse_layers` understands for no tower; before one is loaded."""
+    parts = [piece.strip().partition("-") for piece in spec.split(",") if piece.strip()]
+    _require(bool(parts), f"--layers {spec!r} names no layer")
+    _require(
+        spec.strip().lower() == "all"
+        or all(first.isdecimal() and (last.isdecimal() or not dash) for first, dash, last in parts),
+        f"--layers {spec!r} is not understood: use all, a number of last layers, or a list such as 8,10 or 8-11",
+    )

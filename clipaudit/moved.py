@@ -33,6 +33,10 @@ MOVED: Final[Mapping[str, Mapping[str, str]]] = {
         "token_scores": "clipaudit.model.token_scores",
     },
     "clipaudit.export": {"export": "clipaudit.export"},
+    "clipaudit.model": {
+        "LoadedModel": "clipaudit.model.loading.LoadedModel",
+        "load_model": "clipaudit.model.loading.load_model",
+    },
     "clipaudit.report": {"save_report": "clipaudit.save_report"},
     "clipaudit.retrieval.head": {"HeadIndex": "clipaudit.HeadIndex"},
     "clipaudit.run": {
@@ -43,7 +47,7 @@ MOVED: Final[Mapping[str, Mapping[str, str]]] = {
         "write_basis": "clipaudit.run.basis.write_basis",
     },
 }
-"""Old module -> name -> where it is now. `clipaudit.run` is a package of its own and asks `moved_name` itself."""
+"""Old module -> name -> where it is now. `clipaudit.model` and `clipaudit.run` are packages and ask `moved_name`."""
 MODULES: Final[Mapping[str, str]] = {
     "ablation": "heads.ablation",
     "actorview": "job.engine_ray_actor",

@@ -127,6 +127,11 @@ def ablate(
         raise UsageError(
             f"--study {study} chooses what it replaces: leave out --heads, --layers, --mlps, --components and --role"
         )
+    for name, given in (("--random", random > 0), ("--reconstruct", reconstruct is not None)):
+        if study is not None and given:
+            raise UsageError(
+                f"{name} has no use with --study {study}, which says itself what it compares: leave it out"
+            )
     experiment = _experiment(run, config, choice, study, device)
     if study is not None:
         _run_study(experiment, study, seeds, out, as_json)

@@ -9,8 +9,6 @@ import typer
 
 from clipaudit.cli.command import Command
 from clipaudit.cli.options import (
-    FORMS,
-    POSITIONS,
     BlocksOption,
     FormOption,
     ImageInterpolationOption,
@@ -25,6 +23,8 @@ from clipaudit.cli.options import (
     PretrainedOption,
     SideOption,
     at_least,
+    check_form,
+    check_positions,
     image_settings,
     listed,
     model_config,
@@ -96,8 +96,8 @@ def segmentation(
     Example: `clipaudit evaluate segmentation 'shards/things-*.tar' --model demo --methods decomposition,rollout`
     """
     one_of("--protocol", protocol, ("object", "reference", "classes"))
-    one_of("--positions", positions, POSITIONS)
-    one_of("--form", form, FORMS)
+    check_positions(positions, whole=whole, side=side_pixels)
+    check_form(form, listed(methods))
     at_least("--limit", limit, 1)
     model_options = model_config(
         model,
@@ -188,7 +188,7 @@ def multilabel(
     Example: `clipaudit evaluate multilabel 'coco-*.tar' --labels json:objects --classes coco.txt --model ViT-B-16
     --pretrained laion2b_s34b_b88k`
     """
-    one_of("--form", form, FORMS)
+    check_form(form, ())
     at_least("--limit", limit, 1)
     model_options = model_config(
         model,

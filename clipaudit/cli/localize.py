@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from clipaudit.cli.options import (
-    FORMS,
-    POSITIONS,
     BlocksOption,
     FormOption,
     ImageInterpolationOption,
@@ -23,13 +21,15 @@ from clipaudit.cli.options import (
     PrecisionOption,
     PretrainedOption,
     SideOption,
+    check_form,
+    check_positions,
     image_settings,
     listed,
     model_config,
-    one_of,
     option,
     print_json,
 )
+from clipaudit.config import check_layers
 from clipaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ def explain(
     Example: `clipaudit explain bird.jpg --text "a duck" --text "water" --model demo --out bird.png`
     """
     _check_output(out, as_json)
-    one_of("--form", form, FORMS)
-    one_of("--positions", positions, POSITIONS)
+    check_form(form, [method])
+    check_positions(positions, whole=whole, side=side_pixels)
     config = model_config(
         model,
         pretrained,
@@ -96,6 +96,8 @@ def explain(
     from clipaudit.localize.question import check_picture, check_question, method_options
 
     check_question(text or [], method, listed(head), layers=layers is not None, blocks=blocks is not None)
+    if layers is not None:
+        check_layers(layers)
     check_picture(image)
     explainer = Explainer(config, whole=whole, side=side_pixels, positions=cast("Positions", positions))
     options = method_options(explainer.tower, layers=layers, blocks=blocks, form=cast("Form", form))

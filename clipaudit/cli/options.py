@@ -101,6 +101,20 @@ def listed(texts: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(part.strip() for text in texts or () for part in text.split(",") if part.strip())
 
 
+def check_positions(positions: str, *, whole: bool, side: int | None) -> None:
+    """UsageError for an unknown --positions, and for one that changes nothing: pictures have the model's own size."""
+    one_of("--positions", positions, POSITIONS)
+    if positions != POSITIONS[0] and not whole and side is None:
+        raise UsageError(f"--positions {positions} changes nothing at the model's own size: give --side N or --whole")
+
+
+def check_form(form: str, methods: Sequence[str]) -> None:
+    """UsageError for an unknown --form, and for one that no method uses; no methods: the default ones."""
+    one_of("--form", form, FORMS)
+    if form != FORMS[0] and methods and "surgery" not in methods:
+        raise UsageError(f"--form {form} is of the method surgery, and not of {', '.join(methods)}")
+
+
 def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
     """Raise UsageError naming the option unless the value is among those allowed (two or more)."""
     if value not in allowed:

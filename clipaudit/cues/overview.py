@@ -23,7 +23,7 @@ _DIFFERENCES: Final = 20
 
 def points(context: Context, findings: Sequence[Finding]) -> tuple[MapPoint, ...]:
     """Findings, then every other value of a column, then the strongest directions."""
-    found = [
+    points = [
         MapPoint(
             finding=finding.id,
             class_name=finding.class_name,
@@ -39,13 +39,13 @@ def points(context: Context, findings: Sequence[Finding]) -> tuple[MapPoint, ...
         for place, value in enumerate(screen.values.tolist()):
             word = screen.attribute.values[value]
             if (screen.attribute.column, word) not in known:
-                found.append(_point(context, context.row_of(screen, place), f"{screen.attribute.column} = {word}"))
+                points.append(_point(context, context.row_of(screen, place), f"{screen.attribute.column} = {word}"))
     M = len(context.scan.directions)
     low = context.family.limits[:M, 0]
-    for m in np.argsort(-low, kind="stable")[: max(0, _MAP - len(found))].tolist():
+    for m in np.argsort(-low, kind="stable")[: max(0, _MAP - len(points))].tolist():
         direction = context.scan.directions[m]
-        found.append(_point(context, m, f"{direction.text} ({direction.head})"))
-    return tuple(found[:_MAP])
+        points.append(_point(context, m, f"{direction.text} ({direction.head})"))
+    return tuple(points[:_MAP])
 
 
 def _reliance(finding: Finding) -> Estimate | None:

@@ -145,8 +145,8 @@ class _Job:
                 versions=self.versions(),
             )
         context = self._context(facts, raw, test, tested, progress)
-        found, placebo = findings_of(context, progress)
-        findings = ranked(found, self.options.max_findings)
+        all_findings, placebo = findings_of(context, progress)
+        findings = ranked(all_findings, self.options.max_findings)
         shift = None if test is None else shift_between(context, test, findings, self.pool, self.texts)
         findings = tuple(with_shift(finding, shift) for finding in findings)
         columns = [screen.attribute.column for screen in context.attributes]

@@ -323,6 +323,8 @@ def _check(question: Experiment, choice: Choice, reconstruct: int | None, random
         question.pool.require(reconstruct)
     _check_roles(question.pool if choice.roles else None, choice.roles)
     columns = chosen_columns(question, replace(choice, roles=()), [])
+    if reconstruct is not None and not choice.roles and not any(name in question.run.head_labels for name in columns):
+        raise UsageError("--reconstruct replaces heads by what texts span, and no head is chosen (--heads, --layers)")
     if random and not choice.roles:
         _rivals(question.run, columns)
     if columns:  # heads of a role are known only after the texts are encoded; the rows themselves were looked at

@@ -87,6 +87,7 @@ class MaskedShards:
             raise UsageError(f"--labels {labels!r} is not understood: use json:PATH of a list, such as json:objects")
         self.read = self.left_out = 0
         """Images that came, and samples that did not: without image, mask or label."""
+        self._first_left_out = ""
 
     def __iter__(self) -> Iterator[Masked]:
         for shard in self.shards:
@@ -103,11 +104,16 @@ class MaskedShards:
                     sample = self._sample(group, shard.url)
                     if sample is None:
                         self.left_out += 1
+                        self._first_left_out = (
+                            self._first_left_out or f"; the first, {group.key}, has {', '.join(group.extensions)}"
+                        )
                     else:
                         self.read += 1
                         yield sample
         if not self.read:
-            raise UsageError(f"none of the {self.left_out} samples has all that is needed: {self._wanted}")
+            raise UsageError(
+                f"none of the {self.left_out} samples has all that is needed: {self._wanted}{self._first_left_out}"
+            )
 
     def _sample(self, group: Group, url: str) -> Masked | None:
         """None for a sample that lacks something or cannot be decoded."""

@@ -57,13 +57,13 @@ class QueryPart:
 
 def in_words(parts: Sequence[QueryPart]) -> str:
     """`“a dog” + 2 x 0/photo_17 - “fog”`."""
-    said = ""
+    phrase = ""
     for part in parts:
         size = abs(part.weight)
         words = part.words if size == 1 else f"{size:g} x {part.words}"
         sign = "-" if part.weight < 0 else "+"
-        said += f" {sign} {words}" if said else f"minus {words}" if sign == "-" else words
-    return said
+        phrase += f" {sign} {words}" if phrase else f"minus {words}" if sign == "-" else words
+    return phrase
 
 
 def parts_of(

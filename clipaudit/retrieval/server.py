@@ -244,7 +244,7 @@ def _add_search(app: FastAPI, retriever: Retriever, encoder: QueryEncoder) -> No
         compare: Annotated[bool, Query()] = False,
     ) -> list[Results]:
         """Images like the JPEG, PNG or WebP file that is the request's body."""
-        _check_once(http, several=("head", "where"))
+        _check_parameters(http, once=("k", "unique", "compare"), several=("head", "where"))
         request = Request(
             weights=_weights([Weighted(head=name) for name in head or ["embedding"]]),
             parts=(QueryPart(image=image),),
@@ -262,9 +262,12 @@ def _single(asked: Search) -> list[Part]:
     return parts + ([Part(key=asked.key)] if asked.key is not None else [])
 
 
-def _check_once(request: HttpRequest, several: Collection[str]) -> None:
-    """UsageError for a parameter that is given again and takes one value: the last would count in silence."""
+def _check_parameters(request: HttpRequest, once: Collection[str], several: Collection[str]) -> None:
+    """UsageError for an unknown parameter, and for one that is given again and takes one value: neither would count."""
     names = [name for name, _ in request.query_params.multi_items() if name not in several]
+    unknown = next((name for name in names if name not in once), None)
+    if unknown is not None:
+        raise UsageError(f"there is no parameter {unknown[:64]!r}: there is {', '.join((*several, *once))}")
     again = next((name for name in names if names.count(name) > 1), None)
     if again is not None:
         raise UsageError(f"the parameter {again} is given {names.count(again)} times, and it takes one value")

@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from clipaudit.storage.text_file import RepeatedKeyError, parse_json
+
 MAX_JSON_BYTES: Final = 64 * 1024
 MAX_CONNECTIONS: Final = 256
 HEAD_SECONDS: Final = 10.0
@@ -116,6 +118,8 @@ class Guard:
                 await self._app(scope, receive, private)
                 return
             body = await _whole_body(receive, limit)  # before its turn: a slow sender holds up nobody
+            if not image:
+                _refuse_repeated_keys(body)
             await self._in_turn(scope, body, receive, private)
         except HTTPException as error:
             answer = JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
@@ -166,6 +170,16 @@ def _refuse_other_types(headers: dict[bytes, bytes], wanted: str) -> None:
     if given and not (given.startswith(wanted) or (wanted == "image/" and given == "application/octet-stream")):
         name = f"{wanted}*" if wanted.endswith("/") else wanted
         raise HTTPException(415, f"the body's content type is {given}: send {name}")
+
+
+def _refuse_repeated_keys(body: bytes) -> None:
+    """A key that stands twice in one object is refused, as a parameter of an address is; 422."""
+    try:
+        parse_json(body)
+    except RepeatedKeyError as error:
+        raise HTTPException(422, f"body: {error}, and it takes one value") from None
+    except (ValueError, RecursionError):
+        return  # the application answers what is no JSON
 
 
 async def _whole_body(receive: Receive, limit: int) -> bytes:

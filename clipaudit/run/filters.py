@@ -83,7 +83,8 @@ def parse_filter(where: Names, columns: FilterColumns) -> Filter:
     for condition in parsed:
         for name, value in condition.equalities.items():
             if wanted.setdefault(name, value) != value:
-                raise UsageError(f"{name} is asked for twice: {value_text(wanted[name])} and {value_text(value)}")
+                values = f"{value_text(wanted[name])} and {value_text(value)}"
+                raise UsageError(f"{name} is asked for twice: {values}; for rows with either: {name} in (..., ...)")
     return Filter(tuple(dict.fromkeys(term for condition in parsed for term in condition.terms)))
 
 

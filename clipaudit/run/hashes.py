@@ -80,7 +80,9 @@ class DerivedFiles:
 
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
-        self._paths = [entry.path for entry in directory.storage.walk() if not _is_temporary(entry.path)]
+        entries = [entry for entry in directory.storage.walk() if not _is_temporary(entry.path)]
+        self._paths = [entry.path for entry in entries]
+        self._special = {entry.path for entry in entries if not entry.regular}
         self.unrecorded: list[str] = []
         """Files whose hash stands nowhere, relative to the run; complete after `problems`."""
 
@@ -95,6 +97,9 @@ class DerivedFiles:
                 yield from self._check_card(path, covered)
         for path in self._paths:
             if path in covered or path in (MANIFEST, BASIS) or path.startswith(_OF_THE_JOB):
+                continue
+            if path in self._special:
+                yield f"{self._directory.storage.full(path)} is not a regular file"
                 continue
             sealed = self._is_sealed(path) if path.endswith(_SAFETENSORS) else None
             if sealed is None:

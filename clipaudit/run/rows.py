@@ -94,7 +94,7 @@ def group_column(run: Run, name: str) -> str:
     if attribute not in run.spec.attributes:
         known = ["label"] * (run.spec.label_kind is not None) + [f"attributes.{a}" for a in run.spec.attributes]
         raise UsageError(
-            f"the run at {run.directory.url} has no column {name!r} to choose rows by: it has"
+            f"the run at {run.directory.url} has no column {name!r} to group rows by: it has"
             f" {', '.join(known) or 'none'}"
         )
     return f"attributes.{attribute}"

@@ -143,12 +143,13 @@ def _remarks(reader: Run, failed: list[int]) -> Iterator[str]:
         yield f"shard {record.url} is truncated, {lost:,} of {record.input_size:,} bytes are lost: {record.truncated}"
     if len(failed) > 3 or len(cut) > 3:
         yield "more shards failed or are truncated; see _failed/ and _committed/ in the run"
-    for field, wrong in (("missing_attributes", "is missing from"), ("bad_attributes", "is no plain value in")):
+    for field, wrong in (("missing_attributes", "is missing from"), ("bad_attributes", "cannot be read in")):
         counts: Counter[str] = Counter()
         for record in reader.records.values():
             counts.update(getattr(record, field))
         for name, count in sorted(counts.items()):
-            yield f"attribute {name} {wrong} {count:,} samples"
+            column = name if name.startswith("--") else f"attribute {name}"  # captions are counted as `--caption`
+            yield f"{column} {wrong} {count:,} sample{'' if count == 1 else 's'}"
 
 
 def gc(run: str | RunDirectory, *, dry_run: bool = False, min_age_seconds: float = YOUNG_SECONDS) -> list[str]:

@@ -16,7 +16,7 @@ from clipaudit.config import DecodeConfig
 from clipaudit.schema import FURTHER_IMAGE, MISSING_IMAGE, OK, TOO_LARGE, TRUNCATED_IMAGE, UNDECODABLE, Sample, Shard
 from clipaudit.shards.decoder import DecodedImage, ImageTooLarge, ImageUndecodable
 from clipaudit.shards.fields import Fields, Values, extract
-from clipaudit.shards.missing import broken_label, missing_image
+from clipaudit.shards.missing import lacks_its_end, missing_image, missing_label
 from clipaudit.shards.reader import Group, Member, OtherMembers, ShardReader
 
 MAX_RAW_BYTES: Final = 64 * 2**20  # undecoded bytes in flight; a single larger sample is passed on alone
@@ -286,8 +286,8 @@ class ShardFeed:
         values = extract({name: member.data for name, member in group.members.items()}, self._fields)
         sample.label, sample.caption, sample.attributes = values.label, values.caption, values.attributes
         sample.status, sample.detail = values.status, values.detail
-        if sample.status != OK and (broken := broken_label(group, self._fields)):
-            sample.detail = broken  # why there is nothing to read says more than that there is not
+        if sample.status != OK:
+            sample.detail = missing_label(group, self._fields, values)
         images = self._fields.images_in(group.members)
         if not images:
             sample.status, sample.detail = MISSING_IMAGE, missing_image(group, self._fields)
@@ -315,6 +315,8 @@ class ShardFeed:
             decoded = self._decoder(image.data)
         except ImageUndecodable as error:
             sample.status, sample.detail = UNDECODABLE, str(error)
+            if lacks_its_end(image.data) and not self._config.allow_truncated_images:
+                sample.detail += "; --allow-truncated-images reads what there is"
         except ImageTooLarge as error:
             sample.status, sample.detail = TOO_LARGE, str(error)
         else:

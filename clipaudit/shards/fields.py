@@ -23,6 +23,9 @@ CAPTION: Final = "--caption"  # counts of captions have this name, which no attr
 MAX_JSON_BYTES: Final = 16 * 2**20
 MAX_TEXT_BYTES: Final = 2**20
 MAX_LABEL_CHARACTERS: Final = 1024
+_NAMES: Final = 8
+_NAME_CHARACTERS: Final = 40
+"""Of the names in a json that a sentence lists, and of each name."""
 _EXTENSION: Final = re.compile(r"\w[\w.-]*")
 _COLUMN: Final = re.compile(r"[^\W\d][\w-]*")
 _INTEGER: Final = re.compile(rb"[+-]?[0-9]{1,19}")
@@ -335,14 +338,18 @@ def _take_label(item: Field, members: Mapping[str, bytes | None], document: Json
         values.status, values.detail = BAD_LABEL, f"label {item.spec}: {error}"
         return
     if label is None or label == "":
-        values.status, values.detail = MISSING_LABEL, f"the sample has no label {item.spec}{_has(members)}"
+        values.status, values.detail = MISSING_LABEL, f"the sample has no label {item.spec}{_keys(item, document)}"
     else:
         values.label = label
 
 
-def _has(members: Mapping[str, bytes | None]) -> str:
-    """Which files the sample has, of those that are read."""
-    return f"; it has {', '.join(members)}" if members else ""
+def _keys(item: Field, document: Json) -> str:
+    """The first names in a json that lacks the label."""
+    if item.source != "json" or not isinstance(document, dict) or not document:
+        return ""
+    names = [name[:_NAME_CHARACTERS].encode(errors="replace").decode() for name in list(document)[:_NAMES]]
+    more = f" and {len(document) - _NAMES} more" if len(document) > _NAMES else ""
+    return f"; its json has {', '.join(names)}{more}"
 
 
 def _label(item: Field, members: Mapping[str, bytes | None], document: Json) -> Label:

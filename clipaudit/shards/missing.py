@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from clipaudit.errors import ShardError
-from clipaudit.schema import OK, Shard
-from clipaudit.shards.fields import MAX_JSON_BYTES, Fields, extract
+from clipaudit.schema import MISSING_LABEL, OK, Shard
+from clipaudit.shards.fields import MAX_JSON_BYTES, Fields, Values, extract
 from clipaudit.shards.image_header import IMAGE_EXTENSIONS
 from clipaudit.shards.reader import Group, ShardReader
 
-_IMAGE_NAMES: Final = ("img", "image", "heic", "heif", "jxl", "jp2")
+_IMAGE_NAMES: Final = ("img", "image")
+_FOREIGN_NAMES: Final = ("heic", "heif", "jxl", "jp2")
+"""Extensions of image formats that are not read."""
+_JPEG_BEGIN, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _FIRST_SAMPLES: Final = 100
 _FIRST_BYTES: Final = 16 * 2**20
 
@@ -35,7 +38,7 @@ def warn_of_first_samples(shard: Shard, fields: Fields) -> str | None:
                 if values.status == OK:
                     labels += 1
                 else:
-                    lack["label"] = lack["label"] or f"{group.key}: {broken_label(group, fields) or values.detail}"
+                    lack["label"] = lack["label"] or f"{group.key}: {missing_label(group, fields, values)}"
                 if samples >= _FIRST_SAMPLES or reader.bytes_good >= _FIRST_BYTES or (images and labels):
                     break
     except ShardError:
@@ -52,12 +55,28 @@ def missing_image(group: Group, fields: Fields) -> str:
     wanted = ", ".join(fields.images) or "jpg, jpeg, png, webp, gif, bmp, tif, tiff or avif"
     has = group.extensions
     named = next((name for name in has if name.rpartition(".")[2] in (*IMAGE_EXTENSIONS, *_IMAGE_NAMES)), None)
-    mended = "" if named is None else f"; --image-key {named} reads it"
+    foreign = next((name for name in has if name.rpartition(".")[2] in _FOREIGN_NAMES), None)
+    mended = "" if foreign is None else f"; {foreign} files are not read: convert them to JPEG, PNG or WebP"
+    if named is not None:
+        mended = f"; --image-key {named} reads it"
     return f"the sample has no image ({wanted}); it has {', '.join(has)}{mended}"
 
 
-def broken_label(group: Group, fields: Fields) -> str:
-    """Why a file that a label is read from is no file, or nothing."""
+def missing_label(group: Group, fields: Fields, values: Values) -> str:
+    """Why a sample's label is not there or cannot be read, in a sentence; of one that is not there also what the sample
+    has, and which option may mend it.
+    """
     source = fields.label.source if fields.label is not None else ""
     problem = group.members[source].problem if source in group.members else ""
-    return f"{source}: {problem}" if problem else ""
+    if problem:  # says more than that there is nothing to read
+        return f"{source}: {problem}"
+    if values.status != MISSING_LABEL:
+        return values.detail
+    other = next((name for name in ("cls", "json", "txt") if name in group.extensions and name != source), None)
+    mended = "" if other is None else f"; --label {'json:NAME' if other == 'json' else other} reads another file"
+    return f"{values.detail}; it has {', '.join(group.extensions)}{mended}"
+
+
+def lacks_its_end(data: bytes) -> bool:
+    """Whether a file is a JPEG without an end marker: cut off, so that `--allow-truncated-images` may read it."""
+    return data.startswith(_JPEG_BEGIN) and _JPEG_END not in data[-1024:]  # some cameras write a little behind the end

@@ -80,6 +80,8 @@ class Entry:
     """Size of the file."""
     modified: float | None
     """Seconds since 1970 (UTC); None where the store does not tell."""
+    regular: bool = True
+    """Whether it is a file or a link, and no FIFO, socket or device; object stores have none of these."""
 
 
 class HashingFile(io.RawIOBase):
@@ -355,7 +357,12 @@ class Storage:
         self.fs.invalidate_cache(self.root)
         infos = self._remote(self.root, lambda: self.fs.find(self.root, detail=True))
         return [
-            Entry(path=self.relative(str(name)), bytes=int(info.get("size") or 0), modified=_modified(info))
+            Entry(
+                path=self.relative(str(name)),
+                bytes=int(info.get("size") or 0),
+                modified=_modified(info),
+                regular=info.get("type") != "other" or bool(info.get("islink")),
+            )
             for name, info in sorted(infos.items())
         ]
 

@@ -77,15 +77,20 @@ def read_if_there(path: str) -> bytes | None:
     return data
 
 
-def parse_json(text: str) -> object:
-    """The value of a JSON text; ValueError also for a key that stands twice in an object."""
+class RepeatedKeyError(ValueError):
+    """A key stands twice in one object of a JSON text: the last would count in silence."""
+
+
+def parse_json(text: str | bytes) -> object:
+    """The value of a JSON text; RepeatedKeyError for a key that stands twice in an object, ValueError for no JSON."""
 
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        names = [name for name, _ in pairs]
-        again = next((name for name in names if names.count(name) > 1), None)
-        if again is not None:
-            raise ValueError(f"{again} is given twice")
-        return dict(pairs)
+        values: dict[str, object] = {}
+        for name, value in pairs:
+            if name in values:
+                raise RepeatedKeyError(f"{name} is given twice")
+            values[name] = value
+        return values
 
     return json.loads(text, object_pairs_hook=once)
 

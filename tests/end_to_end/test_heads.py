@@ -147,6 +147,8 @@ def test_a_run_of_another_model_is_refused(command, audited):
         ("ablate", ["--templates", "nosuch"], "no templates 'nosuch'"),
         ("ablate", ["--study", "colours"], "--study must be one of"),
         ("ablate", ["--study", "heads", "--head", "L02H00"], "leave out --heads"),
+        ("ablate", ["--study", "heads", "--random", "9"], "--random has no use with --study heads"),
+        ("ablate", ["--study", "heads", "--reconstruct", "9"], "--reconstruct has no use with --study heads"),
         ("ablate", ["--role", "smell"], "--role smell"),
         ("ablate", ["--random", "-1"], "--random"),
         ("ablate", ["--classes", "none.txt"], "none.txt"),

@@ -213,7 +213,7 @@ def _placebo(
     options: RelianceOptions,
 ) -> PlaceboDraws:
     """The permuted columns through the rules. Those that only take away (controls of heads, visibility, other columns,
-    label noise) are left out, so that the rate is an upper bound of the whole rule's."""
+    label noise) are left out, which only raises the rate; verdicts at the ceiling and `needed` are not counted."""
     shape = (len(places), len(comparisons), len(work))
     gap_p = single_step(all_together([[cell.gap_t for cell in row] for row in drawn])).reshape(shape)
     did_p = single_step(all_together([[cell.did_t for cell in row] for row in drawn])).reshape(shape)

@@ -61,8 +61,8 @@ def value_finding(
     missing = _missing(case, outcome, cue, measured, words)
     rest = rest_of(missing) if missing else ""
     reliance = tuple(
-        _reliance(context, cue, part, one, words, association, rest)
-        for part, one in zip(measured, outcomes, strict=False)
+        _reliance(context, cue, part, verdict, words, association, rest)
+        for part, verdict in zip(measured, outcomes, strict=False)
     )
     # the answerer with the headline's verdict gives sentence and heads
     worst = next((part for part in reliance if part.verdict is outcome), None)
@@ -175,7 +175,7 @@ def _reliance(
     """One answerer's numbers with its sentence."""
     corrected = corrected_gap_of(context, cue) if measured.answerer == "clip" else None
     part = as_result(context, measured, outcome, "", corrected)
-    said = sentence(
+    statement = sentence(
         words,
         outcome,
         association,
@@ -186,7 +186,7 @@ def _reliance(
         effect=part.effect,
         rest=rest,
     )
-    return as_result(context, measured, outcome, said, corrected)
+    return as_result(context, measured, outcome, statement, corrected)
 
 
 def _missing(

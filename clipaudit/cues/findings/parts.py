@@ -93,11 +93,12 @@ def _association(context: Context, m: int, cut: Cut, by_class: Float64s, n: int,
     family, delta = context.family, context.options.delta_warn
     corrected = extra.get("corrected")
     low, high = strength_interval(cut.d, cut.error, context.design.quantile(context.level, 0.5))
-    passed, limit = bool(context.passed[m]), low
-    # the limit of D as called is of a column known to be wrong (S6c)
-    if corrected is not None:
-        limit = corrected.low if corrected.low is not None else low
-        passed = limit > delta
+    passed, least, most = bool(context.passed[m]), low, high
+    # S6c corrects the limits of D; wrong values weaken a tie and make none, so the test of what was called stands
+    if corrected is not None and corrected.low is not None and corrected.high is not None:
+        least, most = corrected.low, corrected.high
+        p = family.q[m] if family.family is None else family.family[m]
+        passed = bool(p <= context.options.alpha) and least > delta
     return Association(
         rows=f"{context.rows}, confirmation half",
         d=Estimate(value=cut.d, low=low, high=high, n=n, level=context.level),
@@ -109,8 +110,8 @@ def _association(context: Context, m: int, cut: Cut, by_class: Float64s, n: int,
         q=float(family.q[m]),
         p_family=None if family.family is None else float(family.family[m]),
         delta=delta,
-        above_delta=passed and limit > delta and not context.few_sources,
-        within_delta=low > -delta and high < delta,
+        above_delta=passed and least > delta and not context.few_sources,
+        within_delta=least > -delta and most < delta,
         corrected=corrected,
         **{name: value for name, value in extra.items() if name != "corrected"},
     )
@@ -281,7 +282,7 @@ def finding_stability(context: Context, scores: Floats, upper: Bools) -> Stabili
     else:
         codes, names = environments_of(context.sampled.shard_id, None, None)
     by = "shard" if column is None else column
-    return stability(scores, upper[context.truth].astype(np.int64), 1, 2, codes, names, by)
+    return stability(scores, upper[context.truth].astype(np.int64), 1, 2, codes, names, by, context.sampled.cluster)
 
 
 # -- gallery -----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Final, Literal
 from clipaudit.cues.findings.verdicts import high_limit, low_limit
 from clipaudit.cues.result.finding_parts import Association, ClassesFrom, Estimate, Verdict
 from clipaudit.cues.result.reliance_parts import Counterfactual, CueSide
+from clipaudit.statistics import p_text
 
 ANSWERERS: Final = {
     "clip": "CLIP",
@@ -161,7 +162,7 @@ def _effect(effect: Counterfactual | None) -> str:
     heads = f" of {', '.join(effect.heads[:3])}" if effect.heads_named and 0 < len(effect.heads) <= 3 else ""
     return (
         f"; taking it out{heads} closes {100 * (effect.net_did.value or 0):.1f} points of that beyond controls"
-        f" ({100 * low_limit(effect.net_did):.1f} to {100 * high_limit(effect.net_did):.1f}, p = {effect.p:.3f})"
+        f" ({100 * low_limit(effect.net_did):.1f} to {100 * high_limit(effect.net_did):.1f}, {p_text(effect.p)})"
     )
 
 

@@ -66,9 +66,9 @@ def verdicts(case: VerdictCase) -> tuple[Verdict, ...]:
     return (_without_answerers(case),)
 
 
-def headline(found: Sequence[Verdict]) -> Verdict:
+def headline(outcomes: Sequence[Verdict]) -> Verdict:
     """The worst."""
-    return min(found, key=ORDER.index)
+    return min(outcomes, key=ORDER.index)
 
 
 def _without_answerers(case: VerdictCase) -> Verdict:

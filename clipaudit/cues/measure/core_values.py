@@ -24,7 +24,7 @@ def check_core(core: Collection[str], columns: Iterable[Mapping[str, Attribute]]
     for wanted in core:
         if wanted not in known:
             nearest = difflib.get_close_matches(wanted, known, n=1)
-            there = ", ".join([*names][:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+            available = ", ".join([*names][:_LISTED]) + (", ..." if len(names) > _LISTED else "")
             meant = f"did you mean {nearest[0]}? " if nearest else ""
-            given = f"the columns and values are {there}" if names else "no column is given with --attribute"
+            given = f"the columns and values are {available}" if names else "no column is given with --attribute"
             raise UsageError(f"--core {wanted!r} is no value, column or text of the audit: {meant}{given}")

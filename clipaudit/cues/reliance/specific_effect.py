@@ -89,6 +89,10 @@ class SpecificEffect:
         """DiD and the rise of the conflicting images above 0, each net of the control, the group mean not down by more
         than a point. Without enough sets of heads the cue's direction must also beat random ones in the same heads."""
         holds = _above(self.did) and _above(self.net_did) and _above(self.net_conflict_rise)
+        if not self.testable:
+            # whole heads against single directions is an easy contest: like is compared with like, too
+            alone = next((arm.net_did for arm in self.arms if arm.name == "direction only"), None)
+            holds = holds and alone is not None and _above(alone)
         value = self.group_mean_change.value
         return holds and value is not None and value >= -MEAN_LOSS
 

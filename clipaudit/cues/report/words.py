@@ -8,6 +8,7 @@ from typing import Final
 
 from clipaudit.cues.result.finding_parts import ClassesFrom, Estimate, Verdict
 from clipaudit.cues.result.result import AuditResult, Finding
+from clipaudit.statistics import SIGNIFICANT
 
 NONE: Final = "–"
 
@@ -234,6 +235,7 @@ def numbers(finding: Finding) -> tuple[Number, ...]:
         items.append(Number(value=points(effect.value), limits=limits(effect, "points"), about=about))
     if tested is not None:
         about = "p: how often a column of the same shape, shuffled inside the classes, does as much"
+        about += "" if tested.p < SIGNIFICANT else "; not significant"
         items.append(Number(value=p_value(tested.p), limits="", about=about))
     return tuple(items)
 

@@ -167,6 +167,6 @@ class Placebo(Documented):
     """Images that the permutations were made on."""
     believed: int
     rate: float
-    """Share of permuted columns that are believed, 0..1; an upper bound of the whole rule's."""
+    """Share of permuted columns that are believed, 0..1, by the rules of S9 and S10 without those that take away."""
     rate_of_any: float
     """Share of permuted reports with any such verdict."""

@@ -77,15 +77,32 @@ def side_strength(scores: Floats, truth: Ints, upper: Bools, cluster: Ints | Non
 
 
 def stability(
-    scores: Floats, truth: Ints, k: int, classes: int, environment: Ints, names: Sequence[str], by: str
+    scores: Floats,
+    truth: Ints,
+    k: int,
+    classes: int,
+    environment: Ints,
+    names: Sequence[str],
+    by: str,
+    cluster: Ints | None = None,
 ) -> Stability | None:
     """D of class k in each environment and how much it varies (S12); None with fewer than two environments.
 
     scores, truth, environment: (n,) scores, classes and environment codes; names: of the environments; by: what they
-    are, in words. An environment counts when class k and another class have at least 10 images in it.
+    are, in words; cluster: (n,) near duplicates, which narrow nothing. An environment counts when class k and another
+    class have at least 10 images in it.
     """
     by_name = [
-        (name, strength_of(scores[environment == e], truth[environment == e], k, classes))
+        (
+            name,
+            strength_of(
+                scores[environment == e],
+                truth[environment == e],
+                k,
+                classes,
+                None if cluster is None else cluster[environment == e],
+            ),
+        )
         for e, name in enumerate(names)
     ]
     measured = [(name, d) for name, d in by_name if d is not None]

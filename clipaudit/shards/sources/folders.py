@@ -83,21 +83,21 @@ def _walk(catalogue: Catalogue) -> Iterator[tuple[str, str, int, int]]:
             continue
         try:
             for name in sorted(os.listdir(descriptor)):  # noqa: PTH208 - of an open directory
-                shown = f"{folder}/{name}" if folder else name
+                relative = f"{folder}/{name}" if folder else name
                 if is_hidden(name):
-                    catalogue.left_out.add("hidden", shown)
+                    catalogue.left_out.add("hidden", relative)
                     continue
                 status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
                 if stat.S_ISDIR(status.st_mode):
-                    below.append(shown)
+                    below.append(relative)
                     continue
                 if stat.S_ISLNK(status.st_mode):
-                    target = _link_target(f"{path}/{name}", shown, catalogue)
+                    target = _link_target(f"{path}/{name}", relative, catalogue)
                     if target is None:
                         continue
                     status = target
                 if not is_image(name) or not stat.S_ISREG(status.st_mode):
-                    catalogue.left_out.add("not_an_image", shown)
+                    catalogue.left_out.add("not_an_image", relative)
                 else:
                     yield folder, name, status.st_size, status.st_mtime_ns
         finally:
@@ -105,14 +105,14 @@ def _walk(catalogue: Catalogue) -> Iterator[tuple[str, str, int, int]]:
         pending += reversed(below)
 
 
-def _link_target(path: str, shown: str, catalogue: Catalogue) -> os.stat_result | None:
+def _link_target(path: str, relative: str, catalogue: Catalogue) -> os.stat_result | None:
     """Status of the file that a link leads to; None, counted, when it leads elsewhere or to a folder."""
     try:
         if os.path.isdir(path):  # noqa: PTH112 - a call a link
-            catalogue.left_out.add("folder_link", shown)
+            catalogue.left_out.add("folder_link", relative)
             return None
         return os.stat(inside(path, catalogue.root))  # noqa: PTH116
     except OSError:
         reason = "outside" if os.path.exists(path) else "missing_file"  # noqa: PTH110
-        catalogue.left_out.add(reason, shown)
+        catalogue.left_out.add(reason, relative)
         return None

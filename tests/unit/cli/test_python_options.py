@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clipaudit import AuditOptions, FieldsConfig, JobConfig, ModelConfig, Rows
+from clipaudit import AuditOptions, FieldsConfig, JobConfig, ModelConfig, Rows, StoreConfig
 from clipaudit.errors import UsageError
 from clipaudit.heads.description import DescribeConfig
 from clipaudit.heads.experiment import Choice, ExperimentConfig
@@ -71,3 +71,17 @@ def test_columns_have_short_names(tmp_path):
     assert run.table("place")["place"].to_pylist() == run.table("attributes.place")["attributes.place"].to_pylist()
     with pytest.raises(UsageError, match=r"has no column 'plaec': did you mean (attributes\.)?place\?"):
         run.heads("L00H00", columns=("plaec",))
+
+
+@pytest.mark.parametrize("layers", ["all", " ALL ", "4", "8,10", "8-11", "5,", "1, 3-4 ,6"])
+def test_layers_that_some_tower_has_are_taken_before_a_model_is_loaded(layers):
+    assert StoreConfig(layers=layers).layers == layers
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [("last", "is not understood"), ("-3", "is not understood"), ("1-", "is not"), (" , ", "no layer")],
+)
+def test_layers_that_no_tower_has_are_refused_before_a_model_is_loaded(layers, words):
+    with pytest.raises(UsageError, match=f"--layers .*{words}"):
+        StoreConfig(layers=layers)

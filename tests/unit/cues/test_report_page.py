@@ -12,7 +12,7 @@ from clipaudit.cues.report.first_screen import plain_sentences
 from clipaudit.cues.report.gate import judge
 from clipaudit.cues.report.page import Link, render
 from clipaudit.cues.report.pictures import InlinePicture, Pictures, identity, strips, within_budget
-from clipaudit.cues.report.words import MEANING, headline
+from clipaudit.cues.report.words import MEANING, headline, numbers
 from clipaudit.cues.result.finding_parts import Verdict
 from tests.audit_examples import candidate, confirmed, example_result, inconclusive, observed, unlabelled_result
 
@@ -380,3 +380,10 @@ def test_a_model_that_cannot_tell_the_classes_is_named_on_the_first_screen():
     weak = replace(result, trust=replace(result.trust, near_chance=True))
     assert "this model cannot judge them" in render(report_of(weak))
     assert "this model cannot judge them" not in render(report_of(result))
+
+
+@pytest.mark.parametrize(("p", "ending"), [(0.005, "does as much"), (0.094, "does as much; not significant")])
+def test_the_p_value_of_a_card_says_when_it_is_not_significant(p, ending):
+    finding = confirmed()
+    reliance = tuple(replace(part, effect=part.effect and replace(part.effect, p=p)) for part in finding.reliance)
+    assert numbers(replace(finding, reliance=reliance))[-1].about.endswith(ending)

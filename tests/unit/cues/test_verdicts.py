@@ -137,6 +137,16 @@ def test_words_name_class_cue_number_and_never_say_biased(kind):
     assert text.endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("p", "words"), [(0.005, "p = 0.005)"), (0.0004, "p = 0.0004)"), (0.094, "p = 0.094, not significant)")]
+)
+def test_a_p_value_in_a_sentence_says_when_it_is_not_significant(p, words):
+    effect = replace(counterfactual(), p=p)
+    assert words in sentence(
+        WORDS, Verdict.CONFIRMED, association(), "label", "clip", gap=reliance().gap, effect=effect
+    )
+
+
 def test_who_lacks_a_shared_cue_is_named():
     shared = Words(classes=("cow",), cue="snow", side="lacks", others=("car", "cat"))
     text = sentence(shared, Verdict.CANDIDATE, association(), "label")

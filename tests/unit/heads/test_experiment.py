@@ -219,7 +219,7 @@ def test_mistakes(run, ask, files, tmp_path):
         (lambda: ask(classes=str(two)), "label 2 has no name in .*two.txt, which has 2 classes"),
         (lambda: ask(classes=str(tmp_path / "none.txt")), "there is no file .*none.txt"),
         (lambda: ask(classes=str(one)), r"labels .* have no name in .*one\.txt"),
-        (lambda: ask(attribute="colour"), "no column 'colour' to choose rows by"),
+        (lambda: ask(attribute="colour"), "no column 'colour' to group rows by"),
         (lambda: ask(templates="nosuch"), "no templates 'nosuch'"),
         (lambda: ask(run=plain), "the run has no labels: audit again with --label"),
         (lambda: ask(min_group=0), "--min-group must be at least 1"),
@@ -230,6 +230,8 @@ def test_mistakes(run, ask, files, tmp_path):
         (lambda: ablation(ask(), Choice(heads=("L00H00",)), reconstruct=61), "61 texts were asked for"),
         (lambda: ablation(ask(), Choice(heads=("L00H00",)), reconstruct=-1), "--reconstruct must be at least 0"),
         (lambda: ablation(ask(), Choice(mlps="all"), random=5), "--random draws heads .* no head is ablated"),
+        (lambda: ablation(ask(), Choice(), reconstruct=3), "--reconstruct replaces heads .* no head is chosen"),
+        (lambda: ablation(ask(), Choice(mlps="all"), reconstruct=3), "--reconstruct replaces heads"),
         (
             lambda: ablation(ask(), Choice(layers="1"), random=5),
             "--random draws other heads .* all of them are ablated",

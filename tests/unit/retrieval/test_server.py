@@ -18,6 +18,7 @@ from tests.make_shards import huge_png_bytes, jpeg_bytes
 
 HEAD = "L01H00"
 JPEG = {"content-type": "image/jpeg"}
+JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,7 @@ def test_an_image_of_the_run_finds_itself(client):
         (lambda c: c.post("/search", json={"parts": [{"text": "a", "weight": 0}]}), 400, "the weight 0 of"),
         (lambda c: c.post("/search", json={"text": "a", "where": ["place = sea", "label ="]}), 400, "not understood"),
         (lambda c: c.post("/search/image?k=1&k=2", content=b"x", headers=JPEG), 400, "parameter k is given 2 times"),
+        (lambda c: c.post("/search/image?wher=a", content=b"x", headers=JPEG), 400, "there is no parameter 'wher'"),
         (lambda c: c.post("/search/image?head=L00H00&head=L00H00", content=b"x", headers=JPEG), 400, "given twice"),
         (lambda c: c.post("/search", json={"key": "0/nobody"}), 400, "not in the run"),
         (lambda c: c.post("/search", json={"key": "../../etc/passwd"}), 400, "no such shard"),
@@ -107,6 +109,9 @@ def test_an_image_of_the_run_finds_itself(client):
         (lambda c: c.post("/search", json={"text": "a", "heads": [{"head": HEAD}] * 2}), 400, "given twice"),
         (lambda c: c.post("/search", json={"text": "a", "other": 1}), 422, "Extra inputs"),
         (lambda c: c.post("/search", content=b"{", headers={"content-type": "application/json"}), 422, "JSON"),
+        (lambda c: c.post("/search", content=b'{"text": "a", "k": 1, "k": 2}', headers=JSON), 422, "k is given twice"),
+        (lambda c: c.post("/search", content=b'{"parts": [{"text": "a", "text": "b"}]}'), 422, "text is given twice"),
+        (lambda c: c.post("/search", content=b"[" * 60_000, headers=JSON), 400, "parsing the body"),
         (lambda c: c.post("/search", content=b" " * 70_000), 413, "more than 65,536 bytes"),
         (lambda c: c.post("/search", content=(b" " * 1000 for _ in range(70))), 413, "more than 65,536 bytes"),
         (lambda c: c.post("/search/image", content=b"no image"), 400, "not a JPEG"),

@@ -181,6 +181,15 @@ def test_a_missing_file_and_one_without_a_hash_are_told_apart(worked, tmp_path):
     )
 
 
+def test_what_is_no_regular_file_is_a_problem_also_where_no_hash_is_recorded(worked, tmp_path):
+    shutil.copytree(worked, tmp_path / "run")
+    os.mkfifo(tmp_path / "run/heads/all/pipe")
+    (tmp_path / "run/heads/all/link.html").symlink_to("page.html")
+    report = check(str(tmp_path / "run"))
+    assert report.problems == (f"{tmp_path}/run/heads/all/pipe is not a regular file",)
+    assert report.remarks[0].endswith("heads/all/link.html")
+
+
 def test_a_damaged_list_of_hashes_is_a_problem(worked, tmp_path):
     shutil.copytree(worked, tmp_path / "run")
     for content in (b"", b"../../etc/passwd", b"0" * 64 + b"  ../run.json\n"):

@@ -71,7 +71,8 @@ def test_status_of_an_unfinished_run(tmp_path):
     run_dir = RunDirectory(str(tmp_path / "run"))
     run_dir.create_or_resume(make_manifest(shards=5))
     record = write_attempt(run_dir, make_shard(0), SPEC, make_samples(10), *make_vectors(SPEC, 10))
-    run_dir.commit(replace(record, truncated="cut in a header", bytes_good=600, missing_attributes={"place": 2}))
+    lacks = {"missing_attributes": {"place": 2, "--caption": 3}, "bad_attributes": {"place": 1}}
+    run_dir.commit(replace(record, truncated="cut in a header", bytes_good=600, **lacks))
     orphan = write_attempt(run_dir, make_shard(1), SPEC, make_samples(10), *make_vectors(SPEC, 10))
     run_dir.record_failure(FailureRecord(shard_id=2, url="u2", attempts=3, kind="error", error="it broke"))
     run_dir.record_failure(FailureRecord(shard_id=0, url="u0", attempts=3, kind="error", error="before"))
@@ -85,6 +86,8 @@ def test_status_of_an_unfinished_run(tmp_path):
     assert "shard u2 failed 3 times: it broke" in text
     assert "400 of 1,000 bytes are lost: cut in a header" in text
     assert "attribute place is missing from 2 samples" in text
+    assert "\n--caption is missing from 3 samples" in text
+    assert "attribute place cannot be read in 1 sample" in text
 
 
 def test_no_run_has_no_status_and_no_garbage(tmp_path):

@@ -306,6 +306,9 @@ def test_a_sample_without_an_image_says_what_it_has(tmp_path):
     assert [sample.status for sample in samples] == ["missing_image"] * 2
     assert samples[0].detail.endswith("it has cls, input.jpg; --image-key input.jpg reads it")
     assert samples[1].detail.endswith("it has 5x.jpg; --image-key 5x.jpg reads it")
+    samples, _ = read(write_members(tmp_path / "b.tar", [("a.heic", b"x"), ("b.txt", "no image")]), FieldsConfig())
+    assert samples[0].detail.endswith("it has heic; heic files are not read: convert them to JPEG, PNG or WebP")
+    assert samples[1].detail.endswith("it has txt")
     named = FieldsConfig(label="cls", image=("input.jpg", "5x.jpg"))
     samples, _ = read(path, named)
     assert [(sample.key, sample.status) for sample in samples] == [("a", "ok"), ("b_1", "missing_label")]
@@ -362,6 +365,22 @@ def test_a_label_file_that_is_a_broken_link_says_so(tmp_path):
     assert samples[0].detail == "cls: it is a link to 'gone.cls', which is not in this shard"
 
 
+def test_a_sample_without_its_label_says_what_it_has(tmp_path):
+    names = {f"n{number}": number for number in range(10)} | {"\ud800": 1}
+    path = write_shard(
+        tmp_path / "a.tar",
+        {"a": {"jpg": jpeg_bytes(), "cls": 1, "json": names}, "b": {"jpg": jpeg_bytes(), "json": {"\ud800": 1}}},
+    )
+    samples, report = read(path, FieldsConfig(label="json:kind"))
+    assert [sample.status for sample in samples] == ["missing_label"] * 2
+    lists = "its json has n0, n1, n2, n3, n4, n5, n6, n7 and 3 more; it has jpg, json, cls"
+    assert samples[0].detail == f"the sample has no label json:kind; {lists}; --label cls reads another file"
+    assert samples[1].detail == "the sample has no label json:kind; its json has ?; it has jpg, json"
+    assert report.details["missing_label"][0] == f"a: {samples[0].detail}"
+    samples, _ = read(path, FieldsConfig(label="txt"))
+    assert samples[1].detail.endswith("no label txt; it has jpg, json; --label json:NAME reads another file")
+
+
 def first_samples(path, **names):
     from clipaudit.shards.missing import warn_of_first_samples
 
@@ -400,6 +419,7 @@ def test_truncated_jpegs_are_read_when_asked_for_and_counted(tmp_path):
     path = write_shard(tmp_path / "a.tar", {"cut": {"jpg": whole[: len(whole) * 2 // 3]}, "whole": {"jpg": whole}})
     samples, report = read(path, FieldsConfig())
     assert [sample.status for sample in samples] == ["undecodable", "ok"]
+    assert samples[0].detail.endswith("; --allow-truncated-images reads what there is")
     samples, report = read(path, FieldsConfig(), allow_truncated_images=True)
     assert [sample.status for sample in samples] == ["ok", "ok"]
     assert (samples[0].width, samples[0].height) == (90, 60)
