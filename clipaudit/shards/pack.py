@@ -47,6 +47,7 @@ REASONS: Final = {
     "no_path": "no path",
     "repeated_path": "listed before",
     "no_image": "no image bytes",
+    "beside": "file of the image before it, such as a mask",
     "bad_row": "row that cannot be read",
     "bad_json": "json that cannot be read (its image is packed without it)",
     "unknown_image": "annotation of an unknown image",

@@ -29,7 +29,8 @@ def read_tars(source: str, catalogue: Catalogue, options: SourceOptions) -> None
 
     Files of the image's name but for the extension, next to it, belong to it: `cls` (the class, a number or a name),
     `json` (columns) and `txt` (the column `txt`). Without `cls` the class is the first folder, or the second below
-    train, val, test and the like. Raises UsageError when a file is no plain tar, or an option is for tables.
+    train, val, test and the like. An image whose name goes on from the image's before it, such as the mask `1.seg.png`
+    behind `1.jpg`, is left out and counted. Raises UsageError when a file is no plain tar, or an option is for tables.
     """
     for option, value in (("--path", options.path), ("--images", options.images)):
         if value is not None:
@@ -39,7 +40,13 @@ def read_tars(source: str, catalogue: Catalogue, options: SourceOptions) -> None
         try:
             with file.open("rb") as stream:
                 reader = TarReader(stream, file.stat().st_size, wants=_is_beside, max_member_bytes=_MAX_TEXT_BYTES)
+                stem = None  # of the last image
                 for members in _groups(reader):
+                    if stem is not None and members[0].name.startswith(f"{stem}."):
+                        for member in members:
+                            catalogue.left_out.add("beside", member.name)
+                        continue
+                    stem = members[0].name.rpartition(".")[0] if any(is_image(m.name) for m in members) else None
                     _add_group(str(file.resolve()), members, catalogue, options)
         except (NotATar, EndedEarly, OSError) as error:
             raise UsageError(f"{path} cannot be read as a plain tar: {error}") from None

@@ -199,6 +199,13 @@ def test_tars_with_files_beside_the_images(tmp_path):
     assert packing.left_out == {"bad_json": 1}
 
 
+def test_masks_beside_images_are_no_images(tmp_path):
+    members = [("1.jpg", b"1"), ("1.cls", b"0"), ("1.seg.png", b"m"), ("12.jpg", b"2"), ("12.cls", b"1")]
+    packing = pack(config_for(write_members(tmp_path / "a.tar", members), tmp_path / "out"))
+    assert {(data, label) for data, label, _ in samples_of(tmp_path / "out")} == {(b"1", "0"), (b"2", "1")}
+    assert packing.left_out == {"beside": 1}
+
+
 @pytest.mark.parametrize("name", ["a.tar", "a.json", "a.tar.gz"])
 def test_files_that_are_not_what_their_names_say(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x1f\x8b" + bytes(1000))
