@@ -64,15 +64,13 @@ def value_finding(
         _reliance(context, cue, part, verdict, words, association, rest)
         for part, verdict in zip(measured, outcomes, strict=False)
     )
-    # the answerer with the headline's verdict gives sentence and heads
+    # the answerer with the headline's verdict gives sentence and heads; without one, the heads that carry the value
     worst = next((part for part in reliance if part.verdict is outcome), None)
-    # heads that were taken out, else those that carry the value
     heads = worst.effect.heads if worst is not None and worst.effect is not None else carriers
     scores = _scores(context, members, signs, having)
     described, fit = _cue(context, cue, having, members, heads, association.d.value)
-    model = str(context.run.manifest.model["name"])
     return Finding(
-        id=finding_id(model, words.name, f"{screen.attribute.column}={cue.word}"),
+        id=finding_id(str(context.run.manifest.model["name"]), words.name, f"{screen.attribute.column}={cue.word}"),
         former_ids=_former_ids(context, screen, cue.upper, cue.value),
         rank=0,
         verdict=outcome,

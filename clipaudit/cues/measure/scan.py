@@ -65,7 +65,6 @@ def scan(
     subspace (r, D): what class prompts span.
     """
     run, basis = facts.run, facts.run.basis()
-    bins = BINS
     sample = sample_places(facts, design, SAMPLE, seed)
     few_rows = few_places(facts, design, seed)
     rng = np.random.default_rng([seed, 6])
@@ -93,10 +92,9 @@ def scan(
             scores = _scores(values, mean, directions[head])
             few = few_values(values, few_rows)
             predictabilities.append(pool.submit(_predictability, head, few, basis, subspace, design, few_rows, seed))
-            # all images of a head: only its scores are needed beyond here
-            del values
+            del values  # all images of a head: only its scores are needed beyond here
             # `map` keeps the order of the directions, whichever thread ends first
-            for column, tests in screening.map(lambda column: _one(column, design, bins), scores):
+            for column, tests in screening.map(lambda column: _one(column, design, BINS), scores):
                 screened.append(tests)
                 codes.append(column[sample])
             on_head(done, len(heads))

@@ -135,8 +135,7 @@ def measure_effect(
     # every image by the fit whose heads it did not choose
     after = fits.assemble([fits.removals[f].without(chosen[f]) for f in (0, 1)])
     masks, matched = _control_masks(fits, parts, chosen, seeing, options)
-    by_direction = _direction_rights(comparison, fits, parts, chosen, options)
-    direction, random = by_direction
+    direction, random = _direction_rights(comparison, fits, parts, chosen, options)
     if masks is not None:
         controls = _set_rights(fits, masks)
         control: Control = "matched head sets"
