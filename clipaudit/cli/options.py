@@ -112,7 +112,7 @@ def check_form(form: str, methods: Sequence[str]) -> None:
     """UsageError for an unknown --form, and for one that no method uses; no methods: the default ones."""
     one_of("--form", form, FORMS)
     if form != FORMS[0] and methods and "surgery" not in methods:
-        raise UsageError(f"--form {form} is of the method surgery, and not of {', '.join(methods)}")
+        raise UsageError(f"--form {form} belongs to --method surgery, and not to {', '.join(methods)}")
 
 
 def one_of(name: str, value: str, allowed: Sequence[str]) -> None:

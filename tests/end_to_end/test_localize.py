@@ -56,7 +56,7 @@ def test_explain(clipaudit, picture, tmp_path):
         ): "--positions must be bicubic or bilinear",
         ("explain", picture, "--text", "a", "--json", "--positions", "bilinear"): "changes nothing at the model's own",
         ("explain", picture, "--text", "a", "--json", "--layers", "last"): "--layers 'last' is not understood",
-        ("explain", picture, "--text", "a", "--json", "--form", "code"): "--form code is of the method surgery",
+        ("explain", picture, "--text", "a", "--json", "--form", "code"): "--form code belongs to --method surgery",
         ("evaluate", "segmentation", "x.tar", "--positions", "bilinear"): "changes nothing at the model's own size",
         ("evaluate", "segmentation", "x.tar", "--form", "code", "--methods", "values"): "surgery, and not of values",
     }.items():
