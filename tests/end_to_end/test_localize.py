@@ -58,7 +58,7 @@ def test_explain(clipaudit, picture, tmp_path):
         ("explain", picture, "--text", "a", "--json", "--layers", "last"): "--layers 'last' is not understood",
         ("explain", picture, "--text", "a", "--json", "--form", "code"): "--form code belongs to --method surgery",
         ("evaluate", "segmentation", "x.tar", "--positions", "bilinear"): "changes nothing at the model's own size",
-        ("evaluate", "segmentation", "x.tar", "--form", "code", "--methods", "values"): "surgery, and not of values",
+        ("evaluate", "segmentation", "x.tar", "--form", "code", "--methods", "values"): "surgery, and not to values",
     }.items():
         failed = clipaudit(*arguments)
         assert failed.returncode == 2
