@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+
 import numpy as np
 import open_clip
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from clipaudit.arrays import Floats
@@ -14,6 +19,14 @@ from clipaudit.model.taps import tapped
 from clipaudit.run.basis import Basis
 from clipaudit.schema import attention_column, head_label, mlp_column, self_attention_column
 from tests.tiny_models import enliven
+
+
+def full_oracle() -> tuple[Path, open_clip.CLIP]:
+    """The directory of the full oracle, which CLIPAUDIT_ORACLE names, and its model."""
+    oracle = Path(os.environ["CLIPAUDIT_ORACLE"])
+    model = open_clip.CLIP(**json.loads((oracle / "model/open_clip_config.json").read_text())["model_cfg"]).eval()
+    model.load_state_dict(load_file(oracle / "model/open_clip_model.safetensors"))
+    return oracle, model
 
 
 @torch.inference_mode()

@@ -40,7 +40,7 @@ from clipaudit.run.classes import ClassNames, find_classes
 from clipaudit.run.filters import is_filter
 from clipaudit.run.moments import Moments
 from clipaudit.run.reader import Run
-from clipaudit.run.rows import Rows, check_rows, chosen_rows, group_column, moments_over, require_rows
+from clipaudit.run.rows import ALL, Rows, check_rows, chosen_rows, group_column, moments_over, require_rows
 from clipaudit.schema import Label, as_paths, as_tuples, mlp_column, parse_head_label
 
 BALANCED: Final = "balanced"
@@ -130,14 +130,23 @@ class Experiment:
 
     def means(self, columns: Sequence[str]) -> Means:
         """What replaced columns become, as `config.means` says; UsageError as in `replacement_means`."""
+        run, rows = self.means_rows
+        published = PublishedAllocation.of(run) if self.published is not None else None
+        balanced = self.config.means == BALANCED
+        return replacement_means(run, columns, rows, balanced=balanced, published=published)
+
+    @cached_property
+    def means_rows(self) -> tuple[Run, Rows]:
+        """The run and the rows that means are taken of, as `config.means` says; UsageError when there are none."""
         given = self.config.means
         if given is None or given == BALANCED:
-            return replacement_means(self.run, columns, self.fit, balanced=given == BALANCED, published=self.published)
+            return self.run, self.fit
         if is_filter(given) and not Path(given).exists() and "://" not in given:
-            return replacement_means(self.run, columns, chosen_rows(self.run, given), published=self.published)
-        other = Run(given)
-        published = None if self.published is None else PublishedAllocation.of(other)
-        return replacement_means(other, columns, published=published)
+            run, rows = self.run, chosen_rows(self.run, given)
+        else:
+            run, rows = Run(given), ALL
+        check_rows(run, rows)
+        return run, rows
 
     @property
     def basis(self) -> Basis:
@@ -327,8 +336,7 @@ def _check(question: Experiment, choice: Choice, reconstruct: int | None, random
         raise UsageError("--reconstruct replaces heads by what texts span, and no head is chosen (--heads, --layers)")
     if random and not choice.roles:
         _rivals(question.run, columns)
-    if columns:  # heads of a role are known only after the texts are encoded; the rows themselves were looked at
-        question.means(columns)
+    check_stored(question.means_rows[0], [name for name in columns if name != INITIAL])
 
 
 def _replacements(

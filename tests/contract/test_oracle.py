@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -13,11 +12,9 @@ import pytest
 @pytest.fixture(scope="module", autouse=True)
 def _imports():
     """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
-    global open_clip, torch, Decomposer, published_allocation, load_file
+    global torch, Decomposer, published_allocation
 
-    import open_clip
     import torch
-    from safetensors.torch import load_file
 
     from clipaudit.model import Decomposer
     from tests.published import published_allocation
@@ -81,9 +78,9 @@ def test_embedding_and_norm_are_the_published_models(reference, last_blocks, ima
 
 @pytest.mark.skipif("CLIPAUDIT_ORACLE" not in os.environ, reason="CLIPAUDIT_ORACLE names no full oracle directory")
 def test_full_oracle():
-    oracle = Path(os.environ["CLIPAUDIT_ORACLE"])
-    model = open_clip.CLIP(**json.loads((oracle / "model/open_clip_config.json").read_text())["model_cfg"]).eval()
-    model.load_state_dict(load_file(oracle / "model/open_clip_model.safetensors"))
+    from tests.published import full_oracle
+
+    oracle, model = full_oracle()
     with np.load(oracle / "decomposition.npz") as arrays:
         data = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     attentions, mlps = published_allocation(model.visual, data["images"])

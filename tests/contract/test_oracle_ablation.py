@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -15,12 +14,10 @@ from tests.contract.test_oracle import last_blocks  # noqa: F401 - a fixture
 @pytest.fixture(scope="module", autouse=True)
 def _imports():
     """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
-    global open_clip, torch, Decomposer, INITIAL, PublishedAllocation, Shared, Basis, columns_of, published_allocation
-    global load_file, tiny_tower
+    global torch, Decomposer, INITIAL, PublishedAllocation, Shared, Basis, columns_of, published_allocation
+    global tiny_tower
 
-    import open_clip
     import torch
-    from safetensors.torch import load_file
 
     from clipaudit.heads.allocation import INITIAL, PublishedAllocation, Shared
     from clipaudit.model import Decomposer
@@ -127,9 +124,9 @@ def test_every_component_of_a_whole_tower_in_the_published_allocation():
 
 @pytest.mark.skipif("CLIPAUDIT_ORACLE" not in os.environ, reason="CLIPAUDIT_ORACLE names no full oracle directory")
 def test_full_oracle():
-    oracle = Path(os.environ["CLIPAUDIT_ORACLE"])
-    model = open_clip.CLIP(**json.loads((oracle / "model/open_clip_config.json").read_text())["model_cfg"]).eval()
-    model.load_state_dict(load_file(oracle / "model/open_clip_model.safetensors"))
+    from tests.published import full_oracle
+
+    oracle, model = full_oracle()
     with np.load(oracle / "decomposition.npz") as arrays:
         data = {name: arrays[name] for name in arrays.files}
     decomposer = Decomposer(model.visual, terms=True)

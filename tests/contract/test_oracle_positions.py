@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +12,11 @@ import pytest
 @pytest.fixture(scope="module", autouse=True)
 def _imports():
     """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
-    global open_clip, torch, F, Decomposer, Surgery, with_positions, load_file, plain_forward, tiny, tiny_tower
+    global torch, F, Decomposer, Surgery, with_positions, plain_forward, tiny, tiny_tower
     global UsageError
 
-    import open_clip
     import torch
     import torch.nn.functional as F
-    from safetensors.torch import load_file
 
     from clipaudit.errors import UsageError
     from clipaudit.localize import Surgery
@@ -102,9 +98,9 @@ def test_timm_towers_too():
 
 @pytest.mark.skipif("CLIPAUDIT_ORACLE" not in os.environ, reason="CLIPAUDIT_ORACLE names no full oracle directory")
 def test_full_oracle():
-    oracle = Path(os.environ["CLIPAUDIT_ORACLE"])
-    model = open_clip.CLIP(**json.loads((oracle / "model/open_clip_config.json").read_text())["model_cfg"]).eval()
-    model.load_state_dict(load_file(oracle / "model/open_clip_model.safetensors"))
+    from tests.published import full_oracle
+
+    oracle, model = full_oracle()
     with np.load(oracle / "decomposition.npz") as arrays:
         images = F.interpolate(torch.from_numpy(arrays["images"]), (128, 128), mode="bicubic")
     errors = surgery_errors(model.visual, images, blocks=6)

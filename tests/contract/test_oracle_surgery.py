@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -15,12 +14,10 @@ from tests.contract.test_oracle import last_blocks  # noqa: F401 - a fixture
 @pytest.fixture(scope="module", autouse=True)
 def _imports():
     """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
-    global open_clip, torch, PatchFeatures, Surgery, enlarged, feature_surgery, min_max, points, similarities
-    global single_text, text_weights, _value_path, project, describe_tower, load_file
+    global torch, PatchFeatures, Surgery, enlarged, feature_surgery, min_max, points, similarities
+    global single_text, text_weights, _value_path, project, describe_tower
 
-    import open_clip
     import torch
-    from safetensors.torch import load_file
 
     from clipaudit.localize import (
         PatchFeatures,
@@ -90,9 +87,9 @@ def test_the_second_path_is_the_published(published, last_blocks, image):  # noq
 
 @pytest.mark.skipif("CLIPAUDIT_ORACLE" not in os.environ, reason="CLIPAUDIT_ORACLE names no full oracle directory")
 def test_full_oracle():
-    oracle = Path(os.environ["CLIPAUDIT_ORACLE"])
-    model = open_clip.CLIP(**json.loads((oracle / "model/open_clip_config.json").read_text())["model_cfg"]).eval()
-    model.load_state_dict(load_file(oracle / "model/open_clip_model.safetensors"))
+    from tests.published import full_oracle
+
+    oracle, model = full_oracle()
     with np.load(oracle / "surgery.npz") as arrays:
         published = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     with np.load(oracle / "decomposition.npz") as arrays:
