@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from clipaudit.cli import ablate, compare, demo, evaluate, heads, index, job, localize, pack, query, report, run
+from clipaudit.cli import (
+    ablate,
+    compare,
+    demo,
+    evaluate,
+    explore,
+    heads,
+    index,
+    job,
+    localize,
+    pack,
+    query,
+    report,
+    run,
+)
 from clipaudit.cli.command import Command
 from clipaudit.schema import VERSION
 
@@ -48,6 +62,7 @@ app.command("index", cls=Command)(index.index)
 app.command("query", cls=Command)(query.query)
 app.command("duplicates", cls=Command)(index.duplicates)
 app.command("serve", cls=Command)(query.serve)
+app.command("explore", cls=Command)(explore.explore)
 app.command("explain", cls=Command)(localize.explain)
 app.add_typer(evaluate.evaluate, name="evaluate")
 app.command("report", cls=Command)(report.report)
