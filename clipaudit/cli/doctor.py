@@ -22,13 +22,13 @@ def doctor(as_json: JsonOption = False) -> None:
     from clipaudit.cli.installation import examine
 
     reporter = DoctorReporter(quiet=as_json)
-    findings = []
-    for finding in examine(Path.cwd()):
-        reporter.finding(finding)
-        findings.append(finding)
-    problems = sum(finding.state == "problem" for finding in findings)
+    conditions = []
+    for condition in examine(Path.cwd()):
+        reporter.condition(condition)
+        conditions.append(condition)
+    problems = sum(condition.state == "problem" for condition in conditions)
     if as_json:
-        print_json({"problems": problems, "findings": [asdict(finding) for finding in findings]})
+        print_json({"problems": problems, "conditions": [asdict(condition) for condition in conditions]})
     else:
         reporter.finished(problems)
     if problems:

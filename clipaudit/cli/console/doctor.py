@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from clipaudit.cli.console.format import count
-from clipaudit.cli.installation import Finding, State
+from clipaudit.cli.installation import Condition, State
 
 _MARKS: Final[dict[State, str]] = {
     "ok": "[green]ok[/green]",
@@ -20,18 +20,18 @@ _SUBJECT_WIDTH: Final = 9
 
 
 class DoctorReporter:
-    """Prints findings as they come, since importing torch takes seconds."""
+    """Prints conditions as they come, since importing torch takes seconds."""
 
     def __init__(self, *, quiet: bool) -> None:
         """`quiet`: print nothing, for stdout holds JSON."""
         self._console = Console(highlight=False, quiet=quiet)
 
-    def finding(self, finding: Finding) -> None:
-        """Print one finding."""
-        state = _MARKS[finding.state] + " " * (_STATE_WIDTH - len(finding.state))
-        self._console.print(f"{state}  {finding.subject:{_SUBJECT_WIDTH}}  {escape(finding.text)}", soft_wrap=True)
-        if finding.remedy:
-            self._console.print(f"{'':{_STATE_WIDTH + _SUBJECT_WIDTH + 4}}{escape(finding.remedy)}", soft_wrap=True)
+    def condition(self, condition: Condition) -> None:
+        """Print one line, and what to do."""
+        state = _MARKS[condition.state] + " " * (_STATE_WIDTH - len(condition.state))
+        self._console.print(f"{state}  {condition.subject:{_SUBJECT_WIDTH}}  {escape(condition.text)}", soft_wrap=True)
+        if condition.remedy:
+            self._console.print(f"{'':{_STATE_WIDTH + _SUBJECT_WIDTH + 4}}{escape(condition.remedy)}", soft_wrap=True)
 
     def finished(self, problems: int) -> None:
         """Print what it comes to."""

@@ -30,8 +30,8 @@ def test_every_note_and_problem_says_what_to_do(clipaudit):
     document = json.loads(clipaudit("doctor", "--json").stdout)
 
     assert document["problems"] == 0
-    for finding in document["findings"]:
-        assert bool(finding["remedy"]) == (finding["state"] != "ok"), finding
+    for condition in document["conditions"]:
+        assert bool(condition["remedy"]) == (condition["state"] != "ok"), condition
 
 
 def test_a_torchvision_of_another_build_is_a_problem_with_the_command_that_mends_it(clipaudit, monkeypatch):
@@ -81,8 +81,8 @@ def test_a_full_disk_and_a_containers_quota_are_seen(clipaudit, monkeypatch, tmp
     monkeypatch.setattr(installation, "_CGROUP_CPUS", quota)
     monkeypatch.setattr(installation.shutil, "disk_usage", lambda place: SimpleNamespace(free=1e9))
 
-    findings = {finding.subject: finding for finding in installation.examine(tmp_path)}
+    conditions = {condition.subject: condition for condition in installation.examine(tmp_path)}
 
-    assert findings["cores"].text.startswith("0.5 CPU cores")
-    assert findings["disk"].state == "note"
-    assert findings["temporary"].remedy == "set TMPDIR to a directory with more room"
+    assert conditions["cores"].text.startswith("0.5 CPU cores")
+    assert conditions["disk"].state == "note"
+    assert conditions["temporary"].remedy == "set TMPDIR to a directory with more room"
