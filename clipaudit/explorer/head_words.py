@@ -16,7 +16,7 @@ _FILES: Final = ("heads/all/heads.json", "heads/heads.json")
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadText:
+class WeighedText:
     """A text of a head."""
 
     text: str
@@ -33,7 +33,7 @@ class HeadFacts:
     share: float
     """Its variance relative to the embedding's."""
     role: str | None
-    texts: tuple[HeadText, ...]
+    texts: tuple[WeighedText, ...]
     """In the order of choice; empty before `clipaudit heads` has run."""
 
 
@@ -54,7 +54,7 @@ def head_table(run: Run, moments: Moments) -> tuple[list[HeadFacts], str | None]
                 share=variance_share(moments, head),
                 role=role.get("label"),
                 texts=tuple(
-                    HeadText(text=str(text["text"]), explained=float(text["explained"]))
+                    WeighedText(text=str(text["text"]), explained=float(text["explained"]))
                     for text in words.get("texts", ())
                 ),
             )
