@@ -71,14 +71,19 @@ def computed_columns(wall: Wall) -> list[str]:
 
 def column_facts(wall: Wall, name: str, workspace: Workspace) -> ColumnFacts:
     """A column's kind, values and range; those of CLIP's answers are not computed before a filter names them."""
-    short = name.removeprefix("attributes.")
-    own = name in wall.rows.table.column_names and name not in workspace.run.columns
     if not _known(wall, name):
         return _not_computed(name)
+    return wall.fact(name, lambda: _facts(wall, name, workspace))
+
+
+def _facts(wall: Wall, name: str, workspace: Workspace) -> ColumnFacts:
+    short = name.removeprefix("attributes.")
+    own = name in wall.rows.table.column_names and name not in workspace.run.columns
     column = wall.rows.filter_columns.find(name)
     values = column.compared_values(column.stored_values(wall.rows.table))
-    counted = pc.value_counts(values.drop_null())
-    distinct = len(counted)
+    # every row has its own key: to count a million of them takes seconds and tells nothing
+    counted = pc.value_counts((values.slice(0, 0) if name == "key" else values).drop_null())
+    distinct = len(values) if name == "key" else len(counted)
     numbers = column.kind in ("whole", "number")
     ends = pc.min_max(values) if numbers and distinct else None
     listed: tuple[ColumnValue, ...] = ()

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from clipaudit.retrieval.parts import QueryPart
 from clipaudit.retrieval.row_table import RowTable
 from clipaudit.run.filter_columns import value_text
 
+T = TypeVar("T")
 MAX_GROUPS: Final = 10_000
 _VIEWS: Final = 16
 """Orders of rows that stay in memory."""
@@ -77,6 +78,7 @@ class Wall:
         self.rows = rows
         self._scores_of = scores
         self._views: OrderedDict[ViewRequest, View] = OrderedDict()
+        self._facts: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     def view(self, request: ViewRequest) -> View:
@@ -91,6 +93,13 @@ class Wall:
             if len(self._views) > _VIEWS:
                 self._views.popitem(last=False)
         return view
+
+    def fact(self, name: str, compute: Callable[[], T]) -> T:
+        """What was computed of these rows under a name, once: they never change."""
+        if name not in self._facts:
+            self._facts[name] = compute()
+        fact: T = self._facts[name]
+        return fact
 
     def values(self, column: str) -> Any:  # noqa: ANN401 - pyarrow has no types
         """(n,) the values of a column as filters compare them; UsageError when there is no such column."""

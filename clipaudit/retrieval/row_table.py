@@ -86,13 +86,23 @@ class RowTable:
 
     def numbers(self, images: Sequence[ImageId]) -> list[int | None]:
         """The numbers of the rows of some images, (shard id, position in the shard); None where there is no row."""
-        known = self._numbers
-        return [known.get(image) for image in images]
+        if not len(self) or not images:
+            return [None] * len(images)
+        keys, order = self._by_place
+        wanted = np.array([_place_key(shard, index) for shard, index in images], np.int64)
+        places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        known = keys[places] == wanted
+        return [
+            number if exists else None for number, exists in zip(order[places].tolist(), known.tolist(), strict=True)
+        ]
 
     @cached_property
-    def _numbers(self) -> dict[ImageId, int]:
-        shards, indices = self.table["shard_id"].to_pylist(), self.table["index"].to_pylist()
-        return {image: number for number, image in enumerate(zip(shards, indices, strict=True))}
+    def _by_place(self) -> tuple[Ints, Ints]:
+        """(n,) each: the rows' shards and positions as one ascending number, and the rows' numbers in that order."""
+        shards = np.asarray(self.table["shard_id"].to_numpy(), np.int64)
+        keys = _place_key(shards, np.asarray(self.table["index"].to_numpy(), np.int64))
+        order = np.argsort(keys, kind="stable")
+        return keys[order], order
 
     def place(self, number: int) -> tuple[int, int]:
         """(shard id, position among the shard's ok rows) of a row; IndexError for a number that no row has."""
@@ -115,3 +125,7 @@ class RowTable:
         plain = {name: value for name, value in values.items() if name != "attributes"}
         name = None if self._names is None else self._names.name_of(plain.get("label"))
         return Row(**plain, class_name=name, attributes=dict(values.get("attributes") or {}))
+
+
+def _place_key(shard: Any, index: Any) -> Any:  # noqa: ANN401 - a number or (n,) of them
+    return (shard << 32) + index  # both are below 2^31

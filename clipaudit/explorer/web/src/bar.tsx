@@ -97,7 +97,7 @@ export function Bar({ state, wall, columns, run, hasQuestion, onCode, onTag }: B
         <span class="space" />
       <div class="controls">
         <label>Sort <select value={sort || (hasQuestion ? "score" : "")} onChange={(event) => go({ sort: event.currentTarget.value && `${descending ? "-" : ""}${event.currentTarget.value}` })}>
-          {!hasQuestion && <option value="">as stored</option>}
+          {!hasQuestion && <option value="">stored</option>}
           {hasQuestion && <option value="score">score</option>}
           {columns.map((each) => <option key={each.name} value={each.name}>{each.short}</option>)}
         </select></label>
@@ -117,8 +117,9 @@ export function Bar({ state, wall, columns, run, hasQuestion, onCode, onTag }: B
           ))}
         </span>
       </div>
-        <button type="button" class="primary" disabled={!run || wall.matched === 0 || tooMany} onClick={onTag}>
-          {chosen.size > 0 ? `Tag ${count(chosen.size)}` : tooMany ? "Choose images to tag" : `Tag all ${count(wall.matched)}`}
+        <button type="button" class="primary" disabled={!run || wall.matched === 0 || tooMany}
+          title={tooMany ? "Choose images, or filter them, to tag them" : undefined} onClick={onTag}>
+          {chosen.size > 0 ? `Tag ${count(chosen.size)}` : tooMany ? "Tag" : `Tag all ${count(wall.matched)}`}
         </button>
       </div>
     </div>

@@ -188,10 +188,10 @@ export function WallView({ wall, state, hasQuestion }: { wall: Wall; state: Stat
               }}>
               <span class="frame" style={{ height: `${plan.tile}px` }}>
                 <Picture row={row} size={plan.tile * Math.min(2, devicePixelRatio)} />
-                {row.tags.length > 0 && <span class="tagged">{row.tags.join(", ")}</span>}
+                {row.tags.length > 0 && <span class="tagged" aria-hidden="true">{row.tags.join(", ")}</span>}
                 {chosen.has(id) && <span class="check" aria-hidden="true">✓</span>}
               </span>
-              <span class="caption" style={{ height: `${CAPTION}px` }}>
+              <span class="caption" aria-hidden="true" style={{ height: `${CAPTION}px` }}>
                 <span>{row.class_name ?? row.label ?? row.key}</span>
                 <span class="number">{row.score !== null ? row.score.toFixed(3) : row.value === null ? "" : Number.isNaN(Number(row.value)) ? row.value : short(row.value)}</span>
               </span>

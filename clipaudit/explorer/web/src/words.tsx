@@ -35,7 +35,7 @@ export const original = (row: { shard: number; index: number }) => `${API}/image
 export function Picture({ row, size, src }: { row: { shard: number; index: number; key: string }; size: number; src?: string }) {
   const address = src ?? thumbnail(row, size);
   const [failed, fail] = useState("");
-  if (failed === address) return <span class="no-picture">no picture</span>;
+  if (failed === address) return <span class="no-picture" aria-hidden="true">no picture</span>;
   return <img src={address} alt="" decoding="async" draggable={false} onError={() => fail(address)} />;
 }
 
