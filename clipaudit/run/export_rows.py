@@ -99,12 +99,8 @@ class ExportRows:
     # -- columns -----------------------------------------------------------------------------------------------------
 
     def _chosen(self, heads: Sequence[str] | None, columns: Sequence[str] | None) -> tuple[Column, ...]:
-        spec, run = self.run.spec, self.run
-        flat = [
-            name
-            for outer in run.columns
-            for name in ([f"attributes.{each}" for each in spec.attributes] if outer == "attributes" else [outer])
-        ]
+        run = self.run
+        flat = run.flat_columns(vectors=True)
         named = run.class_names is not None
         place = flat.index("key") + 1
         known = [*flat[:place], SHARD, MEMBER, *([CLASS] if named else []), *flat[place:]]

@@ -271,6 +271,21 @@ class TableFile:
                 # an iterator for all row groups would hold every group that it has passed
                 yield from self._file.iter_batches(rows, row_groups=[group], columns=list(columns), use_threads=False)
 
+    def row_group(self, number: int) -> pa.Table:
+        """All columns of one row group."""
+        with self._damage():
+            return self._file.read_row_group(number, use_threads=False)
+
+    def bounds(self, column: str) -> npt.NDArray[np.int64]:
+        """(row groups, 2) int64: the least and the greatest number that a column has in each row group."""
+        with self._damage():
+            place = self._file.schema_arrow.get_field_index(column)
+            groups = [self._file.metadata.row_group(number).column(place) for number in range(self.row_groups)]
+            if not all(group.is_stats_set for group in groups):
+                raise ValueError(f"its column {column!r} has no statistics")
+            ends = [(group.statistics.min, group.statistics.max) for group in groups]
+        return np.array(ends, np.int64).reshape(-1, 2)
+
     def _check(self, columns: Sequence[str], types: Mapping[str, pa.DataType]) -> None:
         for name in columns:  # pyarrow leaves out missing columns without an error
             if self.schema.names.count(name) != 1:

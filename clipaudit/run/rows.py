@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 
 from clipaudit.arrays import ArrayHolder, Float32s
 from clipaudit.errors import UsageError
-from clipaudit.run.filter_columns import FilterColumns
+from clipaudit.run.filter_columns import FilterColumns, value_text
 from clipaudit.run.filter_terms import Filter
 from clipaudit.run.filters import parse_filter, why_empty
 from clipaudit.run.moments import Moments, merge, moments_of
@@ -91,13 +92,23 @@ def group_column(run: Run, name: str) -> str:
     attribute = name.removeprefix("attributes.")
     if name == "label" and run.spec.label_kind is not None:
         return name
-    if attribute not in run.spec.attributes:
-        known = ["label"] * (run.spec.label_kind is not None) + [f"attributes.{a}" for a in run.spec.attributes]
+    if attribute not in run.attributes:
+        known = ["label"] * (run.spec.label_kind is not None) + [f"attributes.{a}" for a in run.attributes]
         raise UsageError(
             f"the run at {run.directory.url} has no column {name!r} to group rows by: it has"
-            f" {', '.join(known) or 'none'}"
+            f" {', '.join(known) or 'none'}{_meant(name, [*known, *run.attributes])}"
+        )
+    if run.holds_lists(attribute):
+        raise UsageError(
+            f"attributes.{attribute} of the run at {run.directory.url} holds lists of texts, and rows are grouped by"
+            f" single values: choose rows with --where, {attribute} has TEXT"
         )
     return f"attributes.{attribute}"
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def stream_rows(
@@ -110,8 +121,8 @@ def stream_rows(
     condition = row_filter(run, rows)
     for name in columns:
         outer, _, inner = name.partition(".")
-        if inner and (outer != "attributes" or inner not in run.spec.attributes):
-            known = ", ".join(run.spec.attributes) or "none"
+        if inner and (outer != "attributes" or inner not in run.attributes):
+            known = ", ".join(run.attributes) or "none"
             raise UsageError(f"the run at {run.directory.url} has no attribute {inner!r}: it has {known}")
     tables = [*(name.partition(".")[0] for name in columns), *(column.path[0] for column in condition.columns)]
     stored = list(dict.fromkeys(["status", *tables, *vectors]))
@@ -126,10 +137,12 @@ def stream_rows(
 
 
 def _values(batch: pa.RecordBatch, name: str) -> npt.NDArray[Any]:
-    """(n,) Python objects of a column; `attributes.place` is a field of one."""
+    """(n,) Python objects of a column; of `attributes.place`, a field of one, texts."""
     outer, _, inner = name.partition(".")
     column = batch.column(outer)
     values = (pc.struct_field(column, inner) if inner else column).to_pylist()
+    if inner:  # joined columns have types of their own, where those of the job are texts
+        values = [value if value is None else value_text(value) for value in values]
     objects = np.empty(len(values), object)
     objects[:] = values
     return objects
