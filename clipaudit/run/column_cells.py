@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipaudit.errors import UsageError
 from clipaudit.run.column_types import TextType, type_of_kinds, with_type
-from clipaudit.shards.attribute_values import BadValue, attribute_value
+from clipaudit.shards.field_values import BadValue, Json, attribute_value
 
 Kind: TypeAlias = Literal["number", "integer", "boolean", "text", "texts"]
 
@@ -38,7 +38,7 @@ class Cells:
         """Take in a cell; `row` names it in messages. UsageError for a value that no column can hold."""
         text: str | None = None
         try:
-            text, kind = attribute_value(value)
+            text, kind = attribute_value(cast(Json, value))
         except BadValue as error:
             raise UsageError(
                 f"{self._name} cannot be added: of {row} {error}; a column holds numbers, booleans, texts or lists of"

@@ -113,7 +113,7 @@ class _Values:
             self._least = min(self._least, ends["min"].as_py())
             self._greatest = max(self._greatest, ends["max"].as_py())
             return
-        counted = pc.value_counts(pc.list_flatten(known) if self._kind == "texts" else known)
+        counted = pc.value_counts(pc.list_flatten(known) if self._kind.startswith("list") else known)
         for value, count in zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True):
             text = value_text(value)
             if text in self._counts or len(self._counts) < _COUNTED:

@@ -16,8 +16,8 @@ from clipaudit.run.projections import open_table, stored_types
 from clipaudit.run.records import CommitRecord
 from clipaudit.schema import TableSpec
 
-ColumnType: TypeAlias = Literal["number", "boolean", "text", "texts"]
-"""What a column holds; `texts` is a list of texts in each row."""
+ColumnType: TypeAlias = Literal["number", "boolean", "text", "list of numbers", "list of texts"]
+"""What a column holds; a list is a row's."""
 TEXTS: Final = pa.list_(pa.string())
 """The Arrow type of lists of texts."""
 
@@ -163,10 +163,10 @@ def typed_by_values(records: Iterable[CommitRecord], spec: TableSpec) -> bool:
 
 def column_type(kind: pa.DataType) -> ColumnType:
     """The word for an Arrow type of a plain column."""
+    if pa.types.is_list(kind):
+        return "list of texts" if pa.types.is_string(kind.value_type) else "list of numbers"
     if pa.types.is_boolean(kind):
         return "boolean"
-    if pa.types.is_list(kind):
-        return "texts"
     return "text" if pa.types.is_string(kind) else "number"
 
 

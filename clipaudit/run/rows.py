@@ -20,6 +20,7 @@ from clipaudit.run.filters import parse_filter, why_empty
 from clipaudit.run.moments import Moments, merge, moments_of
 from clipaudit.run.projections import vectors_of
 from clipaudit.run.reader import Run
+from clipaudit.run.vectors import as_objects
 from clipaudit.schema import OK, Names, as_tuples
 
 BATCH_ROWS: Final = 4096
@@ -137,15 +138,13 @@ def stream_rows(
 
 
 def _values(batch: pa.RecordBatch, name: str) -> npt.NDArray[Any]:
-    """(n,) Python objects of a column; of `attributes.place`, a field of one, texts."""
+    """(n,) Python objects of a column, lists as tuples; of `attributes.place`, a field of one, texts."""
     outer, _, inner = name.partition(".")
     column = batch.column(outer)
-    values = (pc.struct_field(column, inner) if inner else column).to_pylist()
-    if inner:  # joined columns have types of their own, where those of the job are texts
-        values = [value if value is None else value_text(value) for value in values]
-    objects = np.empty(len(values), object)
-    objects[:] = values
-    return objects
+    values = as_objects(pc.struct_field(column, inner) if inner else column)
+    for row, value in enumerate(values if inner else ()):  # joined columns have types, those of the job are texts
+        values[row] = value if value is None else value_text(value)
+    return values
 
 
 def moments_over(run: Run, rows: Rows = ALL) -> Moments:
@@ -156,9 +155,8 @@ def moments_over(run: Run, rows: Rows = ALL) -> Moments:
     condition = row_filter(run, rows)
     if not condition.terms:
         return run.moments(shards=rows.shards)
-    label = condition.equalities.get("label")
-    if len(condition.terms) == 1 and isinstance(label, int | str):
-        return run.moments(label=label, shards=rows.shards)
+    if condition.only_label is not None:
+        return run.moments(label=condition.only_label, shards=rows.shards)
     moments = Moments.empty(run.spec)
     for batch in stream_rows(run, list(run.spec.measured), (), rows, size=1024):
         moments = merge([moments, moments_of(Moments.empty(run.spec), batch.vectors)])

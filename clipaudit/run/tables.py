@@ -98,7 +98,10 @@ class RunTables:
     # -- rows -----------------------------------------------------------------------------------------------------
 
     def labels(self, shards: Shards = None) -> npt.NDArray[Any]:
-        """The label of every ok row, (n,) int64 or str objects, in the order of `heads`; UsageError without labels."""
+        """The label of every ok row, (n,) int64 or str objects, in the order of `heads`; UsageError without labels.
+
+        Where images may have several labels (`spec.multi_label`) each is a tuple of them, () for none.
+        """
         table = self.table(["status", "label"], shards)
         return as_numpy(table.filter(pc.equal(table["status"], "ok"))["label"])
 
@@ -166,7 +169,9 @@ class RunTables:
         }
 
     def column_types(self) -> dict[str, ColumnType]:
-        """`number`, `boolean`, `text` or `texts` (lists) of every plain column, by name (`attributes.place`).
+        """`number`, `boolean`, `text` or `list of texts` of every plain column, by name (`attributes.place`).
+
+        Where images may have several labels `label` is a `list of numbers` or a `list of texts`.
 
         Attributes of the job have the types that they had in the json; those of version 0.1, which recorded none, are
         typed by all committed values: numbers and booleans as JSON spells them, text for everything else. Joined

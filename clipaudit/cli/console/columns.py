@@ -48,6 +48,6 @@ def print_columns(columns: Sequence[ColumnFacts]) -> None:
     for title in ("column", "type", "values", "nulls", "from"):
         table.add_column(title, justify="right" if title == "nulls" else "left", overflow="fold")
     for column in columns:
-        cells = (column.name, _TYPES.get(column.type, column.type), column.values, f"{column.nulls:,}", column.origin)
+        cells = (column.name, column.type, column.values, f"{column.nulls:,}", column.origin)
         table.add_row(*map(escape, cells))
     console.print(table)

@@ -129,7 +129,7 @@ def test_cells_of_a_csv_are_typed_by_all_of_them(single, tmp_path):
     reader = Run(single)
     names = ("whole", "share", "day", "code", "empty", "tags")
     kinds = {name: reader.column_types()[f"attributes.{name}"] for name in names}
-    assert kinds == dict(zip(names, ("number", "number", "boolean", "text", "text", "texts"), strict=True))
+    assert kinds == dict(zip(names, ("number", "number", "boolean", "text", "text", "list of texts"), strict=True))
     rows = reader.table(names).to_pylist()[:3]
     assert [row["whole"] for row in rows] == [1, 2, None]
     assert [row["day"] for row in rows] == [True, False, None]
@@ -146,7 +146,7 @@ def test_jsonl_and_parquet_keep_their_types(single, tmp_path):
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
     add_columns(single, tmp_path / "t.parquet", JoinOptions(prefix="p_"))
     types = Run(single).column_types()
-    for name, kind in {"postcode": "text", "score": "number", "tags": "texts", "flag": "boolean"}.items():
+    for name, kind in {"postcode": "text", "score": "number", "tags": "list of texts", "flag": "boolean"}.items():
         assert types[f"attributes.{name}"] == types[f"attributes.p_{name}"] == kind
 
 
