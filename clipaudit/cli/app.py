@@ -11,6 +11,7 @@ from clipaudit.cli import (
     columns,
     compare,
     demo,
+    doctor,
     evaluate,
     heads,
     index,
@@ -68,3 +69,4 @@ app.add_typer(evaluate.evaluate, name="evaluate")
 app.command("report", cls=Command)(report.report)
 app.command("demo", cls=Command)(demo.demo)
 app.command("demo-data", cls=Command)(demo.demo_data)
+app.command("doctor", cls=Command)(doctor.doctor)
