@@ -19,7 +19,7 @@ _KINDS: Final[dict[str, Kind]] = {"bool": "boolean", "int64": "integer", "double
 _BOOLEANS: Final = frozenset({"true", "false"})
 
 
-class Cells:
+class ColumnCells:
     """The values of one column, as texts, and what they are.
 
     Values of JSONL and Parquet keep their kinds. Those of CSV and TSV are texts, and typed by all of them together:

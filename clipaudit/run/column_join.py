@@ -57,7 +57,7 @@ class JoinOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joined:
+class JoinedTable:
     """What was joined, or would be."""
 
     columns: tuple[ColumnRecord, ...]
@@ -75,7 +75,7 @@ class Joined:
 
 def add_columns(
     run: RunPlace, table: str | Path, options: JoinOptions | None = None, *, dry_run: bool = False
-) -> Joined:
+) -> JoinedTable:
     """Join the columns of a CSV, TSV, JSONL or Parquet file (path or URL) to a run; with `dry_run` write nothing.
 
     A row names its image by key, or by shard and key. All columns are written before the first counts; each is created
@@ -111,7 +111,7 @@ def add_columns(
         unknown=len(matches.unknown),
         author=_user() if options.author is None else options.author,
     )
-    return Joined(
+    return JoinedTable(
         columns=_write(reader, rows, names, matches, facts, options.replace, dry_run=dry_run),
         by=rows.by,
         table_rows=len(rows),

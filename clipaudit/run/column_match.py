@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from clipaudit.arrays import Bools, Ints
 from clipaudit.errors import UsageError
 from clipaudit.redact import public_url
-from clipaudit.run.column_cells import Cells
+from clipaudit.run.column_cells import ColumnCells
 from clipaudit.run.reader import Run
 from clipaudit.schema import DUPLICATE_KEY, OK, Shard
 from clipaudit.shards.sources.tables import open_table
@@ -51,7 +51,7 @@ class KeyedRows:
         self.shards: Ints = np.empty(0, np.int64)
         """(n,) shard ids; -1 for a shard that the run does not have, -2 in a table without shards."""
         self._shard_texts: dict[int, str] = {}
-        self.cells: dict[str, Cells] = {}
+        self.cells: dict[str, ColumnCells] = {}
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -59,7 +59,7 @@ class KeyedRows:
     def read(self, columns: Sequence[str]) -> None:
         """Read the keys and these columns; UsageError for a row or a value that cannot be used."""
         typed = self._table.path.lower().endswith(_TYPED)
-        self.cells = {name: Cells(name, typed=typed) for name in columns}
+        self.cells = {name: ColumnCells(name, typed=typed) for name in columns}
         keys: list[str] = []
         pieces: list[pa.Array] = []
         shards: list[int] = []

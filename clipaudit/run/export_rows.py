@@ -146,7 +146,10 @@ class ExportRows:
         if column.source in (SHARD, MEMBER, CLASS):
             return pa.string()
         outer, _, inner = column.source.partition(".")
-        return self.run.attribute_types[inner] if inner else self.run.schema(outer).field(outer).type
+        if outer == "attributes" and inner:
+            return self.run.attribute_types[inner]
+        kind = self.run.schema(outer).field(outer).type
+        return kind.field(inner).type if inner else kind
 
     def _array(self, column: Column, rows: pa.RecordBatch) -> pa.Array:
         if column.source == SHARD:

@@ -229,7 +229,7 @@ def _wrong_table(table: TableSpec) -> str:
     for name in table.components:
         if re.fullmatch(r"(?:attention|mlp|self_attention)_L\d{2,}", name) is None:
             return f"{name!r} is no component"
-    for names in (table.heads, table.components, table.attributes):
+    for names in (table.heads, table.components, table.attributes, table.image_properties):
         if len(set(names)) < len(names) or not all(names) or any("\0" in name for name in names):
             return "a column is empty or named twice"
     if not 0 <= table.residual_means <= _MAX_LENGTH:

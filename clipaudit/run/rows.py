@@ -21,7 +21,7 @@ from clipaudit.run.moments import Moments, merge, moments_of
 from clipaudit.run.projections import vectors_of
 from clipaudit.run.reader import Run
 from clipaudit.run.vectors import as_objects
-from clipaudit.schema import OK, Names, as_tuples
+from clipaudit.schema import IMAGE_PROPERTIES, OK, Names, as_tuples
 
 BATCH_ROWS: Final = 4096
 
@@ -89,15 +89,21 @@ def row_filter(run: Run, rows: Rows) -> Filter:
 
 
 def group_column(run: Run, name: str) -> str:
-    """`label`, or `attributes.place` for `place` and `attributes.place`; UsageError when the run has no such column."""
+    """`label`, `image.brightness`, or `attributes.place` for `place` and `attributes.place`.
+
+    UsageError when the run has no such column, or it holds lists.
+    """
     attribute = name.removeprefix("attributes.")
+    measured = [f"image.{each}" for each in run.spec.image_properties]
+    if name in measured:
+        return name
     if name == "label" and run.spec.label_kind is not None:
         return name
     if attribute not in run.attributes:
-        known = ["label"] * (run.spec.label_kind is not None) + [f"attributes.{a}" for a in run.attributes]
+        known = ["label"] * (run.spec.label_kind is not None) + [f"attributes.{a}" for a in run.attributes] + measured
         raise UsageError(
             f"the run at {run.directory.url} has no column {name!r} to group rows by: it has"
-            f" {', '.join(known) or 'none'}{_meant(name, [*known, *run.attributes])}"
+            f" {', '.join(known) or 'none'}{_unmeasured(run, name)}{_meant(name, [*known, *run.attributes])}"
         )
     if run.holds_lists(attribute):
         raise UsageError(
@@ -105,6 +111,12 @@ def group_column(run: Run, name: str) -> str:
             f" single values: choose rows with --where, {attribute} has TEXT"
         )
     return f"attributes.{attribute}"
+
+
+def _unmeasured(run: Run, name: str) -> str:
+    """Why a run lacks image properties."""
+    known = name.startswith("image.") and name.removeprefix("image.") in IMAGE_PROPERTIES
+    return "; image properties were not measured yet when the run was begun" * (known and not run.spec.image_properties)
 
 
 def _meant(name: str, known: Sequence[str]) -> str:
@@ -122,7 +134,7 @@ def stream_rows(
     condition = row_filter(run, rows)
     for name in columns:
         outer, _, inner = name.partition(".")
-        if inner and (outer != "attributes" or inner not in run.attributes):
+        if inner and outer != "image" and (outer != "attributes" or inner not in run.attributes):
             known = ", ".join(run.attributes) or "none"
             raise UsageError(f"the run at {run.directory.url} has no attribute {inner!r}: it has {known}")
     tables = [*(name.partition(".")[0] for name in columns), *(column.path[0] for column in condition.columns)]

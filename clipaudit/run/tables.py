@@ -177,7 +177,8 @@ class RunTables:
         typed by all committed values: numbers and booleans as JSON spells them, text for everything else. Joined
         columns have types of their own.
         """
-        types = {field.name: field.type for field in self.schema() if not pa.types.is_struct(field.type)}
+        types = {field.name: field.type for field in self.schema() if field.name != "attributes"}
+        types |= {f"image.{name}": pa.float32() for name in self.spec.image_properties}
         types |= {f"attributes.{name}": kind for name, kind in self.attribute_types.items()}
         return {name: column_type(types[name]) for name in self.flat_columns()}
 

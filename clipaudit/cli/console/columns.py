@@ -13,13 +13,13 @@ from clipaudit.cli.console.format import count
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from clipaudit.run.column_join import Joined
+    from clipaudit.run.column_join import JoinedTable
     from clipaudit.run.column_list import ColumnFacts
 
 _TYPES: Final = {"integer": "number", "texts": "list of texts"}
 
 
-def print_joined(joined: Joined, run: str, *, dry_run: bool) -> None:
+def print_joined(joined: JoinedTable, run: str, *, dry_run: bool) -> None:
     """Print what was joined, or would be: a line a column, and how many images the table names."""
     console = Console(highlight=False)
     verb = "would add" if dry_run else "added"

@@ -14,12 +14,14 @@ from clipaudit.retrieval.rowmap import RowMap, segments_for
 from clipaudit.run.column_join import JoinOptions, add_columns
 from clipaudit.run.column_list import drop_columns, export_columns, list_columns
 from clipaudit.run.columns import read_columns
+from clipaudit.run.directory import RunDirectory
 from clipaudit.run.export import export
 from clipaudit.run.integrity import check
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import check_rows, chosen_rows, group_column, stream_rows
 from clipaudit.run.upkeep import gc
-from tests.make_runs import SPEC, make_run, make_shard
+from clipaudit.schema import IMAGE_PROPERTIES, OK
+from tests.make_runs import SPEC, make_manifest, make_run, make_samples, make_shard, make_vectors, write_attempt
 
 ROWS, FAILURES = 12, (5,)
 
@@ -338,3 +340,43 @@ def test_a_read_only_run_is_told_before_anything_is_read(single, tmp_path, monke
     monkeypatch.setattr("clipaudit.run.derived.os.access", lambda path, mode: False)
     with pytest.raises(UsageError, match="read-only"):
         add_columns(single, tmp_path / "not-there.csv")
+
+
+# -- image properties -------------------------------------------------------------------------------------------------
+
+
+def test_image_properties_are_columns_of_new_runs(tmp_path):
+    spec = dataclasses.replace(SPEC, image_properties=IMAGE_PROPERTIES)
+    directory = make(tmp_path / "run", spec)
+    assert Run(directory).table("image.border")["image.border"].null_count == 3 * ROWS  # make_run measures nothing
+    manifest = make_manifest(spec, 1)
+    other = RunDirectory(str(tmp_path / "measured"))
+    other.create_or_resume(manifest)
+    samples = make_samples(ROWS, FAILURES)
+    for sample in samples:
+        if sample.status == OK:
+            values = dict.fromkeys(IMAGE_PROPERTIES, sample.index / 8) | {"jpeg_quality": float("nan")}
+            sample.image_properties = tuple(values.values())
+    other.commit(write_attempt(other, manifest.shards[0], spec, samples, *make_vectors(spec, ROWS - len(FAILURES))))
+    run = Run(other)
+    assert run.column_types()["image.brightness"] == "number"
+    table = run.table(["image.brightness", "image.jpeg_quality", "image"])
+    assert table["image.brightness"].to_pylist() == [None if i in FAILURES else i / 8 for i in range(ROWS)]
+    assert table["image.jpeg_quality"].null_count == ROWS
+    assert run.heads("L00H00", "image.contrast")["image.contrast"].tolist()[:3] == [0, 1 / 8, 2 / 8]
+    rows = [b.columns["key"].tolist() for b in stream_rows(run, (), ["key"], chosen_rows(run, "image.aspect < .25"))]
+    assert rows == [[key(0), key(1)]]
+    assert group_column(run, "image.border") == "image.border"
+    assert export_columns(other, tmp_path / "e.jsonl", only="image.sharpness", where="brightness > 1") == 3
+    assert json.loads((tmp_path / "e.jsonl").read_text().splitlines()[0])["image.sharpness"] == 9 / 8
+    indexed = RowMap(run, segments_for(run))
+    assert indexed.rows(np.flatnonzero(indexed.mask("image.megapixels > 1.2")))[0].image["kilobytes"] == 10 / 8
+    facts = {column.name: column for column in list_columns(run)}
+    assert facts["image.border"].origin == "measured while decoding"
+
+
+def test_a_run_of_before_says_that_nothing_was_measured(single):
+    with pytest.raises(UsageError, match="image properties were not measured yet when the run was begun"):
+        group_column(Run(single), "image.brightness")
+    with pytest.raises(UsageError, match=r"column 'image.brightness' is not in"):
+        chosen_rows(Run(single), "image.brightness < 1")
