@@ -12,11 +12,12 @@ import numpy.typing as npt
 from scipy import stats
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
-from clipaudit.cues.measure.answers import Answers, read_vectors
+from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.directions import Direction
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.naming import Namer
 from clipaudit.cues.measure.scan import Scan
+from clipaudit.cues.measure.vectors import read_vectors
 from clipaudit.cues.options import AuditOptions
 from clipaudit.cues.result.finding_parts import ClassesFrom
 from clipaudit.cues.statistics.attributes import AttributeScreen, Omnibus

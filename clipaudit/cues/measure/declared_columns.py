@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 
 from clipaudit.arrays import Ints
-from clipaudit.cues.measure.answers import read_vectors
 from clipaudit.cues.measure.context import ColumnTest
 from clipaudit.cues.measure.image_facts import ImageFacts
+from clipaudit.cues.measure.vectors import read_vectors
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen, omnibus
 from clipaudit.cues.statistics.columns import binned_like, column_kind, multi_class_auc, numbers_of
