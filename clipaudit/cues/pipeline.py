@@ -151,8 +151,8 @@ class _Job:
             progress("rehearsal", 0, 1)
             panel = panel_of(context, context.answers, out_of_fold=test is None)
             progress("rehearsal", 1, 1)
-        all_findings, placebo = findings_of(context, panel, progress)
-        findings = ranked(all_findings, self.options.max_findings)
+        everything = findings_of(context, panel, progress)
+        findings = ranked(everything.findings, self.options.max_findings)
         shift = None if test is None else shift_between(context, test, findings, self.pool, self.texts)
         findings = tuple(with_shift(finding, shift) for finding in findings)
         columns = [screen.attribute.column for screen in context.attributes]
@@ -165,7 +165,8 @@ class _Job:
             dropped=tuple(self.dropped),
             shift=shift,
             hygiene=hygiene(facts, test, self.names),
-            placebo=placebo_of(placebo),
+            placebo=placebo_of(everything.placebo),
+            rehearsal=everything.rehearsal,
             everything=facts,
             left_out=(left_out, test_left_out),
             rows=row_tables(context, findings, facts, test, columns),
