@@ -106,8 +106,9 @@ def _rates(margins: Float64s, suggested: Ints, labels: Ints, contradicted: Ints)
     What a wrong label looks like is known: out-of-fold answers do not depend on the image's own label, so every image
     with each other class in the place of its label is one. Margins of all images are a mixture, F = w F1 + (1 - w) F0,
     of wrong labels (F1, from there) and right ones (F0, unknown), so that w <= F(t) / F1(t) for every margin t; w is
-    the least of these ratios (Blanchard, Lee, Scott, "Semi-Supervised Novelty Detection", JMLR 2010, section 3), which
-    is rather too small than too large, and the rates rather too large. An image that is only hard has a small margin, a wrong label often has one near -1: where no image has, w is 0.
+    the least of these ratios (Blanchard, Lee, Scott, "Semi-Supervised Novelty Detection", JMLR 2010, section 3). It is
+    rather too small than too large, and the rates rather too large. An image that is only hard has a small margin, a
+    wrong label often has one near -1: where no image has, w is 0.
     """
     n, K = margins.shape
     other = np.ones((n, K), np.bool_)
