@@ -13,9 +13,10 @@ from typing import Final
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Ints
+from clipaudit.cues.answerers.panel import panel_of
 from clipaudit.cues.findings.all_findings import findings_of
 from clipaudit.cues.findings.by_text import with_shift
-from clipaudit.cues.findings.measured_reliance import placebo_of
+from clipaudit.cues.findings.reliance_result import placebo_of
 from clipaudit.cues.inconclusive import inconclusive
 from clipaudit.cues.measure.answers import answers
 from clipaudit.cues.measure.context import Context, Progress, TextSource
@@ -145,7 +146,12 @@ class _Job:
                 versions=self.versions(),
             )
         context = self._context(facts, raw, test, tested, progress)
-        all_findings, placebo = findings_of(context, progress)
+        panel = None
+        if context.answers is not None:
+            progress("rehearsal", 0, 1)
+            panel = panel_of(context, context.answers, out_of_fold=test is None)
+            progress("rehearsal", 1, 1)
+        all_findings, placebo = findings_of(context, panel, progress)
         findings = ranked(all_findings, self.options.max_findings)
         shift = None if test is None else shift_between(context, test, findings, self.pool, self.texts)
         findings = tuple(with_shift(finding, shift) for finding in findings)

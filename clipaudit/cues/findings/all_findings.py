@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clipaudit.arrays import Ints
+from clipaudit.cues.answerers.panel import Panel
 from clipaudit.cues.findings.by_attribute import value_finding
 from clipaudit.cues.findings.by_column import column_finding
 from clipaudit.cues.findings.by_text import text_finding
@@ -18,11 +19,12 @@ _KEPT_WITHOUT_TIE = (Verdict.MODEL_ONLY, Verdict.NEEDED)
 """A value that goes with no class is a finding only if a model hangs on it."""
 
 
-def findings_of(context: Context, progress: Progress) -> tuple[list[Finding], PlaceboDraws | None]:
+def findings_of(context: Context, panel: Panel | None, progress: Progress) -> tuple[list[Finding], PlaceboDraws | None]:
     """Every finding, not yet ranked, and how often permuted columns were believed."""
     cues = value_cues(context)[: context.options.max_findings]
     progress("reliance", 0, 1)
-    measured, placebo = measure_reliance(context, cues)
+    everything = measure_reliance(context, panel, cues)
+    measured, placebo = everything.findings, everything.placebo
     progress("reliance", 1, 1)
     limits = [float(context.family.limits[context.row_of(cue.screen, cue.place), 0]) for cue in cues]
     judged_by = stand_ins(cues, measured, limits) if measured and measured[0] else [None] * len(cues)
