@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from clipaudit.config import JobConfig, fingerprint
 from clipaudit.errors import RunInvalid, RunNotFound
 from clipaudit.job.engines import make_pool
+from clipaudit.job.fields import fields_of
 from clipaudit.job.progress import Tally
 from clipaudit.job.protocol import Observer, Pool, WorkerFacts
 from clipaudit.job.scheduler import Scheduler
@@ -108,16 +109,17 @@ def run_job(
     """
     reporter = Reporter() if reporter is None else reporter
     stop = threading.Event() if stop is None else stop
-    fields = parse_fields(config.fields)  # its errors are told before the shards are listed and the model is loaded
+    parse_fields(config.fields)  # its errors are told before the shards are listed and the model is loaded
     run_dir = RunDirectory(config.out)
     shards = tuple(expand(config.shards))
     committed = run_dir.committed_ids() if _refuse_mismatch(run_dir, config, shards) else set()
     reporter.listed(len(shards), len(committed))
     pending = [shard for shard in shards if shard.id not in committed]
     if pending:
+        fields, mixed = fields_of(config, run_dir)
         lack = warn_of_first_samples(pending[0], fields)
-        if lack is not None:
-            reporter.warning(lack)
+        for sentence in filter(None, (mixed, lack)):
+            reporter.warning(sentence)
         _process(config, run_dir, make_pool(config) if pool is None else pool, reporter, stop, shards, pending)
     result = status(config.out)
     reporter.done(result)

@@ -156,7 +156,8 @@ def _identity(trait: Trait) -> tuple[str, str, str]:
 def null_design(traits: Traits, before: Sequence[Trait], rows: Ints) -> Float64s:
     """(m, 1 + 2 b) intercept, and of each of b traits whether an image has it and its standardised score.
 
-    The score is there because the images just below a cut have a little of the trait, too.
+    rows: (m,) positions of the images. The score is there because the images just below a cut have a little of the
+    trait, too.
     """
     columns = [np.ones(len(rows))]
     for trait in before:
