@@ -30,7 +30,7 @@ class ColumnValue:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColumnFacts:
+class WallColumn:
     """A column as completion and menus need it."""
 
     name: str
@@ -69,28 +69,29 @@ def computed_columns(wall: Wall) -> list[str]:
     return names
 
 
-def column_facts(wall: Wall, name: str, workspace: Workspace) -> ColumnFacts:
+def column_facts(wall: Wall, name: str, workspace: Workspace) -> WallColumn:
     """A column's kind, values and range; those of CLIP's answers are not computed before a filter names them."""
     if not _known(wall, name):
         return _not_computed(name)
     return wall.fact(name, lambda: _facts(wall, name, workspace))
 
 
-def _facts(wall: Wall, name: str, workspace: Workspace) -> ColumnFacts:
+def _facts(wall: Wall, name: str, workspace: Workspace) -> WallColumn:
     short = name.removeprefix("attributes.")
     own = name in wall.rows.table.column_names and name not in workspace.run.columns
     column = wall.rows.filter_columns.find(name)
     values = column.compared_values(column.stored_values(wall.rows.table))
     # every row has its own key: to count a million of them takes seconds and tells nothing
-    counted = pc.value_counts((values.slice(0, 0) if name == "key" else values).drop_null())
+    single = column.single_values(wall.rows.table.slice(0, 0) if name == "key" else wall.rows.table)
+    counted = pc.value_counts(single.combine_chunks() if isinstance(single, pa.ChunkedArray) else single)
     distinct = len(values) if name == "key" else len(counted)
     numbers = column.kind in ("whole", "number")
-    ends = pc.min_max(values) if numbers and distinct else None
+    ends = pc.min_max(single) if numbers and distinct else None
     listed: tuple[ColumnValue, ...] = ()
     repeated = distinct < len(values) - values.null_count
     if (repeated and distinct <= _VALUES) or (not numbers and distinct < len(values) / 2):
         listed = _listed(counted, workspace if name == "label" else None)
-    return ColumnFacts(
+    return WallColumn(
         name=name,
         short=short,
         kind=column.kind,
@@ -126,10 +127,10 @@ def _listed(counted: Any, workspace: Workspace | None) -> tuple[ColumnValue, ...
     )
 
 
-def _not_computed(name: str) -> ColumnFacts:
+def _not_computed(name: str) -> WallColumn:
     boolean = name == RIGHT
     values = tuple(ColumnValue(value=value, count=0) for value in ("false", "true")) if boolean else ()
-    return ColumnFacts(
+    return WallColumn(
         name=name,
         short=name,
         kind="boolean" if boolean else "text",

@@ -102,9 +102,14 @@ class Wall:
         return fact
 
     def values(self, column: str) -> Any:  # noqa: ANN401 - pyarrow has no types
-        """(n,) the values of a column as filters compare them; UsageError when there is no such column."""
+        """(n,) the values of a column as filters compare them, lists as one text; UsageError for no such column."""
         filtered = self.rows.filter_columns.find(column)
-        return filtered.compared_values(filtered.stored_values(self.rows.table))
+        values = filtered.compared_values(filtered.stored_values(self.rows.table))
+        if not filtered.is_list:
+            return values
+        return pa.chunked_array(
+            [pa.array([None if each is None else value_text(each) for each in values.to_pylist()], pa.string())]
+        )
 
     def _new(self, request: ViewRequest) -> View:
         allowed = self.rows.mask(request.where) if request.where else np.ones(len(self.rows), np.bool_)

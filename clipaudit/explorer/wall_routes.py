@@ -20,7 +20,7 @@ from clipaudit.retrieval.parts import QueryPart, check_parts, parse_keys, parse_
 from clipaudit.retrieval.queries import parse_key
 from clipaudit.retrieval.request import parse_weights
 from clipaudit.run.filter_columns import value_text
-from clipaudit.run.row import Row
+from clipaudit.run.row import Row, label_text
 from clipaudit.run.thumbnails import NoPicture
 from clipaudit.shards.image_header import HeaderError, read_header
 
@@ -196,7 +196,7 @@ def row_json(row: Row) -> dict[str, Any]:
         "shard": row.shard_id,
         "index": row.index,
         "key": row.key,
-        "label": None if row.label is None else value_text(row.label),
+        "label": None if row.label is None else label_text(row.label),
         "class_name": row.class_name,
         "caption": row.caption,
         "width": row.width,
@@ -230,7 +230,10 @@ def _group(workspace: Workspace, request: ViewRequest, group: dict[str, Any]) ->
     """A group with its class's name where labels group."""
     names = workspace.class_names
     if request.group == "label" and names is not None and group["value"] is not None:
-        kind = workspace.run.spec.label_kind
-        label = int(group["value"]) if kind == "int" else group["value"]
-        return {**group, "name": names.name_of(label)}
+        kind, value = workspace.run.spec.label_kind, group["value"]
+        # of several labels the text names more than one class
+        return {
+            **group,
+            "name": names.name_of(int(value) if kind == "int" else value) if kind in ("int", "string") else None,
+        }
     return {**group, "name": None}

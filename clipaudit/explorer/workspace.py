@@ -25,7 +25,7 @@ from clipaudit.retrieval.row_table import RowTable
 from clipaudit.run.classes import ClassNames, find_classes
 from clipaudit.run.reader import Run
 from clipaudit.run.thumbnails import Thumbnails
-from clipaudit.schema import OK
+from clipaudit.schema import OK, labels_in
 from clipaudit.storage.text_file import is_remote, read_if_there
 
 _LEFT_OUT: Final = frozenset({"status", "scale", "norm", "remainder"})
@@ -91,7 +91,7 @@ class Workspace:
         for shard, record in run.records.items():
             starts[shard] = (first, record.ok)
             first += record.ok
-        return RowTable(run, table, starts, f"the run at {run.directory.url}")
+        return RowTable(run, table, starts, f"the run at {run.directory.url}", run.attribute_types)
 
     @cached_property
     def _report_columns(self) -> dict[str, pa.Array]:
@@ -126,7 +126,7 @@ class Workspace:
         for name, values in extra.items():
             if name not in table.column_names:
                 table = table.append_column(name, values)
-        return RowTable(self.run, table, rows.starts, rows.source)
+        return RowTable(self.run, table, rows.starts, rows.source, self.run.attribute_types)
 
     def _scores_of(self, request: ViewRequest) -> Float32s:
         return self.scores.scores(request.parts, dict(request.weights))
@@ -188,13 +188,17 @@ class Workspace:
             logits = embedding[start : start + 65_536].astype(np.float32) @ classes.vectors.T
             predicted[start : start + 65_536] = logits.argmax(axis=1)
         label_rows = classes.names.rows(self.run.class_labels())
-        truth = [label_rows.get(label, -1) for label in self._plain_rows.table["label"].to_pylist()]
-        right = np.asarray(truth) == predicted
+        right: list[bool | None] = []
+        for label, answer in zip(self._plain_rows.table["label"].to_pylist(), predicted.tolist(), strict=True):
+            # of several labels, one that is answered is right
+            truth = [
+                label_rows[each]
+                for each in labels_in(tuple(label) if isinstance(label, list) else label)
+                if each in label_rows
+            ]
+            right.append(answer in truth if truth else None)
         names = np.array(classes.names.names, object)[predicted]
-        return {
-            PREDICTED: pa.array(names, pa.string()),
-            RIGHT: pa.array(right, mask=np.asarray(truth) < 0),
-        }
+        return {PREDICTED: pa.array(names, pa.string()), RIGHT: pa.array(right, pa.bool_())}
 
     # -- tags --------------------------------------------------------------------------------------------------------
 

@@ -13,15 +13,27 @@ import pyarrow.compute as pc
 from clipaudit.arrays import Bools, Ints
 from clipaudit.errors import UsageError
 from clipaudit.run.classes import ClassNames
-from clipaudit.run.column_types import recorded_types
-from clipaudit.run.filter_columns import FilterColumns, table_columns, with_attribute_types
+from clipaudit.run.filter_columns import FilterColumns, table_columns, value_text, with_attribute_types
 from clipaudit.run.filters import parse_filter, why_empty
 from clipaudit.run.reader import Run
 from clipaudit.run.row import ImageId, Row
-from clipaudit.schema import Names
+from clipaudit.schema import Names, SampleLabel, labels_in
 
 _ROW_COLUMNS: Final = frozenset(
-    ("shard_id", "index", "key", "label", "caption", "attributes", "width", "height", "phash", "offset", "nbytes")
+    (
+        "shard_id",
+        "index",
+        "key",
+        "label",
+        "caption",
+        "attributes",
+        "width",
+        "height",
+        "phash",
+        "image",
+        "offset",
+        "nbytes",
+    )
 )
 """What a `Row` is made of; a table may have more."""
 
@@ -29,14 +41,22 @@ _ROW_COLUMNS: Final = frozenset(
 class RowTable:
     """Ok rows of a run's shards by number, one line a row. Thread-safe."""
 
-    def __init__(self, run: Run, table: pa.Table, starts: Mapping[int, tuple[int, int]], source: str) -> None:
+    def __init__(
+        self,
+        run: Run,
+        table: pa.Table,
+        starts: Mapping[int, tuple[int, int]],
+        source: str,
+        types: Mapping[str, pa.DataType] | None,
+    ) -> None:
         """table: the columns of a `Row`, attributes in a struct, and any others.
 
         starts: shard id -> (number of its first row, rows), in the table's order. source: what messages call the table.
+        types: of the attributes, which the job stores as text; None where they are to be told by their values.
         """
         self._run, self.starts, self.source = run, dict(starts), source
-        self.table: pa.Table = with_attribute_types(table, recorded_types(run.records.values(), run.spec))
-        """As given; attributes are stored as text and typed as in the run."""
+        self.table: pa.Table = with_attribute_types(table, types)
+        """As given, with the types of its attributes."""
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -123,8 +143,18 @@ class RowTable:
 
     def _row(self, values: Mapping[str, Any]) -> Row:
         plain = {name: value for name, value in values.items() if name != "attributes"}
-        name = None if self._names is None else self._names.name_of(plain.get("label"))
-        return Row(**plain, class_name=name, attributes=dict(values.get("attributes") or {}))
+        if isinstance(plain.get("label"), list):
+            plain["label"] = tuple(plain["label"])
+        attributes = values.get("attributes") or {}
+        texts = {name: None if value is None else value_text(value) for name, value in attributes.items()}
+        return Row(**plain, class_name=self._class_name(plain.get("label")), attributes=texts)
+
+    def _class_name(self, label: SampleLabel) -> str | None:
+        """What a label is called, of several each; None where no name is known."""
+        names = [None if self._names is None else self._names.name_of(each) for each in labels_in(label)]
+        if not any(names):
+            return None
+        return ", ".join(name or str(each) for name, each in zip(names, labels_in(label), strict=True))
 
 
 def _place_key(shard: Any, index: Any) -> Any:  # noqa: ANN401 - a number or (n,) of them

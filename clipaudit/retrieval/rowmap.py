@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
@@ -20,11 +21,12 @@ from clipaudit.errors import IntegrityError
 from clipaudit.retrieval.card import FOLDER, ROWS
 from clipaudit.retrieval.row_table import RowTable
 from clipaudit.run.checksums import write_sums
+from clipaudit.run.column_types import recorded_types
 from clipaudit.run.derived import LocalFiles, published, stored
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run
 from clipaudit.run.records import CommitRecord, StoredFile
-from clipaudit.schema import OK
+from clipaudit.schema import OK, arrow_schema
 
 _TABLE: Final = "rows.arrow"
 _SEGMENT: Final = "segment.json"
@@ -88,11 +90,13 @@ def _write(run: Run, records: Sequence[CommitRecord], run_dir: RunDirectory) -> 
     directory = f"{FOLDER}/{ROWS}/{name}"
     if run_dir.storage.exists(f"{directory}/{_SEGMENT}"):
         return name
-    columns = [column for column in run.columns if column not in run.spec.vectors and column not in _LEFT_OUT]
-    schema, rows = run.schema(columns), 0
+    # joined columns may be dropped or replaced: they are read anew by whoever opens the rows
+    table = arrow_schema(run.spec)
+    columns = [column for column in table.names if column not in run.spec.vectors and column not in _LEFT_OUT]
+    schema, rows = pa.schema([table.field(column) for column in columns]), 0
     with published(run_dir, directory) as place:
         with pa.OSFile(str(place / _TABLE), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for batch in run.batches(["status", *columns], _BATCH_ROWS, list(shards)):
+            for batch in run.stored_batches(["status", *columns], _BATCH_ROWS, list(shards)):
                 ok = batch.filter(pc.equal(batch["status"], OK)).select(columns)
                 rows += ok.num_rows
                 writer.write_batch(ok)
@@ -149,7 +153,26 @@ class RowMap(RowTable):
         source = f"the run at {url}"
         if lacks_captions:
             source = f"the index of {source}, which was built without captions (`clipaudit index {url}` adds them)"
-        super().__init__(run, table, starts, source)
+        types = recorded_types(run.records.values(), run.spec)
+        if run.joined:
+            table, joined = _with_joined(run, table)
+            types = {**(types or {}), **joined}
+        super().__init__(run, table, starts, source, types)
+
+
+def _with_joined(run: Run, table: pa.Table) -> tuple[pa.Table, dict[str, pa.DataType]]:
+    """The table with the run's joined columns among its attributes, and their types."""
+    identity = [np.asarray(table[name], np.int32) for name in ("shard_id", "index")]
+    columns = run.joined_arrays(*identity)
+    place = table.schema.get_field_index("attributes")
+    names = [] if place < 0 else [field.name for field in table.schema.field(place).type]
+    own = {name: pc.struct_field(table["attributes"], name) for name in names if name not in columns}
+    arrays = {name: column.combine_chunks() for name, column in {**own, **columns}.items()}
+    struct = pa.StructArray.from_arrays(list(arrays.values()), names=list(arrays))
+    types = {name: column.type for name, column in columns.items()}
+    if place < 0:
+        return table.append_column("attributes", struct), types
+    return table.set_column(place, "attributes", struct), types
 
 
 def covered(run_dir: RunDirectory, segments: Sequence[str]) -> dict[int, str]:
