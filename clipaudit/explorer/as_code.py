@@ -48,6 +48,8 @@ def _note(request: ViewRequest, page_columns: Sequence[str]) -> str | None:
         return f"{', '.join(own)}: known to this page alone. Export the list of keys to go on elsewhere."
     if request.sort is not None and request.sort.lstrip("-") != SCORE:
         return f"The order by {request.sort.lstrip('-')} is this page's."
+    if any(part.image is not None for part in request.parts):
+        return "In place of the picture's number, name its file."
     return None
 
 

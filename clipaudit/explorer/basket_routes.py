@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from typing import Annotated, Any, Final
 
@@ -78,6 +79,17 @@ def add_basket(router: APIRouter, workspace: Workspace, reader: RequestReader, t
     def review(tag: Annotated[str | None, Query(max_length=100)] = None) -> Response:
         """Every tag of every image with its author, reason and time; of one tag, or of all."""
         return _download(csv_text(review_table(workspace, tag)), "review.csv", "text/csv")
+
+    @router.get("/export/tags.jsonl", response_class=Response, responses=problems)
+    def joinable() -> Response:
+        """The tags as a table that `clipaudit columns add` joins to the run: shard, key, and the list `tagged`."""
+        state = workspace.tags()
+        lines = [
+            {"shard": image[0], "key": state.keys[image], "tagged": sorted(state.by_image[image])}
+            for image in sorted(state.by_image)
+        ]
+        text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
+        return _download(text, "tags.jsonl", "application/jsonl")
 
     @router.get("/export/exclude.txt", response_class=Response, responses=problems)
     def exclude(tag: Annotated[str | None, Query(max_length=100)] = None) -> Response:

@@ -40,10 +40,9 @@ def add_study(router: APIRouter, workspace: Workspace) -> None:
     @router.get("/state")
     def state() -> dict[str, Any]:
         """What may change while the page is open: tags, and shards that were committed since."""
-        committed = workspace.run.directory.committed_ids()
         return {
             "tags": 0 if workspace.tag_log is None else workspace.tag_log.version,
-            "new_shards": len(committed - set(workspace.run.records)),
+            "new_shards": workspace.new_shards(),
         }
 
     @router.get("/findings", responses=problems)

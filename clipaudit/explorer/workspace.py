@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +36,8 @@ _TAG_PREFIX: Final = "tag."
 SIDES: Final = (96, 192, 256, 384)
 """Pixels of thumbnails' longer sides."""
 _WALLS: Final = 4
+LISTING_SECONDS: Final = 15.0
+"""Between two looks at which shards are committed: of a remote run each is a request."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -76,6 +79,7 @@ class Workspace:
         self._lock = threading.RLock()
         self._walls: OrderedDict[tuple[int, bool], Wall] = OrderedDict()
         self._answers: dict[str, pa.Array] | None = None
+        self._new_shards, self._list_again = 0, 0.0
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
@@ -205,6 +209,14 @@ class Workspace:
     def tags(self) -> TagState:
         """What people tagged; nothing where no tags are kept."""
         return TagState() if self.tag_log is None else self.tag_log.state()
+
+    def new_shards(self) -> int:
+        """Shards that were committed since the run was opened; the store is asked at most every LISTING_SECONDS."""
+        with self._lock:
+            if time.monotonic() >= self._list_again:
+                self._new_shards = len(self.run.directory.committed_ids() - set(self.run.records))
+                self._list_again = time.monotonic() + LISTING_SECONDS
+            return self._new_shards
 
     def number(self, shard: int, index: int) -> int | None:
         """The number of a row, None when there is none."""

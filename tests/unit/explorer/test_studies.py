@@ -109,6 +109,7 @@ def test_pictures_that_are_gone_are_told_and_all_else_works(tmp_path):
 
 
 def test_shards_that_come_later_are_counted(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("clipaudit.explorer.workspace.LISTING_SECONDS", 0.0)
     with TestClient(explorer_app(run, tmp_path), base_url="http://127.0.0.1") as client:
         assert client.get("/api/v1/state").json()["new_shards"] == 0
         monkeypatch.setattr("clipaudit.run.directory.RunDirectory.committed_ids", lambda self: {0, 1, 2, 3})

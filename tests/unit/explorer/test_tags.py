@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import threading
 
 import pytest
@@ -147,3 +148,19 @@ def test_the_file_is_lines_of_json(client, tmp_path):
     client.post("/api/v1/tags", json={"tag": "odd", "images": [{"shard": 0, "index": 3}]}, headers=WRITES)
     event = json.loads((tmp_path / "tags.jsonl").read_text())
     assert (event["tag"], event["images"], event["removes"]) == ("odd", [[0, 3, "p0_0003"]], False)
+
+
+def test_tags_become_a_column_of_the_run(client, run, tmp_path):
+    from clipaudit.run.column_join import JoinOptions, add_columns
+    from clipaudit.run.reader import Run
+
+    images = {"images": [{"shard": 0, "index": 3}, {"shard": 1, "index": 3}]}
+    client.post("/api/v1/tags", json={"tag": "odd", **images}, headers=WRITES)
+    client.post("/api/v1/tags", json={"tag": "wet", "images": [{"shard": 1, "index": 3}]}, headers=WRITES)
+    table = tmp_path / "tags.jsonl.copy.jsonl"
+    table.write_text(client.get("/api/v1/export/tags.jsonl").text)
+    copy = tmp_path / "run"
+    shutil.copytree(run.directory.url, copy)
+    add_columns(str(copy), str(table), JoinOptions())
+    joined = Run(str(copy)).table("tagged")["tagged"].to_pylist()
+    assert sorted(value for value in joined if value) == [["odd"], ["odd", "wet"]]

@@ -2,7 +2,7 @@
 import { API, changed, hasToken, post, toast, useAnswer } from "./api";
 import { go, NO_QUESTION, question, type State } from "./state";
 import type { RunFacts, TagFacts } from "./types";
-import { count, images, Loading, Missing, Problem } from "./words";
+import { Copyable, count, images, Loading, Missing, Problem } from "./words";
 
 export async function undo(): Promise<void> {
   try {
@@ -47,6 +47,11 @@ export function Basket({ state, run }: { state: State; run: RunFacts | null }) {
               <li><a href={`${API}/export/review.csv${suffix}`} download>review.csv</a><span class="muted">every tag with author, reason and time</span></li>
             </ul>
           </section>
+          <details>
+            <summary>Make the tags a column of the run</summary>
+            <p>Then every command may filter and audit by them. Download <a href={`${API}/export/tags.jsonl`} download>tags.jsonl</a>, then:</p>
+            <Copyable text={`clipaudit columns add ${run?.url ?? "RUN"} tags.jsonl`} name="command" />
+          </details>
         </>
       )}
       <section class="exports">
