@@ -75,8 +75,8 @@ const scenarios = {
           const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
           if (config.out) await page.screenshot({ path: join(config.out, `${name}-${width}-${scheme}.png`) });
           await page.evaluate(axe);
-          const found = await page.evaluate(() => axe.run(document, { resultTypes: ["violations"] }));
-          const serious = found.violations.filter((each) => ["serious", "critical"].includes(each.impact))
+          const report = await page.evaluate(() => axe.run(document, { resultTypes: ["violations"] }));
+          const serious = report.violations.filter((each) => ["serious", "critical"].includes(each.impact))
             .map((each) => `${each.id}: ${each.nodes.slice(0, 3).map((node) => node.html.slice(0, 160)).join(" | ")}`);
           result.push({ name, width, scheme, wide, serious, tiles: await page.locator(".tile, .thumb").count() });
         }
@@ -182,12 +182,12 @@ const scenarios = {
     await lines.next();
     await page.waitForSelector(".banner.bad", { timeout: 30000 });
     const told = await page.locator(".banner.bad").innerText();
-    const kept = await page.locator(".tile").count();
+    const tiles = await page.locator(".tile").count();
     console.log("told");
     await lines.next();
     await page.waitForSelector(".banner.bad", { state: "detached", timeout: 30000 });
     await page.fill("#filter", "label = 1"); await page.keyboard.press("Enter"); await settled(page);
-    return { told, kept, after: await count(page) };
+    return { told, tiles, after: await count(page) };
   },
 };
 

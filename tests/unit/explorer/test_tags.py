@@ -79,8 +79,8 @@ def test_names_that_no_column_can_have_are_refused(tmp_path, tag):
 def test_tags_are_columns_of_the_wall(client):
     asked = {"tag": "odd", "reason": "blurred", "author": "ada", "images": [{"shard": 0, "index": 3}]}
     assert client.post("/api/v1/tags", json=asked, headers=WRITES).json()["counts"] == {"odd": 1}
-    found = client.get("/api/v1/rows", params={"where": "tag.odd = true"}).json()
-    assert [(row["key"], row["tags"]) for row in found["rows"]] == [("p0_0003", ["odd"])]
+    tagged = client.get("/api/v1/rows", params={"where": "tag.odd = true"}).json()
+    assert [(row["key"], row["tags"]) for row in tagged["rows"]] == [("p0_0003", ["odd"])]
     assert client.get("/api/v1/rows", params={"where": "tags is null"}).json()["matched"] == 23
     assert client.get("/api/v1/rows/0/3").json()["tags"][0]["reason"] == "blurred"
     before = client.get("/api/v1/state").json()["tags"]

@@ -49,12 +49,12 @@ def test_filters_order_and_groups(client, run):
     assert [group["start"] for group in grouped["groups"]] == list(
         np.cumsum([0, *(group["count"] for group in grouped["groups"])])[:-1]
     )
-    shown = [
+    values = [
         client.get(f"/api/v1/rows/{row['shard']}/{row['index']}").json()["columns"]["attributes.place"]
         for row in grouped["rows"]
     ]
     expected = [group["value"] for group in grouped["groups"] for _ in range(group["count"])]
-    assert shown == expected
+    assert values == expected
 
 
 @pytest.mark.parametrize(

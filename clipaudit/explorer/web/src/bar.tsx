@@ -15,7 +15,7 @@ function Filter({ where, columns }: { where: string; columns: ColumnFacts[] }) {
   const input = useRef<HTMLInputElement>(null);
   useEffect(() => setText(where), [where]);
   const { from, list } = open ? complete(text.slice(0, caret), columns) : { from: 0, list: [] };
-  const shown = list.slice(0, 50);
+  const suggestions = list.slice(0, 50);
 
   const take = (insert: string) => {
     const next = text.slice(0, from) + insert + text.slice(caret).trimStart();
@@ -34,26 +34,27 @@ function Filter({ where, columns }: { where: string; columns: ColumnFacts[] }) {
   };
   const keys = (event: KeyboardEvent) => {
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
-      if (!shown.length) return setOpen(true);
+      if (!suggestions.length) return setOpen(true);
       event.preventDefault();
-      pick((picked + (event.key === "ArrowDown" ? 1 : -1) + shown.length + 1) % (shown.length + 1) === shown.length ? -1
-        : (picked + (event.key === "ArrowDown" ? 1 : -1) + shown.length + 1) % (shown.length + 1));
-    } else if ((event.key === "Enter" || event.key === "Tab") && picked >= 0 && shown[picked]) {
+      // one place more than there are suggestions: none is picked
+      const places = suggestions.length + 1;
+      pick(((picked + 1 + (event.key === "ArrowDown" ? 1 : -1) + places) % places) - 1);
+    } else if ((event.key === "Enter" || event.key === "Tab") && picked >= 0 && suggestions[picked]) {
       event.preventDefault();
-      take(shown[picked]!.insert);
+      take(suggestions[picked]!.insert);
     } else if (event.key === "Enter") {
       event.preventDefault();
       apply(text);
     } else if (event.key === "Escape") {
       event.stopPropagation();
-      if (open && shown.length) setOpen(false);
+      if (open && suggestions.length) setOpen(false);
       else input.current?.blur();
     }
   };
   return (
     <div class="filter">
       <span class="filter-icon" aria-hidden="true">⌕</span>
-      <input ref={input} id="filter" type="text" role="combobox" aria-label="Filter images" aria-expanded={shown.length > 0} aria-autocomplete="list"
+      <input ref={input} id="filter" type="text" role="combobox" aria-label="Filter images" aria-expanded={suggestions.length > 0} aria-autocomplete="list"
         aria-controls="suggestions" aria-activedescendant={picked >= 0 ? `suggestion-${picked}` : undefined} autocomplete="off" spellcheck={false}
         placeholder="Filter: place = water and label = 1" value={text}
         onInput={(event) => { setText(event.currentTarget.value); setCaret(event.currentTarget.selectionStart ?? 0); setOpen(true); pick(-1); }}
@@ -62,8 +63,8 @@ function Filter({ where, columns }: { where: string; columns: ColumnFacts[] }) {
         onBlur={() => { setOpen(false); if (text.trim() !== where.trim()) apply(text); }} onKeyDown={keys} />
       {text && <button type="button" class="quiet clear" aria-label="Clear the filter" onMouseDown={(event) => event.preventDefault()}
         onClick={() => { setText(""); apply(""); }}>×</button>}
-      <ul id="suggestions" role="listbox" aria-label="Suggestions" hidden={!shown.length}>
-        {shown.map((each, place) => (
+      <ul id="suggestions" role="listbox" aria-label="Suggestions" hidden={!suggestions.length}>
+        {suggestions.map((each, place) => (
           <li key={each.label} id={`suggestion-${place}`} role="option" aria-selected={place === picked}
             onMouseDown={(event) => { event.preventDefault(); take(each.insert); }}>
             <span>{each.label}</span><span class="about">{each.about}</span>
@@ -93,7 +94,7 @@ export function Bar({ state, wall, columns, run, hasQuestion, onCode, onTag }: B
           const rows = [];
           for (let place = 0; place < Math.min(200, wall.matched); place++) { const row = wall.row(place); if (row) rows.push(row); }
           choose(rows);
-        }}>choose {wall.matched <= 200 ? "all" : "the first 200"}</button>}
+        }}>choose {wall.matched <= 200 ? "all" : "200"}</button>}
         <span class="space" />
       <div class="controls">
         <label>Sort <select value={sort || (hasQuestion ? "score" : "")} onChange={(event) => go({ sort: event.currentTarget.value && `${descending ? "-" : ""}${event.currentTarget.value}` })}>

@@ -64,11 +64,11 @@ function Bars({ open, row }: { open: string; row: RowDetail }) {
   const ready = text || (list.length > 0 && label);
   const { value, error } = useAnswer<Parts>(ready ? `/rows/${open}/parts?${given}` : null);
   const heads = (value?.parts ?? []).filter((each) => each.name !== "rest").sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
-  const shown = all ? heads : heads.slice(0, 10);
-  const others = heads.slice(shown.length).reduce((sum, each) => sum + each.value, 0);
+  const largest = all ? heads : heads.slice(0, 10);
+  const others = heads.slice(largest.length).reduce((sum, each) => sum + each.value, 0);
   const rest = value?.parts.find((each) => each.name === "rest")?.value ?? 0;
-  const rows: { name: string; about: string; value: number }[] = shown.map((each) => ({ name: each.name, about: each.words.join("; "), value: each.value }));
-  if (heads.length > shown.length) rows.push({ name: `${heads.length - shown.length} other parts`, about: "", value: others });
+  const rows: { name: string; about: string; value: number }[] = largest.map((each) => ({ name: each.name, about: each.words.join("; "), value: each.value }));
+  if (heads.length > largest.length) rows.push({ name: `${heads.length - largest.length} other parts`, about: "", value: others });
   if (value) rows.push({ name: "everything else", about: "MLPs, biases, layers not stored", value: rest });
   const most = Math.max(...rows.map((each) => Math.abs(each.value)), 1e-12);
   return (

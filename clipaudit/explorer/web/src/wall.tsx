@@ -5,7 +5,7 @@ import { CAPTION, layout, placeOf, step, visible } from "./layout";
 import { idOf, toggle, useSelection } from "./selection";
 import { go, type State } from "./state";
 import type { AsCode, Group, Row, RowsAnswer } from "./types";
-import { count, images, Loading, Missing, Picture, Problem, short, title } from "./words";
+import { count, images, Loading, Missing, Picture, Problem, short } from "./words";
 
 const PAGE = 200;
 const TALLEST = 12_000_000;
@@ -178,7 +178,6 @@ export function WallView({ wall, state, hasQuestion }: { wall: Wall; state: Stat
           const id = idOf(row);
           return (
             <button key={id} type="button" class="tile" data-position={position} tabIndex={position === tabStop ? 0 : -1}
-              aria-label={`${title(row)}${row.tags.length ? `, tagged ${row.tags.join(", ")}` : ""}${chosen.has(id) ? ", chosen" : ""}`}
               aria-pressed={chosen.has(id)} aria-current={state.open === id} style={place}
               onFocus={() => setActive(position)}
               onClick={(event) => {
@@ -188,13 +187,14 @@ export function WallView({ wall, state, hasQuestion }: { wall: Wall; state: Stat
               }}>
               <span class="frame" style={{ height: `${plan.tile}px` }}>
                 <Picture row={row} size={plan.tile * Math.min(2, devicePixelRatio)} />
-                {row.tags.length > 0 && <span class="tagged" aria-hidden="true">{row.tags.join(", ")}</span>}
+                {row.tags.length > 0 && <span class="tagged"><span class="visually-hidden">tagged </span>{row.tags.join(", ")}</span>}
                 {chosen.has(id) && <span class="check" aria-hidden="true">✓</span>}
               </span>
-              <span class="caption" aria-hidden="true" style={{ height: `${CAPTION}px` }}>
+              <span class="caption" style={{ height: `${CAPTION}px` }}>
                 <span>{row.class_name ?? row.label ?? row.key}</span>
                 <span class="number">{row.score !== null ? row.score.toFixed(3) : row.value === null ? "" : Number.isNaN(Number(row.value)) ? row.value : short(row.value)}</span>
               </span>
+              <span class="visually-hidden">{row.class_name ?? row.label ? row.key : ""} {row.caption}</span>
             </button>
           );
         })}
