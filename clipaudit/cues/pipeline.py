@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
-import importlib.metadata
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Float32s, Ints
+from clipaudit.arrays import Float32s, Ints
 from clipaudit.cues.findings.all_findings import findings_of
 from clipaudit.cues.findings.by_text import with_shift
 from clipaudit.cues.findings.measured_reliance import placebo_of
 from clipaudit.cues.inconclusive import inconclusive
 from clipaudit.cues.measure.answers import answers
-from clipaudit.cues.measure.context import Context, Progress, TextSource
+from clipaudit.cues.measure.context import Context, Presence, Progress, TextSource
 from clipaudit.cues.measure.core_values import check_core
 from clipaudit.cues.measure.declared_columns import column_tests, in_bins, of_source, sources_of
 from clipaudit.cues.measure.directions import all_directions, class_subspace
 from clipaudit.cues.measure.hygiene import hygiene
 from clipaudit.cues.measure.image_facts import ImageFacts, image_facts
+from clipaudit.cues.measure.labelled_images import labelled_images
 from clipaudit.cues.measure.naming import Namer
 from clipaudit.cues.measure.scan import Scan, scan
 from clipaudit.cues.measure.shift import shift_between
-from clipaudit.cues.measure.unlabelled import caption_classes, classes_source, own_answers
+from clipaudit.cues.measure.unlabelled import agreement, classes_source, with_classes
 from clipaudit.cues.options import AuditOptions
+from clipaudit.cues.presence import PresenceAudit
 from clipaudit.cues.result.finding_parts import ClassesFrom
-from clipaudit.cues.result.panels import Dropped, LeftOut, Settings
+from clipaudit.cues.result.panels import Dropped, LeftOut
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.cues.row_tables import row_tables
+from clipaudit.cues.settings import settings_of, versions
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, names_class, unusable
 from clipaudit.cues.statistics.design import Design
@@ -40,7 +42,7 @@ from clipaudit.cues.statistics.known_error import parse_attribute
 from clipaudit.cues.statistics.predictability import one_thread_each
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
 from clipaudit.cues.statistics.sources import SourceTest, nested
-from clipaudit.cues.summary import assemble, ranked
+from clipaudit.cues.summary import assemble, class_sizes, ranked
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.mentions import NONE, SEVERAL
 from clipaudit.heads.texts.pool import TextPool, pool_for
@@ -49,9 +51,7 @@ from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.run.classes import ClassNames, find_classes, listed_classes
 from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows, row_filter
-from clipaudit.schema import VERSION, Label
-
-_PACKAGES: Final = ("numpy", "scipy", "pyarrow")
+from clipaudit.schema import Label
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -118,9 +118,19 @@ class _Job:
         self.dropped: list[Dropped] = []
         self.source: SourceTest | None = None
         self.sources: tuple[SourceTest, ...] = ()
+        self.presence: Presence | None = None
+        self.named = self.names.names
+        """Names that no cue may have."""
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether classes are labels of which an image may have several."""
+        return self.classes_from == "label" and self.run.spec.multi_label
 
     def result(self, progress: Progress) -> AuditResult:
         """All steps."""
+        if self.several_labels:
+            return self._presence_result(progress)
         facts, left_out = self._facts(self.run, self.rows)
         require_rows(self.run, self.rows, len(facts))
         test, test_left_out = self._test_facts()
@@ -133,8 +143,10 @@ class _Job:
         facts, test = in_bins(facts, test, self.columns)
         named = [{name: part.attributes[name] for name in self.columns} for part in (facts, test) if part is not None]
         check_core(self.options.core, [raw, *named], {*self.pool.texts, *self.options.user_texts})
-        tested = tested_classes(facts, len(self.names))
-        settings = self.settings()
+        tested = np.flatnonzero(class_sizes(facts, len(self.names))[1] >= MIN_INDEPENDENT)
+        settings = settings_of(
+            self.options, self.pool, self.names, self.classes_from, several_labels=self.several_labels
+        )
         if len(tested) < 2:
             return inconclusive(
                 self.run,
@@ -145,7 +157,7 @@ class _Job:
                 tested,
                 left_out=(left_out, test_left_out),
                 settings=settings,
-                versions=self.versions(),
+                versions=versions(),
             )
         context = self._context(facts, raw, test, tested, progress)
         all_findings, placebo = findings_of(context, progress)
@@ -158,7 +170,7 @@ class _Job:
             findings,
             test_run=self.test_run,
             settings=settings,
-            versions=self.versions(),
+            versions=versions(),
             dropped=tuple(self.dropped),
             shift=shift,
             hygiene=hygiene(facts, test, self.names),
@@ -169,6 +181,55 @@ class _Job:
             progress=progress,
         )
 
+    def _presence_result(self, progress: Progress) -> AuditResult:
+        """The same where images have several labels: each label against the images without it."""
+        if self.test_run is not None or self.options.test_where:
+            raise UsageError(
+                "--split, --test-run and --test-where choose rows whose answers are scored, which is not measured where"
+                " images have several labels: choose rows by --where alone"
+            )
+        facts, _ = self._facts(self.run, self.rows)
+        require_rows(self.run, self.rows, len(facts))
+        raw = {name: facts.attributes[name] for name in self.columns}
+        images = labelled_images(in_bins(facts, None, self.columns)[0], self.names, raw)
+        if self.options.cluster is None and len(facts) > 1:
+            # centred by the label that parts the images best, for few images have the same list
+            likeness = np.abs(images.counts - len(facts) / 2)
+            halves = images.has(int(np.argmin(likeness))).astype(np.int64)
+            self.source, self.sources = sources_of(replace(facts, truth=halves), self.options.seed)
+        if self.source is not None:
+            images = replace(images, facts=of_source(images.facts, self.source.name))
+        check_core(self.options.core, [raw, images.facts.attributes], {*self.pool.texts, *self.options.user_texts})
+        audit = PresenceAudit(
+            run=self.run,
+            images=images,
+            rows=f"{self.run.directory.url}{self.rows.described}",
+            settings=settings_of(self.options, self.pool, self.names, self.classes_from, several_labels=True),
+            versions=versions(),
+            max_findings=self.options.max_findings,
+            context_for=self._label_context,
+            dropped=self.dropped,
+        )
+        return audit.result(progress)
+
+    def _label_context(
+        self, pair: ClassNames, label: int, facts: ImageFacts, raw: Mapping[str, Attribute], presence: Presence
+    ) -> Context:
+        """The tests of one label: images with it, class 0, against those without, class 1."""
+        own = copy.copy(self)
+        vector = self.class_vectors[label]
+        # nothing is called "without a dog": what the label's name does not say is the other end of its axis
+        own.names, own.class_vectors = pair, np.stack([vector, -vector])
+        own.named = (presence.label, *presence.others.values())
+        own.columns, own.presence, own.dropped = tuple(raw), presence, []
+        if not self.options.permutations:  # else the largest of all labels' tests is what p-values count (S3)
+            own.options = replace(self.options, alpha=self.options.alpha / presence.labels)
+        context = own._context(facts, raw, None, np.arange(2), _silent)
+        self.dropped += [
+            replace(entry, reason=f"{pair.names[0]}: {entry.reason}") for entry in own.dropped if entry.head is None
+        ]
+        return context
+
     # -- classes -------------------------------------------------------------------------------------------------------
 
     def _names(self) -> ClassNames:
@@ -178,7 +239,7 @@ class _Job:
             return listed_classes(self.options.classes, shards)
         labels = run.class_labels()
         names = find_classes(self.options.classes, shards, labels)
-        if len([label for label in labels if label is not None]) < 2:
+        if len([label for label in labels if label is not None]) < 2 and not run.spec.multi_label:
             raise UsageError(f"an audit compares classes, and the run at {run.directory.url} has one")
         self.class_of.update(names.rows(labels).items())
         return names
@@ -188,31 +249,17 @@ class _Job:
         """(C, D)"""
         return self.texts.classes(self.names.names, load_templates(self.options.templates))
 
-    def _named(self, facts: ImageFacts) -> ImageFacts:
-        """The images with the classes that their captions name, or that CLIP answers."""
-        if self.classes_from == "label":
-            return facts
-        where = f"of the run at {facts.run.directory.url}{facts.rows.described}"
-        if self.classes_from == "caption":
-            classes = caption_classes(facts.run, self.names)
-            complaint = (
-                f"no caption {where} names one class of {self.names.source}: write the classes as the captions do"
-            )
-        else:
-            classes = own_answers(facts.run, self.names, self.class_vectors)
-            complaint = f"every answer {where} is a name of several classes of {self.names.source}: give each its own"
-        named = facts.of_classes(classes[facts.position])
-        if len(facts) and not (named.truth >= 0).any():
-            raise UsageError(complaint)
-        return named
-
     # -- rows ----------------------------------------------------------------------------------------------------------
 
     def _facts(self, run: Run, rows: Rows) -> tuple[ImageFacts, LeftOut]:
         extra = [group_column(run, self.options.environment)] if self.options.environment else []
         cluster = group_column(run, self.options.cluster) if self.options.cluster else None
         columns = tuple(dict.fromkeys([*(group_column(run, name) for name in self.columns), *extra]))
-        facts = self._named(image_facts(run, rows, self.class_of, columns, cluster))
+        facts = image_facts(run, rows, self.class_of, columns, cluster)
+        if self.several_labels:
+            return facts, LeftOut(unnamed=0, ambiguous=0)
+        if self.classes_from != "label":
+            facts = with_classes(facts, self.classes_from, self.names, lambda: self.class_vectors)
         unnamed, ambiguous = (int((facts.truth == code).sum()) for code in (NONE, SEVERAL))
         return facts.take(facts.truth >= 0), LeftOut(unnamed=unnamed, ambiguous=ambiguous)
 
@@ -228,35 +275,6 @@ class _Job:
         facts, left_out = self._facts(run, rows)
         require_rows(run, rows, len(facts))
         return facts, left_out
-
-    def settings(self) -> Settings:
-        """What was asked, for the result."""
-        options = self.options
-        return Settings(
-            alpha=options.alpha,
-            delta_warn=options.delta_warn,
-            delta_fail=options.delta_fail,
-            directions_per_head=options.directions,
-            n_min=options.n_min,
-            permutations=options.permutations,
-            random_sets=options.random_sets,
-            negative_audits=options.negative_audits,
-            positive_trials=options.positive_trials,
-            margin=options.margin,
-            core=options.core,
-            clean_labels=options.clean_labels,
-            seed=options.seed,
-            pool=self.pool.source,
-            pool_fingerprint=self.pool.fingerprint,
-            classes=self.names.source,
-            classes_from=self.classes_from,
-            templates=options.templates,
-            user_texts=options.user_texts,
-        )
-
-    def versions(self) -> dict[str, str]:
-        """Of what made the result."""
-        return {"clipaudit": VERSION, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
@@ -290,14 +308,14 @@ class _Job:
         scored = test if test is not None else facts
         by = self.columns[0] if self.columns else None
         words = (self.test_run or run).directory.url
-        labelled = self.classes_from == "label"
+        scores = self.classes_from == "label" and self.presence is None
         return Context(
             run=run,
             options=options,
             names=self.names,
             classes_from=self.classes_from,
             classes=classes,
-            namer=Namer(self.pool, vectors, self.names.names, classes, options.user_texts, user),
+            namer=Namer(self.pool, vectors, self.named, classes, options.user_texts, user),
             facts=tested_facts,
             rows=f"{run.directory.url}{self.rows.described}",
             tested=tested,
@@ -316,9 +334,10 @@ class _Job:
                 seed=options.seed,
             ),
             known_errors=self.known_errors,
-            answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if labelled else None,
+            answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if scores else None,
             answers_rows=f"{words}{scored.rows.described}",
-            agreement=self._agreement(facts),
+            agreement=agreement(facts, self.classes_from, self.names, lambda: self.class_vectors),
+            presence=self.presence,
         )
 
     def _scan(
@@ -348,15 +367,9 @@ class _Job:
             class_subspace(self.class_vectors),
             trials=options.positive_trials,
             seed=options.seed,
+            regress=self.presence is None or self.presence.largest is not None,
             on_head=lambda done, total: progress("heads", done, total),
         )
-
-    def _agreement(self, facts: ImageFacts) -> tuple[Ints, Bools] | None:
-        """(n,) classes that captions name, and whether CLIP answers the same."""
-        if self.classes_from != "caption":
-            return None
-        answered = own_answers(self.run, self.names, self.class_vectors)[facts.position]
-        return facts.truth, answered == facts.truth
 
     def _attributes(
         self, facts: ImageFacts, raw: Mapping[str, Attribute], design: Design
@@ -386,10 +399,3 @@ class _Job:
     def source_name(self) -> str | None:
         """The column that the audit found to be a source."""
         return None if self.source is None else self.source.name
-
-
-def tested_classes(facts: ImageFacts, classes: int) -> Ints:
-    """(K,) classes with enough independent images, as rows of the class vectors."""
-    pairs = np.unique(np.stack([facts.truth, facts.cluster]), axis=1)
-    tested: Ints = np.flatnonzero(np.bincount(pairs[0], minlength=classes) >= MIN_INDEPENDENT)
-    return tested

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -58,6 +59,8 @@ def value_finding(
     outcomes = verdicts(case)
     outcome = headline(outcomes)
     words = building.named_words(context, cue.upper, cue.word, screen.attribute.column.rpartition(".")[2])
+    if context.presence is not None:
+        words = replace(words, other_label=context.presence.others.get(screen.attribute.column))
     missing = _missing(case, outcome, cue, measured, words)
     rest = rest_of(missing) if missing else ""
     reliance = tuple(
@@ -135,6 +138,7 @@ def _case(
         reliance=[judged(part, core) for part in measured],
         few_sources=context.few_sources,
         stands_in_for=stands_in_for,
+        presence=context.presence is not None,
     )
 
 
@@ -348,6 +352,8 @@ def column_warnings(name: str, value: str, context: Context) -> tuple[str, ...]:
     column = f"The column may be wrong: look at the conflicting images. It was taken as it is, for {context.rows}."
     if context.classes_from != "label":
         return (building.guess_warning(context, name, value), column)
+    if context.presence is not None:
+        return (f"If {name} always go with {value} wherever the model will be used, the cue is useful there.", column)
     return (
         f"If {name} always comes with {value} wherever the model will be used, the cue is useful there.",
         "Only direct effects of the audited heads are measured: what later layers read from them, and what MLPs add,"

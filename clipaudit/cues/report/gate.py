@@ -46,6 +46,10 @@ _EXIT: Final[dict[Outcome, int]] = {"passed": 0, "failed": 1, "inconclusive": 0,
 _EXIT_WITHOUT_EVIDENCE: Final = 3
 
 
+_TIED_LABEL: Final = "a column, or another label, goes with a label, and what a model makes of it is not measured"
+"""The same of a tied column where images may have several labels."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gate(Documented):
     """Whether a pipeline may go on."""
@@ -150,7 +154,11 @@ def _open_questions(result: AuditResult, active: set[str], fail_on: Sequence[str
     labelled = result.settings.classes_from == "label"
     if result.trust.near_chance:
         questions.append(_GUESSING if labelled else _STRANGERS)
-    if sum(facts.tested for facts in result.classes) < 2:
+    several = result.settings.several_labels
+    tested = sum(facts.tested for facts in result.classes)
+    if several and not tested:
+        questions.append("No label has enough images with it and without it.")
+    if tested < 2 and not several:
         questions.append("Fewer than two classes have enough images to be compared.")
     questions += [
         f"The column {column_word(dropped.what)} could not be tested: {dropped.reason}."
@@ -166,13 +174,15 @@ def _open_questions(result: AuditResult, active: set[str], fail_on: Sequence[str
         questions.append(f"{counted(len(undecided), 'finding')} could not be decided: {missing}.")
     candidates = [f for f in result.findings if f.verdict == Verdict.CANDIDATE and f.id not in active]
     if candidates:
+        part = "what the label means" if several else "the class"
         questions.append(
-            f"{counted(len(candidates), 'candidate')} cannot be told from a part of the class without attribute labels."
+            f"{counted(len(candidates), 'candidate')} cannot be told from a part of {part} without attribute labels."
         )
     for verdict, what in _UNDECIDED.items():
         of_kind = [f for f in result.findings if f.verdict == verdict and f.id not in active and not f.core]
         if of_kind and slug(verdict) not in fail_on:
-            questions.append(f"{counted(len(of_kind), 'finding')}: {what}.")
+            why = _TIED_LABEL if several and verdict == Verdict.TIED else what
+            questions.append(f"{counted(len(of_kind), 'finding')}: {why}.")
     questions += _too_small(result)
     questions += [
         f"Of {control.trials} strong cues planted as a check, {control.detected} were found: there may be more."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from clipaudit.cues.result.finding_parts import ClassesFrom, Estimate, Verdict
+from clipaudit.cues.result.panels import Settings
 from clipaudit.cues.result.result import AuditResult, Finding
 from clipaudit.statistics import SIGNIFICANT
 
@@ -43,6 +44,13 @@ MEANING: Final = {
     " nobody can say whether the class really comes with it, or whether a model leans on it.",
     Verdict.INCONCLUSIVE: "There is not enough data to say; the card says how much more is needed.",
 }
+_OF_SEVERAL: Final = {
+    Verdict.TIED: "A column, or another label, goes with the label. A model may learn one from the other: whether it"
+    " does is not measured where images have several labels.",
+    Verdict.CANDIDATE: "The cue goes with the label. Whether it is a shortcut or part of what the label means cannot be"
+    " told from labels alone: look at the pictures, or label the cue.",
+}
+"""`MEANING` where images may have several labels."""
 """What each verdict says, for readers who have not seen one."""
 
 GLOSSARY: Final = (
@@ -241,8 +249,8 @@ def numbers(finding: Finding) -> tuple[Number, ...]:
 
 
 def column_word(column: str) -> str:
-    """A column as its owner wrote it: `place` for `attributes.place`."""
-    return column.removeprefix("attributes.")
+    """A column as its owner wrote it: `place` for `attributes.place`, and `dog` for the label `labels.dog`."""
+    return column.removeprefix("attributes.").removeprefix("labels.")
 
 
 def value_word(column: str | None, value: str) -> str:
@@ -280,7 +288,7 @@ def headline(result: AuditResult) -> str:
         return nothing(result)
     first, *others = result.findings
     same = [finding for finding in others if finding.verdict == first.verdict]
-    title = _title(first, result.settings.classes_from)
+    title = _title(first, result.settings)
     if first.verdict == Verdict.CONFIRMED and len(same) == 1:
         return f"{title}, and {_pair(same[0])}"
     return title + (f" – and {len(same)} more" if same else "")
@@ -290,7 +298,7 @@ def _pair(finding: Finding) -> str:
     return f"“{cue_word(finding)}” for “{finding.class_name}”"
 
 
-def _title(first: Finding, classes_from: ClassesFrom) -> str:
+def _title(first: Finding, settings: Settings) -> str:
     name, cue = f"“{first.class_name}”", f"“{cue_word(first)}”"
     match first.verdict:
         case Verdict.CONFIRMED:
@@ -303,12 +311,14 @@ def _title(first: Finding, classes_from: ClassesFrom) -> str:
             return f"CLIP fails on {name} where {cue} is missing or misleads"
         case Verdict.NEEDED:
             return f"CLIP needs {cue} for {name}: part of it, or a shortcut?"
+        case Verdict.TIED if settings.several_labels:
+            return f"{name} go with {cue}"
         case Verdict.TIED:
             return f"{cue} is tied to the classes"
         case Verdict.CANDIDATE:
             return f"Candidate shortcut: {cue} goes with {name}"
         case Verdict.OBSERVED:
-            return f"Observed: {cue} goes with {_CALLED[classes_from]}{name}"
+            return f"Observed: {cue} goes with {_CALLED[settings.classes_from]}{name}"
         case Verdict.INCONCLUSIVE:
             return f"Not enough data: {cue} may go with {name}"
 
@@ -345,6 +355,12 @@ def classes_in_words(result: AuditResult) -> str:
     """How images came by their classes where not by labels, and how many have none; empty for labels."""
     used, left_out = result.data.rows, result.data.left_out
     match result.settings.classes_from:
+        case "label" if result.settings.several_labels:
+            tested = sum(facts.tested for facts in result.classes)
+            return (
+                f"Images may have several labels: {tested} of {len(result.classes)} were each compared with the images"
+                " without it. What a model makes of a cue is not measured there."
+            )
         case "label":
             return ""
         case "caption":
@@ -361,6 +377,11 @@ def classes_in_words(result: AuditResult) -> str:
                 "Labels were not used: an image counts as the class that CLIP itself answers. So this says what CLIP’s"
                 f" answers go with, right or wrong, and not what the classes go with.{also}"
             )
+
+
+def meanings(several_labels: bool) -> dict[Verdict, str]:
+    """What each verdict means, where images may have several labels or have one."""
+    return {**MEANING, **_OF_SEVERAL} if several_labels else dict(MEANING)
 
 
 def anything_tested(result: AuditResult) -> bool:
