@@ -12,6 +12,7 @@ from clipaudit.arrays import Bools, Float64s, Floats, Ints
 from clipaudit.cues.findings.collecting import shares_of, to_collect, value_counts
 from clipaudit.cues.findings.sentences import Words, listed
 from clipaudit.cues.measure.context import Context
+from clipaudit.cues.measure.declared_columns import own_design
 from clipaudit.cues.measure.naming import value_contrast
 from clipaudit.cues.result.finding_parts import (
     Association,
@@ -77,6 +78,9 @@ def corrected_association(
 ) -> Estimate:
     """D of a value corrected for the column's known error, on the confirmation half (S6c); upper (K,) has it."""
     rows = ~context.design.halves
+    # the same groups as in the uncorrected D: copies share a weight, sources widen the interval
+    own = own_design(context.design, screen.attribute, None if context.source is None else context.source.name)
+    source = context.facts.cluster if context.named_sources else own.source
     return corrected_cells(
         screen.attribute.codes[rows],
         context.design.truth[rows],
@@ -85,6 +89,7 @@ def corrected_association(
         upper,
         len(screen.attribute.values),
         error,
+        source=None if source is None else source[rows],
         seed=context.options.seed,
     ).d
 

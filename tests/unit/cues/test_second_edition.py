@@ -303,6 +303,39 @@ def test_a_known_error_is_corrected():
     assert np.mean(covered, axis=0).min() >= 0.85
 
 
+@pytest.mark.parametrize("sources", [8, 20])
+def test_a_corrected_strength_covers_where_sources_differ(sources):
+    """Trap 22: as many images, from few sources that differ in how often they have the value."""
+    kept = {True: 0, False: 0}
+    for seed in range(60):
+        rng = np.random.default_rng([70, sources, seed])
+        source = np.arange(800) % sources
+        truth = (rng.random(800) < 0.5).astype(np.int64)
+        # the population's difference of shares is .4: sources move the shares of both classes apart, or together
+        share = np.where(truth == 1, 0.7, 0.3) + np.where(truth == 1, 1, -1) * rng.uniform(-0.2, 0.2, sources)[source]
+        true = (rng.random(800) < share).astype(np.int64)
+        codes = np.where(rng.random(800) < 0.1, 1 - true, true)
+        asked = (codes, truth, np.arange(800), 1, np.array([False, True]), 2, KnownError(rate=0.1, images=1000))
+        for told in kept:
+            d = corrected_cells(*asked, source=source if told else None, seed=seed).d
+            kept[told] += bool(d.low <= 0.4 <= d.high)
+    assert kept[True] >= 54  # of 60; P(fewer than 54 at 95 %) = 4 %
+    assert kept[False] < kept[True]
+
+
+def test_a_report_corrects_with_the_sources_that_it_found(tmp_path):
+    world, rng, camera = cue_world(800, 5, aligned=0.8), np.random.default_rng(5), np.arange(800) % 20
+    shifted = world.coordinates + (0.8 * rng.standard_normal((20, world.coordinates.shape[1])))[camera]
+    attributes = {**world.attributes, "camera": [f"camera {n:02d}" for n in camera]}
+    world = replace(world, coordinates=shifted.astype(np.float32), attributes=attributes)
+    result = audited(world, tmp_path, attributes=("place:error=0.1", "camera"))
+    assert [source.name for source in result.trust.sources if source.used] == ["attributes.camera"]
+    finding = next(finding for finding in result.findings if finding.cue.attribute == "attributes.place")
+    # twenty cameras are drawn again, not 400 images
+    assert finding.association.corrected.n == 20
+    assert finding.reliance[0].corrected_gap.n == 20
+
+
 def test_a_corrected_gap_weighs_classes_as_the_gap_does():
     """One class of ten has the cue: its side counts as much as that of the nine that lack it (S9)."""
     truth = np.repeat(np.arange(10), 100)
