@@ -19,7 +19,7 @@ from clipaudit.cues.reliance.column_test import (
 )
 from clipaudit.cues.reliance.drawn_columns import draw_places
 from clipaudit.cues.reliance.gap import measure_gap
-from clipaudit.cues.reliance.head_parts import removal, right_answers
+from clipaudit.cues.reliance.head_parts import HeadParts, answered, removal, right_answers
 from clipaudit.cues.reliance.images import (
     CueCells,
     CueColumn,
@@ -45,8 +45,9 @@ def reliance_of(
 ) -> RelianceReport:
     """Reliance of every answerer on every cue; permutations and their adjustment are of all of them together.
 
-    answerers: of the same n images. columns: declared columns that may explain a gap (S9b). The permutations
-    use at most `options.placebo_rows` images, a random sample of whole clusters above that; estimates use all images.
+    answerers: of the same n images; what one does not answer is left out of all its numbers, and permuted apart.
+    columns: declared columns that may explain a gap (S9b). The permutations use at most `options.placebo_rows` images,
+    a random sample of whole clusters above that; estimates use all images.
     """
     options = RelianceOptions() if options is None else options
     if not cues or not answerers:
@@ -56,18 +57,23 @@ def reliance_of(
     part = _sample(images, options)
     draws = options.draws_for(len(cues))
     # version 0 is the true column
-    places = np.concatenate([np.arange(len(part))[None], draw_places(images.take(part), draws, options.seed)])
-    drawn = [[_drawn(prepared, cue, images, part, places) for prepared in work] for cue in cues]
+    patterns = _answer_patterns(work)[part]
+    moved = draw_places(images.take(part), draws, options.seed, inside=patterns)
+    places = np.concatenate([np.arange(len(part))[None], moved])
+    own = [[cue.among(prepared.answered) for prepared in work] for cue in cues]
+    drawn = [
+        [_drawn(prepared, cue, images, part, places) for prepared, cue in zip(work, row, strict=True)] for row in own
+    ]
     p = _adjusted_p(drawn)
     sight = _Sight(work, images, part)
-    comparisons = [cue_cells(images, cue) for cue in cues]
+    comparisons = [[cue_cells(images, cue) for cue in row] for row in own]
     findings = tuple(
         tuple(
             _reliance(
                 prepared,
-                comparisons[f],
+                comparisons[f][a],
                 sight,
-                drawn[f][a],
+                (drawn[f][a].chosen[:, 0], drawn[f][a].chosen_freely[:, 0]),
                 (float(p[0][f, a]), float(p[1][f, a]), float(p[2][f, a])),
                 columns,
                 options,
@@ -76,7 +82,8 @@ def reliance_of(
         )
         for f in range(len(cues))
     )
-    return RelianceReport(findings=findings, placebo=_placebo(work, comparisons, part, places, drawn, options))
+    sample = _Sample(part=part, images=images.take(part), places=places)
+    return RelianceReport(findings=findings, placebo=_placebo(work, own, sample, drawn, columns, options))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -85,7 +92,34 @@ class _Prepared:
 
     answerer: Answerer
     right: Bools
+    answered: Bools
+    """(n,) images that it answers."""
     fits: Fits | None
+
+    def take(self, rows: Ints) -> _Prepared:
+        """The same of some images, by places (m,)."""
+        answerer, fits = self.answerer, self.fits
+        parts = None if answerer.parts is None else answerer.parts.take(rows)
+        return _Prepared(
+            answerer=_PartAnswerer(name=answerer.name, logits=answerer.logits[rows], parts=parts),
+            right=self.right[rows],
+            answered=self.answered[rows],
+            fits=None if fits is None else fits.take(rows),
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _PartAnswerer:
+    """An answerer of some of the images."""
+
+    name: str
+    logits: Float32s
+    parts: HeadParts | None
+
+
+def _answer_patterns(work: Sequence[_Prepared]) -> Ints:
+    """(n,) which answerers answer each image, numbered: a column is permuted among images of one pattern."""
+    return np.unique(np.stack([prepared.answered for prepared in work]), axis=1, return_inverse=True)[1].ravel()
 
 
 def _prepared(answerer: Answerer, images: ScoredImages) -> _Prepared:
@@ -95,7 +129,8 @@ def _prepared(answerer: Answerer, images: ScoredImages) -> _Prepared:
         halves = (images.discovery, ~images.discovery)
         first, second = (removal(answerer.logits, parts, images.truth, half, images.weight) for half in halves)
         fits = Fits(halves=halves, removals=(first, second))
-    return _Prepared(answerer=answerer, right=right_answers(answerer.logits, images.truth), fits=fits)
+    right = right_answers(answerer.logits, images.truth)
+    return _Prepared(answerer=answerer, right=right, answered=answered(answerer.logits), fits=fits)
 
 
 def _sample(images: ScoredImages, options: RelianceOptions) -> Ints:
@@ -115,12 +150,12 @@ def _drawn(prepared: _Prepared, cue: CueColumn, images: ScoredImages, part: Ints
     fits = prepared.fits
     if len(part) == len(images.truth) or fits is None:
         return drawn_statistics(images.take(part), cue.take(part), places, prepared.right[part], fits)
-    halves = (fits.halves[0][part], fits.halves[1][part])
-    sampled = Fits(halves=halves, removals=(fits.removals[0].take(part), fits.removals[1].take(part)))
-    statistics = drawn_statistics(images.take(part), cue.take(part), places, prepared.right[part], sampled)
+    statistics = drawn_statistics(images.take(part), cue.take(part), places, prepared.right[part], fits.take(part))
     # p-values come from the sample, the heads that are taken out from all images
     whole = drawn_statistics(images, cue, np.arange(len(images.truth))[None], prepared.right, fits)
-    return replace(statistics, chosen=whole.chosen, chosen_freely=whole.chosen_freely)
+    for chosen, of_all in ((statistics.chosen, whole.chosen), (statistics.chosen_freely, whole.chosen_freely)):
+        chosen[:, 0] = of_all[:, 0]
+    return statistics
 
 
 def _adjusted_p(drawn: Sequence[Sequence[DrawnStatistics]]) -> tuple[Float64s, Float64s, Float64s]:
@@ -164,17 +199,18 @@ def _reliance(
     prepared: _Prepared,
     comparison: CueCells,
     sight: _Sight,
-    drawn: DrawnStatistics,
+    chosen: tuple[Bools, Bools],
     p: tuple[float, float, float],
     columns: Sequence[OtherColumn],
     options: RelianceOptions,
 ) -> MeasuredReliance:
-    """Everything of one cue and answerer; p: adjusted, of the gap, the DiD and the DiD of the classes with the cue."""
+    """Everything of one cue and answerer; chosen: heads (2, P) within the group mean's limit, and without it; p:
+    adjusted, of the gap, the DiD and the DiD of the classes with the cue."""
     answerer = prepared.answerer
     gap = measure_gap(comparison, answerer.logits, options)
     noise = label_noise(comparison, answerer.logits.argmax(axis=1), gap.gap.value or 0.0, gap.gap.low or 0.0, options)
     others = [column for column in columns if comparison.cue.name not in column.of]
-    effect = _effect(prepared, comparison, sight, drawn.chosen, options)
+    effect = _effect(prepared, comparison, sight, chosen[0], options)
     reliance = MeasuredReliance(
         cue=comparison.cue.name,
         answerer=answerer.name,
@@ -189,9 +225,9 @@ def _reliance(
         needed_p=p[2],
     )
     # `needed` comes after `confirmed` (docs/method.md 8): not asked where that holds
-    if reliance.relies_on_it or not drawn.chosen_freely.any():
+    if reliance.relies_on_it or not chosen[1].any():
         return reliance
-    return replace(reliance, needed_effect=_effect(prepared, comparison, sight, drawn.chosen_freely, options))
+    return replace(reliance, needed_effect=_effect(prepared, comparison, sight, chosen[1], options))
 
 
 def _effect(
@@ -204,33 +240,62 @@ def _effect(
     return measure_effect(comparison, prepared.fits, parts, chosen, scores, seeing, options)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Sample:
+    """The m images of the permutations."""
+
+    part: Ints
+    """(m,) places among all."""
+    images: ScoredImages
+    places: Ints
+    """(1 + R, m) the image whose columns each image gets, the true ones first."""
+
+
 def _placebo(
     work: Sequence[_Prepared],
-    comparisons: Sequence[CueCells],
-    part: Ints,
-    places: Ints,
+    cues: Sequence[Sequence[CueColumn]],
+    sample: _Sample,
     drawn: Sequence[Sequence[DrawnStatistics]],
+    columns: Sequence[OtherColumn],
     options: RelianceOptions,
 ) -> PlaceboDraws:
-    """The permuted columns through the rules. Those that only take away (controls of heads, visibility, other columns,
-    label noise) are left out, which only raises the rate; verdicts at the ceiling and `needed` are not counted."""
-    shape = (len(places), len(comparisons), len(work))
-    gap_p = single_step(all_together([[cell.gap_t for cell in row] for row in drawn])).reshape(shape)
-    did_p = single_step(all_together([[cell.did_t for cell in row] for row in drawn])).reshape(shape)
-    lows = all_together([[cell.gap_low for cell in row] for row in drawn]).reshape(shape)
-    # cheap conditions first: rank tests of both sides only for the few that meet them
-    likely = (lows > options.margin) & (np.minimum(gap_p, did_p) < options.alpha)
-    likely[0] = False  # the true columns
+    """How often a permuted column gets a verdict of reliance, by the very rules of the true one (S10d).
+
+    cues: by finding and answerer. Each draw is held against all others as the true columns are, by step-down max-T, and
+    the other columns of an image move with it. What every verdict needs comes first: few draws have both.
+    """
+    parts = [prepared.take(sample.part) for prepared in work]
+    sight = _Sight(parts, sample.images, np.arange(len(sample.part)))
+    shape = (len(sample.places), len(cues), len(work))
+    families = [
+        all_together([[statistic(cell) for cell in row] for row in drawn])
+        for statistic in (lambda cell: cell.gap_t, lambda cell: cell.did_t, lambda cell: cell.pointed_t)
+    ]
+    # no p of step-down max-T is below that of the largest statistic, which is the single-step one
+    least = np.min([single_step(family).min(axis=1) for family in families], axis=0)
+    least[0] = 1.0  # the true columns
     believed = np.zeros(shape, np.bool_)
-    images = comparisons[0].images.take(part)
-    for draw, f, a in np.argwhere(likely).tolist():
-        cue = comparisons[f].cue.take(part[places[draw]])
-        believed[draw, f, a] = _on_both_sides(cue_cells(images, cue), work[a].answerer.logits[part], options)
+    for draw in np.flatnonzero(least < options.alpha).tolist():
+        order = np.concatenate([[draw], np.delete(np.arange(shape[0]), draw)])
+        p = np.stack([step_down(family[order]).reshape(shape[1:]) for family in families])
+        for f, a in np.argwhere(p.min(axis=0) < options.alpha).tolist():
+            cue = cues[f][a].take(sample.part[sample.places[draw]])
+            comparison = cue_cells(sample.images, cue)
+            if _on_both_sides(comparison, parts[a].answerer.logits, options):
+                believed[draw, f, a] = _reliance(
+                    parts[a],
+                    comparison,
+                    sight,
+                    (drawn[f][a].chosen[:, draw], drawn[f][a].chosen_freely[:, draw]),
+                    (float(p[0, f, a]), float(p[1, f, a]), float(p[2, f, a])),
+                    [column.take(sample.part[sample.places[draw]]) for column in columns],
+                    options,
+                ).believed
     return PlaceboDraws(
-        draws=len(places) - 1,
-        cues=len(comparisons),
+        draws=len(sample.places) - 1,
+        cues=len(cues),
         answerers=len(work),
-        rows=len(part),
+        rows=len(sample.part),
         believed=int(believed.sum()),
         draws_with_any=int(believed.any(axis=(1, 2)).sum()),
     )
