@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Final
@@ -20,7 +20,7 @@ from clipaudit.cues.inconclusive import inconclusive
 from clipaudit.cues.measure.answers import answers
 from clipaudit.cues.measure.context import Context, Progress, TextSource
 from clipaudit.cues.measure.core_values import check_core
-from clipaudit.cues.measure.declared_columns import column_tests, in_bins, of_source, own_design, sources_of
+from clipaudit.cues.measure.declared_columns import SPLIT, column_tests, in_bins, of_source, own_design, sources_of
 from clipaudit.cues.measure.directions import all_directions, class_subspace
 from clipaudit.cues.measure.hygiene import hygiene
 from clipaudit.cues.measure.image_facts import ImageFacts, image_facts
@@ -110,7 +110,7 @@ class _Job:
         self.class_of: dict[Label, int] = {}
         self.names = self._names()
         given = [parse_attribute(name) for name in options.attributes]
-        self.columns = tuple(dict.fromkeys(group_column(run, name) for name, _ in given))
+        self.columns = _once(options.attributes, [group_column(run, name) for name, _ in given])
         self.known_errors = {group_column(run, name): error for name, error in given if error is not None}
         if "label" in self.columns:
             raise UsageError("the label cannot be its own attribute: give another column")
@@ -211,6 +211,8 @@ class _Job:
     def _facts(self, run: Run, rows: Rows) -> tuple[ImageFacts, LeftOut]:
         extra = [group_column(run, self.options.environment)] if self.options.environment else []
         cluster = group_column(run, self.options.cluster) if self.options.cluster else None
+        if SPLIT.removeprefix("attributes.") in run.spec.attributes:
+            extra.append(SPLIT)
         columns = tuple(dict.fromkeys([*(group_column(run, name) for name in self.columns), *extra]))
         facts = self._named(image_facts(run, rows, self.class_of, columns, cluster))
         unnamed, ambiguous = (int((facts.truth == code).sum()) for code in (NONE, SEVERAL))
@@ -384,6 +386,18 @@ class _Job:
     def source_name(self) -> str | None:
         """The column that the audit found to be a source."""
         return None if self.source is None else self.source.name
+
+
+def _once(given: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
+    """The columns of the values of --attribute; UsageError when two name one column, with one known error or several."""
+    for place, column in enumerate(columns):
+        first = columns.index(column)
+        if first < place:
+            raise UsageError(
+                f"--attribute {given[first]} and --attribute {given[place]} are the same column: give it once, with its"
+                " known error if it has one"
+            )
+    return tuple(columns)
 
 
 def tested_classes(facts: ImageFacts, classes: int) -> Ints:

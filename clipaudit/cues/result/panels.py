@@ -83,6 +83,8 @@ class SourceFacts(Documented):
     p: float
     used: bool
     """Errors were widened to those of its levels."""
+    rows: int
+    """Images that it was tried on, one of each near-duplicate cluster."""
 
 
 @dataclass(frozen=True, kw_only=True)
