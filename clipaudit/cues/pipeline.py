@@ -389,7 +389,7 @@ class _Job:
 
 
 def _once(given: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
-    """The columns of the values of --attribute; UsageError when two name one column, with one known error or several."""
+    """The columns of the values of --attribute; UsageError when two of them name one column."""
     for place, column in enumerate(columns):
         first = columns.index(column)
         if first < place:

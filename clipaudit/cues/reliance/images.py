@@ -12,7 +12,7 @@ from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.reliance.clustered import Cells
 
 LEAST_PIECES: Final = 5.0
-"""Independent images that each cell of a class needs for the class to be compared."""
+"""Independent images that each cell of a class needs for the class to be compared (S9)."""
 LEAST_SOURCES: Final = 8
 """With fewer sources nothing is decided (S2b)."""
 
