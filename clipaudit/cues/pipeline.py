@@ -13,9 +13,10 @@ from typing import Final
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Ints
+from clipaudit.cues.answerers.panel import panel_of
 from clipaudit.cues.findings.all_findings import findings_of
 from clipaudit.cues.findings.by_text import with_shift
-from clipaudit.cues.findings.measured_reliance import placebo_of
+from clipaudit.cues.findings.reliance_result import placebo_of
 from clipaudit.cues.inconclusive import inconclusive
 from clipaudit.cues.measure.answers import answers
 from clipaudit.cues.measure.context import Context, Progress, TextSource
@@ -148,8 +149,13 @@ class _Job:
                 versions=self.versions(),
             )
         context = self._context(facts, raw, test, tested, progress)
-        all_findings, placebo = findings_of(context, progress)
-        findings = ranked(all_findings, self.options.max_findings)
+        panel = None
+        if context.answers is not None:
+            progress("rehearsal", 0, 1)
+            panel = panel_of(context, context.answers, out_of_fold=test is None)
+            progress("rehearsal", 1, 1)
+        everything = findings_of(context, panel, progress)
+        findings = ranked(everything.findings, self.options.max_findings)
         shift = None if test is None else shift_between(context, test, findings, self.pool, self.texts)
         findings = tuple(with_shift(finding, shift) for finding in findings)
         columns = [screen.attribute.column for screen in context.attributes]
@@ -162,7 +168,8 @@ class _Job:
             dropped=tuple(self.dropped),
             shift=shift,
             hygiene=hygiene(facts, test, self.names),
-            placebo=placebo_of(placebo),
+            placebo=placebo_of(everything.placebo),
+            rehearsal=everything.rehearsal,
             everything=facts,
             left_out=(left_out, test_left_out),
             rows=row_tables(context, findings, facts, test, columns),
