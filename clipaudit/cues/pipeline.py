@@ -16,6 +16,8 @@ from clipaudit.arrays import Bools, Float32s, Ints
 from clipaudit.cues.answerers.panel import panel_of
 from clipaudit.cues.findings.all_findings import findings_of
 from clipaudit.cues.findings.by_text import with_shift
+from clipaudit.cues.findings.error_slices import errors_of
+from clipaudit.cues.findings.label_issues import doubtful_labels
 from clipaudit.cues.findings.reliance_result import placebo_of
 from clipaudit.cues.inconclusive import inconclusive
 from clipaudit.cues.measure.answers import answers
@@ -131,6 +133,7 @@ class _Job:
             name = self.source.name
             facts, test = of_source(facts, name), None if test is None else of_source(test, name)
         raw = {name: facts.attributes[name] for name in self.columns}
+        unbinned = facts if test is None else test
         facts, test = in_bins(facts, test, self.columns)
         named = [{name: part.attributes[name] for name in self.columns} for part in (facts, test) if part is not None]
         check_core(self.options.core, [raw, *named], {*self.pool.texts, *self.options.user_texts})
@@ -159,6 +162,9 @@ class _Job:
         shift = None if test is None else shift_between(context, test, findings, self.pool, self.texts)
         findings = tuple(with_shift(finding, shift) for finding in findings)
         columns = [screen.attribute.column for screen in context.attributes]
+        progress("errors", 0, 1)
+        slices, doubtful = errors_of(context, panel, unbinned), doubtful_labels(context, panel)
+        progress("errors", 1, 1)
         return assemble(
             context,
             findings,
@@ -167,11 +173,13 @@ class _Job:
             versions=self.versions(),
             dropped=tuple(self.dropped),
             shift=shift,
+            errors=slices.errors,
+            labels=doubtful.labels,
             hygiene=hygiene(facts, test, self.names),
             placebo=placebo_of(placebo),
             everything=facts,
             left_out=(left_out, test_left_out),
-            rows=row_tables(context, findings, facts, test, columns),
+            rows=row_tables(context, findings, facts, test, columns, slices=slices.rows, doubtful=doubtful.rows),
             progress=progress,
         )
 

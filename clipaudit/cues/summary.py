@@ -18,6 +18,7 @@ from clipaudit.cues.measure.context import ColumnTest, Context, Progress
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.overview import differences, points
 from clipaudit.cues.result.finding_parts import Estimate, Groups, Verdict
+from clipaudit.cues.result.mistakes import AnswererErrors, DoubtfulLabels
 from clipaudit.cues.result.panels import (
     AttributeTable,
     ClassFacts,
@@ -56,6 +57,8 @@ def assemble(
     versions: dict[str, str],
     dropped: tuple[Any, ...],
     shift: Shift | None,
+    errors: tuple[AnswererErrors, ...],
+    labels: DoubtfulLabels | None,
     hygiene: Hygiene,
     placebo: Placebo | None,
     everything: ImageFacts,
@@ -82,6 +85,8 @@ def assemble(
         groups=plain_groups(context),
         predictability=context.scan.predictability,
         shift=shift,
+        errors=errors,
+        labels=labels,
         hygiene=hygiene,
         controls=controls,
         trust=trust,

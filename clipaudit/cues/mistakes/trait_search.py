@@ -8,7 +8,7 @@ about the errors which the traits before it leave unexplained, so that several t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
@@ -31,6 +31,8 @@ _TOP_SHARES: Final = (0.8, 0.65, 0.5, 0.4, 0.33, 0.27, 0.22, 0.18, 0.15, 0.12, 0
 """Cuts of a score: these shares of the class's images lie above."""
 _LEAST_Z: Final = 2.0
 """A trait below it is not tested."""
+_LEAST_FIT: Final = 0.3
+"""Fit below which a text behind another trait is what is left of that one, and no trait of its own."""
 _AS_STRONG: Final = 0.8
 """Part of the largest statistic with which a text may name the slice in the place of the strongest."""
 _ROWS: Final = 10_000
@@ -120,6 +122,8 @@ def chosen_traits(traits: Traits, wrong: Bools, weight: Float64s, rows: Ints, se
         if z[best] < _LEAST_Z:
             break
         entry = candidates.entry(best, z, _text_fits(traits, residual, rows))
+        if chosen and entry.trait.fit is not None and entry.trait.fit < _LEAST_FIT:
+            break
         known = [(other.trait, *other.same) for other in chosen]
         # what is left of a trait that was chosen before is no new one
         if any((t.kind, t.name, t.value) == _identity(entry.trait) for group in known for t in group):
@@ -128,7 +132,26 @@ def chosen_traits(traits: Traits, wrong: Bools, weight: Float64s, rows: Ints, se
         # the best of so many traits reaches about as much by chance: nothing is looked for behind it
         if z[best] < stats.norm.isf(0.05 / len(z)):
             break
-    return chosen
+    return _refitted(traits, chosen, e, w, rows)
+
+
+def _refitted(traits: Traits, chosen: list[ChosenTrait], e: Float64s, w: Float64s, rows: Ints) -> list[ChosenTrait]:
+    """The traits with each text's fit beside all others: what sets wrong images apart is the sum of several traits, and
+    one text does not say the others."""
+    if len(chosen) < 2:
+        return chosen
+    entries = []
+    for entry in chosen:
+        null = null_design(traits, [other.trait for other in chosen if other is not entry], rows)
+        fits = _text_fits(traits, w * (e - fitted(null, e, w)), rows)
+        entries.append(
+            ChosenTrait(trait=_with_fit(entry.trait, fits), same=tuple(_with_fit(t, fits) for t in entry.same))
+        )
+    return entries
+
+
+def _with_fit(trait: Trait, fits: Float64s) -> Trait:
+    return replace(trait, fit=float(fits[trait.place])) if trait.kind == "text" else trait
 
 
 def _text_fits(traits: Traits, residual: Float64s, rows: Ints) -> Float64s:

@@ -33,6 +33,7 @@ from clipaudit.cues.result.finding_parts import (
     Stability,
     Verdict,
 )
+from clipaudit.cues.result.mistakes import AnswererErrors, DoubtfulLabels
 from clipaudit.cues.result.panels import (
     AttributeTable,
     ClassDifference,
@@ -147,6 +148,10 @@ class AuditResult(Documented):
     predictability: tuple[Predictability, ...]
     """By head, most class-free skill first."""
     shift: Shift | None
+    errors: tuple[AnswererErrors, ...]
+    """What goes with the errors of each answerer but CLIP; empty where none was measured."""
+    labels: DoubtfulLabels | None
+    """Labels to look at; None where no probe was rehearsed."""
     hygiene: Hygiene
     controls: Controls
     trust: Trust
