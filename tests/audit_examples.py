@@ -31,7 +31,7 @@ from clipaudit.cues.result.finding_parts import (
     Verdict,
     strength_word,
 )
-from clipaudit.cues.result.mistakes import AnswererErrors, DoubtfulLabel, DoubtfulLabels, ErrorSlice, LabelPair
+from clipaudit.cues.result.mistake_parts import AnswererErrors, DoubtfulLabel, DoubtfulLabels, ErrorSlice, LabelPair
 from clipaudit.cues.result.panels import (
     AttributeTable,
     ClassDifference,
@@ -664,6 +664,7 @@ def example_result() -> AuditResult:
         ),
         errors=(answerer_errors("rehearsed", error_slice()), answerer_errors("given:resnet")),
         labels=doubtful_labels(),
+        rehearsal=None,
         hygiene=Hygiene(
             unreadable={"undecodable": 2},
             unreadable_examples={"undecodable": "birds-000000.tar: 000017: it is empty"},

@@ -6,7 +6,22 @@ from typing import Annotated
 
 import typer
 
-from clipaudit.cli import ablate, compare, demo, doctor, evaluate, heads, index, job, localize, pack, query, report, run
+from clipaudit.cli import (
+    ablate,
+    compare,
+    demo,
+    doctor,
+    evaluate,
+    heads,
+    index,
+    job,
+    localize,
+    pack,
+    query,
+    rehearse,
+    report,
+    run,
+)
 from clipaudit.cli.command import Command
 from clipaudit.schema import VERSION
 
@@ -51,6 +66,7 @@ app.command("serve", cls=Command)(query.serve)
 app.command("explain", cls=Command)(localize.explain)
 app.add_typer(evaluate.evaluate, name="evaluate")
 app.command("report", cls=Command)(report.report)
+app.command("rehearse", cls=Command)(rehearse.rehearse)
 app.command("demo", cls=Command)(demo.demo)
 app.command("demo-data", cls=Command)(demo.demo_data)
 app.command("doctor", cls=Command)(doctor.doctor)

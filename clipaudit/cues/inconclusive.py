@@ -56,6 +56,7 @@ def inconclusive(
         shift=None,
         errors=(),
         labels=None,
+        rehearsal=None,
         hygiene=hygiene(facts, test, names),
         controls=_no_controls(facts),
         trust=_trust(run, sentence),

@@ -18,7 +18,7 @@ from clipaudit.cues.measure.context import ColumnTest, Context, Progress
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.overview import differences, points
 from clipaudit.cues.result.finding_parts import Estimate, Groups, Verdict
-from clipaudit.cues.result.mistakes import AnswererErrors, DoubtfulLabels
+from clipaudit.cues.result.mistake_parts import AnswererErrors, DoubtfulLabels
 from clipaudit.cues.result.panels import (
     AttributeTable,
     ClassFacts,
@@ -29,6 +29,7 @@ from clipaudit.cues.result.panels import (
     Shift,
     Trust,
 )
+from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
 from clipaudit.cues.result.reliance_parts import Placebo
 from clipaudit.cues.result.result import SCHEMA_VERSION, AuditResult, Finding
 from clipaudit.cues.statistics.attributes import AttributeScreen
@@ -61,6 +62,7 @@ def assemble(
     labels: DoubtfulLabels | None,
     hygiene: Hygiene,
     placebo: Placebo | None,
+    rehearsal: RehearsalPanel | None,
     everything: ImageFacts,
     left_out: tuple[LeftOut, LeftOut | None],
     rows: dict[str, Any],
@@ -88,6 +90,7 @@ def assemble(
         errors=errors,
         labels=labels,
         hygiene=hygiene,
+        rehearsal=rehearsal,
         controls=controls,
         trust=trust,
         dropped=dropped,

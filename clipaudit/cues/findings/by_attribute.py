@@ -36,7 +36,7 @@ from clipaudit.cues.result.result import Finding, finding_id
 from clipaudit.cues.statistics.attributes import AttributeScreen
 from clipaudit.cues.statistics.groups import describe_groups
 
-_CARRIES: Final = 0.3
+CARRIES: Final = 0.3
 """Strength of a value along a direction, inside classes."""
 
 
@@ -243,7 +243,7 @@ def carrying(context: Context, strength: Float64s) -> tuple[Ints, Float64s]:
     """Passing directions that go with a value inside classes, those that go most first, and their ends; where none
     passes, all that go with it. strength (M,) of the value along every direction."""
     M = len(context.scan.directions)
-    along = np.abs(strength) >= _CARRIES
+    along = np.abs(strength) >= CARRIES
     goes = along & context.passed[:M] if (along & context.passed[:M]).any() else along
     members = np.flatnonzero(goes)
     members = members[np.argsort(-np.abs(strength[members]), kind="stable")]

@@ -36,11 +36,14 @@ def markdown(report: Report) -> str:
         lines += ["", f"{len(audit.findings) - _ROWS} more are in report.json."]
     mistakes = [errors.sentence for errors in audit.errors]
     mistakes += [part.sentence for errors in audit.errors for part in errors.slices[:_ROWS]]
-    labels = () if audit.labels is None else (audit.labels.sentence,)
-    for title, sentences in (("Where models err", mistakes), ("Labels", labels)):
-        if sentences:
-            lines += ["", f"## {title}", "", *(f"- {escape(sentence)}" for sentence in sentences)]
-    for title, sentences in (("Not decided", report.gate.open_questions), ("Warnings", report.gate.warnings)):
+    labels = [] if audit.labels is None else [audit.labels.sentence]
+    sections = (
+        ("Where models err", mistakes),
+        ("Labels", labels),
+        ("Not decided", report.gate.open_questions),
+        ("Warnings", report.gate.warnings),
+    )
+    for title, sentences in sections:
         if sentences:
             lines += ["", f"## {title}", "", *(f"- {escape(sentence)}" for sentence in sentences)]
     if report.waivers:

@@ -16,7 +16,7 @@ from clipaudit.cues.report.cards import anchor, card, group_tables
 from clipaudit.cues.report.document import File, Report
 from clipaudit.cues.report.files import effective_images
 from clipaudit.cues.report.first_screen import actions, cases, finding_in_words, plain_sentences, to_do
-from clipaudit.cues.report.mistakes import error_cards, label_pictures
+from clipaudit.cues.report.mistake_cards import error_cards, label_pictures
 from clipaudit.cues.report.pictures import CARDS, Pictures, duplicate_strips
 from clipaudit.cues.report.plots import Mark, cue_map, icon, interval_row
 from clipaudit.cues.result.finding_parts import Estimate, Verdict

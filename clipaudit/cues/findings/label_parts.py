@@ -18,7 +18,7 @@ from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.sample_refs import sample_ref
 from clipaudit.cues.mistakes import label_issues
-from clipaudit.cues.result.mistakes import DoubtfulLabel, DoubtfulLabels, LabelPair
+from clipaudit.cues.result.mistake_parts import DoubtfulLabel, DoubtfulLabels, LabelPair
 
 EXAMPLES: Final = 16
 _PAIRS: Final = 10

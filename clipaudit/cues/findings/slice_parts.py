@@ -21,7 +21,7 @@ from clipaudit.cues.measure.sample_refs import sample_ref
 from clipaudit.cues.mistakes import error_slices
 from clipaudit.cues.mistakes.trait_search import Trait, Traits
 from clipaudit.cues.result.finding_parts import Estimate, SampleRef
-from clipaudit.cues.result.mistakes import AnswererErrors, ErrorSlice
+from clipaudit.cues.result.mistake_parts import AnswererErrors, ErrorSlice
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.columns import column_kind, numbers_of
 from clipaudit.cues.statistics.design import Design
@@ -158,7 +158,7 @@ class _Slices:
         self._context, self._facts = context, answers.facts
         self._answerer, self._answered, self._wrong = answerer, answered, wrong
 
-    def part(self, entry: error_slices.ErrorSlice) -> ErrorSlice:
+    def part(self, entry: error_slices.AcceptedSlice) -> ErrorSlice:
         """A slice as the result holds it."""
         names, test = self._context.names, entry.test
         trait = test.chosen.trait
@@ -197,7 +197,7 @@ class _Slices:
         )
         return replace(part, sentence=slice_sentence(part))
 
-    def rows(self, entry: error_slices.ErrorSlice, part: ErrorSlice) -> pa.Table:
+    def rows(self, entry: error_slices.AcceptedSlice, part: ErrorSlice) -> pa.Table:
         """All images of a slice, most of the trait first."""
         facts, having = self._facts, entry.test.having
         taken = facts.take(having)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from clipaudit.cues.report.pictures import SLICES, CaptionedPicture, Pictures, PictureStrip, row
 from clipaudit.cues.report.plots import interval_row
 from clipaudit.cues.report.words import Number, decimal, limits, share
-from clipaudit.cues.result.mistakes import AnswererErrors, ErrorSlice
+from clipaudit.cues.result.mistake_parts import AnswererErrors, ErrorSlice
 from clipaudit.cues.result.result import AuditResult
 
 LABELS: Final = 16
