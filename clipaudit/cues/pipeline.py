@@ -23,7 +23,7 @@ from clipaudit.cues.inputs import AuditInputs
 from clipaudit.cues.measure.answers import answers
 from clipaudit.cues.measure.context import Context, Progress, TextSource
 from clipaudit.cues.measure.core_values import check_core
-from clipaudit.cues.measure.declared_columns import column_tests
+from clipaudit.cues.measure.declared_columns import column_tests, own_design
 from clipaudit.cues.measure.directions import all_directions, class_subspace
 from clipaudit.cues.measure.hygiene import hygiene
 from clipaudit.cues.measure.image_facts import ImageFacts
@@ -40,7 +40,6 @@ from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_scre
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.predictability import one_thread_each
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
-from clipaudit.cues.statistics.sources import nested
 from clipaudit.cues.summary import assemble, ranked
 from clipaudit.heads.texts.pool import TextPool, pool_for
 from clipaudit.run.reader import Run, RunPlace, opened
@@ -235,6 +234,8 @@ class _Job(AuditInputs):
                 inside[scanned.sample],
                 design,
                 scanned.sample,
+                tested_facts.shard_id[scanned.sample].astype(np.int64),
+                source_name=self.source_name,
                 alpha=options.alpha,
                 seed=options.seed,
             ),
@@ -292,11 +293,7 @@ class _Job(AuditInputs):
                 reason = "it chooses the rows"
             if reason is None and names_class(attribute, design.truth):
                 reason = "it names the class, or is a perfect confound: every value occurs in one class only"
-            own = design
-            # a source is not the cluster of its own test, nor of a column nested in it
-            source = facts.source
-            if source is not None and (self.source_name == column or nested(attribute.codes, source)):
-                own = replace(design, source=None)
+            own = own_design(design, attribute, self.source_name)
             screen = None if reason is not None else attribute_screen(attribute, own)
             if screen is None:
                 too_few = f"a class has fewer than {MIN_INDEPENDENT} images with a value"
