@@ -209,9 +209,7 @@ class _Job(AuditInputs):
         )
         scanned = self._scan(tested_facts, design, vectors, user, progress)
         screens = self._attributes(tested_facts, raw, design)
-        scored = test if test is not None else facts
-        by = self.columns[0] if self.columns else None
-        words = (self.test_run or run).directory.url
+        scored, by = test if test is not None else facts, next(iter(self.columns), None)
         labelled = self.classes_from == "label"
         return Context(
             run=run,
@@ -241,7 +239,7 @@ class _Job(AuditInputs):
             ),
             known_errors=self.known_errors,
             answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if labelled else None,
-            answers_rows=f"{words}{scored.rows.described}",
+            answers_rows=f"{scored.run.directory.url}{scored.rows.described}",
             agreement=self._agreement(facts),
         )
 

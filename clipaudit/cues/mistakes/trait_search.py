@@ -8,7 +8,7 @@ about the errors which the traits before it leave unexplained, so that several t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
@@ -132,26 +132,7 @@ def chosen_traits(traits: Traits, wrong: Bools, weight: Float64s, rows: Ints, se
         # the best of so many traits reaches about as much by chance: nothing is looked for behind it
         if z[best] < stats.norm.isf(0.05 / len(z)):
             break
-    return _refitted(traits, chosen, e, w, rows)
-
-
-def _refitted(traits: Traits, chosen: list[ChosenTrait], e: Float64s, w: Float64s, rows: Ints) -> list[ChosenTrait]:
-    """The traits with each text's fit beside all others: what sets wrong images apart is the sum of several traits, and
-    one text does not say the others."""
-    if len(chosen) < 2:
-        return chosen
-    entries = []
-    for entry in chosen:
-        null = null_design(traits, [other.trait for other in chosen if other is not entry], rows)
-        fits = _text_fits(traits, w * (e - fitted(null, e, w)), rows)
-        entries.append(
-            ChosenTrait(trait=_with_fit(entry.trait, fits), same=tuple(_with_fit(t, fits) for t in entry.same))
-        )
-    return entries
-
-
-def _with_fit(trait: Trait, fits: Float64s) -> Trait:
-    return replace(trait, fit=float(fits[trait.place])) if trait.kind == "text" else trait
+    return chosen
 
 
 def _text_fits(traits: Traits, residual: Float64s, rows: Ints) -> Float64s:
