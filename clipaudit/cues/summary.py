@@ -18,6 +18,7 @@ from clipaudit.cues.measure.context import ColumnTest, Context, Progress
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.overview import differences, points
 from clipaudit.cues.result.finding_parts import Estimate, Groups, Verdict
+from clipaudit.cues.result.mistake_parts import AnswererErrors, DoubtfulLabels
 from clipaudit.cues.result.panels import (
     AttributeTable,
     ClassFacts,
@@ -57,6 +58,8 @@ def assemble(
     versions: dict[str, str],
     dropped: tuple[Any, ...],
     shift: Shift | None,
+    errors: tuple[AnswererErrors, ...],
+    labels: DoubtfulLabels | None,
     hygiene: Hygiene,
     placebo: Placebo | None,
     rehearsal: RehearsalPanel | None,
@@ -84,6 +87,8 @@ def assemble(
         groups=plain_groups(context),
         predictability=context.scan.predictability,
         shift=shift,
+        errors=errors,
+        labels=labels,
         hygiene=hygiene,
         rehearsal=rehearsal,
         controls=controls,

@@ -90,7 +90,7 @@ def having_of(codes: Ints, value: int) -> Ints:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Measured:
+class AllMeasured:
     """What reliance_of says of all cues, and what was trained for it."""
 
     findings: tuple[tuple[rules.MeasuredReliance, ...], ...]
@@ -100,10 +100,10 @@ class Measured:
     """By column: a probe trained again with its weights, and with those of permuted columns."""
 
 
-def measure_reliance(context: Context, panel: Panel | None, cues: Sequence[ValueCue]) -> Measured:
+def measure_reliance(context: Context, panel: Panel | None, cues: Sequence[ValueCue]) -> AllMeasured:
     """By cue and answerer, all together, and how often permuted columns are believed."""
     if context.answers is None or panel is None or not cues:
-        return Measured(findings=tuple(() for _ in cues), placebo=None, experiments={})
+        return AllMeasured(findings=tuple(() for _ in cues), placebo=None, experiments={})
     answers, options = context.answers, context.options
     columns = [cue_column(context, answers, cue) for cue in cues]
     experiments = _experiments(panel, cues, options.seed)
@@ -120,7 +120,7 @@ def measure_reliance(context: Context, panel: Panel | None, cues: Sequence[Value
         retrained=_retrained(panel, cues, experiments),
         options=reliance_options(context),
     )
-    return Measured(findings=report.findings, placebo=report.placebo, experiments=experiments)
+    return AllMeasured(findings=report.findings, placebo=report.placebo, experiments=experiments)
 
 
 def reliance_options(context: Context) -> RelianceOptions:
