@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipaudit.config import LabelMoments
+from clipaudit.job.protocol import Task
 from clipaudit.run.basis import write_basis
 from clipaudit.run.directory import RunDirectory, new_attempt
 from clipaudit.run.moments_accumulator import MomentsAccumulator
@@ -115,11 +116,15 @@ def write_attempt(
     label_moments: LabelMoments = "auto",
     batch: int = 32,
     row_group_bytes: int = 32 * 2**20,
+    task: Task | None = None,
 ) -> CommitRecord:
-    """What a worker does with a shard's results; the record that it would hand to the driver."""
-    attempt = new_attempt()
+    """What a worker does with a shard's results; the record that it would hand to the driver.
+
+    With `task` the attempt is that of a driver.
+    """
+    attempt = new_attempt() if task is None else task.attempt
     run_dir.begin_attempt(shard.id, attempt, "test")
-    footer = {"fingerprint": "0123456789abcdef"}
+    footer = {"fingerprint": "0123456789abcdef" if task is None else task.run_fingerprint}
     writer = ProjectionWriter(run_dir, shard, attempt, spec, footer, row_group_bytes=row_group_bytes)
     moments = MomentsAccumulator(spec, label_moments)
     done = 0
