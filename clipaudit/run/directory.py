@@ -85,7 +85,10 @@ class RunDirectory:
         try:
             data = self.storage.read(MANIFEST)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise RunNotFound(f"there is no run at {self.url}: {MANIFEST} is not there") from error
+            name, at, behind = self.url.rpartition("@")
+            mistaken = at and "/" not in behind and RunDirectory(name).exists()
+            hint = f"; behind the @ of {name} give a generation, or a date such as 2026-11-01" if mistaken else ""
+            raise RunNotFound(f"there is no run at {self.url}: {MANIFEST} is not there{hint}") from error
         return Manifest.from_json(data, self.storage.full(MANIFEST))
 
     def history(self) -> History:

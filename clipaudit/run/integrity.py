@@ -85,7 +85,7 @@ def check(run: str | RunDirectory, *, remainder_tolerance: float | None = None) 
         else {name: float(np.quantile(sample, q)) for name, q in (("0.5", 0.5), ("0.99", 0.99), ("0.999", 0.999))}
     )
     return CheckReport(
-        run=reader.directory.url,
+        run=reader.url,
         shards=len(reader.records),
         rows=sum(record.rows for record in reader.records.values()),
         problems=tuple(problems),

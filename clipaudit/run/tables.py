@@ -48,6 +48,10 @@ class RunTables:
         """The run's path or URL, with the `@` of an earlier state: what another command is given to read the same."""
         return self.directory.url if self.moment is None else f"{self.directory.url}@{self.moment.text}"
 
+    def folder(self, name: str) -> str:
+        """Where in the run a result of this state goes: `heads`, and of an earlier state `heads@2`."""
+        return name if self.moment is None else f"{name}@{self.moment.text.replace(':', '')}"
+
     @cached_property
     def records(self) -> dict[int, CommitRecord]:
         """The commit records, in the order of shard ids."""

@@ -44,6 +44,7 @@ from clipaudit.cues.result.panels import (
     MapPoint,
     Settings,
     Shift,
+    StateRead,
     Trust,
 )
 from clipaudit.cues.result.reliance_parts import Counterfactual, Reliance
@@ -131,6 +132,8 @@ class AuditResult(Documented):
     model: str
     model_fingerprint: str
     run_fingerprint: str
+    state: StateRead
+    test_state: StateRead | None
     verdict: Verdict | None
     """Of the first finding; `inconclusive` where that is not decided; None for a pass."""
     sentence: str
