@@ -46,7 +46,16 @@ STATUSES = (
 )
 
 Label: TypeAlias = int | str | None
-LabelKind: TypeAlias = Literal["int", "string"]
+SampleLabel: TypeAlias = "Label | tuple[int, ...] | tuple[str, ...]"
+"""What one image has: one label, or in a run whose labels are lists each of its labels once; () for none of them."""
+LabelKind: TypeAlias = Literal["int", "string", "ints", "strings"]
+"""Type of the label column; `ints` and `strings` for lists of them."""
+
+
+def labels_in(label: SampleLabel) -> tuple[int | str, ...]:
+    """Every label of one image: none for None, and for an empty list."""
+    return () if label is None else label if isinstance(label, tuple) else (label,)
+
 
 Names: TypeAlias = str | Sequence[str]
 """One name or several; see `as_names`."""
@@ -136,7 +145,7 @@ class Sample:
     """Why the status is not `ok`, one sentence; the commit record holds the first few of each status."""
     image: Uint8s | None = None
     """(H, W, 3) uint8 RGB at the model's input size, before normalisation."""
-    label: Label = None
+    label: SampleLabel = None
     caption: str | None = None
     attributes: dict[str, str | None] = field(default_factory=dict)
     width: int | None = None
@@ -175,6 +184,11 @@ class TableSpec:
     whole stream. With it the rows can be put into the published code's allocation."""
 
     @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.label_kind in ("ints", "strings")
+
+    @property
     def vectors(self) -> dict[str, int]:
         """Every vector column with its length, in column order: those of `measured`, residual means."""
         means = {RESIDUAL_MEANS: self.residual_means} if self.residual_means else {}
@@ -206,7 +220,8 @@ def arrow_schema(spec: TableSpec) -> pa.Schema:
         pa.field("status", pa.string(), nullable=False),
     ]
     if spec.label_kind is not None:
-        fields.append(pa.field("label", pa.int64() if spec.label_kind == "int" else pa.string()))
+        kind = pa.int64() if spec.label_kind in ("int", "ints") else pa.string()
+        fields.append(pa.field("label", pa.list_(kind) if spec.multi_label else kind))
     if spec.caption:
         fields.append(pa.field("caption", pa.string()))
     if spec.attributes:

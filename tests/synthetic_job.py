@@ -15,6 +15,7 @@ import numpy.typing as npt
 from clipaudit.config import DecodeConfig, ExecutionConfig, FieldsConfig, JobConfig
 from clipaudit.job.driver import Reporter, run_job
 from clipaudit.job.engine_local import LocalPool
+from clipaudit.job.fields import fields_of
 from clipaudit.job.protocol import Task, WorkerFacts
 from clipaudit.run.basis import write_basis
 from clipaudit.run.directory import RunDirectory
@@ -23,7 +24,6 @@ from clipaudit.run.upkeep import RunStatus
 from clipaudit.schema import OK, Sample, TableSpec
 from clipaudit.shards.decoder import DecodedImage
 from clipaudit.shards.feed import ShardFeed
-from clipaudit.shards.fields import parse_fields
 from clipaudit.storage.directory import Storage
 from tests.make_runs import make_basis, write_attempt
 
@@ -48,7 +48,7 @@ class SyntheticWorker:
     """What a ShardWorker is to the local engine."""
 
     def __init__(self, config: JobConfig) -> None:
-        self._config, self._fields = config, parse_fields(config.fields)
+        self._config, self._fields = config, fields_of(config, RunDirectory(config.out))[0]
         spec = replace(SPEC, label_kind=self._fields.label_kind, attributes=self._fields.attribute_names)
         self.facts = WorkerFacts(
             model={"name": "none", "fingerprint": "feed", "preprocess": {}, "tower": {"pooling": "token", "width": 8}},

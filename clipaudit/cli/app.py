@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clipaudit.cli import ablate, compare, demo, evaluate, heads, index, job, localize, pack, query, report, run
+from clipaudit.cli import ablate, compare, demo, doctor, evaluate, heads, index, job, localize, pack, query, report, run
 from clipaudit.cli.command import Command
 from clipaudit.schema import VERSION
 
@@ -53,3 +53,4 @@ app.add_typer(evaluate.evaluate, name="evaluate")
 app.command("report", cls=Command)(report.report)
 app.command("demo", cls=Command)(demo.demo)
 app.command("demo-data", cls=Command)(demo.demo_data)
+app.command("doctor", cls=Command)(doctor.doctor)

@@ -36,12 +36,18 @@ ShardsArgument = Annotated[
 LabelOption = Annotated[
     str | None,
     option(
-        "Label column: cls (numbers), cls:text (names), txt, EXTENSION:text, json:PATH such as json:attrs.species.",
+        "Labels: cls (numbers or names), txt, EXTENSION:text, json:PATH (also of a list of labels), path:N (folder N of"
+        " the member's name, 0 the first, -1 the last), shard (its name).",
         panel="Table",
     ),
 ]
 AttributesOption = Annotated[
-    list[str] | None, option("Attribute columns: json:place,json:split; NAME=json:a.place names one.", panel="Table")
+    list[str] | None,
+    option(
+        "Attribute columns: json:place,json:split; NAME=json:a.place names one; also source=shard, who=path:0,"
+        " EXTENSION:text.",
+        panel="Table",
+    ),
 ]
 ImageKeyOption = Annotated[
     list[str] | None,

@@ -37,6 +37,7 @@ from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, names_class, unusable
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.known_error import parse_attribute
+from clipaudit.cues.statistics.predictability import one_thread_each
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
 from clipaudit.cues.statistics.sources import SourceTest, nested
 from clipaudit.cues.summary import assemble, ranked
@@ -86,7 +87,9 @@ def audit_cues(
     began = time.monotonic()
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     job = _Job(opened(run), options or AuditOptions(), None if test_run is None else opened(test_run), texts, pool)
-    result = job.result(on_progress)
+    # one pool of threads at a time: arrays of an audit are small, and spinning helpers cost more than they save
+    with one_thread_each():
+        result = job.result(on_progress)
     return replace(result, started=started, seconds=round(time.monotonic() - began, 3))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from clipaudit.config import JobConfig, fingerprint
 from clipaudit.errors import RunInvalid, RunNotFound
 from clipaudit.job.engines import make_pool
+from clipaudit.job.fields import fields_of
 from clipaudit.job.new_labels import refuse_other_labels
 from clipaudit.job.progress import Tally
 from clipaudit.job.protocol import Observer, Pool, WorkerFacts
@@ -119,7 +120,7 @@ def run_job(
     """
     reporter = Reporter() if reporter is None else reporter
     stop = threading.Event() if stop is None else stop
-    fields = parse_fields(config.fields)  # its errors are told before the shards are listed and the model is loaded
+    parse_fields(config.fields)  # its errors are told before the shards are listed and the model is loaded
     run_dir = RunDirectory(config.out)
     _refuse_other_options(run_dir, config)  # only what is known without the model; the rest is compared with it
     asked = tuple(expand(config.shards))
@@ -128,11 +129,12 @@ def run_job(
         reporter.appending(listed.known, len(listed.new))
     reporter.listed(len(listed.shards), listed.committed)
     if listed.pending:
+        fields, mixed = fields_of(config, run_dir)
         if config.append and listed.new:
             refuse_other_labels(Run(run_dir), listed.new, fields)
         lack = warn_of_first_samples(listed.pending[0], fields)
-        if lack is not None:
-            reporter.warning(lack)
+        for sentence in filter(None, (mixed, lack)):
+            reporter.warning(sentence)
         _process(config, run_dir, make_pool(config) if pool is None else pool, reporter, stop, asked, listed)
     result = status(run_dir)
     reporter.done(result)

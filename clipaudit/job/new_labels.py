@@ -8,7 +8,8 @@ from typing import Final
 from clipaudit.errors import RunMismatch, ShardError
 from clipaudit.run.reader import Run
 from clipaudit.schema import BAD_LABEL, OK, Label, Shard
-from clipaudit.shards.fields import MAX_JSON_BYTES, Fields, extract
+from clipaudit.shards.field_values import MAX_JSON_BYTES, Origin
+from clipaudit.shards.fields import Fields, extract
 from clipaudit.shards.reader import ShardReader
 
 _SHARDS: Final = 8
@@ -53,11 +54,12 @@ def _first_labels(shard: Shard, fields: Fields) -> tuple[list[Label], list[str]]
     with ShardReader(shard, wants=fields.wants, complete=bool, max_member_bytes=MAX_JSON_BYTES) as reader:
         for group in reader:
             if group.status == OK:
-                values = extract({name: member.data for name, member in group.members.items()}, fields)
+                data = {name: member.data for name, member in group.members.items()}
+                values = extract(data, fields, Origin(key=group.key, shard=shard.url))
                 if values.status == BAD_LABEL:
                     bad.append(f"{group.key}: {values.detail}")
                 elif values.status == OK:
-                    labels.append(values.label)
+                    labels += values.label if isinstance(values.label, tuple) else (values.label,)
             if len(labels) + len(bad) >= _SAMPLES or reader.bytes_good >= _BYTES:
                 break
     return labels, bad

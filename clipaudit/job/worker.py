@@ -19,6 +19,7 @@ from clipaudit.arrays import Float32s
 from clipaudit.config import JobConfig, LabelMoments, parse_layers
 from clipaudit.errors import RunNotFound, ShardTooSlow
 from clipaudit.job.agreement import measure_if_asked
+from clipaudit.job.fields import fields_of
 from clipaudit.job.protocol import Task, WorkerFacts
 from clipaudit.job.staging import Batch, Staging
 from clipaudit.model import Decomposer, describe_tower
@@ -42,7 +43,6 @@ from clipaudit.schema import (
 from clipaudit.shards.decoder import ImageDecoder
 from clipaudit.shards.decoder_processes import ProcessDecoder
 from clipaudit.shards.feed import DETAILS_PER_STATUS, Decode, ReadReport, ShardFeed
-from clipaudit.shards.fields import parse_fields
 from clipaudit.shards.listing import learn_credentials
 
 Arrays: TypeAlias = dict[str, Float32s]
@@ -62,7 +62,8 @@ class ShardWorker:
         self._config = config
         self._cancel = cancel or threading.Event()
         learn_credentials(config.shards)  # the URLs in tasks hold none
-        self._fields = parse_fields(config.fields)
+        self._run_dir = RunDirectory(config.out)
+        self._fields, _ = fields_of(config, self._run_dir)
         loaded = load_model(config.model)
         tower = describe_tower(loaded.model)
         self._layers = parse_layers(config.store.layers, tower.layers)
@@ -79,7 +80,6 @@ class ShardWorker:
         self._decoder: Decode = decoder
         if config.decode.decode_processes:
             self._decoder = ProcessDecoder(decoder, loaded.description["preprocess"], config.decode)
-        self._run_dir = RunDirectory(config.out)
         self.progressed_at = 0.0
         """Monotonic seconds when the running attempt last got through a batch."""
         self._basis_is_written = False

@@ -15,7 +15,7 @@ from clipaudit.run.projections import open_table, stored_types
 from clipaudit.run.records import CommitRecord
 from clipaudit.schema import TableSpec
 
-ColumnType: TypeAlias = Literal["number", "boolean", "text"]
+ColumnType: TypeAlias = Literal["number", "boolean", "text", "list of numbers", "list of texts"]
 
 _INTEGER: Final = r"^-?(?:0|[1-9][0-9]*)$"
 _NUMBER: Final = r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$"
@@ -152,6 +152,8 @@ def typed_by_values(records: Iterable[CommitRecord], spec: TableSpec) -> bool:
 
 def column_type(kind: pa.DataType) -> ColumnType:
     """The word for an Arrow type of a plain column."""
+    if pa.types.is_list(kind):
+        return "list of texts" if pa.types.is_string(kind.value_type) else "list of numbers"
     if pa.types.is_boolean(kind):
         return "boolean"
     return "text" if pa.types.is_string(kind) else "number"

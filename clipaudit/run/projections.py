@@ -19,7 +19,7 @@ from clipaudit.arrays import Bools, Float16s, Floats
 from clipaudit.errors import IntegrityError
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.records import StoredFile
-from clipaudit.schema import NOT_FINITE, OK, SCHEMA_VERSION, Sample, Shard, TableSpec, arrow_schema
+from clipaudit.schema import NOT_FINITE, OK, SCHEMA_VERSION, Sample, Shard, TableSpec, arrow_schema, labels_in
 from clipaudit.storage.directory import storage_errors
 from clipaudit.storage.local import require_regular
 
@@ -74,7 +74,9 @@ class ProjectionWriter:
         metadata = [name for name in self._schema.names if name not in spec.vectors]
         # only these values of a sample are stored until the row group is full, not its pixels
         self._metadata: dict[str, list[Any]] = {n: [] for n in metadata if n != "shard_id" and n not in SCALARS}
-        leaves = [*(n for n in metadata if n != "attributes"), *(f"attributes.{name}" for name in spec.attributes)]
+        # Parquet's own names of what holds values: of a list its elements
+        leaves = [f"{n}.list.element" if pa.types.is_list(self._schema.field(n).type) else n for n in metadata]
+        leaves = [*(n for n in leaves if n != "attributes"), *(f"attributes.{name}" for name in spec.attributes)]
         self._writer = pq.ParquetWriter(
             self._sink,
             self._schema,
@@ -203,7 +205,7 @@ class ProjectionWriter:
 
 def _text_length(sample: Sample) -> int:
     """Characters of a sample's texts: row groups are bounded by them too, because captions may be long."""
-    values = (sample.key, sample.label, sample.caption, *sample.attributes.values())
+    values = (sample.key, *labels_in(sample.label), sample.caption, *sample.attributes.values())
     return sum(len(value) for value in values if isinstance(value, str))
 
 

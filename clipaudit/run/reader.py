@@ -186,7 +186,10 @@ class Run(RunTables):
         return total
 
     def label_counts(self, shards: Shards = None) -> dict[Label, int]:
-        """Ok rows by label, most frequent first; empty when the run has no labels."""
+        """Ok rows by label, most frequent first; empty when the run has no labels.
+
+        A row with several labels counts for each, one with an empty list for none.
+        """
         counts: Counter[Label] = Counter()
         for record in self._chosen(shards):
             counts.update(load_moments(self.directory, record.moments, labels=()).counts)

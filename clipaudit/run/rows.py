@@ -19,6 +19,7 @@ from clipaudit.run.filters import parse_filter, why_empty
 from clipaudit.run.moments import Moments, merge, moments_of
 from clipaudit.run.projections import vectors_of
 from clipaudit.run.reader import Run
+from clipaudit.run.vectors import as_objects
 from clipaudit.schema import OK, Names, as_tuples
 
 BATCH_ROWS: Final = 4096
@@ -126,13 +127,10 @@ def stream_rows(
 
 
 def _values(batch: pa.RecordBatch, name: str) -> npt.NDArray[Any]:
-    """(n,) Python objects of a column; `attributes.place` is a field of one."""
+    """(n,) Python objects of a column, lists as tuples; `attributes.place` is a field of one."""
     outer, _, inner = name.partition(".")
     column = batch.column(outer)
-    values = (pc.struct_field(column, inner) if inner else column).to_pylist()
-    objects = np.empty(len(values), object)
-    objects[:] = values
-    return objects
+    return as_objects(pc.struct_field(column, inner) if inner else column)
 
 
 def moments_over(run: Run, rows: Rows = ALL) -> Moments:
@@ -143,9 +141,8 @@ def moments_over(run: Run, rows: Rows = ALL) -> Moments:
     condition = row_filter(run, rows)
     if not condition.terms:
         return run.moments(shards=rows.shards)
-    label = condition.equalities.get("label")
-    if len(condition.terms) == 1 and isinstance(label, int | str):
-        return run.moments(label=label, shards=rows.shards)
+    if condition.only_label is not None:
+        return run.moments(label=condition.only_label, shards=rows.shards)
     moments = Moments.empty(run.spec)
     for batch in stream_rows(run, list(run.spec.measured), (), rows, size=1024):
         moments = merge([moments, moments_of(Moments.empty(run.spec), batch.vectors)])

@@ -106,7 +106,10 @@ class RunTables:
     # -- rows -----------------------------------------------------------------------------------------------------
 
     def labels(self, shards: Shards = None) -> npt.NDArray[Any]:
-        """The label of every ok row, (n,) int64 or str objects, in the order of `heads`; UsageError without labels."""
+        """The label of every ok row, (n,) int64 or str objects, in the order of `heads`; UsageError without labels.
+
+        Where images may have several labels (`spec.multi_label`) each is a tuple of them, () for none.
+        """
         table = self.table(["status", "label"], shards)
         return as_numpy(table.filter(pc.equal(table["status"], "ok"))["label"])
 
@@ -145,6 +148,8 @@ class RunTables:
 
     def column_types(self) -> dict[str, ColumnType]:
         """`number`, `boolean` or `text` of every plain column, by name; attributes as `attributes.place`.
+
+        Where images may have several labels `label` is a `list of numbers` or a `list of texts`.
 
         Attributes are stored as text, and typed by all committed values: numbers and booleans as JSON spells them,
         text for everything else and for a column without values. The first call reads every attribute once.

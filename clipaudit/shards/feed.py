@@ -15,6 +15,7 @@ from typing import Final, Self, TypeAlias
 from clipaudit.config import DecodeConfig
 from clipaudit.schema import FURTHER_IMAGE, MISSING_IMAGE, OK, TOO_LARGE, TRUNCATED_IMAGE, UNDECODABLE, Sample, Shard
 from clipaudit.shards.decoder import DecodedImage, ImageTooLarge, ImageUndecodable
+from clipaudit.shards.field_values import Origin
 from clipaudit.shards.fields import Fields, Values, extract
 from clipaudit.shards.missing import lacks_its_end, missing_image, missing_label
 from clipaudit.shards.reader import Group, Member, OtherMembers, ShardReader
@@ -289,7 +290,8 @@ class ShardFeed:
         if group.status != OK:
             sample.attributes = dict.fromkeys(self._fields.attribute_names)
             return sample, Values()
-        values = extract({name: member.data for name, member in group.members.items()}, self._fields)
+        data = {name: member.data for name, member in group.members.items()}
+        values = extract(data, self._fields, Origin(key=group.key, shard=self._shard.url))
         sample.label, sample.caption, sample.attributes = values.label, values.caption, values.attributes
         sample.status, sample.detail = values.status, values.detail
         if sample.status != OK:

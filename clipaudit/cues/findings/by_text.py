@@ -307,7 +307,7 @@ def _pseudo_evidence(cue: TextCue, measured: Measured) -> Evidence:
 
 def _head_evidence(context: Context, cue: TextCue) -> Evidence:
     head = context.scan.directions[int(cue.members[0])].head
-    own = next(candidate for candidate in context.scan.predictability if candidate.head == head)
+    own = context.scan.regressions[head].result()
     share = own.cue_share
     without_class = "" if share is None else f", {100 * share:.0f} % of it without the class prompts' part"
     return Evidence(

@@ -197,22 +197,30 @@ def _column_groups(column: pa.ChunkedArray) -> Ints:
 
 def _found_duplicates(run: Run, shard_id: npt.NDArray[np.int32], index: npt.NDArray[np.int32]) -> Ints | None:
     """The clusters of the run's table of near duplicates; images that are in none stand for themselves."""
+    clusters = duplicate_clusters(run, shard_id, index)
+    if clusters is None:
+        return None
+    alone = np.arange(len(clusters)) + clusters.max(initial=-1) + 1
+    return np.unique(np.where(clusters >= 0, clusters, alone), return_inverse=True)[1].astype(np.int64)
+
+
+def duplicate_clusters(run: Run, shard_id: npt.NDArray[np.int32], index: npt.NDArray[np.int32]) -> Ints | None:
+    """(n,) number of each image's cluster in the run's table of near duplicates, -1 for images in none; None where
+    `clipaudit duplicates` has not been run."""
     from clipaudit.retrieval.duplicates import read_clusters  # faiss comes with it
 
     table = read_clusters(run)
     if table is None:
         return None
+    if not len(table):
+        return np.full(len(shard_id), -1, np.int64)
     # shard and index as one number, to be looked up in the sorted table
     place = shard_id.astype(np.int64) << 32 | index
     clustered = _ints(table["shard_id"], np.int64) << 32 | _ints(table["index"], np.int64)
     order = np.argsort(clustered, kind="stable")
-    nearest = np.minimum(np.searchsorted(clustered[order], place), max(len(clustered) - 1, 0))
-    inside = clustered[order][nearest] == place if len(clustered) else np.zeros(len(place), np.bool_)
-    clusters = _ints(table["cluster"], np.int64)
-    codes = np.arange(len(place)) + clusters.max(initial=-1) + 1
-    if len(clustered):
-        codes = np.where(inside, clusters[order][nearest], codes)
-    return np.unique(codes, return_inverse=True)[1].astype(np.int64)
+    nearest = np.minimum(np.searchsorted(clustered[order], place), len(clustered) - 1)
+    clusters = _ints(table["cluster"], np.int64)[order][nearest]
+    return np.where(clustered[order][nearest] == place, clusters, -1)
 
 
 def _detailed(phash: Ints) -> Bools:

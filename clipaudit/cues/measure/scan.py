@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -17,7 +19,7 @@ from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.result.finding_parts import Predictability
 from clipaudit.cues.statistics.cuts import Codes, Honest, honest
 from clipaudit.cues.statistics.design import Design
-from clipaudit.cues.statistics.predictability import MAX_CLASSES, MAX_ROWS, one_thread_each, predictability
+from clipaudit.cues.statistics.predictability import MAX_CLASSES, MAX_ROWS, predictability
 from clipaudit.cues.statistics.screen import Screen, screen_of
 from clipaudit.cues.statistics.strength import binned
 from clipaudit.run.basis import Basis
@@ -41,13 +43,19 @@ class Scan:
     """(s, M) binned scores of the sample."""
     spare: Float32s
     """(s, trials) scores along random directions of random heads, in an order of their own: no class goes with them."""
-    predictability: tuple[Predictability, ...]
+    regressions: Mapping[str, Future[Predictability]]
+    """S5 of each head, which goes on beside what comes after the scan."""
     values: dict[str, npt.NDArray[np.float16]]
     """(s, dh) of the sample, by head, as stored."""
     means: dict[str, Float64s]
     """(dh,) over all images, by head."""
     heads_sum: Float32s
     """(s, D) sum of the scanned heads' deviations from their means."""
+
+    @cached_property
+    def predictability(self) -> tuple[Predictability, ...]:
+        """S5 of every head, largest skill first; waits for the regressions."""
+        return tuple(sorted((future.result() for future in self.regressions.values()), key=_least_skill_last))
 
 
 def scan(
@@ -62,7 +70,7 @@ def scan(
 ) -> Scan:
     """Scores of every direction on all of `facts`, whose classes are `design.truth`; one head in memory at a time.
 
-    subspace (r, D): what class prompts span.
+    subspace (r, D): what class prompts span. Enter `one_thread_each` around it and all that follows.
     """
     run, basis = facts.run, facts.run.basis()
     sample = sample_places(facts, design, SAMPLE, seed)
@@ -72,13 +80,14 @@ def scan(
     hosts = [heads[place] for place in rng.integers(0, len(heads), trials).tolist()]
     screened: list[Honest] = []
     codes: list[Codes] = []
-    predictabilities: list[Future[Predictability]] = []
+    regressions: dict[str, Future[Predictability]] = {}
     sample_values: dict[str, npt.NDArray[np.float16]] = {}
     means: dict[str, Float64s] = {}
     spare = np.empty((len(sample), trials), np.float32)
     total = np.zeros((len(sample), run.spec.embed_dim), np.float32)
-    # The regressions of one head run beside the reading and screening of the next; each holds 2,000 rows.
-    with one_thread_each(), ThreadPoolExecutor(_THREADS) as pool, ThreadPoolExecutor(_THREADS) as screening:
+    # The regressions run beside the reading and screening of further heads, and beside the findings: nothing but the
+    # report asks for them. Each holds 2,000 rows.
+    with _working_on(_THREADS) as pool, ThreadPoolExecutor(_THREADS) as screening:
         for done, head in enumerate(heads, 1):
             values = read_vectors(run, head, facts.position)
             mean = values.mean(axis=0, dtype=np.float64)
@@ -91,25 +100,34 @@ def scan(
                 spare[:, trial] = rng.permutation(_along_random(deviations, rng))
             scores = _scores(values, mean, directions[head])
             few = few_values(values, few_rows)
-            predictabilities.append(pool.submit(_predictability, head, few, basis, subspace, design, few_rows, seed))
+            regressions[head] = pool.submit(_predictability, head, few, basis, subspace, design, few_rows, seed)
             del values  # all images of a head: only its scores are needed beyond here
             # `map` keeps the order of the directions, whichever thread ends first
             for column, tests in screening.map(lambda column: _one(column, design, BINS), scores):
                 screened.append(tests)
                 codes.append(column[sample])
             on_head(done, len(heads))
-    order = sorted((future.result() for future in predictabilities), key=_least_skill_last)
     return Scan(
         directions=tuple(direction for head in heads for direction in directions[head]),
         screen=screen_of(screened),
         sample=sample,
         codes=np.stack(codes, axis=1),
         spare=spare,
-        predictability=tuple(order),
+        regressions=regressions,
         values=sample_values,
         means=means,
         heads_sum=total,
     )
+
+
+@contextmanager
+def _working_on(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool that takes no more tasks after the block, and ends those that it has."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False)
 
 
 def sample_places(facts: ImageFacts, design: Design, limit: int, seed: int) -> Ints:

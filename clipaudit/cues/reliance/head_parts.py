@@ -66,7 +66,8 @@ class Removal:
 
     def each_without(self, mask: Bools) -> Bools:
         """(P, n) right answers with the heads of mask (P,) and one further head taken out, for every head."""
-        rights: Bools = (self.left(mask)[None] - self.heads).max(axis=1) < 0
+        # the largest difference is below 0 where all are; comparing costs a third of subtracting
+        rights: Bools = np.all(self.left(mask)[None] < self.heads, axis=1)
         return rights
 
     def sets_without(self, masks: Bools, block: int = 2**24) -> Bools:

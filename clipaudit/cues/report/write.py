@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 
-from clipaudit.cues.report.document import File, Report, json_schema
+from clipaudit.cues.report.document import File, Report, published_schema
 from clipaudit.cues.report.files import write_exports
 from clipaudit.cues.report.gate import judge
 from clipaudit.cues.report.junit import junit_xml
@@ -85,7 +85,7 @@ def write_report(result: AuditResult, config: ReportConfig, pictures: Pictures |
             PAGE: render(report, pictures, config.see_also).encode(),
             "junit.xml": junit_xml(report),
             "summary.md": markdown(report).encode(),
-            "report.schema.json": _json(json_schema()),
+            "report.schema.json": published_schema(),
             JSON: _json(report.to_json()),
         }
         for name, data in contents.items():

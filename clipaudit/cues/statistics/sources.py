@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -133,6 +134,7 @@ def effective_clusters(cluster: Ints) -> float:
     return float(sizes.sum() ** 2 / max((sizes**2).sum(), 1.0))
 
 
+@cache  # thousands of intervals have the same few levels and sizes
 def quantile(level: float, clusters: float) -> float:
     """Two-sided quantile of t with clusters - 1 degrees of freedom; normal for thousands."""
     return float(stats.t.ppf((1 + level) / 2, max(clusters - 1, 1.0)))

@@ -217,6 +217,9 @@ def test_taking_heads_out_is_mean_ablation(world):
     part = removal(answerer.logits, answerer.parts, scored.truth, half, scored.weight)
     assert (part.without(mask) == (logits.argmax(axis=1) == scored.truth)).mean() > 0.995
     assert (part.sets_without(mask[None])[0] == part.without(mask)).mean() > 0.995
+    further = part.each_without(mask)
+    for head in (0, 17):
+        assert (further[head] == ((part.left(mask) - part.heads[head]).max(axis=0) < 0)).all()
 
 
 def test_versions_of_a_column_choose_what_each_chooses_alone(world):

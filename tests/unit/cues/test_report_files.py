@@ -12,6 +12,7 @@ import jsonschema
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import TypeAdapter
 
 from clipaudit.cues.report import document
 from clipaudit.cues.report.files import ABOUT, csv_text, effective_images, safe_cell
@@ -102,6 +103,13 @@ def test_the_json_keeps_the_published_schema(made):
     jsonschema.Draft202012Validator.check_schema(published)
     jsonschema.Draft202012Validator(published).validate(value)
     assert json.loads((out / "report.schema.json").read_text()) == published
+
+
+def test_the_json_is_what_the_schemas_own_serializer_writes(made):
+    report, _ = made
+    numbers = replace(report, audit=replace(report.audit, seconds=float("nan")))
+    for document_ in (report, numbers):
+        assert document_.to_json() == json.loads(TypeAdapter(document.Report).dump_json(document_))
 
 
 def test_the_published_schema_is_that_of_the_code():
