@@ -27,6 +27,7 @@ _MAX_LENGTH = 2**16  # numbers of one vector
 _Record = TypeVar("_Record")
 _QUOTED_CHARACTERS = 60
 _DIGEST_DIGITS = 16
+_SHARD_FILE = re.compile(r"projections/(\d+)-\w+\.parquet|moments/(\d+)-\w+\.safetensors", re.ASCII)
 _DIGEST_END = re.compile(rb',"digest":"([^"]*)"}$')
 
 
@@ -213,9 +214,9 @@ def _wrong_commit(record: CommitRecord) -> str:
     if not all(0 <= count <= _MAX_COUNT for count in counts):
         return "a count is negative or too large"
     number = f"{record.shard_id:06d}"
-    own = re.compile(rf"(?:projections/{number}-\w+\.parquet|moments/{number}-\w+\.safetensors)", re.ASCII)
     for name, stored in record.files.items():
-        if own.fullmatch(name) is None:
+        match = _SHARD_FILE.fullmatch(name)
+        if match is None or number not in match.groups():
             return f"it names {name!r}, which is no file of shard {record.shard_id}"
         if not 0 <= stored.bytes <= _MAX_COUNT:
             return f"{name} of {stored.bytes} bytes"
