@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from clipaudit.config import JobConfig, fingerprint
 from clipaudit.errors import RunInvalid, RunNotFound
+from clipaudit.job.advice import pack_advice
 from clipaudit.job.engines import make_pool
 from clipaudit.job.fields import fields_of
 from clipaudit.job.new_labels import refuse_other_labels
@@ -169,12 +170,15 @@ def _process(
             reporter.warning(
                 f"{run_dir.url}: this store cannot refuse to overwrite a file, so run only one job at a time on it"
             )
+        samples = estimate_samples(listed.shards)
+        if (advice := pack_advice(listed.shards, samples, facts.table)) is not None:
+            reporter.warning(advice)
         reporter.plan(
             Plan(
                 shards=listed.shards,
                 committed=listed.committed,
                 bytes_in=sum(shard.size for shard in listed.shards),
-                estimated_samples=estimate_samples(listed.shards),
+                estimated_samples=samples,
                 facts=facts,
             )
         )

@@ -227,3 +227,24 @@ def test_two_appends_at_the_same_time_make_two_generations(audit, tmp_path, monk
     audit(tmp_path, "*.tar", out="whole")
     assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
     assert Run(tmp_path / "run").state.generation == 2
+
+
+def test_many_tiny_shards_are_advised_to_be_packed(audit, tmp_path):
+    class Told(Reporter):
+        sentences = ()
+
+        def warning(self, sentence):
+            self.sentences += (sentence,)
+
+    for number in range(200):
+        write(tmp_path, number, rows=2)
+    told = Told()
+    audit(tmp_path, "s-*.tar", reporter=told)
+    (sentence,) = told.sentences
+    assert "200 shards of about 2 images" in sentence
+    assert f"Packed into 1, the run takes 1 MB less and is read faster: `clipaudit pack {tmp_path} SHARDS`" in sentence
+    stored = sum(path.stat().st_size for path in (tmp_path / "run").rglob("*") if path.is_file())
+    assert stored > 200 * 2000, "and it is about as much as that"
+    few = Told()
+    audit(tmp_path, "s-00[0-4].tar", out="few", reporter=few)
+    assert few.sentences == ()
