@@ -13,14 +13,15 @@ from typing import Final
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Ints
+from clipaudit.cues.answerers.panel import panel_of
 from clipaudit.cues.findings.all_findings import findings_of
 from clipaudit.cues.findings.by_text import with_shift
-from clipaudit.cues.findings.measured_reliance import placebo_of
+from clipaudit.cues.findings.reliance_result import placebo_of
 from clipaudit.cues.inconclusive import inconclusive
 from clipaudit.cues.measure.answers import answers
 from clipaudit.cues.measure.context import Context, Progress, TextSource
 from clipaudit.cues.measure.core_values import check_core
-from clipaudit.cues.measure.declared_columns import column_tests, in_bins, of_source, sources_of
+from clipaudit.cues.measure.declared_columns import column_tests, in_bins, of_source, own_design, sources_of
 from clipaudit.cues.measure.directions import all_directions, class_subspace
 from clipaudit.cues.measure.hygiene import hygiene
 from clipaudit.cues.measure.image_facts import ImageFacts, image_facts
@@ -39,7 +40,7 @@ from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.known_error import parse_attribute
 from clipaudit.cues.statistics.predictability import one_thread_each
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
-from clipaudit.cues.statistics.sources import SourceTest, nested
+from clipaudit.cues.statistics.sources import SourceTest
 from clipaudit.cues.summary import assemble, ranked
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.mentions import NONE, SEVERAL
@@ -148,8 +149,13 @@ class _Job:
                 versions=self.versions(),
             )
         context = self._context(facts, raw, test, tested, progress)
-        all_findings, placebo = findings_of(context, progress)
-        findings = ranked(all_findings, self.options.max_findings)
+        panel = None
+        if context.answers is not None:
+            progress("rehearsal", 0, 1)
+            panel = panel_of(context, context.answers, out_of_fold=test is None)
+            progress("rehearsal", 1, 1)
+        everything = findings_of(context, panel, progress)
+        findings = ranked(everything.findings, self.options.max_findings)
         shift = None if test is None else shift_between(context, test, findings, self.pool, self.texts)
         findings = tuple(with_shift(finding, shift) for finding in findings)
         columns = [screen.attribute.column for screen in context.attributes]
@@ -162,7 +168,8 @@ class _Job:
             dropped=tuple(self.dropped),
             shift=shift,
             hygiene=hygiene(facts, test, self.names),
-            placebo=placebo_of(placebo),
+            placebo=placebo_of(everything.placebo),
+            rehearsal=everything.rehearsal,
             everything=facts,
             left_out=(left_out, test_left_out),
             rows=row_tables(context, findings, facts, test, columns),
@@ -312,6 +319,8 @@ class _Job:
                 inside[scanned.sample],
                 design,
                 scanned.sample,
+                tested_facts.shard_id[scanned.sample].astype(np.int64),
+                source_name=self.source_name,
                 alpha=options.alpha,
                 seed=options.seed,
             ),
@@ -369,11 +378,7 @@ class _Job:
                 reason = "it chooses the rows"
             if reason is None and names_class(attribute, design.truth):
                 reason = "it names the class, or is a perfect confound: every value occurs in one class only"
-            own = design
-            # a source is not the cluster of its own test, nor of a column nested in it
-            source = facts.source
-            if source is not None and (self.source_name == column or nested(attribute.codes, source)):
-                own = replace(design, source=None)
+            own = own_design(design, attribute, self.source_name)
             screen = None if reason is not None else attribute_screen(attribute, own)
             if screen is None:
                 too_few = f"a class has fewer than {MIN_INDEPENDENT} images with a value"
