@@ -49,6 +49,7 @@ from clipaudit.cues.result.panels import (
     Shift,
     ShiftRow,
     SourceFacts,
+    StateRead,
     Trust,
 )
 from clipaudit.cues.result.reliance_parts import (
@@ -591,6 +592,8 @@ def example_result() -> AuditResult:
         model=MODEL,
         model_fingerprint="0f" * 32,
         run_fingerprint="a1" * 8,
+        state=StateRead(generation=0, committed_at="2026-11-01T12:00:00+00:00"),
+        test_state=None,
         verdict=Verdict.CONFIRMED,
         sentence=findings[0].sentence,
         findings=findings,
