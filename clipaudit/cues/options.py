@@ -44,11 +44,15 @@ class AuditOptions:
     """Minimum gap in accuracy that counts, and the largest that acquits, as a share 0..0.5 (S9)."""
     clean_labels: bool = False
     """The user vouches for the labels: a gap alone is evidence, whatever label noise would explain it (S9c)."""
+    rehearse: bool = True
+    """Train a linear probe on the association's images, and measure what it relies on and what mends it (S14)."""
     cluster: str | None = None
     """Column whose equal values are one source; None takes the run's table of near duplicates or, without one, equal
     perceptual hashes."""
     environment: str | None = None
     """Column of environments for the stability of findings; None for shards."""
+    split: str | None = None
+    """Column with the value `train`: those rows train and are the association's, all others are scored."""
     where: tuple[str, ...] = ()
     """Filters of the rows of the association, such as `split=train`; see `clipaudit.run.filters`."""
     test_where: tuple[str, ...] = ()

@@ -7,51 +7,45 @@ import datetime
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 
 import numpy as np
 
-from clipaudit.arrays import Float32s, Ints
+from clipaudit.arrays import Bools, Float32s, Ints
+from clipaudit.cues.answerers.panel import panel_of
 from clipaudit.cues.findings.all_findings import findings_of
 from clipaudit.cues.findings.by_text import with_shift
-from clipaudit.cues.findings.measured_reliance import placebo_of
+from clipaudit.cues.findings.label_parts import doubtful_labels
+from clipaudit.cues.findings.reliance_result import placebo_of
+from clipaudit.cues.findings.slice_parts import errors_of
 from clipaudit.cues.inconclusive import inconclusive
+from clipaudit.cues.inputs import AuditInputs
 from clipaudit.cues.measure.answers import answers
 from clipaudit.cues.measure.context import Context, Presence, Progress, TextSource
 from clipaudit.cues.measure.core_values import check_core
-from clipaudit.cues.measure.declared_columns import column_tests, in_bins, of_source, sources_of
+from clipaudit.cues.measure.declared_columns import column_tests, own_design
 from clipaudit.cues.measure.directions import all_directions, class_subspace
 from clipaudit.cues.measure.hygiene import hygiene
-from clipaudit.cues.measure.image_facts import ImageFacts, image_facts
-from clipaudit.cues.measure.labelled_images import labelled_images
+from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.naming import Namer
 from clipaudit.cues.measure.scan import Scan, scan
 from clipaudit.cues.measure.shift import shift_between
-from clipaudit.cues.measure.unlabelled import agreement, classes_source, with_classes
+from clipaudit.cues.measure.unlabelled import own_answers
 from clipaudit.cues.options import AuditOptions
 from clipaudit.cues.presence import PresenceAudit
-from clipaudit.cues.result.finding_parts import ClassesFrom
-from clipaudit.cues.result.panels import Dropped, LeftOut
+from clipaudit.cues.result.panels import Dropped
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.cues.row_tables import row_tables
 from clipaudit.cues.settings import settings_of, versions
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, names_class, unusable
 from clipaudit.cues.statistics.design import Design
-from clipaudit.cues.statistics.known_error import parse_attribute
 from clipaudit.cues.statistics.predictability import one_thread_each
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
-from clipaudit.cues.statistics.sources import SourceTest, nested
 from clipaudit.cues.summary import assemble, class_sizes, ranked
-from clipaudit.errors import UsageError
-from clipaudit.heads.texts.mentions import NONE, SEVERAL
 from clipaudit.heads.texts.pool import TextPool, pool_for
-from clipaudit.heads.texts.prompts import load_templates
-from clipaudit.heads.texts.vectors import RunTexts
-from clipaudit.run.classes import ClassNames, find_classes, listed_classes
+from clipaudit.run.classes import ClassNames
 from clipaudit.run.reader import Run, RunPlace, opened
-from clipaudit.run.rows import Rows, chosen_rows, group_column, moments_over, require_rows, row_filter
-from clipaudit.schema import Label
+from clipaudit.run.rows import moments_over, row_filter
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -93,60 +87,29 @@ def audit_cues(
     return replace(result, started=started, seconds=round(time.monotonic() - began, 3))
 
 
-class _Job:
+class _Job(AuditInputs):
     """One audit: its inputs, checked, and its steps in order."""
 
     def __init__(
         self, run: Run, options: AuditOptions, test_run: Run | None, texts: TextSource | None, pool: TextPool | None
     ) -> None:
-        self.run, self.options, self.test_run = run, options, test_run
-        self.texts: TextSource = texts if texts is not None else RunTexts(run)
+        super().__init__(run, options, test_run, texts)
         self.pool = pool if pool is not None else pool_for(str(run.manifest.model["name"]), options.texts)
-        if test_run is not None and test_run.manifest.model["fingerprint"] != run.manifest.model["fingerprint"]:
-            raise UsageError(f"the runs at {run.directory.url} and {test_run.directory.url} are of different models")
-        self.classes_from: ClassesFrom = classes_source(run, options.classes_from)
-        if test_run is not None:
-            classes_source(test_run, self.classes_from)
-        self.class_of: dict[Label, int] = {}
-        self.names = self._names()
-        given = [parse_attribute(name) for name in options.attributes]
-        self.columns = tuple(dict.fromkeys(group_column(run, name) for name, _ in given))
-        self.known_errors = {group_column(run, name): error for name, error in given if error is not None}
-        if "label" in self.columns:
-            raise UsageError("the label cannot be its own attribute: give another column")
-        self.rows = chosen_rows(run, options.where)
         self.dropped: list[Dropped] = []
-        self.source: SourceTest | None = None
-        self.sources: tuple[SourceTest, ...] = ()
         self.presence: Presence | None = None
         self.named = self.names.names
         """Names that no cue may have."""
-
-    @property
-    def several_labels(self) -> bool:
-        """Whether classes are labels of which an image may have several."""
-        return self.classes_from == "label" and self.run.spec.multi_label
 
     def result(self, progress: Progress) -> AuditResult:
         """All steps."""
         if self.several_labels:
             return self._presence_result(progress)
-        facts, left_out = self._facts(self.run, self.rows)
-        require_rows(self.run, self.rows, len(facts))
-        test, test_left_out = self._test_facts()
-        if self.options.cluster is None and len(facts) > 1:
-            self.source, self.sources = sources_of(facts, self.options.seed)
-        if self.source is not None:
-            name = self.source.name
-            facts, test = of_source(facts, name), None if test is None else of_source(test, name)
-        raw = {name: facts.attributes[name] for name in self.columns}
-        facts, test = in_bins(facts, test, self.columns)
+        images = self.images()
+        facts, test, raw = images.facts, images.test, images.raw
         named = [{name: part.attributes[name] for name in self.columns} for part in (facts, test) if part is not None]
         check_core(self.options.core, [raw, *named], {*self.pool.texts, *self.options.user_texts})
         tested = np.flatnonzero(class_sizes(facts, len(self.names))[1] >= MIN_INDEPENDENT)
-        settings = settings_of(
-            self.options, self.pool, self.names, self.classes_from, several_labels=self.several_labels
-        )
+        settings = settings_of(self.options, self.pool, self.names, self.classes_from, several_labels=False)
         if len(tested) < 2:
             return inconclusive(
                 self.run,
@@ -155,16 +118,24 @@ class _Job:
                 facts,
                 test,
                 tested,
-                left_out=(left_out, test_left_out),
+                left_out=images.left_out,
                 settings=settings,
                 versions=versions(),
             )
         context = self._context(facts, raw, test, tested, progress)
-        all_findings, placebo = findings_of(context, progress)
-        findings = ranked(all_findings, self.options.max_findings)
+        panel = None
+        if context.answers is not None:
+            progress("rehearsal", 0, 1)
+            panel = panel_of(context, context.answers, out_of_fold=test is None)
+            progress("rehearsal", 1, 1)
+        everything = findings_of(context, panel, progress)
+        findings = ranked(everything.findings, self.options.max_findings)
         shift = None if test is None else shift_between(context, test, findings, self.pool, self.texts)
         findings = tuple(with_shift(finding, shift) for finding in findings)
         columns = [screen.attribute.column for screen in context.attributes]
+        progress("errors", 0, 1)
+        slices, doubtful = errors_of(context, panel, images.unbinned), doubtful_labels(context, panel)
+        progress("errors", 1, 1)
         return assemble(
             context,
             findings,
@@ -173,33 +144,23 @@ class _Job:
             versions=versions(),
             dropped=tuple(self.dropped),
             shift=shift,
+            errors=slices.errors,
+            labels=doubtful.labels,
             hygiene=hygiene(facts, test, self.names),
-            placebo=placebo_of(placebo),
+            placebo=placebo_of(everything.placebo),
+            rehearsal=everything.rehearsal,
             everything=facts,
-            left_out=(left_out, test_left_out),
-            rows=row_tables(context, findings, facts, test, columns),
+            left_out=images.left_out,
+            rows=row_tables(context, findings, facts, test, columns, slices=slices.rows, doubtful=doubtful.rows),
             progress=progress,
         )
 
     def _presence_result(self, progress: Progress) -> AuditResult:
         """The same where images have several labels: each label against the images without it."""
-        if self.test_run is not None or self.options.test_where:
-            raise UsageError(
-                "--split, --test-run and --test-where choose rows whose answers are scored, which is not measured where"
-                " images have several labels: choose rows by --where alone"
-            )
-        facts, _ = self._facts(self.run, self.rows)
-        require_rows(self.run, self.rows, len(facts))
-        raw = {name: facts.attributes[name] for name in self.columns}
-        images = labelled_images(in_bins(facts, None, self.columns)[0], self.names, raw)
-        if self.options.cluster is None and len(facts) > 1:
-            # centred by the label that parts the images best, for few images have the same list
-            likeness = np.abs(images.counts - len(facts) / 2)
-            halves = images.has(int(np.argmin(likeness))).astype(np.int64)
-            self.source, self.sources = sources_of(replace(facts, truth=halves), self.options.seed)
-        if self.source is not None:
-            images = replace(images, facts=of_source(images.facts, self.source.name))
-        check_core(self.options.core, [raw, images.facts.attributes], {*self.pool.texts, *self.options.user_texts})
+        images = self.labelled_images()
+        check_core(
+            self.options.core, [images.raw, images.facts.attributes], {*self.pool.texts, *self.options.user_texts}
+        )
         audit = PresenceAudit(
             run=self.run,
             images=images,
@@ -213,7 +174,7 @@ class _Job:
         return audit.result(progress)
 
     def _label_context(
-        self, pair: ClassNames, label: int, facts: ImageFacts, raw: Mapping[str, Attribute], presence: Presence
+        self, pair: ClassNames, label: int, facts: ImageFacts, raw: dict[str, Attribute], presence: Presence
     ) -> Context:
         """The tests of one label: images with it, class 0, against those without, class 1."""
         own = copy.copy(self)
@@ -229,52 +190,6 @@ class _Job:
             replace(entry, reason=f"{pair.names[0]}: {entry.reason}") for entry in own.dropped if entry.head is None
         ]
         return context
-
-    # -- classes -------------------------------------------------------------------------------------------------------
-
-    def _names(self) -> ClassNames:
-        """The classes; of labels also which class each is, in `class_of`."""
-        run, shards = self.run, [shard.url for shard in self.run.manifest.shards]
-        if self.classes_from != "label":
-            return listed_classes(self.options.classes, shards)
-        labels = run.class_labels()
-        names = find_classes(self.options.classes, shards, labels)
-        if len([label for label in labels if label is not None]) < 2 and not run.spec.multi_label:
-            raise UsageError(f"an audit compares classes, and the run at {run.directory.url} has one")
-        self.class_of.update(names.rows(labels).items())
-        return names
-
-    @cached_property
-    def class_vectors(self) -> Float32s:
-        """(C, D)"""
-        return self.texts.classes(self.names.names, load_templates(self.options.templates))
-
-    # -- rows ----------------------------------------------------------------------------------------------------------
-
-    def _facts(self, run: Run, rows: Rows) -> tuple[ImageFacts, LeftOut]:
-        extra = [group_column(run, self.options.environment)] if self.options.environment else []
-        cluster = group_column(run, self.options.cluster) if self.options.cluster else None
-        columns = tuple(dict.fromkeys([*(group_column(run, name) for name in self.columns), *extra]))
-        facts = image_facts(run, rows, self.class_of, columns, cluster)
-        if self.several_labels:
-            return facts, LeftOut(unnamed=0, ambiguous=0)
-        if self.classes_from != "label":
-            facts = with_classes(facts, self.classes_from, self.names, lambda: self.class_vectors)
-        unnamed, ambiguous = (int((facts.truth == code).sum()) for code in (NONE, SEVERAL))
-        return facts.take(facts.truth >= 0), LeftOut(unnamed=unnamed, ambiguous=ambiguous)
-
-    def _test_facts(self) -> tuple[ImageFacts | None, LeftOut | None]:
-        """The images that are scored or compared, when they are others than those of the association."""
-        if self.test_run is None and not self.options.test_where:
-            return None, None
-        run = self.test_run if self.test_run is not None else self.run
-        rows = chosen_rows(run, self.options.test_where)
-        if self.classes_from == "label":
-            unknown = [label for label in run.label_counts() if label is not None and label not in self.class_of]
-            self.class_of.update(self.names.rows(unknown).items())
-        facts, left_out = self._facts(run, rows)
-        require_rows(run, rows, len(facts))
-        return facts, left_out
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
@@ -305,9 +220,7 @@ class _Job:
         )
         scanned = self._scan(tested_facts, design, vectors, user, progress)
         screens = self._attributes(tested_facts, raw, design)
-        scored = test if test is not None else facts
-        by = self.columns[0] if self.columns else None
-        words = (self.test_run or run).directory.url
+        scored, by = test if test is not None else facts, next(iter(self.columns), None)
         scores = self.classes_from == "label" and self.presence is None
         return Context(
             run=run,
@@ -330,14 +243,16 @@ class _Job:
                 inside[scanned.sample],
                 design,
                 scanned.sample,
+                tested_facts.shard_id[scanned.sample].astype(np.int64),
+                source_name=self.source_name,
                 alpha=options.alpha,
                 seed=options.seed,
             ),
             known_errors=self.known_errors,
             answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if scores else None,
-            answers_rows=f"{words}{scored.rows.described}",
-            agreement=agreement(facts, self.classes_from, self.names, lambda: self.class_vectors),
+            answers_rows=f"{scored.run.directory.url}{scored.rows.described}",
             presence=self.presence,
+            agreement=self._agreement(facts),
         )
 
     def _scan(
@@ -371,6 +286,13 @@ class _Job:
             on_head=lambda done, total: progress("heads", done, total),
         )
 
+    def _agreement(self, facts: ImageFacts) -> tuple[Ints, Bools] | None:
+        """(n,) classes that captions name, and whether CLIP answers the same."""
+        if self.classes_from != "caption":
+            return None
+        answered = own_answers(self.run, self.names, self.class_vectors)[facts.position]
+        return facts.truth, answered == facts.truth
+
     def _attributes(
         self, facts: ImageFacts, raw: Mapping[str, Attribute], design: Design
     ) -> tuple[AttributeScreen, ...]:
@@ -382,11 +304,7 @@ class _Job:
                 reason = "it chooses the rows"
             if reason is None and names_class(attribute, design.truth):
                 reason = "it names the class, or is a perfect confound: every value occurs in one class only"
-            own = design
-            # a source is not the cluster of its own test, nor of a column nested in it
-            source = facts.source
-            if source is not None and (self.source_name == column or nested(attribute.codes, source)):
-                own = replace(design, source=None)
+            own = own_design(design, attribute, self.source_name)
             screen = None if reason is not None else attribute_screen(attribute, own)
             if screen is None:
                 too_few = f"a class has fewer than {MIN_INDEPENDENT} images with a value"

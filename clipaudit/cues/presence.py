@@ -6,7 +6,7 @@ Other labels are columns of it: a cue that is another label is said as such. Rel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -36,12 +36,12 @@ from clipaudit.cues.result.panels import (
     Settings,
     Trust,
 )
-from clipaudit.cues.result.result import SCHEMA_VERSION, AuditResult, Finding
+from clipaudit.cues.result.result import AuditResult, Finding
 from clipaudit.cues.row_tables import presence_tables, spuriosity
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.intervals import GATE
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
-from clipaudit.cues.summary import column_table, open_values, ranked, run_names
+from clipaudit.cues.summary import column_table, open_values, ranked
 from clipaudit.cues.trust_panel import run_controls, trust_of
 from clipaudit.run.classes import ClassNames
 from clipaudit.run.reader import Run
@@ -83,7 +83,7 @@ class PresenceAudit:
     settings: Settings
     versions: dict[str, str]
     max_findings: int
-    context_for: Callable[[ClassNames, int, ImageFacts, Mapping[str, Attribute], Presence], Context]
+    context_for: Callable[[ClassNames, int, ImageFacts, dict[str, Attribute], Presence], Context]
     """(two names, label, images with classes 0 and 1, columns before binning, presence) -> tests."""
     dropped: list[Dropped] = field(default_factory=list)
     _labels: int = 0
@@ -109,7 +109,7 @@ class PresenceAudit:
             progress("findings", done, len(with_findings))
             others = [other.largest for other in tried if other is not each and len(other.largest)]
             context = self._context(each.label, np.max(others, axis=0) if others else np.zeros(1))
-            own, _ = findings_of(context, lambda what, done, total: None)
+            own = findings_of(context, None, lambda what, done, total: None).findings
             findings += own
             tables |= {finding.id: spuriosity(context, finding) for finding in own}
             unlike += differences(context, own)
@@ -122,9 +122,8 @@ class PresenceAudit:
         trust = self._trust(tested, sum(each.tests for each in tried), facts, progress)
         reasons = self._undecided(tested, tried)
         verdict = chosen[0].verdict if chosen else Verdict.INCONCLUSIVE if facts.failed_shards or reasons else None
-        return AuditResult(
-            schema_version=SCHEMA_VERSION,
-            **run_names(self.run, None),
+        return replace(
+            self._nothing(),
             verdict=verdict,
             sentence=self._answer(chosen, tested, trust[1], facts, reasons),
             findings=chosen,
@@ -132,18 +131,11 @@ class PresenceAudit:
             classes=self._classes(tested),
             attributes=_strongest_tables(tried),
             differences=tuple(sorted(unlike, key=lambda each: -(each.d.low or 0.0))[:_DIFFERENCES]),
-            groups=(),
-            predictability=(),
-            shift=None,
             hygiene=facts,
             controls=trust[0],
             trust=trust[1],
             dropped=tuple(dict.fromkeys(self.dropped)),
             data=self._data(),
-            settings=self.settings,
-            versions=self.versions,
-            started="",
-            seconds=0.0,
             rows=presence_tables(images.by_list, images.list_names, chosen, scores, list(images.raw)),
         )
 
@@ -154,19 +146,23 @@ class PresenceAudit:
             f"Inconclusive: no label has {MIN_INDEPENDENT} independent images with it and {MIN_INDEPENDENT} without it"
             f" among {len(images.facts):,} images."
         )
-        result = inconclusive(
+        result = self._nothing()
+        trust = replace(result.trust, limits=(sentence,))
+        return replace(result, sentence=sentence, classes=self._classes([]), trust=trust, hygiene=self._hygiene())
+
+    def _nothing(self) -> AuditResult:
+        """The result of an audit that has tested nothing."""
+        return inconclusive(
             self.run,
             None,
-            images.list_names,
-            images.by_list,
+            self.images.list_names,
+            self.images.by_list,
             None,
             np.empty(0, np.int64),
             left_out=(LeftOut(unnamed=0, ambiguous=0), None),
             settings=self.settings,
             versions=self.versions,
         )
-        trust = replace(result.trust, limits=(sentence,))
-        return replace(result, sentence=sentence, classes=self._classes([]), trust=trust, hygiene=self._hygiene())
 
     # -- labels --------------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,8 @@ class Row:
     height: int | None = None
     phash: int | None = None
     """64-bit perceptual hash, as a signed integer."""
+    image: dict[str, float | None] | None = None
+    """Image properties by name, of `schema.IMAGE_PROPERTIES`; None where they were not measured."""
     offset: int | None = None
     """First byte of the image's file in the tar; None when it is not stored."""
     nbytes: int | None = None

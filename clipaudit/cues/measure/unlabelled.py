@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Float32s, Ints
-from clipaudit.cues.measure.image_facts import ImageFacts
+from clipaudit.arrays import Float32s, Ints
 from clipaudit.cues.result.finding_parts import ClassesFrom
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.mentions import SEVERAL, forms_of, named_class
@@ -67,33 +65,3 @@ def own_answers(run: Run, names: ClassNames, classes: Float32s) -> Ints:
     repeated = np.array(names.shares_name, np.bool_)
     answers = np.concatenate([np.empty(0, np.int64), *parts])
     return np.where(repeated[answers], SEVERAL, answers)
-
-
-def with_classes(
-    facts: ImageFacts, classes_from: ClassesFrom, names: ClassNames, vectors: Callable[[], Float32s]
-) -> ImageFacts:
-    """The images with the classes that their captions name, or that CLIP answers; vectors: gives (C, D) of the classes.
-
-    UsageError when no image gets one.
-    """
-    where = f"of the run at {facts.run.directory.url}{facts.rows.described}"
-    if classes_from == "caption":
-        classes = caption_classes(facts.run, names)
-        complaint = f"no caption {where} names one class of {names.source}: write the classes as the captions do"
-    else:
-        classes = own_answers(facts.run, names, vectors())
-        complaint = f"every answer {where} is a name of several classes of {names.source}: give each its own"
-    named = facts.of_classes(classes[facts.position])
-    if len(facts) and not (named.truth >= 0).any():
-        raise UsageError(complaint)
-    return named
-
-
-def agreement(
-    facts: ImageFacts, classes_from: ClassesFrom, names: ClassNames, vectors: Callable[[], Float32s]
-) -> tuple[Ints, Bools] | None:
-    """(n,) classes that captions name, and whether CLIP answers the same; None where classes are not from captions."""
-    if classes_from != "caption":
-        return None
-    answered = own_answers(facts.run, names, vectors())[facts.position]
-    return facts.truth, answered == facts.truth

@@ -191,6 +191,15 @@ class AnswererCell:
 ANSWERER_COLUMNS: Final = (("rehearsed", "Learned when trained on it"), ("clip", "CLIP"), ("given", "Your model"))
 """Answerers and the headings of their columns, in the order of the table of findings."""
 
+_ANSWERERS: Final = {"clip": "CLIP", "rehearsed": "A model trained on these images"}
+
+
+def answerer_words(answerer: str) -> str:
+    """Who answers, as a heading: `Your model resnet` for `given:resnet`."""
+    kind, _, name = answerer.partition(":")
+    return f"Your model {name}".rstrip() if kind == "given" else _ANSWERERS.get(kind, answerer)
+
+
 _NO_ANSWERS: Final = {
     "at chance": "cannot say: no better than guessing",
     "too few": "cannot say: too few images",
@@ -207,6 +216,10 @@ def answerer_cell(finding: Finding, answerer: str) -> AnswererCell:
     if measured.effect is not None:
         net = measured.effect.net_did
         return AnswererCell(value=points(net.value), limits=limits(net, "points"), about="points of its gap, net")
+    if measured.training is not None and measured.verdict == Verdict.CONFIRMED:
+        fall = measured.training.net_fall
+        about = "points of its gap go with group weights, net"
+        return AnswererCell(value=points(fall.value), limits=limits(fall, "points"), about=about)
     gap = measured.gap
     about = "points: its gap, within the margin" if measured.does_not_hang_on_it else "points: its gap"
     return AnswererCell(value=points(gap.value), limits=limits(gap, "points"), about=about)
