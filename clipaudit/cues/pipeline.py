@@ -25,6 +25,7 @@ from clipaudit.cues.measure.directions import all_directions, class_subspace
 from clipaudit.cues.measure.hygiene import hygiene
 from clipaudit.cues.measure.image_facts import ImageFacts, image_facts
 from clipaudit.cues.measure.naming import Namer
+from clipaudit.cues.measure.picture_columns import is_measured, measured_columns, tested_ends, tied_properties
 from clipaudit.cues.measure.scan import Scan, scan
 from clipaudit.cues.measure.shift import shift_between
 from clipaudit.cues.measure.unlabelled import caption_classes, classes_source, own_answers
@@ -114,6 +115,8 @@ class _Job:
         self.known_errors = {group_column(run, name): error for name, error in given if error is not None}
         if "label" in self.columns:
             raise UsageError("the label cannot be its own attribute: give another column")
+        self.measured = measured_columns([run, *([] if test_run is None else [test_run])], self.columns)
+        self.ranges: dict[str, str] = {}
         self.rows = chosen_rows(run, options.where)
         self.dropped: list[Dropped] = []
         self.source: SourceTest | None = None
@@ -129,9 +132,10 @@ class _Job:
         if self.source is not None:
             name = self.source.name
             facts, test = of_source(facts, name), None if test is None else of_source(test, name)
-        raw = {name: facts.attributes[name] for name in self.columns}
-        facts, test = in_bins(facts, test, self.columns)
-        named = [{name: part.attributes[name] for name in self.columns} for part in (facts, test) if part is not None]
+        every = (*self.columns, *self.measured)
+        raw = {name: facts.attributes[name] for name in every}
+        facts, test, self.ranges = in_bins(facts, test, every)
+        named = [{name: part.attributes[name] for name in every} for part in (facts, test) if part is not None]
         check_core(self.options.core, [raw, *named], {*self.pool.texts, *self.options.user_texts})
         tested = tested_classes(facts, len(self.names))
         settings = self.settings()
@@ -211,7 +215,7 @@ class _Job:
     def _facts(self, run: Run, rows: Rows) -> tuple[ImageFacts, LeftOut]:
         extra = [group_column(run, self.options.environment)] if self.options.environment else []
         cluster = group_column(run, self.options.cluster) if self.options.cluster else None
-        columns = tuple(dict.fromkeys([*(group_column(run, name) for name in self.columns), *extra]))
+        columns = tuple(dict.fromkeys([*(group_column(run, name) for name in self.columns), *self.measured, *extra]))
         facts = self._named(image_facts(run, rows, self.class_of, columns, cluster))
         unnamed, ambiguous = (int((facts.truth == code).sum()) for code in (NONE, SEVERAL))
         return facts.take(facts.truth >= 0), LeftOut(unnamed=unnamed, ambiguous=ambiguous)
@@ -287,6 +291,15 @@ class _Job:
         )
         scanned = self._scan(tested_facts, design, vectors, user, progress)
         screens = self._attributes(tested_facts, raw, design)
+        tied = tied_properties(
+            {name: tested_facts.attributes[name] for name in self.measured},
+            raw,
+            inside[scanned.sample],
+            design,
+            scanned.sample,
+            alpha=options.alpha,
+            seed=options.seed,
+        )
         scored = test if test is not None else facts
         by = self.columns[0] if self.columns else None
         words = (self.test_run or run).directory.url
@@ -305,15 +318,20 @@ class _Job:
             source=self.source,
             sources=self.sources,
             scan=scanned,
-            attributes=screens,
-            columns=column_tests(
-                screens,
-                raw,
-                inside[scanned.sample],
-                design,
-                scanned.sample,
-                alpha=options.alpha,
-                seed=options.seed,
+            attributes=(*screens, *(screen for screen, _ in tied)),
+            ranges=self.ranges,
+            measured=self.measured,
+            columns=(
+                *column_tests(
+                    screens,
+                    raw,
+                    inside[scanned.sample],
+                    design,
+                    scanned.sample,
+                    alpha=options.alpha,
+                    seed=options.seed,
+                ),
+                *(test for _, test in tied),
             ),
             known_errors=self.known_errors,
             answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if labelled else None,
@@ -367,14 +385,15 @@ class _Job:
             reason = unusable(raw[column])
             if reason is None and column in row_filter(self.run, self.rows).equalities:
                 reason = "it chooses the rows"
-            if reason is None and names_class(attribute, design.truth):
+            # an image property names no class: one that tells the classes apart is a confound
+            if reason is None and not is_measured(column) and names_class(attribute, design.truth):
                 reason = "it names the class, or is a perfect confound: every value occurs in one class only"
             own = design
             # a source is not the cluster of its own test, nor of a column nested in it
             source = facts.source
             if source is not None and (self.source_name == column or nested(attribute.codes, source)):
                 own = replace(design, source=None)
-            screen = None if reason is not None else attribute_screen(attribute, own)
+            screen = None if reason is not None else attribute_screen(attribute, own, tested_ends)
             if screen is None:
                 too_few = f"a class has fewer than {MIN_INDEPENDENT} images with a value"
                 self.dropped.append(Dropped(what=column, head=None, reason=reason or too_few))

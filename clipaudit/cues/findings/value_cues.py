@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -11,6 +12,7 @@ from clipaudit.arrays import Bools, Ints
 from clipaudit.cues.findings.measured_reliance import ValueCue, having_of, pointed_by_model, scored_values
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
+from clipaudit.cues.measure.picture_columns import is_measured
 from clipaudit.cues.reliance import rules
 
 _MOST_SEARCHED: Final = 10
@@ -27,14 +29,38 @@ def value_cues(context: Context) -> list[ValueCue]:
     for screen in context.attributes:
         rows = [context.row_of(screen, place) for place in range(len(screen.values))]
         passing = [place for place, m in enumerate(rows) if context.passed[m] and context.family.cuts[m].d > 0]
-        if len(screen.values) == 2 and passing:  # two ends of one cue: the rarer value names it
+        if screen.two_ends and passing:  # two ends of one cue: the rarer value names it
             passing = [int(np.argmin(screen.counts.sum(axis=0)[screen.values]))]
         for place in passing:
             m = rows[place]
             cue = ValueCue(screen=screen, place=place, upper=context.family.cuts[m].upper, associated=True)
             associated.append((float(context.family.limits[m, 0]), cue))
     strongest = [cue for _, cue in sorted(associated, key=lambda item: -item[0])]
-    return strongest + relied_cues(context)
+    return _with_one_property(strongest) + relied_cues(context)
+
+
+def _with_one_property(cues: Sequence[ValueCue]) -> list[ValueCue]:
+    """The cues, strongest first, with one image property for each way that those part the classes: a dark class has
+    little contrast and small files, too. The others that its classes have are named beside it."""
+    result: list[ValueCue] = []
+    for cue in cues:
+        column = cue.screen.attribute.column
+        same = next((n for n, other in enumerate(result) if is_measured(column) and _same_property(other, cue)), None)
+        if same is None:
+            result.append(cue)
+        elif result[same].screen is not cue.screen and bool((result[same].upper == cue.upper).all()):
+            result[same] = replace(result[same], also=(*result[same].also, cue.word))
+    return result
+
+
+def _same_property(first: ValueCue, second: ValueCue) -> bool:
+    """Whether the first is an image property that parts the classes as the second does."""
+    return is_measured(first.screen.attribute.column) and same_parting(first.upper, second.upper)
+
+
+def same_parting(first: Bools, second: Bools) -> bool:
+    """Whether two masks (K,) of classes part them alike, whichever side is named."""
+    return bool((first == second).all() or (first == ~second).all())
 
 
 def relied_cues(context: Context) -> list[ValueCue]:
@@ -48,7 +74,7 @@ def relied_cues(context: Context) -> list[ValueCue]:
     for screen in context.attributes:
         codes = scored_values(answers, screen)
         # of two values each is the other's absence
-        places = range(1 if len(screen.values) == 2 else len(screen.values))
+        places = range(1 if screen.two_ends else len(screen.values))
         for place in places:
             m = context.row_of(screen, place)
             low, high = context.family.limits[m]
