@@ -53,15 +53,17 @@ def findings_of(context: Context, progress: Progress) -> tuple[list[Finding], Pl
 def _with_one_property(
     context: Context, cues: Sequence[ValueCue], tied: Sequence[tuple[AttributeScreen, Omnibus]]
 ) -> list[AttributeScreen]:
-    """The tied columns, of image properties one for each way to part the classes, and none where an end of one has a
-    finding that parts them so: several are tied where one is (S6b)."""
+    """The tied columns, of image properties those that part the classes clearly, one for each way to part them, and
+    none where an end of one has a finding that parts them so: several are tied where one is (S6b)."""
     parted = [cue.upper for cue in cues if cue.associated and is_measured(cue.screen.attribute.column)]
     chosen = set()
     for screen, _ in sorted(tied, key=lambda pair: -pair[1].cramers_v):
         if is_measured(screen.attribute.column):
             place = len(screen.values) if screen.has_whole else 0
-            upper = context.family.cuts[context.row_of(screen, place)].upper
-            if any(same_parting(upper, other) for other in parted):
+            row = context.row_of(screen, place)
+            upper = context.family.cuts[row].upper
+            # real classes differ in everything, a little (trap 28)
+            if not context.passed[row] or any(same_parting(upper, other) for other in parted):
                 continue
             parted.append(upper)
         chosen.add(id(screen))

@@ -12,12 +12,14 @@ from clipaudit.arrays import Bools, Ints
 from clipaudit.cues.findings.measured_reliance import ValueCue, having_of, pointed_by_model, scored_values
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
-from clipaudit.cues.measure.picture_columns import is_measured
+from clipaudit.cues.measure.picture_columns import cause_rank, is_measured
 from clipaudit.cues.reliance import rules
 
 _MOST_SEARCHED: Final = 10
 _GAP: Final = 2.5
 """Standard errors between accuracies, on the discovery half, from which a value that goes with no class is tried."""
+_ABOUT_AS_STRONG: Final = 2 / 3
+"""Of the strongest's lower limit."""
 _SIDE: Final = 50
 """Independent images on either side that this needs."""
 
@@ -35,27 +37,35 @@ def value_cues(context: Context) -> list[ValueCue]:
             m = rows[place]
             cue = ValueCue(screen=screen, place=place, upper=context.family.cuts[m].upper, associated=True)
             associated.append((float(context.family.limits[m, 0]), cue))
-    strongest = [cue for _, cue in sorted(associated, key=lambda item: -item[0])]
-    return _with_one_property(strongest) + relied_cues(context)
+    return _with_one_property(sorted(associated, key=lambda item: -item[0])) + relied_cues(context)
 
 
-def _with_one_property(cues: Sequence[ValueCue]) -> list[ValueCue]:
+def _with_one_property(ranked: Sequence[tuple[float, ValueCue]]) -> list[ValueCue]:
     """The cues, strongest first, with one image property for each way that those part the classes: a dark class has
-    little contrast and small files, too. The others that its classes have are named beside it."""
+    little contrast and small files, too. ranked: cues with the lower limits of their D, strongest first.
+
+    Of those about as strong as the strongest the one names the finding that the others follow from; those that the same
+    classes have are named beside it.
+    """
     result: list[ValueCue] = []
-    for cue in cues:
-        column = cue.screen.attribute.column
-        same = next((n for n, other in enumerate(result) if is_measured(column) and _same_property(other, cue)), None)
-        if same is None:
-            result.append(cue)
-        elif result[same].screen is not cue.screen and bool((result[same].upper == cue.upper).all()):
-            result[same] = replace(result[same], also=(*result[same].also, cue.word))
+    done: set[int] = set()
+    for limit, cue in ranked:
+        if id(cue) in done or not is_measured(cue.screen.attribute.column):
+            result += [] if id(cue) in done else [cue]
+            continue
+        alike = [(low, other) for low, other in ranked if _alike(cue, other)]
+        done |= {id(other) for _, other in alike}
+        same_side = [(low, other) for low, other in alike if bool((other.upper == cue.upper).all())]
+        strong = [other for low, other in same_side if low >= _ABOUT_AS_STRONG * limit]
+        first = min(strong, key=lambda other: cause_rank(other.screen.attribute.column))
+        others = tuple(dict.fromkeys(other.word for _, other in same_side if other.screen is not first.screen))
+        result.append(replace(first, also=others))
     return result
 
 
-def _same_property(first: ValueCue, second: ValueCue) -> bool:
-    """Whether the first is an image property that parts the classes as the second does."""
-    return is_measured(first.screen.attribute.column) and same_parting(first.upper, second.upper)
+def _alike(first: ValueCue, second: ValueCue) -> bool:
+    """Whether both are image properties that part the classes alike."""
+    return is_measured(second.screen.attribute.column) and same_parting(first.upper, second.upper)
 
 
 def same_parting(first: Bools, second: Bools) -> bool:

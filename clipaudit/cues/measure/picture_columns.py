@@ -39,17 +39,18 @@ _SHARE: Final = 5
 _PERMUTATIONS: Final = 1999
 """At most, so that the least p, 1 / 2000, can pass .01 / 9."""
 _ENDS: Final[Mapping[str, tuple[str, str]]] = {
-    "brightness": ("dark pictures", "bright pictures"),
-    "contrast": ("pictures of low contrast", "pictures of high contrast"),
-    "sharpness": ("blurred pictures", "sharp pictures"),
-    "saturation": ("pale pictures", "colourful pictures"),
     "border": ("no uniform border", "a uniform border"),
     "aspect": ("tall pictures", "wide pictures"),
     "megapixels": ("small pictures", "large pictures"),
-    "kilobytes": ("small files", "large files"),
     "jpeg_quality": ("low JPEG quality", "high JPEG quality"),
+    "brightness": ("dark pictures", "bright pictures"),
+    "sharpness": ("blurred pictures", "sharp pictures"),
+    "saturation": ("pale pictures", "colourful pictures"),
+    "contrast": ("pictures of low contrast", "pictures of high contrast"),
+    "kilobytes": ("small files", "large files"),
 }
-"""What the lowest and the highest bin of each are called."""
+"""What the lowest and the highest bin of each are called. Earlier ones bring later ones about: a frame adds contrast, a
+dark picture has little, and each of them changes the size of the file."""
 
 
 _OF: Final[Mapping[str, str]] = {"kilobytes": "file", "jpeg_quality": "file"}
@@ -65,6 +66,11 @@ _NOUNS: Final[Mapping[str, str]] = {
 def is_measured(column: str) -> bool:
     """Whether a column is an image property."""
     return column.startswith(PREFIX)
+
+
+def cause_rank(column: str) -> int:
+    """Place of an image property in the order in which they bring each other about."""
+    return list(_ENDS).index(column.removeprefix(PREFIX))
 
 
 def column_in_words(column: str) -> str:
