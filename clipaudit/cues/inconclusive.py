@@ -54,6 +54,7 @@ def inconclusive(
         groups=(),
         predictability=(),
         shift=None,
+        rehearsal=None,
         hygiene=hygiene(facts, test, names),
         controls=_no_controls(facts),
         trust=_trust(run, sentence),

@@ -44,6 +44,8 @@ class AuditOptions:
     """Minimum gap in accuracy that counts, and the largest that acquits, as a share 0..0.5 (S9)."""
     clean_labels: bool = False
     """The user vouches for the labels: a gap alone is evidence, whatever label noise would explain it (S9c)."""
+    rehearse: bool = True
+    """Train a linear probe on the association's images, and measure what it relies on and what mends it (S14)."""
     cluster: str | None = None
     """Column whose equal values are one source; None takes the run's table of near duplicates or, without one, equal
     perceptual hashes."""

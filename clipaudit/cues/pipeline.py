@@ -13,21 +13,23 @@ from typing import Final
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Ints
+from clipaudit.cues.answerers.panel import panel_of
 from clipaudit.cues.findings.all_findings import findings_of
 from clipaudit.cues.findings.by_text import with_shift
-from clipaudit.cues.findings.measured_reliance import placebo_of
+from clipaudit.cues.findings.reliance_result import placebo_of
 from clipaudit.cues.inconclusive import inconclusive
 from clipaudit.cues.measure.answers import answers
 from clipaudit.cues.measure.context import Context, Progress, TextSource
 from clipaudit.cues.measure.core_values import check_core
-from clipaudit.cues.measure.declared_columns import column_tests, in_bins, of_source, sources_of
+from clipaudit.cues.measure.declared_columns import in_bins, of_source, sources_of
 from clipaudit.cues.measure.directions import all_directions, class_subspace
 from clipaudit.cues.measure.hygiene import hygiene
 from clipaudit.cues.measure.image_facts import ImageFacts, image_facts
 from clipaudit.cues.measure.naming import Namer
-from clipaudit.cues.measure.picture_columns import is_measured, measured_columns, tested_ends, tied_properties
+from clipaudit.cues.measure.picture_columns import measured_columns
 from clipaudit.cues.measure.scan import Scan, scan
 from clipaudit.cues.measure.shift import shift_between
+from clipaudit.cues.measure.tested_columns import tested_columns
 from clipaudit.cues.measure.unlabelled import caption_classes, classes_source, own_answers
 from clipaudit.cues.options import AuditOptions
 from clipaudit.cues.result.finding_parts import ClassesFrom
@@ -35,12 +37,11 @@ from clipaudit.cues.result.panels import Dropped, LeftOut, Settings
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.cues.row_tables import row_tables
 from clipaudit.cues.statistics.attribute import Attribute
-from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, names_class, unusable
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.known_error import parse_attribute
 from clipaudit.cues.statistics.predictability import one_thread_each
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
-from clipaudit.cues.statistics.sources import SourceTest, nested
+from clipaudit.cues.statistics.sources import SourceTest
 from clipaudit.cues.summary import assemble, ranked
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.mentions import NONE, SEVERAL
@@ -152,8 +153,13 @@ class _Job:
                 versions=self.versions(),
             )
         context = self._context(facts, raw, test, tested, progress)
-        all_findings, placebo = findings_of(context, progress)
-        findings = ranked(all_findings, self.options.max_findings)
+        panel = None
+        if context.answers is not None:
+            progress("rehearsal", 0, 1)
+            panel = panel_of(context, context.answers, out_of_fold=test is None)
+            progress("rehearsal", 1, 1)
+        everything = findings_of(context, panel, progress)
+        findings = ranked(everything.findings, self.options.max_findings)
         shift = None if test is None else shift_between(context, test, findings, self.pool, self.texts)
         findings = tuple(with_shift(finding, shift) for finding in findings)
         columns = [screen.attribute.column for screen in context.attributes]
@@ -166,7 +172,8 @@ class _Job:
             dropped=tuple(self.dropped),
             shift=shift,
             hygiene=hygiene(facts, test, self.names),
-            placebo=placebo_of(placebo),
+            placebo=placebo_of(everything.placebo),
+            rehearsal=everything.rehearsal,
             everything=facts,
             left_out=(left_out, test_left_out),
             rows=row_tables(context, findings, facts, test, columns),
@@ -290,16 +297,20 @@ class _Job:
             tested_facts.discovery,
         )
         scanned = self._scan(tested_facts, design, vectors, user, progress)
-        screens = self._attributes(tested_facts, raw, design)
-        tied = tied_properties(
-            {name: tested_facts.attributes[name] for name in self.measured},
+        columns = tested_columns(
+            tested_facts,
             raw,
             inside[scanned.sample],
             design,
             scanned.sample,
+            declared=self.columns,
+            measured=self.measured,
+            chosen_by=row_filter(run, self.rows).equalities,
+            source_name=self.source_name,
             alpha=options.alpha,
             seed=options.seed,
         )
+        self.dropped += columns.dropped
         scored = test if test is not None else facts
         by = self.columns[0] if self.columns else None
         words = (self.test_run or run).directory.url
@@ -318,21 +329,10 @@ class _Job:
             source=self.source,
             sources=self.sources,
             scan=scanned,
-            attributes=(*screens, *(screen for screen, _ in tied)),
+            attributes=columns.screens,
             ranges=self.ranges,
             measured=self.measured,
-            columns=(
-                *column_tests(
-                    screens,
-                    raw,
-                    inside[scanned.sample],
-                    design,
-                    scanned.sample,
-                    alpha=options.alpha,
-                    seed=options.seed,
-                ),
-                *(test for _, test in tied),
-            ),
+            columns=columns.tests,
             known_errors=self.known_errors,
             answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if labelled else None,
             answers_rows=f"{words}{scored.rows.described}",
@@ -375,31 +375,6 @@ class _Job:
             return None
         answered = own_answers(self.run, self.names, self.class_vectors)[facts.position]
         return facts.truth, answered == facts.truth
-
-    def _attributes(
-        self, facts: ImageFacts, raw: Mapping[str, Attribute], design: Design
-    ) -> tuple[AttributeScreen, ...]:
-        screens = []
-        for column in self.columns:
-            attribute = facts.attributes[column]
-            reason = unusable(raw[column])
-            if reason is None and column in row_filter(self.run, self.rows).equalities:
-                reason = "it chooses the rows"
-            # an image property names no class: one that tells the classes apart is a confound
-            if reason is None and not is_measured(column) and names_class(attribute, design.truth):
-                reason = "it names the class, or is a perfect confound: every value occurs in one class only"
-            own = design
-            # a source is not the cluster of its own test, nor of a column nested in it
-            source = facts.source
-            if source is not None and (self.source_name == column or nested(attribute.codes, source)):
-                own = replace(design, source=None)
-            screen = None if reason is not None else attribute_screen(attribute, own, tested_ends)
-            if screen is None:
-                too_few = f"a class has fewer than {MIN_INDEPENDENT} images with a value"
-                self.dropped.append(Dropped(what=column, head=None, reason=reason or too_few))
-            else:
-                screens.append(screen)
-        return tuple(screens)
 
     @property
     def source_name(self) -> str | None:

@@ -28,6 +28,7 @@ from clipaudit.cues.result.panels import (
     Shift,
     Trust,
 )
+from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
 from clipaudit.cues.result.reliance_parts import Placebo
 from clipaudit.cues.result.result import SCHEMA_VERSION, AuditResult, Finding
 from clipaudit.cues.statistics.attributes import AttributeScreen
@@ -58,6 +59,7 @@ def assemble(
     shift: Shift | None,
     hygiene: Hygiene,
     placebo: Placebo | None,
+    rehearsal: RehearsalPanel | None,
     everything: ImageFacts,
     left_out: tuple[LeftOut, LeftOut | None],
     rows: dict[str, Any],
@@ -83,6 +85,7 @@ def assemble(
         predictability=context.scan.predictability,
         shift=shift,
         hygiene=hygiene,
+        rehearsal=rehearsal,
         controls=controls,
         trust=trust,
         dropped=dropped,

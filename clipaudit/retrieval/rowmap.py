@@ -31,7 +31,7 @@ from clipaudit.run.filters import parse_filter, why_empty
 from clipaudit.run.reader import Run
 from clipaudit.run.records import CommitRecord, StoredFile
 from clipaudit.run.row import Row
-from clipaudit.schema import OK, Names, arrow_schema
+from clipaudit.schema import OK, Names, SampleLabel, arrow_schema, labels_in
 
 _TABLE: Final = "rows.arrow"
 _SEGMENT: Final = "segment.json"
@@ -230,10 +230,18 @@ class RowMap:
 
     def _row(self, values: Mapping[str, Any]) -> Row:
         plain = {name: value for name, value in values.items() if name != "attributes"}
-        name = None if self._names is None else self._names.name_of(plain.get("label"))
+        if isinstance(plain.get("label"), list):
+            plain["label"] = tuple(plain["label"])
         attributes = values.get("attributes") or {}
         texts = {name: None if value is None else value_text(value) for name, value in attributes.items()}
-        return Row(**plain, class_name=name, attributes=texts)
+        return Row(**plain, class_name=self._class_name(plain.get("label")), attributes=texts)
+
+    def _class_name(self, label: SampleLabel) -> str | None:
+        """What a label is called, of several each; None where no name is known."""
+        names = [None if self._names is None else self._names.name_of(each) for each in labels_in(label)]
+        if not any(names):
+            return None
+        return ", ".join(name or str(each) for name, each in zip(names, labels_in(label), strict=True))
 
 
 def _with_joined(run: Run, table: pa.Table) -> tuple[pa.Table, dict[str, pa.DataType]]:

@@ -26,13 +26,11 @@ from clipaudit.storage.local import require_regular
 _ANY: Mapping[str, pa.DataType] = {}
 SCALARS = ("scale", "norm", "remainder")
 """Columns of one float32 a row that the model gives."""
-_OF_SAMPLE = {"image": "image_properties"}
-"""Columns that have another name in a sample."""
+_OF_SAMPLE = {"image": "image_properties"}  # columns that have another name in a sample
 _ROW_GROUP_BYTES = 32 * 2**20
 _METADATA_BYTES = 256  # of a row in a row group beside its vectors, roughly
 _MAX_GROUP_ROWS = 65_536
-_VARIED = ("key", "index", "phash", "offset", *SCALARS)
-"""Plain columns whose values rarely repeat: a dictionary of them would only take room."""
+_VARIED = ("key", "index", "phash", "offset", *SCALARS)  # values that rarely repeat, and need no dictionary
 _INFINITE = 0x7C00  # exponent bits of a float16 that is infinite or not a number
 
 

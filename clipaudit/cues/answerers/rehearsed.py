@@ -8,10 +8,11 @@ from typing import Final
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Ints
-from clipaudit.cues.measure.answers import read_vectors
 from clipaudit.cues.measure.image_facts import ImageFacts, duplicate_clusters
+from clipaudit.cues.measure.vectors import read_vectors
 from clipaudit.cues.rehearsal.folds import common_clusters, cross_folds, split_fold
 from clipaudit.cues.rehearsal.rehearsal import Rehearsal, rehearse
+from clipaudit.cues.statistics.cluster_sample import cluster_sample
 
 TRAINING_ROWS: Final = 50_000
 """Images that a probe is trained on, at most; of more a random sample of whole clusters is drawn."""
@@ -47,7 +48,7 @@ def rehearsed_answerer(
     UsageError where the training images that are left are of fewer than two classes.
     """
     training = training.take(training.truth >= 0)
-    chosen = _sample(training.cluster, seed)
+    chosen = cluster_sample(training.cluster, TRAINING_ROWS, [seed, 32])
     own, other = _clusters_inside(training, scored) if out_of_fold else _clusters_between(training, scored)
     training, own = training.take(chosen), own[chosen]
     folds = cross_folds(own, training.truth, other, seed) if out_of_fold else split_fold(own, other)
@@ -62,17 +63,6 @@ def rehearsed_answerer(
     return RehearsedAnswerer(
         logits=rehearsal.logits, training=training, scored=scored, out_of_fold=out_of_fold, rehearsal=rehearsal
     )
-
-
-def _sample(cluster: Ints, seed: int) -> Ints:
-    """Places of at most about TRAINING_ROWS images, whole clusters (n,), drawn evenly: cues keep their shares."""
-    if len(cluster) <= TRAINING_ROWS:
-        return np.arange(len(cluster))
-    codes = np.unique(cluster, return_inverse=True)[1]
-    rank = np.random.default_rng([seed, 32]).permutation(int(codes.max()) + 1)
-    sizes = np.bincount(rank[codes])
-    last = int(np.searchsorted(np.cumsum(sizes), TRAINING_ROWS, side="right"))
-    return np.flatnonzero(rank[codes] < max(last, 1))
 
 
 def _clusters_inside(training: ImageFacts, scored: ImageFacts) -> tuple[Ints, Ints]:

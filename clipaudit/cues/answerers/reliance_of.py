@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,7 +32,9 @@ from clipaudit.cues.reliance.label_noise import label_noise
 from clipaudit.cues.reliance.rank_difference import margins, rank_difference
 from clipaudit.cues.reliance.rules import MeasuredReliance, PlaceboDraws, RelianceReport
 from clipaudit.cues.reliance.specific_effect import Fits, SpecificEffect, measure_effect
+from clipaudit.cues.reliance.training_effect import RetrainedAnswers, TrainingEffect, training_effect
 from clipaudit.cues.reliance.visibility import SEEING, as_auc, head_scores, head_visibility, whiteners
+from clipaudit.cues.statistics.cluster_sample import cluster_sample
 
 
 def reliance_of(
@@ -41,26 +43,32 @@ def reliance_of(
     images: ScoredImages,
     *,
     columns: Sequence[OtherColumn] = (),
+    retrained: Mapping[str, Sequence[RetrainedAnswers]] | None = None,
     options: RelianceOptions | None = None,
 ) -> RelianceReport:
     """Reliance of every answerer on every cue; permutations and their adjustment are of all of them together.
 
-    answerers: of the same n images. columns: declared columns that may explain a gap (S9b). The permutations
-    use at most `options.placebo_rows` images, a random sample of whole clusters above that; estimates use all images.
+    answerers: of the same n images. columns: declared columns that may explain a gap (S9b). retrained: by an answerer's
+    name, for every cue what training again with weights does to it (S10r). The permutations use at most
+    `options.placebo_rows` images, a random sample of whole clusters above that; estimates use all images.
     """
     options = RelianceOptions() if options is None else options
     if not cues or not answerers:
         return RelianceReport(findings=(), placebo=None)
     work = [_prepared(answerer, images) for answerer in answerers]
     # heads are chosen anew in each permutation: too slow on all images of a large run
-    part = _sample(images, options)
+    part = cluster_sample(images.cluster, options.placebo_rows, [options.seed, 22])
     draws = options.draws_for(len(cues))
     # version 0 is the true column
     places = np.concatenate([np.arange(len(part))[None], draw_places(images.take(part), draws, options.seed)])
     drawn = [[_drawn(prepared, cue, images, part, places) for prepared in work] for cue in cues]
-    p = _adjusted_p(drawn)
-    sight = _Sight(work, images, part)
     comparisons = [cue_cells(images, cue) for cue in cues]
+    effects = [
+        [_training_effect(comparison, (retrained or {}).get(prepared.answerer.name), f) for prepared in work]
+        for f, comparison in enumerate(comparisons)
+    ]
+    p = _adjusted_p(drawn, effects)
+    sight = _Sight(work, images, part)
     findings = tuple(
         tuple(
             _reliance(
@@ -68,6 +76,7 @@ def reliance_of(
                 comparisons[f],
                 sight,
                 drawn[f][a],
+                effects[f][a],
                 (float(p[0][f, a]), float(p[1][f, a]), float(p[2][f, a])),
                 columns,
                 options,
@@ -98,18 +107,6 @@ def _prepared(answerer: Answerer, images: ScoredImages) -> _Prepared:
     return _Prepared(answerer=answerer, right=right_answers(answerer.logits, images.truth), fits=fits)
 
 
-def _sample(images: ScoredImages, options: RelianceOptions) -> Ints:
-    """Places of at most about `placebo_rows` images, whole clusters."""
-    n = len(images.truth)
-    if n <= options.placebo_rows:
-        return np.arange(n)
-    codes = np.unique(images.cluster, return_inverse=True)[1]
-    rank = np.random.default_rng([options.seed, 22]).permutation(int(codes.max()) + 1)
-    sizes = np.bincount(rank[codes])
-    last = int(np.searchsorted(np.cumsum(sizes), options.placebo_rows, side="right"))
-    return np.flatnonzero(rank[codes] < max(last, 1))
-
-
 def _drawn(prepared: _Prepared, cue: CueColumn, images: ScoredImages, part: Ints, places: Ints) -> DrawnStatistics:
     """Statistics of the drawn columns on a sample; the true column's heads are chosen on all images."""
     fits = prepared.fits
@@ -123,14 +120,48 @@ def _drawn(prepared: _Prepared, cue: CueColumn, images: ScoredImages, part: Ints
     return replace(statistics, chosen=whole.chosen, chosen_freely=whole.chosen_freely)
 
 
-def _adjusted_p(drawn: Sequence[Sequence[DrawnStatistics]]) -> tuple[Float64s, Float64s, Float64s]:
-    """(F, A) step-down p of gaps, of DiDs, and of DiDs inside the classes that have the cue."""
+def _training_effect(
+    comparison: CueCells, retrained: Sequence[RetrainedAnswers] | None, f: int
+) -> TrainingEffect | None:
+    """S10r of cue number f; None for an answerer that is not trained here, or where no class can be compared."""
+    if retrained is None or not comparison.comparable.any():
+        return None
+    return training_effect(comparison, retrained[f])
+
+
+def _adjusted_p(
+    drawn: Sequence[Sequence[DrawnStatistics]], effects: Sequence[Sequence[TrainingEffect | None]]
+) -> tuple[Float64s, Float64s, Float64s]:
+    """(F, A) step-down p of gaps, of effects (DiD, or the fall of the gap), and of DiDs inside the classes with the
+    cue."""
     shape = (len(drawn), len(drawn[0]))
     # findings x answerers are one family for each of the three statistics (S10c)
-    gaps = step_down(all_together([[statistics.gap_t for statistics in row] for row in drawn]))
-    dids = step_down(all_together([[statistics.did_t for statistics in row] for row in drawn]))
-    pointed = step_down(all_together([[statistics.pointed_t for statistics in row] for row in drawn]))
-    return gaps.reshape(shape), dids.reshape(shape), pointed.reshape(shape)
+    gaps = step_down(all_together([[cell.gap_t for cell in row] for row in drawn])).reshape(shape)
+    pointed = step_down(all_together([[cell.pointed_t for cell in row] for row in drawn])).reshape(shape)
+    statistics = [
+        [
+            cell.did_t if effect is None else _repeated(effect.t, len(cell.did_t))
+            for cell, effect in zip(*rows, strict=True)
+        ]
+        for rows in zip(drawn, effects, strict=True)
+    ]
+    p = step_down(all_together(statistics)).reshape(shape)
+    for a in range(shape[1]):
+        own = {f: effect for f, row in enumerate(effects) if (effect := row[a]) is not None}
+        if own:
+            # repeated draws are no new ones: p-values are never below those of the answerer's own draws
+            alone = step_down(np.stack([effect.t for effect in own.values()], axis=1))
+            for f, value in zip(own, alone.tolist(), strict=True):
+                p[f, a] = max(p[f, a], value)
+    return gaps, p, pointed
+
+
+def _repeated(t: Float64s, count: int) -> Float64s:
+    """(count,) the true statistic and permuted ones (1 + R,), repeated in their order or cut. They are drawn apart from
+    those of other answerers, so that any pairing is as good as another."""
+    if len(t) < 2:
+        return np.concatenate([t[:1], np.zeros(count - 1)])
+    return np.concatenate([t[:1], t[1 + np.arange(count - 1) % (len(t) - 1)]])
 
 
 class _Sight:
@@ -165,11 +196,12 @@ def _reliance(
     comparison: CueCells,
     sight: _Sight,
     drawn: DrawnStatistics,
+    training: TrainingEffect | None,
     p: tuple[float, float, float],
     columns: Sequence[OtherColumn],
     options: RelianceOptions,
 ) -> MeasuredReliance:
-    """Everything of one cue and answerer; p: adjusted, of the gap, the DiD and the DiD of the classes with the cue."""
+    """Everything of one cue and answerer; p: adjusted, of the gap, the effect and the DiD of classes with the cue."""
     answerer = prepared.answerer
     gap = measure_gap(comparison, answerer.logits, options)
     noise = label_noise(comparison, answerer.logits.argmax(axis=1), gap.gap.value or 0.0, gap.gap.low or 0.0, options)
@@ -184,7 +216,8 @@ def _reliance(
         label_noise=noise,
         adjusted=tuple(adjusted_gap(comparison, prepared.right, column, options.seed) for column in others),
         effect=effect,
-        effect_p=1.0 if effect is None else p[1],
+        effect_p=1.0 if effect is None and training is None else p[1],
+        training=training,
         needed_effect=None,
         needed_p=p[2],
     )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from clipaudit.arrays import Ints
+from clipaudit.cues.answerers.panel import Panel
+from clipaudit.cues.findings.audit_rehearsal import audit_rehearsal
 from clipaudit.cues.findings.by_attribute import value_finding
 from clipaudit.cues.findings.by_column import column_finding
 from clipaudit.cues.findings.by_text import text_finding
@@ -15,6 +18,7 @@ from clipaudit.cues.measure.context import Context, Progress
 from clipaudit.cues.measure.picture_columns import is_measured
 from clipaudit.cues.reliance.rules import PlaceboDraws
 from clipaudit.cues.result.finding_parts import Verdict
+from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
 from clipaudit.cues.result.result import Finding
 from clipaudit.cues.statistics.attributes import AttributeScreen, Omnibus
 
@@ -22,12 +26,26 @@ _KEPT_WITHOUT_TIE = (Verdict.MODEL_ONLY, Verdict.NEEDED)
 """A value that goes with no class is a finding only if a model hangs on it."""
 
 
-def findings_of(context: Context, progress: Progress) -> tuple[list[Finding], PlaceboDraws | None]:
-    """Every finding, not yet ranked, and how often permuted columns were believed."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AllFindings:
+    """What was found, and what was measured and trained for it."""
+
+    findings: list[Finding]
+    """Not yet ranked."""
+    placebo: PlaceboDraws | None
+    """How often permuted columns were believed."""
+    rehearsal: RehearsalPanel | None
+    """What a model would learn of the columns that go with classes; None without labels."""
+
+
+def findings_of(context: Context, panel: Panel | None, progress: Progress) -> AllFindings:
+    """Every finding of the answerers in `panel`; None without labels."""
     cues = value_cues(context)[: context.options.max_findings]
     progress("reliance", 0, 1)
-    measured, placebo = measure_reliance(context, cues)
+    reliance = measure_reliance(context, panel, cues)
+    measured = reliance.findings
     progress("reliance", 1, 1)
+    rehearsal = audit_rehearsal(context, panel, cues, reliance)
     limits = [float(context.family.limits[context.row_of(cue.screen, cue.place), 0]) for cue in cues]
     judged_by = stand_ins(cues, measured, limits) if measured and measured[0] else [None] * len(cues)
     findings: list[Finding] = []
@@ -47,7 +65,8 @@ def findings_of(context: Context, progress: Progress) -> tuple[list[Finding], Pl
         if test.omnibus.tied and id(screen) not in with_value
     ]
     findings += [column_finding(context, screen) for screen in _with_one_property(context, cues, tied)]
-    return findings + _text_findings(context, grounds, progress), placebo
+    findings += _text_findings(context, grounds, progress)
+    return AllFindings(findings=findings, placebo=reliance.placebo, rehearsal=rehearsal)
 
 
 def _with_one_property(

@@ -12,13 +12,12 @@ from clipaudit.cues.findings import parts as building
 from clipaudit.cues.findings.collecting import to_collect, value_counts
 from clipaudit.cues.findings.measured_reliance import (
     ValueCue,
-    as_result,
-    corrected_gap_of,
     having_of,
     judged,
     scored_groups,
 )
-from clipaudit.cues.findings.sentences import ANSWERERS, Words, action, sentence
+from clipaudit.cues.findings.reliance_result import as_result, corrected_gap_of
+from clipaudit.cues.findings.sentences import Words, action, answerer_words, sentence
 from clipaudit.cues.findings.verdicts import (
     CellSize,
     VerdictCase,
@@ -37,7 +36,7 @@ from clipaudit.cues.result.result import Finding, finding_id
 from clipaudit.cues.statistics.attributes import AttributeScreen
 from clipaudit.cues.statistics.groups import describe_groups
 
-_CARRIES: Final = 0.3
+CARRIES: Final = 0.3
 """Strength of a value along a direction, inside classes."""
 
 
@@ -61,7 +60,7 @@ def value_finding(
     missing = _missing(case, outcome, cue, measured, words)
     rest = rest_of(missing) if missing else ""
     reliance = tuple(
-        _reliance(context, cue, part, verdict, words, association, rest)
+        _reliance(context, cue, part, verdict, words, association, rest if verdict is outcome else "")
         for part, verdict in zip(measured, outcomes, strict=False)
     )
     # the answerer with the headline's verdict gives sentence and heads; without one, the heads that carry the value
@@ -182,6 +181,7 @@ def _reliance(
         gap=part.gap if part.gap.value is not None else None,
         margin_d=part.margin_d,
         effect=part.effect,
+        training=part.training,
         rest=rest,
     )
     return as_result(context, measured, outcome, statement, corrected)
@@ -213,7 +213,7 @@ def _where(words: Words, conflicting: bool) -> str:
 
 def _reasons(measured: rules.MeasuredReliance) -> list[str]:
     """Why an answerer's evidence falls short, in words."""
-    who, gap, effect = ANSWERERS.get(measured.answerer, measured.answerer), measured.gap, measured.effect
+    who, gap, effect = answerer_words(measured.answerer), measured.gap, measured.effect
     reasons = []
     if measured.explained_by:
         reasons.append(f"nothing: {', '.join(measured.explained_by)} explains the gap of {who}")
@@ -243,7 +243,7 @@ def carrying(context: Context, strength: Float64s) -> tuple[Ints, Float64s]:
     """Passing directions that go with a value inside classes, those that go most first, and their ends; where none
     passes, all that go with it. strength (M,) of the value along every direction."""
     M = len(context.scan.directions)
-    along = np.abs(strength) >= _CARRIES
+    along = np.abs(strength) >= CARRIES
     goes = along & context.passed[:M] if (along & context.passed[:M]).any() else along
     members = np.flatnonzero(goes)
     members = members[np.argsort(-np.abs(strength[members]), kind="stable")]

@@ -27,7 +27,7 @@ from clipaudit.cues.statistics.columns import (
     sequential_p,
 )
 from clipaudit.cues.statistics.design import Design
-from clipaudit.cues.statistics.multiplicity import permuted
+from clipaudit.cues.statistics.multiplicity import permuted, strata_of
 from clipaudit.run.reader import Run
 
 PREFIX: Final = "image."
@@ -135,6 +135,7 @@ def tied_properties(
     places: Ints,
     design: Design,
     sample: Ints,
+    shard: Ints,
     *,
     alpha: float,
     seed: int,
@@ -142,7 +143,8 @@ def tied_properties(
     """The image properties that are tied to the classes as a whole, with their tests.
 
     named: by column, in bins, (n,) codes of the design's rows; raw: the numbers; places: (s,) rows of the sample in
-    `raw`; sample: (s,) rows among the design's.
+    `raw`; sample: (s,) rows among the design's; shard: (s,) of each, inside which labels are permuted where the
+    family's are (S2).
 
     Bonferroni over the properties at a fifth of alpha; V > .1 as S6b asks. p by permutation, which stops when ten
     permutations reach the observed chi-squared (Besag and Clifford, Biometrika 1991): of a column without a tie after
@@ -153,7 +155,7 @@ def tied_properties(
         return []
     groups = [None if codes is None else codes[sample] for codes in (design.cluster, design.source)]
     part = Design(design.truth[sample], design.classes, groups[0], groups[1], design.halves[sample])
-    dealt = _Dealt(part, seed)
+    dealt = _Dealt(part, shard, seed)
     limit = alpha / _SHARE / len(usable)
     tied = []
     for column, attribute in usable.items():
@@ -179,14 +181,15 @@ def tied_properties(
 class _Dealt:
     """Permuted classes of a sample, near duplicates together, drawn when they are asked for and the same for all."""
 
-    def __init__(self, design: Design, seed: int) -> None:
+    def __init__(self, design: Design, shard: Ints, seed: int) -> None:
         # sources stay together where there are any, else near duplicates
         self._design = Design(design.truth, design.classes, design.groups)
+        self._strata = strata_of(self._design, shard)
         self._rng = np.random.default_rng([seed, 22])
         self._drawn: list[Ints] = []
 
     def __iter__(self) -> Iterator[Ints]:
         for number in range(_PERMUTATIONS):
             if number == len(self._drawn):
-                self._drawn.append(permuted(self._design, self._rng))
+                self._drawn.append(permuted(self._design, self._rng, self._strata))
             yield self._drawn[number]

@@ -30,6 +30,8 @@ class FoldModel:
     to_features: Standardisation
     features: Float32s
     """(t, r) of the fold's training images."""
+    scored: Float32s
+    """(s, r) of its scored images."""
     truth: Ints
     """(t,) class of each, 0..classes-1 of those present."""
     present: Ints
@@ -46,8 +48,6 @@ class Rehearsal:
 
     classes: int
     """C."""
-    scored_embedding: Floats
-    """(m, D)"""
     models: tuple[FoldModel, ...]
     logits: Float32s
     """(m, C) of the model as it is."""
@@ -63,25 +63,21 @@ class Rehearsal:
 
         rows: places of the training images that are used, None for all. UsageError where a fold's weights are all 0.
         """
-        answers = np.empty((len(weights), len(self.scored_embedding), self.classes), np.float32)
+        answers = np.empty((len(weights), len(self.logits), self.classes), np.float32)
         for model in self.models:
             train = model.fold.train
             chosen = np.arange(len(train)) if rows is None else np.flatnonzero(np.isin(train, rows))
             own = weights[:, train[chosen]]
             used = np.flatnonzero((own > 0).any(axis=0))
             own, chosen = own[:, used], chosen[used]
-            if not len(chosen) or bool((own.sum(axis=1) <= 0).any()):
+            if bool((own.sum(axis=1) <= 0).any()):
                 raise UsageError("no training image has a weight above 0")
-            penalty = np.full(len(own), 1 / (model.strength * len(chosen)))
+            # scikit-learn's C weighs the sum of the losses: with fewer images L2 counts for more
+            penalty = 1 / (model.strength * own.sum(axis=1))
             start = model.plain.take(np.zeros(len(own), np.int64))
             fits = fit_softmax(model.features[chosen], model.truth[chosen], len(model.present), own, penalty, start)
-            answers[:, model.fold.scored] = self._answers(model, fits)
+            answers[:, model.fold.scored] = all_classes(fits.logits(model.scored), model.present, self.classes)
         return answers
-
-    def _answers(self, model: FoldModel, fits: SoftmaxFits) -> Float32s:
-        return _all_classes(
-            fits.logits(model.to_features(self.scored_embedding[model.fold.scored])), model.present, self.classes
-        )
 
 
 def rehearse(
@@ -101,14 +97,15 @@ def rehearse(
     models = []
     answers = np.empty((len(scored_embedding), classes), np.float32)
     for number, fold in enumerate(folds):
-        model = _fold_model(embedding, truth, fold, CHOICE_ROWS // len(folds), [seed, 31, number])
+        model = _fold_model(embedding, truth, scored_embedding, fold, CHOICE_ROWS // len(folds), [seed, 31, number])
         models.append(model)
-        scores = model.plain.logits(model.to_features(scored_embedding[fold.scored]))
-        answers[fold.scored] = _all_classes(scores, model.present, classes)[0]
-    return Rehearsal(classes=classes, scored_embedding=scored_embedding, models=tuple(models), logits=answers)
+        answers[fold.scored] = all_classes(model.plain.logits(model.scored), model.present, classes)[0]
+    return Rehearsal(classes=classes, models=tuple(models), logits=answers)
 
 
-def _fold_model(embedding: Floats, truth: Ints, fold: Fold, choice_rows: int, seed: list[int]) -> FoldModel:
+def _fold_model(
+    embedding: Floats, truth: Ints, scored: Floats, fold: Fold, choice_rows: int, seed: list[int]
+) -> FoldModel:
     kinds, codes = np.unique(truth[fold.train], return_inverse=True)
     if len(kinds) < 2:
         has = "has no image" if not len(kinds) else "is of one class"
@@ -121,6 +118,7 @@ def _fold_model(embedding: Floats, truth: Ints, fold: Fold, choice_rows: int, se
         fold=fold,
         to_features=to_features,
         features=features,
+        scored=to_features(scored[fold.scored]),
         truth=codes,
         present=kinds.astype(np.int64),
         strength=strength,
@@ -157,7 +155,7 @@ def chosen_strength(features: Float32s, truth: Ints, classes: int, rows: int, se
     return best
 
 
-def _all_classes(scores: Float32s, present: Ints, classes: int) -> Float32s:
+def all_classes(scores: Float32s, present: Ints, classes: int) -> Float32s:
     """(R, m, C) from scores (R, m, K) of the classes present; the others lie below all of them."""
     if len(present) == classes:
         return scores

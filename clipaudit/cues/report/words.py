@@ -199,6 +199,10 @@ def answerer_cell(finding: Finding, answerer: str) -> AnswererCell:
     if measured.effect is not None:
         net = measured.effect.net_did
         return AnswererCell(value=points(net.value), limits=limits(net, "points"), about="points of its gap, net")
+    if measured.training is not None and measured.verdict == Verdict.CONFIRMED:
+        fall = measured.training.net_fall
+        about = "points of its gap go with group weights, net"
+        return AnswererCell(value=points(fall.value), limits=limits(fall, "points"), about=about)
     gap = measured.gap
     about = "points: its gap, within the margin" if measured.does_not_hang_on_it else "points: its gap"
     return AnswererCell(value=points(gap.value), limits=limits(gap, "points"), about=about)
