@@ -286,16 +286,7 @@ class _Job:
         self.pool.require(1)
         inside = np.flatnonzero(np.isin(facts.truth, tested))
         tested_facts = facts.take(inside)
-        local = np.full(len(self.names), -1, np.int64)
-        local[tested] = np.arange(len(tested))
-        repeated = int(tested_facts.cluster.max(initial=-1)) + 1 < len(tested_facts)
-        design = Design(
-            local[tested_facts.truth],
-            len(tested),
-            tested_facts.cluster if repeated else None,
-            tested_facts.source,
-            tested_facts.discovery,
-        )
+        design = self._design(tested_facts, tested)
         scanned = self._scan(tested_facts, design, vectors, user, progress)
         columns = tested_columns(
             tested_facts,
@@ -338,6 +329,14 @@ class _Job:
             answers_rows=f"{words}{scored.rows.described}",
             agreement=self._agreement(facts),
         )
+
+    def _design(self, facts: ImageFacts, tested: Ints) -> Design:
+        """The design of images of the tested classes (K,)."""
+        local = np.full(len(self.names), -1, np.int64)
+        local[tested] = np.arange(len(tested))
+        repeated = int(facts.cluster.max(initial=-1)) + 1 < len(facts)
+        cluster = facts.cluster if repeated else None
+        return Design(local[facts.truth], len(tested), cluster, facts.source, facts.discovery)
 
     def _scan(
         self, facts: ImageFacts, design: Design, vectors: Float32s, user: Float32s | None, progress: Progress

@@ -293,7 +293,7 @@ class TableFile:
             return self._file.read_row_group(number, use_threads=False)
 
     def bounds(self, column: str) -> npt.NDArray[np.int64]:
-        """(row groups, 2) int64: the least and the greatest number that a column has in each row group."""
+        """(g, 2) int64: the least and the greatest number that a column has in each of g row groups."""
         with self._damage():
             place = self._file.schema_arrow.get_field_index(column)
             groups = [self._file.metadata.row_group(number).column(place) for number in range(self.row_groups)]

@@ -122,7 +122,7 @@ def named_ends(binned: Sequence[Attribute]) -> NamedEnds:
 
 
 def tested_ends(attribute: Attribute) -> Ints | None:
-    """The places of an image property's ends among its bins; None for another column: all of its values are tested."""
+    """(v,) places of an image property's ends among its bins; None for another column: all of its values are tested."""
     if not is_measured(attribute.column):
         return None
     names = {*_ENDS[attribute.column.removeprefix(PREFIX)], NO_JPEG}
