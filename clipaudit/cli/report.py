@@ -49,9 +49,19 @@ AttributeOption = Annotated[
 ]
 SplitOption = Annotated[
     str | None,
-    option("Column with train and test: ties from train, reliance from test; json:split or split.", panel=ROWS),
+    option(
+        "Column whose rows with train train and give the ties; all others are scored: split or json:split.", panel=ROWS
+    ),
 ]
-TestRunOption = Annotated[str | None, option("Another run of the same model to measure reliance on.", panel=ROWS)]
+TestRunOption = Annotated[
+    str | None, option("Another run of the same model to score: reliance is measured on it.", panel=ROWS)
+]
+RehearseOption = Annotated[
+    bool,
+    typer.Option(
+        "--rehearse/--no-rehearse", help="Train a linear probe: what would a model learn here?", rich_help_panel=CUES
+    ),
+]
 ClusterOption = Annotated[
     str | None, option("Column whose equal values are one source, such as photographer [equal pictures].", panel=ROWS)
 ]
@@ -113,6 +123,7 @@ def report(
     templates: TemplatesOption = "imagenet",
     margin: MarginOption = 0.05,
     clean_labels: CleanLabelsOption = False,
+    rehearse: RehearseOption = True,
     fail_on: FailOnOption = None,
     require_evidence: EvidenceOption = False,
     waivers: WaiversOption = None,
@@ -140,7 +151,7 @@ def report(
 
     opened_run, opened_test_run = Run(run), None if test_run is None else Run(test_run)
     config = ReportConfig(
-        out=out or f"{opened_run.directory.url}/reports/report",
+        out=out or f"{opened_run.directory.url}/{opened_run.folder('reports/report')}",
         fail_on=parse_fail_on(listed(fail_on) or ("confirmed",)),
         require_evidence=require_evidence,
         waivers=load_waivers(waivers),
@@ -158,11 +169,11 @@ def report(
         core=tuple(core or ()),
         margin=margin,
         clean_labels=clean_labels,
+        rehearse=rehearse,
         cluster=cluster,
         environment=environment,
-        # Associations are taken from the training rows, the reliance on a cue from the test rows.
-        where=() if column is None else (f"{column}=train",),
-        test_where=() if column is None else (f"{column}=test",),
+        # associations are taken from the training rows, the reliance on a cue from the others
+        split=column,
         seed=seed,
     )
     result = _audit(opened_run, opened_test_run, options, device)

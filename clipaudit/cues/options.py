@@ -51,6 +51,8 @@ class AuditOptions:
     perceptual hashes."""
     environment: str | None = None
     """Column of environments for the stability of findings; None for shards."""
+    split: str | None = None
+    """Column with the value `train`: those rows train and are the association's, all others are scored."""
     where: tuple[str, ...] = ()
     """Filters of the rows of the association, such as `split=train`; see `clipaudit.run.filters`."""
     test_where: tuple[str, ...] = ()

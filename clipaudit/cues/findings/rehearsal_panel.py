@@ -45,6 +45,8 @@ class RehearsedValue:
     word: str
     cue: CueColumn
     """Of the scored images."""
+    tied: bool = True
+    """Whether the value goes with classes at all."""
     heads: tuple[LeanedHead, ...] = ()
 
 
@@ -132,7 +134,7 @@ def _column(
     arms = tuple(_arm(comparison, arm, answers[0], value, names, options) for arm in answers)
     able = _able(comparison, right_of(answers[0].logits, images.truth))
     fit = None
-    if able:
+    if able and value.tied:
         fit = learning_curve(rehearsed.rehearsal, comparison, conflicting, rehearsed.training.cluster, options.seed)
     curve = None if fit is None else _curve(fit, value)
     return _replaced(base, able=able, arms=arms, curve=curve, sentence=_sentence(arms, able, curve, value, conflicting))
@@ -272,6 +274,11 @@ def _sentence(
         return (
             "The probe cannot tell the classes, even where the cue points the right way: what a model would learn here"
             " cannot be told."
+        )
+    if not value.tied:
+        return (
+            f"{value.word!r} hardly goes with any class among these images: what differs between groups was not learned"
+            " from it, and weights change little."
         )
     parts = [
         f"Trained on these images as they are, a model answers {_percent(plain.worst_group)} of {plain.worst} right"

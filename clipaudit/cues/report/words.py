@@ -183,6 +183,15 @@ class AnswererCell:
 ANSWERER_COLUMNS: Final = (("rehearsed", "Learned when trained on it"), ("clip", "CLIP"), ("given", "Your model"))
 """Answerers and the headings of their columns, in the order of the table of findings."""
 
+_ANSWERERS: Final = {"clip": "CLIP", "rehearsed": "A model trained on these images"}
+
+
+def answerer_words(answerer: str) -> str:
+    """Who answers, as a heading: `Your model resnet` for `given:resnet`."""
+    kind, _, name = answerer.partition(":")
+    return f"Your model {name}".rstrip() if kind == "given" else _ANSWERERS.get(kind, answerer)
+
+
 _NO_ANSWERS: Final = {
     "at chance": "cannot say: no better than guessing",
     "too few": "cannot say: too few images",

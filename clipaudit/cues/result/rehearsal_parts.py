@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from functools import cache
+from typing import Any, Literal, TypeAlias
+
+from pydantic import TypeAdapter
 
 from clipaudit.cues.result.finding_parts import Documented, Estimate
 from clipaudit.cues.result.reliance_parts import CellAccuracy
@@ -125,3 +129,14 @@ class RehearsalPanel(Documented):
     accuracy: Estimate | None
     """As it is, over all scored images."""
     columns: tuple[ColumnRehearsal, ...]
+
+
+@cache
+def _adapter() -> TypeAdapter[RehearsalPanel]:
+    return TypeAdapter(RehearsalPanel)
+
+
+def rehearsal_json(panel: RehearsalPanel) -> dict[str, Any]:
+    """Plain JSON values, as in a report's `audit.rehearsal`."""
+    document: dict[str, Any] = json.loads(_adapter().dump_json(panel))
+    return document
