@@ -47,8 +47,8 @@ def value_cues(context: Context) -> list[ValueCue]:
 
 
 def _with_one_property(ranked: Sequence[tuple[float, ValueCue]]) -> list[ValueCue]:
-    """The cues, strongest first, with one image property for each way that those part the classes: a dark class has
-    little contrast and small files, too. ranked: cues with the lower limits of their D, strongest first.
+    """The cues, strongest first, with one image property for each way that those part the classes: a blurred
+    class has small files, too. ranked: cues with the lower limits of their D, strongest first.
 
     Of those about as strong as the strongest the one names the finding that the others follow from; those that the same
     classes have are named beside it.
