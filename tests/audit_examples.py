@@ -601,6 +601,7 @@ def example_result() -> AuditResult:
             heads=(HeadShift(head="L03H05", distance=0.31, toward="a lake", away="a forest"),),
         ),
         rehearsal=None,
+        given=(),
         hygiene=Hygiene(
             unreadable={"undecodable": 2},
             unreadable_examples={"undecodable": "birds-000000.tar: 000017: it is empty"},

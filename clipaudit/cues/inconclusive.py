@@ -55,6 +55,7 @@ def inconclusive(
         predictability=(),
         shift=None,
         rehearsal=None,
+        given=(),
         hygiene=hygiene(facts, test, names),
         controls=_no_controls(facts),
         trust=_trust(run, sentence),

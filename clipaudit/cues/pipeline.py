@@ -101,6 +101,7 @@ class _Job(AuditInputs):
         """All steps."""
         images = self.images()
         facts, test, raw = images.facts, images.test, images.raw
+        given = self.given()
         named = [{name: part.attributes[name] for name in self.columns} for part in (facts, test) if part is not None]
         check_core(self.options.core, [raw, *named], {*self.pool.texts, *self.options.user_texts})
         tested = tested_classes(facts, len(self.names))
@@ -121,7 +122,7 @@ class _Job(AuditInputs):
         panel = None
         if context.answers is not None:
             progress("rehearsal", 0, 1)
-            panel = panel_of(context, context.answers, out_of_fold=test is None)
+            panel = panel_of(context, context.answers, out_of_fold=test is None, given=given)
             progress("rehearsal", 1, 1)
         everything = findings_of(context, panel, progress)
         findings = ranked(everything.findings, self.options.max_findings)
@@ -139,6 +140,7 @@ class _Job(AuditInputs):
             hygiene=hygiene(facts, test, self.names),
             placebo=placebo_of(everything.placebo),
             rehearsal=everything.rehearsal,
+            given=everything.given,
             everything=facts,
             left_out=images.left_out,
             rows=row_tables(context, findings, facts, test, columns),

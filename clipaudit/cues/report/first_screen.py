@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from clipaudit.cues.report.document import Report
 from clipaudit.cues.report.pictures import CaptionedPicture, Pictures, row
-from clipaudit.cues.report.rehearsal import rehearsal_of
+from clipaudit.cues.report.rehearsed_arms import rehearsal_of
 from clipaudit.cues.report.words import (
     MEANING,
     anything_tested,

@@ -18,7 +18,7 @@ from clipaudit.cues.report.files import effective_images
 from clipaudit.cues.report.first_screen import actions, cases, finding_in_words, plain_sentences, to_do
 from clipaudit.cues.report.pictures import CARDS, Pictures, duplicate_strips
 from clipaudit.cues.report.plots import Mark, cue_map, icon, interval_row
-from clipaudit.cues.report.rehearsal import glance, how_rehearsed, rehearsal_columns
+from clipaudit.cues.report.rehearsed_arms import glance, how_rehearsed, rehearsal_columns
 from clipaudit.cues.report.reliance_words import ANSWERER_COLUMNS, answerer_cell, numbers
 from clipaudit.cues.result.finding_parts import Estimate, Verdict
 from clipaudit.cues.result.result import AuditResult
@@ -122,6 +122,7 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "cards": [card(finding, pictures, report.waivers) for finding in card_findings],
         "groups": group_tables(audit),
         "rehearsal": rehearsal_columns(audit),
+        "given": audit.given,
         "how_rehearsed": words.shortened(audit)(how_rehearsed(audit.rehearsal)),
         "glance_title": glance(audit)[0],
         "glance_bars": glance(audit)[1],

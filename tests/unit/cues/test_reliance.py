@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from clipaudit.cues.answerers.given import answers_alone
 from clipaudit.cues.answerers.reliance_of import reliance_of
-from clipaudit.cues.answerers.watched import watched_answerer
 from clipaudit.cues.reliance.images import OtherColumn, RelianceOptions
 from tests.reliance_worlds import CUE_HEADS, DIM, HEADS, LABELS, answerer_of, column, copied, images, tied
 
@@ -175,7 +175,7 @@ def test_a_watched_model_can_fail_where_and_no_more():
     classes = rng.integers(0, 2, 800)
     place = tied(rng, classes, 0.5)
     answers = np.where(rng.random(800) < 0.4, 1 - place, classes)  # class 0 has the place
-    report = report_of(rng, watched_answerer(answers, 2), [column("place", place)], classes)
+    report = report_of(rng, answers_alone(answers, 2), [column("place", place)], classes)
     reliance = report.findings[0][0]
     assert reliance.effect is None
     assert reliance.fails_where
@@ -196,7 +196,7 @@ def test_a_model_that_answers_by_the_cue_alone_is_at_chance_and_believed():
 def test_no_answer_is_no_right_answer():
     rng = np.random.default_rng(13)
     classes = rng.integers(0, 2, 200)
-    report = report_of(rng, watched_answerer(np.full(200, -1), 2), [column("x", tied(rng, classes, 0.5))], classes)
+    report = report_of(rng, answers_alone(np.full(200, -1), 2), [column("x", tied(rng, classes, 0.5))], classes)
     assert report.findings[0][0].gap.group_mean.value == 0
 
 
