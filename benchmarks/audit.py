@@ -43,7 +43,7 @@ HEADS = tuple(head_label(layer, head) for layer in range(8, 12) for head in rang
 DIM, WIDE, CLASSES, SHARD = 64, 512, 10, 62_500
 SPEC = TableSpec(heads=HEADS, head_dim=DIM, embed_dim=WIDE, label_kind="int", attributes=("place",))
 SIZES = (62_500, 250_000, 1_000_000)
-LIMIT_SECONDS, LIMIT_BYTES = 600, 4 * 2**30
+LIMIT_SECONDS, LIMIT_BYTES = 150, 4 * 2**30
 
 
 class Texts:

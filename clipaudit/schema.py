@@ -114,6 +114,19 @@ def self_attention_column(layer: int) -> str:
     return f"self_attention_L{layer:02d}"
 
 
+IMAGE_PROPERTIES = (
+    "brightness",
+    "contrast",
+    "sharpness",
+    "saturation",
+    "border",
+    "aspect",
+    "megapixels",
+    "kilobytes",
+    "jpeg_quality",
+)
+"""Fields of the column `image`, measured while decoding; `shards.image_properties` and docs/columns.md define them."""
+
 RESIDUAL_MEANS = "residual_means"
 """Column of the residual stream's means by component, `--components`; see `TableSpec.residual_means`."""
 
@@ -151,6 +164,8 @@ class Sample:
     width: int | None = None
     """Pixels of the image as displayed (after EXIF orientation)."""
     height: int | None = None
+    image_properties: tuple[float, ...] | None = None
+    """Of `IMAGE_PROPERTIES`, nan for one that the image does not have; None for an image that was not decoded."""
     phash: int | None = None
     """64-bit perceptual hash, as a signed int64."""
     offset: int | None = None
@@ -178,6 +193,8 @@ class TableSpec:
     components: tuple[str, ...] = ()
     """Columns of `embed_dim` numbers: layers' attention sums, MLP terms and class-token self-attention
     (`--components`)."""
+    image_properties: tuple[str, ...] = ()
+    """Fields of the column `image`, of `IMAGE_PROPERTIES`; empty in runs of before they were measured."""
     residual_means: int = 0
     """Length of the column `residual_means`, 0 without one: s times the mean over the residual stream's entries of
     what each stored component adds to it. For each layer its heads, its self-attention and its MLP, and at the end the
@@ -232,6 +249,10 @@ def arrow_schema(spec: TableSpec) -> pa.Schema:
         pa.field("phash", pa.int64()),
         pa.field("offset", pa.int64()),
         pa.field("nbytes", pa.int32()),
+    ]
+    if spec.image_properties:
+        fields.append(pa.field("image", pa.struct([pa.field(name, pa.float32()) for name in spec.image_properties])))
+    fields += [
         pa.field("scale", pa.float32()),
         pa.field("norm", pa.float32()),
         pa.field("remainder", pa.float32()),

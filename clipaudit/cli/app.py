@@ -8,6 +8,7 @@ import typer
 
 from clipaudit.cli import (
     ablate,
+    columns,
     compare,
     demo,
     doctor,
@@ -56,6 +57,7 @@ app.command("status", cls=Command)(run.status)
 app.command("check", cls=Command)(run.check)
 app.command("gc", cls=Command)(run.gc)
 app.command("export", cls=Command)(run.export)
+app.add_typer(columns.columns, name="columns")
 app.command("heads", cls=Command)(heads.heads)
 app.command("ablate", cls=Command)(ablate.ablate)
 app.command("compare", cls=Command)(compare.compare)

@@ -21,7 +21,7 @@ from clipaudit.cues.inputs import AuditInputs
 from clipaudit.cues.measure.answers import answers
 from clipaudit.cues.measure.context import Context, Progress, TextSource
 from clipaudit.cues.measure.core_values import check_core
-from clipaudit.cues.measure.declared_columns import column_tests
+from clipaudit.cues.measure.declared_columns import column_tests, own_design
 from clipaudit.cues.measure.directions import all_directions, class_subspace
 from clipaudit.cues.measure.hygiene import hygiene
 from clipaudit.cues.measure.image_facts import ImageFacts
@@ -38,7 +38,6 @@ from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_scre
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.predictability import one_thread_each
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
-from clipaudit.cues.statistics.sources import nested
 from clipaudit.cues.summary import assemble, ranked
 from clipaudit.heads.texts.pool import TextPool, pool_for
 from clipaudit.run.reader import Run, RunPlace, opened
@@ -193,16 +192,7 @@ class _Job(AuditInputs):
         self.pool.require(1)
         inside = np.flatnonzero(np.isin(facts.truth, tested))
         tested_facts = facts.take(inside)
-        local = np.full(len(self.names), -1, np.int64)
-        local[tested] = np.arange(len(tested))
-        repeated = int(tested_facts.cluster.max(initial=-1)) + 1 < len(tested_facts)
-        design = Design(
-            local[tested_facts.truth],
-            len(tested),
-            tested_facts.cluster if repeated else None,
-            tested_facts.source,
-            tested_facts.discovery,
-        )
+        design = _design(tested_facts, tested, len(self.names))
         scanned = self._scan(tested_facts, design, vectors, user, progress)
         screens = self._attributes(tested_facts, raw, design)
         scored = test if test is not None else facts
@@ -230,6 +220,8 @@ class _Job(AuditInputs):
                 inside[scanned.sample],
                 design,
                 scanned.sample,
+                tested_facts.shard_id[scanned.sample].astype(np.int64),
+                source_name=self.source_name,
                 alpha=options.alpha,
                 seed=options.seed,
             ),
@@ -287,11 +279,7 @@ class _Job(AuditInputs):
                 reason = "it chooses the rows"
             if reason is None and names_class(attribute, design.truth):
                 reason = "it names the class, or is a perfect confound: every value occurs in one class only"
-            own = design
-            # a source is not the cluster of its own test, nor of a column nested in it
-            source = facts.source
-            if source is not None and (self.source_name == column or nested(attribute.codes, source)):
-                own = replace(design, source=None)
+            own = own_design(design, attribute, self.source_name)
             screen = None if reason is not None else attribute_screen(attribute, own)
             if screen is None:
                 too_few = f"a class has fewer than {MIN_INDEPENDENT} images with a value"
@@ -304,6 +292,14 @@ class _Job(AuditInputs):
     def source_name(self) -> str | None:
         """The column that the audit found to be a source."""
         return None if self.source is None else self.source.name
+
+
+def _design(facts: ImageFacts, tested: Ints, classes: int) -> Design:
+    """Of the images of the tested classes (K,) among all."""
+    local = np.full(classes, -1, np.int64)
+    local[tested] = np.arange(len(tested))
+    repeated = int(facts.cluster.max(initial=-1)) + 1 < len(facts)
+    return Design(local[facts.truth], len(tested), facts.cluster if repeated else None, facts.source, facts.discovery)
 
 
 def tested_classes(facts: ImageFacts, classes: int) -> Ints:

@@ -25,10 +25,10 @@ import numpy as np
 import pyarrow as pa
 
 from clipaudit.arrays import Ints
-from clipaudit.cues.measure.answers import read_vectors
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.shift import having_classes, strongest_direction
+from clipaudit.cues.measure.vectors import read_vectors
 from clipaudit.cues.result.result import AuditResult, Finding
 from clipaudit.cues.statistics.balance import CAP, balanced_subset, balanced_weights, group_codes
 from clipaudit.run.classes import ClassNames

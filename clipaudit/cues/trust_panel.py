@@ -61,6 +61,7 @@ def run_controls(context: Context, progress: Progress) -> Controls:
         alpha=options.alpha,
         delta=options.delta_warn,
         seed=options.seed,
+        strata=context.strata,
     )
     progress("controls", 1, 2)
     positive = tuple(

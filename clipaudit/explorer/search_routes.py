@@ -71,7 +71,7 @@ class HitRow(BaseModel):
     shard_id: int
     index: int
     key: str
-    label: int | str | None
+    label: int | str | list[int] | list[str] | None
     class_name: str | None
     caption: str | None
     attributes: dict[str, str | None]

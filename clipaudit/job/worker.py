@@ -30,6 +30,7 @@ from clipaudit.run.moments_accumulator import MomentsAccumulator
 from clipaudit.run.projections import SCALARS, ProjectionWriter
 from clipaudit.run.records import CommitRecord, StoredFile
 from clipaudit.schema import (
+    IMAGE_PROPERTIES,
     NOT_FINITE,
     OK,
     RESIDUAL_MEANS,
@@ -102,6 +103,7 @@ class ShardWorker:
                 caption=config.fields.caption is not None,
                 components=components,
                 residual_means=means,
+                image_properties=self._image_properties(),
             ),
             host=platform.node(),
             device=str(loaded.device),
@@ -123,6 +125,13 @@ class ShardWorker:
         tower = self._decomposer.tower
         means = len(self._layers) * (tower.heads + 2) + 1 if self._decomposer.residual_means is not None else 0
         return names, means
+
+    def _image_properties(self) -> tuple[str, ...]:
+        """The image properties that are stored; a run of before they were measured goes on without them."""
+        try:
+            return self._run_dir.open().table.image_properties
+        except RunNotFound:
+            return IMAGE_PROPERTIES
 
     def process(self, task: Task) -> CommitRecord:
         """Write one shard's projections and moments and verify them; the driver commits the returned record.

@@ -314,9 +314,17 @@ def _together(first: pa.Table, second: pa.Table) -> pa.Table:
     kind = kinds[0] if len(set(kinds)) == 1 else pa.string()
     parts = []
     for table in (first, second):
-        labels = table["label"].cast(kind) if "label" in table.column_names else pa.nulls(len(table), kind)
+        labels = _as_kind(table["label"], kind) if "label" in table.column_names else pa.nulls(len(table), kind)
         parts.append(table.select(["shard_id", "index", "key"]).append_column("label", labels))
     return pa.concat_tables(parts)
+
+
+def _as_kind(labels: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """(n,) labels as another type; lists as one text each, the same for the same labels in any order."""
+    if labels.type == kind or not pa.types.is_list(labels.type):
+        return labels.cast(kind)
+    texts = [None if each is None else ", ".join(sorted(map(str, each))) for each in labels.to_pylist()]
+    return pa.chunked_array([pa.array(texts, kind)])
 
 
 def _summary(
@@ -327,7 +335,8 @@ def _summary(
     differ = 0
     if "label" in table.column_names:
         labelled = table.filter(table["label"].is_valid())
-        labels = np.unique(labelled["label"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)[1]
+        texts = _as_kind(labelled["label"], pa.string()).to_numpy(zero_copy_only=False)
+        labels = np.unique(texts.astype(str), return_inverse=True)[1]
         # different (cluster, label) pairs: two of one cluster are two labels
         pairs = np.unique(np.stack([labelled["cluster"].to_numpy(), labels]), axis=1)
         differ = int((np.bincount(pairs[0].astype(np.int64)) > 1).sum())

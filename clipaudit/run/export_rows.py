@@ -113,12 +113,8 @@ class ExportRows:
     # -- columns -----------------------------------------------------------------------------------------------------
 
     def _chosen(self, heads: Sequence[str] | None, columns: Sequence[str] | None) -> tuple[Column, ...]:
-        spec, run = self.run.spec, self.run
-        flat = [
-            name
-            for outer in run.columns
-            for name in ([f"attributes.{each}" for each in spec.attributes] if outer == "attributes" else [outer])
-        ]
+        run = self.run
+        flat = run.flat_columns(vectors=True)
         named = run.class_names is not None
         place = flat.index("key") + 1
         known = [*flat[:place], SHARD, MEMBER, *([CLASS] if named else []), *flat[place:]]
@@ -150,7 +146,10 @@ class ExportRows:
         if column.source in (SHARD, MEMBER, CLASS):
             return pa.string()
         outer, _, inner = column.source.partition(".")
-        return self.run.attribute_types[inner] if inner else self.run.schema(outer).field(outer).type
+        if outer == "attributes" and inner:
+            return self.run.attribute_types[inner]
+        kind = self.run.schema(outer).field(outer).type
+        return kind.field(inner).type if inner else kind
 
     def _array(self, column: Column, rows: pa.RecordBatch) -> pa.Array:
         if column.source == SHARD:

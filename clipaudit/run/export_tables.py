@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from clipaudit.run.derived import finite
 from clipaudit.run.export_rows import ExportRows
 from clipaudit.run.frames import list_array
 from clipaudit.run.projections import vectors_of
@@ -73,6 +74,14 @@ def write_csv(rows: ExportRows, directory: Path, dtype: np.dtype[Any]) -> None:
     with pa.csv.CSVWriter(directory / "table.csv", lists_as_json(rows.schema().empty_table()).schema) as writer:
         for table, _ in rows.batches():
             writer.write_table(lists_as_json(table))
+
+
+def write_json_lines(rows: ExportRows, directory: Path, dtype: np.dtype[Any]) -> None:
+    """`table.jsonl`: an object a row, UTF-8; a missing value is null. No vectors."""
+    with (directory / "table.jsonl").open("w", encoding="utf-8") as file:
+        for table, _ in rows.batches():
+            for row in table.to_pylist():
+                file.write(json.dumps(finite(row), ensure_ascii=False) + "\n")
 
 
 def lists_as_json(table: pa.Table) -> pa.Table:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from clipaudit.errors import UsageError
 from clipaudit.run.classes import ClassNames
-from clipaudit.run.column_types import text_type
+from clipaudit.run.column_types import TEXTS, text_type, with_type
 from clipaudit.run.vectors import element_type
 from clipaudit.schema import OK
 
@@ -30,6 +30,7 @@ _KIND_WORDS: Final[dict[Kind, str]] = {
 _HIDDEN: Final = frozenset({"status", "offset", "nbytes", "phash"})
 """Columns of the table that no filter may name: the first is `ok` in every row that is filtered."""
 _TYPES: Final = b"clipaudit.attribute_types"
+_LIST: Final = "list of texts"
 _LISTED_VALUES: Final = 8
 _LISTED_CHARACTERS: Final = 60
 
@@ -49,7 +50,7 @@ class FilterColumn:
     @property
     def is_list(self) -> bool:
         """Whether a row has a list of values."""
-        return bool(pa.types.is_list(self.stored))
+        return bool(pa.types.is_list(self.compared))
 
     @property
     def element(self) -> pa.DataType:
@@ -72,11 +73,7 @@ class FilterColumn:
 
     def compared_values(self, stored: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
         """(n,) stored values as the type `compared`; null stays null."""
-        if self.compared == self.stored:
-            return stored
-        if pa.types.is_boolean(self.compared):
-            return pc.equal(stored, "true")
-        return pc.cast(stored, self.compared)
+        return with_type(stored, self.compared)
 
     def single_values(self, table: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
         """(m,) the compared values of a table without null, of lists each element."""
@@ -186,12 +183,16 @@ def with_attribute_types(table: pa.Table, types: Mapping[str, pa.DataType] | Non
     """A table that tells `table_columns` what its attributes, stored as text, are; None: they are typed by values."""
     if types is None:
         return table
-    return table.replace_schema_metadata({_TYPES: json.dumps({name: str(kind) for name, kind in types.items()})})
+    return table.replace_schema_metadata({_TYPES: json.dumps({name: _alias(kind) for name, kind in types.items()})})
 
 
 def _types_in(schema: pa.Schema) -> dict[str, pa.DataType]:
     stored = (schema.metadata or {}).get(_TYPES, b"{}")
-    return {name: pa.type_for_alias(kind) for name, kind in json.loads(stored).items()}
+    return {name: TEXTS if kind == _LIST else pa.type_for_alias(kind) for name, kind in json.loads(stored).items()}
+
+
+def _alias(kind: pa.DataType) -> str:
+    return _LIST if pa.types.is_list(kind) else str(kind)
 
 
 def listed_values(values: Sequence[Any]) -> str:
@@ -207,9 +208,11 @@ def number_range(values: pa.Array | pa.ChunkedArray) -> str:
 
 
 def value_text(value: Any) -> str:  # noqa: ANN401 - whatever a column holds
-    """A value as it is shown: `true`, `3`, `0.25`, `water`."""
+    """A value as it is shown: `true`, `3`, `0.25`, `water`; a list as `red, wet`."""
     if isinstance(value, bool | np.bool_):
         return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(value_text, value))
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 

@@ -112,7 +112,8 @@ class Has:
     def truth(self, rows: Rows) -> Truth:
         """(n,) for each row; false for an empty list, null for a missing one."""
         wanted = pa.array(self.values, self.column.element)
-        return _any_element(self.column.stored_values(rows), lambda elements: pc.is_in(elements, wanted))
+        lists = self.column.compared_values(self.column.stored_values(rows))
+        return _any_element(lists, lambda elements: pc.is_in(elements, wanted))
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,9 @@ class Like:
         """(n,) for each row."""
         values = self.column.stored_values(rows)
         if self.column.is_list:
-            return _any_element(values, lambda elements: pc.match_like(elements, self.pattern))
+            return _any_element(
+                self.column.compared_values(values), lambda elements: pc.match_like(elements, self.pattern)
+            )
         return pc.match_like(values, self.pattern)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,6 +22,8 @@ MALFORMED = (
 )
 """What parsing bytes from elsewhere may raise."""
 
+COLUMN_NAME = re.compile(r"[^\W\d][\w-]{0,99}")
+"""Of a column of attributes."""
 _MAX_COUNT = 2**53  # of rows or bytes: JSON numbers beyond it are not exact
 _MAX_LENGTH = 2**16  # numbers of one vector
 _Record = TypeVar("_Record")
@@ -175,6 +177,48 @@ class FailureRecord:
         return _parse(FailureRecord, data, where, IntegrityError)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ColumnRecord:
+    """`columns/NAME.json`: a column that was joined to the run after the job, and where its values come from."""
+
+    name: str
+    kind: Literal["number", "integer", "boolean", "text", "texts"]
+    """What its values are: float64, int64, booleans, texts, or lists of texts."""
+    path: str
+    """Of the Parquet file with the values, relative to the run directory."""
+    file: StoredFile
+    """Size and hash of that file."""
+    rows: int
+    """Rows that have a value."""
+    source: str
+    """Path or URL of the table that was read, without credentials."""
+    source_sha256: str
+    """Hex digits, of the table as it was read."""
+    source_column: str
+    """The column's name in the table."""
+    by: Literal["key", "shard,key"]
+    """What told the images of the table's rows."""
+    unknown: int = 0
+    """Rows of the table that named no image of the run and were left out."""
+    author: str = ""
+    """Name of the user who added it."""
+    added_at: str = field(default_factory=now)
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> bytes:
+        """UTF-8 JSON on one line with a digest of itself."""
+        return _compact(self)
+
+    @staticmethod
+    def from_json(data: bytes, where: str) -> ColumnRecord:
+        """Read back; IntegrityError naming `where` when it is damaged, of another version, or names a foreign file."""
+        record = _parse(ColumnRecord, data, where, IntegrityError)
+        own = re.compile(rf"columns/{re.escape(record.name)}-[0-9a-f]{{12}}\.parquet", re.ASCII)
+        if COLUMN_NAME.fullmatch(record.name) is None or own.fullmatch(record.path) is None:
+            raise IntegrityError(f"{where} is damaged: it names {record.path!r}, which is no file of {record.name!r}")
+        return record
+
+
 def _wrong_table(table: TableSpec) -> str:
     """What cannot be right about a table, in words, or nothing."""
     try:
@@ -185,7 +229,7 @@ def _wrong_table(table: TableSpec) -> str:
     for name in table.components:
         if re.fullmatch(r"(?:attention|mlp|self_attention)_L\d{2,}", name) is None:
             return f"{name!r} is no component"
-    for names in (table.heads, table.components, table.attributes):
+    for names in (table.heads, table.components, table.attributes, table.image_properties):
         if len(set(names)) < len(names) or not all(names) or any("\0" in name for name in names):
             return "a column is empty or named twice"
     if not 0 <= table.residual_means <= _MAX_LENGTH:
@@ -219,7 +263,7 @@ def _wrong_commit(record: CommitRecord) -> str:
     return "" if len(kinds) == len(record.files) == 2 else "it does not name the two files of its shard"
 
 
-def _compact(record: CommitRecord | FailureRecord) -> bytes:
+def _compact(record: CommitRecord | FailureRecord | ColumnRecord) -> bytes:
     """One line of JSON, whose last member `digest` is the hash of the line without it."""
     # not asdict, which copies every dictionary: that is noticeable for a driver of 100,000 shards
     line = json.dumps(vars(record), default=vars, ensure_ascii=False, separators=(",", ":")).encode()

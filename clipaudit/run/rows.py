@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,14 +14,14 @@ import pyarrow.compute as pc
 
 from clipaudit.arrays import ArrayHolder, Float32s
 from clipaudit.errors import UsageError
-from clipaudit.run.filter_columns import FilterColumns, listed_values
+from clipaudit.run.filter_columns import FilterColumns, listed_values, value_text
 from clipaudit.run.filter_terms import Filter
 from clipaudit.run.filters import equal_to, parse_filter, why_empty
 from clipaudit.run.moments import Moments, merge, moments_of
 from clipaudit.run.projections import vectors_of
 from clipaudit.run.reader import Run
 from clipaudit.run.vectors import as_objects
-from clipaudit.schema import OK, Names, as_tuples
+from clipaudit.schema import IMAGE_PROPERTIES, OK, Names, as_tuples
 
 BATCH_ROWS: Final = 4096
 TRAIN: Final = "train"
@@ -90,15 +91,26 @@ def row_filter(run: Run, rows: Rows) -> Filter:
 
 
 def group_column(run: Run, name: str) -> str:
-    """`label`, or `attributes.place` for `place` and `attributes.place`; UsageError when the run has no such column."""
+    """`label`, `image.brightness`, or `attributes.place` for `place` and `attributes.place`.
+
+    UsageError when the run has no such column, or it holds lists.
+    """
     attribute = name.removeprefix("attributes.")
+    measured = [f"image.{each}" for each in run.spec.image_properties]
+    if name in measured:
+        return name
     if name == "label" and run.spec.label_kind is not None:
         return name
-    if attribute not in run.spec.attributes:
-        known = ["label"] * (run.spec.label_kind is not None) + [f"attributes.{a}" for a in run.spec.attributes]
+    if attribute not in run.attributes:
+        known = ["label"] * (run.spec.label_kind is not None) + [f"attributes.{a}" for a in run.attributes] + measured
         raise UsageError(
             f"the run at {run.directory.url} has no column {name!r} to group rows by: it has"
-            f" {', '.join(known) or 'none'}"
+            f" {', '.join(known) or 'none'}{_unmeasured(run, name)}{_meant(name, [*known, *run.attributes])}"
+        )
+    if run.holds_lists(attribute):
+        raise UsageError(
+            f"attributes.{attribute} of the run at {run.directory.url} holds lists of texts, and rows are grouped by"
+            f" single values: choose rows with --where, {attribute} has TEXT"
         )
     return f"attributes.{attribute}"
 
@@ -129,6 +141,17 @@ def split_filters(run: Run, name: str) -> tuple[str, str]:
     return f"{column.name} = {TRAIN}", test
 
 
+def _unmeasured(run: Run, name: str) -> str:
+    """Why a run lacks image properties."""
+    known = name.startswith("image.") and name.removeprefix("image.") in IMAGE_PROPERTIES
+    return "; image properties were not measured yet when the run was begun" * (known and not run.spec.image_properties)
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
 def stream_rows(
     run: Run, vectors: Sequence[str], columns: Sequence[str] = (), rows: Rows = ALL, size: int = BATCH_ROWS
 ) -> Iterator[RowBatch]:
@@ -139,8 +162,8 @@ def stream_rows(
     condition = row_filter(run, rows)
     for name in columns:
         outer, _, inner = name.partition(".")
-        if inner and (outer != "attributes" or inner not in run.spec.attributes):
-            known = ", ".join(run.spec.attributes) or "none"
+        if inner and outer != "image" and (outer != "attributes" or inner not in run.attributes):
+            known = ", ".join(run.attributes) or "none"
             raise UsageError(f"the run at {run.directory.url} has no attribute {inner!r}: it has {known}")
     tables = [*(name.partition(".")[0] for name in columns), *(column.path[0] for column in condition.columns)]
     stored = list(dict.fromkeys(["status", *tables, *vectors]))
@@ -155,10 +178,13 @@ def stream_rows(
 
 
 def _values(batch: pa.RecordBatch, name: str) -> npt.NDArray[Any]:
-    """(n,) Python objects of a column, lists as tuples; `attributes.place` is a field of one."""
+    """(n,) Python objects of a column, lists as tuples; of `attributes.place`, a field of one, texts."""
     outer, _, inner = name.partition(".")
     column = batch.column(outer)
-    return as_objects(pc.struct_field(column, inner) if inner else column)
+    values = as_objects(pc.struct_field(column, inner) if inner else column)
+    for row, value in enumerate(values if inner else ()):  # joined columns have types, those of the job are texts
+        values[row] = value if value is None else value_text(value)
+    return values
 
 
 def moments_over(run: Run, rows: Rows = ALL) -> Moments:

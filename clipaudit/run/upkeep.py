@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from clipaudit.errors import RunNotFound
+from clipaudit.run.columns import COLUMNS, read_columns
 from clipaudit.run.directory import ATTEMPTS, FAILED, MOMENTS, PROJECTIONS, RunDirectory, shard_of
 from clipaudit.run.reader import Run
 from clipaudit.run.records import CommitRecord
@@ -195,6 +196,8 @@ def _entries_and_clock(directory: RunDirectory) -> tuple[list[Entry], float | No
 
 def _orphans(directory: RunDirectory, entries: list[Entry], records: dict[int, CommitRecord]) -> list[Entry]:
     committed = {name for record in records.values() for name in record.files}
+    if any(entry.path.startswith(f"{COLUMNS}/") for entry in entries):
+        committed |= {record.path for record in read_columns(directory).values()}
     return [entry for entry in entries if _is_orphan(entry.path, committed, records)]
 
 
@@ -204,6 +207,8 @@ def _is_orphan(path: str, committed: set[str], records: dict[int, CommitRecord])
     shard = shard_of(path)
     if path.startswith((f"{PROJECTIONS}/", f"{MOMENTS}/")):
         return shard is not None and path not in committed
+    if path.startswith(f"{COLUMNS}/"):
+        return path.endswith(".parquet") and path not in committed
     return path.startswith((f"{ATTEMPTS}/", f"{FAILED}/")) and shard in records
 
 

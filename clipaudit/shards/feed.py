@@ -324,5 +324,6 @@ class ShardFeed:
         else:
             sample.image, sample.phash = decoded.image, decoded.phash
             sample.width, sample.height = decoded.width, decoded.height
+            sample.image_properties = decoded.properties
             if decoded.truncated:
                 values.notes.append((TRUNCATED_IMAGE, f"the file ends early, after {image.nbytes} bytes"))

@@ -16,6 +16,8 @@ FOLDER: Final = "path"
 SHARD_NAME: Final = "shard"
 NAMES: Final = (FOLDER, SHARD_NAME)
 """Sources that are no file of the sample: a folder of its key, and the name of its shard."""
+MAX_LIST: Final = 1000
+"""Texts in the list of one attribute."""
 MAX_JSON_BYTES: Final = 16 * 2**20
 MAX_TEXT_BYTES: Final = 2**20
 
@@ -130,6 +132,22 @@ def as_text(value: Json) -> str:
             return storable(value)
         case _:
             raise BadValue(f"it is a {'list' if isinstance(value, list) else 'json object'}, not a single value")
+
+
+def attribute_value(value: Json) -> tuple[str, str]:
+    """(text, kind) of an attribute: a list of texts as a json array, of the kind `texts`; an empty text for null.
+
+    Raises BadValue for an object, a list of other things than texts, a number that is not finite and a text that UTF-8
+    cannot encode.
+    """
+    if not isinstance(value, list):
+        return as_text(value), kind_of(value)
+    if len(value) > MAX_LIST:
+        raise BadValue(f"it is a list of more than {MAX_LIST} texts")
+    texts = [storable(item) for item in value if isinstance(item, str)]
+    if len(texts) < len(value):
+        raise BadValue("it is a list of other things than texts")
+    return json.dumps(texts, ensure_ascii=False), "texts"
 
 
 def _digits(value: int) -> str:

@@ -22,8 +22,8 @@ from clipaudit.shards.field_values import (
     Origin,
     Source,
     as_text,
+    attribute_value,
     document_of,
-    kind_of,
     read_text,
     text_of_name,
     value_at,
@@ -110,9 +110,10 @@ class Values:
     missing: list[str] = field(default_factory=list)
     """Columns (and `--caption`) without a value."""
     kinds: dict[str, str] = field(default_factory=dict)
-    """What each attribute's value is in the json: `integer`, `long` (beyond 2^53), `number`, `boolean` or `text`."""
+    """What each attribute's value is in the json: `integer`, `long` (beyond 2^53), `number`, `boolean`, `text` or
+    `texts` (a list of texts)."""
     bad: list[str] = field(default_factory=list)
-    """Columns (and `--caption`) whose value is not text, number or boolean."""
+    """Columns (and `--caption`) whose value is no text, number, boolean or list of texts."""
     notes: list[tuple[str, str]] = field(default_factory=list)
     """What is to be counted although it costs no image: kind (`bad_metadata`, ...) and detail."""
 
@@ -189,12 +190,14 @@ def _take_attribute(
             if item.extension is None
             else read_text(members, item.extension)
         )
+        text, kind = attribute_value(value)
     except BadValue:
         values.bad.append(item.column)
         return
-    values.attributes[item.column] = _counted(value, item.column, values)
-    if values.attributes[item.column] is not None:
-        values.kinds[item.column] = kind_of(value)
+    if text:
+        values.attributes[item.column], values.kinds[item.column] = text, kind
+    else:
+        values.missing.append(item.column)
 
 
 def _parse_attribute(spec: str) -> Field:

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Ints
-from clipaudit.cues.measure.answers import read_vectors
 from clipaudit.cues.measure.image_facts import ImageFacts, duplicate_clusters
+from clipaudit.cues.measure.vectors import read_vectors
 from clipaudit.cues.rehearsal.folds import common_clusters, cross_folds, split_fold
 from clipaudit.cues.rehearsal.rehearsal import Rehearsal, rehearse
 from clipaudit.cues.statistics.cluster_sample import cluster_sample

@@ -9,15 +9,15 @@ from typing import Final
 import numpy as np
 
 from clipaudit.arrays import Ints
-from clipaudit.cues.measure.answers import read_vectors
 from clipaudit.cues.measure.context import ColumnTest
 from clipaudit.cues.measure.image_facts import ImageFacts
+from clipaudit.cues.measure.vectors import read_vectors
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen, omnibus
 from clipaudit.cues.statistics.columns import binned_like, column_kind, multi_class_auc, numbers_of
 from clipaudit.cues.statistics.design import Design
-from clipaudit.cues.statistics.multiplicity import permuted
-from clipaudit.cues.statistics.sources import MIN_LEVELS, SourceTest, find_source
+from clipaudit.cues.statistics.multiplicity import permuted, strata_of
+from clipaudit.cues.statistics.sources import MIN_LEVELS, SourceTest, find_source, nested
 
 _SOURCE_ROWS: Final = 5_000
 """Images that sources are looked for in."""
@@ -68,28 +68,49 @@ def sample_rows(n: int, limit: int, seed: int) -> Ints:
     return rows
 
 
+def own_design(design: Design, attribute: Attribute, source_name: str | None) -> Design:
+    """The design of a column's own test: a source is not the cluster of its own test, nor of a column nested in it.
+
+    attribute: codes (n,) of the rows of `design`; source_name: the column that is the design's source, if any.
+    """
+    source = design.source
+    if source is None or not (source_name == attribute.column or nested(attribute.codes, source)):
+        return design
+    return replace(design, source=None)
+
+
 def column_tests(
     screens: Sequence[AttributeScreen],
     raw: Mapping[str, Attribute],
     places: Ints,
     design: Design,
     sample: Ints,
+    shard: Ints,
     *,
+    source_name: str | None,
     alpha: float,
     seed: int,
 ) -> tuple[ColumnTest, ...]:
-    """Each column as a whole, on a sample: places (s,) in the raw columns, sample (s,) among the design's rows."""
-    if not screens:
-        return ()
-    groups = [None if codes is None else codes[sample] for codes in (design.cluster, design.source)]
-    part = Design(design.truth[sample], design.classes, groups[0], groups[1], design.halves[sample])
+    """Each column as a whole, on a sample: places (s,) in the raw columns, sample (s,) among the design's rows, shard
+    (s,) of each; source_name: the column that is the design's source, if any.
+
+    Labels are permuted with sources, or else near duplicates, together, and inside shards where the family's are (S2);
+    without sources for columns that are one or are nested in one.
+    """
     rng = np.random.default_rng([seed, 20])
     # the least p, 1 / (25 columns + 1), must be able to pass .05 / columns
     count = max(_OMNIBUS, 25 * len(screens))
-    # sources stay together where there are any, else near duplicates
-    dealt = [permuted(Design(part.truth, part.classes, part.groups), rng) for _ in range(count)]
+    by_source: dict[bool, tuple[Design, list[Ints]]] = {}
     tests = []
     for screen in screens:
+        own = own_design(design, screen.attribute, source_name)
+        with_source = own.source is not None
+        if with_source not in by_source:
+            part = _sampled(own, sample)
+            unit = Design(part.truth, part.classes, part.groups)
+            strata = strata_of(unit, shard)
+            by_source[with_source] = part, [permuted(unit, rng, strata) for _ in range(count)]
+        part, dealt = by_source[with_source]
         attribute = raw[screen.attribute.column]
         auc = None
         if column_kind(attribute.values) == "number":
@@ -104,3 +125,8 @@ def column_tests(
             )
         )
     return tuple(tests)
+
+
+def _sampled(design: Design, rows: Ints) -> Design:
+    cluster, source = (None if codes is None else codes[rows] for codes in (design.cluster, design.source))
+    return Design(design.truth[rows], design.classes, cluster, source, design.halves[rows])

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipaudit.arrays import Bools, Float64s, Ints
+from clipaudit.cues.measure.near_duplicates import detailed, near_duplicates
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.design import halves_of
 from clipaudit.cues.statistics.multiplicity import hash_order
@@ -20,8 +21,6 @@ from clipaudit.run.rows import Rows, row_filter
 from clipaudit.schema import OK, Label
 
 _BATCH: Final = 65_536
-_MIN_DETAIL: Final = 8
-"""Perceptual hashes with fewer bits set or unset are those of flat images, which are alike without being duplicates."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -102,19 +101,18 @@ def image_facts(
 
     class_of: label -> class; other labels are -1. attributes: columns (`attributes.place`). cluster: a column whose
     equal values are one source (patient, camera, page); None takes the near duplicates that `clipaudit duplicates` has
-    found in the run, and where that has not been run, equal perceptual hashes.
+    found in the run, and where that has not been run, those that `near_duplicates` finds.
     """
     table, position = _table(run, rows, [*attributes, *([cluster] if cluster is not None else [])])
     shard_id, index = _ints(table["shard_id"], np.int32), _ints(table["index"], np.int32)
     key = table["key"]
     phash = _ints(table["phash"], np.int64)
-    detailed = _detailed(phash)
+    known, truth = detailed(phash), _truth(table, class_of)
     groups = _column_groups(table[cluster]) if cluster is not None else _found_duplicates(run, shard_id, index)
     if groups is None:
-        groups = _duplicates(phash, detailed)
+        groups = near_duplicates(run, position, truth, phash, known)
     first = np.unique(groups, return_index=True)[1]
     keys = key.take(pa.array(first)).to_pylist()
-    truth = _truth(table, class_of)
     order = hash_order(shard_id[first], keys)
     return ImageFacts(
         run=run,
@@ -128,7 +126,7 @@ def image_facts(
         truth=truth,
         attributes={name: _attribute(table[name], name) for name in attributes},
         phash=phash,
-        phash_known=detailed,
+        phash_known=known,
         cluster=groups,
         order=order[groups],
         discovery=halves_of(truth, groups, order),
@@ -221,23 +219,6 @@ def duplicate_clusters(run: Run, shard_id: npt.NDArray[np.int32], index: npt.NDA
     nearest = np.minimum(np.searchsorted(clustered[order], place), len(clustered) - 1)
     clusters = _ints(table["cluster"], np.int64)[order][nearest]
     return np.where(clustered[order][nearest] == place, clusters, -1)
-
-
-def _detailed(phash: Ints) -> Bools:
-    """Hashes of images that are not flat."""
-    bits = np.bitwise_count(phash.view(np.uint64)).astype(np.int64)
-    detailed: Bools = (bits >= _MIN_DETAIL) & (bits <= 64 - _MIN_DETAIL)
-    return detailed
-
-
-def _duplicates(phash: Ints, detailed: Bools) -> Ints:
-    """Clusters of equal perceptual hashes; images without one, and flat ones, stand for themselves."""
-    _, codes = np.unique(phash, return_inverse=True)
-    codes = codes.astype(np.int64)
-    # flat images have the same hashes without being copies
-    codes[~detailed] = codes.max(initial=-1) + 1 + np.arange(int((~detailed).sum()))
-    _, groups = np.unique(codes, return_inverse=True)
-    return groups.astype(np.int64)
 
 
 def _ints(column: pa.ChunkedArray, dtype: npt.DTypeLike) -> npt.NDArray[Any]:

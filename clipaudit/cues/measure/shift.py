@@ -9,10 +9,11 @@ from typing import TypeAlias
 import numpy as np
 
 from clipaudit.arrays import Bools, Ints
-from clipaudit.cues.measure.answers import read_vectors, sampled
+from clipaudit.cues.measure.answers import sampled
 from clipaudit.cues.measure.context import Context, TextSource
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.scan import SAMPLE
+from clipaudit.cues.measure.vectors import read_vectors
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.result.panels import HeadShift, Shift
 from clipaudit.cues.result.result import Finding

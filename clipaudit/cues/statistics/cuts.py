@@ -97,7 +97,7 @@ def half_tables(codes: Codes, design: Design, bins: int) -> tuple[Table, Table]:
     """The tables of the discovery and of the confirmation half; codes (n,) uint16 bins 0..bins-1."""
     K, bins = design.classes, min(bins, int(codes.max(initial=0)) + 1)
     # half x class x bin as one number: both tables from one count
-    cell = (design.halves * K + design.truth) * bins + codes
+    cell = design.half_and_class * bins + codes
     count = np.bincount(cell, minlength=2 * K * bins).astype(np.float64)
     weights, squares = count, count
     if design.weight is not None:
@@ -189,7 +189,8 @@ def grouped_variance(codes: Codes, design: Design, table: Table, upper: Bools, r
     """
     if design.groups is None or not len(design.repeated):
         return 0.0
-    places = design.repeated[rows[design.repeated]]
+    repeated = design.repeated_among(rows)
+    places = repeated.places
     if not len(places):
         return 0.0
     P = table.shares
@@ -202,12 +203,11 @@ def grouped_variance(codes: Codes, design: Design, table: Table, upper: Bools, r
     placed = np.where(upper[truth], F_low[bins], F_up[bins])
     # a rival that lies higher lowers A: the sign makes the sum over a group the change of A
     influence = np.where(upper[truth], 1.0, -1.0) * weight * share[truth] * (placed - centre[truth])
-    _, groups = np.unique(design.groups[places], return_inverse=True)
-    sums = np.bincount(groups, influence)
+    sums = np.bincount(repeated.groups, influence)
     # Obuchowski, Biometrics 1997: the variance of a sum of group totals, less that of its single rows
     added = float((sums**2).sum() - (influence**2).sum())
     # this half's share of the groups
-    G = max(design.effective * float(rows.mean()), 2.0)
+    G = max(design.effective * repeated.share, 2.0)
     return added * G / (G - 1)
 
 
@@ -229,15 +229,14 @@ def cut_of(codes: Codes, design: Design, bins: int, tables: tuple[Table, Table] 
     codes (n,) uint16 binned scores. Classes without an image on a half have no say there.
     """
     discovery, confirmation = tables if tables is not None else half_tables(codes, design, bins)
-    halves = design.halves
-    order, place, low = _best(discovery, codes, design, halves)
+    order, place, low = _best(discovery, codes, design, design.halves)
     upper = masks_of(order, design.cut_sizes)[place]
     read = contrasts(confirmation, upper[None])
-    added = grouped_variance(codes, design, confirmation, upper, ~halves)
+    added = grouped_variance(codes, design, confirmation, upper, design.scoring)
     variance, null = with_groups(read, np.array([added]))
     a = float(read.a[0])
     # the other way round as replication only: averaging both covers 0 to 62 % (trap 27)
-    other, at, _ = _best(confirmation, codes, design, ~halves)
+    other, at, _ = _best(confirmation, codes, design, design.scoring)
     again = masks_of(other, design.cut_sizes)[at]
     back = contrasts(discovery, again[None])
     return Cut(
@@ -255,15 +254,14 @@ def cut_of(codes: Codes, design: Design, bins: int, tables: tuple[Table, Table] 
 def honest(codes: Codes, design: Design, bins: int, tables: tuple[Table, Table] | None = None) -> Honest:
     """One direction, chosen and read on different halves; codes (n,) uint16 binned scores, 0..bins-1."""
     tables = tables if tables is not None else half_tables(codes, design, bins)
-    d, error, _ = against_others(codes, design, tables[1], ~design.halves)
+    d, error, _ = against_others(codes, design, tables[1], design.scoring)
     chosen, wide, _ = against_others(codes, design, tables[0], design.halves)
-    quantile = design.quantile(0.95, float((~design.halves).mean()))
     return Honest(
         d=d,
         error=error,
         low=np.maximum(np.abs(chosen) - design.quantile(0.95, float(design.halves.mean())) * wide, 0.0),
         cut=cut_of(codes, design, bins, tables),
-        quantile=quantile,
+        quantile=design.quantile(0.95, float(design.scoring.mean())),
     )
 
 

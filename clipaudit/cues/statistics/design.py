@@ -16,6 +16,18 @@ MAX_CUTS: Final = 64
 _ENDS: Final = 16
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Repeated:
+    """Rows of a part of the design that are in groups of two or more."""
+
+    places: Ints
+    """(m,)"""
+    groups: Ints
+    """(m,) group of each, 0..g-1."""
+    share: float
+    """Of all rows that are in the part, 0..1."""
+
+
 @dataclass(frozen=True, eq=False)
 class Design:
     """Labels and clusters of the rows that are tested.
@@ -68,6 +80,12 @@ class Design:
         return np.rint(self.counts).astype(np.int64)
 
     @cached_property
+    def half_and_class(self) -> Ints:
+        """(n,) K on the discovery half, else 0, plus the class."""
+        both: Ints = self.halves * self.classes + self.truth
+        return both
+
+    @cached_property
     def groups(self) -> Ints | None:
         """(n,) whose sums are independent: sources where there are any, else clusters; None for single rows."""
         return self.source if self.source is not None else self.cluster
@@ -93,6 +111,30 @@ class Design:
     def halves(self) -> Bools:
         """(n,) rows of the discovery half."""
         return halves_of(self.truth, self.cluster) if self.discovery is None else self.discovery
+
+    @cached_property
+    def scoring(self) -> Bools:
+        """(n,) rows of the confirmation half."""
+        others: Bools = ~self.halves
+        return others
+
+    def repeated_among(self, rows: Bools) -> Repeated:
+        """Those of some rows (n,) that are in groups of two or more; worked out once for either half."""
+        for half, known in zip((self.halves, self.scoring), self._repeated_of_halves, strict=True):
+            if rows is half:
+                return known
+        return self._repeated_among(rows)
+
+    @cached_property
+    def _repeated_of_halves(self) -> tuple[Repeated, Repeated]:
+        return self._repeated_among(self.halves), self._repeated_among(self.scoring)
+
+    def _repeated_among(self, rows: Bools) -> Repeated:
+        places = self.repeated[rows[self.repeated]]
+        groups = (
+            np.empty(0, np.int64) if self.groups is None else np.unique(self.groups[places], return_inverse=True)[1]
+        )
+        return Repeated(places=places, groups=groups, share=float(rows.mean()))
 
     def quantile(self, level: float, part: float = 1.0) -> float:
         """Two-sided quantile for intervals from a part of the rows."""

@@ -17,13 +17,15 @@ from typing import Final
 import numpy as np
 from scipy import stats
 
-from clipaudit.arrays import Float64s, Floats
+from clipaudit.arrays import Float64s, Floats, Ints
 from clipaudit.cues.statistics.cuts import Codes, Honest, against_others, half_tables, honest, merged
 from clipaudit.cues.statistics.design import Design
 
 BINS: Final = 1024
 _EDGE_ROWS: Final = 65_536
 """Rows from which bin edges are computed, evenly spaced, when there are more."""
+_GRID: Final = 4096
+_PIECE: Final = 65_536
 Z95: Final = float(stats.norm.ppf(0.975))
 """Half width of a 95 % interval in standard errors."""
 
@@ -37,8 +39,36 @@ def binned(scores: Floats, bins: int = BINS) -> Codes:
     ordered = np.sort(scores[::step])
     places = np.arange(1, bins) * len(ordered) // bins
     # quantiles that fall on tied scores are one edge
-    edges = np.unique(ordered[places])
-    return np.searchsorted(edges, scores, side="right").astype(np.uint16)
+    return _codes(scores, np.unique(ordered[places]))
+
+
+def _codes(scores: Floats, edges: Floats) -> Codes:
+    """(n,) how many of the ascending edges (E,) are at most each score: `searchsorted` from the right, in a third of
+    its time.
+
+    Scores are put into a fine grid. An edge in a lower cell is below the score and one in a higher cell above it, since
+    rounding keeps the order; only an edge in the score's own cell is compared.
+    """
+    cells = _cells(edges, edges)
+    # few scores, two edges in one cell (scores far off the others), or no numbers: nothing to gain, or to go by
+    if len(scores) < _GRID or (np.diff(cells) < 1).any() or not np.isfinite(scores).all():
+        return np.searchsorted(edges, scores, side="right").astype(np.uint16)
+    lower, own = np.zeros(_GRID + 1, np.uint16), np.full(_GRID, np.inf, edges.dtype)
+    lower[cells + 1], own[cells] = 1, edges
+    lower = np.cumsum(lower, dtype=np.uint16)
+    codes = np.empty(len(scores), np.uint16)
+    for start in range(0, len(scores), _PIECE):
+        piece = scores[start : start + _PIECE]
+        place = _cells(piece, edges)
+        np.add(lower[place], own[place] <= piece, out=codes[start : start + _PIECE])
+    return codes
+
+
+def _cells(scores: Floats, edges: Floats) -> Ints:
+    """(n,) cell of each score, 0.._GRID-1, in a grid from the first edge to the last; others are in the end cells."""
+    scale = scores.dtype.type((_GRID - 1) / max(float(edges[-1] - edges[0]), 1e-30))
+    cells: Ints = np.clip((scores - edges[0]) * scale, 0, _GRID - 1).astype(np.intp)
+    return cells
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

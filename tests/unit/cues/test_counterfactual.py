@@ -9,8 +9,9 @@ from clipaudit.cues.answerers.panel import clip_of
 from clipaudit.cues.answerers.reliance_of import reliance_of
 from clipaudit.cues.findings.carriers import CueGroups, choose_heads, margin_effects
 from clipaudit.cues.findings.reliance_result import effect_of
-from clipaudit.cues.measure.answers import answers, balanced_mean, sampled, shard_blocks
+from clipaudit.cues.measure.answers import answers, balanced_mean, sampled
 from clipaudit.cues.measure.image_facts import image_facts
+from clipaudit.cues.measure.vectors import shard_blocks
 from clipaudit.cues.reliance.images import CueColumn, ScoredImages
 from clipaudit.cues.statistics.groups import grouping
 from clipaudit.run.rows import ALL

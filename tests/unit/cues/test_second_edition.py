@@ -10,8 +10,9 @@ from scipy.stats import norm
 
 from clipaudit.cues import AuditOptions, Verdict, audit_cues
 from clipaudit.cues.findings.collecting import to_collect
+from clipaudit.cues.measure.declared_columns import column_tests, own_design
 from clipaudit.cues.statistics.attribute import Attribute
-from clipaudit.cues.statistics.attributes import names_class, unusable
+from clipaudit.cues.statistics.attributes import attribute_screen, names_class, unusable
 from clipaudit.cues.statistics.columns import binned_column, binned_like, column_kind, multi_class_auc
 from clipaudit.cues.statistics.cuts import cut_of, false_coverage_level, honest, strength_interval
 from clipaudit.cues.statistics.design import Design, halves_of
@@ -157,6 +158,55 @@ def test_a_column_nested_in_a_source_is_known():
     source = np.repeat(np.arange(4), 5)
     assert nested(np.arange(20), source)
     assert not nested(np.arange(20) % 5, source)
+
+
+def omnibus_of(codes, truth, shard, *, cluster=None, source=None):
+    """The p-value of a column of codes as a whole."""
+    attribute = Attribute(
+        column="attributes.c", values=tuple(f"room {n:02d}" for n in range(codes.max() + 1)), codes=codes
+    )
+    design = Design(truth, 2, cluster, source, halves_of(truth, cluster))
+    screen = attribute_screen(attribute, own_design(design, attribute, None))
+    rows = np.arange(len(truth))
+    raw = {"attributes.c": attribute}
+    tests = column_tests((screen,), raw, rows, design, rows, shard, source_name=None, alpha=0.05, seed=0)
+    return tests[0].omnibus.p
+
+
+def test_a_source_is_no_cluster_of_the_test_of_a_column_nested_in_it():
+    """Two rooms in each of eight houses; classes differ from house to house, so that rooms go with them."""
+    rng = np.random.default_rng(6)
+    source = np.repeat(np.arange(8), 60)
+    truth = (rng.random(480) < rng.uniform(0.1, 0.9, 8)[source]).astype(np.int64)
+    room = 2 * source + rng.integers(0, 2, 480)
+    # whole houses that change places take their rooms' class shares with them, and nothing could ever be seen
+    assert omnibus_of(room, truth, source, source=source) < 0.01
+    elsewhere = np.where(rng.random(480) < 0.1, rng.integers(0, 16, 480), room)
+    assert omnibus_of(elsewhere, truth, source, source=source) > 0.05
+
+
+def test_a_column_that_goes_with_shards_is_not_tied_to_classes_that_do():
+    """Labels of near duplicates are dealt inside shards, as those of all other tests are."""
+    rng = np.random.default_rng(0)
+    shard = np.repeat([0, 1], 200)
+    truth = np.repeat((rng.random(200) < np.repeat([0.8, 0.2], 100)).astype(int), 2)
+    codes = np.repeat((rng.random(200) < np.repeat([0.9, 0.1], 100)).astype(int), 2)
+    assert omnibus_of(codes, truth, shard, cluster=np.repeat(np.arange(200), 2)) > 0.05
+    assert omnibus_of(codes, truth, np.zeros(400, np.int64), cluster=np.repeat(np.arange(200), 2)) < 0.01
+
+
+@pytest.mark.full
+def test_a_cue_is_found_where_shards_are_the_source(tmp_path):
+    """Twenty shards, each with its own shift of all images: intervals widen, and a strong cue still stands out."""
+    world = cue_world(1600, 5)
+    rng = np.random.default_rng(5)
+    x = world.coordinates + (0.5 * rng.standard_normal((20, world.coordinates.shape[1])))[np.arange(1600) // 80]
+    run = write_world(replace(world, coordinates=x.astype(np.float32)), tmp_path / "run", shards=20)
+    (tmp_path / "classes.txt").write_text("\n".join(world.names) + "\n")
+    asked = AuditOptions(classes=str(tmp_path / "classes.txt"), attributes=("place",), **{**QUICK, "permutations": 199})
+    result = audit_cues(run, asked, texts=Texts(world), pool=text_pool())
+    assert [source.name for source in result.trust.sources if source.used] == ["shard"]
+    assert result.findings[0].association.above_delta
 
 
 def test_few_sources_decide_nothing(tmp_path):

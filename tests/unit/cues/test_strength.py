@@ -144,3 +144,24 @@ def test_properties_of_strength(rows):
     lone = strengths(binned(scores), Design(truth, 3, np.arange(len(truth))))
     assert np.allclose(lone.error, found.error)
     assert np.allclose(lone.z, found.z)
+
+
+@pytest.mark.parametrize("kind", ["normal", "far off", "tied", "one value", "rounded", "few", "not a number"])
+def test_binning_many_scores_is_a_search_among_the_edges(kind):
+    rng = np.random.default_rng(4)
+    normal = rng.standard_normal(150_000).astype(np.float32)
+    scores = {
+        "normal": normal,
+        "far off": rng.standard_cauchy(20_000),
+        "tied": rng.integers(0, 50, 20_000).astype(np.float32),
+        "one value": np.zeros(20_000, np.float32),
+        "rounded": np.round(normal, 2),
+        "few": normal[:7],
+        "not a number": np.where(np.arange(20_000) == 77, np.nan, normal[:20_000]),
+    }[kind]
+    with np.errstate(invalid="ignore"):
+        codes = binned(scores, 256)
+    ordered = np.sort(scores[:: max(1, len(scores) // 65_536)])
+    edges = np.unique(ordered[np.arange(1, 256) * len(ordered) // 256])
+    assert codes.dtype == np.uint16
+    assert (codes == np.searchsorted(edges, scores, side="right")).all()
