@@ -63,6 +63,7 @@ def panel():
         arms=(arm("as it is", 0.41, None), arm("group weights", 0.78, 0.1), arm("balanced subset", 0.83, 0.09)),
         curve=LearningCurve(
             points=(CurvePoint(conflicting=60, group_mean=0.8, worst_group=0.3, shortfall=around(0.5, 0.05, 60)),),
+            at_hand=240,
             collect=None,
             low=None,
             high=None,
@@ -118,7 +119,7 @@ def test_disease_and_cure_stand_on_the_first_screen_and_in_a_section(panel):
     section = page[page.index('id="rehearsal"') : page.index('id="cards"')]
     assert "Trained on these images as they are, a model answers 41 %" in section
     assert 'href="weights.parquet"' in section, "what the arm needs is at hand"
-    assert "60 give 30 % in the worst group" in section
+    assert "60: 30 % in the worst group" in section
     assert "a &lt;b&gt;lake&lt;/b&gt;" in section
     assert "scored on 5,794 others" in section
 
