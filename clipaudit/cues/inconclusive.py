@@ -54,6 +54,8 @@ def inconclusive(
         groups=(),
         predictability=(),
         shift=None,
+        errors=(),
+        labels=None,
         rehearsal=None,
         given=(),
         hygiene=hygiene(facts, test, names),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from clipaudit.arrays import Float32s
 from clipaudit.cues.answerers.predictions import Predictions, parse_predictions, read_predictions
 from clipaudit.cues.measure.context import TextSource
-from clipaudit.cues.measure.declared_columns import in_bins, of_source, sources_of
+from clipaudit.cues.measure.declared_columns import SPLIT, in_bins, of_source, sources_of
 from clipaudit.cues.measure.image_facts import ImageFacts, image_facts
 from clipaudit.cues.measure.unlabelled import caption_classes, classes_source, own_answers
 from clipaudit.cues.options import AuditOptions
@@ -37,6 +38,8 @@ class Images:
     """That are scored, when they are others."""
     raw: dict[str, Attribute]
     """The association's columns before they were cut into bins."""
+    unbinned: ImageFacts
+    """The images that are scored, with their columns as they are: numbers are not in bins."""
     left_out: tuple[LeftOut, LeftOut | None]
 
 
@@ -54,7 +57,7 @@ class AuditInputs:
         self.class_of: dict[Label, int] = {}
         self.names = self._names()
         given = [parse_attribute(name) for name in options.attributes]
-        self.columns = tuple(dict.fromkeys(group_column(run, name) for name, _ in given))
+        self.columns = _once(options.attributes, [group_column(run, name) for name, _ in given])
         self.known_errors = {group_column(run, name): error for name, error in given if error is not None}
         if "label" in self.columns:
             raise UsageError("the label cannot be its own attribute: give another column")
@@ -79,8 +82,9 @@ class AuditInputs:
             name = self.source.name
             facts, test = of_source(facts, name), None if test is None else of_source(test, name)
         raw = {name: facts.attributes[name] for name in self.columns}
+        unbinned = facts if test is None else test
         facts, test = in_bins(facts, test, self.columns)
-        return Images(facts=facts, test=test, raw=raw, left_out=(left_out, test_left_out))
+        return Images(facts=facts, test=test, raw=raw, unbinned=unbinned, left_out=(left_out, test_left_out))
 
     def given(self) -> list[Predictions]:
         """The user's predictions, read; UsageError without labels, which alone say which are right."""
@@ -135,6 +139,8 @@ class AuditInputs:
     def _facts(self, run: Run, rows: Rows) -> tuple[ImageFacts, LeftOut]:
         extra = [group_column(run, self.options.environment)] if self.options.environment else []
         cluster = group_column(run, self.options.cluster) if self.options.cluster else None
+        if SPLIT.removeprefix("attributes.") in run.spec.attributes:
+            extra.append(SPLIT)
         columns = tuple(dict.fromkeys([*(group_column(run, name) for name in self.columns), *extra]))
         facts = self._named(image_facts(run, rows, self.class_of, columns, cluster))
         unnamed, ambiguous = (int((facts.truth == code).sum()) for code in (NONE, SEVERAL))
@@ -152,3 +158,15 @@ class AuditInputs:
         facts, left_out = self._facts(run, rows)
         require_rows(run, rows, len(facts))
         return facts, left_out
+
+
+def _once(given: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
+    """The columns of the values of --attribute; UsageError when two of them name one column."""
+    for place, column in enumerate(columns):
+        first = columns.index(column)
+        if first < place:
+            raise UsageError(
+                f"--attribute {given[first]} and --attribute {given[place]} are the same column: give it once, with its"
+                " known error if it has one"
+            )
+    return tuple(columns)

@@ -15,7 +15,9 @@ from clipaudit.arrays import Bools, Float32s, Ints
 from clipaudit.cues.answerers.panel import panel_of
 from clipaudit.cues.findings.all_findings import findings_of
 from clipaudit.cues.findings.by_text import with_shift
+from clipaudit.cues.findings.label_parts import doubtful_labels
 from clipaudit.cues.findings.reliance_result import placebo_of
+from clipaudit.cues.findings.slice_parts import errors_of
 from clipaudit.cues.inconclusive import inconclusive
 from clipaudit.cues.inputs import AuditInputs
 from clipaudit.cues.measure.answers import answers
@@ -128,6 +130,9 @@ class _Job(AuditInputs):
         shift = None if test is None else shift_between(context, test, findings, self.pool, self.texts)
         findings = tuple(with_shift(finding, shift) for finding in findings)
         columns = [screen.attribute.column for screen in context.attributes]
+        progress("errors", 0, 1)
+        slices, doubtful = errors_of(context, panel, images.unbinned), doubtful_labels(context, panel)
+        progress("errors", 1, 1)
         return assemble(
             context,
             findings,
@@ -136,13 +141,15 @@ class _Job(AuditInputs):
             versions=self.versions(),
             dropped=tuple(self.dropped),
             shift=shift,
+            errors=slices.errors,
+            labels=doubtful.labels,
             hygiene=hygiene(facts, test, self.names),
             placebo=placebo_of(everything.placebo),
             rehearsal=everything.rehearsal,
             given=everything.given,
             everything=facts,
             left_out=images.left_out,
-            rows=row_tables(context, findings, facts, test, columns),
+            rows=row_tables(context, findings, facts, test, columns, slices=slices.rows, doubtful=doubtful.rows),
             progress=progress,
         )
 
@@ -195,9 +202,7 @@ class _Job(AuditInputs):
         design = _design(tested_facts, tested, len(self.names))
         scanned = self._scan(tested_facts, design, vectors, user, progress)
         screens = self._attributes(tested_facts, raw, design)
-        scored = test if test is not None else facts
-        by = self.columns[0] if self.columns else None
-        words = (self.test_run or run).directory.url
+        scored, by = test if test is not None else facts, next(iter(self.columns), None)
         labelled = self.classes_from == "label"
         return Context(
             run=run,
@@ -227,7 +232,7 @@ class _Job(AuditInputs):
             ),
             known_errors=self.known_errors,
             answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if labelled else None,
-            answers_rows=f"{words}{scored.rows.described}",
+            answers_rows=f"{scored.run.directory.url}{scored.rows.described}",
             agreement=self._agreement(facts),
         )
 

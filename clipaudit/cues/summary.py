@@ -19,6 +19,7 @@ from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.overview import differences, points
 from clipaudit.cues.result.finding_parts import Estimate, Groups, Verdict
 from clipaudit.cues.result.given_parts import GivenModel
+from clipaudit.cues.result.mistake_parts import AnswererErrors, DoubtfulLabels
 from clipaudit.cues.result.panels import (
     AttributeTable,
     ClassFacts,
@@ -27,6 +28,7 @@ from clipaudit.cues.result.panels import (
     LeftOut,
     Settings,
     Shift,
+    StateRead,
     Trust,
 )
 from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
@@ -58,6 +60,8 @@ def assemble(
     versions: dict[str, str],
     dropped: tuple[Any, ...],
     shift: Shift | None,
+    errors: tuple[AnswererErrors, ...],
+    labels: DoubtfulLabels | None,
     hygiene: Hygiene,
     placebo: Placebo | None,
     rehearsal: RehearsalPanel | None,
@@ -86,6 +90,8 @@ def assemble(
         groups=plain_groups(context),
         predictability=context.scan.predictability,
         shift=shift,
+        errors=errors,
+        labels=labels,
         hygiene=hygiene,
         rehearsal=rehearsal,
         given=given,
@@ -104,12 +110,18 @@ def assemble(
 def run_names(run: Run, test_run: Run | None) -> dict[str, Any]:
     """What a result is of."""
     return {
-        "run": run.directory.url,
-        "test_run": None if test_run is None else test_run.directory.url,
+        "run": run.url,
+        "test_run": None if test_run is None else test_run.url,
         "model": str(run.manifest.model["name"]),
         "model_fingerprint": str(run.manifest.model["fingerprint"]),
         "run_fingerprint": run.manifest.fingerprint,
+        "state": _state(run),
+        "test_state": None if test_run is None else _state(test_run),
     }
+
+
+def _state(run: Run) -> StateRead:
+    return StateRead(generation=run.state.generation, committed_at=run.state.committed_at)
 
 
 def _table(context: Context, screen: AttributeScreen, test: ColumnTest) -> AttributeTable:

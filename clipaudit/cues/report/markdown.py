@@ -35,7 +35,16 @@ def markdown(report: Report) -> str:
         lines.append("| " + " | ".join(escape(cell) for cell in cells) + " |")
     if len(audit.findings) > _ROWS:
         lines += ["", f"{len(audit.findings) - _ROWS} more are in report.json."]
-    for title, sentences in (("Not decided", report.gate.open_questions), ("Warnings", report.gate.warnings)):
+    mistakes = [errors.sentence for errors in audit.errors]
+    mistakes += [part.sentence for errors in audit.errors for part in errors.slices[:_ROWS]]
+    labels = [] if audit.labels is None else [audit.labels.sentence]
+    sections = (
+        ("Where models err", mistakes),
+        ("Labels", labels),
+        ("Not decided", report.gate.open_questions),
+        ("Warnings", report.gate.warnings),
+    )
+    for title, sentences in sections:
         if sentences:
             lines += ["", f"## {title}", "", *(f"- {escape(sentence)}" for sentence in sentences)]
     if report.waivers:

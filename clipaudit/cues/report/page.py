@@ -16,6 +16,7 @@ from clipaudit.cues.report.cards import anchor, card, group_tables
 from clipaudit.cues.report.document import File, Report
 from clipaudit.cues.report.files import effective_images
 from clipaudit.cues.report.first_screen import actions, cases, finding_in_words, plain_sentences, to_do
+from clipaudit.cues.report.mistake_cards import error_cards, label_pictures
 from clipaudit.cues.report.pictures import CARDS, Pictures, duplicate_strips
 from clipaudit.cues.report.plots import Mark, cue_map, icon, interval_row
 from clipaudit.cues.report.rehearsed_arms import glance, how_rehearsed, rehearsal_columns
@@ -79,6 +80,7 @@ def _helpers() -> dict[str, Any]:
         "anchor": anchor,
         "answerer_cell": answerer_cell,
         "answerer_columns": ANSWERER_COLUMNS,
+        "answerer_words": words.who_first,
         "in_words": finding_in_words,
         "column_word": words.column_word,
         "icon": icon,
@@ -129,6 +131,8 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "file_names": {file.name for file in report.files},
         "shift_sentence": _shift_sentence(audit),
         "shift_rows": _shift_rows(audit),
+        "mistakes": error_cards(audit, pictures),
+        "label_pictures": label_pictures(audit, pictures),
         "hygiene_facts": _hygiene_facts(audit),
         "duplicates": duplicate_strips(audit, pictures),
         "class_rows": sorted(audit.classes, key=lambda facts: -facts.n)[:_CLASSES],
@@ -277,6 +281,7 @@ def _made_facts(audit: AuditResult) -> list[tuple[str, str]]:
         ("Class names", f"{settings.classes}, prompts: {settings.templates}"),
         ("Model", f"{audit.model} ({audit.model_fingerprint[:12]})"),
         ("Run", f"{audit.run} ({audit.run_fingerprint[:12]})"),
+        ("State", f"generation {audit.state.generation}, last commit {audit.state.committed_at}"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in audit.versions.items())),
         ("Made", f"{audit.started}, in {audit.seconds:.0f} s"),
     ]
