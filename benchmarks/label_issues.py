@@ -3,7 +3,7 @@
 python benchmarks/label_issues.py            the demo's things and birds, 5, 10 and 20 % planted noise, three seeds each
 python benchmarks/label_issues.py --smoke    one small world, to see that it runs
 
-Labels are changed to another class at random; a probe is trained out of fold on the changed labels (`rehearse`). Printed
+Labels are changed to another class at random; a probe is trained out of fold on the changed labels. Printed
 are the average precision of the order of all images, `rate` (the stated false-discovery rate of the list) and `true`
 (the part of the listed whose label is right), and cleanlab's average precision by its two rankings
 (`get_label_quality_scores`, needs '.[bench]').
