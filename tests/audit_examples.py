@@ -49,6 +49,7 @@ from clipaudit.cues.result.panels import (
     Shift,
     ShiftRow,
     SourceFacts,
+    StateRead,
     Trust,
 )
 from clipaudit.cues.result.reliance_parts import (
@@ -591,6 +592,8 @@ def example_result() -> AuditResult:
         model=MODEL,
         model_fingerprint="0f" * 32,
         run_fingerprint="a1" * 8,
+        state=StateRead(generation=0, committed_at="2026-11-01T12:00:00+00:00"),
+        test_state=None,
         verdict=Verdict.CONFIRMED,
         sentence=findings[0].sentence,
         findings=findings,
@@ -697,7 +700,7 @@ def example_result() -> AuditResult:
             mean_source="/runs/birds, attributes.split = train, every label with equal weight",
             placebo=Placebo(draws=199, cues=2, answerers=1, rows=4000, believed=1, rate=0.0025, rate_of_any=0.005),
             level=0.995,
-            sources=(SourceFacts(name="shard", levels=3, icc=0.001, p=0.4, used=False),),
+            sources=(SourceFacts(name="shard", levels=3, icc=0.001, p=0.4, used=False, rows=4000),),
             embedding_share=0.64,
             limits=("Only direct effects of heads are measured.", "What CLIP does not see is not found."),
         ),

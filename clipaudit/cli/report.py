@@ -151,7 +151,7 @@ def report(
 
     opened_run, opened_test_run = Run(run), None if test_run is None else Run(test_run)
     config = ReportConfig(
-        out=out or f"{opened_run.directory.url}/reports/report",
+        out=out or f"{opened_run.directory.url}/{opened_run.folder('reports/report')}",
         fail_on=parse_fail_on(listed(fail_on) or ("confirmed",)),
         require_evidence=require_evidence,
         waivers=load_waivers(waivers),

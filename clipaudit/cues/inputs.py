@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from clipaudit.arrays import Float32s
 from clipaudit.cues.measure.context import TextSource
-from clipaudit.cues.measure.declared_columns import in_bins, of_source, sources_of
+from clipaudit.cues.measure.declared_columns import SPLIT, in_bins, of_source, sources_of
 from clipaudit.cues.measure.image_facts import ImageFacts, image_facts
 from clipaudit.cues.measure.unlabelled import caption_classes, classes_source, own_answers
 from clipaudit.cues.options import AuditOptions
@@ -55,7 +56,7 @@ class AuditInputs:
         self.class_of: dict[Label, int] = {}
         self.names = self._names()
         given = [parse_attribute(name) for name in options.attributes]
-        self.columns = tuple(dict.fromkeys(group_column(run, name) for name, _ in given))
+        self.columns = _once(options.attributes, [group_column(run, name) for name, _ in given])
         self.known_errors = {group_column(run, name): error for name, error in given if error is not None}
         if "label" in self.columns:
             raise UsageError("the label cannot be its own attribute: give another column")
@@ -126,6 +127,8 @@ class AuditInputs:
     def _facts(self, run: Run, rows: Rows) -> tuple[ImageFacts, LeftOut]:
         extra = [group_column(run, self.options.environment)] if self.options.environment else []
         cluster = group_column(run, self.options.cluster) if self.options.cluster else None
+        if SPLIT.removeprefix("attributes.") in run.spec.attributes:
+            extra.append(SPLIT)
         columns = tuple(dict.fromkeys([*(group_column(run, name) for name in self.columns), *extra]))
         facts = self._named(image_facts(run, rows, self.class_of, columns, cluster))
         unnamed, ambiguous = (int((facts.truth == code).sum()) for code in (NONE, SEVERAL))
@@ -143,3 +146,15 @@ class AuditInputs:
         facts, left_out = self._facts(run, rows)
         require_rows(run, rows, len(facts))
         return facts, left_out
+
+
+def _once(given: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
+    """The columns of the values of --attribute; UsageError when two of them name one column."""
+    for place, column in enumerate(columns):
+        first = columns.index(column)
+        if first < place:
+            raise UsageError(
+                f"--attribute {given[first]} and --attribute {given[place]} are the same column: give it once, with its"
+                " known error if it has one"
+            )
+    return tuple(columns)

@@ -27,6 +27,7 @@ from clipaudit.cues.result.panels import (
     LeftOut,
     Settings,
     Shift,
+    StateRead,
     Trust,
 )
 from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
@@ -106,12 +107,18 @@ def assemble(
 def run_names(run: Run, test_run: Run | None) -> dict[str, Any]:
     """What a result is of."""
     return {
-        "run": run.directory.url,
-        "test_run": None if test_run is None else test_run.directory.url,
+        "run": run.url,
+        "test_run": None if test_run is None else test_run.url,
         "model": str(run.manifest.model["name"]),
         "model_fingerprint": str(run.manifest.model["fingerprint"]),
         "run_fingerprint": run.manifest.fingerprint,
+        "state": _state(run),
+        "test_state": None if test_run is None else _state(test_run),
     }
+
+
+def _state(run: Run) -> StateRead:
+    return StateRead(generation=run.state.generation, committed_at=run.state.committed_at)
 
 
 def _table(context: Context, screen: AttributeScreen, test: ColumnTest) -> AttributeTable:

@@ -156,9 +156,10 @@ class RowMap:
         self._run = run
         if self.table.num_rows != rows:
             raise IntegrityError(f"the row segments of {run.directory.url} have {self.table.num_rows} rows, not {rows}")
-        types = recorded_types(run.records.values(), run.spec)
+        newest = run if run.moment is None else Run(run.directory)  # the table may have rows of later generations
+        types = recorded_types(newest.records.values(), run.spec)
         if run.joined:
-            self.table, joined = _with_joined(run, self.table)
+            self.table, joined = _with_joined(newest, self.table)
             types = {**(types or {}), **joined}
         self.table = with_attribute_types(self.table, types)
 
@@ -183,8 +184,20 @@ class RowMap:
             return None
 
     def mask(self, where: Names) -> Bools:
-        """(n,) which rows pass a filter, or each of several; UsageError as in `parse_filter`."""
-        return parse_filter(where, self.filter_columns).mask(self.table)
+        """(n,) which rows pass a filter, or each of several, and belong to the state of the run that is read.
+
+        UsageError as in `parse_filter`.
+        """
+        passed = parse_filter(where, self.filter_columns).mask(self.table) if where else np.ones(len(self), np.bool_)
+        return passed if self.in_state is None else passed & self.in_state
+
+    @cached_property
+    def in_state(self) -> Bools | None:
+        """(n,) which rows belong to an earlier state of the run; None for the newest, where all do."""
+        if self._run.moment is None or self.shards.keys() <= self._run.records.keys():
+            return None
+        chosen = np.fromiter(self._run.records, np.int64, len(self._run.records))
+        return np.isin(self.table["shard_id"].to_numpy(), chosen)
 
     def why_empty(self, where: Names) -> str | None:
         """Which part of a filter no row passes, and what there is; see `clipaudit.run.filters.why_empty`."""

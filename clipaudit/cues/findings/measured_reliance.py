@@ -246,7 +246,7 @@ def pointed_by_model(context: Context, answers: Answers, cue_codes: Ints) -> Boo
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What the rules say of one answerer, a cue that cannot be told from a weaker column counting as itself."""
+    """What the rules say of one answerer, with what the user said of the class."""
 
     answerer: str
     relies_on_it: bool
@@ -256,17 +256,11 @@ class Judged:
 
 
 def judged(measured: rules.MeasuredReliance, core: bool) -> RelianceRules:
-    """The rules' answers; a column that cannot be told apart decides elsewhere which of both is judged."""
-    gap = (
-        measured.hangs_on_it
-        and measured.gap.above_margin(measured.options)
-        and measured.label_noise.counts
-        and measured.gap_p < measured.options.alpha
-    )
+    """The rules' answers; what the user called part of the class is not asked for again."""
     return Judged(
         answerer=measured.answerer,
         relies_on_it=measured.relies_on_it,
-        fails_where=gap,
+        fails_where=measured.fails_where,
         needed=measured.needed and not core,
         does_not_hang_on_it=measured.does_not_hang_on_it,
     )

@@ -8,7 +8,13 @@ from typing import Final
 import numpy as np
 
 from clipaudit.arrays import Bools, Ints
-from clipaudit.cues.findings.measured_reliance import ValueCue, having_of, pointed_by_model, scored_values
+from clipaudit.cues.findings.measured_reliance import (
+    ValueCue,
+    having_of,
+    pointed_by_model,
+    scored_images,
+    scored_values,
+)
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.reliance import rules
@@ -69,14 +75,12 @@ def _difference(context: Context, answers: Answers, having: Ints, upper: Bools) 
     pointed = np.zeros(len(context.names), np.bool_)
     pointed[context.tested] = upper
     rows = answers.facts.discovery & (having >= 0) & np.isin(answers.truth, context.tested)
-    aligned = rows & ((having == 1) == pointed[answers.truth])
-    against = rows & ~aligned
-    right = answers.right(answers.base)
-    if min(int(against.sum()), int(aligned.sum())) < _SIDE:
+    against = (having == 1) != pointed[answers.truth]
+    # copies and images of one source share a weight and an error, as in the gap that is then measured (S2b)
+    cells = scored_images(context, answers).cells(np.where(rows, against.astype(np.int64), -1), 2)
+    if float(cells.pieces.min()) < _SIDE:
         return 0.0
-    a, b = right[aligned].mean(), right[against].mean()
-    error = np.sqrt(a * (1 - a) / aligned.sum() + b * (1 - b) / against.sum())
-    return float((a - b) / max(error, 1e-9))
+    return cells.combine(answers.right(answers.base), np.array([1.0, -1.0])).t
 
 
 def stand_ins(

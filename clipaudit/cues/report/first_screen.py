@@ -77,17 +77,19 @@ def finding_in_words(finding: Finding) -> tuple[str, ...]:
 
 
 def to_do(report: Report) -> str:
-    """The first thing to do."""
+    """The first thing to do, as an action; then why."""
     audit = report.audit
     if not audit.trust.valid:
-        return "Do not act on this report. Look at what failed below, and at how far to trust this."
+        return "Do not act on this report: mend what failed below, and audit again."
     if audit.findings:
         first = audit.findings[0]
         needs = [need for need in first.needs if need.images is not None]
         return first.action if not needs else f"{first.action} Missing: {_missing(needs)}."
     if not anything_tested(audit):
         return "Add images to the classes that have too few, and audit again; this is no pass."
-    return report.gate.open_questions[0] if report.gate.open_questions else "Nothing has to be done about shortcuts."
+    if report.gate.open_questions:
+        return f"{report.gate.remedies[0]} {report.gate.open_questions[0]}"
+    return "Keep this report with the data, and audit again when images, labels or the model change."
 
 
 def _missing(needs: Sequence[Need]) -> str:

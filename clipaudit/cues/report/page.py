@@ -274,6 +274,7 @@ def _made_facts(audit: AuditResult) -> list[tuple[str, str]]:
         ("Class names", f"{settings.classes}, prompts: {settings.templates}"),
         ("Model", f"{audit.model} ({audit.model_fingerprint[:12]})"),
         ("Run", f"{audit.run} ({audit.run_fingerprint[:12]})"),
+        ("State", f"generation {audit.state.generation}, last commit {audit.state.committed_at}"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in audit.versions.items())),
         ("Made", f"{audit.started}, in {audit.seconds:.0f} s"),
     ]

@@ -12,6 +12,16 @@ ColumnKind: TypeAlias = Literal["number", "ordered", "boolean", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class StateRead(Documented):
+    """Which state of a run was audited."""
+
+    generation: int
+    """The last one that was read, 0 for a run that never grew; each `audit --append` adds one."""
+    committed_at: str
+    """Time of the last commit that was read, ISO 8601, UTC."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MapPoint(Documented):
     """A point of the 2 x 2 map: association in the data against reliance of the model."""
 
@@ -83,6 +93,8 @@ class SourceFacts(Documented):
     p: float
     used: bool
     """Errors were widened to those of its levels."""
+    rows: int
+    """Images that it was tried on, one of each near-duplicate cluster."""
 
 
 @dataclass(frozen=True, kw_only=True)

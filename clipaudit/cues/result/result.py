@@ -45,6 +45,7 @@ from clipaudit.cues.result.panels import (
     MapPoint,
     Settings,
     Shift,
+    StateRead,
     Trust,
 )
 from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
@@ -137,6 +138,8 @@ class AuditResult(Documented):
     model: str
     model_fingerprint: str
     run_fingerprint: str
+    state: StateRead
+    test_state: StateRead | None
     verdict: Verdict | None
     """Of the first finding; `inconclusive` where that is not decided; None for a pass."""
     sentence: str

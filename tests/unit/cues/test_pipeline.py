@@ -18,6 +18,7 @@ from clipaudit.cues.statistics.balance import balanced_subset, balanced_weights
 from clipaudit.errors import RunNotFound, UsageError
 from clipaudit.run.rows import ALL
 from tests.audit_worlds import NAMED, Texts, World, cue_world, noise_world, text_pool, unit, write_world
+from tests.make_runs import TIMES, grown
 
 QUICK = {"negative_audits": 4, "positive_trials": 4, "permutations": 199, "random_sets": 200, "templates": "single"}
 
@@ -396,3 +397,24 @@ def test_options_are_checked():
 
 def test_named_texts_are_in_the_pool():
     assert set(NAMED) <= set(text_pool().texts)
+
+
+def test_a_run_made_in_three_steps_gives_the_report_of_one_made_at_once(tmp_path):
+    world = cue_world(600, 0)
+    run = write_world(world, tmp_path / "run", shards=4)
+    (tmp_path / "classes.txt").write_text("\n".join(world.names) + "\n")
+    options = AuditOptions(**QUICK, classes=str(tmp_path / "classes.txt"), attributes=("place",))
+
+    def document(place):
+        result = audit_cues(place, options, texts=Texts(world), pool=text_pool()).to_json()
+        return {name: value for name, value in result.items() if name not in ("started", "seconds")}
+
+    whole = document(run)
+    steps = document(grown(run.directory, (2, 1, 1)).url)
+    assert whole["state"]["generation"] == 0
+    assert steps.pop("state") == {"generation": 2, "committed_at": TIMES[2].replace("T10", "T11")}
+    whole.pop("state")
+    assert steps == whole
+    before = document(f"{run.directory.url}@1")
+    assert before["state"]["generation"] == 1
+    assert before["data"]["rows"] == 450
