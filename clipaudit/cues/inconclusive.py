@@ -57,6 +57,7 @@ def inconclusive(
         errors=(),
         labels=None,
         rehearsal=None,
+        given=(),
         hygiene=hygiene(facts, test, names),
         controls=_no_controls(facts),
         trust=_trust(run, sentence),

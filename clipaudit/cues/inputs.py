@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from clipaudit.arrays import Float32s
+from clipaudit.cues.answerers.predictions import Predictions, parse_predictions, read_predictions
 from clipaudit.cues.measure.context import TextSource
 from clipaudit.cues.measure.declared_columns import SPLIT, in_bins, of_source, sources_of
 from clipaudit.cues.measure.image_facts import ImageFacts, image_facts
@@ -91,6 +92,17 @@ class AuditInputs:
         return Images(
             facts=facts, test=test, raw=raw, ranges=ranges, unbinned=unbinned, left_out=(left_out, test_left_out)
         )
+
+    def given(self) -> list[Predictions]:
+        """The user's predictions, read; UsageError without labels, which alone say which are right."""
+        asked = self.options.predictions
+        if asked and self.classes_from != "label":
+            raise UsageError("--predictions needs labels: without them nobody can say which answers are right")
+        models = [parse_predictions(text)[0] for text in asked]
+        if len(set(models)) < len(models):
+            raise UsageError("--predictions has two models of one name")
+        shards = (self.test_run or self.run).manifest.shards
+        return [read_predictions(text, self.names, shards, self.options.scores) for text in asked]
 
     # -- classes -------------------------------------------------------------------------------------------------------
 

@@ -99,6 +99,7 @@ class _Job(AuditInputs):
         """All steps."""
         images = self.images()
         facts, test = images.facts, images.test
+        given = self.given()
         named = [{name: part.attributes[name] for name in images.raw} for part in (facts, test) if part is not None]
         check_core(self.options.core, [images.raw, *named], {*self.pool.texts, *self.options.user_texts})
         tested = tested_classes(facts, len(self.names))
@@ -119,7 +120,7 @@ class _Job(AuditInputs):
         panel = None
         if context.answers is not None:
             progress("rehearsal", 0, 1)
-            panel = panel_of(context, context.answers, out_of_fold=test is None)
+            panel = panel_of(context, context.answers, out_of_fold=test is None, given=given)
             progress("rehearsal", 1, 1)
         everything = findings_of(context, panel, progress)
         findings = ranked(everything.findings, self.options.max_findings)
@@ -142,6 +143,7 @@ class _Job(AuditInputs):
             hygiene=hygiene(facts, test, self.names),
             placebo=placebo_of(everything.placebo),
             rehearsal=everything.rehearsal,
+            given=everything.given,
             everything=facts,
             left_out=images.left_out,
             rows=row_tables(context, findings, facts, test, columns, slices=slices.rows, doubtful=doubtful.rows),
@@ -187,7 +189,7 @@ class _Job(AuditInputs):
         self.pool.require(1)
         inside = np.flatnonzero(np.isin(facts.truth, tested))
         tested_facts = facts.take(inside)
-        design = self._design(tested_facts, tested)
+        design = _design(tested_facts, tested, len(self.names))
         scanned = self._scan(tested_facts, design, vectors, user, progress)
         columns = tested_columns(
             tested_facts,
@@ -228,14 +230,6 @@ class _Job(AuditInputs):
             answers_rows=f"{scored.run.directory.url}{scored.rows.described}",
             agreement=self._agreement(facts),
         )
-
-    def _design(self, facts: ImageFacts, tested: Ints) -> Design:
-        """The design of images of the tested classes (K,)."""
-        local = np.full(len(self.names), -1, np.int64)
-        local[tested] = np.arange(len(tested))
-        repeated = int(facts.cluster.max(initial=-1)) + 1 < len(facts)
-        cluster = facts.cluster if repeated else None
-        return Design(local[facts.truth], len(tested), cluster, facts.source, facts.discovery)
 
     def _scan(
         self, facts: ImageFacts, design: Design, vectors: Float32s, user: Float32s | None, progress: Progress
@@ -278,6 +272,14 @@ class _Job(AuditInputs):
     def source_name(self) -> str | None:
         """The column that the audit found to be a source."""
         return None if self.source is None else self.source.name
+
+
+def _design(facts: ImageFacts, tested: Ints, classes: int) -> Design:
+    """Of the images of the tested classes (K,) among all."""
+    local = np.full(classes, -1, np.int64)
+    local[tested] = np.arange(len(tested))
+    repeated = int(facts.cluster.max(initial=-1)) + 1 < len(facts)
+    return Design(local[facts.truth], len(tested), facts.cluster if repeated else None, facts.source, facts.discovery)
 
 
 def tested_classes(facts: ImageFacts, classes: int) -> Ints:

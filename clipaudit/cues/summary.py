@@ -18,6 +18,7 @@ from clipaudit.cues.measure.context import ColumnTest, Context, Progress
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.overview import differences, points
 from clipaudit.cues.result.finding_parts import Estimate, Groups, Verdict
+from clipaudit.cues.result.given_parts import GivenModel
 from clipaudit.cues.result.mistake_parts import AnswererErrors, DoubtfulLabels
 from clipaudit.cues.result.panels import (
     AttributeTable,
@@ -64,6 +65,7 @@ def assemble(
     hygiene: Hygiene,
     placebo: Placebo | None,
     rehearsal: RehearsalPanel | None,
+    given: tuple[GivenModel, ...],
     everything: ImageFacts,
     left_out: tuple[LeftOut, LeftOut | None],
     rows: dict[str, Any],
@@ -92,6 +94,7 @@ def assemble(
         labels=labels,
         hygiene=hygiene,
         rehearsal=rehearsal,
+        given=given,
         controls=controls,
         trust=trust,
         dropped=dropped,

@@ -12,12 +12,14 @@ from clipaudit.cues.findings.by_attribute import value_finding
 from clipaudit.cues.findings.by_column import column_finding
 from clipaudit.cues.findings.by_text import text_finding
 from clipaudit.cues.findings.candidates import grounded_in, text_cues
-from clipaudit.cues.findings.measured_reliance import ValueCue, having_of, measure_reliance
+from clipaudit.cues.findings.given_models import given_model
+from clipaudit.cues.findings.measured_reliance import ValueCue, having_of, measure_reliance, scored_images
 from clipaudit.cues.findings.value_cues import same_parting, stand_ins, value_cues
 from clipaudit.cues.measure.context import Context, Progress
 from clipaudit.cues.measure.picture_columns import is_measured
 from clipaudit.cues.reliance.rules import PlaceboDraws
 from clipaudit.cues.result.finding_parts import Verdict
+from clipaudit.cues.result.given_parts import GivenModel
 from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
 from clipaudit.cues.result.result import Finding
 from clipaudit.cues.statistics.attributes import AttributeScreen, Omnibus
@@ -36,6 +38,8 @@ class AllFindings:
     """How often permuted columns were believed."""
     rehearsal: RehearsalPanel | None
     """What a model would learn of the columns that go with classes; None without labels."""
+    given: tuple[GivenModel, ...]
+    """The user's models."""
 
 
 def findings_of(context: Context, panel: Panel | None, progress: Progress) -> AllFindings:
@@ -66,7 +70,16 @@ def findings_of(context: Context, panel: Panel | None, progress: Progress) -> Al
     ]
     findings += [column_finding(context, screen) for screen in _with_one_property(context, cues, tied)]
     findings += _text_findings(context, grounds, progress)
-    return AllFindings(findings=findings, placebo=reliance.placebo, rehearsal=rehearsal)
+    return AllFindings(
+        findings=findings, placebo=reliance.placebo, rehearsal=rehearsal, given=_given_models(context, panel)
+    )
+
+
+def _given_models(context: Context, panel: Panel | None) -> tuple[GivenModel, ...]:
+    if panel is None or context.answers is None:
+        return ()
+    images = scored_images(context, context.answers)
+    return tuple(given_model(part, images, context.names, context.options.seed) for part in panel.given)
 
 
 def _with_one_property(
