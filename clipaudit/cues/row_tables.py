@@ -9,7 +9,8 @@ Every table begins with `shard_id` int32, `index` int32, `key` string, `class` s
 | `balanced` | an image of a subset with equal groups | |
 | `collect` | a cell to fill | `class`, `attribute`, `value`, `have`, `collect`, `finding` |
 | `spuriosity` | an image of a class that has a finding's cue | `finding`, `score`, `rank` (1 has most of the cue) |
-| `review` | an image worth a look | `finding`, `reason` |
+| `review` | an image worth a look | `finding` (`label` for one whose label is contradicted), `reason` |
+| `slices` | an image of an error slice | `answerer`, `slice`, `images` in words, `answer`, `wrong`, `rank` (1 most) |
 
 Without labels there are no `weights`, `balanced` and `collect`: they would teach a model what nobody has checked.
 
@@ -42,15 +43,21 @@ def row_tables(
     everything: ImageFacts,
     test: ImageFacts | None,
     columns: Sequence[str],
+    *,
+    slices: pa.Table,
+    doubtful: pa.Table,
 ) -> dict[str, pa.Table]:
-    """The tables of the module's docstring; `columns` are the usable attributes."""
+    """The tables of the module's docstring; `columns` are the usable attributes, `doubtful` the rows of `review` for
+    labels."""
     names = context.names
     tables = {
         "groups": _groups(everything, test, names, columns),
         "collect": collect(findings),
         "spuriosity": _joined([spuriosity(context, finding) for finding in findings], _SPURIOSITY),
-        "review": _joined([_review(finding) for finding in findings], _REVIEW),
+        "review": _joined([*(_review(finding) for finding in findings), doubtful], _REVIEW),
     }
+    if slices.num_rows:
+        tables["slices"] = slices
     if context.classes_from != "label":
         del tables["collect"]
         return tables

@@ -15,7 +15,7 @@ from PIL import Image
 from clipaudit.arrays import Uint8s
 from clipaudit.schema import IMAGE_PROPERTIES
 
-GREY_SIDE: Final = 128
+GREY_SIDE: Final = 112
 """Of a picture that has them, the thinned one has at least so many pixels on its longer side, and below twice that."""
 COLOUR_SIDE: Final = 48
 """Likewise of the picture that saturation is measured on, and of the samples of each side of the frame."""

@@ -119,7 +119,8 @@ def sentence(
 
 
 def action(outcome: Verdict, words: Words, missing: int | None) -> str:
-    """What to do about it; `missing` images to collect, or of the class and of others to label for what is observed."""
+    """What to do about it, beginning with the verb; `missing` images to collect, or of the class and of others to label
+    for what is observed."""
     number = f"{missing:,} images" if missing else "images"
     collect = f"Collect {number} that break the tie (collect.csv says of which class), or train with the group weights"
     where = f"{words.name} {'with' if words.side == 'lacks' else 'without'} {words.cue}"
@@ -129,7 +130,10 @@ def action(outcome: Verdict, words: Words, missing: int | None) -> str:
         case Verdict.DATA_ONLY:
             return f"{collect}."
         case Verdict.MODEL_ONLY:
-            return f"Nothing to mend in this data; do not trust the model's answers on {where}."
+            return (
+                f"Use another model, or train this one on images of {where}, and until then do not trust its answers on"
+                " them: there is nothing to mend in this data."
+            )
         case Verdict.NEEDED:
             return (
                 f"Decide whether {words.cue} belongs to {words.name}: if it does, say --core {words.cue}; if not,"
@@ -151,7 +155,7 @@ def action(outcome: Verdict, words: Words, missing: int | None) -> str:
                 " with --label: only then can this be more than an observation."
             )
         case Verdict.INCONCLUSIVE:
-            return "Add what is missing, and audit again."
+            return f"Add what is missing to decide whether {words.cue} matters for {words.name}, and audit again."
 
 
 def _gap(gap: Estimate) -> str:

@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Float32s, Float64s
+from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.reliance.direction_removal import head_centres, random_directions, without_directions
 from clipaudit.cues.reliance.head_parts import HeadParts, Removal
 from clipaudit.cues.reliance.images import CueCells, RelianceOptions
@@ -112,6 +112,12 @@ class Fits:
     """(n,) masks."""
     removals: tuple[Removal, Removal]
     """Of all n images, heads centred on each half."""
+
+    def take(self, rows: Ints) -> Fits:
+        """The same of some images, by places (m,)."""
+        first, second = self.removals
+        halves = (self.halves[0][rows], self.halves[1][rows])
+        return Fits(halves=halves, removals=(first.take(rows), second.take(rows)))
 
     def assemble(self, of_fit: Sequence[np.ndarray]) -> np.ndarray:
         """(..., n) for each image the value of the fit that is scored on it, from two arrays (..., n)."""

@@ -61,7 +61,7 @@ def test_any_shape_has_finite_values_where_they_are_defined(shape):
 
 @pytest.mark.parametrize("scale", [1, 3, 7])
 def test_a_large_picture_has_the_values_of_the_small_one(scale):
-    small = textured(130)
+    small = textured(120)
     large = np.repeat(np.repeat(small, scale, 0), scale, 1)
     for name in ("brightness", "contrast", "saturation", "border", "sharpness"):
         assert measured(large)[name] == pytest.approx(measured(small)[name], rel=0.02, abs=0.01)
