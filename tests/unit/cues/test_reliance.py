@@ -77,7 +77,7 @@ def test_placebos_of_a_trained_answerer_are_held_against_draws_of_its_own():
     place = tied(rng, classes, 0.5)
     conflicting = (place == 1) != (classes == 0)
     right = np.where(conflicting, rng.random(600) < 0.5, rng.random(600) < 0.95)
-    answerer = watched_answerer(np.where(right, classes, 1 - classes), 2, "rehearsed")
+    answerer = answers_alone(np.where(right, classes, 1 - classes), 2, "rehearsed")
     after = right | (rng.random(600) < 0.9)
     drawn = np.stack([after, *(right ^ (rng.random(600) < 0.02) for _ in range(60))])
     retrained = RetrainedAnswers(
