@@ -17,6 +17,7 @@ from clipaudit.arrays import Bools, Float64s
 from clipaudit.cues.findings.all_findings import findings_of
 from clipaudit.cues.findings.sentences import listed
 from clipaudit.cues.inconclusive import inconclusive
+from clipaudit.cues.inputs import Images
 from clipaudit.cues.measure.context import Context, Presence, Progress
 from clipaudit.cues.measure.hygiene import hygiene
 from clipaudit.cues.measure.image_facts import ImageFacts
@@ -83,8 +84,8 @@ class PresenceAudit:
     settings: Settings
     versions: dict[str, str]
     max_findings: int
-    context_for: Callable[[ClassNames, int, ImageFacts, dict[str, Attribute], Presence], Context]
-    """(two names, label, images with classes 0 and 1, columns before binning, presence) -> tests."""
+    context_for: Callable[[ClassNames, int, Images, Presence], Context]
+    """(two names, label, images with classes 0 and 1, presence) -> tests."""
     dropped: list[Dropped] = field(default_factory=list)
     _labels: int = 0
 
@@ -193,8 +194,14 @@ class PresenceAudit:
         return self.context_for(
             pair,
             label,
-            replace(facts, attributes={**facts.attributes, **attributes}),
-            {**images.raw, **attributes},
+            Images(
+                facts=replace(facts, attributes={**facts.attributes, **attributes}),
+                test=None,
+                raw={**images.raw, **attributes},
+                ranges=dict(images.ranges),
+                unbinned=facts,
+                left_out=(LeftOut(unnamed=0, ambiguous=0), None),
+            ),
             Presence(
                 label=name,
                 others={column: other for column, (_, other) in others.items()},

@@ -26,7 +26,9 @@ class LabelledImages:
     present: sparse.csc_array = field(repr=False)
     """(n, C) which image has which label."""
     raw: Mapping[str, Attribute] = field(repr=False)
-    """The declared columns before they were cut into bins, by their full names."""
+    """The declared columns, and image properties, before they were cut into bins, by their full names."""
+    ranges: Mapping[str, str]
+    """What the ends of image properties hold; see `measure.context.Context`."""
 
     def has(self, label: int) -> Bools:
         """(n,) which images have a label."""
@@ -64,7 +66,9 @@ class LabelledImages:
         return replace(self.facts, truth=np.array([place[text] for text in self.lists], np.int64))
 
 
-def labelled_images(facts: ImageFacts, names: ClassNames, raw: Mapping[str, Attribute]) -> LabelledImages:
+def labelled_images(
+    facts: ImageFacts, names: ClassNames, raw: Mapping[str, Attribute], ranges: Mapping[str, str]
+) -> LabelledImages:
     """The images with the labels that the run has of them; UsageError when a label has no class."""
     lists = facts.run.labels()[facts.position]
     several = [labels_in(labels) for labels in lists]
@@ -73,4 +77,4 @@ def labelled_images(facts: ImageFacts, names: ClassNames, raw: Mapping[str, Attr
     rows = np.repeat(np.arange(len(several)), [len(labels) for labels in several])
     # two labels of one image may be names of one class: duplicates add up, and only what is there counts
     present = sparse.coo_array((np.ones(len(rows), np.int32), (rows, columns)), shape=(len(facts), len(names))).tocsc()
-    return LabelledImages(facts=facts, names=names, present=present, raw=raw)
+    return LabelledImages(facts=facts, names=names, present=present, raw=raw, ranges=ranges)
