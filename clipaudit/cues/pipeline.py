@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -19,24 +18,22 @@ from clipaudit.cues.findings.label_parts import doubtful_labels
 from clipaudit.cues.findings.reliance_result import placebo_of
 from clipaudit.cues.findings.slice_parts import errors_of
 from clipaudit.cues.inconclusive import inconclusive
-from clipaudit.cues.inputs import AuditInputs
+from clipaudit.cues.inputs import AuditInputs, Images
 from clipaudit.cues.measure.answers import answers
 from clipaudit.cues.measure.context import Context, Progress, TextSource
 from clipaudit.cues.measure.core_values import check_core
-from clipaudit.cues.measure.declared_columns import column_tests, own_design
 from clipaudit.cues.measure.directions import all_directions, class_subspace
 from clipaudit.cues.measure.hygiene import hygiene
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.naming import Namer
 from clipaudit.cues.measure.scan import Scan, scan
 from clipaudit.cues.measure.shift import shift_between
+from clipaudit.cues.measure.tested_columns import tested_columns
 from clipaudit.cues.measure.unlabelled import own_answers
 from clipaudit.cues.options import AuditOptions
 from clipaudit.cues.result.panels import Dropped, Settings
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.cues.row_tables import row_tables
-from clipaudit.cues.statistics.attribute import Attribute
-from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, names_class, unusable
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.predictability import one_thread_each
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
@@ -101,9 +98,10 @@ class _Job(AuditInputs):
     def result(self, progress: Progress) -> AuditResult:
         """All steps."""
         images = self.images()
-        facts, test, raw = images.facts, images.test, images.raw
-        named = [{name: part.attributes[name] for name in self.columns} for part in (facts, test) if part is not None]
-        check_core(self.options.core, [raw, *named], {*self.pool.texts, *self.options.user_texts})
+        facts, test = images.facts, images.test
+        given = self.given()
+        named = [{name: part.attributes[name] for name in images.raw} for part in (facts, test) if part is not None]
+        check_core(self.options.core, [images.raw, *named], {*self.pool.texts, *self.options.user_texts})
         tested = tested_classes(facts, len(self.names))
         settings = self.settings()
         if len(tested) < 2:
@@ -118,11 +116,11 @@ class _Job(AuditInputs):
                 settings=settings,
                 versions=self.versions(),
             )
-        context = self._context(facts, raw, test, tested, progress)
+        context = self._context(images, tested, progress)
         panel = None
         if context.answers is not None:
             progress("rehearsal", 0, 1)
-            panel = panel_of(context, context.answers, out_of_fold=test is None)
+            panel = panel_of(context, context.answers, out_of_fold=test is None, given=given)
             progress("rehearsal", 1, 1)
         everything = findings_of(context, panel, progress)
         findings = ranked(everything.findings, self.options.max_findings)
@@ -145,6 +143,7 @@ class _Job(AuditInputs):
             hygiene=hygiene(facts, test, self.names),
             placebo=placebo_of(everything.placebo),
             rehearsal=everything.rehearsal,
+            given=everything.given,
             everything=facts,
             left_out=images.left_out,
             rows=row_tables(context, findings, facts, test, columns, slices=slices.rows, doubtful=doubtful.rows),
@@ -182,33 +181,30 @@ class _Job(AuditInputs):
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
-    def _context(
-        self,
-        facts: ImageFacts,
-        raw: Mapping[str, Attribute],
-        test: ImageFacts | None,
-        tested: Ints,
-        progress: Progress,
-    ) -> Context:
-        options, run = self.options, self.run
+    def _context(self, images: Images, tested: Ints, progress: Progress) -> Context:
+        options, run, facts, test = self.options, self.run, images.facts, images.test
         classes = self.class_vectors
         vectors = self.texts.vectors(self.pool.texts)
         user = self.texts.vectors(options.user_texts) if options.user_texts else None
         self.pool.require(1)
         inside = np.flatnonzero(np.isin(facts.truth, tested))
         tested_facts = facts.take(inside)
-        local = np.full(len(self.names), -1, np.int64)
-        local[tested] = np.arange(len(tested))
-        repeated = int(tested_facts.cluster.max(initial=-1)) + 1 < len(tested_facts)
-        design = Design(
-            local[tested_facts.truth],
-            len(tested),
-            tested_facts.cluster if repeated else None,
-            tested_facts.source,
-            tested_facts.discovery,
-        )
+        design = _design(tested_facts, tested, len(self.names))
         scanned = self._scan(tested_facts, design, vectors, user, progress)
-        screens = self._attributes(tested_facts, raw, design)
+        columns = tested_columns(
+            tested_facts,
+            images.raw,
+            inside[scanned.sample],
+            design,
+            scanned.sample,
+            declared=self.columns,
+            measured=self.measured,
+            chosen_by=row_filter(run, self.rows).equalities,
+            source_name=self.source_name,
+            alpha=options.alpha,
+            seed=options.seed,
+        )
+        self.dropped += columns.dropped
         scored, by = test if test is not None else facts, next(iter(self.columns), None)
         labelled = self.classes_from == "label"
         return Context(
@@ -225,18 +221,10 @@ class _Job(AuditInputs):
             source=self.source,
             sources=self.sources,
             scan=scanned,
-            attributes=screens,
-            columns=column_tests(
-                screens,
-                raw,
-                inside[scanned.sample],
-                design,
-                scanned.sample,
-                tested_facts.shard_id[scanned.sample].astype(np.int64),
-                source_name=self.source_name,
-                alpha=options.alpha,
-                seed=options.seed,
-            ),
+            attributes=columns.screens,
+            ranges=images.ranges,
+            measured=self.measured,
+            columns=columns.tests,
             known_errors=self.known_errors,
             answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if labelled else None,
             answers_rows=f"{scored.run.directory.url}{scored.rows.described}",
@@ -280,30 +268,18 @@ class _Job(AuditInputs):
         answered = own_answers(self.run, self.names, self.class_vectors)[facts.position]
         return facts.truth, answered == facts.truth
 
-    def _attributes(
-        self, facts: ImageFacts, raw: Mapping[str, Attribute], design: Design
-    ) -> tuple[AttributeScreen, ...]:
-        screens = []
-        for column in self.columns:
-            attribute = facts.attributes[column]
-            reason = unusable(raw[column])
-            if reason is None and column in row_filter(self.run, self.rows).equalities:
-                reason = "it chooses the rows"
-            if reason is None and names_class(attribute, design.truth):
-                reason = "it names the class, or is a perfect confound: every value occurs in one class only"
-            own = own_design(design, attribute, self.source_name)
-            screen = None if reason is not None else attribute_screen(attribute, own)
-            if screen is None:
-                too_few = f"a class has fewer than {MIN_INDEPENDENT} images with a value"
-                self.dropped.append(Dropped(what=column, head=None, reason=reason or too_few))
-            else:
-                screens.append(screen)
-        return tuple(screens)
-
     @property
     def source_name(self) -> str | None:
         """The column that the audit found to be a source."""
         return None if self.source is None else self.source.name
+
+
+def _design(facts: ImageFacts, tested: Ints, classes: int) -> Design:
+    """Of the images of the tested classes (K,) among all."""
+    local = np.full(classes, -1, np.int64)
+    local[tested] = np.arange(len(tested))
+    repeated = int(facts.cluster.max(initial=-1)) + 1 < len(facts)
+    return Design(local[facts.truth], len(tested), facts.cluster if repeated else None, facts.source, facts.discovery)
 
 
 def tested_classes(facts: ImageFacts, classes: int) -> Ints:

@@ -18,6 +18,7 @@ from clipaudit.cues.measure.context import ColumnTest, Context, Progress
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.overview import differences, points
 from clipaudit.cues.result.finding_parts import Estimate, Groups, Verdict
+from clipaudit.cues.result.given_parts import GivenModel
 from clipaudit.cues.result.mistake_parts import AnswererErrors, DoubtfulLabels
 from clipaudit.cues.result.panels import (
     AttributeTable,
@@ -64,6 +65,7 @@ def assemble(
     hygiene: Hygiene,
     placebo: Placebo | None,
     rehearsal: RehearsalPanel | None,
+    given: tuple[GivenModel, ...],
     everything: ImageFacts,
     left_out: tuple[LeftOut, LeftOut | None],
     rows: dict[str, Any],
@@ -92,6 +94,7 @@ def assemble(
         labels=labels,
         hygiene=hygiene,
         rehearsal=rehearsal,
+        given=given,
         controls=controls,
         trust=trust,
         dropped=dropped,
@@ -255,7 +258,7 @@ def _scored_clusters(context: Context) -> Ints | None:
 def _data(context: Context, everything: ImageFacts, left_out: tuple[LeftOut, LeftOut | None]) -> Data:
     scored = None if context.answers is None else context.answers.facts
     discovery = 0 if scored is None else int(scored.discovery.sum())
-    labelled = Verdict.CONFIRMED if context.attributes else Verdict.CANDIDATE
+    labelled = Verdict.CONFIRMED if context.attributes or context.measured else Verdict.CANDIDATE
     return Data(
         association=context.rows,
         counterfactual=None if scored is None else context.answers_rows,
@@ -264,7 +267,8 @@ def _data(context: Context, everything: ImageFacts, left_out: tuple[LeftOut, Lef
         discovery_rows=discovery,
         confirmation_rows=0 if scored is None else len(scored) - discovery,
         clusters=int(everything.cluster.max(initial=-1)) + 1,
-        attributes=tuple(screen.attribute.column for screen in context.attributes),
+        attributes=tuple(s.attribute.column for s in context.attributes if s.attribute.column not in context.measured),
+        image_properties=context.measured,
         evidence=labelled if context.classes_from == "label" else Verdict.OBSERVED,
         left_out=left_out[0],
         test_left_out=left_out[1],

@@ -17,7 +17,7 @@ from clipaudit.cues.findings.measured_reliance import (
     scored_groups,
 )
 from clipaudit.cues.findings.reliance_result import as_result, corrected_gap_of
-from clipaudit.cues.findings.sentences import Words, action, answerer_words, sentence
+from clipaudit.cues.findings.sentences import Words, action, answerer_words, listed, sentence
 from clipaudit.cues.findings.verdicts import (
     CellSize,
     VerdictCase,
@@ -74,7 +74,7 @@ def value_finding(
         rank=0,
         verdict=outcome,
         kind="value",
-        sentence=worst.sentence
+        sentence=f"{worst.sentence}{_also(reliance, outcome)}"
         if worst is not None
         else sentence(words, outcome, association, context.classes_from, rest=rest),
         action=action(outcome, words, _images_asked_for(context, cue, association, outcome)),
@@ -142,6 +142,14 @@ def _images_asked_for(context: Context, cue: ValueCue, association: Association,
     if outcome is Verdict.OBSERVED:
         return labels_needed(association, int(context.design.counts[cue.upper].sum()), len(context.design.truth))
     return to_collect(*value_counts(cue.screen.counts, cue.value), cue.upper).total
+
+
+def _also(reliance: Sequence[Reliance], outcome: Verdict) -> str:
+    """Who else has the headline's verdict, where it speaks against an answerer."""
+    others = [answerer_words(part.answerer) for part in reliance if part.verdict is outcome][1:]
+    if not others or outcome not in (Verdict.CONFIRMED, Verdict.FAILS_WHERE, Verdict.MODEL_ONLY):
+        return ""
+    return f" The same holds for {listed(others)}."
 
 
 def first_class(context: Context, words: Words) -> int:
@@ -299,6 +307,12 @@ def _cue(
     towards = context.namer.words(contrast, 3, context_only=True, by_fit=True)
     away_from = context.namer.words(-contrast, 1, context_only=True, by_fit=True)
     words = [CueWord(text=cue.word, property="attribute", kind="context-like", head=None, d=d)]
+    # of an image property: what its end holds, and other ends that go with it
+    measured = [context.ranges[cue.word]] if cue.word in context.ranges else []
+    words += [
+        CueWord(text=text, property="image property", kind="context-like", head=None, d=None)
+        for text in (*measured, *cue.also)
+    ]
     words += [CueWord(text=w.text, property=w.property, kind=w.kind, head=None, d=None) for w in towards]
     words += building.head_words(context, heads, members, having)
     # a word that fits badly would be a wrong name (trap 20)

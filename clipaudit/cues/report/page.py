@@ -19,6 +19,8 @@ from clipaudit.cues.report.first_screen import actions, cases, finding_in_words,
 from clipaudit.cues.report.mistake_cards import error_cards, label_pictures
 from clipaudit.cues.report.pictures import CARDS, Pictures, duplicate_strips
 from clipaudit.cues.report.plots import Mark, cue_map, icon, interval_row
+from clipaudit.cues.report.rehearsed_arms import glance, how_rehearsed, rehearsal_columns
+from clipaudit.cues.report.reliance_words import ANSWERER_COLUMNS, answerer_cell, numbers
 from clipaudit.cues.result.finding_parts import Estimate, Verdict
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.pages.html import render_page, template_environment
@@ -76,9 +78,9 @@ def _environment() -> jinja2.Environment:
 def _helpers() -> dict[str, Any]:
     return {
         "anchor": anchor,
-        "answerer_cell": words.answerer_cell,
-        "answerer_words": words.answerer_words,
-        "answerer_columns": words.ANSWERER_COLUMNS,
+        "answerer_cell": answerer_cell,
+        "answerer_columns": ANSWERER_COLUMNS,
+        "answerer_words": words.who_first,
         "in_words": finding_in_words,
         "column_word": words.column_word,
         "icon": icon,
@@ -103,13 +105,12 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "report": report,
         "audit": audit,
         "files": report.files,
-        "file_names": {file.name for file in report.files},
         "title": words.headline(audit),
         "gate_word": _GATE[report.gate.outcome] if report.gate.fail_on or not audit.trust.valid else "No gate set",
         "plain": plain_sentences(report),
         "todo": to_do(report),
         "unable": words.unable(audit),
-        "first_numbers": words.numbers(card_findings[0]) if card_findings and audit.trust.valid else (),
+        "first_numbers": numbers(card_findings[0]) if card_findings and audit.trust.valid else (),
         "todo_files": _todo_files(report),
         "shorten": words.shortened(audit),
         "also": () if not audit.trust.valid else audit.findings[1 : 1 + _FURTHER],
@@ -122,6 +123,12 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "waiver_words": _WAIVER,
         "cards": [card(finding, pictures, report.waivers) for finding in card_findings],
         "groups": group_tables(audit),
+        "rehearsal": rehearsal_columns(audit),
+        "given": audit.given,
+        "how_rehearsed": words.shortened(audit)(how_rehearsed(audit.rehearsal)),
+        "glance_title": glance(audit)[0],
+        "glance_bars": glance(audit)[1],
+        "file_names": {file.name for file in report.files},
         "shift_sentence": _shift_sentence(audit),
         "shift_rows": _shift_rows(audit),
         "mistakes": error_cards(audit, pictures),

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from clipaudit.cues.answerers.given import answers_alone
 from clipaudit.cues.answerers.reliance_of import reliance_of
-from clipaudit.cues.answerers.watched import watched_answerer
 from clipaudit.cues.reliance import rules
 from clipaudit.cues.reliance.images import OtherColumn, RelianceOptions
 from clipaudit.cues.reliance.training_effect import RetrainedAnswers
@@ -77,7 +77,7 @@ def test_placebos_of_a_trained_answerer_are_held_against_draws_of_its_own():
     place = tied(rng, classes, 0.5)
     conflicting = (place == 1) != (classes == 0)
     right = np.where(conflicting, rng.random(600) < 0.5, rng.random(600) < 0.95)
-    answerer = watched_answerer(np.where(right, classes, 1 - classes), 2, "rehearsed")
+    answerer = answers_alone(np.where(right, classes, 1 - classes), 2, "rehearsed")
     after = right | (rng.random(600) < 0.9)
     drawn = np.stack([after, *(right ^ (rng.random(600) < 0.02) for _ in range(60))])
     retrained = RetrainedAnswers(
@@ -204,7 +204,7 @@ def test_a_watched_model_can_fail_where_and_no_more():
     classes = rng.integers(0, 2, 800)
     place = tied(rng, classes, 0.5)
     answers = np.where(rng.random(800) < 0.4, 1 - place, classes)  # class 0 has the place
-    report = report_of(rng, watched_answerer(answers, 2), [column("place", place)], classes)
+    report = report_of(rng, answers_alone(answers, 2), [column("place", place)], classes)
     reliance = report.findings[0][0]
     assert reliance.effect is None
     assert reliance.fails_where
@@ -226,7 +226,7 @@ def test_no_answer_is_no_right_answer():
     """And no wrong one: without any answer nothing is measured."""
     rng = np.random.default_rng(13)
     classes = rng.integers(0, 2, 200)
-    report = report_of(rng, watched_answerer(np.full(200, -1), 2), [column("x", tied(rng, classes, 0.5))], classes)
+    report = report_of(rng, answers_alone(np.full(200, -1), 2), [column("x", tied(rng, classes, 0.5))], classes)
     reliance = report.findings[0][0]
     assert reliance.gap.group_mean.value is None
     assert reliance.gap.state == "too few"
@@ -244,13 +244,13 @@ def test_images_without_an_answer_are_left_out_of_everything():
     missing = conflicting & (rng.random(1200) < 0.5)
     scored, cue = images(rng, classes), column("place", place)
     options = RelianceOptions(draws=99)
-    all_answered = watched_answerer(answers, 2)
-    part = watched_answerer(np.where(missing, -1, answers), 2)
+    all_answered = answers_alone(answers, 2)
+    part = answers_alone(np.where(missing, -1, answers), 2)
     both = reliance_of([all_answered, part], [cue], scored, options=options)
     of_part = both.findings[0][1]
     rest = np.flatnonzero(~missing)
     alone = reliance_of(
-        [watched_answerer(answers[rest], 2)], [cue.take(rest)], scored.take(rest), options=options
+        [answers_alone(answers[rest], 2)], [cue.take(rest)], scored.take(rest), options=options
     ).findings[0][0]
     assert of_part.gap == alone.gap
     assert of_part.label_noise == alone.label_noise
