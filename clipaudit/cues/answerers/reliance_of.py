@@ -31,7 +31,7 @@ from clipaudit.cues.reliance.images import (
 from clipaudit.cues.reliance.label_noise import label_noise
 from clipaudit.cues.reliance.rank_difference import margins, rank_difference
 from clipaudit.cues.reliance.rules import MeasuredReliance, PlaceboDraws, RelianceReport
-from clipaudit.cues.reliance.specific_effect import Fits, SpecificEffect, measure_effect
+from clipaudit.cues.reliance.specific_effect import FOLDS, Fits, SpecificEffect, measure_effect
 from clipaudit.cues.reliance.visibility import SEEING, as_auc, head_scores, head_visibility, whiteners
 
 
@@ -51,9 +51,9 @@ def reliance_of(
     options = RelianceOptions() if options is None else options
     if not cues or not answerers:
         return RelianceReport(findings=(), placebo=None)
-    work = [_prepared(answerer, images) for answerer in answerers]
     # heads are chosen anew in each permutation: too slow on all images of a large run
     part = _sample(images, options)
+    work = [_prepared(answerer, images, part) for answerer in answerers]
     draws = options.draws_for(len(cues))
     # version 0 is the true column
     places = np.concatenate([np.arange(len(part))[None], draw_places(images.take(part), draws, options.seed)])
@@ -86,16 +86,21 @@ class _Prepared:
     answerer: Answerer
     right: Bools
     fits: Fits | None
+    sampled: Fits | None
+    """Of the images that permutations are made on."""
 
 
-def _prepared(answerer: Answerer, images: ScoredImages) -> _Prepared:
-    fits = None
+def _prepared(answerer: Answerer, images: ScoredImages, part: Ints) -> _Prepared:
+    fits = sampled = None
     parts = answerer.parts
     if parts is not None:
+        everything = np.ones(len(images.truth), np.bool_)
+        taken_out = removal(answerer.logits, parts, images.truth, everything, images.weight)
         halves = (images.discovery, ~images.discovery)
-        first, second = (removal(answerer.logits, parts, images.truth, half, images.weight) for half in halves)
-        fits = Fits(halves=halves, removals=(first, second))
-    return _Prepared(answerer=answerer, right=right_answers(answerer.logits, images.truth), fits=fits)
+        fits = Fits(fold=images.folds(FOLDS), count=FOLDS, halves=halves, removal=taken_out)
+        sampled = fits if len(part) == len(images.truth) else fits.take(part)
+    right = right_answers(answerer.logits, images.truth)
+    return _Prepared(answerer=answerer, right=right, fits=fits, sampled=sampled)
 
 
 def _sample(images: ScoredImages, options: RelianceOptions) -> Ints:
@@ -115,8 +120,7 @@ def _drawn(prepared: _Prepared, cue: CueColumn, images: ScoredImages, part: Ints
     fits = prepared.fits
     if len(part) == len(images.truth) or fits is None:
         return drawn_statistics(images.take(part), cue.take(part), places, prepared.right[part], fits)
-    halves = (fits.halves[0][part], fits.halves[1][part])
-    sampled = Fits(halves=halves, removals=(fits.removals[0].take(part), fits.removals[1].take(part)))
+    sampled = prepared.sampled
     statistics = drawn_statistics(images.take(part), cue.take(part), places, prepared.right[part], sampled)
     # p-values come from the sample, the heads that are taken out from all images
     whole = drawn_statistics(images, cue, np.arange(len(images.truth))[None], prepared.right, fits)

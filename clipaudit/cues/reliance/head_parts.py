@@ -49,6 +49,11 @@ class Removal:
     """(P, C - 1, n) what each head's deviation from its mean adds to `base`."""
 
     @property
+    def count(self) -> int:
+        """Heads, P."""
+        return len(self.heads)
+
+    @property
     def right(self) -> Bools:
         """(n,) with every head in place."""
         return self._below_zero(self.base)
@@ -67,7 +72,7 @@ class Removal:
     def each_without(self, mask: Bools) -> Bools:
         """(P, n) right answers with the heads of mask (P,) and one further head taken out, for every head."""
         # the largest difference is below 0 where all are; comparing costs a third of subtracting
-        rights: Bools = (self.left(mask)[None] < self.heads).all(axis=1)
+        rights: Bools = np.all(self.left(mask)[None] < self.heads, axis=1)
         return rights
 
     def sets_without(self, masks: Bools, block: int = 2**24) -> Bools:
