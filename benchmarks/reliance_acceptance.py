@@ -388,6 +388,7 @@ def coverage(seeds: int, seed: int) -> None:
     """How often 95 % intervals hold the truth of a large population, with copies, and with sources that differ."""
     model = Model(classes=2, core=0.9, reliance=0.6, noise=0.9)
     designs: list[tuple[str, int, int, int]] = [
+        ("60 images", 60, 1, 0),
         ("120 images", 120, 1, 0),
         ("600 images", 600, 1, 0),
         ("120 images x5", 120, 5, 0),

@@ -39,10 +39,12 @@ class FieldsConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     label: str | None = None
-    """`cls` (an integer), `txt` (a string), another extension as text (`cls:text`), or a json path such as
-    `json:attrs.class_name` (a string)."""
+    """`cls` (integers, or names where the first are names), `txt`, another extension as text (`cls:text`), a json path
+    such as `json:attrs.class_name` (a string, or a list of labels), `path:N` (folder N of the member's name, 0 the
+    first, -1 the last), or `shard` (the shard's name without `.tar`)."""
     attributes: tuple[str, ...] = ()
-    """json paths `json:attrs.place`, or `NAME=json:attrs.place`; the default column name is the last part."""
+    """json paths `json:attrs.place`, or `NAME=json:attrs.place`; the default column name is the last part. Likewise
+    `shard`, `NAME=path:N` and `EXTENSION:text`."""
     caption: str | None = None
     """`txt` or a json path."""
     image: tuple[str, ...] = ()
@@ -263,6 +265,10 @@ class JobConfig:
     """Paths or URLs with brace ranges and globs."""
     out: str
     """Run directory, a local path or any fsspec URL."""
+    append: bool = False
+    """Add the shards that the run does not have, and finish those that it has."""
+    moved: tuple[str, ...] = ()
+    """`FROM=TO`: shards that the run recorded below FROM are below TO now."""
     fields: FieldsConfig = field(default_factory=FieldsConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

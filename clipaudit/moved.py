@@ -184,6 +184,8 @@ MODULES: Final[Mapping[str, str]] = {
     "retrieval.files": "run.derived",
     "retrieval.head": "retrieval.head_index",
     "retrieval.maps": "retrieval.sheet_maps",
+    "retrieval.server": "explorer.server",
+    "retrieval.server_limits": "explorer.server_limits",
     "retrieval.thumbnails": "run.thumbnails",
     "roles": "heads.roles",
     "rows": "run.rows",

@@ -46,7 +46,16 @@ STATUSES = (
 )
 
 Label: TypeAlias = int | str | None
-LabelKind: TypeAlias = Literal["int", "string"]
+SampleLabel: TypeAlias = "Label | tuple[int, ...] | tuple[str, ...]"
+"""What one image has: one label, or in a run whose labels are lists each of its labels once; () for none of them."""
+LabelKind: TypeAlias = Literal["int", "string", "ints", "strings"]
+"""Type of the label column; `ints` and `strings` for lists of them."""
+
+
+def labels_in(label: SampleLabel) -> tuple[int | str, ...]:
+    """Every label of one image: none for None, and for an empty list."""
+    return () if label is None else label if isinstance(label, tuple) else (label,)
+
 
 Names: TypeAlias = str | Sequence[str]
 """One name or several; see `as_names`."""
@@ -105,6 +114,19 @@ def self_attention_column(layer: int) -> str:
     return f"self_attention_L{layer:02d}"
 
 
+IMAGE_PROPERTIES = (
+    "brightness",
+    "contrast",
+    "sharpness",
+    "saturation",
+    "border",
+    "aspect",
+    "megapixels",
+    "kilobytes",
+    "jpeg_quality",
+)
+"""Fields of the column `image`, measured while decoding; `shards.image_properties` and docs/columns.md define them."""
+
 RESIDUAL_MEANS = "residual_means"
 """Column of the residual stream's means by component, `--components`; see `TableSpec.residual_means`."""
 
@@ -136,12 +158,14 @@ class Sample:
     """Why the status is not `ok`, one sentence; the commit record holds the first few of each status."""
     image: Uint8s | None = None
     """(H, W, 3) uint8 RGB at the model's input size, before normalisation."""
-    label: Label = None
+    label: SampleLabel = None
     caption: str | None = None
     attributes: dict[str, str | None] = field(default_factory=dict)
     width: int | None = None
     """Pixels of the image as displayed (after EXIF orientation)."""
     height: int | None = None
+    image_properties: tuple[float, ...] | None = None
+    """Of `IMAGE_PROPERTIES`, nan for one that the image does not have; None for an image that was not decoded."""
     phash: int | None = None
     """64-bit perceptual hash, as a signed int64."""
     offset: int | None = None
@@ -169,10 +193,17 @@ class TableSpec:
     components: tuple[str, ...] = ()
     """Columns of `embed_dim` numbers: layers' attention sums, MLP terms and class-token self-attention
     (`--components`)."""
+    image_properties: tuple[str, ...] = ()
+    """Fields of the column `image`, of `IMAGE_PROPERTIES`; empty in runs of before they were measured."""
     residual_means: int = 0
     """Length of the column `residual_means`, 0 without one: s times the mean over the residual stream's entries of
     what each stored component adds to it. For each layer its heads, its self-attention and its MLP, and at the end the
     whole stream. With it the rows can be put into the published code's allocation."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.label_kind in ("ints", "strings")
 
     @property
     def vectors(self) -> dict[str, int]:
@@ -206,7 +237,8 @@ def arrow_schema(spec: TableSpec) -> pa.Schema:
         pa.field("status", pa.string(), nullable=False),
     ]
     if spec.label_kind is not None:
-        fields.append(pa.field("label", pa.int64() if spec.label_kind == "int" else pa.string()))
+        kind = pa.int64() if spec.label_kind in ("int", "ints") else pa.string()
+        fields.append(pa.field("label", pa.list_(kind) if spec.multi_label else kind))
     if spec.caption:
         fields.append(pa.field("caption", pa.string()))
     if spec.attributes:
@@ -217,6 +249,10 @@ def arrow_schema(spec: TableSpec) -> pa.Schema:
         pa.field("phash", pa.int64()),
         pa.field("offset", pa.int64()),
         pa.field("nbytes", pa.int32()),
+    ]
+    if spec.image_properties:
+        fields.append(pa.field("image", pa.struct([pa.field(name, pa.float32()) for name in spec.image_properties])))
+    fields += [
         pa.field("scale", pa.float32()),
         pa.field("norm", pa.float32()),
         pa.field("remainder", pa.float32()),

@@ -1,11 +1,13 @@
-"""Statistics that several rooms need: proportions with their intervals, false-discovery correction."""
+"""Statistics that several rooms need: proportions and rankings with their intervals, false-discovery correction."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import ndtri
 from scipy.stats import false_discovery_control
 
@@ -74,3 +76,55 @@ class Proportion:
             return 0.0, 1.0
         low, high = wilson(self.value, self.total, float(ndtri((1 + confidence) / 2)))
         return float(low), float(high)
+
+
+def auc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
+    """How often a positive scores higher than a negative, ties half: 0..1; nan when either kind is missing.
+
+    scores: floats of any shape; positive: booleans of the same. The Mann-Whitney statistic over n1 n2.
+    """
+    values, mask = np.asarray(scores, np.float64).ravel(), np.asarray(positive, np.bool_).ravel()
+    outside, within = np.sort(values[~mask]), values[mask]
+    if not len(outside) or not len(within):
+        return math.nan
+    # of each positive: negatives that score lower, and those that score no higher
+    below, up_to = np.searchsorted(outside, within, side="left"), np.searchsorted(outside, within, side="right")
+    return float((below + up_to).mean() / (2 * len(outside)))
+
+
+def average_precision(scores: npt.ArrayLike, positive: npt.ArrayLike, draws: npt.ArrayLike | None = None) -> Float64s:
+    """Area under the precision-recall steps, equal scores taken together; nan without a positive.
+
+    Args:
+        scores: (n,) floats.
+        positive: (n,) bool.
+        draws: (R, n) how often each row counts; None for once each.
+
+    Returns:
+        (R,) float64, 0..1; (1,) without draws.
+    """
+    values, right = np.asarray(scores, np.float64).ravel(), np.asarray(positive, np.bool_).ravel()
+    weights = np.ones((1, len(values))) if draws is None else np.asarray(draws, np.float64)
+    order = np.argsort(-values, kind="stable")
+    # no threshold parts equal scores
+    last_of_equals = np.append(np.diff(values[order]) != 0, True)
+    # true positives and all positives at each threshold, (R, thresholds)
+    hits = (weights * right)[:, order].cumsum(axis=1)[:, last_of_equals]
+    total = weights[:, order].cumsum(axis=1)[:, last_of_equals]
+    precision = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
+    with np.errstate(invalid="ignore"):
+        # sum over steps of (recall_k - recall_{k-1}) precision_k
+        areas: Float64s = (np.diff(hits, axis=1, prepend=0) * precision).sum(axis=1) / hits[:, -1]
+    return areas
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootstrapEstimate:
+    """A figure with its 95 % bootstrap interval over images."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"

@@ -96,7 +96,8 @@ def ablate(
 ) -> None:
     """Replace heads, layers or other components by their means, classify every stored row again, and show what changes.
 
-    Without a choice of what to replace, only the plain accuracy. No image is read and no image model runs. Table and
+    Where images have several labels, average precision and AUC of each label instead of accuracy. Without a choice of
+    what to replace, only the plain figures. No image is read and no image model runs. Table and
     figure also go to `RUN/ablations/NAME/`.
 
     Example: `clipaudit ablate runs/train --attribute place --role location --fit split=val --where split=test
@@ -156,6 +157,9 @@ def _run_ablation(
     experiment: Experiment, choice: Choice, reconstruct: int | None, random: int, out: str | None, as_json: bool
 ) -> None:
     """Ablate once, write table and figure, and print the result."""
+    if experiment.run.spec.multi_label:
+        _run_presence(experiment, choice, reconstruct, random, out, as_json)
+        return
     from clipaudit.cli.console.ablate import print_ablation
     from clipaudit.cli.console.progress import ProgressBar
     from clipaudit.heads.experiment import ablation
@@ -171,6 +175,24 @@ def _run_ablation(
         print_ablation(result)
     files = {"ablation.json": json_value, "ablation.svg": ablation_figure(result)}
     save(experiment.run, "ablations/ablation", files, out, quiet=as_json)
+
+
+def _run_presence(
+    experiment: Experiment, choice: Choice, reconstruct: int | None, random: int, out: str | None, as_json: bool
+) -> None:
+    """The same where images have several labels: write and print average precisions."""
+    from clipaudit.cli.console.ablate import print_presence
+    from clipaudit.cli.console.progress import ProgressBar
+    from clipaudit.heads.presence_ablation import presence_ablation, presence_json
+
+    with ProgressBar("heads") as progress:
+        result = presence_ablation(experiment, choice, reconstruct=reconstruct, random=random, on_head=progress)
+    json_value = presence_json(result)
+    if as_json:
+        print_json(json_value)
+    else:
+        print_presence(result)
+    save(experiment.run, "ablations/ablation", {"ablation.json": json_value}, out, quiet=as_json)
 
 
 def _run_study(experiment: Experiment, name: str, seeds: int, out: str | None, as_json: bool) -> None:

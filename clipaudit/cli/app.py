@@ -6,7 +6,23 @@ from typing import Annotated
 
 import typer
 
-from clipaudit.cli import ablate, compare, demo, evaluate, heads, index, job, localize, pack, query, report, run
+from clipaudit.cli import (
+    ablate,
+    columns,
+    compare,
+    demo,
+    doctor,
+    evaluate,
+    heads,
+    index,
+    job,
+    localize,
+    pack,
+    query,
+    rehearse,
+    report,
+    run,
+)
 from clipaudit.cli.command import Command
 from clipaudit.schema import VERSION
 
@@ -41,6 +57,7 @@ app.command("status", cls=Command)(run.status)
 app.command("check", cls=Command)(run.check)
 app.command("gc", cls=Command)(run.gc)
 app.command("export", cls=Command)(run.export)
+app.add_typer(columns.columns, name="columns")
 app.command("heads", cls=Command)(heads.heads)
 app.command("ablate", cls=Command)(ablate.ablate)
 app.command("compare", cls=Command)(compare.compare)
@@ -51,5 +68,7 @@ app.command("serve", cls=Command)(query.serve)
 app.command("explain", cls=Command)(localize.explain)
 app.add_typer(evaluate.evaluate, name="evaluate")
 app.command("report", cls=Command)(report.report)
+app.command("rehearse", cls=Command)(rehearse.rehearse)
 app.command("demo", cls=Command)(demo.demo)
 app.command("demo-data", cls=Command)(demo.demo_data)
+app.command("doctor", cls=Command)(doctor.doctor)

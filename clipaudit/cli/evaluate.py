@@ -32,11 +32,13 @@ from clipaudit.cli.options import (
     option,
     print_json,
 )
+from clipaudit.errors import RunNotFound, UsageError
 
 if TYPE_CHECKING:
     from clipaudit.localize.evaluation.evaluate import EvaluationConfig
     from clipaudit.localize.surgery import Form
     from clipaudit.model import Positions
+    from clipaudit.run.reader import Run
 
 evaluate = typer.Typer(
     no_args_is_help=True, help="Measure heat maps and class scores against masks and labels in shards."
@@ -167,14 +169,20 @@ def points(
 
 @evaluate.command(cls=Command)
 def multilabel(
-    shards: ShardsArgument,
-    labels: Annotated[str, option("json path of each image's list of labels [json:objects].")] = "json:objects",
+    shards: Annotated[
+        list[str],
+        typer.Argument(
+            help="WebDataset shards, or a run whose labels are lists: its stored embeddings and model are used.",
+            show_default=False,
+        ),
+    ],
+    labels: Annotated[str | None, option("json path of each image's list of labels, in shards [json:objects].")] = None,
     classes: ClassesOption = None,
     templates: TemplatesOption = "single",
     form: FormOption = "paper",
     limit: LimitOption = None,
     batch_size: BatchOption = 32,
-    model: ModelOption = "ViT-B-32",
+    model: Annotated[str | None, option("open_clip name, model directory, hf-hub:ORG/NAME or demo [ViT-B-32].")] = None,
     pretrained: PretrainedOption = None,
     image_mean: ImageMeanOption = None,
     image_std: ImageStdOption = None,
@@ -185,39 +193,69 @@ def multilabel(
 ) -> None:
     """Multi-label recognition: mean average precision of cosines, of their softmax, and after feature surgery.
 
+    Of shards the images are encoded, of a run (`audit --label json:objects`) the stored embeddings are used.
+
     Example: `clipaudit evaluate multilabel 'coco-*.tar' --labels json:objects --classes coco.txt --model ViT-B-16
     --pretrained laion2b_s34b_b88k`
     """
     check_form(form, ())
     at_least("--limit", limit, 1)
-    model_options = model_config(
-        model,
-        pretrained,
-        "fp32",
-        device,
-        batch_size,
-        images=image_settings(image_mean, image_std, image_resize, image_interpolation),
-    )
+    images = image_settings(image_mean, image_std, image_resize, image_interpolation)
+    run = _run_at(shards)
+    if run is not None:
+        given = {"--labels": labels, "--model": model, "--pretrained": pretrained, "--limit": limit}
+        given |= {f"--{name.replace('_', '-')}": value for name, value in images.items()}
+        for name, value in given.items():
+            if value is not None:
+                raise UsageError(f"{name} is for shards: the run at {shards[0]} has its own images, labels and model")
     from clipaudit.cli.console.evaluate import print_recognition
     from clipaudit.cli.console.progress import ImageCounter
-    from clipaudit.localize.evaluation.evaluate import EvaluationConfig, LocaliserEvaluation, plain
-
-    config = EvaluationConfig(
-        shards=tuple(shards),
-        model=model_options,
-        labels=labels,
-        classes=classes,
-        templates=templates,
-        limit=limit,
-        form=cast("Form", form),
+    from clipaudit.localize.evaluation.evaluate import (
+        EvaluationConfig,
+        LocaliserEvaluation,
+        plain,
+        recognition_of_run,
     )
+
     with ImageCounter() as counter:
-        result = LocaliserEvaluation(config, counter).recognition()
+        if run is not None:
+            result = recognition_of_run(run, classes, templates, cast("Form", form), device, counter)
+        else:
+            config = EvaluationConfig(
+                shards=tuple(shards),
+                model=model_config(model or "ViT-B-32", pretrained, "fp32", device, batch_size, images=images),
+                labels=labels or "json:objects",
+                classes=classes,
+                templates=templates,
+                limit=limit,
+                form=cast("Form", form),
+            )
+            result = LocaliserEvaluation(config, counter).recognition()
     if as_json:
         figures = {"images": result.images, "mean": plain(result.mean), "classes": result.by_class}
         print_json(figures | {"occurrences": result.occurrences})
     else:
         print_recognition(result)
+
+
+def _run_at(places: list[str]) -> Run | None:
+    """The run at the only place; None where that is no run. UsageError when a run is one of several places."""
+    from clipaudit.run.reader import Run
+
+    runs = [place for place in places if "{" not in place and "*" not in place and _is_run(place)]
+    if runs and len(places) > 1:
+        raise UsageError(f"{runs[0]} is a run: give it alone, or shards")
+    return Run(runs[0]) if runs else None
+
+
+def _is_run(place: str) -> bool:
+    from clipaudit.run.directory import RunDirectory
+
+    try:
+        RunDirectory(place).open()
+    except RunNotFound:
+        return False
+    return True
 
 
 @evaluate.command(cls=Command)

@@ -47,7 +47,7 @@ def pack(
     `OUT/classnames.txt`; `json` has the path, the split and all columns. What is left out is counted, with the reason.
     The same command goes on where it was stopped.
 
-    Example: `clipaudit pack photos shards/photos`
+    Example: `clipaudit pack demo-out/photos shards/photos`
     """
     from clipaudit.cli.console.pack import PackReporter, as_document
     from clipaudit.shards.pack import PackConfig

@@ -164,7 +164,7 @@ def serve(
         raise UsageError("there is no page to serve yet: give --api for the JSON interface")
     if not 0 <= port < 65536:
         raise UsageError(f"--port must lie in 0..65535, not {port}")
-    from clipaudit.retrieval.server import serve_api
+    from clipaudit.explorer.server import serve_api
 
     def print_address(url: str) -> None:
         if as_json:

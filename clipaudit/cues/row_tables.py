@@ -9,7 +9,8 @@ Every table begins with `shard_id` int32, `index` int32, `key` string, `class` s
 | `balanced` | an image of a subset with equal groups | |
 | `collect` | a cell to fill | `class`, `attribute`, `value`, `have`, `collect`, `finding` |
 | `spuriosity` | an image of a class that has a finding's cue | `finding`, `score`, `rank` (1 has most of the cue) |
-| `review` | an image worth a look | `finding`, `reason` |
+| `review` | an image worth a look | `finding` (`label` for one whose label is contradicted), `reason` |
+| `slices` | an image of an error slice | `answerer`, `slice`, `images` in words, `answer`, `wrong`, `rank` (1 most) |
 
 Without labels there are no `weights`, `balanced` and `collect`: they would teach a model what nobody has checked.
 
@@ -24,16 +25,15 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from clipaudit.arrays import Float64s, Ints
-from clipaudit.cues.measure.answers import read_vectors
+from clipaudit.arrays import Ints
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.shift import having_classes, strongest_direction
+from clipaudit.cues.measure.vectors import read_vectors
 from clipaudit.cues.result.result import AuditResult, Finding
+from clipaudit.cues.statistics.balance import CAP, balanced_subset, balanced_weights, group_codes
 from clipaudit.run.classes import ClassNames
 
-CAP: Final = 50.0
-"""Most that one image may weigh: a few images of a rare group would otherwise decide a training."""
 _REVIEWED: Final = 200
 
 
@@ -43,19 +43,25 @@ def row_tables(
     everything: ImageFacts,
     test: ImageFacts | None,
     columns: Sequence[str],
+    *,
+    slices: pa.Table,
+    doubtful: pa.Table,
 ) -> dict[str, pa.Table]:
-    """The tables of the module's docstring; `columns` are the usable attributes."""
+    """The tables of the module's docstring; `columns` are the usable attributes, `doubtful` the rows of `review` for
+    labels."""
     names = context.names
     tables = {
         "groups": _groups(everything, test, names, columns),
         "collect": collect(findings),
         "spuriosity": _joined([spuriosity(context, finding) for finding in findings], _SPURIOSITY),
-        "review": _joined([_review(finding) for finding in findings], _REVIEW),
+        "review": _joined([*(_review(finding) for finding in findings), doubtful], _REVIEW),
     }
+    if slices.num_rows:
+        tables["slices"] = slices
     if context.classes_from != "label":
         del tables["collect"]
         return tables
-    groups = _cells(everything, columns)
+    groups = _groups_of(everything, columns)
     weights, effective = balanced_weights(groups)
     parts = {name: _values(everything, name) for name in columns}
     table = pa.table({**_identity(everything, names), **parts, "weight": pa.array(weights)})
@@ -84,38 +90,9 @@ def heads(result: AuditResult) -> dict[str, Any]:
     }
 
 
-# -- weights -----------------------------------------------------------------------------------------------------------
-
-
-def balanced_weights(groups: Ints) -> tuple[Float64s, float]:
-    """(n,) weights n / (G n_g), capped, and the effective number of images (sum w)^2 / sum w^2; groups (n,) >= 0."""
-    if not len(groups):
-        return np.empty(0), 0.0
-    _, codes, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    weights = np.minimum(len(groups) / (len(counts) * counts[codes]), CAP)
-    return weights, float(weights.sum() ** 2 / (weights**2).sum())
-
-
-def balanced_subset(groups: Ints, seed: int = 0) -> Ints:
-    """(m,) places of as many images of each group as the smallest has, drawn, in order; groups (n,)."""
-    if not len(groups):
-        return np.empty(0, np.int64)
-    rng = np.random.default_rng([seed, 10])
-    _, codes, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    order = np.lexsort((rng.random(len(groups)), codes))
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    rank = np.arange(len(order)) - np.repeat(starts, counts)
-    places: Ints = np.sort(order[rank < counts.min()])
-    return places
-
-
-def _cells(facts: ImageFacts, columns: Sequence[str]) -> Ints:
-    """(n,) class x values of all columns; a missing value is a value of its own."""
-    groups = facts.truth.copy()
-    for name in columns:
-        attribute = facts.attributes[name]
-        groups = groups * (len(attribute.values) + 1) + attribute.codes + 1
-    return groups
+def _groups_of(facts: ImageFacts, columns: Sequence[str]) -> Ints:
+    """(n,) class x values of the columns."""
+    return group_codes(facts.truth, [facts.attributes[name] for name in columns])
 
 
 # -- what to collect, what to look at ----------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from clipaudit.cues.measure.context import ColumnTest, Context, Progress
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.overview import differences, points
 from clipaudit.cues.result.finding_parts import Estimate, Groups, Verdict
+from clipaudit.cues.result.given_parts import GivenModel
+from clipaudit.cues.result.mistake_parts import AnswererErrors, DoubtfulLabels
 from clipaudit.cues.result.panels import (
     AttributeTable,
     ClassFacts,
@@ -26,8 +28,10 @@ from clipaudit.cues.result.panels import (
     LeftOut,
     Settings,
     Shift,
+    StateRead,
     Trust,
 )
+from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
 from clipaudit.cues.result.reliance_parts import Placebo
 from clipaudit.cues.result.result import SCHEMA_VERSION, AuditResult, Finding
 from clipaudit.cues.statistics.attributes import AttributeScreen
@@ -56,8 +60,12 @@ def assemble(
     versions: dict[str, str],
     dropped: tuple[Any, ...],
     shift: Shift | None,
+    errors: tuple[AnswererErrors, ...],
+    labels: DoubtfulLabels | None,
     hygiene: Hygiene,
     placebo: Placebo | None,
+    rehearsal: RehearsalPanel | None,
+    given: tuple[GivenModel, ...],
     everything: ImageFacts,
     left_out: tuple[LeftOut, LeftOut | None],
     rows: dict[str, Any],
@@ -82,7 +90,11 @@ def assemble(
         groups=plain_groups(context),
         predictability=context.scan.predictability,
         shift=shift,
+        errors=errors,
+        labels=labels,
         hygiene=hygiene,
+        rehearsal=rehearsal,
+        given=given,
         controls=controls,
         trust=trust,
         dropped=dropped,
@@ -98,12 +110,18 @@ def assemble(
 def run_names(run: Run, test_run: Run | None) -> dict[str, Any]:
     """What a result is of."""
     return {
-        "run": run.directory.url,
-        "test_run": None if test_run is None else test_run.directory.url,
+        "run": run.url,
+        "test_run": None if test_run is None else test_run.url,
         "model": str(run.manifest.model["name"]),
         "model_fingerprint": str(run.manifest.model["fingerprint"]),
         "run_fingerprint": run.manifest.fingerprint,
+        "state": _state(run),
+        "test_state": None if test_run is None else _state(test_run),
     }
+
+
+def _state(run: Run) -> StateRead:
+    return StateRead(generation=run.state.generation, committed_at=run.state.committed_at)
 
 
 def _table(context: Context, screen: AttributeScreen, test: ColumnTest) -> AttributeTable:
@@ -240,7 +258,7 @@ def _scored_clusters(context: Context) -> Ints | None:
 def _data(context: Context, everything: ImageFacts, left_out: tuple[LeftOut, LeftOut | None]) -> Data:
     scored = None if context.answers is None else context.answers.facts
     discovery = 0 if scored is None else int(scored.discovery.sum())
-    labelled = Verdict.CONFIRMED if context.attributes else Verdict.CANDIDATE
+    labelled = Verdict.CONFIRMED if context.attributes or context.measured else Verdict.CANDIDATE
     return Data(
         association=context.rows,
         counterfactual=None if scored is None else context.answers_rows,
@@ -249,7 +267,8 @@ def _data(context: Context, everything: ImageFacts, left_out: tuple[LeftOut, Lef
         discovery_rows=discovery,
         confirmation_rows=0 if scored is None else len(scored) - discovery,
         clusters=int(everything.cluster.max(initial=-1)) + 1,
-        attributes=tuple(screen.attribute.column for screen in context.attributes),
+        attributes=tuple(s.attribute.column for s in context.attributes if s.attribute.column not in context.measured),
+        image_properties=context.measured,
         evidence=labelled if context.classes_from == "label" else Verdict.OBSERVED,
         left_out=left_out[0],
         test_left_out=left_out[1],

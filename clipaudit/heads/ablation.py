@@ -22,7 +22,15 @@ from clipaudit.heads.textspan import TextSpan
 from clipaudit.heads.zeroshot import LogitBatch
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import ALL, BATCH_ROWS, RowBatch, Rows
-from clipaudit.schema import Label, attention_column, head_label, mlp_column, parse_head_label, self_attention_column
+from clipaudit.schema import (
+    Label,
+    attention_column,
+    head_label,
+    labels_in,
+    mlp_column,
+    parse_head_label,
+    self_attention_column,
+)
 
 ComponentKind: TypeAlias = Literal["attention", "mlp", "self_attention"]
 
@@ -83,9 +91,11 @@ def _streamed_means(
     counts: Counter[Label] = Counter()
     for batch in stream_allocated(run, columns, ["label"] if balanced else [], rows, published=published):
         # without `balanced` all rows are of one group, None
-        labels = batch.columns["label"] if balanced else np.full(len(batch), None, object)
-        for label in set(labels.tolist()):
-            mask = labels == label if balanced else np.ones(len(batch), np.bool_)
+        labels = batch.columns["label"].tolist() if balanced else [None] * len(batch)
+        # an image with several labels counts for each, one with an empty list for none
+        groups = [labels_in(label) if isinstance(label, tuple) else (label,) for label in labels]
+        for label in dict.fromkeys(label for group in groups for label in group):
+            mask = np.array([label in group for group in groups], np.bool_)
             counts[label] += int(mask.sum())
             total = sums.setdefault(label, {name: np.zeros(values.shape[1]) for name, values in batch.vectors.items()})
             for name, values in batch.vectors.items():
@@ -206,7 +216,7 @@ def stream_variants(run: Run, question: ZeroShot, variants: Sequence[Sequence[Re
         raise UsageError(f"the run at {run.directory.url} has no labels: accuracy needs them (--label)")
     folded = {column: _Folded(column, variants, question.classes) for column in _replaced(variants)}
     columns = ["label", *([question.attribute] if question.attribute is not None else [])]
-    classes = len(question.classes)
+    classes, several = len(question.classes), run.spec.multi_label
     # float32 logits of the rows, of what each variant removes, and of one product on the way
     size = max(1, min(BATCH_ROWS, _BATCH_BYTES // (4 * classes * (2 * len(variants) + 1))))
     for batch in stream_allocated(run, ["embedding", *folded], columns, question.rows, size, question.published):
@@ -217,8 +227,9 @@ def stream_variants(run: Run, question: ZeroShot, variants: Sequence[Sequence[Re
         yield LogitBatch(
             base=batch.vectors["embedding"] @ question.classes.T.astype(np.float32, copy=False),
             removed=removed,
-            truth=_truth(batch.columns["label"], question.class_of),
+            truth=_truth(batch.columns["label"], question.class_of, several),
             values=_group_values(batch, question.attribute),
+            present=_present(batch.columns["label"], question.class_of, classes) if several else None,
         )
 
 
@@ -251,11 +262,22 @@ class _Folded:
             removed[variant] += away @ self._toward[:, place * classes : (place + 1) * classes]
 
 
-def _truth(labels: npt.NDArray[Any], class_of: Mapping[Label, int]) -> npt.NDArray[np.int64]:
+def _truth(labels: npt.NDArray[Any], class_of: Mapping[Label, int], several: bool) -> npt.NDArray[np.int64]:
+    if several:
+        return np.full(len(labels), -1, np.int64)
     unknown = [label for label in labels if label not in class_of]
     if unknown:
         raise UsageError(f"the run has rows of label {unknown[0]!r}, which has no class")
     return np.array([class_of[label] for label in labels], np.int64)
+
+
+def _present(labels: npt.NDArray[Any], class_of: Mapping[Label, int], classes: int) -> Bools:
+    """(n, C) which classes each row's tuple of labels has."""
+    present = np.zeros((len(labels), classes), np.bool_)
+    for row, several in enumerate(labels):
+        for label in labels_in(several):
+            present[row, class_of[label]] = True
+    return present
 
 
 def _group_values(batch: RowBatch, attribute: str | None) -> npt.NDArray[Any]:

@@ -1,4 +1,4 @@
-"""The room's questions for Python, one call each with defaults: `describe_heads`, `ablate` and `compare_runs`."""
+"""The room's questions for Python, one call each with defaults: `describe_heads`, `ablate`, `compare_runs`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from clipaudit.heads.allocation import Allocation
 from clipaudit.heads.comparison import Comparison, compare
 from clipaudit.heads.description import DEFAULT_STEPS, DescribeConfig, Description, describe
 from clipaudit.heads.experiment import Ablation, Choice, Experiment, ExperimentConfig, ablation
+from clipaudit.heads.presence_ablation import PresenceAblation, presence_ablation
 from clipaudit.heads.texts.pool import TextPool, pool_for
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.heads.textspan import Criterion
@@ -142,6 +143,51 @@ def ablate(
     reader = opened(run)
     experiment = Experiment(reader, RunTexts(reader, device), config)
     return ablation(experiment, choice, reconstruct=reconstruct, random=random, on_head=on_head)
+
+
+def ablate_presence(
+    run: RunPlace,
+    heads: Names = (),
+    *,
+    layers: str | None = None,
+    mlps: str | None = None,
+    components: Names = (),
+    roles: Names = (),
+    reconstruct: int | None = None,
+    where: Names = (),
+    fit: Names = (),
+    means: str | None = None,
+    random: int = 0,
+    classes: str | None = None,
+    templates: str = "imagenet",
+    texts: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    on_head: Progress = _silent,
+) -> PresenceAblation:
+    """`ablate` where images have several labels: how well each label's cosine ranks the images that have it.
+
+    Arguments as of `ablate`. The result has average precision (C,) and AUC (C,) of each label, float64 in 0..1, before
+    and after, and their means with intervals. Raises UsageError as `ablate`, and for a run of single labels.
+
+    >>> ablate_presence("demo-out/birds-run", "L05H00")
+    Traceback (most recent call last):
+    ...
+    clipaudit.errors.UsageError: images of the run at ... have one label each: presence needs lists of them
+    """
+    config = ExperimentConfig(
+        classes=classes,
+        templates=templates,
+        where=as_names(where),
+        fit=as_names(fit),
+        means=means,
+        texts=texts,
+        seed=seed,
+    )
+    reader = opened(run)
+    experiment = Experiment(reader, RunTexts(reader, device), config)
+    choice = _choice(heads, layers, mlps, components, roles)
+    return presence_ablation(experiment, choice, reconstruct=reconstruct, random=random, on_head=on_head)
 
 
 def _choice(heads: Names, layers: str | None, mlps: str | None, components: Names, roles: Names) -> Choice:

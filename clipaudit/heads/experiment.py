@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
-from clipaudit.arrays import Floats
+from clipaudit.arrays import Bools, Floats
 from clipaudit.config import parse_layers
 from clipaudit.errors import UsageError
 from clipaudit.heads.ablation import (
-    ComponentKind,
     Means,
     Replacement,
     ZeroShot,
@@ -29,6 +27,7 @@ from clipaudit.heads.ablation import (
 )
 from clipaudit.heads.allocation import INITIAL, Allocation, PublishedAllocation, published_moments
 from clipaudit.heads.description import find_roles
+from clipaudit.heads.named_columns import check_roles, heads_with, named_components
 from clipaudit.heads.roles import Role
 from clipaudit.heads.texts.pool import TextPool, pool_for
 from clipaudit.heads.texts.prompts import load_templates
@@ -44,10 +43,6 @@ from clipaudit.run.rows import ALL, Rows, check_rows, chosen_rows, group_column,
 from clipaudit.schema import Label, as_paths, as_tuples, mlp_column, parse_head_label
 
 BALANCED: Final = "balanced"
-COMPONENT_KINDS: Final[Mapping[str, ComponentKind]] = MappingProxyType(
-    {"self-attention": "self_attention", "attention": "attention", "mlp": "mlp"}
-)
-"""What `--components` takes, beside the names of columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +90,20 @@ class Experiment:
         self._attribute = None if config.attribute is None else group_column(run, config.attribute)
         labels = run.class_labels()
         self.names: ClassNames = find_classes(config.classes, [shard.url for shard in run.manifest.shards], labels)
-        if len(self.names) < 2:
+        if len(self.names) < 2 and not run.spec.multi_label:
             raise UsageError(f"accuracy needs at least two classes, and {self.names.source} has {len(self.names)}")
         self._class_of: dict[Label, int] = dict(self.names.rows(labels).items())
         self._templates = load_templates(config.templates)
         for rows in dict.fromkeys((self._rows, self.fit)):
             check_rows(run, rows)
+
+    def require_single_labels(self, what: str) -> None:
+        """UsageError where images have several labels, for what counts right answers."""
+        if self.run.spec.multi_label:
+            raise UsageError(
+                f"{what} counts right answers, and images of the run at {self.run.directory.url} have several labels:"
+                " average precision of each is what `clipaudit ablate` and `ablate_presence` give"
+            )
 
     @cached_property
     def asked(self) -> ZeroShot:
@@ -214,9 +217,9 @@ def chosen_columns(question: Experiment, choice: Choice, roles: Sequence[Role]) 
     elif choice.mlps is not None:
         columns += question.mlps()
     for name in choice.components:
-        columns += question.mlps() if name == "mlp" else _component(run, name)
+        columns += question.mlps() if name == "mlp" else named_components(run, name)
     if choice.roles:
-        columns += _heads_with(choice.roles, roles)
+        columns += heads_with(choice.roles, roles)
     check_stored(run, [name for name in columns if name != INITIAL])
     return tuple(dict.fromkeys(columns))
 
@@ -227,36 +230,7 @@ def check_choice(run: Run, choice: Choice, study: str | None = None) -> None:
     if study == "components" or choice.mlps is not None:
         component_columns(run, "mlp")
     for name in choice.components:
-        check_stored(run, _component(run, name))
-
-
-def _component(run: Run, name: str) -> tuple[str, ...]:
-    """The columns that one value of `--components` names."""
-    if name in COMPONENT_KINDS:
-        return component_columns(run, COMPONENT_KINDS[name])
-    if "_L" not in name:
-        raise UsageError(
-            f"--components {name}: it takes {', '.join(COMPONENT_KINDS)}, or columns such as self_attention_L11"
-        )
-    return (name,)
-
-
-def _check_roles(pool: TextPool | None, wanted: Sequence[str]) -> None:
-    """UsageError for a role that the texts cannot give."""
-    known = set() if pool is None else {*pool.properties, *pool.kinds}
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise UsageError(
-            f"--role {unknown[0]}: the texts have no such property or kind; there is {', '.join(sorted(known))}"
-        )
-
-
-def _heads_with(wanted: Sequence[str], roles: Sequence[Role]) -> list[str]:
-    heads = [role.head for role in roles if role.label in wanted or role.kind in wanted]
-    if not heads:
-        labels = sorted({role.label for role in roles if role.label is not None})
-        raise UsageError(f"no head has the role {' or '.join(wanted)}; roles found: {', '.join(labels) or 'none'}")
-    return heads
+        check_stored(run, named_components(run, name))
 
 
 # -- one ablation ------------------------------------------------------------------------------------------------------
@@ -293,6 +267,56 @@ def ablation(
     `random` is how many sets of as many heads of the same layers are drawn. UsageError as in `Experiment` and
     `chosen_columns`, and when there are no other heads to draw. Source: arXiv 2310.05916 (docs/method.md 5).
     """
+    question.require_single_labels("accuracy")
+    prepared = prepare(question, choice, reconstruct=reconstruct, random=random, on_head=on_head)
+    chosen = prepared.chosen
+    base, ablated = score(stream_logits(question.run, question.asked, prepared.replacements), [chosen & False, chosen])
+    drawn = None
+    if random:
+        sets = random_sets(prepared.everything, prepared.columns, random, question.config.seed)
+        drawn = score_sets(stream_logits(question.run, question.asked, prepared.replacements), sets)
+    worst = ablated.worst_group(question.config.min_group)
+    return Ablation(
+        question=question,
+        columns=prepared.columns,
+        reconstructed=reconstruct,
+        means=prepared.means,
+        base=base,
+        ablated=ablated,
+        roles=prepared.roles,
+        accuracy_control=None if drawn is None else control(ablated.accuracy.value, drawn.accuracy),
+        worst_control=None
+        if drawn is None or worst is None
+        else control(worst[1].value, drawn.worst_group(question.config.min_group)),
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prepared:
+    """What an ablation replaces, by what."""
+
+    columns: tuple[str, ...]
+    """The chosen ones."""
+    everything: tuple[str, ...]
+    """Those, and the heads that random sets may take instead."""
+    chosen: Bools
+    """(P,) which of `everything` are chosen."""
+    means: Means
+    replacements: tuple[Replacement, ...]
+    """Of `everything`, in its order."""
+    roles: dict[str, Role]
+    """Of the replaced heads, when they were chosen by role."""
+
+
+def prepare(
+    question: Experiment,
+    choice: Choice,
+    *,
+    reconstruct: int | None,
+    random: int,
+    on_head: Callable[[int, int], None],
+) -> Prepared:
+    """Choose columns and make their replacements; UsageError as in `ablation`."""
     if random < 0:
         raise UsageError(f"random must be at least 0, not {random}")
     _check(question, choice, reconstruct, random)
@@ -301,26 +325,13 @@ def ablation(
     others = _rivals(question.run, columns) if random else ()
     everything = (*columns, *others)
     means = question.means(everything)
-    replacements = _replacements(question, everything, means, reconstruct)
-    chosen = as_set(everything, columns)
-    base, ablated = score(stream_logits(question.run, question.asked, replacements), [chosen & False, chosen])
-    drawn = None
-    if random:
-        sets = random_sets(everything, columns, random, question.config.seed)
-        drawn = score_sets(stream_logits(question.run, question.asked, replacements), sets)
-    worst = ablated.worst_group(question.config.min_group)
-    return Ablation(
-        question=question,
+    return Prepared(
         columns=columns,
-        reconstructed=reconstruct,
+        everything=everything,
+        chosen=as_set(everything, columns),
         means=means,
-        base=base,
-        ablated=ablated,
+        replacements=_replacements(question, everything, means, reconstruct),
         roles={role.head: role for role in roles if role.head in columns},
-        accuracy_control=None if drawn is None else control(ablated.accuracy.value, drawn.accuracy),
-        worst_control=None
-        if drawn is None or worst is None
-        else control(worst[1].value, drawn.worst_group(question.config.min_group)),
     )
 
 
@@ -330,7 +341,7 @@ def _check(question: Experiment, choice: Choice, reconstruct: int | None, random
         raise UsageError(f"--reconstruct must be at least 0, not {reconstruct}")
     if reconstruct:
         question.pool.require(reconstruct)
-    _check_roles(question.pool if choice.roles else None, choice.roles)
+    check_roles(question.pool if choice.roles else None, choice.roles)
     columns = chosen_columns(question, replace(choice, roles=()), [])
     if reconstruct is not None and not choice.roles and not any(name in question.run.head_labels for name in columns):
         raise UsageError("--reconstruct replaces heads by what texts span, and no head is chosen (--heads, --layers)")

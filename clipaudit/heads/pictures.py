@@ -15,6 +15,7 @@ from markupsafe import Markup
 from PIL import Image, ImageOps
 
 from clipaudit.heads.extremes import Ends, Extreme
+from clipaudit.run.row import label_text
 from clipaudit.run.thumbnails import NoPicture, Thumbnail, Thumbnails
 
 SIDE: Final = 64
@@ -78,7 +79,7 @@ class HeadPictures:
 
     def _picture(self, extreme: Extreme) -> Markup:
         row = extreme.row
-        label = "" if row.label is None else f", label {row.label}"
+        label = "" if row.label is None else f", label {label_text(row.label)}"
         caption = f"{row.key}{label}: {extreme.value:+.1f} standard deviations"
         place = self._places[row.shard_id, row.index]
         if isinstance(place, str):

@@ -104,6 +104,7 @@ def study(
 
     UsageError for another name, or when the run stores nothing that the study could replace.
     """
+    question.require_single_labels(f"--study {name}")
     if name == "texts":
         plans, source = _texts(question, seeds, counts)
         notes = [_texts_note(question, seeds)]

@@ -29,9 +29,11 @@ class LogitBatch(ArrayHolder):
     removed: Float32s
     """(P, n, C): ablated logits are `base - removed[chosen].sum(0)`."""
     truth: Ints
-    """(n,) true classes, as rows of the class vectors."""
+    """(n,) true classes, as rows of the class vectors; -1 where images have several."""
     values: npt.NDArray[Any]
     """(n,) the attribute's values, str objects, None where a row has none; all None without an attribute."""
+    present: Bools | None = None
+    """(n, C) which classes each row has, in a run whose images have several; None in others."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

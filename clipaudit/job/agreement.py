@@ -12,15 +12,14 @@ import torch
 from clipaudit.arrays import Uint8s
 from clipaudit.config import JobConfig
 from clipaudit.errors import ShardError, UsageError
+from clipaudit.job.fields import first_shard
 from clipaudit.job.staging import Staging
 from clipaudit.model import Decomposer, Decomposition
 from clipaudit.model.loading import LoadedModel
 from clipaudit.schema import Shard
-from clipaudit.shards.braces import expand_braces
 from clipaudit.shards.decoder import ImageDecoder
 from clipaudit.shards.feed import ShardFeed
 from clipaudit.shards.fields import Fields
-from clipaudit.shards.listing import expand
 
 _IMAGES: Final = 64
 _ROUNDS: Final = 3  # timings of either side, in turns
@@ -98,11 +97,6 @@ def measure(config: JobConfig, loaded: LoadedModel, decomposer: Decomposer, deco
         largest_head_difference=float((expected.heads - actual.heads).abs().max()),
         time_ratio=seconds[1] / seconds[0],
     )
-
-
-def first_shard(config: JobConfig) -> Shard:
-    """The first shard of a job; the others are not looked up where the pattern names them one by one."""
-    return expand([expand_braces(config.shards[0])[0]])[0]
 
 
 class _Side:

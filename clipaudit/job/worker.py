@@ -19,6 +19,7 @@ from clipaudit.arrays import Float32s
 from clipaudit.config import JobConfig, LabelMoments, parse_layers
 from clipaudit.errors import RunNotFound, ShardTooSlow
 from clipaudit.job.agreement import measure_if_asked
+from clipaudit.job.fields import fields_of
 from clipaudit.job.protocol import Task, WorkerFacts
 from clipaudit.job.staging import Batch, Staging
 from clipaudit.model import Decomposer, describe_tower
@@ -29,6 +30,7 @@ from clipaudit.run.moments_accumulator import MomentsAccumulator
 from clipaudit.run.projections import SCALARS, ProjectionWriter
 from clipaudit.run.records import CommitRecord, StoredFile
 from clipaudit.schema import (
+    IMAGE_PROPERTIES,
     NOT_FINITE,
     OK,
     RESIDUAL_MEANS,
@@ -42,7 +44,6 @@ from clipaudit.schema import (
 from clipaudit.shards.decoder import ImageDecoder
 from clipaudit.shards.decoder_processes import ProcessDecoder
 from clipaudit.shards.feed import DETAILS_PER_STATUS, Decode, ReadReport, ShardFeed
-from clipaudit.shards.fields import parse_fields
 from clipaudit.shards.listing import learn_credentials
 
 Arrays: TypeAlias = dict[str, Float32s]
@@ -62,7 +63,8 @@ class ShardWorker:
         self._config = config
         self._cancel = cancel or threading.Event()
         learn_credentials(config.shards)  # the URLs in tasks hold none
-        self._fields = parse_fields(config.fields)
+        self._run_dir = RunDirectory(config.out)
+        self._fields, _ = fields_of(config, self._run_dir)
         loaded = load_model(config.model)
         tower = describe_tower(loaded.model)
         self._layers = parse_layers(config.store.layers, tower.layers)
@@ -79,7 +81,6 @@ class ShardWorker:
         self._decoder: Decode = decoder
         if config.decode.decode_processes:
             self._decoder = ProcessDecoder(decoder, loaded.description["preprocess"], config.decode)
-        self._run_dir = RunDirectory(config.out)
         self.progressed_at = 0.0
         """Monotonic seconds when the running attempt last got through a batch."""
         self._basis_is_written = False
@@ -102,6 +103,7 @@ class ShardWorker:
                 caption=config.fields.caption is not None,
                 components=components,
                 residual_means=means,
+                image_properties=self._image_properties(),
             ),
             host=platform.node(),
             device=str(loaded.device),
@@ -123,6 +125,13 @@ class ShardWorker:
         tower = self._decomposer.tower
         means = len(self._layers) * (tower.heads + 2) + 1 if self._decomposer.residual_means is not None else 0
         return names, means
+
+    def _image_properties(self) -> tuple[str, ...]:
+        """The image properties that are stored; a run of before they were measured goes on without them."""
+        try:
+            return self._run_dir.open().table.image_properties
+        except RunNotFound:
+            return IMAGE_PROPERTIES
 
     def process(self, task: Task) -> CommitRecord:
         """Write one shard's projections and moments and verify them; the driver commits the returned record.
@@ -345,6 +354,8 @@ def _commit_record(
         truncated=report.truncated,
         input_size=task.shard.size,
         input_etag=task.shard.etag,
+        input_sha256=report.sha256,
+        generation=task.generation,
         bytes_good=report.bytes_good,
         missing_attributes=report.missing,
         bad_attributes=report.bad,

@@ -18,6 +18,7 @@ from clipaudit.config import DecodeConfig, FieldsConfig
 from clipaudit.errors import UsageError
 from clipaudit.localize.frames import Frame, PictureReader, entire
 from clipaudit.schema import OK, Label
+from clipaudit.shards.field_values import Origin
 from clipaudit.shards.fields import Fields, extract, parse_fields
 from clipaudit.shards.image_header import HeaderError, read_header
 from clipaudit.shards.listing import expand
@@ -120,7 +121,7 @@ class MaskedShards:
         data = {name: member.data for name, member in group.members.items()}
         images = self._fields.images_in(data)
         image = data[images[0]] if images else None
-        values = extract(data, self._fields)
+        values = extract(data, self._fields, Origin(key=group.key, shard=url))
         mask = data.get(MASK)
         if (
             group.status != OK
@@ -139,6 +140,7 @@ class MaskedShards:
         cut = None
         if mask is not None and self._masks:
             cut = read_cut_mask(mask, where, picture.frame, picture.seen.shape[:2], squashed=self._squashed)
+        assert not isinstance(values.label, tuple)  # lists are read by `labels` alone
         labels = () if self._labels is None else _list_at(data.get("json"), self._labels.path)
         if labels is None:
             return None
@@ -207,7 +209,12 @@ def cut_mask(mask: Mask, frame: Frame, size: tuple[int, int]) -> Mask:
 
 
 def covered(mask: Mask, grid: tuple[int, int]) -> Float32s:
-    """(patches,) share of each of a grid's patches that is object, 0..1; mask (h, w) is above 0 on an object."""
-    inside = torch.from_numpy((mask > 0).astype(np.float32))[None]
-    shares: Float32s = torch.nn.functional.adaptive_avg_pool2d(inside, grid).flatten().numpy()
+    """(patches,) float32, share of the picture's part of each of a grid's patches that is object, 0..1.
+
+    mask (h, w) int32 is above 0 on an object and OUTSIDE where the model was shown padding; nan for patches of padding
+    alone, which are neither on the object nor off it.
+    """
+    layers = torch.from_numpy(np.stack([mask > 0, mask != OUTSIDE]).astype(np.float32))
+    object_share, picture = torch.nn.functional.adaptive_avg_pool2d(layers, grid).flatten(1).numpy()
+    shares: Float32s = np.divide(object_share, picture, out=np.full_like(picture, np.nan), where=picture > 0)
     return shares

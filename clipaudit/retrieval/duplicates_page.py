@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from clipaudit.pages.html import render_page, template_environment
 from clipaudit.retrieval.duplicates import Duplicates
 from clipaudit.run.reader import Run
-from clipaudit.run.row import Row
+from clipaudit.run.row import Row, label_text
 from clipaudit.run.stored_images import StoredImages
 from clipaudit.run.thumbnails import NoPicture, Thumbnails
 
@@ -41,13 +41,19 @@ def duplicates_page(duplicates: Duplicates, runs: Sequence[Run], table: pa.Table
 
 def _cluster(rows: pa.Table, runs: Sequence[Run]) -> dict[str, Any]:
     members = rows.to_pylist()
-    labels = {row["label"] for row in members if row.get("label") is not None}
+    labels = {_label(row) for row in members if row.get("label") is not None}
     more = f", {_IMAGES} of them shown" if len(members) > _IMAGES else ""
     return {
         "title": f"{len(members):,} images{more}",
         "differ": len(labels) > 1,
         "images": [_image(row, runs[row["run"]]) for row in members[:_IMAGES]],
     }
+
+
+def _label(row: dict[str, Any]) -> str:
+    """The label of a row of the table as it is shown; several in the order of their names."""
+    label = row["label"]
+    return label_text(tuple(sorted(label, key=str)) if isinstance(label, list) else label)
 
 
 def _image(row: dict[str, Any], run: Run) -> dict[str, Any]:
@@ -65,7 +71,7 @@ def _image(row: dict[str, Any], run: Run) -> dict[str, Any]:
         "picture": picture,
         "reason": reason,
         "key": f"{row['shard_id']}/{row['key']}",
-        "label": row.get("label"),
+        "label": None if row.get("label") is None else _label(row),
         "cosine": f"{row['cosine']:.3f}",
         "bits": row["bits"],
         "keep": row["keep"],

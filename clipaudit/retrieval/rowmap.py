@@ -26,12 +26,12 @@ from clipaudit.run.classes import ClassNames
 from clipaudit.run.column_types import recorded_types
 from clipaudit.run.derived import LocalFiles, published, stored
 from clipaudit.run.directory import RunDirectory
-from clipaudit.run.filter_columns import FilterColumns, table_columns, with_attribute_types
+from clipaudit.run.filter_columns import FilterColumns, table_columns, value_text, with_attribute_types
 from clipaudit.run.filters import parse_filter, why_empty
 from clipaudit.run.reader import Run
 from clipaudit.run.records import CommitRecord, StoredFile
 from clipaudit.run.row import Row
-from clipaudit.schema import OK, Names
+from clipaudit.schema import OK, Names, SampleLabel, arrow_schema, labels_in
 
 _TABLE: Final = "rows.arrow"
 _SEGMENT: Final = "segment.json"
@@ -95,11 +95,13 @@ def _write(run: Run, records: Sequence[CommitRecord], run_dir: RunDirectory) -> 
     directory = f"{FOLDER}/{ROWS}/{name}"
     if run_dir.storage.exists(f"{directory}/{_SEGMENT}"):
         return name
-    columns = [column for column in run.columns if column not in run.spec.vectors and column not in _LEFT_OUT]
-    schema, rows = run.schema(columns), 0
+    # joined columns may be dropped or replaced: they are read anew by whoever opens the rows
+    table = arrow_schema(run.spec)
+    columns = [column for column in table.names if column not in run.spec.vectors and column not in _LEFT_OUT]
+    schema, rows = pa.schema([table.field(column) for column in columns]), 0
     with published(run_dir, directory) as place:
         with pa.OSFile(str(place / _TABLE), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for batch in run.batches(["status", *columns], _BATCH_ROWS, list(shards)):
+            for batch in run.stored_batches(["status", *columns], _BATCH_ROWS, list(shards)):
                 ok = batch.filter(pc.equal(batch["status"], OK)).select(columns)
                 rows += ok.num_rows
                 writer.write_batch(ok)
@@ -154,8 +156,12 @@ class RowMap:
         self._run = run
         if self.table.num_rows != rows:
             raise IntegrityError(f"the row segments of {run.directory.url} have {self.table.num_rows} rows, not {rows}")
-
-        self.table = with_attribute_types(self.table, recorded_types(run.records.values(), run.spec))
+        newest = run if run.moment is None else Run(run.directory)  # the table may have rows of later generations
+        types = recorded_types(newest.records.values(), run.spec)
+        if run.joined:
+            self.table, joined = _with_joined(newest, self.table)
+            types = {**(types or {}), **joined}
+        self.table = with_attribute_types(self.table, types)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -178,8 +184,20 @@ class RowMap:
             return None
 
     def mask(self, where: Names) -> Bools:
-        """(n,) which rows pass a filter, or each of several; UsageError as in `parse_filter`."""
-        return parse_filter(where, self.filter_columns).mask(self.table)
+        """(n,) which rows pass a filter, or each of several, and belong to the state of the run that is read.
+
+        UsageError as in `parse_filter`.
+        """
+        passed = parse_filter(where, self.filter_columns).mask(self.table) if where else np.ones(len(self), np.bool_)
+        return passed if self.in_state is None else passed & self.in_state
+
+    @cached_property
+    def in_state(self) -> Bools | None:
+        """(n,) which rows belong to an earlier state of the run; None for the newest, where all do."""
+        if self._run.moment is None or self.shards.keys() <= self._run.records.keys():
+            return None
+        chosen = np.fromiter(self._run.records, np.int64, len(self._run.records))
+        return np.isin(self.table["shard_id"].to_numpy(), chosen)
 
     def why_empty(self, where: Names) -> str | None:
         """Which part of a filter no row passes, and what there is; see `clipaudit.run.filters.why_empty`."""
@@ -225,8 +243,33 @@ class RowMap:
 
     def _row(self, values: Mapping[str, Any]) -> Row:
         plain = {name: value for name, value in values.items() if name != "attributes"}
-        name = None if self._names is None else self._names.name_of(plain.get("label"))
-        return Row(**plain, class_name=name, attributes=dict(values.get("attributes") or {}))
+        if isinstance(plain.get("label"), list):
+            plain["label"] = tuple(plain["label"])
+        attributes = values.get("attributes") or {}
+        texts = {name: None if value is None else value_text(value) for name, value in attributes.items()}
+        return Row(**plain, class_name=self._class_name(plain.get("label")), attributes=texts)
+
+    def _class_name(self, label: SampleLabel) -> str | None:
+        """What a label is called, of several each; None where no name is known."""
+        names = [None if self._names is None else self._names.name_of(each) for each in labels_in(label)]
+        if not any(names):
+            return None
+        return ", ".join(name or str(each) for name, each in zip(names, labels_in(label), strict=True))
+
+
+def _with_joined(run: Run, table: pa.Table) -> tuple[pa.Table, dict[str, pa.DataType]]:
+    """The table with the run's joined columns among its attributes, and their types."""
+    identity = [np.asarray(table[name], np.int32) for name in ("shard_id", "index")]
+    columns = run.joined_arrays(*identity)
+    place = table.schema.get_field_index("attributes")
+    names = [] if place < 0 else [field.name for field in table.schema.field(place).type]
+    own = {name: pc.struct_field(table["attributes"], name) for name in names if name not in columns}
+    arrays = {name: column.combine_chunks() for name, column in {**own, **columns}.items()}
+    struct = pa.StructArray.from_arrays(list(arrays.values()), names=list(arrays))
+    types = {name: column.type for name, column in columns.items()}
+    if place < 0:
+        return table.append_column("attributes", struct), types
+    return table.set_column(place, "attributes", struct), types
 
 
 def covered(run_dir: RunDirectory, segments: Sequence[str]) -> dict[int, str]:

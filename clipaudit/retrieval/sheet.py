@@ -10,8 +10,9 @@ from typing import Any, Final, TypeAlias
 from clipaudit.pages.html import render_page, template_environment
 from clipaudit.retrieval.retriever import Answer, Hit, Question
 from clipaudit.run.reader import Run
-from clipaudit.run.row import ImageId, Row
+from clipaudit.run.row import ImageId, Row, label_text
 from clipaudit.run.thumbnails import NoPicture, Thumbnail, Thumbnails
+from clipaudit.schema import SampleLabel, labels_in
 
 Draw: TypeAlias = Callable[[Question, Mapping[ImageId, bytes]], Mapping[ImageId, Thumbnail]]
 """Image files -> those that can be decoded, with the map of what is asked over them."""
@@ -76,7 +77,7 @@ def contact_sheet(
     facts = {
         "model": run.manifest.model.get("name", ""),
         "weights": run.manifest.model.get("fingerprint", ""),
-        "run": run.directory.url,
+        "run": run.url,
         "images": f"{len(run):,}",
     }
     query_facts = _facts(query.row) if query.row else []
@@ -103,13 +104,13 @@ def _card(hit: Hit, thumbnails: Thumbnails, compared: bool, others: set[ImageId]
         picture = thumbnails(hit.row)
     except NoPicture as error:
         reason = str(error)
-    same = query is not None and hit.row.label is not None and hit.row.label == query.label
+    same = query is not None and _alike(hit.row.label, query.label)
     return {
         "rank": hit.rank,
         "score": f"{hit.score:.3g}" if abs(hit.score) < 1e-2 else f"{hit.score:.3f}",
         "picture": picture,
         "reason": reason,
-        "label": hit.row.label,
+        "label": None if hit.row.label is None else label_text(hit.row.label),
         "class_name": hit.row.class_name,
         "caption": hit.row.caption,
         "same_label": same,
@@ -125,10 +126,15 @@ def _card(hit: Hit, thumbnails: Thumbnails, compared: bool, others: set[ImageId]
     }
 
 
+def _alike(first: SampleLabel, second: SampleLabel) -> bool:
+    """Whether two images have a label in common; where they have one each, the same one."""
+    return bool({*labels_in(first)} & {*labels_in(second)})
+
+
 def _facts(row: Row) -> list[tuple[str, str]]:
     facts = [("sample", f"{row.shard_id}/{row.key}")]
     if row.label is not None:
-        facts.append(("label", str(row.label)))
+        facts.append(("label", label_text(row.label)))
     if row.class_name is not None:
         facts.append(("class", row.class_name))
     if row.caption is not None:
@@ -140,7 +146,7 @@ def _agreement(hits: Sequence[Hit], query: Row | None) -> list[str]:
     """How many of the images share the query's label and attributes, in words."""
     if query is None or not hits:
         return []
-    counts = [("label", sum(hit.row.label == query.label for hit in hits))] * (query.label is not None)
+    counts = [("label", sum(_alike(hit.row.label, query.label) for hit in hits))] * bool(labels_in(query.label))
     counts += [
         (name, sum(hit.row.attributes.get(name) == value for hit in hits))
         for name, value in query.attributes.items()

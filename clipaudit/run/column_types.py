@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Literal, TypeAlias
@@ -15,7 +16,10 @@ from clipaudit.run.projections import open_table, stored_types
 from clipaudit.run.records import CommitRecord
 from clipaudit.schema import TableSpec
 
-ColumnType: TypeAlias = Literal["number", "boolean", "text"]
+ColumnType: TypeAlias = Literal["number", "boolean", "text", "list of numbers", "list of texts"]
+"""What a column holds; a list is a row's."""
+TEXTS: Final = pa.list_(pa.string())
+"""The Arrow type of lists of texts."""
 
 _INTEGER: Final = r"^-?(?:0|[1-9][0-9]*)$"
 _NUMBER: Final = r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$"
@@ -125,7 +129,8 @@ def attribute_types(
 def recorded_types(records: Iterable[CommitRecord], spec: TableSpec) -> dict[str, pa.DataType] | None:
     """The types of all attributes by what the shards recorded of the json; None when one recorded nothing.
 
-    Text that looks like a number stays text; a column of several kinds is text, but for integers among numbers.
+    Text that looks like a number stays text; a column of several kinds is text, but for integers among numbers. Lists
+    of texts are stored as json, and are lists where no row has anything else.
     """
     kinds: dict[str, set[str]] = {name: set() for name in spec.attributes}
     for record in records:
@@ -133,12 +138,18 @@ def recorded_types(records: Iterable[CommitRecord], spec: TableSpec) -> dict[str
             return None
         for name, values in record.attribute_kinds.items():
             kinds.setdefault(name, set()).update(values)
-    return {name: _recorded_type(kinds[name]) for name in spec.attributes}
+    return {name: type_of_kinds(kinds[name]) for name in spec.attributes}
 
 
-def _recorded_type(kinds: set[str]) -> pa.DataType:
+def type_of_kinds(kinds: set[str]) -> pa.DataType:
+    """bool, int64, float64, string or lists of strings: the type of a column by the kinds of its values in json.
+
+    kinds: of `integer`, `long` (beyond 2^53), `number`, `boolean`, `text` and `texts`, as `shards.fields` tells them.
+    """
     if kinds == {"boolean"}:
         return pa.bool_()
+    if kinds == {"texts"}:
+        return TEXTS
     if kinds and kinds <= {"integer", "long"}:
         return pa.int64()
     # integers beyond 2^53 are not exact as float64, so among fractions they are told apart as texts only
@@ -152,13 +163,34 @@ def typed_by_values(records: Iterable[CommitRecord], spec: TableSpec) -> bool:
 
 def column_type(kind: pa.DataType) -> ColumnType:
     """The word for an Arrow type of a plain column."""
+    if pa.types.is_list(kind):
+        return "list of texts" if pa.types.is_string(kind.value_type) else "list of numbers"
     if pa.types.is_boolean(kind):
         return "boolean"
     return "text" if pa.types.is_string(kind) else "number"
 
 
+def with_type(column: Any, kind: pa.DataType) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """A column of texts, (n,), as another type: numbers and booleans as JSON spells them, lists of texts as its arrays.
+
+    A column that has the type already is returned as it is. Raises ArrowInvalid for a text that cannot be converted.
+    """
+    if column.type == kind:
+        return column
+    if not pa.types.is_list(kind):
+        return pc.cast(column, kind)
+    if isinstance(column, pa.ChunkedArray):
+        return pa.chunked_array([with_type(piece, kind) for piece in column.chunks], kind)
+    encoded = column.dictionary_encode()
+    try:
+        lists = [json.loads(text) for text in encoded.dictionary.to_pylist()]
+    except ValueError as error:
+        raise pa.ArrowInvalid(f"a list of texts cannot be read: {error}") from None
+    return pa.array(lists, kind).take(encoded.indices)
+
+
 def with_types(column: Any, types: Mapping[str, pa.DataType]) -> Any:  # noqa: ANN401 - pyarrow has no types
-    """A struct column of texts, (n,), with its fields of other types; a row without a struct has nulls.
+    """A struct column, (n,), with its fields of other types; a row without a struct has nulls.
 
     Raises ArrowInvalid when a value cannot have its field's type.
     """
@@ -166,7 +198,7 @@ def with_types(column: Any, types: Mapping[str, pa.DataType]) -> Any:  # noqa: A
     fields = [pa.field(name, kind) for name, kind in types.items()]
     typed = [
         pa.StructArray.from_arrays(
-            [pc.cast(pc.struct_field(piece, name), kind) for name, kind in types.items()],
+            [with_type(pc.struct_field(piece, name), kind) for name, kind in types.items()],
             fields=fields,
             mask=pc.is_null(piece),
         )

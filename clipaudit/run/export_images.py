@@ -14,7 +14,7 @@ import pyarrow.csv
 
 from clipaudit.errors import ShardError, UsageError
 from clipaudit.run.export_rows import CLASS, ExportRows
-from clipaudit.run.export_tables import write_arrays
+from clipaudit.run.export_tables import lists_as_json, write_arrays
 from clipaudit.run.stored_images import StoredImages
 
 _MAGIC: Final = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
@@ -27,17 +27,21 @@ _OWN: Final = ("shard_id", "index", "key", "status", "label", "offset", "nbytes"
 def write_images(rows: ExportRows, directory: Path, dtype: np.dtype[Any]) -> None:
     """`images/CLASS/SHARD-INDEX-KEY.jpg`, the files' own bytes, and `images.csv` with a line for each.
 
+    Where images may have several labels they lie together in `images/`.
+
     UsageError names the first image that cannot be read.
     """
-    fields = [pa.field("file", pa.string()), *rows.schema()]
+    fields = [pa.field("file", pa.string()), *lists_as_json(rows.schema().empty_table()).schema]
+    images = directory / "images"
     with pa.csv.CSVWriter(directory / "images.csv", pa.schema(fields)) as writer:
         for table, stored in rows.batches():
             classes = _classes(rows, table, stored)
+            folders = [images if isinstance(name, list) else images / _file_name(name) for name in classes]
             paths = [
-                _write(directory / "images" / _file_name(name), row, data).relative_to(directory)
-                for name, (row, data) in zip(classes, _files(rows, stored), strict=True)
+                _write(folder, row, data).relative_to(directory)
+                for folder, (row, data) in zip(folders, _files(rows, stored), strict=True)
             ]
-            arrays = [pa.array([path.as_posix() for path in paths]), *table.columns]
+            arrays = [pa.array([path.as_posix() for path in paths]), *lists_as_json(table).columns]
             writer.write_table(pa.Table.from_arrays(arrays, schema=pa.schema(fields)))
 
 
@@ -62,11 +66,17 @@ def write_fiftyone(rows: ExportRows, directory: Path, dtype: np.dtype[Any]) -> N
     write_arrays(rows, directory, dtype, rows_file=None)
 
 
-def _sample(path: str, label: str | None, plain: dict[str, Any]) -> dict[str, Any]:
-    """A sample in FiftyOne's serialised form; its own fields keep their names, and `ground_truth` is the class."""
+def _sample(path: str, label: str | list[str] | None, plain: dict[str, Any]) -> dict[str, Any]:
+    """A sample in FiftyOne's serialised form; its own fields keep their names, and `ground_truth` is the class.
+
+    Several labels are `Classifications`, an empty list one without any.
+    """
     fields = {name: value for name, value in plain.items() if name not in _OWN and value is not None}
     where = {"shard_id": plain.get("shard_id"), "index_in_shard": plain.get("index"), "key": plain.get("key")}
-    truth = None if label is None else {"_cls": "Classification", "label": label}
+    truth: dict[str, Any] | None = None if label is None else {"_cls": "Classification", "label": label}
+    if isinstance(label, list):
+        several = [{"_cls": "Classification", "label": name} for name in label]
+        truth = {"_cls": "Classifications", "classifications": several}
     size = {"_cls": "ImageMetadata", "width": plain.get("width"), "height": plain.get("height")}
     # FiftyOne stores fields in MongoDB, whose names have neither dots nor spaces
     named = {re.sub(r"\W+", "_", name): value for name, value in fields.items()}
@@ -82,11 +92,14 @@ def _sample(path: str, label: str | None, plain: dict[str, Any]) -> dict[str, An
     }
 
 
-def _classes(rows: ExportRows, table: pa.Table, stored: pa.RecordBatch) -> list[str]:
-    """What each row's class is called: its name, else its label, else `unlabelled`."""
+def _classes(rows: ExportRows, table: pa.Table, stored: pa.RecordBatch) -> list[str | list[str]]:
+    """What each row's class is called: its name, else its label, else `unlabelled`; of several labels a list."""
     count = stored.num_rows
     labels = stored["label"].to_pylist() if "label" in stored.schema.names else [None] * count
     names = table[CLASS].to_pylist() if CLASS in table.column_names else [None] * count
+    if rows.run.spec.multi_label:
+        lists = zip(names, labels, strict=True)
+        return [several or [str(label) for label in given or ()] for several, given in lists]
     return [name or ("unlabelled" if label is None else str(label)) for name, label in zip(names, labels, strict=True)]
 
 

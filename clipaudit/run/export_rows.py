@@ -12,16 +12,30 @@ import pyarrow.compute as pc
 
 from clipaudit.arrays import Ints
 from clipaudit.errors import UsageError
+from clipaudit.run.classes import ClassNames
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import Rows, check_rows, chosen_rows, row_filter
 from clipaudit.run.stored_images import StoredImages
-from clipaudit.schema import OK, Names
+from clipaudit.run.vectors import as_objects
+from clipaudit.schema import OK, Label, Names
 
 SHARD: Final = "shard"
 MEMBER: Final = "member"
 CLASS: Final = "class_name"
 """Columns that only exports have: the shard's URL, the image's file name in it, and what the label is called."""
 _BATCH_BYTES: Final = 32 * 2**20
+
+
+class _ClassNames(dict[Label, str | None]):
+    """Label -> name, each looked up once."""
+
+    def __init__(self, classes: ClassNames) -> None:
+        super().__init__()
+        self._classes = classes
+
+    def __missing__(self, label: Label) -> str | None:
+        self[label] = self._classes.name_of(label)
+        return self[label]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +113,8 @@ class ExportRows:
     # -- columns -----------------------------------------------------------------------------------------------------
 
     def _chosen(self, heads: Sequence[str] | None, columns: Sequence[str] | None) -> tuple[Column, ...]:
-        spec, run = self.run.spec, self.run
-        flat = [
-            name
-            for outer in run.columns
-            for name in ([f"attributes.{each}" for each in spec.attributes] if outer == "attributes" else [outer])
-        ]
+        run = self.run
+        flat = run.flat_columns(vectors=True)
         named = run.class_names is not None
         place = flat.index("key") + 1
         known = [*flat[:place], SHARD, MEMBER, *([CLASS] if named else []), *flat[place:]]
@@ -131,10 +141,15 @@ class ExportRows:
                 raise UsageError(f"the run at {self.run.directory.url} has no {kind} {name!r}: it has {stored}")
 
     def _type(self, column: Column) -> pa.DataType:
+        if column.source == CLASS and self.run.spec.multi_label:
+            return pa.list_(pa.string())
         if column.source in (SHARD, MEMBER, CLASS):
             return pa.string()
         outer, _, inner = column.source.partition(".")
-        return self.run.attribute_types[inner] if inner else self.run.schema(outer).field(outer).type
+        if outer == "attributes" and inner:
+            return self.run.attribute_types[inner]
+        kind = self.run.schema(outer).field(outer).type
+        return kind.field(inner).type if inner else kind
 
     def _array(self, column: Column, rows: pa.RecordBatch) -> pa.Array:
         if column.source == SHARD:
@@ -145,8 +160,11 @@ class ExportRows:
         if column.source == CLASS:
             classes = self.run.class_names
             assert classes is not None
-            labels = rows["label"].to_pylist()
-            names = {label: classes.name_of(label) for label in set(labels)}
+            names = _ClassNames(classes)
+            labels = as_objects(rows["label"]).tolist()
+            if self.run.spec.multi_label:  # a label without a name is its own, so that names and labels go together
+                named = [[names[label] or str(label) for label in several] for several in labels]
+                return pa.array(named, pa.list_(pa.string()))
             return pa.array([names[label] for label in labels], pa.string())
         outer, _, inner = column.source.partition(".")
         return pc.struct_field(rows[outer], inner) if inner else rows[outer]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from clipaudit.run.derived import finite
 from clipaudit.run.export_rows import ExportRows
 from clipaudit.run.frames import list_array
 from clipaudit.run.projections import vectors_of
@@ -68,10 +70,28 @@ def write_arrays(rows: ExportRows, directory: Path, dtype: np.dtype[Any], rows_f
 
 
 def write_csv(rows: ExportRows, directory: Path, dtype: np.dtype[Any]) -> None:
-    """`table.csv`, UTF-8 with a header; a missing value is empty."""
-    with pa.csv.CSVWriter(directory / "table.csv", rows.schema()) as writer:
+    """`table.csv`, UTF-8 with a header; a missing value is empty, a list is JSON: `["cat", "dog"]`."""
+    with pa.csv.CSVWriter(directory / "table.csv", lists_as_json(rows.schema().empty_table()).schema) as writer:
         for table, _ in rows.batches():
-            writer.write_table(table)
+            writer.write_table(lists_as_json(table))
+
+
+def write_json_lines(rows: ExportRows, directory: Path, dtype: np.dtype[Any]) -> None:
+    """`table.jsonl`: an object a row, UTF-8; a missing value is null. No vectors."""
+    with (directory / "table.jsonl").open("w", encoding="utf-8") as file:
+        for table, _ in rows.batches():
+            for row in table.to_pylist():
+                file.write(json.dumps(finite(row), ensure_ascii=False) + "\n")
+
+
+def lists_as_json(table: pa.Table) -> pa.Table:
+    """A table whose lists are JSON texts, because CSV has none."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_list(field.type):
+            values = table.column(place).to_pylist()
+            texts = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+            table = table.set_column(place, field.name, pa.array(texts, pa.string()))
+    return table
 
 
 def _begin_npy(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> BinaryIO:

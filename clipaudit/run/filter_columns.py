@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from clipaudit.errors import UsageError
 from clipaudit.run.classes import ClassNames
-from clipaudit.run.column_types import text_type
+from clipaudit.run.column_types import TEXTS, text_type, with_type
+from clipaudit.run.vectors import element_type
 from clipaudit.schema import OK
 
 Kind: TypeAlias = Literal["whole", "number", "boolean", "text"]
@@ -29,6 +30,7 @@ _KIND_WORDS: Final[dict[Kind, str]] = {
 _HIDDEN: Final = frozenset({"status", "offset", "nbytes", "phash"})
 """Columns of the table that no filter may name: the first is `ok` in every row that is filtered."""
 _TYPES: Final = b"clipaudit.attribute_types"
+_LIST: Final = "list of texts"
 _LISTED_VALUES: Final = 8
 _LISTED_CHARACTERS: Final = 60
 
@@ -46,13 +48,23 @@ class FilterColumn:
     """What the values are compared as; another type than `stored` where a column of texts holds numbers or booleans."""
 
     @property
+    def is_list(self) -> bool:
+        """Whether a row has a list of values."""
+        return bool(pa.types.is_list(self.compared))
+
+    @property
+    def element(self) -> pa.DataType:
+        """What single values are compared as: of lists their elements."""
+        return element_type(self.compared)
+
+    @property
     def kind(self) -> Kind:
-        """What the values are."""
-        if pa.types.is_boolean(self.compared):
+        """What the values are, or the elements of lists."""
+        if pa.types.is_boolean(self.element):
             return "boolean"
-        if pa.types.is_string(self.compared):
+        if pa.types.is_string(self.element):
             return "text"
-        return "whole" if pa.types.is_integer(self.stored) else "number"
+        return "whole" if pa.types.is_integer(element_type(self.stored)) else "number"
 
     def stored_values(self, table: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
         """(n,) the column of a table as it is stored."""
@@ -61,11 +73,12 @@ class FilterColumn:
 
     def compared_values(self, stored: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
         """(n,) stored values as the type `compared`; null stays null."""
-        if self.compared == self.stored:
-            return stored
-        if pa.types.is_boolean(self.compared):
-            return pc.equal(stored, "true")
-        return pc.cast(stored, self.compared)
+        return with_type(stored, self.compared)
+
+    def single_values(self, table: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
+        """(m,) the compared values of a table without null, of lists each element."""
+        values = self.compared_values(self.stored_values(table))
+        return (pc.list_flatten(values) if self.is_list else values).drop_null()
 
 
 Types: TypeAlias = Callable[[], Mapping[str, pa.DataType]]
@@ -125,22 +138,23 @@ class FilterColumns:
 
     def holds(self, column: FilterColumn) -> str:
         """`attributes.light holds numbers from 0 to 195`, for messages."""
-        values = column.compared_values(self._distinct(column))
+        values = self._distinct(column)
+        name = f"{column.name} holds {'lists of ' if column.is_list else ''}"
         if column.kind == "boolean":
-            return f"{column.name} holds true and false"
+            return f"{name}true and false"
         if not len(values):
-            return f"{column.name} holds {_KIND_WORDS[column.kind]}"
+            return f"{name}{_KIND_WORDS[column.kind]}"
         if column.kind == "text":
-            return f"{column.name} holds texts such as {listed_values(values.to_pylist())}"
-        return f"{column.name} holds {_KIND_WORDS[column.kind]} from {number_range(values)}"
+            return f"{name}texts such as {listed_values(values.to_pylist())}"
+        return f"{name}{_KIND_WORDS[column.kind]} from {number_range(values)}"
 
     def _distinct(self, column: FilterColumn) -> pa.Array:
-        """The values that a column has in ok rows, each once, without null, of the type `stored`."""
-        values = [pa.array([], column.stored)]
+        """The values that a column has in ok rows, or elements of its lists, each once, without null, as compared."""
+        values = [pa.array([], column.element)]
         for batch in self._batches([*self._status, column.path[0]]):
             rows = batch.filter(pc.equal(batch["status"], OK)) if self._status else batch
-            values.append(pc.unique(column.stored_values(rows)))
-        return pc.unique(pa.concat_arrays(values)).drop_null()
+            values.append(pc.unique(column.single_values(rows)))
+        return pc.unique(pa.concat_arrays(values))
 
     def _instead(self, name: str) -> str:
         by_lower = {known.lower(): known for known in self._columns}
@@ -169,12 +183,16 @@ def with_attribute_types(table: pa.Table, types: Mapping[str, pa.DataType] | Non
     """A table that tells `table_columns` what its attributes, stored as text, are; None: they are typed by values."""
     if types is None:
         return table
-    return table.replace_schema_metadata({_TYPES: json.dumps({name: str(kind) for name, kind in types.items()})})
+    return table.replace_schema_metadata({_TYPES: json.dumps({name: _alias(kind) for name, kind in types.items()})})
 
 
 def _types_in(schema: pa.Schema) -> dict[str, pa.DataType]:
     stored = (schema.metadata or {}).get(_TYPES, b"{}")
-    return {name: pa.type_for_alias(kind) for name, kind in json.loads(stored).items()}
+    return {name: TEXTS if kind == _LIST else pa.type_for_alias(kind) for name, kind in json.loads(stored).items()}
+
+
+def _alias(kind: pa.DataType) -> str:
+    return _LIST if pa.types.is_list(kind) else str(kind)
 
 
 def listed_values(values: Sequence[Any]) -> str:
@@ -190,9 +208,11 @@ def number_range(values: pa.Array | pa.ChunkedArray) -> str:
 
 
 def value_text(value: Any) -> str:  # noqa: ANN401 - whatever a column holds
-    """A value as it is shown: `true`, `3`, `0.25`, `water`."""
+    """A value as it is shown: `true`, `3`, `0.25`, `water`; a list as `red, wet`."""
     if isinstance(value, bool | np.bool_):
         return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(value_text, value))
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
@@ -216,7 +236,8 @@ def _columns(schema: pa.Schema) -> dict[str, FilterColumn]:
     return columns
 
 
-def _comparable(stored: pa.DataType) -> bool:
+def _comparable(column: pa.DataType) -> bool:
+    stored = element_type(column)
     return bool(
         pa.types.is_string(stored)
         or pa.types.is_boolean(stored)

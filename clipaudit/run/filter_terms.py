@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from clipaudit.arrays import Bools
 from clipaudit.errors import UsageError
 from clipaudit.run.filter_columns import FilterColumn, value_text
+from clipaudit.run.vectors import rows_with
 
 Scalar: TypeAlias = bool | int | float | str
 """What a column is compared with."""
@@ -90,8 +91,34 @@ class In:
 
 
 @dataclass(frozen=True)
+class Has:
+    """`label has dog`; of several values `label in (dog, cat)`: a row's list holds one of them."""
+
+    column: FilterColumn
+    values: tuple[Scalar, ...]
+
+    @property
+    def columns(self) -> tuple[FilterColumn, ...]:
+        """The columns that are read."""
+        return (self.column,)
+
+    @property
+    def text(self) -> str:
+        """In the language of filters."""
+        if len(self.values) == 1:
+            return f"{_name(self.column)} has {_literal(self.values[0])}"
+        return f"{_name(self.column)} in ({', '.join(map(_literal, self.values))})"
+
+    def truth(self, rows: Rows) -> Truth:
+        """(n,) for each row; false for an empty list, null for a missing one."""
+        wanted = pa.array(self.values, self.column.element)
+        lists = self.column.compared_values(self.column.stored_values(rows))
+        return _any_element(lists, lambda elements: pc.is_in(elements, wanted))
+
+
+@dataclass(frozen=True)
 class Like:
-    """`key like 'a/%'`: `%` is any text, `_` any one character."""
+    """`key like 'a/%'`: `%` is any text, `_` any one character; of a list one element must be like it."""
 
     column: FilterColumn
     pattern: str
@@ -108,12 +135,17 @@ class Like:
 
     def truth(self, rows: Rows) -> Truth:
         """(n,) for each row."""
-        return pc.match_like(self.column.stored_values(rows), self.pattern)
+        values = self.column.stored_values(rows)
+        if self.column.is_list:
+            return _any_element(
+                self.column.compared_values(values), lambda elements: pc.match_like(elements, self.pattern)
+            )
+        return pc.match_like(values, self.pattern)
 
 
 @dataclass(frozen=True)
 class IsNull:
-    """`label is null`."""
+    """`label is null`; a list without elements is null too."""
 
     column: FilterColumn
 
@@ -129,7 +161,10 @@ class IsNull:
 
     def truth(self, rows: Rows) -> Truth:
         """(n,) for each row, never null."""
-        return pc.is_null(self.column.stored_values(rows))
+        values = self.column.stored_values(rows)
+        if self.column.is_list:
+            return pc.equal(pc.fill_null(pc.list_value_length(values), 0), 0)
+        return pc.is_null(values)
 
 
 @dataclass(frozen=True)
@@ -177,7 +212,7 @@ class Joined:
         return functools.reduce(kernel, (term.truth(rows) for term in self.terms))
 
 
-Term: TypeAlias = Relation | In | Like | IsNull | Not | Joined
+Term: TypeAlias = Relation | In | Has | Like | IsNull | Not | Joined
 
 
 @dataclass(frozen=True)
@@ -198,8 +233,17 @@ class Filter:
 
     @property
     def equalities(self) -> dict[str, Scalar]:
-        """Full name of a column -> the only value that the filter lets through."""
+        """Full name of a column -> the only value that the filter lets through; lists may hold others beside one."""
         return {term.column.name: term.value for term in self.terms if isinstance(term, Relation) and term.sign == "="}
+
+    @property
+    def only_label(self) -> int | str | None:
+        """The label whose rows are exactly those that the filter lets through; None where it is anything else."""
+        match self.terms:
+            case (Relation(column, "=", value) | Has(column, (value,)),) if column.name == "label":
+                return value if isinstance(value, int | str) else None
+            case _:
+                return None
 
     def mask(self, rows: Rows) -> Bools:
         """(n,) which rows of a table that has the `columns` are let through; UsageError where Arrow cannot tell."""
@@ -230,6 +274,15 @@ def _comparable(column: FilterColumn, rows: Rows, given: Sequence[Scalar]) -> tu
     if pa.types.is_floating(column.compared):
         return values, pa.float64()
     return values, column.compared
+
+
+def _any_element(lists: Any, test: Callable[[Any], Any]) -> Truth:  # noqa: ANN401 - pyarrow has no types
+    """(n,) whether some element of each row's list passes; null for a missing list. `test` is given all elements."""
+    pieces = lists.chunks if isinstance(lists, pa.ChunkedArray) else [lists]
+    truth = [
+        pa.array(rows_with(piece, test(pc.list_flatten(piece))), mask=np.asarray(piece.is_null())) for piece in pieces
+    ]
+    return pa.chunked_array(truth, pa.bool_()) if isinstance(lists, pa.ChunkedArray) else truth[0]
 
 
 def _name(column: FilterColumn) -> str:

@@ -2,8 +2,10 @@
 
     condition  = factor-and-factor {"or" ...};  factor = {"not"} ("(" condition ")" | comparison)
     comparison = column sign value | column ["not"] "in" "(" value {"," value} ")"
-               | column ["not"] "like" value | column "is" ["not"] "null"
+               | column ["not"] "like" value | column "is" ["not"] "null" | column ["not"] "has" value
     sign       = "=" | "==" | "!=" | "<>" | "<" | "<=" | ">" | ">="
+
+Of a column of lists `=`, `has`, `in` and `like` ask whether one of a row's elements is so, `!=` whether none is.
 
 A value is a number, a word, or a text in quotes that are doubled inside it. A column that is no word stands in
 backticks. A filter is parsed here and evaluated by Arrow's kernels: nothing is evaluated as Python, and no SQL engine
@@ -30,6 +32,7 @@ from clipaudit.run.filter_columns import (
 from clipaudit.run.filter_terms import (
     KEYWORDS,
     Filter,
+    Has,
     In,
     IsNull,
     Joined,
@@ -42,6 +45,7 @@ from clipaudit.run.filter_terms import (
     joined,
     quoted,
 )
+from clipaudit.run.vectors import element_type
 from clipaudit.schema import Names, as_names
 
 _MAX_CHARACTERS: Final = 2000
@@ -101,7 +105,7 @@ def why_empty(condition: Filter, table: pa.Table) -> str | None:
 
 def is_filter(text: str) -> bool:
     """Whether a text must be a filter, and cannot be the name of a run: it has a sign, or a word such as `in`."""
-    return re.search(r"[=<>]|\s(?:in|is|like|not)\s", text, re.IGNORECASE) is not None
+    return re.search(r"[=<>]|\s(?:in|is|like|not|has)\s", text, re.IGNORECASE) is not None
 
 
 def equal_to(column: str, value: str) -> str:
@@ -112,7 +116,7 @@ def equal_to(column: str, value: str) -> str:
 def _instead(term: Term, table: pa.Table) -> str:
     """Which values the term's column has; of texts also the nearest."""
     column = term.columns[0]
-    values = column.compared_values(column.stored_values(table)).drop_null()
+    values = column.single_values(table)
     if not len(values):
         return f"{column.name} has no value in any row"
     counted = pc.value_counts(values)
@@ -122,9 +126,10 @@ def _instead(term: Term, table: pa.Table) -> str:
         return f"{column.name} is {number_range(values)}"
     by_count = [distinct[n] for n in sorted(range(len(counts)), key=lambda n: -counts[n])]
     nearest = ""
-    if isinstance(term, Relation) and isinstance(term.value, str):
+    asked = term.value if isinstance(term, Relation) else term.values[0] if isinstance(term, Has) else None
+    if isinstance(asked, str):
         by_lower = {str(value).lower(): value for value in by_count}
-        close = difflib.get_close_matches(term.value.lower(), by_lower, n=1, cutoff=0.6)
+        close = difflib.get_close_matches(asked.lower(), by_lower, n=1, cutoff=0.6)
         nearest = f"; did you mean {by_lower[close[0]]}?" if close else ""
     return f"there is {listed_values(by_count)}{nearest}"
 
@@ -145,10 +150,10 @@ def _parse(text: str, columns: FilterColumns) -> Term:
         column = columns.find(match["name"].strip("`"))
         label = columns.label_named(column, match["value"])
         if label is not None:
-            return Relation(column, "=", label)
+            return _related(column, "=", label)
         if column.kind != "text" or not isinstance(error, _SyntaxError):
             raise
-        return Relation(column, "=", match["value"])
+        return _related(column, "=", match["value"])
 
 
 class _Parser:
@@ -241,7 +246,10 @@ class _Parser:
         negated = self._take("not")
         term: Term | None = None
         if self._take("in"):
-            term = In(column, self._values(column))
+            values = self._values(column)
+            term = Has(column, values) if column.is_list else In(column, values)
+        elif self._take("has"):
+            term = self._has(column)
         elif self._take("like"):
             term = self._like(column)
         if term is not None:
@@ -260,8 +268,13 @@ class _Parser:
         self._at += 1
         return column
 
+    def _has(self, column: FilterColumn) -> Term:
+        if not column.is_list:
+            raise UsageError(f"{self._columns.holds(column)}, and has asks lists: write {column.name} = VALUE")
+        return Has(column, (self._value(column, "="),))
+
     def _like(self, column: FilterColumn) -> Term:
-        if not pa.types.is_string(column.stored):
+        if not pa.types.is_string(element_type(column.stored)):
             raise UsageError(f"{self._columns.holds(column)}, and like compares texts")
         return Like(column, self._token()[1])
 
@@ -274,9 +287,9 @@ class _Parser:
         return tuple(values)
 
     def _compared(self, column: FilterColumn, sign: Sign) -> Term:
-        if column.kind == "boolean" and sign not in ("=", "!="):
+        if (column.kind == "boolean" or column.is_list) and sign not in ("=", "!="):
             raise UsageError(f"{self._columns.holds(column)}, which {sign} cannot compare")
-        return Relation(column, sign, self._value(column, sign))
+        return _related(column, sign, self._value(column, sign))
 
     # -- values ------------------------------------------------------------------------------------------------------
 
@@ -313,6 +326,13 @@ class _Parser:
         return value
 
 
+def _related(column: FilterColumn, sign: Sign, value: Scalar) -> Term:
+    """A comparison; of lists = and != ask whether the value is in them."""
+    if not column.is_list:
+        return Relation(column, sign, value)
+    return Has(column, (value,)) if sign == "=" else Not(Has(column, (value,)))
+
+
 def _number(text: str, column: FilterColumn, sign: Sign) -> int | float | None:
     """The number that a text is, None where it is none, or none that a column of whole numbers can be equal to."""
     if _NUMBER.fullmatch(text) is None:
@@ -320,7 +340,7 @@ def _number(text: str, column: FilterColumn, sign: Sign) -> int | float | None:
     value = float(text) + 0.0  # -0.0 becomes 0.0
     whole = int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else None
     # whole numbers stay integers where the column has such, for float64 is not exact beyond 2^53
-    if whole is not None and pa.types.is_integer(column.compared):
-        bits = 8 * column.compared.byte_width - 1
+    if whole is not None and pa.types.is_integer(column.element):
+        bits = 8 * column.element.byte_width - 1
         return whole if -(2**bits) <= whole < 2**bits else None if column.kind == "whole" else value
     return None if column.kind == "whole" and sign in ("=", "!=") else value

@@ -11,14 +11,17 @@ from typing import Final
 from clipaudit.errors import IntegrityError
 from clipaudit.run.checksums import SUMS, is_sealed, read_sums
 from clipaudit.run.directory import ATTEMPTS, BASIS, COMMITTED, FAILED, MANIFEST, MOMENTS, PROJECTIONS, RunDirectory
-from clipaudit.run.records import MALFORMED, CommitRecord, StoredFile, is_as_written
+from clipaudit.run.growth import GROWTH, MOVES
+from clipaudit.run.records import MALFORMED, ColumnRecord, CommitRecord, StoredFile, is_as_written
 from clipaudit.storage.local import TEMPORARY
 
 _READ_BYTES: Final = 4 * 2**20
 _CARD: Final = "card.json"
 _PLAIN_NAME: Final = re.compile(r"\w[\w.-]*")
-_OF_THE_JOB: Final = tuple(f"{folder}/" for folder in (PROJECTIONS, MOMENTS, COMMITTED, FAILED, ATTEMPTS))
+_RECORDS: Final = (COMMITTED, FAILED, GROWTH, MOVES)
+_OF_THE_JOB: Final = tuple(f"{folder}/" for folder in (PROJECTIONS, MOMENTS, ATTEMPTS, *_RECORDS))
 _SAFETENSORS: Final = ".safetensors"
+_COLUMN_RECORD: Final = re.compile(r"columns/[^/]+\.json")
 
 
 def check_files(
@@ -67,8 +70,8 @@ def check_run_files(directory: RunDirectory, records: Iterable[CommitRecord]) ->
 
 
 def check_records(directory: RunDirectory) -> Iterator[str]:
-    """The records of commits and failures against the digests in them."""
-    for folder in (COMMITTED, FAILED):
+    """The records of commits, failures, growth and moves against the digests in them."""
+    for folder in _RECORDS:
         paths = [f"{folder}/{name}" for name in directory.storage.names(folder) if name.endswith(".json")]
         for path, data in zip(paths, directory.storage.read_many(paths), strict=True):
             if data is not None and not is_as_written(data):
@@ -96,6 +99,9 @@ class DerivedFiles:
             if path.rpartition("/")[2] == _CARD:
                 yield from self._check_card(path, covered)
         for path in self._paths:
+            if _COLUMN_RECORD.fullmatch(path) is not None:
+                yield from self._check_column(path, covered)
+        for path in self._paths:
             if path in covered or path in (MANIFEST, BASIS) or path.startswith(_OF_THE_JOB):
                 continue
             if path in self._special:
@@ -118,6 +124,21 @@ class DerivedFiles:
         files = {f"{folder}{name}": sha256 for name, sha256 in sums.items()}
         covered.update(files)
         yield from check_files(self._directory, {}, "written", files)
+
+    def _check_column(self, path: str, covered: set[str]) -> Iterator[str]:
+        """The values of a joined column, whose record has their size and hash."""
+        covered.add(path)
+        full = self._directory.storage.full(path)
+        try:
+            data = self._directory.storage.read(path)
+            record = ColumnRecord.from_json(data, full)
+        except IntegrityError as error:
+            yield str(error)
+            return
+        if not is_as_written(data):
+            yield f"{full} is not what was written: its digest differs"
+        covered.add(record.path)
+        yield from check_files(self._directory, {record.path: record.file}, "written")
 
     def _check_card(self, path: str, covered: set[str]) -> Iterator[str]:
         """The files of an index of before, whose card has their hashes."""

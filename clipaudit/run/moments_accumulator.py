@@ -15,7 +15,7 @@ from clipaudit.run.moments import Moments, merge, moments_of
 from clipaudit.run.moments_file import ShardMoments, moments_bytes, save_moments
 from clipaudit.run.records import StoredFile
 from clipaudit.run.row_moments import moments_by_label
-from clipaudit.schema import Label, Shard, TableSpec
+from clipaudit.schema import Label, SampleLabel, Shard, TableSpec, labels_in
 
 LABEL_MOMENTS_SHARE: Final = 0.0125
 """Under `auto`, a label's moments are stored when they cost at most this share of its rows' vectors in the shard."""
@@ -46,8 +46,9 @@ class MomentsAccumulator:
         """Rows so far."""
         return self._total.count + self._filled
 
-    def update(self, vectors: Mapping[str, Floats], labels: Sequence[Label] | None = None) -> None:
-        """Add n ok samples: (n, length) floats of every column of `spec.measured`, and n labels if the table has them.
+    def update(self, vectors: Mapping[str, Floats], labels: Sequence[SampleLabel] | None = None) -> None:
+        """Add n ok samples: (n, length) floats of every column of `spec.measured`, and n labels (or tuples of them)
+        if the table has any.
 
         Raises ValueError when labels and rows differ in number, and when a number is not finite as float16, which is
         noticed at the latest by `finish`; the projections writer turns such samples into failures before.
@@ -56,7 +57,8 @@ class MomentsAccumulator:
         if labels is not None:
             if len(labels) != rows:
                 raise ValueError(f"{len(labels)} labels for {rows} rows")
-            self._counts.update(labels)
+            for label in labels:
+                self._counts.update(labels_in(label) if isinstance(label, tuple) else (label,))
         done = 0
         while done < rows:
             piece = min(rows - done, self._capacity - self._filled)
@@ -103,8 +105,8 @@ class MomentsAccumulator:
         return path, save_moments(run_dir, path, self.finish(run_dir, run_dir.projections_path(shard.id, attempt)))
 
     def _chosen_labels(self) -> list[Label]:
-        """Labels to store, most rows first. A shard of one label needs none: its moments are the total's."""
-        if self._policy == "none" or len(self._counts) < 2:
+        """Labels to store, most rows first; none where every row has the same one alone: that of the total."""
+        if self._policy == "none" or list(self._counts.values()) in ([], [self._total.count]):
             return []
         cost = moments_bytes(self._spec)
         chosen: list[Label] = []

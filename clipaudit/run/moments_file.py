@@ -28,7 +28,7 @@ class ShardMoments(ArrayHolder):
     total: Moments
     """Of all ok rows."""
     counts: dict[Label, int] = field(default_factory=dict)
-    """Ok rows by label; empty when the table has no label."""
+    """Ok rows by label, a row with several counted for each; empty when the table has no label."""
     labels: dict[Label, Moments] = field(default_factory=dict)
     """Of some labels' rows, see `MomentsAccumulator`. The others' come from the rows (`moments_by_label`)."""
 
@@ -90,8 +90,8 @@ def load_moments(run_dir: RunDirectory, path: str, labels: Collection[Label] | N
         raise IntegrityError(f"{full} is not there") from error
     except (*MALFORMED, safetensors.SafetensorError) as error:
         raise IntegrityError(f"{full} is damaged: {type(error).__name__}: {error}") from error
-    if len(counts) == 1 and (labels is None or set(counts) <= set(labels)):
-        of_labels = dict.fromkeys(counts, total)  # one label in the whole shard: not stored twice
+    if list(counts.values()) == [total.count] and (labels is None or set(counts) <= set(labels)):
+        of_labels = dict.fromkeys(counts, total)  # one label in the whole shard, on every row: not stored twice
     return ShardMoments(total=total, counts=counts, labels=of_labels)
 
 

@@ -19,16 +19,18 @@ from clipaudit.arrays import Bools, Float16s, Floats
 from clipaudit.errors import IntegrityError
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.records import StoredFile
-from clipaudit.schema import NOT_FINITE, OK, SCHEMA_VERSION, Sample, Shard, TableSpec, arrow_schema
+from clipaudit.schema import NOT_FINITE, OK, SCHEMA_VERSION, Sample, Shard, TableSpec, arrow_schema, labels_in
 from clipaudit.storage.directory import storage_errors
 from clipaudit.storage.local import require_regular
 
 _ANY: Mapping[str, pa.DataType] = {}
 SCALARS = ("scale", "norm", "remainder")
 """Columns of one float32 a row that the model gives."""
+_OF_SAMPLE = {"image": "image_properties"}  # columns that have another name in a sample
 _ROW_GROUP_BYTES = 32 * 2**20
 _METADATA_BYTES = 256  # of a row in a row group beside its vectors, roughly
 _MAX_GROUP_ROWS = 65_536
+_VARIED = ("key", "index", "phash", "offset", *SCALARS)  # values that rarely repeat, and need no dictionary
 _INFINITE = 0x7C00  # exponent bits of a float16 that is infinite or not a number
 
 
@@ -74,13 +76,18 @@ class ProjectionWriter:
         metadata = [name for name in self._schema.names if name not in spec.vectors]
         # only these values of a sample are stored until the row group is full, not its pixels
         self._metadata: dict[str, list[Any]] = {n: [] for n in metadata if n != "shard_id" and n not in SCALARS}
-        leaves = [*(n for n in metadata if n != "attributes"), *(f"attributes.{name}" for name in spec.attributes)]
+        # Parquet's own names of what holds values: of a list its elements
+        leaves = [f"{n}.list.element" if pa.types.is_list(self._schema.field(n).type) else n for n in metadata]
+        structs = {"attributes": spec.attributes, "image": spec.image_properties}
+        leaves = [
+            leaf for n in leaves for leaf in (n, *(f"{n}.{name}" for name in structs.get(n, ()))) if leaf not in structs
+        ]
         self._writer = pq.ParquetWriter(
             self._sink,
             self._schema,
             # float16 vectors do not compress, and as plain bytes they are read without decoding
             compression={**dict.fromkeys(leaves, "zstd"), **dict.fromkeys(plain, "none")},
-            use_dictionary=[name for name in leaves if name not in ("key", "index", "phash", "offset", *SCALARS)],
+            use_dictionary=[name for name in leaves if name not in _VARIED and not name.startswith("image.")],
             write_statistics=leaves,
         )
 
@@ -171,7 +178,7 @@ class ProjectionWriter:
 
     def _append(self, samples: Sequence[Sample]) -> None:
         for name, values in self._metadata.items():
-            values += [getattr(sample, name) for sample in samples]
+            values += [getattr(sample, _OF_SAMPLE.get(name, name)) for sample in samples]
         self.counts.update(sample.status for sample in samples)
         self._pending += len(samples)
         self._text += sum(map(_text_length, samples))
@@ -196,14 +203,23 @@ class ProjectionWriter:
             return _binary_array(self._vectors[name][:rows], valid)
         if name in self._scalars:
             return pa.array(self._scalars[name][:rows], mask=~valid)
+        if name == "image":
+            return self._image_column(field.type, valid)
         if name == "shard_id":
             return pa.array(np.full(rows, self._shard.id, np.int32))
         return pa.array(self._metadata[name], field.type)
 
+    def _image_column(self, kind: pa.DataType, valid: Bools) -> pa.Array:
+        """(n,) structs of image properties; null for a row that is not ok, a field null where a property is nan."""
+        missing = (float("nan"),) * kind.num_fields
+        values = np.array([row or missing for row in self._metadata["image"]], np.float32)
+        fields = [pa.array(column, mask=np.isnan(column)) for column in values.T]
+        return pa.StructArray.from_arrays(fields, fields=list(kind), mask=pa.array(~valid))
+
 
 def _text_length(sample: Sample) -> int:
     """Characters of a sample's texts: row groups are bounded by them too, because captions may be long."""
-    values = (sample.key, sample.label, sample.caption, *sample.attributes.values())
+    values = (sample.key, *labels_in(sample.label), sample.caption, *sample.attributes.values())
     return sum(len(value) for value in values if isinstance(value, str))
 
 
@@ -270,6 +286,21 @@ class TableFile:
             for group in range(self.row_groups):
                 # an iterator for all row groups would hold every group that it has passed
                 yield from self._file.iter_batches(rows, row_groups=[group], columns=list(columns), use_threads=False)
+
+    def row_group(self, number: int) -> pa.Table:
+        """All columns of one row group."""
+        with self._damage():
+            return self._file.read_row_group(number, use_threads=False)
+
+    def bounds(self, column: str) -> npt.NDArray[np.int64]:
+        """(g, 2) int64: the least and the greatest number that a column has in each of g row groups."""
+        with self._damage():
+            place = self._file.schema_arrow.get_field_index(column)
+            groups = [self._file.metadata.row_group(number).column(place) for number in range(self.row_groups)]
+            if not all(group.is_stats_set for group in groups):
+                raise ValueError(f"its column {column!r} has no statistics")
+            ends = [(group.statistics.min, group.statistics.max) for group in groups]
+        return np.array(ends, np.int64).reshape(-1, 2)
 
     def _check(self, columns: Sequence[str], types: Mapping[str, pa.DataType]) -> None:
         for name in columns:  # pyarrow leaves out missing columns without an error

@@ -24,7 +24,7 @@ from clipaudit.run.row_moments import moments_by_label
 from clipaudit.run.summary import Coverage, RunSummary
 from clipaudit.run.tables import RunTables, Shards
 from clipaudit.run.vectors import Vectors, as_numpy, plain_column
-from clipaudit.schema import Label, Names, Several, arrow_schema, as_names
+from clipaudit.schema import Label, Names, Several, as_names
 
 RunPlace: TypeAlias = "Run | RunDirectory | str | os.PathLike[str]"
 """A run, or where it is."""
@@ -130,7 +130,11 @@ class Run(RunTables):
             windows = [{name: array[a:b] for name, array in values.items()} for a, b in itertools.pairwise(starts)]
             tables = list(pool.map(lambda record, out: self._fill(record, columns, out), records, windows))
         lengths = [record.ok for record in records]
-        table = pa.concat_tables(tables) if tables else arrow_schema(self.spec).empty_table()
+        joined = self._joined_values([name.partition(".")[0] for name in columns])
+        if joined is not None:
+            pairs = zip(records, tables, strict=True)
+            tables = [self._with_joined(part, record.shard_id, joined) for record, part in pairs]
+        table = pa.concat_tables(tables) if tables else self._schema.empty_table()
         table = self.typed(table) if any(name.startswith("attributes") for name in columns) else table
         shard_id = np.repeat(np.array([record.shard_id for record in records], np.int32), lengths)
         index = np.concatenate([np.empty(0, np.int32), *(np.asarray(part["index"], np.int32) for part in tables)])
@@ -151,7 +155,7 @@ class Run(RunTables):
 
     def _fill(self, record: CommitRecord, columns: Sequence[str], out: Mapping[str, npt.NDArray[Any]]) -> pa.Table:
         """Copy one shard's ok values of vector columns into `out`, (ok, length) by name; returns its other columns."""
-        others = list(dict.fromkeys(["index", *(column.partition(".")[0] for column in columns)]))
+        others = self._stored(list(dict.fromkeys(["index", *(column.partition(".")[0] for column in columns)])))
         with open_table(self.directory, record.projections) as file:
             table = file.read([*out, *others], stored_types(self.spec))
         rest = table.select(others)
@@ -186,7 +190,10 @@ class Run(RunTables):
         return total
 
     def label_counts(self, shards: Shards = None) -> dict[Label, int]:
-        """Ok rows by label, most frequent first; empty when the run has no labels."""
+        """Ok rows by label, most frequent first; empty when the run has no labels.
+
+        A row with several labels counts for each, one with an empty list for none.
+        """
         counts: Counter[Label] = Counter()
         for record in self._chosen(shards):
             counts.update(load_moments(self.directory, record.moments, labels=()).counts)
@@ -260,12 +267,12 @@ class Run(RunTables):
         except ClipauditError as error:  # a repr must not raise
             coverage = str(error)
         return RunSummary(
-            url=self.directory.url,
+            url=self.url,
             model=str(self.manifest.model.get("name", "")),
             heads=self.spec.heads,
             head_dim=self.spec.head_dim,
             embed_dim=self.spec.embed_dim,
-            columns=self._flat_columns(),
+            columns=self.flat_columns(),
             coverage=coverage,
         )
 

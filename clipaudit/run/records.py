@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,11 +22,14 @@ MALFORMED = (
 )
 """What parsing bytes from elsewhere may raise."""
 
+COLUMN_NAME = re.compile(r"[^\W\d][\w-]{0,99}")
+"""Of a column of attributes."""
 _MAX_COUNT = 2**53  # of rows or bytes: JSON numbers beyond it are not exact
 _MAX_LENGTH = 2**16  # numbers of one vector
 _Record = TypeVar("_Record")
 _QUOTED_CHARACTERS = 60
 _DIGEST_DIGITS = 16
+_SHARD_FILE = re.compile(r"projections/(\d+)-\w+\.parquet|moments/(\d+)-\w+\.safetensors", re.ASCII)
 _DIGEST_END = re.compile(rb',"digest":"([^"]*)"}$')
 
 
@@ -61,8 +64,8 @@ class Manifest:
     @staticmethod
     def from_json(data: bytes, where: str) -> Manifest:
         """Read back; `where` names the file. IntegrityError when it is damaged, RunMismatch when of another version."""
-        manifest = _parse(Manifest, data, where, RunMismatch)
-        wrong = _wrong_table(manifest.table) or _wrong_shards(manifest.shards)
+        manifest = parse_record(Manifest, data, where, RunMismatch)
+        wrong = _wrong_table(manifest.table) or wrong_shards(manifest.shards)
         if wrong:
             raise IntegrityError(f"{where} is damaged: {wrong}")
         return manifest
@@ -101,6 +104,10 @@ class CommitRecord:
     input_size: int
     """Bytes of the shard."""
     input_etag: str = ""
+    input_sha256: str = ""
+    """Of the whole shard, hex digits, taken while it was read; empty in runs of version 0.1."""
+    generation: int = 0
+    """That added the shard to the run: 0 for those of `run.json`, then those of `growth/`."""
     bytes_good: int
     """Bytes of the shard up to the last complete member; equal to `input_size` when nothing was lost."""
     missing_attributes: dict[str, int] = field(default_factory=dict)
@@ -133,7 +140,7 @@ class CommitRecord:
 
     def to_json(self) -> bytes:
         """UTF-8 JSON on one line with a digest of itself; a run may have 100,000 of these."""
-        return _compact(self)
+        return one_line(self)
 
     @staticmethod
     def from_json(data: bytes, where: str) -> CommitRecord:
@@ -142,7 +149,7 @@ class CommitRecord:
         A record may name the two files of its own shard and no others, because a run from elsewhere must not make this
         process read or delete files outside of it.
         """
-        record = _parse(CommitRecord, data, where, IntegrityError)
+        record = parse_record(CommitRecord, data, where, IntegrityError)
         wrong = _wrong_commit(record)
         if wrong:
             raise IntegrityError(f"{where} is damaged: {wrong}")
@@ -167,12 +174,54 @@ class FailureRecord:
 
     def to_json(self) -> bytes:
         """UTF-8 JSON on one line with a digest of itself."""
-        return _compact(self)
+        return one_line(self)
 
     @staticmethod
     def from_json(data: bytes, where: str) -> FailureRecord:
         """Read back; IntegrityError naming `where` when it is damaged, partial or of another version."""
-        return _parse(FailureRecord, data, where, IntegrityError)
+        return parse_record(FailureRecord, data, where, IntegrityError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnRecord:
+    """`columns/NAME.json`: a column that was joined to the run after the job, and where its values come from."""
+
+    name: str
+    kind: Literal["number", "integer", "boolean", "text", "texts"]
+    """What its values are: float64, int64, booleans, texts, or lists of texts."""
+    path: str
+    """Of the Parquet file with the values, relative to the run directory."""
+    file: StoredFile
+    """Size and hash of that file."""
+    rows: int
+    """Rows that have a value."""
+    source: str
+    """Path or URL of the table that was read, without credentials."""
+    source_sha256: str
+    """Hex digits, of the table as it was read."""
+    source_column: str
+    """The column's name in the table."""
+    by: Literal["key", "shard,key"]
+    """What told the images of the table's rows."""
+    unknown: int = 0
+    """Rows of the table that named no image of the run and were left out."""
+    author: str = ""
+    """Name of the user who added it."""
+    added_at: str = field(default_factory=now)
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> bytes:
+        """UTF-8 JSON on one line with a digest of itself."""
+        return one_line(self)
+
+    @staticmethod
+    def from_json(data: bytes, where: str) -> ColumnRecord:
+        """Read back; IntegrityError naming `where` when it is damaged, of another version, or names a foreign file."""
+        record = parse_record(ColumnRecord, data, where, IntegrityError)
+        own = re.compile(rf"columns/{re.escape(record.name)}-[0-9a-f]{{12}}\.parquet", re.ASCII)
+        if COLUMN_NAME.fullmatch(record.name) is None or own.fullmatch(record.path) is None:
+            raise IntegrityError(f"{where} is damaged: it names {record.path!r}, which is no file of {record.name!r}")
+        return record
 
 
 def _wrong_table(table: TableSpec) -> str:
@@ -185,7 +234,7 @@ def _wrong_table(table: TableSpec) -> str:
     for name in table.components:
         if re.fullmatch(r"(?:attention|mlp|self_attention)_L\d{2,}", name) is None:
             return f"{name!r} is no component"
-    for names in (table.heads, table.components, table.attributes):
+    for names in (table.heads, table.components, table.attributes, table.image_properties):
         if len(set(names)) < len(names) or not all(names) or any("\0" in name for name in names):
             return "a column is empty or named twice"
     if not 0 <= table.residual_means <= _MAX_LENGTH:
@@ -195,9 +244,9 @@ def _wrong_table(table: TableSpec) -> str:
     return ""
 
 
-def _wrong_shards(shards: tuple[Shard, ...]) -> str:
-    """What cannot be right about a list of shards, in words, or nothing."""
-    for position, shard in enumerate(shards):
+def wrong_shards(shards: tuple[Shard, ...], first: int = 0) -> str:
+    """What cannot be right about a list of shards whose ids begin with `first`, in words, or nothing."""
+    for position, shard in enumerate(shards, first):
         if shard.id != position or not 0 <= shard.size <= _MAX_COUNT or not shard.url or "\0" in shard.url:
             return f"shard {position} of the list is shard {shard.id}, {shard.url!r}, of {shard.size} bytes"
     return ""
@@ -209,9 +258,9 @@ def _wrong_commit(record: CommitRecord) -> str:
     if not all(0 <= count <= _MAX_COUNT for count in counts):
         return "a count is negative or too large"
     number = f"{record.shard_id:06d}"
-    own = re.compile(rf"(?:projections/{number}-\w+\.parquet|moments/{number}-\w+\.safetensors)", re.ASCII)
     for name, stored in record.files.items():
-        if own.fullmatch(name) is None:
+        match = _SHARD_FILE.fullmatch(name)
+        if match is None or number not in match.groups():
             return f"it names {name!r}, which is no file of shard {record.shard_id}"
         if not 0 <= stored.bytes <= _MAX_COUNT:
             return f"{name} of {stored.bytes} bytes"
@@ -219,8 +268,8 @@ def _wrong_commit(record: CommitRecord) -> str:
     return "" if len(kinds) == len(record.files) == 2 else "it does not name the two files of its shard"
 
 
-def _compact(record: CommitRecord | FailureRecord) -> bytes:
-    """One line of JSON, whose last member `digest` is the hash of the line without it."""
+def one_line(record: object) -> bytes:
+    """A record (a dataclass) as one line of JSON, whose last member `digest` is the hash of the line without it."""
     # not asdict, which copies every dictionary: that is noticeable for a driver of 100,000 shards
     line = json.dumps(vars(record), default=vars, ensure_ascii=False, separators=(",", ":")).encode()
     return line[:-1] + b',"digest":"' + _digest(line) + b'"}'
@@ -241,7 +290,7 @@ def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(cast(Any, kind))
 
 
-def _parse(kind: type[_Record], data: bytes, where: str, newer: type[IntegrityError | RunMismatch]) -> _Record:
+def parse_record(kind: type[_Record], data: bytes, where: str, newer: type[IntegrityError | RunMismatch]) -> _Record:
     """A record from its JSON; `newer` is raised for another schema version, IntegrityError for anything else wrong."""
     try:
         record: _Record = _adapter(cast(Hashable, kind)).validate_json(data, strict=True)
@@ -273,14 +322,24 @@ def _refuse_version(data: bytes, where: str, newer: type[IntegrityError | RunMis
 
 def compare_manifests(stored: Manifest, asked: Manifest, url: str) -> None:
     """Compare what a resume asks for with the stored run; RunMismatch says in one sentence what differs."""
-    keys = sorted(stored.identity.keys() | asked.identity.keys())
-    changed = [key for key in keys if stored.identity.get(key) != asked.identity.get(key)]
+    compare_options(stored, asked.identity, url)
+    _compare_shards(stored.shards, asked.shards, url)
+    compare_models(stored, asked, url)
+
+
+def compare_options(stored: Manifest, identity: dict[str, Any], url: str) -> None:
+    """RunMismatch that names the options (`JobConfig.identity`) which differ from the stored run's."""
+    keys = sorted(stored.identity.keys() | identity.keys())
+    changed = [key for key in keys if stored.identity.get(key) != identity.get(key)]
     if changed:
         listed = "; ".join(
-            f"{key} was {_quoted(stored.identity.get(key))}, now {_quoted(asked.identity.get(key))}" for key in changed
+            f"{key} was {_quoted(stored.identity.get(key))}, now {_quoted(identity.get(key))}" for key in changed
         )
         raise RunMismatch(f"{url} holds a run with other options ({listed}): give the same options, or another --out")
-    _compare_shards(stored.shards, asked.shards, url)
+
+
+def compare_models(stored: Manifest, asked: Manifest, url: str) -> None:
+    """RunMismatch when the weights or the table are not those of the stored run."""
     old, new = stored.model.get("fingerprint"), asked.model.get("fingerprint")
     if old != new:
         raise RunMismatch(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from clipaudit.arrays import Float16s
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.moments import Moments, merge, moments_of
 from clipaudit.run.projections import stream_table, vectors_of
+from clipaudit.run.vectors import has_label
 from clipaudit.schema import OK, Label
 
 _BLOCK_BYTES: Final = 8 * 2**20
@@ -30,7 +30,7 @@ def moments_by_label(
     totals = {label: moments_of(template, {}) for label in labels}
     for vectors, row_labels in _row_batches(run_dir, projections, template.lengths, label=True):
         for label in labels:
-            mask = row_labels == label
+            mask = has_label(row_labels, label)
             if mask.any():
                 part = moments_of(template, {name: values[mask] for name, values in vectors.items()})
                 totals[label] = merge((totals[label], part))
@@ -47,13 +47,13 @@ def moments_of_rows(run_dir: RunDirectory, projections: str, template: Moments) 
 
 def _row_batches(
     run_dir: RunDirectory, path: str, columns: Mapping[str, int], *, label: bool = False
-) -> Iterator[tuple[dict[str, Float16s], npt.NDArray[Any]]]:
-    """Ok rows, about 8 MB at a time: (n, length) float16 by column, and with `label` the (n,) labels as objects."""
+) -> Iterator[tuple[dict[str, Float16s], pa.Array]]:
+    """Ok rows, about 8 MB at a time: (n, length) float16 by column, and with `label` the (n,) labels, else nulls."""
     names = ["status", *(["label"] if label else []), *columns]
     width = sum(2 * dim for dim in columns.values())
     size = max(64, _BLOCK_BYTES // max(width, 1))
     types = {"status": pa.string()} | {name: pa.binary(2 * dim) for name, dim in columns.items()}
     for batch in stream_table(run_dir, path, names, size, types):
         ok = np.array([status == OK for status in batch.column("status").to_pylist()], np.bool_)
-        labels = np.array(batch.column("label").to_pylist() if label else [None] * len(ok), object)
-        yield {name: vectors_of(batch.column(name))[0][ok] for name in columns}, labels[ok]
+        labels = batch.column("label") if label else pa.nulls(len(ok))
+        yield {name: vectors_of(batch.column(name))[0][ok] for name in columns}, labels.filter(pa.array(ok))

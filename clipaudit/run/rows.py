@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,15 +14,18 @@ import pyarrow.compute as pc
 
 from clipaudit.arrays import ArrayHolder, Float32s
 from clipaudit.errors import UsageError
-from clipaudit.run.filter_columns import FilterColumns
+from clipaudit.run.filter_columns import FilterColumns, listed_values, value_text
 from clipaudit.run.filter_terms import Filter
-from clipaudit.run.filters import parse_filter, why_empty
+from clipaudit.run.filters import equal_to, parse_filter, why_empty
 from clipaudit.run.moments import Moments, merge, moments_of
 from clipaudit.run.projections import vectors_of
 from clipaudit.run.reader import Run
-from clipaudit.schema import OK, Names, as_tuples
+from clipaudit.run.vectors import as_objects
+from clipaudit.schema import IMAGE_PROPERTIES, OK, Names, as_tuples
 
 BATCH_ROWS: Final = 4096
+TRAIN: Final = "train"
+"""The value of a split's column whose rows train."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +91,65 @@ def row_filter(run: Run, rows: Rows) -> Filter:
 
 
 def group_column(run: Run, name: str) -> str:
-    """`label`, or `attributes.place` for `place` and `attributes.place`; UsageError when the run has no such column."""
+    """`label`, `image.brightness`, or `attributes.place` for `place` and `attributes.place`.
+
+    UsageError when the run has no such column, or it holds lists.
+    """
     attribute = name.removeprefix("attributes.")
+    measured = [f"image.{each}" for each in run.spec.image_properties]
+    if name in measured:
+        return name
     if name == "label" and run.spec.label_kind is not None:
         return name
-    if attribute not in run.spec.attributes:
-        known = ["label"] * (run.spec.label_kind is not None) + [f"attributes.{a}" for a in run.spec.attributes]
+    if attribute not in run.attributes:
+        known = ["label"] * (run.spec.label_kind is not None) + [f"attributes.{a}" for a in run.attributes] + measured
         raise UsageError(
             f"the run at {run.directory.url} has no column {name!r} to group rows by: it has"
-            f" {', '.join(known) or 'none'}"
+            f" {', '.join(known) or 'none'}{_unmeasured(run, name)}{_meant(name, [*known, *run.attributes])}"
+        )
+    if run.holds_lists(attribute):
+        raise UsageError(
+            f"attributes.{attribute} of the run at {run.directory.url} holds lists of texts, and rows are grouped by"
+            f" single values: choose rows with --where, {attribute} has TEXT"
         )
     return f"attributes.{attribute}"
+
+
+def split_filters(run: Run, name: str) -> tuple[str, str]:
+    """Filters of the rows that a split trains on, those with the value `train`, and of all others that have a value.
+
+    UsageError when the run lacks the column, no row has that value, or every row has.
+    """
+    column = filter_columns(run).find(group_column(run, name))
+    values: dict[str, None] = {}
+    for batch in run.batches([column.path[0]]):
+        distinct = pc.cast(pc.unique(column.single_values(batch)), pa.string())
+        values.update(dict.fromkeys(distinct.to_pylist()))
+    others = sorted(set(values) - {TRAIN})
+    if TRAIN not in values:
+        raise UsageError(
+            f"--split {name}: no row of the run at {run.directory.url} has the value {TRAIN}; there is"
+            f" {listed_values(others) if others else 'none'}"
+        )
+    if not others:
+        raise UsageError(
+            f"--split {name}: every row of the run at {run.directory.url} has the value {TRAIN}, and none is left to"
+            " score; without --split every part is scored by what was learned from the others"
+        )
+    # one value is named: it says in the report what is scored
+    test = equal_to(column.name, others[0]) if len(others) == 1 else f"{column.name} != {TRAIN}"
+    return f"{column.name} = {TRAIN}", test
+
+
+def _unmeasured(run: Run, name: str) -> str:
+    """Why a run lacks image properties."""
+    known = name.startswith("image.") and name.removeprefix("image.") in IMAGE_PROPERTIES
+    return "; image properties were not measured yet when the run was begun" * (known and not run.spec.image_properties)
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def stream_rows(
@@ -110,8 +162,8 @@ def stream_rows(
     condition = row_filter(run, rows)
     for name in columns:
         outer, _, inner = name.partition(".")
-        if inner and (outer != "attributes" or inner not in run.spec.attributes):
-            known = ", ".join(run.spec.attributes) or "none"
+        if inner and outer != "image" and (outer != "attributes" or inner not in run.attributes):
+            known = ", ".join(run.attributes) or "none"
             raise UsageError(f"the run at {run.directory.url} has no attribute {inner!r}: it has {known}")
     tables = [*(name.partition(".")[0] for name in columns), *(column.path[0] for column in condition.columns)]
     stored = list(dict.fromkeys(["status", *tables, *vectors]))
@@ -126,13 +178,13 @@ def stream_rows(
 
 
 def _values(batch: pa.RecordBatch, name: str) -> npt.NDArray[Any]:
-    """(n,) Python objects of a column; `attributes.place` is a field of one."""
+    """(n,) Python objects of a column, lists as tuples; of `attributes.place`, a field of one, texts."""
     outer, _, inner = name.partition(".")
     column = batch.column(outer)
-    values = (pc.struct_field(column, inner) if inner else column).to_pylist()
-    objects = np.empty(len(values), object)
-    objects[:] = values
-    return objects
+    values = as_objects(pc.struct_field(column, inner) if inner else column)
+    for row, value in enumerate(values if inner else ()):  # joined columns have types, those of the job are texts
+        values[row] = value if value is None else value_text(value)
+    return values
 
 
 def moments_over(run: Run, rows: Rows = ALL) -> Moments:
@@ -143,9 +195,8 @@ def moments_over(run: Run, rows: Rows = ALL) -> Moments:
     condition = row_filter(run, rows)
     if not condition.terms:
         return run.moments(shards=rows.shards)
-    label = condition.equalities.get("label")
-    if len(condition.terms) == 1 and isinstance(label, int | str):
-        return run.moments(label=label, shards=rows.shards)
+    if condition.only_label is not None:
+        return run.moments(label=condition.only_label, shards=rows.shards)
     moments = Moments.empty(run.spec)
     for batch in stream_rows(run, list(run.spec.measured), (), rows, size=1024):
         moments = merge([moments, moments_of(Moments.empty(run.spec), batch.vectors)])

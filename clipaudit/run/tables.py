@@ -5,20 +5,25 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.run.classes import ClassNames, classes_beside
-from clipaudit.run.column_types import ColumnType, attribute_types, column_type, with_types
-from clipaudit.run.directory import RunDirectory
+from clipaudit.run.column_types import ColumnType, attribute_types, column_type, recorded_types, with_types
+from clipaudit.run.columns import ARROW_TYPES, JoinedValues, read_columns
+from clipaudit.run.directory import RunDirectory, opened_place
 from clipaudit.run.frames import flat_table, pandas_frame, polars_frame
+from clipaudit.run.growth import History
 from clipaudit.run.projections import stored_types, stream_table
-from clipaudit.run.records import CommitRecord, Manifest
+from clipaudit.run.records import ColumnRecord, CommitRecord, Manifest
+from clipaudit.run.summary import RunState
 from clipaudit.run.vectors import as_numpy, plain_column
 from clipaudit.schema import Names, TableSpec, arrow_schema, as_names
 
@@ -32,14 +37,48 @@ class RunTables:
     """What `Run` has beside vectors and moments; see there."""
 
     def __init__(self, path: str | os.PathLike[str] | RunDirectory) -> None:
-        self.directory = path if isinstance(path, RunDirectory) else RunDirectory(os.fspath(path))
-        self.manifest: Manifest = self.directory.open()
+        self.directory, self.moment = (path, None) if isinstance(path, RunDirectory) else opened_place(path)
+        newest = self.directory.history()
+        self.newest_generation = newest.generation
+        self.history: History = newest if self.moment is None else newest.at(self.moment, self.directory.url)
+        self.manifest: Manifest = replace(newest.manifest, shards=self.history.shards)
+        """As `run.json` has it, with the shards that were appended too, where they are now."""
         self.spec: TableSpec = self.manifest.table
+
+    @property
+    def url(self) -> str:
+        """The run's path or URL, with the `@` of an earlier state: what another command is given to read the same."""
+        return self.directory.url if self.moment is None else f"{self.directory.url}@{self.moment.text}"
+
+    def folder(self, name: str) -> str:
+        """Where in the run a result of this state goes: `heads`, and of an earlier state `heads@2`."""
+        return name if self.moment is None else f"{name}@{self.moment.text.replace(':', '')}"
 
     @cached_property
     def records(self) -> dict[int, CommitRecord]:
         """The commit records, in the order of shard ids."""
-        return self.directory.committed()
+        known = len(self.manifest.shards)
+        if self.moment is not None:
+            earlier = {shard for shard in self.directory.committed_ids() if shard < known}
+            records = self.directory.committed(earlier)
+            return {shard: record for shard, record in records.items() if self.moment.covers(record.committed_at)}
+        records = self.directory.committed()
+        if max(records, default=-1) < known:
+            return records
+        # The run has grown since this object was made: what was added then is not a part of it.
+        later = range(known, len(self.directory.history().shards))
+        return {shard: record for shard, record in records.items() if shard not in later}
+
+    @property
+    def state(self) -> RunState:
+        """Which generation and which time these records are of."""
+        times = [record.committed_at for record in self.records.values()]
+        return RunState(
+            generation=self.history.generation,
+            generations=self.newest_generation + 1,
+            committed_at=max(times, default=""),
+            asked=None if self.moment is None else self.moment.text,
+        )
 
     @property
     def files(self) -> list[str]:
@@ -54,7 +93,34 @@ class RunTables:
     @property
     def columns(self) -> tuple[str, ...]:
         """Every column of the table, vectors included."""
-        return tuple(arrow_schema(self.spec).names)
+        return tuple(self._schema.names)
+
+    @cached_property
+    def joined(self) -> dict[str, ColumnRecord]:
+        """The columns that `clipaudit columns add` joined to the run, by name; they are attributes like the others.
+
+        Those that there were when this object first looked. IntegrityError when a record is damaged.
+        """
+        records = read_columns(self.directory)
+        # the job's own attributes stay what they are, whatever was copied into the directory
+        return {name: record for name, record in records.items() if name not in self.spec.attributes}
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of all attributes: the job's, then the joined ones."""
+        return (*self.spec.attributes, *self.joined)
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        """Of the files of the job, with joined columns as fields of `attributes`."""
+        stored = arrow_schema(self.spec)
+        if not self.joined:
+            return stored
+        own = [] if not self.spec.attributes else list(stored.field("attributes").type)
+        more = [pa.field(name, ARROW_TYPES[record.kind]) for name, record in self.joined.items()]
+        field = pa.field("attributes", pa.struct([*own, *more]))
+        place = stored.get_field_index("attributes")
+        return stored.insert(stored.get_field_index("width"), field) if place < 0 else stored.set(place, field)
 
     @cached_property
     def class_names(self) -> ClassNames | None:
@@ -69,7 +135,10 @@ class RunTables:
     # -- rows -----------------------------------------------------------------------------------------------------
 
     def labels(self, shards: Shards = None) -> npt.NDArray[Any]:
-        """The label of every ok row, (n,) int64 or str objects, in the order of `heads`; UsageError without labels."""
+        """The label of every ok row, (n,) int64 or str objects, in the order of `heads`; UsageError without labels.
+
+        Where images may have several labels (`spec.multi_label`) each is a tuple of them, () for none.
+        """
         table = self.table(["status", "label"], shards)
         return as_numpy(table.filter(pc.equal(table["status"], "ok"))["label"])
 
@@ -95,26 +164,60 @@ class RunTables:
         `clipaudit.run.projections.vectors_of(batch["L11H05"])` gives a vector column's numbers.
         """
         schema = self.schema(columns)
+        stored, joined = self._stored(schema.names), self._joined_values(schema.names)
         for record in self._chosen(shards):
-            for batch in stream_table(self.directory, record.projections, schema.names, rows, stored_types(self.spec)):
-                yield batch.select(schema.names).replace_schema_metadata(None)
+            for batch in stream_table(self.directory, record.projections, stored, rows, stored_types(self.spec)):
+                whole = batch if joined is None else self._with_joined(batch, record.shard_id, joined)
+                yield whole.select(schema.names).replace_schema_metadata(None)
 
     def schema(self, columns: Names | None = None) -> pa.Schema:
         """The Arrow schema of `batches(columns)`; UsageError when the run has no such column."""
         names = self._plain_columns() if columns is None else as_names(columns)
-        schema = arrow_schema(self.spec)
         self._check_columns(names, nested=False)
-        return pa.schema([schema.field(name) for name in names])
+        return pa.schema([self._schema.field(name) for name in names])
+
+    def stored_batches(self, columns: Sequence[str], rows: int, shards: Shards = None) -> Iterator[pa.RecordBatch]:
+        """`batches` of columns of the job's own table, without joined columns."""
+        for record in self._chosen(shards):
+            for batch in stream_table(self.directory, record.projections, columns, rows, stored_types(self.spec)):
+                yield batch.select(list(columns)).replace_schema_metadata(None)
+
+    def joined_arrays(
+        self, shard_id: npt.NDArray[np.int32], index: npt.NDArray[np.int32]
+    ) -> dict[str, pa.ChunkedArray]:
+        """The joined columns of any rows of the run, (n,) each, by name; null for a row without a value.
+
+        shard_id, index: (n,) int32, which rows; those of one shard next to each other. IntegrityError when a file is
+        damaged.
+        """
+        joined = JoinedValues(self.directory, self.joined)
+        starts = np.flatnonzero(np.diff(shard_id, prepend=-1))
+        pieces = (
+            [
+                joined.arrays(int(shard_id[start]), part)
+                for start, part in zip(starts.tolist(), np.split(index, starts[1:]), strict=True)
+            ]
+            if len(index)
+            else []
+        )
+        return {
+            field.name: pa.chunked_array([piece[number] for piece in pieces], field.type)
+            for number, field in enumerate(joined.fields)
+        }
 
     def column_types(self) -> dict[str, ColumnType]:
-        """`number`, `boolean` or `text` of every plain column, by name; attributes as `attributes.place`.
+        """`number`, `boolean`, `text` or `list of texts` of every plain column, by name (`attributes.place`).
 
-        Attributes are stored as text, and typed by all committed values: numbers and booleans as JSON spells them,
-        text for everything else and for a column without values. The first call reads every attribute once.
+        Where images may have several labels `label` is a `list of numbers` or a `list of texts`.
+
+        Attributes of the job have the types that they had in the json; those of version 0.1, which recorded none, are
+        typed by all committed values: numbers and booleans as JSON spells them, text for everything else. Joined
+        columns have types of their own.
         """
         types = {field.name: field.type for field in self.schema() if field.name != "attributes"}
+        types |= {f"image.{name}": pa.float32() for name in self.spec.image_properties}
         types |= {f"attributes.{name}": kind for name, kind in self.attribute_types.items()}
-        return {name: column_type(types[name]) for name in self._flat_columns()}
+        return {name: column_type(types[name]) for name in self.flat_columns()}
 
     def typed(self, rows: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
         """A record batch or table of this run's stored rows, with attributes of the types of `column_types`.
@@ -135,8 +238,16 @@ class RunTables:
 
     @cached_property
     def attribute_types(self) -> dict[str, pa.DataType]:
-        """bool, int64, float64 or string of each attribute, by its name; see `column_types`."""
-        return attribute_types(self.directory, self.records.values(), self.spec)
+        """bool, int64, float64, string or lists of strings of each attribute, by its name; see `column_types`."""
+        own = attribute_types(self.directory, self.records.values(), self.spec)
+        return own | {name: ARROW_TYPES[record.kind] for name, record in self.joined.items()}
+
+    def holds_lists(self, attribute: str) -> bool:
+        """Whether an attribute of this name holds lists of texts."""
+        if attribute in self.joined:
+            return self.joined[attribute].kind == "texts"
+        recorded = recorded_types(self.records.values(), self.spec)  # lists of version 0.1 were no values
+        return recorded is not None and pa.types.is_list(recorded[attribute])
 
     def to_pandas(self, columns: Names | None = None, heads: Names = (), shards: Shards = None) -> Any:  # noqa: ANN401 - pandas may not be installed
         """The rows of `table` as a `pandas.DataFrame`; UsageError when pandas is not installed.
@@ -160,12 +271,36 @@ class RunTables:
         """Every column that is not a vector."""
         return [name for name in self.columns if name not in self.spec.vectors]
 
-    def _flat_columns(self) -> list[str]:
-        """The same with every attribute by its own name."""
-        attributes = [f"attributes.{name}" for name in self.spec.attributes]
-        return [
-            name for column in self._plain_columns() for name in (attributes if column == "attributes" else [column])
-        ]
+    def flat_columns(self, *, vectors: bool = False) -> list[str]:
+        """Every column that is not a vector, or really every one, fields of structs by their own names."""
+        names: list[str] = []
+        for field in self._schema:
+            if pa.types.is_struct(field.type):
+                names += [f"{field.name}.{inner.name}" for inner in field.type]
+            elif vectors or field.name not in self.spec.vectors:
+                names.append(field.name)
+        return names
+
+    def _stored(self, columns: Sequence[str]) -> list[str]:
+        """What must be read of the job's files for some columns."""
+        if "attributes" not in columns or not self.joined:
+            return list(columns)
+        own = [name for name in columns if name != "attributes" or self.spec.attributes]
+        return list(dict.fromkeys([*own, "index"]))
+
+    def _joined_values(self, columns: Sequence[str]) -> JoinedValues | None:
+        """The joined columns, where the attributes are asked for and there are any."""
+        return JoinedValues(self.directory, self.joined) if "attributes" in columns and self.joined else None
+
+    def _with_joined(self, rows: Any, shard_id: int, joined: JoinedValues) -> Any:  # noqa: ANN401 - pyarrow has no types
+        """Rows of one shard as `_stored` names them, a batch or a table, with joined columns among the attributes."""
+        index = np.asarray(rows["index"], np.int32)
+        field = self._schema.field("attributes")
+        own = [pc.struct_field(rows["attributes"], name) for name in self.spec.attributes]
+        own = [column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column for column in own]
+        column = pa.StructArray.from_arrays([*own, *joined.arrays(shard_id, index)], fields=list(field.type))
+        place = rows.schema.get_field_index("attributes")
+        return rows.append_column(field, column) if place < 0 else rows.set_column(place, field, column)
 
     def _chosen(self, shards: Shards) -> list[CommitRecord]:
         if shards is None:
@@ -179,17 +314,16 @@ class RunTables:
     def _full_names(self, columns: Sequence[str]) -> list[str]:
         """Columns by their full names, `attributes.place` for `place`; UsageError when the run has no such column."""
         names = [
-            f"attributes.{name}" if name not in self.columns and name in self.spec.attributes else name
-            for name in columns
+            f"attributes.{name}" if name not in self.columns and name in self.attributes else name for name in columns
         ]
         self._check_columns(names)
         return names
 
     def _check_columns(self, columns: Sequence[str], nested: bool = True) -> None:
-        known = {*self.columns, *(f"attributes.{name}" for name in self.spec.attributes if nested)}
+        known = {*self.columns, *(self.flat_columns() if nested else ())}
         unknown = [column for column in columns if column not in known]
         if unknown:
-            names = ", ".join(self._flat_columns() if nested else self._plain_columns())
-            nearest = difflib.get_close_matches(unknown[0], [*known, *self.spec.attributes], n=1)
+            names = ", ".join(self.flat_columns() if nested else self._plain_columns())
+            nearest = difflib.get_close_matches(unknown[0], [*known, *self.attributes], n=1)
             meant = f"did you mean {nearest[0]}? " if nearest else ""
             raise UsageError(f"the run at {self.directory.url} has no column {unknown[0]!r}: {meant}it has {names}")

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from clipaudit.errors import RunNotFound
+from clipaudit.run.columns import COLUMNS, read_columns
 from clipaudit.run.directory import ATTEMPTS, FAILED, MOMENTS, PROJECTIONS, RunDirectory, shard_of
 from clipaudit.run.reader import Run
 from clipaudit.run.records import CommitRecord
@@ -17,6 +18,18 @@ from clipaudit.storage.local import TEMPORARY
 _EXAMPLES = 100
 YOUNG_SECONDS = 6 * 3600.0
 """`gc` removes no file younger than this, because a job may be writing it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationStatus:
+    """How far one generation of a run is."""
+
+    generation: int
+    """0 for the shards that the run began with, 1 for those of the first `audit --append`."""
+    created: str
+    """When its shards were added, ISO 8601, UTC."""
+    shards: int
+    committed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +73,8 @@ class RunStatus:
     """Ok rows divided by the seconds of their attempts, per worker; 0 when nothing was timed."""
     timings: dict[str, float]
     """Seconds by stage, over all committed shards."""
+    generations: tuple[GenerationStatus, ...]
+    """One for the run's beginning, and one for each append."""
     remarks: tuple[str, ...]
     """What a reader of the figures should know, one sentence each."""
     examples: dict[str, tuple[str, ...]]
@@ -85,7 +100,7 @@ def status(run: str | RunDirectory) -> RunStatus:
         notes.update(record.notes)
     total = timings.get("total", 0.0)
     return RunStatus(
-        run=directory.url,
+        run=reader.url,
         shards=coverage.shards,
         committed=coverage.committed,
         failed=len(failed),
@@ -103,8 +118,20 @@ def status(run: str | RunDirectory) -> RunStatus:
         bytes_orphaned=sum(entry.bytes for entry in entries if entry.path in orphans),
         images_per_second=coverage.ok / total if total > 0 else 0.0,
         timings=dict(timings),
+        generations=_generations(reader),
         remarks=tuple(_remarks(reader, failed)),
         examples=skipped_examples(records),
+    )
+
+
+def _generations(reader: Run) -> tuple[GenerationStatus, ...]:
+    history = reader.history
+    committed = Counter(map(history.generation_of, reader.records))
+    parts = [(history.manifest.created, history.manifest.shards)]
+    parts += [(growth.created, growth.shards) for growth in history.growths]
+    return tuple(
+        GenerationStatus(generation=number, created=created, shards=len(shards), committed=committed[number])
+        for number, (created, shards) in enumerate(parts)
     )
 
 
@@ -195,6 +222,8 @@ def _entries_and_clock(directory: RunDirectory) -> tuple[list[Entry], float | No
 
 def _orphans(directory: RunDirectory, entries: list[Entry], records: dict[int, CommitRecord]) -> list[Entry]:
     committed = {name for record in records.values() for name in record.files}
+    if any(entry.path.startswith(f"{COLUMNS}/") for entry in entries):
+        committed |= {record.path for record in read_columns(directory).values()}
     return [entry for entry in entries if _is_orphan(entry.path, committed, records)]
 
 
@@ -204,6 +233,8 @@ def _is_orphan(path: str, committed: set[str], records: dict[int, CommitRecord])
     shard = shard_of(path)
     if path.startswith((f"{PROJECTIONS}/", f"{MOMENTS}/")):
         return shard is not None and path not in committed
+    if path.startswith(f"{COLUMNS}/"):
+        return path.endswith(".parquet") and path not in committed
     return path.startswith((f"{ATTEMPTS}/", f"{FAILED}/")) and shard in records
 
 

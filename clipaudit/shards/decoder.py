@@ -18,6 +18,7 @@ from clipaudit.errors import UsageError
 from clipaudit.shards.image_file import open_plain, too_large, upright
 from clipaudit.shards.image_header import Header, HeaderError, read_header
 from clipaudit.shards.image_plugins import BROKEN
+from clipaudit.shards.image_properties import image_properties
 
 try:
     import simplejpeg
@@ -53,6 +54,8 @@ class DecodedImage:
     """Likewise."""
     phash: int | None
     """`perceptual_hash(image)`; None when the device resizes the image."""
+    properties: tuple[float, ...] = ()
+    """Of `schema.IMAGE_PROPERTIES`, measured on the whole picture; nan for one that the picture does not have."""
     truncated: bool = False
     """Whether the file's end is missing and the rest of the picture is grey, as `--allow-truncated-images` admits."""
 
@@ -109,14 +112,16 @@ class ImageDecoder:
         if rgb is None:
             pil_image, truncated = self._open(header)
             # open_clip resizes images of other modes before it converts them to RGB, which gives other pixels.
+            rgb = np.array(pil_image if pil_image.mode == "RGB" else pil_image.convert("RGB"))
             if not self._fast or pil_image.mode not in ("L", "RGB"):
                 image = self._by_pillow(pil_image)
-                return DecodedImage(image, width, height, perceptual_hash(image), truncated)
-            rgb = np.array(pil_image if pil_image.mode == "RGB" else pil_image.convert("RGB"))
+                properties = image_properties(rgb, len(data), header.quantisation)
+                return DecodedImage(image, width, height, perceptual_hash(image), properties, truncated)
+        properties = image_properties(rgb, len(data), header.quantisation)
         if self._on_device and rgb.shape[:2] != self.size and width * height <= DEVICE_PIXELS:
-            return DecodedImage(rgb, width, height, None, truncated)
+            return DecodedImage(rgb, width, height, None, properties, truncated)
         image = self._by_tensors(rgb)
-        return DecodedImage(image, width, height, perceptual_hash(image), truncated)
+        return DecodedImage(image, width, height, perceptual_hash(image), properties, truncated)
 
     def _open(self, header: Header) -> tuple[Image.Image, bool]:
         """(decoded image, whether its end was missing); raises as `_open`."""

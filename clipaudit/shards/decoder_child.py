@@ -91,7 +91,13 @@ def _answer(decode: Decode, memory: mmap.mmap, length: int, pixels_at: int) -> d
         return {"error": "too_large", "detail": str(error)}
     memory[pixels_at : pixels_at + decoded.image.nbytes] = decoded.image.data.cast("B")
     height, width = decoded.image.shape[:2]
-    facts = {"width": decoded.width, "height": decoded.height, "phash": decoded.phash, "truncated": decoded.truncated}
+    facts: dict[str, Any] = {
+        "width": decoded.width,
+        "height": decoded.height,
+        "phash": decoded.phash,
+        "truncated": decoded.truncated,
+    }
+    facts["properties"] = decoded.properties  # Python's json writes and reads NaN
     return {"shape": [height, width], **facts}
 
 

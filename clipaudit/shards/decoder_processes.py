@@ -194,7 +194,7 @@ class _Process:
             raise ImageTooLarge(reply["detail"])
         height, width = reply["shape"]
         pixels: Uint8s = np.frombuffer(self._memory, np.uint8, height * width * 3, self._pixels_at)
-        facts = reply["width"], reply["height"], reply["phash"], reply["truncated"]
+        facts = reply["width"], reply["height"], reply["phash"], tuple(reply["properties"]), reply["truncated"]
         return DecodedImage(pixels.reshape(height, width, 3).copy(), *facts)
 
     def _receive(self, seconds: float) -> bytes:

@@ -15,6 +15,7 @@ from typing import Final, Self, TypeAlias
 from clipaudit.config import DecodeConfig
 from clipaudit.schema import FURTHER_IMAGE, MISSING_IMAGE, OK, TOO_LARGE, TRUNCATED_IMAGE, UNDECODABLE, Sample, Shard
 from clipaudit.shards.decoder import DecodedImage, ImageTooLarge, ImageUndecodable
+from clipaudit.shards.field_values import Origin
 from clipaudit.shards.fields import Fields, Values, extract
 from clipaudit.shards.missing import lacks_its_end, missing_image, missing_label
 from clipaudit.shards.reader import Group, Member, OtherMembers, ShardReader
@@ -44,6 +45,8 @@ class ReadReport:
     """One sentence with the byte offset when the tar is cut or holds junk; the samples before that are used."""
     bytes_good: int
     """Offset behind the last member that was read whole; the shard's size when nothing is wrong."""
+    sha256: str
+    """Of the whole shard as it was read, hex digits."""
     missing: dict[str, int]
     """Samples without a value, by attribute; captions are counted under `--caption`."""
     bad: dict[str, int]
@@ -103,6 +106,7 @@ class _End:
 
     truncated: str | None = None
     bytes_good: int = 0
+    sha256: str = ""
     read_seconds: float = 0.0
     left_out: OtherMembers | None = None
     error: BaseException | None = None
@@ -213,6 +217,7 @@ class ShardFeed:
             notes=dict(tally.notes),
             truncated=end.truncated,
             bytes_good=end.bytes_good,
+            sha256=end.sha256,
             missing=dict(tally.missing),
             bad=dict(tally.bad),
             kinds={name: sorted(tally.kinds.get(name, ())) for name in self._fields.attribute_names},
@@ -236,6 +241,7 @@ class ShardFeed:
             wants=self._fields.wants,
             complete=self._is_complete,
             max_member_bytes=self._config.max_member_bytes,
+            hashed=True,
         ) as reader:
             index = 0
             for group in reader:
@@ -254,6 +260,7 @@ class ShardFeed:
             return _End(
                 truncated=reader.truncated,
                 bytes_good=reader.bytes_good,
+                sha256=reader.sha256,
                 read_seconds=seconds,
                 left_out=reader.left_out,
             )
@@ -283,7 +290,8 @@ class ShardFeed:
         if group.status != OK:
             sample.attributes = dict.fromkeys(self._fields.attribute_names)
             return sample, Values()
-        values = extract({name: member.data for name, member in group.members.items()}, self._fields)
+        data = {name: member.data for name, member in group.members.items()}
+        values = extract(data, self._fields, Origin(key=group.key, shard=self._shard.url))
         sample.label, sample.caption, sample.attributes = values.label, values.caption, values.attributes
         sample.status, sample.detail = values.status, values.detail
         if sample.status != OK:
@@ -322,5 +330,6 @@ class ShardFeed:
         else:
             sample.image, sample.phash = decoded.image, decoded.phash
             sample.width, sample.height = decoded.width, decoded.height
+            sample.image_properties = decoded.properties
             if decoded.truncated:
                 values.notes.append((TRUNCATED_IMAGE, f"the file ends early, after {image.nbytes} bytes"))

@@ -11,9 +11,6 @@ from clipaudit.shards.image_plugins import plugin_of, size_and_orientation
 
 Format: TypeAlias = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
 
-USUAL_EXTENSIONS: Final = frozenset({"jpg", "jpeg", "png", "webp"})
-IMAGE_EXTENSIONS: Final = USUAL_EXTENSIONS | {"jpe", "jfif", "gif", "bmp", "tif", "tiff", "avif"}
-"""Of the files that are read as a sample's image; where it has several, a usual one."""
 _PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _PNG_XMP: Final = b"XML:com.adobe.xmp\0\0"  # the second zero: not compressed
 _PNG_PIXEL_CHUNKS: Final = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
@@ -63,6 +60,8 @@ class Header:
     """
     components: int = 0
     """Colour components of a JPEG: 1 (grey), 3 or 4; 0 for other formats."""
+    quantisation: bytes = b""
+    """Contents of a JPEG's quantisation tables (DQT segments), one after another; empty for other formats."""
     scans: int = 1
     """Passes of the decoder over the picture: a progressive JPEG has about ten, a hostile one may have thousands."""
 
@@ -108,6 +107,7 @@ def _jpeg(data: bytes) -> Header:
     pixels = bytearray(b"\xff\xd8")
     size: tuple[int, int] | None = None
     orientation, by_xmp, components = 0, 1, 0
+    quantisation = b""
     position = 2
     while True:
         # Like libjpeg: skip all bytes before the next marker, and its fill bytes.
@@ -132,6 +132,8 @@ def _jpeg(data: bytes) -> Header:
             orientation = _orientation(segment[8:])
         elif marker == 0xE1 and segment[2:].startswith(_XMP_NAME):
             by_xmp = _xmp_orientation(segment)
+        if marker == 0xDB:
+            quantisation += segment[2:]
         # APP0 (E0) and APP14 (EE) say what the colour space is; the other APPn and comments (FE) are metadata.
         if not (0xE1 <= marker <= 0xEF and marker != 0xEE) and marker != 0xFE:
             pixels += b"\xff" + bytes([marker]) + segment
@@ -142,7 +144,8 @@ def _jpeg(data: bytes) -> Header:
     height, width = size
     # In compressed data every FF is followed by a 00, so that FF DA there can only be the marker of another scan.
     scans = 1 + data.count(b"\xff\xda", position)
-    return _checked(Header("JPEG", width, height, orientation or by_xmp, bytes(pixels), components, scans))
+    upright = orientation or by_xmp
+    return _checked(Header("JPEG", width, height, upright, bytes(pixels), components, quantisation, scans))
 
 
 def _png(data: bytes) -> Header:

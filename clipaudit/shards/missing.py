@@ -6,8 +6,9 @@ from typing import Final
 
 from clipaudit.errors import ShardError
 from clipaudit.schema import MISSING_LABEL, OK, Shard
-from clipaudit.shards.fields import MAX_JSON_BYTES, Fields, Values, extract
-from clipaudit.shards.image_header import IMAGE_EXTENSIONS
+from clipaudit.shards.field_values import MAX_JSON_BYTES, Origin
+from clipaudit.shards.fields import Fields, Values, extract
+from clipaudit.shards.image_names import IMAGE_EXTENSIONS
 from clipaudit.shards.reader import Group, ShardReader
 
 _IMAGE_NAMES: Final = ("img", "image")
@@ -34,7 +35,8 @@ def warn_of_first_samples(shard: Shard, fields: Fields) -> str | None:
                     images += 1
                 else:
                     lack["image"] = lack["image"] or f"{group.key}: {missing_image(group, fields)}"
-                values = extract({name: member.data for name, member in group.members.items()}, fields)
+                data = {name: member.data for name, member in group.members.items()}
+                values = extract(data, fields, Origin(key=group.key, shard=shard.url))
                 if values.status == OK:
                     labels += 1
                 else:
@@ -66,14 +68,15 @@ def missing_label(group: Group, fields: Fields, values: Values) -> str:
     """Why a sample's label is not there or cannot be read, in a sentence; of one that is not there also what the sample
     has, and which option may mend it.
     """
-    source = fields.label.source if fields.label is not None else ""
+    source = (fields.label.extension or "") if fields.label is not None else ""
     problem = group.members[source].problem if source in group.members else ""
     if problem:  # says more than that there is nothing to read
         return f"{source}: {problem}"
     if values.status != MISSING_LABEL:
         return values.detail
     other = next((name for name in ("cls", "json", "txt") if name in group.extensions and name != source), None)
-    mended = "" if other is None else f"; --label {'json:NAME' if other == 'json' else other} reads another file"
+    reads = "json:NAME" if other == "json" else other
+    mended = "" if other is None or not source else f"; --label {reads} reads another file"
     return f"{values.detail}; it has {', '.join(group.extensions)}{mended}"
 
 

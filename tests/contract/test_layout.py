@@ -154,4 +154,6 @@ def test_top_level_holds_what_the_design_names():
         "LICENSE",
         "CHANGELOG.md",
         "CONTRIBUTING.md",
+        "CITATION.cff",
+        "mkdocs.yml",
     }

@@ -11,10 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipaudit.cli.console.format import new_table, percent
+from clipaudit.heads.experiment import Ablation
 from clipaudit.statistics import p_text
 
 if TYPE_CHECKING:
-    from clipaudit.heads.experiment import Ablation, Experiment
+    from clipaudit.heads.experiment import Experiment
+    from clipaudit.heads.presence_ablation import PresenceAblation
     from clipaudit.heads.studies import Point, Study
     from clipaudit.heads.zeroshot import Control
     from clipaudit.statistics import Proportion
@@ -43,6 +45,40 @@ def print_ablation(ablation: Ablation) -> None:
     for name, control in (("accuracy", ablation.accuracy_control), ("worst group", ablation.worst_control)):
         if control is not None:
             console.print(escape(_control(name, control)), soft_wrap=True)
+
+
+def print_presence(result: PresenceAblation) -> None:
+    """Print mean average precision before and after on stdout, and each label's, those that change most first."""
+    console = Console(highlight=False)
+    base, ablated, names = result.base, result.ablated, result.question.names.names
+    if base.near_chance:
+        console.print(
+            "[bold red]WARNING[/bold red] the plain mean average precision cannot be told from chance"
+            f" ({percent(base.chance)}): wrong class names ({escape(result.question.names.source)}), labels or"
+            " preprocessing are the usual cause, and nothing below means much",
+            soft_wrap=True,
+        )
+    table = new_table(("", False), ("images", True), ("as it is", True), ("ablated", True), ("points", True))
+    for name, before, after in (
+        ("mean average precision", base.mean.value, ablated.mean.value),
+        ("mean AUC", base.mean_auc, ablated.mean_auc),
+    ):
+        table.add_row(name, f"{base.images:,}", percent(before), percent(after), f"{100 * (after - before):+.1f}")
+    occurring = [c for c in range(len(names)) if base.with_class[c]]
+    change = {c: ablated.average_precision[c] - base.average_precision[c] for c in occurring}
+    for c in sorted(occurring, key=lambda c: (-abs(change[c]), -base.with_class[c]))[:_MAX_CLASSES]:
+        before, after = base.average_precision[c], ablated.average_precision[c]
+        cells = (f"{base.with_class[c]:,}", percent(before), percent(after), f"{100 * (after - before):+.1f}")
+        table.add_row(f"[dim]{escape(names[c])}[/dim]", *cells)
+    console.print(table)
+    low, high = 100 * result.change.low, 100 * result.change.high
+    lines = [f"mean average precision changes by {100 * result.change.value:+.1f} points, {low:+.1f} to {high:+.1f}"]
+    if len(occurring) > _MAX_CLASSES:
+        lines.append(f"{len(occurring) - _MAX_CLASSES} more labels: --json has them")
+    for sentence in (*lines, *_ablation_remarks(result)):
+        console.print(f"[dim]{escape(sentence)}[/dim]", soft_wrap=True)
+    if result.control is not None:
+        console.print(escape(_control("mean average precision", result.control)), soft_wrap=True)
 
 
 def print_study(study: Study) -> None:
@@ -104,7 +140,7 @@ def _add_change(table: Table, name: str, before: Proportion, after: Proportion) 
         table.add_row(name, f"{before.total:,}", percent(before.value), percent(after.value), f"{change:+.1f}")
 
 
-def _ablation_remarks(ablation: Ablation) -> Iterator[str]:
+def _ablation_remarks(ablation: Ablation | PresenceAblation) -> Iterator[str]:
     """What was replaced by what, and where means, classes and rows are from."""
     roles = {head: role.label or role.kind for head, role in ablation.roles.items()}
     replaced = ", ".join(f"{name} ({roles[name]})" if name in roles else name for name in ablation.columns)
@@ -118,6 +154,8 @@ def _ablation_remarks(ablation: Ablation) -> Iterator[str]:
         yield f"means from {ablation.means.source}"
     where = ablation.question.asked.rows.described
     yield f"class names from {ablation.question.names.source}{f'; rows{where}' if where else ''}"
+    if not isinstance(ablation, Ablation):
+        return
     min_group = ablation.question.config.min_group
     small = [group for group in ablation.base.groups.values() if group.total < min_group]
     if small:

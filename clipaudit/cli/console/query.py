@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from clipaudit.run.row import label_text
+
 if TYPE_CHECKING:
     from clipaudit.retrieval.retriever import Answer
 
@@ -40,7 +42,7 @@ def print_answer(title: str, answer: Answer) -> None:
         table.add_column("caption", overflow="fold")
     for hit in answer.hits:
         cells = [str(hit.rank), f"{hit.score:.4g}", escape(f"{hit.row.shard_id}/{hit.row.key}")]
-        cells += [escape(str(hit.row.label))] * labelled
+        cells += [escape(label_text(hit.row.label))] * labelled
         cells += [escape(hit.row.class_name or "")] * named
         cells += [escape(hit.row.attributes.get(name) or "") for name in names]
         cells += [escape(" ".join((hit.row.caption or "").split())[:longest_caption])] * captioned

@@ -12,13 +12,12 @@ from clipaudit.cues.findings import parts as building
 from clipaudit.cues.findings.collecting import to_collect, value_counts
 from clipaudit.cues.findings.measured_reliance import (
     ValueCue,
-    as_result,
-    corrected_gap_of,
     having_of,
     judged,
     scored_groups,
 )
-from clipaudit.cues.findings.sentences import ANSWERERS, Words, action, sentence
+from clipaudit.cues.findings.reliance_result import as_result, corrected_gap_of
+from clipaudit.cues.findings.sentences import Words, action, answerer_words, listed, sentence
 from clipaudit.cues.findings.verdicts import (
     CellSize,
     VerdictCase,
@@ -39,7 +38,7 @@ from clipaudit.cues.result.result import Finding, finding_id
 from clipaudit.cues.statistics.attributes import AttributeScreen
 from clipaudit.cues.statistics.groups import describe_groups
 
-_CARRIES: Final = 0.3
+CARRIES: Final = 0.3
 """Strength of a value along a direction, inside classes."""
 
 
@@ -63,7 +62,7 @@ def value_finding(
     missing = _missing(case, outcome, cue, measured, words)
     rest = rest_of(missing) if missing else ""
     reliance = tuple(
-        _reliance(context, cue, part, verdict, words, association, rest)
+        _reliance(context, cue, part, verdict, words, association, rest if verdict is outcome else "")
         for part, verdict in zip(measured, outcomes, strict=False)
     )
     # the answerer with the headline's verdict gives sentence and heads; without one, the heads that carry the value
@@ -77,7 +76,7 @@ def value_finding(
         rank=0,
         verdict=outcome,
         kind="value",
-        sentence=worst.sentence
+        sentence=f"{worst.sentence}{_also(reliance, outcome)}"
         if worst is not None
         else sentence(words, outcome, association, context.classes_from, rest=rest),
         action=action(outcome, words, _images_asked_for(context, cue, association, outcome)),
@@ -147,6 +146,14 @@ def _images_asked_for(context: Context, cue: ValueCue, association: Association,
     return to_collect(*value_counts(cue.screen.counts, cue.value), cue.upper).total
 
 
+def _also(reliance: Sequence[Reliance], outcome: Verdict) -> str:
+    """Who else has the headline's verdict, where it speaks against an answerer."""
+    others = [answerer_words(part.answerer) for part in reliance if part.verdict is outcome][1:]
+    if not others or outcome not in (Verdict.CONFIRMED, Verdict.FAILS_WHERE, Verdict.MODEL_ONLY):
+        return ""
+    return f" The same holds for {listed(others)}."
+
+
 def first_class(context: Context, words: Words) -> int:
     """The first of the named classes, as a tested class."""
     return next(k for k in range(context.design.classes) if context.name(k) == words.classes[0])
@@ -184,6 +191,7 @@ def _reliance(
         gap=part.gap if part.gap.value is not None else None,
         margin_d=part.margin_d,
         effect=part.effect,
+        training=part.training,
         rest=rest,
     )
     return as_result(context, measured, outcome, statement, corrected)
@@ -232,7 +240,7 @@ def _where(words: Words, conflicting: bool) -> str:
 
 def _reasons(measured: rules.MeasuredReliance) -> list[str]:
     """Why an answerer's evidence falls short, in words."""
-    who, gap, effect = ANSWERERS.get(measured.answerer, measured.answerer), measured.gap, measured.effect
+    who, gap, effect = answerer_words(measured.answerer), measured.gap, measured.effect
     reasons = []
     if measured.explained_by:
         reasons.append(f"nothing: {', '.join(measured.explained_by)} explains the gap of {who}")
@@ -262,7 +270,7 @@ def carrying(context: Context, strength: Float64s) -> tuple[Ints, Float64s]:
     """Passing directions that go with a value inside classes, those that go most first, and their ends; where none
     passes, all that go with it. strength (M,) of the value along every direction."""
     M = len(context.scan.directions)
-    along = np.abs(strength) >= _CARRIES
+    along = np.abs(strength) >= CARRIES
     goes = along & context.passed[:M] if (along & context.passed[:M]).any() else along
     members = np.flatnonzero(goes)
     members = members[np.argsort(-np.abs(strength[members]), kind="stable")]
@@ -318,6 +326,12 @@ def _cue(
     towards = context.namer.words(contrast, 3, context_only=True, by_fit=True)
     away_from = context.namer.words(-contrast, 1, context_only=True, by_fit=True)
     words = [CueWord(text=cue.word, property="attribute", kind="context-like", head=None, d=d)]
+    # of an image property: what its end holds, and other ends that go with it
+    measured = [context.ranges[cue.word]] if cue.word in context.ranges else []
+    words += [
+        CueWord(text=text, property="image property", kind="context-like", head=None, d=None)
+        for text in (*measured, *cue.also)
+    ]
     words += [CueWord(text=w.text, property=w.property, kind=w.kind, head=None, d=None) for w in towards]
     words += building.head_words(context, heads, members, having)
     # a word that fits badly would be a wrong name (trap 20)

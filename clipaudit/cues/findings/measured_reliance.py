@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Ints
-from clipaudit.cues.answerers.answerer import Answerer
-from clipaudit.cues.answerers.from_table import clip_answerer
+from clipaudit.cues.answerers.panel import Panel
 from clipaudit.cues.answerers.reliance_of import reliance_of
 from clipaudit.cues.findings.verdicts import RelianceRules
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
+from clipaudit.cues.measure.picture_columns import is_measured
+from clipaudit.cues.rehearsal.cue_in_features import cue_scores
+from clipaudit.cues.rehearsal.experiment import ColumnExperiment, column_experiments, draws_for
 from clipaudit.cues.reliance import rules
-from clipaudit.cues.reliance.adjusted_gap import AdjustedGap
-from clipaudit.cues.reliance.gap import Side
 from clipaudit.cues.reliance.images import CueColumn, OtherColumn, RelianceOptions, ScoredImages
-from clipaudit.cues.reliance.specific_effect import SpecificEffect
-from clipaudit.cues.result.finding_parts import Estimate, Verdict
-from clipaudit.cues.result.reliance_parts import (
-    Arm,
-    CellAccuracy,
-    Counterfactual,
-    CueSide,
-    DosePoint,
-    LabelNoise,
-    OtherColumnGap,
-    Placebo,
-    Reliance,
-)
+from clipaudit.cues.reliance.training_effect import RetrainedAnswers
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen
 from clipaudit.cues.statistics.columns import MAX_BINS, OTHER, binned_column
 from clipaudit.cues.statistics.groups import Grouping, grouping
-from clipaudit.cues.statistics.known_error import corrected_cells
-
-_MEASURED_BY_IMAGE = "image."
-"""Columns measured on the pixels follow from the cue, and explain nothing (S9b)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -52,6 +36,8 @@ class ValueCue:
     """(K,) tested classes that have it."""
     associated: bool
     """Its cut passes; else it is here because the model's answers differ along it."""
+    also: tuple[str, ...] = ()
+    """Of an image property: other ends that part the classes in the same way, more weakly."""
 
     @property
     def value(self) -> int:
@@ -83,13 +69,6 @@ def scored_images(context: Context, answers: Answers) -> ScoredImages:
     )
 
 
-def answerers_of(answers: Answers) -> tuple[Answerer, ...]:
-    """Everything that answers: zero-shot CLIP."""
-    coordinates = [answers.values[head] for head in answers.heads]
-    frames = [answers.bases[head] for head in answers.heads]
-    return (clip_answerer(answers.embedding, answers.classes, answers.heads, coordinates, frames),)
-
-
 def scored_values(answers: Answers, screen: AttributeScreen) -> Ints:
     """(n,) place among the association's values of each scored image, -1 for none."""
     scored = answers.facts.attributes[screen.attribute.column]
@@ -110,37 +89,100 @@ def having_of(codes: Ints, value: int) -> Ints:
     return np.where(codes < 0, -1, (codes == value).astype(np.int64))
 
 
-def measure_reliance(
-    context: Context, cues: Sequence[ValueCue]
-) -> tuple[tuple[tuple[rules.MeasuredReliance, ...], ...], rules.PlaceboDraws | None]:
-    """By cue and answerer, all together, and how often permuted columns are believed; nothing without labels."""
-    if context.answers is None or not cues:
-        return tuple(() for _ in cues), None
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AllMeasured:
+    """What reliance_of says of all cues, and what was trained for it."""
+
+    findings: tuple[tuple[rules.MeasuredReliance, ...], ...]
+    """By cue and answerer; nothing without labels."""
+    placebo: rules.PlaceboDraws | None
+    experiments: Mapping[str, ColumnExperiment]
+    """By column: a probe trained again with its weights, and with those of permuted columns."""
+
+
+def measure_reliance(context: Context, panel: Panel | None, cues: Sequence[ValueCue]) -> AllMeasured:
+    """By cue and answerer, all together, and how often permuted columns are believed."""
+    if context.answers is None or panel is None or not cues:
+        return AllMeasured(findings=tuple(() for _ in cues), placebo=None, experiments={})
     answers, options = context.answers, context.options
-    columns = [_cue_column(context, answers, cue) for cue in cues]
+    columns = [cue_column(context, answers, cue) for cue in cues]
+    experiments = _experiments(panel, cues, options.seed)
     report = reliance_of(
-        answerers_of(answers),
+        panel.answerers,
         columns,
         scored_images(context, answers),
         columns=[
             _other_column(context, answers, screen, [cue.name for cue in cues if cue.screen is screen])
             for screen in context.attributes
             if screen.attribute.column not in context.core_columns
-            and not screen.attribute.column.startswith(_MEASURED_BY_IMAGE)
+            # what is measured on the pixels follows from the cue, and explains nothing (S9b)
+            and not is_measured(screen.attribute.column)
         ],
-        options=RelianceOptions(
-            margin=options.margin,
-            delta=options.delta_warn,
-            alpha=options.alpha,
-            clean_labels=options.clean_labels,
-            random_sets=options.random_sets,
-            seed=options.seed,
-        ),
+        retrained=_retrained(panel, cues, experiments),
+        options=reliance_options(context),
     )
-    return report.findings, report.placebo
+    return AllMeasured(findings=report.findings, placebo=report.placebo, experiments=experiments)
 
 
-def _cue_column(context: Context, answers: Answers, cue: ValueCue) -> CueColumn:
+def reliance_options(context: Context) -> RelianceOptions:
+    """The limits of the rules, from the audit's options."""
+    options = context.options
+    return RelianceOptions(
+        margin=options.margin,
+        delta=options.delta_warn,
+        alpha=options.alpha,
+        clean_labels=options.clean_labels,
+        random_sets=options.random_sets,
+        seed=options.seed,
+    )
+
+
+def _experiments(panel: Panel, cues: Sequence[ValueCue], seed: int) -> dict[str, ColumnExperiment]:
+    """S10r of every column that a cue is a value of."""
+    rehearsed = panel.rehearsed
+    if rehearsed is None:
+        return {}
+    names = tuple(dict.fromkeys(cue.screen.attribute.column for cue in cues))
+    facts = rehearsed.training
+    experiments = column_experiments(
+        rehearsed.rehearsal,
+        facts.truth,
+        facts.cluster,
+        [facts.attributes[name] for name in names],
+        rehearsed.scored.truth,
+        draws_for(len(cues)),
+        seed,
+    )
+    return dict(zip(names, experiments, strict=True))
+
+
+def _retrained(
+    panel: Panel, cues: Sequence[ValueCue], experiments: Mapping[str, ColumnExperiment]
+) -> dict[str, Sequence[RetrainedAnswers]]:
+    rehearsed = panel.rehearsed
+    if rehearsed is None:
+        return {}
+    answers = []
+    for cue in cues:
+        attribute = rehearsed.training.attributes[cue.screen.attribute.column]
+        experiment = experiments[attribute.column]
+        seen, taught_by = cue_scores(rehearsed.rehearsal, having_of(attribute.codes, cue.value))
+        answers.append(
+            RetrainedAnswers(
+                before=experiment.before,
+                after=experiment.after,
+                drawn_before=experiment.drawn_before,
+                drawn=experiment.drawn,
+                training_rows=experiment.training_rows,
+                seen=seen,
+                taught_by=taught_by,
+            )
+        )
+    return {rehearsed.name: answers}
+
+
+def cue_column(context: Context, answers: Answers, cue: ValueCue) -> CueColumn:
+    """A value as a cue of the scored images."""
     pointed, tested = (np.zeros(len(context.names), np.bool_) for _ in range(2))
     pointed[context.tested], tested[context.tested] = cue.upper, True
     text: Float32s | None = context.namer.vector_of(cue.word)
@@ -200,12 +242,12 @@ def pointed_by_model(context: Context, answers: Answers, cue_codes: Ints) -> Boo
     return upper
 
 
-# -- to the result -----------------------------------------------------------------------------------------------------
+# -- to the rules -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What the rules say of one answerer, a cue that cannot be told from a weaker column counting as itself."""
+    """What the rules say of one answerer, with what the user said of the class."""
 
     answerer: str
     relies_on_it: bool
@@ -215,136 +257,11 @@ class Judged:
 
 
 def judged(measured: rules.MeasuredReliance, core: bool) -> RelianceRules:
-    """The rules' answers; a column that cannot be told apart decides elsewhere which of both is judged."""
-    gap = (
-        measured.hangs_on_it
-        and measured.gap.above_margin(measured.options)
-        and measured.label_noise.counts
-        and measured.gap_p < measured.options.alpha
-    )
+    """The rules' answers; what the user called part of the class is not asked for again."""
     return Judged(
         answerer=measured.answerer,
         relies_on_it=measured.relies_on_it,
-        fails_where=gap,
+        fails_where=measured.fails_where,
         needed=measured.needed and not core,
         does_not_hang_on_it=measured.does_not_hang_on_it,
     )
-
-
-def as_result(
-    context: Context, measured: rules.MeasuredReliance, verdict: Verdict, sentence: str, corrected_gap: Estimate | None
-) -> Reliance:
-    """The numbers as the result holds them."""
-    gap, noise = measured.gap, measured.label_noise
-    # `needed` rests on the heads that were chosen whatever the group mean loses
-    effect = measured.effect if verdict is not Verdict.NEEDED else measured.needed_effect
-    p = measured.effect_p if verdict is not Verdict.NEEDED else measured.needed_p
-    return Reliance(
-        answerer=measured.answerer,
-        verdict=verdict,
-        sentence=sentence,
-        state=gap.state,
-        cells=tuple(
-            CellAccuracy(class_name=context.names.names[cell.k], conflicting=cell.conflicting, accuracy=cell.accuracy)
-            for cell in gap.cells
-        ),
-        group_mean=gap.group_mean,
-        chance=gap.chance,
-        gap=gap.gap,
-        gap_90=gap.gap_90,
-        gap_p=measured.gap_p,
-        margin_d=gap.margin_d,
-        margin_d_90=gap.margin_d_90,
-        have=_side(gap.have),
-        lack=_side(gap.lack),
-        both_sides=gap.both_sides,
-        label_noise=LabelNoise(rate=noise.rate, rate_low=noise.rate_low, needed=noise.needed, counts=noise.counts),
-        adjusted=tuple(_adjusted(part) for part in measured.adjusted),
-        explained_by=measured.explained_by,
-        inseparable_from=measured.inseparable_from,
-        does_not_hang_on_it=measured.does_not_hang_on_it,
-        corrected_gap=corrected_gap,
-        effect=None if effect is None else effect_of(effect, p),
-    )
-
-
-def _side(side: Side) -> CueSide:
-    return CueSide(d=side.d, p=side.p)
-
-
-def _adjusted(part: AdjustedGap) -> OtherColumnGap:
-    return OtherColumnGap(
-        column=part.column,
-        phi=part.phi,
-        gap=part.gap,
-        other=part.other,
-        p=part.p,
-        explains=part.explains,
-        inseparable=part.inseparable,
-    )
-
-
-def effect_of(effect: SpecificEffect, p: float) -> Counterfactual:
-    """What taking heads out does, as the result holds it."""
-    whole = Arm(name="whole heads", did=effect.did, net_did=effect.net_did, delta_conflict=effect.conflict_rise)
-    others = [Arm(name=arm.name, did=arm.did, net_did=arm.net_did, delta_conflict=None) for arm in effect.arms]
-    return Counterfactual(
-        heads=tuple(dict.fromkeys(head for fit in effect.heads for head in fit)),
-        heads_named=effect.heads_named,
-        gap_before=effect.gap_before,
-        gap_after=effect.gap_after,
-        did=effect.did,
-        net_did=effect.net_did,
-        conflict_rise=effect.conflict_rise,
-        net_conflict_rise=effect.net_conflict_rise,
-        aligned_change=effect.aligned_change,
-        group_mean_change=effect.group_mean_change,
-        p=p,
-        control=effect.control,
-        control_sets=effect.control_sets,
-        control_band=effect.control_band,
-        matched=effect.matched,
-        visibility=effect.visibility,
-        doses=tuple(
-            DosePoint(alpha=dose.alpha, gap=dose.gap, aligned=dose.aligned, conflicting=dose.conflicting)
-            for dose in effect.doses
-        ),
-        arms=(whole, *others),
-    )
-
-
-def placebo_of(placebo: rules.PlaceboDraws | None) -> Placebo | None:
-    """How often permuted columns were believed, as the result holds it."""
-    if placebo is None:
-        return None
-    return Placebo(
-        draws=placebo.draws,
-        cues=placebo.cues,
-        answerers=placebo.answerers,
-        rows=placebo.rows,
-        believed=placebo.believed,
-        rate=placebo.rate,
-        rate_of_any=placebo.rate_of_any,
-    )
-
-
-def corrected_gap_of(context: Context, cue: ValueCue) -> Estimate | None:
-    """CLIP's gap corrected for the column's known error (S6c); None where none was given."""
-    error = context.known_errors.get(cue.screen.attribute.column)
-    if error is None or context.answers is None:
-        return None
-    answers, codes = context.answers, scored_values(context.answers, cue.screen)
-    place = np.full(len(context.names), -1, np.int64)
-    place[context.tested] = np.arange(len(context.tested))
-    inside = place[answers.truth] >= 0
-    return corrected_cells(
-        codes[inside],
-        place[answers.truth[inside]],
-        answers.facts.cluster[inside],
-        cue.value,
-        cue.upper,
-        len(cue.screen.attribute.values),
-        error,
-        right=answers.right(answers.base)[inside],
-        seed=context.options.seed,
-    ).gap

@@ -8,13 +8,12 @@ from typing import Final, Literal
 
 from clipaudit.cues.findings.verdicts import high_limit, low_limit
 from clipaudit.cues.result.finding_parts import Association, ClassesFrom, Estimate, Verdict
-from clipaudit.cues.result.reliance_parts import Counterfactual, CueSide
+from clipaudit.cues.result.reliance_parts import Counterfactual, TrainingExperiment
 from clipaudit.statistics import p_text
 
-ANSWERERS: Final = {
+_ANSWERERS: Final = {
     "clip": "CLIP",
     "rehearsed": "a model trained on these images",
-    "given": "your model",
 }
 _COUNTS_AS: Final[dict[ClassesFrom, str]] = {
     "label": "labelled {}",
@@ -41,6 +40,13 @@ class Words:
     def name(self) -> str:
         """The named classes."""
         return listed(self.classes)
+
+
+def answerer_words(answerer: str) -> str:
+    """Who answers, in a sentence: `your model resnet` for `given:resnet`."""
+    if answerer.partition(":")[0] == "given":
+        return f"your model {answerer.partition(':')[2]}".rstrip()
+    return _ANSWERERS.get(answerer, answerer)
 
 
 def listed(names: Sequence[str]) -> str:
@@ -70,11 +76,11 @@ def sentence(
     gap: Estimate | None = None,
     margin_d: Estimate | None = None,
     effect: Counterfactual | None = None,
-    have: CueSide | None = None,
+    training: TrainingExperiment | None = None,
     rest: str = "",
 ) -> str:
     """The verdict in plain words; rest: what is missing, for those that are not decided."""
-    who = ANSWERERS.get(answerer or "", answerer or "")
+    who = answerer_words(answerer or "")
     goes, loses = tie(words, association), "" if gap is None else _gap(gap)
     proxy = f"{words.cue!r}, or what goes with it"
     match outcome:
@@ -90,7 +96,7 @@ def sentence(
         case Verdict.TIED:
             return f"{goes}, as a whole: no single value is tied strongly enough to be judged alone."
         case Verdict.CONFIRMED:
-            return f"{goes}, and {who} relies on {proxy}: {loses}{_effect(effect)}."
+            return f"{goes}, and {who} relies on {proxy}: {loses}{_effect(effect)}{_training(training)}."
         case Verdict.FAILS_WHERE:
             return f"{goes}, and {who} fails where {words.cue!r} is missing or misleads: {loses}."
         case Verdict.NEEDED:
@@ -113,7 +119,8 @@ def sentence(
 
 
 def action(outcome: Verdict, words: Words, missing: int | None) -> str:
-    """What to do about it; `missing` images to collect, or of the class and of others to label for what is observed."""
+    """What to do about it, beginning with the verb; `missing` images to collect, or of the class and of others to label
+    for what is observed."""
     number = f"{missing:,} images" if missing else "images"
     collect = f"Collect {number} that break the tie (collect.csv says of which class), or train with the group weights"
     where = f"{words.name} {'with' if words.side == 'lacks' else 'without'} {words.cue}"
@@ -123,7 +130,10 @@ def action(outcome: Verdict, words: Words, missing: int | None) -> str:
         case Verdict.DATA_ONLY:
             return f"{collect}."
         case Verdict.MODEL_ONLY:
-            return f"Nothing to mend in this data; do not trust the model's answers on {where}."
+            return (
+                f"Use another model, or train this one on images of {where}, and until then do not trust its answers on"
+                " them: there is nothing to mend in this data."
+            )
         case Verdict.NEEDED:
             return (
                 f"Decide whether {words.cue} belongs to {words.name}: if it does, say --core {words.cue}; if not,"
@@ -145,7 +155,7 @@ def action(outcome: Verdict, words: Words, missing: int | None) -> str:
                 " with --label: only then can this be more than an observation."
             )
         case Verdict.INCONCLUSIVE:
-            return "Add what is missing, and audit again."
+            return f"Add what is missing to decide whether {words.cue} matters for {words.name}, and audit again."
 
 
 def _gap(gap: Estimate) -> str:
@@ -163,6 +173,16 @@ def _effect(effect: Counterfactual | None) -> str:
     return (
         f"; taking it out{heads} closes {100 * (effect.net_did.value or 0):.1f} points of that beyond controls"
         f" ({100 * low_limit(effect.net_did):.1f} to {100 * high_limit(effect.net_did):.1f}, {p_text(effect.p)})"
+    )
+
+
+def _training(training: TrainingExperiment | None) -> str:
+    if training is None:
+        return ""
+    fall = training.net_fall
+    return (
+        f"; trained again with group weights, {100 * (fall.value or 0):.1f} points of that go, beyond weights of"
+        f" permuted columns ({100 * low_limit(fall):.1f} to {100 * high_limit(fall):.1f}, {p_text(training.p)})"
     )
 
 

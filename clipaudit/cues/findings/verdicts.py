@@ -24,7 +24,7 @@ class RelianceRules(Protocol):
 
     @property
     def answerer(self) -> str:
-        """`clip`, `rehearsed` or `given`."""
+        """`clip`, `rehearsed` or `given:NAME`."""
 
     @property
     def relies_on_it(self) -> bool:
@@ -93,7 +93,7 @@ def _of_answerer(case: VerdictCase, rules: RelianceRules) -> Verdict:
     if rules.needed:
         return Verdict.NEEDED
     # `given` can only be watched: its gap has to do where an effect would be asked for
-    if within and (rules.relies_on_it or (rules.answerer == "given" and rules.fails_where)):
+    if within and (rules.relies_on_it or (rules.answerer.startswith("given") and rules.fails_where)):
         return Verdict.MODEL_ONLY
     # an answerer that is not acquitted may have learned it
     if above and all(other.does_not_hang_on_it for other in case.reliance):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,11 +11,10 @@ import numpy.typing as npt
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.measure.image_facts import ImageFacts
-from clipaudit.run.reader import Run
+from clipaudit.cues.measure.vectors import read_vectors
 
 MAX_ROWS: Final = 20_000
 _LOGIT_BYTES: Final = 2**29
-_BLOCK_ROWS: Final = 131_072
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -115,7 +113,9 @@ def answers(
     embedding = read_vectors(run, "embedding", facts.position)
     values = {head: read_vectors(run, head, facts.position) for head in heads}
     bases = {head: basis.Q(head).astype(np.float64) for head in heads}
-    means = {head: balanced_mean(values[head], facts.truth, facts.discovery) for head in heads}
+    pieces = facts.cluster if facts.source is None else facts.source
+    weight = 1 / np.bincount(pieces)[pieces]  # copies of one image, or images of one source, count once
+    means = {head: balanced_mean(values[head], facts.truth, facts.discovery, weight) for head in heads}
     logits = np.empty((P, len(facts), C), np.float32)
     for place, head in enumerate(heads):
         toward = (bases[head] @ classes.T.astype(np.float64)).astype(np.float32)
@@ -134,35 +134,17 @@ def answers(
     )
 
 
-def balanced_mean(values: npt.NDArray[Any], truth: Ints, chosen: Bools) -> Float64s:
-    """(dh,) the mean of the class means over the chosen rows; over all rows when none is chosen."""
+def balanced_mean(values: npt.NDArray[Any], truth: Ints, chosen: Bools, weight: Float64s | None = None) -> Float64s:
+    """(dh,) float64, the mean of the class means over the chosen rows; over all rows when none is chosen.
+
+    values (n, dh); truth (n,) int64 classes; chosen (n,) bool; weight (n,) of each row in its class's mean, such as 1 /
+    copies of its image; None for equal ones.
+    """
     rows = np.flatnonzero(chosen) if chosen.any() else np.arange(len(truth))
-    kinds = np.unique(truth[rows])
-    mean: Float64s = np.mean(
-        [values[rows[truth[rows] == kind]].mean(axis=0, dtype=np.float64) for kind in kinds], axis=0
-    )
+    shares = np.ones(len(truth)) if weight is None else weight
+    means = []
+    for kind in np.unique(truth[rows]):
+        own = rows[truth[rows] == kind]
+        means.append(shares[own] @ values[own].astype(np.float64) / shares[own].sum())
+    mean: Float64s = np.mean(means, axis=0)
     return mean
-
-
-def read_vectors(run: Run, name: str, position: Ints) -> npt.NDArray[np.float16]:
-    """(n, length) float16 of one vector column at places among the run's ok rows, a few shards at a time."""
-    vectors = np.empty((len(position), run.spec.vectors[name]), np.float16)
-    for shards, start, stop in shard_blocks(run):
-        # positions ascend: those of a block of shards are one slice
-        first, last = np.searchsorted(position, (start, stop))
-        if last > first:
-            values = run.vectors(name, (), shards).values
-            vectors[first:last] = values[position[first:last] - start]
-    return vectors
-
-
-def shard_blocks(run: Run) -> Iterator[tuple[list[int], int, int]]:
-    """Groups of shards with about as many ok rows as fit well into memory: their ids, first and last row + 1."""
-    sizes = [(shard, record.ok) for shard, record in run.records.items()]
-    start, block, rows = 0, [], 0
-    for (shard, count), following in itertools.zip_longest(sizes, sizes[1:]):
-        block.append(shard)
-        rows += count
-        if following is None or rows + following[1] > _BLOCK_ROWS:
-            yield block, start, start + rows
-            start, block, rows = start + rows, [], 0

@@ -12,11 +12,12 @@ import numpy.typing as npt
 from scipy import stats
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
-from clipaudit.cues.measure.answers import Answers, read_vectors
+from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.directions import Direction
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.naming import Namer
 from clipaudit.cues.measure.scan import Scan
+from clipaudit.cues.measure.vectors import read_vectors
 from clipaudit.cues.options import AuditOptions
 from clipaudit.cues.result.finding_parts import ClassesFrom
 from clipaudit.cues.statistics.attributes import AttributeScreen, Omnibus
@@ -78,6 +79,10 @@ class Context:
     """All columns tried as one."""
     scan: Scan = field(repr=False)
     attributes: tuple[AttributeScreen, ...]
+    ranges: Mapping[str, str]
+    """Names of ends of image properties -> what they hold, `image.brightness up to 0.31`."""
+    measured: tuple[str, ...]
+    """The image properties that were tested; those tied to the classes are among `attributes`."""
     columns: tuple[ColumnTest, ...]
     """The columns as a whole, in the order of `attributes`."""
     known_errors: Mapping[str, KnownError]
@@ -210,14 +215,16 @@ class Context:
         if not self.ranks.shape[1] or not count:
             return Largest(observed=np.empty((0, 0)), spread=np.empty((0, 0)), largest=np.empty(0))
         units = units_of(self.ranks, design)
-        strata = strata_of(Design(units.truth, design.classes, units.group), self._unit_shards(units.rows))
+        strata = None if self.strata is None else self.strata[units.rows]
         # orders come from the discovery half, which the permutations of the other one leave alone
         orders = np.stack([cut.order for cut in self.tests.cuts])
         return largest_cuts(units, orders, design.cut_sizes, design.classes, count, self.options.seed, strata)
 
-    def _unit_shards(self, rows: Ints) -> Ints:
-        shards: Ints = self.sampled.shard_id[rows].astype(np.int64)
-        return shards
+    @cached_property
+    def strata(self) -> Ints | None:
+        """(s,) strata inside which labels of the sample are permuted, by all tests and controls; None for one (S2)."""
+        design = self.sample_design
+        return strata_of(Design(design.truth, design.classes, design.groups), self.sampled.shard_id.astype(np.int64))
 
     @cached_property
     def _cut_places(self) -> Ints:

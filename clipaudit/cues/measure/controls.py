@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from scipy import stats
 
-from clipaudit.arrays import Float32s
+from clipaudit.arrays import Float32s, Ints
 from clipaudit.cues.result.panels import NegativeControl, PositiveControl
 from clipaudit.cues.statistics.cuts import Honest, class_means, cut_contrasts, honest, strength_interval, units_of
 from clipaudit.cues.statistics.design import Design
@@ -26,19 +26,29 @@ STRENGTHS: Final = (0.3, 0.5)
 
 
 def negative_control(
-    ranks: Float32s, design: Design, largest: Largest, *, audits: int, alpha: float, delta: float, seed: int
+    ranks: Float32s,
+    design: Design,
+    largest: Largest,
+    *,
+    audits: int,
+    alpha: float,
+    delta: float,
+    seed: int,
+    strata: Ints | None = None,
 ) -> NegativeControl:
     """The same rules on permuted labels: order and cut from the discovery half, test and interval from the other.
 
-    ranks (s, M): centred ranks of all tests, rows of `design`; largest: what the family's tests are held against.
-    `audits` times; five times as often when more than 5 % of those found something.
+    ranks (s, M): centred ranks of all tests, rows of `design`; largest: what the family's tests are held against;
+    strata (s,): inside which the family's labels were permuted, and these are, too. `audits` times; five times as often
+    when more than 5 % of those found something.
     """
     rng = np.random.default_rng([seed, 8])
     wanted = audits if design.classes >= 2 and ranks.shape[1] else 0
-    findings = [_findings_of_one(ranks, design, largest, alpha, delta, rng) for _ in range(wanted)]
+    findings = [_findings_of_one(ranks, design, largest, alpha, delta, rng, strata) for _ in range(wanted)]
     share = _share_with_any(findings)
     if share > LIMIT:
-        findings += [_findings_of_one(ranks, design, largest, alpha, delta, rng) for _ in range((_MORE - 1) * wanted)]
+        more = (_MORE - 1) * wanted
+        findings += [_findings_of_one(ranks, design, largest, alpha, delta, rng, strata) for _ in range(more)]
         share = _share_with_any(findings)
     return NegativeControl(
         audits=len(findings),
@@ -51,10 +61,17 @@ def negative_control(
 
 
 def _findings_of_one(
-    ranks: Float32s, design: Design, largest: Largest, alpha: float, delta: float, rng: np.random.Generator
+    ranks: Float32s,
+    design: Design,
+    largest: Largest,
+    alpha: float,
+    delta: float,
+    rng: np.random.Generator,
+    strata: Ints | None,
 ) -> int:
     """Findings with labels dealt once; only tests beyond the family's threshold need their exact strengths."""
-    labels = permuted(Design(design.truth, design.classes, design.groups), rng)
+    # another null than the family's would condemn runs whose shards differ, or pass tests that shards alone make
+    labels = permuted(Design(design.truth, design.classes, design.groups), rng, strata)
     dealt = Design(labels, design.classes, design.cluster, design.source, design.halves)
     # a class that a half lacks cannot be ordered there, or read: no finding
     if min(np.bincount(labels[dealt.halves == half], minlength=design.classes).min() for half in (False, True)) < 1:

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipaudit.arrays import Bools, Float64s, Ints
+from clipaudit.arrays import Bools, Float32s, Float64s, Ints
+from clipaudit.cues.measure.near_duplicates import detailed, near_duplicates
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.design import halves_of
 from clipaudit.cues.statistics.multiplicity import hash_order
@@ -20,8 +21,6 @@ from clipaudit.run.rows import Rows, row_filter
 from clipaudit.schema import OK, Label
 
 _BATCH: Final = 65_536
-_MIN_DETAIL: Final = 8
-"""Perceptual hashes with fewer bits set or unset are those of flat images, which are alike without being duplicates."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -102,19 +101,18 @@ def image_facts(
 
     class_of: label -> class; other labels are -1. attributes: columns (`attributes.place`). cluster: a column whose
     equal values are one source (patient, camera, page); None takes the near duplicates that `clipaudit duplicates` has
-    found in the run, and where that has not been run, equal perceptual hashes.
+    found in the run, and where that has not been run, those that `near_duplicates` finds.
     """
     table, position = _table(run, rows, [*attributes, *([cluster] if cluster is not None else [])])
     shard_id, index = _ints(table["shard_id"], np.int32), _ints(table["index"], np.int32)
     key = table["key"]
     phash = _ints(table["phash"], np.int64)
-    detailed = _detailed(phash)
+    known, truth = detailed(phash), _truth(table, class_of)
     groups = _column_groups(table[cluster]) if cluster is not None else _found_duplicates(run, shard_id, index)
     if groups is None:
-        groups = _duplicates(phash, detailed)
+        groups = near_duplicates(run, position, truth, phash, known)
     first = np.unique(groups, return_index=True)[1]
     keys = key.take(pa.array(first)).to_pylist()
-    truth = _truth(table, class_of)
     order = hash_order(shard_id[first], keys)
     return ImageFacts(
         run=run,
@@ -128,7 +126,7 @@ def image_facts(
         truth=truth,
         attributes={name: _attribute(table[name], name) for name in attributes},
         phash=phash,
-        phash_known=detailed,
+        phash_known=known,
         cluster=groups,
         order=order[groups],
         discovery=halves_of(truth, groups, order),
@@ -141,8 +139,8 @@ def _table(run: Run, rows: Rows, extra: Sequence[str]) -> tuple[pa.Table, Ints]:
     condition = row_filter(run, rows)
     needed = list(dict.fromkeys(extra))
     plain = ["status", "shard_id", "index", "key", "phash", "offset", "nbytes", *(["label"] if labelled else [])]
-    attributes = ["attributes"] if any(name.startswith("attributes.") for name in needed) else []
-    stored = list(dict.fromkeys([*plain, *attributes, *(column.path[0] for column in condition.columns)]))
+    structs = [name.partition(".")[0] for name in needed if "." in name]
+    stored = list(dict.fromkeys([*plain, *structs, *(column.path[0] for column in condition.columns)]))
     names = list(dict.fromkeys([*plain[1:], *needed]))
     parts: list[pa.Table] = []
     positions: list[Ints] = []
@@ -152,8 +150,9 @@ def _table(run: Run, rows: Rows, extra: Sequence[str]) -> tuple[pa.Table, Ints]:
         table = table.filter(pc.equal(table["status"], OK))
         chosen = condition.mask(table)
         for name in needed:
-            if name.startswith("attributes."):
-                table = table.append_column(name, pc.struct_field(table["attributes"], name.partition(".")[2]))
+            outer, _, inner = name.partition(".")
+            if inner:
+                table = table.append_column(name, pc.struct_field(table[outer], inner))
         positions.append(done + np.flatnonzero(chosen))
         parts.append(table.select(names).filter(pa.array(chosen)))
         done += len(table)
@@ -174,6 +173,8 @@ def _truth(table: pa.Table, class_of: Mapping[Label, int]) -> Ints:
 
 
 def _attribute(column: pa.ChunkedArray, name: str) -> Attribute:
+    if pa.types.is_float32(column.type):
+        return _measured(np.asarray(column.to_numpy(), np.float32), name)
     encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
     values: list[Any] = encoded.dictionary.to_pylist()
     # by name: codes must not depend on which row comes first
@@ -182,6 +183,20 @@ def _attribute(column: pa.ChunkedArray, name: str) -> Attribute:
     renumbered[order] = np.arange(len(order))
     codes = np.asarray(encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False), np.int64)
     return Attribute(column=name, values=tuple(str(values[place]) for place in order), codes=renumbered[codes])
+
+
+def _measured(numbers: Float32s, name: str) -> Attribute:
+    """An image property, (n,) with nan for none, to four significant digits, or each image had its own."""
+    known = np.isfinite(numbers)
+    exponent = np.floor(np.log10(np.maximum(np.abs(numbers[known].astype(np.float64)), 1e-30)))
+    unit = 10.0 ** (exponent - 3)
+    values, codes = np.unique(np.round(numbers[known] / unit) * unit, return_inverse=True)
+    texts = [f"{value:.4g}" for value in values.tolist()]
+    # sorted by name, as those of other columns
+    place = {text: number for number, text in enumerate(sorted(set(texts)))}
+    every = np.full(len(numbers), -1, np.int64)
+    every[known] = np.array([place[text] for text in texts], np.int64)[codes]
+    return Attribute(column=name, values=tuple(place), codes=every)
 
 
 def _column_groups(column: pa.ChunkedArray) -> Ints:
@@ -197,39 +212,30 @@ def _column_groups(column: pa.ChunkedArray) -> Ints:
 
 def _found_duplicates(run: Run, shard_id: npt.NDArray[np.int32], index: npt.NDArray[np.int32]) -> Ints | None:
     """The clusters of the run's table of near duplicates; images that are in none stand for themselves."""
+    clusters = duplicate_clusters(run, shard_id, index)
+    if clusters is None:
+        return None
+    alone = np.arange(len(clusters)) + clusters.max(initial=-1) + 1
+    return np.unique(np.where(clusters >= 0, clusters, alone), return_inverse=True)[1].astype(np.int64)
+
+
+def duplicate_clusters(run: Run, shard_id: npt.NDArray[np.int32], index: npt.NDArray[np.int32]) -> Ints | None:
+    """(n,) number of each image's cluster in the run's table of near duplicates, -1 for images in none; None where
+    `clipaudit duplicates` has not been run."""
     from clipaudit.retrieval.duplicates import read_clusters  # faiss comes with it
 
     table = read_clusters(run)
     if table is None:
         return None
+    if not len(table):
+        return np.full(len(shard_id), -1, np.int64)
     # shard and index as one number, to be looked up in the sorted table
     place = shard_id.astype(np.int64) << 32 | index
     clustered = _ints(table["shard_id"], np.int64) << 32 | _ints(table["index"], np.int64)
     order = np.argsort(clustered, kind="stable")
-    nearest = np.minimum(np.searchsorted(clustered[order], place), max(len(clustered) - 1, 0))
-    inside = clustered[order][nearest] == place if len(clustered) else np.zeros(len(place), np.bool_)
-    clusters = _ints(table["cluster"], np.int64)
-    codes = np.arange(len(place)) + clusters.max(initial=-1) + 1
-    if len(clustered):
-        codes = np.where(inside, clusters[order][nearest], codes)
-    return np.unique(codes, return_inverse=True)[1].astype(np.int64)
-
-
-def _detailed(phash: Ints) -> Bools:
-    """Hashes of images that are not flat."""
-    bits = np.bitwise_count(phash.view(np.uint64)).astype(np.int64)
-    detailed: Bools = (bits >= _MIN_DETAIL) & (bits <= 64 - _MIN_DETAIL)
-    return detailed
-
-
-def _duplicates(phash: Ints, detailed: Bools) -> Ints:
-    """Clusters of equal perceptual hashes; images without one, and flat ones, stand for themselves."""
-    _, codes = np.unique(phash, return_inverse=True)
-    codes = codes.astype(np.int64)
-    # flat images have the same hashes without being copies
-    codes[~detailed] = codes.max(initial=-1) + 1 + np.arange(int((~detailed).sum()))
-    _, groups = np.unique(codes, return_inverse=True)
-    return groups.astype(np.int64)
+    nearest = np.minimum(np.searchsorted(clustered[order], place), len(clustered) - 1)
+    clusters = _ints(table["cluster"], np.int64)[order][nearest]
+    return np.where(clustered[order][nearest] == place, clusters, -1)
 
 
 def _ints(column: pa.ChunkedArray, dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from clipaudit.arrays import Float32s, Float64s, Ints
-from clipaudit.cues.measure.answers import read_vectors, sampled
+from clipaudit.cues.measure.answers import sampled
 from clipaudit.cues.measure.directions import Direction
 from clipaudit.cues.measure.image_facts import ImageFacts
+from clipaudit.cues.measure.vectors import read_vectors
 from clipaudit.cues.result.finding_parts import Predictability
 from clipaudit.cues.statistics.cuts import Codes, Honest, honest
 from clipaudit.cues.statistics.design import Design

@@ -9,10 +9,11 @@ from typing import TypeAlias
 import numpy as np
 
 from clipaudit.arrays import Bools, Ints
-from clipaudit.cues.measure.answers import read_vectors, sampled
+from clipaudit.cues.measure.answers import sampled
 from clipaudit.cues.measure.context import Context, TextSource
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.scan import SAMPLE
+from clipaudit.cues.measure.vectors import read_vectors
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.result.panels import HeadShift, Shift
 from clipaudit.cues.result.result import Finding
@@ -67,7 +68,7 @@ def _directions(context: Context, test: ImageFacts, truth: Ints, findings: Seque
 
 
 def having_classes(context: Context, finding: Finding) -> Bools:
-    """(K,) the classes that have a finding's cue; those beyond its rows are on the side that it does not name."""
+    """(K,) bool, the classes that have a finding's cue: all named ones have rows, others are on the other side."""
     rows = {row.class_name: row.has for row in finding.classes}
     return np.array(
         [rows.get(context.name(k), finding.side == "lacks") for k in range(context.design.classes)], np.bool_

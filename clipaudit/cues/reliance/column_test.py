@@ -28,15 +28,9 @@ class DrawnStatistics:
     pointed_t: Float64s
     """(R,) the same inside the classes that have the cue, heads chosen whatever the group mean loses."""
     chosen: Bools
-    """(F, P) heads that the true column chooses by each fit."""
+    """(F, R, P) heads that each version chooses by each fit."""
     chosen_freely: Bools
-    """(F, P) the same whatever the group mean loses."""
-
-    @property
-    def gap_low(self) -> Float64s:
-        """(R,) 95 % lower limits of the gaps, normal."""
-        error = np.where(self.gap_t != 0, self.gap / np.where(self.gap_t == 0, 1.0, self.gap_t), np.inf)
-        return self.gap - 1.96 * np.abs(error)
+    """(F, R, P) the same whatever the group mean loses."""
 
 
 def drawn_statistics(
@@ -50,7 +44,7 @@ def drawn_statistics(
     inside = cue_cells(images, cue).comparable[images.truth]
     rows = sorted_rows(images, inside)
     heads = 0 if fits is None else len(fits.removal.heads)
-    nothing, none = np.zeros(len(places)), np.zeros((0 if fits is None else fits.count, heads), np.bool_)
+    nothing, none = np.zeros(len(places)), np.zeros((0 if fits is None else fits.count, len(places), heads), np.bool_)
     if not len(rows):
         return DrawnStatistics(
             gap=nothing, gap_t=nothing, did=nothing, did_t=nothing, pointed_t=nothing, chosen=none, chosen_freely=none
@@ -72,8 +66,8 @@ def drawn_statistics(
         did=did,
         did_t=did_t,
         pointed_t=pointed_t,
-        chosen=limited[:, 0],
-        chosen_freely=freely[:, 0],
+        chosen=limited,
+        chosen_freely=freely,
     )
 
 

@@ -15,7 +15,7 @@ from clipaudit.cues.reliance.score_intervals import cell_accuracies, effective, 
 from clipaudit.cues.result.finding_parts import Estimate
 
 State: TypeAlias = Literal["able", "at chance", "at the ceiling", "too few"]
-_ABLE: Final = 0.10
+ABLE: Final = 0.10
 """The group mean's lower limit must be this far above chance for a gap to say anything."""
 _ERRORS: Final = 0.10
 """Share of errors that some cell must have for a gap near 0 to acquit."""
@@ -142,7 +142,7 @@ def _state(comparison: CueCells, group_mean: Estimate, cells: list[CellScore], c
     if comparison.images.too_few_sources or not comparison.both_sides_comparable or group_mean.low is None:
         return "too few"
     # who guesses has no gap, whatever the answers hang on
-    if group_mean.low <= chance + _ABLE:
+    if group_mean.low <= chance + ABLE:
         return "at chance"
     # without errors no gap can show: the margin must tell
     errors = [1 - (cell.accuracy.value or 0.0) for cell in cells]

@@ -13,7 +13,7 @@ from clipaudit.cues.reliance.clustered import Cells
 
 _FOLDS: Final = 24
 LEAST_PIECES: Final = 5.0
-"""Independent images that each cell of a class needs for the class to be compared."""
+"""Independent images that each cell of a class needs for the class to be compared (S9)."""
 LEAST_SOURCES: Final = 8
 """With fewer sources nothing is decided (S2b)."""
 
@@ -99,6 +99,16 @@ class CueColumn:
             name=self.name, having=self.having[rows], pointed=self.pointed, tested=self.tested, text=self.text
         )
 
+    def among(self, rows: Bools) -> CueColumn:
+        """The same with the images outside a mask (n,) bool unknown, which leaves them out of everything."""
+        return CueColumn(
+            name=self.name,
+            having=np.where(rows, self.having, -1),
+            pointed=self.pointed,
+            tested=self.tested,
+            text=self.text,
+        )
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OtherColumn:
@@ -111,6 +121,10 @@ class OtherColumn:
     """(C, V) whether a bin goes with a class where the association was measured."""
     of: tuple[str, ...] = ()
     """Names of the cues that are values of this very column; it is not held against them."""
+
+    def take(self, rows: Ints) -> OtherColumn:
+        """The same of some images, by places (m,), repeated or shuffled."""
+        return OtherColumn(name=self.name, codes=self.codes[rows], aligned=self.aligned, of=self.of)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from clipaudit.cues.reliance.gap import Gap
 from clipaudit.cues.reliance.images import RelianceOptions
 from clipaudit.cues.reliance.label_noise import NoiseRate
 from clipaudit.cues.reliance.specific_effect import SpecificEffect
+from clipaudit.cues.reliance.training_effect import TrainingEffect
 from clipaudit.cues.reliance.visibility import VISIBLE
 
 
@@ -27,7 +28,9 @@ class MeasuredReliance:
     effect: SpecificEffect | None
     """Heads taken out; None for an answerer whose heads cannot be."""
     effect_p: float
-    """Of the DiD, as `gap_p`; 1 without an effect."""
+    """Of the DiD, or of the fall of the gap when trained again, as `gap_p`; 1 without an effect."""
+    training: TrainingEffect | None = None
+    """What training again with group weights does; None for an answerer that was not trained on this run."""
     needed_effect: SpecificEffect | None
     """Heads chosen whatever the group mean loses; None where that is not asked."""
     needed_p: float
@@ -58,13 +61,16 @@ class MeasuredReliance:
 
     @property
     def visible(self) -> bool:
-        """S10b: the chosen heads show the cue; without that no verdict of reliance."""
-        return self.effect is not None and _low(self.effect.visibility.low) > VISIBLE
+        """S10b: the chosen heads, or the embedding of a trained probe, show the cue; else no verdict of reliance."""
+        seen = self.effect or self.training
+        return seen is not None and _low(seen.visibility.low) > VISIBLE
 
     @property
     def because_of_it(self) -> bool:
-        """S10, S10b and S10c: taking the cue out mends the conflicting images, beyond controls."""
-        return self.effect is not None and self.effect.specific and self.visible and self.effect_p < self.options.alpha
+        """S10 or S10r, S10b and S10c: taking the cue out mends the conflicting images beyond controls, or weighting the
+        training images makes the gap fall by more than weights of permuted columns do."""
+        effect = self.effect or self.training
+        return effect is not None and effect.specific and self.visible and self.effect_p < self.options.alpha
 
     @property
     def relies_on_it(self) -> bool:
@@ -101,6 +107,11 @@ class MeasuredReliance:
             and _low(effect.visibility.low) > VISIBLE
             and self.needed_p < self.options.alpha
         )
+
+    @property
+    def believed(self) -> bool:
+        """Whether any verdict of reliance holds, whatever the column's tie to the classes is (S10d)."""
+        return self.relies_on_it or self.fails_where or self.needed
 
     @property
     def does_not_hang_on_it(self) -> bool:

@@ -16,8 +16,11 @@ from clipaudit.cues.report.cards import anchor, card, group_tables
 from clipaudit.cues.report.document import File, Report
 from clipaudit.cues.report.files import effective_images
 from clipaudit.cues.report.first_screen import actions, cases, finding_in_words, plain_sentences, to_do
+from clipaudit.cues.report.mistake_cards import error_cards, label_pictures
 from clipaudit.cues.report.pictures import CARDS, Pictures, duplicate_strips
 from clipaudit.cues.report.plots import Mark, cue_map, icon, interval_row
+from clipaudit.cues.report.rehearsed_arms import glance, how_rehearsed, rehearsal_columns
+from clipaudit.cues.report.reliance_words import ANSWERER_COLUMNS, answerer_cell, numbers
 from clipaudit.cues.result.finding_parts import Estimate, Verdict
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.pages.html import render_page, template_environment
@@ -75,8 +78,9 @@ def _environment() -> jinja2.Environment:
 def _helpers() -> dict[str, Any]:
     return {
         "anchor": anchor,
-        "answerer_cell": words.answerer_cell,
-        "answerer_columns": words.ANSWERER_COLUMNS,
+        "answerer_cell": answerer_cell,
+        "answerer_columns": ANSWERER_COLUMNS,
+        "answerer_words": words.who_first,
         "in_words": finding_in_words,
         "column_word": words.column_word,
         "icon": icon,
@@ -106,7 +110,7 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "plain": plain_sentences(report),
         "todo": to_do(report),
         "unable": words.unable(audit),
-        "first_numbers": words.numbers(card_findings[0]) if card_findings and audit.trust.valid else (),
+        "first_numbers": numbers(card_findings[0]) if card_findings and audit.trust.valid else (),
         "todo_files": _todo_files(report),
         "shorten": words.shortened(audit),
         "also": () if not audit.trust.valid else audit.findings[1 : 1 + _FURTHER],
@@ -119,8 +123,16 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "waiver_words": _WAIVER,
         "cards": [card(finding, pictures, report.waivers) for finding in card_findings],
         "groups": group_tables(audit),
+        "rehearsal": rehearsal_columns(audit),
+        "given": audit.given,
+        "how_rehearsed": words.shortened(audit)(how_rehearsed(audit.rehearsal)),
+        "glance_title": glance(audit)[0],
+        "glance_bars": glance(audit)[1],
+        "file_names": {file.name for file in report.files},
         "shift_sentence": _shift_sentence(audit),
         "shift_rows": _shift_rows(audit),
+        "mistakes": error_cards(audit, pictures),
+        "label_pictures": label_pictures(audit, pictures),
         "hygiene_facts": _hygiene_facts(audit),
         "duplicates": duplicate_strips(audit, pictures),
         "class_rows": sorted(audit.classes, key=lambda facts: -facts.n)[:_CLASSES],
@@ -269,6 +281,7 @@ def _made_facts(audit: AuditResult) -> list[tuple[str, str]]:
         ("Class names", f"{settings.classes}, prompts: {settings.templates}"),
         ("Model", f"{audit.model} ({audit.model_fingerprint[:12]})"),
         ("Run", f"{audit.run} ({audit.run_fingerprint[:12]})"),
+        ("State", f"generation {audit.state.generation}, last commit {audit.state.committed_at}"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in audit.versions.items())),
         ("Made", f"{audit.started}, in {audit.seconds:.0f} s"),
     ]

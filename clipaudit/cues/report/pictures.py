@@ -23,6 +23,8 @@ STRIP: Final = 8
 """Pictures in a row, at most."""
 CARDS: Final = 10
 """Findings that get a card."""
+SLICES: Final = 6
+"""Error slices of each answerer that get a card."""
 _DUPLICATES: Final = 3
 """Clusters of near duplicates that are shown."""
 _PLAIN_BUDGET: Final = 1_200_000
@@ -206,6 +208,11 @@ def identity(sample: SampleRef) -> SampleKey:
 def _wanted(result: AuditResult) -> Iterator[SampleRef]:
     for finding in result.findings[:CARDS]:
         yield from _of_finding(finding)
+    for errors in result.errors:
+        for part in errors.slices[:SLICES]:
+            yield from (*part.wrong_examples[:STRIP], *part.right_examples[:STRIP])
+    if result.labels is not None:
+        yield from (entry.image for entry in result.labels.examples)
     yield from chain.from_iterable(cluster[:STRIP] for cluster in result.hygiene.examples[:_DUPLICATES])
 
 

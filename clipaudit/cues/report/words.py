@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from clipaudit.cues.result.finding_parts import ClassesFrom, Estimate, Verdict
+from clipaudit.cues.result.reliance_parts import Reliance
 from clipaudit.cues.result.result import AuditResult, Finding
-from clipaudit.statistics import SIGNIFICANT
 
 NONE: Final = "–"
 
@@ -62,6 +62,9 @@ GLOSSARY: Final = (
     ("worst group", "the class and cue combination with the lowest accuracy, among those with enough images"),
     ("gap", "inside a class, accuracy where the cue points to the class minus where it points elsewhere"),
     ("net of controls", "minus what taking other heads, alike in number, layers and influence, does to the same gap"),
+    ("rehearsal", "a linear probe is trained on the stored embeddings of your own images, to see what a model would"
+     " learn from them, and again in ways that may mend it"),
+    ("group weights", "each image weighs so that every class and cue combination counts alike in training"),
     ("zero-shot", "CLIP compares each image with texts such as “a photo of a waterbird”; no training on your data"),
     ("near duplicates", "images whose perceptual hashes are equal; each cluster counts as one independent image"),
 )  # fmt: skip
@@ -158,50 +161,25 @@ def with_limits(estimate: Estimate | None, kind: str = "decimal") -> str:
     return f"{value} {limits(estimate, kind)}".strip()
 
 
-# -- findings ----------------------------------------------------------------------------------------------------------
+# -- findings ---------------------------------------------------------------------------------------------------------
 
 
-def reliance(finding: Finding) -> Estimate | None:
-    """How much of CLIP's gap taking the cue out closes, net of controls; where that was not measured the gap itself;
-    None without either."""
-    clip = finding.by("clip")
-    if clip is None:
-        return None
-    return clip.gap if clip.effect is None else clip.effect.net_did
+def relying(finding: Finding) -> Reliance | None:
+    """The answerer that the finding's verdict is of, CLIP before others; CLIP where it is no answerer's."""
+    return next((part for part in finding.reliance if part.verdict == finding.verdict), finding.by("clip"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class AnswererCell:
-    """What the table of findings says of one answerer."""
-
-    value: str
-    limits: str
-    about: str
-    """What the number is, or why there is none."""
+def who(answerer: str) -> str:
+    """Who answers, as a sentence's subject inside it: `your model resnet`."""
+    kind, _, name = answerer.partition(":")
+    words = {"clip": "CLIP", "rehearsed": "a model trained on these images", "given": "your model"}
+    return f"{words.get(kind, kind)} {name}".rstrip()
 
 
-ANSWERER_COLUMNS: Final = (("rehearsed", "Learned when trained on it"), ("clip", "CLIP"), ("given", "Your model"))
-"""Answerers and the headings of their columns, in the order of the table of findings."""
-
-_NO_ANSWERS: Final = {
-    "at chance": "cannot say: no better than guessing",
-    "too few": "cannot say: too few images",
-}
-
-
-def answerer_cell(finding: Finding, answerer: str) -> AnswererCell:
-    """An answerer's net effect in points, else its gap, else why nothing can be said."""
-    measured = finding.by(answerer)
-    if measured is None:
-        return AnswererCell(value=NONE, limits="", about="not measured")
-    if measured.state in _NO_ANSWERS and measured.verdict == Verdict.INCONCLUSIVE:
-        return AnswererCell(value=NONE, limits="", about=_NO_ANSWERS[measured.state])
-    if measured.effect is not None:
-        net = measured.effect.net_did
-        return AnswererCell(value=points(net.value), limits=limits(net, "points"), about="points of its gap, net")
-    gap = measured.gap
-    about = "points: its gap, within the margin" if measured.does_not_hang_on_it else "points: its gap"
-    return AnswererCell(value=points(gap.value), limits=limits(gap, "points"), about=about)
+def who_first(answerer: str) -> str:
+    """The same at a sentence's beginning."""
+    words = who(answerer)
+    return words[0].upper() + words[1:]
 
 
 def having(finding: Finding) -> frozenset[str]:
@@ -213,31 +191,6 @@ def having_name(finding: Finding) -> str:
     """Those classes, joined; the finding's own name where it has no rows."""
     names = [row.class_name for row in finding.classes if row.has]
     return ", ".join(names) if names else finding.class_name
-
-
-def numbers(finding: Finding) -> tuple[Number, ...]:
-    """The finding's tie, reliance and control, each with its interval and n."""
-    d, effect, tested = finding.association.d, reliance(finding), finding.counterfactual
-    items = [
-        Number(
-            value=decimal(d.value),
-            limits=limits(d),
-            about=f"tie between cue and class in the data, 0 none to 1 perfect; {counted(d.n, 'image')}",
-        )
-    ]
-    if effect is not None and effect.value is not None:
-        what = (
-            "of the gap between images with and without the cue close once it is taken out of CLIP, net of controls"
-            if tested is not None
-            else "fewer right answers of CLIP where the cue points the wrong way, inside classes"
-        )
-        about = f"points {what}; {counted(effect.n, 'image')}"
-        items.append(Number(value=points(effect.value), limits=limits(effect, "points"), about=about))
-    if tested is not None:
-        about = "p: how often a column of the same shape, shuffled inside the classes, does as much"
-        about += "" if tested.p < SIGNIFICANT else "; not significant"
-        items.append(Number(value=p_value(tested.p), limits="", about=about))
-    return tuple(items)
 
 
 def column_word(column: str) -> str:
@@ -280,7 +233,8 @@ def headline(result: AuditResult) -> str:
         return nothing(result)
     first, *others = result.findings
     same = [finding for finding in others if finding.verdict == first.verdict]
-    title = _title(first, result.settings.classes_from)
+    part = relying(first)
+    title = _title(first, result.settings.classes_from, who_first("clip" if part is None else part.answerer))
     if first.verdict == Verdict.CONFIRMED and len(same) == 1:
         return f"{title}, and {_pair(same[0])}"
     return title + (f" – and {len(same)} more" if same else "")
@@ -290,19 +244,19 @@ def _pair(finding: Finding) -> str:
     return f"“{cue_word(finding)}” for “{finding.class_name}”"
 
 
-def _title(first: Finding, classes_from: ClassesFrom) -> str:
+def _title(first: Finding, classes_from: ClassesFrom, model: str) -> str:
     name, cue = f"“{first.class_name}”", f"“{cue_word(first)}”"
     match first.verdict:
         case Verdict.CONFIRMED:
-            return f"CLIP takes {_pair(first)}"
+            return f"{model} takes {_pair(first)}"
         case Verdict.MODEL_ONLY:
-            return f"CLIP takes {_pair(first)}, though not because of this data"
+            return f"{model} takes {_pair(first)}, though not because of this data"
         case Verdict.DATA_ONLY:
             return f"In this data {cue} goes with {name}; what was measured does not hang on it"
         case Verdict.FAILS_WHERE:
-            return f"CLIP fails on {name} where {cue} is missing or misleads"
+            return f"{model} fails on {name} where {cue} is missing or misleads"
         case Verdict.NEEDED:
-            return f"CLIP needs {cue} for {name}: part of it, or a shortcut?"
+            return f"{model} needs {cue} for {name}: part of it, or a shortcut?"
         case Verdict.TIED:
             return f"{cue} is tied to the classes"
         case Verdict.CANDIDATE:

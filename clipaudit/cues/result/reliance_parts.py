@@ -122,11 +122,39 @@ class Counterfactual(Documented):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingExperiment(Documented):
+    """What training a probe again with group weights does to the gap, against weights of permuted columns (S10r)."""
+
+    gap_before: Estimate
+    """Trained on the images as they are."""
+    gap_after: Estimate
+    """Trained with the weights of class x column that the report exports."""
+    fall: Estimate
+    """Before minus after, paired over the scored images."""
+    net_fall: Estimate
+    """The same minus the mean fall under permuted columns: the headline."""
+    conflict_rise: Estimate
+    group_mean_change: Estimate
+    p: float
+    """Of the fall, over findings and answerers, step-down max-T under permuted columns."""
+    draws: int
+    """Columns permuted inside classes, near duplicates together, and trained again with their weights."""
+    band: tuple[float, float]
+    """2.5 % and 97.5 % of the permuted columns' falls."""
+    highest: float
+    """Largest fall under a permuted column."""
+    training_rows: int
+    """Training images of the draws: all, or a sample of at most 5,000."""
+    visibility: Estimate
+    """AUC of the cue in the embedding inside classes, on images that did not teach it (S10b)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reliance(Documented):
     """One answerer and one cue: its numbers and its verdict."""
 
     answerer: str
-    """`clip`, `rehearsed` or `given`."""
+    """`clip`, `rehearsed`, or `given:NAME` for predictions of the user's model NAME."""
     verdict: Verdict
     sentence: str
     """The verdict in plain words, with the answerer's name."""
@@ -154,6 +182,8 @@ class Reliance(Documented):
     """Corrected for the column's known error; None where none was given."""
     effect: Counterfactual | None
     """None for an answerer whose heads cannot be taken out."""
+    training: TrainingExperiment | None = None
+    """None for an answerer that was not trained on this run's images."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import html
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Final, Literal
@@ -24,7 +24,6 @@ from clipaudit.cues.result.finding_parts import (
     Cue,
     Distributions,
     Documented,
-    Estimate,
     Evidence,
     Gallery,
     Groups,
@@ -33,6 +32,9 @@ from clipaudit.cues.result.finding_parts import (
     Stability,
     Verdict,
 )
+from clipaudit.cues.result.given_parts import GivenModel
+from clipaudit.cues.result.mistake_parts import AnswererErrors, DoubtfulLabels
+from clipaudit.cues.result.panel_tables import estimate_columns, predictability_rows, rehearsal_rows, shift_rows
 from clipaudit.cues.result.panels import (
     AttributeTable,
     ClassDifference,
@@ -44,8 +46,10 @@ from clipaudit.cues.result.panels import (
     MapPoint,
     Settings,
     Shift,
+    StateRead,
     Trust,
 )
+from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
 from clipaudit.cues.result.reliance_parts import Counterfactual, Reliance
 from clipaudit.errors import UsageError
 
@@ -106,8 +110,12 @@ class Finding(Documented):
     """Significant (head, direction) tests that are this one cue."""
 
     def by(self, answerer: str) -> Reliance | None:
-        """What was measured of an answerer, `clip`, `rehearsed` or `given`; None where it was not."""
-        return next((part for part in self.reliance if part.answerer == answerer), None)
+        """What was measured of an answerer, `clip`, `rehearsed` or `given:NAME`; None where it was not.
+
+        `given` alone is that of the user's models with the worst verdict.
+        """
+        parts = [part for part in self.reliance if answerer in (part.answerer, part.answerer.partition(":")[0])]
+        return min(parts, key=lambda part: list(Verdict).index(part.verdict), default=None)
 
     @property
     def counterfactual(self) -> Counterfactual | None:
@@ -131,6 +139,8 @@ class AuditResult(Documented):
     model: str
     model_fingerprint: str
     run_fingerprint: str
+    state: StateRead
+    test_state: StateRead | None
     verdict: Verdict | None
     """Of the first finding; `inconclusive` where that is not decided; None for a pass."""
     sentence: str
@@ -147,6 +157,14 @@ class AuditResult(Documented):
     predictability: tuple[Predictability, ...]
     """By head, most class-free skill first."""
     shift: Shift | None
+    errors: tuple[AnswererErrors, ...]
+    """What goes with the errors of each answerer but CLIP; empty where none was measured."""
+    labels: DoubtfulLabels | None
+    """Labels to look at; None where no probe was rehearsed."""
+    rehearsal: RehearsalPanel | None
+    """What a model trained on these images would learn, and what mends it; None without labels."""
+    given: tuple[GivenModel, ...]
+    """The user's models, by their predictions."""
     hygiene: Hygiene
     controls: Controls
     trust: Trust
@@ -179,7 +197,7 @@ class AuditResult(Documented):
 
     def table(self, name: str = "findings") -> pa.Table:
         """A tidy table: `findings`, `class_rows`, `reliance`, `associations`, `group_accuracy`, `arms`, `shift`,
-        `classes`, `predictability`, or one of `rows`."""
+        `classes`, `predictability`, `rehearsal`, or one of `rows`."""
         return self.rows[name] if name in self.rows else _tidy(self, name)
 
     def _repr_html_(self) -> str:
@@ -226,7 +244,7 @@ def _findings(result: AuditResult) -> list[dict[str, Any]]:
             "class": finding.class_name,
             "cue": finding.cue.name,
             "heads": list(finding.cue.heads),
-            **_estimate("d", finding.association.d),
+            **estimate_columns("d", finding.association.d),
             "q": finding.association.q,
             "p_family": finding.association.p_family,
             **_reliance_columns(finding),
@@ -240,9 +258,9 @@ def _reliance_columns(finding: Finding) -> dict[str, float | None]:
     """CLIP's gap and net effect."""
     clip, effect = finding.by("clip"), finding.counterfactual
     return {
-        **_estimate("gap", None if clip is None else clip.gap),
-        **_estimate("margin_d", None if clip is None else clip.margin_d),
-        **_estimate("net_did", None if effect is None else effect.net_did),
+        **estimate_columns("gap", None if clip is None else clip.gap),
+        **estimate_columns("margin_d", None if clip is None else clip.margin_d),
+        **estimate_columns("net_did", None if effect is None else effect.net_did),
         "p_did": None if effect is None else effect.p,
     }
 
@@ -254,8 +272,8 @@ def _associations(result: AuditResult) -> list[dict[str, Any]]:
             "class": point.class_name,
             "cue": point.cue,
             "verdict": None if point.verdict is None else str(point.verdict),
-            **_estimate("d", point.association),
-            **_estimate("reliance", point.reliance),
+            **estimate_columns("d", point.association),
+            **estimate_columns("reliance", point.reliance),
         }
         for point in result.map
     ]
@@ -273,9 +291,9 @@ def _groups(result: AuditResult) -> list[dict[str, Any]]:
             "n": group.n,
             "independent": group.independent,
             "size": group.size,
-            **_estimate("accuracy", group.accuracy),
-            **_estimate("without", group.without),
-            **_estimate("change", group.change),
+            **estimate_columns("accuracy", group.accuracy),
+            **estimate_columns("without", group.without),
+            **estimate_columns("change", group.change),
         }
         for finding, groups in sets
         for group in groups.groups
@@ -289,10 +307,10 @@ def _class_rows(result: AuditResult) -> list[dict[str, Any]]:
             "class": row.class_name,
             "has": row.has,
             "named": row.named,
-            **_estimate("d", row.d),
+            **estimate_columns("d", row.d),
             "n": row.n,
             "independent": row.independent,
-            **_estimate("share", row.share),
+            **estimate_columns("share", row.share),
             "collect": row.collect,
         }
         for finding in result.findings
@@ -307,11 +325,12 @@ def _reliances(result: AuditResult) -> list[dict[str, Any]]:
             "answerer": part.answerer,
             "verdict": str(part.verdict),
             "state": part.state,
-            **_estimate("group_mean", part.group_mean),
-            **_estimate("gap", part.gap),
+            **estimate_columns("group_mean", part.group_mean),
+            **estimate_columns("gap", part.gap),
             "gap_p": part.gap_p,
-            **_estimate("margin_d", part.margin_d),
-            **_estimate("net_did", None if part.effect is None else part.effect.net_did),
+            **estimate_columns("margin_d", part.margin_d),
+            **estimate_columns("net_did", None if part.effect is None else part.effect.net_did),
+            **estimate_columns("net_fall", None if part.training is None else part.training.net_fall),
         }
         for finding in result.findings
         for part in finding.reliance
@@ -324,28 +343,13 @@ def _arms(result: AuditResult) -> list[dict[str, Any]]:
             "finding": finding.id,
             "arm": arm.name,
             "heads": list(finding.counterfactual.heads),
-            **_estimate("did", arm.did),
-            **_estimate("net_did", arm.net_did),
-            **_estimate("conflict", arm.delta_conflict),
+            **estimate_columns("did", arm.did),
+            **estimate_columns("net_did", arm.net_did),
+            **estimate_columns("conflict", arm.delta_conflict),
         }
         for finding in result.findings
         if finding.counterfactual
         for arm in finding.counterfactual.arms
-    ]
-
-
-def _shift(result: AuditResult) -> list[dict[str, Any]]:
-    return [
-        {
-            "class": row.class_name,
-            "cue": row.cue,
-            "head": row.head,
-            **_estimate("train", row.train),
-            **_estimate("test", row.test),
-            **_estimate("difference", row.difference),
-            "q": row.q,
-        }
-        for row in (result.shift.rows if result.shift else ())
     ]
 
 
@@ -357,31 +361,10 @@ def _classes(result: AuditResult) -> list[dict[str, Any]]:
             "n": entry.n,
             "independent": entry.independent,
             "tested": entry.tested,
-            **_estimate("accuracy", entry.accuracy),
+            **estimate_columns("accuracy", entry.accuracy),
         }
         for entry in result.classes
     ]
-
-
-def _predictability(result: AuditResult) -> list[dict[str, Any]]:
-    return [
-        {
-            "head": entry.head,
-            **_estimate("skill", entry.skill),
-            **_estimate("class_free", entry.skill_class_free),
-            "cue_share": entry.cue_share,
-        }
-        for entry in result.predictability
-    ]
-
-
-def _estimate(name: str, estimate: Estimate | None) -> dict[str, float | None]:
-    ends: Sequence[tuple[str, float | None]] = (
-        (name, estimate.value if estimate else None),
-        (f"{name}_low", estimate.low if estimate else None),
-        (f"{name}_high", estimate.high if estimate else None),
-    )
-    return dict(ends)
 
 
 _TABLES: dict[str, Callable[[AuditResult], list[dict[str, Any]]]] = {
@@ -391,7 +374,8 @@ _TABLES: dict[str, Callable[[AuditResult], list[dict[str, Any]]]] = {
     "class_rows": _class_rows,
     "reliance": _reliances,
     "arms": _arms,
-    "shift": _shift,
+    "shift": lambda result: shift_rows(result.shift),
     "classes": _classes,
-    "predictability": _predictability,
+    "predictability": lambda result: predictability_rows(result.predictability),
+    "rehearsal": lambda result: rehearsal_rows(result.rehearsal),
 }

@@ -43,7 +43,8 @@ def strata_of(design: Design, levels: Ints) -> Ints | None:
     """(n,) strata inside which labels may be permuted (S2): `levels` (n,), such as shards, with near duplicates.
 
     None, for all images together, where strata would leave nothing to permute: without clusters, when clusters span
-    several levels, and when most of a class's images lie in levels of that class alone (shards sorted by class).
+    several levels, when levels are the clusters (shards as sources), and when most of a class's images lie in levels of
+    that class alone (shards sorted by class).
     """
     if design.cluster is None or not len(design.repeated):
         return None
@@ -54,8 +55,9 @@ def strata_of(design: Design, levels: Ints) -> Ints | None:
     _, codes = np.unique(levels, return_inverse=True)
     table = np.zeros((int(codes.max()) + 1, design.classes), np.int64)
     np.add.at(table, (codes, design.truth), 1)
-    # a level of one class has nothing to permute: half of every class must lie in mixed ones
-    mixed = (table > 0).sum(axis=1) >= 2
+    clusters = np.bincount(np.unique(np.stack([codes, design.cluster]), axis=1)[0])
+    # a level of one class, or one cluster, has nothing to permute: half of every class must lie in other ones
+    mixed = ((table > 0).sum(axis=1) >= 2) & (clusters >= 2)
     strata: Ints = codes.astype(np.int64)
     return strata if bool((table[mixed].sum(axis=0) >= table.sum(axis=0) / 2).all()) else None
 

@@ -16,9 +16,9 @@ from clipaudit.config import ModelConfig
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.encoder import Tokenizer, encode_classes, load_tokenizer
 from clipaudit.heads.texts.prompts import load_templates
+from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.localize.evaluation.head_places import HeadPlaces, Kind, places_of_heads
-from clipaudit.localize.evaluation.metrics import BootstrapEstimate
-from clipaudit.localize.evaluation.multilabel import MultiLabelResult, recognise
+from clipaudit.localize.evaluation.multilabel import MultiLabelResult, recognise, recognise_rows
 from clipaudit.localize.evaluation.segmentation import (
     ClassesProtocol,
     Measure,
@@ -38,8 +38,10 @@ from clipaudit.localize.token_maps import TokenDecomposition
 from clipaudit.model import Decomposer, Positions, Tower, describe_tower, with_positions
 from clipaudit.model.loading import LoadedModel, Normaliser, load_model
 from clipaudit.run.classes import ClassNames, find_classes, listed_classes, load_classes
+from clipaudit.run.reader import Run
 from clipaudit.schema import as_paths, as_tuples
 from clipaudit.shards.listing import expand
+from clipaudit.statistics import BootstrapEstimate
 
 _OF_ONE_OBJECT: Mapping[str, Callable[[ClassNames], Measure]] = MappingProxyType(
     {"object": ObjectProtocol, "reference": ReferenceProtocol, "points": PointsProtocol}
@@ -260,6 +262,23 @@ class LocaliserEvaluation:
     def _empty(self) -> Tensor:
         vectors = encode_classes(self._loaded, self._tokenizer, [""], ("{}",))
         return torch.from_numpy(vectors).to(self._loaded.device)
+
+
+def recognition_of_run(
+    run: Run, classes: str | None, templates: str, form: Form, device: str, on_images: Callable[[int], None]
+) -> MultiLabelResult:
+    """Classes against the lists of labels of a run, by its stored embeddings and its model's text encoder.
+
+    classes: file of class names; None for `classnames.txt` beside the shards, or the labels themselves. UsageError for
+    a run of single labels, and as `recognise_rows`.
+    """
+    if not run.spec.multi_label:
+        raise UsageError(
+            f"images of the run at {run.directory.url} have one label each: audit with --label json:PATH of a list"
+        )
+    names = find_classes(classes, [shard.url for shard in run.manifest.shards], run.class_labels())
+    vectors = RunTexts(run, device).classes(names.names, load_templates(templates))
+    return recognise_rows(run, names, torch.from_numpy(vectors), form=form, on_images=on_images)
 
 
 def _measure(protocol: str, names: ClassNames) -> Measure:

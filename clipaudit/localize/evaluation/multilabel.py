@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from clipaudit.arrays import Bools, Float32s, Float64s
+from clipaudit.arrays import Bools, Float32s
 from clipaudit.errors import UsageError
-from clipaudit.localize.evaluation.metrics import BootstrapEstimate, average_precision
+from clipaudit.heads.presence import precisions
 from clipaudit.localize.evaluation.segmentation import Encode, Normalise, batches
 from clipaudit.localize.masks import Masked
 from clipaudit.localize.surgery import Form, feature_surgery, text_weights
 from clipaudit.run.classes import ClassNames
+from clipaudit.run.reader import Run
+from clipaudit.run.rows import ALL, Rows, stream_rows
+from clipaudit.schema import SampleLabel, labels_in
+from clipaudit.statistics import BootstrapEstimate
 
 SCORES = ("cosine", "softmax", "surgery")
 _SHARPNESS = 100.0
 """CLIP's logit scale, for the softmax."""
-_RESAMPLES = 200
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -83,15 +87,48 @@ def recognise(
     Raises:
         UsageError: fewer than two classes, or no image has one of them.
     """
+
+    def scored() -> Iterator[tuple[Tensor, list[SampleLabel]]]:
+        for batch in batches(samples, batch_size):
+            yield encode(normalise([sample.seen for sample in batch])), [sample.labels for sample in batch]
+
+    return _recognised(scored(), names, texts, form, on_images)
+
+
+def recognise_rows(
+    run: Run,
+    names: ClassNames,
+    texts: Tensor,
+    rows: Rows = ALL,
+    *,
+    form: Form = "paper",
+    on_images: Callable[[int], None] = lambda _: None,
+) -> MultiLabelResult:
+    """The same of the stored embeddings and labels of a run; no image is read. UsageError also without such rows."""
+
+    def scored() -> Iterator[tuple[Tensor, list[SampleLabel]]]:
+        for batch in stream_rows(run, ["embedding"], ["label"], rows):
+            yield torch.from_numpy(batch.vectors["embedding"]), batch.columns["label"].tolist()
+
+    return _recognised(scored(), names, texts, form, on_images)
+
+
+def _recognised(
+    batches_of: Iterable[tuple[Tensor, list[SampleLabel]]],
+    names: ClassNames,
+    texts: Tensor,
+    form: Form,
+    on_images: Callable[[int], None],
+) -> MultiLabelResult:
+    """Batches of embeddings (B, D) with what each image has, scored and ranked."""
     if len(names) < 2:
         raise UsageError("recognition compares classes: give at least two")
     scores: dict[str, list[Float32s]] = {name: [] for name in SCORES}
     truth: list[Bools] = []
-    for batch in batches(samples, batch_size):
-        whole = encode(normalise([sample.seen for sample in batch]))
+    for whole, labels in batches_of:
         for name, values in class_scores(whole, texts, form).items():
             scores[name].append(values.float().cpu().numpy())
-        truth.append(np.stack([_present(sample.labels, names) for sample in batch]))
+        truth.append(np.stack([_present(labels_in(each), names) for each in labels]))
         on_images(sum(map(len, truth)))
     present = np.concatenate(truth) if truth else np.zeros((0, len(names)), np.bool_)
     if not present.any():
@@ -99,7 +136,7 @@ def recognise(
     return _result({name: np.concatenate(values) for name, values in scores.items()}, present, names)
 
 
-def _present(labels: tuple[str, ...], names: ClassNames) -> Bools:
+def _present(labels: tuple[int | str, ...], names: ClassNames) -> Bools:
     """(T,) which classes are among the labels."""
     present = np.zeros(len(names), np.bool_)
     for label in labels:
@@ -109,28 +146,12 @@ def _present(labels: tuple[str, ...], names: ClassNames) -> Bools:
 
 
 def _result(scores: dict[str, Float32s], truth: Bools, names: ClassNames) -> MultiLabelResult:
-    occurring = np.flatnonzero(truth.any(axis=0))
-    n = len(truth)
-    draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
-    by_class: dict[str, dict[str, float]] = {names.names[c]: {} for c in occurring}
-    plain: dict[str, Float64s] = {}
-    drawn: dict[str, Float64s] = {}
-    for name, values in scores.items():
-        resampled = []
-        for c in occurring:
-            by_class[names.names[c]][name] = float(average_precision(values[:, c], truth[:, c])[0])
-            resampled.append(average_precision(values[:, c], truth[:, c], draws))
-        plain[name] = np.array([precision[name] for precision in by_class.values()])
-        drawn[name] = np.nanmean(resampled, axis=0)  # a class that was not drawn has no precision
-
-    def estimate(value: float, values: Float64s) -> BootstrapEstimate:
-        # Not percentiles: images that are drawn twice raise the precision of rare classes, so that resampled values lie
-        # above the value itself. Only their spread is used.
-        half = 1.96 * float(np.nanstd(values, ddof=1))
-        return BootstrapEstimate(value=value, low=value - half, high=value + half)
-
-    mean = {name: estimate(float(plain[name].mean()), drawn[name]) for name in scores}
-    gain = float(plain["surgery"].mean() - plain["softmax"].mean())
-    mean["surgery - softmax"] = estimate(gain, drawn["surgery"] - drawn["softmax"])
-    occurrences = {names.names[c]: int(truth[:, c].sum()) for c in occurring}
-    return MultiLabelResult(mean=mean, by_class=by_class, occurrences=occurrences, images=n)
+    ranked = precisions(scores, truth)
+    by_class = {
+        names.names[c]: {name: float(values[place]) for name, values in ranked.plain.items()}
+        for place, c in enumerate(ranked.occurring)
+    }
+    mean = {name: ranked.mean(name) for name in scores}
+    mean["surgery - softmax"] = ranked.difference("surgery", "softmax")
+    occurrences = {names.names[c]: int(truth[:, c].sum()) for c in ranked.occurring}
+    return MultiLabelResult(mean=mean, by_class=by_class, occurrences=occurrences, images=len(truth))

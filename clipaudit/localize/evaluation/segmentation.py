@@ -14,11 +14,12 @@ from torch import Tensor
 
 from clipaudit.arrays import Float32s, Float64s, Uint8s
 from clipaudit.errors import UsageError
-from clipaudit.localize.evaluation.metrics import BootstrapEstimate, Sums, average_precision, pixel_auc
+from clipaudit.localize.evaluation.metrics import Sums, pixel_auc
 from clipaudit.localize.heatmaps import enlarged, points
 from clipaudit.localize.masks import OUTSIDE, Mask, Masked
 from clipaudit.localize.methods import METHODS, Localiser
 from clipaudit.run.classes import ClassNames
+from clipaudit.statistics import BootstrapEstimate, average_precision
 
 Normalise: TypeAlias = Callable[[list[Uint8s]], Tensor]
 """Images (h, w, 3) of one size to the model's input (B, 3, h, w)."""

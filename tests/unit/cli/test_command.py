@@ -77,7 +77,7 @@ def test_serve_prints_its_address_for_people_or_as_json(clipaudit, monkeypatch):
     def serve_api(run, *, on_start, **_):
         on_start("http://127.0.0.1:1")
 
-    monkeypatch.setattr("clipaudit.retrieval.server.serve_api", serve_api)
+    monkeypatch.setattr("clipaudit.explorer.server.serve_api", serve_api)
     ended = clipaudit("serve", "run", "--api", "--json")
     assert json.loads(ended.stdout)["url"] == "http://127.0.0.1:1"
     assert clipaudit("serve", "run", "--api").stderr == "http://127.0.0.1:1/openapi.json\n"

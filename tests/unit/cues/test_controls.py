@@ -144,6 +144,33 @@ def test_labels_are_dealt_inside_shards_where_those_mix_classes():
     assert strata_of(Design(mixed, 2, cluster), np.tile([0, 1], 40)) is None  # copies lie in both shards
 
 
+def test_labels_are_dealt_over_all_shards_where_shards_are_the_clusters():
+    """Inside a shard that is one cluster nothing could be permuted, and every test would have p = 1."""
+    shards = np.repeat(np.arange(10), 8)
+    mixed = np.arange(80) % 2
+    assert strata_of(Design(mixed, 2, shards), shards) is None
+    assert (permuted(Design(np.arange(80) // 3 % 2, 2, shards), np.random.default_rng(0)) != mixed).any()
+
+
+def test_the_negative_control_deals_labels_as_the_family_does():
+    """Shards differ along every direction, and classes are equally frequent in all of them."""
+    rng = np.random.default_rng(3)
+    shard, cluster = np.repeat(np.arange(10), 60), np.repeat(np.arange(300), 2)
+    truth = np.repeat(np.arange(300) % 2, 2)
+    offsets = 3.0 * rng.normal(size=(10, 60))
+    scores = np.repeat(rng.normal(size=(300, 60)), 2, axis=0) + offsets[shard]
+    design = Design(truth, 2, cluster)
+    strata = strata_of(design, shard)
+    ranks = ranks_of(scores)
+    units = units_of(ranks, design)
+    orders = np.stack([honest(binned(column), design, 1024).cut.order for column in scores.T])
+    largest = largest_cuts(units, orders, design.cut_sizes, 2, 199, 0, strata[units.rows])
+    asked = {"audits": 20, "alpha": 0.05, "delta": 0.0, "seed": 0}
+    assert controls.negative_control(ranks, design, largest, **asked, strata=strata).valid
+    # dealt over all shards, shards' chance shares of a class are taken for findings, and a sound run is condemned
+    assert not controls.negative_control(ranks, design, largest, **asked).valid
+
+
 def ranks_of(scores):
     """(n, M) scores as centred ranks, -1/2..1/2."""
     columns = np.stack([binned(column) for column in scores.T], axis=1).astype(np.float32)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from clipaudit.cues.answerers.panel import clip_of
 from clipaudit.cues.answerers.reliance_of import reliance_of
 from clipaudit.cues.findings.carriers import CueGroups, choose_heads, margin_effects
-from clipaudit.cues.findings.measured_reliance import answerers_of, effect_of
-from clipaudit.cues.measure.answers import answers, balanced_mean, sampled, shard_blocks
+from clipaudit.cues.findings.reliance_result import effect_of
+from clipaudit.cues.measure.answers import answers, balanced_mean, sampled
 from clipaudit.cues.measure.image_facts import image_facts
+from clipaudit.cues.measure.vectors import shard_blocks
 from clipaudit.cues.reliance.images import CueColumn, ScoredImages
 from clipaudit.cues.statistics.groups import grouping
 from clipaudit.run.rows import ALL
@@ -55,7 +57,7 @@ def test_an_arm_of_the_cue(found):
     images = ScoredImages(truth=found.truth, classes=2, cluster=facts.cluster, discovery=facts.discovery)
     place = facts.attributes["attributes.place"]
     column = CueColumn(name="place=water", having=place.codes, pointed=np.array([False, True]), tested=two)
-    report = reliance_of(answerers_of(found), [column], images)
+    report = reliance_of([clip_of(found)], [column], images)
     measured = report.findings[0][0]
     assert measured.relies_on_it
     effect = effect_of(measured.effect, measured.effect_p)

@@ -13,10 +13,12 @@ import pytest
 from clipaudit.cues import AuditOptions, Verdict, audit_cues
 from clipaudit.cues.measure.image_facts import image_facts
 from clipaudit.cues.result.result import json_schema
-from clipaudit.cues.row_tables import balanced_subset, balanced_weights, heads
+from clipaudit.cues.row_tables import heads
+from clipaudit.cues.statistics.balance import balanced_subset, balanced_weights
 from clipaudit.errors import RunNotFound, UsageError
 from clipaudit.run.rows import ALL
 from tests.audit_worlds import NAMED, Texts, World, cue_world, noise_world, text_pool, unit, write_world
+from tests.make_runs import TIMES, grown
 
 QUICK = {"negative_audits": 4, "positive_trials": 4, "permutations": 199, "random_sets": 200, "templates": "single"}
 
@@ -76,10 +78,42 @@ def test_a_cue_that_only_the_model_uses(tmp_path):
 
 def test_a_cue_that_the_model_does_not_use(tmp_path):
     world = cue_world(8000, 0, aligned=0.9, reliance=0.0, core=0.5, spread=2.0)
-    result = audited(world, tmp_path, attributes=("place",))
+    result = audited(world, tmp_path, attributes=("place",), rehearse=False)
     (finding,) = [finding for finding in result.findings if finding.kind == "value"]
     assert finding.verdict is Verdict.DATA_ONLY
     assert finding.reliance[0].does_not_hang_on_it
+    assert finding.by("rehearsed") is None
+
+
+def test_a_cue_that_clip_does_not_use_and_a_model_trained_here_would_learn(tmp_path):
+    world = cue_world(4000, 0, aligned=0.9, reliance=0.0, core=0.5, spread=2.0)
+    result = audited(world, tmp_path, attributes=("place",))
+    (finding,) = [finding for finding in result.findings if finding.kind == "value"]
+    # the headline is the worst of the answerers' verdicts, and its sentence names who it is
+    assert (result.verdict, finding.verdict) == (Verdict.CONFIRMED, Verdict.CONFIRMED)
+    assert "a model trained on these images relies on" in finding.sentence
+    assert "trained again with group weights" in finding.sentence
+    assert finding.by("clip").verdict is Verdict.INCONCLUSIVE
+    training = finding.by("rehearsed").training
+    assert training.draws == 99
+    assert training.net_fall.low > 0
+    assert training.highest < training.fall.value
+    assert training.visibility.low > 0.55
+
+
+def test_a_column_drawn_from_the_labels_is_not_learned(tmp_path):
+    """Trap 11: heads of another cue would mend its conflicting images, weights of its own do not."""
+    world = cue_world(3000, 5, aligned=0.9, test_aligned=0.5)
+    rng = np.random.default_rng(0)
+    train = np.array(world.attributes["split"]) == "train"
+    ghost = np.where(rng.random(3000) < np.where(train, 0.9, 0.5), world.labels, 1 - world.labels)
+    world = replace(world, attributes={**world.attributes, "ghost": [("no", "yes")[value] for value in ghost]})
+    result = audited(world, tmp_path, attributes=("place", "ghost"), **SPLIT)
+    by_column = {finding.cue.attribute: finding for finding in result.findings if finding.kind == "value"}
+    assert by_column["attributes.place"].by("rehearsed").verdict is Verdict.CONFIRMED
+    ghost_part = by_column["attributes.ghost"].by("rehearsed")
+    assert ghost_part.verdict is Verdict.INCONCLUSIVE
+    assert not ghost_part.training.visibility.low > 0.55
 
 
 @pytest.mark.full
@@ -207,7 +241,7 @@ def test_tables_are_tidy(confirmed):
     with_groups = sum(finding.groups is not None for finding in confirmed.findings)
     assert confirmed.table("group_accuracy").num_rows == 4 * (1 + with_groups)
     assert set(confirmed.table("arms")["arm"].to_pylist()) >= {"whole heads", "direction only"}
-    assert confirmed.table("reliance")["answerer"].to_pylist() == ["clip"] * with_groups
+    assert confirmed.table("reliance")["answerer"].to_pylist() == ["clip", "rehearsed"] * with_groups
     assert confirmed.table("class_rows").num_rows == 2 * len(confirmed.findings)
     assert confirmed.table("classes")["class"].to_pylist() == ["landbird", "waterbird"]
     assert confirmed.table("weights").num_rows == 2000
@@ -363,3 +397,24 @@ def test_options_are_checked():
 
 def test_named_texts_are_in_the_pool():
     assert set(NAMED) <= set(text_pool().texts)
+
+
+def test_a_run_made_in_three_steps_gives_the_report_of_one_made_at_once(tmp_path):
+    world = cue_world(600, 0)
+    run = write_world(world, tmp_path / "run", shards=4)
+    (tmp_path / "classes.txt").write_text("\n".join(world.names) + "\n")
+    options = AuditOptions(**QUICK, classes=str(tmp_path / "classes.txt"), attributes=("place",))
+
+    def document(place):
+        result = audit_cues(place, options, texts=Texts(world), pool=text_pool()).to_json()
+        return {name: value for name, value in result.items() if name not in ("started", "seconds")}
+
+    whole = document(run)
+    steps = document(grown(run.directory, (2, 1, 1)).url)
+    assert whole["state"]["generation"] == 0
+    assert steps.pop("state") == {"generation": 2, "committed_at": TIMES[2].replace("T10", "T11")}
+    whole.pop("state")
+    assert steps == whole
+    before = document(f"{run.directory.url}@1")
+    assert before["state"]["generation"] == 1
+    assert before["data"]["rows"] == 450

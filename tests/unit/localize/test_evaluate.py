@@ -26,7 +26,7 @@ def _imports():
     import torch
 
     from clipaudit.localize.evaluation.evaluate import EvaluationConfig, LocaliserEvaluation
-    from clipaudit.localize.evaluation.metrics import Sums, average_precision, pixel_auc
+    from clipaudit.localize.evaluation.metrics import Sums, pixel_auc
     from clipaudit.localize.evaluation.multilabel import class_scores
     from clipaudit.localize.evaluation.segmentation import (
         ClassesProtocol,
@@ -37,6 +37,7 @@ def _imports():
     )
     from clipaudit.localize.frames import Frame, entire
     from clipaudit.localize.masks import OUTSIDE, Masked, cut_mask, read_mask
+    from clipaudit.statistics import average_precision
 
 
 RNG = np.random.default_rng(0)

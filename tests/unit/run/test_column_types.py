@@ -12,6 +12,7 @@ from clipaudit.run.column_types import TextType
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.export import export
 from clipaudit.run.reader import Run
+from clipaudit.run.rows import chosen_rows, stream_rows
 from tests.make_runs import SPEC, make_manifest, make_samples, make_vectors, write_attempt
 
 NAMES = ("count", "share", "daylight", "place", "code", "nothing", "mixed")
@@ -231,3 +232,17 @@ def test_runs_of_before_are_typed_by_their_values_and_that_is_said(of_json, tmp_
     assert "are typed by values: " in remark
     assert "zip as numbers" in remark
     assert check(of_json.directory).remarks == ()
+
+
+def test_lists_of_texts_are_attributes(tmp_path):
+    documents = [[{"tags": ["red", "wet"]}, {"tags": []}, {"tags": [1]}], [{"tags": None}, {"tags": ["wet"]}]]
+    run = audited_json(tmp_path, *documents)
+    assert run.column_types()["attributes.tags"] == "list of texts"
+    assert run.table("tags")["tags"].to_pylist() == [["red", "wet"], [], None, None, ["wet"]]
+    chosen = [
+        batch.columns["key"].tolist() for batch in stream_rows(run, (), ["key"], chosen_rows(run, "tags has wet"))
+    ]
+    assert chosen == [["0-0"], ["1-1"]]
+    assert run.heads(run.head_labels[0], "tags")["tags"].tolist() == [("red", "wet"), (), None, None, ("wet",)]
+    mixed = audited_json(tmp_path / "mixed", [{"tags": ["a"]}, {"tags": "a"}])
+    assert mixed.table("tags")["tags"].to_pylist() == ['["a"]', "a"]  # of several kinds: text

@@ -1,6 +1,7 @@
 """Field specifications, and the values that members of every kind give."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from clipaudit.config import FieldsConfig
 from clipaudit.errors import UsageError
 from clipaudit.schema import BAD_LABEL, BAD_METADATA, MISSING_LABEL, OK, STATUSES
-from clipaudit.shards.fields import MAX_JSON_BYTES, MAX_TEXT_BYTES, extract, parse_fields
+from clipaudit.shards.field_values import MAX_JSON_BYTES, MAX_TEXT_BYTES, Origin
+from clipaudit.shards.fields import extract, parse_fields
 
 
 def fields(**config):
@@ -34,6 +36,53 @@ def test_label_kind(label, kind):
     assert fields(label=label).label_kind == kind
 
 
+@pytest.mark.parametrize(
+    ("label", "key", "expected", "status"),
+    [
+        ("path:0", "train/dog/0001", "train", OK),
+        ("path:1", "train/dog/0001", "dog", OK),
+        ("path:-1", "train/dog/0001", "dog", OK),
+        ("path:-2", "./train/dog/0001", "train", OK),
+        ("path:2", "train/dog/0001", None, MISSING_LABEL),
+        ("path:0", "0001", None, MISSING_LABEL),
+        ("shard", "0001", "birds-000003", OK),
+        ("path:text", "train/0001", "from a file", OK),
+    ],
+)
+def test_labels_from_names(label, key, expected, status):
+    origin = Origin(key=key, shard="s3://bucket/v1.2/birds-000003.tar")
+    values = extract({"jpg": b"", "path": b"from a file"}, fields(label=label), origin)
+    assert (values.label, values.status) == (expected, status)
+
+
+def test_a_folder_that_is_not_there_shows_those_that_are():
+    origin = Origin(key="train/dog/0001", shard="a.tar")
+    values = extract({"jpg": b""}, fields(label="path:5"), origin)
+    assert values.detail == "the sample has no label path:5: 'train/dog/0001' is in the folders 'train', 'dog'"
+    values = extract({"jpg": b""}, fields(label="path:0"), Origin(key="0001"))
+    assert values.detail == "the sample has no label path:0: '0001' is in no folder"
+
+
+def test_attributes_from_names_and_text_files():
+    specs = ("source=shard", "who=path:0", "camera=cam:text", "place=json:place")
+    origin = Origin(key="alice/0001", shard="https://host/sets/birds.v2.tar?token=x")
+    values = extract({"cam": b"nikon\n", "json": b"broken"}, fields(attributes=specs), origin)
+    assert values.attributes == {"source": "birds.v2", "who": "alice", "camera": "nikon", "place": None}
+    assert values.bad == ["place"]
+    assert values.kinds == {"source": "text", "who": "text", "camera": "text"}
+    values = extract({"cam": b"\xff"}, fields(attributes=specs), Origin(key="0001", shard="b.tar"))
+    assert (values.missing, values.bad) == (["who", "place"], ["camera"])
+
+
+@pytest.mark.parametrize("kind", ["int", "string"])
+def test_a_cls_of_the_other_kind_is_one_sentence(kind):
+    chosen = replace(fields(label="cls"), kind=kind)
+    values = extract({"cls": b"owl" if kind == "int" else b"7"}, chosen)
+    assert values.status == BAD_LABEL
+    assert "cls:text" in values.detail
+    assert extract({"cls": b"7" if kind == "int" else b" owl\n"}, chosen).label == (7 if kind == "int" else "owl")
+
+
 def test_nothing_asked_for_needs_nothing():
     assert fields().extensions == frozenset()
     assert take({}).status == OK
@@ -49,6 +98,9 @@ def test_nothing_asked_for_needs_nothing():
         ({"label": "json:a..b"}, "^--label"),
         ({"label": "cls:a"}, "^--label"),
         ({"label": "x=json:a"}, "^--label"),
+        ({"label": "path:x"}, r"path:N \(folder N of the member's name, 0 the first, -1 the last\)"),
+        ({"attributes": ("path:0",)}, r"^--attributes 'path:0': '0' is not a column name .* give one, NAME=path:0$"),
+        ({"caption": "path:0"}, r"^--caption 'path:0' is not understood: use txt or json:PATH"),
         ({"caption": "cls"}, r"^--caption 'cls' is not understood: use txt or json:PATH"),
         ({"attributes": ("cls",)}, r"^--attributes 'cls' is not understood: use json:PATH .* with NAME="),
         ({"attributes": ("json:a.eye color",)}, r"^--attributes 'json:a.eye color': 'eye color' is not a column name"),

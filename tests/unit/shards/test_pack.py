@@ -310,7 +310,7 @@ def test_a_full_disk_leaves_no_part(photos, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pack_writer, "member", full)
+    monkeypatch.setattr(pack_writer, "SampleMembers", full)
     with pytest.raises(StorageFull, match="no space left"):
         pack(config_for(photos, tmp_path / "out"))
     assert (tmp_path / "out" / RECORD).exists(), "the same command goes on"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from clipaudit.retrieval import server, server_limits
+from clipaudit.explorer import search_routes, server, server_limits
 from tests.make_audits import audited
 
 
@@ -89,14 +89,14 @@ def test_a_flood_is_told_to_come_back_and_the_others_are_answered(run, monkeypat
     monkeypatch.setattr(server_limits, "COMPUTING", 1)
     monkeypatch.setattr(server_limits, "WAITING", 3)
     monkeypatch.setattr(server_limits, "TURN_SECONDS", 600)
-    begun, go_on, real = threading.Semaphore(0), threading.Event(), server.answers
+    begun, go_on, real = threading.Semaphore(0), threading.Event(), search_routes.answers
 
     def slow(*given):
         begun.release()
         go_on.wait(60)
         return real(*given)
 
-    monkeypatch.setattr(server, "answers", slow)
+    monkeypatch.setattr(search_routes, "answers", slow)
     asked = {"key": "0/p0_0003", "k": 2}
     with served(run) as port, ThreadPoolExecutor(12) as clients:
         flood = [clients.submit(ask, port, "POST", "/search", asked) for _ in range(12)]
@@ -117,14 +117,14 @@ def test_a_flood_is_told_to_come_back_and_the_others_are_answered(run, monkeypat
 def test_a_turn_that_does_not_come_is_a_503(run, monkeypatch):
     monkeypatch.setattr(server_limits, "COMPUTING", 1)
     monkeypatch.setattr(server_limits, "TURN_SECONDS", 0.2)
-    begun, go_on, real = threading.Event(), threading.Event(), server.answers
+    begun, go_on, real = threading.Event(), threading.Event(), search_routes.answers
 
     def slow(*given):
         begun.set()
         go_on.wait(60)
         return real(*given)
 
-    monkeypatch.setattr(server, "answers", slow)
+    monkeypatch.setattr(search_routes, "answers", slow)
     asked = {"key": "0/p0_0003", "k": 2}
     with served(run) as port, ThreadPoolExecutor(1) as clients:
         first = clients.submit(ask, port, "POST", "/search", asked)

@@ -86,10 +86,12 @@ class Guard:
     a turn does not come within TURN_SECONDS, the answer is 429 or 503 with Retry-After.
     """
 
-    def __init__(self, app: Application, image_path: str, max_image_bytes: int, computing: tuple[str, ...]) -> None:
-        """computing: beginnings of the paths that compute; `image_path` takes an image, others take JSON."""
+    def __init__(
+        self, app: Application, image_paths: tuple[str, ...], max_image_bytes: int, computing: tuple[str, ...]
+    ) -> None:
+        """computing: beginnings of the paths that compute; `image_paths` take an image, others take JSON."""
         self._app = app
-        self._image_path, self._max_image_bytes, self._computing = image_path, max_image_bytes, computing
+        self._image_paths, self._max_image_bytes, self._computing = image_paths, max_image_bytes, computing
         self._turns = asyncio.Semaphore(COMPUTING)
         self._present = 0
 
@@ -104,7 +106,7 @@ class Guard:
                 message["headers"] = [*message.get("headers", ()), *_PRIVATE]
             await send(message)
 
-        image = scope["path"] == self._image_path
+        image = scope["path"] in self._image_paths
         limit = self._max_image_bytes if image else MAX_JSON_BYTES
         try:
             headers = dict(scope["headers"])

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from starlette.testclient import TestClient
 
 from clipaudit.errors import RunNotFound, UsageError
-from clipaudit.retrieval import server
+from clipaudit.explorer import search_routes, server
+from clipaudit.explorer.server import create_app
 from clipaudit.retrieval.head_index import HeadIndex
 from clipaudit.retrieval.retriever import Retriever
-from clipaudit.retrieval.server import create_app
 from clipaudit.retrieval.vector_index import VectorIndex
 from tests.make_audits import audited
 from tests.make_shards import huge_png_bytes, jpeg_bytes
@@ -51,6 +51,17 @@ def test_a_sample_finds_what_the_python_interface_finds(client, run):
     rows = [row.key for row in index.rows(found.numbers[0]) if row.key != "p0_0003"]
     assert [hit["row"]["key"] for hit in answer[0]["hits"]] == rows[:5]
     assert client.get(answer[0]["hits"][0]["thumbnail"]).headers["content-type"] == "image/jpeg"
+
+
+def test_every_path_has_a_version_and_those_of_before_are_the_same(client):
+    asked = {"heads": [{"head": HEAD}], "key": "0/p0_0003", "k": 3}
+    old, new = (client.post(f"{prefix}/search", json=asked).json()[0] for prefix in ("", "/api/v1"))
+    assert [hit["row"] for hit in old["hits"]] == [hit["row"] for hit in new["hits"]]
+    assert new["hits"][0]["thumbnail"].startswith("/api/v1/thumbnails/")
+    assert client.get(new["hits"][0]["thumbnail"]).content == client.get(old["hits"][0]["thumbnail"]).content
+    paths = client.get("/openapi.json").json()["paths"]
+    assert paths["/search"]["post"]["deprecated"]
+    assert "deprecated" not in paths["/api/v1/search"]["post"]
 
 
 def test_texts_filters_and_comparison(client):
@@ -150,8 +161,8 @@ def test_what_is_refused_and_why(client, request_of, status, words):
 )
 def test_pages_of_other_sites_get_no_answer_and_compute_nothing(client, monkeypatch, headers, status):
     computed = []
-    real = server.answers
-    monkeypatch.setattr(server, "answers", lambda *given: computed.append(1) or real(*given))
+    real = search_routes.answers
+    monkeypatch.setattr(search_routes, "answers", lambda *given: computed.append(1) or real(*given))
     asked = {"heads": [{"head": HEAD}], "key": "0/p0_0003", "k": 2}
     answer = client.post("/search", json=asked, headers=headers)
     assert (answer.status_code, len(computed)) == (status, int(status == 200)), answer.text
@@ -233,8 +244,9 @@ def test_no_request_of_the_described_form_makes_it_fail(app):
     import schemathesis
 
     schema = schemathesis.openapi.from_asgi("/openapi.json", app, headers={"host": "127.0.0.1"})
-    operations = [found.ok() for found in schema.get_all_operations()]
-    assert len(operations) == 6
+    everything = [found.ok() for found in schema.get_all_operations()]
+    operations = [operation for operation in everything if operation.path.startswith("/api/v1/")]
+    assert len(everything) == 2 * len(operations) == 12, "those of before are the same functions"
     for operation in operations:
 
         @given(case=operation.as_strategy())

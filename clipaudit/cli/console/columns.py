@@ -1,0 +1,53 @@
+"""What `columns add` and `columns list` print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from clipaudit.cli.console.format import count
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from clipaudit.run.column_join import JoinedTable
+    from clipaudit.run.column_list import ColumnFacts
+
+_TYPES: Final = {"integer": "number", "texts": "list of texts"}
+
+
+def print_joined(joined: JoinedTable, run: str, *, dry_run: bool) -> None:
+    """Print what was joined, or would be: a line a column, and how many images the table names."""
+    console = Console(highlight=False)
+    verb = "would add" if dry_run else "added"
+    for column in joined.columns:
+        kind = _TYPES.get(column.kind, column.kind)
+        share = f" ({100 * column.rows / joined.images:.1f} %)" if joined.images else ""
+        line = f"{verb} {column.name}: {kind}, {column.rows:,} of {joined.images:,} images have a value{share}"
+        console.print(escape(line), soft_wrap=True)
+    console.print(
+        f"{joined.table_rows:,} rows by {joined.by}: {joined.matched:,} of {count(joined.images, 'image')} named",
+        soft_wrap=True,
+    )
+    if joined.unknown:
+        such = ", ".join(joined.unknown_examples)
+        console.print(
+            escape(f"{joined.unknown:,} rows name no image and were left out, such as {such}"), soft_wrap=True
+        )
+    if joined.columns and not dry_run:
+        console.print(escape(f"use it: clipaudit report {run} --attribute {joined.columns[0].name}"), soft_wrap=True)
+
+
+def print_columns(columns: Sequence[ColumnFacts]) -> None:
+    """Print a table of columns on stdout."""
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for title in ("column", "type", "values", "nulls", "from"):
+        table.add_column(title, justify="right" if title == "nulls" else "left", overflow="fold")
+    for column in columns:
+        cells = (column.name, column.type, column.values, f"{column.nulls:,}", column.origin)
+        table.add_row(*map(escape, cells))
+    console.print(table)

@@ -1,0 +1,109 @@
+"""Training again with the weights of a column and of permuted columns: does the gap come from it? (S10r)"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from clipaudit.arrays import Bools, Float32s, Float64s, Ints
+from clipaudit.cues.rehearsal.rehearsal import Rehearsal
+from clipaudit.cues.reliance.drawn_columns import draw_places
+from clipaudit.cues.reliance.images import ScoredImages
+from clipaudit.cues.statistics.attribute import Attribute
+from clipaudit.cues.statistics.balance import balanced_weights, group_codes
+from clipaudit.cues.statistics.cluster_sample import cluster_sample
+
+DRAW_ROWS: Final = 5000
+"""Training images that the permuted columns are trained on, at most: whole clusters, drawn evenly."""
+LEAST_DRAWS: Final = 99
+_SCORES: Final = 2**24
+"""Scores of permuted columns that are held at a time."""
+
+
+def draws_for(findings: int) -> int:
+    """Permuted columns for a number of findings: the smallest p-value is 1 / (draws + 1)."""
+    return max(LEAST_DRAWS, 20 * findings)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ColumnExperiment:
+    """Which of m scored images are answered right, before and after."""
+
+    before: Bools
+    """(m,) as it is."""
+    weighted: Float32s
+    """(m, C) logits with the column's group weights, on all training images."""
+    after: Bools
+    """(m,)"""
+    drawn_before: Bools
+    """(m,) as it is, on the training images of the draws."""
+    drawn: Bools
+    """(1 + R, m) the true column, then permuted ones."""
+    training_rows: int
+
+
+def weights_of(truth: Ints, column: Attribute) -> Float64s:
+    """(n,) the weights that a report exports for a column: class x value, capped."""
+    return balanced_weights(group_codes(truth, [column]))[0]
+
+
+def column_experiments(
+    rehearsal: Rehearsal,
+    truth: Ints,
+    cluster: Ints,
+    columns: Sequence[Attribute],
+    scored_truth: Ints,
+    draws: int,
+    seed: int,
+) -> list[ColumnExperiment]:
+    """One for each column of the n training images; the same permutations for all columns.
+
+    truth, cluster (n,) of the training images; scored_truth (m,). Columns move inside class, whole clusters together.
+    """
+    part = cluster_sample(cluster, DRAW_ROWS, [seed, 33])
+    own, codes = truth[part], cluster[part]
+    images = ScoredImages(truth=own, classes=rehearsal.classes, cluster=codes, discovery=np.zeros(len(part), np.bool_))
+    places = np.concatenate([np.arange(len(part))[None], draw_places(images, draws, seed, strata=own)])
+    whole = len(part) == len(truth)
+    before = rehearsal.logits.argmax(axis=1) == scored_truth
+    drawn_before = before if whole else _right(rehearsal, np.ones((1, len(part))), part, len(truth), scored_truth)[0]
+    at_once = max(1, _SCORES // max(len(scored_truth) * rehearsal.classes, 1))
+    experiments = []
+    for column in columns:
+        weighted = rehearsal.retrained(weights_of(truth, column)[None])[0]
+        groups = group_codes(own, [column_part(column, part)])
+        # groups hold the class, which no permutation changes: the weights move with the column's values
+        weights = balanced_weights(groups)[0][places]
+        drawn = np.concatenate(
+            [
+                _right(rehearsal, weights[first : first + at_once], part, len(truth), scored_truth)
+                for first in range(0, len(weights), at_once)
+            ]
+        )
+        experiments.append(
+            ColumnExperiment(
+                before=before,
+                weighted=weighted,
+                after=weighted.argmax(axis=1) == scored_truth,
+                drawn_before=drawn_before,
+                drawn=drawn,
+                training_rows=len(part),
+            )
+        )
+    return experiments
+
+
+def column_part(column: Attribute, rows: Ints) -> Attribute:
+    """A column of some images, by their places (m,)."""
+    return Attribute(column=column.column, values=column.values, codes=column.codes[rows])
+
+
+def _right(rehearsal: Rehearsal, weights: Float64s, part: Ints, n: int, truth: Ints) -> Bools:
+    """(R, m) right answers of models trained on the images `part` with weights (R, part)."""
+    spread = np.zeros((len(weights), n))
+    spread[:, part] = weights
+    right: Bools = rehearsal.retrained(spread).argmax(axis=2) == truth
+    return right

@@ -1,0 +1,215 @@
+"""Multinomial logistic regression, many weightings of the same images at a time: L-BFGS in float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from clipaudit.arrays import Float32s, Float64s, Ints
+
+_PAIRS: Final = 8
+"""Pairs of steps and gradient changes that L-BFGS remembers."""
+_STEPS: Final = 150
+_TOLERANCE: Final = 2e-4
+"""Largest entry of the preconditioned gradient at which a problem is solved."""
+_ARMIJO: Final = 1e-4
+_HALVINGS: Final = 8
+_SCORES: Final = 2**23
+"""Scores that are held at a time: rows x problems x classes."""
+_CURVATURE: Final = 0.1
+"""About p (1 - p) of a fitted model's probabilities."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SoftmaxFits:
+    """R fitted models of K classes on r features."""
+
+    weights: Float32s
+    """(R, K, r)"""
+    bias: Float32s
+    """(R, K)"""
+
+    def logits(self, features: Float32s) -> Float32s:
+        """(R, n, K) of features (n, r)."""
+        R, K, r = self.weights.shape
+        scores = features @ self.weights.reshape(R * K, r).T + self.bias.reshape(R * K)
+        return np.ascontiguousarray(scores.reshape(len(features), R, K).transpose(1, 0, 2))
+
+    def take(self, problems: Ints) -> SoftmaxFits:
+        """Some of the models, by their numbers (Q,); with repeated numbers, starts for several problems."""
+        return SoftmaxFits(weights=self.weights[problems], bias=self.bias[problems])
+
+
+def fit_softmax(
+    features: Float32s,
+    truth: Ints,
+    classes: int,
+    weights: Float64s,
+    penalty: Float64s,
+    start: SoftmaxFits | None = None,
+) -> SoftmaxFits:
+    """Models that minimise  sum_i w_i loss_i / sum_i w_i + penalty / 2 |W|^2  for each row of weights.
+
+    features (n, r) float32, uncorrelated (principal components): their variances precondition the search. truth (n,)
+    0..classes-1. weights (R, n) >= 0, penalty (R,) > 0; with weights of 1 this is scikit-learn's `LogisticRegression`
+    with C = 1 / (n penalty). The bias is not penalised. start: R models to begin with, else zeros.
+
+    ValueError where a row of weights is 0 throughout.
+    """
+    R, n = weights.shape
+    totals = weights.sum(axis=1)
+    if bool((totals <= 0).any()):
+        raise ValueError("a model needs an image of positive weight")
+    shares = (weights / totals[:, None]).astype(np.float32)
+    r = features.shape[1]
+    solved_w, solved_b = np.zeros((R, classes, r), np.float32), np.zeros((R, classes), np.float32)
+    variance = np.einsum("nr,nr->r", features, features, dtype=np.float64) / max(n, 1)
+    at_once = max(1, _SCORES // max(n * classes, 1))
+    for first in range(0, R, at_once):
+        chunk = slice(first, min(first + at_once, R))
+        begin = None if start is None else (start.weights[chunk], start.bias[chunk])
+        problem = _Problem(features, truth, classes, shares[chunk], penalty[chunk], variance)
+        parameters = _minimise(problem, problem.packed(begin))
+        solved_w[chunk], solved_b[chunk] = problem.unpacked(parameters)
+    return SoftmaxFits(weights=solved_w, bias=solved_b)
+
+
+class _Problem:
+    """R objectives over one set of features; parameters are (R, K (r + 1)), the bias last of each class."""
+
+    def __init__(
+        self, features: Float32s, truth: Ints, classes: int, shares: Float32s, penalty: Float64s, variance: Float64s
+    ) -> None:
+        self._features, self._truth, self._classes, self._shares = features, truth, classes, shares
+        self._penalty = penalty.astype(np.float32)
+        r = features.shape[1]
+        # a diagonal Hessian: p (1 - p) var_j + penalty; the bias has variance 1 and no penalty
+        diagonal = np.full((len(penalty), classes, r + 1), _CURVATURE, np.float64)
+        diagonal[:, :, :r] = _CURVATURE * variance + penalty[:, None, None] + 1e-9
+        self.inverse: Float32s = (1 / diagonal).reshape(len(penalty), -1).astype(np.float32)
+
+    def packed(self, begin: tuple[Float32s, Float32s] | None) -> Float32s:
+        R, r = len(self._shares), self._features.shape[1]
+        parameters = np.zeros((R, self._classes, r + 1), np.float32)
+        if begin is not None:
+            parameters[:, :, :r], parameters[:, :, r] = begin
+        return parameters.reshape(R, -1)
+
+    def unpacked(self, parameters: Float32s) -> tuple[Float32s, Float32s]:
+        shaped = parameters.reshape(len(parameters), self._classes, -1)
+        return shaped[:, :, :-1], shaped[:, :, -1]
+
+    def value_and_gradient(self, parameters: Float32s, problems: Ints) -> tuple[Float64s, Float32s]:
+        """(Q,) objectives and (Q, K (r + 1)) gradients of some of the problems."""
+        weights, bias = self.unpacked(parameters)
+        Q, K, r = weights.shape
+        n = len(self._features)
+        scores = self._features @ weights.reshape(Q * K, r).T
+        scores += bias.reshape(Q * K)
+        cells = scores.reshape(n, Q, K)
+        own = cells[np.arange(n), :, self._truth]  # (n, Q)
+        top = cells.max(axis=2)
+        cells -= top[:, :, None]
+        np.exp(cells, out=cells)
+        total = cells.sum(axis=2)
+        shares = self._shares[problems].T  # (n, Q)
+        loss = np.einsum("nq,nq->q", shares, top + np.log(total) - own, dtype=np.float64)
+        cells *= (shares / total)[:, :, None]
+        cells[np.arange(n), :, self._truth] -= shares
+        gradient = np.empty((Q, K, r + 1), np.float32)
+        gradient[:, :, :r] = (scores.T @ self._features).reshape(Q, K, r)
+        gradient[:, :, r] = scores.sum(axis=0).reshape(Q, K)
+        penalty = self._penalty[problems]
+        gradient[:, :, :r] += penalty[:, None, None] * weights
+        loss += 0.5 * penalty * np.einsum("qkr,qkr->q", weights, weights, dtype=np.float64)
+        return loss, gradient.reshape(Q, -1)
+
+
+@dataclass
+class _Memory:
+    """The last steps and gradient changes of each problem, for L-BFGS's two loops (Nocedal and Wright, alg. 7.4)."""
+
+    steps: list[Float32s] = field(default_factory=list)
+    changes: list[Float32s] = field(default_factory=list)
+
+    def add(self, step: Float32s, change: Float32s) -> None:
+        self.steps.append(step)
+        self.changes.append(change)
+        del self.steps[:-_PAIRS], self.changes[:-_PAIRS]
+
+    def take(self, chosen: Ints) -> None:
+        self.steps = [step[chosen] for step in self.steps]
+        self.changes = [change[chosen] for change in self.changes]
+
+    def direction(self, gradient: Float32s, inverse: Float32s) -> Float32s:
+        """(Q, p) minus the approximate inverse Hessian times the gradient."""
+        q = gradient.copy()
+        parts: list[tuple[Float32s, Float32s, Float32s, Float32s]] = []
+        for step, change in zip(reversed(self.steps), reversed(self.changes), strict=True):
+            inner = _inner(step, change)
+            # pairs without positive curvature say nothing
+            rho = np.where(inner > 1e-12, 1 / np.maximum(inner, 1e-12), 0).astype(np.float32)
+            alpha = rho * _inner(step, q)
+            q -= alpha[:, None] * change
+            parts.append((step, change, rho, alpha))
+        q *= inverse
+        if self.steps:
+            step, change = self.steps[-1], self.changes[-1]
+            scale = _inner(step, change) / np.maximum(_inner(change, inverse * change), 1e-12)
+            q *= np.clip(scale, 1e-2, 1e2).astype(np.float32)[:, None]
+        for step, change, rho, alpha in reversed(parts):
+            q += (alpha - rho * _inner(change, q))[:, None] * step
+        return -q
+
+
+def _inner(a: Float32s, b: Float32s) -> Float32s:
+    products: Float32s = np.einsum("qp,qp->q", a, b)
+    return products
+
+
+def _minimise(problem: _Problem, parameters: Float32s) -> Float32s:
+    """The parameters (R, p) at the minima, from parameters to begin with; solved problems drop out."""
+    result = parameters.copy()
+    active = np.arange(len(parameters))
+    value, gradient = problem.value_and_gradient(parameters, active)
+    memory, inverse = _Memory(), problem.inverse
+    for _ in range(_STEPS):
+        going = np.flatnonzero(np.abs(gradient * np.sqrt(inverse)).max(axis=1) > _TOLERANCE)
+        if len(going) < len(active):
+            result[active] = parameters
+            active, parameters, value, gradient = active[going], parameters[going], value[going], gradient[going]
+            inverse = inverse[going]
+            memory.take(going)
+        if not len(active):
+            break
+        direction = memory.direction(gradient, inverse)
+        slope = _inner(direction, gradient)
+        bad = slope >= 0
+        direction[bad], slope[bad] = -(inverse * gradient)[bad], -_inner(inverse * gradient, gradient)[bad]
+        moved, new_value, new_gradient = _step(problem, active, parameters, value, direction, slope)
+        memory.add(moved - parameters, new_gradient - gradient)
+        stalled = new_value >= value - 1e-7 * np.maximum(np.abs(value), 1e-3)
+        parameters, value, gradient = moved, new_value, new_gradient
+        # what float32 cannot improve any more is solved
+        gradient[stalled] = 0
+    result[active] = parameters
+    return result
+
+
+def _step(
+    problem: _Problem, active: Ints, parameters: Float32s, value: Float64s, direction: Float32s, slope: Float32s
+) -> tuple[Float32s, Float64s, Float32s]:
+    """Parameters, objectives and gradients after a step that each problem halves until its objective falls."""
+    length = np.ones(len(active), np.float32)
+    moved = parameters + direction
+    new_value, new_gradient = problem.value_and_gradient(moved, active)
+    for _ in range(_HALVINGS):
+        worse = np.flatnonzero(new_value > value + _ARMIJO * length * slope + 1e-7 * np.abs(value))
+        if not len(worse):
+            break
+        length[worse] /= 2
+        moved[worse] = parameters[worse] + length[worse, None] * direction[worse]
+        new_value[worse], new_gradient[worse] = problem.value_and_gradient(moved[worse], active[worse])
+    return moved, new_value, new_gradient
