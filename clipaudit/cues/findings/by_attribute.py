@@ -23,7 +23,9 @@ from clipaudit.cues.findings.verdicts import (
     CellSize,
     VerdictCase,
     headline,
+    images_needed,
     labels_needed,
+    low_limit,
     needs,
     verdicts,
 )
@@ -213,7 +215,24 @@ def _missing(
             sizes[conflicting] = min(own, default=0.0)
         cells = [CellSize(what=f"{_where(words, conflicting)}", n=n) for conflicting, n in sizes.items()]
         reasons = _reasons(first)
-    return needs(case, outcome, cue.word, cells, None if first is None else first.gap.state, reasons)
+    missing = needs(case, outcome, cue.word, cells, None if first is None else first.gap.state, reasons)
+    # where the association holds, a rise that may be chance is what keeps it from a verdict
+    against = None if first is None or outcome is not Verdict.INCONCLUSIVE else images_against(first)
+    if against is None or not case.association.above_delta:
+        return missing
+    what = f"images that go against the cue, such as {_where(words, True)}, among the scored ones"
+    return (Need(what=what, images=against), *missing)
+
+
+def images_against(measured: rules.MeasuredReliance) -> int | None:
+    """Conflicting images that would show, if it stays, that taking the cue out mends more of them than chance does;
+    None where something else is missing."""
+    effect = measured.effect
+    if effect is None or not measured.hangs_on_it or effect.specific:
+        return None
+    rise = effect.net_conflict_rise
+    # its n counts conflicting images alone: those few make both the rise and the DiD unsure
+    return images_needed(rise, 0.0) if (rise.value or 0.0) > 0 and low_limit(rise) <= 0 else None
 
 
 def _where(words: Words, conflicting: bool) -> str:
