@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import shutil
 import statistics
 import subprocess
@@ -61,6 +62,12 @@ def tar_seconds(source: Path, out: Path) -> float:
     return time.perf_counter() - start
 
 
+def cpu_of_children() -> float:
+    """User and system seconds of all processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def main() -> None:
     parser = parser_for(__doc__)
     parser.add_argument("--files", type=int, default=20_000)
@@ -76,13 +83,16 @@ def main() -> None:
         script.write_text(_MEASURED)
         source = work / "source"
         write_files(source, options.files, options.bytes)
-        tars, packs, inners, peaks = [], [], [], []
+        tars, packs, inners, peaks, cpus = [], [], [], [], []
         for _ in range(options.rounds):
+            before = cpu_of_children()
             tars.append(tar_seconds(source, work / "tar"))
+            between = cpu_of_children()
             seconds, inner, peak = pack_seconds(script, source, work / "packed", options.workers, options.shard_mb)
             packs.append(seconds)
             inners.append(inner)
             peaks.append(peak)
+            cpus.append((between - before, cpu_of_children() - between))
             shutil.rmtree(work / "tar")
             shutil.rmtree(work / "packed")
         tar, pack, inner = (statistics.median(seconds) for seconds in (tars, packs, inners))
@@ -91,6 +101,8 @@ def main() -> None:
         print(f"pack  {pack:7.3f} s  {options.files / pack:9,.0f} files/s  ({options.workers} workers)")
         print(f"pack  {inner:7.3f} s  {options.files / inner:9,.0f} files/s  without the start of Python")
         print(f"pack's speed is {tar / pack:.2f} of tar's, {tar / inner:.2f} without the start of Python")
+        tar_cpu, pack_cpu = (statistics.median(pair[side] for pair in cpus) for side in (0, 1))
+        print(f"CPU seconds of all processes: tar {tar_cpu:.3f}, pack {pack_cpu:.3f}")
         print(f"peak memory {max(peaks) / 1e6:,.0f} MB")
         if options.memory_files:
             many = work / "many"

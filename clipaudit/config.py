@@ -265,6 +265,10 @@ class JobConfig:
     """Paths or URLs with brace ranges and globs."""
     out: str
     """Run directory, a local path or any fsspec URL."""
+    append: bool = False
+    """Add the shards that the run does not have, and finish those that it has."""
+    moved: tuple[str, ...] = ()
+    """`FROM=TO`: shards that the run recorded below FROM are below TO now."""
     fields: FieldsConfig = field(default_factory=FieldsConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -31,6 +31,7 @@ from clipaudit.cues.result.finding_parts import (
     Verdict,
     strength_word,
 )
+from clipaudit.cues.result.mistake_parts import AnswererErrors, DoubtfulLabel, DoubtfulLabels, ErrorSlice, LabelPair
 from clipaudit.cues.result.panels import (
     AttributeTable,
     ClassDifference,
@@ -48,6 +49,7 @@ from clipaudit.cues.result.panels import (
     Shift,
     ShiftRow,
     SourceFacts,
+    StateRead,
     Trust,
 )
 from clipaudit.cues.result.reliance_parts import (
@@ -87,6 +89,65 @@ def sample(number: int, label: int = 1, value: str = "water", key: str | None = 
         predicted_without=CLASSES[label],
         value=value,
         score=0.31 - 0.01 * number,
+    )
+
+
+def error_slice(answerer: str = "rehearsed") -> ErrorSlice:
+    return ErrorSlice(
+        id="5ca1ab1e0000",
+        answerer=answerer,
+        class_name="waterbird",
+        label=1,
+        kind="text",
+        name="a sketch",
+        value=None,
+        description="“waterbird” that looks like “a sketch”",
+        sentence="Of 206 images of “waterbird” that look like “a sketch” 61 % [53, 69] are wrong, of 350 others 9 %.",
+        same=("a pencil drawing",),
+        fit=0.31,
+        no_good_word=True,
+        images=412,
+        wrong=around(0.61, 0.08, 206),
+        others=around(0.09, 0.03, 350),
+        difference=around(0.52, 0.08, 556),
+        lift=around(6.8, 1.9, 556),
+        share_of_errors=0.8,
+        taken_for=(("landbird", 250),),
+        q=1e-12,
+        wrong_examples=(sample(40, value="land"), sample(41, value="land")),
+        right_examples=(sample(42),),
+    )
+
+
+def answerer_errors(answerer: str = "rehearsed", *slices: ErrorSlice) -> AnswererErrors:
+    count = f"{len(slices)} kinds of images are wrong more often" if slices else "The errors look random"
+    return AnswererErrors(
+        answerer=answerer,
+        images=2897,
+        wrong=312,
+        searched=CLASSES,
+        too_few=(),
+        tests=5,
+        slices=slices,
+        sentence=f"It is wrong on 312 of 2,897 images. {count}.",
+    )
+
+
+def doubtful_labels() -> DoubtfulLabels:
+    image = replace(sample(50, value="land"), predicted="landbird")
+    return DoubtfulLabels(
+        images=4795,
+        contradicted=60,
+        listed=34,
+        fdr=0.15,
+        expected_wrong=28.9,
+        wrong_share=0.01,
+        pairs=(
+            LabelPair(label="waterbird", looks_like="landbird", images=30),
+            LabelPair(label="landbird", looks_like="waterbird", images=4),
+        ),
+        examples=(DoubtfulLabel(image=image, margin=-0.93, rate=0.02, duplicate_conflict=False),),
+        sentence="34 of 4,795 labels to look at: about 29 of them are wrong (false-discovery rate 15 %).",
     )
 
 
@@ -488,6 +549,8 @@ def unlabelled_result(classes_from: ClassesFrom = "caption", *findings: Finding)
         findings=findings,
         map=(point,) * len(findings),
         groups=(),
+        errors=(),
+        labels=None,
         trust=replace(found.trust, accuracy=found.trust.accuracy if classes_from == "caption" else None),
         data=replace(
             found.data,
@@ -529,6 +592,8 @@ def example_result() -> AuditResult:
         model=MODEL,
         model_fingerprint="0f" * 32,
         run_fingerprint="a1" * 8,
+        state=StateRead(generation=0, committed_at="2026-11-01T12:00:00+00:00"),
+        test_state=None,
         verdict=Verdict.CONFIRMED,
         sentence=findings[0].sentence,
         findings=findings,
@@ -600,7 +665,10 @@ def example_result() -> AuditResult:
             ),
             heads=(HeadShift(head="L03H05", distance=0.31, toward="a lake", away="a forest"),),
         ),
+        errors=(answerer_errors("rehearsed", error_slice()), answerer_errors("given:resnet")),
+        labels=doubtful_labels(),
         rehearsal=None,
+        given=(),
         hygiene=Hygiene(
             unreadable={"undecodable": 2},
             unreadable_examples={"undecodable": "birds-000000.tar: 000017: it is empty"},
@@ -633,7 +701,7 @@ def example_result() -> AuditResult:
             mean_source="/runs/birds, attributes.split = train, every label with equal weight",
             placebo=Placebo(draws=199, cues=2, answerers=1, rows=4000, believed=1, rate=0.0025, rate_of_any=0.005),
             level=0.995,
-            sources=(SourceFacts(name="shard", levels=3, icc=0.001, p=0.4, used=False),),
+            sources=(SourceFacts(name="shard", levels=3, icc=0.001, p=0.4, used=False, rows=4000),),
             embedding_share=0.64,
             limits=("Only direct effects of heads are measured.", "What CLIP does not see is not found."),
         ),
@@ -712,4 +780,7 @@ def example_rows() -> dict[str, pa.Table]:
             {"finding": finding, **identity, "score": pa.array(np.linspace(0.3, -0.2, 6)), "rank": pa.array(number + 1)}
         ),
         "review": pa.table({"finding": finding, **identity, "reason": reason}),
+        "slices": pa.table(
+            {"answerer": pa.array(["rehearsed"] * 6), "slice": pa.array([error_slice().id] * 6), **identity}
+        ),
     }

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from clipaudit.config import LabelMoments
+from clipaudit.job.protocol import Task
 from clipaudit.run.basis import write_basis
 from clipaudit.run.directory import RunDirectory, new_attempt
+from clipaudit.run.growth import Growth
 from clipaudit.run.moments_accumulator import MomentsAccumulator
 from clipaudit.run.projections import ProjectionWriter
 from clipaudit.run.records import CommitRecord, Manifest
@@ -27,6 +30,7 @@ SPEC = TableSpec(
 )
 MEMORY = 16 * 10**9
 """For indexes built in the tests' own process, whatever that has grown to."""
+TIMES = ("2026-10-01T10:00:00+00:00", "2026-11-01T10:00:00+00:00", "2026-12-01T10:00:00+00:00")
 
 
 def tower_spec(layers: int, heads: int, head_dim: int, embed_dim: int, last: int = 4) -> TableSpec:
@@ -115,11 +119,15 @@ def write_attempt(
     label_moments: LabelMoments = "auto",
     batch: int = 32,
     row_group_bytes: int = 32 * 2**20,
+    task: Task | None = None,
 ) -> CommitRecord:
-    """What a worker does with a shard's results; the record that it would hand to the driver."""
-    attempt = new_attempt()
+    """What a worker does with a shard's results; the record that it would hand to the driver.
+
+    With `task` the attempt is that of a driver.
+    """
+    attempt = new_attempt() if task is None else task.attempt
     run_dir.begin_attempt(shard.id, attempt, "test")
-    footer = {"fingerprint": "0123456789abcdef"}
+    footer = {"fingerprint": "0123456789abcdef" if task is None else task.run_fingerprint}
     writer = ProjectionWriter(run_dir, shard, attempt, spec, footer, row_group_bytes=row_group_bytes)
     moments = MomentsAccumulator(spec, label_moments)
     done = 0
@@ -186,3 +194,28 @@ def make_run(
         record = write_attempt(run_dir, shard, spec, samples, *make_vectors(spec, good, shard.id), **options)
         assert run_dir.commit(record)
     return run_dir
+
+
+def grown(directory: RunDirectory, sizes: Sequence[int], times: Sequence[str] = TIMES) -> RunDirectory:
+    """The same run as if it had been made in steps of these numbers of shards; each is committed an hour later."""
+    manifest = directory.open()
+    starts = [sum(sizes[:step]) for step in range(len(sizes))]
+    parts = [manifest.shards[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+    first = replace(manifest, shards=parts[0], created=times[0])
+    directory.storage.replace("run.json", first.to_json())
+    for number, part in enumerate(parts[1:], 1):
+        growth = Growth(generation=number, shards=part, clipaudit_version="0.1.0", created=times[number])
+        assert directory.grow(growth)
+    files = directory.run_files()
+    for number, part in enumerate(parts):
+        for shard in part:
+            record = directory.read_commit(shard.id)
+            assert record is not None
+            changed = replace(
+                record,
+                generation=number,
+                committed_at=times[number].replace("T10", "T11"),
+                run_files={name: files[name] for name in record.run_files},
+            )
+            directory.storage.replace(directory.commit_path(shard.id), changed.to_json())
+    return directory

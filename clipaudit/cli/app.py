@@ -20,6 +20,7 @@ from clipaudit.cli import (
     localize,
     pack,
     query,
+    rehearse,
     report,
     run,
 )
@@ -69,6 +70,7 @@ app.command("explore", cls=Command)(explore.explore)
 app.command("explain", cls=Command)(localize.explain)
 app.add_typer(evaluate.evaluate, name="evaluate")
 app.command("report", cls=Command)(report.report)
+app.command("rehearse", cls=Command)(rehearse.rehearse)
 app.command("demo", cls=Command)(demo.demo)
 app.command("demo-data", cls=Command)(demo.demo_data)
 app.command("doctor", cls=Command)(doctor.doctor)

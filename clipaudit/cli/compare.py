@@ -33,7 +33,9 @@ def compare(
     Reads the stored moments and the model's text encoder, no image, and writes into neither run. With `--out` the
     result also goes to `compare.json` there.
 
-    Example: `clipaudit compare runs/january runs/june --top 5`
+    A run is compared with what it was by `RUN@GENERATION` or `RUN@DATE`.
+
+    Example: `clipaudit compare runs/train@2026-11-01 runs/train --top 5`
     """
     at_least("--top", top, 1)
     from clipaudit.cli.console.compare import print_comparison

@@ -45,7 +45,6 @@ def explore(
     if not 0 <= port < 65536:
         raise UsageError(f"--port must lie in 0..65535, not {port}")
     from clipaudit.explorer.server import ExplorerOptions, serve_api
-    from clipaudit.explorer.tag_log import default_tags
 
     token = secrets.token_urlsafe(24) if write else ""
 
@@ -66,5 +65,5 @@ def explore(
         device=device,
         indexes=indexes,
         on_start=started,
-        explorer=ExplorerOptions(report=report, write=write, tags=tags or default_tags(run, write=write), token=token),
+        explorer=ExplorerOptions(report=report, write=write, tags=tags, token=token),
     )

@@ -109,6 +109,9 @@ def duplicates(
     bits: Annotated[int, option("Most bits of 64 in which two perceptual hashes differ [10].")] = 10,
     memory: MemoryOption = None,
     out: OutOption = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Compare only images of shards that came since, with all.")
+    ] = False,
     html: Annotated[
         Path | None, option("Also write a page with the largest clusters' pictures: one HTML file.")
     ] = None,
@@ -129,7 +132,7 @@ def duplicates(
     config = DuplicatesConfig(similarity=similarity, bits=bits, memory=None if memory is None else parse_memory(memory))
     with IndexReporter(quiet=as_json) as reporter:
         first, second = Run(run), None if other is None else Run(other)
-        result = find_duplicates(first, second, config, reporter.stage("embedding"), out)
+        result = find_duplicates(first, second, config, reporter.stage("embedding"), out, update=update)
     if html is not None:
         from clipaudit.retrieval.duplicates import read_table
         from clipaudit.retrieval.duplicates_page import duplicates_page

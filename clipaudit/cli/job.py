@@ -55,6 +55,17 @@ ImageKeyOption = Annotated[
         "Extension of the image, all after the name's first dot: input.jpg, '*.jpg' [jpg, png, ...].", panel="Table"
     ),
 ]
+AppendOption = Annotated[
+    bool | None, option("Add the shards to the run; those that it has are skipped and counted.", "--append")
+]
+MovedOption = Annotated[list[str] | None, option("FROM=TO: the run's shards below FROM are below TO now; repeatable.")]
+ConfigOption = Annotated[
+    Path | None, option("TOML or YAML file with these options; the command line wins.", "--config")
+]
+ComponentsOption = Annotated[
+    bool | None,
+    option("Also store each layer's attention sum, MLP term and class-token self-attention.", panel="Table"),
+]
 CompileOption = Annotated[
     bool | None, option("Run the model through torch.compile; gains nothing on CPUs.", "--compile", panel="Model")
 ]
@@ -71,9 +82,9 @@ TruncatedOption = Annotated[
 def audit(
     shards: ShardsArgument = None,
     out: Annotated[str | None, option("Run directory, a path or any fsspec URL; the same command resumes it.")] = None,
-    config_file: Annotated[
-        Path | None, option("TOML or YAML file with these options; the command line wins.", "--config")
-    ] = None,
+    append: AppendOption = None,
+    moved: MovedOption = None,
+    config_file: ConfigOption = None,
     model: Annotated[
         str | None, option("open_clip name, model directory, hf-hub:ORG/NAME or demo [ViT-B-32].", panel="Model")
     ] = None,
@@ -100,10 +111,7 @@ def audit(
     layers: Annotated[
         str | None, option("Stored layers: all, a number of last layers, or 8,10 or 8-11 [4].", panel="Table")
     ] = None,
-    components: Annotated[
-        bool | None,
-        option("Also store each layer's attention sum, MLP term and class-token self-attention.", panel="Table"),
-    ] = None,
+    components: ComponentsOption = None,
     label_moments: Annotated[
         str | None, option("Per-label moments a shard stores: auto, all or none [auto].", panel="Table")
     ] = None,
@@ -150,6 +158,8 @@ def audit(
     options: OptionTree = {
         "shards": shards or None,
         "out": out,
+        "append": append,
+        "moved": moved or None,
         "model": {
             "name": model,
             "pretrained": pretrained,

@@ -36,7 +36,13 @@ def where_option(what: str, panel: str | None = None) -> Any:  # noqa: ANN401 - 
 ROWS, TEXTS = "Rows", "Texts"
 """Panels of the help."""
 
-RunArgument = Annotated[str, typer.Argument(help="Run directory, a local path or any fsspec URL.", show_default=False)]
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Run directory, a local path or any fsspec URL; RUN@2 or RUN@2026-11-01 is what it was.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 SeedOption = Annotated[int, option("Of everything that is drawn at random [0].")]
 OutOption = Annotated[str | None, option("Directory for the results, a path or URL [inside the run].")]

@@ -22,6 +22,7 @@ from clipaudit.cli.options import (
 from clipaudit.errors import UsageError
 
 if TYPE_CHECKING:
+    from clipaudit.cues.answerers.predictions import Scale
     from clipaudit.cues.options import AuditOptions
     from clipaudit.cues.report.document import Report
     from clipaudit.cues.result.finding_parts import ClassesFrom
@@ -49,9 +50,30 @@ AttributeOption = Annotated[
 ]
 SplitOption = Annotated[
     str | None,
-    option("Column with train and test: ties from train, reliance from test; json:split or split.", panel=ROWS),
+    option(
+        "Column whose rows with train train and give the ties; all others are scored: split or json:split.", panel=ROWS
+    ),
 ]
-TestRunOption = Annotated[str | None, option("Another run of the same model to measure reliance on.", panel=ROWS)]
+TestRunOption = Annotated[
+    str | None, option("Another run of the same model to score: reliance is measured on it.", panel=ROWS)
+]
+RehearseOption = Annotated[
+    bool,
+    typer.Option(
+        "--rehearse/--no-rehearse", help="Train a linear probe: what would a model learn here?", rich_help_panel=CUES
+    ),
+]
+PredictionsOption = Annotated[
+    list[str] | None,
+    option(
+        "Your model's answers: NAME=FILE, a table with key (or shard and key) and label, or score:CLASS of each class;"
+        " repeatable.",
+        panel=CUES,
+    ),
+]
+ScoresOption = Annotated[
+    str | None, option("What those scores are: probability, percent or logit [probability].", panel=CUES)
+]
 ClusterOption = Annotated[
     str | None, option("Column whose equal values are one source, such as photographer [equal pictures].", panel=ROWS)
 ]
@@ -113,6 +135,9 @@ def report(
     templates: TemplatesOption = "imagenet",
     margin: MarginOption = 0.05,
     clean_labels: CleanLabelsOption = False,
+    rehearse: RehearseOption = True,
+    predictions: PredictionsOption = None,
+    scores: ScoresOption = None,
     fail_on: FailOnOption = None,
     require_evidence: EvidenceOption = False,
     waivers: WaiversOption = None,
@@ -140,7 +165,7 @@ def report(
 
     opened_run, opened_test_run = Run(run), None if test_run is None else Run(test_run)
     config = ReportConfig(
-        out=out or f"{opened_run.directory.url}/reports/report",
+        out=out or f"{opened_run.directory.url}/{opened_run.folder('reports/report')}",
         fail_on=parse_fail_on(listed(fail_on) or ("confirmed",)),
         require_evidence=require_evidence,
         waivers=load_waivers(waivers),
@@ -158,11 +183,13 @@ def report(
         core=tuple(core or ()),
         margin=margin,
         clean_labels=clean_labels,
+        rehearse=rehearse,
+        predictions=tuple(predictions or ()),
+        scores=cast("Scale | None", scores),
         cluster=cluster,
         environment=environment,
-        # Associations are taken from the training rows, the reliance on a cue from the test rows.
-        where=() if column is None else (f"{column}=train",),
-        test_where=() if column is None else (f"{column}=test",),
+        # associations are taken from the training rows, the reliance on a cue from the others
+        split=column,
         seed=seed,
     )
     result = _audit(opened_run, opened_test_run, options, device)

@@ -9,6 +9,7 @@ import numpy as np
 from clipaudit.arrays import Bools, Ints
 from clipaudit.cues.measure.context import Context, Progress
 from clipaudit.cues.measure.controls import STRENGTHS, negative_control, positive_control
+from clipaudit.cues.measure.declared_columns import SPLIT
 from clipaudit.cues.result.finding_parts import ClassesFrom
 from clipaudit.cues.result.panels import (
     Controls,
@@ -18,8 +19,9 @@ from clipaudit.cues.result.panels import (
 )
 from clipaudit.cues.result.reliance_parts import Placebo
 from clipaudit.cues.statistics.intervals import accuracy
+from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
 from clipaudit.heads.zeroshot import near_chance
-from clipaudit.statistics import Proportion
+from clipaudit.statistics import Proportion, p_text
 
 _DIRECT: Final = (
     "Only direct effects of attention heads on the class token are measured; MLPs and what later layers read from a"
@@ -98,6 +100,7 @@ def trust_of(context: Context, controls: Controls, hygiene: Hygiene, placebo: Pl
     guessing = zero_shot_right is not None and near_chance(zero_shot_right, len(context.names))
     if guessing:
         limits.insert(0, _GUESSING if context.classes_from == "label" else _STRANGERS)
+    limits[:0] = _of_sources(context)
     total = float(context.embedding.astype(np.float64).var(axis=0).sum())
     explained = float(context.scan.heads_sum.astype(np.float64).var(axis=0).sum())
     return Trust(
@@ -112,12 +115,46 @@ def trust_of(context: Context, controls: Controls, hygiene: Hygiene, placebo: Pl
         placebo=placebo,
         level=context.level,
         sources=tuple(
-            SourceFacts(name=test.name, levels=test.levels, icc=test.icc, p=test.p, used=test is context.source)
+            SourceFacts(
+                name=test.name,
+                levels=test.levels,
+                icc=test.icc,
+                p=test.p,
+                used=test is context.source,
+                rows=test.rows,
+            )
             for test in context.sources
         ),
         embedding_share=explained / total if total > 0 else 0.0,
         limits=tuple(limits),
     )
+
+
+def _of_sources(context: Context) -> list[str]:
+    """What was found of sources, on how many images it was looked for, and whether splits are mixed (S2b)."""
+    sentences = []
+    n, source = len(context.facts), context.source
+    if source is not None:
+        name = source.name.removeprefix("attributes.")
+        sentences.append(
+            f"Images of one {name} are alike beyond their class (intraclass correlation {source.icc:.3f},"
+            f" {p_text(source.p)}, {source.rows:,} images): intervals are those of {source.levels} different ones, and"
+            " with fewer than eight nothing is decided."
+        )
+    sampled = [test for test in context.sources if test.rows < 0.5 * n]
+    if sampled:
+        most = max(test.rows for test in sampled)
+        sentences.append(f"Sources of images that are alike were looked for in {most:,} of {n:,} images.")
+    split = context.facts.attributes.get(SPLIT)
+    if split is not None:
+        counts = np.bincount(split.codes[split.codes >= 0], minlength=len(split.values))
+        names = [name for name, count in zip(split.values, counts, strict=True) if count >= MIN_INDEPENDENT]
+        if len(names) > 1:
+            sentences.append(
+                f"These images are of several splits ({', '.join(names)}), and all numbers are those of their mixture:"
+                " --split measures ties on one and reliance on the other."
+            )
+    return sentences
 
 
 def right_answers(context: Context) -> tuple[Ints, Bools] | None:

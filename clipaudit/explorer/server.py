@@ -21,7 +21,7 @@ from clipaudit.explorer.problems import PROBLEMS, invalid, problem, refused
 from clipaudit.explorer.search_routes import IMAGE_PATH, SEARCH_PATH, add_reading, add_search
 from clipaudit.explorer.server_limits import Guard, PromptProtocol
 from clipaudit.explorer.study_routes import add_study
-from clipaudit.explorer.tag_log import TagLog
+from clipaudit.explorer.tag_log import TagLog, default_tags
 from clipaudit.explorer.uploads import Uploads
 from clipaudit.explorer.wall_routes import PICTURES_PATH, RequestReader, add_pictures, add_thumbnails, add_wall
 from clipaudit.explorer.workspace import Workspace
@@ -44,7 +44,7 @@ class ExplorerOptions:
     write: bool = False
     """Whether images may be tagged."""
     tags: Path | None = None
-    """File of the tags; None for none."""
+    """File of the tags; None for `default_tags`."""
     token: str = ""
     """What a request that writes must carry."""
 
@@ -68,7 +68,9 @@ def create_app(
     if explorer is None and not retriever.available():
         raise UsageError(f"the run at {run.directory.url} has no index yet: `clipaudit index {run.directory.url}`")
     options = explorer or ExplorerOptions()
-    tags = None if options.tags is None else TagLog(options.tags)
+    tags = None
+    if explorer is not None:
+        tags = TagLog(explorer.tags or default_tags(run.directory.url, write=explorer.write))
     workspace = Workspace(run, report=options.report, tags=tags, write=options.write, device=device)
     app = FastAPI(
         title="clipaudit",

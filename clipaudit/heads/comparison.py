@@ -158,7 +158,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
 
 def _run_json(run: Run, rows: Rows, count: int) -> dict[str, Any]:
     where = list(rows.where)
-    return {"run": run.directory.url, "fingerprint": run.manifest.fingerprint, "where": where, "rows": count}
+    return {"run": run.url, "fingerprint": run.manifest.fingerprint, "where": where, "rows": count}
 
 
 def _head_json(move: HeadDrift, pool: TextPool) -> dict[str, Any]:

@@ -246,7 +246,7 @@ def description_json(description: Description) -> dict[str, Any]:
     run, config, pool = description.run, description.config, description.pool
     shared = description.shared
     return {
-        "run": run.directory.url,
+        "run": run.url,
         "fingerprint": run.manifest.fingerprint,
         "model": run.manifest.model["fingerprint"],
         "rows": description.rows,

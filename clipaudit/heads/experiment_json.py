@@ -14,7 +14,7 @@ def question_json(question: Experiment) -> dict[str, Any]:
     """What an experiment asks, as plain JSON values."""
     run, config = question.run, question.config
     return {
-        "run": run.directory.url,
+        "run": run.url,
         "fingerprint": run.manifest.fingerprint,
         "model": run.manifest.model["fingerprint"],
         "classes": {"source": question.names.source, "names": list(question.names.names)},

@@ -50,7 +50,7 @@ def render(description: Description, ends: dict[str, list[Ends]]) -> str:
     heads = [_head(words, description, ends[words.head], thumbnails, missing) for words in by_share]
     return render_page(
         template_environment("clipaudit.heads").get_template("heads.html"),
-        run=run.directory.url,
+        run=run.url,
         model=run.manifest.identity["model"],
         rows=description.rows,
         where=description.config.rows.described,

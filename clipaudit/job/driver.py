@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from clipaudit.config import JobConfig, fingerprint
 from clipaudit.errors import RunInvalid, RunNotFound
+from clipaudit.job.advice import pack_advice
 from clipaudit.job.engines import make_pool
 from clipaudit.job.fields import fields_of
+from clipaudit.job.new_labels import refuse_other_labels
 from clipaudit.job.progress import Tally
 from clipaudit.job.protocol import Observer, Pool, WorkerFacts
 from clipaudit.job.scheduler import Scheduler
+from clipaudit.job.shard_list import ShardList, list_shards
 from clipaudit.run.directory import RunDirectory
+from clipaudit.run.growth import Growth
 from clipaudit.run.moments_file import moments_bytes
-from clipaudit.run.records import Manifest, compare_manifests
+from clipaudit.run.reader import Run
+from clipaudit.run.records import Manifest, compare_models, compare_options
 from clipaudit.run.upkeep import RunStatus, status
 from clipaudit.schema import SCHEMA_VERSION, VERSION, Shard
 from clipaudit.shards.fields import parse_fields
@@ -68,6 +74,12 @@ class Reporter(Observer):
     def listed(self, shards: int, committed: int) -> None:
         """The job has so many shards, and so many of them are committed already."""
 
+    def appending(self, known: int, new: int) -> None:
+        """Of the shards that `--append` names, the run has so many already, and so many are added to it."""
+
+    def comparing(self, shards: int, nbytes: int) -> None:
+        """The contents of so many shards are read, because their times differ from what the run recorded."""
+
     def plan(self, plan: Plan) -> None:
         """A worker is ready and the run directory is open."""
 
@@ -111,20 +123,28 @@ def run_job(
     stop = threading.Event() if stop is None else stop
     parse_fields(config.fields)  # its errors are told before the shards are listed and the model is loaded
     run_dir = RunDirectory(config.out)
-    shards = tuple(expand(config.shards))
-    committed = run_dir.committed_ids() if _refuse_mismatch(run_dir, config, shards) else set()
-    reporter.listed(len(shards), len(committed))
-    pending = [shard for shard in shards if shard.id not in committed]
-    if pending:
+    _refuse_other_options(run_dir, config)  # only what is known without the model; the rest is compared with it
+    asked = tuple(expand(config.shards))
+    listed = _list_shards(run_dir, config, asked, reporter)
+    if config.append:
+        reporter.appending(listed.known, len(listed.new))
+    reporter.listed(len(listed.shards), listed.committed)
+    if listed.pending:
         fields, mixed = fields_of(config, run_dir)
-        lack = warn_of_first_samples(pending[0], fields)
+        if config.append and listed.new:
+            refuse_other_labels(Run(run_dir), listed.new, fields)
+        lack = warn_of_first_samples(listed.pending[0], fields)
         for sentence in filter(None, (mixed, lack)):
             reporter.warning(sentence)
-        _process(config, run_dir, make_pool(config) if pool is None else pool, reporter, stop, shards, pending)
-    result = status(config.out)
+        _process(config, run_dir, make_pool(config) if pool is None else pool, reporter, stop, asked, listed)
+    result = status(run_dir)
     reporter.done(result)
     _refuse_losses(config, result)
     return result
+
+
+def _list_shards(run_dir: RunDirectory, config: JobConfig, asked: tuple[Shard, ...], reporter: Reporter) -> ShardList:
+    return list_shards(run_dir, asked, append=config.append, moved=config.moved, comparing=reporter.comparing)
 
 
 def _process(
@@ -133,31 +153,60 @@ def _process(
     pool: Pool,
     reporter: Reporter,
     stop: threading.Event,
-    shards: tuple[Shard, ...],
-    pending: list[Shard],
+    asked: tuple[Shard, ...],
+    listed: ShardList,
 ) -> None:
     scheduler = Scheduler(run_dir, pool, config.execution, stop, reporter)
     try:
         facts = scheduler.first_worker()
-        manifest = run_dir.create_or_resume(make_manifest(config, facts, shards))
+        manifest = make_manifest(config, facts, asked)
+        if listed.history is not None or not run_dir.create(manifest) or not run_dir.storage.exclusive:
+            run_dir.prepare()
+            stored = run_dir.open()
+            compare_options(stored, manifest.identity, run_dir.url)
+            compare_models(stored, manifest, run_dir.url)
+            listed = _joined(config, run_dir, reporter, asked, manifest)
         if not run_dir.storage.exclusive:
             reporter.warning(
                 f"{run_dir.url}: this store cannot refuse to overwrite a file, so run only one job at a time on it"
             )
-        committed = len(shards) - len(pending)
+        samples = estimate_samples(listed.shards)
+        if (advice := pack_advice(listed.shards, samples, facts.table)) is not None:
+            reporter.warning(advice)
         reporter.plan(
             Plan(
-                shards=shards,
-                committed=committed,
-                bytes_in=sum(shard.size for shard in shards),
-                estimated_samples=estimate_samples(shards),
+                shards=listed.shards,
+                committed=listed.committed,
+                bytes_in=sum(shard.size for shard in listed.shards),
+                estimated_samples=samples,
                 facts=facts,
             )
         )
-        tally = Tally(shards_total=len(shards), shards_committed=committed)
-        scheduler.run(pending, manifest.fingerprint, tally)
+        tally = Tally(shards_total=len(listed.shards), shards_committed=listed.committed)
+        scheduler.run(listed.pending, manifest.fingerprint, tally, listed.generation_of)
     finally:
         pool.close()
+
+
+def _joined(
+    config: JobConfig, run_dir: RunDirectory, reporter: Reporter, asked: tuple[Shard, ...], manifest: Manifest
+) -> ShardList:
+    """The command's shards once those that are new belong to the run.
+
+    Of two drivers that append at the same time one is first to create the generation; the other looks again.
+    """
+    while True:
+        listed = _list_shards(run_dir, config, asked, reporter)
+        if not listed.new or listed.history is None:
+            return listed
+        run_dir.grow(
+            Growth(
+                generation=listed.history.generation + 1,
+                shards=listed.new,
+                clipaudit_version=manifest.clipaudit_version,
+                packages=manifest.packages,
+            )
+        )
 
 
 def make_manifest(config: JobConfig, facts: WorkerFacts, shards: tuple[Shard, ...]) -> Manifest:
@@ -174,18 +223,10 @@ def make_manifest(config: JobConfig, facts: WorkerFacts, shards: tuple[Shard, ..
     )
 
 
-def _refuse_mismatch(run_dir: RunDirectory, config: JobConfig, shards: tuple[Shard, ...]) -> bool:
-    """Compare an existing run with this command before a model is loaded; False when there is no run yet.
-
-    Raises RunMismatch that names what differs.
-    """
-    try:
-        stored = run_dir.open()
-    except RunNotFound:
-        return False
-    # Only what is known without the model is compared here; create_or_resume compares the rest.
-    compare_manifests(stored, replace(stored, identity=config.identity(), shards=shards), run_dir.url)
-    return True
+def _refuse_other_options(run_dir: RunDirectory, config: JobConfig) -> None:
+    """RunMismatch when the run that is there has other options than this command."""
+    with contextlib.suppress(RunNotFound):
+        compare_options(run_dir.open(), config.identity(), run_dir.url)
 
 
 def _refuse_losses(config: JobConfig, result: RunStatus) -> None:

@@ -36,6 +36,8 @@ class Task:
     """Of the run's configuration and weights; goes into the files' footers."""
     max_seconds: float
     """The worker gives the attempt up after this time."""
+    generation: int = 0
+    """That added the shard to the run."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 
@@ -64,6 +64,7 @@ class Scheduler:
         self._committed: SimpleQueue[Future[bool]] = SimpleQueue()
         self._facts: WorkerFacts | None = None
         self._fingerprint = ""
+        self._generation_of: Callable[[int], int] = lambda shard_id: 0
         self._tally = Tally(shards_total=0, shards_committed=0)
         self._ticked_at = self._listed_at = -float("inf")
 
@@ -79,13 +80,21 @@ class Scheduler:
                 self._handle_worker(event)
         return self._facts
 
-    def run(self, shards: Iterable[Shard], fingerprint: str, tally: Tally) -> None:
+    def run(
+        self,
+        shards: Iterable[Shard],
+        fingerprint: str,
+        tally: Tally,
+        generation_of: Callable[[int], int] = lambda shard_id: 0,
+    ) -> None:
         """Process `shards`; returns when each is committed or recorded as failed. `tally` is kept up to date.
+
+        `generation_of` names the generation that added a shard, for its commit record.
 
         Raises Interrupted once a requested stop has let the running shards finish, WorkersUnavailable when no worker
         can be started or none gets through a shard, and StorageFull when the run's file system is full.
         """
-        self._fingerprint, self._tally = fingerprint, tally
+        self._fingerprint, self._tally, self._generation_of = fingerprint, tally, generation_of
         self._failed_before = frozenset(self._run_dir.failed_ids())
         # All are due at once. Largest first: a large shard that starts last would run alone at the end.
         self._queue = [(0.0, -shard.size, shard.id, shard) for shard in shards]
@@ -113,6 +122,7 @@ class Scheduler:
                 attempt=new_attempt(),
                 run_fingerprint=self._fingerprint,
                 max_seconds=self._config.max_shard_seconds,
+                generation=self._generation_of(shard.id),
             )
             self._running[task.attempt] = (task, now)
             self._pool.submit(task)

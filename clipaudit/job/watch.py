@@ -56,8 +56,7 @@ class Watcher:
     def __init__(self, run: str | RunDirectory) -> None:
         """Open a run, by its path or URL. Raises RunNotFound when there is none."""
         self._directory = run if isinstance(run, RunDirectory) else RunDirectory(run)
-        manifest = self._directory.open()
-        self._sizes = {shard.id: shard.size for shard in manifest.shards}
+        self._sizes = {shard.id: shard.size for shard in self._directory.history().shards}
         self._bytes_in = sum(self._sizes.values())
         self._known: set[int] = set()
         self._recent: list[CommitRecord] = []

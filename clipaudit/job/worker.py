@@ -354,6 +354,8 @@ def _commit_record(
         truncated=report.truncated,
         input_size=task.shard.size,
         input_etag=task.shard.etag,
+        input_sha256=report.sha256,
+        generation=task.generation,
         bytes_good=report.bytes_good,
         missing_attributes=report.missing,
         bad_attributes=report.bad,

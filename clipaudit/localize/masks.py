@@ -209,7 +209,12 @@ def cut_mask(mask: Mask, frame: Frame, size: tuple[int, int]) -> Mask:
 
 
 def covered(mask: Mask, grid: tuple[int, int]) -> Float32s:
-    """(patches,) share of each of a grid's patches that is object, 0..1; mask (h, w) is above 0 on an object."""
-    inside = torch.from_numpy((mask > 0).astype(np.float32))[None]
-    shares: Float32s = torch.nn.functional.adaptive_avg_pool2d(inside, grid).flatten().numpy()
+    """(patches,) float32, share of the picture's part of each of a grid's patches that is object, 0..1.
+
+    mask (h, w) int32 is above 0 on an object and OUTSIDE where the model was shown padding; nan for patches of padding
+    alone, which are neither on the object nor off it.
+    """
+    layers = torch.from_numpy(np.stack([mask > 0, mask != OUTSIDE]).astype(np.float32))
+    object_share, picture = torch.nn.functional.adaptive_avg_pool2d(layers, grid).flatten(1).numpy()
+    shares: Float32s = np.divide(object_share, picture, out=np.full_like(picture, np.nan), where=picture > 0)
     return shares

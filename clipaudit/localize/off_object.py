@@ -39,16 +39,17 @@ def off_shares(scores: Floats, cover: Floats, left_out: Bools | None = None) -> 
 
     Args:
         scores: (n, patches) floats, what patches add; what is below 0 is no mass.
-        cover: (n, patches) share of each patch that is object, 0..1.
+        cover: (n, patches) share of each patch that is object, 0..1; nan for padding, which counts as nothing.
         left_out: (n, patches) patches that count neither as mass nor as area: register-like ones, whose place means
             little.
 
     Returns:
         (n,) float64 each; shares 0..1, nan where an image has no mass, no object, or nothing but the object.
     """
-    counted = np.ones(scores.shape) if left_out is None else (~left_out).astype(np.float64)
+    picture = np.isfinite(cover)
+    counted = (picture if left_out is None else picture & ~left_out).astype(np.float64)
     by_patch = np.maximum(scores, 0).astype(np.float64) * counted
-    off, mass = 1 - cover.astype(np.float64), by_patch.sum(axis=1)
+    off, mass = np.where(picture, 1 - cover.astype(np.float64), 0.0), by_patch.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         area = (off * counted).sum(axis=1) / counted.sum(axis=1)
         share = (off * by_patch).sum(axis=1) / mass

@@ -153,6 +153,8 @@ def _unit(vectors: Float32s) -> Float32s:
 def check_covers(run: Run, card: IndexCard, shards: Mapping[int, str], *, stale: bool) -> str | None:
     """Compare an index with its run: None, or one sentence when the run has grown since and `stale` allows that.
 
+    An earlier state of a run (`RUN@2`) is searched in the index of the newest, which then holds other shards too.
+
     `shards`: the shards that the index covers, with the hashes of their rows. UsageError when the run has grown,
     RunMismatch when it is another run now.
     """
@@ -163,15 +165,18 @@ def check_covers(run: Run, card: IndexCard, shards: Mapping[int, str], *, stale:
         )
     for shard, sha256 in shards.items():
         record = records.get(shard)
+        if record is None and run.moment is not None:
+            continue
         if record is None or record.files[record.projections].sha256 != sha256:
             raise RunMismatch(
                 f"the index of {card.name} holds rows of shard {shard} that the run at {where} no longer has: build it"
                 " again"
             )
-    if len(shards) == len(records):
+    covered = len(records.keys() & shards.keys())
+    if covered == len(records):
         return None
     sentence = (
-        f"the index of {card.name} is older than the run: it covers {len(shards):,} of {len(records):,} committed"
+        f"the index of {card.name} is older than the run: it covers {covered:,} of {len(records):,} committed"
         f" shards; `clipaudit index {where} --update` adds the others"
     )
     if not stale:

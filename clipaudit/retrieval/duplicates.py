@@ -19,6 +19,7 @@ from clipaudit.arrays import Bools, Float32s, Ints
 from clipaudit.errors import IntegrityError, RunMismatch, UsageError
 from clipaudit.retrieval.build import BuildTask, Progress, construct, prepared
 from clipaudit.retrieval.card import EMBEDDING, Space
+from clipaudit.retrieval.duplicate_links import Links, compared_shards, known_links, known_shards
 from clipaudit.retrieval.plan import threads_here
 from clipaudit.retrieval.rowmap import RowMap, segment_of, segments_for
 from clipaudit.retrieval.vector_index import VectorIndex, threads
@@ -86,6 +87,8 @@ def find_duplicates(
     config: DuplicatesConfig,
     progress: Progress = lambda stage, share: None,
     out: str | None = None,
+    *,
+    update: bool = False,
 ) -> Duplicates:
     """Clusters of near-duplicates of one run; with `other`, of images of `other` and those of `run` that they copy.
 
@@ -94,6 +97,9 @@ def find_duplicates(
     `index`, `key`, `label`, its nearest copy, and `keep`, true for one image of each cluster. RunMismatch when the two
     runs are of different models, UsageError when a run has no ok image, nothing can be written, or the index of the
     embeddings does not fit into the memory.
+
+    With `update` the images of shards that were committed since the run's own table was written are compared with all,
+    and the others are not compared again. UsageError when there is no table to add to.
     """
     if other is not None and other.manifest.model["fingerprint"] != run.manifest.model["fingerprint"]:
         raise RunMismatch(
@@ -101,6 +107,8 @@ def find_duplicates(
         )
     target = run.directory if out is None else RunDirectory(out)
     require_writable(target, _directory(other) if out is None else "")
+    earlier = _earlier(run, other, config) if update else None
+    known = set() if earlier is None else earlier[0]
     with tempfile.TemporaryDirectory(prefix="clipaudit-") as scratch, threads(threads_here()):
         # row segments are shared by indexes; here they are needed once, and a run may be read-only
         place = RunDirectory(f"{scratch}/rows")
@@ -108,7 +116,7 @@ def find_duplicates(
         rows = RowMap(run, segments, verify=False, place=place)
         asked = rows if other is None else RowMap(other, segments_for(other, (), place), verify=False, place=place)
         task = BuildTask(
-            run=run.directory.url,
+            run=run.url,
             name=EMBEDDING,
             metric="raw",
             segments=segments,
@@ -121,8 +129,12 @@ def find_duplicates(
         vectors.mkdir()
         made = construct(run, task, list(rows.shards), space, vectors, progress)
         index, effort, recall = made.opened(vectors)
-        stream = prepared(other or run, EMBEDDING, list(asked.shards), space)
-        best = _links(index, effort, stream, rows, asked, config, other is None, progress)
+        shards = [shard for shard in asked.shards if shard not in known]
+        numbers = np.flatnonzero(np.isin(asked.table["shard_id"].to_numpy(), shards))
+        stream = prepared(other or run, EMBEDDING, shards, space)
+        best = _links(index, effort, stream, rows, asked, config, other is None, numbers, progress)
+        if earlier is not None:
+            best = Links.joined([known_links(earlier[1], rows), best])
         table = _table(rows, asked, best, within=other is None)
         result = _summary(run, other, rows, asked, table, config, recall)
     return _publish(run, other, result, table, out)
@@ -155,6 +167,22 @@ def read_clusters(run: Run, other: Run | None = None) -> pa.Table | None:
         ) from error
 
 
+def _earlier(run: Run, other: Run | None, config: DuplicatesConfig) -> tuple[set[int], pa.Table]:
+    """The shards that the run's own table compared, and that table; UsageError when nothing can be added to it."""
+    if other is not None:
+        raise UsageError("--update adds to the duplicates within one run: leave out the other run, or --update")
+    storage, directory = run.directory.storage, run.folder(_directory(None))
+    try:
+        summary = json.loads(storage.read(f"{directory}/{SUMMARY}"))
+        with storage.open(f"{directory}/{TABLE}") as file:
+            table = pq.read_table(file)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"the run at {run.url} has no duplicates to update: leave out --update") from None
+    except ValueError as error:
+        raise IntegrityError(f"{storage.full(directory)} is damaged: leave out --update") from error
+    return known_shards(run, summary, config.similarity, config.bits), table
+
+
 def _contents(run: Run, other: Run | None) -> list[str]:
     """What the compared runs hold, for `summary.json`."""
     runs = [run] if other is None else [run, other]
@@ -168,20 +196,6 @@ def _directory(other: Run | None) -> str:
     return f"{FOLDER}/with-{name}"
 
 
-@dataclass(eq=False)
-class _Links:
-    """m pairs of near-duplicates."""
-
-    first: Ints
-    """(m,) rows of the indexed run."""
-    second: Ints
-    """(m,) rows of the asked run."""
-    cosine: Float32s
-    """(m,) of their embeddings."""
-    bits: Ints
-    """(m,) in which their perceptual hashes differ."""
-
-
 def _links(
     index: VectorIndex,
     effort: int,
@@ -190,16 +204,20 @@ def _links(
     asked: RowMap,
     config: DuplicatesConfig,
     within: bool,
+    numbers: Ints,
     progress: Progress,
-) -> _Links:
-    """The pairs of asked and indexed rows that are alike by embedding and by perceptual hash."""
+) -> Links:
+    """The pairs of asked and indexed rows that are alike by embedding and by perceptual hash.
+
+    `stream` has the embeddings of the asked rows with these `numbers` (m,), in their order.
+    """
     hashes, others = _hashes(rows), _hashes(asked)
     pairs: list[tuple[Ints, Ints, Float32s, Ints]] = []
     start = 0
     for batch in stream:
         # within a run one more, because each image is its own nearest
         scores, neighbours = index.search(_unit(batch), min(_NEIGHBOURS + within, len(index)), effort)
-        second = np.broadcast_to(np.arange(start, start + len(batch))[:, None], neighbours.shape)
+        second = np.broadcast_to(numbers[start : start + len(batch), None], neighbours.shape)
         # stored embeddings are unit up to rounding, so products are cosines
         alike = (neighbours >= 0) & (scores >= config.similarity - _SLACK)
         if within:
@@ -209,9 +227,9 @@ def _links(
         near = distance <= config.bits
         pairs.append((first[near], second[near], cosine[near], distance[near]))
         start += len(batch)
-        progress("compare", start / max(len(asked), 1))
+        progress("compare", start / max(len(numbers), 1))
     columns = [np.concatenate(parts) for parts in zip(*pairs, strict=True)] if pairs else [np.empty(0, np.int64)] * 4
-    return _Links(*columns)
+    return Links(*columns)
 
 
 def _unit(vectors: Float32s) -> Float32s:
@@ -257,7 +275,7 @@ def clusters_of(first: Ints, second: Ints, size: int) -> Ints:
             return parent
 
 
-def _table(rows: RowMap, asked: RowMap, links: _Links, *, within: bool) -> pa.Table:
+def _table(rows: RowMap, asked: RowMap, links: Links, *, within: bool) -> pa.Table:
     """Number the clusters: one row an image of one, sorted by cluster."""
     # between two runs the nodes of the second follow those of the first
     offset = 0 if within else len(rows)
@@ -290,7 +308,7 @@ def _table(rows: RowMap, asked: RowMap, links: _Links, *, within: bool) -> pa.Ta
     ).take(pa.array(order))
 
 
-def _nearest(first: Ints, second: Ints, links: _Links, size: int) -> tuple[Ints, Float32s, Ints]:
+def _nearest(first: Ints, second: Ints, links: Links, size: int) -> tuple[Ints, Float32s, Ints]:
     """For each node its most similar partner, their cosine and bits."""
     source, target = np.concatenate([first, second]), np.concatenate([second, first])
     cosine, bits = np.tile(links.cosine, 2), np.tile(links.bits, 2)
@@ -343,7 +361,7 @@ def _summary(
     largest = np.argsort(-sizes, kind="stable")[:5]
     examples = [table.filter(pa.array(cluster == number)).slice(0, 1).to_pylist()[0] for number in largest.tolist()]
     return Duplicates(
-        runs=(run.directory.url,) if other is None else (run.directory.url, other.directory.url),
+        runs=(run.url,) if other is None else (run.url, other.url),
         similarity=config.similarity,
         bits=config.bits,
         images=(len(rows),) if other is None else (len(rows), len(asked)),
@@ -358,10 +376,10 @@ def _summary(
 
 def _publish(run: Run, other: Run | None, result: Duplicates, table: pa.Table, out: str | None) -> Duplicates:
     directory = _directory(other)
-    summary = {**asdict(result), "contents": _contents(run, other)}
+    summary = {**asdict(result), "contents": _contents(run, other), "shards": compared_shards(run)}
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     files = {TABLE: sink.getvalue().to_pybytes(), SUMMARY: json.dumps(summary, indent=1, default=str)}
     publish(run, directory, files, out)
-    place = f"{Storage(out).full()}" if out is not None else run.directory.storage.full(directory)
+    place = f"{Storage(out).full()}" if out is not None else run.directory.storage.full(run.folder(directory))
     return replace(result, table=f"{place}/{TABLE}")

@@ -146,7 +146,7 @@ class HeadIndex:
 
     def _allowed(self, where: Names) -> Bools | None:
         filters = as_names(where)
-        return self.mask(filters) if filters else None
+        return self.mask(filters) if filters or self.row_map.in_state is not None else None
 
     # -- rows --------------------------------------------------------------------------------------------------------
 

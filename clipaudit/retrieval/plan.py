@@ -69,6 +69,10 @@ def plan(config: IndexConfig) -> list[BuildTask]:
     run is left out.
     """
     run, place = Run(config.run), RunDirectory(config.out or config.run)
+    if run.moment is not None:
+        raise UsageError(
+            f"indexes are of the newest state: leave out @{run.moment.text}; queries of {run.url} leave out later rows"
+        )
     if not len(run):
         raise UsageError(f"the run at {run.directory.url} has no images to index{run.lost_images()}")
     names = config.heads

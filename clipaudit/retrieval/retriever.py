@@ -222,7 +222,7 @@ class Retriever:
         first = indexes[0]
         _check_count(question.k, len(first))
         where = as_names(question.where)
-        allowed = self._mask(first.name, where) if where else None
+        allowed = self._mask(first.name, where) if where or first.row_map.in_state is not None else None
         search = _Search(indexes, question, allowed)
         hits, notes = search.hits()
         if allowed is not None and not allowed.any() and (why := first.row_map.why_empty(where)):
@@ -311,7 +311,8 @@ class _Search:
         if copies:
             self._notes.append(f"{copies} copies of images that are shown were left out")
         if len(places) < k and (self._question.k is not None or self._allowed is not None):
-            why = "the filter lets no more through" if self._allowed is not None else "there are no more"
+            why = "there are no more" if self._allowed is None else "no more pass the filter or belong to that state"
+            why = "the filter lets no more through" if self._question.where else why
             self._notes.append(f"{len(places)} of {k} images: {why}")
         parts = self._parts(numbers[places]) if len(self._indexes) > 1 else [{}] * len(places)
         ranked = zip(self._rows.rows(numbers[places]), scores[places], parts, strict=True)

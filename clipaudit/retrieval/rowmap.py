@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
 
+from clipaudit.arrays import Bools
 from clipaudit.errors import IntegrityError
 from clipaudit.retrieval.card import FOLDER, ROWS
 from clipaudit.retrieval.row_table import RowTable
@@ -26,7 +28,7 @@ from clipaudit.run.derived import LocalFiles, published, stored
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run
 from clipaudit.run.records import CommitRecord, StoredFile
-from clipaudit.schema import OK, arrow_schema
+from clipaudit.schema import OK, Names, arrow_schema
 
 _TABLE: Final = "rows.arrow"
 _SEGMENT: Final = "segment.json"
@@ -153,11 +155,28 @@ class RowMap(RowTable):
         source = f"the run at {url}"
         if lacks_captions:
             source = f"the index of {source}, which was built without captions (`clipaudit index {url}` adds them)"
-        types = recorded_types(run.records.values(), run.spec)
+        newest = run if run.moment is None else Run(run.directory)  # the table may have rows of later generations
+        types = recorded_types(newest.records.values(), run.spec)
         if run.joined:
-            table, joined = _with_joined(run, table)
+            table, joined = _with_joined(newest, table)
             types = {**(types or {}), **joined}
         super().__init__(run, table, starts, source, types)
+
+    def mask(self, where: Names) -> Bools:
+        """(n,) which rows pass a filter, or each of several, and belong to the state of the run that is read.
+
+        UsageError as in `parse_filter`.
+        """
+        passed = super().mask(where) if where else np.ones(len(self), np.bool_)
+        return passed if self.in_state is None else passed & self.in_state
+
+    @cached_property
+    def in_state(self) -> Bools | None:
+        """(n,) which rows belong to an earlier state of the run; None for the newest, where all do."""
+        if self._run.moment is None or self.shards.keys() <= self._run.records.keys():
+            return None
+        chosen = np.fromiter(self._run.records, np.int64, len(self._run.records))
+        return np.isin(self.table["shard_id"].to_numpy(), chosen)
 
 
 def _with_joined(run: Run, table: pa.Table) -> tuple[pa.Table, dict[str, pa.DataType]]:

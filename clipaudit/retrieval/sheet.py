@@ -77,7 +77,7 @@ def contact_sheet(
     facts = {
         "model": run.manifest.model.get("name", ""),
         "weights": run.manifest.model.get("fingerprint", ""),
-        "run": run.directory.url,
+        "run": run.url,
         "images": f"{len(run):,}",
     }
     query_facts = _facts(query.row) if query.row else []

@@ -29,9 +29,10 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 def publish(run: Run, directory: str, files: Mapping[str, Any], out: str | None = None) -> str:
     """Write files (bytes as they are, text as UTF-8, all else as JSON) into a directory of the run; returns its URL.
 
-    An older directory of that name is replaced as a whole, and `SHA256SUMS` is written beside the files. With `out`, a
-    path or URL, the files go there instead, each replaced at once, and other files there stay. UsageError when writing
-    is not allowed, StorageFull when there is no space left.
+    Results of an earlier state of the run (`RUN@2`) go beside those of the newest one: `heads@2`. An older directory
+    of that name is replaced as a whole, and `SHA256SUMS` is written beside the files. With `out`, a path or URL, the
+    files go there instead, each replaced at once, and other files there stay. UsageError when writing is not allowed,
+    StorageFull when there is no space left.
     """
     contents = {name: _bytes(content) for name, content in files.items()}
     if out is not None:
@@ -41,7 +42,7 @@ def publish(run: Run, directory: str, files: Mapping[str, Any], out: str | None 
             storage.replace(name, content)
         return storage.url
     contents[SUMS] = sums_text({name: hashlib.sha256(content).hexdigest() for name, content in contents.items()})
-    storage = run.directory.storage
+    directory, storage = run.folder(directory), run.directory.storage
     with storage_errors(storage.full(directory)), run.directory.publish(directory) as aside:
         for name, content in contents.items():
             storage.replace(storage.relative(f"{aside}/{name}"), content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
 import uuid
@@ -14,6 +15,7 @@ from typing import Any
 
 from clipaudit.errors import ClipauditError, IntegrityError, RunNotFound, StoreUnavailable
 from clipaudit.redact import private_url
+from clipaudit.run.growth import GROWTH, MOVES, Growth, History, Moment, Move, history_of, split_moment
 from clipaudit.run.records import CommitRecord, FailureRecord, Manifest, StoredFile, compare_manifests, now
 from clipaudit.storage.directory import Storage, storage_errors
 from clipaudit.storage.local import TEMPORARY
@@ -68,16 +70,55 @@ class RunDirectory:
 
     def create(self, manifest: Manifest) -> bool:
         """Begin the run by writing `run.json`; False when there is a run here already."""
-        self.storage.make_directories(["", PROJECTIONS, MOMENTS, COMMITTED, FAILED, ATTEMPTS])
+        self.prepare()
         return self.storage.create(MANIFEST, manifest.to_json())
 
+    def prepare(self) -> None:
+        """Make the directories that a job writes into; a run that was copied may lack those that were empty."""
+        self.storage.make_directories(["", PROJECTIONS, MOMENTS, COMMITTED, FAILED, ATTEMPTS])
+
     def open(self) -> Manifest:
-        """The run's manifest; RunNotFound when there is none, IntegrityError when it is damaged."""
+        """The run's manifest as it was created; RunNotFound when there is none, IntegrityError when it is damaged.
+
+        `history` also knows the shards that were added later, and where all of them are now.
+        """
         try:
             data = self.storage.read(MANIFEST)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise RunNotFound(f"there is no run at {self.url}: {MANIFEST} is not there") from error
+            name, at, behind = self.url.rpartition("@")
+            mistaken = at and "/" not in behind and RunDirectory(name).exists()
+            hint = f"; behind the @ of {name} give a generation, or a date such as 2026-11-01" if mistaken else ""
+            raise RunNotFound(f"there is no run at {self.url}: {MANIFEST} is not there{hint}") from error
         return Manifest.from_json(data, self.storage.full(MANIFEST))
+
+    def history(self) -> History:
+        """The manifest with all that was appended and moved since; RunNotFound, IntegrityError for damaged records."""
+        manifest = self.open()
+        growths = [Growth.from_json(data, where) for where, data in self._numbered(GROWTH)]
+        moves = [Move.from_json(data, where) for where, data in self._numbered(MOVES)]
+        return history_of(manifest, growths, moves, self.url)
+
+    def grow(self, growth: Growth) -> bool:
+        """Add a generation of shards; False when another driver has added one of this number."""
+        return self._create_numbered(GROWTH, growth.generation, growth.to_json())
+
+    def move(self, move: Move) -> bool:
+        """Record where shards are now; False when another driver has made a record of this number."""
+        return self._create_numbered(MOVES, move.number, move.to_json())
+
+    def _create_numbered(self, folder: str, number: int, data: bytes) -> bool:
+        self.storage.make_directories([folder])
+        path = f"{folder}/{number:06d}.json"
+        # A store can create the file and lose its answer, and is then asked again: the content tells whose it is.
+        return self.storage.create(path, data) or self.storage.read(path) == data
+
+    def _numbered(self, folder: str) -> Iterator[tuple[str, bytes]]:
+        """(full path, content) of the records of a folder, in the order of their numbers."""
+        names = [name for name in self.storage.names(folder) if _RECORD_NAME.fullmatch(name)]
+        paths = [f"{folder}/{name}" for name in sorted(names, key=lambda name: int(name.removesuffix(".json")))]
+        for path, data in zip(paths, self.storage.read_many(paths), strict=True):
+            if data is not None:
+                yield self.storage.full(path), data
 
     def create_or_resume(self, manifest: Manifest) -> Manifest:
         """Begin the run, or resume the one that is here; returns the manifest that counts, the stored one.
@@ -256,3 +297,15 @@ class RunDirectory:
             target.rename(old)
         Path(self.storage.full(aside)).rename(target)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def opened_place(place: str | os.PathLike[str]) -> tuple[RunDirectory, Moment | None]:
+    """A run's directory and the state that is asked for: `RUN@GENERATION`, `RUN@2026-11-01`, or the newest of `RUN`.
+
+    A path or URL that exists by its whole name wins. UsageError for a date that does not exist.
+    """
+    text = os.fspath(place)
+    run, moment = split_moment(text)
+    if moment is None or RunDirectory(text).storage.exists(""):
+        return RunDirectory(text), None
+    return RunDirectory(run), Moment.parse(moment)

@@ -11,13 +11,15 @@ from typing import Final
 from clipaudit.errors import IntegrityError
 from clipaudit.run.checksums import SUMS, is_sealed, read_sums
 from clipaudit.run.directory import ATTEMPTS, BASIS, COMMITTED, FAILED, MANIFEST, MOMENTS, PROJECTIONS, RunDirectory
+from clipaudit.run.growth import GROWTH, MOVES
 from clipaudit.run.records import MALFORMED, ColumnRecord, CommitRecord, StoredFile, is_as_written
 from clipaudit.storage.local import TEMPORARY
 
 _READ_BYTES: Final = 4 * 2**20
 _CARD: Final = "card.json"
 _PLAIN_NAME: Final = re.compile(r"\w[\w.-]*")
-_OF_THE_JOB: Final = tuple(f"{folder}/" for folder in (PROJECTIONS, MOMENTS, COMMITTED, FAILED, ATTEMPTS))
+_RECORDS: Final = (COMMITTED, FAILED, GROWTH, MOVES)
+_OF_THE_JOB: Final = tuple(f"{folder}/" for folder in (PROJECTIONS, MOMENTS, ATTEMPTS, *_RECORDS))
 _SAFETENSORS: Final = ".safetensors"
 _COLUMN_RECORD: Final = re.compile(r"columns/[^/]+\.json")
 
@@ -68,8 +70,8 @@ def check_run_files(directory: RunDirectory, records: Iterable[CommitRecord]) ->
 
 
 def check_records(directory: RunDirectory) -> Iterator[str]:
-    """The records of commits and failures against the digests in them."""
-    for folder in (COMMITTED, FAILED):
+    """The records of commits, failures, growth and moves against the digests in them."""
+    for folder in _RECORDS:
         paths = [f"{folder}/{name}" for name in directory.storage.names(folder) if name.endswith(".json")]
         for path, data in zip(paths, directory.storage.read_many(paths), strict=True):
             if data is not None and not is_as_written(data):

@@ -85,7 +85,7 @@ def check(run: str | RunDirectory, *, remainder_tolerance: float | None = None) 
         else {name: float(np.quantile(sample, q)) for name, q in (("0.5", 0.5), ("0.99", 0.99), ("0.999", 0.999))}
     )
     return CheckReport(
-        run=reader.directory.url,
+        run=reader.url,
         shards=len(reader.records),
         rows=sum(record.rows for record in reader.records.values()),
         problems=tuple(problems),
@@ -99,8 +99,9 @@ def check(run: str | RunDirectory, *, remainder_tolerance: float | None = None) 
 def _check_shard(reader: Run, record: CommitRecord, tolerance: float) -> tuple[list[str], Float32s]:
     """Problems of one shard, and the remainders of its ok rows."""
     none = np.zeros(0, np.float32)
-    shard = next((shard for shard in reader.manifest.shards if shard.id == record.shard_id), None)
-    if shard is None or shard.url != record.url:
+    recorded = reader.history.recorded
+    listed = record.shard_id < len(recorded)
+    if not listed or record.url not in reader.history.homes(recorded[record.shard_id].url):
         return [f"shard {record.shard_id} ({record.url}) is committed, but is not in run.json"], none
     damaged = list(check_files(reader.directory, record.files, "committed"))
     if damaged:

@@ -267,7 +267,7 @@ class Run(RunTables):
         except ClipauditError as error:  # a repr must not raise
             coverage = str(error)
         return RunSummary(
-            url=self.directory.url,
+            url=self.url,
             model=str(self.manifest.model.get("name", "")),
             heads=self.spec.heads,
             head_dim=self.spec.head_dim,

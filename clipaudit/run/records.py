@@ -29,6 +29,7 @@ _MAX_LENGTH = 2**16  # numbers of one vector
 _Record = TypeVar("_Record")
 _QUOTED_CHARACTERS = 60
 _DIGEST_DIGITS = 16
+_SHARD_FILE = re.compile(r"projections/(\d+)-\w+\.parquet|moments/(\d+)-\w+\.safetensors", re.ASCII)
 _DIGEST_END = re.compile(rb',"digest":"([^"]*)"}$')
 
 
@@ -63,8 +64,8 @@ class Manifest:
     @staticmethod
     def from_json(data: bytes, where: str) -> Manifest:
         """Read back; `where` names the file. IntegrityError when it is damaged, RunMismatch when of another version."""
-        manifest = _parse(Manifest, data, where, RunMismatch)
-        wrong = _wrong_table(manifest.table) or _wrong_shards(manifest.shards)
+        manifest = parse_record(Manifest, data, where, RunMismatch)
+        wrong = _wrong_table(manifest.table) or wrong_shards(manifest.shards)
         if wrong:
             raise IntegrityError(f"{where} is damaged: {wrong}")
         return manifest
@@ -103,6 +104,10 @@ class CommitRecord:
     input_size: int
     """Bytes of the shard."""
     input_etag: str = ""
+    input_sha256: str = ""
+    """Of the whole shard, hex digits, taken while it was read; empty in runs of version 0.1."""
+    generation: int = 0
+    """That added the shard to the run: 0 for those of `run.json`, then those of `growth/`."""
     bytes_good: int
     """Bytes of the shard up to the last complete member; equal to `input_size` when nothing was lost."""
     missing_attributes: dict[str, int] = field(default_factory=dict)
@@ -135,7 +140,7 @@ class CommitRecord:
 
     def to_json(self) -> bytes:
         """UTF-8 JSON on one line with a digest of itself; a run may have 100,000 of these."""
-        return _compact(self)
+        return one_line(self)
 
     @staticmethod
     def from_json(data: bytes, where: str) -> CommitRecord:
@@ -144,7 +149,7 @@ class CommitRecord:
         A record may name the two files of its own shard and no others, because a run from elsewhere must not make this
         process read or delete files outside of it.
         """
-        record = _parse(CommitRecord, data, where, IntegrityError)
+        record = parse_record(CommitRecord, data, where, IntegrityError)
         wrong = _wrong_commit(record)
         if wrong:
             raise IntegrityError(f"{where} is damaged: {wrong}")
@@ -169,12 +174,12 @@ class FailureRecord:
 
     def to_json(self) -> bytes:
         """UTF-8 JSON on one line with a digest of itself."""
-        return _compact(self)
+        return one_line(self)
 
     @staticmethod
     def from_json(data: bytes, where: str) -> FailureRecord:
         """Read back; IntegrityError naming `where` when it is damaged, partial or of another version."""
-        return _parse(FailureRecord, data, where, IntegrityError)
+        return parse_record(FailureRecord, data, where, IntegrityError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,12 +212,12 @@ class ColumnRecord:
 
     def to_json(self) -> bytes:
         """UTF-8 JSON on one line with a digest of itself."""
-        return _compact(self)
+        return one_line(self)
 
     @staticmethod
     def from_json(data: bytes, where: str) -> ColumnRecord:
         """Read back; IntegrityError naming `where` when it is damaged, of another version, or names a foreign file."""
-        record = _parse(ColumnRecord, data, where, IntegrityError)
+        record = parse_record(ColumnRecord, data, where, IntegrityError)
         own = re.compile(rf"columns/{re.escape(record.name)}-[0-9a-f]{{12}}\.parquet", re.ASCII)
         if COLUMN_NAME.fullmatch(record.name) is None or own.fullmatch(record.path) is None:
             raise IntegrityError(f"{where} is damaged: it names {record.path!r}, which is no file of {record.name!r}")
@@ -239,9 +244,9 @@ def _wrong_table(table: TableSpec) -> str:
     return ""
 
 
-def _wrong_shards(shards: tuple[Shard, ...]) -> str:
-    """What cannot be right about a list of shards, in words, or nothing."""
-    for position, shard in enumerate(shards):
+def wrong_shards(shards: tuple[Shard, ...], first: int = 0) -> str:
+    """What cannot be right about a list of shards whose ids begin with `first`, in words, or nothing."""
+    for position, shard in enumerate(shards, first):
         if shard.id != position or not 0 <= shard.size <= _MAX_COUNT or not shard.url or "\0" in shard.url:
             return f"shard {position} of the list is shard {shard.id}, {shard.url!r}, of {shard.size} bytes"
     return ""
@@ -253,9 +258,9 @@ def _wrong_commit(record: CommitRecord) -> str:
     if not all(0 <= count <= _MAX_COUNT for count in counts):
         return "a count is negative or too large"
     number = f"{record.shard_id:06d}"
-    own = re.compile(rf"(?:projections/{number}-\w+\.parquet|moments/{number}-\w+\.safetensors)", re.ASCII)
     for name, stored in record.files.items():
-        if own.fullmatch(name) is None:
+        match = _SHARD_FILE.fullmatch(name)
+        if match is None or number not in match.groups():
             return f"it names {name!r}, which is no file of shard {record.shard_id}"
         if not 0 <= stored.bytes <= _MAX_COUNT:
             return f"{name} of {stored.bytes} bytes"
@@ -263,8 +268,8 @@ def _wrong_commit(record: CommitRecord) -> str:
     return "" if len(kinds) == len(record.files) == 2 else "it does not name the two files of its shard"
 
 
-def _compact(record: CommitRecord | FailureRecord | ColumnRecord) -> bytes:
-    """One line of JSON, whose last member `digest` is the hash of the line without it."""
+def one_line(record: object) -> bytes:
+    """A record (a dataclass) as one line of JSON, whose last member `digest` is the hash of the line without it."""
     # not asdict, which copies every dictionary: that is noticeable for a driver of 100,000 shards
     line = json.dumps(vars(record), default=vars, ensure_ascii=False, separators=(",", ":")).encode()
     return line[:-1] + b',"digest":"' + _digest(line) + b'"}'
@@ -285,7 +290,7 @@ def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(cast(Any, kind))
 
 
-def _parse(kind: type[_Record], data: bytes, where: str, newer: type[IntegrityError | RunMismatch]) -> _Record:
+def parse_record(kind: type[_Record], data: bytes, where: str, newer: type[IntegrityError | RunMismatch]) -> _Record:
     """A record from its JSON; `newer` is raised for another schema version, IntegrityError for anything else wrong."""
     try:
         record: _Record = _adapter(cast(Hashable, kind)).validate_json(data, strict=True)
@@ -317,14 +322,24 @@ def _refuse_version(data: bytes, where: str, newer: type[IntegrityError | RunMis
 
 def compare_manifests(stored: Manifest, asked: Manifest, url: str) -> None:
     """Compare what a resume asks for with the stored run; RunMismatch says in one sentence what differs."""
-    keys = sorted(stored.identity.keys() | asked.identity.keys())
-    changed = [key for key in keys if stored.identity.get(key) != asked.identity.get(key)]
+    compare_options(stored, asked.identity, url)
+    _compare_shards(stored.shards, asked.shards, url)
+    compare_models(stored, asked, url)
+
+
+def compare_options(stored: Manifest, identity: dict[str, Any], url: str) -> None:
+    """RunMismatch that names the options (`JobConfig.identity`) which differ from the stored run's."""
+    keys = sorted(stored.identity.keys() | identity.keys())
+    changed = [key for key in keys if stored.identity.get(key) != identity.get(key)]
     if changed:
         listed = "; ".join(
-            f"{key} was {_quoted(stored.identity.get(key))}, now {_quoted(asked.identity.get(key))}" for key in changed
+            f"{key} was {_quoted(stored.identity.get(key))}, now {_quoted(identity.get(key))}" for key in changed
         )
         raise RunMismatch(f"{url} holds a run with other options ({listed}): give the same options, or another --out")
-    _compare_shards(stored.shards, asked.shards, url)
+
+
+def compare_models(stored: Manifest, asked: Manifest, url: str) -> None:
+    """RunMismatch when the weights or the table are not those of the stored run."""
     old, new = stored.model.get("fingerprint"), asked.model.get("fingerprint")
     if old != new:
         raise RunMismatch(

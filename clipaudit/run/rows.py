@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from clipaudit.arrays import ArrayHolder, Float32s
 from clipaudit.errors import UsageError
-from clipaudit.run.filter_columns import FilterColumns, value_text
+from clipaudit.run.filter_columns import FilterColumns, listed_values, value_text
 from clipaudit.run.filter_terms import Filter
-from clipaudit.run.filters import parse_filter, why_empty
+from clipaudit.run.filters import equal_to, parse_filter, why_empty
 from clipaudit.run.moments import Moments, merge, moments_of
 from clipaudit.run.projections import vectors_of
 from clipaudit.run.reader import Run
@@ -24,6 +24,8 @@ from clipaudit.run.vectors import as_objects
 from clipaudit.schema import IMAGE_PROPERTIES, OK, Names, as_tuples
 
 BATCH_ROWS: Final = 4096
+TRAIN: Final = "train"
+"""The value of a split's column whose rows train."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,32 @@ def group_column(run: Run, name: str) -> str:
             f" single values: choose rows with --where, {attribute} has TEXT"
         )
     return f"attributes.{attribute}"
+
+
+def split_filters(run: Run, name: str) -> tuple[str, str]:
+    """Filters of the rows that a split trains on, those with the value `train`, and of all others that have a value.
+
+    UsageError when the run lacks the column, no row has that value, or every row has.
+    """
+    column = filter_columns(run).find(group_column(run, name))
+    values: dict[str, None] = {}
+    for batch in run.batches([column.path[0]]):
+        distinct = pc.cast(pc.unique(column.single_values(batch)), pa.string())
+        values.update(dict.fromkeys(distinct.to_pylist()))
+    others = sorted(set(values) - {TRAIN})
+    if TRAIN not in values:
+        raise UsageError(
+            f"--split {name}: no row of the run at {run.directory.url} has the value {TRAIN}; there is"
+            f" {listed_values(others) if others else 'none'}"
+        )
+    if not others:
+        raise UsageError(
+            f"--split {name}: every row of the run at {run.directory.url} has the value {TRAIN}, and none is left to"
+            " score; without --split every part is scored by what was learned from the others"
+        )
+    # one value is named: it says in the report what is scored
+    test = equal_to(column.name, others[0]) if len(others) == 1 else f"{column.name} != {TRAIN}"
+    return f"{column.name} = {TRAIN}", test
 
 
 def _unmeasured(run: Run, name: str) -> str:

@@ -39,6 +39,20 @@ class Coverage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunState:
+    """Which state of a run was read."""
+
+    generation: int
+    """The last one that was read, 0-based; each `audit --append` adds one."""
+    generations: int
+    """How many the run had by then."""
+    committed_at: str
+    """Time of the last commit that was read, ISO 8601, UTC; empty when nothing was committed."""
+    asked: str | None = None
+    """What was given behind the run's `@`; None for the newest state."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunSummary:
     """What is in a run."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -17,10 +18,12 @@ from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.run.classes import ClassNames, classes_beside
 from clipaudit.run.column_types import ColumnType, attribute_types, column_type, recorded_types, with_types
 from clipaudit.run.columns import ARROW_TYPES, JoinedValues, read_columns
-from clipaudit.run.directory import RunDirectory
+from clipaudit.run.directory import RunDirectory, opened_place
 from clipaudit.run.frames import flat_table, pandas_frame, polars_frame
+from clipaudit.run.growth import History
 from clipaudit.run.projections import stored_types, stream_table
 from clipaudit.run.records import ColumnRecord, CommitRecord, Manifest
+from clipaudit.run.summary import RunState
 from clipaudit.run.vectors import as_numpy, plain_column
 from clipaudit.schema import Names, TableSpec, arrow_schema, as_names
 
@@ -34,14 +37,48 @@ class RunTables:
     """What `Run` has beside vectors and moments; see there."""
 
     def __init__(self, path: str | os.PathLike[str] | RunDirectory) -> None:
-        self.directory = path if isinstance(path, RunDirectory) else RunDirectory(os.fspath(path))
-        self.manifest: Manifest = self.directory.open()
+        self.directory, self.moment = (path, None) if isinstance(path, RunDirectory) else opened_place(path)
+        newest = self.directory.history()
+        self.newest_generation = newest.generation
+        self.history: History = newest if self.moment is None else newest.at(self.moment, self.directory.url)
+        self.manifest: Manifest = replace(newest.manifest, shards=self.history.shards)
+        """As `run.json` has it, with the shards that were appended too, where they are now."""
         self.spec: TableSpec = self.manifest.table
+
+    @property
+    def url(self) -> str:
+        """The run's path or URL, with the `@` of an earlier state: what another command is given to read the same."""
+        return self.directory.url if self.moment is None else f"{self.directory.url}@{self.moment.text}"
+
+    def folder(self, name: str) -> str:
+        """Where in the run a result of this state goes: `heads`, and of an earlier state `heads@2`."""
+        return name if self.moment is None else f"{name}@{self.moment.text.replace(':', '')}"
 
     @cached_property
     def records(self) -> dict[int, CommitRecord]:
         """The commit records, in the order of shard ids."""
-        return self.directory.committed()
+        known = len(self.manifest.shards)
+        if self.moment is not None:
+            earlier = {shard for shard in self.directory.committed_ids() if shard < known}
+            records = self.directory.committed(earlier)
+            return {shard: record for shard, record in records.items() if self.moment.covers(record.committed_at)}
+        records = self.directory.committed()
+        if max(records, default=-1) < known:
+            return records
+        # The run has grown since this object was made: what was added then is not a part of it.
+        later = range(known, len(self.directory.history().shards))
+        return {shard: record for shard, record in records.items() if shard not in later}
+
+    @property
+    def state(self) -> RunState:
+        """Which generation and which time these records are of."""
+        times = [record.committed_at for record in self.records.values()]
+        return RunState(
+            generation=self.history.generation,
+            generations=self.newest_generation + 1,
+            committed_at=max(times, default=""),
+            asked=None if self.moment is None else self.moment.text,
+        )
 
     @property
     def files(self) -> list[str]:

@@ -21,6 +21,18 @@ YOUNG_SECONDS = 6 * 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
+class GenerationStatus:
+    """How far one generation of a run is."""
+
+    generation: int
+    """0 for the shards that the run began with, 1 for those of the first `audit --append`."""
+    created: str
+    """When its shards were added, ISO 8601, UTC."""
+    shards: int
+    committed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunStatus:
     """How far a run is."""
 
@@ -61,6 +73,8 @@ class RunStatus:
     """Ok rows divided by the seconds of their attempts, per worker; 0 when nothing was timed."""
     timings: dict[str, float]
     """Seconds by stage, over all committed shards."""
+    generations: tuple[GenerationStatus, ...]
+    """One for the run's beginning, and one for each append."""
     remarks: tuple[str, ...]
     """What a reader of the figures should know, one sentence each."""
     examples: dict[str, tuple[str, ...]]
@@ -86,7 +100,7 @@ def status(run: str | RunDirectory) -> RunStatus:
         notes.update(record.notes)
     total = timings.get("total", 0.0)
     return RunStatus(
-        run=directory.url,
+        run=reader.url,
         shards=coverage.shards,
         committed=coverage.committed,
         failed=len(failed),
@@ -104,8 +118,20 @@ def status(run: str | RunDirectory) -> RunStatus:
         bytes_orphaned=sum(entry.bytes for entry in entries if entry.path in orphans),
         images_per_second=coverage.ok / total if total > 0 else 0.0,
         timings=dict(timings),
+        generations=_generations(reader),
         remarks=tuple(_remarks(reader, failed)),
         examples=skipped_examples(records),
+    )
+
+
+def _generations(reader: Run) -> tuple[GenerationStatus, ...]:
+    history = reader.history
+    committed = Counter(map(history.generation_of, reader.records))
+    parts = [(history.manifest.created, history.manifest.shards)]
+    parts += [(growth.created, growth.shards) for growth in history.growths]
+    return tuple(
+        GenerationStatus(generation=number, created=created, shards=len(shards), committed=committed[number])
+        for number, (created, shards) in enumerate(parts)
     )
 
 

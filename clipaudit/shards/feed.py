@@ -45,6 +45,8 @@ class ReadReport:
     """One sentence with the byte offset when the tar is cut or holds junk; the samples before that are used."""
     bytes_good: int
     """Offset behind the last member that was read whole; the shard's size when nothing is wrong."""
+    sha256: str
+    """Of the whole shard as it was read, hex digits."""
     missing: dict[str, int]
     """Samples without a value, by attribute; captions are counted under `--caption`."""
     bad: dict[str, int]
@@ -104,6 +106,7 @@ class _End:
 
     truncated: str | None = None
     bytes_good: int = 0
+    sha256: str = ""
     read_seconds: float = 0.0
     left_out: OtherMembers | None = None
     error: BaseException | None = None
@@ -214,6 +217,7 @@ class ShardFeed:
             notes=dict(tally.notes),
             truncated=end.truncated,
             bytes_good=end.bytes_good,
+            sha256=end.sha256,
             missing=dict(tally.missing),
             bad=dict(tally.bad),
             kinds={name: sorted(tally.kinds.get(name, ())) for name in self._fields.attribute_names},
@@ -237,6 +241,7 @@ class ShardFeed:
             wants=self._fields.wants,
             complete=self._is_complete,
             max_member_bytes=self._config.max_member_bytes,
+            hashed=True,
         ) as reader:
             index = 0
             for group in reader:
@@ -255,6 +260,7 @@ class ShardFeed:
             return _End(
                 truncated=reader.truncated,
                 bytes_good=reader.bytes_good,
+                sha256=reader.sha256,
                 read_seconds=seconds,
                 left_out=reader.left_out,
             )

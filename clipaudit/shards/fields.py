@@ -28,7 +28,7 @@ from clipaudit.shards.field_values import (
     text_of_name,
     value_at,
 )
-from clipaudit.shards.image_header import IMAGE_EXTENSIONS, USUAL_EXTENSIONS
+from clipaudit.shards.image_names import IMAGE_EXTENSIONS, USUAL_EXTENSIONS
 from clipaudit.shards.labels import take_label
 
 CAPTION: Final = "--caption"  # counts of captions have this name, which no attribute can have

@@ -11,9 +11,6 @@ from clipaudit.shards.image_plugins import plugin_of, size_and_orientation
 
 Format: TypeAlias = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
 
-USUAL_EXTENSIONS: Final = frozenset({"jpg", "jpeg", "png", "webp"})
-IMAGE_EXTENSIONS: Final = USUAL_EXTENSIONS | {"jpe", "jfif", "gif", "bmp", "tif", "tiff", "avif"}
-"""Of the files that are read as a sample's image; where it has several, a usual one."""
 _PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _PNG_XMP: Final = b"XML:com.adobe.xmp\0\0"  # the second zero: not compressed
 _PNG_PIXEL_CHUNKS: Final = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")

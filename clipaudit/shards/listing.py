@@ -174,7 +174,7 @@ def _look_up(directory: str, texts: list[str]) -> dict[str, list[Stat]]:
         return {text: list(_pick(text, listing)) for text in texts}
     if globs:
         return {text: sorted(_deep_glob(text), key=lambda entry: entry.url) for text in texts}
-    entries = zip(texts, _stat_all([text.rstrip("/") for text in texts]), strict=True)
+    entries = zip(texts, stat_all([text.rstrip("/") for text in texts]), strict=True)
     return {text: [] if entry is None else [_as_file(entry)] for text, entry in entries}
 
 
@@ -260,7 +260,7 @@ def _deep_glob(text: str) -> list[Stat]:
         names = glob.glob(_literal_where_it_exists(local_path(text)), recursive=True)  # noqa: PTH207 - pathlib has no absolute patterns
     else:
         names = _reach(text, lambda: _remote_glob(text)) or []
-    return [entry for entry in _stat_all(names) if entry is not None and not entry.directory]
+    return [entry for entry in stat_all(names) if entry is not None and not entry.directory]
 
 
 def _literal_where_it_exists(path: str) -> str:
@@ -272,7 +272,8 @@ def _literal_where_it_exists(path: str) -> str:
     return "/".join([*map(glob.escape, parts[:known]), *parts[known:]])
 
 
-def _stat_all(urls: Sequence[str]) -> list[Stat | None]:
+def stat_all(urls: Sequence[str]) -> list[Stat | None]:
+    """`stat_shard` of each URL; remote ones, which are of one file system, in parallel."""
     if len(urls) <= 1 or is_local(urls[0]):
         return [stat_shard(url) for url in urls]
     with ThreadPoolExecutor(_STAT_THREADS) as threads:

@@ -8,7 +8,7 @@ from clipaudit.errors import ShardError
 from clipaudit.schema import MISSING_LABEL, OK, Shard
 from clipaudit.shards.field_values import MAX_JSON_BYTES, Origin
 from clipaudit.shards.fields import Fields, Values, extract
-from clipaudit.shards.image_header import IMAGE_EXTENSIONS
+from clipaudit.shards.image_names import IMAGE_EXTENSIONS
 from clipaudit.shards.reader import Group, ShardReader
 
 _IMAGE_NAMES: Final = ("img", "image")

@@ -10,10 +10,11 @@ import re
 import stat
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
-from clipaudit.shards.tar_writer import END_OF_ARCHIVE, member
+from clipaudit.shards.tar_writer import END_OF_ARCHIVE, SampleMembers
 
 PART: Final = ".part"
 """Suffix of a shard that is being written; what an interrupted pack leaves is removed by the next one."""
@@ -29,6 +30,9 @@ _SAFE: Final = re.compile(rf"[A-Za-z0-9-][A-Za-z0-9_-]{{0,{_STEM_CHARACTERS - 1}
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]+")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _EXTENSION: Final = re.compile(r"[a-z0-9]{1,8}")
+
+
+_quoted_once: Final = lru_cache(maxsize=4096)(_quoted)  # of names that many samples share
 
 
 class Omissions:
@@ -128,7 +132,7 @@ def write_shard(task: ShardTask) -> ShardSummary:
             for entry in task.entries:
                 data = images.read(entry, left_out)
                 if data is not None:
-                    file.writelines(_sample(task, entry, data, rows))
+                    file.writelines(_sample(task, entry, data, rows).parts)
                     summary.samples += 1
             file.write(END_OF_ARCHIVE)
             file.flush()
@@ -141,21 +145,27 @@ def write_shard(task: ShardTask) -> ShardSummary:
     return summary
 
 
-def _sample(task: ShardTask, entry: ImageEntry, data: bytes, rows: BinaryIO | None) -> list[bytes]:
-    """The bytes of a sample's files in the archive: the image, cls, json and txt."""
+def write_piece(task: ShardTask, threads: int, callers: int) -> ShardSummary:
+    """`write_shard` as an engine's `map_items` calls it: one thread writes a shard, however many there are."""
+    return write_shard(task)
+
+
+def _sample(task: ShardTask, entry: ImageEntry, data: bytes, rows: BinaryIO | None) -> SampleMembers:
+    """A sample's files in the archive: the image, cls, json and txt."""
     key, extension = key_of(entry.number, entry.name)
-    parts = [*member(f"{key}.{extension}".encode(), data)]
+    members = SampleMembers(key)
+    members.add(extension, data)
     if entry.label >= 0:
-        parts += member(f"{key}.cls".encode(), b"%d" % entry.label)
+        members.add("cls", b"%d" % entry.label)
     columns = b"{}"
     if rows is not None and entry.row >= 0:
         rows.seek(entry.row)
         columns = rows.readline().rstrip(b"\n")
-    parts += member(f"{key}.json".encode(), _document(task, entry, columns))
+    members.add("json", _document(task, entry, columns))
     caption = json.loads(columns).get(task.caption) if task.caption is not None else None
     if caption is not None and str(caption).strip():
-        parts += member(f"{key}.txt".encode(), str(caption).encode("utf-8", "backslashreplace"))
-    return parts
+        members.add("txt", str(caption).encode("utf-8", "backslashreplace"))
+    return members
 
 
 def _document(task: ShardTask, entry: ImageEntry, columns: bytes) -> bytes:
@@ -164,9 +174,9 @@ def _document(task: ShardTask, entry: ImageEntry, columns: bytes) -> bytes:
     # A name that is an extension alone was made up for bytes that came without one.
     first = [f'"path": {_quoted(as_text(path))}'] if not path.startswith(".") else []
     if entry.split:
-        first.append(f'"split": {_quoted(entry.split)}')
+        first.append(f'"split": {_quoted_once(entry.split)}')
     if task.class_names is not None and entry.label >= 0:
-        first.append(f'"label": {_quoted(task.class_names[entry.label])}')
+        first.append(f'"label": {_quoted_once(task.class_names[entry.label])}')
     head = ", ".join(first).encode()
     if columns == b"{}":
         return b"{%s}" % head
@@ -180,9 +190,13 @@ def key_of(number: int, name: str) -> tuple[str, str]:
     ('00000017-IMG_4_2', 'jpg')
     """
     stem, _, suffix = name.rpartition("/")[2].rpartition(".")
-    extension = suffix.lower() if _EXTENSION.fullmatch(suffix.lower()) else "jpg"
     safe = stem if _SAFE.fullmatch(stem) else _UNSAFE.sub("_", stem).strip("_")[:_STEM_CHARACTERS]
-    return (f"{number:08d}-{safe}" if safe else f"{number:08d}"), extension
+    return (f"{number:08d}-{safe}" if safe else f"{number:08d}"), _extension(suffix)
+
+
+@lru_cache(maxsize=256)
+def _extension(suffix: str) -> str:
+    return suffix.lower() if _EXTENSION.fullmatch(suffix.lower()) else "jpg"
 
 
 def as_text(name: str) -> str:

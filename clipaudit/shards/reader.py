@@ -9,15 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import IO, Any, Final, Self, cast
+from typing import Final, Self
 
-from clipaudit.errors import ShardChanged, ShardError, ShardUnreadable, UsageError
+from clipaudit.errors import ShardError, ShardUnreadable
 from clipaudit.schema import BAD_NAME, DUPLICATE_KEY, OK, Shard
-from clipaudit.shards.listing import Stat, is_local, stat_open, stat_shard
+from clipaudit.shards.content import HashedStream, open_shard, refuse_change, verify_unchanged
+from clipaudit.shards.listing import is_local, stat_open
 from clipaudit.shards.tar import EndedEarly, NotATar, TarMember, TarReader
-from clipaudit.storage.remote import LOCAL_PROTOCOLS, PatientFile, open_filesystem, protocols_of, remote_errors, retried
+from clipaudit.storage.remote import remote_errors
 
-_READ_AHEAD_BYTES: Final = 8 * 2**20  # of one request to an object store
 _ESTIMATE_BYTES: Final = 4 * 2**20  # read of each shard that samples are counted in
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 _NAMED_EXTENSIONS: Final = 6
@@ -90,27 +90,6 @@ class Group:
         return "nested_archive" if all(map(_ARCHIVE.fullmatch, self.extensions)) else None
 
 
-def verify_unchanged(shard: Shard) -> None:
-    """Compare a shard's size and etag with the recorded ones, by one stat.
-
-    Raises ShardUnreadable when it does not exist or cannot be reached, ShardChanged when its size or etag differs.
-    """
-    try:
-        now = stat_shard(shard.url)
-    except UsageError as error:
-        raise ShardUnreadable(str(error)) from error
-    if now is None:
-        raise ShardUnreadable(f"shard {shard.url} does not exist any more")
-    _refuse_change(shard, now)
-
-
-def _refuse_change(shard: Shard, now: Stat) -> None:
-    if now.size != shard.size:
-        raise ShardChanged(f"shard {shard.url} has {now.size} bytes now; the run recorded {shard.size}")
-    if now.etag != shard.etag:
-        raise ShardChanged(f"shard {shard.url} was rewritten: its etag is {now.etag}; the run recorded {shard.etag}")
-
-
 def estimate_samples(shards: Sequence[Shard]) -> int:
     """About how many samples the shards hold; 0 when none of those that are looked into can be read.
 
@@ -160,8 +139,9 @@ class ShardReader:
         wants: Callable[[str], bool],
         complete: Callable[[Mapping[str, Member]], bool],
         max_member_bytes: int,
+        hashed: bool = False,
     ) -> None:
-        """Open `shard`.
+        """Open `shard`; with `hashed` the iteration also takes the `sha256` of the whole file.
 
         `wants(extension)` says which members are read, `complete(members)` whether a group has all that are needed;
         members of more than `max_member_bytes` are not read. Raises ShardUnreadable when the file cannot be opened or
@@ -177,12 +157,16 @@ class ShardReader:
         verify_unchanged(shard)
         if shard.size == 0:
             raise ShardUnreadable(f"shard {shard.url} is empty (0 bytes)")
-        self._file = _open(shard)
-        self._tar = TarReader(self._file, shard.size, wants=self._wants_name, max_member_bytes=max_member_bytes)
+        self._file = open_shard(shard)
+        self._hashed = HashedStream(self._file) if hashed else None
+        stream = self._hashed or self._file
+        self._tar = TarReader(stream, shard.size, wants=self._wants_name, max_member_bytes=max_member_bytes)
         self._max_member_bytes = max_member_bytes
         self._by_name: dict[str, TarMember] | None = None
         self._key_digests: set[int] = set()
         self.truncated: str | None = None
+        self.sha256 = ""
+        """Of the whole file, hex digits, once the iteration has ended; empty unless it was asked for."""
         self.left_out = OtherMembers()
 
     def __enter__(self) -> Self:
@@ -210,6 +194,8 @@ class ShardReader:
         """
         try:
             yield from self._groups()
+            if self._hashed is not None:
+                self.sha256 = self._hashed.finish()
             self._verify_unchanged()
         except NotATar as error:
             raise ShardUnreadable(f"shard {self._shard.url} is not a plain tar: {error}") from None
@@ -222,7 +208,7 @@ class ShardReader:
         """Compare the shard with its record once more, after the last read."""
         if is_local(self._shard.url):
             # The file that is open, which is the one that was read even if another has its name by now.
-            _refuse_change(self._shard, stat_open(self._file, self._shard.url))
+            refuse_change(self._shard, stat_open(self._file, self._shard.url))
         else:
             verify_unchanged(self._shard)  # each range of a remote file is a request by name
 
@@ -288,7 +274,7 @@ class ShardReader:
         """The regular member that a link leads to; None when it is not in this archive."""
         if self._by_name is None:
             # Only shards with links pay for this: one more pass over the headers.
-            with _open(self._shard) as file:
+            with open_shard(self._shard) as file:
                 entries = TarReader(file, self._shard.size, wants=lambda _: False)
                 # `./a.jpg` and `a.jpg` are one file.
                 self._by_name = {posixpath.normpath(entry.name): entry for entry in entries}
@@ -300,7 +286,7 @@ class ShardReader:
         return None
 
     def _read_at(self, member: TarMember) -> bytes:
-        with _open(self._shard) as file:
+        with open_shard(self._shard) as file:
             file.seek(member.offset)
             return bytes(file.read(member.nbytes))
 
@@ -348,22 +334,3 @@ def _name_problem(name: str) -> str:
 def _sanitised(key: str) -> str:
     """A key with its separators, pairs of dots and control characters written as `\\xNN`."""
     return _UNSAFE.sub(lambda match: "".join(f"\\x{ord(character):02x}" for character in match[0]), key)
-
-
-def _open(shard: Shard) -> IO[bytes]:
-    """The shard's file, for sequential reads. Raises ShardUnreadable."""
-    try:
-        fs, path = open_filesystem(shard.url)
-        if LOCAL_PROTOCOLS.intersection(protocols_of(fs)):
-            local: IO[bytes] = fs.open(path, "rb")
-            return local
-        options: dict[str, Any] = {"block_size": _READ_AHEAD_BYTES, "cache_type": "readahead"}
-        file: IO[bytes] = retried(lambda: fs.open(path, "rb", **options), shard.url)
-    except remote_errors() as error:
-        raise ShardUnreadable(f"shard {shard.url} cannot be opened: {error}") from error
-    try:
-        file.seek(1)
-        file.seek(0)
-    except (ValueError, OSError):
-        return file  # a stream without ranges: when it breaks, the attempt starts again at byte 0
-    return cast(IO[bytes], PatientFile(file, shard.url))

@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from clipaudit.errors import StorageFull, UsageError
 from clipaudit.redact import public_url
-from clipaudit.storage.local import TEMPORARY, create_file, open_regular, replace_file
+from clipaudit.storage.local import TEMPORARY, create_file, open_regular, read_files, read_regular, replace_file
 from clipaudit.storage.remote import (
     OBJECT_STORES,
     PatientFile,
@@ -306,12 +306,14 @@ class Storage:
         """The whole content. Raises FileNotFoundError, and IntegrityError for what is no regular file."""
         target = self.full(path)
         if self.local:
-            with open_regular(Path(target)) as file:
-                return file.read()
+            return read_regular(target)
         return self._remote(target, lambda: bytes(self.fs.cat_file(target)))
 
     def read_many(self, paths: Sequence[str]) -> Iterator[bytes | None]:
-        """The contents in the order of `paths`, read in parallel; None for a file that does not exist."""
+        """The contents in the order of `paths`; None for a file that does not exist."""
+        if self.local:
+            yield from read_files([self.full(path) for path in paths], _READ_THREADS)
+            return
         with ThreadPoolExecutor(_READ_THREADS) as pool:
             yield from pool.map(self._read_or_none, paths, chunksize=64)
 

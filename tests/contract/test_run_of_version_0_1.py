@@ -126,3 +126,22 @@ def test_other_options_are_still_refused(folder):
 
     with pytest.raises(RunMismatch, match='layers was "1", now "2"'):
         run_job(replace(config(), store=StoreConfig(layers="2", label_moments="all")))
+
+
+def test_shards_are_appended_to_it(folder):
+    from dataclasses import replace
+
+    from clipaudit.job.driver import run_job
+    from clipaudit.run.integrity import check
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/run-0.1/more.tar", (DATA / SHARDS[0]).read_bytes())
+    before = (folder / "run/run.json").read_bytes()
+    status = run_job(replace(config(), shards=("memory://run-0.1/more.tar",), append=True))
+    assert (status.committed, status.shards) == (3, 3)
+    run = Run("run")
+    assert [record.generation for record in run.records.values()] == [0, 0, 1]
+    assert run.table(["key", "label"], 2) == run.table(["key", "label"], 0)
+    assert (folder / "run/run.json").read_bytes() == before
+    assert check("run").problems == ()
+    assert run_job(config()).committed == 3, "the first command again"

@@ -60,6 +60,14 @@ class ConsoleReporter(Reporter):
         if committed < shards:
             self._print(f"[dim]loading {escape(self._config.model.name)} ...[/dim]")
 
+    def appending(self, known: int, new: int) -> None:
+        """Print how many of the named shards the run has, and how many are added."""
+        self._print(f"{known:,} known, {new:,} new")
+
+    def comparing(self, shards: int, nbytes: int) -> None:
+        """Print that contents are compared, which takes the time of reading them."""
+        self._print(f"comparing the contents of {count(shards, 'shard')} ({byte_count(nbytes)}), whose times changed")
+
     def plan(self, plan: Plan) -> None:
         """Print model, columns, input and output, and start the bar."""
         table, model = plan.facts.table, self._config.model

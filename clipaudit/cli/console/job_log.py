@@ -51,6 +51,14 @@ class JsonReporter(Reporter):
         """Write `job_started`."""
         self._write("job_started", shards=shards, committed=committed)
 
+    def appending(self, known: int, new: int) -> None:
+        """Write `appending`."""
+        self._write("appending", known=known, new=new)
+
+    def comparing(self, shards: int, nbytes: int) -> None:
+        """Write `comparing`."""
+        self._write("comparing", shards=shards, bytes_in=nbytes)
+
     def plan(self, plan: Plan) -> None:
         """Write `planned`."""
         self._write(

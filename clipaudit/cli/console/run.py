@@ -27,6 +27,10 @@ def print_status(status: RunStatus, console: Console | None = None, *, details: 
         status.failed
     )
     facts.append(("shards", ", ".join(shards)))
+    if len(status.generations) > 1:
+        for part in status.generations:
+            what = f"{part.committed:,} of {count(part.shards, 'shard')}, {'begun' * (not part.generation) or 'added'}"
+            facts.append((f"generation {part.generation}", f"{what} {part.created}"))
     skipped = ", ".join(f"{count:,} {name}" for name, count in sorted(status.skipped.items()))
     coverage = f" ({100 * status.coverage:.2f} % of {status.rows:,})" if status.rows else ""
     facts.append(("images", f"{status.ok:,} ok{coverage}" + (f"; skipped: {skipped}" if skipped else "")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from clipaudit.cues.reliance.column_test import (
 )
 from clipaudit.cues.reliance.drawn_columns import draw_places
 from clipaudit.cues.reliance.gap import measure_gap
-from clipaudit.cues.reliance.head_parts import removal, right_answers
+from clipaudit.cues.reliance.head_parts import HeadParts, answered, removal, right_answers
 from clipaudit.cues.reliance.images import (
     CueCells,
     CueColumn,
@@ -31,7 +32,7 @@ from clipaudit.cues.reliance.images import (
 from clipaudit.cues.reliance.label_noise import label_noise
 from clipaudit.cues.reliance.rank_difference import margins, rank_difference
 from clipaudit.cues.reliance.rules import MeasuredReliance, PlaceboDraws, RelianceReport
-from clipaudit.cues.reliance.specific_effect import Fits, SpecificEffect, measure_effect
+from clipaudit.cues.reliance.specific_effect import FOLDS, Fits, SpecificEffect, measure_effect
 from clipaudit.cues.reliance.training_effect import RetrainedAnswers, TrainingEffect, training_effect
 from clipaudit.cues.reliance.visibility import SEEING, as_auc, head_scores, head_visibility, whiteners
 from clipaudit.cues.statistics.cluster_sample import cluster_sample
@@ -48,24 +49,31 @@ def reliance_of(
 ) -> RelianceReport:
     """Reliance of every answerer on every cue; permutations and their adjustment are of all of them together.
 
-    answerers: of the same n images. columns: declared columns that may explain a gap (S9b). retrained: by an answerer's
-    name, for every cue what training again with weights does to it (S10r). The permutations use at most
-    `options.placebo_rows` images, a random sample of whole clusters above that; estimates use all images.
+    answerers: of the same n images; what one does not answer is left out of all its numbers, and permuted apart.
+    columns: declared columns that may explain a gap (S9b). retrained: by an answerer's name, for every cue what
+    training again with weights does to it (S10r). The permutations use at most `options.placebo_rows` images, a random
+    sample of whole clusters above that; estimates use all images.
     """
     options = RelianceOptions() if options is None else options
     if not cues or not answerers:
         return RelianceReport(findings=(), placebo=None)
-    work = [_prepared(answerer, images) for answerer in answerers]
     # heads are chosen anew in each permutation: too slow on all images of a large run
     part = cluster_sample(images.cluster, options.placebo_rows, [options.seed, 22])
+    work = [_prepared(answerer, images, part) for answerer in answerers]
     draws = options.draws_for(len(cues))
     # version 0 is the true column
-    places = np.concatenate([np.arange(len(part))[None], draw_places(images.take(part), draws, options.seed)])
-    drawn = [[_drawn(prepared, cue, images, part, places) for prepared in work] for cue in cues]
-    comparisons = [cue_cells(images, cue) for cue in cues]
+    patterns = _answer_patterns(work)[part]
+    moved = draw_places(images.take(part), draws, options.seed, inside=patterns)
+    places = np.concatenate([np.arange(len(part))[None], moved])
+    own = [[cue.among(prepared.answered) for prepared in work] for cue in cues]
+    drawn = [
+        [_drawn(prepared, cue, images, part, places) for prepared, cue in zip(work, row, strict=True)] for row in own
+    ]
+    comparisons = [[cue_cells(images, cue) for cue in row] for row in own]
+    trained = [[_of_cue(retrained, prepared.answerer.name, f) for prepared in work] for f in range(len(cues))]
     effects = [
-        [_training_effect(comparison, (retrained or {}).get(prepared.answerer.name), f) for prepared in work]
-        for f, comparison in enumerate(comparisons)
+        [_training_effect(comparison, answers) for comparison, answers in zip(*rows, strict=True)]
+        for rows in zip(comparisons, trained, strict=True)
     ]
     p = _adjusted_p(drawn, effects)
     sight = _Sight(work, images, part)
@@ -73,9 +81,9 @@ def reliance_of(
         tuple(
             _reliance(
                 prepared,
-                comparisons[f],
+                comparisons[f][a],
                 sight,
-                drawn[f][a],
+                (drawn[f][a].chosen[:, 0], drawn[f][a].chosen_freely[:, 0]),
                 effects[f][a],
                 (float(p[0][f, a]), float(p[1][f, a]), float(p[2][f, a])),
                 columns,
@@ -85,7 +93,8 @@ def reliance_of(
         )
         for f in range(len(cues))
     )
-    return RelianceReport(findings=findings, placebo=_placebo(work, comparisons, part, places, drawn, options))
+    sample = _Sample(part=part, images=images.take(part), places=places)
+    return RelianceReport(findings=findings, placebo=_placebo(work, own, sample, drawn, trained, columns, options))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -94,17 +103,50 @@ class _Prepared:
 
     answerer: Answerer
     right: Bools
+    answered: Bools
+    """(n,) images that it answers."""
     fits: Fits | None
+    sampled: Fits | None
+    """Of the images that permutations are made on."""
+
+    def take(self, rows: Ints) -> _Prepared:
+        """The same of some images, by places (m,)."""
+        answerer, fits = self.answerer, None if self.fits is None else self.fits.take(rows)
+        parts = None if answerer.parts is None else answerer.parts.take(rows)
+        return _Prepared(
+            answerer=_PartAnswerer(name=answerer.name, logits=answerer.logits[rows], parts=parts),
+            right=self.right[rows],
+            answered=self.answered[rows],
+            fits=fits,
+            sampled=fits,
+        )
 
 
-def _prepared(answerer: Answerer, images: ScoredImages) -> _Prepared:
-    fits = None
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _PartAnswerer:
+    """An answerer of some of the images."""
+
+    name: str
+    logits: Float32s
+    parts: HeadParts | None
+
+
+def _answer_patterns(work: Sequence[_Prepared]) -> Ints:
+    """(n,) which answerers answer each image, numbered: a column is permuted among images of one pattern."""
+    return np.unique(np.stack([prepared.answered for prepared in work]), axis=1, return_inverse=True)[1].ravel()
+
+
+def _prepared(answerer: Answerer, images: ScoredImages, part: Ints) -> _Prepared:
+    fits = sampled = None
     parts = answerer.parts
     if parts is not None:
+        everything = np.ones(len(images.truth), np.bool_)
+        taken_out = removal(answerer.logits, parts, images.truth, everything, images.weight)
         halves = (images.discovery, ~images.discovery)
-        first, second = (removal(answerer.logits, parts, images.truth, half, images.weight) for half in halves)
-        fits = Fits(halves=halves, removals=(first, second))
-    return _Prepared(answerer=answerer, right=right_answers(answerer.logits, images.truth), fits=fits)
+        fits = Fits(fold=images.folds(FOLDS), count=FOLDS, halves=halves, removal=taken_out)
+        sampled = fits if len(part) == len(images.truth) else fits.take(part)
+    right = right_answers(answerer.logits, images.truth)
+    return _Prepared(answerer=answerer, right=right, answered=answered(answerer.logits), fits=fits, sampled=sampled)
 
 
 def _drawn(prepared: _Prepared, cue: CueColumn, images: ScoredImages, part: Ints, places: Ints) -> DrawnStatistics:
@@ -112,21 +154,26 @@ def _drawn(prepared: _Prepared, cue: CueColumn, images: ScoredImages, part: Ints
     fits = prepared.fits
     if len(part) == len(images.truth) or fits is None:
         return drawn_statistics(images.take(part), cue.take(part), places, prepared.right[part], fits)
-    halves = (fits.halves[0][part], fits.halves[1][part])
-    sampled = Fits(halves=halves, removals=(fits.removals[0].take(part), fits.removals[1].take(part)))
+    sampled = prepared.sampled
     statistics = drawn_statistics(images.take(part), cue.take(part), places, prepared.right[part], sampled)
     # p-values come from the sample, the heads that are taken out from all images
     whole = drawn_statistics(images, cue, np.arange(len(images.truth))[None], prepared.right, fits)
-    return replace(statistics, chosen=whole.chosen, chosen_freely=whole.chosen_freely)
+    for chosen, of_all in ((statistics.chosen, whole.chosen), (statistics.chosen_freely, whole.chosen_freely)):
+        chosen[:, 0] = of_all[:, 0]
+    return statistics
 
 
-def _training_effect(
-    comparison: CueCells, retrained: Sequence[RetrainedAnswers] | None, f: int
-) -> TrainingEffect | None:
-    """S10r of cue number f; None for an answerer that is not trained here, or where no class can be compared."""
-    if retrained is None or not comparison.comparable.any():
-        return None
-    return training_effect(comparison, retrained[f])
+def _of_cue(
+    retrained: Mapping[str, Sequence[RetrainedAnswers]] | None, answerer: str, f: int
+) -> RetrainedAnswers | None:
+    """What training again does to cue number f; None for an answerer that is not trained here."""
+    of_answerer = (retrained or {}).get(answerer)
+    return None if of_answerer is None else of_answerer[f]
+
+
+def _training_effect(comparison: CueCells, answers: RetrainedAnswers | None) -> TrainingEffect | None:
+    """S10r; None for an answerer that is not trained here, or where no class can be compared."""
+    return None if answers is None or not comparison.comparable.any() else training_effect(comparison, answers)
 
 
 def _adjusted_p(
@@ -195,18 +242,19 @@ def _reliance(
     prepared: _Prepared,
     comparison: CueCells,
     sight: _Sight,
-    drawn: DrawnStatistics,
+    chosen: tuple[Bools, Bools],
     training: TrainingEffect | None,
     p: tuple[float, float, float],
     columns: Sequence[OtherColumn],
     options: RelianceOptions,
 ) -> MeasuredReliance:
-    """Everything of one cue and answerer; p: adjusted, of the gap, the effect and the DiD of classes with the cue."""
+    """Everything of one cue and answerer; chosen: heads (2, P) within the group mean's limit, and without it; p:
+    adjusted, of the gap, the effect and the DiD of classes with the cue."""
     answerer = prepared.answerer
     gap = measure_gap(comparison, answerer.logits, options)
     noise = label_noise(comparison, answerer.logits.argmax(axis=1), gap.gap.value or 0.0, gap.gap.low or 0.0, options)
     others = [column for column in columns if comparison.cue.name not in column.of]
-    effect = _effect(prepared, comparison, sight, drawn.chosen, options)
+    effect = _effect(prepared, comparison, sight, chosen[0], options)
     reliance = MeasuredReliance(
         cue=comparison.cue.name,
         answerer=answerer.name,
@@ -222,9 +270,9 @@ def _reliance(
         needed_p=p[2],
     )
     # `needed` comes after `confirmed` (docs/method.md 8): not asked where that holds
-    if reliance.relies_on_it or not drawn.chosen_freely.any():
+    if reliance.relies_on_it or not chosen[1].any():
         return reliance
-    return replace(reliance, needed_effect=_effect(prepared, comparison, sight, drawn.chosen_freely, options))
+    return replace(reliance, needed_effect=_effect(prepared, comparison, sight, chosen[1], options))
 
 
 def _effect(
@@ -237,33 +285,78 @@ def _effect(
     return measure_effect(comparison, prepared.fits, parts, chosen, scores, seeing, options)
 
 
+_GAP_T: Final = 1.645
+"""Gap over its standard error that a lower limit above 0 needs."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Sample:
+    """The m images of the permutations."""
+
+    part: Ints
+    """(m,) places among all."""
+    images: ScoredImages
+    places: Ints
+    """(1 + R, m) the image whose columns each image gets, the true ones first."""
+
+
 def _placebo(
     work: Sequence[_Prepared],
-    comparisons: Sequence[CueCells],
-    part: Ints,
-    places: Ints,
+    cues: Sequence[Sequence[CueColumn]],
+    sample: _Sample,
     drawn: Sequence[Sequence[DrawnStatistics]],
+    trained: Sequence[Sequence[RetrainedAnswers | None]],
+    columns: Sequence[OtherColumn],
     options: RelianceOptions,
 ) -> PlaceboDraws:
-    """The permuted columns through the rules. Those that only take away (controls of heads, visibility, other columns,
-    label noise) are left out, which only raises the rate; verdicts at the ceiling and `needed` are not counted."""
-    shape = (len(places), len(comparisons), len(work))
-    gap_p = single_step(all_together([[cell.gap_t for cell in row] for row in drawn])).reshape(shape)
-    did_p = single_step(all_together([[cell.did_t for cell in row] for row in drawn])).reshape(shape)
-    lows = all_together([[cell.gap_low for cell in row] for row in drawn]).reshape(shape)
-    # cheap conditions first: rank tests of both sides only for the few that meet them
-    likely = (lows > options.margin) & (np.minimum(gap_p, did_p) < options.alpha)
+    """How often a permuted column gets a verdict of reliance, by the very rules of the true one (S10d).
+
+    cues, drawn, trained: by finding and answerer. Each draw is held against all others as the true columns are, by
+    step-down max-T, and the other columns of an image move with it. What every verdict needs comes first: few draws
+    have it. A trained answerer is not trained again for each: its answers after the true column's weights are held
+    against those after permuted ones, inside the cells of the permuted column.
+    """
+    parts = [prepared.take(sample.part) for prepared in work]
+    sight = _Sight(parts, sample.images, np.arange(len(sample.part)))
+    shape = (len(sample.places), len(cues), len(work))
+    families = [
+        all_together([[cell.gap_t for cell in row] for row in drawn]),
+        all_together([[cell.did_t for cell in row] for row in drawn]),
+        all_together([[cell.pointed_t for cell in row] for row in drawn]),
+    ]
+    # no p of step-down max-T is below that of the largest statistic, which is the single-step one
+    likely = np.min([single_step(family) for family in families], axis=0) < options.alpha
+    # an effect of training again has draws of its own, and needs a gap above the margin, which is above 0
+    retrained = np.array([answers is not None for row in trained for answers in row])
+    likely |= retrained & (families[0] > _GAP_T)
     likely[0] = False  # the true columns
     believed = np.zeros(shape, np.bool_)
-    images = comparisons[0].images.take(part)
-    for draw, f, a in np.argwhere(likely).tolist():
-        cue = comparisons[f].cue.take(part[places[draw]])
-        believed[draw, f, a] = _on_both_sides(cue_cells(images, cue), work[a].answerer.logits[part], options)
+    for draw in np.flatnonzero(likely.any(axis=1)).tolist():
+        order = np.concatenate([[draw], np.delete(np.arange(shape[0]), draw)])
+        p = np.stack([step_down(family[order]).reshape(shape[1:]) for family in families])
+        moved = sample.part[sample.places[draw]]
+        for f, a in np.argwhere((p.min(axis=0) < options.alpha) | likely[draw].reshape(shape[1:])).tolist():
+            comparison = cue_cells(sample.images, cues[f][a].take(moved))
+            if not _on_both_sides(comparison, parts[a].answerer.logits, options):
+                continue
+            answers = trained[f][a]
+            training = _training_effect(comparison, None if answers is None else answers.take(sample.part))
+            effect_p = float(p[1, f, a]) if training is None else training.p
+            believed[draw, f, a] = _reliance(
+                parts[a],
+                comparison,
+                sight,
+                (drawn[f][a].chosen[:, draw], drawn[f][a].chosen_freely[:, draw]),
+                training,
+                (float(p[0, f, a]), effect_p, float(p[2, f, a])),
+                [column.take(moved) for column in columns],
+                options,
+            ).believed
     return PlaceboDraws(
-        draws=len(places) - 1,
-        cues=len(comparisons),
+        draws=len(sample.places) - 1,
+        cues=len(cues),
         answerers=len(work),
-        rows=len(part),
+        rows=len(sample.part),
         believed=int(believed.sum()),
         draws_with_any=int(believed.any(axis=(1, 2)).sum()),
     )

@@ -10,7 +10,7 @@ from clipaudit.cues.answerers.panel import Panel
 from clipaudit.cues.findings.by_attribute import CARRIES
 from clipaudit.cues.findings.leaned_heads import leaned_heads
 from clipaudit.cues.findings.measured_reliance import (
-    Measured,
+    AllMeasured,
     ValueCue,
     cue_column,
     having_of,
@@ -29,7 +29,7 @@ from clipaudit.cues.result.rehearsal_parts import LeanedHead, RehearsalPanel
 
 
 def audit_rehearsal(
-    context: Context, panel: Panel | None, cues: Sequence[ValueCue], measured: Measured
+    context: Context, panel: Panel | None, cues: Sequence[ValueCue], measured: AllMeasured
 ) -> RehearsalPanel | None:
     """What a model would learn of the columns that go with classes, strongest first; None without labels."""
     if panel is None or context.answers is None:

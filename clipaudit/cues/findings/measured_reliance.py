@@ -13,6 +13,7 @@ from clipaudit.cues.answerers.reliance_of import reliance_of
 from clipaudit.cues.findings.verdicts import RelianceRules
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
+from clipaudit.cues.measure.picture_columns import is_measured
 from clipaudit.cues.rehearsal.cue_in_features import cue_scores
 from clipaudit.cues.rehearsal.experiment import ColumnExperiment, column_experiments, draws_for
 from clipaudit.cues.reliance import rules
@@ -22,9 +23,6 @@ from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen
 from clipaudit.cues.statistics.columns import MAX_BINS, OTHER, binned_column
 from clipaudit.cues.statistics.groups import Grouping, grouping
-
-_MEASURED_BY_IMAGE = "image."
-"""Columns measured on the pixels follow from the cue, and explain nothing (S9b)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,6 +36,8 @@ class ValueCue:
     """(K,) tested classes that have it."""
     associated: bool
     """Its cut passes; else it is here because the model's answers differ along it."""
+    also: tuple[str, ...] = ()
+    """Of an image property: other ends that part the classes in the same way, more weakly."""
 
     @property
     def value(self) -> int:
@@ -90,7 +90,7 @@ def having_of(codes: Ints, value: int) -> Ints:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Measured:
+class AllMeasured:
     """What reliance_of says of all cues, and what was trained for it."""
 
     findings: tuple[tuple[rules.MeasuredReliance, ...], ...]
@@ -100,10 +100,10 @@ class Measured:
     """By column: a probe trained again with its weights, and with those of permuted columns."""
 
 
-def measure_reliance(context: Context, panel: Panel | None, cues: Sequence[ValueCue]) -> Measured:
+def measure_reliance(context: Context, panel: Panel | None, cues: Sequence[ValueCue]) -> AllMeasured:
     """By cue and answerer, all together, and how often permuted columns are believed."""
     if context.answers is None or panel is None or not cues:
-        return Measured(findings=tuple(() for _ in cues), placebo=None, experiments={})
+        return AllMeasured(findings=tuple(() for _ in cues), placebo=None, experiments={})
     answers, options = context.answers, context.options
     columns = [cue_column(context, answers, cue) for cue in cues]
     experiments = _experiments(panel, cues, options.seed)
@@ -115,12 +115,13 @@ def measure_reliance(context: Context, panel: Panel | None, cues: Sequence[Value
             _other_column(context, answers, screen, [cue.name for cue in cues if cue.screen is screen])
             for screen in context.attributes
             if screen.attribute.column not in context.core_columns
-            and not screen.attribute.column.startswith(_MEASURED_BY_IMAGE)
+            # what is measured on the pixels follows from the cue, and explains nothing (S9b)
+            and not is_measured(screen.attribute.column)
         ],
         retrained=_retrained(panel, cues, experiments),
         options=reliance_options(context),
     )
-    return Measured(findings=report.findings, placebo=report.placebo, experiments=experiments)
+    return AllMeasured(findings=report.findings, placebo=report.placebo, experiments=experiments)
 
 
 def reliance_options(context: Context) -> RelianceOptions:
@@ -246,7 +247,7 @@ def pointed_by_model(context: Context, answers: Answers, cue_codes: Ints) -> Boo
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What the rules say of one answerer, a cue that cannot be told from a weaker column counting as itself."""
+    """What the rules say of one answerer, with what the user said of the class."""
 
     answerer: str
     relies_on_it: bool
@@ -256,17 +257,11 @@ class Judged:
 
 
 def judged(measured: rules.MeasuredReliance, core: bool) -> RelianceRules:
-    """The rules' answers; a column that cannot be told apart decides elsewhere which of both is judged."""
-    gap = (
-        measured.hangs_on_it
-        and measured.gap.above_margin(measured.options)
-        and measured.label_noise.counts
-        and measured.gap_p < measured.options.alpha
-    )
+    """The rules' answers; what the user called part of the class is not asked for again."""
     return Judged(
         answerer=measured.answerer,
         relies_on_it=measured.relies_on_it,
-        fails_where=gap,
+        fails_where=measured.fails_where,
         needed=measured.needed and not core,
         does_not_hang_on_it=measured.does_not_hang_on_it,
     )

@@ -11,7 +11,9 @@ import numpy.typing as npt
 from clipaudit.arrays import Bools, Float64s, Floats, Ints
 from clipaudit.cues.findings.collecting import shares_of, to_collect, value_counts
 from clipaudit.cues.findings.sentences import Words, listed
+from clipaudit.cues.measure.answers import balanced_mean
 from clipaudit.cues.measure.context import Context
+from clipaudit.cues.measure.declared_columns import own_design
 from clipaudit.cues.measure.naming import value_contrast
 from clipaudit.cues.result.finding_parts import (
     Association,
@@ -77,6 +79,9 @@ def corrected_association(
 ) -> Estimate:
     """D of a value corrected for the column's known error, on the confirmation half (S6c); upper (K,) has it."""
     rows = ~context.design.halves
+    # the same groups as in the uncorrected D: copies share a weight, sources widen the interval
+    own = own_design(context.design, screen.attribute, None if context.source is None else context.source.name)
+    source = context.facts.cluster if context.named_sources else own.source
     return corrected_cells(
         screen.attribute.codes[rows],
         context.design.truth[rows],
@@ -85,6 +90,7 @@ def corrected_association(
         upper,
         len(screen.attribute.values),
         error,
+        source=None if source is None else source[rows],
         seed=context.options.seed,
     ).d
 
@@ -132,8 +138,10 @@ def class_rows(
     screen: AttributeScreen | None = None,
     value: int | None = None,
 ) -> tuple[ClassRow, ...]:
-    """A row for each class, named ones first. upper (K,) classes that have the cue; d, error (K,): each class against
-    all others along it."""
+    """A row for each named class, then for others up to twenty in all.
+
+    upper (K,) bool, classes that have the cue; d, error (K,): each class against all others along it.
+    """
     design = context.design
     named = named_side(upper[None])[0]
     plan = counts = None
@@ -141,9 +149,12 @@ def class_rows(
         counts = value_counts(screen.counts, value)
         plan = to_collect(*counts, upper)
     word = None if screen is None or value is None else screen.attribute.values[value]
+    # of a label the images with it come first; both sides have the same |D|
     order = sorted(range(design.classes), key=lambda k: (not named[k], -abs(float(d[k]))))
+    order = [0, 1] if context.presence is not None else order
     rows = []
-    for k in order[:_SHOWN_ROWS]:
+    # every named class: shift and page read from the rows which classes have the cue
+    for k in order[: max(_SHOWN_ROWS, int(named.sum()))]:
         low, high = strength_interval(float(d[k]), float(error[k]), context.family.quantile)
         collect = 0 if plan is None else int(plan.with_cue[k] + plan.without_cue[k])
         rows.append(
@@ -187,6 +198,7 @@ def named_words(context: Context, upper: Bools, cue: str, column: str | None = N
         side=side,
         others=tuple(name for name, inside in zip(names, named, strict=True) if not inside),
         column=column,
+        presence=context.presence is not None,
     )
 
 
@@ -323,8 +335,9 @@ def gallery(
 
 
 def _right(context: Context) -> Bools | None:
-    """(s,) whether CLIP answers the class of each sampled image; None where its answers are the classes."""
-    if context.classes_from == "clip":
+    """(s,) whether CLIP answers the class of each sampled image; None where its answers are the classes, or are
+    not one class."""
+    if context.classes_from == "clip" or context.presence is not None:
         return None
     answers = (context.embedding @ context.classes.T).argmax(axis=1)
     right: Bools = answers == context.tested[context.truth]
@@ -350,14 +363,18 @@ def drawn_in_proportion(rows: Bools, right: Bools | None, count: int, rng: np.ra
 
 def _answers(context: Context, places: Ints, heads: Sequence[str]) -> dict[int, tuple[int, int]]:
     """Zero-shot answers of some sampled images, as they are and with heads at their means; none where CLIP's answers
-    are the classes, and so neither right nor wrong."""
-    if not len(places) or context.classes_from == "clip":
+    are the classes or not one class, and so neither right nor wrong."""
+    if not len(places) or context.classes_from == "clip" or context.presence is not None:
         return {}
     embedding = context.embedding[places]
     before = (embedding @ context.classes.T).argmax(axis=1)
     basis = context.run.basis()
+    design = context.sample_design
     for head in heads:
-        away = context.scan.values[head][places].astype(np.float64) - context.scan.means[head]
+        values = context.scan.values[head]
+        # the mean of every other ablation (S10): classes alike, copies once, the half that heads are chosen on
+        mean = balanced_mean(values, context.truth, design.halves, design.weight)
+        away = values[places].astype(np.float64) - mean
         embedding = embedding - (away @ basis.Q(head).astype(np.float64)).astype(np.float32)
     after = (embedding @ context.classes.T).argmax(axis=1)
     return {place: (int(a), int(b)) for place, a, b in zip(places.tolist(), before, after, strict=True)}

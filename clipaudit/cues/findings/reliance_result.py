@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipaudit.cues.findings.measured_reliance import ValueCue, scored_values
+from clipaudit.cues.findings.measured_reliance import ValueCue, scored_images, scored_values
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.reliance import rules
 from clipaudit.cues.reliance.adjusted_gap import AdjustedGap
@@ -151,14 +151,17 @@ def corrected_gap_of(context: Context, cue: ValueCue) -> Estimate | None:
     place = np.full(len(context.names), -1, np.int64)
     place[context.tested] = np.arange(len(context.tested))
     inside = place[answers.truth] >= 0
+    # as the gap itself: images of one source share its weight, and sources are what is drawn again
+    scored = scored_images(context, answers)
     return corrected_cells(
         codes[inside],
         place[answers.truth[inside]],
-        answers.facts.cluster[inside],
+        scored.cluster[inside],
         cue.value,
         cue.upper,
         len(cue.screen.attribute.values),
         error,
+        source=scored.cluster[inside] if scored.sources else None,
         right=answers.right(answers.base)[inside],
         seed=context.options.seed,
     ).gap

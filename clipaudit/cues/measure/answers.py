@@ -113,7 +113,9 @@ def answers(
     embedding = read_vectors(run, "embedding", facts.position)
     values = {head: read_vectors(run, head, facts.position) for head in heads}
     bases = {head: basis.Q(head).astype(np.float64) for head in heads}
-    means = {head: balanced_mean(values[head], facts.truth, facts.discovery) for head in heads}
+    pieces = facts.cluster if facts.source is None else facts.source
+    weight = 1 / np.bincount(pieces)[pieces]  # copies of one image, or images of one source, count once
+    means = {head: balanced_mean(values[head], facts.truth, facts.discovery, weight) for head in heads}
     logits = np.empty((P, len(facts), C), np.float32)
     for place, head in enumerate(heads):
         toward = (bases[head] @ classes.T.astype(np.float64)).astype(np.float32)
@@ -132,11 +134,17 @@ def answers(
     )
 
 
-def balanced_mean(values: npt.NDArray[Any], truth: Ints, chosen: Bools) -> Float64s:
-    """(dh,) the mean of the class means over the chosen rows; over all rows when none is chosen."""
+def balanced_mean(values: npt.NDArray[Any], truth: Ints, chosen: Bools, weight: Float64s | None = None) -> Float64s:
+    """(dh,) float64, the mean of the class means over the chosen rows; over all rows when none is chosen.
+
+    values (n, dh); truth (n,) int64 classes; chosen (n,) bool; weight (n,) of each row in its class's mean, such as 1 /
+    copies of its image; None for equal ones.
+    """
     rows = np.flatnonzero(chosen) if chosen.any() else np.arange(len(truth))
-    kinds = np.unique(truth[rows])
-    mean: Float64s = np.mean(
-        [values[rows[truth[rows] == kind]].mean(axis=0, dtype=np.float64) for kind in kinds], axis=0
-    )
+    shares = np.ones(len(truth)) if weight is None else weight
+    means = []
+    for kind in np.unique(truth[rows]):
+        own = rows[truth[rows] == kind]
+        means.append(shares[own] @ values[own].astype(np.float64) / shares[own].sum())
+    mean: Float64s = np.mean(means, axis=0)
     return mean

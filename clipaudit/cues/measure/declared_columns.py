@@ -8,48 +8,63 @@ from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Ints
+from clipaudit.arrays import Float32s, Ints
 from clipaudit.cues.measure.context import ColumnTest
 from clipaudit.cues.measure.image_facts import ImageFacts
+from clipaudit.cues.measure.picture_columns import is_measured, named_ends
 from clipaudit.cues.measure.vectors import read_vectors
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen, omnibus
 from clipaudit.cues.statistics.columns import binned_like, column_kind, multi_class_auc, numbers_of
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.multiplicity import permuted, strata_of
-from clipaudit.cues.statistics.sources import MIN_LEVELS, SourceTest, find_source, nested
+from clipaudit.cues.statistics.sources import MIN_LEVELS, SourceCandidate, SourceTest, find_source, nested
 
-_SOURCE_ROWS: Final = 5_000
-"""Images that sources are looked for in."""
+SPLIT: Final = "attributes.split"
+"""The column that says how the data set's makers divided it."""
 _OMNIBUS: Final = 499
 """Permutations for columns as a whole."""
 
 
 def sources_of(facts: ImageFacts, seed: int) -> tuple[SourceTest | None, tuple[SourceTest, ...]]:
-    """The column that is a source of images that are alike, if any is, and all that were tried: shards, and text
-    columns with at least 20 values."""
-    candidates = [("shard", np.unique(facts.shard_id, return_inverse=True)[1].astype(np.int64))]
+    """The column that is a source of images that are alike, if any is, and all that were tried: shards, inside the
+    splits of a column `split`, and text columns with at least 20 values."""
+    shard = np.unique(facts.shard_id, return_inverse=True)[1].astype(np.int64)
+    # Shards are written split by split. Splits are a fixed part of the design (`--split`) and no sample of sources, and
+    # shards that differ as the splits do are none either: they must be alike inside class x split (trap 22 would else
+    # leave every small data set of two splits undecided).
+    split = facts.attributes.get(SPLIT)
+    cells = facts.truth if split is None else facts.truth * (len(split.values) + 1) + split.codes + 1
+    candidates = [SourceCandidate(name="shard", codes=shard, cells=cells)]
     candidates += [
-        (name, attribute.codes)
+        SourceCandidate(name=name, codes=attribute.codes, cells=facts.truth)
         for name, attribute in facts.attributes.items()
         if len(np.unique(attribute.codes)) >= MIN_LEVELS and column_kind(attribute.values) != "number"
     ]
-    rows = sample_rows(len(facts), _SOURCE_ROWS, seed)
-    embedding = read_vectors(facts.run, "embedding", facts.position[rows]).astype(np.float32)
-    tried = [(name, codes[rows]) for name, codes in candidates]
-    return find_source(tried, embedding, facts.truth[rows], facts.cluster[rows], seed)
+
+    def read(rows: Ints) -> Float32s:
+        return read_vectors(facts.run, "embedding", facts.position[rows]).astype(np.float32)
+
+    return find_source(candidates, read, facts.cluster, seed)
 
 
-def in_bins(facts: ImageFacts, test: ImageFacts | None, columns: Sequence[str]) -> tuple[ImageFacts, ImageFacts | None]:
-    """The images with the declared columns cut into bins, by what the association's rows hold (S6b)."""
+def in_bins(
+    facts: ImageFacts, test: ImageFacts | None, columns: Sequence[str]
+) -> tuple[ImageFacts, ImageFacts | None, dict[str, str]]:
+    """The images with columns cut into bins, by what the association's rows hold (S6b), and what the named ends of
+    image properties hold, by their names."""
+    ranges: dict[str, str] = {}
     sets = [facts, *([] if test is None else [test])]
     attributes = [dict(part.attributes) for part in sets]
     for name in columns:
         binned = binned_like(facts.attributes[name], [part.attributes[name] for part in sets])
+        if is_measured(name):
+            ends = named_ends(binned)
+            binned, ranges = ends.parts, ranges | ends.ranges
         for values, attribute in zip(attributes, binned, strict=True):
             values[name] = attribute
     first, *others = (replace(part, attributes=values) for part, values in zip(sets, attributes, strict=True))
-    return first, others[0] if others else None
+    return first, others[0] if others else None, ranges
 
 
 def of_source(facts: ImageFacts, name: str) -> ImageFacts:
@@ -58,14 +73,6 @@ def of_source(facts: ImageFacts, name: str) -> ImageFacts:
     alone = codes < 0
     codes = np.where(alone, codes.max(initial=-1) + 1 + np.cumsum(alone), codes)
     return replace(facts, source=np.unique(codes, return_inverse=True)[1].astype(np.int64))
-
-
-def sample_rows(n: int, limit: int, seed: int) -> Ints:
-    """(s,) places of at most `limit` of n rows, drawn, in order."""
-    if n <= limit:
-        return np.arange(n)
-    rows: Ints = np.sort(np.random.default_rng([seed, 21]).choice(n, limit, replace=False))
-    return rows
 
 
 def own_design(design: Design, attribute: Attribute, source_name: str | None) -> Design:

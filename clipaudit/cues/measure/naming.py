@@ -122,6 +122,17 @@ class Namer:
         result: Float64s = axis
         return result
 
+    @property
+    def subspace(self) -> Float64s:
+        """(r, D) orthonormal: what class prompts differ in (S0)."""
+        return self._subspace
+
+    def context_axes(self) -> tuple[tuple[str, ...], Float32s]:
+        """The T texts of settings, styles and the like, no things and no class names, and the user's; (T, D) their unit
+        axes without the class prompts' part."""
+        chosen = np.flatnonzero(self._context)
+        return tuple(self.texts[place] for place in chosen.tolist()), self._free_axes[chosen]
+
     def distance(self, place: int, k: int) -> float:
         """1 - cosine of a text and a class name, relative to what all texts share: 0 the same, 1 unrelated."""
         return 1.0 - float(self._relative[place] @ self._classes[k])

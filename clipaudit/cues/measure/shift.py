@@ -68,7 +68,7 @@ def _directions(context: Context, test: ImageFacts, truth: Ints, findings: Seque
 
 
 def having_classes(context: Context, finding: Finding) -> Bools:
-    """(K,) the classes that have a finding's cue; those beyond its rows are on the side that it does not name."""
+    """(K,) bool, the classes that have a finding's cue: all named ones have rows, others are on the other side."""
     rows = {row.class_name: row.has for row in finding.classes}
     return np.array(
         [rows.get(context.name(k), finding.side == "lacks") for k in range(context.design.classes)], np.bool_

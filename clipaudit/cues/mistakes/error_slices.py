@@ -50,7 +50,7 @@ class SliceTest:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ErrorSlice:
+class AcceptedSlice:
     """A test that passed, with its figures, which are all read on the confirmation half."""
 
     test: SliceTest
@@ -172,7 +172,7 @@ def accepted_slices(
     *,
     alpha: float = 0.05,
     margin: float = 0.05,
-) -> list[list[ErrorSlice]]:
+) -> list[list[AcceptedSlice]]:
     """The tests of each answerer that pass, strongest first; wrong: (n,) by answerer.
 
     All tests of all answerers are one family for Benjamini and Hochberg's q; a slice also needs the whole interval of
@@ -193,7 +193,7 @@ def accepted_slices(
     return results
 
 
-def figures_of(test: SliceTest, wrong: Bools, design: Design, q: float, level: float) -> ErrorSlice:
+def figures_of(test: SliceTest, wrong: Bools, design: Design, q: float, level: float) -> AcceptedSlice:
     """The figures of a test, on the confirmation half; wrong (n,)."""
     has = np.zeros(len(design.truth), np.bool_)
     has[test.having] = True
@@ -208,7 +208,7 @@ def figures_of(test: SliceTest, wrong: Bools, design: Design, q: float, level: f
     )
     shares = cell_accuracies(cells, wrong, level)
     counts = cells.total * cells.means(wrong)
-    return ErrorSlice(
+    return AcceptedSlice(
         test=test,
         q=q,
         wrong=shares[0],

@@ -31,6 +31,8 @@ _TOP_SHARES: Final = (0.8, 0.65, 0.5, 0.4, 0.33, 0.27, 0.22, 0.18, 0.15, 0.12, 0
 """Cuts of a score: these shares of the class's images lie above."""
 _LEAST_Z: Final = 2.0
 """A trait below it is not tested."""
+_LEAST_FIT: Final = 0.3
+"""Fit below which a text behind another trait is what is left of that one, and no trait of its own."""
 _AS_STRONG: Final = 0.8
 """Part of the largest statistic with which a text may name the slice in the place of the strongest."""
 _ROWS: Final = 10_000
@@ -120,6 +122,8 @@ def chosen_traits(traits: Traits, wrong: Bools, weight: Float64s, rows: Ints, se
         if z[best] < _LEAST_Z:
             break
         entry = candidates.entry(best, z, _text_fits(traits, residual, rows))
+        if chosen and entry.trait.fit is not None and entry.trait.fit < _LEAST_FIT:
+            break
         known = [(other.trait, *other.same) for other in chosen]
         # what is left of a trait that was chosen before is no new one
         if any((t.kind, t.name, t.value) == _identity(entry.trait) for group in known for t in group):

@@ -13,14 +13,19 @@ from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.reliance.images import CueColumn, ScoredImages, class_shares
 
 
-def draw_places(images: ScoredImages, draws: int, seed: int, strata: Ints | None = None) -> Ints:
+def draw_places(
+    images: ScoredImages, draws: int, seed: int, strata: Ints | None = None, inside: Ints | None = None
+) -> Ints:
     """(draws, n) the image whose columns each image gets: all columns of an image move together, inside class x half.
 
     Whole clusters exchange their values; a cluster that is larger than the one it gets values from repeats them. Images
-    of a class on a half that are one cluster keep theirs. strata (n,) in place of class x half.
+    of a class on a half that are one cluster keep theirs. strata (n,) int64 in place of class x half; inside (n,) int64
+    groups that split either further, such as images that all answerers answer.
     """
     rng = np.random.default_rng([seed, 21])
     stratum = images.truth * 2 + images.discovery if strata is None else strata
+    if inside is not None:
+        stratum = stratum * (int(inside.max(initial=0)) + 1) + inside
     order = np.lexsort((images.cluster, stratum))
     change = np.ones(len(order), np.bool_)
     change[1:] = (np.diff(stratum[order]) != 0) | (np.diff(images.cluster[order]) != 0)

@@ -49,6 +49,11 @@ class Removal:
     """(P, C - 1, n) what each head's deviation from its mean adds to `base`."""
 
     @property
+    def count(self) -> int:
+        """Heads, P."""
+        return len(self.heads)
+
+    @property
     def right(self) -> Bools:
         """(n,) with every head in place."""
         return self._below_zero(self.base)
@@ -95,6 +100,12 @@ def right_answers(logits: Float32s, truth: Ints) -> Bools:
     """(n,) whether the true class's logit is above every other's; a tie is no right answer."""
     rights: Bools = relative_to_truth(logits, truth).max(axis=0) < 0
     return rights
+
+
+def answered(logits: Float32s) -> Bools:
+    """(n,) bool, images that logits (n, C) answer: without an answer all are equal, or not finite."""
+    given: Bools = np.isfinite(logits).all(axis=1) & (logits.max(axis=1) > logits.min(axis=1))
+    return given
 
 
 def relative_to_truth(logits: Float32s, truth: Ints) -> Float32s:

@@ -11,8 +11,9 @@ import numpy as np
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.reliance.clustered import Cells
 
+_FOLDS: Final = 24
 LEAST_PIECES: Final = 5.0
-"""Independent images that each cell of a class needs for the class to be compared."""
+"""Independent images that each cell of a class needs for the class to be compared (S9)."""
 LEAST_SOURCES: Final = 8
 """With fewer sources nothing is decided (S2b)."""
 
@@ -38,6 +39,18 @@ class ScoredImages:
         codes = np.unique(self.cluster, return_inverse=True)[1]
         weights: Float64s = 1.0 / np.bincount(codes)[codes]
         return weights
+
+    def folds(self, count: int) -> Ints:
+        """(n,) fold of each image, 0..count-1, an even count: whole clusters, half of the folds on each half, every
+        class spread evenly."""
+        names, first, codes = np.unique(self.cluster, return_index=True, return_inverse=True)
+        half, shuffled = self.discovery[first].astype(np.int64), np.random.default_rng(_FOLDS).permutation(len(names))
+        # dealt in turn, by half and class, in an order of their own
+        order = shuffled[np.lexsort((self.truth[first][shuffled], half[shuffled]))]
+        dealt = np.empty(len(names), np.int64)
+        dealt[order] = np.arange(len(names)) % (count // 2)
+        folds: Ints = (half * (count // 2) + dealt)[codes]
+        return folds
 
     @property
     def too_few_sources(self) -> bool:
@@ -86,6 +99,16 @@ class CueColumn:
             name=self.name, having=self.having[rows], pointed=self.pointed, tested=self.tested, text=self.text
         )
 
+    def among(self, rows: Bools) -> CueColumn:
+        """The same with the images outside a mask (n,) bool unknown, which leaves them out of everything."""
+        return CueColumn(
+            name=self.name,
+            having=np.where(rows, self.having, -1),
+            pointed=self.pointed,
+            tested=self.tested,
+            text=self.text,
+        )
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OtherColumn:
@@ -98,6 +121,10 @@ class OtherColumn:
     """(C, V) whether a bin goes with a class where the association was measured."""
     of: tuple[str, ...] = ()
     """Names of the cues that are values of this very column; it is not held against them."""
+
+    def take(self, rows: Ints) -> OtherColumn:
+        """The same of some images, by places (m,), repeated or shuffled."""
+        return OtherColumn(name=self.name, codes=self.codes[rows], aligned=self.aligned, of=self.of)
 
 
 @dataclass(frozen=True, kw_only=True)

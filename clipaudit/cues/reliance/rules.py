@@ -109,6 +109,11 @@ class MeasuredReliance:
         )
 
     @property
+    def believed(self) -> bool:
+        """Whether any verdict of reliance holds, whatever the column's tie to the classes is (S10d)."""
+        return self.relies_on_it or self.fails_where or self.needed
+
+    @property
     def does_not_hang_on_it(self) -> bool:
         """S9's acquittal of this answerer."""
         return self.gap.does_not_hang_on_it(self.options)

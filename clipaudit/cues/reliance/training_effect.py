@@ -33,6 +33,18 @@ class RetrainedAnswers:
     taught_by: Ints
     """(n,) number of the fit that each score is of: only those of one fit can be compared."""
 
+    def take(self, rows: Ints) -> RetrainedAnswers:
+        """The same of some images, by places (m,)."""
+        return RetrainedAnswers(
+            before=self.before[rows],
+            after=self.after[rows],
+            drawn_before=self.drawn_before[rows],
+            drawn=self.drawn[:, rows],
+            training_rows=self.training_rows,
+            seen=self.seen[rows],
+            taught_by=self.taught_by[rows],
+        )
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrainingEffect:
@@ -56,6 +68,11 @@ class TrainingEffect:
     """(1 + R,) fall / its standard error of the true column and of the permuted ones."""
     visibility: Estimate
     """AUC of the cue in the embedding inside classes, on images that did not teach it (S10b)."""
+
+    @property
+    def p(self) -> float:
+        """One-sided, of the true column's t among its permutations, alone."""
+        return float((1 + (self.t[1:] >= self.t[0] - 1e-9).sum()) / len(self.t))
 
     @property
     def specific(self) -> bool:

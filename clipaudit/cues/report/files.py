@@ -26,6 +26,7 @@ ABOUT: Final = {
     "groups.parquet": "Every image with its class and attributes, for group-aware training and evaluation.",
     "spuriosity.parquet": "The images of each finding's class by how much of the cue they show (rank 1 has most).",
     "heads.json": "The attention heads behind each finding, to ablate or to query.",
+    "slices.csv": "The images of each error slice, those with most of it first, and what they were answered.",
     "review.csv": "Images worth a look by a person, with the reason.",
 }
 """What each file is for."""
@@ -37,6 +38,7 @@ _TABLES: Final = {
     "collect.csv": "collect",
     "groups.parquet": "groups",
     "spuriosity.parquet": "spuriosity",
+    "slices.csv": "slices",
     "review.csv": "review",
 }
 

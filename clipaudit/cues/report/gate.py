@@ -35,15 +35,31 @@ DETECTS: Final = 0.8
 _STRONG: Final = 0.5
 _NAMED: Final = 3
 _UNDECIDED: Final = {
-    Verdict.FAILS_WHERE: "the model fails where the cue is missing, which does not fail this gate",
-    Verdict.NEEDED: "somebody has to decide whether what the model needs is part of the class (--core)",
-    Verdict.TIED: "a column is tied to the classes as a whole",
+    Verdict.FAILS_WHERE: (
+        "the model fails where the cue is missing, which does not fail this gate",
+        "Collect images that break the tie, or train with the group weights.",
+    ),
+    Verdict.NEEDED: (
+        "somebody has to decide whether what the model needs is part of the class (--core)",
+        "Decide whether the cue is part of the class, and say so with --core or a waiver.",
+    ),
+    Verdict.TIED: (
+        "a column is tied to the classes as a whole",
+        "Look at how the column is spread over the classes, and balance it or leave it out.",
+    ),
 }
-"""Verdicts that are no pass, and why."""
+"""Verdicts that are no pass: why, and what to do."""
 _GUESSING: Final = "CLIP's answers are no better than guessing, so nothing can be said about what it relies on."
 _STRANGERS: Final = "CLIP's answers match the captions no more than by chance: they may not describe these images."
 _EXIT: Final[dict[Outcome, int]] = {"passed": 0, "failed": 1, "inconclusive": 0, "invalid": 4}
 _EXIT_WITHOUT_EVIDENCE: Final = 3
+
+
+_TIED_LABEL: Final = (
+    "a column, or another label, goes with a label, and what a model makes of it is not measured",
+    "Add images that break each tie (collect.csv counts them), and audit again.",
+)
+"""The same of a tied column where images may have several labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +81,8 @@ class Gate(Documented):
     """Findings of a failing kind that are too weak or rest on too few images, one sentence each."""
     open_questions: tuple[str, ...]
     """Why it is not known whether the data are fine, one sentence each."""
+    remedies: tuple[str, ...]
+    """What to do about each of these, in their order."""
 
 
 def parse_fail_on(words: Sequence[str]) -> tuple[str, ...]:
@@ -89,7 +107,8 @@ def judge(result: AuditResult, applied: Sequence[Applied], *, fail_on: Sequence[
         for finding in of_failing_kind
         if finding.id not in active and (excuse := _excuse(finding, result)) is not None
     ) + former_waivers(applied)
-    open_questions = _open_questions(result, active, fail_on)
+    questions = _open_questions(result, active, fail_on)
+    open_questions = tuple(question.sentence for question in questions)
     too_small = any(finding.id not in active and _images(finding) < MAY_GATE for finding in of_failing_kind)
     outcome: Outcome = (
         "invalid"
@@ -111,6 +130,7 @@ def judge(result: AuditResult, applied: Sequence[Applied], *, fail_on: Sequence[
         waived=waived,
         warnings=warnings,
         open_questions=open_questions,
+        remedies=tuple(question.remedy for question in questions),
     )
 
 
@@ -144,54 +164,127 @@ def _images(finding: Finding) -> int:
     return max(answered) if answered else finding.association.d.n
 
 
-def _open_questions(result: AuditResult, active: set[str], fail_on: Sequence[str]) -> tuple[str, ...]:
+@dataclass(frozen=True, kw_only=True)
+class _Question:
+    """Why something is not known, and what to do about it."""
+
+    sentence: str
+    remedy: str
+
+
+def _open_questions(result: AuditResult, active: set[str], fail_on: Sequence[str]) -> list[_Question]:
     """What keeps an audit without failing findings from being a pass (docs/method.md 8)."""
+    questions = [*_of_inputs(result), *_of_findings(result, active, fail_on), *_too_small(result)]
+    questions += [
+        _Question(
+            sentence=f"Of {control.trials} strong cues planted as a check, {control.detected} were found: there may be"
+            " more.",
+            remedy="Add images of every class, and audit again.",
+        )
+        for control in result.controls.positive
+        if control.d >= _STRONG and control.trials and control.detected < DETECTS * control.trials
+    ]
+    if result.hygiene.failed_shards:
+        questions.append(
+            _Question(
+                sentence=f"{counted(result.hygiene.failed_shards, 'shard')} of the run could not be read.",
+                remedy="Run `clipaudit audit` again, which reads the shards that failed, and then `clipaudit report`.",
+            )
+        )
+    if not questions and not result.findings and result.verdict is Verdict.INCONCLUSIVE:
+        # such as fewer than eight sources, or a value whose interval reaches beyond delta
+        questions.append(
+            _Question(sentence=result.sentence, remedy="Add images of the kinds that are named here, and audit again.")
+        )
+    return questions
+
+
+def _of_inputs(result: AuditResult) -> list[_Question]:
+    """What the model, the classes and the columns do not let an audit decide."""
     questions = []
     labelled = result.settings.classes_from == "label"
     if result.trust.near_chance:
-        questions.append(_GUESSING if labelled else _STRANGERS)
-    if sum(facts.tested for facts in result.classes) < 2:
-        questions.append("Fewer than two classes have enough images to be compared.")
+        larger = "Make the run again with a larger model (`clipaudit audit --model`), and audit that."
+        other = "Give captions and class names that describe these images (--classes), and audit again."
+        questions.append(
+            _Question(sentence=_GUESSING if labelled else _STRANGERS, remedy=larger if labelled else other)
+        )
+    several, tested = result.settings.several_labels, sum(facts.tested for facts in result.classes)
+    if tested < (1 if several else 2):
+        classes = "Fewer than two classes have enough images to be compared."
+        questions.append(
+            _Question(
+                sentence="No label has enough images with it and without it." if several else classes,
+                remedy=f"Add images to the {'labels' if several else 'classes'} that have too few, and audit again.",
+            )
+        )
     questions += [
-        f"The column {column_word(dropped.what)} could not be tested: {dropped.reason}."
+        _Question(
+            sentence=f"The column {column_word(dropped.what)} could not be tested: {dropped.reason}.",
+            remedy=f"Mend the column {column_word(dropped.what)} or leave it out, and audit again.",
+        )
         for dropped in result.dropped
         if dropped.head is None
     ]
     if not labelled:
         how = CLASSES[result.settings.classes_from]
-        questions.append(f"{how}, so nothing here is more than observed: only labels can decide.")
+        questions.append(
+            _Question(
+                sentence=f"{how}, so nothing here is more than observed: only labels can decide.",
+                remedy="Label images by hand, and audit those with --label.",
+            )
+        )
+    return questions
+
+
+def _of_findings(result: AuditResult, active: set[str], fail_on: Sequence[str]) -> list[_Question]:
+    """Findings that are neither a failure nor a pass."""
+    questions, several = [], result.settings.several_labels
     undecided = [f for f in result.findings if f.verdict == Verdict.INCONCLUSIVE and f.id not in active]
     if undecided:
         missing = next((need.what for finding in undecided for need in finding.needs), "too few images")
-        questions.append(f"{counted(len(undecided), 'finding')} could not be decided: {missing}.")
+        questions.append(
+            _Question(
+                sentence=f"{counted(len(undecided), 'finding')} could not be decided: {missing}.",
+                remedy="Add what each of them says is missing, and audit again.",
+            )
+        )
     candidates = [f for f in result.findings if f.verdict == Verdict.CANDIDATE and f.id not in active]
     if candidates:
+        part = "what the label means" if several else "the class"
         questions.append(
-            f"{counted(len(candidates), 'candidate')} cannot be told from a part of the class without attribute labels."
+            _Question(
+                sentence=f"{counted(len(candidates), 'candidate')} cannot be told from a part of {part} without"
+                " attribute labels.",
+                remedy="Add a column that says which images have the cue, and audit again with --attribute.",
+            )
         )
-    for verdict, what in _UNDECIDED.items():
+    for verdict, (what, remedy) in _UNDECIDED.items():
         of_kind = [f for f in result.findings if f.verdict == verdict and f.id not in active and not f.core]
         if of_kind and slug(verdict) not in fail_on:
-            questions.append(f"{counted(len(of_kind), 'finding')}: {what}.")
-    questions += _too_small(result)
-    questions += [
-        f"Of {control.trials} strong cues planted as a check, {control.detected} were found: there may be more."
-        for control in result.controls.positive
-        if control.d >= _STRONG and control.trials and control.detected < DETECTS * control.trials
-    ]
-    if result.hygiene.failed_shards:
-        questions.append(f"{counted(result.hygiene.failed_shards, 'shard')} of the run could not be read.")
-    return tuple(questions)
+            if several and verdict == Verdict.TIED:
+                what, remedy = _TIED_LABEL
+            questions.append(_Question(sentence=f"{counted(len(of_kind), 'finding')}: {what}.", remedy=remedy))
+    return questions
 
 
-def _too_small(result: AuditResult) -> list[str]:
+def _too_small(result: AuditResult) -> list[_Question]:
     """Classes and columns with fewer independent images than a pass asks for."""
     few = [facts.class_name for facts in result.classes if facts.tested and facts.independent < MAY_GATE]
     if few:
         which = ", ".join(few[:_NAMED]) + (", ..." if len(few) > _NAMED else "")
-        return [f"Fewer than {MAY_GATE} independent images of {which}: a weaker cue could be missed."]
+        return [
+            _Question(
+                sentence=f"Fewer than {MAY_GATE} independent images of {which}: a weaker cue could be missed.",
+                remedy=f"Add images of {which} until each class has {MAY_GATE} different ones, and audit again.",
+            )
+        ]
     return [
-        f"The column {column_word(table.attribute)} has too few values in a class to be cleared."
+        _Question(
+            sentence=f"The column {column_word(table.attribute)} has too few values in a class to be cleared.",
+            remedy=f"Add images with a value of {column_word(table.attribute)} until each class has {MAY_GATE}"
+            " different ones, and audit again.",
+        )
         for table in result.attributes
         if not table.decided
     ]

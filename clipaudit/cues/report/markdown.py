@@ -7,7 +7,8 @@ from typing import Final
 
 from clipaudit.cues.report.document import Report
 from clipaudit.cues.report.first_screen import plain_sentences
-from clipaudit.cues.report.words import SHORT, headline, reliance, with_limits
+from clipaudit.cues.report.reliance_words import reliance
+from clipaudit.cues.report.words import SHORT, headline, with_limits
 
 _ROWS: Final = 10
 _SPECIAL: Final = re.compile(r"([\\`*_\[\]#|~@]|:(?=//))")
@@ -19,7 +20,7 @@ def markdown(report: Report) -> str:
     lines = [f"# {escape(headline(audit))}", "", escape(" ".join(plain_sentences(report))), ""]
     lines += [f"**{escape(report.gate.sentence)}**", ""]
     if audit.findings:
-        lines += ["| | verdict | class | cue | tie in the data, D | effect on CLIP, points | what to do |",
+        lines += ["| | verdict | class | cue | tie in the data, D | reliance, points | what to do |",
                   "|---:|---|---|---|---|---|---|"]  # fmt: skip
     for finding in audit.findings[:_ROWS]:
         cells = (
@@ -34,7 +35,16 @@ def markdown(report: Report) -> str:
         lines.append("| " + " | ".join(escape(cell) for cell in cells) + " |")
     if len(audit.findings) > _ROWS:
         lines += ["", f"{len(audit.findings) - _ROWS} more are in report.json."]
-    for title, sentences in (("Not decided", report.gate.open_questions), ("Warnings", report.gate.warnings)):
+    mistakes = [errors.sentence for errors in audit.errors]
+    mistakes += [part.sentence for errors in audit.errors for part in errors.slices[:_ROWS]]
+    labels = [] if audit.labels is None else [audit.labels.sentence]
+    sections = (
+        ("Where models err", mistakes),
+        ("Labels", labels),
+        ("Not decided", report.gate.open_questions),
+        ("Warnings", report.gate.warnings),
+    )
+    for title, sentences in sections:
         if sentences:
             lines += ["", f"## {title}", "", *(f"- {escape(sentence)}" for sentence in sentences)]
     if report.waivers:

@@ -23,6 +23,8 @@ STRIP: Final = 8
 """Pictures in a row, at most."""
 CARDS: Final = 10
 """Findings that get a card."""
+SLICES: Final = 6
+"""Error slices of each answerer that get a card."""
 _DUPLICATES: Final = 3
 """Clusters of near duplicates that are shown."""
 _PLAIN_BUDGET: Final = 1_200_000
@@ -132,16 +134,16 @@ def as_picture(data: bytes) -> InlinePicture:
     return InlinePicture(url=f"data:image/{kind};base64,{base64.b64encode(data).decode()}", width=width, height=height)
 
 
-def strips(finding: Finding, pictures: Pictures) -> tuple[PictureStrip, ...]:
+def strips(finding: Finding, pictures: Pictures, several_labels: bool = False) -> tuple[PictureStrip, ...]:
     """The rows of a finding's card, no picture twice; rows without samples are left out."""
     return tuple(
         PictureStrip(title=title, pictures=row(samples, pictures, finding.id))
-        for title, samples in _rows(finding)
+        for title, samples in _rows(finding, "Others" if several_labels else "Other classes")
         if samples
     )
 
 
-def _rows(finding: Finding) -> tuple[tuple[str, tuple[SampleRef, ...]], ...]:
+def _rows(finding: Finding, others_are: str) -> tuple[tuple[str, tuple[SampleRef, ...]], ...]:
     """Titles and samples of a card's rows."""
     names, name, cue, gallery = having(finding), having_name(finding), cue_word(finding), finding.gallery
     aligned = gallery.aligned[:STRIP]
@@ -159,7 +161,7 @@ def _rows(finding: Finding) -> tuple[tuple[str, tuple[SampleRef, ...]], ...]:
     return (
         (f"“{name}” with the cue “{cue}”", aligned),
         (f"“{name}” without it: where {fails}", same),
-        (f"Other classes with it: where {misleads}", others),
+        (f"{others_are} with it: where {misleads}", others),
         (f"“{name}” with the least of the cue{note}", least[:STRIP]),
     )
 
@@ -206,11 +208,16 @@ def identity(sample: SampleRef) -> SampleKey:
 def _wanted(result: AuditResult) -> Iterator[SampleRef]:
     for finding in result.findings[:CARDS]:
         yield from _of_finding(finding)
+    for errors in result.errors:
+        for part in errors.slices[:SLICES]:
+            yield from (*part.wrong_examples[:STRIP], *part.right_examples[:STRIP])
+    if result.labels is not None:
+        yield from (entry.image for entry in result.labels.examples)
     yield from chain.from_iterable(cluster[:STRIP] for cluster in result.hygiene.examples[:_DUPLICATES])
 
 
 def _of_finding(finding: Finding) -> Iterator[SampleRef]:
-    for _, samples in _rows(finding):
+    for _, samples in _rows(finding, ""):
         yield from samples
 
 

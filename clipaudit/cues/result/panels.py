@@ -12,6 +12,16 @@ ColumnKind: TypeAlias = Literal["number", "ordered", "boolean", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class StateRead(Documented):
+    """Which state of a run was audited."""
+
+    generation: int
+    """The last one that was read, 0 for a run that never grew; each `audit --append` adds one."""
+    committed_at: str
+    """Time of the last commit that was read, ISO 8601, UTC."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MapPoint(Documented):
     """A point of the 2 x 2 map: association in the data against reliance of the model."""
 
@@ -83,6 +93,8 @@ class SourceFacts(Documented):
     p: float
     used: bool
     """Errors were widened to those of its levels."""
+    rows: int
+    """Images that it was tried on, one of each near-duplicate cluster."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +271,9 @@ class Data(Documented):
     clusters: int
     """Independent groups of near duplicates among the association's images."""
     attributes: tuple[str, ...]
+    """The declared columns that were tested."""
+    image_properties: tuple[str, ...] = ()
+    """The image properties that were tested beside them; empty for a run of before they were measured."""
     evidence: Verdict
     """The strongest verdict that this input allows: confirmed (attributes), candidate (labels), observed (neither)."""
     left_out: LeftOut
@@ -295,5 +310,7 @@ class Settings(Documented):
     """Where class names come from."""
     classes_from: ClassesFrom
     """What says which class an image is: `label`, the name in its `caption`, or `clip`'s own answer."""
+    several_labels: bool = False
+    """Images may have several labels: each is compared with the images without it, and reliance is not measured."""
     templates: str
     user_texts: tuple[str, ...]

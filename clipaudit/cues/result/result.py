@@ -32,6 +32,8 @@ from clipaudit.cues.result.finding_parts import (
     Stability,
     Verdict,
 )
+from clipaudit.cues.result.given_parts import GivenModel
+from clipaudit.cues.result.mistake_parts import AnswererErrors, DoubtfulLabels
 from clipaudit.cues.result.panel_tables import estimate_columns, predictability_rows, rehearsal_rows, shift_rows
 from clipaudit.cues.result.panels import (
     AttributeTable,
@@ -44,6 +46,7 @@ from clipaudit.cues.result.panels import (
     MapPoint,
     Settings,
     Shift,
+    StateRead,
     Trust,
 )
 from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
@@ -136,6 +139,8 @@ class AuditResult(Documented):
     model: str
     model_fingerprint: str
     run_fingerprint: str
+    state: StateRead
+    test_state: StateRead | None
     verdict: Verdict | None
     """Of the first finding; `inconclusive` where that is not decided; None for a pass."""
     sentence: str
@@ -152,8 +157,14 @@ class AuditResult(Documented):
     predictability: tuple[Predictability, ...]
     """By head, most class-free skill first."""
     shift: Shift | None
+    errors: tuple[AnswererErrors, ...]
+    """What goes with the errors of each answerer but CLIP; empty where none was measured."""
+    labels: DoubtfulLabels | None
+    """Labels to look at; None where no probe was rehearsed."""
     rehearsal: RehearsalPanel | None
     """What a model trained on these images would learn, and what mends it; None without labels."""
+    given: tuple[GivenModel, ...]
+    """The user's models, by their predictions."""
     hygiene: Hygiene
     controls: Controls
     trust: Trust

@@ -113,7 +113,8 @@ def conflict_of(grouped: Grouping, k: int, value: int, least: int = COUNT_ONLY) 
     for side in grouped.conflict(k, value):
         large = [group for group in side if sizes[group] >= least]
         groups += large
-        # inside one side groups count by size: many small ones would make the mean needlessly uncertain
+        # inside one side groups count by size (S7): pseudo-attributes, which alone use this, pool a side's classes, and
+        # corrected counts of small groups are noise; the gap, on which verdicts rest, weighs classes alike (S9)
         inside = sizes[large].sum()
         weights += [float(sizes[group] / inside) for group in large]
         totals.append(int(sizes[side].sum()) if side else 0)

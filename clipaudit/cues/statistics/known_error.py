@@ -14,6 +14,8 @@ import numpy as np
 
 from clipaudit.arrays import Bools, Float64s, Ints
 from clipaudit.cues.result.finding_parts import Estimate
+from clipaudit.cues.statistics.sources import quantile
+from clipaudit.cues.statistics.strength import Z95
 from clipaudit.errors import UsageError
 
 ASSUMED_IMAGES: Final = 100
@@ -88,22 +90,29 @@ def corrected_cells(
     values: int,
     error: KnownError,
     *,
+    source: Ints | None = None,
     right: Bools | None = None,
     seed: int = 0,
 ) -> CorrectedCells:
-    """Corrected strength and gap of one value; intervals by a bootstrap over clusters of images and over the rate.
+    """Corrected strength and gap of one value; intervals by a bootstrap over groups of images and over the rate.
 
-    codes (n,) said values 0..V-1, -1 unknown; truth (n,); cluster (n,); pointed (K,) classes that have the value;
-    right (n,) whether an answer was right.
+    codes (n,) int64 said values 0..V-1, -1 unknown; truth (n,) int64 classes; cluster (n,) int64, whose images share
+    the weight of one; source (n,) int64, what is drawn again where images share more than copies do, else clusters are;
+    pointed (K,) bool, classes that have the value; right (n,) bool, whether an answer was right. With sources the
+    interval is stretched from the normal's quantile to that of t with G - 1 degrees and by the root of G / (G - 1), as
+    all intervals over few groups are (S2b).
     """
     known = codes >= 0
     K, V = len(pointed), values
     cells = (truth * V + codes)[known]
-    _, groups = np.unique(cluster[known], return_inverse=True)
+    _, copies = np.unique(cluster[known], return_inverse=True)
+    # copies of one image lie in one source, so that whole sources keep them together
+    _, groups = np.unique((cluster if source is None else source)[known], return_inverse=True)
     good = np.zeros(len(cells)) if right is None else right[known].astype(np.float64)
     rng = np.random.default_rng([seed, 17])
     G = int(groups.max(initial=-1)) + 1
-    share_of = 1 / np.maximum(np.bincount(groups, minlength=G), 1)[groups]  # images of a cluster share its weight
+    share_of = 1 / np.bincount(copies)[copies]  # images of a cluster share its weight
+    stretch = 1.0 if source is None else quantile(0.95, G) / Z95 * float(np.sqrt(G / max(G - 1, 1)))
 
     def measure(weight: Float64s, rate: float) -> tuple[Float64s, float, float]:
         counts = np.bincount(cells, weight, minlength=K * V).reshape(K, V).astype(np.float64)
@@ -118,8 +127,8 @@ def corrected_cells(
         rate = min(rng.binomial(error.images, error.rate) / error.images, 0.45)
         draws[number] = measure(share_of * times[groups], rate)[1:]
     return CorrectedCells(
-        d=_estimate(d, draws[:, 0], G, -1.0),
-        gap=None if right is None or not np.isfinite(gap) else _estimate(gap, draws[:, 1], G, -1.0),
+        d=_estimate(d, draws[:, 0], G, -1.0, stretch),
+        gap=None if right is None or not np.isfinite(gap) else _estimate(gap, draws[:, 1], G, -1.0, stretch),
         shares=tuple(float(share) for share in shares),
     )
 
@@ -143,8 +152,10 @@ def _measure(counts: Float64s, hits: Float64s, value: int, pointed: Bools) -> tu
     return share, d, float(np.mean(sides)) if sides else float("nan")
 
 
-def _estimate(value: float, draws: Float64s, n: int, least: float) -> Estimate:
+def _estimate(value: float, draws: Float64s, n: int, least: float, stretch: float) -> Estimate:
     usable = draws[np.isfinite(draws)]
+    if n < 2 or not len(usable):  # one group has no spread
+        return Estimate(value=value, low=least, high=1.0, n=n)
     # percentiles, stretched to hold the estimate itself
-    low, high = np.quantile(usable, (0.025, 0.975)) if len(usable) else (least, 1.0)
+    low, high = value + stretch * (np.quantile(usable, (0.025, 0.975)) - value)
     return Estimate(value=value, low=max(least, min(float(low), value)), high=min(1.0, max(float(high), value)), n=n)

@@ -25,6 +25,9 @@ ALPHA: Final = 0.01
 """Of the permutation test, over all columns that are tried."""
 COMPONENTS: Final = 20
 _ROWS: Final = 5_000
+"""Images that a column is tried on, at most."""
+_OF_VALUE: Final = 50
+"""Images of one value among these, where they suffice for a hundred values."""
 _PER_COLUMN: Final = 200
 
 
@@ -40,6 +43,8 @@ class SourceTest:
     """By permutation of the column inside classes."""
     design_effect: float
     """1 + (images a level - 1) * icc: how much wider variances become."""
+    rows: int
+    """Images that it was tried on, one of each near-duplicate cluster."""
 
 
 def principal_components(embedding: Floats, truth: Ints, count: int = COMPONENTS) -> Float64s:
@@ -79,42 +84,78 @@ def _sums(scores: Float64s, codes: Ints, count: int) -> Float64s:
     return result
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SourceCandidate:
+    """A column that is tried as a source of n images."""
+
+    name: str
+    codes: Ints
+    """(n,) int64, -1 without a value."""
+    cells: Ints
+    """(n,) int64; images are compared inside these, the classes or parts of them."""
+
+
 def find_source(
-    candidates: Sequence[tuple[str, Ints]], embedding: Floats, truth: Ints, cluster: Ints, seed: int = 0
+    candidates: Sequence[SourceCandidate], read: Callable[[Ints], Floats], cluster: Ints, seed: int = 0
 ) -> tuple[SourceTest | None, tuple[SourceTest, ...]]:
     """The column that is a source, if any is, and all that were tried.
 
-    candidates: names and codes (n,), -1 without a value; embedding (n, D); truth, cluster (n,). One image of every near
-    duplicate cluster is used, at most 5,000. A column counts when its permutation p-value is below .01 / columns; of
-    several the one with the largest design effect.
+    read: gives the embeddings (m, D) at ascending places (m,); cluster (n,) int64 near duplicates, of which one image
+    each is used. Of more than 5,000 such images some are drawn, for each column by itself (`drawn_rows`). A column
+    counts when its permutation p-value is below .01 / columns; of several the one with the largest design effect.
     """
     rng = np.random.default_rng([seed, 18])
-    first = np.unique(cluster, return_index=True)[1]
-    rows = np.sort(first if len(first) <= _ROWS else rng.choice(first, _ROWS, replace=False))
-    usable = [(name, codes[rows]) for name, codes in candidates if len(np.unique(codes[rows])) >= 2]
-    if not usable or len(rows) < 2 * COMPONENTS:
+    first = np.sort(np.unique(cluster, return_index=True)[1])
+    drawn = [(one, drawn_rows(one.codes, first, _ROWS, rng)) for one in candidates]
+    usable = [
+        (one, rows) for one, rows in drawn if len(np.unique(one.codes[rows])) >= 2 and len(rows) >= 2 * COMPONENTS
+    ]
+    if not usable:
         return None, ()
-    scores = principal_components(embedding[rows], truth[rows])
+    union = np.unique(np.concatenate([rows for _, rows in usable]))
+    embedding = read(union)
     tests = []
-    for name, codes in usable:
-        known = codes >= 0
-        icc, p = _permuted(scores[known], codes[known], truth[rows][known], _PER_COLUMN * len(usable), rng)
-        levels = len(np.unique(codes[known]))
-        size = len(cluster) * float(known.mean()) / max(levels, 1)
-        tests.append(SourceTest(name=name, levels=levels, icc=icc, p=p, design_effect=1 + max(size - 1, 0) * icc))
+    for one, rows in usable:
+        cells = one.cells[rows]
+        scores = principal_components(embedding[np.searchsorted(union, rows)], cells)
+        icc, p = _permuted(scores, one.codes[rows], cells, _PER_COLUMN * len(usable), rng)
+        known = one.codes >= 0
+        levels = len(np.unique(one.codes[known]))
+        size = float(known.sum()) / levels
+        effect = 1 + max(size - 1, 0) * icc
+        tests.append(SourceTest(name=one.name, levels=levels, icc=icc, p=p, design_effect=effect, rows=len(rows)))
     # Bonferroni over the columns tried
     significant = [test for test in tests if test.p < ALPHA / len(usable) and test.icc > 0]
     return max(significant, key=lambda test: test.design_effect, default=None), tuple(tests)
 
 
-def _permuted(scores: Float64s, codes: Ints, truth: Ints, count: int, rng: np.random.Generator) -> tuple[float, float]:
+def drawn_rows(codes: Ints, rows: Ints, limit: int, rng: np.random.Generator) -> Ints:
+    """About `limit` of the rows (m,) that have a value, ascending: whole values drawn, of large ones a part.
+
+    codes (n,) int64, -1 without a value. The error of an intraclass correlation of n = G m images falls with the root
+    of n m: with as many images, 50 of each of 100 sources tell far more than one each of 5,000, which tell nothing.
+    """
+    rows = rows[codes[rows] >= 0]
+    if len(rows) <= limit:
+        return rows
+    # values in a random order, and inside each its images in one
+    _, value = np.unique(codes[rows], return_inverse=True)
+    G = int(value.max()) + 1
+    order = np.lexsort((rng.random(len(rows)), rng.permutation(G)[value]))
+    starts = np.flatnonzero(np.diff(value[order], prepend=-1))
+    within = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))
+    chosen = order[within < max(_OF_VALUE, -(-limit // G))]
+    return np.sort(rows[chosen[:limit]])
+
+
+def _permuted(scores: Float64s, codes: Ints, cells: Ints, count: int, rng: np.random.Generator) -> tuple[float, float]:
     observed = intraclass(scores, codes)
-    order = np.argsort(truth, kind="stable")
-    bounds = np.searchsorted(truth[order], np.unique(truth), side="left").tolist()
+    order = np.argsort(cells, kind="stable")
+    bounds = np.searchsorted(cells[order], np.unique(cells), side="left").tolist()
     above = 0
     for _ in range(count):
         dealt = codes.copy()
-        # inside classes: sources may hold different classes without making images alike
+        # inside classes (and splits): sources may hold different ones without making images alike
         for rows in np.split(order, bounds[1:]):
             dealt[rows] = rng.permutation(codes[rows])
         above += intraclass(scores, dealt) >= observed

@@ -101,18 +101,21 @@ def shares(mass: Float32s, cover: Float32s, permutations: int, seed: int = 0) ->
 
     Args:
         mass: (n, patches) float32, 0 or more.
-        cover: (n, patches) share of each patch that the object covers, 0..1.
+        cover: (n, patches) share of each patch that the object covers, 0..1; nan for padding, which has no mass.
         permutations: R.
         seed: of the permutations.
 
     Returns:
         The share, 0..1, nan of no mass; and (R,) float64, those with masks permuted over images.
     """
+    mass = np.where(np.isfinite(cover), mass, 0.0)
+    # where another image's mask has padding, it says nothing of this one's picture: not on its object
+    inside = np.nan_to_num(cover)
     total, rng = float(mass.sum(dtype=np.float64)), np.random.default_rng(seed)
     if total == 0:
         return float("nan"), np.full(permutations, np.nan)
-    drawn = [float((mass * cover[rng.permutation(len(cover))]).sum()) / total for _ in range(permutations)]
-    return float((mass * cover).sum()) / total, np.array(drawn)
+    drawn = [float((mass * inside[rng.permutation(len(cover))]).sum()) / total for _ in range(permutations)]
+    return float((mass * inside).sum()) / total, np.array(drawn)
 
 
 def _result(
@@ -137,4 +140,4 @@ def _result(
                 p=float((1 + further.sum()) / (1 + _PERMUTATIONS)),
             )
         )
-    return HeadPlaces(heads=tuple(heads), images=len(cover), covered=float(cover.mean()))
+    return HeadPlaces(heads=tuple(heads), images=len(cover), covered=float(np.nanmean(cover)))

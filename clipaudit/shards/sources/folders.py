@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from clipaudit.errors import UsageError
-from clipaudit.shards.image_header import IMAGE_EXTENSIONS
+from clipaudit.shards.image_names import IMAGE_EXTENSIONS
 from clipaudit.shards.pack_writer import inside
 from clipaudit.shards.sources.catalogue import Catalogue
 from clipaudit.shards.sources.options import SourceOptions

@@ -137,6 +137,6 @@ def test_a_split_is_train_for_the_ties_and_test_for_the_reliance(report):
     report("--split", "json:meta.split", "--attribute", "place,tint", "--templates", "simple", "--seed", 3)
     report()
     options, plain = report.options
-    assert (options.where, options.test_where) == (("split=train",), ("split=test",))
+    assert (options.split, options.where, options.test_where) == ("split", (), ())
     assert (options.attributes, options.templates, options.seed) == (("place", "tint"), "simple", 3)
     assert plain == AuditOptions()

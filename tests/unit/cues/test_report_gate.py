@@ -6,6 +6,9 @@ from datetime import date
 
 import pytest
 
+from clipaudit.cues.findings.sentences import Words, action
+from clipaudit.cues.report.document import Report
+from clipaudit.cues.report.first_screen import to_do
 from clipaudit.cues.report.gate import FAIL_ON, judge, parse_fail_on
 from clipaudit.cues.report.waivers import Waiver, apply_waivers, load_waivers, unknown_waiver
 from clipaudit.cues.result.finding_parts import Verdict
@@ -51,6 +54,43 @@ def test_a_confirmed_shortcut_fails():
     found = gate(audit_of(confirmed()))
     assert (found.outcome, found.exit_code, found.failing) == ("failed", 1, (confirmed().id,))
     assert found.sentence == "Gate failed: 1 finding of the kind confirmed."
+
+
+ACTIONS = {"Add", "Collect", "Decide", "Do", "Give", "Keep", "Label", "Look", "Make", "Mend", "Run", "Use"}
+"""First words of sentences that say what to do."""
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_what_to_do_about_a_finding_is_an_action(verdict):
+    words = Words(classes=("waterbird",), cue="water", side="has", others=("landbird",), column="place")
+    said = action(verdict, words, 40)
+    assert said.split()[0] in ACTIONS
+    assert "waterbird" in said or "place" in said or "collect.csv" in said or "water" in said
+
+
+WITHOUT_FINDINGS = {
+    "nothing": {},
+    "the model guesses": {"trust": replace(example_result().trust, near_chance=True)},
+    "a column that was dropped": {"dropped": (Dropped(what="attributes.place", head=None, reason="no value"),)},
+    "few images": {"classes": tuple(replace(c, independent=40) for c in example_result().classes)},
+    "shards": {"hygiene": replace(example_result().hygiene, failed_shards=2)},
+    "few sources": {
+        "verdict": Verdict.INCONCLUSIVE,
+        "sentence": "The images come from 4 sources, and eight are needed.",
+    },
+}
+
+
+@pytest.mark.parametrize("changes", WITHOUT_FINDINGS.values(), ids=WITHOUT_FINDINGS)
+def test_what_to_do_without_a_finding_is_an_action_with_its_reason(changes):
+    audit = audit_of(**{"verdict": None, **changes})
+    judged = gate(audit)
+    said = to_do(Report(audit=audit, gate=judged, waivers=(), files=(), command="clipaudit report"))
+    assert said.split()[0] in ACTIONS
+    assert len(judged.remedies) == len(judged.open_questions)
+    assert all(remedy.split()[0] in ACTIONS for remedy in judged.remedies)
+    assert judged.outcome == ("inconclusive" if changes else "passed")
+    assert not judged.open_questions or judged.open_questions[0] in said
 
 
 def test_nothing_found_passes_when_planted_cues_are_found():

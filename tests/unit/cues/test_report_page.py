@@ -12,7 +12,8 @@ from clipaudit.cues.report.first_screen import plain_sentences
 from clipaudit.cues.report.gate import judge
 from clipaudit.cues.report.page import Link, render
 from clipaudit.cues.report.pictures import InlinePicture, Pictures, identity, strips, within_budget
-from clipaudit.cues.report.words import MEANING, headline, numbers
+from clipaudit.cues.report.reliance_words import numbers
+from clipaudit.cues.report.words import MEANING, headline
 from clipaudit.cues.result.finding_parts import Verdict
 from tests.audit_examples import candidate, confirmed, example_result, inconclusive, observed, unlabelled_result
 
@@ -55,7 +56,14 @@ def hostile():
         gallery=replace(finding.gallery, aligned=(sample,)),
     )
     classes = tuple(replace(facts, class_name=text) for facts in result.classes)
-    return replace(result, findings=(finding,), sentence=text, run=text, classes=classes)
+    part = result.errors[0].slices[0]
+    part = replace(part, class_name=text, name=text, description=text, sentence=text, same=(text,))
+    errors = replace(result.errors[0], answerer=f"given:{text}", sentence=text, slices=(part,))
+    pairs = tuple(replace(pair, label=text, looks_like=text) for pair in result.labels.pairs)
+    labels = replace(result.labels, sentence=text, pairs=pairs)
+    return replace(
+        result, findings=(finding,), sentence=text, run=text, classes=classes, errors=(errors,), labels=labels
+    )
 
 
 def pictures_of(audit):
@@ -127,7 +135,7 @@ def test_hostile_keys_of_samples_are_shown():
 
 def test_sections_stand_in_the_order_of_the_specification():
     page = render(report_of(example_result()))
-    sections = ("map", "findings", "cards", "groups", "shift", "hygiene", "actions", "trust", "method")
+    sections = ("map", "findings", "cards", "groups", "errors", "shift", "hygiene", "actions", "trust", "method")
     places = [page.index(f'id="{name}"') for name in sections]
     assert page.index("<h1>") < places[0]
     assert places == sorted(places)

@@ -17,7 +17,7 @@ from clipaudit.cues.statistics.columns import binned_column, binned_like, column
 from clipaudit.cues.statistics.cuts import cut_of, false_coverage_level, honest, strength_interval
 from clipaudit.cues.statistics.design import Design, halves_of
 from clipaudit.cues.statistics.known_error import KnownError, corrected_cells, parse_attribute
-from clipaudit.cues.statistics.sources import find_source, intraclass, jackknife, nested
+from clipaudit.cues.statistics.sources import SourceCandidate, find_source, intraclass, jackknife, nested
 from clipaudit.cues.statistics.strength import binned
 from clipaudit.errors import UsageError
 from tests.audit_worlds import Texts, World, cue_world, noise_world, text_pool, write_world
@@ -109,11 +109,47 @@ def sourced(rng, sources, size, spread):
     return source, truth, common[source] + rng.normal(size=(sources * size, 30)) + truth[:, None]
 
 
+def source_of(columns, embedding, cells, cluster, seed=0):
+    candidates = [SourceCandidate(name=name, codes=codes, cells=cells) for name, codes in columns.items()]
+    return find_source(candidates, lambda rows: embedding[rows], cluster, seed)
+
+
+def test_many_small_sources_are_found_among_many_images():
+    """Ten images of each of 3,000 sources: 5,000 images at random would hold one or two of each, and tell nothing."""
+    rng = np.random.default_rng(12)
+    source, truth, embedding = sourced(rng, 3000, 10, 0.35)
+    found, tried = source_of({"camera": source}, embedding, truth, np.arange(30_000))
+    assert found is not None
+    assert tried[0].rows == 5000
+    assert tried[0].levels == 3000
+    assert source_of({"coin": rng.permutation(source)}, embedding, truth, np.arange(30_000))[0] is None
+
+
+def test_shards_that_differ_as_the_splits_do_are_no_source(tmp_path):
+    """Test images are others than training images, and shards are written split by split (as the demo's birds)."""
+    world = cue_world(1600, 5, test_aligned=0.5)
+    moved = np.random.default_rng(5).standard_normal(world.coordinates.shape[1]) * (np.arange(1600) >= 800)[:, None]
+    world = replace(world, coordinates=(world.coordinates + 0.3 * moved).astype(np.float32))
+    run = write_world(world, tmp_path / "run", shards=4)
+    (tmp_path / "classes.txt").write_text("\n".join(world.names) + "\n")
+    asked = AuditOptions(classes=str(tmp_path / "classes.txt"), attributes=("place",), **QUICK)
+    result = audit_cues(run, asked, texts=Texts(world), pool=text_pool())
+    assert [source.used for source in result.trust.sources] == [False]
+    assert result.verdict is not Verdict.INCONCLUSIVE
+    assert any("several splits (test, train)" in limit for limit in result.trust.limits)
+    # without the column nobody can say that they are splits: four shards that differ decide nothing
+    hidden = replace(world, attributes={"place": world.attributes["place"]})
+    result = audited(hidden, tmp_path / "hidden", attributes=("place",))
+    assert [source.used for source in result.trust.sources] == [True]
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "Images of one shard are alike" in result.trust.limits[0]
+
+
 def test_a_source_is_found_and_widens_errors():
     rng = np.random.default_rng(2)
     source, truth, embedding = sourced(rng, 24, 20, 0.6)
     coin = rng.integers(0, 24, len(truth))
-    found, tried = find_source([("coin", coin), ("camera", source)], embedding, truth, np.arange(len(truth)))
+    found, tried = source_of({"coin": coin, "camera": source}, embedding, truth, np.arange(len(truth)))
     assert found is not None
     assert found.name == "camera"
     assert {test.name for test in tried} == {"coin", "camera"}
@@ -130,7 +166,7 @@ def test_no_source_is_found_where_there_is_none():
     for seed in range(20):
         rng = np.random.default_rng(500 + seed)
         source, truth, embedding = sourced(rng, 20, 15, 0.0)
-        found, _ = find_source([("camera", source)], embedding, truth, np.arange(len(truth)), seed)
+        found, _ = source_of({"camera": source}, embedding, truth, np.arange(len(truth)), seed)
         hits += found is not None
     assert hits <= 1
 
@@ -139,7 +175,7 @@ def test_copies_are_no_source():
     rng = np.random.default_rng(3)
     embedding = np.repeat(rng.normal(size=(200, 30)), 5, axis=0)
     cluster, shard = np.repeat(np.arange(200), 5), np.repeat(np.arange(20), 50)
-    found, _ = find_source([("shard", shard)], embedding, np.repeat(rng.integers(0, 2, 200), 5), cluster)
+    found, _ = source_of({"shard": shard}, embedding, np.repeat(rng.integers(0, 2, 200), 5), cluster)
     assert found is None
     assert intraclass(embedding, cluster) > 0.99
 
@@ -303,6 +339,39 @@ def test_a_known_error_is_corrected():
     assert np.mean(covered, axis=0).min() >= 0.85
 
 
+@pytest.mark.parametrize("sources", [8, 20])
+def test_a_corrected_strength_covers_where_sources_differ(sources):
+    """Trap 22: as many images, from few sources that differ in how often they have the value."""
+    kept = {True: 0, False: 0}
+    for seed in range(60):
+        rng = np.random.default_rng([70, sources, seed])
+        source = np.arange(800) % sources
+        truth = (rng.random(800) < 0.5).astype(np.int64)
+        # the population's difference of shares is .4: sources move the shares of both classes apart, or together
+        share = np.where(truth == 1, 0.7, 0.3) + np.where(truth == 1, 1, -1) * rng.uniform(-0.2, 0.2, sources)[source]
+        true = (rng.random(800) < share).astype(np.int64)
+        codes = np.where(rng.random(800) < 0.1, 1 - true, true)
+        asked = (codes, truth, np.arange(800), 1, np.array([False, True]), 2, KnownError(rate=0.1, images=1000))
+        for told in kept:
+            d = corrected_cells(*asked, source=source if told else None, seed=seed).d
+            kept[told] += bool(d.low <= 0.4 <= d.high)
+    assert kept[True] >= 54  # of 60; P(fewer than 54 at 95 %) = 4 %
+    assert kept[False] < kept[True]
+
+
+def test_a_report_corrects_with_the_sources_that_it_found(tmp_path):
+    world, rng, camera = cue_world(800, 5, aligned=0.8), np.random.default_rng(5), np.arange(800) % 20
+    shifted = world.coordinates + (0.8 * rng.standard_normal((20, world.coordinates.shape[1])))[camera]
+    attributes = {**world.attributes, "camera": [f"camera {n:02d}" for n in camera]}
+    world = replace(world, coordinates=shifted.astype(np.float32), attributes=attributes)
+    result = audited(world, tmp_path, attributes=("place:error=0.1", "camera"))
+    assert [source.name for source in result.trust.sources if source.used] == ["attributes.camera"]
+    finding = next(finding for finding in result.findings if finding.cue.attribute == "attributes.place")
+    # twenty cameras are drawn again, not 400 images
+    assert finding.association.corrected.n == 20
+    assert finding.reliance[0].corrected_gap.n == 20
+
+
 def test_a_corrected_gap_weighs_classes_as_the_gap_does():
     """One class of ten has the cue: its side counts as much as that of the nine that lack it (S9)."""
     truth = np.repeat(np.arange(10), 100)
@@ -381,6 +450,13 @@ def test_bad_columns_are_a_sentence_or_a_statistic_and_never_a_pass(tmp_path):
     assert tested["booleans"] == "boolean"
     assert not any(finding.verdict in (Verdict.CONFIRMED, Verdict.FAILS_WHERE) for finding in result.findings)
     assert result.verdict is not None, "a class of 12 images is no pass"
+
+
+@pytest.mark.parametrize("again", ["place", "attributes.place", "place:error=0.1"])
+def test_a_column_given_twice_is_refused(tmp_path, again):
+    """One of the two would count, in silence: with the known error, or without."""
+    with pytest.raises(UsageError, match=rf"^--attribute place and --attribute {again} are the same column: give it"):
+        audited(cue_world(200, 5), tmp_path, attributes=("place", again))
 
 
 def test_a_tied_column_without_a_value_is_a_finding(tmp_path):

@@ -19,10 +19,10 @@ from tests.make_shards import huge_png_bytes, jpeg_bytes, member_offsets, png_by
 @pytest.fixture(scope="module", autouse=True)
 def _imports():
     """Imported when the first of these tests runs, so that collecting tests loads nothing heavy."""
-    global entire, read_cut_mask, off_object, off_shares
+    global OUTSIDE, covered, entire, read_cut_mask, off_object, off_shares
 
     from clipaudit.localize.frames import entire
-    from clipaudit.localize.masks import read_cut_mask
+    from clipaudit.localize.masks import OUTSIDE, covered, read_cut_mask
     from clipaudit.localize.off_object import off_object, off_shares
 
 
@@ -39,6 +39,16 @@ def test_shares_of_planted_maps():
     assert (share[0], area[0], mass[0]) == (0, pytest.approx(1 / 3), 3), (
         "a patch that is left out is neither mass nor area"
     )
+
+
+def test_padding_is_neither_on_the_object_nor_off_it():
+    """A wide picture in a square: the object fills the lower half of its two rows, the other two rows are padding."""
+    mask = np.full((4, 4), OUTSIDE, np.int32)
+    mask[1:3] = [[0] * 4, [1] * 4]
+    np.testing.assert_allclose(covered(mask, (4, 1)), [np.nan, 0, 1, np.nan])
+    np.testing.assert_allclose(covered(mask, (2, 1)), [0, 1])  # of what is picture in each patch
+    share, area, mass = off_shares(np.array([[5.0, 1.0, 3.0, 5.0]]), covered(mask, (4, 1))[None])
+    assert (share[0], area[0], mass[0]) == (pytest.approx(0.25), pytest.approx(0.5), 4)
 
 
 def test_the_interval_holds_the_truth_and_evenly_spread_mass_says_nothing():

@@ -190,3 +190,46 @@ def test_clusters_are_the_connected_components(graph):
 def test_a_long_chain_is_one_cluster():
     order = np.random.default_rng(0).permutation(20_000)
     assert (clusters_of(order[:-1], order[1:], 20_000) == 0).all()
+
+
+def test_an_update_finds_what_a_whole_search_does(tmp_path):
+    """A run of four shards, two of which were added later; copies lie within and across the steps."""
+    vectors, hashes = world(80)
+    rng = np.random.default_rng(2)
+    # shards of 20: 5 and 25 early, 45 joins them, 61 joins two clusters into one, 70 and 71 are new alone
+    pairs = ((25, 5, 0.01), (45, 5, 0.02), (33, 12, 0.01), (61, 12, 0.02), (71, 70, 0.01), (66, 25, 0.03))
+    for copy, original, noise in pairs:
+        vectors[copy] = unit(vectors[original][None] + noise * rng.standard_normal((1, 32)))[0]
+        hashes[copy] = flipped(hashes[original], 3)
+    whole = make(tmp_path / "whole", vectors, hashes, shards=4)
+    run = make(tmp_path / "run", vectors, hashes, shards=4)
+    records = {shard: run.directory.commit_path(shard) for shard in (2, 3)}
+    kept = {path: run.directory.storage.read(path) for path in records.values()}
+    for path in kept:
+        run.directory.storage.remove(path)
+    find_duplicates(Run(run.directory), None, DuplicatesConfig())
+    for path, data in kept.items():
+        run.directory.storage.replace(path, data)
+    assert read_clusters(Run(run.directory)) is None, "the table is older than the run"
+    updated = find_duplicates(Run(run.directory), None, DuplicatesConfig(), update=True)
+    expected = find_duplicates(whole, None, DuplicatesConfig())
+    assert (updated.clusters, updated.members, updated.largest) == (
+        expected.clusters,
+        expected.members,
+        expected.largest,
+    )
+    tables = [pq.read_table(found.table).drop_columns(["cosine"]).to_pylist() for found in (updated, expected)]
+    assert tables[0] == tables[1]
+    assert read_clusters(Run(run.directory)) is not None
+    again = find_duplicates(Run(run.directory), None, DuplicatesConfig(), update=True)
+    assert pq.read_table(again.table).drop_columns(["cosine"]).to_pylist() == tables[1]
+
+
+def test_an_update_of_what_cannot_be_added_to_is_refused(planted, tmp_path):
+    with pytest.raises(UsageError, match="has no duplicates to update"):
+        find_duplicates(planted, None, DuplicatesConfig(), update=True)
+    find_duplicates(planted, None, DuplicatesConfig())
+    with pytest.raises(UsageError, match=r"were found with --similarity 0.95 and --bits 10"):
+        find_duplicates(planted, None, DuplicatesConfig(bits=8), update=True)
+    with pytest.raises(UsageError, match="leave out the other run"):
+        find_duplicates(planted, planted, DuplicatesConfig(), update=True)

@@ -95,6 +95,7 @@ function Bars({ open, row }: { open: string; row: RowDetail }) {
         <>
           <table>
             <caption class="visually-hidden">Parts of the score for {value.of}</caption>
+            <colgroup><col class="name" /><col /><col class="amount" /></colgroup>
             <tbody>
               {rows.map((each) => (
                 <tr key={each.name}>

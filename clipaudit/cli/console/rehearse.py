@@ -1,0 +1,86 @@
+"""What `rehearse` prints: for every column a table of ways to train, the answer in words and the learning curve."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from clipaudit.cli.console.format import new_table
+
+if TYPE_CHECKING:
+    from clipaudit.cues.result.finding_parts import Estimate
+    from clipaudit.cues.result.rehearsal_parts import ColumnRehearsal, RehearsalPanel
+
+
+def print_rehearsal(panel: RehearsalPanel) -> None:
+    """Print the panel on stdout, shares in percent with 95 % intervals."""
+    console = Console(highlight=False)
+    how = (
+        "each fifth of them scored by a probe of the others"
+        if panel.out_of_fold
+        else f"{panel.scored_images:,} others scored"
+    )
+    sample = ""
+    if panel.training_images < panel.training_rows_at_hand and not panel.out_of_fold:
+        sample = f" of {panel.training_rows_at_hand:,}"
+    console.print(
+        f"A linear probe of {panel.training_images:,}{sample} images ({escape(panel.trained_on)}), {how}:"
+        f" {_share(panel.accuracy)} right.",
+        soft_wrap=True,
+    )
+    for column in panel.columns:
+        _print_column(console, column)
+
+
+def _print_column(console: Console, column: ColumnRehearsal) -> None:
+    name = column.attribute.rpartition(".")[2]
+    console.print(f"\n[bold]{escape(name)} = {escape(column.value)}[/bold], which goes with {escape(column.classes)}")
+    if column.arms:
+        table = new_table(
+            ("trained", False),
+            ("images", True),
+            ("average", True),
+            ("group mean", True),
+            ("worst group", True),
+            ("", False),
+            ("gap", True),
+            ("gain of the mean", True),
+        )
+        for arm in column.arms:
+            table.add_row(
+                arm.name,
+                f"{arm.training_images:,}",
+                _share(arm.average),
+                _share(arm.group_mean),
+                _share(arm.worst_group),
+                escape(arm.worst),
+                _points(arm.gap),
+                "" if arm.gain is None else _points(arm.gain),
+            )
+        console.print(table)
+    console.print(escape(column.sentence), soft_wrap=True)
+    if column.curve is not None:
+        sizes = "; ".join(
+            f"{point.conflicting:,}: worst group {100 * point.worst_group:.0f} %, group mean"
+            f" {100 * point.group_mean:.0f} %"
+            for point in column.curve.points
+        )
+        console.print(
+            "[dim]By how many training images go against it"
+            f" (of {column.curve.at_hand:,}; more stand for the same mix): {sizes}[/dim]",
+            soft_wrap=True,
+        )
+
+
+def _share(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.value is None or estimate.low is None or estimate.high is None:
+        return "–"
+    return f"{100 * estimate.value:.0f} % [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+
+
+def _points(estimate: Estimate) -> str:
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return "–"
+    return f"{100 * estimate.value:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"

@@ -1,0 +1,121 @@
+"""A rehearsal by itself: what a model would learn from a run's columns, without an audit of its heads (S14)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from clipaudit.cues.answerers.rehearsed import rehearsed_answerer
+from clipaudit.cues.findings.measured_reliance import having_of
+from clipaudit.cues.findings.rehearsal_panel import RehearsedValue, rehearsal_panel
+from clipaudit.cues.inputs import AuditInputs
+from clipaudit.cues.measure.answers import MAX_ROWS, sampled
+from clipaudit.cues.measure.declared_columns import own_design
+from clipaudit.cues.measure.image_facts import ImageFacts
+from clipaudit.cues.options import AuditOptions
+from clipaudit.cues.reliance.images import CueColumn, RelianceOptions, ScoredImages
+from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
+from clipaudit.cues.statistics.attribute import Attribute
+from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, names_class, unusable
+from clipaudit.cues.statistics.design import Design
+from clipaudit.errors import UsageError
+from clipaudit.run.reader import RunPlace, opened
+
+_LEAST_TIE: Final = 0.1
+"""D below which a value hardly goes with classes."""
+
+
+def rehearse_run(
+    run: RunPlace, options: AuditOptions | None = None, *, test_run: RunPlace | None = None
+) -> RehearsalPanel:
+    """Train a linear probe on a run's images, in five ways for every column of `options.attributes`.
+
+    Of the options those that choose classes, columns, rows and clusters count, `margin` and `seed`. The probe is
+    trained on the rows of `options.split` with `train` and scored on the others, or scored on `test_run`; without
+    either each fifth of the images is scored by a probe of the others.
+
+    Raises UsageError without a column, without labels, and for a column from which nothing can be learned: unknown,
+    without two values, or one that determines the class.
+
+    >>> rehearse_run("demo-out/birds-run", AuditOptions(attributes=("place",), split="split")).columns[0].arms[0].name
+    'as it is'
+    """
+    inputs = AuditInputs(opened(run), options or AuditOptions(), None if test_run is None else opened(test_run), None)
+    if not inputs.columns:
+        raise UsageError("a rehearsal needs a column that says which images have a cue: --attribute place")
+    if inputs.classes_from != "label":
+        raise UsageError("a rehearsal trains on labels: --classes-from caption and clip have none")
+    images = inputs.images()
+    facts, test = images.facts, images.test
+    classes = len(inputs.names)
+    tested = np.flatnonzero(np.bincount(facts.truth[facts.truth >= 0], minlength=classes) >= 2)
+    if len(tested) < 2:
+        have = f"has {inputs.names.names[int(tested[0])]} alone" if len(tested) else "has no class with two images"
+        raise UsageError(f"the training part {have}: a model needs images of at least two classes")
+    facts = facts.take(np.isin(facts.truth, tested))
+    screens = [_screen(inputs, facts, name, images.raw[name]) for name in inputs.columns]
+    scored = sampled(test if test is not None else facts, MAX_ROWS, inputs.options.seed, inputs.columns[0])
+    rehearsed = rehearsed_answerer(facts, scored, classes, out_of_fold=test is None, seed=inputs.options.seed)
+    named_sources = inputs.options.cluster is not None
+    scored_images = ScoredImages(
+        truth=scored.truth,
+        classes=classes,
+        cluster=scored.source if scored.source is not None else scored.cluster,
+        discovery=scored.discovery,
+        sources=scored.source is not None or named_sources,
+    )
+    return rehearsal_panel(
+        rehearsed,
+        scored_images,
+        [_value(screen, scored, classes, tested) for screen in screens],
+        inputs.names.names,
+        at_hand=len(facts),
+        rows=f"{inputs.run.directory.url}{facts.rows.described}",
+        options=RelianceOptions(margin=inputs.options.margin, seed=inputs.options.seed),
+    )
+
+
+def _screen(inputs: AuditInputs, facts: ImageFacts, name: str, raw: Attribute) -> AttributeScreen:
+    """A column against the classes; UsageError where nothing can be learned from it."""
+    column = facts.attributes[name]
+    tested, local = np.unique(facts.truth, return_inverse=True)
+    reason = unusable(raw)
+    if reason is None and names_class(column, local.astype(np.int64)):
+        reason = (
+            "every value occurs in one class only, so that no image goes against it: what a model would learn from it"
+            " cannot be told; collect at least 30 images of each class that do"
+        )
+    if reason is None:
+        design = Design(local.astype(np.int64), len(tested), facts.cluster, facts.source, facts.discovery)
+        source_name = None if inputs.source is None else inputs.source.name
+        screen = attribute_screen(column, own_design(design, column, source_name))
+        if screen is not None:
+            return screen
+        reason = "a class has fewer than 10 images with a value"
+    raise UsageError(f"--attribute {name.removeprefix('attributes.')}: {reason}")
+
+
+def _value(screen: AttributeScreen, scored: ImageFacts, classes: int, tested: np.ndarray) -> RehearsedValue:
+    """The value that goes most with classes; of a column of two values the rarer one."""
+    cuts = screen.screen.cuts[: len(screen.values)]
+    place = int(np.argmax([cut.d for cut in cuts]))
+    if len(screen.values) == 2:
+        place = int(np.argmin(screen.counts.sum(axis=0)[screen.values]))
+    value = int(screen.values[place])
+    word = screen.attribute.values[value]
+    pointed, among = np.zeros(classes, np.bool_), np.zeros(classes, np.bool_)
+    pointed[tested[cuts[place].upper]], among[tested] = True, True
+    attribute = scored.attributes[screen.attribute.column]
+    of_value = {name: number for number, name in enumerate(screen.attribute.values)}
+    codes = np.array([of_value.get(name, -1) for name in attribute.values] + [-1], np.int64)[attribute.codes]
+    cue = CueColumn(
+        name=f"{screen.attribute.column}={word}", having=having_of(codes, value), pointed=pointed, tested=among
+    )
+    return RehearsedValue(
+        column=screen.attribute.column,
+        value=value,
+        word=word,
+        cue=cue,
+        tied=float(screen.screen.limits[place, 0]) > 0 and cuts[place].d > _LEAST_TIE,
+    )

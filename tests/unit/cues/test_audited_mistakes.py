@@ -1,0 +1,110 @@
+"""Errors and labels of a whole audit: what the rehearsed model gets wrong, and which labels it contradicts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.audit_worlds import CORE, Texts, cue_world, text_pool, write_world
+
+
+@pytest.fixture(scope="module")
+def audit():
+    """`audit(world, path, **options)`: an audit of a synthetic world without controls."""
+    from clipaudit import AuditOptions, audit_cues
+
+    # what makes a class is a thing and no context
+    things = {sign + text for sign in ("", "no ") for text in ("the core", *(f"axis {axis}" for axis in CORE))}
+    pool = text_pool()
+    pool = replace(pool, kinds=tuple("core-like" if text in things else "context-like" for text in pool.texts))
+
+    def of(world, path, **options):
+        quick = {"negative_audits": 0, "positive_trials": 0, "permutations": 0, "attributes": ("place",)}
+        run = write_world(world, path)
+        names = path.with_suffix(".txt")
+        names.write_text("\n".join(world.names) + "\n")
+        asked = AuditOptions(classes=str(names), templates="single", **{**quick, **options})
+        return audit_cues(run, asked, texts=Texts(world), pool=pool)
+
+    return of
+
+
+def test_a_model_that_learned_a_shortcut_errs_where_the_cue_is_missing(audit, tmp_path):
+    world = cue_world(2000, 1, aligned=0.85, core=0.5, spread=0.9)
+    result = audit(world, tmp_path / "run")
+    (errors,) = result.errors
+    assert errors.answerer == "rehearsed"
+    assert set(errors.searched) == {"landbird", "waterbird"}
+    of_place = {(part.class_name, part.value): part for part in errors.slices if part.name == "attributes.place"}
+    assert set(of_place) == {("landbird", "water"), ("waterbird", "land")}
+    part = of_place["waterbird", "land"]
+    assert part.sentence.startswith(f"Of {part.wrong.n} images of “waterbird” with place “land”")
+    assert part.taken_for[0][0] == "landbird"
+    assert part.wrong.low > part.others.high
+    assert all(sample.predicted == "landbird" for sample in part.wrong_examples)
+    rows = result.table("slices").to_pylist()
+    mine = [row for row in rows if row["slice"] == part.id]
+    assert len(mine) == part.images
+    assert all(row["class"] == "waterbird" and row["wrong"] == (row["answer"] != "waterbird") for row in mine)
+    assert [row["rank"] for row in mine] == list(range(1, len(mine) + 1))
+    assert result.to_json()["errors"][0]["slices"][0]["class_name"] == errors.slices[0].class_name
+
+
+def test_errors_that_look_random_are_said_to(audit, tmp_path):
+    # all that the model gets wrong are labels that were changed at random
+    world = cue_world(1200, 2, aligned=0.5, reliance=0.0, core=1.0, spread=0.2)
+    flipped = np.random.default_rng(2).random(1200) < 0.15
+    world = replace(world, labels=np.where(flipped, 1 - world.labels, world.labels))
+    result = audit(world, tmp_path / "run")
+    (errors,) = result.errors
+    assert errors.slices == ()
+    assert "look random" in errors.sentence
+    assert "slices" not in result.rows
+
+
+def test_wrong_labels_are_in_the_review_list_with_reason_and_rate(audit, tmp_path):
+    world = cue_world(1500, 3, aligned=0.6, core=1.0, spread=0.5)
+    flipped = np.random.default_rng(3).random(1500) < 0.08
+    # a copy with another label, which hygiene counts and which is in no second list
+    phash = np.arange(1500) * 2_654_435_761 + 0x0F0F0F0F0F0F
+    phash[700] = phash[701]
+    world = replace(world, labels=np.where(flipped, 1 - world.labels, world.labels), phash=phash)
+    result = audit(world, tmp_path / "run")
+    rows = [row for row in result.table("review").to_pylist() if row["finding"] == "label"]
+    listed = np.array([int(row["key"].removeprefix("image/")) for row in rows])
+    assert len(rows) == result.labels.listed
+    assert flipped[listed].mean() > 0.8
+    assert flipped[listed].sum() > 0.7 * flipped.sum()
+    right = float((~flipped[listed]).mean())
+    assert right - 0.05 < result.labels.fdr < right + 0.25
+    assert len(set(listed.tolist())) == len(listed)
+    assert all(row["reason"].startswith("label contradicted: looks like ") for row in rows)
+    assert f"{len(rows):,} of 1,500 labels to look at" in result.labels.sentence
+    assert {(pair.label, pair.looks_like) for pair in result.labels.pairs} == {
+        ("landbird", "waterbird"),
+        ("waterbird", "landbird"),
+    }
+    entry = result.labels.examples[0]
+    assert entry.image.predicted != entry.image.class_name
+
+
+def test_training_rows_are_answered_out_of_fold_where_others_are_scored(audit, tmp_path):
+    world = cue_world(1600, 4, aligned=0.6, core=1.0, spread=0.5, test_aligned=0.5)
+    flipped = np.random.default_rng(4).random(1600) < 0.08
+    world = replace(world, labels=np.where(flipped, 1 - world.labels, world.labels))
+    result = audit(world, tmp_path / "run", where=("split=train",), test_where=("split=test",))
+    assert result.labels.images == 1600
+    rows = [row for row in result.table("review").to_pylist() if row["finding"] == "label"]
+    listed = np.array([int(row["key"].removeprefix("image/")) for row in rows])
+    assert (listed < 800).sum() > 20
+    assert (listed >= 800).sum() > 20
+    assert flipped[listed].mean() > 0.8
+
+
+def test_without_a_rehearsal_there_is_neither(audit, tmp_path):
+    result = audit(cue_world(400, 5), tmp_path / "run", attributes=())
+    assert result.errors == ()
+    assert result.labels is None
+    assert not any(row["finding"] == "label" for row in result.table("review").to_pylist())
