@@ -1,6 +1,6 @@
 """Whether what the rehearsed probe says of weights and a balanced subset holds for a model that knows nothing of CLIP.
 
-python benchmarks/small_cnn.py            the demo's birds, 3 seeds; half a minute a seed on one core, as much for the probe
+python benchmarks/small_cnn.py            the demo's birds, 3 seeds; a minute of one core a seed, half of it the probe
 python benchmarks/small_cnn.py --smoke    one small world, to see that it runs
 
 A small convolutional network (four layers, pixels only) is trained on the training split of the demo's birds: as it is,
