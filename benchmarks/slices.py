@@ -4,8 +4,8 @@ python benchmarks/slices.py               two worlds of 3,200 pictures, 20 failu
 python benchmarks/slices.py --fits        also how well texts fit where a right word exists and where none does
 python benchmarks/slices.py --smoke       one small world, to see that it runs
 
-Pictures of four things by the demo model. A model errs on 30, 45 or 60 % of the images of one class in one style, and
-on 8 % of all others. Each method names what it errs on, and ranks images: `word` is whether the name says the style and
+Pictures of four things by the demo model. A model errs on 60 % (`--strength`) of the images of one class in one style,
+and on 8 % of all others. Each method names what it errs on, and ranks images: `word` is whether the name says the style and
 the class is right, `p@10` the share of the first ten images that are of the class and style. Models without a failure
 err on 5 to 30 % at random. The peers are also shown as they are when they are told the class that fails.
 
@@ -216,12 +216,12 @@ def domino(world: Pictures, wrong: Bools, k: int, seed: int, components: int = 2
     return slices
 
 
-def measured(world: Pictures, seed: int) -> dict[str, dict[str, float]]:
+def measured(world: Pictures, seed: int, strength: float) -> dict[str, dict[str, float]]:
     """Every method on one planted failure: right word and precision at ten."""
     rng = np.random.default_rng([seed, 96])
     k, style = int(rng.integers(len(NOUNS))), int(rng.integers(len(WORDS)))
     failing = (world.truth == k) & (world.style == style)
-    wrong = rng.random(len(failing)) < np.where(failing, rng.choice([0.3, 0.45, 0.6]), 0.08)
+    wrong = rng.random(len(failing)) < np.where(failing, strength, 0.08)
     right = tuple(WORDS.values())[style]
 
     def entry(named: Named) -> dict[str, float]:
@@ -281,6 +281,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[810, 811])
     parser.add_argument("--failures", type=int, default=20, help="planted failures a world")
     parser.add_argument("--nulls", type=int, default=100, help="models that err at random, a world")
+    parser.add_argument("--strength", type=float, default=0.6, help="share of wrong answers where the model fails")
     parser.add_argument("--fits", action="store_true")
     options = parse(parser, count=400, seeds=[810], failures=2, nulls=2)
     rows: list[dict[str, dict[str, float]]] = []
@@ -289,7 +290,7 @@ def main() -> None:
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as folder:
             world = pictures(Path(folder), options.count, seed)
-            rows += [measured(world, 1000 * seed + number) for number in range(options.failures)]
+            rows += [measured(world, 1000 * seed + number, options.strength) for number in range(options.failures)]
             nulls += [false_slices(world, 1000 * seed + number) for number in range(options.nulls)]
             if options.fits:
                 of_fits += [fits(world, 1000 * seed + number) for number in range(options.failures)]
