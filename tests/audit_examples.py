@@ -668,6 +668,7 @@ def example_result() -> AuditResult:
         errors=(answerer_errors("rehearsed", error_slice()), answerer_errors("given:resnet")),
         labels=doubtful_labels(),
         rehearsal=None,
+        given=(),
         hygiene=Hygiene(
             unreadable={"undecodable": 2},
             unreadable_examples={"undecodable": "birds-000000.tar: 000017: it is empty"},

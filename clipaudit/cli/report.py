@@ -22,6 +22,7 @@ from clipaudit.cli.options import (
 from clipaudit.errors import UsageError
 
 if TYPE_CHECKING:
+    from clipaudit.cues.answerers.predictions import Scale
     from clipaudit.cues.options import AuditOptions
     from clipaudit.cues.report.document import Report
     from clipaudit.cues.result.finding_parts import ClassesFrom
@@ -61,6 +62,17 @@ RehearseOption = Annotated[
     typer.Option(
         "--rehearse/--no-rehearse", help="Train a linear probe: what would a model learn here?", rich_help_panel=CUES
     ),
+]
+PredictionsOption = Annotated[
+    list[str] | None,
+    option(
+        "Your model's answers: NAME=FILE, a table with key (or shard and key) and label, or score:CLASS of each class;"
+        " repeatable.",
+        panel=CUES,
+    ),
+]
+ScoresOption = Annotated[
+    str | None, option("What those scores are: probability, percent or logit [probability].", panel=CUES)
 ]
 ClusterOption = Annotated[
     str | None, option("Column whose equal values are one source, such as photographer [equal pictures].", panel=ROWS)
@@ -124,6 +136,8 @@ def report(
     margin: MarginOption = 0.05,
     clean_labels: CleanLabelsOption = False,
     rehearse: RehearseOption = True,
+    predictions: PredictionsOption = None,
+    scores: ScoresOption = None,
     fail_on: FailOnOption = None,
     require_evidence: EvidenceOption = False,
     waivers: WaiversOption = None,
@@ -170,6 +184,8 @@ def report(
         margin=margin,
         clean_labels=clean_labels,
         rehearse=rehearse,
+        predictions=tuple(predictions or ()),
+        scores=cast("Scale | None", scores),
         cluster=cluster,
         environment=environment,
         # associations are taken from the training rows, the reliance on a cue from the others

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
 from clipaudit.cues.result.finding_parts import ClassesFrom
 from clipaudit.errors import UsageError
@@ -46,6 +46,11 @@ class AuditOptions:
     """The user vouches for the labels: a gap alone is evidence, whatever label noise would explain it (S9c)."""
     rehearse: bool = True
     """Train a linear probe on the association's images, and measure what it relies on and what mends it (S14)."""
+    predictions: tuple[str, ...] = ()
+    """The user's models as `NAME=FILE`: tables with `key` or `shard` and `key`, and `label`, or `score:CLASS` of each
+    class."""
+    scores: Literal["probability", "percent", "logit"] | None = None
+    """What the scores of `predictions` are; None for probabilities, which must sum to 1."""
     cluster: str | None = None
     """Column whose equal values are one source; None takes the run's table of near duplicates or, without one, equal
     perceptual hashes."""
@@ -80,7 +85,7 @@ class AuditOptions:
     """Of all random choices: the same seed and rows give the same result."""
 
     def __post_init__(self) -> None:
-        as_tuples(self, "user_texts", "attributes", "core", "where", "test_where")
+        as_tuples(self, "user_texts", "attributes", "core", "where", "test_where", "predictions")
         words = ("true", "false")  # as booleans are stored
         core = tuple(word.lower() if word.lower() in words else word for word in self.core)
         object.__setattr__(self, "core", core)
@@ -97,6 +102,8 @@ class AuditOptions:
                 raise UsageError(f"{name} must be at least {low}, not {getattr(self, name)}")
         if self.classes_from not in (None, *get_args(ClassesFrom)):
             raise UsageError(f"--classes-from {self.classes_from!r} is not understood: use label, caption or clip")
+        if self.scores not in (None, "probability", "percent", "logit"):
+            raise UsageError(f"--scores {self.scores!r} is not understood: use probability, percent or logit")
         if self.permutations != 0 and self.permutations < _MIN_PERMUTATIONS:
             raise UsageError(f"permutations must be 0 or at least {_MIN_PERMUTATIONS}, not {self.permutations}")
         if not 0 < self.margin < 0.5:

@@ -49,11 +49,15 @@ def points(context: Context, findings: Sequence[Finding]) -> tuple[MapPoint, ...
 
 
 def _reliance(finding: Finding) -> Estimate | None:
-    """CLIP's net effect, or its gap where heads say nothing."""
-    clip = finding.by("clip")
-    if clip is None:
+    """Net effect of the answerer with the finding's verdict, or its gap where nothing was taken out or trained."""
+    part = next((part for part in finding.reliance if part.verdict == finding.verdict), finding.by("clip"))
+    if part is None:
         return None
-    return clip.effect.net_did if clip.effect is not None else clip.gap if clip.gap.value is not None else None
+    if part.effect is not None:
+        return part.effect.net_did
+    if part.training is not None:
+        return part.training.net_fall
+    return part.gap if part.gap.value is not None else None
 
 
 def _point(context: Context, m: int, cue: str) -> MapPoint:

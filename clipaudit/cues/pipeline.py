@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
-import importlib.metadata
 import time
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
 
 import numpy as np
 
@@ -19,34 +17,32 @@ from clipaudit.cues.findings.label_parts import doubtful_labels
 from clipaudit.cues.findings.reliance_result import placebo_of
 from clipaudit.cues.findings.slice_parts import errors_of
 from clipaudit.cues.inconclusive import inconclusive
-from clipaudit.cues.inputs import AuditInputs
+from clipaudit.cues.inputs import AuditInputs, Images
 from clipaudit.cues.measure.answers import answers
-from clipaudit.cues.measure.context import Context, Progress, TextSource
+from clipaudit.cues.measure.context import Context, Presence, Progress, TextSource
 from clipaudit.cues.measure.core_values import check_core
-from clipaudit.cues.measure.declared_columns import column_tests, own_design
 from clipaudit.cues.measure.directions import all_directions, class_subspace
 from clipaudit.cues.measure.hygiene import hygiene
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.naming import Namer
 from clipaudit.cues.measure.scan import Scan, scan
 from clipaudit.cues.measure.shift import shift_between
+from clipaudit.cues.measure.tested_columns import tested_columns
 from clipaudit.cues.measure.unlabelled import own_answers
 from clipaudit.cues.options import AuditOptions
-from clipaudit.cues.result.panels import Dropped, Settings
+from clipaudit.cues.presence import PresenceAudit
+from clipaudit.cues.result.panels import Dropped
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.cues.row_tables import row_tables
-from clipaudit.cues.statistics.attribute import Attribute
-from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, names_class, unusable
+from clipaudit.cues.settings import settings_of, versions
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.predictability import one_thread_each
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
-from clipaudit.cues.summary import assemble, ranked
+from clipaudit.cues.summary import assemble, class_sizes, ranked
 from clipaudit.heads.texts.pool import TextPool, pool_for
+from clipaudit.run.classes import ClassNames
 from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.run.rows import moments_over, row_filter
-from clipaudit.schema import VERSION
-
-_PACKAGES: Final = ("numpy", "scipy", "pyarrow")
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -97,15 +93,21 @@ class _Job(AuditInputs):
         super().__init__(run, options, test_run, texts)
         self.pool = pool if pool is not None else pool_for(str(run.manifest.model["name"]), options.texts)
         self.dropped: list[Dropped] = []
+        self.presence: Presence | None = None
+        self.named = self.names.names
+        """Names that no cue may have."""
 
     def result(self, progress: Progress) -> AuditResult:
         """All steps."""
+        if self.several_labels:
+            return self._presence_result(progress)
         images = self.images()
-        facts, test, raw = images.facts, images.test, images.raw
-        named = [{name: part.attributes[name] for name in self.columns} for part in (facts, test) if part is not None]
-        check_core(self.options.core, [raw, *named], {*self.pool.texts, *self.options.user_texts})
-        tested = tested_classes(facts, len(self.names))
-        settings = self.settings()
+        facts, test = images.facts, images.test
+        given = self.given()
+        named = [{name: part.attributes[name] for name in images.raw} for part in (facts, test) if part is not None]
+        check_core(self.options.core, [images.raw, *named], {*self.pool.texts, *self.options.user_texts})
+        tested = np.flatnonzero(class_sizes(facts, len(self.names))[1] >= MIN_INDEPENDENT)
+        settings = settings_of(self.options, self.pool, self.names, self.classes_from, several_labels=False)
         if len(tested) < 2:
             return inconclusive(
                 self.run,
@@ -116,13 +118,13 @@ class _Job(AuditInputs):
                 tested,
                 left_out=images.left_out,
                 settings=settings,
-                versions=self.versions(),
+                versions=versions(),
             )
-        context = self._context(facts, raw, test, tested, progress)
+        context = self._context(images, tested, progress)
         panel = None
         if context.answers is not None:
             progress("rehearsal", 0, 1)
-            panel = panel_of(context, context.answers, out_of_fold=test is None)
+            panel = panel_of(context, context.answers, out_of_fold=test is None, given=given)
             progress("rehearsal", 1, 1)
         everything = findings_of(context, panel, progress)
         findings = ranked(everything.findings, self.options.max_findings)
@@ -137,7 +139,7 @@ class _Job(AuditInputs):
             findings,
             test_run=self.test_run,
             settings=settings,
-            versions=self.versions(),
+            versions=versions(),
             dropped=tuple(self.dropped),
             shift=shift,
             errors=slices.errors,
@@ -145,79 +147,82 @@ class _Job(AuditInputs):
             hygiene=hygiene(facts, test, self.names),
             placebo=placebo_of(everything.placebo),
             rehearsal=everything.rehearsal,
+            given=everything.given,
             everything=facts,
             left_out=images.left_out,
             rows=row_tables(context, findings, facts, test, columns, slices=slices.rows, doubtful=doubtful.rows),
             progress=progress,
         )
 
-    def settings(self) -> Settings:
-        """What was asked, for the result."""
-        options = self.options
-        return Settings(
-            alpha=options.alpha,
-            delta_warn=options.delta_warn,
-            delta_fail=options.delta_fail,
-            directions_per_head=options.directions,
-            n_min=options.n_min,
-            permutations=options.permutations,
-            random_sets=options.random_sets,
-            negative_audits=options.negative_audits,
-            positive_trials=options.positive_trials,
-            margin=options.margin,
-            core=options.core,
-            clean_labels=options.clean_labels,
-            seed=options.seed,
-            pool=self.pool.source,
-            pool_fingerprint=self.pool.fingerprint,
-            classes=self.names.source,
-            classes_from=self.classes_from,
-            templates=options.templates,
-            user_texts=options.user_texts,
+    def _presence_result(self, progress: Progress) -> AuditResult:
+        """The same where images have several labels: each label against the images without it."""
+        images = self.labelled_images()
+        check_core(
+            self.options.core, [images.raw, images.facts.attributes], {*self.pool.texts, *self.options.user_texts}
         )
+        audit = PresenceAudit(
+            run=self.run,
+            images=images,
+            rows=f"{self.run.directory.url}{self.rows.described}",
+            settings=settings_of(self.options, self.pool, self.names, self.classes_from, several_labels=True),
+            versions=versions(),
+            max_findings=self.options.max_findings,
+            context_for=self._label_context,
+            dropped=self.dropped,
+        )
+        return audit.result(progress)
 
-    def versions(self) -> dict[str, str]:
-        """Of what made the result."""
-        return {"clipaudit": VERSION, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+    def _label_context(self, pair: ClassNames, label: int, images: Images, presence: Presence) -> Context:
+        """The tests of one label: images with it, class 0, against those without, class 1."""
+        own = copy.copy(self)
+        vector = self.class_vectors[label]
+        # nothing is called "without a dog": what the label's name does not say is the other end of its axis
+        own.names, own.class_vectors = pair, np.stack([vector, -vector])
+        own.named = (presence.label, *presence.others.values())
+        own.columns, own.presence, own.dropped = (*self.columns, *presence.others), presence, []
+        if not self.options.permutations:  # else the largest of all labels' tests is what p-values count (S3)
+            own.options = replace(self.options, alpha=self.options.alpha / presence.labels)
+        context = own._context(images, np.arange(2), _silent)
+        self.dropped += [
+            replace(entry, reason=f"{pair.names[0]}: {entry.reason}") for entry in own.dropped if entry.head is None
+        ]
+        return context
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
-    def _context(
-        self,
-        facts: ImageFacts,
-        raw: Mapping[str, Attribute],
-        test: ImageFacts | None,
-        tested: Ints,
-        progress: Progress,
-    ) -> Context:
-        options, run = self.options, self.run
+    def _context(self, images: Images, tested: Ints, progress: Progress) -> Context:
+        options, run, facts, test = self.options, self.run, images.facts, images.test
         classes = self.class_vectors
         vectors = self.texts.vectors(self.pool.texts)
         user = self.texts.vectors(options.user_texts) if options.user_texts else None
         self.pool.require(1)
         inside = np.flatnonzero(np.isin(facts.truth, tested))
         tested_facts = facts.take(inside)
-        local = np.full(len(self.names), -1, np.int64)
-        local[tested] = np.arange(len(tested))
-        repeated = int(tested_facts.cluster.max(initial=-1)) + 1 < len(tested_facts)
-        design = Design(
-            local[tested_facts.truth],
-            len(tested),
-            tested_facts.cluster if repeated else None,
-            tested_facts.source,
-            tested_facts.discovery,
-        )
+        design = _design(tested_facts, tested, len(self.names))
         scanned = self._scan(tested_facts, design, vectors, user, progress)
-        screens = self._attributes(tested_facts, raw, design)
+        columns = tested_columns(
+            tested_facts,
+            images.raw,
+            inside[scanned.sample],
+            design,
+            scanned.sample,
+            declared=self.columns,
+            measured=self.measured,
+            chosen_by=row_filter(run, self.rows).equalities,
+            source_name=self.source_name,
+            alpha=options.alpha,
+            seed=options.seed,
+        )
+        self.dropped += columns.dropped
         scored, by = test if test is not None else facts, next(iter(self.columns), None)
-        labelled = self.classes_from == "label"
+        scores = self.classes_from == "label" and self.presence is None
         return Context(
             run=run,
             options=options,
             names=self.names,
             classes_from=self.classes_from,
             classes=classes,
-            namer=Namer(self.pool, vectors, self.names.names, classes, options.user_texts, user),
+            namer=Namer(self.pool, vectors, self.named, classes, options.user_texts, user),
             facts=tested_facts,
             rows=f"{run.directory.url}{self.rows.described}",
             tested=tested,
@@ -225,21 +230,14 @@ class _Job(AuditInputs):
             source=self.source,
             sources=self.sources,
             scan=scanned,
-            attributes=screens,
-            columns=column_tests(
-                screens,
-                raw,
-                inside[scanned.sample],
-                design,
-                scanned.sample,
-                tested_facts.shard_id[scanned.sample].astype(np.int64),
-                source_name=self.source_name,
-                alpha=options.alpha,
-                seed=options.seed,
-            ),
+            attributes=columns.screens,
+            ranges=images.ranges,
+            measured=self.measured,
+            columns=columns.tests,
             known_errors=self.known_errors,
-            answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if labelled else None,
+            answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if scores else None,
             answers_rows=f"{scored.run.directory.url}{scored.rows.described}",
+            presence=self.presence,
             agreement=self._agreement(facts),
         )
 
@@ -270,6 +268,7 @@ class _Job(AuditInputs):
             class_subspace(self.class_vectors),
             trials=options.positive_trials,
             seed=options.seed,
+            regress=self.presence is None or self.presence.largest is not None,
             on_head=lambda done, total: progress("heads", done, total),
         )
 
@@ -280,34 +279,15 @@ class _Job(AuditInputs):
         answered = own_answers(self.run, self.names, self.class_vectors)[facts.position]
         return facts.truth, answered == facts.truth
 
-    def _attributes(
-        self, facts: ImageFacts, raw: Mapping[str, Attribute], design: Design
-    ) -> tuple[AttributeScreen, ...]:
-        screens = []
-        for column in self.columns:
-            attribute = facts.attributes[column]
-            reason = unusable(raw[column])
-            if reason is None and column in row_filter(self.run, self.rows).equalities:
-                reason = "it chooses the rows"
-            if reason is None and names_class(attribute, design.truth):
-                reason = "it names the class, or is a perfect confound: every value occurs in one class only"
-            own = own_design(design, attribute, self.source_name)
-            screen = None if reason is not None else attribute_screen(attribute, own)
-            if screen is None:
-                too_few = f"a class has fewer than {MIN_INDEPENDENT} images with a value"
-                self.dropped.append(Dropped(what=column, head=None, reason=reason or too_few))
-            else:
-                screens.append(screen)
-        return tuple(screens)
-
     @property
     def source_name(self) -> str | None:
         """The column that the audit found to be a source."""
         return None if self.source is None else self.source.name
 
 
-def tested_classes(facts: ImageFacts, classes: int) -> Ints:
-    """(K,) classes with enough independent images, as rows of the class vectors."""
-    pairs = np.unique(np.stack([facts.truth, facts.cluster]), axis=1)
-    tested: Ints = np.flatnonzero(np.bincount(pairs[0], minlength=classes) >= MIN_INDEPENDENT)
-    return tested
+def _design(facts: ImageFacts, tested: Ints, classes: int) -> Design:
+    """Of the images of the tested classes (K,) among all."""
+    local = np.full(classes, -1, np.int64)
+    local[tested] = np.arange(len(tested))
+    repeated = int(facts.cluster.max(initial=-1)) + 1 < len(facts)
+    return Design(local[facts.truth], len(tested), facts.cluster if repeated else None, facts.source, facts.discovery)

@@ -11,6 +11,7 @@ from clipaudit.cues.findings.measured_reliance import having_of
 from clipaudit.cues.findings.rehearsal_panel import RehearsedValue, rehearsal_panel
 from clipaudit.cues.inputs import AuditInputs
 from clipaudit.cues.measure.answers import MAX_ROWS, sampled
+from clipaudit.cues.measure.declared_columns import own_design
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.options import AuditOptions
 from clipaudit.cues.reliance.images import CueColumn, RelianceOptions, ScoredImages
@@ -87,7 +88,8 @@ def _screen(inputs: AuditInputs, facts: ImageFacts, name: str, raw: Attribute) -
         )
     if reason is None:
         design = Design(local.astype(np.int64), len(tested), facts.cluster, facts.source, facts.discovery)
-        screen = attribute_screen(column, design)
+        source_name = None if inputs.source is None else inputs.source.name
+        screen = attribute_screen(column, own_design(design, column, source_name))
         if screen is not None:
             return screen
         reason = "a class has fewer than 10 images with a value"

@@ -67,7 +67,11 @@ def _print_column(console: Console, column: ColumnRehearsal) -> None:
             f" {100 * point.group_mean:.0f} %"
             for point in column.curve.points
         )
-        console.print(f"[dim]Conflicting training images, as it is: {sizes}[/dim]", soft_wrap=True)
+        console.print(
+            "[dim]By how many training images go against it"
+            f" (of {column.curve.at_hand:,}; more stand for the same mix): {sizes}[/dim]",
+            soft_wrap=True,
+        )
 
 
 def _share(estimate: Estimate | None) -> str:

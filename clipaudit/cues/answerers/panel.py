@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,8 +10,9 @@ import numpy as np
 
 from clipaudit.cues.answerers.answerer import Answerer
 from clipaudit.cues.answerers.from_table import TableAnswerer, clip_answerer
+from clipaudit.cues.answerers.given import GivenAnswerer, given_answerer
+from clipaudit.cues.answerers.predictions import Predictions
 from clipaudit.cues.answerers.rehearsed import RehearsedAnswerer, rehearsed_answerer
-from clipaudit.cues.answerers.watched import WatchedAnswerer
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
 from clipaudit.errors import UsageError
@@ -29,7 +31,7 @@ class Panel:
     rehearsed: RehearsedAnswerer | None
     not_rehearsed: str | None
     """Why nothing was trained, in words; None where something was."""
-    given: tuple[WatchedAnswerer, ...] = ()
+    given: tuple[GivenAnswerer, ...] = ()
 
     @property
     def answerers(self) -> tuple[Answerer, ...]:
@@ -44,9 +46,7 @@ def clip_of(answers: Answers) -> TableAnswerer:
     return clip_answerer(answers.embedding, answers.classes, answers.heads, coordinates, frames)
 
 
-def panel_of(
-    context: Context, answers: Answers, *, out_of_fold: bool, given: tuple[WatchedAnswerer, ...] = ()
-) -> Panel:
+def panel_of(context: Context, answers: Answers, *, out_of_fold: bool, given: Sequence[Predictions] = ()) -> Panel:
     """CLIP, the rehearsed probe where the options ask for it and images suffice, and given models.
 
     out_of_fold: the scored images are those of the association, so that each is scored by a probe of the others.
@@ -59,7 +59,12 @@ def panel_of(
             )
         except UsageError as error:
             reason = str(error)
-    return Panel(clip=clip_of(answers), rehearsed=rehearsed, not_rehearsed=reason, given=given)
+    return Panel(
+        clip=clip_of(answers),
+        rehearsed=rehearsed,
+        not_rehearsed=reason,
+        given=tuple(given_answerer(part, answers.facts, len(context.names)) for part in given),
+    )
 
 
 def _too_little(context: Context) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -17,12 +18,14 @@ from clipaudit.cues.findings.measured_reliance import (
     scored_groups,
 )
 from clipaudit.cues.findings.reliance_result import as_result, corrected_gap_of
-from clipaudit.cues.findings.sentences import Words, action, answerer_words, sentence
+from clipaudit.cues.findings.sentences import Words, action, answerer_words, listed, sentence
 from clipaudit.cues.findings.verdicts import (
     CellSize,
     VerdictCase,
     headline,
+    images_needed,
     labels_needed,
+    low_limit,
     needs,
     verdicts,
 )
@@ -57,6 +60,8 @@ def value_finding(
     outcomes = verdicts(case)
     outcome = headline(outcomes)
     words = building.named_words(context, cue.upper, cue.word, screen.attribute.column.rpartition(".")[2])
+    if context.presence is not None:
+        words = replace(words, other_label=context.presence.others.get(screen.attribute.column))
     missing = _missing(case, outcome, cue, measured, words)
     rest = rest_of(missing) if missing else ""
     reliance = tuple(
@@ -74,7 +79,7 @@ def value_finding(
         rank=0,
         verdict=outcome,
         kind="value",
-        sentence=worst.sentence
+        sentence=f"{worst.sentence}{_also(reliance, outcome)}"
         if worst is not None
         else sentence(words, outcome, association, context.classes_from, rest=rest),
         action=action(outcome, words, _images_asked_for(context, cue, association, outcome)),
@@ -134,6 +139,7 @@ def _case(
         reliance=[judged(part, core) for part in measured],
         few_sources=context.few_sources,
         stands_in_for=stands_in_for,
+        presence=context.presence is not None,
     )
 
 
@@ -142,6 +148,14 @@ def _images_asked_for(context: Context, cue: ValueCue, association: Association,
     if outcome is Verdict.OBSERVED:
         return labels_needed(association, int(context.design.counts[cue.upper].sum()), len(context.design.truth))
     return to_collect(*value_counts(cue.screen.counts, cue.value), cue.upper).total
+
+
+def _also(reliance: Sequence[Reliance], outcome: Verdict) -> str:
+    """Who else has the headline's verdict, where it speaks against an answerer."""
+    others = [answerer_words(part.answerer) for part in reliance if part.verdict is outcome][1:]
+    if not others or outcome not in (Verdict.CONFIRMED, Verdict.FAILS_WHERE, Verdict.MODEL_ONLY):
+        return ""
+    return f" The same holds for {listed(others)}."
 
 
 def first_class(context: Context, words: Words) -> int:
@@ -201,7 +215,24 @@ def _missing(
             sizes[conflicting] = min(own, default=0.0)
         cells = [CellSize(what=f"{_where(words, conflicting)}", n=n) for conflicting, n in sizes.items()]
         reasons = _reasons(first)
-    return needs(case, outcome, cue.word, cells, None if first is None else first.gap.state, reasons)
+    missing = needs(case, outcome, cue.word, cells, None if first is None else first.gap.state, reasons)
+    # where the association holds, a rise that may be chance is what keeps it from a verdict
+    against = None if first is None or outcome is not Verdict.INCONCLUSIVE else images_against(first)
+    if against is None or not case.association.above_delta:
+        return missing
+    what = f"images that go against the cue, such as {_where(words, True)}, among the scored ones"
+    return (Need(what=what, images=against), *missing)
+
+
+def images_against(measured: rules.MeasuredReliance) -> int | None:
+    """Conflicting images that would show, if it stays, that taking the cue out mends more of them than chance does;
+    None where something else is missing."""
+    effect = measured.effect
+    if effect is None or not measured.hangs_on_it or effect.specific:
+        return None
+    rise = effect.net_conflict_rise
+    # its n counts conflicting images alone: those few make both the rise and the DiD unsure
+    return images_needed(rise, 0.0) if (rise.value or 0.0) > 0 and low_limit(rise) <= 0 else None
 
 
 def _where(words: Words, conflicting: bool) -> str:
@@ -299,6 +330,12 @@ def _cue(
     towards = context.namer.words(contrast, 3, context_only=True, by_fit=True)
     away_from = context.namer.words(-contrast, 1, context_only=True, by_fit=True)
     words = [CueWord(text=cue.word, property="attribute", kind="context-like", head=None, d=d)]
+    # of an image property: what its end holds, and other ends that go with it
+    measured = [context.ranges[cue.word]] if cue.word in context.ranges else []
+    words += [
+        CueWord(text=text, property="image property", kind="context-like", head=None, d=None)
+        for text in (*measured, *cue.also)
+    ]
     words += [CueWord(text=w.text, property=w.property, kind=w.kind, head=None, d=None) for w in towards]
     words += building.head_words(context, heads, members, having)
     # a word that fits badly would be a wrong name (trap 20)
@@ -348,6 +385,8 @@ def column_warnings(name: str, value: str, context: Context) -> tuple[str, ...]:
     column = f"The column may be wrong: look at the conflicting images. It was taken as it is, for {context.rows}."
     if context.classes_from != "label":
         return (building.guess_warning(context, name, value), column)
+    if context.presence is not None:
+        return (f"If {name} always go with {value} wherever the model will be used, the cue is useful there.", column)
     return (
         f"If {name} always comes with {value} wherever the model will be used, the cue is useful there.",
         "Only direct effects of the audited heads are measured: what later layers read from them, and what MLPs add,"

@@ -117,9 +117,10 @@ def _column(
         curve=None,
         heads=value.heads,
     )
-    conflicting = _conflicting(value, column, truth)
+    conflicts = _conflicts(value, column, truth)
+    against = int((conflicts == 1).sum())
     if not comparison.comparable.any():
-        return _replaced(base, sentence=_too_few(value, conflicting))
+        return _replaced(base, sentence=_too_few(value, against))
     exported = balanced_subset(group_codes(truth, [column]), options.seed)
     answers = arm_answers(
         rehearsed.rehearsal,
@@ -135,9 +136,9 @@ def _column(
     able = _able(comparison, right_of(answers[0].logits, images.truth))
     fit = None
     if able and value.tied:
-        fit = learning_curve(rehearsed.rehearsal, comparison, conflicting, rehearsed.training.cluster, options.seed)
+        fit = learning_curve(rehearsed.rehearsal, comparison, conflicts, rehearsed.training.cluster, options.seed)
     curve = None if fit is None else _curve(fit, value)
-    return _replaced(base, able=able, arms=arms, curve=curve, sentence=_sentence(arms, able, curve, value, conflicting))
+    return _replaced(base, able=able, arms=arms, curve=curve, sentence=_sentence(arms, able, curve, value, against))
 
 
 def _replaced(
@@ -160,12 +161,11 @@ def _replaced(
     )
 
 
-def _conflicting(value: RehearsedValue, column: Attribute, truth: Ints) -> Bools:
-    """(n,) training images where the cue points to another class."""
+def _conflicts(value: RehearsedValue, column: Attribute, truth: Ints) -> Ints:
+    """(n,) 1 for training images where the cue points to another class, 0 where it points to theirs, -1 for others."""
     having = np.where(column.codes < 0, -1, (column.codes == value.value).astype(np.int64))
     cue = CueColumn(name=value.column, having=having, pointed=value.cue.pointed, tested=value.cue.tested)
-    conflicts: Bools = cue.conflicting(truth) == 1
-    return conflicts
+    return cue.conflicting(truth)
 
 
 def _able(comparison: CueCells, right: Bools) -> bool:
@@ -226,7 +226,7 @@ def _cell_words(name: str, conflicting: bool, pointed: bool, word: str) -> str:
 
 
 def _curve(fit: CurveFit, value: RehearsedValue) -> LearningCurve:
-    at_hand = int(fit.sizes[-1])
+    at_hand = fit.at_hand
     answer = to_collect(fit)
     points = tuple(
         CurvePoint(
@@ -246,28 +246,29 @@ def _curve(fit: CurveFit, value: RehearsedValue) -> LearningCurve:
             f" told from the {at_hand:,} at hand."
         )
     elif answer[0] == 0:
-        sentence = f"With the {at_hand:,} {against} at hand the worst group is within 5 points of the group mean."
+        more = f"; it may take up to {answer[2]:,} more" if answer[2] else ""
+        sentence = f"With the {at_hand:,} {against} at hand the worst group is within 5 points of the group mean{more}."
     else:
         sentence = (
             f"The worst group would be within 5 points of the group mean at about {answer[0]:,} more {against}"
             f" ({answer[1]:,} to {answer[2]:,}), of the same classes as the {at_hand:,} at hand."
         )
     collect, low, high = answer if answer is not None else (None, None, None)
-    return LearningCurve(points=points, collect=collect, low=low, high=high, sentence=sentence)
+    return LearningCurve(points=points, at_hand=at_hand, collect=collect, low=low, high=high, sentence=sentence)
 
 
 # -- sentences ---------------------------------------------------------------------------------------------------------
 
 
-def _too_few(value: RehearsedValue, conflicting: Bools) -> str:
+def _too_few(value: RehearsedValue, against: int) -> str:
     return (
         f"What a model would learn from {value.word!r} cannot be told: too few scored images go against it"
-        f" ({int(conflicting.sum()):,} training images do). Collect at least 30 of each class."
+        f" ({against:,} training images do). Collect at least 30 of each class."
     )
 
 
 def _sentence(
-    arms: Sequence[RehearsalArm], able: bool, curve: LearningCurve | None, value: RehearsedValue, conflicting: Bools
+    arms: Sequence[RehearsalArm], able: bool, curve: LearningCurve | None, value: RehearsedValue, against: int
 ) -> str:
     plain = arms[0]
     if not able:
@@ -296,10 +297,9 @@ def _sentence(
         sentence += " No way of training it is better beyond chance."
     if curve is not None:
         return f"{sentence} {curve.sentence}"
-    count = int(conflicting.sum())
     return (
-        f"{sentence} Only {count:,} training images go against {value.word!r}: how many more are needed cannot be told;"
-        f" collect at least {max(30 - count, LEAST):,}."
+        f"{sentence} Only {against:,} training images go against {value.word!r}: how many more are needed cannot be"
+        f" told; collect at least {max(30 - against, LEAST):,}."
     )
 
 

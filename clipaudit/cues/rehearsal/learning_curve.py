@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from scipy import stats
 
 from clipaudit.arrays import Bools, Float64s, Ints
 from clipaudit.cues.rehearsal.rehearsal import Rehearsal
@@ -14,14 +15,19 @@ from clipaudit.cues.reliance.images import CueCells
 
 WITHIN: Final = 0.05
 """The worst group is near enough when it is this far below the group mean."""
-SHARES: Final = (0.25, 0.5, 1.0)
-"""Parts of the conflicting training images that are trained on."""
+MIXES: Final = ((0.25, 1.0), (0.5, 1.0), (1.0, 1.0), (1.0, 0.7), (1.0, 0.5))
+"""Parts of the conflicting and of the aligned training images that are trained on: half of the aligned ones is the mix
+that twice the conflicting ones would give."""
+_AT_HAND: Final = 2
+"""Place of what is at hand in it."""
 LEAST: Final = 12
 """Conflicting training images below which no curve can be drawn."""
 _DRAWS: Final = 8
 _DRAW_ROWS: Final = 40_000
 """Training images over all draws of a size: fewer draws where there are many images."""
 _RESAMPLED: Final = 400
+_GRID: Final = 200
+"""Ties between that at hand and none at which the lines are read."""
 _WIDEST: Final = 4.0
 """Upper over lower limit from which a number to collect would say nothing."""
 
@@ -31,7 +37,9 @@ class CurveFit:
     """Sizes, what was measured there, and what follows."""
 
     sizes: Ints
-    """(Z,) conflicting training images in a fold, ascending."""
+    """(Z,) conflicting training images in a fold, ascending; more than there are stand for the same mix."""
+    at_hand: int
+    """Conflicting training images that there are."""
     group_mean: Float64s
     """(Z,)"""
     worst: Float64s
@@ -49,38 +57,42 @@ class CurveFit:
 
 
 def learning_curve(
-    rehearsal: Rehearsal, comparison: CueCells, conflicting: Bools, cluster: Ints, seed: int
+    rehearsal: Rehearsal, comparison: CueCells, conflicts: Ints, cluster: Ints, seed: int
 ) -> CurveFit | None:
-    """The curve of the probe as it is; conflicting, cluster (n,) of the training images.
+    """The curve of the probe as it is; of the training images, conflicts (n,) 1 where the cue points to another class,
+    0 where it points to theirs, -1 for others, and cluster (n,).
 
-    Smaller sizes are random parts of the conflicting images, whole clusters, all others staying; several draws of each
-    are averaged. None with fewer than a dozen conflicting images.
+    Both kinds are thinned at random, whole clusters, all others staying; several draws of each mix are averaged. None
+    with fewer than a dozen conflicting images.
     """
-    pool = np.flatnonzero(conflicting)
-    at_hand = float(np.mean([conflicting[model.fold.train].sum() for model in rehearsal.models]))
+    at_hand, aligned = (
+        float(np.mean([(conflicts[model.fold.train] == kind).sum() for model in rehearsal.models])) for kind in (1, 0)
+    )
     if at_hand < LEAST or not comparison.both_sides_comparable:
         return None
-    draws = max(2, min(_DRAWS, _DRAW_ROWS // max(len(conflicting), 1)))
-    weights, share_of = [], []
+    draws = max(2, min(_DRAWS, _DRAW_ROWS // max(len(conflicts), 1)))
+    weights, mix_of = [], []
     rng = np.random.default_rng([seed, 35])
-    codes = np.unique(cluster[pool], return_inverse=True)[1]
+    codes = np.unique(cluster, return_inverse=True)[1]
+    clusters = int(codes.max()) + 1
     for _ in range(draws):
-        rank = rng.permutation(int(codes.max()) + 1)[codes] / (int(codes.max()) + 1)
-        for place, share in enumerate(SHARES[:-1]):
-            row = np.ones(len(conflicting))
-            # smaller parts lie inside larger ones
-            row[pool[rank >= share]] = 0
-            weights.append(row)
-            share_of.append(place)
+        # smaller parts lie inside larger ones
+        rank = rng.permutation(clusters)[codes] / clusters
+        for place, (against, along) in enumerate(MIXES):
+            if place != _AT_HAND:
+                kept = np.where(conflicts == 1, rank < against, (conflicts == -1) | (rank < along))
+                weights.append(kept.astype(np.float64))
+                mix_of.append(place)
     truth = comparison.images.truth
     answers = rehearsal.retrained(np.stack(weights))
     right = np.concatenate([answers.argmax(axis=2) == truth, (rehearsal.logits.argmax(axis=1) == truth)[None]])
-    size_of = np.array([*share_of, len(SHARES) - 1])
-    sizes = np.array([round(share * at_hand) for share in SHARES])
-    return _fitted(comparison, right, size_of, sizes, rng)
+    sizes = np.array([round(against / along * at_hand) for against, along in MIXES])
+    return _fitted(comparison, right, np.array([*mix_of, _AT_HAND]), sizes, aligned, rng)
 
 
-def _fitted(comparison: CueCells, right: Bools, size_of: Ints, sizes: Ints, rng: np.random.Generator) -> CurveFit:
+def _fitted(
+    comparison: CueCells, right: Bools, size_of: Ints, sizes: Ints, aligned: float, rng: np.random.Generator
+) -> CurveFit:
     """From right answers (F, m) of F fits, of sizes by `size_of` (F,)."""
     observed = _resampled_accuracies(comparison, right, rng)  # (1 + B, F, G)
     by_size = np.stack(
@@ -90,13 +102,15 @@ def _fitted(comparison: CueCells, right: Bools, size_of: Ints, sizes: Ints, rng:
         ],
         axis=1,
     )  # (1 + B, Z, G)
-    group_mean, worst = by_size.mean(axis=2), by_size.min(axis=2)
+    # one group throughout: the lowest of several noisy ones would be too low, and more so in every resample
+    group_mean, worst = by_size.mean(axis=2), by_size[:, :, int(by_size[0].mean(axis=0).argmin())]
     shortfall = group_mean - worst
-    needed = np.array([_needed(sizes, row) for row in shortfall])
+    needed = _needed(sizes, aligned, by_size)
     low, high = np.quantile(shortfall[1:], [0.025, 0.975], axis=0)
     limits = np.quantile(needed[1:], [0.025, 0.975], method="nearest")
     return CurveFit(
         sizes=sizes,
+        at_hand=int(sizes[_AT_HAND]),
         group_mean=group_mean[0],
         worst=worst[0],
         shortfall=shortfall[0],
@@ -135,31 +149,36 @@ def _resampled_accuracies(comparison: CueCells, right: Bools, rng: np.random.Gen
     return result
 
 
-def _needed(sizes: Ints, shortfall: Float64s) -> float:
-    """Conflicting images at which the shortfall is `WITHIN`, by a power law through the sizes at hand."""
-    if shortfall[-1] <= WITHIN:
-        return 0.0
-    # learning curves are power laws: log shortfall falls straight with log size
-    x, y = np.log(sizes.astype(np.float64)), np.log(np.maximum(shortfall, 1e-3))
-    centred = x - x.mean()
-    slope = float(centred @ (y - y.mean()) / (centred @ centred))
-    if slope >= -1e-3:
-        return math.inf
-    # through the largest size: only the slope is taken from the others
-    return float(np.exp(min(x[-1] + (math.log(WITHIN) - y[-1]) / slope, 40.0)))
+def _needed(sizes: Ints, aligned: float, accuracies: Float64s) -> Float64s:
+    """(B,) conflicting images at which the shortfall is `WITHIN`, 0 where it is at hand, inf where it never is; from
+    accuracies (B, Z, G) of groups at sizes (Z,), with `aligned` others.
+
+    A probe weighs a cue by the log-odds of its tie, log(aligned / conflicting), and where margins are normal the probit
+    of a group's accuracy falls straight with that weight: lines through what is at hand and through the mixes of up to
+    twice as many, followed to where cue and class are untied. A power law of the images would not end there.
+    """
+    group = int(accuracies[0].mean(axis=0).argmin())
+    ties = np.log(aligned / sizes[_AT_HAND:])
+    probits = stats.norm.ppf(np.clip(accuracies[:, _AT_HAND:], 0.002, 0.998))
+    centred = ties - ties.mean()
+    slopes = np.einsum("z,bzg->bg", centred, probits) / (centred @ centred)
+    means = probits.mean(axis=1)
+    grid = np.linspace(max(float(ties[0]), 0.0), 0.0, _GRID)
+    lines = stats.norm.cdf(means[:, None] + slopes[:, None] * (grid - ties.mean())[None, :, None])  # (B, grid, G)
+    near = lines.mean(axis=2) - lines[:, :, group] <= WITHIN
+    needed = np.where(near.any(axis=1), aligned * np.exp(-grid[near.argmax(axis=1)]), np.inf)
+    result: Float64s = np.where(near[:, 0], 0.0, needed)
+    return result
 
 
 def to_collect(fit: CurveFit) -> tuple[int, int, int] | None:
     """How many more conflicting images, and its limits; None where it cannot be told.
 
-    It can where twice the images at hand would be enough and the limits are no more than a factor of four apart.
+    It can where twice the images at hand would be enough, and the limits of how many there would be then are no more
+    than a factor of four apart.
     """
-    at_hand = int(fit.sizes[-1])
-    if fit.needed <= at_hand and fit.needed_high <= at_hand:
-        return 0, 0, 0
-    if not fit.needed <= 2 * at_hand:
+    at_hand = fit.at_hand
+    point, low, high = (max(value, float(at_hand)) for value in (fit.needed, fit.needed_low, fit.needed_high))
+    if point > 2 * at_hand or high > _WIDEST * low:
         return None
-    point, low, high = (max(0.0, value - at_hand) for value in (fit.needed, fit.needed_low, fit.needed_high))
-    if not math.isfinite(high) or high > _WIDEST * max(low, 1.0):
-        return None
-    return math.ceil(point), math.floor(low), math.ceil(high)
+    return math.ceil(point - at_hand), math.floor(low - at_hand), math.ceil(high - at_hand)

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from clipaudit.cues.report.pictures import Pictures, PictureStrip, strips
 from clipaudit.cues.report.plots import Curve, distributions, dose_response, gap_rows, interval_row
+from clipaudit.cues.report.reliance_words import numbers
 from clipaudit.cues.report.waivers import Applied
 from clipaudit.cues.report.words import (
     Number,
@@ -16,7 +17,6 @@ from clipaudit.cues.report.words import (
     count,
     decimal,
     having_name,
-    numbers,
     p_value,
     share,
     value_word,
@@ -114,10 +114,10 @@ def anchor(finding: Finding) -> str:
     return f"finding-{finding.id}"
 
 
-def card(finding: Finding, pictures: Pictures, waivers: tuple[Applied, ...]) -> Card:
-    """A finding's card."""
+def card(finding: Finding, pictures: Pictures, waivers: tuple[Applied, ...], several_labels: bool = False) -> Card:
+    """A finding's card; several_labels: images may have several."""
     tested = finding.counterfactual
-    rows = strips(finding, pictures)
+    rows = strips(finding, pictures, several_labels)
     return Card(
         finding=finding,
         anchor=anchor(finding),

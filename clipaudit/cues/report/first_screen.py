@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from clipaudit.cues.report.document import Report
 from clipaudit.cues.report.pictures import CaptionedPicture, Pictures, row
+from clipaudit.cues.report.rehearsed_arms import rehearsal_of
 from clipaudit.cues.report.words import (
-    MEANING,
     anything_tested,
     classes_in_words,
     count,
@@ -16,8 +16,11 @@ from clipaudit.cues.report.words import (
     cue_word,
     having,
     having_name,
+    meanings,
+    relying,
     share,
     value_word,
+    who_first,
 )
 from clipaudit.cues.result.finding_parts import Estimate, GroupAccuracy, Need, SampleRef, Verdict
 from clipaudit.cues.result.result import AuditResult, Finding
@@ -61,19 +64,21 @@ def plain_sentences(report: Report) -> tuple[str, ...]:
     audit = report.audit
     if not audit.trust.valid:
         return ("Something is wrong with the audit itself, so none of its findings should be believed.",)
-    sentences = finding_in_words(audit.findings[0]) if audit.findings else _clean(report)
-    return tuple(filter(None, (sentences[0], classes_in_words(audit), *sentences[1:])))
+    several = audit.settings.several_labels
+    sentences = finding_in_words(audit.findings[0], several) if audit.findings else _clean(report)
+    rehearsed = _rehearsed(audit) if audit.findings else None
+    return tuple(filter(None, (sentences[0], classes_in_words(audit), *sentences[1:], rehearsed)))
 
 
-def finding_in_words(finding: Finding) -> tuple[str, ...]:
-    """What the data show, what CLIP makes of it, and what that means."""
+def finding_in_words(finding: Finding, several_labels: bool = False) -> tuple[str, ...]:
+    """What the data show, what CLIP makes of it, and what that means; several_labels: images may have several."""
     model = (
         _in_the_model(finding)
         if finding.verdict in (Verdict.CONFIRMED, Verdict.FAILS_WHERE, Verdict.MODEL_ONLY)
         else ()
     )
-    meaning = () if model else (MEANING[finding.verdict],)
-    return (_in_the_data(finding), *model, *meaning)
+    meaning = () if model else (meanings(several_labels)[finding.verdict],)
+    return (_in_the_data(finding, several_labels), *model, *meaning)
 
 
 def to_do(report: Report) -> str:
@@ -109,10 +114,11 @@ def cases(result: AuditResult, pictures: Pictures) -> tuple[ExampleRow, ...]:
     contrast, gallery = _contrast(first), first.gallery
     names, name, cue = having(first), having_name(first), cue_word(first)
     if contrast is None:
+        others_with_it = "Others with it" if result.settings.several_labels else "Other classes with it"
         rows = (
             (f"“{name}” with most of “{cue}”", gallery.aligned),
             (f"“{name}” with least of it", gallery.least_spurious),
-            ("Other classes with it", [sample for sample in gallery.conflicting if sample.class_name not in names]),
+            (others_with_it, [sample for sample in gallery.conflicting if sample.class_name not in names]),
         )
         example_rows = (
             ExampleRow(title=title, bars=(), pictures=_row(samples, pictures, first)) for title, samples in rows
@@ -121,27 +127,53 @@ def cases(result: AuditResult, pictures: Pictures) -> tuple[ExampleRow, ...]:
     same = [sample for sample in gallery.conflicting if sample.class_name in names]
     others = [sample for sample in gallery.conflicting if sample.class_name not in names]
     cases_ = (
-        _case(contrast.aligned, gallery.aligned, "", pictures, first),
-        _case(contrast.same, same, "bad", pictures, first),
-        _case(contrast.other, others, "bad", pictures, first),
+        _case(contrast.aligned, gallery.aligned, "", pictures, result),
+        _case(contrast.same, same, "bad", pictures, result),
+        _case(contrast.other, others, "bad", pictures, result),
     )
     return tuple(case for case in cases_ if case is not None)
 
 
 def _case(
-    group: GroupAccuracy | None, samples: Sequence[SampleRef], kind: str, pictures: Pictures, finding: Finding
+    group: GroupAccuracy | None, samples: Sequence[SampleRef], kind: str, pictures: Pictures, result: AuditResult
 ) -> ExampleRow | None:
+    """A group of the first finding."""
     if group is None or group.accuracy is None or group.accuracy.value is None:
         return None
-    bars = [Bar(name="right", value=group.accuracy.value, kind=kind)]
-    if group.without is not None and group.without.value is not None:
-        bars.append(Bar(name="cue removed", value=group.without.value, kind="after"))
+    finding = result.findings[0]
     fitting = [sample for sample in samples if (sample.class_name, sample.value) == (group.class_name, group.value)]
     return ExampleRow(
         title=f"{_described(group, finding)} ({counted(group.n, 'image')})",
-        bars=tuple(bars),
+        bars=tuple(_bars(group, kind, result)),
         pictures=_row(fitting, pictures, finding),
     )
+
+
+def _bars(group: GroupAccuracy, kind: str, result: AuditResult) -> list[Bar]:
+    """How the answerer that the verdict is of answers a group, and what mends it."""
+    finding = result.findings[0]
+    part, conflicting = relying(finding), (group.value == finding.cue.value) != (group.class_name in having(finding))
+    bars = []
+    if part is None or part.answerer == "clip":
+        if group.accuracy is not None and group.accuracy.value is not None:
+            bars.append(Bar(name="right", value=group.accuracy.value, kind=kind))
+        if group.without is not None and group.without.value is not None:
+            bars.append(Bar(name="cue removed", value=group.without.value, kind="after"))
+        return bars
+    rehearsal = rehearsal_of(result, finding) if part.answerer == "rehearsed" else None
+    weighted = next((arm.cells for arm in rehearsal.arms if arm.name == "group weights"), ()) if rehearsal else ()
+    for name, cells, css in (("right", part.cells, kind), ("with weights", weighted, "after")):
+        value = next(
+            (
+                cell.accuracy.value
+                for cell in cells
+                if (cell.class_name, cell.conflicting) == (group.class_name, conflicting)
+            ),
+            None,
+        )
+        if value is not None:
+            bars.append(Bar(name=name, value=value, kind=css))
+    return bars
 
 
 def _row(samples: Sequence[SampleRef], pictures: Pictures, finding: Finding) -> tuple[CaptionedPicture, ...]:
@@ -149,15 +181,19 @@ def _row(samples: Sequence[SampleRef], pictures: Pictures, finding: Finding) -> 
     return tuple(picture for picture in row(samples, pictures, finding.id) if picture.picture is not None)[:_PICTURES]
 
 
-def _in_the_data(finding: Finding) -> str:
+def _in_the_data(finding: Finding, several_labels: bool) -> str:
     """How the cue goes with the class: shares of an attribute's value where there is one, else the strength."""
     name, cue, shares = having_name(finding), cue_word(finding), _shares(finding)
     observed = finding.verdict == Verdict.OBSERVED
     if shares is not None:
         own, others = shares
+        if several_labels:
+            return f"{share(own, 0)} of {name} come with “{cue}”, {share(others, 0)} of others."
         images = f"the images that count as “{name}”" if observed else f"“{name}” images"
         return f"{share(own, 0)} of {images} come with “{cue}”, {share(others, 0)} of others."
     what = f"something that CLIP calls “{cue}”"
+    if several_labels:
+        return f"{name[0].upper()}{name[1:]} stand out by {what}: a {finding.association.strength} tie."
     images = f"images that count as “{name}”" if observed else f"“{name}” images"
     return f"The {images} stand out by {what}: a {finding.association.strength} tie."
 
@@ -175,7 +211,36 @@ def _shares(finding: Finding) -> tuple[float, float] | None:
 
 
 def _in_the_model(finding: Finding) -> tuple[str, ...]:
-    """How CLIP fails without the cue, and that it does not once the cue is out; empty where that was not measured."""
+    """How the model fails without the cue, and that it does not once the cue is out, or once it is trained otherwise;
+    empty where that was not measured."""
+    part = relying(finding)
+    if part is None or part.answerer == "clip":
+        return _in_clip(finding)
+    cells = [cell for cell in part.cells if cell.accuracy.value is not None]
+    against = [cell for cell in cells if cell.conflicting]
+    if not against:
+        return ()
+    worst = min(against, key=lambda cell: cell.accuracy.value or 0.0)
+    with_it = next((cell for cell in cells if cell.class_name == worst.class_name and not cell.conflicting), None)
+    pointed = worst.class_name in having(finding)
+    where, other = ("without", "with") if pointed else ("with", "without")
+    cue = cue_word(finding)
+    helped = "" if with_it is None else f", but {share(with_it.accuracy.value, 0)} of it {other} “{cue}”"
+    sentences = [
+        f"{who_first(part.answerer)} answers only {share(worst.accuracy.value, 0)} of “{worst.class_name}” {where}"
+        f" “{cue}” right ({_interval(worst.accuracy, _whole)}, {counted(worst.accuracy.n, 'image')}){helped}."
+    ]
+    if part.training is not None and part.verdict == Verdict.CONFIRMED:
+        before, fall = part.training.gap_before.value or 0.0, part.training.net_fall.value or 0.0
+        sentences.append(
+            f"Trained again so that class and cue are balanced, {100 * fall:.0f} of the {100 * before:.0f} points"
+            f" between images where “{cue}” helps and where it misleads are gone, beyond what weights of shuffled"
+            f" columns do: it is “{cue}”, or what goes with it, that such a model learns."
+        )
+    return tuple(sentences)
+
+
+def _in_clip(finding: Finding) -> tuple[str, ...]:
     contrast = _contrast(finding)
     if contrast is None or contrast.same is None or contrast.same.accuracy is None:
         return ()
@@ -195,6 +260,20 @@ def _in_the_model(finding: Finding) -> tuple[str, ...]:
             f" what random controls close: CLIP looks at “{cue_word(finding)}”, not only at the {having_name(finding)}."
         )
     return tuple(sentences)
+
+
+def _rehearsed(audit: AuditResult) -> str | None:
+    """What a model trained on these images would do, and what mends it, where another answerer gives the headline."""
+    first = audit.findings[0]
+    column = rehearsal_of(audit, first)
+    if column is None or first.by("rehearsed") is None or len(column.arms) < 2:
+        return None
+    plain, *others = column.arms
+    best = max(others, key=lambda arm: arm.worst_group.value or 0.0)
+    return (
+        f"A model trained on these images would answer {share(plain.worst_group.value, 0)} of its worst group right"
+        f" ({plain.worst}); trained otherwise, up to {share(best.worst_group.value, 0)} ({best.name})."
+    )
 
 
 def _interval(estimate: Estimate, form: Callable[[float | None], str]) -> str:

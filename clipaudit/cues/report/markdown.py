@@ -7,7 +7,8 @@ from typing import Final
 
 from clipaudit.cues.report.document import Report
 from clipaudit.cues.report.first_screen import plain_sentences
-from clipaudit.cues.report.words import SHORT, headline, reliance, with_limits
+from clipaudit.cues.report.reliance_words import reliance
+from clipaudit.cues.report.words import SHORT, headline, with_limits
 
 _ROWS: Final = 10
 _SPECIAL: Final = re.compile(r"([\\`*_\[\]#|~@]|:(?=//))")
@@ -19,7 +20,7 @@ def markdown(report: Report) -> str:
     lines = [f"# {escape(headline(audit))}", "", escape(" ".join(plain_sentences(report))), ""]
     lines += [f"**{escape(report.gate.sentence)}**", ""]
     if audit.findings:
-        lines += ["| | verdict | class | cue | tie in the data, D | effect on CLIP, points | what to do |",
+        lines += ["| | verdict | class | cue | tie in the data, D | reliance, points | what to do |",
                   "|---:|---|---|---|---|---|---|"]  # fmt: skip
     for finding in audit.findings[:_ROWS]:
         cells = (

@@ -19,6 +19,8 @@ from clipaudit.cues.report.first_screen import actions, cases, finding_in_words,
 from clipaudit.cues.report.mistake_cards import error_cards, label_pictures
 from clipaudit.cues.report.pictures import CARDS, Pictures, duplicate_strips
 from clipaudit.cues.report.plots import Mark, cue_map, icon, interval_row
+from clipaudit.cues.report.rehearsed_arms import glance, how_rehearsed, rehearsal_columns
+from clipaudit.cues.report.reliance_words import ANSWERER_COLUMNS, answerer_cell, numbers
 from clipaudit.cues.result.finding_parts import Estimate, Verdict
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.pages.html import render_page, template_environment
@@ -76,15 +78,14 @@ def _environment() -> jinja2.Environment:
 def _helpers() -> dict[str, Any]:
     return {
         "anchor": anchor,
-        "answerer_cell": words.answerer_cell,
-        "answerer_words": words.answerer_words,
-        "answerer_columns": words.ANSWERER_COLUMNS,
+        "answerer_cell": answerer_cell,
+        "answerer_columns": ANSWERER_COLUMNS,
+        "answerer_words": words.who_first,
         "in_words": finding_in_words,
         "column_word": words.column_word,
         "icon": icon,
         "slug": words.slug,
         "short": words.SHORT,
-        "meaning": words.MEANING,
         "count": words.count,
         "share": words.share,
         "decimal": words.decimal,
@@ -98,18 +99,17 @@ def _helpers() -> dict[str, Any]:
 
 def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
     audit = report.audit
-    card_findings = audit.findings[:CARDS]
+    card_findings, several = audit.findings[:CARDS], audit.settings.several_labels
     return {
         "report": report,
         "audit": audit,
         "files": report.files,
-        "file_names": {file.name for file in report.files},
         "title": words.headline(audit),
         "gate_word": _GATE[report.gate.outcome] if report.gate.fail_on or not audit.trust.valid else "No gate set",
         "plain": plain_sentences(report),
         "todo": to_do(report),
         "unable": words.unable(audit),
-        "first_numbers": words.numbers(card_findings[0]) if card_findings and audit.trust.valid else (),
+        "first_numbers": numbers(card_findings[0]) if card_findings and audit.trust.valid else (),
         "todo_files": _todo_files(report),
         "shorten": words.shortened(audit),
         "also": () if not audit.trust.valid else audit.findings[1 : 1 + _FURTHER],
@@ -120,8 +120,14 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "shown_findings": card_findings,
         "nothing": words.nothing(audit) + ".",
         "waiver_words": _WAIVER,
-        "cards": [card(finding, pictures, report.waivers) for finding in card_findings],
+        "cards": [card(finding, pictures, report.waivers, several) for finding in card_findings],
         "groups": group_tables(audit),
+        "rehearsal": rehearsal_columns(audit),
+        "given": audit.given,
+        "how_rehearsed": words.shortened(audit)(how_rehearsed(audit.rehearsal)),
+        "glance_title": glance(audit)[0],
+        "glance_bars": glance(audit)[1],
+        "file_names": {file.name for file in report.files},
         "shift_sentence": _shift_sentence(audit),
         "shift_rows": _shift_rows(audit),
         "mistakes": error_cards(audit, pictures),
@@ -134,6 +140,11 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "effective": effective_images(audit),
         "trust_facts": _trust_facts(audit),
         "glossary": words.GLOSSARY,
+        "meaning": words.meanings(several),
+        "several": several,
+        "measured": audit.settings.classes_from == "label" and not several,
+        "noun": "label" if several else "class",
+        "nouns": "labels" if several else "classes",
         "made_facts": _made_facts(audit),
     }
 
@@ -153,8 +164,8 @@ def _value_of(estimate: Estimate | None, kind: str) -> str:
 
 
 def _map(audit: AuditResult) -> Markup | None:
-    """The map of findings; None without labels, since reliance is then not measured."""
-    if audit.settings.classes_from != "label":
+    """The map of findings; None where reliance is not measured: without labels, and with several an image."""
+    if audit.settings.classes_from != "label" or audit.settings.several_labels:
         return None
     ranks = {finding.id: finding for finding in audit.findings[:CARDS]}
     numbered: list[Mark] = []
@@ -214,7 +225,10 @@ def _hygiene_facts(audit: AuditResult) -> list[tuple[str, str]]:
         ),
         (f"Near duplicates with different {_labels(audit)}", words.counted(hygiene.mixed_label_clusters, "cluster")),
         ("In both train and test", leaked),
-        ("Balance, smallest class / largest", words.share(hygiene.balance, 0)),
+        (
+            f"Balance, smallest {'label' if audit.settings.several_labels else 'class'} / largest",
+            words.share(hygiene.balance, 0),
+        ),
     ]
 
 
@@ -229,8 +243,9 @@ def _trust_facts(audit: AuditResult) -> list[tuple[str, str]]:
     ]
     for control in audit.controls.positive:
         strength = words.decimal(control.d, 1)
+        right = "side" if audit.settings.several_labels else "class"
         facts.append((f"Planted cues of D = {strength}", f"{control.detected} of {control.trials} found,"
-                      f" {control.named} with the right class"))  # fmt: skip
+                      f" {control.named} with the right {right}"))  # fmt: skip
     accuracy = words.with_limits(trust.accuracy, "share") + (", no better than guessing" if trust.near_chance else "")
     independent = f"{words.count(audit.data.rows)} ({words.count(audit.data.clusters)} independent)"
     images = f"{independent}, {shorten(audit.data.association)}"
@@ -253,6 +268,8 @@ def _labels(audit: AuditResult) -> str:
 
 def _class_facts(audit: AuditResult, accuracy: str) -> list[tuple[str, str]]:
     """How often CLIP's answers are the classes, and where classes come from if not from labels."""
+    if audit.settings.several_labels:
+        return [("CLIP’s zero-shot accuracy", "not measured: images have several labels")]
     if audit.settings.classes_from == "label":
         return [("CLIP’s zero-shot accuracy", accuracy)]
     captions = audit.settings.classes_from == "caption"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from clipaudit.cues.result.finding_parts import ClassesFrom, Estimate, Verdict
+from clipaudit.cues.result.panels import Settings
+from clipaudit.cues.result.reliance_parts import Reliance
 from clipaudit.cues.result.result import AuditResult, Finding
-from clipaudit.statistics import SIGNIFICANT
 
 NONE: Final = "–"
 
@@ -43,6 +44,13 @@ MEANING: Final = {
     " nobody can say whether the class really comes with it, or whether a model leans on it.",
     Verdict.INCONCLUSIVE: "There is not enough data to say; the card says how much more is needed.",
 }
+_OF_SEVERAL: Final = {
+    Verdict.TIED: "A column, or another label, goes with the label. A model may learn one from the other: whether it"
+    " does is not measured where images have several labels.",
+    Verdict.CANDIDATE: "The cue goes with the label. Whether it is a shortcut or part of what the label means cannot be"
+    " told from labels alone: look at the pictures, or label the cue.",
+}
+"""`MEANING` where images may have several labels."""
 """What each verdict says, for readers who have not seen one."""
 
 GLOSSARY: Final = (
@@ -62,6 +70,9 @@ GLOSSARY: Final = (
     ("worst group", "the class and cue combination with the lowest accuracy, among those with enough images"),
     ("gap", "inside a class, accuracy where the cue points to the class minus where it points elsewhere"),
     ("net of controls", "minus what taking other heads, alike in number, layers and influence, does to the same gap"),
+    ("rehearsal", "a linear probe is trained on the stored embeddings of your own images, to see what a model would"
+     " learn from them, and again in ways that may mend it"),
+    ("group weights", "each image weighs so that every class and cue combination counts alike in training"),
     ("zero-shot", "CLIP compares each image with texts such as “a photo of a waterbird”; no training on your data"),
     ("near duplicates", "images whose perceptual hashes are equal; each cluster counts as one independent image"),
 )  # fmt: skip
@@ -158,63 +169,25 @@ def with_limits(estimate: Estimate | None, kind: str = "decimal") -> str:
     return f"{value} {limits(estimate, kind)}".strip()
 
 
-# -- findings ----------------------------------------------------------------------------------------------------------
+# -- findings ---------------------------------------------------------------------------------------------------------
 
 
-def reliance(finding: Finding) -> Estimate | None:
-    """How much of CLIP's gap taking the cue out closes, net of controls; where that was not measured the gap itself;
-    None without either."""
-    clip = finding.by("clip")
-    if clip is None:
-        return None
-    return clip.gap if clip.effect is None else clip.effect.net_did
+def relying(finding: Finding) -> Reliance | None:
+    """The answerer that the finding's verdict is of, CLIP before others; CLIP where it is no answerer's."""
+    return next((part for part in finding.reliance if part.verdict == finding.verdict), finding.by("clip"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class AnswererCell:
-    """What the table of findings says of one answerer."""
-
-    value: str
-    limits: str
-    about: str
-    """What the number is, or why there is none."""
-
-
-ANSWERER_COLUMNS: Final = (("rehearsed", "Learned when trained on it"), ("clip", "CLIP"), ("given", "Your model"))
-"""Answerers and the headings of their columns, in the order of the table of findings."""
-
-_ANSWERERS: Final = {"clip": "CLIP", "rehearsed": "A model trained on these images"}
-
-
-def answerer_words(answerer: str) -> str:
-    """Who answers, as a heading: `Your model resnet` for `given:resnet`."""
+def who(answerer: str) -> str:
+    """Who answers, as a sentence's subject inside it: `your model resnet`."""
     kind, _, name = answerer.partition(":")
-    return f"Your model {name}".rstrip() if kind == "given" else _ANSWERERS.get(kind, answerer)
+    words = {"clip": "CLIP", "rehearsed": "a model trained on these images", "given": "your model"}
+    return f"{words.get(kind, kind)} {name}".rstrip()
 
 
-_NO_ANSWERS: Final = {
-    "at chance": "cannot say: no better than guessing",
-    "too few": "cannot say: too few images",
-}
-
-
-def answerer_cell(finding: Finding, answerer: str) -> AnswererCell:
-    """An answerer's net effect in points, else its gap, else why nothing can be said."""
-    measured = finding.by(answerer)
-    if measured is None:
-        return AnswererCell(value=NONE, limits="", about="not measured")
-    if measured.state in _NO_ANSWERS and measured.verdict == Verdict.INCONCLUSIVE:
-        return AnswererCell(value=NONE, limits="", about=_NO_ANSWERS[measured.state])
-    if measured.effect is not None:
-        net = measured.effect.net_did
-        return AnswererCell(value=points(net.value), limits=limits(net, "points"), about="points of its gap, net")
-    if measured.training is not None and measured.verdict == Verdict.CONFIRMED:
-        fall = measured.training.net_fall
-        about = "points of its gap go with group weights, net"
-        return AnswererCell(value=points(fall.value), limits=limits(fall, "points"), about=about)
-    gap = measured.gap
-    about = "points: its gap, within the margin" if measured.does_not_hang_on_it else "points: its gap"
-    return AnswererCell(value=points(gap.value), limits=limits(gap, "points"), about=about)
+def who_first(answerer: str) -> str:
+    """The same at a sentence's beginning."""
+    words = who(answerer)
+    return words[0].upper() + words[1:]
 
 
 def having(finding: Finding) -> frozenset[str]:
@@ -228,34 +201,9 @@ def having_name(finding: Finding) -> str:
     return ", ".join(names) if names else finding.class_name
 
 
-def numbers(finding: Finding) -> tuple[Number, ...]:
-    """The finding's tie, reliance and control, each with its interval and n."""
-    d, effect, tested = finding.association.d, reliance(finding), finding.counterfactual
-    items = [
-        Number(
-            value=decimal(d.value),
-            limits=limits(d),
-            about=f"tie between cue and class in the data, 0 none to 1 perfect; {counted(d.n, 'image')}",
-        )
-    ]
-    if effect is not None and effect.value is not None:
-        what = (
-            "of the gap between images with and without the cue close once it is taken out of CLIP, net of controls"
-            if tested is not None
-            else "fewer right answers of CLIP where the cue points the wrong way, inside classes"
-        )
-        about = f"points {what}; {counted(effect.n, 'image')}"
-        items.append(Number(value=points(effect.value), limits=limits(effect, "points"), about=about))
-    if tested is not None:
-        about = "p: how often a column of the same shape, shuffled inside the classes, does as much"
-        about += "" if tested.p < SIGNIFICANT else "; not significant"
-        items.append(Number(value=p_value(tested.p), limits="", about=about))
-    return tuple(items)
-
-
 def column_word(column: str) -> str:
-    """A column as its owner wrote it: `place` for `attributes.place`."""
-    return column.removeprefix("attributes.")
+    """A column as its owner wrote it: `place` for `attributes.place`, and `dog` for the label `labels.dog`."""
+    return column.removeprefix("attributes.").removeprefix("labels.")
 
 
 def value_word(column: str | None, value: str) -> str:
@@ -293,7 +241,8 @@ def headline(result: AuditResult) -> str:
         return nothing(result)
     first, *others = result.findings
     same = [finding for finding in others if finding.verdict == first.verdict]
-    title = _title(first, result.settings.classes_from)
+    part = relying(first)
+    title = _title(first, result.settings, who_first("clip" if part is None else part.answerer))
     if first.verdict == Verdict.CONFIRMED and len(same) == 1:
         return f"{title}, and {_pair(same[0])}"
     return title + (f" – and {len(same)} more" if same else "")
@@ -303,25 +252,27 @@ def _pair(finding: Finding) -> str:
     return f"“{cue_word(finding)}” for “{finding.class_name}”"
 
 
-def _title(first: Finding, classes_from: ClassesFrom) -> str:
+def _title(first: Finding, settings: Settings, model: str) -> str:
     name, cue = f"“{first.class_name}”", f"“{cue_word(first)}”"
     match first.verdict:
         case Verdict.CONFIRMED:
-            return f"CLIP takes {_pair(first)}"
+            return f"{model} takes {_pair(first)}"
         case Verdict.MODEL_ONLY:
-            return f"CLIP takes {_pair(first)}, though not because of this data"
+            return f"{model} takes {_pair(first)}, though not because of this data"
         case Verdict.DATA_ONLY:
             return f"In this data {cue} goes with {name}; what was measured does not hang on it"
         case Verdict.FAILS_WHERE:
-            return f"CLIP fails on {name} where {cue} is missing or misleads"
+            return f"{model} fails on {name} where {cue} is missing or misleads"
         case Verdict.NEEDED:
-            return f"CLIP needs {cue} for {name}: part of it, or a shortcut?"
+            return f"{model} needs {cue} for {name}: part of it, or a shortcut?"
+        case Verdict.TIED if settings.several_labels:
+            return f"{name} go with {cue}"
         case Verdict.TIED:
             return f"{cue} is tied to the classes"
         case Verdict.CANDIDATE:
             return f"Candidate shortcut: {cue} goes with {name}"
         case Verdict.OBSERVED:
-            return f"Observed: {cue} goes with {_CALLED[classes_from]}{name}"
+            return f"Observed: {cue} goes with {_CALLED[settings.classes_from]}{name}"
         case Verdict.INCONCLUSIVE:
             return f"Not enough data: {cue} may go with {name}"
 
@@ -349,8 +300,8 @@ def unable(result: AuditResult) -> str:
     if not result.trust.near_chance or right is None or result.settings.classes_from == "clip":
         return ""
     return (
-        f"{share(right.value, 0)} right of {counted(classes, 'class').replace('classs', 'classes')}: this model cannot"
-        " judge them, so nothing is said of what it relies on. Use a larger model."
+        f"CLIP: {share(right.value, 0)} right of {count(classes)} classes: this model cannot judge them,"
+        " so nothing is said of what it relies on. Use a larger model."
     )
 
 
@@ -358,6 +309,12 @@ def classes_in_words(result: AuditResult) -> str:
     """How images came by their classes where not by labels, and how many have none; empty for labels."""
     used, left_out = result.data.rows, result.data.left_out
     match result.settings.classes_from:
+        case "label" if result.settings.several_labels:
+            tested = sum(facts.tested for facts in result.classes)
+            return (
+                f"Images may have several labels: {tested} of {len(result.classes)} were each compared with the images"
+                " without it. What a model makes of a cue is not measured there."
+            )
         case "label":
             return ""
         case "caption":
@@ -374,6 +331,11 @@ def classes_in_words(result: AuditResult) -> str:
                 "Labels were not used: an image counts as the class that CLIP itself answers. So this says what CLIP’s"
                 f" answers go with, right or wrong, and not what the classes go with.{also}"
             )
+
+
+def meanings(several_labels: bool) -> dict[Verdict, str]:
+    """What each verdict means, where images may have several labels or have one."""
+    return {**MEANING, **_OF_SEVERAL} if several_labels else dict(MEANING)
 
 
 def anything_tested(result: AuditResult) -> bool:

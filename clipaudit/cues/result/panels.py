@@ -271,6 +271,9 @@ class Data(Documented):
     clusters: int
     """Independent groups of near duplicates among the association's images."""
     attributes: tuple[str, ...]
+    """The declared columns that were tested."""
+    image_properties: tuple[str, ...] = ()
+    """The image properties that were tested beside them; empty for a run of before they were measured."""
     evidence: Verdict
     """The strongest verdict that this input allows: confirmed (attributes), candidate (labels), observed (neither)."""
     left_out: LeftOut
@@ -307,5 +310,7 @@ class Settings(Documented):
     """Where class names come from."""
     classes_from: ClassesFrom
     """What says which class an image is: `label`, the name in its `caption`, or `clip`'s own answer."""
+    several_labels: bool = False
+    """Images may have several labels: each is compared with the images without it, and reliance is not measured."""
     templates: str
     user_texts: tuple[str, ...]

@@ -54,10 +54,11 @@ class RehearsalArm(Documented):
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint(Documented):
-    """The probe as it is, trained with some of the conflicting images."""
+    """The probe as it is, trained with another mix of images that go with the cue and against it."""
 
     conflicting: int
-    """Conflicting training images."""
+    """Conflicting training images; above those at hand the mix is the one that so many would give, reached by leaving
+    out images that go with the cue."""
     group_mean: float
     worst_group: float
     shortfall: Estimate
@@ -69,7 +70,9 @@ class LearningCurve(Documented):
     """How many conflicting images would bring the worst group within 5 points of the group mean."""
 
     points: tuple[CurvePoint, ...]
-    """Sizes at hand, ascending."""
+    """From a quarter of those at hand to twice as many."""
+    at_hand: int
+    """Conflicting training images, in a fold."""
     collect: int | None
     """More images, kinds and classes as those at hand; 0 where it is there already; None where it cannot be told."""
     low: int | None

@@ -32,6 +32,7 @@ from clipaudit.cues.result.finding_parts import (
     Stability,
     Verdict,
 )
+from clipaudit.cues.result.given_parts import GivenModel
 from clipaudit.cues.result.mistake_parts import AnswererErrors, DoubtfulLabels
 from clipaudit.cues.result.panel_tables import estimate_columns, predictability_rows, rehearsal_rows, shift_rows
 from clipaudit.cues.result.panels import (
@@ -162,6 +163,8 @@ class AuditResult(Documented):
     """Labels to look at; None where no probe was rehearsed."""
     rehearsal: RehearsalPanel | None
     """What a model trained on these images would learn, and what mends it; None without labels."""
+    given: tuple[GivenModel, ...]
+    """The user's models, by their predictions."""
     hygiene: Hygiene
     controls: Controls
     trust: Trust

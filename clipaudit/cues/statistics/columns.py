@@ -6,7 +6,7 @@ column is first tested as a whole, by a permutation of the untruncated chi-squar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -15,11 +15,14 @@ from scipy import stats
 
 from clipaudit.arrays import Bools, Float64s, Floats, Ints
 from clipaudit.cues.statistics.attribute import Attribute
+from clipaudit.statistics import quantile_edges, range_names
 
 ColumnKind: TypeAlias = Literal["number", "ordered", "boolean", "text"]
 
 MAX_BINS: Final = 5
 """Bins of a number, or of a column that another cue is adjusted for."""
+_ENOUGH: Final = 10
+"""Permutations at least as large as the observed one, after which a sequential test ends."""
 RARE: Final = 10
 """A value that fewer images have is pooled with the other rare ones."""
 MAX_VALUES: Final = 50
@@ -151,34 +154,15 @@ def _number_bins(attribute: Attribute) -> Binned:
     # a frequent zero means none, and is no low value (S6b)
     own_zero = 0.1 <= zero < 1 and x.min() >= 0
     rest = x[x != 0] if own_zero else x
-    edges = Edges(lower=_edges(rest, MAX_BINS - 1 if own_zero else MAX_BINS), own_zero=own_zero)
+    edges = Edges(lower=quantile_edges(rest, MAX_BINS - 1 if own_zero else MAX_BINS), own_zero=own_zero)
     names = ("0",) if own_zero else ()
     return Binned(
         kind="number",
-        names=(*names, *_ranges(rest, edges.lower)),
+        names=(*names, *range_names(rest, edges.lower)),
         codes=edges.codes(numbers, attribute.codes),
         pooled=False,
         edges=edges,
     )
-
-
-def _edges(x: Float64s, bins: int) -> Float64s:
-    """Lower ends of all bins but the first: quantiles of the values, so that equal values fall into one bin."""
-    ordered = np.sort(x)
-    places = (np.arange(1, bins) * len(ordered)) // bins
-    edges = np.unique(ordered[places])
-    result: Float64s = edges[edges > ordered[0]]
-    return result
-
-
-def _ranges(x: Float64s, edges: Float64s) -> tuple[str, ...]:
-    bins = np.searchsorted(edges, x, side="right")
-    names = []
-    for place in range(len(edges) + 1):
-        inside = x[bins == place]
-        low, high = float(inside.min()), float(inside.max())
-        names.append(f"{low:g}" if low == high else f"{low:g} to {high:g}")
-    return tuple(names)
 
 
 def _text_bins(attribute: Attribute, kind: ColumnKind, most: int | None) -> Binned:
@@ -239,6 +223,25 @@ def omnibus_p(codes: Ints, truth: Ints, classes: int, dealt: Sequence[Ints]) -> 
     # equal tables that differ by rounding count as at least as large
     above = sum(_chi(codes, labels, classes, V) >= observed * (1 - 1e-9) for labels in dealt)
     return (1 + above) / (1 + len(dealt))
+
+
+def sequential_p(codes: Ints, truth: Ints, classes: int, dealt: Iterable[Ints]) -> float:
+    """`omnibus_p` that ends as soon as ten permutations are at least as large: p = 10 / permutations so far.
+
+    Valid whatever the number of permutations (Besag and Clifford, Biometrika 1991). codes, truth (n,) of images that
+    have a value; dealt: the classes (n,) of each permutation.
+    """
+    V = int(codes.max(initial=-1)) + 1
+    if V < 2:
+        return 1.0
+    least = _chi(codes, truth, classes, V) * (1 - 1e-9)
+    above = done = 0
+    for labels in dealt:
+        done += 1
+        above += _chi(codes, labels, classes, V) >= least
+        if above == _ENOUGH:
+            return above / done
+    return (1 + above) / (1 + done)
 
 
 def _chi(codes: Ints, truth: Ints, classes: int, V: int) -> float:

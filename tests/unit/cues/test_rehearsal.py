@@ -62,7 +62,8 @@ def test_more_conflicting_images_help_and_the_answer_is_honest(panel):
     points = column.curve.points
     assert [point.conflicting for point in points] == sorted(point.conflicting for point in points)
     assert points[0].worst_group < points[-1].worst_group
-    at_hand = points[-1].conflicting
+    at_hand = column.curve.at_hand
+    assert [point.conflicting for point in points[2:]] == [at_hand, round(at_hand / 0.7), 2 * at_hand]
     if column.curve.collect is None:
         assert "more than can be told" in column.curve.sentence
     else:
@@ -186,12 +187,14 @@ def test_a_number_to_collect_is_told_within_twice_the_images_at_hand():
     def fit(needed, low, high):
         flat = np.zeros(3)
         return CurveFit(
-            sizes=np.array([25, 50, 100]), group_mean=flat, worst=flat, shortfall=flat, low=flat, high=flat,
+            sizes=np.array([25, 50, 100]), at_hand=100,
+            group_mean=flat, worst=flat, shortfall=flat, low=flat, high=flat,
             needed=needed, needed_low=low, needed_high=high,
         )  # fmt: skip
 
     assert to_collect(fit(160, 130, 210)) == (60, 30, 110)
     assert to_collect(fit(0, 0, 80)) == (0, 0, 0)
-    assert to_collect(fit(250, 180, 400)) is None
-    assert to_collect(fit(150, 101, 300)) is None
+    assert to_collect(fit(0, 0, 150)) == (0, 0, 50)
+    assert to_collect(fit(250, 180, 400)) is None, "more than twice as many: more than can be told"
+    assert to_collect(fit(150, 100, 420)) is None, "limits more than a factor of four apart"
     assert to_collect(fit(180, 150, np.inf)) is None

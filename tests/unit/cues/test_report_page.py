@@ -12,7 +12,8 @@ from clipaudit.cues.report.first_screen import plain_sentences
 from clipaudit.cues.report.gate import judge
 from clipaudit.cues.report.page import Link, render
 from clipaudit.cues.report.pictures import InlinePicture, Pictures, identity, strips, within_budget
-from clipaudit.cues.report.words import MEANING, headline, numbers
+from clipaudit.cues.report.reliance_words import numbers
+from clipaudit.cues.report.words import MEANING, headline
 from clipaudit.cues.result.finding_parts import Verdict
 from tests.audit_examples import candidate, confirmed, example_result, inconclusive, observed, unlabelled_result
 
