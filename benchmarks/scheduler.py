@@ -76,6 +76,8 @@ def record_of(task: Task) -> CommitRecord:
         details={"undecodable": [f"{key:09d}: the file is no image" for key in range(5)]},
         input_size=task.shard.size,
         input_etag=task.shard.etag,
+        input_sha256=digest,
+        generation=task.generation,
         bytes_good=task.shard.size,
         timings={"read": 8.1, "decode": 21.4, "model": 33.3, "write": 2.2, "total": 34.0},
         worker="node-0123",

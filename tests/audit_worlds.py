@@ -14,7 +14,7 @@ from clipaudit.heads.texts.pool import TextPool
 from clipaudit.run.basis import write_basis
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run
-from clipaudit.schema import UNDECODABLE, Sample, TableSpec, head_label
+from clipaudit.schema import IMAGE_PROPERTIES, UNDECODABLE, Sample, TableSpec, head_label
 from tests.make_runs import make_manifest, make_shard, write_attempt
 
 LAYERS, HEADS, DIM = 2, 20, 2
@@ -44,6 +44,8 @@ class World:
     """(C, WIDTH) class vectors."""
     phash: npt.NDArray[np.int64] | None = None
     captions: Sequence[str | None] | None = None
+    properties: npt.NDArray[np.float32] | None = None
+    """(n, IMAGE_PROPERTIES) image properties, nan for none; None for a run that measured none."""
 
 
 class Texts:
@@ -141,6 +143,7 @@ def write_world(world: World, path: Path, *, shards: int = 4, failed: int = 0, l
         label_kind=label_kind,  # type: ignore[arg-type]
         attributes=names,
         caption=world.captions is not None,
+        image_properties=IMAGE_PROPERTIES if world.properties is not None else (),
     )
     run_dir = RunDirectory(str(path))
     places = np.array_split(np.arange(len(world.labels)), shards)
@@ -161,6 +164,7 @@ def _write_shard(world: World, run_dir: RunDirectory, spec: TableSpec, number: i
             label=int(world.labels[row]) if spec.label_kind == "int" else None,
             caption=None if world.captions is None else world.captions[row],
             attributes={name: values[row] for name, values in world.attributes.items()},
+            image_properties=None if world.properties is None else tuple(world.properties[row].tolist()),
             width=64,
             height=64,
             phash=_hash(world, row),

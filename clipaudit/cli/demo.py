@@ -40,7 +40,8 @@ def demo(
 ) -> None:
     """Show the whole thing on generated pictures with a small CLIP model: needs no network, takes a minute or two.
 
-    Ends with the report of the birds' shortcut, in OUT/report, and a page of the model's heads in words.
+    Ends with the report of the birds' shortcut, in OUT/report, and a page of the model's heads in words. OUT/photos has
+    some of the birds in class folders, to try `clipaudit pack` on.
 
     Example: `clipaudit demo`
     """

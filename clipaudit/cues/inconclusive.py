@@ -130,6 +130,7 @@ def _data(run: Run, facts: ImageFacts, left_out: tuple[LeftOut, LeftOut | None])
         confirmation_rows=0,
         clusters=int(facts.cluster.max(initial=-1)) + 1,
         attributes=(),
+        image_properties=(),
         evidence=Verdict.INCONCLUSIVE,
         left_out=left_out[0],
         test_left_out=left_out[1],

@@ -11,6 +11,7 @@ from clipaudit.cues.answerers.predictions import Predictions, parse_predictions,
 from clipaudit.cues.measure.context import TextSource
 from clipaudit.cues.measure.declared_columns import SPLIT, in_bins, of_source, sources_of
 from clipaudit.cues.measure.image_facts import ImageFacts, image_facts
+from clipaudit.cues.measure.picture_columns import measured_columns
 from clipaudit.cues.measure.unlabelled import caption_classes, classes_source, own_answers
 from clipaudit.cues.options import AuditOptions
 from clipaudit.cues.result.finding_parts import ClassesFrom
@@ -38,6 +39,8 @@ class Images:
     """That are scored, when they are others."""
     raw: dict[str, Attribute]
     """The association's columns before they were cut into bins."""
+    ranges: dict[str, str]
+    """Names of ends of image properties -> what they hold."""
     unbinned: ImageFacts
     """The images that are scored, with their columns as they are: numbers are not in bins."""
     left_out: tuple[LeftOut, LeftOut | None]
@@ -61,6 +64,7 @@ class AuditInputs:
         self.known_errors = {group_column(run, name): error for name, error in given if error is not None}
         if "label" in self.columns:
             raise UsageError("the label cannot be its own attribute: give another column")
+        self.measured = measured_columns([run, *([] if test_run is None else [test_run])], self.columns)
         self.where, self.test_where = options.where, options.test_where
         if options.split is not None:
             train, others = split_filters(run, options.split)
@@ -81,10 +85,13 @@ class AuditInputs:
         if self.source is not None:
             name = self.source.name
             facts, test = of_source(facts, name), None if test is None else of_source(test, name)
-        raw = {name: facts.attributes[name] for name in self.columns}
+        every = (*self.columns, *self.measured)
+        raw = {name: facts.attributes[name] for name in every}
         unbinned = facts if test is None else test
-        facts, test = in_bins(facts, test, self.columns)
-        return Images(facts=facts, test=test, raw=raw, unbinned=unbinned, left_out=(left_out, test_left_out))
+        facts, test, ranges = in_bins(facts, test, every)
+        return Images(
+            facts=facts, test=test, raw=raw, ranges=ranges, unbinned=unbinned, left_out=(left_out, test_left_out)
+        )
 
     def given(self) -> list[Predictions]:
         """The user's predictions, read; UsageError without labels, which alone say which are right."""
@@ -139,9 +146,9 @@ class AuditInputs:
     def _facts(self, run: Run, rows: Rows) -> tuple[ImageFacts, LeftOut]:
         extra = [group_column(run, self.options.environment)] if self.options.environment else []
         cluster = group_column(run, self.options.cluster) if self.options.cluster else None
-        if SPLIT.removeprefix("attributes.") in run.spec.attributes:
+        if SPLIT.removeprefix("attributes.") in run.attributes:
             extra.append(SPLIT)
-        columns = tuple(dict.fromkeys([*(group_column(run, name) for name in self.columns), *extra]))
+        columns = tuple(dict.fromkeys([*(group_column(run, name) for name in self.columns), *self.measured, *extra]))
         facts = self._named(image_facts(run, rows, self.class_of, columns, cluster))
         unnamed, ambiguous = (int((facts.truth == code).sum()) for code in (NONE, SEVERAL))
         return facts.take(facts.truth >= 0), LeftOut(unnamed=unnamed, ambiguous=ambiguous)

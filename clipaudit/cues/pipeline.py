@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -19,24 +18,22 @@ from clipaudit.cues.findings.label_parts import doubtful_labels
 from clipaudit.cues.findings.reliance_result import placebo_of
 from clipaudit.cues.findings.slice_parts import errors_of
 from clipaudit.cues.inconclusive import inconclusive
-from clipaudit.cues.inputs import AuditInputs
+from clipaudit.cues.inputs import AuditInputs, Images
 from clipaudit.cues.measure.answers import answers
 from clipaudit.cues.measure.context import Context, Progress, TextSource
 from clipaudit.cues.measure.core_values import check_core
-from clipaudit.cues.measure.declared_columns import column_tests, own_design
 from clipaudit.cues.measure.directions import all_directions, class_subspace
 from clipaudit.cues.measure.hygiene import hygiene
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.naming import Namer
 from clipaudit.cues.measure.scan import Scan, scan
 from clipaudit.cues.measure.shift import shift_between
+from clipaudit.cues.measure.tested_columns import tested_columns
 from clipaudit.cues.measure.unlabelled import own_answers
 from clipaudit.cues.options import AuditOptions
 from clipaudit.cues.result.panels import Dropped, Settings
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.cues.row_tables import row_tables
-from clipaudit.cues.statistics.attribute import Attribute
-from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, names_class, unusable
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.predictability import one_thread_each
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
@@ -101,10 +98,10 @@ class _Job(AuditInputs):
     def result(self, progress: Progress) -> AuditResult:
         """All steps."""
         images = self.images()
-        facts, test, raw = images.facts, images.test, images.raw
+        facts, test = images.facts, images.test
         given = self.given()
-        named = [{name: part.attributes[name] for name in self.columns} for part in (facts, test) if part is not None]
-        check_core(self.options.core, [raw, *named], {*self.pool.texts, *self.options.user_texts})
+        named = [{name: part.attributes[name] for name in images.raw} for part in (facts, test) if part is not None]
+        check_core(self.options.core, [images.raw, *named], {*self.pool.texts, *self.options.user_texts})
         tested = tested_classes(facts, len(self.names))
         settings = self.settings()
         if len(tested) < 2:
@@ -119,7 +116,7 @@ class _Job(AuditInputs):
                 settings=settings,
                 versions=self.versions(),
             )
-        context = self._context(facts, raw, test, tested, progress)
+        context = self._context(images, tested, progress)
         panel = None
         if context.answers is not None:
             progress("rehearsal", 0, 1)
@@ -184,15 +181,8 @@ class _Job(AuditInputs):
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
-    def _context(
-        self,
-        facts: ImageFacts,
-        raw: Mapping[str, Attribute],
-        test: ImageFacts | None,
-        tested: Ints,
-        progress: Progress,
-    ) -> Context:
-        options, run = self.options, self.run
+    def _context(self, images: Images, tested: Ints, progress: Progress) -> Context:
+        options, run, facts, test = self.options, self.run, images.facts, images.test
         classes = self.class_vectors
         vectors = self.texts.vectors(self.pool.texts)
         user = self.texts.vectors(options.user_texts) if options.user_texts else None
@@ -201,7 +191,20 @@ class _Job(AuditInputs):
         tested_facts = facts.take(inside)
         design = _design(tested_facts, tested, len(self.names))
         scanned = self._scan(tested_facts, design, vectors, user, progress)
-        screens = self._attributes(tested_facts, raw, design)
+        columns = tested_columns(
+            tested_facts,
+            images.raw,
+            inside[scanned.sample],
+            design,
+            scanned.sample,
+            declared=self.columns,
+            measured=self.measured,
+            chosen_by=row_filter(run, self.rows).equalities,
+            source_name=self.source_name,
+            alpha=options.alpha,
+            seed=options.seed,
+        )
+        self.dropped += columns.dropped
         scored, by = test if test is not None else facts, next(iter(self.columns), None)
         labelled = self.classes_from == "label"
         return Context(
@@ -218,18 +221,10 @@ class _Job(AuditInputs):
             source=self.source,
             sources=self.sources,
             scan=scanned,
-            attributes=screens,
-            columns=column_tests(
-                screens,
-                raw,
-                inside[scanned.sample],
-                design,
-                scanned.sample,
-                tested_facts.shard_id[scanned.sample].astype(np.int64),
-                source_name=self.source_name,
-                alpha=options.alpha,
-                seed=options.seed,
-            ),
+            attributes=columns.screens,
+            ranges=images.ranges,
+            measured=self.measured,
+            columns=columns.tests,
             known_errors=self.known_errors,
             answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if labelled else None,
             answers_rows=f"{scored.run.directory.url}{scored.rows.described}",
@@ -272,26 +267,6 @@ class _Job(AuditInputs):
             return None
         answered = own_answers(self.run, self.names, self.class_vectors)[facts.position]
         return facts.truth, answered == facts.truth
-
-    def _attributes(
-        self, facts: ImageFacts, raw: Mapping[str, Attribute], design: Design
-    ) -> tuple[AttributeScreen, ...]:
-        screens = []
-        for column in self.columns:
-            attribute = facts.attributes[column]
-            reason = unusable(raw[column])
-            if reason is None and column in row_filter(self.run, self.rows).equalities:
-                reason = "it chooses the rows"
-            if reason is None and names_class(attribute, design.truth):
-                reason = "it names the class, or is a perfect confound: every value occurs in one class only"
-            own = own_design(design, attribute, self.source_name)
-            screen = None if reason is not None else attribute_screen(attribute, own)
-            if screen is None:
-                too_few = f"a class has fewer than {MIN_INDEPENDENT} images with a value"
-                self.dropped.append(Dropped(what=column, head=None, reason=reason or too_few))
-            else:
-                screens.append(screen)
-        return tuple(screens)
 
     @property
     def source_name(self) -> str | None:

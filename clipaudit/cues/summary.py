@@ -258,7 +258,7 @@ def _scored_clusters(context: Context) -> Ints | None:
 def _data(context: Context, everything: ImageFacts, left_out: tuple[LeftOut, LeftOut | None]) -> Data:
     scored = None if context.answers is None else context.answers.facts
     discovery = 0 if scored is None else int(scored.discovery.sum())
-    labelled = Verdict.CONFIRMED if context.attributes else Verdict.CANDIDATE
+    labelled = Verdict.CONFIRMED if context.attributes or context.measured else Verdict.CANDIDATE
     return Data(
         association=context.rows,
         counterfactual=None if scored is None else context.answers_rows,
@@ -267,7 +267,8 @@ def _data(context: Context, everything: ImageFacts, left_out: tuple[LeftOut, Lef
         discovery_rows=discovery,
         confirmation_rows=0 if scored is None else len(scored) - discovery,
         clusters=int(everything.cluster.max(initial=-1)) + 1,
-        attributes=tuple(screen.attribute.column for screen in context.attributes),
+        attributes=tuple(s.attribute.column for s in context.attributes if s.attribute.column not in context.measured),
+        image_properties=context.measured,
         evidence=labelled if context.classes_from == "label" else Verdict.OBSERVED,
         left_out=left_out[0],
         test_left_out=left_out[1],

@@ -19,6 +19,7 @@ from clipaudit.demo.evaluation.head_choice import RULES
 from clipaudit.demo.evaluation.recognition import ImageEncoder
 from clipaudit.demo.evaluation.shortcut import TEMPLATES, Shortcut, shortcut
 from clipaudit.demo.page import headline, percent, worst_group, write_page
+from clipaudit.demo.photos import write_photos
 from clipaudit.demo.world.captions import article
 from clipaudit.errors import UsageError
 from clipaudit.run.reader import Run
@@ -42,6 +43,7 @@ def showcase(out: Path, *, birds: int, things: int, seed: int, say: Callable[[st
     out.mkdir(parents=True, exist_ok=True)
     say(f"Drawing {birds:,} birds and {things:,} other things, and auditing both with the demo model ...")
     study = shortcut(ImageEncoder.load(ModelConfig(name="demo")), out, birds=birds, things=things, seed=seed)
+    write_photos(sorted((out / "birds").glob("*.tar")), out / "photos")
     page = out / _REPORT / "index.html"
     similar = alike(str(out / "things-run"), study.words, out / _ALIKE)
     write_page(
@@ -136,6 +138,7 @@ def _commands(out: Path, seed: int, similar: Alike | None) -> list[str]:
     return [
         _report_command(out, seed),
         *queries,
+        f"clipaudit pack {out / 'photos'} shards/photos",
         f"clipaudit status {out / 'birds-run'}",
         f"clipaudit check {out / 'birds-run'} --model",
         "clipaudit demo-data planted shards/planted",

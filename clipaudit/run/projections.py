@@ -26,13 +26,11 @@ from clipaudit.storage.local import require_regular
 _ANY: Mapping[str, pa.DataType] = {}
 SCALARS = ("scale", "norm", "remainder")
 """Columns of one float32 a row that the model gives."""
-_OF_SAMPLE = {"image": "image_properties"}
-"""Columns that have another name in a sample."""
+_OF_SAMPLE = {"image": "image_properties"}  # columns that have another name in a sample
 _ROW_GROUP_BYTES = 32 * 2**20
 _METADATA_BYTES = 256  # of a row in a row group beside its vectors, roughly
 _MAX_GROUP_ROWS = 65_536
-_VARIED = ("key", "index", "phash", "offset", *SCALARS)
-"""Plain columns whose values rarely repeat: a dictionary of them would only take room."""
+_VARIED = ("key", "index", "phash", "offset", *SCALARS)  # values that rarely repeat, and need no dictionary
 _INFINITE = 0x7C00  # exponent bits of a float16 that is infinite or not a number
 
 
@@ -295,7 +293,7 @@ class TableFile:
             return self._file.read_row_group(number, use_threads=False)
 
     def bounds(self, column: str) -> npt.NDArray[np.int64]:
-        """(row groups, 2) int64: the least and the greatest number that a column has in each row group."""
+        """(g, 2) int64: the least and the greatest number that a column has in each of g row groups."""
         with self._damage():
             place = self._file.schema_arrow.get_field_index(column)
             groups = [self._file.metadata.row_group(number).column(place) for number in range(self.row_groups)]

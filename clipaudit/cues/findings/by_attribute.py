@@ -307,6 +307,12 @@ def _cue(
     towards = context.namer.words(contrast, 3, context_only=True, by_fit=True)
     away_from = context.namer.words(-contrast, 1, context_only=True, by_fit=True)
     words = [CueWord(text=cue.word, property="attribute", kind="context-like", head=None, d=d)]
+    # of an image property: what its end holds, and other ends that go with it
+    measured = [context.ranges[cue.word]] if cue.word in context.ranges else []
+    words += [
+        CueWord(text=text, property="image property", kind="context-like", head=None, d=None)
+        for text in (*measured, *cue.also)
+    ]
     words += [CueWord(text=w.text, property=w.property, kind=w.kind, head=None, d=None) for w in towards]
     words += building.head_words(context, heads, members, having)
     # a word that fits badly would be a wrong name (trap 20)

@@ -9,6 +9,7 @@ from clipaudit.cues.findings.by_attribute import column_warnings, first_class, g
 from clipaudit.cues.findings.sentences import action, sentence
 from clipaudit.cues.findings.verdicts import VerdictCase, headline, needs, verdicts
 from clipaudit.cues.measure.context import Context
+from clipaudit.cues.measure.picture_columns import column_in_words
 from clipaudit.cues.result.finding_parts import Cue, CueWord
 from clipaudit.cues.result.off_object import not_measured
 from clipaudit.cues.result.result import Finding, finding_id
@@ -29,7 +30,7 @@ def column_finding(context: Context, screen: AttributeScreen) -> Finding:
         few_sources=context.few_sources,
     )
     outcome = headline(verdicts(case))
-    column = screen.attribute.column.rpartition(".")[2]
+    column = column_in_words(screen.attribute.column)
     words = building.named_words(context, upper, column, column)
     missing = needs(case, outcome, column, (), None, ())
     codes = screen.attribute.codes[context.scan.sample]

@@ -13,6 +13,7 @@ from clipaudit.cues.answerers.reliance_of import reliance_of
 from clipaudit.cues.findings.verdicts import RelianceRules
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
+from clipaudit.cues.measure.picture_columns import is_measured
 from clipaudit.cues.rehearsal.cue_in_features import cue_scores
 from clipaudit.cues.rehearsal.experiment import ColumnExperiment, column_experiments, draws_for
 from clipaudit.cues.reliance import rules
@@ -22,9 +23,6 @@ from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen
 from clipaudit.cues.statistics.columns import MAX_BINS, OTHER, binned_column
 from clipaudit.cues.statistics.groups import Grouping, grouping
-
-_MEASURED_BY_IMAGE = "image."
-"""Columns measured on the pixels follow from the cue, and explain nothing (S9b)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,6 +36,8 @@ class ValueCue:
     """(K,) tested classes that have it."""
     associated: bool
     """Its cut passes; else it is here because the model's answers differ along it."""
+    also: tuple[str, ...] = ()
+    """Of an image property: other ends that part the classes in the same way, more weakly."""
 
     @property
     def value(self) -> int:
@@ -115,7 +115,8 @@ def measure_reliance(context: Context, panel: Panel | None, cues: Sequence[Value
             _other_column(context, answers, screen, [cue.name for cue in cues if cue.screen is screen])
             for screen in context.attributes
             if screen.attribute.column not in context.core_columns
-            and not screen.attribute.column.startswith(_MEASURED_BY_IMAGE)
+            # what is measured on the pixels follows from the cue, and explains nothing (S9b)
+            and not is_measured(screen.attribute.column)
         ],
         retrained=_retrained(panel, cues, experiments),
         options=reliance_options(context),

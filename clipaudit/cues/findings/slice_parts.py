@@ -81,14 +81,14 @@ def _design(context: Context, answers: Answers) -> Design:
 
 
 def _traits(context: Context, answers: Answers, raw: ImageFacts) -> Traits:
-    """Texts of context, values of columns, and numbers, of the scored images."""
+    """Texts of context, values of columns, and numbers with image properties among them, of the scored images."""
     namer, facts = context.namer, answers.facts
     # no things: errors always go with looking like what other classes are
     texts, axes = namer.context_axes()
     place = np.searchsorted(raw.position, facts.position)
     columns: list[Attribute] = []
     numbers: list[tuple[str, Float64s]] = []
-    used = {screen.attribute.column for screen in context.attributes}
+    used = {screen.attribute.column for screen in context.attributes} | {*context.measured}
     for name in sorted(used):
         whole = raw.attributes[name]
         if column_kind(whole.values) == "number":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -17,11 +18,14 @@ from clipaudit.cues.findings.measured_reliance import (
 )
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
+from clipaudit.cues.measure.picture_columns import cause_rank, is_measured
 from clipaudit.cues.reliance import rules
 
 _MOST_SEARCHED: Final = 10
 _GAP: Final = 2.5
 """Standard errors between accuracies, on the discovery half, from which a value that goes with no class is tried."""
+_ABOUT_AS_STRONG: Final = 2 / 3
+"""Of the strongest's lower limit."""
 _SIDE: Final = 50
 """Independent images on either side that this needs."""
 
@@ -33,14 +37,46 @@ def value_cues(context: Context) -> list[ValueCue]:
     for screen in context.attributes:
         rows = [context.row_of(screen, place) for place in range(len(screen.values))]
         passing = [place for place, m in enumerate(rows) if context.passed[m] and context.family.cuts[m].d > 0]
-        if len(screen.values) == 2 and passing:  # two ends of one cue: the rarer value names it
+        if screen.two_ends and passing:  # two ends of one cue: the rarer value names it
             passing = [int(np.argmin(screen.counts.sum(axis=0)[screen.values]))]
         for place in passing:
             m = rows[place]
             cue = ValueCue(screen=screen, place=place, upper=context.family.cuts[m].upper, associated=True)
             associated.append((float(context.family.limits[m, 0]), cue))
-    strongest = [cue for _, cue in sorted(associated, key=lambda item: -item[0])]
-    return strongest + relied_cues(context)
+    return _with_one_property(sorted(associated, key=lambda item: -item[0])) + relied_cues(context)
+
+
+def _with_one_property(ranked: Sequence[tuple[float, ValueCue]]) -> list[ValueCue]:
+    """The cues, strongest first, with one image property for each way that those part the classes: a blurred
+    class has small files, too. ranked: cues with the lower limits of their D, strongest first.
+
+    Of those about as strong as the strongest the one names the finding that the others follow from; those that the same
+    classes have are named beside it.
+    """
+    result: list[ValueCue] = []
+    done: set[int] = set()
+    for limit, cue in ranked:
+        if id(cue) in done or not is_measured(cue.screen.attribute.column):
+            result += [] if id(cue) in done else [cue]
+            continue
+        alike = [(low, other) for low, other in ranked if _alike(cue, other)]
+        done |= {id(other) for _, other in alike}
+        same_side = [(low, other) for low, other in alike if bool((other.upper == cue.upper).all())]
+        strong = [other for low, other in same_side if low >= _ABOUT_AS_STRONG * limit]
+        first = min(strong, key=lambda other: cause_rank(other.screen.attribute.column))
+        others = tuple(dict.fromkeys(other.word for _, other in same_side if other.screen is not first.screen))
+        result.append(replace(first, also=others))
+    return result
+
+
+def _alike(first: ValueCue, second: ValueCue) -> bool:
+    """Whether both are image properties that part the classes alike."""
+    return is_measured(second.screen.attribute.column) and same_parting(first.upper, second.upper)
+
+
+def same_parting(first: Bools, second: Bools) -> bool:
+    """Whether two masks (K,) of classes part them alike, whichever side is named."""
+    return bool((first == second).all() or (first == ~second).all())
 
 
 def relied_cues(context: Context) -> list[ValueCue]:
@@ -54,7 +90,7 @@ def relied_cues(context: Context) -> list[ValueCue]:
     for screen in context.attributes:
         codes = scored_values(answers, screen)
         # of two values each is the other's absence
-        places = range(1 if len(screen.values) == 2 else len(screen.values))
+        places = range(1 if screen.two_ends else len(screen.values))
         for place in places:
             m = context.row_of(screen, place)
             low, high = context.family.limits[m]

@@ -79,6 +79,10 @@ class Context:
     """All columns tried as one."""
     scan: Scan = field(repr=False)
     attributes: tuple[AttributeScreen, ...]
+    ranges: Mapping[str, str]
+    """Names of ends of image properties -> what they hold, `image.brightness up to 0.31`."""
+    measured: tuple[str, ...]
+    """The image properties that were tested; those tied to the classes are among `attributes`."""
     columns: tuple[ColumnTest, ...]
     """The columns as a whole, in the order of `attributes`."""
     known_errors: Mapping[str, KnownError]

@@ -11,6 +11,7 @@ import numpy as np
 from clipaudit.arrays import Float32s, Ints
 from clipaudit.cues.measure.context import ColumnTest
 from clipaudit.cues.measure.image_facts import ImageFacts
+from clipaudit.cues.measure.picture_columns import is_measured, named_ends
 from clipaudit.cues.measure.vectors import read_vectors
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen, omnibus
@@ -47,16 +48,23 @@ def sources_of(facts: ImageFacts, seed: int) -> tuple[SourceTest | None, tuple[S
     return find_source(candidates, read, facts.cluster, seed)
 
 
-def in_bins(facts: ImageFacts, test: ImageFacts | None, columns: Sequence[str]) -> tuple[ImageFacts, ImageFacts | None]:
-    """The images with the declared columns cut into bins, by what the association's rows hold (S6b)."""
+def in_bins(
+    facts: ImageFacts, test: ImageFacts | None, columns: Sequence[str]
+) -> tuple[ImageFacts, ImageFacts | None, dict[str, str]]:
+    """The images with columns cut into bins, by what the association's rows hold (S6b), and what the named ends of
+    image properties hold, by their names."""
+    ranges: dict[str, str] = {}
     sets = [facts, *([] if test is None else [test])]
     attributes = [dict(part.attributes) for part in sets]
     for name in columns:
         binned = binned_like(facts.attributes[name], [part.attributes[name] for part in sets])
+        if is_measured(name):
+            ends = named_ends(binned)
+            binned, ranges = ends.parts, ranges | ends.ranges
         for values, attribute in zip(attributes, binned, strict=True):
             values[name] = attribute
     first, *others = (replace(part, attributes=values) for part, values in zip(sets, attributes, strict=True))
-    return first, others[0] if others else None
+    return first, others[0] if others else None, ranges
 
 
 def of_source(facts: ImageFacts, name: str) -> ImageFacts:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipaudit.arrays import Bools, Float64s, Ints
+from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.measure.near_duplicates import detailed, near_duplicates
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.design import halves_of
@@ -139,8 +139,8 @@ def _table(run: Run, rows: Rows, extra: Sequence[str]) -> tuple[pa.Table, Ints]:
     condition = row_filter(run, rows)
     needed = list(dict.fromkeys(extra))
     plain = ["status", "shard_id", "index", "key", "phash", "offset", "nbytes", *(["label"] if labelled else [])]
-    attributes = ["attributes"] if any(name.startswith("attributes.") for name in needed) else []
-    stored = list(dict.fromkeys([*plain, *attributes, *(column.path[0] for column in condition.columns)]))
+    structs = [name.partition(".")[0] for name in needed if "." in name]
+    stored = list(dict.fromkeys([*plain, *structs, *(column.path[0] for column in condition.columns)]))
     names = list(dict.fromkeys([*plain[1:], *needed]))
     parts: list[pa.Table] = []
     positions: list[Ints] = []
@@ -150,8 +150,9 @@ def _table(run: Run, rows: Rows, extra: Sequence[str]) -> tuple[pa.Table, Ints]:
         table = table.filter(pc.equal(table["status"], OK))
         chosen = condition.mask(table)
         for name in needed:
-            if name.startswith("attributes."):
-                table = table.append_column(name, pc.struct_field(table["attributes"], name.partition(".")[2]))
+            outer, _, inner = name.partition(".")
+            if inner:
+                table = table.append_column(name, pc.struct_field(table[outer], inner))
         positions.append(done + np.flatnonzero(chosen))
         parts.append(table.select(names).filter(pa.array(chosen)))
         done += len(table)
@@ -172,6 +173,8 @@ def _truth(table: pa.Table, class_of: Mapping[Label, int]) -> Ints:
 
 
 def _attribute(column: pa.ChunkedArray, name: str) -> Attribute:
+    if pa.types.is_float32(column.type):
+        return _measured(np.asarray(column.to_numpy(), np.float32), name)
     encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
     values: list[Any] = encoded.dictionary.to_pylist()
     # by name: codes must not depend on which row comes first
@@ -180,6 +183,20 @@ def _attribute(column: pa.ChunkedArray, name: str) -> Attribute:
     renumbered[order] = np.arange(len(order))
     codes = np.asarray(encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False), np.int64)
     return Attribute(column=name, values=tuple(str(values[place]) for place in order), codes=renumbered[codes])
+
+
+def _measured(numbers: Float32s, name: str) -> Attribute:
+    """An image property, (n,) with nan for none, to four significant digits, or each image had its own."""
+    known = np.isfinite(numbers)
+    exponent = np.floor(np.log10(np.maximum(np.abs(numbers[known].astype(np.float64)), 1e-30)))
+    unit = 10.0 ** (exponent - 3)
+    values, codes = np.unique(np.round(numbers[known] / unit) * unit, return_inverse=True)
+    texts = [f"{value:.4g}" for value in values.tolist()]
+    # sorted by name, as those of other columns
+    place = {text: number for number, text in enumerate(sorted(set(texts)))}
+    every = np.full(len(numbers), -1, np.int64)
+    every[known] = np.array([place[text] for text in texts], np.int64)[codes]
+    return Attribute(column=name, values=tuple(place), codes=every)
 
 
 def _column_groups(column: pa.ChunkedArray) -> Ints:

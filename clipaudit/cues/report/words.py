@@ -290,8 +290,8 @@ def unable(result: AuditResult) -> str:
     if not result.trust.near_chance or right is None or result.settings.classes_from == "clip":
         return ""
     return (
-        f"CLIP: {share(right.value, 0)} right of {counted(classes, 'class').replace('classs', 'classes')}: this model"
-        " cannot judge them, so nothing is said of what it relies on. Use a larger model."
+        f"CLIP: {share(right.value, 0)} right of {count(classes)} classes: this model cannot judge them,"
+        " so nothing is said of what it relies on. Use a larger model."
     )
 
 

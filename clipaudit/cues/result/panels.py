@@ -271,6 +271,9 @@ class Data(Documented):
     clusters: int
     """Independent groups of near duplicates among the association's images."""
     attributes: tuple[str, ...]
+    """The declared columns that were tested."""
+    image_properties: tuple[str, ...] = ()
+    """The image properties that were tested beside them; empty for a run of before they were measured."""
     evidence: Verdict
     """The strongest verdict that this input allows: confirmed (attributes), candidate (labels), observed (neither)."""
     left_out: LeftOut

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +86,11 @@ class AttributeScreen:
         """Whether the last row is the column as a whole."""
         return bool(self.scores.shape[1] > len(self.values))
 
+    @property
+    def two_ends(self) -> bool:
+        """Whether there are two values, each of which is the other's absence."""
+        return len(self.values) == 2 and not self.has_whole
+
 
 @dataclass(frozen=True, kw_only=True)
 class Omnibus:
@@ -114,11 +119,13 @@ def omnibus(screen: AttributeScreen, rows: Ints, design: Design, dealt: Sequence
     return Omnibus(p=p, cramers_v=v, tied=p <= alpha and v > TIED_V)
 
 
-def attribute_screen(attribute: Attribute, design: Design) -> AttributeScreen | None:
+def attribute_screen(
+    attribute: Attribute, design: Design, chosen: Callable[[Attribute], Ints | None] = lambda attribute: None
+) -> AttributeScreen | None:
     """Test an attribute's values with at least 10 images, and the column as a whole, against every cut of the classes.
 
-    attribute: codes (n,) of the rows of `design`; at most the 50 most frequent values are tested one by one. Returns
-    None when some class has fewer than 10 images with a value.
+    attribute: codes (n,) of the rows of `design`; at most the 50 most frequent values are tested one by one. chosen:
+    gives the places of the only values that are. Returns None when some class has fewer than 10 images with a value.
 
     A value's indicator is a score with two values, so that D, its error and its p-value are those of any direction. For
     rare values normal tails are too light: the p-value is the larger of that and Fisher's, above the cut against below.
@@ -133,9 +140,12 @@ def attribute_screen(attribute: Attribute, design: Design) -> AttributeScreen | 
     tested = np.flatnonzero(counts.sum(axis=0) >= MIN_INDEPENDENT)
     if int(part.independent.min()) < MIN_INDEPENDENT or len(tested) < 2 or not _on_both_halves(part):
         return None
+    only = chosen(attribute)
+    whole = len(tested) > 2
+    tested = tested if only is None else np.intersect1d(tested, only)
     tested = np.sort(tested[np.argsort(-counts.sum(axis=0)[tested], kind="stable")][:MAX_VALUES])
     scores = (np.arange(V)[:, None] == tested[None, :]).astype(np.float64)  # an indicator of each value
-    if len(tested) > 2:
+    if whole:
         scores = np.column_stack([scores, _whole(codes, part, V)])
     # a column has few different scores: each is a bin
     places = [np.unique(column, return_inverse=True)[1].astype(np.uint16) for column in scores.T]

@@ -6,7 +6,7 @@ column is first tested as a whole, by a permutation of the untruncated chi-squar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -20,6 +20,8 @@ ColumnKind: TypeAlias = Literal["number", "ordered", "boolean", "text"]
 
 MAX_BINS: Final = 5
 """Bins of a number, or of a column that another cue is adjusted for."""
+_ENOUGH: Final = 10
+"""Permutations at least as large as the observed one, after which a sequential test ends."""
 RARE: Final = 10
 """A value that fewer images have is pooled with the other rare ones."""
 MAX_VALUES: Final = 50
@@ -239,6 +241,25 @@ def omnibus_p(codes: Ints, truth: Ints, classes: int, dealt: Sequence[Ints]) -> 
     # equal tables that differ by rounding count as at least as large
     above = sum(_chi(codes, labels, classes, V) >= observed * (1 - 1e-9) for labels in dealt)
     return (1 + above) / (1 + len(dealt))
+
+
+def sequential_p(codes: Ints, truth: Ints, classes: int, dealt: Iterable[Ints]) -> float:
+    """`omnibus_p` that ends as soon as ten permutations are at least as large: p = 10 / permutations so far.
+
+    Valid whatever the number of permutations (Besag and Clifford, Biometrika 1991). codes, truth (n,) of images that
+    have a value; dealt: the classes (n,) of each permutation.
+    """
+    V = int(codes.max(initial=-1)) + 1
+    if V < 2:
+        return 1.0
+    least = _chi(codes, truth, classes, V) * (1 - 1e-9)
+    above = done = 0
+    for labels in dealt:
+        done += 1
+        above += _chi(codes, labels, classes, V) >= least
+        if above == _ENOUGH:
+            return above / done
+    return (1 + above) / (1 + done)
 
 
 def _chi(codes: Ints, truth: Ints, classes: int, V: int) -> float:

@@ -125,17 +125,26 @@ def _path_column(table: ImageTable, root: str, given: str | None) -> str:
         counts = {name: sum(_is_file(row.get(name), root) for row in rows) for name in table.columns}
         column = max(counts, key=counts.__getitem__, default=None)
         if column is None or not counts[column]:
+            addresses = (
+                name for name in table.columns if rows and all(is_address(text_of(row.get(name))) for row in rows)
+            )
+            _refuse_addresses(table, next(addresses, None), rows)
             raise UsageError(
                 f"{table.path}: no column holds paths of files below {root} (columns: {', '.join(table.columns)}): "
                 "name it with --path, and the directory that its paths begin in with --images"
             )
-    addresses = [text for row in rows if is_address(text := text_of(row.get(column)))]
-    if rows and len(addresses) == len(rows):
-        raise UsageError(
-            f"{table.path}: the column {column!r} holds addresses ({addresses[0][:80]}), no images or paths: download "
-            "the images first, and name the column with their paths by --path"
-        )
+    if rows and all(is_address(text_of(row.get(column))) for row in rows):
+        _refuse_addresses(table, column, rows)
     return column
+
+
+def _refuse_addresses(table: ImageTable, column: str | None, rows: Sequence[Row]) -> None:
+    """Raise UsageError for a column that holds addresses; do nothing without one."""
+    if column is not None:
+        raise UsageError(
+            f"{table.path}: the column {column!r} holds addresses ({text_of(rows[0].get(column))[:80]}), no images or"
+            " paths: download the images first, and name the column with their paths by --path"
+        )
 
 
 def _is_file(value: object, root: str) -> bool:

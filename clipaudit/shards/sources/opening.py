@@ -9,10 +9,11 @@ from typing import Final
 from clipaudit.errors import UsageError
 from clipaudit.shards.sources.catalogue import Catalogue
 from clipaudit.shards.sources.coco import coco_document, coco_root, read_coco
+from clipaudit.shards.sources.columnar import COLUMNAR, columnar_files
 from clipaudit.shards.sources.folders import is_hidden, is_image, read_folders
 from clipaudit.shards.sources.listed_images import image_root, read_listed
 from clipaudit.shards.sources.options import SourceOptions
-from clipaudit.shards.sources.parquet_images import image_column, parquet_files, read_parquet_images
+from clipaudit.shards.sources.parquet_images import image_column, read_parquet_images
 from clipaudit.shards.sources.tables import is_table
 from clipaudit.shards.sources.tars import read_tars
 
@@ -25,7 +26,7 @@ def open_source(source: str, options: SourceOptions, work: Path | None) -> Catal
     name = source.lower()
     if Path(source).is_dir():
         catalogue = _open_directory(source, options, work)
-    elif name.endswith(".parquet") and image_column(source) is not None:
+    elif name.endswith(COLUMNAR) and image_column(source) is not None:
         catalogue = _open_parquet_images(source, options, work)
     elif is_table(name):
         catalogue = _open_table(source, options, work)
@@ -38,7 +39,7 @@ def open_source(source: str, options: SourceOptions, work: Path | None) -> Catal
     elif name.endswith(_ARCHIVES):
         raise UsageError(f"{source} is compressed: unpack it, and give the directory or the plain .tar")
     else:
-        raise UsageError(f"{source} is no directory, CSV, TSV, JSONL, Parquet, COCO json or tar")
+        raise UsageError(f"{source} is no directory, CSV, TSV, JSONL, Parquet with images, COCO json or tar")
     catalogue.finish()
     return catalogue
 
@@ -51,7 +52,7 @@ def _open_directory(source: str, options: SourceOptions, work: Path | None) -> C
     names, tables, images, folders = _top(source)
     if not images and not tables and any(name.lower().endswith(".tar") for name in names):
         return _open_tars(source, options, work)
-    parquets = parquet_files(source) if not images else []
+    parquets = columnar_files(source) if not images else []
     if parquets and image_column(parquets[0]) is not None:
         return _open_parquet_images(source, options, work)
     hub = [name for name in _HUB_NAMES if name in tables]

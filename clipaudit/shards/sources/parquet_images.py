@@ -1,4 +1,4 @@
-"""Parquet with image bytes in a column, as data sets of the hub have them, to a catalogue."""
+"""Parquet or Arrow with image bytes in a column, as data sets of the hub have them, to a catalogue."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from clipaudit.errors import UsageError
 from clipaudit.shards.pack_writer import as_text
 from clipaudit.shards.sources.catalogue import Catalogue
-from clipaudit.shards.sources.folders import SPLITS
+from clipaudit.shards.sources.columnar import columnar_files, rows_of, schema_of
 from clipaudit.shards.sources.listed_images import LABEL_COLUMNS, SPLIT_COLUMN, column_of, text_of
 from clipaudit.shards.sources.options import SourceOptions
-from clipaudit.shards.sources.tables import as_json, parquet_file, parquet_rows
+from clipaudit.shards.sources.tables import as_json
 
 if TYPE_CHECKING:
     import pyarrow
@@ -31,27 +31,15 @@ _SIGNATURES: Final = (
 
 
 def image_column(path: str) -> str | None:
-    """The first column of a Parquet file that holds bytes: binary, or a struct with `bytes`; None without one.
+    """The first column of a Parquet or Arrow file that holds bytes: binary, or a struct with `bytes`; None without one.
 
-    Raises UsageError when the file is no Parquet.
+    Raises UsageError when the file cannot be read.
     """
-    return next((field.name for field in parquet_file(path).schema_arrow if _holds_bytes(field.type)), None)
-
-
-def parquet_files(source: str) -> list[str]:
-    """The Parquet files of a directory, or the file itself; sorted.
-
-    Of a directory, those in it, in its folder `data`, and in folders called as splits: others may hold many images.
-    """
-    path = Path(source)
-    if path.is_file():
-        return [source]
-    folders = [path, *(folder for folder in path.iterdir() if folder.name.lower() in SPLITS | {"data"})]
-    return sorted(str(file) for folder in folders for file in folder.glob("*.parquet"))
+    return next((field.name for field in schema_of(path) if _holds_bytes(field.type)), None)
 
 
 def read_parquet_images(source: str, catalogue: Catalogue, options: SourceOptions) -> None:
-    """Add the images of Parquet files, in the order of their names and rows.
+    """Add the images of Parquet or Arrow files, in the order of their names and rows.
 
     The split is a column `split`, else the file's name (`train-00000-of-00002.parquet`) or folder. Class numbers get
     their names where the file's metadata has them, as those of the hub do. Rows without image or class are left out
@@ -63,7 +51,7 @@ def read_parquet_images(source: str, catalogue: Catalogue, options: SourceOption
         except OSError as error:
             raise UsageError(f"{catalogue.work} cannot be written: {error.strerror}") from error
         offset = 0
-        for path in parquet_files(source):
+        for path in columnar_files(source):
             offset = _read_file(path, source, catalogue, options, store, offset)
 
 
@@ -74,14 +62,14 @@ def _read_file(
     image = image_column(path)
     if image is None:
         raise UsageError(f"{path} has no column with image bytes, which other files of {source} have")
-    schema = parquet_file(path).schema_arrow
+    schema = schema_of(path)
     label = column_of(schema.names, LABEL_COLUMNS, "--label", options.label, path)
     column_of(schema.names, (), "--caption", options.caption, path)
     names = _class_names(schema, label)
     catalogue.columns = [name for name in schema.names if name != image]
     catalogue.label_in_columns = label is not None and not names
     file_split = _split_of(path, source)
-    for row in parquet_rows(path, None, _BATCH_ROWS):
+    for row in rows_of(path, _BATCH_ROWS):
         data, name = _image_of(row.pop(image))
         split = text_of(row.get(SPLIT_COLUMN)) or file_split
         class_name = text_of(row.get(label)) if label is not None else None
@@ -135,7 +123,7 @@ def _class_names(schema: pyarrow.Schema, label: str | None) -> list[str]:
 def _split_of(path: str, source: str) -> str:
     """The split by a file's name, `train-00000-of-00002`, or by its folder below the source; empty without."""
     match = _HUB_FILE.fullmatch(Path(path).stem)
-    if match is not None:
+    if match is not None and match.group(1) != "data":  # `data-00000-of-00002.arrow` lies in the folder of its split
         return match.group(1)
     parent = Path(path).parent
     return parent.name if parent != Path(source) and Path(source).is_dir() and parent.name != "data" else ""

@@ -143,6 +143,45 @@ def test_a_hub_folder_keeps_bytes_class_names_and_splits(tmp_path):
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
 
+def write_arrow(path, rows, features):
+    """As `save_to_disk` of the datasets library writes it: an Arrow stream with the features in its metadata."""
+    import pyarrow
+    import pyarrow.ipc
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pyarrow.Table.from_pylist(rows)
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+
+
+FEATURES = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+
+
+@pytest.mark.parametrize("files", ["{}/data-00000-of-00001.arrow", "default/{}/0000.parquet"])
+def test_saved_data_sets_and_configurations_of_the_hub(tmp_path, files):
+    images = [jpeg_bytes(seed=i) for i in range(5)]
+    rows = [{"image": {"bytes": data, "path": f"p{i}.jpg"}, "label": i % 2} for i, data in enumerate(images)]
+    write = write_arrow if files.endswith("arrow") else write_parquet
+    write(tmp_path / "set" / files.format("train"), rows[:3], FEATURES)
+    write(tmp_path / "set" / files.format("test"), rows[3:], FEATURES)
+    (tmp_path / "set/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    packing = pack(config_for(tmp_path / "set", tmp_path / "out"))
+    assert (packing.splits, packing.class_names) == ({"test": 2, "train": 3}, ["cat", "dog"])
+    samples = samples_of(tmp_path / "out")
+    assert {(data, label) for data, label, _ in samples} == {
+        (data, ("cat", "dog")[i % 2]) for i, data in enumerate(images)
+    }
+
+
+def test_several_configurations_are_asked_about(tmp_path):
+    for name in ("large", "small"):
+        write_parquet(tmp_path / "set" / name / "train-00000-of-00001.parquet", [{"image": b"\xff\xd8", "label": 0}])
+    with pytest.raises(UsageError, match=r"has several configurations \(large, small\): give one"):
+        pack(config_for(tmp_path / "set", tmp_path / "out"))
+    assert pack(config_for(tmp_path / "set/small", tmp_path / "out")).samples == 1
+
+
 def test_parquet_of_plain_bytes_goes_on_after_a_stop(tmp_path):
     rows = [{"img": png_bytes() + bytes([i]), "class": "ab"[i % 2]} for i in range(8)]
     source = write_parquet(tmp_path / "t.parquet", rows)
@@ -164,9 +203,10 @@ def test_parquet_rows_without_image_or_class(tmp_path):
 
 
 def test_parquet_of_addresses_is_one_sentence(tmp_path):
-    source = write_parquet(tmp_path / "t.parquet", [{"image": "https://x/1.jpg", "label": "a"}])
-    with pytest.raises(UsageError, match=r"'image' holds addresses .*: download the images first"):
-        pack(config_for(source, tmp_path / "out"))
+    for column in ("image", "link"):
+        source = write_parquet(tmp_path / "t.parquet", [{column: "https://x/1.jpg", "label": "a"}])
+        with pytest.raises(UsageError, match=rf"'{column}' holds addresses .*: download the images first"):
+            pack(config_for(source, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -213,3 +253,16 @@ def test_files_that_are_not_what_their_names_say(tmp_path, name):
         pack(config_for(tmp_path / name, tmp_path / "out"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_that_comes_next_names_the_labels(coco, tmp_path, capsys):
+    from clipaudit.cli.console.pack import PackReporter
+
+    write_coco(coco, [image(i, f"{i}.jpg") for i in range(2)], [annotation(0, 1), annotation(0, 2), annotation(1, 2)])
+    packing = pack(config_for(coco, tmp_path / "out"))
+    with PackReporter(tmp_path / "out", quiet=True) as reporter:
+        reporter.planned(packing)
+        reporter.finished(packing)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "--out RUN --label json:objects" in told
+    assert "objects, boxes, width, height, image_id (for audit: --attributes json:NAME)" in told

@@ -153,7 +153,7 @@ def test_numbers_as_labels_keep_their_order(photos, tmp_path):
         ("t.csv", b"path,label\n/data/old/a0.jpg,x\n", "absolute paths .* such as /data/old/a0.jpg: .* --images"),
         ("t.csv", b"path,label\nC:\\old\\a0.jpg,x\n", r"absolute paths .* such as C:\\old\\a0.jpg: .* --images"),
         ("t.csv", b"path,label\nold/a0.jpg,x\n", "none of the files .* such as old/a0.jpg: .* --images"),
-        ("t.csv", b"url,label\nhttp://x/a.jpg,x\n", "no column holds paths of files"),
+        ("t.csv", b"url,label\nhttp://x/a.jpg,x\n", "holds addresses"),
         ("t.csv", b"image,label\nhttps://x/a.jpg,x\n", "'image' holds addresses .*download the images first"),
         ("t.jsonl", b"[1]\n", "line 1 is no json object"),
         ("t.jsonl", b"", "it has no rows"),

@@ -1,0 +1,44 @@
+"""The notebooks of the docs, cell by cell, beside a finished demo."""
+
+import ast
+import json
+import shutil
+
+import pytest
+
+from tests.commands import ROOT, call
+
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+
+
+def cells(path):
+    """The code cells of a notebook."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    return ["".join(cell["source"]) for cell in document["cells"] if cell["cell_type"] == "code"]
+
+
+def shown(code, names):
+    """Run a cell as a kernel does; its last expression, as text and as HTML."""
+    tree = ast.parse(code)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "cell", "exec"), names)
+    if last is None:
+        return "", ""
+    value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+    html = getattr(value, "_repr_html_", None)
+    return repr(value), "" if html is None else html()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_cell_runs_and_shows_something(path, tmp_path, monkeypatch, shared):
+    def demo(folder):
+        done = call(folder, "demo", "demo-out")
+        assert done.returncode == 0, done.stderr
+
+    shutil.copytree(shared("demo-out", demo) / "demo-out", tmp_path / "demo-out")
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    for code in cells(path):
+        text, html = shown(code, names)
+        assert text or html or "=" in code, code
