@@ -149,7 +149,9 @@ def class_rows(
         counts = value_counts(screen.counts, value)
         plan = to_collect(*counts, upper)
     word = None if screen is None or value is None else screen.attribute.values[value]
+    # of a label the images with it come first; both sides have the same |D|
     order = sorted(range(design.classes), key=lambda k: (not named[k], -abs(float(d[k]))))
+    order = [0, 1] if context.presence is not None else order
     rows = []
     # every named class: shift and page read from the rows which classes have the cue
     for k in order[: max(_SHOWN_ROWS, int(named.sum()))]:
@@ -196,6 +198,7 @@ def named_words(context: Context, upper: Bools, cue: str, column: str | None = N
         side=side,
         others=tuple(name for name, inside in zip(names, named, strict=True) if not inside),
         column=column,
+        presence=context.presence is not None,
     )
 
 
@@ -332,8 +335,9 @@ def gallery(
 
 
 def _right(context: Context) -> Bools | None:
-    """(s,) whether CLIP answers the class of each sampled image; None where its answers are the classes."""
-    if context.classes_from == "clip":
+    """(s,) whether CLIP answers the class of each sampled image; None where its answers are the classes, or are
+    not one class."""
+    if context.classes_from == "clip" or context.presence is not None:
         return None
     answers = (context.embedding @ context.classes.T).argmax(axis=1)
     right: Bools = answers == context.tested[context.truth]
@@ -359,8 +363,8 @@ def drawn_in_proportion(rows: Bools, right: Bools | None, count: int, rng: np.ra
 
 def _answers(context: Context, places: Ints, heads: Sequence[str]) -> dict[int, tuple[int, int]]:
     """Zero-shot answers of some sampled images, as they are and with heads at their means; none where CLIP's answers
-    are the classes, and so neither right nor wrong."""
-    if not len(places) or context.classes_from == "clip":
+    are the classes or not one class, and so neither right nor wrong."""
+    if not len(places) or context.classes_from == "clip" or context.presence is not None:
         return {}
     embedding = context.embedding[places]
     before = (embedding @ context.classes.T).argmax(axis=1)
