@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from clipaudit.cues.findings.parts import _answers, class_rows
+from clipaudit.cues.findings.galleries import _answers
+from clipaudit.cues.findings.parts import class_rows
 from clipaudit.cues.findings.value_cues import _difference
 from clipaudit.cues.measure.shift import having_classes
 from clipaudit.cues.statistics.design import Design
