@@ -77,6 +77,23 @@ def row_tables(
     return tables
 
 
+def presence_tables(
+    images: ImageFacts,
+    names: ClassNames,
+    findings: Sequence[Finding],
+    scores: Sequence[pa.Table],
+    columns: Sequence[str],
+) -> dict[str, pa.Table]:
+    """The same where images have several labels, whose lists are the classes `names`: weights and a balanced subset
+    need one label an image. scores: the `spuriosity` of findings."""
+    return {
+        "groups": _groups(images, None, names, columns),
+        "collect": collect(findings),
+        "spuriosity": _joined(scores, _SPURIOSITY),
+        "review": _joined([_review(finding) for finding in findings], _REVIEW),
+    }
+
+
 def heads(result: AuditResult) -> dict[str, Any]:
     """`heads.json`: by finding, which heads and texts, to ablate them elsewhere."""
     return {

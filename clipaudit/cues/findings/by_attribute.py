@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -11,19 +12,16 @@ from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.findings import parts as building
 from clipaudit.cues.findings.collecting import to_collect, value_counts
 from clipaudit.cues.findings.galleries import gallery
-from clipaudit.cues.findings.measured_reliance import (
-    ValueCue,
-    having_of,
-    judged,
-    scored_groups,
-)
+from clipaudit.cues.findings.measured_reliance import ValueCue, having_of, judged, scored_groups
 from clipaudit.cues.findings.reliance_result import as_result, corrected_gap_of
 from clipaudit.cues.findings.sentences import Words, action, answerer_words, listed, sentence
 from clipaudit.cues.findings.verdicts import (
     CellSize,
     VerdictCase,
     headline,
+    images_needed,
     labels_needed,
+    low_limit,
     needs,
     verdicts,
 )
@@ -58,6 +56,8 @@ def value_finding(
     outcomes = verdicts(case)
     outcome = headline(outcomes)
     words = building.named_words(context, cue.upper, cue.word, screen.attribute.column.rpartition(".")[2])
+    if context.presence is not None:
+        words = replace(words, other_label=context.presence.others.get(screen.attribute.column))
     missing = _missing(case, outcome, cue, measured, words)
     rest = rest_of(missing) if missing else ""
     reliance = tuple(
@@ -135,6 +135,7 @@ def _case(
         reliance=[judged(part, core) for part in measured],
         few_sources=context.few_sources,
         stands_in_for=stands_in_for,
+        presence=context.presence is not None,
     )
 
 
@@ -210,7 +211,24 @@ def _missing(
             sizes[conflicting] = min(own, default=0.0)
         cells = [CellSize(what=f"{_where(words, conflicting)}", n=n) for conflicting, n in sizes.items()]
         reasons = _reasons(first)
-    return needs(case, outcome, cue.word, cells, None if first is None else first.gap.state, reasons)
+    missing = needs(case, outcome, cue.word, cells, None if first is None else first.gap.state, reasons)
+    # where the association holds, a rise that may be chance is what keeps it from a verdict
+    against = None if first is None or outcome is not Verdict.INCONCLUSIVE else images_against(first)
+    if against is None or not case.association.above_delta:
+        return missing
+    what = f"images that go against the cue, such as {_where(words, True)}, among the scored ones"
+    return (Need(what=what, images=against), *missing)
+
+
+def images_against(measured: rules.MeasuredReliance) -> int | None:
+    """Conflicting images that would show, if it stays, that taking the cue out mends more of them than chance does;
+    None where something else is missing."""
+    effect = measured.effect
+    if effect is None or not measured.hangs_on_it or effect.specific:
+        return None
+    rise = effect.net_conflict_rise
+    # its n counts conflicting images alone: those few make both the rise and the DiD unsure
+    return images_needed(rise, 0.0) if (rise.value or 0.0) > 0 and low_limit(rise) <= 0 else None
 
 
 def _where(words: Words, conflicting: bool) -> str:
@@ -363,6 +381,8 @@ def column_warnings(name: str, value: str, context: Context) -> tuple[str, ...]:
     column = f"The column may be wrong: look at the conflicting images. It was taken as it is, for {context.rows}."
     if context.classes_from != "label":
         return (building.guess_warning(context, name, value), column)
+    if context.presence is not None:
+        return (f"If {name} always go with {value} wherever the model will be used, the cue is useful there.", column)
     return (
         f"If {name} always comes with {value} wherever the model will be used, the cue is useful there.",
         "Only direct effects of the audited heads are measured: what later layers read from them, and what MLPs add,"

@@ -55,7 +55,7 @@ _NOTHING: Final = Measured(
     cells=None,
     corrected=None,
     heads=(),
-    unsaid="without labels nothing says which answers are right",
+    unsaid="nothing says which answers are right",
     purity=None,
 )
 
@@ -72,6 +72,7 @@ def text_finding(context: Context, cue: TextCue) -> Finding:
         classes_from=context.classes_from,
         association=association,
         few_sources=context.few_sources,
+        presence=context.presence is not None,
     )
     outcome = headline(verdicts(case))
     words = parts.named_words(context, cue.upper, text)

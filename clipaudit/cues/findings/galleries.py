@@ -50,8 +50,9 @@ def gallery(
 
 
 def _right(context: Context) -> Bools | None:
-    """(s,) whether CLIP answers the class of each sampled image; None where its answers are the classes."""
-    if context.classes_from == "clip":
+    """(s,) whether CLIP answers the class of each sampled image; None where its answers are the classes, or are
+    not one class."""
+    if context.classes_from == "clip" or context.presence is not None:
         return None
     answers = (context.embedding @ context.classes.T).argmax(axis=1)
     right: Bools = answers == context.tested[context.truth]
@@ -77,8 +78,8 @@ def drawn_in_proportion(rows: Bools, right: Bools | None, count: int, rng: np.ra
 
 def _answers(context: Context, places: Ints, heads: Sequence[str]) -> dict[int, tuple[int, int]]:
     """Zero-shot answers of some sampled images, as they are and with heads at their means; none where CLIP's answers
-    are the classes, and so neither right nor wrong."""
-    if not len(places) or context.classes_from == "clip":
+    are the classes or not one class, and so neither right nor wrong."""
+    if not len(places) or context.classes_from == "clip" or context.presence is not None:
         return {}
     embedding = context.embedding[places]
     before = (embedding @ context.classes.T).argmax(axis=1)

@@ -145,7 +145,9 @@ def class_rows(
         counts = value_counts(screen.counts, value)
         plan = to_collect(*counts, upper)
     word = None if screen is None or value is None else screen.attribute.values[value]
+    # of a label the images with it come first; both sides have the same |D|
     order = sorted(range(design.classes), key=lambda k: (not named[k], -abs(float(d[k]))))
+    order = [0, 1] if context.presence is not None else order
     rows = []
     # every named class: shift and page read from the rows which classes have the cue
     for k in order[: max(_SHOWN_ROWS, int(named.sum()))]:
@@ -192,6 +194,7 @@ def named_words(context: Context, upper: Bools, cue: str, column: str | None = N
         side=side,
         others=tuple(name for name, inside in zip(names, named, strict=True) if not inside),
         column=column,
+        presence=context.presence is not None,
     )
 
 

@@ -37,7 +37,9 @@ def value_cues(context: Context) -> list[ValueCue]:
     for screen in context.attributes:
         rows = [context.row_of(screen, place) for place in range(len(screen.values))]
         passing = [place for place, m in enumerate(rows) if context.passed[m] and context.family.cuts[m].d > 0]
-        if screen.two_ends and passing:  # two ends of one cue: the rarer value names it
+        if screen.two_ends and passing and context.presence is not None:  # what images with the label have
+            passing = [place for place in passing if context.family.cuts[rows[place]].upper[0]][:1]
+        elif screen.two_ends and passing:  # two ends of one cue: the rarer value names it
             passing = [int(np.argmin(screen.counts.sum(axis=0)[screen.values]))]
         for place in passing:
             m = rows[place]

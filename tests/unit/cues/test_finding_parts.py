@@ -19,6 +19,7 @@ def test_classes_beyond_twenty_are_on_the_side_that_they_are_on(having, side):
     """64 classes, of which 30 are named: the last ten were taken for classes without the cue."""
     upper = np.arange(64) < having
     context = SimpleNamespace(
+        presence=None,
         design=Design(np.repeat(np.arange(64), 10), 64),
         family=SimpleNamespace(quantile=1.96),
         name=lambda k: f"class {k}",
@@ -42,6 +43,7 @@ def test_heads_of_a_gallery_are_put_at_the_mean_of_all_other_ablations():
     embedding = np.tile(np.array([0.5, 1.3], np.float32), (200, 1))
     context = SimpleNamespace(
         classes_from="label",
+        presence=None,
         embedding=embedding,
         classes=classes,
         truth=truth,
