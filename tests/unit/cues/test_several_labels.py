@@ -172,7 +172,9 @@ def test_ten_thousand_labels_are_bounded(tmp_path):
 
 def test_what_is_not_measured_is_refused(tmp_path):
     world = with_labels(cue_world(200, 10), boat=(0.9, 0.1), coin=(0.3, 0.3))
-    with pytest.raises(UsageError, match="--test-where and --predictions are for answers that are scored, which is not"):
+    with pytest.raises(
+        UsageError, match="--test-where and --predictions are for answers that are scored, which is not"
+    ):
         audited(world, tmp_path, test_where=("split = test",))
 
 
