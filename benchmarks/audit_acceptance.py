@@ -3,6 +3,7 @@
 python benchmarks/audit_acceptance.py nulls       random labels and columns, four balances, clusters told and untold
 python benchmarks/audit_acceptance.py large-nulls the same on 50,000 images
 python benchmarks/audit_acceptance.py planted     one class of ten with D = .5; cues that 2 of 3, 3 of 5, 6 of 10 share
+python benchmarks/audit_acceptance.py texts       a text cue of one class at 80, 90, 95 %, 100 images a class, no column
 python benchmarks/audit_acceptance.py coverage    D with copies x 1, 5, 20 and sources of 8, 10, 40, when shown, too
 python benchmarks/audit_acceptance.py errors      a column that is wrong with a known rate: strength and gap
 python benchmarks/audit_acceptance.py columns     coins, dice and a thousand values beside a cue
@@ -41,9 +42,23 @@ from clipaudit.cues.statistics.known_error import KnownError, corrected_cells
 from clipaudit.cues.statistics.multiplicity import largest_cuts, permuted
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT, Screen, screen_of
 from clipaudit.cues.statistics.strength import binned
-from tests.audit_worlds import Texts, World, balanced_labels, cue_world, text_pool, write_world
+from clipaudit.heads.texts.pool import TextPool
+from tests.audit_worlds import (
+    CUE,
+    INSIDE,
+    WIDTH,
+    Texts,
+    World,
+    balanced_labels,
+    cue_world,
+    text_pool,
+    unit,
+    write_world,
+)
 
 DIRECTIONS, ALPHA, DELTA = 60, 0.05, 0.2
+OWN = tuple(range(20, 30))
+"""Axes of what makes each class in `texts`, of heads that do not see the cue."""
 
 
 def upper(hits: int, trials: int) -> float:
@@ -230,13 +245,59 @@ def errors(replicates: int, seed: int) -> None:
 # -- 5 columns that say nothing, 11 determinism ------------------------------------------------------------------------
 
 
-def audited(world: World, folder: Path, **options: Any) -> AuditResult:
+def audited(world: World, folder: Path, pool: TextPool | None = None, **options: Any) -> AuditResult:
     """An audit of a synthetic world."""
     folder.mkdir(parents=True, exist_ok=True)
     run = write_world(world, folder / "run")
     (folder / "classes.txt").write_text("\n".join(world.names) + "\n")
     asked = AuditOptions(classes=str(folder / "classes.txt"), templates="single", **options)
-    return audit_cues(run, asked, texts=Texts(world), pool=text_pool())
+    return audit_cues(run, asked, texts=Texts(world), pool=pool or text_pool())
+
+
+def texts(replicates: int, seed: int) -> None:
+    for share in (0.8, 0.9, 0.95):
+        hits = others = 0
+        for number in range(replicates):
+            world = text_world(100, (2, 4, 4, 10)[number % 4], share, seed + number)
+            with tempfile.TemporaryDirectory() as folder:
+                result = audited(
+                    world, Path(folder), without_cores(), seed=number, negative_audits=0, positive_trials=0
+                )
+            candidates = [f for f in result.findings if str(f.verdict) == "candidate"]
+            right = [f for f in candidates if f.cue.name == "the cue" and "class 0" in f.class_name.split(", ")]
+            hits, others = hits + bool(right), others + (len(candidates) > len(right))
+        say(item="text cue", share=share, images_a_class=100, replicates=replicates, candidate=hits / replicates,
+            lower_95=lower(hits, replicates), with_others=others)  # fmt: skip
+
+
+def without_cores() -> TextPool:
+    """The pool without texts for what makes a class: those are things, and no candidates."""
+    pool = text_pool()
+    own = {f"{sign}axis {axis}" for axis in OWN for sign in ("", "no ")}
+    texts = tuple(text for text in pool.texts if text not in own)
+    return replace(pool, texts=texts, properties=("place",) * len(texts), kinds=("context-like",) * len(texts))
+
+
+def text_world(images: int, classes: int, share: float, seed: int) -> World:
+    """Class 0 shows the cue in a share of its images, the others in 5 %; every class has a core of its own."""
+    rng = np.random.default_rng([seed, 26])
+    labels = np.repeat(np.arange(classes), images)
+    cue = rng.random(len(labels)) < np.where(labels == 0, share, 0.05)
+    x = 0.4 * rng.standard_normal((len(labels), WIDTH))
+    for axis in [*CUE, INSIDE]:
+        x[:, axis] = 2.0 * cue - 1 + 0.7 * rng.standard_normal(len(labels))
+    own = np.array(OWN[:classes])
+    x[np.arange(len(labels)), own[labels]] += 2.0
+    w = 0.05 * rng.standard_normal((classes, WIDTH))
+    w[:, 0] += 1.0  # what all names share
+    w[np.arange(classes), own] += 1.0
+    return World(
+        labels=labels,
+        coordinates=x.astype(np.float32),
+        attributes={"place": ["land"] * len(labels)},
+        names=tuple(f"class {k}" for k in range(classes)),
+        classes=unit(w),
+    )
 
 
 def columns(replicates: int, seed: int) -> None:
@@ -316,6 +377,7 @@ def main() -> None:
         "errors": (errors, 300),
         "columns": (columns, 20),
         "determinism": (determinism, 5),
+        "texts": (texts, 20),
     }
     parser.add_argument("item", nargs="?", choices=[*items, "pictures"])
     parser.add_argument("files", nargs="*", help="pictures: shards, then the file of class names")

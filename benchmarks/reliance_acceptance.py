@@ -52,6 +52,7 @@ from clipaudit.cues.reliance.images import (
     cue_cells,
 )
 from clipaudit.cues.reliance.rules import MeasuredReliance
+from clipaudit.cues.reliance.specific_effect import FOLDS
 from clipaudit.heads.texts.prompts import load_templates
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.run.reader import Run
@@ -453,18 +454,19 @@ def _cover(
     worst = min(gap.cells, key=lambda cell: cell.accuracy.value or 0.0)
     true["worst group"] = base[2 * worst.k + worst.conflicting]
     estimates = {"gap": gap.gap, "group mean": gap.group_mean, "worst group": worst.accuracy}
-    fits = [removal(logits, parts, truth, half, images.weight) for half in (images.discovery, ~images.discovery)]
+    fold = images.folds(FOLDS)
+    part = removal(logits, parts, truth, np.ones(len(rows), np.bool_), images.weight)
     chosen, after, deep = [], np.zeros(len(rows)), []
-    for half, part in zip((images.discovery, ~images.discovery), fits, strict=True):
-        ordered = sorted_rows(images, half)
+    for f in range(FOLDS):
+        ordered = sorted_rows(images, fold != f)
         drawn = drawn_columns(images, cue, np.arange(len(rows))[None], ordered)
         mask = choose_heads(drawn, part.take(ordered))[0]
         chosen.append(mask)
-        after[~half] = part.without(mask)[~half]
-        deep.append(-difference @ (_population_without(population, distinct, parts, truth, half, images, mask) - base))
+        after[fold == f] = part.without(mask)[fold == f]
+        deep.append(-difference @ (_population_without(population, distinct, parts, truth, images, mask) - base))
     if not any(mask.any() for mask in chosen):
         hits.setdefault("no heads chosen", []).append(True)
-    change = after - fits[0].right
+    change = after - part.right
     did = comparison.cells.combine(change, -difference).estimate()
     estimates["DiD"], true["DiD"] = did, float(np.mean(deep))
     for key, estimate in estimates.items():
@@ -479,14 +481,13 @@ def _population_without(
     sample: World,
     parts: HeadParts,
     truth: Ints,
-    half: Bools,
     images: ScoredImages,
     mask: Bools,
 ) -> npt.NDArray[np.float64]:
-    """(2 C,) the population's accuracies without a mask of heads, put at the sample's means on a half."""
+    """(2 C,) the population's accuracies without a mask of heads, put at the sample's means."""
     logits = population.world.answerer.logits.astype(np.float64)
     for head in np.flatnonzero(mask).tolist():
-        centre = balanced_mean(parts.logits[head], truth, half, images.weight)
+        centre = balanced_mean(parts.logits[head], truth, np.ones(len(truth), np.bool_), images.weight)
         logits = logits - (population.world.answerer.parts.logits[head] - centre)
     return population.accuracies(logits.argmax(axis=1) == population.world.truth)
 

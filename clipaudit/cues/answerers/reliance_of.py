@@ -32,7 +32,7 @@ from clipaudit.cues.reliance.images import (
 from clipaudit.cues.reliance.label_noise import label_noise
 from clipaudit.cues.reliance.rank_difference import margins, rank_difference
 from clipaudit.cues.reliance.rules import MeasuredReliance, PlaceboDraws, RelianceReport
-from clipaudit.cues.reliance.specific_effect import Fits, SpecificEffect, measure_effect
+from clipaudit.cues.reliance.specific_effect import FOLDS, Fits, SpecificEffect, measure_effect
 from clipaudit.cues.reliance.training_effect import RetrainedAnswers, TrainingEffect, training_effect
 from clipaudit.cues.reliance.visibility import SEEING, as_auc, head_scores, head_visibility, whiteners
 from clipaudit.cues.statistics.cluster_sample import cluster_sample
@@ -57,9 +57,9 @@ def reliance_of(
     options = RelianceOptions() if options is None else options
     if not cues or not answerers:
         return RelianceReport(findings=(), placebo=None)
-    work = [_prepared(answerer, images) for answerer in answerers]
     # heads are chosen anew in each permutation: too slow on all images of a large run
     part = cluster_sample(images.cluster, options.placebo_rows, [options.seed, 22])
+    work = [_prepared(answerer, images, part) for answerer in answerers]
     draws = options.draws_for(len(cues))
     # version 0 is the true column
     patterns = _answer_patterns(work)[part]
@@ -106,16 +106,19 @@ class _Prepared:
     answered: Bools
     """(n,) images that it answers."""
     fits: Fits | None
+    sampled: Fits | None
+    """Of the images that permutations are made on."""
 
     def take(self, rows: Ints) -> _Prepared:
         """The same of some images, by places (m,)."""
-        answerer, fits = self.answerer, self.fits
+        answerer, fits = self.answerer, None if self.fits is None else self.fits.take(rows)
         parts = None if answerer.parts is None else answerer.parts.take(rows)
         return _Prepared(
             answerer=_PartAnswerer(name=answerer.name, logits=answerer.logits[rows], parts=parts),
             right=self.right[rows],
             answered=self.answered[rows],
-            fits=None if fits is None else fits.take(rows),
+            fits=fits,
+            sampled=fits,
         )
 
 
@@ -133,15 +136,17 @@ def _answer_patterns(work: Sequence[_Prepared]) -> Ints:
     return np.unique(np.stack([prepared.answered for prepared in work]), axis=1, return_inverse=True)[1].ravel()
 
 
-def _prepared(answerer: Answerer, images: ScoredImages) -> _Prepared:
-    fits = None
+def _prepared(answerer: Answerer, images: ScoredImages, part: Ints) -> _Prepared:
+    fits = sampled = None
     parts = answerer.parts
     if parts is not None:
+        everything = np.ones(len(images.truth), np.bool_)
+        taken_out = removal(answerer.logits, parts, images.truth, everything, images.weight)
         halves = (images.discovery, ~images.discovery)
-        first, second = (removal(answerer.logits, parts, images.truth, half, images.weight) for half in halves)
-        fits = Fits(halves=halves, removals=(first, second))
+        fits = Fits(fold=images.folds(FOLDS), count=FOLDS, halves=halves, removal=taken_out)
+        sampled = fits if len(part) == len(images.truth) else fits.take(part)
     right = right_answers(answerer.logits, images.truth)
-    return _Prepared(answerer=answerer, right=right, answered=answered(answerer.logits), fits=fits)
+    return _Prepared(answerer=answerer, right=right, answered=answered(answerer.logits), fits=fits, sampled=sampled)
 
 
 def _drawn(prepared: _Prepared, cue: CueColumn, images: ScoredImages, part: Ints, places: Ints) -> DrawnStatistics:
@@ -149,7 +154,8 @@ def _drawn(prepared: _Prepared, cue: CueColumn, images: ScoredImages, part: Ints
     fits = prepared.fits
     if len(part) == len(images.truth) or fits is None:
         return drawn_statistics(images.take(part), cue.take(part), places, prepared.right[part], fits)
-    statistics = drawn_statistics(images.take(part), cue.take(part), places, prepared.right[part], fits.take(part))
+    sampled = prepared.sampled
+    statistics = drawn_statistics(images.take(part), cue.take(part), places, prepared.right[part], sampled)
     # p-values come from the sample, the heads that are taken out from all images
     whole = drawn_statistics(images, cue, np.arange(len(images.truth))[None], prepared.right, fits)
     for chosen, of_all in ((statistics.chosen, whole.chosen), (statistics.chosen_freely, whole.chosen_freely)):

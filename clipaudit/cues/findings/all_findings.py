@@ -58,8 +58,10 @@ def findings_of(context: Context, panel: Panel | None, progress: Progress) -> Al
     for done, (cue, parts, other) in enumerate(zip(cues, measured, judged_by, strict=True), 1):
         finding = value_finding(context, cue, parts, other)
         if cue.associated or finding.verdict in _KEPT_WITHOUT_TIE:
-            codes = cue.screen.attribute.codes[context.scan.sample]
-            grounds.append((len(findings), having_of(codes, cue.value)))
+            # nobody declared an image property: one that is not decided silences no text (trap 16)
+            if not is_measured(cue.screen.attribute.column) or finding.verdict is not Verdict.INCONCLUSIVE:
+                codes = cue.screen.attribute.codes[context.scan.sample]
+                grounds.append((len(findings), having_of(codes, cue.value)))
             findings.append(finding)
         progress("attributes", done, len(cues))
     # a column with a finding of a value is not listed as a whole, too

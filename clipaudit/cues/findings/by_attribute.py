@@ -11,19 +11,17 @@ import numpy as np
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.findings import parts as building
 from clipaudit.cues.findings.collecting import to_collect, value_counts
-from clipaudit.cues.findings.measured_reliance import (
-    ValueCue,
-    having_of,
-    judged,
-    scored_groups,
-)
+from clipaudit.cues.findings.galleries import gallery
+from clipaudit.cues.findings.measured_reliance import ValueCue, having_of, judged, scored_groups
 from clipaudit.cues.findings.reliance_result import as_result, corrected_gap_of
 from clipaudit.cues.findings.sentences import Words, action, answerer_words, listed, sentence
 from clipaudit.cues.findings.verdicts import (
     CellSize,
     VerdictCase,
     headline,
+    images_needed,
     labels_needed,
+    low_limit,
     needs,
     verdicts,
 )
@@ -102,7 +100,7 @@ def value_finding(
         false_alarm=column_warnings(words.name, cue.word, context),
         needs=missing,
         stability=building.finding_stability(context, np.where(having == 1, 1.0, 0.0), cue.upper),
-        gallery=building.gallery(context, scores, cue.upper, heads, having, _two(screen, cue.value)),
+        gallery=gallery(context, scores, cue.upper, heads, having, _two(screen, cue.value)),
         no_good_word=fit < NO_GOOD_WORD,
         merged=len(members),
     )
@@ -213,7 +211,24 @@ def _missing(
             sizes[conflicting] = min(own, default=0.0)
         cells = [CellSize(what=f"{_where(words, conflicting)}", n=n) for conflicting, n in sizes.items()]
         reasons = _reasons(first)
-    return needs(case, outcome, cue.word, cells, None if first is None else first.gap.state, reasons)
+    missing = needs(case, outcome, cue.word, cells, None if first is None else first.gap.state, reasons)
+    # where the association holds, a rise that may be chance is what keeps it from a verdict
+    against = None if first is None or outcome is not Verdict.INCONCLUSIVE else images_against(first)
+    if against is None or not case.association.above_delta:
+        return missing
+    what = f"images that go against the cue, such as {_where(words, True)}, among the scored ones"
+    return (Need(what=what, images=against), *missing)
+
+
+def images_against(measured: rules.MeasuredReliance) -> int | None:
+    """Conflicting images that would show, if it stays, that taking the cue out mends more of them than chance does;
+    None where something else is missing."""
+    effect = measured.effect
+    if effect is None or not measured.hangs_on_it or effect.specific:
+        return None
+    rise = effect.net_conflict_rise
+    # its n counts conflicting images alone: those few make both the rise and the DiD unsure
+    return images_needed(rise, 0.0) if (rise.value or 0.0) > 0 and low_limit(rise) <= 0 else None
 
 
 def _where(words: Words, conflicting: bool) -> str:

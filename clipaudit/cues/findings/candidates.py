@@ -66,20 +66,69 @@ class TextCue:
 
 
 def text_cues(context: Context) -> list[TextCue]:
-    """The texts that name cues, over all ways in which directions part the classes; strongest parting first."""
+    """The texts that name cues, over all ways in which directions part the classes; best described parting first."""
     cues: list[TextCue] = []
     partings = _partings(context)
     # Bonferroni over the partings that are searched
     quantile = context.design.quantile(1 - 0.05 / max(len(partings), 1), 0.5)
-    for named in partings:
-        # of equal sides, or where enough classes lack it, either end of the axis may have the word
-        ends = [named, ~named] if named.all() or _may_be_shared(named) else [named]
+    axes = _Axes(context, quantile)
+    # A text may pass for classes that are only a part of its parting: before a text that says what sets exactly these
+    # classes apart it would take that one's place, because the two go together.
+    described = [max(_best_fit(context, axes, upper) for upper in _ends(named)) for named in partings]
+    for place in np.argsort(-np.array(described), kind="stable").tolist():
         # the two ends of one axis may both have a word: the one that says more of what sets the sides apart
-        both = [cue for upper in ends for cue in _cues_of(context, upper, cues, quantile)]
+        both = [cue for upper in _ends(partings[place]) for cue in _cues_of(context, axes, upper, cues)]
         for cue in sorted(both, key=lambda cue: -cue.word.cosine):
             if not _known(context, cue, cues):
                 cues.append(cue)
     return cues
+
+
+def _ends(named: Bools) -> list[Bools]:
+    """Sides (K,) of a parting that may have the word: of equal sides, or where enough classes lack it, either."""
+    return [named, ~named] if named.all() or _may_be_shared(named) else [named]
+
+
+class _Axes:
+    """The classes along texts' axes, which no parting changes."""
+
+    def __init__(self, context: Context, quantile: float) -> None:
+        """quantile: of the limits that cues must reach, for all partings together."""
+        self._context, self._quantile = context, quantile
+        self._known: dict[tuple[int, bool], tuple[Float32s, Honest]] = {}
+
+    def scores(self, place: int) -> Float32s:
+        """(s,) along a text's own axis."""
+        return self._of(place, False)[0]
+
+    def standing_out(self, place: int, class_free: bool, least: float) -> Honest | None:
+        """The classes along the axis, if the lower limit of the cut's D on the confirmation half reaches `least`."""
+        axis = self._of(place, class_free)[1]
+        low, _ = strength_interval(axis.cut.d, axis.cut.error, self._quantile)
+        return None if low < least else axis
+
+    def _of(self, place: int, class_free: bool) -> tuple[Float32s, Honest]:
+        key = (place, class_free)
+        if key not in self._known:
+            context = self._context
+            scores = context.embedding @ context.namer.axis(place, class_free=class_free).astype(np.float32)
+            self._known[key] = scores, honest(binned(scores, _BINS), context.sample_design, _BINS)
+        return self._known[key]
+
+
+def _best_fit(context: Context, axes: _Axes, upper: Bools) -> float:
+    """The largest fit of a text that would pass the gates for one side (K,); -1 where none does."""
+    contrast, own = _contrast(context, upper)
+    words = _words_to_try(context, contrast)
+    return next((word.fit for word in words if _tried(context, axes, word, own, []) is not None), -1.0)
+
+
+def _contrast(context: Context, upper: Bools) -> tuple[Float64s, float]:
+    """(D,) what sets one side (K,) apart on the discovery half, and how much of it its classes' names say."""
+    discovery = context.sampled.discovery
+    contrast = sides_contrast(context.embedding[discovery], context.truth[discovery], upper)
+    own = max(context.namer.own(contrast, int(context.tested[k])) for k in np.flatnonzero(upper).tolist())
+    return contrast, own
 
 
 def _may_be_shared(lacking: Bools) -> bool:
@@ -103,18 +152,15 @@ def _partings(context: Context) -> list[Bools]:
     return list(sides.values())[:_SIDES]
 
 
-def _cues_of(context: Context, upper: Bools, earlier: list[TextCue], quantile: float) -> list[TextCue]:
-    """The texts that name what one side (K,) has, at most three; user texts first. quantile: of the limits that they
-    must reach, for all partings together."""
-    discovery = context.sampled.discovery
-    contrast = sides_contrast(context.embedding[discovery], context.truth[discovery], upper)
-    own = max(context.namer.own(contrast, int(context.tested[k])) for k in np.flatnonzero(upper).tolist())
+def _cues_of(context: Context, axes: _Axes, upper: Bools, earlier: list[TextCue]) -> list[TextCue]:
+    """The texts that name what one side (K,) has, at most three; user texts first."""
+    contrast, own = _contrast(context, upper)
     cues: list[TextCue] = []
     remaining = contrast.copy()
     words = _user_words(context, contrast)
     for _ in range(_PER_SIDE):
         words += _words_to_try(context, remaining)
-        tried = (_tried(context, word, own, [*earlier, *cues], quantile) for word in words)
+        tried = (_tried(context, axes, word, own, [*earlier, *cues]) for word in words)
         cue = next((cue for cue in tried if cue is not None and _adds(context, cue, [*earlier, *cues])), None)
         if cue is None:
             break
@@ -167,7 +213,7 @@ def _user_words(context: Context, contrast: Float64s) -> list[Word]:
     return [everything[text] for text in wanted if text in everything]
 
 
-def _tried(context: Context, word: Word, own: float, earlier: Sequence[TextCue], quantile: float) -> TextCue | None:
+def _tried(context: Context, axes: _Axes, word: Word, own: float, earlier: Sequence[TextCue]) -> TextCue | None:
     """The cue that a text names, if it passes the gates; own: cosine of the classes' own names with what it names.
 
     Directions that carry an earlier cue of these classes carry no further one.
@@ -178,11 +224,9 @@ def _tried(context: Context, word: Word, own: float, earlier: Sequence[TextCue],
         return None
     # a text that the user asks for is reported from the smaller strength on
     strong = context.options.delta_fail if not user else context.options.delta_warn
-    scores = context.embedding @ context.namer.axis(word.place, class_free=False).astype(np.float32)
-    free = context.embedding @ context.namer.axis(word.place, class_free=True).astype(np.float32)
-    axis = _stands_out(context, free, strong, quantile)
+    axis = axes.standing_out(word.place, True, strong)
     if axis is None and (margin >= _AS_WELL or user):
-        axis = _stands_out(context, scores, strong, quantile)
+        axis = axes.standing_out(word.place, False, strong)
     if axis is None or not _may_be_named(axis.cut.upper):
         return None
     upper = axis.cut.upper
@@ -192,6 +236,7 @@ def _tried(context: Context, word: Word, own: float, earlier: Sequence[TextCue],
     # along a direction that carries it the named classes themselves must differ, not some other class
     named = named_side(upper[None])[0]
     passing = passing[context.class_low[passing][:, named].mean(axis=1) >= context.options.delta_warn]
+    scores = axes.scores(word.place)
     correlation = context.correlations(scores)[passing]
     d = context.family.d[passing]
     side = np.sign(d[:, upper].mean(axis=1) - d[:, ~upper].mean(axis=1))
@@ -227,13 +272,6 @@ def _among(context: Context, cue: TextCue, having: Bools) -> Estimate | None:
 def _may_be_named(upper: Bools) -> bool:
     """Whether a text may name the cut: few classes have what it says, or enough lack it."""
     return bool(2 * upper.sum() <= len(upper)) or _may_be_shared(~upper)
-
-
-def _stands_out(context: Context, scores: Float32s, least: float, quantile: float) -> Honest | None:
-    """The classes along scores (s,), if the lower limit of the cut's D on the confirmation half reaches `least`."""
-    axis = honest(binned(scores, _BINS), context.sample_design, _BINS)
-    low, _ = strength_interval(axis.cut.d, axis.cut.error, quantile)
-    return None if low < least else axis
 
 
 def grounded_in(context: Context, scores: Float32s, screen_rows: list[tuple[int, Ints]]) -> int | None:

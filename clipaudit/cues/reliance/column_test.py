@@ -28,9 +28,9 @@ class DrawnStatistics:
     pointed_t: Float64s
     """(R,) the same inside the classes that have the cue, heads chosen whatever the group mean loses."""
     chosen: Bools
-    """(2, R, P) heads that each version chooses on each half."""
+    """(F, R, P) heads that each version chooses by each fit."""
     chosen_freely: Bools
-    """(2, R, P) the same whatever the group mean loses."""
+    """(F, R, P) the same whatever the group mean loses."""
 
 
 def drawn_statistics(
@@ -43,8 +43,8 @@ def drawn_statistics(
     # images of classes that cannot be compared have no weight in anything
     inside = cue_cells(images, cue).comparable[images.truth]
     rows = sorted_rows(images, inside)
-    heads = 0 if fits is None else len(fits.removals[0].heads)
-    nothing, none = np.zeros(len(places)), np.zeros((2, len(places), heads), np.bool_)
+    heads = 0 if fits is None else len(fits.removal.heads)
+    nothing, none = np.zeros(len(places)), np.zeros((0 if fits is None else fits.count, len(places), heads), np.bool_)
     if not len(rows):
         return DrawnStatistics(
             gap=nothing, gap_t=nothing, did=nothing, did_t=nothing, pointed_t=nothing, chosen=none, chosen_freely=none
@@ -72,13 +72,13 @@ def drawn_statistics(
 
 
 def _chosen(images: ScoredImages, cue: CueColumn, places: Ints, fits: Fits, inside: Bools) -> tuple[Bools, Bools]:
-    """(2, R, P) heads chosen on each half from the images inside (n,), within the group mean's limit and without it."""
-    shape = (2, len(places), len(fits.removals[0].heads))
+    """(F, R, P) heads chosen by each fit from the images inside (n,), within the group mean's limit and without it."""
+    shape = (fits.count, len(places), len(fits.removal.heads))
     limited, freely = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-    for f, (half, removal) in enumerate(zip(fits.halves, fits.removals, strict=True)):
-        rows = sorted_rows(images, half & inside)
+    for f, choosing in enumerate(fits.choosing):
+        rows = sorted_rows(images, choosing & inside)
         if len(rows):
-            drawn, part = drawn_columns(images, cue, places, rows), removal.take(rows)
+            drawn, part = drawn_columns(images, cue, places, rows), fits.tried.on(rows)
             limited[f] = choose_heads(drawn, part, MEAN_FALL)
             freely[f] = choose_heads(drawn, part, None)
     return limited, freely
@@ -87,12 +87,12 @@ def _chosen(images: ScoredImages, cue: CueColumn, places: Ints, fits: Fits, insi
 def _fall(
     whole: DrawnColumns, shares: Float64s, rows: Ints, fits: Fits, chosen: Bools, right: Bools
 ) -> tuple[Float64s, Float64s]:
-    """(R,) fall of the gap with the chosen heads (2, R, P) taken out, both fits pooled, and its t."""
+    """(R,) fall of the gap with the chosen heads (F, R, P) taken out, all fits pooled, and its t."""
     R = chosen.shape[1]
     change = np.zeros((R, len(rows)), np.float32)
-    for f, removal in enumerate(fits.removals):
-        scored = np.flatnonzero(~fits.halves[f][rows])
-        part = removal.take(rows[scored])
+    for f in range(fits.count):
+        scored = np.flatnonzero(fits.fold[rows] == f)
+        part = fits.removal.take(rows[scored])
         # answers depend on the heads alone: versions that chose the same share them
         masks, version = np.unique(chosen[f], axis=0, return_inverse=True)
         rights = part.sets_without(masks)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from clipaudit.cues.reliance.head_parts import Removal
 MAX_HEADS: Final = 12
 MEAN_FALL: Final = 0.01
 """What the group mean may lose on the half where heads are chosen."""
+_REMEMBERED: Final = 2**26
+"""Answers that are remembered, at most: 64 MiB."""
 _GAIN: Final = 0.001
 """A further head must shrink the gap by at least a tenth of a point."""
 
@@ -32,7 +34,70 @@ class _Paths:
     """(R, steps + 1) standard errors of the gaps."""
 
 
-def choose_heads(drawn: DrawnColumns, removal: Removal, fall: float | None = MEAN_FALL) -> Bools:
+class Trials(Protocol):
+    """What heads are chosen from: `Removal` is one, and `TriedHeads.on` some images of all."""
+
+    @property
+    def count(self) -> int:
+        """Heads, P."""
+
+    @property
+    def right(self) -> Bools:
+        """(n,) right answers with every head in place."""
+
+    def each_without(self, mask: Bools) -> Bools:
+        """(P, n) right answers with the heads of mask (P,) and one further head taken out, for every head."""
+
+
+@dataclass(eq=False)
+class TriedHeads:
+    """Answers without further heads, worked out once for all cues, versions of their columns, and fits.
+
+    Answers without heads depend on no column, and most paths begin with the same heads.
+    """
+
+    removal: Removal
+    _rights: dict[bytes, Bools] = field(default_factory=dict)
+    """(P, n) by mask."""
+
+    def each_without(self, mask: Bools) -> Bools:
+        """(P, n) of all images, as `Removal.each_without`."""
+        key = mask.tobytes()
+        rights = self._rights.get(key)
+        if rights is None:
+            rights = self.removal.each_without(mask)
+            if len(self._rights) < _REMEMBERED // max(rights.size, 1):
+                self._rights[key] = rights
+        return rights
+
+    def on(self, rows: Ints) -> Trials:
+        """The same of some images, by places (m,)."""
+        return _TriedOn(self, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class _TriedOn:
+    """Some images of `TriedHeads`."""
+
+    tried: TriedHeads
+    rows: Ints
+
+    @property
+    def count(self) -> int:
+        """P"""
+        return self.tried.removal.count
+
+    @property
+    def right(self) -> Bools:
+        """(m,)"""
+        return self.tried.removal.right[self.rows]
+
+    def each_without(self, mask: Bools) -> Bools:
+        """(P, m)"""
+        return self.tried.each_without(mask)[:, self.rows]
+
+
+def choose_heads(drawn: DrawnColumns, trials: Trials, fall: float | None = MEAN_FALL) -> Bools:
     """(R, P) for each version of a column the heads whose removal makes the |gap| smallest.
 
     Greedy: at each step the head that makes |gap| smallest, while the group mean is at most `fall` below that with all
@@ -41,10 +106,10 @@ def choose_heads(drawn: DrawnColumns, removal: Removal, fall: float | None = MEA
     error of its smallest. Versions that have taken out the same heads share the work: answers without a set of heads do
     not depend on the column.
     """
-    R, P = len(drawn.aligned), len(removal.heads)
+    R, P = len(drawn.aligned), trials.count
     steps = min(MAX_HEADS, max(1, P // 2))
     coefficients, mean = drawn.difference(), drawn.mean
-    right = removal.right.astype(np.float32)
+    right = trials.right.astype(np.float32)
     gap = (coefficients @ right).astype(np.float64)
     # without this limit heads are chosen that break the model: a constant answer has no gap (trap 26)
     least = (mean @ right).astype(np.float64) - (np.inf if fall is None else fall) - 1e-6
@@ -60,7 +125,7 @@ def choose_heads(drawn: DrawnColumns, removal: Removal, fall: float | None = MEA
     for step in range(steps):
         if not len(active):
             break
-        active = _step(paths, step, active, drawn, removal, coefficients, mean, least)
+        active = _step(paths, step, active, drawn, trials, coefficients, mean, least)
     return _fewest(paths)
 
 
@@ -69,7 +134,7 @@ def _step(
     step: int,
     active: Ints,
     drawn: DrawnColumns,
-    removal: Removal,
+    trials: Trials,
     coefficients: Float32s,
     mean: Float32s,
     least: Float64s,
@@ -81,7 +146,7 @@ def _step(
     order = np.argsort(group.ravel(), kind="stable")
     for rows in np.split(active[order], np.flatnonzero(np.diff(group.ravel()[order])) + 1):
         mask = paths.masks[rows[0]]
-        rights = removal.each_without(mask).astype(np.float32)  # (P, m)
+        rights = trials.each_without(mask).astype(np.float32)  # (P, m)
         sizes = np.abs((coefficients[rows] @ rights.T).astype(np.float64))  # (rows, P)
         means = (mean[rows] @ rights.T).astype(np.float64)
         # no candidates: heads that are out already, and those that cost too much accuracy

@@ -49,6 +49,11 @@ class Removal:
     """(P, C - 1, n) what each head's deviation from its mean adds to `base`."""
 
     @property
+    def count(self) -> int:
+        """Heads, P."""
+        return len(self.heads)
+
+    @property
     def right(self) -> Bools:
         """(n,) with every head in place."""
         return self._below_zero(self.base)

@@ -11,6 +11,7 @@ import numpy as np
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.reliance.clustered import Cells
 
+_FOLDS: Final = 24
 LEAST_PIECES: Final = 5.0
 """Independent images that each cell of a class needs for the class to be compared (S9)."""
 LEAST_SOURCES: Final = 8
@@ -38,6 +39,18 @@ class ScoredImages:
         codes = np.unique(self.cluster, return_inverse=True)[1]
         weights: Float64s = 1.0 / np.bincount(codes)[codes]
         return weights
+
+    def folds(self, count: int) -> Ints:
+        """(n,) fold of each image, 0..count-1, an even count: whole clusters, half of the folds on each half, every
+        class spread evenly."""
+        names, first, codes = np.unique(self.cluster, return_index=True, return_inverse=True)
+        half, shuffled = self.discovery[first].astype(np.int64), np.random.default_rng(_FOLDS).permutation(len(names))
+        # dealt in turn, by half and class, in an order of their own
+        order = shuffled[np.lexsort((self.truth[first][shuffled], half[shuffled]))]
+        dealt = np.empty(len(names), np.int64)
+        dealt[order] = np.arange(len(names)) % (count // 2)
+        folds: Ints = (half * (count // 2) + dealt)[codes]
+        return folds
 
     @property
     def too_few_sources(self) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.reliance.direction_removal import head_centres, random_directions, without_directions
+from clipaudit.cues.reliance.head_choice import TriedHeads
 from clipaudit.cues.reliance.head_parts import HeadParts, Removal
 from clipaudit.cues.reliance.images import CueCells, RelianceOptions
 from clipaudit.cues.reliance.matched_sets import margin_spread, matched_sets
@@ -18,6 +20,9 @@ from clipaudit.cues.reliance.visibility import as_auc, cue_directions, set_visib
 from clipaudit.cues.result.finding_parts import Estimate
 
 Control: TypeAlias = Literal["matched head sets", "random directions", "none"]
+FOLDS: Final = 4
+"""Heads are chosen on three quarters of the images and scored on the fourth: of a cue at 90 % few images conflict, and
+half of them choose badly."""
 ALPHAS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 MEAN_LOSS: Final = 0.01
 """What the group mean may lose when the cue is taken out."""
@@ -45,10 +50,10 @@ class DirectionArm:
 
 @dataclass(frozen=True, kw_only=True)
 class SpecificEffect:
-    """S10 of one answerer and cue: heads chosen on each half, scored on the other, both fits pooled."""
+    """S10 of one answerer and cue: heads chosen on all folds but one, scored on that one, all fits pooled."""
 
-    heads: tuple[tuple[str, ...], tuple[str, ...]]
-    """Chosen on the discovery half, and on the other."""
+    heads: tuple[tuple[str, ...], ...]
+    """Chosen by each fit."""
     heads_named: bool
     """Whether heads may be named: their effect was compared with that of other heads."""
     gap_before: Estimate
@@ -106,22 +111,38 @@ class SpecificEffect:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Fits:
-    """The two ways round: fit f chooses on halves[f] and is scored on the other half."""
+    """Cross-fits: fit f chooses on the images outside fold f, and is scored on those inside."""
 
+    fold: Ints
+    """(n,) 0..count-1."""
+    count: int
     halves: tuple[Bools, Bools]
-    """(n,) masks."""
-    removals: tuple[Removal, Removal]
-    """Of all n images, heads centred on each half."""
+    """(n,) masks; folds lie inside them."""
+    removal: Removal
+    """Of all n images."""
+
+    @cached_property
+    def tried(self) -> TriedHeads:
+        """Answers without further heads, for the choice."""
+        return TriedHeads(self.removal)
+
+    @cached_property
+    def choosing(self) -> tuple[Bools, ...]:
+        """By fit, (n,) the images that it chooses on."""
+        return tuple(self.fold != f for f in range(self.count))
 
     def take(self, rows: Ints) -> Fits:
         """The same of some images, by places (m,)."""
-        first, second = self.removals
         halves = (self.halves[0][rows], self.halves[1][rows])
-        return Fits(halves=halves, removals=(first.take(rows), second.take(rows)))
+        return Fits(fold=self.fold[rows], count=self.count, halves=halves, removal=self.removal.take(rows))
 
-    def assemble(self, of_fit: Sequence[np.ndarray]) -> np.ndarray:
-        """(..., n) for each image the value of the fit that is scored on it, from two arrays (..., n)."""
-        return np.where(self.halves[0], of_fit[1], of_fit[0])
+    def without(self, chosen: Bools, alpha: float = 1.0) -> Bools:
+        """(n,) right answers with a part alpha of the heads chosen (count, P) taken out, each image by its own fit."""
+        rights = np.empty(len(self.fold), np.bool_)
+        for f in range(self.count):
+            inside = np.flatnonzero(self.fold == f)
+            rights[inside] = self.removal.take(inside).without(chosen[f], alpha)
+        return rights
 
 
 def measure_effect(
@@ -133,13 +154,13 @@ def measure_effect(
     seeing: Bools,
     options: RelianceOptions,
 ) -> SpecificEffect:
-    """Effect of taking out the heads chosen (2, P) by the fits.
+    """Effect of taking out the heads chosen (count, P) by the fits.
 
     scores (P, n): each head's score of the cue (`visibility.head_scores`); seeing (P,): heads that are no controls.
     """
-    before = fits.removals[0].right
+    before = fits.removal.right
     # every image by the fit whose heads it did not choose
-    after = fits.assemble([fits.removals[f].without(chosen[f]) for f in (0, 1)])
+    after = fits.without(chosen)
     masks, matched = _control_masks(fits, parts, chosen, seeing, options)
     direction, random = _direction_rights(comparison, fits, parts, chosen, options)
     if masks is not None:
@@ -162,7 +183,7 @@ def measure_effect(
     dids = [-float(difference @ cells.means(right)) for right in controls]
     start = float(difference @ cells.means(before))
     return SpecificEffect(
-        heads=(_names(parts, chosen[0]), _names(parts, chosen[1])),
+        heads=tuple(_names(parts, mask) for mask in chosen),
         heads_named=control == "matched head sets",
         gap_before=score_combination(cells, before, difference),
         gap_after=score_combination(cells, after, difference),
@@ -180,7 +201,7 @@ def measure_effect(
         # gap before less gap without each set: its DiD
         control_band=_band(start + np.array(dids)) if dids else None,
         matched=matched,
-        visibility=as_auc(set_visibility(comparison, scores, list(chosen), fits.halves)),
+        visibility=as_auc(set_visibility(comparison, scores, list(chosen), fits.fold, fits.halves)),
         doses=tuple(_dose(comparison, fits, chosen, alpha) for alpha in ALPHAS),
         arms=_arms(comparison, fits, parts, before, direction, random),
     )
@@ -193,12 +214,12 @@ def _names(parts: HeadParts, mask: Bools) -> tuple[str, ...]:
 def _control_masks(
     fits: Fits, parts: HeadParts, chosen: Bools, seeing: Bools, options: RelianceOptions
 ) -> tuple[list[Bools] | None, str]:
-    """For each fit control sets (S, P), as many for both; None where either has fewer than 50."""
+    """For each fit control sets (S, P), as many for all; None where one has fewer than 50."""
     drawn = []
+    spread = margin_spread(fits.removal.heads)
     for f, mask in enumerate(chosen):
         if not mask.any():
             continue
-        spread = margin_spread(fits.removals[f].heads)
         sets = matched_sets(mask, parts.layers, seeing, spread, options.random_sets, options.seed + f)
         if not len(sets.masks):
             return None, sets.matched
@@ -215,12 +236,12 @@ def _control_masks(
 
 
 def _set_rights(fits: Fits, masks: Sequence[Bools]) -> Bools:
-    """(S, n) right answers without each control set, set s of one fit with set s of the other."""
-    n = fits.removals[0].base.shape[1]
+    """(S, n) right answers without each control set, the sets s of all fits together."""
+    n = fits.removal.base.shape[1]
     rights = np.empty((len(masks[0]), n), np.bool_)
-    for f in (0, 1):
-        elsewhere = np.flatnonzero(~fits.halves[f])
-        rights[:, elsewhere] = fits.removals[f].take(elsewhere).sets_without(masks[f])
+    for f in range(fits.count):
+        scored = np.flatnonzero(fits.fold == f)
+        rights[:, scored] = fits.removal.take(scored).sets_without(masks[f])
     return rights
 
 
@@ -230,25 +251,27 @@ def _direction_rights(
     """(n,) right answers without the cue's direction in the chosen heads, and (S, n) without random ones there."""
     truth, weight = comparison.images.truth, comparison.images.weight
     count = max(50, options.random_sets // 4) if len(parts.coordinates) else 0
-    own = np.array([fit.right for fit in fits.removals])
     # a fit without chosen heads leaves all answers as they are
-    random = np.repeat(own[:, None], count, axis=1)  # (2, S, n)
-    for f in (0, 1) if count else ():
-        half = fits.halves[f]
+    own = fits.removal.right
+    random = np.repeat(own[None], count, axis=0)  # (S, n)
+    for f in range(fits.count) if count else ():
+        choosing, scored = fits.choosing[f], np.flatnonzero(fits.fold == f)
         heads = np.flatnonzero(chosen[f])
         if not len(heads):
             continue
         rng = np.random.default_rng([options.seed, 31, f])
         coordinates = {head: parts.coordinates[head] for head in heads.tolist()}
-        centre = head_centres(parts, heads, truth, half, weight)
-        along = dict(zip(heads.tolist(), cue_directions(comparison, list(coordinates.values()), half), strict=True))
-        own[f] = without_directions(fits.removals[f], parts, truth, along, centre)
-        drawn = {head: random_directions(values[half], along[head], count, rng) for head, values in coordinates.items()}
+        centre = head_centres(parts, heads, truth, choosing, weight)
+        along = dict(zip(heads.tolist(), cue_directions(comparison, list(coordinates.values()), choosing), strict=True))
+        drawn = {
+            head: random_directions(values[choosing], along[head], count, rng) for head, values in coordinates.items()
+        }
+        base, seen, classes = fits.removal.take(scored), parts.take(scored), truth[scored]
+        own[scored] = without_directions(base, seen, classes, along, centre)
         for s in range(count):
             picked = {head: directions[s] for head, directions in drawn.items()}
-            random[f, s] = without_directions(fits.removals[f], parts, truth, picked, centre)
-    assembled: Bools = fits.assemble(list(random))
-    return fits.assemble(list(own)), assembled
+            random[s, scored] = without_directions(base, seen, classes, picked, centre)
+    return own, random
 
 
 def _arms(
@@ -262,13 +285,13 @@ def _arms(
         net = comparison.cells.combine(direction - random.mean(axis=0), against).estimate()
         arms.append(DirectionArm(name="direction only", did=did, net_did=net))
     if comparison.cue.text is not None and len(parts.frames):
-        right = fits.assemble([_text_rights(comparison, fits, parts, f) for f in (0, 1)])
+        right = _text_rights(comparison, fits, parts)
         did = comparison.cells.combine(right - start, against).estimate()
         arms.append(DirectionArm(name="text in all heads", did=did, net_did=None))
     return tuple(arms)
 
 
-def _text_rights(comparison: CueCells, fits: Fits, parts: HeadParts, f: int) -> Bools:
+def _text_rights(comparison: CueCells, fits: Fits, parts: HeadParts) -> Bools:
     """(n,) right answers without the cue's text, as each head sees it, in all heads."""
     assert comparison.cue.text is not None
     directions: dict[int, Float64s] = {}
@@ -279,12 +302,13 @@ def _text_rights(comparison: CueCells, fits: Fits, parts: HeadParts, f: int) -> 
         if length > 1e-12:
             directions[head] = folded / length
     images = comparison.images
-    centre = head_centres(parts, np.array(list(directions), np.int64), images.truth, fits.halves[f], images.weight)
-    return without_directions(fits.removals[f], parts, images.truth, directions, centre)
+    everything = np.ones(len(images.truth), np.bool_)
+    centre = head_centres(parts, np.array(list(directions), np.int64), images.truth, everything, images.weight)
+    return without_directions(fits.removal, parts, images.truth, directions, centre)
 
 
 def _dose(comparison: CueCells, fits: Fits, chosen: Bools, alpha: float) -> Dose:
-    right = fits.assemble([fits.removals[f].without(chosen[f], alpha) for f in (0, 1)])
+    right = fits.without(chosen, alpha)
     return Dose(
         alpha=alpha,
         gap=score_combination(comparison.cells, right, comparison.difference(comparison.shares)),

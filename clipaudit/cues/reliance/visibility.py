@@ -76,14 +76,29 @@ def head_scores(
     return scores
 
 
-def set_visibility(comparison: CueCells, scores: Float32s, chosen: Sequence[Bools], halves: Sequence[Bools]) -> Spread:
-    """D of the cue along the summed scores (P, n) of the heads chosen (P,) on each half, on the images of the other."""
+def set_visibility(
+    comparison: CueCells, scores: Float32s, chosen: Sequence[Bools], fold: Ints, halves: Sequence[Bools]
+) -> Spread:
+    """D of the cue along the summed scores (P, n) of the heads chosen (P,) by each fit, on the images of its fold (n,).
+
+    Folds lie inside halves. Fits with other heads have other levels: every head's scores are centred inside class x
+    half before they are summed.
+    """
+    half = halves[0].astype(np.int64)
     summed = np.zeros(scores.shape[1])
-    for mask, half in zip(chosen, halves, strict=True):
-        elsewhere = np.flatnonzero(~half)
-        summed[elsewhere] = scores[np.ix_(mask, elsewhere)].sum(axis=0)
+    for f, mask in enumerate(chosen):
+        inside = np.flatnonzero(fold == f)
+        summed[inside] = _level(scores[mask], comparison.images.truth * 2 + half)[:, inside].sum(axis=0)
     # each half has the scale of its own fit: images are compared inside one only
-    return rank_difference(comparison, summed, comparison.shares, strata=halves[0].astype(np.int64))
+    return rank_difference(comparison, summed, comparison.shares, strata=half)
+
+
+def _level(scores: Float32s, strata: Ints) -> Float32s:
+    """Scores (h, n) minus their mean inside strata (n,)."""
+    count = np.maximum(np.bincount(strata), 1)
+    means = np.stack([np.bincount(strata, row) for row in scores]) / count if len(scores) else scores[:, :0]
+    centred: Float32s = (scores - means[:, strata]).astype(np.float32) if len(scores) else scores
+    return centred
 
 
 def head_visibility(comparison: CueCells, scores: Float32s, halves: Sequence[Bools]) -> list[Spread]:

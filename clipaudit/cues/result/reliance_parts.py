@@ -95,7 +95,7 @@ class Counterfactual(Documented):
     """
 
     heads: tuple[str, ...]
-    """Of both fits; named only where their effect could be compared with that of other heads."""
+    """Of all fits; named only where their effect could be compared with that of other heads."""
     heads_named: bool
     gap_before: Estimate
     gap_after: Estimate

@@ -293,13 +293,20 @@ def _best(table: Table, codes: Codes, design: Design, rows: Bools) -> tuple[Ints
 
 def strength_interval(d: float, error: float, quantile: float) -> tuple[float, float]:
     """Interval of D on the logit scale of A = (D + 1) / 2, where it covers near -1 and 1, too (S1c)."""
-    a = min(max((d + 1) / 2, 1e-9), 1 - 1e-9)
-    inside = min(max(a, error / 4), 1 - error / 4)  # at full separation the scale would have no width
-    # delta method: d logit(a) / da = 1 / (a (1 - a)); the error of A is half that of D
-    half = quantile * error / 2 / (inside * (1 - inside))
-    middle = special.logit(inside)
-    low, high = 2 * special.expit(middle - half) - 1, 2 * special.expit(middle + half) - 1
-    return float(min(low, d)), float(max(high, d))
+    a, half = min(max((d + 1) / 2, 1e-9), 1 - 1e-9), error / 2  # the error of A is half that of D
+    # Near full separation the scale would have no width: A is kept away from its end. The limit towards the middle is
+    # 1 - c exp(quantile half / c) from an A of 1 - c, largest for c = quantile half; a smaller c would make it fall far
+    # below what a weaker cue's is. The other limit gets the nearer end, so that it reaches beyond A.
+    far = min(quantile * half, 0.5)
+    low = _on_logit_scale(min(max(a, half / 2), 1 - max(far, half / 2)), half, -quantile)
+    high = _on_logit_scale(min(max(a, max(far, half / 2)), 1 - half / 2), half, quantile)
+    return float(min(2 * low - 1, d)), float(max(2 * high - 1, d))
+
+
+def _on_logit_scale(a: float, error: float, steps: float) -> float:
+    """A limit of A, so many standard errors away: d logit(a) / da = 1 / (a (1 - a)) (delta method)."""
+    limit: float = special.expit(special.logit(a) + steps * error / (a * (1 - a)))
+    return limit
 
 
 def false_coverage_level(passed: int, tested: int, alpha: float = 0.05) -> float:

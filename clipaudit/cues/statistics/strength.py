@@ -67,7 +67,7 @@ def _codes(scores: Floats, edges: Floats) -> Codes:
 def _cells(scores: Floats, edges: Floats) -> Ints:
     """(n,) cell of each score, 0.._GRID-1, in a grid from the first edge to the last; others are in the end cells."""
     scale = scores.dtype.type((_GRID - 1) / max(float(edges[-1] - edges[0]), 1e-30))
-    cells: Ints = np.clip((scores - edges[0]) * scale, 0, _GRID - 1).astype(np.intp)
+    cells: Ints = np.clip((scores - edges[0]) * scale, 0, _GRID - 1).astype(np.int64)
     return cells
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -356,3 +357,24 @@ def test_no_cue_and_no_answerer_is_an_empty_report():
     rng = np.random.default_rng(18)
     classes = rng.integers(0, 2, 20)
     assert reliance_of([], [], images(rng, classes)).findings == ()
+
+
+# -- what is still needed ----------------------------------------------------------------------------------------------
+
+
+def test_images_against_the_cue_are_asked_for_where_only_they_are_too_few(confounded):
+    from clipaudit.cues.findings.by_attribute import images_against
+
+    assert images_against(confounded.findings[0][0]) is None  # nothing is missing
+    rng = np.random.default_rng([4, 91])
+    classes = np.repeat([0, 1], 100)
+    place = tied(rng, classes, 0.9)
+    unsure = report_of(rng, answerer_of(rng, classes, place), [column("place", place)], classes).findings[0][0]
+    assert unsure.hangs_on_it
+    assert not unsure.relies_on_it
+    rise = unsure.effect.net_conflict_rise
+    assert rise.low < 0 < rise.value
+    # intervals narrow with the root of n, which counts images against the cue alone
+    half = (rise.high - rise.low) / 2
+    assert rise.n < 40
+    assert images_against(unsure) == math.ceil(rise.n * ((half / rise.value) ** 2 - 1))

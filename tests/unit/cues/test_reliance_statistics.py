@@ -10,13 +10,14 @@ from clipaudit.cues.reliance.clustered import Cells
 from clipaudit.cues.reliance.column_test import single_step, step_down
 from clipaudit.cues.reliance.direction_removal import random_directions
 from clipaudit.cues.reliance.drawn_columns import draw_places, drawn_columns, sorted_rows
-from clipaudit.cues.reliance.head_choice import choose_heads
+from clipaudit.cues.reliance.head_choice import TriedHeads, choose_heads
 from clipaudit.cues.reliance.head_parts import Removal, removal, right_answers
 from clipaudit.cues.reliance.images import RelianceOptions, ScoredImages, class_shares, cue_cells
 from clipaudit.cues.reliance.label_noise import label_noise
 from clipaudit.cues.reliance.matched_sets import LEAST_SETS, matched_sets
 from clipaudit.cues.reliance.rank_difference import placements, rank_difference
 from clipaudit.cues.reliance.score_intervals import cell_accuracies, score_combination
+from clipaudit.cues.reliance.specific_effect import Fits
 from clipaudit.statistics import Proportion
 from tests.reliance_worlds import CUE_HEADS, answerer_of, column, images, tied
 
@@ -310,3 +311,44 @@ def test_weights_of_a_cluster_sum_to_that_of_one_image():
         truth=np.zeros(6, np.int64), classes=2, cluster=np.array([0, 0, 0, 1, 2, 2]), discovery=np.ones(6, np.bool_)
     )
     assert np.bincount(scored.cluster, scored.weight).tolist() == pytest.approx([1, 1, 1])
+
+
+# -- fits --------------------------------------------------------------------------------------------------------------
+
+
+def test_folds_keep_clusters_together_inside_halves_and_spread_classes():
+    rng = np.random.default_rng(12)
+    truth = np.repeat([0, 1, 2], [400, 120, 80])
+    cluster = np.arange(600)
+    cluster[:40] = cluster[40:80] = np.arange(40)  # copies
+    scored = ScoredImages(truth=truth, classes=3, cluster=cluster, discovery=(rng.random(600) < 0.5)[cluster])
+    fold = scored.folds(4)
+    for code in range(40):
+        assert len(set(fold[cluster == code])) == 1
+    assert set(fold[scored.discovery]).isdisjoint(fold[~scored.discovery])
+    for k in range(3):
+        for half in (scored.discovery, ~scored.discovery):
+            distinct = np.unique(cluster[(truth == k) & half], return_index=True)[1]
+            sizes = np.bincount(fold[(truth == k) & half][distinct], minlength=4)
+            assert np.ptp(sizes[sizes > 0]) <= 1
+
+
+def test_every_image_is_answered_without_the_heads_that_others_chose(world):
+    answerer, scored, _ = world
+    part = removal(answerer.logits, answerer.parts, scored.truth, np.ones(600, np.bool_), scored.weight)
+    fits = Fits(fold=scored.folds(4), count=4, halves=(scored.discovery, ~scored.discovery), removal=part)
+    chosen = np.eye(24, dtype=np.bool_)[[2, 3, 8, 17]]
+    rights = fits.without(chosen)
+    for f in range(4):
+        assert (rights == part.without(chosen[f]))[fits.fold == f].all()
+        assert not (fits.choosing[f] & (fits.fold == f)).any()
+
+
+def test_trials_of_some_images_are_those_of_all(world):
+    answerer, scored, cue = world
+    part = removal(answerer.logits, answerer.parts, scored.truth, scored.discovery, scored.weight)
+    tried, rows = TriedHeads(part), sorted_rows(scored, scored.discovery)
+    drawn = drawn_columns(scored, cue, np.arange(600)[None], rows)
+    assert (choose_heads(drawn, tried.on(rows)) == choose_heads(drawn, part.take(rows))).all()
+    mask = np.zeros(24, np.bool_)
+    assert tried.each_without(mask) is tried.each_without(mask.copy())  # worked out once

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import mannwhitneyu
+from scipy.stats import binom, mannwhitneyu, norm
 
+from clipaudit.cues.statistics.cuts import strength_interval
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.strength import binned, strengths, typical
 
@@ -93,7 +94,7 @@ def test_clusters_widen_the_error_as_repeated_draws_vary():
     rng = np.random.default_rng(2)
     cluster, truth = np.repeat(np.arange(80), 10), np.repeat(np.arange(80) % 2, 10)
     d, error, naive = [], [], []
-    for _ in range(300):
+    for _ in range(200):
         scores = np.repeat(rng.normal(size=80), 10) + 0.3 * rng.normal(size=800) + 0.5 * truth
         d.append(strengths(binned(scores), Design(truth, 2, cluster)).d[1])
         error.append(strengths(binned(scores), Design(truth, 2, cluster)).error[1])
@@ -165,3 +166,22 @@ def test_binning_many_scores_is_a_search_among_the_edges(kind):
     edges = np.unique(ordered[np.arange(1, 256) * len(ordered) // 256])
     assert codes.dtype == np.uint16
     assert (codes == np.searchsorted(edges, scores, side="right")).all()
+
+
+@pytest.mark.parametrize(("images", "quantile", "level"), [(25, 1.96, 0.025), (50, 3.0, 0.005), (12, 1.96, 0.025)])
+def test_a_cue_that_separates_all_images_is_no_less_sure_than_a_weaker_one(images, quantile, level):
+    least = np.sqrt(2.0) / images  # D's least error, S1
+    full, nearly = strength_interval(1.0, least, quantile), strength_interval(0.9, 2 * least, quantile)
+    assert full[0] >= nearly[0]
+    assert full[1] == 1.0
+    assert strength_interval(-1.0, least, quantile) == pytest.approx((-full[1], -full[0]))
+    rng = np.random.default_rng(6)
+    design = Design(np.repeat([0, 1], images), 2)
+    for shift in (1.8, 2.4, 3.2):
+        true = 2 * norm.cdf(shift / np.sqrt(2)) - 1
+        above = 0
+        for _ in range(200):
+            scores = rng.standard_normal(2 * images) + shift * design.truth
+            measured = strengths(binned(scores), design)
+            above += strength_interval(float(measured.d[1]), float(measured.error[1]), quantile)[0] > true
+        assert above <= binom.ppf(0.999, 200, level)
