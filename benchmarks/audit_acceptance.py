@@ -1,6 +1,7 @@
 """Acceptance of the audit's statistics by simulation: false findings, power, coverage, irrelevant columns, pictures.
 
 python benchmarks/audit_acceptance.py nulls       random labels and columns, four balances, clusters told and untold
+python benchmarks/audit_acceptance.py large-nulls the same on 50,000 images
 python benchmarks/audit_acceptance.py planted     one class of ten with D = .5; cues that 2 of 3, 3 of 5, 6 of 10 share
 python benchmarks/audit_acceptance.py texts       a text cue of one class at 80, 90, 95 %, 100 images a class, no column
 python benchmarks/audit_acceptance.py coverage    D with copies x 1, 5, 20 and sources of 8, 10, 40, when shown, too
@@ -125,11 +126,18 @@ def null_found(n: int, classes: int, first: float, size: int, told: bool, seed: 
 
 
 def nulls(replicates: int, seed: int) -> None:
+    _null_cells((500, 5000), (0.5, 0.75, 0.9, 0.98), max(1, replicates // 96), seed)
+
+
+def large_nulls(replicates: int, seed: int) -> None:
+    _null_cells((50_000,), (0.5, 0.9), max(1, replicates // 24), seed)
+
+
+def _null_cells(sizes: Sequence[int], balances: Sequence[float], each: int, seed: int) -> None:
     cells: Iterator[tuple[int, int, float, int, bool]] = itertools.product(
-        (500, 5000), (2, 3, 10, 100), (0.5, 0.75, 0.9, 0.98), (1, 20), (True, False)
+        sizes, (2, 3, 10, 100), balances, (1, 20), (True, False)
     )
     hits = trials = 0
-    each = max(1, replicates // 96)
     for n, classes, first, size, told in cells:
         if size == 1 and not told:
             continue
@@ -361,8 +369,16 @@ def pictures(shards: Sequence[str], names: str) -> None:
 
 def main() -> None:
     parser = parser_for(__doc__)
-    items = {"nulls": (nulls, 480), "planted": (planted, 100), "coverage": (coverage, 1000), "errors": (errors, 300),
-             "columns": (columns, 20), "determinism": (determinism, 5), "texts": (texts, 20)}  # fmt: skip
+    items = {
+        "nulls": (nulls, 480),
+        "large-nulls": (large_nulls, 24),
+        "planted": (planted, 100),
+        "coverage": (coverage, 1000),
+        "errors": (errors, 300),
+        "columns": (columns, 20),
+        "determinism": (determinism, 5),
+        "texts": (texts, 20),
+    }
     parser.add_argument("item", nargs="?", choices=[*items, "pictures"])
     parser.add_argument("files", nargs="*", help="pictures: shards, then the file of class names")
     parser.add_argument("--replicates", type=int)

@@ -33,7 +33,9 @@ from options import parse, parser_for
 
 from clipaudit.cues import AuditOptions, audit_cues
 from clipaudit.cues.answerers.given import GivenAnswerer
+from clipaudit.cues.answerers.rehearsed import TRAINING_ROWS
 from clipaudit.cues.answerers.reliance_of import reliance_of
+from clipaudit.cues.measure.answers import MAX_ROWS
 from clipaudit.cues.rehearsal.arms import arm_answers
 from clipaudit.cues.rehearsal.cue_in_features import cue_scores
 from clipaudit.cues.rehearsal.experiment import column_experiments, draws_for, weights_of
@@ -304,7 +306,7 @@ def demo(worlds: int, seed: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
             command = [sys.executable, "-m", "clipaudit"]
-            made = ["demo-data", "birds", str(place / "birds"), "--images", "2000", "--seed", str(seed + number)]
+            made = ["demo-data", "birds", str(place / "birds"), "--count", "2000", "--seed", str(seed + number)]
             subprocess.run([*command, *made], check=True, capture_output=True)
             shards = sorted(map(str, (place / "birds").glob("*.tar")))
             job = ["audit", *shards, "--out", str(place / "run"), "--model", "demo", "--engine", "local"]
@@ -325,38 +327,37 @@ def demo(worlds: int, seed: int) -> None:
 
 
 def cost(rows: int, split: bool) -> None:
-    """All arms, the experiment and the curve on rows x 512 x 10; at most 20,000 are scored."""
+    """All arms, the experiment and the curve on rows x 512 x 10; 20,000 are scored. Above 50,000 a sample trains, and
+    the embeddings lie on disk."""
     rng = np.random.default_rng(0)
     classes, dims = 10, 512
-    truth = rng.integers(0, classes, rows)
+    total = rows + (MAX_ROWS if split else 0)
+    truth = rng.integers(0, classes, total)
     place = tied(rng, truth, 0.9)
     centres = 0.6 * rng.standard_normal((classes, dims)).astype(np.float32)
-    embedding = np.empty((rows, dims), np.float16)
-    for first in range(0, rows, 50_000):
-        part = slice(first, first + 50_000)
-        block = rng.standard_normal((len(truth[part]), dims), dtype=np.float32) * np.linspace(
-            2, 0.1, dims, dtype=np.float32
-        )
-        embedding[part] = block + centres[truth[part]] + 0.5 * place[part, None]
-    began, used = time.perf_counter(), time.process_time()
-    chosen = np.arange(rows) if rows <= 50_000 else np.sort(rng.permutation(rows)[:50_000])
-    own, labels, codes = embedding[chosen], truth[chosen], place[chosen]
-    cluster = np.arange(len(chosen))
-    scored = np.arange(0, len(chosen), max(1, len(chosen) // 20_000))[:20_000]
-    folds: tuple[Fold, ...] = (
-        split_fold(np.setdiff1d(cluster, scored), scored) if split else cross_folds(cluster, labels, scored, 0)
-    )
-    rehearsal = rehearse(own, labels, own[scored], folds, classes)
+    with tempfile.TemporaryDirectory() as folder:
+        embedding = np.memmap(Path(folder) / "embedding", np.float16, "w+", shape=(total, dims))
+        spread = np.linspace(2, 0.1, dims, dtype=np.float32)
+        for first in range(0, total, 50_000):
+            part = slice(first, first + 50_000)
+            noise = rng.standard_normal((len(truth[part]), dims), dtype=np.float32) * spread
+            embedding[part] = noise + centres[truth[part]] + 0.5 * place[part, None]
+        began, used = time.perf_counter(), time.process_time()
+        chosen = np.sort(rng.permutation(rows)[:TRAINING_ROWS])
+        scored = np.arange(rows, total) if split else chosen[:: max(1, len(chosen) // MAX_ROWS)][:MAX_ROWS]
+        folds: tuple[Fold, ...] = split_fold(chosen, scored) if split else cross_folds(chosen, truth[chosen], scored, 0)
+        rehearsal = rehearse(embedding[chosen], truth[chosen], embedding[scored], folds, classes)
     lap("as it is", began, used)
-    images = images_of(rng, labels[scored], classes)
+    images = images_of(rng, truth[scored], classes)
+    labels, codes = truth[chosen], place[chosen]
     attribute = column("place", codes)
-    (experiment,) = column_experiments(rehearsal, labels, cluster, [attribute], images.truth, draws_for(1), 0)
+    (experiment,) = column_experiments(rehearsal, labels, chosen, [attribute], images.truth, draws_for(1), 0)
     lap("experiment", began, used)
     exported = balanced_subset(group_codes(labels, [attribute]))
-    arm_answers(rehearsal, labels, cluster, attribute, experiment, exported, weights_of(labels, attribute), 0)
+    arm_answers(rehearsal, labels, chosen, attribute, experiment, exported, weights_of(labels, attribute), 0)
     lap("arms", began, used)
-    comparison = cue_cells(images, cue_of("place", codes[scored], classes))
-    learning_curve(rehearsal, comparison, (codes != (labels == 0)).astype(np.int64), cluster, 0)
+    comparison = cue_cells(images, cue_of("place", place[scored], classes))
+    learning_curve(rehearsal, comparison, (codes != (labels == 0)).astype(np.int64), chosen, 0)
     lap("curve", began, used)
 
 

@@ -128,3 +128,23 @@ class BootstrapEstimate:
 
     def __str__(self) -> str:
         return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+def quantile_edges(values: Float64s, bins: int) -> Float64s:
+    """(B - 1,) lower ends of all bins but the first: quantiles of the values (n,), so that equal ones share a bin."""
+    ordered = np.sort(values)
+    places = (np.arange(1, bins) * len(ordered)) // bins
+    edges = np.unique(ordered[places])
+    result: Float64s = edges[edges > ordered[0]]
+    return result
+
+
+def range_names(values: Float64s, edges: Float64s) -> tuple[str, ...]:
+    """What the values (n,) in each of B bins reach from and to, `0.1 to 0.25`; edges (B - 1,) of `quantile_edges`."""
+    bins = np.searchsorted(edges, values, side="right")
+    names = []
+    for place in range(len(edges) + 1):
+        inside = values[bins == place]
+        low, high = float(inside.min()), float(inside.max())
+        names.append(f"{low:g}" if low == high else f"{low:g} to {high:g}")
+    return tuple(names)

@@ -44,6 +44,8 @@ class World:
     """(C, WIDTH) class vectors."""
     phash: npt.NDArray[np.int64] | None = None
     captions: Sequence[str | None] | None = None
+    lists: Sequence[tuple[str, ...]] | None = None
+    """The labels of each image where `label_kind` is `strings`."""
     properties: npt.NDArray[np.float32] | None = None
     """(n, IMAGE_PROPERTIES) image properties, nan for none; None for a run that measured none."""
 
@@ -161,7 +163,11 @@ def _write_shard(world: World, run_dir: RunDirectory, spec: TableSpec, number: i
         Sample(
             key=f"image/{row:08d}",
             index=place,
-            label=int(world.labels[row]) if spec.label_kind == "int" else None,
+            label=world.lists[row]
+            if world.lists is not None and spec.label_kind == "strings"
+            else int(world.labels[row])
+            if spec.label_kind == "int"
+            else None,
             caption=None if world.captions is None else world.captions[row],
             attributes={name: values[row] for name, values in world.attributes.items()},
             image_properties=None if world.properties is None else tuple(world.properties[row].tolist()),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipaudit.cli.options import JsonOption, option, print_json
+from clipaudit.cli.options import JsonOption, one_of, option, print_json
 from clipaudit.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipaudit.shards.pack import Writer
 
 READING = "Reading the source"
 
@@ -34,6 +37,10 @@ def pack(
     shard_mb: Annotated[float, typer.Option("--shard-mb", help="About the size of a shard, in 10^6 bytes.")] = 100.0,
     shuffle: Annotated[str, option("Seed of the images' order, or no for the source's own [0].")] = "0",
     workers: Annotated[int, typer.Option("--workers", help="Processes that write shards.", min=1)] = 2,
+    engine: Annotated[
+        str, option("local, or ray: on a cluster whose nodes see SOURCE and OUT by the same paths [local].")
+    ] = "local",
+    address: Annotated[str | None, option("Ray cluster [the job's own, else a new local one].")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be packed and left out; write nothing.")
     ] = False,
@@ -73,7 +80,27 @@ def pack(
             reporter.planned(packing)
             reporter.left_out(packing)
         else:
-            packing = pack_source(config, planned=reporter.planned, progress=reporter.progress)
+            packing = pack_source(
+                config,
+                planned=reporter.planned,
+                progress=reporter.progress,
+                writer=_on_engine(engine, workers, address),
+            )
             reporter.finished(packing)
     if as_json:
         print_json(as_document(packing))
+
+
+def _on_engine(engine: str, workers: int, address: str | None) -> Writer | None:
+    """What writes the shards on another engine than this machine's processes; UsageError for one that is unknown."""
+    one_of("--engine", engine, ("local", "ray"))
+    if engine == "local":
+        if address is not None:
+            raise UsageError("--address belongs to --engine ray")
+        return None
+    from clipaudit.config import ExecutionConfig
+    from clipaudit.job.engines import load_engine
+    from clipaudit.shards.pack_writer import write_piece
+
+    execution = ExecutionConfig(engine="ray", workers=workers, address=address, cpus_per_worker=1)
+    return lambda tasks: load_engine("ray").map_items(write_piece, tasks, execution)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+
+import numpy as np
 
 from clipaudit.arrays import Float32s
 from clipaudit.cues.answerers.predictions import Predictions, parse_predictions, read_predictions
 from clipaudit.cues.measure.context import TextSource
 from clipaudit.cues.measure.declared_columns import SPLIT, in_bins, of_source, sources_of
 from clipaudit.cues.measure.image_facts import ImageFacts, image_facts
+from clipaudit.cues.measure.labelled_images import LabelledImages, labelled_images
 from clipaudit.cues.measure.picture_columns import measured_columns
 from clipaudit.cues.measure.unlabelled import caption_classes, classes_source, own_answers
 from clipaudit.cues.options import AuditOptions
@@ -104,6 +107,33 @@ class AuditInputs:
         shards = (self.test_run or self.run).manifest.shards
         return [read_predictions(text, self.names, shards, self.options.scores) for text in asked]
 
+    @property
+    def several_labels(self) -> bool:
+        """Whether classes are labels of which an image may have several."""
+        return self.classes_from == "label" and self.run.spec.multi_label
+
+    def labelled_images(self) -> LabelledImages:
+        """The same where images have several labels; UsageError where other rows are to be scored."""
+        if self.test_run is not None or self.test_where or self.options.predictions:
+            raise UsageError(
+                "--split, --test-run, --test-where and --predictions are for answers that are scored, which is not"
+                " measured where images have several labels: choose rows by --where alone"
+            )
+        facts, _ = self._facts(self.run, self.rows)
+        require_rows(self.run, self.rows, len(facts))
+        every = (*self.columns, *self.measured)
+        raw = {name: facts.attributes[name] for name in every}
+        binned, _, ranges = in_bins(facts, None, every)
+        images = labelled_images(binned, self.names, raw, ranges)
+        if self.options.cluster is None and len(facts) > 1:
+            # centred by the label that parts the images best, for few images have the same list
+            likeness = np.abs(images.counts - len(facts) / 2)
+            halves = images.has(int(np.argmin(likeness))).astype(np.int64)
+            self.source, self.sources = sources_of(replace(facts, truth=halves), self.options.seed)
+        if self.source is not None:
+            images = replace(images, facts=of_source(images.facts, self.source.name))
+        return images
+
     # -- classes -------------------------------------------------------------------------------------------------------
 
     def _names(self) -> ClassNames:
@@ -113,7 +143,7 @@ class AuditInputs:
             return listed_classes(self.options.classes, shards)
         labels = run.class_labels()
         names = find_classes(self.options.classes, shards, labels)
-        if len([label for label in labels if label is not None]) < 2:
+        if len([label for label in labels if label is not None]) < 2 and not run.spec.multi_label:
             raise UsageError(f"an audit compares classes, and the run at {run.directory.url} has one")
         self.class_of.update(names.rows(labels).items())
         return names
@@ -150,6 +180,8 @@ class AuditInputs:
             extra.append(SPLIT)
         columns = tuple(dict.fromkeys([*(group_column(run, name) for name in self.columns), *self.measured, *extra]))
         facts = self._named(image_facts(run, rows, self.class_of, columns, cluster))
+        if self.several_labels:
+            return facts, LeftOut(unnamed=0, ambiguous=0)
         unnamed, ambiguous = (int((facts.truth == code).sum()) for code in (NONE, SEVERAL))
         return facts.take(facts.truth >= 0), LeftOut(unnamed=unnamed, ambiguous=ambiguous)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
-import importlib.metadata
 import time
 from dataclasses import replace
-from typing import Final
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from clipaudit.cues.findings.slice_parts import errors_of
 from clipaudit.cues.inconclusive import inconclusive
 from clipaudit.cues.inputs import AuditInputs, Images
 from clipaudit.cues.measure.answers import answers
-from clipaudit.cues.measure.context import Context, Progress, TextSource
+from clipaudit.cues.measure.context import Context, Presence, Progress, TextSource
 from clipaudit.cues.measure.core_values import check_core
 from clipaudit.cues.measure.directions import all_directions, class_subspace
 from clipaudit.cues.measure.hygiene import hygiene
@@ -31,19 +30,19 @@ from clipaudit.cues.measure.shift import shift_between
 from clipaudit.cues.measure.tested_columns import tested_columns
 from clipaudit.cues.measure.unlabelled import own_answers
 from clipaudit.cues.options import AuditOptions
-from clipaudit.cues.result.panels import Dropped, Settings
+from clipaudit.cues.presence import PresenceAudit
+from clipaudit.cues.result.panels import Dropped
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.cues.row_tables import row_tables
+from clipaudit.cues.settings import settings_of, versions
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.predictability import one_thread_each
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
-from clipaudit.cues.summary import assemble, ranked
+from clipaudit.cues.summary import assemble, class_sizes, ranked
 from clipaudit.heads.texts.pool import TextPool, pool_for
+from clipaudit.run.classes import ClassNames
 from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.run.rows import moments_over, row_filter
-from clipaudit.schema import VERSION
-
-_PACKAGES: Final = ("numpy", "scipy", "pyarrow")
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -94,16 +93,21 @@ class _Job(AuditInputs):
         super().__init__(run, options, test_run, texts)
         self.pool = pool if pool is not None else pool_for(str(run.manifest.model["name"]), options.texts)
         self.dropped: list[Dropped] = []
+        self.presence: Presence | None = None
+        self.named = self.names.names
+        """Names that no cue may have."""
 
     def result(self, progress: Progress) -> AuditResult:
         """All steps."""
+        if self.several_labels:
+            return self._presence_result(progress)
         images = self.images()
         facts, test = images.facts, images.test
         given = self.given()
         named = [{name: part.attributes[name] for name in images.raw} for part in (facts, test) if part is not None]
         check_core(self.options.core, [images.raw, *named], {*self.pool.texts, *self.options.user_texts})
-        tested = tested_classes(facts, len(self.names))
-        settings = self.settings()
+        tested = np.flatnonzero(class_sizes(facts, len(self.names))[1] >= MIN_INDEPENDENT)
+        settings = settings_of(self.options, self.pool, self.names, self.classes_from, several_labels=False)
         if len(tested) < 2:
             return inconclusive(
                 self.run,
@@ -114,7 +118,7 @@ class _Job(AuditInputs):
                 tested,
                 left_out=images.left_out,
                 settings=settings,
-                versions=self.versions(),
+                versions=versions(),
             )
         context = self._context(images, tested, progress)
         panel = None
@@ -135,7 +139,7 @@ class _Job(AuditInputs):
             findings,
             test_run=self.test_run,
             settings=settings,
-            versions=self.versions(),
+            versions=versions(),
             dropped=tuple(self.dropped),
             shift=shift,
             errors=slices.errors,
@@ -150,34 +154,39 @@ class _Job(AuditInputs):
             progress=progress,
         )
 
-    def settings(self) -> Settings:
-        """What was asked, for the result."""
-        options = self.options
-        return Settings(
-            alpha=options.alpha,
-            delta_warn=options.delta_warn,
-            delta_fail=options.delta_fail,
-            directions_per_head=options.directions,
-            n_min=options.n_min,
-            permutations=options.permutations,
-            random_sets=options.random_sets,
-            negative_audits=options.negative_audits,
-            positive_trials=options.positive_trials,
-            margin=options.margin,
-            core=options.core,
-            clean_labels=options.clean_labels,
-            seed=options.seed,
-            pool=self.pool.source,
-            pool_fingerprint=self.pool.fingerprint,
-            classes=self.names.source,
-            classes_from=self.classes_from,
-            templates=options.templates,
-            user_texts=options.user_texts,
+    def _presence_result(self, progress: Progress) -> AuditResult:
+        """The same where images have several labels: each label against the images without it."""
+        images = self.labelled_images()
+        check_core(
+            self.options.core, [images.raw, images.facts.attributes], {*self.pool.texts, *self.options.user_texts}
         )
+        audit = PresenceAudit(
+            run=self.run,
+            images=images,
+            rows=f"{self.run.directory.url}{self.rows.described}",
+            settings=settings_of(self.options, self.pool, self.names, self.classes_from, several_labels=True),
+            versions=versions(),
+            max_findings=self.options.max_findings,
+            context_for=self._label_context,
+            dropped=self.dropped,
+        )
+        return audit.result(progress)
 
-    def versions(self) -> dict[str, str]:
-        """Of what made the result."""
-        return {"clipaudit": VERSION, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+    def _label_context(self, pair: ClassNames, label: int, images: Images, presence: Presence) -> Context:
+        """The tests of one label: images with it, class 0, against those without, class 1."""
+        own = copy.copy(self)
+        vector = self.class_vectors[label]
+        # nothing is called "without a dog": what the label's name does not say is the other end of its axis
+        own.names, own.class_vectors = pair, np.stack([vector, -vector])
+        own.named = (presence.label, *presence.others.values())
+        own.columns, own.presence, own.dropped = (*self.columns, *presence.others), presence, []
+        if not self.options.permutations:  # else the largest of all labels' tests is what p-values count (S3)
+            own.options = replace(self.options, alpha=self.options.alpha / presence.labels)
+        context = own._context(images, np.arange(2), _silent)
+        self.dropped += [
+            replace(entry, reason=f"{pair.names[0]}: {entry.reason}") for entry in own.dropped if entry.head is None
+        ]
+        return context
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
@@ -206,14 +215,14 @@ class _Job(AuditInputs):
         )
         self.dropped += columns.dropped
         scored, by = test if test is not None else facts, next(iter(self.columns), None)
-        labelled = self.classes_from == "label"
+        scores = self.classes_from == "label" and self.presence is None
         return Context(
             run=run,
             options=options,
             names=self.names,
             classes_from=self.classes_from,
             classes=classes,
-            namer=Namer(self.pool, vectors, self.names.names, classes, options.user_texts, user),
+            namer=Namer(self.pool, vectors, self.named, classes, options.user_texts, user),
             facts=tested_facts,
             rows=f"{run.directory.url}{self.rows.described}",
             tested=tested,
@@ -226,8 +235,9 @@ class _Job(AuditInputs):
             measured=self.measured,
             columns=columns.tests,
             known_errors=self.known_errors,
-            answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if labelled else None,
+            answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if scores else None,
             answers_rows=f"{scored.run.directory.url}{scored.rows.described}",
+            presence=self.presence,
             agreement=self._agreement(facts),
         )
 
@@ -258,6 +268,7 @@ class _Job(AuditInputs):
             class_subspace(self.class_vectors),
             trials=options.positive_trials,
             seed=options.seed,
+            regress=self.presence is None or self.presence.largest is not None,
             on_head=lambda done, total: progress("heads", done, total),
         )
 
@@ -280,10 +291,3 @@ def _design(facts: ImageFacts, tested: Ints, classes: int) -> Design:
     local[tested] = np.arange(len(tested))
     repeated = int(facts.cluster.max(initial=-1)) + 1 < len(facts)
     return Design(local[facts.truth], len(tested), facts.cluster if repeated else None, facts.source, facts.discovery)
-
-
-def tested_classes(facts: ImageFacts, classes: int) -> Ints:
-    """(K,) classes with enough independent images, as rows of the class vectors."""
-    pairs = np.unique(np.stack([facts.truth, facts.cluster]), axis=1)
-    tested: Ints = np.flatnonzero(np.bincount(pairs[0], minlength=classes) >= MIN_INDEPENDENT)
-    return tested

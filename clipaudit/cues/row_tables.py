@@ -5,7 +5,8 @@ Every table begins with `shard_id` int32, `index` int32, `key` string, `class` s
 | name | one row is | further columns |
 |---|---|---|
 | `groups` | an image that was used | `rows` (`association`, `counterfactual`, `both`), a column per attribute |
-| `weights` | an image of the association | a column per attribute, `weight`; metadata `effective_n`, `cap` |
+| `weights` | an image of the association | a column per attribute, `weight` of all of them together, of several
+|  |  | also `weight.NAME` of each alone; metadata `effective_n`, `cap` |
 | `balanced` | an image of a subset with equal groups | |
 | `collect` | a cell to fill | `class`, `attribute`, `value`, `have`, `collect`, `finding` |
 | `spuriosity` | an image of a class that has a finding's cue | `finding`, `score`, `rank` (1 has most of the cue) |
@@ -64,11 +65,33 @@ def row_tables(
     groups = _groups_of(everything, columns)
     weights, effective = balanced_weights(groups)
     parts = {name: _values(everything, name) for name in columns}
-    table = pa.table({**_identity(everything, names), **parts, "weight": pa.array(weights)})
+    # a column by itself is what a rehearsal of it is trained with (docs/method.md S14)
+    alone = {
+        f"weight.{name.removeprefix('attributes.')}": pa.array(balanced_weights(_groups_of(everything, [name]))[0])
+        for name in (columns if len(columns) > 1 else ())
+    }
+    table = pa.table({**_identity(everything, names), **parts, "weight": pa.array(weights), **alone})
     tables["weights"] = table.replace_schema_metadata({"effective_n": f"{effective:.1f}", "cap": f"{CAP:g}"})
     subset = everything.take(balanced_subset(groups, context.options.seed))
     tables["balanced"] = pa.table(_identity(subset, names))
     return tables
+
+
+def presence_tables(
+    images: ImageFacts,
+    names: ClassNames,
+    findings: Sequence[Finding],
+    scores: Sequence[pa.Table],
+    columns: Sequence[str],
+) -> dict[str, pa.Table]:
+    """The same where images have several labels, whose lists are the classes `names`: weights and a balanced subset
+    need one label an image. scores: the `spuriosity` of findings."""
+    return {
+        "groups": _groups(images, None, names, columns),
+        "collect": collect(findings),
+        "spuriosity": _joined(scores, _SPURIOSITY),
+        "review": _joined([_review(finding) for finding in findings], _REVIEW),
+    }
 
 
 def heads(result: AuditResult) -> dict[str, Any]:

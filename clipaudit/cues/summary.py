@@ -75,7 +75,7 @@ def assemble(
     controls = run_controls(context, progress)
     trust = trust_of(context, controls, hygiene, placebo)
     facts = class_facts(context, everything)
-    tables = tuple(_table(context, *pair) for pair in zip(context.attributes, context.columns, strict=True))
+    tables = tuple(column_table(context, *pair) for pair in zip(context.attributes, context.columns, strict=True))
     verdict = _verdict(findings, hygiene, undecided(context, tables))
     return AuditResult(
         schema_version=SCHEMA_VERSION,
@@ -115,16 +115,17 @@ def run_names(run: Run, test_run: Run | None) -> dict[str, Any]:
         "model": str(run.manifest.model["name"]),
         "model_fingerprint": str(run.manifest.model["fingerprint"]),
         "run_fingerprint": run.manifest.fingerprint,
-        "state": _state(run),
-        "test_state": None if test_run is None else _state(test_run),
+        "state": state_read(run),
+        "test_state": None if test_run is None else state_read(test_run),
     }
 
 
-def _state(run: Run) -> StateRead:
+def state_read(run: Run) -> StateRead:
+    """Which state of a run was read."""
     return StateRead(generation=run.state.generation, committed_at=run.state.committed_at)
 
 
-def _table(context: Context, screen: AttributeScreen, test: ColumnTest) -> AttributeTable:
+def column_table(context: Context, screen: AttributeScreen, test: ColumnTest) -> AttributeTable:
     """One column as a whole (S6b)."""
     d = None
     if screen.has_whole:
@@ -160,11 +161,17 @@ def undecided(context: Context, tables: Sequence[AttributeTable]) -> tuple[str, 
         for table in tables
         if not table.decided and not few
     ]
+    return (*reasons, *(() if few else open_values(context)))
+
+
+def open_values(context: Context) -> tuple[str, ...]:
+    """Which values of columns cannot be said to go with a class, or not to, from these images; a sentence a column."""
+    reasons = []
     for screen in context.attributes:
         start = context.row_of(screen, 0)
         limits = context.family.limits[start : start + len(screen.values)]
         wide = (limits[:, 1] > context.options.delta_warn) & ~context.passed[start : start + len(screen.values)]
-        if wide.any() and not few:
+        if wide.any():
             names = [screen.attribute.values[v] for v in screen.values[wide].tolist()]
             column = screen.attribute.column.rpartition(".")[2]
             reasons.append(f"whether {listed(names)} of {column} goes with a class cannot be told from these images")

@@ -20,6 +20,7 @@ from clipaudit.errors import UsageError
 from clipaudit.heads.allocation import INITIAL, PublishedAllocation, stream_allocated
 from clipaudit.heads.textspan import TextSpan
 from clipaudit.heads.zeroshot import LogitBatch
+from clipaudit.run.number_bins import NumberBins
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import ALL, BATCH_ROWS, RowBatch, Rows
 from clipaudit.schema import (
@@ -193,6 +194,8 @@ class ZeroShot(ArrayHolder):
     """Label -> row of `classes`; see `run.classes.ClassNames.rows`."""
     attribute: str | None = None
     """`attributes.place`: groups are classes by its values. Any other column does too."""
+    bins: NumberBins | None = None
+    """Of an attribute with fractions: its groups are ranges."""
     rows: Rows = ALL
     published: PublishedAllocation | None = None
     """The columns are replaced in this allocation; None for our own."""
@@ -228,7 +231,7 @@ def stream_variants(run: Run, question: ZeroShot, variants: Sequence[Sequence[Re
             base=batch.vectors["embedding"] @ question.classes.T.astype(np.float32, copy=False),
             removed=removed,
             truth=_truth(batch.columns["label"], question.class_of, several),
-            values=_group_values(batch, question.attribute),
+            values=_group_values(batch, question.attribute, question.bins),
             present=_present(batch.columns["label"], question.class_of, classes) if several else None,
         )
 
@@ -280,9 +283,11 @@ def _present(labels: npt.NDArray[Any], class_of: Mapping[Label, int], classes: i
     return present
 
 
-def _group_values(batch: RowBatch, attribute: str | None) -> npt.NDArray[Any]:
+def _group_values(batch: RowBatch, attribute: str | None, bins: NumberBins | None) -> npt.NDArray[Any]:
     if attribute is None:
         return np.full(len(batch), None, object)
+    if bins is not None:
+        return bins.of(batch.columns[attribute].tolist())
     return np.array([None if value is None else str(value) for value in batch.columns[attribute]], object)
 
 

@@ -38,6 +38,7 @@ from clipaudit.run.basis import Basis
 from clipaudit.run.classes import ClassNames, find_classes
 from clipaudit.run.filters import is_filter
 from clipaudit.run.moments import Moments
+from clipaudit.run.number_bins import number_bins
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import ALL, Rows, check_rows, chosen_rows, group_column, moments_over, require_rows
 from clipaudit.schema import Label, as_paths, as_tuples, mlp_column, parse_head_label
@@ -112,6 +113,7 @@ class Experiment:
             classes=self.texts.classes(self.names.names, self._templates),
             class_of=self._class_of,
             attribute=self._attribute,
+            bins=None if self._attribute in (None, "label") else number_bins(self.run, self._attribute, self._rows),
             rows=self._rows,
             published=self.published,
         )

@@ -21,6 +21,8 @@ COLOUR_SIDE: Final = 48
 """Likewise of the picture that saturation is measured on, and of the samples of each side of the frame."""
 FRAME_TOLERANCE: Final = 16
 """Grey levels by which a channel of the frame may differ from the frame's median colour."""
+_LEAST_MEAN: Final = 1.0
+"""Grey levels; a picture with less is black, and has no contrast."""
 _LEAST_VARIANCE: Final = 1.0
 """Of grey levels; a picture with less has no sharpness."""
 # ITU-T T.81, table K.1 in the zigzag order of figure A.6, as a DQT segment has it
@@ -51,7 +53,8 @@ def image_properties(rgb: Uint8s, nbytes: int, quantisation: bytes) -> tuple[flo
     variance = max(float(counts @ _SQUARES) / grey.size - brightness * brightness, 0.0)
     values = {
         "brightness": brightness / 255,
-        "contrast": variance**0.5 / 255,
+        # relative to the mean (Kukkonen et al., Vision Research 1993), so that a dark picture does not lack contrast
+        "contrast": variance**0.5 / brightness if brightness >= _LEAST_MEAN else float("nan"),
         "sharpness": _sharpness(grey, variance),
         "saturation": _saturation(_thinned(thinned, COLOUR_SIDE)),
         "border": _border(rgb),

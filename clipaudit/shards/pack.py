@@ -11,11 +11,11 @@ import random
 import shutil
 import tempfile
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeAlias, overload
 
 from clipaudit.errors import StorageFull, UsageError
 from clipaudit.schema import VERSION
@@ -54,6 +54,10 @@ REASONS: Final = {
     "unknown_category": "annotation of an unknown category",
 }
 """Why something is left out, as it is printed."""
+
+
+Writer: TypeAlias = "Callable[[Sequence[ShardTask]], Iterator[ShardSummary]]"
+"""Writes shards, in any order; each one's summary as soon as it is there. Raises OSError."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +119,15 @@ def pack(
     *,
     planned: Callable[[Packing], None] = lambda _: None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    writer: Writer | None = None,
 ) -> Packing:
     """Pack a source into `OUT/shard-NNNNNN.tar`, with `classnames.txt` and `pack.jsonl` beside them.
 
     The images' bytes are never changed. `planned` is called once before anything is written, `progress` with
     (images written, images) after each shard. A shard that an earlier call with the same source and options finished
-    is not written again. Raises UsageError when the source or an option is wrong, or OUT holds other shards, and
-    StorageFull.
+    is not written again. `writer` writes the shards elsewhere, on a cluster that sees the same directories; default:
+    `config.workers` processes here. Raises UsageError when the source or an option is wrong, or OUT holds other shards,
+    and StorageFull.
     """
     _check(config)
     _refuse_foreign(config.out)
@@ -130,11 +136,11 @@ def pack(
         config.out.mkdir(parents=True, exist_ok=True)
         with (
             _Record(config.out) as record,
-            ShardProcesses(config.workers) as processes,
+            ShardProcesses(config.workers if writer is None else 1) as processes,
             tempfile.TemporaryDirectory(prefix=WORK, dir=config.out) as work,
         ):
             catalogue = open_source(config.source, config.options, Path(work))
-            return _pack(config, catalogue, record, processes, planned, progress)
+            return _pack(config, catalogue, record, writer or processes.write, planned, progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(f"{config.out} has no space left; free some, and give the same command again") from error
@@ -149,7 +155,7 @@ def _pack(
     config: PackConfig,
     catalogue: Catalogue,
     record: _Record,
-    processes: ShardProcesses,
+    writer: Writer,
     planned: Callable[[Packing], None],
     progress: Callable[[int, int], None],
 ) -> Packing:
@@ -169,8 +175,8 @@ def _pack(
     left_out = Omissions()
     left_out.merge(catalogue.left_out.counts, catalogue.left_out.examples)
     done = 0
-    tasks = _tasks(config, catalogue, order, shards, skip=set(finished))
-    for summary in chain(finished.values(), processes.write(tasks)):
+    tasks = ShardTasks(config, catalogue, order, shards, skip=set(finished))
+    for summary in chain(finished.values(), writer(tasks)):
         if summary.name not in finished:
             record.add(summary)
         packing.samples += summary.samples
@@ -254,21 +260,44 @@ def _fingerprint(config: PackConfig, catalogue: Catalogue) -> str:
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
-def _tasks(
-    config: PackConfig, catalogue: Catalogue, order: Sequence[int], shards: list[tuple[int, int]], *, skip: set[str]
-) -> Iterator[ShardTask]:
-    for number, (start, end) in enumerate(shards):
-        name = f"shard-{number:06d}.tar"
-        if name not in skip:
-            yield ShardTask(
-                path=str(config.out.resolve() / name),
-                root=catalogue.root,
-                entries=catalogue.entries(order[start:end]),
-                work=None if catalogue.work is None else str(catalogue.work.resolve()),
-                rows=catalogue.has_rows,
-                class_names=None if catalogue.label_in_columns else catalogue.class_names,
-                caption=config.options.caption,
-            )
+class ShardTasks(Sequence[ShardTask]):
+    """The shards that are to be written; each one's list of images is made when it is asked for, and not kept."""
+
+    def __init__(
+        self,
+        config: PackConfig,
+        catalogue: Catalogue,
+        order: Sequence[int],
+        shards: Sequence[tuple[int, int]],
+        *,
+        skip: Collection[str],
+    ) -> None:
+        """`shards` are (first, behind the last) in `order`, and `skip` the names of those that are there already."""
+        self._config, self._catalogue, self._order = config, catalogue, order
+        named = ((f"shard-{number:06d}.tar", bounds) for number, bounds in enumerate(shards))
+        self._shards = [(name, bounds) for name, bounds in named if name not in skip]
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    @overload
+    def __getitem__(self, number: int) -> ShardTask: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[ShardTask]: ...
+    def __getitem__(self, number: int | slice) -> ShardTask | Sequence[ShardTask]:
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        name, (start, end) = self._shards[number]
+        catalogue = self._catalogue
+        return ShardTask(
+            path=str(self._config.out.resolve() / name),
+            root=catalogue.root,
+            entries=catalogue.entries(self._order[start:end]),
+            work=None if catalogue.work is None else str(catalogue.work.resolve()),
+            rows=catalogue.has_rows,
+            class_names=None if catalogue.label_in_columns else catalogue.class_names,
+            caption=self._config.options.caption,
+        )
 
 
 class _Record:

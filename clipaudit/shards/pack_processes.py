@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Final, Self
@@ -42,7 +43,7 @@ class ShardProcesses:
             child.kill()  # what it is writing is aside, and removed by the next pack
             child.communicate()
 
-    def write(self, tasks: Iterator[ShardTask]) -> Iterator[ShardSummary]:
+    def write(self, tasks: Iterable[ShardTask]) -> Iterator[ShardSummary]:
         """Write all shards; each summary as soon as its shard is there, in any order. Raises OSError."""
         if not self._children:
             yield from map(write_shard, tasks)
@@ -67,9 +68,11 @@ class ShardProcesses:
         try:
             assert child.stdin is not None
             assert child.stdout is not None
-            child.stdin.write(task_line(task))
-            child.stdin.flush()
-            line = child.stdout.readline()
+            line = b""
+            with contextlib.suppress(BrokenPipeError):  # it ended before the task reached it
+                child.stdin.write(task_line(task))
+                child.stdin.flush()
+                line = child.stdout.readline()
         finally:
             self._idle.put(child)
         if not line:

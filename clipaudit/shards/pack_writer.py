@@ -145,6 +145,11 @@ def write_shard(task: ShardTask) -> ShardSummary:
     return summary
 
 
+def write_piece(task: ShardTask, threads: int, callers: int) -> ShardSummary:
+    """`write_shard` as an engine's `map_items` calls it: one thread writes a shard, however many there are."""
+    return write_shard(task)
+
+
 def _sample(task: ShardTask, entry: ImageEntry, data: bytes, rows: BinaryIO | None) -> SampleMembers:
     """A sample's files in the archive: the image, cls, json and txt."""
     key, extension = key_of(entry.number, entry.name)

@@ -41,7 +41,7 @@ def test_dark_pictures_of_one_class_are_a_finding_of_the_report(run, tmp_path):
     answer = call(tmp_path, "report", run, "--out", "report", "--no-pictures", "--templates", "single")
     assert answer.returncode == 0, answer.stderr
     report = json.loads((tmp_path / "report" / "report.json").read_text())
-    (finding,) = [f for f in report["findings"] if (f["cue"]["attribute"] or "").startswith("image.")]
+    (finding,) = [f for f in report["audit"]["findings"] if (f["cue"]["attribute"] or "").startswith("image.")]
     assert (finding["cue"]["attribute"], finding["cue"]["value"]) == ("image.brightness", "dark pictures")
     assert finding["class_name"] == "bird"
     assert "dark pictures" in (tmp_path / "report" / "index.html").read_text()

@@ -47,7 +47,8 @@ class PackReporter:
         ]
         splits = [f"{name} {number:,}" for name, number in packing.splits.items() if name]
         facts += [("splits", ", ".join(splits))] if splits else []
-        facts += [("columns", _some(packing.columns))] if packing.columns else []
+        if packing.columns:
+            facts.append(("columns", f"{_some(packing.columns)} (for audit: --attributes json:NAME)"))
         facts.append(("shards", f"{packing.shards:,} in {self._out}"))
         facts += [("note", note) for note in packing.notes]
         print_facts(self._console, facts)
@@ -72,7 +73,8 @@ class PackReporter:
         print_facts(self._console, [("written", f"{written}, {byte_count(packing.stored_bytes)}")])
         self.left_out(packing)
         shards = f"{self._out}/shard-{{000000..{packing.shards - 1:06d}}}.tar" if packing.shards > 1 else None
-        label = " --label cls" if packing.class_names else ""
+        lists = " --label json:objects" if "objects" in packing.columns else ""  # of COCO: several labels an image
+        label = " --label cls" if packing.class_names else lists
         label += " --attributes json:split" if any(packing.splits) else ""
         command = f"clipaudit audit {shlex.quote(shards or f'{self._out}/shard-000000.tar')} --out RUN{label}"
         print_facts(self._console, [("next", command)])

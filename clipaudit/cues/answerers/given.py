@@ -36,8 +36,8 @@ class GivenAnswerer:
 
 
 def answers_alone(answers: Ints, classes: int, name: str = "given", path: str = "") -> GivenAnswerer:
-    """From answers alone (m,), 0..classes-1; -1 for none, which is never right."""
-    # without an answer all scores tie, and a tie is never right
+    """From answers alone (m,), 0..classes-1; -1 for none, which leaves an image out."""
+    # without an answer all scores tie, and an image whose scores all tie is left out (S9)
     logits = np.zeros((len(answers), classes), np.float32)
     rows = np.flatnonzero(answers >= 0)
     logits[rows, answers[rows]] = 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clipaudit.arrays import Ints
 from clipaudit.cues.answerers.panel import Panel
@@ -11,14 +11,15 @@ from clipaudit.cues.findings.audit_rehearsal import audit_rehearsal
 from clipaudit.cues.findings.by_attribute import value_finding
 from clipaudit.cues.findings.by_column import column_finding
 from clipaudit.cues.findings.by_text import text_finding
-from clipaudit.cues.findings.candidates import grounded_in, text_cues
+from clipaudit.cues.findings.candidates import TextCue, grounded_in, text_cues
 from clipaudit.cues.findings.given_models import given_model
 from clipaudit.cues.findings.measured_reliance import ValueCue, having_of, measure_reliance, scored_images
+from clipaudit.cues.findings.sentences import listed
 from clipaudit.cues.findings.value_cues import same_parting, stand_ins, value_cues
-from clipaudit.cues.measure.context import Context, Progress
+from clipaudit.cues.measure.context import ColumnTest, Context, Progress
 from clipaudit.cues.measure.picture_columns import is_measured
 from clipaudit.cues.reliance.rules import PlaceboDraws
-from clipaudit.cues.result.finding_parts import Verdict
+from clipaudit.cues.result.finding_parts import Evidence, Verdict
 from clipaudit.cues.result.given_parts import GivenModel
 from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
 from clipaudit.cues.result.result import Finding
@@ -57,8 +58,10 @@ def findings_of(context: Context, panel: Panel | None, progress: Progress) -> Al
     for done, (cue, parts, other) in enumerate(zip(cues, measured, judged_by, strict=True), 1):
         finding = value_finding(context, cue, parts, other)
         if cue.associated or finding.verdict in _KEPT_WITHOUT_TIE:
-            codes = cue.screen.attribute.codes[context.scan.sample]
-            grounds.append((len(findings), having_of(codes, cue.value)))
+            # nobody declared an image property: one that is not decided silences no text (trap 16)
+            if not is_measured(cue.screen.attribute.column) or finding.verdict is not Verdict.INCONCLUSIVE:
+                codes = cue.screen.attribute.codes[context.scan.sample]
+                grounds.append((len(findings), having_of(codes, cue.value)))
             findings.append(finding)
         progress("attributes", done, len(cues))
     # a column with a finding of a value is not listed as a whole, too
@@ -66,12 +69,14 @@ def findings_of(context: Context, panel: Panel | None, progress: Progress) -> Al
     tied = [
         (screen, test.omnibus)
         for screen, test in zip(context.attributes, context.columns, strict=True)
-        if test.omnibus.tied and id(screen) not in with_value
+        if _is_tied(context, screen, test) and id(screen) not in with_value
     ]
     findings += [column_finding(context, screen) for screen in _with_one_property(context, cues, tied)]
-    findings += _text_findings(context, grounds, progress)
+    texts, echoes = _text_findings(context, grounds, progress)
+    if context.presence is not None:  # a text that is another label in words is said with that label
+        findings = [_with_texts(finding, echoes.get(place, ())) for place, finding in enumerate(findings)]
     return AllFindings(
-        findings=findings, placebo=reliance.placebo, rehearsal=rehearsal, given=_given_models(context, panel)
+        findings=findings + texts, placebo=reliance.placebo, rehearsal=rehearsal, given=_given_models(context, panel)
     )
 
 
@@ -102,11 +107,48 @@ def _with_one_property(
     return [screen for screen, _ in tied if id(screen) in chosen]
 
 
-def _text_findings(context: Context, grounds: list[tuple[int, Ints]], progress: Progress) -> list[Finding]:
-    """Texts that no value with a finding of its own stands for: that value has been tested itself."""
-    cues = [cue for cue in text_cues(context) if grounded_in(context, cue.scores, grounds) is None]
+def _is_tied(context: Context, screen: AttributeScreen, test: ColumnTest) -> bool:
+    """Whether a column as a whole goes with the classes (S6b).
+
+    Of several labels an image the permutations of the omnibus test, which are of one label, do not count the others:
+    the whole column's row among the tests of all labels decides.
+    """
+    if context.presence is None:
+        return test.omnibus.tied
+    return screen.has_whole and bool(context.passed[context.row_of(screen, len(screen.values))])
+
+
+def _text_findings(
+    context: Context, grounds: list[tuple[int, Ints]], progress: Progress
+) -> tuple[list[Finding], dict[int, list[str]]]:
+    """Texts that no value with a finding of its own stands for: that value has been tested itself; and the other texts
+    by the place of that finding."""
+    cues: list[TextCue] = []
+    echoes: dict[int, list[str]] = {}
+    for cue in text_cues(context):
+        place = grounded_in(context, cue.scores, grounds)
+        if place is None:
+            cues.append(cue)
+        else:
+            echoes.setdefault(place, []).append(cue.word.text)
     findings = []
     for done, cue in enumerate(cues, 1):
         findings.append(text_finding(context, cue))
         progress("texts", done, len(cues))
-    return findings
+    return findings, echoes
+
+
+def _with_texts(finding: Finding, texts: Sequence[str]) -> Finding:
+    """A finding with the texts that it stands for among its evidence."""
+    if not texts:
+        return finding
+    quoted = listed([repr(text) for text in texts])
+    which = "a cue of its own is not" if len(texts) == 1 else "cues of their own are not"
+    cue = finding.cue.value or finding.cue.name
+    evidence = Evidence(
+        name="texts",
+        supports=True,
+        value=None,
+        sentence=f"{quoted}: that is {cue!r} in words, and {which} listed for it.",
+    )
+    return replace(finding, evidence=(*finding.evidence, evidence))

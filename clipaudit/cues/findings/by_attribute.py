@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -10,12 +11,8 @@ import numpy as np
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.findings import parts as building
 from clipaudit.cues.findings.collecting import to_collect, value_counts
-from clipaudit.cues.findings.measured_reliance import (
-    ValueCue,
-    having_of,
-    judged,
-    scored_groups,
-)
+from clipaudit.cues.findings.galleries import gallery
+from clipaudit.cues.findings.measured_reliance import ValueCue, having_of, judged, scored_groups
 from clipaudit.cues.findings.reliance_result import as_result, corrected_gap_of
 from clipaudit.cues.findings.sentences import Words, action, answerer_words, listed, sentence
 from clipaudit.cues.findings.verdicts import (
@@ -59,6 +56,8 @@ def value_finding(
     outcomes = verdicts(case)
     outcome = headline(outcomes)
     words = building.named_words(context, cue.upper, cue.word, screen.attribute.column.rpartition(".")[2])
+    if context.presence is not None:
+        words = replace(words, other_label=context.presence.others.get(screen.attribute.column))
     missing = _missing(case, outcome, cue, measured, words)
     rest = rest_of(missing) if missing else ""
     reliance = tuple(
@@ -101,7 +100,7 @@ def value_finding(
         false_alarm=column_warnings(words.name, cue.word, context),
         needs=missing,
         stability=building.finding_stability(context, np.where(having == 1, 1.0, 0.0), cue.upper),
-        gallery=building.gallery(context, scores, cue.upper, heads, having, _two(screen, cue.value)),
+        gallery=gallery(context, scores, cue.upper, heads, having, _two(screen, cue.value)),
         no_good_word=fit < NO_GOOD_WORD,
         merged=len(members),
     )
@@ -136,6 +135,7 @@ def _case(
         reliance=[judged(part, core) for part in measured],
         few_sources=context.few_sources,
         stands_in_for=stands_in_for,
+        presence=context.presence is not None,
     )
 
 
@@ -381,6 +381,8 @@ def column_warnings(name: str, value: str, context: Context) -> tuple[str, ...]:
     column = f"The column may be wrong: look at the conflicting images. It was taken as it is, for {context.rows}."
     if context.classes_from != "label":
         return (building.guess_warning(context, name, value), column)
+    if context.presence is not None:
+        return (f"If {name} always go with {value} wherever the model will be used, the cue is useful there.", column)
     return (
         f"If {name} always comes with {value} wherever the model will be used, the cue is useful there.",
         "Only direct effects of the audited heads are measured: what later layers read from them, and what MLPs add,"

@@ -11,6 +11,7 @@ from clipaudit.arrays import Bools, Ints
 from clipaudit.cues.findings import parts
 from clipaudit.cues.findings.candidates import TextCue
 from clipaudit.cues.findings.carriers import CueGroups, choose_heads
+from clipaudit.cues.findings.galleries import gallery
 from clipaudit.cues.findings.sentences import action, listed, sentence
 from clipaudit.cues.findings.verdicts import VerdictCase, headline, labels_needed, needs, verdicts
 from clipaudit.cues.measure.answers import Answers
@@ -54,7 +55,7 @@ _NOTHING: Final = Measured(
     cells=None,
     corrected=None,
     heads=(),
-    unsaid="without labels nothing says which answers are right",
+    unsaid="nothing says which answers are right",
     purity=None,
 )
 
@@ -71,6 +72,7 @@ def text_finding(context: Context, cue: TextCue) -> Finding:
         classes_from=context.classes_from,
         association=association,
         few_sources=context.few_sources,
+        presence=context.presence is not None,
     )
     outcome = headline(verdicts(case))
     words = parts.named_words(context, cue.upper, text)
@@ -108,7 +110,7 @@ def text_finding(context: Context, cue: TextCue) -> Finding:
         false_alarm=_false_alarm(context, words.name, text),
         needs=missing,
         stability=parts.finding_stability(context, cue.scores, cue.upper),
-        gallery=parts.gallery(context, cue.scores, cue.upper, heads, having, VALUES),
+        gallery=gallery(context, cue.scores, cue.upper, heads, having, VALUES),
         no_good_word=cue.word.fit < NO_GOOD_WORD,
         merged=len(cue.members),
     )

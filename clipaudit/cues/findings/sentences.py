@@ -35,6 +35,10 @@ class Words:
     """The classes on the other side."""
     column: str | None = None
     """Display name of the column that grounds it."""
+    presence: bool = False
+    """Of images with or without one of several labels: the named ones are many images, and no classes."""
+    other_label: str | None = None
+    """The label that the cue is, where two labels go together."""
 
     @property
     def name(self) -> str:
@@ -60,6 +64,8 @@ def tie(words: Words, association: Association) -> str:
     """Which classes go with the cue, and how strongly."""
     d = association.d
     number = f"(D = {interval(d)}, n = {d.n:,})"
+    if words.presence:
+        return f"{words.name[0].upper()}{words.name[1:]} go with {words.cue!r} {number}"
     if words.side == "lacks":
         verb, share = ("lacks" if len(words.classes) == 1 else "lack"), "has" if len(words.others) == 1 else "share"
         return f"{words.name} {verb} {words.cue!r}, which {listed(words.others)} {share} {number}"
@@ -91,8 +97,16 @@ def sentence(
                 f"Images {which} go with {words.cue!r} (D = {interval(d)}, n = {d.n:,}); without labels nobody can say"
                 f" whether {words.name} itself does, or whether a model relies on it."
             )
+        case Verdict.CANDIDATE if words.presence:
+            return f"{goes}; whether it is part of what the label means or a shortcut cannot be told from labels alone."
         case Verdict.CANDIDATE:
             return f"{goes}; whether that is a shortcut or part of {words.name} cannot be told from class labels alone."
+        case Verdict.TIED if words.other_label == words.cue:
+            return f"{goes}: two labels that go together, so that a model may learn one from the other."
+        case Verdict.TIED if words.other_label is not None:
+            return f"{goes}: two labels that keep apart, so that a model may learn one as the other's absence."
+        case Verdict.TIED if words.presence:
+            return f"{goes}; what a model makes of it is not measured where images have several labels."
         case Verdict.TIED:
             return f"{goes}, as a whole: no single value is tied strongly enough to be judged alone."
         case Verdict.CONFIRMED:
@@ -139,9 +153,24 @@ def action(outcome: Verdict, words: Words, missing: int | None) -> str:
                 f"Decide whether {words.cue} belongs to {words.name}: if it does, say --core {words.cue}; if not,"
                 f" {collect[0].lower()}{collect[1:]}."
             )
+        case Verdict.TIED if words.other_label is not None:
+            return (
+                f"Add images that have one of the two labels without the other ({number} would break the tie): until"
+                " then a model's score for one says little that the other does not."
+            )
+        case Verdict.TIED if words.presence:
+            return (
+                f"Look at how {words.column or words.cue} is spread over images with and without the label, and balance"
+                " it or leave it out."
+            )
         case Verdict.TIED:
             return (
                 f"Look at how {words.column or words.cue} is spread over the classes, and balance it or leave it out."
+            )
+        case Verdict.CANDIDATE if words.presence:
+            return (
+                f"Look at the images; if {words.cue} is no part of what the label means, add a column that says which"
+                " images have it."
             )
         case Verdict.CANDIDATE:
             return (

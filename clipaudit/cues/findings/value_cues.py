@@ -37,7 +37,9 @@ def value_cues(context: Context) -> list[ValueCue]:
     for screen in context.attributes:
         rows = [context.row_of(screen, place) for place in range(len(screen.values))]
         passing = [place for place, m in enumerate(rows) if context.passed[m] and context.family.cuts[m].d > 0]
-        if screen.two_ends and passing:  # two ends of one cue: the rarer value names it
+        if screen.two_ends and passing and context.presence is not None:  # what images with the label have
+            passing = [place for place in passing if context.family.cuts[rows[place]].upper[0]][:1]
+        elif screen.two_ends and passing:  # two ends of one cue: the rarer value names it
             passing = [int(np.argmin(screen.counts.sum(axis=0)[screen.values]))]
         for place in passing:
             m = rows[place]
@@ -47,8 +49,8 @@ def value_cues(context: Context) -> list[ValueCue]:
 
 
 def _with_one_property(ranked: Sequence[tuple[float, ValueCue]]) -> list[ValueCue]:
-    """The cues, strongest first, with one image property for each way that those part the classes: a dark class has
-    little contrast and small files, too. ranked: cues with the lower limits of their D, strongest first.
+    """The cues, strongest first, with one image property for each way that those part the classes: a blurred
+    class has small files, too. ranked: cues with the lower limits of their D, strongest first.
 
     Of those about as strong as the strongest the one names the finding that the others follow from; those that the same
     classes have are named beside it.

@@ -57,6 +57,8 @@ class VerdictCase:
     """Images from fewer than eight sources: nothing is decided."""
     stands_in_for: str | None = None
     """A column that cannot be told from this one and is tied more strongly: that one is judged."""
+    presence: bool = False
+    """One label of several an image against its absence: tied columns and candidates are all that there is."""
 
 
 def verdicts(case: VerdictCase) -> tuple[Verdict, ...]:
@@ -77,7 +79,8 @@ def _without_answerers(case: VerdictCase) -> Verdict:
     if case.few_sources or not case.association.above_delta:
         # a column is here because its own test made it tied (S6b)
         return Verdict.TIED if case.kind == "column" and not case.few_sources else Verdict.INCONCLUSIVE
-    by_kind = {"text": Verdict.CANDIDATE, "column": Verdict.TIED, "value": Verdict.INCONCLUSIVE}
+    value = Verdict.TIED if case.presence else Verdict.INCONCLUSIVE
+    by_kind = {"text": Verdict.CANDIDATE, "column": Verdict.TIED, "value": value}
     return by_kind[case.kind]
 
 
@@ -136,6 +139,8 @@ def needs(
         )
     if case.kind == "text":
         return (Need(what=f"a column that says whether an image has {value!r}", images=None),)
+    if case.presence and case.kind == "value" and outcome is Verdict.TIED:
+        return (Need(what="a model's answers: not measured where images have several labels", images=None),)
     if case.kind == "column":
         return (Need(what="a look at its values: no single one is tied strongly enough", images=None),)
     if outcome is Verdict.NEEDED:

@@ -54,6 +54,20 @@ class ColumnTest:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Presence:
+    """One label of a run whose images have several: class 0 is the images with it, class 1 those without."""
+
+    label: str
+    """Its name."""
+    others: Mapping[str, str]
+    """Columns that say whether an image has another label -> that label's name."""
+    labels: int
+    """How many labels are tested."""
+    largest: Float64s | None = None
+    """(R,) the largest statistic of each permutation over the tests of all other labels; None while it is not known."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Context:
     """An audit's data, tests and logits."""
 
@@ -92,6 +106,8 @@ class Context:
     answers_rows: str
     agreement: tuple[Ints, Bools] | None = field(repr=False)
     """(n,) classes that captions name, and whether CLIP answers the same; None unless classes come from captions."""
+    presence: Presence | None = None
+    """Of one label where images have several; None where they have one."""
 
     @cached_property
     def tests(self) -> Screen:
@@ -218,7 +234,11 @@ class Context:
         strata = None if self.strata is None else self.strata[units.rows]
         # orders come from the discovery half, which the permutations of the other one leave alone
         orders = np.stack([cut.order for cut in self.tests.cuts])
-        return largest_cuts(units, orders, design.cut_sizes, design.classes, count, self.options.seed, strata)
+        own = largest_cuts(units, orders, design.cut_sizes, design.classes, count, self.options.seed, strata)
+        if self.presence is None or self.presence.largest is None:
+            return own
+        # one family over all labels: the maximum of maxima that are permuted apart is no smaller than their joint one
+        return replace(own, largest=np.maximum(own.largest, self.presence.largest))
 
     @cached_property
     def strata(self) -> Ints | None:

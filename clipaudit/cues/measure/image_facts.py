@@ -162,7 +162,7 @@ def _table(run: Run, rows: Rows, extra: Sequence[str]) -> tuple[pa.Table, Ints]:
 
 
 def _truth(table: pa.Table, class_of: Mapping[Label, int]) -> Ints:
-    if "label" not in table.column_names or not len(table):
+    if "label" not in table.column_names or not len(table) or pa.types.is_list(table.schema.field("label").type):
         return np.full(len(table), -1, np.int64)
     encoded = table["label"].combine_chunks().dictionary_encode()
     # the extra last place is that of rows without a label

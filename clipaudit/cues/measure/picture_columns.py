@@ -49,8 +49,8 @@ _ENDS: Final[Mapping[str, tuple[str, str]]] = {
     "contrast": ("pictures of low contrast", "pictures of high contrast"),
     "kilobytes": ("small files", "large files"),
 }
-"""What the lowest and the highest bin of each are called. Earlier ones bring later ones about: a frame adds contrast, a
-dark picture has little, and each of them changes the size of the file."""
+"""What the lowest and the highest bin of each are called. Earlier ones bring later ones about: a frame adds
+contrast, and each of them changes the size of the file."""
 
 
 _OF: Final[Mapping[str, str]] = {"kilobytes": "file", "jpeg_quality": "file"}

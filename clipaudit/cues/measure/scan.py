@@ -67,11 +67,13 @@ def scan(
     *,
     trials: int,
     seed: int,
+    regress: bool = True,
     on_head: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scan:
     """Scores of every direction on all of `facts`, whose classes are `design.truth`; one head in memory at a time.
 
-    subspace (r, D): what class prompts span. Enter `one_thread_each` around it and all that follows.
+    subspace (r, D): what class prompts span. regress: whether S5 is computed. Enter `one_thread_each` around it and all
+    that follows.
     """
     run, basis = facts.run, facts.run.basis()
     sample = sample_places(facts, design, SAMPLE, seed)
@@ -101,7 +103,8 @@ def scan(
                 spare[:, trial] = rng.permutation(_along_random(deviations, rng))
             scores = _scores(values, mean, directions[head])
             few = few_values(values, few_rows)
-            regressions[head] = pool.submit(_predictability, head, few, basis, subspace, design, few_rows, seed)
+            if regress:
+                regressions[head] = pool.submit(_predictability, head, few, basis, subspace, design, few_rows, seed)
             del values  # all images of a head: only its scores are needed beyond here
             # `map` keeps the order of the directions, whichever thread ends first
             for column, tests in screening.map(lambda column: _one(column, design, BINS), scores):

@@ -48,6 +48,7 @@ def answers_without(rehearsal: Rehearsal, codes: Ints) -> Float32s:
             len(model.present),
             np.ones((1, len(model.truth))),
             np.array([1 / (model.strength * len(model.truth))]),
+            model.plain,
         )
         answers[model.fold.scored] = all_classes(fits.logits(model.scored @ keep), model.present, rehearsal.classes)[0]
     return answers

@@ -18,6 +18,8 @@ STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 CHOICE_ROWS: Final = 10_000
 """Images on which L2 is chosen, at most."""
 _CHOICE_FOLDS: Final = 3
+_WORSE: Final = 2
+"""Strengths in a row that are no better, after which weaker penalties are not tried."""
 _ABSENT: Final = 10.0
 """How far below all others the scores of a class are that no training image has."""
 
@@ -139,19 +141,21 @@ def chosen_strength(features: Float32s, truth: Ints, classes: int, rows: int, se
     kept = (third[None] != np.arange(_CHOICE_FOLDS)[:, None]).astype(np.float64)
     if not kept.any(axis=1).all():
         return STRENGTHS[0]
-    weights = np.repeat(kept[None], len(STRENGTHS), axis=0).reshape(-1, len(part))
-    penalty = np.repeat(1 / np.array(STRENGTHS), _CHOICE_FOLDS) / weights.sum(axis=1)
-    fits = fit_softmax(x, y, classes, weights, penalty)
-    right = 0
-    best, best_right = STRENGTHS[0], -1
-    for place, strength in enumerate(STRENGTHS):
+    sizes = kept.sum(axis=1)
+    best, best_right, worse, fits = STRENGTHS[0], -1, 0, None
+    for strength in STRENGTHS:
+        # from the strongest penalty on, each from the one before: weak ones alone take long
+        fits = fit_softmax(x, y, classes, kept, 1 / (strength * sizes), fits)
         right = 0
         for fold in range(_CHOICE_FOLDS):
             out = np.flatnonzero(third == fold)
-            one = fits.take(np.array([place * _CHOICE_FOLDS + fold]))
-            right += int((one.logits(x[out])[0].argmax(axis=1) == y[out]).sum())
+            right += int((fits.take(np.array([fold])).logits(x[out])[0].argmax(axis=1) == y[out]).sum())
         if right > best_right:
-            best, best_right = strength, right
+            best, best_right, worse = strength, right, 0
+        else:
+            worse += 1
+        if worse == _WORSE:
+            break
     return best
 
 

@@ -114,10 +114,10 @@ def anchor(finding: Finding) -> str:
     return f"finding-{finding.id}"
 
 
-def card(finding: Finding, pictures: Pictures, waivers: tuple[Applied, ...]) -> Card:
-    """A finding's card."""
+def card(finding: Finding, pictures: Pictures, waivers: tuple[Applied, ...], several_labels: bool = False) -> Card:
+    """A finding's card; several_labels: images may have several."""
     tested = finding.counterfactual
-    rows = strips(finding, pictures)
+    rows = strips(finding, pictures, several_labels)
     return Card(
         finding=finding,
         anchor=anchor(finding),

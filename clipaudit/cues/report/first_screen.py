@@ -9,7 +9,6 @@ from clipaudit.cues.report.document import Report
 from clipaudit.cues.report.pictures import CaptionedPicture, Pictures, row
 from clipaudit.cues.report.rehearsed_arms import rehearsal_of
 from clipaudit.cues.report.words import (
-    MEANING,
     anything_tested,
     classes_in_words,
     count,
@@ -17,6 +16,7 @@ from clipaudit.cues.report.words import (
     cue_word,
     having,
     having_name,
+    meanings,
     relying,
     share,
     value_word,
@@ -64,20 +64,21 @@ def plain_sentences(report: Report) -> tuple[str, ...]:
     audit = report.audit
     if not audit.trust.valid:
         return ("Something is wrong with the audit itself, so none of its findings should be believed.",)
-    sentences = finding_in_words(audit.findings[0]) if audit.findings else _clean(report)
+    several = audit.settings.several_labels
+    sentences = finding_in_words(audit.findings[0], several) if audit.findings else _clean(report)
     rehearsed = _rehearsed(audit) if audit.findings else None
     return tuple(filter(None, (sentences[0], classes_in_words(audit), *sentences[1:], rehearsed)))
 
 
-def finding_in_words(finding: Finding) -> tuple[str, ...]:
-    """What the data show, what CLIP makes of it, and what that means."""
+def finding_in_words(finding: Finding, several_labels: bool = False) -> tuple[str, ...]:
+    """What the data show, what CLIP makes of it, and what that means; several_labels: images may have several."""
     model = (
         _in_the_model(finding)
         if finding.verdict in (Verdict.CONFIRMED, Verdict.FAILS_WHERE, Verdict.MODEL_ONLY)
         else ()
     )
-    meaning = () if model else (MEANING[finding.verdict],)
-    return (_in_the_data(finding), *model, *meaning)
+    meaning = () if model else (meanings(several_labels)[finding.verdict],)
+    return (_in_the_data(finding, several_labels), *model, *meaning)
 
 
 def to_do(report: Report) -> str:
@@ -113,10 +114,11 @@ def cases(result: AuditResult, pictures: Pictures) -> tuple[ExampleRow, ...]:
     contrast, gallery = _contrast(first), first.gallery
     names, name, cue = having(first), having_name(first), cue_word(first)
     if contrast is None:
+        others_with_it = "Others with it" if result.settings.several_labels else "Other classes with it"
         rows = (
             (f"“{name}” with most of “{cue}”", gallery.aligned),
             (f"“{name}” with least of it", gallery.least_spurious),
-            ("Other classes with it", [sample for sample in gallery.conflicting if sample.class_name not in names]),
+            (others_with_it, [sample for sample in gallery.conflicting if sample.class_name not in names]),
         )
         example_rows = (
             ExampleRow(title=title, bars=(), pictures=_row(samples, pictures, first)) for title, samples in rows
@@ -179,15 +181,19 @@ def _row(samples: Sequence[SampleRef], pictures: Pictures, finding: Finding) -> 
     return tuple(picture for picture in row(samples, pictures, finding.id) if picture.picture is not None)[:_PICTURES]
 
 
-def _in_the_data(finding: Finding) -> str:
+def _in_the_data(finding: Finding, several_labels: bool) -> str:
     """How the cue goes with the class: shares of an attribute's value where there is one, else the strength."""
     name, cue, shares = having_name(finding), cue_word(finding), _shares(finding)
     observed = finding.verdict == Verdict.OBSERVED
     if shares is not None:
         own, others = shares
+        if several_labels:
+            return f"{share(own, 0)} of {name} come with “{cue}”, {share(others, 0)} of others."
         images = f"the images that count as “{name}”" if observed else f"“{name}” images"
         return f"{share(own, 0)} of {images} come with “{cue}”, {share(others, 0)} of others."
     what = f"something that CLIP calls “{cue}”"
+    if several_labels:
+        return f"{name[0].upper()}{name[1:]} stand out by {what}: a {finding.association.strength} tie."
     images = f"images that count as “{name}”" if observed else f"“{name}” images"
     return f"The {images} stand out by {what}: a {finding.association.strength} tie."
 

@@ -55,6 +55,13 @@ _EXIT: Final[dict[Outcome, int]] = {"passed": 0, "failed": 1, "inconclusive": 0,
 _EXIT_WITHOUT_EVIDENCE: Final = 3
 
 
+_TIED_LABEL: Final = (
+    "a column, or another label, goes with a label, and what a model makes of it is not measured",
+    "Add images that break each tie (collect.csv counts them), and audit again.",
+)
+"""The same of a tied column where images may have several labels."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gate(Documented):
     """Whether a pipeline may go on."""
@@ -202,11 +209,13 @@ def _of_inputs(result: AuditResult) -> list[_Question]:
         questions.append(
             _Question(sentence=_GUESSING if labelled else _STRANGERS, remedy=larger if labelled else other)
         )
-    if sum(facts.tested for facts in result.classes) < 2:
+    several, tested = result.settings.several_labels, sum(facts.tested for facts in result.classes)
+    if tested < (1 if several else 2):
+        classes = "Fewer than two classes have enough images to be compared."
         questions.append(
             _Question(
-                sentence="Fewer than two classes have enough images to be compared.",
-                remedy="Add images to the classes that have too few, and audit again.",
+                sentence="No label has enough images with it and without it." if several else classes,
+                remedy=f"Add images to the {'labels' if several else 'classes'} that have too few, and audit again.",
             )
         )
     questions += [
@@ -230,7 +239,7 @@ def _of_inputs(result: AuditResult) -> list[_Question]:
 
 def _of_findings(result: AuditResult, active: set[str], fail_on: Sequence[str]) -> list[_Question]:
     """Findings that are neither a failure nor a pass."""
-    questions = []
+    questions, several = [], result.settings.several_labels
     undecided = [f for f in result.findings if f.verdict == Verdict.INCONCLUSIVE and f.id not in active]
     if undecided:
         missing = next((need.what for finding in undecided for need in finding.needs), "too few images")
@@ -242,9 +251,10 @@ def _of_findings(result: AuditResult, active: set[str], fail_on: Sequence[str]) 
         )
     candidates = [f for f in result.findings if f.verdict == Verdict.CANDIDATE and f.id not in active]
     if candidates:
+        part = "what the label means" if several else "the class"
         questions.append(
             _Question(
-                sentence=f"{counted(len(candidates), 'candidate')} cannot be told from a part of the class without"
+                sentence=f"{counted(len(candidates), 'candidate')} cannot be told from a part of {part} without"
                 " attribute labels.",
                 remedy="Add a column that says which images have the cue, and audit again with --attribute.",
             )
@@ -252,6 +262,8 @@ def _of_findings(result: AuditResult, active: set[str], fail_on: Sequence[str]) 
     for verdict, (what, remedy) in _UNDECIDED.items():
         of_kind = [f for f in result.findings if f.verdict == verdict and f.id not in active and not f.core]
         if of_kind and slug(verdict) not in fail_on:
+            if several and verdict == Verdict.TIED:
+                what, remedy = _TIED_LABEL
             questions.append(_Question(sentence=f"{counted(len(of_kind), 'finding')}: {what}.", remedy=remedy))
     return questions
 

@@ -86,7 +86,6 @@ def _helpers() -> dict[str, Any]:
         "icon": icon,
         "slug": words.slug,
         "short": words.SHORT,
-        "meaning": words.MEANING,
         "count": words.count,
         "share": words.share,
         "decimal": words.decimal,
@@ -100,7 +99,7 @@ def _helpers() -> dict[str, Any]:
 
 def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
     audit = report.audit
-    card_findings = audit.findings[:CARDS]
+    card_findings, several = audit.findings[:CARDS], audit.settings.several_labels
     return {
         "report": report,
         "audit": audit,
@@ -121,7 +120,7 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "shown_findings": card_findings,
         "nothing": words.nothing(audit) + ".",
         "waiver_words": _WAIVER,
-        "cards": [card(finding, pictures, report.waivers) for finding in card_findings],
+        "cards": [card(finding, pictures, report.waivers, several) for finding in card_findings],
         "groups": group_tables(audit),
         "rehearsal": rehearsal_columns(audit),
         "given": audit.given,
@@ -141,6 +140,11 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "effective": effective_images(audit),
         "trust_facts": _trust_facts(audit),
         "glossary": words.GLOSSARY,
+        "meaning": words.meanings(several),
+        "several": several,
+        "measured": audit.settings.classes_from == "label" and not several,
+        "noun": "label" if several else "class",
+        "nouns": "labels" if several else "classes",
         "made_facts": _made_facts(audit),
     }
 
@@ -160,8 +164,8 @@ def _value_of(estimate: Estimate | None, kind: str) -> str:
 
 
 def _map(audit: AuditResult) -> Markup | None:
-    """The map of findings; None without labels, since reliance is then not measured."""
-    if audit.settings.classes_from != "label":
+    """The map of findings; None where reliance is not measured: without labels, and with several an image."""
+    if audit.settings.classes_from != "label" or audit.settings.several_labels:
         return None
     ranks = {finding.id: finding for finding in audit.findings[:CARDS]}
     numbered: list[Mark] = []
@@ -221,7 +225,10 @@ def _hygiene_facts(audit: AuditResult) -> list[tuple[str, str]]:
         ),
         (f"Near duplicates with different {_labels(audit)}", words.counted(hygiene.mixed_label_clusters, "cluster")),
         ("In both train and test", leaked),
-        ("Balance, smallest class / largest", words.share(hygiene.balance, 0)),
+        (
+            f"Balance, smallest {'label' if audit.settings.several_labels else 'class'} / largest",
+            words.share(hygiene.balance, 0),
+        ),
     ]
 
 
@@ -237,8 +244,9 @@ def _trust_facts(audit: AuditResult) -> list[tuple[str, str]]:
     ]
     for control in audit.controls.positive:
         strength = words.decimal(control.d, 1)
+        right = "side" if audit.settings.several_labels else "class"
         facts.append((f"Planted cues of D = {strength}", f"{control.detected} of {control.trials} found,"
-                      f" {control.named} with the right class"))  # fmt: skip
+                      f" {control.named} with the right {right}"))  # fmt: skip
     if trust.placebo is not None:
         # S10d: the rules of reliance on columns that no image shows
         tried = words.counted(trust.placebo.cues * trust.placebo.answerers * trust.placebo.draws, "permuted column")
@@ -266,6 +274,8 @@ def _labels(audit: AuditResult) -> str:
 
 def _class_facts(audit: AuditResult, accuracy: str) -> list[tuple[str, str]]:
     """How often CLIP's answers are the classes, and where classes come from if not from labels."""
+    if audit.settings.several_labels:
+        return [("CLIP’s zero-shot accuracy", "not measured: images have several labels")]
     if audit.settings.classes_from == "label":
         return [("CLIP’s zero-shot accuracy", accuracy)]
     captions = audit.settings.classes_from == "caption"

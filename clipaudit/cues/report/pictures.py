@@ -134,16 +134,16 @@ def as_picture(data: bytes) -> InlinePicture:
     return InlinePicture(url=f"data:image/{kind};base64,{base64.b64encode(data).decode()}", width=width, height=height)
 
 
-def strips(finding: Finding, pictures: Pictures) -> tuple[PictureStrip, ...]:
+def strips(finding: Finding, pictures: Pictures, several_labels: bool = False) -> tuple[PictureStrip, ...]:
     """The rows of a finding's card, no picture twice; rows without samples are left out."""
     return tuple(
         PictureStrip(title=title, pictures=row(samples, pictures, finding.id))
-        for title, samples in _rows(finding)
+        for title, samples in _rows(finding, "Others" if several_labels else "Other classes")
         if samples
     )
 
 
-def _rows(finding: Finding) -> tuple[tuple[str, tuple[SampleRef, ...]], ...]:
+def _rows(finding: Finding, others_are: str) -> tuple[tuple[str, tuple[SampleRef, ...]], ...]:
     """Titles and samples of a card's rows."""
     names, name, cue, gallery = having(finding), having_name(finding), cue_word(finding), finding.gallery
     aligned = gallery.aligned[:STRIP]
@@ -161,7 +161,7 @@ def _rows(finding: Finding) -> tuple[tuple[str, tuple[SampleRef, ...]], ...]:
     return (
         (f"“{name}” with the cue “{cue}”", aligned),
         (f"“{name}” without it: where {fails}", same),
-        (f"Other classes with it: where {misleads}", others),
+        (f"{others_are} with it: where {misleads}", others),
         (f"“{name}” with the least of the cue{note}", least[:STRIP]),
     )
 
@@ -217,7 +217,7 @@ def _wanted(result: AuditResult) -> Iterator[SampleRef]:
 
 
 def _of_finding(finding: Finding) -> Iterator[SampleRef]:
-    for _, samples in _rows(finding):
+    for _, samples in _rows(finding, ""):
         yield from samples
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from clipaudit.cues.result.finding_parts import ClassesFrom, Estimate, Verdict
+from clipaudit.cues.result.panels import Settings
 from clipaudit.cues.result.reliance_parts import Reliance
 from clipaudit.cues.result.result import AuditResult, Finding
 
@@ -43,6 +44,13 @@ MEANING: Final = {
     " nobody can say whether the class really comes with it, or whether a model leans on it.",
     Verdict.INCONCLUSIVE: "There is not enough data to say; the card says how much more is needed.",
 }
+_OF_SEVERAL: Final = {
+    Verdict.TIED: "A column, or another label, goes with the label. A model may learn one from the other: whether it"
+    " does is not measured where images have several labels.",
+    Verdict.CANDIDATE: "The cue goes with the label. Whether it is a shortcut or part of what the label means cannot be"
+    " told from labels alone: look at the pictures, or label the cue.",
+}
+"""`MEANING` where images may have several labels."""
 """What each verdict says, for readers who have not seen one."""
 
 GLOSSARY: Final = (
@@ -194,8 +202,8 @@ def having_name(finding: Finding) -> str:
 
 
 def column_word(column: str) -> str:
-    """A column as its owner wrote it: `place` for `attributes.place`."""
-    return column.removeprefix("attributes.")
+    """A column as its owner wrote it: `place` for `attributes.place`, and `dog` for the label `labels.dog`."""
+    return column.removeprefix("attributes.").removeprefix("labels.")
 
 
 def value_word(column: str | None, value: str) -> str:
@@ -234,7 +242,7 @@ def headline(result: AuditResult) -> str:
     first, *others = result.findings
     same = [finding for finding in others if finding.verdict == first.verdict]
     part = relying(first)
-    title = _title(first, result.settings.classes_from, who_first("clip" if part is None else part.answerer))
+    title = _title(first, result.settings, who_first("clip" if part is None else part.answerer))
     if first.verdict == Verdict.CONFIRMED and len(same) == 1:
         return f"{title}, and {_pair(same[0])}"
     return title + (f" – and {len(same)} more" if same else "")
@@ -244,7 +252,7 @@ def _pair(finding: Finding) -> str:
     return f"“{cue_word(finding)}” for “{finding.class_name}”"
 
 
-def _title(first: Finding, classes_from: ClassesFrom, model: str) -> str:
+def _title(first: Finding, settings: Settings, model: str) -> str:
     name, cue = f"“{first.class_name}”", f"“{cue_word(first)}”"
     match first.verdict:
         case Verdict.CONFIRMED:
@@ -257,12 +265,14 @@ def _title(first: Finding, classes_from: ClassesFrom, model: str) -> str:
             return f"{model} fails on {name} where {cue} is missing or misleads"
         case Verdict.NEEDED:
             return f"{model} needs {cue} for {name}: part of it, or a shortcut?"
+        case Verdict.TIED if settings.several_labels:
+            return f"{name} go with {cue}"
         case Verdict.TIED:
             return f"{cue} is tied to the classes"
         case Verdict.CANDIDATE:
             return f"Candidate shortcut: {cue} goes with {name}"
         case Verdict.OBSERVED:
-            return f"Observed: {cue} goes with {_CALLED[classes_from]}{name}"
+            return f"Observed: {cue} goes with {_CALLED[settings.classes_from]}{name}"
         case Verdict.INCONCLUSIVE:
             return f"Not enough data: {cue} may go with {name}"
 
@@ -290,8 +300,8 @@ def unable(result: AuditResult) -> str:
     if not result.trust.near_chance or right is None or result.settings.classes_from == "clip":
         return ""
     return (
-        f"{share(right.value, 0)} right of {counted(classes, 'class').replace('classs', 'classes')}: this model cannot"
-        " judge them, so nothing is said of what it relies on. Use a larger model."
+        f"CLIP: {share(right.value, 0)} right of {count(classes)} classes: this model cannot judge them,"
+        " so nothing is said of what it relies on. Use a larger model."
     )
 
 
@@ -299,6 +309,12 @@ def classes_in_words(result: AuditResult) -> str:
     """How images came by their classes where not by labels, and how many have none; empty for labels."""
     used, left_out = result.data.rows, result.data.left_out
     match result.settings.classes_from:
+        case "label" if result.settings.several_labels:
+            tested = sum(facts.tested for facts in result.classes)
+            return (
+                f"Images may have several labels: {tested} of {len(result.classes)} were each compared with the images"
+                " without it. What a model makes of a cue is not measured there."
+            )
         case "label":
             return ""
         case "caption":
@@ -315,6 +331,11 @@ def classes_in_words(result: AuditResult) -> str:
                 "Labels were not used: an image counts as the class that CLIP itself answers. So this says what CLIP’s"
                 f" answers go with, right or wrong, and not what the classes go with.{also}"
             )
+
+
+def meanings(several_labels: bool) -> dict[Verdict, str]:
+    """What each verdict means, where images may have several labels or have one."""
+    return {**MEANING, **_OF_SEVERAL} if several_labels else dict(MEANING)
 
 
 def anything_tested(result: AuditResult) -> bool:

@@ -310,5 +310,7 @@ class Settings(Documented):
     """Where class names come from."""
     classes_from: ClassesFrom
     """What says which class an image is: `label`, the name in its `caption`, or `clip`'s own answer."""
+    several_labels: bool = False
+    """Images may have several labels: each is compared with the images without it, and reliance is not measured."""
     templates: str
     user_texts: tuple[str, ...]

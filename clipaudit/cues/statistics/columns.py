@@ -15,6 +15,7 @@ from scipy import stats
 
 from clipaudit.arrays import Bools, Float64s, Floats, Ints
 from clipaudit.cues.statistics.attribute import Attribute
+from clipaudit.statistics import quantile_edges, range_names
 
 ColumnKind: TypeAlias = Literal["number", "ordered", "boolean", "text"]
 
@@ -153,34 +154,15 @@ def _number_bins(attribute: Attribute) -> Binned:
     # a frequent zero means none, and is no low value (S6b)
     own_zero = 0.1 <= zero < 1 and x.min() >= 0
     rest = x[x != 0] if own_zero else x
-    edges = Edges(lower=_edges(rest, MAX_BINS - 1 if own_zero else MAX_BINS), own_zero=own_zero)
+    edges = Edges(lower=quantile_edges(rest, MAX_BINS - 1 if own_zero else MAX_BINS), own_zero=own_zero)
     names = ("0",) if own_zero else ()
     return Binned(
         kind="number",
-        names=(*names, *_ranges(rest, edges.lower)),
+        names=(*names, *range_names(rest, edges.lower)),
         codes=edges.codes(numbers, attribute.codes),
         pooled=False,
         edges=edges,
     )
-
-
-def _edges(x: Float64s, bins: int) -> Float64s:
-    """Lower ends of all bins but the first: quantiles of the values, so that equal values fall into one bin."""
-    ordered = np.sort(x)
-    places = (np.arange(1, bins) * len(ordered)) // bins
-    edges = np.unique(ordered[places])
-    result: Float64s = edges[edges > ordered[0]]
-    return result
-
-
-def _ranges(x: Float64s, edges: Float64s) -> tuple[str, ...]:
-    bins = np.searchsorted(edges, x, side="right")
-    names = []
-    for place in range(len(edges) + 1):
-        inside = x[bins == place]
-        low, high = float(inside.min()), float(inside.max())
-        names.append(f"{low:g}" if low == high else f"{low:g} to {high:g}")
-    return tuple(names)
 
 
 def _text_bins(attribute: Attribute, kind: ColumnKind, most: int | None) -> Binned:

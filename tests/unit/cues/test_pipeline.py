@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import jsonschema
@@ -101,6 +102,35 @@ def test_a_cue_that_clip_does_not_use_and_a_model_trained_here_would_learn(tmp_p
     assert training.visibility.low > 0.55
 
 
+@pytest.mark.parametrize(
+    ("limit", "value", "reason"),
+    [("MOST_CLASSES", 1, "2 classes take too long"), ("LEAST_TRAINING", 10_000, "training images, .* are too few")],
+)
+def test_a_report_says_why_it_rehearses_nothing(tmp_path, monkeypatch, limit, value, reason):
+    from clipaudit.cues.answerers import panel
+
+    monkeypatch.setattr(panel, limit, value)
+    result = audited(cue_world(600, 2), tmp_path, attributes=("place",))
+    assert re.search(reason, result.rehearsal.not_rehearsed)
+    assert all(finding.by("rehearsed") is None for finding in result.findings)
+
+
+def test_what_is_rehearsed_is_what_is_exported(confirmed):
+    """The weights and the subset of the arms are those of the files."""
+    from clipaudit.cues.rehearsal.experiment import weights_of
+    from clipaudit.cues.statistics.attribute import Attribute
+
+    table = confirmed.table("weights")
+    assert "weight.place" not in table.column_names, "of one column the weight is its own"
+    labels = np.array([confirmed.classes[0].class_name == name for name in table["class"].to_pylist()]).astype(np.int64)
+    codes = np.array([value == "water" for value in table["attributes.place"].to_pylist()]).astype(np.int64)
+    column = Attribute(column="attributes.place", values=("land", "water"), codes=codes)
+    assert np.allclose(table["weight"].to_numpy(), weights_of(labels, column))
+    (part,) = confirmed.rehearsal.columns
+    subset = next(arm for arm in part.arms if arm.name == "balanced subset")
+    assert subset.training_images == confirmed.table("balanced").num_rows
+
+
 def test_a_column_drawn_from_the_labels_is_not_learned(tmp_path):
     """Trap 11: heads of another cue would mend its conflicting images, weights of its own do not."""
     world = cue_world(3000, 5, aligned=0.9, test_aligned=0.5)
@@ -114,6 +144,8 @@ def test_a_column_drawn_from_the_labels_is_not_learned(tmp_path):
     ghost_part = by_column["attributes.ghost"].by("rehearsed")
     assert ghost_part.verdict is Verdict.INCONCLUSIVE
     assert not ghost_part.training.visibility.low > 0.55
+    # of two columns each has weights of its own beside those of both
+    assert {"weight", "weight.place", "weight.ghost"} <= set(result.table("weights").column_names)
 
 
 @pytest.mark.full

@@ -12,6 +12,7 @@ from clipaudit.cues.answerers.given import answers_alone
 from clipaudit.cues.answerers.reliance_of import reliance_of
 from clipaudit.cues.reliance import rules
 from clipaudit.cues.reliance.images import OtherColumn, RelianceOptions
+from clipaudit.cues.reliance.training_effect import RetrainedAnswers
 from tests.reliance_worlds import CUE_HEADS, DIM, HEADS, LABELS, answerer_of, column, copied, images, tied
 
 CUE_LABELS = {LABELS[head] for head in CUE_HEADS}
@@ -68,6 +69,33 @@ def test_placebos_are_rarely_believed(confounded):
     assert confounded.placebo.draws == 199
     assert confounded.placebo.rate <= 0.05
     assert confounded.placebo.rate_of_any <= 0.05
+
+
+def test_placebos_of_a_trained_answerer_are_held_against_draws_of_its_own():
+    """Training again with the column's weights mends half of all errors: of the true column, and of permuted ones."""
+    rng = np.random.default_rng(25)
+    classes = rng.integers(0, 2, 600)
+    place = tied(rng, classes, 0.5)
+    conflicting = (place == 1) != (classes == 0)
+    right = np.where(conflicting, rng.random(600) < 0.5, rng.random(600) < 0.95)
+    answerer = answers_alone(np.where(right, classes, 1 - classes), 2, "rehearsed")
+    after = right | (rng.random(600) < 0.9)
+    drawn = np.stack([after, *(right ^ (rng.random(600) < 0.02) for _ in range(60))])
+    retrained = RetrainedAnswers(
+        before=right,
+        after=after,
+        drawn_before=right,
+        drawn=drawn,
+        training_rows=600,
+        seen=place + rng.normal(size=600),
+        taught_by=np.zeros(600, np.int64),
+    )
+    report = reliance_of(
+        [answerer], [column("place", place)], images(rng, classes), retrained={"rehearsed": [retrained]}
+    )
+    assert report.findings[0][0].relies_on_it
+    assert report.placebo.draws == 199
+    assert report.placebo.rate <= 0.05
 
 
 def test_the_same_seed_gives_the_same_numbers():

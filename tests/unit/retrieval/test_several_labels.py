@@ -67,8 +67,9 @@ def test_the_page_shows_them(run):
 
 
 def test_the_server_answers_with_lists(run):
-    from clipaudit.retrieval.server import create_app
     from starlette.testclient import TestClient
+
+    from clipaudit.explorer.server import create_app
 
     asked = {"heads": [{"head": "L01H00"}], "key": "0/s0", "k": 11}
     with TestClient(create_app(run.directory.url, device="cpu"), base_url="http://127.0.0.1") as client:

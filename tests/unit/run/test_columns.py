@@ -17,8 +17,9 @@ from clipaudit.run.columns import read_columns
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.export import export
 from clipaudit.run.integrity import check
+from clipaudit.run.number_bins import number_bins
 from clipaudit.run.reader import Run
-from clipaudit.run.rows import check_rows, chosen_rows, group_column, stream_rows
+from clipaudit.run.rows import Rows, check_rows, chosen_rows, group_column, stream_rows
 from clipaudit.run.upkeep import gc
 from clipaudit.schema import IMAGE_PROPERTIES, OK
 from tests.make_runs import SPEC, make_manifest, make_run, make_samples, make_shard, make_vectors, write_attempt
@@ -380,3 +381,21 @@ def test_a_run_of_before_says_that_nothing_was_measured(single):
         group_column(Run(single), "image.brightness")
     with pytest.raises(UsageError, match=r"column 'image.brightness' is not in"):
         chosen_rows(Run(single), "image.brightness < 1")
+
+
+def test_fractions_are_groups_by_ranges(run, tmp_path):
+    add_columns(run, table(tmp_path, of_shards("light", lambda s, i: (s * ROWS + i) / 8)))
+    add_columns(run, table(tmp_path, of_shards("count", lambda s, i: i)))
+    reader = Run(run)
+    bins = number_bins(reader, "attributes.light", Rows())
+    values = [batch.columns["attributes.light"] for batch in stream_rows(reader, (), ["attributes.light"])]
+    names = bins.of(np.concatenate(values).tolist())
+    counts = [int((names == name).sum()) for name in bins.names]
+    assert len(counts) == 5
+    assert sum(counts) == len(reader)
+    assert max(counts) - min(counts) <= 1
+    assert bins.names[0] == "0 to 0.75"
+    assert bins.of([None]).tolist() == [None]
+    assert number_bins(reader, "attributes.count", Rows()) is None, "whole numbers may be names"
+    assert number_bins(reader, "attributes.place", Rows()) is None
+    assert number_bins(reader, "attributes.light", chosen_rows(reader, "light < .3")) is None

@@ -41,12 +41,13 @@ def test_flat_colours_have_the_values_of_the_definitions():
     assert np.isnan(values["jpeg_quality"])
     black = measured(np.zeros((40, 60, 3), np.uint8))
     assert (black["brightness"], black["saturation"]) == (0, 0)
+    assert np.isnan(black["contrast"])
 
 
 def test_two_halves_have_the_contrast_of_two_values():
     halves = np.zeros((64, 64, 3), np.uint8)
     halves[:, 32:] = 100
-    assert measured(halves)["contrast"] == pytest.approx(50 / 255)
+    assert measured(halves)["contrast"] == pytest.approx(1)
     assert measured(halves)["brightness"] == pytest.approx(50 / 255)
 
 
@@ -73,6 +74,7 @@ def test_blur_is_less_sharp_and_a_darker_picture_is_not(side):
     blurred = np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(side / 100)))
     assert measured(blurred)["sharpness"] < 0.6 * measured(picture)["sharpness"]
     dark = (picture * 0.5).astype(np.uint8)
+    assert measured(dark)["contrast"] == pytest.approx(measured(picture)["contrast"], rel=0.02)
     assert measured(dark)["sharpness"] == pytest.approx(measured(picture)["sharpness"], rel=0.1)
     assert measured(dark)["brightness"] == pytest.approx(0.5 * measured(picture)["brightness"], abs=0.01)
 

@@ -323,3 +323,28 @@ def test_real_pictures_decode_as_before(tmp_path):
     root = make_folders(tmp_path / "photos", {f"cat/{i}.jpg": jpeg_bytes(seed=i) for i in range(3)})
     pack(config_for(root, tmp_path / "out"))
     assert {read_header(data).format for data, *_ in samples_of(tmp_path / "out")} == {"JPEG"}
+
+
+def test_another_writer_is_given_the_shards_one_by_one(photos, tmp_path):
+    asked = []
+
+    def writer(tasks):
+        asked.append(len(tasks))
+        return (pack_writer.write_piece(tasks[number], 1, 1) for number in reversed(range(len(tasks))))
+
+    packing = pack(config_for(photos, tmp_path / "out"), writer=writer)
+    assert asked == [packing.shards]
+    pack(config_for(photos, tmp_path / "here"))
+    for path in (tmp_path / "here").glob("*.tar"):
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_an_engine_that_is_not_there_is_named(photos, tmp_path):
+    from clipaudit.cli.pack import pack as command
+
+    for options, message in (
+        ({"engine": "spark"}, "--engine must be local or ray"),
+        ({"address": "auto"}, "--address"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            command(str(photos), tmp_path / "out", **options)

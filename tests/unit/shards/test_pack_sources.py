@@ -253,3 +253,16 @@ def test_files_that_are_not_what_their_names_say(tmp_path, name):
         pack(config_for(tmp_path / name, tmp_path / "out"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_that_comes_next_names_the_labels(coco, tmp_path, capsys):
+    from clipaudit.cli.console.pack import PackReporter
+
+    write_coco(coco, [image(i, f"{i}.jpg") for i in range(2)], [annotation(0, 1), annotation(0, 2), annotation(1, 2)])
+    packing = pack(config_for(coco, tmp_path / "out"))
+    with PackReporter(tmp_path / "out", quiet=True) as reporter:
+        reporter.planned(packing)
+        reporter.finished(packing)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "--out RUN --label json:objects" in told
+    assert "objects, boxes, width, height, image_id (for audit: --attributes json:NAME)" in told
