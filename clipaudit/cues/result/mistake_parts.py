@@ -81,7 +81,7 @@ class DoubtfulLabel(Documented):
     image: SampleRef
     """Its `predicted` is the class that it looks like."""
     margin: float
-    """Probability of the label minus the largest other one, -1..1."""
+    """Log odds of the label against the likeliest other class; below 0."""
     rate: float
     """Expected part of right labels among the listed images up to it, 0..1."""
     duplicate_conflict: bool
