@@ -236,11 +236,11 @@ def cost(tars: list[str]) -> None:
 
 def main() -> None:
     parser = parser_for(__doc__)
-    parser.add_argument("what", choices=("planted", "clean", "cost", "report"))
+    parser.add_argument("what", nargs="?", choices=("planted", "clean", "cost", "report"), default="planted")
     parser.add_argument("tars", nargs="*")
     parser.add_argument("--seed", type=int, default=4100)
     parser.add_argument("--seeds", type=int, default=20)
-    arguments = parse(parser)
+    arguments = parse(parser, what="clean", seeds=1)
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     if arguments.what == "planted":
         planted(seeds)
