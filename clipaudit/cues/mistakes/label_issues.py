@@ -60,9 +60,9 @@ def label_issues(logits: Floats, labels: Ints) -> LabelIssues:
 
     Which: confident learning (Northcutt, Jiang, Chuang, Journal of Artificial Intelligence Research 2021, section 3).
     Class k's threshold is the mean probability of k among the images labelled k; an image counts as the likeliest class
-    whose threshold it reaches, and is contradicted when that is not its label. Order: the margin of the logits, log P of
-    the label minus the largest other one, which unlike margins of probabilities and P itself does not depend on how
-    sure the probe is on the whole. How many are right all the same: `_rates`.
+    whose threshold it reaches, and is contradicted when that is not its label. Order: the margin of the logits, which
+    unlike probabilities and their margins does not depend on how sure the probe is on the whole. How many are right all
+    the same: `_rates`.
     """
     probability = softmax(np.asarray(logits, np.float64), axis=1)
     n, K = probability.shape

@@ -32,7 +32,7 @@ class ErrorSlice(Documented):
     fit: float | None
     """How much of what sets the wrong images apart the text says, -1..1; None for a trait without a text."""
     no_good_word: bool
-    """The fit is below 0.4: the pictures say more than the text."""
+    """The fit is below 0.5: the pictures say more than the text."""
     images: int
     """In the slice, on both halves."""
     wrong: Estimate
