@@ -146,7 +146,7 @@ def doubtful_labels() -> DoubtfulLabels:
             LabelPair(label="waterbird", looks_like="landbird", images=30),
             LabelPair(label="landbird", looks_like="waterbird", images=4),
         ),
-        examples=(DoubtfulLabel(image=image, margin=-0.93, rate=0.02, duplicate_conflict=False),),
+        examples=(DoubtfulLabel(image=image, margin=-3.1, rate=0.02, duplicate_conflict=False),),
         sentence="34 of 4,795 labels to look at: about 29 of them are wrong (false-discovery rate 15 %).",
     )
 

@@ -114,7 +114,7 @@ def _result(context: Context, parts: Sequence[_Answered], issues: label_issues.L
 def _reason(entry: DoubtfulLabel) -> str:
     duplicate = "; a near duplicate has another label" if entry.duplicate_conflict else ""
     return (
-        f"label contradicted: looks like {entry.image.predicted} (margin {entry.margin:.2f}; of the labels up to here"
+        f"label contradicted: looks like {entry.image.predicted} (log odds {entry.margin:.1f}; of the labels up to here"
         f" {100 * entry.rate:.0f} % may be right){duplicate}"
     )
 

@@ -17,6 +17,7 @@ from clipaudit.cues.findings.sentences import answerer_words, listed
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.image_facts import ImageFacts
+from clipaudit.cues.measure.naming import NO_GOOD_WORD
 from clipaudit.cues.measure.sample_refs import sample_ref
 from clipaudit.cues.mistakes import error_slices
 from clipaudit.cues.mistakes.trait_search import Trait, Traits
@@ -27,9 +28,6 @@ from clipaudit.cues.statistics.columns import column_kind, numbers_of
 from clipaudit.cues.statistics.design import Design
 
 EXAMPLES: Final = 8
-NO_GOOD_WORD: Final = 0.4
-"""Fit of a text below which no text says what the slice is: right words fit by .45 to 1, the nearest to a border by at
-most .39 (`benchmarks/slices.py --fits`)."""
 _SAME: Final = 6
 _TAKEN_FOR: Final = 3
 

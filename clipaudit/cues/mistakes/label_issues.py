@@ -32,7 +32,7 @@ class LabelIssues:
     suggested: Ints = field(repr=False)
     """(n,) class that each image counts as; -1 for none."""
     margin: Float64s = field(repr=False)
-    """(n,) P(label) minus the largest other probability, -1..1; the least are the most doubtful."""
+    """(n,) log odds of the label against the likeliest other class; the least are the most doubtful."""
     contradicted: Ints = field(repr=False)
     """(c,) images off the joint's diagonal, least margin first."""
     rates: Float64s = field(repr=False)
@@ -60,8 +60,9 @@ def label_issues(logits: Floats, labels: Ints) -> LabelIssues:
 
     Which: confident learning (Northcutt, Jiang, Chuang, Journal of Artificial Intelligence Research 2021, section 3).
     Class k's threshold is the mean probability of k among the images labelled k; an image counts as the likeliest class
-    whose threshold it reaches, and is contradicted when that is not its label. Order: the normalised margin. How many
-    are right all the same: `_rates`.
+    whose threshold it reaches, and is contradicted when that is not its label. Order: the margin of the logits, which
+    unlike probabilities and their margins does not depend on how sure the probe is on the whole. How many are right all
+    the same: `_rates`.
     """
     probability = softmax(np.asarray(logits, np.float64), axis=1)
     n, K = probability.shape
@@ -73,7 +74,7 @@ def label_issues(logits: Floats, labels: Ints) -> LabelIssues:
     suggested = np.where(reached.max(axis=1) >= 0, reached.argmax(axis=1), -1)
     joint = np.zeros((K, K), np.int64)
     np.add.at(joint, (labels[suggested >= 0], suggested[suggested >= 0]), 1)
-    margins = _margins(probability)
+    margins = _margins(np.asarray(logits, np.float64))
     margin = margins[rows, labels]
     order = np.argsort(margin, kind="stable")
     contradicted = order[(suggested[order] >= 0) & (suggested[order] != labels[order])]
@@ -92,12 +93,12 @@ def label_issues(logits: Floats, labels: Ints) -> LabelIssues:
     )
 
 
-def _margins(probability: Float64s) -> Float64s:
-    """(n, K) margin of each image if its label were k: P(k) minus the largest other probability."""
-    best = probability.argmax(axis=1)
-    largest, second = -np.partition(-probability, 1, axis=1)[:, :2].T
-    is_best = np.arange(probability.shape[1]) == best[:, None]
-    margins: Float64s = probability - np.where(is_best, second[:, None], largest[:, None])
+def _margins(logits: Float64s) -> Float64s:
+    """(n, K) margin of each image if its label were k: its logit minus the largest other one."""
+    best = logits.argmax(axis=1)
+    largest, second = -np.partition(-logits, 1, axis=1)[:, :2].T
+    is_best = np.arange(logits.shape[1]) == best[:, None]
+    margins: Float64s = logits - np.where(is_best, second[:, None], largest[:, None])
     return margins
 
 
@@ -108,7 +109,7 @@ def _rates(margins: Float64s, suggested: Ints, labels: Ints, contradicted: Ints)
     with each other class in the place of its label is one. Margins of all images are a mixture, F = w F1 + (1 - w) F0,
     of wrong labels (F1, from there) and right ones (F0, unknown), so that w <= F(t) / F1(t) for every margin t; w is
     the least of these ratios (Blanchard, Lee, Scott, "Semi-Supervised Novelty Detection", JMLR 2010, section 3). An
-    image that is only hard has a small margin, a wrong label often has one near -1: where no image has, w is 0.
+    image that is only hard has a small margin, a wrong label often a very low one: where no image has, w is 0.
     """
     n, K = margins.shape
     other = np.ones((n, K), np.bool_)

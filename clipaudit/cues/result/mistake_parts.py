@@ -32,7 +32,7 @@ class ErrorSlice(Documented):
     fit: float | None
     """How much of what sets the wrong images apart the text says, -1..1; None for a trait without a text."""
     no_good_word: bool
-    """The fit is below 0.4: the pictures say more than the text."""
+    """The fit is below 0.5: the pictures say more than the text."""
     images: int
     """In the slice, on both halves."""
     wrong: Estimate
@@ -81,7 +81,7 @@ class DoubtfulLabel(Documented):
     image: SampleRef
     """Its `predicted` is the class that it looks like."""
     margin: float
-    """Probability of the label minus the largest other one, -1..1."""
+    """Log odds of the label against the likeliest other class; below 0."""
     rate: float
     """Expected part of right labels among the listed images up to it, 0..1."""
     duplicate_conflict: bool
