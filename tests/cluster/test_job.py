@@ -1,4 +1,4 @@
-"""`ray job submit` as the README writes it, against a cluster with token authentication."""
+"""`ray job submit` as docs/cluster.md writes it, against a cluster with token authentication."""
 
 import os
 import shutil

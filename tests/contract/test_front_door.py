@@ -123,12 +123,11 @@ def test_the_example_in_its_docstring_runs(name, world, monkeypatch):
     assert results.failed == 0, "".join(output)
 
 
-def test_the_readmes_block_about_reading_runs_as_it_stands(world, monkeypatch):
-    """The examples of `audit_cues` and `save_report` are what its other block says."""
+def test_the_block_about_reading_runs_as_it_stands(world, monkeypatch):
     monkeypatch.chdir(world)
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/files.md").read_text(), re.S | re.M)
     (reading,) = (block for block in blocks if "import Run\n" in block)
-    exec(compile(reading, "README.md", "exec"), {})
+    exec(compile(reading, "docs/files.md", "exec"), {})
 
 
 def test_results_do_not_print_their_arrays(world, monkeypatch):

@@ -1,4 +1,4 @@
-"""The example of three lines in README.md and docs/localize.md, run on towers of every kind, and what it promises."""
+"""The example of three lines in docs/models.md and docs/localize.md, run on towers of every kind, and what it promises."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def example(page: str) -> str:
 
 
 def test_both_pages_have_the_same_three_lines():
-    assert example("README.md") == example("docs/localize.md")
-    lines = [line for line in example("README.md").splitlines() if line and not line.startswith("from ")]
+    assert example("docs/models.md") == example("docs/localize.md")
+    lines = [line for line in example("docs/models.md").splitlines() if line and not line.startswith("from ")]
     assert len(lines) == 3
 
 
@@ -42,7 +42,7 @@ def test_the_example_is_right_for_any_tower(kind):
     images = images_for(model)
     texts = torch.randn(2, describe_tower(model).embed_dim, generator=torch.Generator().manual_seed(3))
     scope = {"model": model, "images": images, "texts": texts}
-    exec(compile(example("README.md"), "README.md", "exec"), scope)
+    exec(compile(example("docs/models.md"), "docs/models.md", "exec"), scope)
     out, attention, heads, scores = (scope[name] for name in ("out", "attention", "heads", "scores"))
     tower = scope["split"].tower
     batch, layers, D = len(images), tower.layers, tower.embed_dim

@@ -39,25 +39,19 @@ def _print_column(console: Console, column: ColumnRehearsal) -> None:
     console.print(f"\n[bold]{escape(name)} = {escape(column.value)}[/bold], which goes with {escape(column.classes)}")
     if column.arms:
         table = new_table(
-            ("trained", False),
-            ("images", True),
-            ("average", True),
-            ("group mean", True),
-            ("worst group", True),
-            ("", False),
-            ("gap", True),
-            ("gain of the mean", True),
+            ("trained (images)", False),
+            ("average %", True),
+            ("group mean %", True),
+            ("worst %", True),
+            ("gap, points", True),
         )
         for arm in column.arms:
             table.add_row(
-                arm.name,
-                f"{arm.training_images:,}",
-                _share(arm.average),
-                _share(arm.group_mean),
-                _share(arm.worst_group),
-                escape(arm.worst),
+                f"{arm.name} ({arm.training_images:,})",
+                _percent(arm.average),
+                _percent(arm.group_mean),
+                _percent(arm.worst_group),
                 _points(arm.gap),
-                "" if arm.gain is None else _points(arm.gain),
             )
         console.print(table)
     console.print(escape(column.sentence), soft_wrap=True)
@@ -80,7 +74,12 @@ def _share(estimate: Estimate | None) -> str:
     return f"{100 * estimate.value:.0f} % [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
 
 
+def _percent(estimate: Estimate | None) -> str:
+    """As `_share`, for a column whose heading has the unit."""
+    return _share(estimate).replace(" %", "")
+
+
 def _points(estimate: Estimate) -> str:
     if estimate.value is None or estimate.low is None or estimate.high is None:
         return "–"
-    return f"{100 * estimate.value:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
+    return f"{100 * estimate.value:+.0f} [{100 * estimate.low:+.0f}, {100 * estimate.high:+.0f}]"
