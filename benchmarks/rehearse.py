@@ -306,7 +306,7 @@ def demo(worlds: int, seed: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
             command = [sys.executable, "-m", "clipaudit"]
-            made = ["demo-data", "birds", str(place / "birds"), "--images", "2000", "--seed", str(seed + number)]
+            made = ["demo-data", "birds", str(place / "birds"), "--count", "2000", "--seed", str(seed + number)]
             subprocess.run([*command, *made], check=True, capture_output=True)
             shards = sorted(map(str, (place / "birds").glob("*.tar")))
             job = ["audit", *shards, "--out", str(place / "run"), "--model", "demo", "--engine", "local"]

@@ -13,6 +13,7 @@ from clipaudit.cli import (
     demo,
     doctor,
     evaluate,
+    explore,
     heads,
     index,
     job,
@@ -65,6 +66,7 @@ app.command("index", cls=Command)(index.index)
 app.command("query", cls=Command)(query.query)
 app.command("duplicates", cls=Command)(index.duplicates)
 app.command("serve", cls=Command)(query.serve)
+app.command("explore", cls=Command)(explore.explore)
 app.command("explain", cls=Command)(localize.explain)
 app.add_typer(evaluate.evaluate, name="evaluate")
 app.command("report", cls=Command)(report.report)

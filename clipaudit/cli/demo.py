@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -49,3 +50,4 @@ def demo(
 
     page = showcase(out, birds=birds, things=things, seed=seed, say=typer.echo)
     typer.echo(f"Open {page}")
+    typer.echo(f"Look through it: {shlex.join(['clipaudit', 'explore', str(out / 'birds-run'), '--write'])}")

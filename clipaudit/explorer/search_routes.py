@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from fastapi import APIRouter, Body, Path, Query, Response
+from fastapi import APIRouter, Body, Path, Query
 from fastapi import Request as HttpRequest
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,13 +18,11 @@ from clipaudit.retrieval.queries import QueryEncoder, parse_key
 from clipaudit.retrieval.request import Request, answers
 from clipaudit.retrieval.retriever import Retriever
 from clipaudit.retrieval.sheet import SheetPanel
-from clipaudit.run.thumbnails import NoPicture, Thumbnails
 from clipaudit.schema import VERSION, as_names
 
 MAX_K: Final = 500
 SEARCH_PATH: Final = "/search"
 IMAGE_PATH: Final = "/search/image"
-MAX_SHARD: Final = 2**31 - 1
 _Filter: TypeAlias = Annotated[str, Field(max_length=2000)]
 _Head: TypeAlias = Annotated[str, Field(max_length=64)]
 
@@ -105,8 +103,8 @@ class Health(BaseModel):
     rows: int
 
 
-def add_reading(router: APIRouter, retriever: Retriever, thumbnails: Thumbnails) -> None:
-    """The paths that only read: health, cards, pictures."""
+def add_reading(router: APIRouter, retriever: Retriever) -> None:
+    """The paths that only read: health, names and cards of indexes."""
 
     @router.get("/health")
     def health() -> Health:
@@ -126,24 +124,6 @@ def add_reading(router: APIRouter, retriever: Retriever, thumbnails: Thumbnails)
         values = asdict(read_card(retriever.place, name))
         del values["mean"]
         return values
-
-    @router.get(
-        "/thumbnails/{shard}/{index}",
-        response_class=Response,
-        responses={200: {"content": {"image/jpeg": {}}}, **{code: PROBLEMS[code] for code in (404, 409, 422)}},
-    )
-    def thumbnail(
-        shard: Annotated[int, Path(ge=0, le=MAX_SHARD)], index: Annotated[int, Path(ge=0, le=MAX_SHARD)]
-    ) -> Response:
-        """A sample's picture, at most 256 pixels a side."""
-        rows = retriever.index(retriever.available()[0]).row_map
-        row = rows.at(shard, index)
-        if row is None:
-            raise NotThereError(f"there is no indexed sample {index} in shard {shard}")
-        try:
-            return Response(thumbnails(row).data, media_type="image/jpeg")
-        except NoPicture as error:
-            raise NotThereError(str(error)) from error
 
 
 def add_search(router: APIRouter, retriever: Retriever, encoder: QueryEncoder) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import uvicorn
@@ -13,13 +15,19 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from clipaudit.errors import ClipauditError, UsageError
+from clipaudit.explorer.basket_routes import add_basket
+from clipaudit.explorer.page import add_page
 from clipaudit.explorer.problems import PROBLEMS, invalid, problem, refused
 from clipaudit.explorer.search_routes import IMAGE_PATH, SEARCH_PATH, add_reading, add_search
 from clipaudit.explorer.server_limits import Guard, PromptProtocol
-from clipaudit.retrieval.queries import MAX_IMAGE_BYTES, QueryEncoder
+from clipaudit.explorer.study_routes import add_study
+from clipaudit.explorer.tag_log import TagLog, default_tags
+from clipaudit.explorer.uploads import Uploads
+from clipaudit.explorer.wall_routes import PICTURES_PATH, RequestReader, add_pictures, add_thumbnails, add_wall
+from clipaudit.explorer.workspace import Workspace
+from clipaudit.retrieval.queries import MAX_IMAGE_BYTES
 from clipaudit.retrieval.retriever import Retriever
 from clipaudit.run.reader import Run
-from clipaudit.run.thumbnails import Thumbnails
 from clipaudit.schema import VERSION
 
 HOST: Final = "127.0.0.1"
@@ -27,36 +35,57 @@ PREFIX: Final = "/api/v1"
 """Of every path of this version of the interface."""
 
 
-def create_app(run_url: str, *, indexes: str | None = None, device: str = "auto", verify: bool = True) -> FastAPI:
+@dataclass(frozen=True, kw_only=True)
+class ExplorerOptions:
+    """What the page is over, and what it may do."""
+
+    report: str | None = None
+    """Directory of a report; None to look for one in the run and beside it."""
+    write: bool = False
+    """Whether images may be tagged."""
+    tags: Path | None = None
+    """File of the tags; None for `default_tags`."""
+    token: str = ""
+    """What a request that writes must carry."""
+
+
+def create_app(
+    run_url: str,
+    *,
+    indexes: str | None = None,
+    device: str = "auto",
+    verify: bool = True,
+    explorer: ExplorerOptions | None = None,
+) -> FastAPI:
     """The application over one run, and the indexes of `clipaudit index --out` or the run's own.
 
-    Every path stands below `/api/v1`; those of before are the same without it, for one release. RunNotFound when there
-    is no run, UsageError when it has no index.
+    Every path stands below `/api/v1`; those of before are the same without it, for one release. With `explorer` the
+    page stands at `/`. RunNotFound when there is no run, UsageError when it has no index and there is no page that
+    could do without.
     """
     run = Run(run_url)
     retriever = Retriever(run, indexes=indexes, stale=True, verify=verify)
-    if not retriever.available():
+    if explorer is None and not retriever.available():
         raise UsageError(f"the run at {run.directory.url} has no index yet: `clipaudit index {run.directory.url}`")
+    options = explorer or ExplorerOptions()
+    tags = None
+    if explorer is not None:
+        tags = TagLog(explorer.tags or default_tags(run.directory.url, write=explorer.write))
+    workspace = Workspace(run, report=options.report, tags=tags, write=options.write, device=device)
     app = FastAPI(
         title="clipaudit",
         version=VERSION,
         docs_url=None,  # their pages load scripts from the network
         redoc_url=None,
-        description="Images that are alike in one respect: search a run's heads by sample, image or text.",
+        description="Images that are alike in one respect, and what is known of them: heads, findings, tags.",
         responses={code: PROBLEMS[code] for code in (400, 403, 408, 413, 415, 429, 503)},
     )
-    router = APIRouter()
-    add_reading(router, retriever, Thumbnails(run, 256))
-    add_search(router, retriever, QueryEncoder(run, device))
-    app.include_router(router, prefix=PREFIX)
-    app.include_router(router, deprecated=True)
-    computing = (SEARCH_PATH, "/thumbnails")
-    app.add_middleware(
-        Guard,
-        image_paths=(IMAGE_PATH, PREFIX + IMAGE_PATH),
-        max_image_bytes=MAX_IMAGE_BYTES,
-        computing=(*computing, *(PREFIX + path for path in computing)),
-    )
+    _add_routes(app, retriever, workspace, options, explorer is not None)
+    images = (IMAGE_PATH, PREFIX + IMAGE_PATH, PREFIX + PICTURES_PATH)
+    # pictures and whatever has a body take turns; rows do not: while a model loads for one question, the wall goes on
+    turns = (SEARCH_PATH, "/thumbnails", "/images", "/tags", PICTURES_PATH)
+    computing = (SEARCH_PATH, "/thumbnails", *(PREFIX + path for path in turns))
+    app.add_middleware(Guard, image_paths=images, max_image_bytes=MAX_IMAGE_BYTES, computing=computing)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     app.add_exception_handler(ClipauditError, problem)
     app.add_exception_handler(RequestValidationError, invalid)
@@ -64,14 +93,42 @@ def create_app(run_url: str, *, indexes: str | None = None, device: str = "auto"
     return app
 
 
+def _add_routes(app: FastAPI, retriever: Retriever, workspace: Workspace, options: ExplorerOptions, page: bool) -> None:
+    """Searches and pictures with and without the prefix, everything else with it, and the page at `/`."""
+    searches, uploads = APIRouter(), Uploads()
+    add_reading(searches, retriever)
+    add_search(searches, retriever, workspace.encoder)
+    add_thumbnails(searches, workspace)
+    app.include_router(searches, prefix=PREFIX)
+    app.include_router(searches, deprecated=True)
+    explorer, reader = APIRouter(), RequestReader(workspace, uploads)
+    add_wall(explorer, workspace, reader)
+    add_pictures(explorer, workspace, uploads)
+    add_study(explorer, workspace)
+    add_basket(explorer, workspace, reader, options.token)
+    app.include_router(explorer, prefix=PREFIX)
+    if page:
+        pages = APIRouter()
+        add_page(pages)
+        app.include_router(pages)
+
+
 # -- the process -----------------------------------------------------------------------------------------------------
 
 
-def serve_api(run: str, *, port: int, device: str, on_start: Callable[[str], None], indexes: str | None = None) -> None:
-    """Serve until interrupted; `on_start` gets the address, `indexes` as in `create_app`. UsageError when the port is
-    taken.
+def serve_api(
+    run: str,
+    *,
+    port: int,
+    device: str,
+    on_start: Callable[[str], None],
+    indexes: str | None = None,
+    explorer: ExplorerOptions | None = None,
+) -> None:
+    """Serve until interrupted; `on_start` gets the address, `indexes` and `explorer` as in `create_app`. UsageError
+    when the port is taken.
     """
-    app = create_app(run, indexes=indexes, device=device)
+    app = create_app(run, indexes=indexes, device=device, explorer=explorer)
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -30,10 +30,14 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
-_PRIVATE: Final = (
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"x-content-type-options", b"nosniff"),
-)
+_PRIVATE: Final = {
+    b"cross-origin-resource-policy": b"same-origin",
+    b"cross-origin-opener-policy": b"same-origin",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'; sandbox",
+    b"referrer-policy": b"no-referrer",
+    b"x-content-type-options": b"nosniff",
+}
+"""Headers of every answer that has not its own."""
 
 
 class PromptProtocol(H11Protocol):
@@ -103,14 +107,16 @@ class Guard:
 
         async def private(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_PRIVATE]
+                own = dict(message.get("headers", ()))
+                missing = [(name, value) for name, value in _PRIVATE.items() if name not in own]
+                message["headers"] = [*message.get("headers", ()), *missing]
             await send(message)
 
         image = scope["path"] in self._image_paths
         limit = self._max_image_bytes if image else MAX_JSON_BYTES
         try:
             headers = dict(scope["headers"])
-            _refuse_other_sites(headers)
+            _refuse_other_sites(headers, page=scope["path"] == "/" and scope["method"] == "GET")
             if scope["method"] == "POST":
                 _refuse_other_types(headers, "image/" if image else "application/json")
             announced = headers.get(b"content-length", b"0")
@@ -157,9 +163,14 @@ class Guard:
             self._turns.release()
 
 
-def _refuse_other_sites(headers: dict[bytes, bytes]) -> None:
-    """A browser says which page asks: only pages of this server may, and a person who types the address."""
+def _refuse_other_sites(headers: dict[bytes, bytes], *, page: bool) -> None:
+    """A browser says which page asks: only pages of this server may, and a person who types the address.
+
+    page: whether the explorer's page itself is asked, to which a link of another site may lead in a window of its own.
+    """
     site = headers.get(b"sec-fetch-site", b"none").decode("latin-1")
+    link = headers.get(b"sec-fetch-mode") == b"navigate" and headers.get(b"sec-fetch-dest") == b"document"
+    site = "none" if page and link else site
     origin, host = headers.get(b"origin"), headers.get(b"host", b"").decode("latin-1")
     foreign = origin is not None and urlsplit(origin.decode("latin-1")).netloc != host
     if site not in ("none", "same-origin") or foreign:

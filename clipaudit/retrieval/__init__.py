@@ -1,1 +1,1 @@
-"""Images that are alike in one respect: head indexes, queries, contact sheets, duplicates and their HTTP server."""
+"""Images that are alike in one respect: head indexes, queries, contact sheets, duplicates."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
 import pyarrow.compute as pc
 
+from clipaudit.arrays import Floats
 from clipaudit.errors import UsageError
-from clipaudit.retrieval.queries import check_text, parse_key, read_image
+from clipaudit.retrieval.queries import QueryEncoder, check_text, parse_key, read_image, stored_coordinates
 from clipaudit.run.reader import Run
 from clipaudit.schema import Names
 
@@ -104,6 +105,27 @@ def check_weight(what: str, weight: float) -> None:
             f"the weight {weight:g} of {what} cannot be used: give one from {_MIN_WEIGHT:g} to {_MAX_WEIGHT:g}, or its"
             " negative"
         )
+
+
+def part_vectors(
+    run: Run,
+    encoder: QueryEncoder,
+    part: QueryPart,
+    names: Sequence[str],
+    fold: Callable[[str, Floats], Floats],
+) -> dict[str, Floats]:
+    """A part's coordinates for each head of `names`, (dh,) floats, (D,) for `embedding`.
+
+    fold: of a head's name and (1, D) text vectors, the texts in the head's coordinates, (1, dh). UsageError as in
+    `stored_coordinates` and `QueryEncoder`.
+    """
+    if part.text is not None:
+        vector = encoder.text(part.text)
+        return {name: fold(name, vector[None])[0] for name in names}
+    if part.key is not None:
+        return stored_coordinates(run, *part.key, names)
+    assert part.image is not None
+    return encoder.image(part.image, names, part.name)
 
 
 # -- options -----------------------------------------------------------------------------------------------------------

@@ -23,9 +23,11 @@ _MAX_PIXELS: Final = 89_478_485
 class QueryEncoder:
     """The run's model, loaded when the first query needs it; for any number of threads, one query at a time."""
 
-    def __init__(self, run: Run, device: str = "auto", on_load: Callable[[str], None] | None = None) -> None:
-        """`on_load` is told the model's name before it is loaded, which may take long."""
-        self._run, self._device, self._on_load = run, device, on_load
+    def __init__(
+        self, run: Run, device: str = "auto", on_load: Callable[[str], None] | None = None, *, keep: bool = True
+    ) -> None:
+        """`on_load` is told the model's name before it is loaded, which may take long; `keep` as in `RunTexts`."""
+        self._run, self._device, self._on_load, self._keep = run, device, on_load, keep
         # two queries at once would load the model twice
         self._lock = threading.Lock()
         self._image_parts: tuple[Any, Any, Any] | None = None
@@ -52,7 +54,7 @@ class QueryEncoder:
         check_text(text)
         with self._lock:
             if self._texts is None:
-                self._texts = RunTexts(self._run, self._device, self._on_load)
+                self._texts = RunTexts(self._run, self._device, self._on_load, keep=self._keep)
             vector: Floats = self._texts.vectors([text])[0]
             return vector
 

@@ -15,8 +15,8 @@ from clipaudit.arrays import ArrayHolder, Bools, Float32s, Floats, Ints
 from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.retrieval.card import EMBEDDING, Space, check_columns, indexed
 from clipaudit.retrieval.head_index import HeadIndex
-from clipaudit.retrieval.parts import Paths, QueryPart, check_weight, parts_of
-from clipaudit.retrieval.queries import QueryEncoder, stored_coordinates
+from clipaudit.retrieval.parts import Paths, QueryPart, check_weight, part_vectors, parts_of
+from clipaudit.retrieval.queries import QueryEncoder
 from clipaudit.retrieval.rowmap import RowMap
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run, RunPlace, opened
@@ -203,17 +203,11 @@ class Retriever:
         parts: Sequence[QueryPart],
     ) -> dict[str, Floats]:
         """The vectors of P parts of a query for each index, (P, dh), or (P, D) for `embedding`."""
-        vectors = [self._part_vectors(names, encoder, part) for part in parts]
+        vectors = [
+            part_vectors(self.run, encoder, part, names, lambda name, text: self.index(name).fold(text))
+            for part in parts
+        ]
         return {name: np.stack([by_name[name] for by_name in vectors]) for name in names}
-
-    def _part_vectors(self, names: Sequence[str], encoder: QueryEncoder, part: QueryPart) -> dict[str, Floats]:
-        if part.text is not None:
-            vector = encoder.text(part.text)
-            return {name: self.index(name).fold(vector[None])[0] for name in names}
-        if part.key is not None:
-            return stored_coordinates(self.run, *part.key, names)
-        assert part.image is not None
-        return encoder.image(part.image, names, part.name)
 
     def answer(self, question: Question) -> Answer:
         """The k best images. UsageError for a question that cannot be answered, and the errors of `HeadIndex.open`."""

@@ -7,31 +7,28 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
 
-from clipaudit.arrays import Bools, Ints
-from clipaudit.errors import IntegrityError, UsageError
+from clipaudit.arrays import Bools
+from clipaudit.errors import IntegrityError
 from clipaudit.retrieval.card import FOLDER, ROWS
+from clipaudit.retrieval.row_table import RowTable
 from clipaudit.run.checksums import write_sums
-from clipaudit.run.classes import ClassNames
 from clipaudit.run.column_types import recorded_types
 from clipaudit.run.derived import LocalFiles, published, stored
 from clipaudit.run.directory import RunDirectory
-from clipaudit.run.filter_columns import FilterColumns, table_columns, value_text, with_attribute_types
-from clipaudit.run.filters import parse_filter, why_empty
 from clipaudit.run.reader import Run
 from clipaudit.run.records import CommitRecord, StoredFile
-from clipaudit.run.row import Row
-from clipaudit.schema import OK, Names, SampleLabel, arrow_schema, labels_in
+from clipaudit.schema import OK, Names, arrow_schema
 
 _TABLE: Final = "rows.arrow"
 _SEGMENT: Final = "segment.json"
@@ -126,7 +123,7 @@ def _read(run_dir: RunDirectory, name: str) -> _Segment:
         raise IntegrityError(f"{run_dir.storage.full(path)} is missing or damaged: build the index again") from error
 
 
-class RowMap:
+class RowMap(RowTable):
     """The rows of an index by number, memory-mapped: only the rows that are asked for are read. Thread-safe."""
 
     def __init__(
@@ -138,57 +135,39 @@ class RowMap:
         self._files = LocalFiles(run_dir)  # copies of remote files exist as long as this object
         self.shards: dict[int, str] = {}
         """Covered shards with the hashes of their rows."""
-        self._starts: dict[int, tuple[int, int]] = {}
+        starts: dict[int, tuple[int, int]] = {}
         tables, rows = [], 0
         for name in segments:
             segment = _read(run_dir, name)
             for shard, (sha256, ok) in segment.shards.items():
                 self.shards[shard] = sha256
-                self._starts[shard] = (rows, ok)
+                starts[shard] = (rows, ok)
                 rows += ok
             local = self._files.directory(f"{FOLDER}/{ROWS}/{name}", {_TABLE: segment.table}, verify=verify)
             tables.append(pa.ipc.open_file(pa.memory_map(str(local / _TABLE))).read_all())
-        self._lacks_captions = run.spec.caption and any("caption" not in table.column_names for table in tables)
-        if self._lacks_captions:
+        lacks_captions = run.spec.caption and any("caption" not in table.column_names for table in tables)
+        if lacks_captions:
             tables = [table.select([name for name in table.column_names if name != "caption"]) for table in tables]
-        self.table: pa.Table = pa.concat_tables(tables)
-        """shard_id, index, key, label, caption, attributes, width, height, phash, offset, nbytes; one line a row."""
-        self._run = run
-        if self.table.num_rows != rows:
-            raise IntegrityError(f"the row segments of {run.directory.url} have {self.table.num_rows} rows, not {rows}")
+        table = pa.concat_tables(tables)
+        url = run.directory.url
+        if table.num_rows != rows:
+            raise IntegrityError(f"the row segments of {url} have {table.num_rows} rows, not {rows}")
+        source = f"the run at {url}"
+        if lacks_captions:
+            source = f"the index of {source}, which was built without captions (`clipaudit index {url}` adds them)"
         newest = run if run.moment is None else Run(run.directory)  # the table may have rows of later generations
         types = recorded_types(newest.records.values(), run.spec)
         if run.joined:
-            self.table, joined = _with_joined(newest, self.table)
+            table, joined = _with_joined(newest, table)
             types = {**(types or {}), **joined}
-        self.table = with_attribute_types(self.table, types)
-
-    def __len__(self) -> int:
-        return int(self.table.num_rows)
-
-    @cached_property
-    def filter_columns(self) -> FilterColumns:
-        """The columns that filters may name."""
-        url = self._run.directory.url
-        source = f"the run at {url}"
-        if self._lacks_captions:
-            source = f"the index of {source}, which was built without captions (`clipaudit index {url}` adds them)"
-        return table_columns(self.table, source, lambda: self._run.class_names)
-
-    @cached_property
-    def _names(self) -> ClassNames | None:
-        """What labels are called; None also where the file of names cannot be used, for results do without."""
-        try:
-            return self._run.class_names
-        except UsageError:
-            return None
+        super().__init__(run, table, starts, source, types)
 
     def mask(self, where: Names) -> Bools:
         """(n,) which rows pass a filter, or each of several, and belong to the state of the run that is read.
 
         UsageError as in `parse_filter`.
         """
-        passed = parse_filter(where, self.filter_columns).mask(self.table) if where else np.ones(len(self), np.bool_)
+        passed = super().mask(where) if where else np.ones(len(self), np.bool_)
         return passed if self.in_state is None else passed & self.in_state
 
     @cached_property
@@ -198,63 +177,6 @@ class RowMap:
             return None
         chosen = np.fromiter(self._run.records, np.int64, len(self._run.records))
         return np.isin(self.table["shard_id"].to_numpy(), chosen)
-
-    def why_empty(self, where: Names) -> str | None:
-        """Which part of a filter no row passes, and what there is; see `clipaudit.run.filters.why_empty`."""
-        return why_empty(parse_filter(where, self.filter_columns), self.table)
-
-    def rows(self, numbers: Sequence[int] | Ints) -> list[Row]:
-        """The rows with these numbers (m,), in their order."""
-        return [self._row(values) for values in self._taken(numbers, self.table.column_names).to_pylist()]
-
-    def hashes(self, numbers: Sequence[int] | Ints) -> list[int | None]:
-        """The perceptual hashes of some rows, (m,) numbers: signed 64-bit integers, None where a row has none."""
-        hashes: list[int | None] = self._taken(numbers, ["phash"])["phash"].to_pylist()
-        return hashes
-
-    def number(self, shard: int, key: str) -> int:
-        """The number of a sample's row; UsageError when there is none."""
-        if shard not in self._starts:
-            raise UsageError(f"shard {shard} is not among the shards of the index")
-        start, ok = self._starts[shard]
-        place = int(pc.index(self.table["key"].slice(start, ok), key).as_py())
-        if place < 0:
-            raise UsageError(
-                f"shard {shard} ({self._run.manifest.shards[shard].url}) has no indexed sample with the key {key!r}"
-            )
-        return start + place
-
-    def place(self, number: int) -> tuple[int, int]:
-        """(shard id, position among the shard's ok rows) of a row; IndexError for a number that no row has."""
-        for shard, (start, ok) in self._starts.items():
-            if start <= number < start + ok:
-                return shard, number - start
-        raise IndexError(number)
-
-    def at(self, shard: int, index: int) -> Row | None:
-        """The row at a position of a shard, or None where no such row is indexed."""
-        start, ok = self._starts.get(shard, (0, 0))
-        place = int(pc.index(self.table["index"].slice(start, ok), pa.scalar(index, pa.int32())).as_py())
-        return None if place < 0 else self.rows([start + place])[0]
-
-    def _taken(self, numbers: Sequence[int] | Ints, columns: Sequence[str]) -> pa.Table:
-        wanted = pa.array(np.asarray(numbers, np.int64))
-        return self.table.select(columns).take(wanted)
-
-    def _row(self, values: Mapping[str, Any]) -> Row:
-        plain = {name: value for name, value in values.items() if name != "attributes"}
-        if isinstance(plain.get("label"), list):
-            plain["label"] = tuple(plain["label"])
-        attributes = values.get("attributes") or {}
-        texts = {name: None if value is None else value_text(value) for name, value in attributes.items()}
-        return Row(**plain, class_name=self._class_name(plain.get("label")), attributes=texts)
-
-    def _class_name(self, label: SampleLabel) -> str | None:
-        """What a label is called, of several each; None where no name is known."""
-        names = [None if self._names is None else self._names.name_of(each) for each in labels_in(label)]
-        if not any(names):
-            return None
-        return ", ".join(name or str(each) for name, each in zip(names, labels_in(label), strict=True))
 
 
 def _with_joined(run: Run, table: pa.Table) -> tuple[pa.Table, dict[str, pa.DataType]]:

@@ -289,6 +289,17 @@ def test_trap_20_where_no_text_fits_the_report_says_so(cue, named, tmp_path):
     assert any(word in finding.cue.name for word in NAMED["ocean"][1]) is named
 
 
+@pytest.mark.full
+@pytest.mark.slow
+def test_class_labels_alone_name_what_sets_exactly_their_classes_apart(tmp_path):
+    """ "A scene in blue light" passes for another parting of the classes, and goes with what is right here."""
+    run = run_of_pictures(tmp_path, "black and white", 1200, seed=500)
+    result = audit_cues(run, AuditOptions(negative_audits=0, positive_trials=0))
+    cues = [finding for finding in result.findings if finding.class_name == "apple"]
+    assert any(word in cues[0].cue.name for word in NAMED["black and white"][1])
+    assert not cues[0].no_good_word
+
+
 def test_trap_21_what_to_collect_is_one_number_everywhere(tmp_path):
     world = cue_world(1500, 21, test_aligned=0.5)
     run = write_world(world, tmp_path / "run")

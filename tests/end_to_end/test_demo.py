@@ -26,9 +26,11 @@ def test_it_says_what_it_found_and_what_to_open(shown):
     assert re.search(r"waterbirds on land|landbirds on water", done.stdout)
     assert "random sets of as many heads" in done.stdout
     assert "What to do: " in done.stdout
-    opened = done.stdout.strip().splitlines()[-1].removeprefix("Open ")
+    *_, last, explorer = done.stdout.strip().splitlines()
+    opened = last.removeprefix("Open ")
     assert opened == "out/report/index.html"
     assert (folder / opened).is_file()
+    assert explorer == "Look through it: clipaudit explore out/birds-run --write"
 
 
 @pytest.mark.full

@@ -21,6 +21,8 @@ LEAST_TRAINING: Final = 100
 """Training images below which a report rehearses nothing."""
 LEAST_OF_CLASS: Final = 20
 """Training images of each class that this needs."""
+MOST_CLASSES: Final = 100
+"""Classes above which a report rehearses nothing: a hundred trainings of a probe of 1,000 classes take many minutes."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -73,6 +75,8 @@ def _too_little(context: Context) -> str | None:
         return "it was left out (--no-rehearse)"
     if not context.attributes:
         return "no column says which images have a cue (--attribute)"
+    if len(context.names) > MOST_CLASSES:
+        return f"{len(context.names):,} classes take too long in a report: see `clipaudit rehearse`"
     smallest = int(np.min(context.design.counts))
     if len(context.facts) < LEAST_TRAINING or smallest < LEAST_OF_CLASS:
         return (

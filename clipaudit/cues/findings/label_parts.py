@@ -129,8 +129,7 @@ def _sentence(part: DoubtfulLabels) -> str:
         return f"No label to look at: {who} contradicts none of {part.images:,} labels beyond doubt.{more}"
     return (
         f"{part.listed:,} of {part.images:,} labels to look at: {who} is sure of another class. About"
-        f" {part.expected_wrong:.0f} of them are wrong (false-discovery rate {100 * (part.fdr or 0):.0f} %, rather too"
-        " large than too small)."
+        f" {part.expected_wrong:.0f} of them are wrong (estimated false-discovery rate {100 * (part.fdr or 0):.0f} %)."
     )
 
 

@@ -14,9 +14,10 @@ MAX_FDR: Final = 0.5
 """The list ends where more than this part of it would be right labels, by estimate."""
 MIN_LISTED: Final = 3
 """Shorter lists are empty: their false-discovery rate is a guess."""
-_LEAST_PART: Final = 0.2
+_LEAST_PART: Final = 0.3
 """Part of the wrong labels that the wrong part is estimated from at least: fewer are a few images."""
-_CUTS: Final = 60
+_CUTS: Final = 15
+"""The least ratio of many cuts would be far too small by chance."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -106,9 +107,8 @@ def _rates(margins: Float64s, suggested: Ints, labels: Ints, contradicted: Ints)
     What a wrong label looks like is known: out-of-fold answers do not depend on the image's own label, so every image
     with each other class in the place of its label is one. Margins of all images are a mixture, F = w F1 + (1 - w) F0,
     of wrong labels (F1, from there) and right ones (F0, unknown), so that w <= F(t) / F1(t) for every margin t; w is
-    the least of these ratios (Blanchard, Lee, Scott, "Semi-Supervised Novelty Detection", JMLR 2010, section 3). It is
-    rather too small than too large, and the rates rather too large. An image that is only hard has a small margin, a
-    wrong label often has one near -1: where no image has, w is 0.
+    the least of these ratios (Blanchard, Lee, Scott, "Semi-Supervised Novelty Detection", JMLR 2010, section 3). An
+    image that is only hard has a small margin, a wrong label often has one near -1: where no image has, w is 0.
     """
     n, K = margins.shape
     other = np.ones((n, K), np.bool_)

@@ -29,8 +29,9 @@ SAME: Final = 0.5
 """Correlation of two traits' images inside a class from which on they are one slice."""
 _TOP_SHARES: Final = (0.8, 0.65, 0.5, 0.4, 0.33, 0.27, 0.22, 0.18, 0.15, 0.12, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.02)
 """Cuts of a score: these shares of the class's images lie above."""
-_LEAST_Z: Final = 2.0
-"""A trait below it is not tested."""
+_CHANCE: Final = 0.1
+"""A trait is tested when the best of as many traits at random would be as strong with this chance, at most: tests that
+are made in vain cost the others power."""
 _LEAST_FIT: Final = 0.3
 """Fit below which a text behind another trait is what is left of that one, and no trait of its own."""
 _AS_STRONG: Final = 0.8
@@ -119,7 +120,7 @@ def chosen_traits(traits: Traits, wrong: Bools, weight: Float64s, rows: Ints, se
         residual = w * (e - probability)
         z = candidates.statistics(null, residual, w * probability * (1 - probability))
         best = int(np.argmax(z))
-        if z[best] < _LEAST_Z:
+        if z[best] < stats.norm.isf(_CHANCE / len(z)):
             break
         entry = candidates.entry(best, z, _text_fits(traits, residual, rows))
         if chosen and entry.trait.fit is not None and entry.trait.fit < _LEAST_FIT:
@@ -129,9 +130,6 @@ def chosen_traits(traits: Traits, wrong: Bools, weight: Float64s, rows: Ints, se
         if any((t.kind, t.name, t.value) == _identity(entry.trait) for group in known for t in group):
             break
         chosen.append(entry)
-        # the best of so many traits reaches about as much by chance: nothing is looked for behind it
-        if z[best] < stats.norm.isf(0.05 / len(z)):
-            break
     return chosen
 
 
@@ -261,7 +259,7 @@ class _Candidates:
         """The best trait and those that are the same images; of texts that are about as strong, the one that fits best
         is the trait. fits: (T,) of the texts."""
         mine = self._has(np.array([best]))[:, 0]
-        likely = np.flatnonzero(z >= max(_LEAST_Z, z[best] / 2))
+        likely = np.flatnonzero(z >= z[best] / 2)
         likely = likely[np.argsort(-z[likely], kind="stable")]
         same = likely[(likely != best) & (_correlations(mine, self._has(likely)) >= SAME)]
         places = [best, *same.tolist()]

@@ -108,7 +108,7 @@ class DoubtfulLabels(Documented):
     listed: int
     """Of these, those that are in `review.csv`."""
     fdr: float | None
-    """Expected part of the listed whose label is right, 0..1: rather too large than too small; None without any."""
+    """Expected part of the listed whose label is right, 0..1, by estimate (S16); None without any."""
     expected_wrong: float
     """Expected wrong labels among the listed."""
     wrong_share: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import jsonschema
@@ -99,6 +100,19 @@ def test_a_cue_that_clip_does_not_use_and_a_model_trained_here_would_learn(tmp_p
     assert training.net_fall.low > 0
     assert training.highest < training.fall.value
     assert training.visibility.low > 0.55
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "reason"),
+    [("MOST_CLASSES", 1, "2 classes take too long"), ("LEAST_TRAINING", 10_000, "training images, .* are too few")],
+)
+def test_a_report_says_why_it_rehearses_nothing(tmp_path, monkeypatch, limit, value, reason):
+    from clipaudit.cues.answerers import panel
+
+    monkeypatch.setattr(panel, limit, value)
+    result = audited(cue_world(600, 2), tmp_path, attributes=("place",))
+    assert re.search(reason, result.rehearsal.not_rehearsed)
+    assert all(finding.by("rehearsed") is None for finding in result.findings)
 
 
 def test_what_is_rehearsed_is_what_is_exported(confirmed):

@@ -142,6 +142,17 @@ def test_sections_stand_in_the_order_of_the_specification():
     assert places[-1] < page.index("clipaudit report RUN --seed 0")
 
 
+def test_the_trust_section_says_how_often_shuffled_columns_are_believed_and_on_which_sample():
+    audit = example_result()
+    page = render(report_of(audit)).replace("\u00a0", " ")
+    trust = page[page.index('id="trust"') :]
+    assert "1 of 398 permuted columns" in trust  # 199 draws of 2 cues
+    assert "on 4,000 images" in trust
+    assert f"on {audit.controls.negative.rows:,} images" in trust
+    without = render(report_of(replace(audit, trust=replace(audit.trust, placebo=None))))
+    assert "permuted column" not in without[without.index('id="trust"') :]
+
+
 def test_the_first_screen_says_what_is_wrong_and_what_to_do():
     audit = example_result()
     page = render(report_of(audit))

@@ -1,0 +1,107 @@
+// The whole state of the page stands in its address: back and forward work, and an address can be shared.
+import { useEffect, useState } from "preact/hooks";
+
+export type Screen = "findings" | "images" | "heads" | "search" | "basket";
+export const SCREENS: Screen[] = ["findings", "images", "heads", "search", "basket"];
+
+export interface State {
+  screen: Screen;
+  where: string;
+  sort: string;
+  group: string;
+  /** The question: texts and samples as the options of `clipaudit query` take them, with `=WEIGHT`. */
+  text: string[];
+  minus: string[];
+  key: string[];
+  image: string[];
+  head: string[];
+  /** The finding, the head and the image (SHARD/INDEX) that the left side is about. */
+  finding: string;
+  focus: string;
+  open: string;
+  size: string;
+}
+
+const LISTS = ["text", "minus", "key", "image", "head"] as const;
+const WORDS = ["where", "sort", "group", "finding", "focus", "open", "size"] as const;
+
+export function parse(search: string): State {
+  const given = new URLSearchParams(search);
+  const screen = given.get("screen") as Screen | null;
+  const state = { screen: screen && SCREENS.includes(screen) ? screen : "findings" } as State;
+  for (const name of WORDS) state[name] = given.get(name) ?? "";
+  for (const name of LISTS) state[name] = given.getAll(name);
+  return state;
+}
+
+export function write(state: State): string {
+  const given = new URLSearchParams();
+  given.set("screen", state.screen);
+  for (const name of WORDS) if (state[name]) given.set(name, state[name]);
+  for (const name of LISTS) for (const value of state[name]) given.append(name, value);
+  return `?${given}`;
+}
+
+/** The part of the state that the wall is asked with, as the parameters of /api/v1/rows. */
+export function question(state: State): URLSearchParams {
+  const given = new URLSearchParams();
+  if (state.where.trim()) given.append("where", state.where);
+  for (const name of ["sort", "group"] as const) if (state[name]) given.set(name, state[name]);
+  for (const name of LISTS) for (const value of state[name]) given.append(name, value);
+  return given;
+}
+
+export const NO_QUESTION = { text: [], minus: [], key: [], image: [], head: [] };
+
+let current = parse(location.search);
+const listeners = new Set<() => void>();
+
+export function get(): State {
+  return current;
+}
+
+/** Change parts of the state; `replace` leaves no step to go back to. */
+export function go(change: Partial<State>, replace = false): void {
+  const next = { ...current, ...change };
+  const address = write(next);
+  if (address === write(current)) return;
+  current = next;
+  if (replace) history.replaceState(null, "", address);
+  else history.pushState(null, "", address);
+  for (const listener of listeners) listener();
+}
+
+addEventListener("popstate", () => {
+  current = parse(location.search);
+  for (const listener of listeners) listener();
+});
+
+export function useAddress(): State {
+  const [state, set] = useState(current);
+  useEffect(() => {
+    const listener = () => set(current);
+    listeners.add(listener);
+    listener();
+    return () => void listeners.delete(listener);
+  }, []);
+  return state;
+}
+
+/** A filter with one more condition. */
+export function also(where: string, condition: string): string {
+  const trimmed = where.trim();
+  if (!trimmed) return condition;
+  return `${/\bor\b/i.test(trimmed) ? `(${trimmed})` : trimmed} and ${condition}`;
+}
+
+/** `key = 'a'` with a text's quotes doubled, a number as it is. */
+export function equals(column: { name: string; short: string; kind: string }, value: string): string {
+  const name = /^[A-Za-z_][\w.-]*$/.test(column.short) ? column.short : `\`${column.short}\``;
+  return `${name} = ${column.kind === "text" ? quoted(value) : value}`;
+}
+
+/** A text as it stands in a filter: plain words without quotes. */
+export function quoted(text: string): string {
+  const plain = /^[A-Za-z_][\w.-]*$/.test(text) && !/^(and|or|not|in|is|null|like)$/i.test(text);
+  return plain ? text : `'${text.replaceAll("'", "''")}'`;
+}

@@ -1,0 +1,153 @@
+// What the interface answers (clipaudit/explorer/*_routes.py).
+
+export interface RunFacts {
+  url: string;
+  name: string;
+  fingerprint: string;
+  model: string;
+  version: string;
+  rows: number;
+  skipped: Record<string, number>;
+  heads: string[];
+  labels: boolean;
+  classes: number | null;
+  write: boolean;
+  tags_file: string | null;
+  report: string | null;
+  pictures_missing: string | null;
+}
+
+export interface ColumnValue { value: string; count: number; name: string | null }
+
+export interface ColumnFacts {
+  name: string;
+  short: string;
+  kind: "whole" | "number" | "boolean" | "text";
+  distinct: number;
+  missing: number;
+  values: ColumnValue[];
+  low: string | null;
+  high: string | null;
+  page_only: boolean;
+}
+
+export interface Row {
+  shard: number;
+  index: number;
+  key: string;
+  label: string | null;
+  class_name: string | null;
+  caption: string | null;
+  width: number | null;
+  height: number | null;
+  score: number | null;
+  tags: string[];
+  value: string | null;
+}
+
+export interface Group { value: string | null; name: string | null; start: number; count: number }
+export interface AsCode { command: string; python: string; note: string | null }
+
+export interface RowsAnswer {
+  total: number;
+  matched: number;
+  offset: number;
+  rows: Row[];
+  groups?: Group[];
+  code?: AsCode;
+  why_empty?: string | null;
+}
+
+export interface Estimate { value: number | null; low: number | null; high: number | null; n: number }
+
+export interface Cell {
+  class_name: string;
+  value: string;
+  count: number;
+  expected: number;
+  accuracy: Estimate | null;
+  without: Estimate | null;
+  where: string[];
+}
+
+export interface Answerer {
+  name: string;
+  verdict: string | null;
+  state: string;
+  gap: Estimate | null;
+  gap_after: Estimate | null;
+  net: Estimate | null;
+  control: string | null;
+  cells: { class_name: string; conflicting: boolean; accuracy: Estimate | null }[];
+}
+
+export interface Finding {
+  id: string;
+  verdict: string;
+  slug: string;
+  meaning: string;
+  sentence: string;
+  action: string;
+  class_name: string | null;
+  cue: string;
+  words: string[];
+  no_good_word: boolean;
+  heads: string[];
+  attribute: string | null;
+  value: string | null;
+  score_column: string;
+  association: Estimate | null;
+  answerers: Answerer[];
+  cells: { attribute: string; values: string[]; measured_on: string | null; rows: Cell[][] } | null;
+  evidence: string[];
+  false_alarm: string[];
+  needs: string[];
+  class_filter: string | null;
+}
+
+export interface FindingsAnswer {
+  missing?: string;
+  command?: string;
+  report?: {
+    place: string;
+    sentence: string;
+    verdict: string;
+    gate: { outcome: string; sentence: string };
+    accuracy: Estimate | null;
+    rows: number;
+    limits: string[];
+    problems: string[];
+    command: string;
+  };
+  findings?: Finding[];
+}
+
+export interface HeadFacts {
+  head: string;
+  layer: number;
+  share: number;
+  role: string | null;
+  texts: { text: string; explained: number }[];
+}
+
+export interface HeadsAnswer { heads: HeadFacts[]; source: string | null; missing: string | null; command: string; python: string }
+export interface Strip { text: string; top: Row[]; bottom: Row[] }
+
+export interface RowDetail extends Omit<Row, "tags"> {
+  columns: Record<string, string | null>;
+  shard_url: string;
+  tags: { tag: string; author: string; reason: string; time: string }[];
+}
+
+export interface Parts { of: string; score: number; parts: { name: string; value: number; words: string[] }[] }
+export interface ClassFacts { label: string; name: string }
+
+export interface TagFacts {
+  version: number;
+  file: string | null;
+  write: boolean;
+  counts: Record<string, number>;
+  images: number;
+  damaged: number;
+  events: { id: string; time: string; author: string; tag: string; reason: string; removes: boolean; images: number }[];
+}

@@ -1,0 +1,244 @@
+"""One run with all that the explorer's routes share: rows with further columns, scores, pictures, report and tags."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clipaudit.arrays import Float32s
+from clipaudit.errors import UsageError
+from clipaudit.explorer.report_file import ReportFile, find_report
+from clipaudit.explorer.run_scores import RunScores
+from clipaudit.explorer.tag_log import TagLog, TagState
+from clipaudit.explorer.wall import ViewRequest, Wall
+from clipaudit.heads.texts.prompts import TEMPLATE_SETS, load_templates
+from clipaudit.heads.texts.vectors import RunTexts
+from clipaudit.retrieval.queries import QueryEncoder
+from clipaudit.retrieval.row_table import RowTable
+from clipaudit.run.classes import ClassNames, find_classes
+from clipaudit.run.reader import Run
+from clipaudit.run.thumbnails import Thumbnails
+from clipaudit.schema import OK, labels_in
+from clipaudit.storage.text_file import is_remote, read_if_there
+
+_LEFT_OUT: Final = frozenset({"status", "scale", "norm", "remainder"})
+PREDICTED, RIGHT, TAGS = "clip.predicted", "clip.right", "tags"
+"""Columns of the page: CLIP's zero-shot answer, whether it is the label, and an image's tags."""
+_TAG_PREFIX: Final = "tag."
+SIDES: Final = (96, 192, 256, 384)
+"""Pixels of thumbnails' longer sides."""
+_WALLS: Final = 4
+LISTING_SECONDS: Final = 15.0
+"""Between two looks at which shards are committed: of a remote run each is a request."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ClassTexts:
+    """The classes of a run as texts."""
+
+    names: ClassNames
+    vectors: Float32s
+    """(C, D) unit vectors."""
+    templates: str
+    """Where the prompts are from."""
+
+
+class Workspace:
+    """What the routes share. For any number of threads.
+
+    Args:
+        run: a run, as it is when this object is made.
+        report: directory of a report; None to look for one in the run and beside it.
+        tags: where tags are kept.
+        write: whether tags may be written, and texts' vectors into the run.
+        device: where the run's model runs, see `QueryEncoder`.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        report: str | None = None,
+        tags: TagLog | None = None,
+        write: bool = False,
+        device: str = "auto",
+    ) -> None:
+        self.run, self.write, self.tag_log, self._device = run, write, tags, device
+        self.encoder = QueryEncoder(run, device, keep=write)
+        self.scores = RunScores(run, self.encoder)
+        self.report: ReportFile | None = find_report(run, report)
+        self.thumbnails = {side: Thumbnails(run, side) for side in SIDES}
+        self._lock, self._answers_lock = threading.RLock(), threading.RLock()
+        self._walls: OrderedDict[tuple[int, bool], Wall] = OrderedDict()
+        self._answers: dict[str, pa.Array] | None = None
+        self._new_shards, self._list_again = 0, 0.0
+
+    # -- rows --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _plain_rows(self) -> RowTable:
+        """The run's ok rows with the run's own columns."""
+        run = self.run
+        columns = [name for name in run.columns if name not in run.spec.vectors and name not in _LEFT_OUT]
+        batches = run.batches(["status", *columns])
+        parts = [batch.filter(pc.equal(batch["status"], OK)).select(columns) for batch in batches]
+        table = pa.Table.from_batches(parts, run.schema(columns))
+        starts, first = {}, 0
+        for shard, record in run.records.items():
+            starts[shard] = (first, record.ok)
+            first += record.ok
+        return RowTable(run, table, starts, f"the run at {run.directory.url}", run.attribute_types)
+
+    @cached_property
+    def _report_columns(self) -> dict[str, pa.Array]:
+        return {} if self.report is None else self.report.columns(self._plain_rows)
+
+    def plain_rows(self) -> RowTable:
+        """The run's ok rows with the run's own columns."""
+        with self._lock:
+            return self._plain_rows
+
+    def wall(self, request: ViewRequest | None = None) -> Wall:
+        """The wall with every column that a request may need; CLIP's answers only where it names them."""
+        answers = self._answers is not None or any("clip." in text for text in (request.columns if request else ()))
+        columns = self.answers() if answers else {}  # before the lock: it may load the model
+        state = self.tags()
+        key = (0 if self.tag_log is None else self.tag_log.version, answers)
+        with self._lock:
+            if key not in self._walls:
+                extra = {**self._report_columns, **columns}
+                extra |= _tag_columns(self._plain_rows, state)
+                self._walls[key] = Wall(self._with(extra), self._scores_of)
+                if len(self._walls) > _WALLS:
+                    self._walls.popitem(last=False)
+            return self._walls[key]
+
+    def page_columns(self) -> tuple[str, ...]:
+        """Names of columns that only the page has, and whole beginnings of such names."""
+        return (*self._report_columns, PREDICTED, RIGHT, _TAG_PREFIX, TAGS)
+
+    def _with(self, extra: dict[str, pa.Array]) -> RowTable:
+        rows = self._plain_rows
+        table = rows.table
+        for name, values in extra.items():
+            if name not in table.column_names:
+                table = table.append_column(name, values)
+        return RowTable(self.run, table, rows.starts, rows.source, self.run.attribute_types)
+
+    def _scores_of(self, request: ViewRequest) -> Float32s:
+        return self.scores.scores(request.parts, dict(request.weights))
+
+    @cached_property
+    def class_names(self) -> ClassNames | None:
+        """What labels are called; None also where the file of names cannot be used, for the page does without."""
+        try:
+            return self.run.class_names
+        except UsageError:
+            return None
+
+    # -- classes -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def class_texts(self) -> ClassTexts:
+        """The run's classes as texts; UsageError when it has no labels or they have no names."""
+        with self._answers_lock:
+            shards = [shard.url for shard in self.run.manifest.shards]
+            names = find_classes(self._given_classes(), shards, self.run.class_labels())
+            source, templates = self._templates()
+            vectors = RunTexts(self.run, self._device, keep=self.write).classes(names.names, templates)
+            return ClassTexts(names=names, vectors=vectors, templates=source)
+
+    def _given_classes(self) -> str | None:
+        """The report's file of class names, where it can still be read."""
+        given = None if self.report is None else self.report.audit.get("settings", {}).get("classes")
+        return given if isinstance(given, str) and _is_file(given) else None
+
+    def _templates(self) -> tuple[str, tuple[str, ...]]:
+        """The report's prompt templates, or the default ones where its file is not there any more."""
+        given = "imagenet" if self.report is None else str(self.report.audit["settings"]["templates"])
+        candidates = [given]
+        if self.report is not None and self.report.storage.local:
+            # the file was named as seen from where the report was made: often its directory's parent
+            parent, name = self.report.storage.url.rstrip("/").rpartition("/")[0], given.rpartition("/")[2]
+            candidates.append(f"{parent}/{name}")
+        for spec in candidates:
+            if spec not in TEMPLATE_SETS and not _is_file(spec):
+                continue
+            try:
+                return spec, load_templates(spec)
+            except UsageError:
+                continue
+        return "imagenet", load_templates("imagenet")
+
+    def answers(self) -> dict[str, pa.Array]:
+        """CLIP's zero-shot class of every row and whether it is the label's, (n,) each; null without a label."""
+        with self._answers_lock:
+            if self._answers is None:
+                self._answers = self._new_answers()
+            return self._answers
+
+    def _new_answers(self) -> dict[str, pa.Array]:
+        classes = self.class_texts
+        embedding = self.scores.vectors("embedding")
+        predicted = np.empty(len(embedding), np.int64)
+        for start in range(0, len(embedding), 65_536):
+            logits = embedding[start : start + 65_536].astype(np.float32) @ classes.vectors.T
+            predicted[start : start + 65_536] = logits.argmax(axis=1)
+        label_rows = classes.names.rows(self.run.class_labels())
+        right: list[bool | None] = []
+        for label, answer in zip(self._plain_rows.table["label"].to_pylist(), predicted.tolist(), strict=True):
+            # of several labels, one that is answered is right
+            truth = [
+                label_rows[each]
+                for each in labels_in(tuple(label) if isinstance(label, list) else label)
+                if each in label_rows
+            ]
+            right.append(answer in truth if truth else None)
+        names = np.array(classes.names.names, object)[predicted]
+        return {PREDICTED: pa.array(names, pa.string()), RIGHT: pa.array(right, pa.bool_())}
+
+    # -- tags --------------------------------------------------------------------------------------------------------
+
+    def tags(self) -> TagState:
+        """What people tagged; nothing where no tags are kept."""
+        return TagState() if self.tag_log is None else self.tag_log.state()
+
+    def new_shards(self) -> int:
+        """Shards that were committed since the run was opened; the store is asked at most every LISTING_SECONDS."""
+        with self._lock:
+            if time.monotonic() >= self._list_again:
+                self._new_shards = len(self.run.directory.committed_ids() - set(self.run.records))
+                self._list_again = time.monotonic() + LISTING_SECONDS
+            return self._new_shards
+
+    def number(self, shard: int, index: int) -> int | None:
+        """The number of a row, None when there is none."""
+        return self.plain_rows().numbers([(shard, index)])[0]
+
+
+def _is_file(path: str) -> bool:
+    """Whether a path is a local file: a report, which may be a stranger's, must not make this process ask a server."""
+    return not is_remote(path) and read_if_there(path) is not None
+
+
+def _tag_columns(rows: RowTable, state: TagState) -> dict[str, pa.Array]:
+    """`tags`, all of an image's tags in one text, and a boolean column for each tag."""
+    images = list(state.by_image)
+    numbers = rows.numbers(images)
+    texts: list[Any] = [None] * len(rows)
+    flags = {tag: np.zeros(len(rows), np.bool_) for tag in state.counts}
+    for image, number in zip(images, numbers, strict=True):
+        if number is not None:
+            texts[number] = ", ".join(sorted(state.by_image[image]))
+            for tag in state.by_image[image]:
+                flags[tag][number] = True
+    columns = {TAGS: pa.array(texts, pa.string())}
+    return columns | {f"{_TAG_PREFIX}{tag}": pa.array(values) for tag, values in flags.items()}

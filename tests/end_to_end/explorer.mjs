@@ -1,0 +1,203 @@
+// Plays the explorer's page in a browser for tests/end_to_end/test_explorer.py: node explorer.mjs SCENARIO CONFIG.
+// Prints one line of JSON with what was seen; whatever goes wrong ends with a message and exit code 1.
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+
+const [scenario, text] = process.argv.slice(2);
+const config = JSON.parse(text);
+const require = createRequire(join(config.modules, "package.json"));
+const { chromium } = require("playwright-core");
+const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+
+const SCREENS = {
+  findings: "?screen=findings",
+  cell: "?screen=findings&where=label+%3D+0+and+place+%3D+water&group=clip.predicted",
+  images: "?screen=images&where=split+%3D+test&group=label",
+  heads: "?screen=heads&focus=L05H03",
+  search: "?screen=search&text=a+photo+of+water&minus=a+photo+of+a+forest%3D0.5&head=L05H03",
+  image: "?screen=images&open=0/18&where=place+%3D+water",
+  basket: "?screen=basket&where=tags+is+not+null",
+};
+
+const browser = await chromium.launch({ executablePath: config.chromium, args: ["--no-sandbox"] });
+const seen = { requests: [], errors: [] };
+
+async function open(width = 1280, height = 800, colorScheme = "light") {
+  // axe is put into the page by the test, which the page's own policy forbids to anybody else
+  const context = await browser.newContext({ viewport: { width, height }, colorScheme, bypassCSP: config.bypass === true, acceptDownloads: true });
+  const page = await context.newPage();
+  page.on("request", (request) => seen.requests.push(request.url()));
+  page.on("pageerror", (error) => seen.errors.push(String(error)));
+  page.on("console", (message) => { if (message.type() === "error" && !/Failed to load resource/.test(message.text())) seen.errors.push(message.text()); });
+  await page.goto(`${config.url}/#token=${config.token}`);
+  await page.waitForSelector(".tile", { state: "attached" });
+  return page;
+}
+
+async function settled(page) {
+  await page.waitForLoadState("networkidle");
+  await page.waitForFunction(() => !document.querySelector(".spinner, .tiles[aria-busy=true]"), null, { timeout: 60000 });
+  await page.waitForTimeout(250);
+}
+
+const count = (page) => page.locator(".status strong").first().innerText();
+
+const scenarios = {
+  async flow() {
+    const page = await open();
+    let clicks = 0;
+    const click = async (what) => { clicks += 1; await page.locator(what).first().click(); await settled(page); };
+    await page.waitForSelector(".cell.low");
+    await click(".cell.low");
+    const matched = (await count(page)).replace(/\D/g, "");
+    await click(".status .primary");
+    await page.keyboard.type("fix-me");
+    await click("dialog .primary");
+    const toast = await page.locator(".toast").innerText();
+    await click("nav button:has-text('Basket')");
+    const download = page.waitForEvent("download");
+    await click("a:has-text('exclude.txt')");
+    const list = readFileSync(await (await download).path(), "utf8");
+    return { clicks, matched, toast, lines: list.trim().split("\n"), address: page.url() };
+  },
+
+  async screens() {
+    const result = [];
+    for (const [width, height] of [[400, 860], [1280, 800]]) {
+      for (const scheme of ["light", "dark"]) {
+        const page = await open(width, height, scheme);
+        for (const [name, address] of Object.entries(SCREENS)) {
+          await page.goto(config.url + "/" + address);
+          await settled(page);
+          const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+          if (config.out) await page.screenshot({ path: join(config.out, `${name}-${width}-${scheme}.png`) });
+          await page.evaluate(axe);
+          const report = await page.evaluate(() => axe.run(document, { resultTypes: ["violations"] }));
+          const serious = report.violations.filter((each) => ["serious", "critical"].includes(each.impact))
+            .map((each) => `${each.id}: ${each.nodes.slice(0, 3).map((node) => node.html.slice(0, 160)).join(" | ")}`);
+          result.push({ name, width, scheme, wide, serious, tiles: await page.locator(".tile, .thumb").count() });
+        }
+        await page.context().close();
+      }
+    }
+    return { result };
+  },
+
+  async keyboard() {
+    const page = await open();
+    const press = async (key) => { await page.keyboard.press(key); await page.waitForTimeout(120); };
+    await press("/");
+    await page.keyboard.type("pla");
+    await press("ArrowDown"); await press("Enter");
+    await page.keyboard.type("= wa");
+    await press("ArrowDown"); await press("Enter"); await press("Enter");
+    await settled(page);
+    const where = new URL(page.url()).searchParams.get("where");
+    const focused = () => page.evaluate(() => document.activeElement?.getAttribute("data-position"));
+    for (let tabs = 0; tabs < 20 && (await focused()) === null; tabs++) await press("Tab");
+    await press("ArrowRight"); await press("ArrowDown");
+    const moved = await focused();
+    const outline = await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle);
+    await press("x"); await press("ArrowRight"); await press("x");
+    const chosen = await page.locator(".chosen strong").innerText();
+    await press("t");
+    await page.keyboard.type("by keys");
+    await press("Enter");
+    await settled(page);
+    const toast = await page.locator(".toast").innerText();
+    await press("Escape"); await press("?");
+    const help = await page.locator("dialog").innerText();
+    await press("Escape");
+    for (let tabs = 0; tabs < 30 && (await focused()) === null; tabs++) await press("Tab");
+    await press("Enter");
+    await settled(page);
+    const opened = new URL(page.url()).searchParams.get("open");
+    await press("Escape"); await settled(page);
+    return { where, moved, outline, chosen, toast, help, opened, closed: new URL(page.url()).searchParams.get("open") };
+  },
+
+  async history() {
+    const page = await open();
+    await page.goto(config.url + "/?screen=images"); await settled(page);
+    await page.fill("#filter", "place = water"); await page.keyboard.press("Enter"); await settled(page);
+    const first = await count(page);
+    await page.selectOption(".controls label:has-text('Group') select", { label: "split" }); await settled(page);
+    const grouped = await page.locator("h3.group").count();
+    await page.goBack(); await settled(page);
+    const back = [await count(page), await page.locator("h3.group").count(), await page.inputValue("#filter")];
+    await page.goBack(); await settled(page);
+    const all = await count(page);
+    await page.goForward(); await page.goForward(); await settled(page);
+    const forward = await page.locator("h3.group").count();
+    const other = await open();
+    await other.goto(page.url()); await settled(other);
+    return { first, grouped, back, all, forward, shared: await other.locator("h3.group").count() };
+  },
+
+  async scroll() {
+    const page = await open();
+    await page.goto(config.url + "/?screen=images&size=s"); await settled(page);
+    await page.locator(".wall").evaluate((wall) => { wall.scrollTop = wall.scrollHeight; });
+    await settled(page);
+    const last = await page.locator(".tile").evaluateAll((tiles) => Math.max(...tiles.map((tile) => Number(tile.dataset.position ?? -1))));
+    return { last, tiles: await page.locator(".tile").count(), empty: await page.locator(".tile.empty").count() };
+  },
+
+  async hostile() {
+    const page = await open();
+    await page.goto(config.url + "/?screen=images&open=0/1"); await settled(page);
+    const texts = [await page.locator("body").innerText()];
+    for (const screen of ["search&text=<img src=x onerror=hacked=1>", "basket", "findings", "images&group=evil&where=label = '<script>hacked=1</script>'"]) {
+      await page.goto(config.url + "/?screen=" + encodeURI(screen)); await settled(page);
+      texts.push(await page.locator("body").innerText());
+    }
+    await page.click("button:has-text('As code')");
+    texts.push(await page.locator("dialog").innerText());
+    const hacked = await page.evaluate(() => typeof window.hacked);
+    const scripts = await page.evaluate(() => document.querySelectorAll("script").length);
+    const blocked = await page.evaluate(() => { const script = document.createElement("script"); script.textContent = "window.hacked = 1"; document.body.append(script); return typeof window.hacked; });
+    await page.waitForTimeout(200);
+    const refused = seen.errors.filter((error) => error.includes("Content Security Policy")).length;
+    seen.errors = seen.errors.filter((error) => !error.includes("Content Security Policy"));
+    return { text: texts.join("\n"), hacked, scripts, blocked, refused };
+  },
+
+  async missing() {
+    const page = await open();
+    await settled(page);
+    const findings = await page.locator(".panel").innerText();
+    await page.click("nav button:has-text('Heads')"); await settled(page);
+    const heads = await page.locator(".panel").innerText();
+    await page.goto(config.url + "/?screen=basket"); await settled(page);
+    return { findings, heads, basket: await page.locator(".panel").innerText(), banner: await page.locator(".banner").allInnerTexts(), tiles: await page.locator(".no-picture").count() };
+  },
+
+  async lost() {
+    const page = await open();
+    await settled(page);
+    console.log("open");
+    await lines.next();
+    await page.waitForSelector(".banner.bad", { timeout: 30000 });
+    const told = await page.locator(".banner.bad").innerText();
+    const tiles = await page.locator(".tile").count();
+    console.log("told");
+    await lines.next();
+    await page.waitForSelector(".banner.bad", { state: "detached", timeout: 30000 });
+    await page.fill("#filter", "label = 1"); await page.keyboard.press("Enter"); await settled(page);
+    return { told, tiles, after: await count(page) };
+  },
+};
+
+try {
+  const result = await scenarios[scenario]();
+  console.log(JSON.stringify({ ...result, ...seen }));
+} catch (error) {
+  console.error(error);
+  process.exitCode = 1;
+} finally {
+  await browser.close();
+  process.stdin.destroy();
+}

@@ -1,0 +1,261 @@
+"""The explorer's page in a browser: Debian's Chromium, driven by playwright-core through `explorer.mjs`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.commands import ROOT
+from tests.make_shards import jpeg_bytes, write_shard
+
+pytestmark = pytest.mark.full
+WEB = ROOT / "clipaudit/explorer/web"
+HOSTILE = "<img src=x onerror=hacked=1>"
+SCRIPT = "<script>hacked=1</script>"
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory):
+    """(chromium, a directory whose node_modules have playwright-core and axe-core)."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    npm = shutil.which("npm")
+    if chromium is None:
+        pytest.skip("Chromium is not installed")
+    if npm is None or shutil.which("node") is None:
+        pytest.skip("Node and npm are not installed")
+    if (WEB / "node_modules/playwright-core").is_dir():
+        return chromium, WEB
+    web = tmp_path_factory.mktemp("web")
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(WEB / name, web)
+    installed = subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=web, capture_output=True, check=False)
+    if installed.returncode:
+        pytest.skip("npm ci has no registry here")
+    return chromium, web
+
+
+class Served:
+    """A page on a port of its own, that can be stopped and started again."""
+
+    def __init__(self, app_of, port: int) -> None:
+        self._app_of, self.port = app_of, port
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        from clipaudit.explorer.server import make_server
+
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", self.port))
+        listener.listen()
+        self.port = listener.getsockname()[1]
+        self._server = make_server(self._app_of())
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]})
+        self._listener = listener
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join(30)
+        self._listener.close()
+
+
+@contextmanager
+def page_over(run, folder, *, write=True, report=None):
+    from tests.make_explorers import explorer_app
+
+    served = Served(lambda: explorer_app(run, folder, write=write, report=report), 0)
+    try:
+        yield served
+    finally:
+        served.stop()
+
+
+def config_of(tools, served, **more):
+    from tests.make_explorers import TOKEN
+
+    chromium, web = tools
+    return json.dumps({"url": served.url, "token": TOKEN, "chromium": chromium, "modules": str(web), **more})
+
+
+def play(scenario, tools, served, **more):
+    """What a scenario saw; nothing on the page failed, and every request went to the page's own server."""
+    command = ["node", str(Path(__file__).with_name("explorer.mjs")), scenario, config_of(tools, served, **more)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, stdin=subprocess.DEVNULL)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    seen = json.loads(ended.stdout.splitlines()[-1])
+    check_requests(seen, served)
+    return seen
+
+
+def check_requests(seen, served):
+    hosts = {urlsplit(url).netloc for url in seen["requests"] if not url.startswith(("data:", "blob:"))}
+    assert hosts == {f"127.0.0.1:{served.port}"}
+    assert seen["errors"] == []
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory):
+    """(run, its report): birds of the demo world, with the heads in words."""
+    from clipaudit.cues import AuditOptions, audit_cues
+    from clipaudit.cues.report.write import ReportConfig, write_report
+    from tests.commands import call
+    from tests.make_audits import audited_world
+
+    folder = tmp_path_factory.mktemp("birds")
+    run = audited_world(folder, "birds", 1000, 0, attributes=("place", "split"), layers="all")
+    quick = {"negative_audits": 0, "positive_trials": 0, "permutations": 199, "random_sets": 200}
+    options = AuditOptions(attributes=("place",), where=("split=train",), test_where=("split=test",), **quick)
+    config = ReportConfig(out=str(folder / "report"), fail_on=("confirmed",), command="clipaudit report")
+    write_report(audit_cues(run, options), config)
+    assert call(folder, "heads", "run").returncode == 0
+    return run, str(folder / "report")
+
+
+@pytest.fixture(scope="module")
+def page(birds, tmp_path_factory):
+    run, report = birds
+    with page_over(run, tmp_path_factory.mktemp("tags"), report=report) as served:
+        yield served
+
+
+def test_from_a_finding_to_an_exported_list_in_six_clicks(tools, page):
+    seen = play("flow", tools, page)
+    assert seen["clicks"] <= 6
+    assert len(seen["lines"]) == int(seen["matched"]) > 0
+    assert all(line[:6].isdigit() and line[6] == "/" for line in seen["lines"])
+    assert "fix-me" in seen["toast"]
+
+
+def test_every_screen_is_whole_and_open_to_all_at_400_and_1280_pixels_light_and_dark(tools, page, tmp_path):
+    """No serious finding of axe-core, nothing wider than the screen. CLIPAUDIT_SCREENSHOTS names where pictures go."""
+    out = os.environ.get("CLIPAUDIT_SCREENSHOTS", str(tmp_path))
+    seen = play("screens", tools, page, out=out, bypass=True)
+    assert len(seen["result"]) == 28
+    faults = [
+        f"{each['name']} {each['width']} {each['scheme']}: {each['wide']} pixels too wide, {each['serious']}"
+        for each in seen["result"]
+        if each["wide"] > 0 or each["serious"] or not each["tiles"]
+    ]
+    assert faults == []
+
+
+def test_the_keys_alone_do_it(tools, page):
+    seen = play("keyboard", tools, page)
+    assert seen["where"] == "place = water"
+    assert int(seen["moved"]) > 1
+    assert seen["outline"] != "none"
+    assert seen["chosen"] == "2 chosen"
+    assert "by-keys" in seen["toast"]
+    assert "more like this image" in seen["help"]
+    assert seen["opened"] is not None
+    assert seen["closed"] is None
+
+
+def test_back_and_forward_and_an_address_that_is_shared(tools, page):
+    seen = play("history", tools, page)
+    assert min(seen["grouped"], seen["forward"], seen["shared"]) >= 1
+    assert seen["back"] == [seen["first"], 0, "place = water"]
+    assert "1,000" in seen["all"]
+
+
+def test_the_wall_scrolls_to_its_end_with_few_tiles_in_the_page(tools, page):
+    seen = play("scroll", tools, page)
+    assert (seen["last"], seen["empty"]) == (999, 0)
+    assert seen["tiles"] < 300
+
+
+def test_hostile_keys_captions_and_columns_are_shown_and_not_run(tools, tmp_path):
+    run = hostile_run(tmp_path)
+    with page_over(run, tmp_path) as served:
+        seen = play("hostile", tools, served)
+    assert (seen["hacked"], seen["blocked"], seen["scripts"]) == ("undefined", "undefined", 1)
+    assert seen["refused"] == 1, "the script that the test itself put in, and no other"
+    for text in (HOSTILE, SCRIPT):
+        assert text in seen["text"], "it is shown as it is"
+
+
+def hostile_run(folder):
+    """A run whose keys, labels, captions and columns are markup."""
+    import threading
+
+    from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConfig, StoreConfig
+    from clipaudit.job.driver import Reporter, run_job
+    from clipaudit.job.engine_local import LocalPool
+    from clipaudit.run.reader import Run
+    from tests.worded_models import write_worded_model
+
+    samples = {
+        f"{HOSTILE}{number}": {
+            "jpg": jpeg_bytes(seed=number),
+            "cls": SCRIPT if number % 2 else HOSTILE,
+            "txt": f"{SCRIPT} '\"><b>{number}",
+            "json": {"evil": SCRIPT},
+        }
+        for number in range(8)
+    }
+    write_shard(folder / "s-0.tar", samples)
+    model = write_worded_model(folder / "model", layers=2, image_size=32)
+    config = JobConfig(
+        shards=(f"{folder}/s-0.tar",),
+        out=str(folder / "run"),
+        model=ModelConfig(name=str(model), device="cpu"),
+        fields=FieldsConfig(label="cls", caption="txt", attributes=("json:evil",)),
+        store=StoreConfig(layers="2"),
+        execution=ExecutionConfig(engine="local"),
+    )
+    run_job(config, LocalPool(config), Reporter(), threading.Event())
+    return Run(config.out)
+
+
+def test_what_is_missing_is_said_with_the_command_that_makes_it(tools, tmp_path):
+    from tests.make_audits import audited
+
+    run = audited(tmp_path, shards=1, index=False)
+    (tmp_path / "s-0.tar").unlink()
+    with page_over(run, tmp_path, write=False) as served:
+        seen = play("missing", tools, served)
+    assert f"clipaudit report {run.directory.url}" in seen["findings"]
+    assert f"clipaudit heads {run.directory.url}" in seen["heads"]
+    assert "--write" in seen["basket"]
+    assert any("pictures are not at hand" in banner for banner in seen["banner"])
+    assert seen["tiles"] > 0
+
+
+def test_a_lost_server_is_told_and_the_page_recovers(tools, tmp_path):
+    from tests.make_audits import audited
+
+    run = audited(tmp_path, shards=1, index=False)
+    with page_over(run, tmp_path) as served:
+        command = ["node", str(Path(__file__).with_name("explorer.mjs")), "lost", config_of(tools, served)]
+        browser = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            assert browser.stdout.readline() == "open\n"
+            served.stop()
+            print("stopped", file=browser.stdin, flush=True)
+            assert browser.stdout.readline() == "told\n"
+            served.start()
+            print("started", file=browser.stdin, flush=True)
+            seen = json.loads(browser.stdout.readline())
+        finally:
+            browser.stdin.close()
+            browser.wait(60)
+            browser.stdout.close()
+    check_requests(seen, served)
+    assert "does not answer" in seen["told"]
+    assert "clipaudit explore" in seen["told"]
+    assert seen["tiles"] > 0
+    assert "of 12" in seen["after"] or seen["after"] == "6"

@@ -1,0 +1,122 @@
+"""The page itself: what a browser is told about it, what it may load, and who may open it."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from clipaudit.explorer.page import STATIC
+from tests.commands import ROOT
+from tests.make_audits import audited
+from tests.make_explorers import explorer_app
+
+WEB = ROOT / "clipaudit/explorer/web"
+MAX_BYTES = 500_000
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    with TestClient(
+        explorer_app(audited(folder, shards=1, index=False), folder), base_url="http://127.0.0.1"
+    ) as client:
+        yield client
+
+
+def test_the_page_runs_no_inline_script_and_loads_from_nowhere_else(client):
+    answer = client.get("/")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    for name in ("app.js", "app.css", "icon.svg"):
+        assert client.get(f"/assets/{name}").status_code == 200
+    page = answer.text
+    assert re.findall(r"<script(?![^>]*\bsrc=)|\son\w+=|\sstyle=", page) == []
+    assert re.findall(r'(?:src|href)="(?!/assets/)', page) == []
+
+
+def test_every_other_answer_may_do_nothing_in_a_browser(client):
+    for path in ("/api/v1/rows", "/api/v1/images/0/0", "/api/v1/nothing"):
+        headers = client.get(path).headers
+        assert "sandbox" in headers["content-security-policy"], path
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/", {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}, 200),
+        ("/", {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}, 403),
+        ("/", {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}, 403),
+        ("/", {"host": "evil.example"}, 400),
+        (
+            "/api/v1/rows",
+            {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"},
+            403,
+        ),
+        ("/api/v1/rows", {"origin": "http://127.0.0.1:9"}, 403),
+        ("/assets/..%2fserver.py", {}, 404),
+        ("/assets/server.py", {}, 404),
+    ],
+)
+def test_who_may_open_what(client, path, headers, status):
+    assert client.get(path, headers=headers).status_code == status
+
+
+def test_the_page_is_asked_again_and_sent_once(client):
+    first = client.get("/assets/app.js")
+    again = client.get("/assets/app.js", headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_the_bundle_is_small_and_names_no_other_host():
+    files = list(STATIC.iterdir())
+    assert {path.name for path in files} == {"index.html", "app.js", "app.css", "icon.svg"}
+    assert sum(path.stat().st_size for path in files) <= MAX_BYTES
+    hosts = {host for path in files for host in re.findall(r"https?://([\w.-]+)", path.read_text())}
+    assert hosts <= {"www.w3.org"}, "names of XML's own languages alone"
+
+
+def test_the_licences_of_what_is_bundled_are_listed():
+    notice = (WEB.parent / "NOTICE.md").read_text()
+    assert "Preact" in notice
+    assert "MIT" in notice
+
+
+@pytest.mark.full
+def test_the_bundle_is_what_the_source_builds(tmp_path):
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not installed")
+    web = tmp_path / "web"
+    shutil.copytree(WEB, web, ignore=shutil.ignore_patterns("node_modules"))
+    installed = subprocess.run(
+        [npm, "ci", "--no-audit", "--no-fund"], cwd=web, capture_output=True, text=True, check=False, timeout=300
+    )
+    if installed.returncode:
+        pytest.skip(f"npm ci has no registry here: {installed.stderr.strip().splitlines()[-1:]}")
+    out = tmp_path / "static"
+    subprocess.run(
+        [npm, "run", "build"], cwd=web, check=True, timeout=300, env={**_environment(), "CLIPAUDIT_STATIC": str(out)}
+    )
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in STATIC.iterdir()
+    }, "build again: `npm ci && npm run build` in clipaudit/explorer/web"
+
+
+def _environment():
+    import os
+
+    return {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+
+
+def test_the_source_is_not_in_the_wheel():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "clipaudit/explorer/web" in project["tool"]["hatch"]["build"]["targets"]["wheel"]["exclude"]
+    assert Path(WEB / "package-lock.json").is_file()
