@@ -91,8 +91,8 @@ def _with_one_property(
     context: Context, cues: Sequence[ValueCue], tied: Sequence[tuple[AttributeScreen, Omnibus]]
 ) -> list[AttributeScreen]:
     """The tied columns, of image properties those that part the classes clearly, one for each way to part them, and
-    none where an end of one has a finding that parts them so: several are tied where one is (S6b)."""
-    parted = [cue.upper for cue in cues if cue.associated and is_measured(cue.screen.attribute.column)]
+    none where a value has a finding that parts them so: several are tied where one is (S6b)."""
+    parted = [cue.upper for cue in cues if cue.associated]
     chosen = set()
     for screen, _ in sorted(tied, key=lambda pair: -pair[1].cramers_v):
         if is_measured(screen.attribute.column):

@@ -328,11 +328,12 @@ def _cue(
     words = [CueWord(text=cue.word, property="attribute", kind="context-like", head=None, d=d)]
     # of an image property: what its end holds, and other ends that go with it
     measured = [context.ranges[cue.word]] if cue.word in context.ranges else []
-    words += [
+    properties = [
         CueWord(text=text, property="image property", kind="context-like", head=None, d=None)
         for text in (*measured, *cue.also)
     ]
-    words += [CueWord(text=w.text, property=w.property, kind=w.kind, head=None, d=None) for w in towards]
+    in_words = [CueWord(text=w.text, property=w.property, kind=w.kind, head=None, d=None) for w in towards]
+    words += [*properties, *in_words] if measured else [*in_words, *properties]
     words += building.head_words(context, heads, members, having)
     # a word that fits badly would be a wrong name (trap 20)
     title = f"{cue.word}: {towards[0].text}" if towards and towards[0].fit >= NO_GOOD_WORD else cue.word

@@ -52,6 +52,7 @@ def _with_one_property(ranked: Sequence[tuple[float, ValueCue]]) -> list[ValueCu
     """The cues, strongest first, with one image property for each way that those part the classes: a blurred
     class has small files, too. ranked: cues with the lower limits of their D, strongest first.
 
+    Those that part them as a stronger value of a declared column does follow from it, and are named beside that.
     Of those about as strong as the strongest the one names the finding that the others follow from; those that the same
     classes have are named beside it.
     """
@@ -67,7 +68,12 @@ def _with_one_property(ranked: Sequence[tuple[float, ValueCue]]) -> list[ValueCu
         strong = [other for low, other in same_side if low >= _ABOUT_AS_STRONG * limit]
         first = min(strong, key=lambda other: cause_rank(other.screen.attribute.column))
         others = tuple(dict.fromkeys(other.word for _, other in same_side if other.screen is not first.screen))
-        result.append(replace(first, also=others))
+        declared = (n for n, other in enumerate(result) if not is_measured(other.screen.attribute.column))
+        stronger = next((n for n in declared if same_parting(result[n].upper, cue.upper)), None)
+        if stronger is None:
+            result.append(replace(first, also=others))
+        elif bool((result[stronger].upper == cue.upper).all()):
+            result[stronger] = replace(result[stronger], also=(first.word, *others))
     return result
 
 
@@ -89,7 +95,8 @@ def relied_cues(context: Context) -> list[ValueCue]:
         return []
     suspects = []
     delta = context.options.delta_warn
-    for screen in context.attributes:
+    # nobody suspects an image property that goes with no class
+    for screen in (each for each in context.attributes if each.attribute.column not in context.measured):
         codes = scored_values(answers, screen)
         # of two values each is the other's absence
         places = range(1 if screen.two_ends else len(screen.values))

@@ -11,11 +11,11 @@ import numpy as np
 from clipaudit.arrays import Float32s, Ints
 from clipaudit.cues.measure.context import ColumnTest
 from clipaudit.cues.measure.image_facts import ImageFacts
-from clipaudit.cues.measure.picture_columns import is_measured, named_ends
+from clipaudit.cues.measure.picture_columns import PROPERTY_BINS, is_measured, named_ends
 from clipaudit.cues.measure.vectors import read_vectors
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen, omnibus
-from clipaudit.cues.statistics.columns import binned_like, column_kind, multi_class_auc, numbers_of
+from clipaudit.cues.statistics.columns import MAX_BINS, binned_like, column_kind, multi_class_auc, numbers_of
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.multiplicity import permuted, strata_of
 from clipaudit.cues.statistics.sources import MIN_LEVELS, SourceCandidate, SourceTest, find_source, nested
@@ -57,7 +57,8 @@ def in_bins(
     sets = [facts, *([] if test is None else [test])]
     attributes = [dict(part.attributes) for part in sets]
     for name in columns:
-        binned = binned_like(facts.attributes[name], [part.attributes[name] for part in sets])
+        bins = PROPERTY_BINS if is_measured(name) else MAX_BINS
+        binned = binned_like(facts.attributes[name], [part.attributes[name] for part in sets], bins)
         if is_measured(name):
             ends = named_ends(binned)
             binned, ranges = ends.parts, ranges | ends.ranges

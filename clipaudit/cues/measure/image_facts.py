@@ -174,7 +174,7 @@ def _truth(table: pa.Table, class_of: Mapping[Label, int]) -> Ints:
 
 def _attribute(column: pa.ChunkedArray, name: str) -> Attribute:
     if pa.types.is_float32(column.type):
-        return _measured(np.asarray(column.to_numpy(), np.float32), name)
+        return measured_attribute(np.asarray(column.to_numpy(), np.float32), name)
     encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
     values: list[Any] = encoded.dictionary.to_pylist()
     # by name: codes must not depend on which row comes first
@@ -185,7 +185,7 @@ def _attribute(column: pa.ChunkedArray, name: str) -> Attribute:
     return Attribute(column=name, values=tuple(str(values[place]) for place in order), codes=renumbered[codes])
 
 
-def _measured(numbers: Float32s, name: str) -> Attribute:
+def measured_attribute(numbers: Float32s, name: str) -> Attribute:
     """An image property, (n,) with nan for none, to four significant digits, or each image had its own."""
     known = np.isfinite(numbers)
     exponent = np.floor(np.log10(np.maximum(np.abs(numbers[known].astype(np.float64)), 1e-30)))

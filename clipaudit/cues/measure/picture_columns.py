@@ -34,6 +34,9 @@ PREFIX: Final = "image."
 """Of the columns that are measured on pixels and files."""
 NO_JPEG: Final = "files that are no JPEG"
 """The value of `image.jpeg_quality` for other files."""
+PROPERTY_BINS: Final = 3
+"""Of a property: its two ends, a third of the images each, and what lies between. A fifth would hold too few of a class
+that is a quarter of the images and dark."""
 _SHARE: Final = 5
 """Image properties have a fifth of the audit's alpha, divided by their number."""
 _PERMUTATIONS: Final = 1999

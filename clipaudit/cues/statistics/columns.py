@@ -112,26 +112,27 @@ class Binned:
     """Of numbers that were cut; None for other columns."""
 
 
-def binned_column(attribute: Attribute, most: int | None = None) -> Binned:
+def binned_column(attribute: Attribute, most: int | None = None, bins: int = MAX_BINS) -> Binned:
     """A column's bins.
 
     Numbers with more than five different values: at most five bins of about equal size, equal numbers together, zero a
     bin of its own where at least a tenth of the images have it. Texts: each value a bin, those of fewer than ten images
-    pooled. most: at most so many bins of texts, too, the most frequent values and the rest.
+    pooled. most: at most so many bins of texts, too, the most frequent values and the rest. bins: at most so many of
+    numbers.
     """
     kind = column_kind(attribute.values)
     if kind == "number" and len(np.unique(attribute.codes[attribute.codes >= 0])) > _FEW_NUMBERS:
-        return _number_bins(attribute)
+        return _number_bins(attribute, bins)
     return _text_bins(attribute, kind, most)
 
 
-def binned_like(attribute: Attribute, parts: Sequence[Attribute]) -> list[Attribute]:
+def binned_like(attribute: Attribute, parts: Sequence[Attribute], bins: int = MAX_BINS) -> list[Attribute]:
     """Several sets of images' values of one column in the bins that `attribute` makes, as columns of those bins.
 
     A number outside the range goes into the nearest bin; a text that `attribute` does not have, or that is rare there,
     into the pooled bin if there is one, and else counts as missing.
     """
-    cut = binned_column(attribute)
+    cut = binned_column(attribute, bins=bins)
     if cut.kind == "number" and cut.edges is not None:
         return [
             Attribute(column=part.column, values=cut.names, codes=cut.edges.codes(numbers_of(part.values), part.codes))
@@ -146,7 +147,7 @@ def binned_like(attribute: Attribute, parts: Sequence[Attribute]) -> list[Attrib
     return result
 
 
-def _number_bins(attribute: Attribute) -> Binned:
+def _number_bins(attribute: Attribute, bins: int) -> Binned:
     known = attribute.codes >= 0
     numbers = numbers_of(attribute.values)
     x = numbers[attribute.codes[known]]
@@ -154,7 +155,7 @@ def _number_bins(attribute: Attribute) -> Binned:
     # a frequent zero means none, and is no low value (S6b)
     own_zero = 0.1 <= zero < 1 and x.min() >= 0
     rest = x[x != 0] if own_zero else x
-    edges = Edges(lower=quantile_edges(rest, MAX_BINS - 1 if own_zero else MAX_BINS), own_zero=own_zero)
+    edges = Edges(lower=quantile_edges(rest, bins - 1 if own_zero else bins), own_zero=own_zero)
     names = ("0",) if own_zero else ()
     return Binned(
         kind="number",

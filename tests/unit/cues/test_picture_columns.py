@@ -108,7 +108,7 @@ def test_a_property_that_tells_all_classes_apart_is_a_finding_and_not_left_out(t
     assert result.dropped == ()
 
 
-def test_a_property_explains_no_other_cue_and_may_be_explained(tmp_path):
+def test_a_property_that_follows_from_a_column_explains_nothing_and_stands_beside_it(tmp_path):
     made = cue_world(1200, 5)
     values = drawn(1200, 5)
     # brightness follows from the place, as that of pictures does
@@ -119,9 +119,9 @@ def test_a_property_explains_no_other_cue_and_may_be_explained(tmp_path):
     assert place.verdict == Verdict.CONFIRMED
     assert not place.explained_by
     assert not place.inseparable_from
-    (picture,) = pictured(result)
-    assert picture.verdict not in (Verdict.CONFIRMED, Verdict.FAILS_WHERE)
-    assert "attributes.place" in {*picture.explained_by, *picture.inseparable_from}
+    assert not pictured(result), "it follows from the place, and is named beside it"
+    named = {word.text for word in place.cue.words if word.property == "image property"}
+    assert named & {"bright pictures", "dark pictures"}
 
 
 def test_one_that_is_asked_for_is_a_declared_column(tmp_path):
