@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.measure.context import Context, inside_classes, inside_strength
-from clipaudit.cues.measure.naming import USER, Word, sides_contrast
+from clipaudit.cues.measure.naming import USER, Word, sides_contrast, value_contrast
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.statistics.cuts import Honest, honest, strength_interval
 from clipaudit.cues.statistics.environments import strength_of
@@ -174,10 +174,23 @@ def _cues_of(context: Context, axes: _Axes, upper: Bools, earlier: list[TextCue]
 
 def _words_to_try(context: Context, contrast: Float64s) -> list[Word]:
     """The texts nearest to a contrast (D,) and those that fit it best; the best fit first."""
-    nearest = context.namer.words(contrast, _TRIED, context_only=True)
-    fitting = context.namer.words(contrast, _TRIED, context_only=True, by_fit=True)
+    inside = _inside(context, contrast)
+    nearest = context.namer.words(contrast, _TRIED, context_only=True, inside=inside)
+    fitting = context.namer.words(contrast, _TRIED, context_only=True, by_fit=True, inside=inside)
     words = {word.place: word for word in [*nearest, *fitting]}
     return sorted(words.values(), key=lambda word: -word.fit)
+
+
+def _inside(context: Context, contrast: Float64s) -> Float64s:
+    """(D,) what sets the images far along a contrast (D,) of classes apart from others of their own class.
+
+    A contrast of classes holds all that makes them, which no text of the cue says. Where a cue is part of it, some
+    images of each class have it and some lack it: they differ by the cue, and not by the class.
+    """
+    discovery = context.sampled.discovery
+    embedding, truth = context.embedding[discovery], context.truth[discovery]
+    having = pseudo_values(embedding @ context.namer.class_free(contrast).astype(np.float32))[0]
+    return value_contrast(embedding, truth, having == 1, having >= 0, context.design.classes)
 
 
 def _known(context: Context, cue: TextCue, earlier: list[TextCue]) -> bool:

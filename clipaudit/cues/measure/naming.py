@@ -73,13 +73,22 @@ class Namer:
         self._property_mean = {name: self.vectors[labels == name].mean(axis=0) for name in set(self.properties)}
 
     def words(
-        self, contrast: Float64s, count: int = 3, context_only: bool = False, *, by_fit: bool = False
+        self,
+        contrast: Float64s,
+        count: int = 3,
+        context_only: bool = False,
+        *,
+        by_fit: bool = False,
+        inside: Float64s | None = None,
     ) -> list[Word]:
-        """The texts that name a contrast (D,) best, by cosine or fit; one of those alike but for `a photo of`."""
+        """The texts that name a contrast (D,) best, by cosine or fit; one of those alike but for `a photo of`.
+
+        inside: (D,) what the fit is with, where that is not the contrast itself.
+        """
         length = float(np.linalg.norm(contrast))
         if length == 0:
             return []
-        cosines, fits = self._relative @ (contrast / length), self._fits(contrast)
+        cosines, fits = self._relative @ (contrast / length), self._fits(contrast if inside is None else inside)
         order = fits if by_fit else cosines
         if context_only:
             order = np.where(self._context, order, -np.inf)
@@ -117,10 +126,12 @@ class Namer:
         axis = self.vectors[place] - centre
         if not np.linalg.norm(axis):  # the only text of its property
             axis = self.vectors[place] - self.vectors.mean(axis=0)
-        if class_free:
-            axis = axis - self._subspace.T @ (self._subspace @ axis)
-        result: Float64s = axis
-        return result
+        return self.class_free(axis) if class_free else axis
+
+    def class_free(self, vector: Float64s) -> Float64s:
+        """A vector (D,) without the class prompts' part."""
+        free: Float64s = vector - self._subspace.T @ (self._subspace @ vector)
+        return free
 
     @property
     def subspace(self) -> Float64s:
@@ -151,7 +162,7 @@ class Namer:
     def _fits(self, contrast: Float64s) -> Float64s:
         """(T,) `Word.fit` of every text with a contrast (D,)."""
         # what class prompts say is taken out on both sides of the cosine
-        free = contrast - self._subspace.T @ (self._subspace @ contrast)
+        free = self.class_free(contrast)
         fits: Float64s = self._free_axes @ (free / max(float(np.linalg.norm(free)), 1e-300))
         return fits
 

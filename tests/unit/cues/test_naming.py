@@ -222,3 +222,15 @@ def test_a_text_that_shares_only_what_all_of_its_property_share_fits_badly():
     named = names.words(axes[0], 1, by_fit=True)[0]
     assert named.text == "on snow"
     assert named.fit > 0.7
+
+
+def test_a_fit_may_be_with_what_differs_inside_classes():
+    """Of classes that differ by more than the cue its text says little, and inside them nearly all."""
+    texts, axes = ("a red wall", "a blue wall", "a sketch"), np.eye(4)
+    pool = TextPool(texts=texts, properties=("place", "place", "style"), kinds=("context-like",) * 3, source="t")
+    namer = Namer(pool, axes[:3], ("cat", "dog"), np.stack([axes[3], axes[3] + 0.1 * axes[2]]))
+    classes = axes[0] - axes[1] + 3 * axes[3]
+    word = next(word for word in namer.words(classes) if word.text == "a red wall")
+    inside = next(word for word in namer.words(classes, inside=axes[0] - axes[1]) if word.text == "a red wall")
+    assert inside.cosine == word.cosine
+    assert inside.fit > 0.95 > word.fit
