@@ -6,8 +6,8 @@ python benchmarks/slices.py --smoke       one small world, to see that it runs
 
 Pictures of four things by the demo model. A model errs on 60 % (`--strength`) of the images of one class in one style,
 and on 8 % of all others. Each method names what it errs on, and ranks images: `word` is whether the name says the style
-and the class is right, `p@10` the share of the first ten images that are of the class and style. Models without a failure
-err on 5 to 30 % at random. The peers are also shown as they are when they are told the class that fails.
+and the class is right, `p@10` the share of the first ten images that are of the class and style. Models without a
+failure err on 5 to 30 % at random. The peers are also shown as they are when they are told the class that fails.
 
 * this audit: `mistakes.error_slices`, the slice with the largest difference.
 * B2T (Kim et al., CVPR 2024): keywords of the captions of wrong images (here the 20 most frequent phrases of one to

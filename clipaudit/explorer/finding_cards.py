@@ -107,7 +107,8 @@ def _cells(run: Run, audit: dict[str, Any], finding: dict[str, Any]) -> dict[str
     measured = {
         (group["class_name"], group["value"]): group for group in groups["groups"] if groups["attribute"] == attribute
     }
-    labels = {each["class_name"]: each["label"] for each in audit["classes"]}
+    # of several labels the sides of the finding are images with and without one, and no classes of the audit
+    labels = {each["class_name"]: each["label"] for each in (*audit["classes"], *finding["classes"])}
     rows = []
     for place, class_name in enumerate(cells["classes"]):
         row = []
@@ -134,11 +135,17 @@ def _cell_filters(run: Run, label: int | str | None, attribute: str, value: str)
 
 
 def _label_filter(run: Run, label: int | str) -> str:
+    without = str(label).removeprefix("not ")
+    if run.spec.multi_label and without != str(label):  # the images that lack one of several labels
+        return f"label != {_literal(without)}"
     return f"label = {label}" if run.spec.label_kind == "int" else f"label = {_literal(str(label))}"
 
 
 def _value_filter(run: Run, attribute: str, value: str) -> str:
     """`place = water`; numbers and booleans stand without quotes, texts only where they are plain words."""
+    if attribute.startswith("labels."):  # whether an image has another of several labels
+        without = value.removeprefix("no ")
+        return f"label {'=' if without == value else '!='} {_literal(without)}"
     kind = run.column_types().get(attribute, "text")
     name = attribute.removeprefix("attributes.")
     name = attribute if name in run.columns else name

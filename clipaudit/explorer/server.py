@@ -82,7 +82,9 @@ def create_app(
     )
     _add_routes(app, retriever, workspace, options, explorer is not None)
     images = (IMAGE_PATH, PREFIX + IMAGE_PATH, PREFIX + PICTURES_PATH)
-    computing = (SEARCH_PATH, "/thumbnails", PREFIX)
+    # pictures and whatever has a body take turns; rows do not: while a model loads for one question, the wall goes on
+    turns = (SEARCH_PATH, "/thumbnails", "/images", "/tags", PICTURES_PATH)
+    computing = (SEARCH_PATH, "/thumbnails", *(PREFIX + path for path in turns))
     app.add_middleware(Guard, image_paths=images, max_image_bytes=MAX_IMAGE_BYTES, computing=computing)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     app.add_exception_handler(ClipauditError, problem)

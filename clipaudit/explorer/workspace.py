@@ -76,7 +76,7 @@ class Workspace:
         self.scores = RunScores(run, self.encoder)
         self.report: ReportFile | None = find_report(run, report)
         self.thumbnails = {side: Thumbnails(run, side) for side in SIDES}
-        self._lock = threading.RLock()
+        self._lock, self._answers_lock = threading.RLock(), threading.RLock()
         self._walls: OrderedDict[tuple[int, bool], Wall] = OrderedDict()
         self._answers: dict[str, pa.Array] | None = None
         self._new_shards, self._list_again = 0, 0.0
@@ -109,11 +109,12 @@ class Workspace:
     def wall(self, request: ViewRequest | None = None) -> Wall:
         """The wall with every column that a request may need; CLIP's answers only where it names them."""
         answers = self._answers is not None or any("clip." in text for text in (request.columns if request else ()))
+        columns = self.answers() if answers else {}  # before the lock: it may load the model
         state = self.tags()
         key = (0 if self.tag_log is None else self.tag_log.version, answers)
         with self._lock:
             if key not in self._walls:
-                extra = {**self._report_columns, **(self.answers() if answers else {})}
+                extra = {**self._report_columns, **columns}
                 extra |= _tag_columns(self._plain_rows, state)
                 self._walls[key] = Wall(self._with(extra), self._scores_of)
                 if len(self._walls) > _WALLS:
@@ -148,7 +149,7 @@ class Workspace:
     @cached_property
     def class_texts(self) -> ClassTexts:
         """The run's classes as texts; UsageError when it has no labels or they have no names."""
-        with self._lock:
+        with self._answers_lock:
             shards = [shard.url for shard in self.run.manifest.shards]
             names = find_classes(self._given_classes(), shards, self.run.class_labels())
             source, templates = self._templates()
@@ -179,7 +180,7 @@ class Workspace:
 
     def answers(self) -> dict[str, pa.Array]:
         """CLIP's zero-shot class of every row and whether it is the label's, (n,) each; null without a label."""
-        with self._lock:
+        with self._answers_lock:
             if self._answers is None:
                 self._answers = self._new_answers()
             return self._answers

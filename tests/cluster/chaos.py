@@ -3,8 +3,9 @@
     python -m tests.cluster.chaos --seed 1 --faults 60 [--model DIR] [--folder DIR]
 
 Several Ray nodes on this machine, a driver in a process of its own. Rounds follow each other, each a run of the same
-shards, until every fault of the plan has struck. After each round the run's table is compared with that of the local
-engine: every sample exactly once, with its label, attributes and vectors. Prints what was survived, as JSON.
+shards, some of them appended while the others are not finished, until every fault of the plan has struck. After each
+round the run's table is compared with that of the local engine: every sample exactly once, with its label, attributes
+and vectors. Prints what was survived, as JSON.
 """
 
 import argparse
@@ -41,6 +42,7 @@ ON_MACHINES = (
     "garbage collected in mid run",
 )
 SHARDS, IMAGES = 24, 24
+ALL, FIRST = f"{{000..{SHARDS - 1:03d}}}.tar", "{000..009}.tar"  # named one by one: one out of reach is missed
 MOST_SECONDS = 2400.0
 MOST_DRIVERS = 60
 
@@ -60,6 +62,7 @@ class Trial:
         self.drivers, self.repairs, self.rounds, self.restarts = [], [], 0, 0
         self.asked = []  # drivers that were sent SIGTERM
         self.retries, self.wrong = Counter(), Counter()
+        self.appending = False
 
     # -- the stage ---------------------------------------------------------------------------------------------------
 
@@ -94,10 +97,11 @@ class Trial:
             self.cluster.shutdown()
             shutil.rmtree(os.environ["RAY_TMPDIR"], ignore_errors=True)
 
-    def config(self, out, **execution):
+    def config(self, out, shards=ALL, append=False, **execution):
         return {
-            "shards": [f"{self.folder}/data/*.tar"],
+            "shards": [f"{self.folder}/data/{shards}"],
             "out": str(out),
+            "append": append,
             "model": {"name": self.model, "batch_size": 4},
             "fields": {"label": "cls", "attributes": ["json:name"]},
             "decode": {"decode_threads": 1},
@@ -121,7 +125,8 @@ class Trial:
     def start_driver(self):
         execution = {"workers": self.workers, "cpus_per_worker": 1, "max_shard_seconds": 12.0}
         path = self.out.with_suffix(".config.json")
-        path.write_text(json.dumps(self.config(self.out, address=self.cluster.address, **execution)))
+        part = {"append": True} if self.appending else {"shards": FIRST}
+        path.write_text(json.dumps(self.config(self.out, **part, address=self.cluster.address, **execution)))
         self.log = self.folder / f"{self.out.name}-driver-{self.restarts:02d}.log"
         self.restarts += 1
         with self.log.open("wb") as log:
@@ -143,6 +148,7 @@ class Trial:
     def round(self, started):
         """One run from its first driver to the exit of the last; faults follow each other as commits do."""
         self.out = self.folder / f"run-{self.rounds}"
+        self.appending = False  # first the run of ten shards, then all of them with --append
         directory = RunDirectory(str(self.out))
         seen, since = 0, time.monotonic()
         while True:
@@ -152,8 +158,10 @@ class Trial:
             committed = len(directory.committed_ids()) if directory.exists() else 0
             assert self.restarts <= MOST_DRIVERS, f"drivers end and end without an end of the run: see {self.log}"
             if not self.drivers:
-                if committed == SHARDS and self.exits["last"] == 0:
+                if self.appending and committed == SHARDS and self.exits["last"] == 0:
                     return
+                # also where drivers were killed before the first ten shards were done: the append finishes those
+                self.appending = self.appending or committed > 0
                 self.start_driver()
             # enough time for some work between two faults, else nothing would be left to destroy
             if self.plan and (committed > seen or time.monotonic() - since > 15) and self.waits() < 2:

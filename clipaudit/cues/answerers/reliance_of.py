@@ -262,7 +262,9 @@ def _reliance(
         gap=gap,
         gap_p=p[0],
         label_noise=noise,
-        adjusted=tuple(adjusted_gap(comparison, prepared.right, column, options.seed) for column in others),
+        adjusted=tuple(
+            adjusted_gap(comparison, prepared.right, column, options.seed, options.margin) for column in others
+        ),
         effect=effect,
         effect_p=1.0 if effect is None and training is None else p[1],
         training=training,

@@ -11,12 +11,8 @@ import numpy as np
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.findings import parts as building
 from clipaudit.cues.findings.collecting import to_collect, value_counts
-from clipaudit.cues.findings.measured_reliance import (
-    ValueCue,
-    having_of,
-    judged,
-    scored_groups,
-)
+from clipaudit.cues.findings.galleries import gallery
+from clipaudit.cues.findings.measured_reliance import ValueCue, having_of, judged, scored_groups
 from clipaudit.cues.findings.reliance_result import as_result, corrected_gap_of
 from clipaudit.cues.findings.sentences import Words, action, answerer_words, listed, sentence
 from clipaudit.cues.findings.verdicts import (
@@ -104,7 +100,7 @@ def value_finding(
         false_alarm=column_warnings(words.name, cue.word, context),
         needs=missing,
         stability=building.finding_stability(context, np.where(having == 1, 1.0, 0.0), cue.upper),
-        gallery=building.gallery(context, scores, cue.upper, heads, having, _two(screen, cue.value)),
+        gallery=gallery(context, scores, cue.upper, heads, having, _two(screen, cue.value)),
         no_good_word=fit < NO_GOOD_WORD,
         merged=len(members),
     )

@@ -6,6 +6,7 @@ import numpy as np
 
 from clipaudit.cues.findings import parts as building
 from clipaudit.cues.findings.by_attribute import column_warnings, first_class, groups_of, rest_of
+from clipaudit.cues.findings.galleries import gallery
 from clipaudit.cues.findings.sentences import action, sentence
 from clipaudit.cues.findings.verdicts import VerdictCase, headline, needs, verdicts
 from clipaudit.cues.measure.context import Context
@@ -72,7 +73,7 @@ def column_finding(context: Context, screen: AttributeScreen) -> Finding:
         false_alarm=column_warnings(words.name, column, context),
         needs=missing,
         stability=building.finding_stability(context, scores, upper),
-        gallery=building.gallery(context, scores, upper, (), having, (f"low {column}", f"high {column}")),
+        gallery=gallery(context, scores, upper, (), having, (f"low {column}", f"high {column}")),
         no_good_word=False,
         merged=0,
     )

@@ -11,6 +11,7 @@ from clipaudit.arrays import Bools, Ints
 from clipaudit.cues.findings import parts
 from clipaudit.cues.findings.candidates import TextCue
 from clipaudit.cues.findings.carriers import CueGroups, choose_heads
+from clipaudit.cues.findings.galleries import gallery
 from clipaudit.cues.findings.sentences import action, listed, sentence
 from clipaudit.cues.findings.verdicts import VerdictCase, headline, labels_needed, needs, verdicts
 from clipaudit.cues.measure.answers import Answers
@@ -109,7 +110,7 @@ def text_finding(context: Context, cue: TextCue) -> Finding:
         false_alarm=_false_alarm(context, words.name, text),
         needs=missing,
         stability=parts.finding_stability(context, cue.scores, cue.upper),
-        gallery=parts.gallery(context, cue.scores, cue.upper, heads, having, VALUES),
+        gallery=gallery(context, cue.scores, cue.upper, heads, having, VALUES),
         no_good_word=cue.word.fit < NO_GOOD_WORD,
         merged=len(cue.members),
     )

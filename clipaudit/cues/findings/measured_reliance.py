@@ -192,6 +192,7 @@ def cue_column(context: Context, answers: Answers, cue: ValueCue) -> CueColumn:
         pointed=pointed,
         tested=tested,
         text=text,
+        measured=is_measured(cue.screen.attribute.column),
     )
 
 

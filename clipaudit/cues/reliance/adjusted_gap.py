@@ -40,6 +40,8 @@ class AdjustedGap:
     """Of the other column, inside class x cue, 95 %."""
     p: float | None
     """One-sided, by permutation inside class x bin; None where nothing is comparable."""
+    least: float = 0.0
+    """What the cue's gap must exceed given the other column: more than 0 for a property of the pixels."""
 
     @property
     def inseparable(self) -> bool:
@@ -52,14 +54,15 @@ class AdjustedGap:
 
     @property
     def explains(self) -> bool:
-        """Whether the other column explains the gap: nothing is left of the cue, and something of the other."""
+        """Whether the other column explains the gap: nothing that counts is left of the cue, but something of the
+        other."""
         if self.inseparable or self.gap.low is None or self.other.low is None:
             return False
-        return self.gap.low <= 0 and self.other.low > 0
+        return self.gap.low <= self.least and self.other.low > 0
 
 
-def adjusted_gap(comparison: CueCells, right: Bools, other: OtherColumn, seed: int) -> AdjustedGap:
-    """S9b for one answerer's right answers (n,) and one other column."""
+def adjusted_gap(comparison: CueCells, right: Bools, other: OtherColumn, seed: int, margin: float) -> AdjustedGap:
+    """S9b for one answerer's right answers (n,) and one other column; margin: the least gap that counts."""
     images, bins = comparison.images, int(other.codes.max(initial=-1)) + 1
     inside = (comparison.cells.cell >= 0) & (other.codes >= 0) & comparison.comparable[images.truth]
     conflicting = comparison.cue.conflicting(images.truth)
@@ -76,6 +79,9 @@ def adjusted_gap(comparison: CueCells, right: Bools, other: OtherColumn, seed: i
         gap=gap,
         other=reverse,
         p=_permutation_p(comparison, right, strata, bins, seed) if gap.value is not None else None,
+        # brightness follows from water, and a column of two values does not hold all of the water: what is left of a
+        # property must count by itself
+        least=margin if comparison.cue.measured else 0.0,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
@@ -86,6 +86,8 @@ class CueColumn:
     """(C,) classes of the finding; images of others are left out."""
     text: Float32s | None = None
     """(D,) unit text vector of the cue, for the arm that takes a text's direction out; None for none."""
+    measured: bool = False
+    """Measured on the pixels (`image.*`), so that it follows from whatever is in the picture."""
 
     def conflicting(self, truth: Ints) -> Ints:
         """(n,) 0 where the cue points to the image's class, 1 where it points elsewhere, -1 in neither."""
@@ -95,19 +97,11 @@ class CueColumn:
 
     def take(self, rows: Ints) -> CueColumn:
         """The same of some images, by places (m,); with repeated or shuffled places, a drawn column."""
-        return CueColumn(
-            name=self.name, having=self.having[rows], pointed=self.pointed, tested=self.tested, text=self.text
-        )
+        return replace(self, having=self.having[rows])
 
     def among(self, rows: Bools) -> CueColumn:
         """The same with the images outside a mask (n,) bool unknown, which leaves them out of everything."""
-        return CueColumn(
-            name=self.name,
-            having=np.where(rows, self.having, -1),
-            pointed=self.pointed,
-            tested=self.tested,
-            text=self.text,
-        )
+        return replace(self, having=np.where(rows, self.having, -1))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

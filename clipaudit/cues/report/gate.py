@@ -273,10 +273,11 @@ def _too_small(result: AuditResult) -> list[_Question]:
     few = [facts.class_name for facts in result.classes if facts.tested and facts.independent < MAY_GATE]
     if few:
         which = ", ".join(few[:_NAMED]) + (", ..." if len(few) > _NAMED else "")
+        noun = "label" if result.settings.several_labels else "class"
         return [
             _Question(
                 sentence=f"Fewer than {MAY_GATE} independent images of {which}: a weaker cue could be missed.",
-                remedy=f"Add images of {which} until each class has {MAY_GATE} different ones, and audit again.",
+                remedy=f"Add images of {which} until each {noun} has {MAY_GATE} different ones, and audit again.",
             )
         ]
     return [

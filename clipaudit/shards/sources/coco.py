@@ -81,7 +81,10 @@ def read_coco(path: str, document: Json, catalogue: Catalogue, options: SourceOp
     boxes = _boxes(path, document, names, catalogue)
     single = all(len({box["object"] for box in group}) == 1 for group in boxes.values())
     if not single:
-        catalogue.notes.append("images have no, or several, categories: they are in the json as `objects`, without cls")
+        catalogue.notes.append(
+            "images have no, or several, categories: they are in the json as `objects`, without cls; `audit --label"
+            " json:objects` reads them"
+        )
     catalogue.columns = list(_COLUMNS)
     for image in document["images"]:
         name = str(image.get("file_name") or "")

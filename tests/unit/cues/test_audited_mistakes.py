@@ -103,6 +103,31 @@ def test_training_rows_are_answered_out_of_fold_where_others_are_scored(audit, t
     assert flipped[listed].mean() > 0.8
 
 
+def test_a_given_model_that_fails_on_one_kind_of_image_is_told_by_it(audit, tmp_path):
+    world = cue_world(1600, 6, aligned=0.5, reliance=0.0, core=1.0, spread=0.2)
+    water = np.array(world.attributes["place"]) == "water"
+    rng = np.random.default_rng(6)
+    failing = water & (world.labels == 0)
+    wrong = rng.random(1600) < np.where(failing, 0.5, 0.06)
+    answers = np.where(wrong, 1 - world.labels, world.labels)
+    random = np.where(rng.random(1600) < 0.1, 1 - world.labels, world.labels)
+    options = []
+    for name, values in (("failing", answers), ("random", random)):
+        lines = [f"image/{row:08d},{world.names[k]}" for row, k in enumerate(values.tolist())]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["key,label", *lines]) + "\n")
+        options.append(f"{name}={tmp_path / f'{name}.csv'}")
+    result = audit(world, tmp_path / "run", predictions=tuple(options))
+    errors = {part.answerer: part for part in result.errors}
+    assert set(errors) >= {"given:failing", "given:random"}
+    (part,) = errors["given:failing"].slices
+    assert (part.class_name, part.name, part.value) == ("landbird", "attributes.place", "water")
+    assert part.wrong.low < 0.5 < part.wrong.high
+    assert part.others.low < 0.06 < part.others.high
+    assert errors["given:random"].slices == ()
+    assert "Your model random" in errors["given:random"].sentence
+    assert {row["answerer"] for row in result.table("slices").to_pylist()} == {"given:failing"}
+
+
 def test_without_a_rehearsal_there_is_neither(audit, tmp_path):
     result = audit(cue_world(400, 5), tmp_path / "run", attributes=())
     assert result.errors == ()

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from clipaudit.cues.findings.parts import _answers, class_rows
+from clipaudit.cues.findings.galleries import _answers
+from clipaudit.cues.findings.parts import class_rows
 from clipaudit.cues.findings.value_cues import _difference
 from clipaudit.cues.measure.shift import having_classes
 from clipaudit.cues.statistics.design import Design
@@ -18,6 +19,7 @@ def test_classes_beyond_twenty_are_on_the_side_that_they_are_on(having, side):
     """64 classes, of which 30 are named: the last ten were taken for classes without the cue."""
     upper = np.arange(64) < having
     context = SimpleNamespace(
+        presence=None,
         design=Design(np.repeat(np.arange(64), 10), 64),
         family=SimpleNamespace(quantile=1.96),
         name=lambda k: f"class {k}",
@@ -41,6 +43,7 @@ def test_heads_of_a_gallery_are_put_at_the_mean_of_all_other_ablations():
     embedding = np.tile(np.array([0.5, 1.3], np.float32), (200, 1))
     context = SimpleNamespace(
         classes_from="label",
+        presence=None,
         embedding=embedding,
         classes=classes,
         truth=truth,

@@ -177,6 +177,27 @@ def test_an_able_model_that_ignores_the_cue_is_acquitted():
     assert not reliance.relies_on_it
 
 
+def test_what_a_coarse_column_leaves_of_a_property_must_count_by_itself():
+    """The model hangs on the water; `place` records it with 3 % errors, brightness follows the water in 75 %."""
+    rng = np.random.default_rng(11)
+    classes = rng.integers(0, 2, 8000)
+    water = tied(rng, classes, 0.75)
+    place = np.where(rng.random(8000) < 0.03, 1 - water, water)
+    bright = np.where(rng.random(8000) < 0.25, 1 - water, water)
+    others = [OtherColumn(name="place", codes=place, aligned=np.array([[False, True], [True, False]]))]
+    declared = column("bright", bright)
+    answerer, scored = answerer_of(rng, classes, water), images(rng, classes)
+    of_declared, of_measured = (
+        reliance_of([answerer], [cue], scored, columns=others).findings[0][0]
+        for cue in (declared, replace(declared, measured=True))
+    )
+    assert 0 < of_declared.adjusted[0].gap.low < 0.05, "a little is left, surely"
+    assert of_declared.explained_by == ()
+    assert of_measured.explained_by == ("place",)
+    assert not of_measured.relies_on_it
+    assert not of_measured.fails_where
+
+
 def test_a_follower_is_explained_by_the_column_that_it_follows():
     rng = np.random.default_rng(10)
     classes = rng.integers(0, 2, 1600)

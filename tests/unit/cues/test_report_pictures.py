@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipaudit.cues.findings.parts import drawn_in_proportion
+from clipaudit.cues.findings.galleries import drawn_in_proportion
 from clipaudit.cues.report.pictures import add_heat, identity, read_pictures, strips
 from clipaudit.cues.result.finding_parts import Gallery, SampleRef
 from clipaudit.demo.world.datasets import write_world

@@ -93,6 +93,25 @@ def test_the_page_speaks_of_images_with_a_label(harbour, tmp_path):
     assert json.loads((tmp_path / "report/report.json").read_text())["audit"]["settings"]["several_labels"]
 
 
+def test_the_explorers_filters_ask_for_the_labels(harbour, tmp_path):
+    from clipaudit.explorer.finding_cards import finding_cards
+    from clipaudit.explorer.report_file import ReportFile
+    from clipaudit.run.reader import Run
+    from clipaudit.run.rows import chosen_rows
+    from clipaudit.storage.directory import Storage
+
+    save_report(harbour, tmp_path / "report")
+    document = json.loads((tmp_path / "report/report.json").read_text())
+    run = Run(harbour.run)
+    (card,) = finding_cards(run, ReportFile(storage=Storage(str(tmp_path / "report")), document=document))
+    assert card["class_filter"] == "label = boat"
+    filters = {tuple(cell["where"]) for row in card["cells"]["rows"] for cell in row}
+    assert filters == {
+        (f"label {sign} boat", f"place = {place}") for sign in ("=", "!=") for place in ("land", "water")
+    }
+    assert all(chosen_rows(run, list(each)).where for each in filters)
+
+
 def test_without_a_column_the_text_is_a_candidate(tmp_path):
     world = with_labels(cue_world(1500, 1), boat=(0.95, 0.05), coin=(0.3, 0.3))
     result = audited(world, tmp_path)

@@ -114,3 +114,22 @@ def test_shards_that_come_later_are_counted(run, tmp_path, monkeypatch):
         assert client.get("/api/v1/state").json()["new_shards"] == 0
         monkeypatch.setattr("clipaudit.run.directory.RunDirectory.committed_ids", lambda self: {0, 1, 2, 3})
         assert client.get("/api/v1/state").json()["new_shards"] == 2
+
+
+def test_a_run_in_an_object_store_is_looked_at_like_any_other(run, tmp_path, monkeypatch):
+    import fsspec
+
+    from clipaudit.explorer.server import ExplorerOptions, create_app
+
+    monkeypatch.chdir(tmp_path)
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{run.directory.url}/", "/explored/remote/", recursive=True)
+    options = ExplorerOptions(write=True, token="token")
+    with TestClient(create_app("memory://explored/remote", explorer=options), base_url="http://127.0.0.1") as client:
+        assert client.get("/api/v1/rows", params={"where": "place = sea"}).json()["matched"] > 0
+        assert client.get("/api/v1/thumbnails/0/3").status_code == 200
+        assert client.get("/api/v1/heads").status_code == 200
+        images = {"tag": "odd", "images": [{"shard": 0, "index": 3}]}
+        assert client.post("/api/v1/tags", json=images, headers={"x-clipaudit-token": "token"}).status_code == 200
+    assert [path.name for path in tmp_path.iterdir()] == ["remote-tags.jsonl"], "the run itself is only read"
+    memory.rm("/explored", recursive=True)

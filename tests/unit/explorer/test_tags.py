@@ -126,6 +126,12 @@ def test_what_may_not_be_written(client, tmp_path, body, headers, status):
     assert not (tmp_path / "tags.jsonl").exists()
 
 
+def test_a_body_without_an_end_is_cut_off(client, tmp_path):
+    answer = client.post("/api/v1/tags", content=(b" " * 1000 for _ in range(70)), headers=WRITES)
+    assert (answer.status_code, "65,536 bytes" in answer.text) == (413, True)
+    assert not (tmp_path / "tags.jsonl").exists()
+
+
 def test_a_page_that_only_reads_writes_nothing(run, tmp_path):
     app = explorer_app(run, tmp_path, write=False)
     with TestClient(app, base_url="http://127.0.0.1") as client:

@@ -1,6 +1,8 @@
 """The wall: which rows, in which order and groups, with which scores; and the lists and code that are the same."""
 
 import shlex
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -155,3 +157,27 @@ def test_a_group_by_every_key_and_a_sort_by_it(client):
 
 def test_a_page_beyond_the_end_is_empty(client):
     assert rows(client, offset=10_000)["rows"] == []
+
+
+def test_the_wall_goes_on_while_the_model_loads(run, tmp_path, monkeypatch):
+    """One question that waits for the model holds up no rows and no pictures."""
+    from clipaudit.retrieval.queries import QueryEncoder
+
+    loading, go_on = threading.Event(), threading.Event()
+    encode = QueryEncoder.text
+
+    def slow(self, text):
+        loading.set()
+        assert go_on.wait(60)
+        return encode(self, text)
+
+    monkeypatch.setattr(QueryEncoder, "text", slow)
+    app = explorer_app(run, tmp_path)
+    with TestClient(app, base_url="http://127.0.0.1") as client, ThreadPoolExecutor(1) as other:
+        answer = other.submit(client.get, "/api/v1/rows?text=a cat")
+        assert loading.wait(60)
+        assert client.get("/api/v1/rows", params={"where": "place = sea"}).status_code == 200
+        assert client.get("/api/v1/thumbnails/0/1").status_code == 200
+        assert not answer.done()
+        go_on.set()
+        assert answer.result(60).status_code == 200

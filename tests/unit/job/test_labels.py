@@ -1,11 +1,12 @@
 """Labels from everywhere, through the whole job: what the run holds, and what resumes it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConfig, StoreConfig
-from clipaudit.errors import UsageError
+from clipaudit.errors import RunMismatch, UsageError
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import chosen_rows
 from tests.make_shards import jpeg_bytes, write_shard
@@ -187,3 +188,47 @@ def test_a_path_that_does_not_exist_shows_what_there_is(tmp_path, model):
         audited(tmp_path, model, "json:categories")
     with pytest.raises(UsageError, match="no label json:categories; its json has objects"):
         Run(tmp_path / "run").class_labels()
+
+
+def test_a_packed_coco_json_is_a_run_of_several_labels(tmp_path, model):
+    from clipaudit.shards.pack import PackConfig, pack
+
+    categories = ((1, "dog"), (2, "cat"), (7, "dog"), (9, "tv"))  # two numbers of one name count as one class
+    folder = tmp_path / "coco"
+    (folder / "images").mkdir(parents=True)
+    for number in range(4):
+        (folder / "images" / f"{number}.jpg").write_bytes(jpeg_bytes(seed=number))
+    document = {
+        "images": [{"id": number, "file_name": f"{number}.jpg"} for number in range(4)],
+        "annotations": [
+            {"image_id": image, "category_id": category, "bbox": [1, 1, 2, 2]}
+            for image, category in ((0, 1), (0, 2), (0, 7), (1, 9), (2, 1))
+        ],
+        "categories": [{"id": number, "name": name} for number, name in categories],
+    }
+    (folder / "instances.json").write_text(json.dumps(document))
+    pack(PackConfig(source=str(folder / "instances.json"), out=tmp_path / "shards"))
+    run = audited(tmp_path / "shards", model, "json:objects")
+    assert run.label_counts() == {"dog": 2, "cat": 1, "tv": 1}
+    assert sorted(run.labels().tolist()) == [(), ("cat", "dog"), ("dog",), ("tv",)]
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "sentence"),
+    [
+        ("dog", ["dog", "cat"], "it is a list, and the run's labels are single values"),
+        (["dog", "cat"], "dog", "'dog' is no list, and the run's labels are lists"),
+        (["dog"], [7], "it is a list of integers, and the run's labels are lists of texts"),
+    ],
+)
+def test_appended_shards_with_labels_of_another_kind_are_one_sentence(tmp_path, model, first, later, sentence):
+    from clipaudit.job.driver import run_job
+
+    write_lists(tmp_path / "old", (first, first), "a")
+    write_lists(tmp_path / "new", (later, later), "b")
+    out = str(tmp_path / "run")
+    run_job(replace(job(tmp_path / "old", model, "json:objects"), out=out))
+    more = replace(job(tmp_path / "new", model, "json:objects"), out=out, append=True)
+    with pytest.raises(RunMismatch, match=sentence):
+        run_job(more)
+    assert len(Run(out)) == 2, "what was there is as it was"

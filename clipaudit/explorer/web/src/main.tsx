@@ -12,7 +12,7 @@ import { ImagePanel } from "./image";
 import { Search } from "./search";
 import { clear, useSelection } from "./selection";
 import { get, go, NO_QUESTION, question, SCREENS, useAddress, type Screen, type State } from "./state";
-import type { ColumnFacts, RunFacts } from "./types";
+import type { ColumnFacts, HeadsAnswer, RunFacts } from "./types";
 import { Copyable, pictureVersion } from "./words";
 import { useWall, WallView } from "./wall";
 
@@ -42,6 +42,9 @@ function App() {
   if (!asked) parameters.delete("head");
   const wall = useWall(parameters.toString());
   const strips = state.screen === "heads" && state.focus !== "" && !asked;
+  const heads = useAnswer<HeadsAnswer>(state.screen === "heads" ? "/heads" : null);
+  // heads are described, not filtered: their own command says more than that of the wall behind them
+  const code = state.screen === "heads" && !asked && heads.value ? { ...heads.value, note: null } : wall.code;
   if (run.value) pictureVersion(run.value.fingerprint);
 
   useEffect(() => { document.title = run.value ? `${run.value.name} · clipaudit` : "clipaudit"; }, [run.value]);
@@ -117,7 +120,7 @@ function App() {
         <div class="toast" role="status">{message.text} {message.undo && <button type="button" class="link" onClick={() => { message.undo!(); toast.set(null); }}>Undo</button>}</div>
       )}
       {dialog === "keys" && <KeysDialog onClose={() => setDialog(null)} />}
-      {dialog === "code" && <CodeDialog code={wall.code} onClose={() => setDialog(null)} />}
+      {dialog === "code" && <CodeDialog code={code} onClose={() => setDialog(null)} />}
       {dialog === "tag" && run.value && <TagDialog target={target()} run={run.value} onClose={() => setDialog(null)} />}
     </div>
   );
