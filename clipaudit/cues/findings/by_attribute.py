@@ -55,9 +55,7 @@ def value_finding(
     case = _case(context, association, measured, core, stands_in_for)
     outcomes = verdicts(case)
     outcome = headline(outcomes)
-    words = building.named_words(context, cue.upper, cue.word, screen.attribute.column.rpartition(".")[2])
-    if context.presence is not None:
-        words = replace(words, other_label=context.presence.others.get(screen.attribute.column))
+    words = _words(context, cue)
     missing = _missing(case, outcome, cue, measured, words)
     rest = rest_of(missing) if missing else ""
     reliance = tuple(
@@ -104,6 +102,15 @@ def value_finding(
         no_good_word=fit < NO_GOOD_WORD,
         merged=len(members),
     )
+
+
+def _words(context: Context, cue: ValueCue) -> Words:
+    """How the finding speaks of itself."""
+    column = cue.screen.attribute.column
+    words = building.named_words(context, cue.upper, cue.word, column.rpartition(".")[2])
+    if context.presence is not None:
+        words = replace(words, other_label=context.presence.others.get(column))
+    return words
 
 
 def _carriers(context: Context, having: Ints) -> tuple[Ints, Float64s, tuple[str, ...]]:
