@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -219,14 +220,16 @@ def planted(worlds: int, seed: int) -> None:
 # -- what to collect ---------------------------------------------------------------------------------------------------
 
 
-def collect(worlds: int, seed: int) -> None:
+SET_ON = ((0.95, 2.0, 2.0), (0.9, 2.0, 2.0), (0.9, 2.5, 1.5), (0.85, 2.0, 1.5))
+"""Share, core and cue of worlds that the curve was developed on, with other seeds."""
+FRESH = ((0.8, 1.8, 1.5), (0.88, 2.2, 1.7), (0.75, 1.5, 2.0))
+"""Of worlds that it was not."""
+
+
+def collect(worlds: int, seed: int, settings: Sequence[tuple[float, float, float]] = (*SET_ON, *FRESH)) -> None:
     """Train with a part of the conflicting images, ask how many more, add held-back ones until it is so."""
-    for share, signal in (
-        (0.95, Signal(core=2.0, cue=2.0)),
-        (0.9, Signal(core=2.0, cue=2.0)),
-        (0.9, Signal(core=2.5, cue=1.5)),
-        (0.85, Signal(core=2.0, cue=1.5)),
-    ):
+    for share, core, cue in settings:
+        signal = Signal(core=core, cue=cue)
         told, inside, truths = 0, 0, []
         for number in range(worlds):
             rng = np.random.default_rng([seed, 2000 + number, int(100 * share)])

@@ -14,7 +14,7 @@ from clipaudit.cues.findings.collecting import to_collect, value_counts
 from clipaudit.cues.findings.galleries import gallery
 from clipaudit.cues.findings.measured_reliance import ValueCue, having_of, judged, scored_groups
 from clipaudit.cues.findings.reliance_result import as_result, corrected_gap_of
-from clipaudit.cues.findings.sentences import Words, action, answerer_words, listed, sentence
+from clipaudit.cues.findings.sentences import Words, action, also_of, answerer_words, sentence
 from clipaudit.cues.findings.verdicts import (
     CellSize,
     VerdictCase,
@@ -55,9 +55,7 @@ def value_finding(
     case = _case(context, association, measured, core, stands_in_for)
     outcomes = verdicts(case)
     outcome = headline(outcomes)
-    words = building.named_words(context, cue.upper, cue.word, screen.attribute.column.rpartition(".")[2])
-    if context.presence is not None:
-        words = replace(words, other_label=context.presence.others.get(screen.attribute.column))
+    words = _words(context, cue)
     missing = _missing(case, outcome, cue, measured, words)
     rest = rest_of(missing) if missing else ""
     reliance = tuple(
@@ -75,7 +73,7 @@ def value_finding(
         rank=0,
         verdict=outcome,
         kind="value",
-        sentence=f"{worst.sentence}{_also(reliance, outcome)}"
+        sentence=f"{worst.sentence}{also_of(reliance, outcome)}"
         if worst is not None
         else sentence(words, outcome, association, context.classes_from, rest=rest),
         action=action(outcome, words, _images_asked_for(context, cue, association, outcome)),
@@ -104,6 +102,15 @@ def value_finding(
         no_good_word=fit < NO_GOOD_WORD,
         merged=len(members),
     )
+
+
+def _words(context: Context, cue: ValueCue) -> Words:
+    """How the finding speaks of itself."""
+    column = cue.screen.attribute.column
+    words = building.named_words(context, cue.upper, cue.word, column.rpartition(".")[2])
+    if context.presence is not None:
+        words = replace(words, other_label=context.presence.others.get(column))
+    return words
 
 
 def _carriers(context: Context, having: Ints) -> tuple[Ints, Float64s, tuple[str, ...]]:
@@ -144,14 +151,6 @@ def _images_asked_for(context: Context, cue: ValueCue, association: Association,
     if outcome is Verdict.OBSERVED:
         return labels_needed(association, int(context.design.counts[cue.upper].sum()), len(context.design.truth))
     return to_collect(*value_counts(cue.screen.counts, cue.value), cue.upper).total
-
-
-def _also(reliance: Sequence[Reliance], outcome: Verdict) -> str:
-    """Who else has the headline's verdict, where it speaks against an answerer."""
-    others = [answerer_words(part.answerer) for part in reliance if part.verdict is outcome][1:]
-    if not others or outcome not in (Verdict.CONFIRMED, Verdict.FAILS_WHERE, Verdict.MODEL_ONLY):
-        return ""
-    return f" The same holds for {listed(others)}."
 
 
 def first_class(context: Context, words: Words) -> int:

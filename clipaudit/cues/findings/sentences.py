@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from clipaudit.cues.findings.verdicts import high_limit, low_limit
 from clipaudit.cues.result.finding_parts import Association, ClassesFrom, Estimate, Verdict
-from clipaudit.cues.result.reliance_parts import Counterfactual, TrainingExperiment
+from clipaudit.cues.result.reliance_parts import Counterfactual, Reliance, TrainingExperiment
 from clipaudit.statistics import p_text
 
 _ANSWERERS: Final = {
@@ -130,6 +130,14 @@ def sentence(
         case Verdict.INCONCLUSIVE:
             open_ = f"; what {who} makes of it is open" if who else "; what a model makes of it is open"
             return f"{goes}{open_}{': ' + loses if loses else ''}{'; ' + rest if rest else ''}."
+
+
+def also_of(reliance: Sequence[Reliance], outcome: Verdict) -> str:
+    """Who else has the headline's verdict, where it speaks against an answerer."""
+    others = [answerer_words(part.answerer) for part in reliance if part.verdict is outcome][1:]
+    if not others or outcome not in (Verdict.CONFIRMED, Verdict.FAILS_WHERE, Verdict.MODEL_ONLY):
+        return ""
+    return f" The same holds for {listed(others)}."
 
 
 def action(outcome: Verdict, words: Words, missing: int | None) -> str:
