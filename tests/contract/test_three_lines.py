@@ -1,4 +1,4 @@
-"""The example of three lines in docs/models.md and docs/localize.md, run on towers of every kind, and what it promises."""
+"""The example of three lines in docs/models.md and docs/localize.md, run on towers of every kind."""
 
 from __future__ import annotations
 

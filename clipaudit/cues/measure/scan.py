@@ -81,11 +81,9 @@ def scan(
     rng = np.random.default_rng([seed, 6])
     heads = list(directions)
     hosts = [heads[place] for place in rng.integers(0, len(heads), trials).tolist()]
-    screened: list[Honest] = []
-    codes: list[Codes] = []
+    screened, codes = list[Honest](), list[Codes]()
     regressions: dict[str, Future[Predictability]] = {}
-    sample_values: dict[str, npt.NDArray[np.float16]] = {}
-    means: dict[str, Float64s] = {}
+    sample_values, means = dict[str, npt.NDArray[np.float16]](), dict[str, Float64s]()
     spare = np.empty((len(sample), trials), np.float32)
     total = np.zeros((len(sample), run.spec.embed_dim), np.float32)
     # The regressions run beside the reading and screening of further heads, and beside the findings: nothing but the
@@ -98,8 +96,8 @@ def scan(
             deviations = sample_values[head].astype(np.float32) - mean.astype(np.float32)
             # (y - mean) Q, summed over heads
             total += deviations @ basis.Q(head).astype(np.float32)
+            # a real head's scores in an order of their own: a shift can be planted and nothing else is in them
             for trial in [place for place, host in enumerate(hosts) if host == head]:
-                # a real head's scores in an order of their own: a shift can be planted and nothing else is in them
                 spare[:, trial] = rng.permutation(_along_random(deviations, rng))
             scores = _scores(values, mean, directions[head])
             few = few_values(values, few_rows)

@@ -104,7 +104,10 @@ def recognise_rows(
     form: Form = "paper",
     on_images: Callable[[int], None] = lambda _: None,
 ) -> MultiLabelResult:
-    """The same of the stored embeddings and labels of a run; no image is read. UsageError also without such rows."""
+    """The same of the stored embeddings and labels of a run; no image is read. UsageError also without such rows.
+
+    texts: (C, D) unit float32 vectors of the classes.
+    """
 
     def scored() -> Iterator[tuple[Tensor, list[SampleLabel]]]:
         for batch in stream_rows(run, ["embedding"], ["label"], rows):
