@@ -99,8 +99,7 @@ def scan(
             # a real head's scores in an order of their own: a shift can be planted and nothing else is in them
             for trial in [place for place, host in enumerate(hosts) if host == head]:
                 spare[:, trial] = rng.permutation(_along_random(deviations, rng))
-            scores = _scores(values, mean, directions[head])
-            few = few_values(values, few_rows)
+            scores, few = _scores(values, mean, directions[head]), few_values(values, few_rows)
             if regress:
                 regressions[head] = pool.submit(_predictability, head, few, basis, subspace, design, few_rows, seed)
             del values  # all images of a head: only its scores are needed beyond here
