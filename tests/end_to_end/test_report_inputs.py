@@ -104,8 +104,8 @@ def report(folder, tmp_path, monkeypatch, capsys):
         ("cats and dogs", "json:name", ("--classes", "cats.txt"), "the run's label 'dog' has no name in cats.txt"),
         ("cats and dogs", "json:name", ("--classes", "empty.txt"), "empty.txt has no class names: write one a line"),
         ("numbers", "cls", (), "the run's labels are numbers (0, 1) and there is no classnames.txt beside its shards"),
-        ("cats and dogs", "json:name", ("--split", "json:colour"), "the filter's column 'colour' is not in the run at"),
-        ("cats and dogs", "json:name", ("--split", "json:place"), "has attributes.place = train: there is land, sea"),
+        ("cats and dogs", "json:name", ("--split", "json:colour"), "has no column 'colour' to group"),
+        ("cats and dogs", "json:name", ("--split", "json:place"), "has the value train; there is land, sea"),
         ("cats and dogs", "json:name", ("--attribute", "colour"), "has no column 'colour'"),
         (
             "cats and dogs",

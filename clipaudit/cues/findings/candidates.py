@@ -174,7 +174,8 @@ def _cues_of(context: Context, axes: _Axes, upper: Bools, earlier: list[TextCue]
 
 def _words_to_try(context: Context, contrast: Float64s) -> list[Word]:
     """The texts nearest to a contrast (D,) and those that fit it best; the best fit first."""
-    inside = _inside(context, contrast)
+    # images without a label have nothing in common, so that their differences are not those of the cue
+    inside = _inside(context, contrast) if context.presence is None else None
     nearest = context.namer.words(contrast, _TRIED, context_only=True, inside=inside)
     fitting = context.namer.words(contrast, _TRIED, context_only=True, by_fit=True, inside=inside)
     words = {word.place: word for word in [*nearest, *fitting]}
