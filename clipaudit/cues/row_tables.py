@@ -5,7 +5,7 @@ Every table begins with `shard_id` int32, `index` int32, `key` string, `class` s
 | name | one row is | further columns |
 |---|---|---|
 | `groups` | an image that was used | `rows` (`association`, `counterfactual`, `both`), a column per attribute |
-| `weights` | an image of the association | a column per attribute, `weight` of all of them together, of several
+| `weights` | an image of the association | a column per attribute, `weight` of all declared ones together, of several
 |  |  | also `weight.NAME` of each alone; metadata `effective_n`, `cap` |
 | `balanced` | an image of a subset with equal groups | |
 | `collect` | a cell to fill | `class`, `attribute`, `value`, `have`, `collect`, `finding` |
@@ -62,13 +62,18 @@ def row_tables(
     if context.classes_from != "label":
         del tables["collect"]
         return tables
-    groups = _groups_of(everything, columns)
+    # nobody asked for image properties: with all of them together every image would be a group of its own. They count
+    # where they have a finding, and in the weight of all columns only where no column is declared.
+    with_finding = {finding.cue.attribute for finding in findings}
+    declared = [name for name in columns if name not in context.measured]
+    used = [name for name in columns if name in declared or name in with_finding]
+    groups = _groups_of(everything, declared or used)
     weights, effective = balanced_weights(groups)
-    parts = {name: _values(everything, name) for name in columns}
+    parts = {name: _values(everything, name) for name in used}
     # a column by itself is what a rehearsal of it is trained with (docs/method.md S14)
     alone = {
         f"weight.{name.removeprefix('attributes.')}": pa.array(balanced_weights(_groups_of(everything, [name]))[0])
-        for name in (columns if len(columns) > 1 else ())
+        for name in (used if len(used) > 1 else ())
     }
     table = pa.table({**_identity(everything, names), **parts, "weight": pa.array(weights), **alone})
     tables["weights"] = table.replace_schema_metadata({"effective_n": f"{effective:.1f}", "cap": f"{CAP:g}"})

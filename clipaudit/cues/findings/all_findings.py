@@ -13,9 +13,9 @@ from clipaudit.cues.findings.by_column import column_finding
 from clipaudit.cues.findings.by_text import text_finding
 from clipaudit.cues.findings.candidates import TextCue, grounded_in, text_cues
 from clipaudit.cues.findings.given_models import given_model
-from clipaudit.cues.findings.measured_reliance import ValueCue, having_of, measure_reliance, scored_images
+from clipaudit.cues.findings.measured_reliance import having_of, measure_reliance, scored_images
 from clipaudit.cues.findings.sentences import listed
-from clipaudit.cues.findings.value_cues import same_parting, stand_ins, value_cues
+from clipaudit.cues.findings.value_cues import stand_ins, value_cues
 from clipaudit.cues.measure.context import ColumnTest, Context, Progress
 from clipaudit.cues.measure.picture_columns import is_measured
 from clipaudit.cues.reliance.rules import PlaceboDraws
@@ -23,7 +23,7 @@ from clipaudit.cues.result.finding_parts import Evidence, Verdict
 from clipaudit.cues.result.given_parts import GivenModel
 from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
 from clipaudit.cues.result.result import Finding
-from clipaudit.cues.statistics.attributes import AttributeScreen, Omnibus
+from clipaudit.cues.statistics.attributes import AttributeScreen
 
 _KEPT_WITHOUT_TIE = (Verdict.MODEL_ONLY, Verdict.NEEDED)
 """A value that goes with no class is a finding only if a model hangs on it."""
@@ -58,20 +58,23 @@ def findings_of(context: Context, panel: Panel | None, progress: Progress) -> Al
     for done, (cue, parts, other) in enumerate(zip(cues, measured, judged_by, strict=True), 1):
         finding = value_finding(context, cue, parts, other)
         if cue.associated or finding.verdict in _KEPT_WITHOUT_TIE:
-            # nobody declared an image property: one that is not decided silences no text (trap 16)
-            if not is_measured(cue.screen.attribute.column) or finding.verdict is not Verdict.INCONCLUSIVE:
+            # an image property follows from what is in the picture, and a text may say what that is: snow, not
+            # brightness. It stands beside the text and silences none (trap 16).
+            if not is_measured(cue.screen.attribute.column):
                 codes = cue.screen.attribute.codes[context.scan.sample]
                 grounds.append((len(findings), having_of(codes, cue.value)))
             findings.append(finding)
         progress("attributes", done, len(cues))
     # a column with a finding of a value is not listed as a whole, too
     with_value = {id(cue.screen) for cue in cues if cue.associated}
+    # an image property without an end that stands out is in the tables alone: real classes differ in everything, a
+    # little (trap 28)
     tied = [
-        (screen, test.omnibus)
+        screen
         for screen, test in zip(context.attributes, context.columns, strict=True)
-        if _is_tied(context, screen, test) and id(screen) not in with_value
+        if _is_tied(context, screen, test) and id(screen) not in with_value and not is_measured(screen.attribute.column)
     ]
-    findings += [column_finding(context, screen) for screen in _with_one_property(context, cues, tied)]
+    findings += [column_finding(context, screen) for screen in tied]
     texts, echoes = _text_findings(context, grounds, progress)
     if context.presence is not None:  # a text that is another label in words is said with that label
         findings = [_with_texts(finding, echoes.get(place, ())) for place, finding in enumerate(findings)]
@@ -85,26 +88,6 @@ def _given_models(context: Context, panel: Panel | None) -> tuple[GivenModel, ..
         return ()
     images = scored_images(context, context.answers)
     return tuple(given_model(part, images, context.names, context.options.seed) for part in panel.given)
-
-
-def _with_one_property(
-    context: Context, cues: Sequence[ValueCue], tied: Sequence[tuple[AttributeScreen, Omnibus]]
-) -> list[AttributeScreen]:
-    """The tied columns, of image properties those that part the classes clearly, one for each way to part them, and
-    none where a value has a finding that parts them so: several are tied where one is (S6b)."""
-    parted = [cue.upper for cue in cues if cue.associated]
-    chosen = set()
-    for screen, _ in sorted(tied, key=lambda pair: -pair[1].cramers_v):
-        if is_measured(screen.attribute.column):
-            place = len(screen.values) if screen.has_whole else 0
-            row = context.row_of(screen, place)
-            upper = context.family.cuts[row].upper
-            # real classes differ in everything, a little (trap 28)
-            if not context.passed[row] or any(same_parting(upper, other) for other in parted):
-                continue
-            parted.append(upper)
-        chosen.add(id(screen))
-    return [screen for screen, _ in tied if id(screen) in chosen]
 
 
 def _is_tied(context: Context, screen: AttributeScreen, test: ColumnTest) -> bool:

@@ -188,7 +188,7 @@ def test_labels_come_first_and_captions_beside_them_change_nothing(tmp_path):
         ("asked", replace(world, captions=with_gaps(world.labels)), {"classes_from": "label"}),
     ):
         result = audited(one, tmp_path / name, label_kind="int", attributes=("place",), **options)
-        document = {**result.to_json(), "started": "", "seconds": 0}
+        document = {**result.to_json(), "started": "", "seconds": 0, "state": None}
         documents.append(json.dumps(document, sort_keys=True).replace(str(tmp_path / name), "HERE"))
         assert (result.settings.classes_from, result.data.left_out.unnamed) == ("label", 0)
     assert documents[0] == documents[1] == documents[2]
