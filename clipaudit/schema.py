@@ -17,6 +17,9 @@ VERSION = "0.1.0"
 """Of clipaudit, written into runs and reports; `clipaudit.__version__`."""
 SCHEMA_VERSION = 1
 """Of a run's files."""
+CLASSNAMES = "classnames.txt"
+"""The file beside the shards with the names of class numbers, as in the WebDataset sets of CLIP benchmark (there one
+directory up)."""
 
 # A row's status. Everything but OK is a failure row: its vectors are null and it is counted by reason.
 OK = "ok"

@@ -171,7 +171,7 @@ def _process(
                 f"{run_dir.url}: this store cannot refuse to overwrite a file, so run only one job at a time on it"
             )
         samples = estimate_samples(listed.shards)
-        if (advice := pack_advice(listed.shards, samples, facts.table)) is not None:
+        if (advice := pack_advice(listed.shards, samples, facts.table, parse_fields(config.fields))) is not None:
             reporter.warning(advice)
         reporter.plan(
             Plan(

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from clipaudit.errors import Note, UsageError
-from clipaudit.schema import Label
+from clipaudit.schema import CLASSNAMES, Label
 from clipaudit.storage.text_file import TextLine, is_remote, parse_lines, read_if_there, read_lines
 
-CLASSNAMES: Final = "classnames.txt"
-"""The file beside the shards, as in the WebDataset sets of CLIP benchmark (there one directory up)."""
 _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]*")
 _NUMBER_FIRST: Final = re.compile(r"-?[0-9]+\s*[,;:|=]\s*\S.*")
 _NUMBER_LAST: Final = re.compile(r".*\S\s*[,;|]\s*-?[0-9]+")

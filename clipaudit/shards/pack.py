@@ -18,17 +18,14 @@ from pathlib import Path
 from typing import IO, Any, Final, TypeAlias, overload
 
 from clipaudit.errors import StorageFull, UsageError
-from clipaudit.schema import VERSION
+from clipaudit.schema import CLASSNAMES, VERSION
 from clipaudit.shards.pack_processes import ShardProcesses
-from clipaudit.shards.pack_writer import PART, Omissions, ShardSummary, ShardTask
+from clipaudit.shards.pack_writer import PART, RECORD, Omissions, ShardSummary, ShardTask
 from clipaudit.shards.sources.catalogue import Catalogue
 from clipaudit.shards.sources.opening import open_source
 from clipaudit.shards.sources.options import SourceOptions
 from clipaudit.storage.local import replace_file
 
-RECORD: Final = "pack.jsonl"
-"""In OUT: the plan, then a line for each finished shard; what a repeated pack goes on from."""
-CLASSNAMES: Final = "classnames.txt"
 WORK: Final = ".pack-"
 """Begins the name of the directory in OUT that is there only while a pack runs."""
 REASONS: Final = {
@@ -170,8 +167,8 @@ def _pack(
         raise StorageFull(f"the shards take about {needed:,} bytes, and {config.out} has {free:,} bytes free")
     planned(packing)
     packing.finished_before = len(finished)
-    if packing.class_names:
-        replace_file(config.out / CLASSNAMES, "".join(f"{name}\n" for name in packing.class_names).encode())
+    if catalogue.names_file is not None:
+        replace_file(config.out / CLASSNAMES, catalogue.names_file)
     left_out = Omissions()
     left_out.merge(catalogue.left_out.counts, catalogue.left_out.examples)
     done = 0
@@ -256,7 +253,7 @@ def _described(catalogue: Catalogue, shards: int) -> Packing:
 
 def _fingerprint(config: PackConfig, catalogue: Catalogue) -> str:
     """Changes with everything that changes a shard's bytes."""
-    parts = (VERSION, catalogue.fingerprint, config.shard_mb, config.shuffle, config.options.caption)
+    parts = (VERSION, catalogue.fingerprint, config.shard_mb, config.shuffle, catalogue.caption)
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -296,7 +293,8 @@ class ShardTasks(Sequence[ShardTask]):
             work=None if catalogue.work is None else str(catalogue.work.resolve()),
             rows=catalogue.has_rows,
             class_names=None if catalogue.label_in_columns else catalogue.class_names,
-            caption=self._config.options.caption,
+            documents=catalogue.documents,
+            caption=catalogue.caption,
         )
 
 

@@ -18,6 +18,8 @@ from clipaudit.shards.tar_writer import END_OF_ARCHIVE, SampleMembers
 
 PART: Final = ".part"
 """Suffix of a shard that is being written; what an interrupted pack leaves is removed by the next one."""
+RECORD: Final = "pack.jsonl"
+"""In OUT: the plan, then a line for each finished shard; what a repeated pack goes on from."""
 EXAMPLES: Final = 3
 """Of each reason for leaving something out."""
 WHOLE_FILE: Final = -1
@@ -72,8 +74,8 @@ class ImageEntry(NamedTuple):
     """Bytes of the image when the source was listed."""
     offset: int
     """Of the image in the file `folder`; WHOLE_FILE for a file of its own."""
-    label: int
-    """Class number; -1 without one."""
+    label: int | None
+    """Class number; None without one."""
     split: str
     """Name of the split; empty without one."""
     row: int
@@ -95,6 +97,8 @@ class ShardTask:
     """Whether `work` has the samples' columns, one json object a line."""
     class_names: list[str] | None
     """Names to be written as `label` into the json; None where the columns hold the label."""
+    documents: bool
+    """Whether the columns are the sample's whole json, so that nothing is added to them."""
     caption: str | None
     """Column that becomes `KEY.txt`; None without."""
 
@@ -155,13 +159,13 @@ def _sample(task: ShardTask, entry: ImageEntry, data: bytes, rows: BinaryIO | No
     key, extension = key_of(entry.number, entry.name)
     members = SampleMembers(key)
     members.add(extension, data)
-    if entry.label >= 0:
+    if entry.label is not None:
         members.add("cls", b"%d" % entry.label)
     columns = b"{}"
     if rows is not None and entry.row >= 0:
         rows.seek(entry.row)
         columns = rows.readline().rstrip(b"\n")
-    members.add("json", _document(task, entry, columns))
+    members.add("json", columns if task.documents else _document(task, entry, columns))
     caption = json.loads(columns).get(task.caption) if task.caption is not None else None
     if caption is not None and str(caption).strip():
         members.add("txt", str(caption).encode("utf-8", "backslashreplace"))
@@ -175,7 +179,7 @@ def _document(task: ShardTask, entry: ImageEntry, columns: bytes) -> bytes:
     first = [f'"path": {_quoted(as_text(path))}'] if not path.startswith(".") else []
     if entry.split:
         first.append(f'"split": {_quoted_once(entry.split)}')
-    if task.class_names is not None and entry.label >= 0:
+    if task.class_names is not None and entry.label is not None:
         first.append(f'"label": {_quoted_once(task.class_names[entry.label])}')
     head = ", ".join(first).encode()
     if columns == b"{}":

@@ -10,19 +10,22 @@ import re
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Self
 
 from clipaudit.errors import UsageError
+from clipaudit.schema import CLASSNAMES
 from clipaudit.shards.pack_writer import ROWS, WHOLE_FILE, ImageEntry, Omissions, as_text
 from clipaudit.shards.tar_writer import MAX_MEMBER_BYTES, stored_bytes
+from clipaudit.storage.text_file import TextLine, parse_lines
 
 _NUMBER: Final = re.compile(r"-?[0-9]{1,18}")
 _JSON_BYTES: Final = 1024  # of a json that holds path, split and label, in the archive
-_MAX_CLASSES: Final = 2**31
 
 
 class Catalogue:
     """Images in the source's own order, with their classes, splits and columns; filled by one of the sources.
+
+    A context manager for as long as it is filled.
 
     Columns are written to a file of one json object a line, of which the memory holds offsets.
     """
@@ -42,6 +45,14 @@ class Catalogue:
         """Columns of the table, as they are written into the json."""
         self.label_in_columns = False
         """Whether the columns hold the label, so that the json needs no further one."""
+        self.documents = False
+        """Whether the columns of an image are its whole json."""
+        self.caption: str | None = None
+        """Column that becomes a caption; None for no caption."""
+        self.class_names: list[str] = []
+        """In the order of their numbers, for people; after `finish`."""
+        self.names_file: bytes | None = None
+        """Content of `classnames.txt`; None without classes, or where their names are not known. After `finish`."""
         self.left_out = Omissions()
         self._names = bytearray()
         self._ends = array("Q")
@@ -51,20 +62,29 @@ class Catalogue:
         self._sizes = array("Q")
         self._offsets = array("q")
         self._labels = array("i")
-        self._splits = array("H")
+        self._splits = array("I")
         self._rows = array("q")
         self._label_numbers: dict[str, int] = {}
+        self._class_numbers: list[int] = []  # in the order of _label_numbers
         self._split_numbers: dict[str, int] = {"": 0}
         self._stamps = array("q")
         self._row_digest = hashlib.blake2b(digest_size=16)
         self._row_file: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Complete the file of rows."""
+        if self._row_file is not None:
+            self._row_file.close()
 
     def __len__(self) -> int:
         return len(self._sizes)
 
     @property
     def has_rows(self) -> bool:
-        """Whether a sample has columns, in the file ROWS of `work`; it is complete after `finish`."""
+        """Whether a sample has columns, in the file ROWS of `work`."""
         return self._row_file is not None
 
     def add(
@@ -118,18 +138,33 @@ class Catalogue:
             raise UsageError(f"{self.work} cannot be written: {error.strerror}") from error
         return offset
 
+    def keep_numbers(self, names_file: bytes | None) -> None:
+        """The labels are class numbers and stay so; `names_file` is the `classnames.txt` that names them, if any."""
+        self._class_numbers = [int(name) for name in self._label_numbers]
+        self.names_file = names_file
+        names = list(map(str, sorted(self._class_numbers)))
+        self.class_names = names if names_file is None else [line.columns[-1] for line in _lines(names_file)]
+
+    def order_names(self, names_file: bytes) -> None:
+        """Number the labels as a `classnames.txt` does, one name a line; a note where it lacks one of them."""
+        positions = {line.columns[0]: line.number - 1 for line in _lines(names_file)}
+        missing = next((name for name in self._label_numbers if name not in positions), None)
+        if missing is not None:
+            self.notes.append(f"{CLASSNAMES} of the source is not used: {missing!r} is not one of its names")
+        elif self._label_numbers:
+            self._class_numbers = [positions[name] for name in self._label_numbers]
+            self.class_names, self.names_file = list(positions), names_file
+
     def finish(self) -> None:
-        """Number the classes by their names in sorted order, numbers by value, and complete the file of rows."""
-        if self._row_file is not None:
-            self._row_file.close()
+        """Number the classes, unless the source did, by their sorted names, numbers by value."""
         names = list(self._label_numbers)
+        if self._class_numbers or not names:
+            return
         numeric = all(_NUMBER.fullmatch(name) for name in names)
-        ranked = sorted(names, key=(lambda name: (int(name), name)) if numeric else None)
-        self.class_names = ranked
-        """Class i is `class_names[i]`."""
-        positions = {name: position for position, name in enumerate(ranked)}
-        renumbered = [positions[name] for name in names]
-        self._labels = array("i", (renumbered[label] if label >= 0 else -1 for label in self._labels))
+        self.class_names = sorted(names, key=(lambda name: (int(name), name)) if numeric else None)
+        positions = {name: position for position, name in enumerate(self.class_names)}
+        self._class_numbers = [positions[name] for name in names]
+        self.names_file = "".join(f"{name}\n" for name in self.class_names).encode()
 
     @property
     def splits(self) -> dict[str, int]:
@@ -144,7 +179,8 @@ class Catalogue:
     def fingerprint(self) -> str:
         """Hex digest of all images (path, size, time, class, split, columns) in their order."""
         digest = self._row_digest.copy()
-        names = (self._folder_paths, list(self._label_numbers), list(self._split_numbers))
+        numbers = list(self._class_numbers)
+        names = (self._folder_paths, list(self._label_numbers), numbers, list(self._split_numbers), self.names_file)
         digest.update(repr(names).encode("utf-8", "backslashreplace"))
         arrays = (
             self._ends,
@@ -181,7 +217,7 @@ class Catalogue:
                 ),
                 size=self._sizes[position],
                 offset=self._offsets[position],
-                label=self._labels[position],
+                label=self._class_numbers[label] if (label := self._labels[position]) >= 0 else None,
                 split=splits[self._splits[position]],
                 row=self._rows[position],
             )
@@ -193,3 +229,7 @@ class Catalogue:
 def clean(label: str) -> str:
     """A label as one line of text: control characters and repeated spaces become one space."""
     return " ".join(as_text(" ".join(label.split())).split())
+
+
+def _lines(names_file: bytes) -> list[TextLine]:
+    return parse_lines(names_file, f"{CLASSNAMES} of the source")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from clipaudit.errors import UsageError
+from clipaudit.shards.pack_writer import RECORD
 from clipaudit.shards.sources.catalogue import Catalogue
 from clipaudit.shards.sources.coco import coco_document, coco_root, read_coco
 from clipaudit.shards.sources.columnar import COLUMNAR, columnar_files
@@ -15,7 +16,7 @@ from clipaudit.shards.sources.listed_images import image_root, read_listed
 from clipaudit.shards.sources.options import SourceOptions
 from clipaudit.shards.sources.parquet_images import image_column, read_parquet_images
 from clipaudit.shards.sources.tables import is_table
-from clipaudit.shards.sources.tars import read_tars
+from clipaudit.shards.sources.tars import is_tar, read_tars
 
 _ARCHIVES: Final = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
 _HUB_NAMES: Final = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -32,14 +33,19 @@ def open_source(source: str, options: SourceOptions, work: Path | None) -> Catal
         catalogue = _open_table(source, options, work)
     elif name.endswith(".json"):
         document = coco_document(source)
-        catalogue = Catalogue(coco_root(source, document, options), f"COCO json {Path(source).name}", work)
-        read_coco(source, document, catalogue, options)
-    elif name.endswith(".tar"):
+        with Catalogue(coco_root(source, document, options), f"COCO json {Path(source).name}", work) as catalogue:
+            read_coco(source, document, catalogue, options)
+    elif is_tar(name):
         catalogue = _open_tars(source, options, work)
     elif name.endswith(_ARCHIVES):
         raise UsageError(f"{source} is compressed: unpack it, and give the directory or the plain .tar")
     else:
         raise UsageError(f"{source} is no directory, CSV, TSV, JSONL, Parquet with images, COCO json or tar")
+    if options.caption is not None:
+        if options.caption not in catalogue.columns and len(catalogue):
+            columns = ", ".join(catalogue.columns) or "none"
+            raise UsageError(f"--caption {options.caption!r}: {source} has no such column, but {columns}")
+        catalogue.caption = options.caption
     catalogue.finish()
     return catalogue
 
@@ -50,7 +56,7 @@ def _open_directory(source: str, options: SourceOptions, work: Path | None) -> C
     Raises UsageError when there are several tables, or annotations of COCO: it is not known which one is meant.
     """
     names, tables, images, folders = _top(source)
-    if not images and not tables and any(name.lower().endswith(".tar") for name in names):
+    if not images and not tables and any(map(is_tar, names)):
         return _open_tars(source, options, work)
     parquets = columnar_files(source) if not images else []
     if parquets and image_column(parquets[0]) is not None:
@@ -67,28 +73,28 @@ def _open_directory(source: str, options: SourceOptions, work: Path | None) -> C
     if jsons:
         several = f" (there are {len(jsons)})" if len(jsons) > 1 else ""
         raise UsageError(f"{source} has annotations as COCO has them: give the json as the source, {jsons[0]}{several}")
-    catalogue = Catalogue(os.path.realpath(source), "class folders" if folders else "a folder of images", work)
-    read_folders(source, catalogue, options)
+    with Catalogue(os.path.realpath(source), "class folders" if folders else "a folder of images", work) as catalogue:
+        read_folders(source, catalogue, options)
     if tables:
         catalogue.notes.append(f"{', '.join(tables[:3])} is not used: give the table as the source to have its columns")
     return catalogue
 
 
 def _open_table(source: str, options: SourceOptions, work: Path | None) -> Catalogue:
-    catalogue = Catalogue(image_root(source, options), f"images listed in {Path(source).name}", work)
-    read_listed(source, catalogue, options)
+    with Catalogue(image_root(source, options), f"images listed in {Path(source).name}", work) as catalogue:
+        read_listed(source, catalogue, options)
     return catalogue
 
 
 def _open_parquet_images(source: str, options: SourceOptions, work: Path | None) -> Catalogue:
-    catalogue = Catalogue(str(Path(source).parent), "Parquet with image bytes", work)
-    read_parquet_images(source, catalogue, options)
+    with Catalogue(str(Path(source).parent), "Parquet with image bytes", work) as catalogue:
+        read_parquet_images(source, catalogue, options)
     return catalogue
 
 
 def _open_tars(source: str, options: SourceOptions, work: Path | None) -> Catalogue:
-    catalogue = Catalogue(str(Path(source).parent), "tars", work)
-    read_tars(source, catalogue, options)
+    with Catalogue(str(Path(source).parent), "tars", work) as catalogue:
+        read_tars(source, catalogue, options)
     return catalogue
 
 
@@ -100,6 +106,6 @@ def _top(source: str) -> tuple[list[str], list[str], bool, list[str]]:
     except OSError as error:
         raise UsageError(f"{source} cannot be read: {error.strerror}") from error
     files = [name for name, directory in kinds if not directory]
-    tables = [name for name in files if is_table(name)]
+    tables = [name for name in files if is_table(name) and name != RECORD]
     folders = [name for name, directory in kinds if directory]
     return files, tables, any(map(is_image, files)), folders

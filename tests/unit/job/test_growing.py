@@ -6,11 +6,14 @@ import shutil
 
 import pytest
 
+from clipaudit.config import FieldsConfig
 from clipaudit.errors import RunMismatch, UsageError
+from clipaudit.job.advice import pack_advice
 from clipaudit.job.driver import Reporter
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.integrity import check
 from clipaudit.run.reader import Run
+from clipaudit.shards.fields import parse_fields
 from tests.make_shards import write_shard
 
 
@@ -248,3 +251,13 @@ def test_many_tiny_shards_are_advised_to_be_packed(audit, tmp_path):
     few = Told()
     audit(tmp_path, "s-00[0-4].tar", out="few", reporter=few)
     assert few.sentences == ()
+    run = Run(tmp_path / "run")
+    for kept, attributes in (
+        (True, ("json:place",)),
+        (False, ("shard",)),
+        (False, ("path:0",)),
+        (False, ("kind:text",)),
+    ):
+        fields = parse_fields(FieldsConfig(label="cls", attributes=attributes))
+        advised = pack_advice(run.manifest.shards, 400, run.spec, fields)
+        assert (advised is not None) == kept, "pack keeps cls, json and txt alone"

@@ -35,8 +35,8 @@ def config_for(source, out, **settings):
 
 
 def samples_of(out):
-    """Every sample of all shards by tarfile: [(image bytes, class name or None, json)]."""
-    names = (out / "classnames.txt").read_text().splitlines() if (out / "classnames.txt").exists() else []
+    """Every sample of all shards by tarfile: [(image bytes, class name or else number or None, json)]."""
+    names = (out / "classnames.txt").read_text().splitlines() if (out / "classnames.txt").exists() else None
     samples = []
     for shard in sorted(out.glob("*.tar")):
         groups = {}
@@ -46,7 +46,8 @@ def samples_of(out):
                 groups.setdefault(key, {})[extension] = tar.extractfile(member).read()
         for parts in groups.values():
             image = next(data for extension, data in parts.items() if extension not in ("cls", "json", "txt"))
-            label = names[int(parts["cls"])] if "cls" in parts else None
+            label = parts["cls"].decode() if "cls" in parts else None
+            label = label if names is None or label is None else names[int(label)]
             samples.append((image, label, json.loads(parts["json"])))
     return samples
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from collections import Counter
 
 import pytest
@@ -232,11 +233,80 @@ def test_tars_with_files_beside_the_images(tmp_path):
     write_members(tmp_path / "tars/a.tar", members)
     packing = pack(config_for(tmp_path / "tars", tmp_path / "out", options=SourceOptions(caption="txt")))
     assert packing.class_names == ["7", "10"]
+    assert not (tmp_path / "out/classnames.txt").exists(), "nobody said what 7 and 10 are called"
     documents = {data: (label, document) for data, label, document in samples_of(tmp_path / "out")}
     assert documents[b"1"][0] == "7"
     assert documents[b"1"][1]["place"] == "sea"
     assert documents[b"2"][0] == "10"
     assert packing.left_out == {"bad_json": 1}
+
+
+def test_class_numbers_of_tars_and_their_names_stay(tmp_path):
+    document = b'{"label": "gull", "path": "sea/1.jpg"}'
+    members = [("1.jpg", b"1"), ("1.cls", b"3"), ("1.json", document), ("1.txt", b"a gull"),
+               ("2.jpg", b"2"), ("2.cls", b"01")]  # fmt: skip
+    write_members(tmp_path / "tars/train/a.tar", members)
+    names = "cat\ndog\nowl\ngull\n"
+    (tmp_path / "tars/classnames.txt").write_text(names)  # one directory up
+    packing = pack(config_for(tmp_path / "tars/train", tmp_path / "out"))
+    assert packing.class_names == names.split()
+    assert (tmp_path / "out/classnames.txt").read_text() == names
+    samples = {data: (label, document) for data, label, document in samples_of(tmp_path / "out")}
+    assert samples[b"1"][0] == "gull"
+    assert samples[b"1"][1] == {"member": "1.jpg", "label": "gull", "path": "sea/1.jpg", "txt": "a gull"}
+    assert samples[b"2"] == ("dog", {"path": "2.jpg"})
+    with tarfile.open(tmp_path / "out/shard-000000.tar") as tar:
+        captions = {name: tar.extractfile(name).read() for name in tar.getnames() if name.endswith("txt")}
+    assert list(captions.values()) == [b"a gull"]
+
+
+def test_shards_that_pack_wrote_are_packed_again_without_a_change_of_labels(tmp_path):
+    make_folders(tmp_path / "photos", {f"{name}/{i}.jpg": f"{name}{i}".encode() for name in "cab" for i in range(4)})
+    pack(config_for(tmp_path / "photos", tmp_path / "many", shard_mb=0.003))
+    assert len(list((tmp_path / "many").glob("*.tar"))) > 3
+    pack(config_for(tmp_path / "many", tmp_path / "few"))
+    assert (tmp_path / "few/classnames.txt").read_text() == "a\nb\nc\n"
+    before, after = (
+        {data: (label, document["path"], document["label"]) for data, label, document in samples_of(tmp_path / name)}
+        for name in ("many", "few")
+    )
+    assert after == before
+
+
+def test_the_class_in_the_json_of_tars(tmp_path):
+    members = [("1.jpg", b"1"), ("1.cls", b"0"), ("1.json", b'{"label": "cat", "kind": "pet"}'),
+               ("2.jpg", b"2"), ("2.json", b'{"label": "dog"}')]  # fmt: skip
+    source = write_members(tmp_path / "a.tar", members)
+    asked = SourceOptions(label="kind")
+    packing = pack(config_for(source, tmp_path / "kinds", options=asked))
+    assert [(data, label, document["label"]) for data, label, document in samples_of(tmp_path / "kinds")] == [
+        (b"1", "pet", "cat")
+    ]
+    assert packing.left_out == {"no_label": 1}
+    with pytest.raises(UsageError, match=r"--label 'knd': no json in .* has it, but label, kind"):
+        pack(config_for(source, tmp_path / "none", options=SourceOptions(label="knd")))
+    with pytest.raises(UsageError, match=r"--caption 'words': .* has no such column, but label, kind"):
+        pack(config_for(source, tmp_path / "none", options=SourceOptions(caption="words")))
+    write_members(tmp_path / "b.tar", members[3:])
+    pack(config_for(tmp_path / "b.tar", tmp_path / "labels"))
+    assert [(data, label) for data, label, _ in samples_of(tmp_path / "labels")] == [(b"2", "dog")]
+
+
+def test_class_numbers_and_folders_of_one_source_are_no_classes(tmp_path):
+    members = [("1.jpg", b"1"), ("1.cls", b"3"), ("dog/2.jpg", b"2")]
+    with pytest.raises(UsageError, match=r"the class of 1.jpg is a number, and that of dog/2.jpg, which has none"):
+        pack(config_for(write_members(tmp_path / "a.tar", members), tmp_path / "out"))
+
+
+def test_class_folders_in_tars_are_numbered_as_the_names_beside_them(tmp_path):
+    write_members(tmp_path / "a.tar", [("b/1.jpg", b"1"), ("a/2.jpg", b"2")])
+    (tmp_path / "classnames.txt").write_text("b\na\nc\n")
+    assert pack(config_for(tmp_path / "a.tar", tmp_path / "out")).class_names == ["b", "a", "c"]
+    assert {(data, label) for data, label, _ in samples_of(tmp_path / "out")} == {(b"1", "b"), (b"2", "a")}
+    (tmp_path / "classnames.txt").write_text("b\nc\n")
+    packing = pack(config_for(tmp_path / "a.tar", tmp_path / "other"))
+    assert packing.class_names == ["a", "b"]
+    assert packing.notes == ["classnames.txt of the source is not used: 'a' is not one of its names"]
 
 
 def test_masks_beside_images_are_no_images(tmp_path):
