@@ -255,7 +255,7 @@ def test_many_tiny_shards_are_advised_to_be_packed(audit, tmp_path):
     for kept, attributes in (
         (True, ("json:place",)),
         (False, ("shard",)),
-        (False, ("path:0",)),
+        (False, ("top=path:0",)),
         (False, ("kind:text",)),
     ):
         fields = parse_fields(FieldsConfig(label="cls", attributes=attributes))
