@@ -12,7 +12,7 @@ from clipaudit.errors import RunInvalid, RunNotFound
 from clipaudit.job.advice import pack_advice
 from clipaudit.job.engines import make_pool
 from clipaudit.job.fields import fields_of
-from clipaudit.job.new_labels import refuse_other_labels
+from clipaudit.job.new_labels import refuse_other_labels, refuse_other_numbers
 from clipaudit.job.progress import Tally
 from clipaudit.job.protocol import Observer, Pool, WorkerFacts
 from clipaudit.job.scheduler import Scheduler
@@ -131,6 +131,8 @@ def run_job(
     reporter.listed(len(listed.shards), listed.committed)
     if listed.pending:
         fields, mixed = fields_of(config, run_dir)
+        if listed.new:
+            refuse_other_numbers(listed.shards, fields)
         if config.append and listed.new:
             refuse_other_labels(Run(run_dir), listed.new, fields)
         lack = warn_of_first_samples(listed.pending[0], fields)

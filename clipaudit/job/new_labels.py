@@ -1,4 +1,4 @@
-"""Labels of shards that are about to be appended: compared with those of the run before anything is written."""
+"""Labels of shards before a job writes anything: class numbers that mean one thing, and labels of the run's kind."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from clipaudit.errors import RunMismatch, ShardError
+from clipaudit.run.classes import named_differently
 from clipaudit.run.reader import Run
 from clipaudit.schema import BAD_LABEL, OK, Label, Shard
 from clipaudit.shards.field_values import MAX_JSON_BYTES, Origin
@@ -16,6 +17,22 @@ _SHARDS: Final = 8
 _SAMPLES: Final = 20
 _BYTES: Final = 4 * 2**20
 """Of the beginning of each shard that is looked into."""
+
+
+def refuse_other_numbers(shards: Sequence[Shard], fields: Fields) -> None:
+    """RunMismatch when class numbers mean different things in shards of one run, by the `classnames.txt` beside them.
+
+    shards: all of the run, those that are about to be added too. Packed one by one, two sets of folders are numbered
+    each by its own names: with one class more, all behind it have other numbers.
+    """
+    if fields.label_kind not in ("int", "ints"):
+        return
+    contradiction = named_differently([shard.url for shard in shards])
+    if contradiction is not None:
+        raise RunMismatch(
+            f"{contradiction}: class numbers of these shards mean different things, and nothing was written: pack all"
+            " images together, give the names as labels (such as --label json:label), or keep to one run for each"
+        )
 
 
 def refuse_other_labels(run: Run, shards: Sequence[Shard], fields: Fields) -> None:

@@ -11,12 +11,16 @@ from typing import Final
 from clipaudit.errors import RunMismatch, RunNotFound, ShardError, UsageError
 from clipaudit.redact import public_url
 from clipaudit.run.directory import RunDirectory
-from clipaudit.run.growth import History, Move
+from clipaudit.run.growth import History, Move, lies_below
 from clipaudit.schema import Shard
 from clipaudit.shards.content import shard_sha256
 from clipaudit.shards.listing import is_local, local_path, stat_all
+from clipaudit.shards.stored import read_piece
 
 _HASH_THREADS: Final = 4
+_READ_THREADS: Final = 16
+_BEGINNING_BYTES: Final = 4096
+"""Of a shard: several names, sizes and times of its first files."""
 
 Comparing = Callable[[int, int], None]
 """Called with the number of shards, and their bytes, whose contents are about to be read and compared."""
@@ -163,18 +167,43 @@ def _hashes(shards: Sequence[tuple[int, Shard]]) -> Iterable[tuple[int, str]]:
 def _copies(
     run_dir: RunDirectory, history: History, shards: Sequence[Shard], committed: set[int], comparing: Comparing
 ) -> set[str]:
-    """URLs among `shards` of files that have name, size and content of a committed shard at another place."""
-    by_name: dict[tuple[str, int], list[int]] = {}
+    """URLs among `shards` of files that have the content of a committed shard at another place, whatever their names.
+
+    Read whole are those that have size and beginning of one.
+    """
+    by_size: dict[int, list[Shard]] = {}
     for shard in history.shards:
         if shard.id in committed:
-            by_name.setdefault((_name(shard.url), shard.size), []).append(shard.id)
-    alike = [shard for shard in shards if (_name(shard.url), shard.size) in by_name]
+            by_size.setdefault(shard.size, []).append(shard)
+    sized = [shard for shard in shards if shard.size in by_size]
+    recorded = [shard for size in {shard.size for shard in sized} for shard in by_size[size]]
+    begins = _beginnings([*sized, *recorded])
+    alike = [shard for shard in sized if _may_be_one(begins, shard, by_size[shard.size])]
     if not alike:
         return set()
-    candidates = {number for shard in alike for number in by_name[_name(shard.url), shard.size]}
+    candidates = {other.id for shard in alike for other in by_size[shard.size]}
     contents = {record.input_sha256 for record in run_dir.committed(candidates).values()} - {""}
     comparing(len(alike), sum(shard.size for shard in alike))
     return {alike[number].url for number, sha256 in _hashes(list(enumerate(alike))) if sha256 in contents}
+
+
+def _beginnings(shards: Sequence[Shard]) -> dict[str, bytes | None]:
+    """By URL the first bytes of shards; None for one that cannot be read."""
+
+    def beginning(shard: Shard) -> bytes | None:
+        try:
+            return read_piece(shard.url, 0, _BEGINNING_BYTES)
+        except ShardError:
+            return None
+
+    with ThreadPoolExecutor(_READ_THREADS) as threads:
+        return dict(zip([shard.url for shard in shards], threads.map(beginning, shards), strict=True))
+
+
+def _may_be_one(begins: Mapping[str, bytes | None], shard: Shard, others: Sequence[Shard]) -> bool:
+    """Whether a shard begins as one of others does; true where that is not known."""
+    known = {begins[other.url] for other in others}
+    return begins[shard.url] is None or None in known or begins[shard.url] in known
 
 
 def _as_now(shards: Sequence[Shard]) -> dict[int, Shard]:
@@ -216,13 +245,23 @@ def _prefix(text: str, history: History, url: str) -> tuple[str, str] | None:
     cuts = [place for place, character in enumerate(text) if character == "="]
     if not cuts:
         raise UsageError(f"--moved must be FROM=TO, such as /old/data=/new/data, not {text!r}")
+    moves: dict[str, str] = {}
+    recorded = False
     for cut in cuts:  # a path may hold = itself
         target = _place(text[cut + 1 :], resolved=True)
         for source in dict.fromkeys(_place(text[:cut], resolved=resolved) for resolved in (False, True)):
-            if any(_lies_below(urls[-1], source) for urls in homes):
-                return source, target
-            if any(_lies_below(url, source) for urls in homes for url in urls):
-                return None
+            move = Move(number=1, prefixes=((source, target),))
+            if any(move.apply(urls[-1]) != urls[-1] for urls in homes):
+                moves[source] = target
+                break
+            recorded |= any(lies_below(url, source) for urls in homes for url in urls)
+    if len(moves) > 1:
+        places = " and below ".join(moves)
+        raise UsageError(f"--moved {text}: shards of the run at {url} lie below {places}: rename one of these folders")
+    if moves:
+        return next(iter(moves.items()))
+    if recorded:
+        return None
     raise UsageError(
         f"--moved {text}: no shard of the run at {url} lies below {text[: cuts[0]]}; the first is {homes[0][-1]}"
     )
@@ -234,10 +273,6 @@ def _place(text: str, *, resolved: bool) -> str:
         return public_url(text).rstrip("/")
     path = local_path(text)
     return os.path.realpath(path) if resolved else path
-
-
-def _lies_below(url: str, place: str) -> bool:
-    return url == place or url.startswith(f"{place.rstrip('/')}/")
 
 
 def _pair_of_folders(removed: Sequence[str], added: Sequence[str]) -> str:

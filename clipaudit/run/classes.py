@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -255,17 +255,43 @@ def classes_beside(shards: Sequence[str]) -> ClassNames | None:
 
     UsageError when the file cannot be used, or two directories of shards disagree.
     """
-    files: dict[str, ClassNames] = {}
-    for directory in dict.fromkeys(_parent(url) for url in shards if "::" not in url):
-        for place in filter(None, (directory, _parent(directory))):
-            path = f"{place.rstrip('/')}/{CLASSNAMES}"
-            data = read_if_there(path)
-            if data is not None:
-                files[path] = _classes(parse_lines(data, path), path)
-                break
+    files = {path: _classes(parse_lines(data, path), path) for path, data in _files_beside(shards)}
     if len({(names.labels, names.names, names.others) for names in files.values()}) > 1:
         raise UsageError(f"{' and '.join(list(files)[:2])} differ: give the file of class names that is right")
     return next(iter(files.values()), None)
+
+
+def named_differently(shards: Sequence[str]) -> str | None:
+    """How the files of class names beside some shards (URLs) call one label two names; None where they do not.
+
+    Such as `label 1 is 'cat' in a/classnames.txt and 'dog' in b/classnames.txt`. A file that cannot be used is left to
+    `classes_beside`, and one that names further labels is no contradiction.
+    """
+    first: dict[str, tuple[str, str]] = {}
+    for path, data in _files_beside(shards):
+        try:
+            classes = _parsed(parse_lines(data, path), path)
+        except UsageError:
+            continue
+        for label, name in classes.by_label.items():
+            known, where = first.setdefault(str(label), (name, path))
+            if _key(known) != _key(name):
+                return f"label {label} is {known!r} in {where} and {name!r} in {path}"
+    return None
+
+
+def _files_beside(shards: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """(path, content) of the file of class names that belongs to each directory of shards, each once."""
+    seen = set()
+    for directory in dict.fromkeys(_parent(url) for url in shards if "::" not in url):
+        for place in filter(None, (directory, _parent(directory))):
+            path = f"{place.rstrip('/')}/{CLASSNAMES}"
+            data = None if path in seen else read_if_there(path)
+            if data is not None:
+                yield path, data
+            if data is not None or path in seen:
+                seen.add(path)
+                break
 
 
 def _parent(url: str) -> str:

@@ -71,9 +71,12 @@ class Move:
         return parse_record(Move, data, where, IntegrityError)
 
     def apply(self, url: str) -> str:
-        """The URL of a shard behind this move."""
-        for source, target in self.prefixes:
-            if url == source or url.startswith(f"{source.rstrip('/')}/"):
+        """The URL of a shard behind this move; of several FROM that it lies below the longest counts.
+
+        A TO may lie below its FROM: what is there already stays there.
+        """
+        for source, target in sorted(self.prefixes, key=lambda pair: -len(pair[0])):
+            if lies_below(url, source) and not (lies_below(target, source) and lies_below(url, target)):
                 return f"{target.rstrip('/')}{url[len(source.rstrip('/')) :]}"
         return url
 
@@ -108,6 +111,11 @@ class Moment:
     def covers(self, time: str) -> bool:
         """Whether what happened at a time (ISO 8601) belongs to this state; always true of a generation."""
         return self.until is None or _time(time) <= self.until
+
+
+def lies_below(url: str, place: str) -> bool:
+    """Whether a URL is a place or lies in it."""
+    return url == place or url.startswith(f"{place.rstrip('/')}/")
 
 
 def split_moment(text: str) -> tuple[str, str | None]:
@@ -153,7 +161,7 @@ class History:
         urls = [url]
         for move in self.moves:
             urls.append(move.apply(urls[-1]))
-        return list(dict.fromkeys(urls))
+        return list(dict.fromkeys(reversed(urls)))[::-1]  # each once, where it was last: a shard may come back
 
     @cached_property
     def _ends(self) -> list[int]:

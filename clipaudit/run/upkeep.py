@@ -170,6 +170,7 @@ def _remarks(reader: Run, failed: list[int]) -> Iterator[str]:
         yield f"shard {record.url} is truncated, {lost:,} of {record.input_size:,} bytes are lost: {record.truncated}"
     if len(failed) > 3 or len(cut) > 3:
         yield "more shards failed or are truncated; see _failed/ and _committed/ in the run"
+    yield from _repeated(reader.records.values())
     for field, wrong in (("missing_attributes", "is missing from"), ("bad_attributes", "cannot be read in")):
         counts: Counter[str] = Counter()
         for record in reader.records.values():
@@ -177,6 +178,24 @@ def _remarks(reader: Run, failed: list[int]) -> Iterator[str]:
         for name, count in sorted(counts.items()):
             column = name if name.startswith("--") else f"attribute {name}"  # captions are counted as `--caption`
             yield f"{column} {wrong} {count:,} sample{'' if count == 1 else 's'}"
+
+
+def _repeated(records: Collection[CommitRecord]) -> Iterator[str]:
+    """A sentence for each content that several shards have, three at most."""
+    urls: dict[str, list[str]] = {}
+    for record in records:
+        if record.input_sha256:
+            urls.setdefault(record.input_sha256, []).append(record.url)
+    repeated = [names for names in urls.values() if len(names) > 1]
+    for first, *others in repeated[:3]:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        yield f"{first} and {others[0]}{more} have the same content: their images count {_times(len(others) + 1)}"
+    if len(repeated) > 3:
+        yield f"{len(repeated) - 3} more contents are there in several shards"
+
+
+def _times(number: int) -> str:
+    return "twice" if number == 2 else f"{number} times"
 
 
 def gc(run: str | RunDirectory, *, dry_run: bool = False, min_age_seconds: float = YOUNG_SECONDS) -> list[str]:

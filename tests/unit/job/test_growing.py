@@ -130,6 +130,24 @@ def test_nothing_is_written_for_labels_of_another_kind_or_other_options(audit, t
         audit(tmp_path, "s-002.tar", out="none", append=True)
 
 
+def test_shards_whose_class_numbers_mean_other_classes_are_refused(audit, tmp_path):
+    for number, names in enumerate(("cat\ndog\n", "Cat\ndog\nowl\n", "ant\ncat\ndog\n")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "classnames.txt").write_text(names)
+        write(tmp_path / str(number), number)
+    audit(tmp_path, "0/*.tar")
+    with pytest.raises(RunMismatch, match=r"label 0 is 'cat' in .*/0/classnames.txt and 'ant' in .*/2/classnames.txt"):
+        audit(tmp_path, "2/*.tar", append=True)
+    assert not (tmp_path / "run/growth").exists()
+    assert audit(tmp_path, "1/*.tar", append=True).committed == 2, "one class more behind the others"
+    with pytest.raises(
+        RunMismatch, match="class numbers of these shards mean different things, and nothing was written"
+    ):
+        audit(tmp_path, "0/*.tar", "2/*.tar", out="begun")
+    assert not (tmp_path / "begun").exists()
+    assert audit(tmp_path, "0/*.tar", "2/*.tar", out="texts", label="json:number").committed == 2
+
+
 def test_a_shard_with_another_time_and_the_same_content_goes_on_and_an_edited_one_does_not(audit, tmp_path):
     paths = [write(tmp_path, number) for number in range(3)]
     audit(tmp_path, "s-00[0-1].tar")
