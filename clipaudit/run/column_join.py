@@ -16,7 +16,16 @@ import pyarrow as pa
 from clipaudit.errors import UsageError
 from clipaudit.redact import public_url
 from clipaudit.run.column_match import By, KeyedRows, Matches, match
-from clipaudit.run.columns import ARROW_TYPES, COLUMNS, ROW_GROUP, publish_column, remove_column, write_values
+from clipaudit.run.columns import (
+    ARROW_TYPES,
+    COLUMNS,
+    ROW_GROUP,
+    NameTakenError,
+    publish_column,
+    remove_values,
+    restore_column,
+    write_values,
+)
 from clipaudit.run.derived import require_writable
 from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.run.records import COLUMN_NAME, ColumnRecord, StoredFile
@@ -90,7 +99,7 @@ def add_columns(
     if not dry_run:
         require_writable(reader.directory, COLUMNS)
     with _local(source) as path:
-        rows = KeyedRows(path, options.encoding, options.key, options.shard, reader.manifest.shards)
+        rows = KeyedRows(path, options.encoding, options.key, options.shard, reader.history)
         names = _names(reader, rows.others, options)
         rows.read(list(names))
         with Path(path).open("rb") as file:
@@ -133,8 +142,9 @@ def _write(
     dry_run: bool,
 ) -> tuple[ColumnRecord, ...]:
     """Write and publish a column for each of `names` (in the table -> in the run), or only say what they would be."""
+    directory = run.directory
     records: list[ColumnRecord] = []
-    published: list[ColumnRecord] = []
+    published: list[tuple[ColumnRecord, ColumnRecord | None]] = []  # each with the one that it replaces
     kinds = {column: rows.cells[column].kind() for column in names}  # a mixed column is refused before any is written
     try:
         for column, name in names.items():
@@ -142,23 +152,27 @@ def _write(
             known = len(values) - values.null_count
             record = replace(facts, name=name, kind=kinds[column], source_column=column, rows=known)
             if not dry_run:
-                path, file = write_values(run.directory, name, _pieces(matches, values), record.kind)
+                path, file = write_values(directory, name, _pieces(matches, values), record.kind)
                 record = replace(record, path=path, file=file)
             records.append(record)
         for record in () if dry_run else records:
-            if not publish_column(run.directory, record, replace=replaced):
-                raise UsageError(
-                    f"another process has just added a column {record.name!r} to the run at {run.directory.url}:"
-                    " nothing was added; give --replace, or another --name"
-                )
-            published.append(record)
-    except BaseException:
-        for record in records:
-            if record in published:
-                remove_column(run.directory, record)
-            elif record.path:
-                run.directory.storage.remove(record.path)
+            # one by one: when one fails, those before it are taken back
+            published.append((record, publish_column(directory, record, replace=replaced)))  # noqa: PERF401
+    except BaseException as error:
+        for record, older in published:
+            restore_column(directory, record, older)
+        for record in records[len(published) :]:
+            if record.path:
+                remove_values(directory, record)
+        if isinstance(error, NameTakenError):
+            raise UsageError(
+                f"another process has just added a column {error} to the run at {directory.url}: nothing was added;"
+                " give --replace, or another --name"
+            ) from None
         raise
+    for _, older in published:
+        if older is not None:
+            remove_values(directory, older)
     return tuple(records)
 
 
@@ -246,7 +260,10 @@ def _local(source: str) -> Iterator[str]:
             Storage(folder).fetch(name, copy)
         except FileNotFoundError:
             raise UsageError(f"{public_url(source)} is not there") from None
-        yield copy
+        try:
+            yield copy
+        except UsageError as error:
+            raise UsageError(str(error).replace(copy, public_url(source))) from None
 
 
 def _user() -> str:

@@ -17,8 +17,9 @@ from clipaudit.arrays import Bools, Ints
 from clipaudit.errors import UsageError
 from clipaudit.redact import public_url
 from clipaudit.run.column_cells import ColumnCells
+from clipaudit.run.growth import History
 from clipaudit.run.reader import Run
-from clipaudit.schema import DUPLICATE_KEY, OK, Shard
+from clipaudit.schema import DUPLICATE_KEY, OK
 from clipaudit.shards.sources.tables import open_table
 
 By: TypeAlias = Literal["key", "shard,key"]
@@ -34,7 +35,7 @@ _TYPED: Final = (".parquet", ".jsonl", ".ndjson")
 class KeyedRows:
     """The rows of a table: keys, shards and the cells of chosen columns, once `read`. Memory holds all of them."""
 
-    def __init__(self, path: str, encoding: str, key: str, shard: str | None, shards: Sequence[Shard]) -> None:
+    def __init__(self, path: str, encoding: str, key: str, shard: str | None, history: History) -> None:
         """Look at the table's columns; UsageError when it cannot be read, or has no such key or shard column."""
         self._table = open_table(path, encoding)
         columns = self._table.columns
@@ -46,7 +47,7 @@ class KeyedRows:
         self._key, self._shard = key, shard
         self.by: By = "key" if shard is None else "shard,key"
         self.others = [name for name in columns if name not in (key, shard)]
-        self._ids = _shard_names(shards)
+        self._ids = _shard_names(history)
         self.keys: pa.ChunkedArray = pa.chunked_array([], pa.string())
         self.shards: Ints = np.empty(0, np.int64)
         """(n,) shard ids; -1 for a shard that the run does not have, -2 in a table without shards."""
@@ -104,16 +105,20 @@ def _identity(value: object) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _shard_names(shards: Sequence[Shard]) -> dict[str, int]:
-    """Each way to name a shard -> its id: URL, id, and file name with or without `.tar`, where only one has it."""
+def _shard_names(history: History) -> dict[str, int]:
+    """Each way to name a shard -> its id: URL, also where it was before a move, id, and file name with or without
+    `.tar`, where only one has it.
+    """
     names: dict[str, set[int]] = {}
-    for shard in shards:
+    for shard in history.shards:
         file = PurePosixPath(shard.url.partition("?")[0]).name
-        for name in {file, file.partition(".")[0]}:
+        for name in {file, file.removesuffix(".tar"), file.partition(".")[0]}:
             names.setdefault(name, set()).add(shard.id)
     unique = {name: next(iter(ids)) for name, ids in names.items() if len(ids) == 1}
-    # ids before file names: a column of numbers holds ids
-    return unique | {str(shard.id): shard.id for shard in shards} | {shard.url: shard.id for shard in shards}
+    homes = {url: shard.id for shard in history.recorded for url in history.homes(shard.url)} if history.moves else {}
+    # ids before file names: a column of numbers holds ids; where shards are now before where others were
+    ids = {str(shard.id): shard.id for shard in history.shards}
+    return unique | ids | homes | {shard.url: shard.id for shard in history.shards}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

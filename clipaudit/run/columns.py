@@ -74,31 +74,47 @@ def write_values(directory: RunDirectory, name: str, pieces: Iterator[pa.Table],
         raise
 
 
-def publish_column(directory: RunDirectory, record: ColumnRecord, *, replace: bool) -> bool:
-    """Make a written column count; False when another of its name does already, unless it may be replaced.
+class NameTakenError(Exception):
+    """A column of this name counts already."""
 
-    The record is created exclusively, so that of two at the same time one gets True; readers that have opened the older
-    file may lose it when it is replaced, and say so.
+
+def publish_column(directory: RunDirectory, record: ColumnRecord, *, replace: bool) -> ColumnRecord | None:
+    """Make a written column count; returns the record in whose place it is now, None where there was none.
+
+    The record is created exclusively, so that of two at the same time one gets NameTakenError, unless the other may be
+    replaced. The older values stay until `remove_values`: whenever the process ends, one of the two columns is whole.
     """
     path = record_path(record.name)
     data = record.to_json()
     if directory.storage.create(path, data):
-        return True
+        return None
     older = _record(directory, record.name)
     if older is not None and older.path == record.path:
-        return True  # this call made it: the store's first answer was lost
+        return None  # this call made it: the store's first answer was lost
     if not replace:
-        return False
+        raise NameTakenError(record.name)
     directory.storage.replace(path, data)
-    if older is not None:
-        directory.storage.remove(older.path)
-    return True
+    return older
+
+
+def restore_column(directory: RunDirectory, record: ColumnRecord, older: ColumnRecord | None) -> None:
+    """Take back what `publish_column` did, with the values that it published."""
+    if older is None:
+        remove_column(directory, record)
+        return
+    directory.storage.replace(record_path(record.name), older.to_json())
+    remove_values(directory, record)
+
+
+def remove_values(directory: RunDirectory, record: ColumnRecord) -> None:
+    """Remove the values of a column that does not count any more; readers that have opened it say so."""
+    directory.storage.remove(record.path)
 
 
 def remove_column(directory: RunDirectory, record: ColumnRecord) -> None:
     """Remove a joined column: its record first, so that no reader looks for values that are gone."""
     directory.storage.remove(record_path(record.name))
-    directory.storage.remove(record.path)
+    remove_values(directory, record)
 
 
 def _record(directory: RunDirectory, name: str) -> ColumnRecord | None:

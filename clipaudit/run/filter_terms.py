@@ -145,7 +145,7 @@ class Like:
 
 @dataclass(frozen=True)
 class IsNull:
-    """`label is null`; a list without elements is null too."""
+    """`place is null`. A list without elements is a value; of labels it says what null does, that there is none."""
 
     column: FilterColumn
 
@@ -162,7 +162,7 @@ class IsNull:
     def truth(self, rows: Rows) -> Truth:
         """(n,) for each row, never null."""
         values = self.column.stored_values(rows)
-        if self.column.is_list:
+        if self.column.is_list and self.column.name == "label":
             return pc.equal(pc.fill_null(pc.list_value_length(values), 0), 0)
         return pc.is_null(values)
 

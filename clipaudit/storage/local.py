@@ -80,6 +80,7 @@ def replace_file(target: Path, data: bytes) -> None:
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
+    _sync_directory(target.parent)  # what is removed because of the new content must not be gone before it is there
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -1,7 +1,9 @@
 """Columns joined to a run after its job: which image a row names, types, provenance, and their use by all readers."""
 
+import contextlib
 import dataclasses
 import json
+import shutil
 import threading
 
 import numpy as np
@@ -9,19 +11,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipaudit.errors import IntegrityError, UsageError
+from clipaudit.errors import IntegrityError, StorageFull, UsageError
 from clipaudit.retrieval.rowmap import RowMap, segments_for
 from clipaudit.run.column_join import JoinOptions, add_columns
 from clipaudit.run.column_list import drop_columns, export_columns, list_columns
 from clipaudit.run.columns import read_columns
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.export import export
+from clipaudit.run.growth import Move
 from clipaudit.run.integrity import check
 from clipaudit.run.number_bins import number_bins
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import Rows, check_rows, chosen_rows, group_column, stream_rows
 from clipaudit.run.upkeep import gc
 from clipaudit.schema import IMAGE_PROPERTIES, OK
+from clipaudit.storage.directory import Storage
 from tests.make_runs import SPEC, make_manifest, make_run, make_samples, make_shard, make_vectors, write_attempt
 
 ROWS, FAILURES = 12, (5,)
@@ -236,6 +240,85 @@ def test_of_two_that_add_one_name_at_once_one_is_told(single, tmp_path):
     assert not check(single).problems
 
 
+class Killed(BaseException):
+    """The process is gone: nothing that it would do is done any more."""
+
+
+def writes_until(number, monkeypatch):
+    """Let a Storage do so many writes and removals, and none from then on; returns the list of those that it did."""
+    done = []
+
+    def counted(original):
+        def call(self, *args):
+            if len(done) == number:
+                raise Killed
+            result = original(self, *args)
+            done.append(args)
+            return result
+
+        return call
+
+    for name in ("create", "replace", "open_new", "remove"):
+        monkeypatch.setattr(Storage, name, counted(getattr(Storage, name)))
+    return done
+
+
+def test_a_kill_between_any_two_writes_of_a_replacement_leaves_the_old_or_the_new_column(single, tmp_path, monkeypatch):
+    old = table(tmp_path, f"key,light,dark\n{key(0)},1,2\n", "old.csv")
+    new = table(tmp_path, f"key,light,dark\n{key(0)},10,20\n", "new.csv")
+    ends = []
+    for number in range(20):
+        run = RunDirectory(str(shutil.copytree(single.storage.root, tmp_path / f"run{number}")))
+        add_columns(run, old)
+        with monkeypatch.context() as patch:
+            done = writes_until(number, patch)
+            with contextlib.suppress(Killed):
+                add_columns(run, new, JoinOptions(replace=True))
+        values = Run(run).table(["light", "dark"]).slice(0, 1).to_pylist()[0]
+        ends.append((values["light"], values["dark"]))
+        assert not check(run).problems
+        gc(run, min_age_seconds=0)
+        assert len(run.storage.names("columns")) == 4, "two records and two files with values"
+        if len(done) < number:
+            break
+    assert list(dict.fromkeys(ends)) == [(1, 2), (10, 2), (10, 20)]
+
+
+def test_where_one_column_cannot_be_replaced_the_others_stay_as_they_were(single, tmp_path, monkeypatch):
+    add_columns(single, table(tmp_path, f"key,light,dark\n{key(0)},1,2\n"))
+    replaced = Storage.replace
+
+    def replace(self, path, data):
+        if path == "columns/dark.json":
+            raise StorageFull("no space left")
+        replaced(self, path, data)
+
+    monkeypatch.setattr(Storage, "replace", replace)
+    with pytest.raises(StorageFull):
+        add_columns(single, table(tmp_path, f"key,light,dark\n{key(0)},10,20\n"), JoinOptions(replace=True))
+    assert Run(single).table(["light", "dark"]).slice(0, 1).to_pylist() == [{"light": 1, "dark": 2}]
+    assert len(single.storage.names("columns")) == 4
+    assert not check(single).problems
+
+
+def test_a_table_may_name_shards_by_where_they_were(tmp_path):
+    run = make(tmp_path / "run")
+    shards = Run(run).manifest.shards
+    old = shards[1].url.rpartition("/")[0]
+    assert run.move(Move(number=1, prefixes=((old, "/new/home"),)))
+    assert Run(run).manifest.shards[1].url.startswith("/new/home/")
+    rows = "".join(f"{shard.url},{key(0)},{shard.id}\n" for shard in shards)
+    add_columns(run, table(tmp_path, f"shard,key,place_then\n{rows}"))
+    assert Run(run).table("place_then")["place_then"].drop_null().to_pylist() == [0, 1, 2]
+
+
+def test_a_table_at_a_url_is_named_by_it(single):
+    storage = Storage("memory://tables")
+    storage.replace("t.csv", b"name,light\nx,1\n")
+    with pytest.raises(UsageError, match=r"^memory://tables/t.csv has no column 'key'"):
+        add_columns(single, "memory://tables/t.csv")
+
+
 def test_check_and_gc_know_the_files(single, tmp_path):
     add_columns(single, table(tmp_path, f"key,light\n{key(0)},1\n"))
     assert not check(single).problems
@@ -275,6 +358,7 @@ def test_filters_groups_and_rows_take_joined_columns(run, tmp_path):
     assert count(("day = true", "tags has t0")) == 2 * 2
     assert count("tags not has t0") == 2 * 4
     assert count("tags is null") == 2 * 4 + 11
+    assert count("tags is not null") == 2 * 7
     assert group_column(reader, "day") == "attributes.day"
     with pytest.raises(UsageError, match="holds lists of texts, and rows are grouped by single values"):
         group_column(reader, "tags")
@@ -284,6 +368,20 @@ def test_filters_groups_and_rows_take_joined_columns(run, tmp_path):
         check_rows(reader, chosen_rows(reader, "tags has t9"))
     values = next(iter(stream_rows(reader, (), ["attributes.day"]))).columns["attributes.day"]
     assert values[:2].tolist() == ["true", "false"]  # groups are texts
+
+
+def test_an_empty_list_is_a_value(single, tmp_path):
+    lists = ("[]", '["a"]', "null")
+    lines = "".join(f'{{"key": "{key(row)}", "tags": {tags}}}\n' for row, tags in enumerate(lists))
+    add_columns(single, table(tmp_path, lines, "t.jsonl"))
+
+    def keys(where):
+        rows = stream_rows(Run(single), (), ["key"], chosen_rows(Run(single), where))
+        return [name for batch in rows for name in batch.columns["key"].tolist()]
+
+    assert keys("tags is not null") == [key(0), key(1)]
+    assert keys("tags is null") == [key(row) for row in range(2, ROWS) if row not in FAILURES]
+    assert keys("tags not has a") == [key(0)]
 
 
 @pytest.mark.parametrize("attributes", [("place",), ()])
