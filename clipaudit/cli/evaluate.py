@@ -249,10 +249,10 @@ def _run_at(places: list[str]) -> Run | None:
 
 
 def _is_run(place: str) -> bool:
-    from clipaudit.run.directory import RunDirectory
+    from clipaudit.run.directory import opened_place
 
     try:
-        RunDirectory(place).open()
+        opened_place(place)[0].open()
     except RunNotFound:
         return False
     return True

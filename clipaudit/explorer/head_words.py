@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import Any, Final
 
-from clipaudit.errors import IntegrityError
+from clipaudit.heads.description import stored_description
 from clipaudit.heads.textspan import variance_share
 from clipaudit.run.moments import Moments
 from clipaudit.run.reader import Run
 from clipaudit.schema import parse_head_label
-
-_FILES: Final = ("heads/all/heads.json", "heads/heads.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +38,7 @@ def head_table(run: Run, moments: Moments) -> tuple[list[HeadFacts], str | None]
 
     IntegrityError when that file is damaged.
     """
-    source, described = _described(run)
+    source, described = stored_description(run) or (None, {})
     facts = []
     for head in run.head_labels:
         words = described.get(head, {})
@@ -60,17 +56,3 @@ def head_table(run: Run, moments: Moments) -> tuple[list[HeadFacts], str | None]
             )
         )
     return facts, source
-
-
-def _described(run: Run) -> tuple[str | None, dict[str, Any]]:
-    storage = run.directory.storage
-    for path in _FILES:
-        try:
-            document = json.loads(storage.read(path))
-            return storage.full(path), {words["head"]: words for words in document["heads"]}
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except (ValueError, KeyError, TypeError) as error:
-            url = run.directory.url
-            raise IntegrityError(f"{storage.full(path)} is damaged: run `clipaudit heads {url}` again") from error
-    return None, {}

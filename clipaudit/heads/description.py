@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from clipaudit.arrays import Float64s
-from clipaudit.errors import UsageError
+from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.heads.allocation import Allocation, PublishedAllocation, published_moments
 from clipaudit.heads.roles import ALPHA, MIN_CONFIDENCE, Role, RoleFinder
 from clipaudit.heads.texts.fit import fit_remark
@@ -239,6 +240,23 @@ def _head(
 
 
 # -- JSON --------------------------------------------------------------------------------------------------------------
+
+
+def stored_description(run: Run) -> tuple[str, dict[str, Any]] | None:
+    """What `clipaudit heads` wrote of all rows of this state of a run: its file, and its JSON of each head by name.
+
+    None where the heads were not described; IntegrityError when the file is damaged.
+    """
+    storage, folder = run.directory.storage, f"{run.folder(f'{FOLDER}/all')}/{FILE}"
+    for path in (folder, f"{FOLDER}/{FILE}") if run.moment is None else (folder,):  # the second: of version 0.1
+        try:
+            document = json.loads(storage.read(path))
+            return storage.full(path), {words["head"]: words for words in document["heads"]}
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(f"{storage.full(path)} is damaged: run `clipaudit heads {run.url}` again") from error
+    return None
 
 
 def description_json(description: Description) -> dict[str, Any]:

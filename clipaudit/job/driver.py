@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 
 from clipaudit.config import JobConfig, fingerprint
-from clipaudit.errors import RunInvalid, RunNotFound
+from clipaudit.errors import RunInvalid, RunNotFound, UsageError
 from clipaudit.job.advice import pack_advice
 from clipaudit.job.engines import make_pool
 from clipaudit.job.fields import fields_of
@@ -17,7 +17,7 @@ from clipaudit.job.progress import Tally
 from clipaudit.job.protocol import Observer, Pool, WorkerFacts
 from clipaudit.job.scheduler import Scheduler
 from clipaudit.job.shard_list import ShardList, list_shards
-from clipaudit.run.directory import RunDirectory
+from clipaudit.run.directory import RunDirectory, opened_place
 from clipaudit.run.growth import Growth
 from clipaudit.run.moments_file import moments_bytes
 from clipaudit.run.reader import Run
@@ -122,6 +122,7 @@ def run_job(
     reporter = Reporter() if reporter is None else reporter
     stop = threading.Event() if stop is None else stop
     parse_fields(config.fields)  # its errors are told before the shards are listed and the model is loaded
+    _refuse_state(config.out)
     run_dir = RunDirectory(config.out)
     _refuse_other_options(run_dir, config)  # only what is known without the model; the rest is compared with it
     asked = tuple(expand(config.shards))
@@ -229,6 +230,15 @@ def _refuse_other_options(run_dir: RunDirectory, config: JobConfig) -> None:
     """RunMismatch when the run that is there has other options than this command."""
     with contextlib.suppress(RunNotFound):
         compare_options(run_dir.open(), config.identity(), run_dir.url)
+
+
+def _refuse_state(out: str) -> None:
+    """UsageError for `--out RUN@1`, which would begin a run of that name beside the one that is meant."""
+    directory, moment = opened_place(out)
+    if moment is not None and directory.exists():
+        raise UsageError(
+            f"--out {out}: a job goes on with the newest state of {directory.url}: leave out @{moment.text}"
+        )
 
 
 def _refuse_losses(config: JobConfig, result: RunStatus) -> None:

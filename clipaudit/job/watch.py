@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from clipaudit.job.progress import bottleneck
-from clipaudit.run.directory import ATTEMPTS, FAILED, RunDirectory, shard_of
+from clipaudit.run.directory import ATTEMPTS, FAILED, RunDirectory, newest_place, shard_of
 from clipaudit.run.records import CommitRecord
 
 _RECENT = 50
@@ -54,8 +54,8 @@ class Watcher:
     """Looks at a run again and again; each look reads only the commit records that are new."""
 
     def __init__(self, run: str | RunDirectory) -> None:
-        """Open a run, by its path or URL. Raises RunNotFound when there is none."""
-        self._directory = run if isinstance(run, RunDirectory) else RunDirectory(run)
+        """Open a run, by its path or URL. Raises RunNotFound when there is none, UsageError for `RUN@1`."""
+        self._directory = newest_place(run, "--watch looks at a run as it is now")
         self._sizes = {shard.id: shard.size for shard in self._directory.history().shards}
         self._bytes_in = sum(self._sizes.values())
         self._known: set[int] = set()

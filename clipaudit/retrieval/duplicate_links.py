@@ -46,8 +46,11 @@ def known_shards(run: Run, summary: Mapping[str, Any], similarity: float, bits: 
     UsageError when it is not known which, rows have changed since, or it had other limits.
     """
     known, now = summary.get("shards"), compared_shards(run)
-    if not isinstance(known, dict):
-        raise UsageError(f"the duplicates of {run.url} do not say which shards they are of: leave out --update")
+    runs = summary.get("runs")
+    if not isinstance(known, dict) or not isinstance(runs, list) or len(runs) != 1:
+        raise UsageError(
+            f"the duplicates of {run.url} are not of its own shards, or do not say which: leave out --update"
+        )
     if (summary.get("similarity"), summary.get("bits")) != (similarity, bits):
         raise UsageError(
             f"the duplicates of {run.url} were found with --similarity {summary.get('similarity')} and --bits"

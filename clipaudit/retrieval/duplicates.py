@@ -98,8 +98,8 @@ def find_duplicates(
     runs are of different models, UsageError when a run has no ok image, nothing can be written, or the index of the
     embeddings does not fit into the memory.
 
-    With `update` the images of shards that were committed since the run's own table was written are compared with all,
-    and the others are not compared again. UsageError when there is no table to add to.
+    With `update` the images of shards that were committed since the table was written, the run's own or that in `out`,
+    are compared with all, and the others are not compared again. UsageError when there is no table to add to.
     """
     if other is not None and other.manifest.model["fingerprint"] != run.manifest.model["fingerprint"]:
         raise RunMismatch(
@@ -107,7 +107,7 @@ def find_duplicates(
         )
     target = run.directory if out is None else RunDirectory(out)
     require_writable(target, _directory(other) if out is None else "")
-    earlier = _earlier(run, other, config) if update else None
+    earlier = _earlier(run, other, config, out) if update else None
     known = set() if earlier is None else earlier[0]
     with tempfile.TemporaryDirectory(prefix="clipaudit-") as scratch, threads(threads_here()):
         # row segments are shared by indexes; here they are needed once, and a run may be read-only
@@ -152,7 +152,7 @@ def read_clusters(run: Run, other: Run | None = None) -> pa.Table | None:
 
     None when there is none, or it was made of other rows than the runs hold now. IntegrityError when it is damaged.
     """
-    storage, directory = run.directory.storage, _directory(other)
+    storage, directory = run.directory.storage, run.folder(_directory(other))
     try:
         summary = json.loads(storage.read(f"{directory}/{SUMMARY}"))
         if summary["contents"] != _contents(run, other):
@@ -163,23 +163,27 @@ def read_clusters(run: Run, other: Run | None = None) -> pa.Table | None:
         return None
     except (ValueError, KeyError, TypeError) as error:  # pyarrow's are ValueErrors
         raise IntegrityError(
-            f"{storage.full(directory)} is damaged: run `clipaudit duplicates {run.directory.url}` again"
+            f"{storage.full(directory)} is damaged: run `clipaudit duplicates {run.url}` again"
         ) from error
 
 
-def _earlier(run: Run, other: Run | None, config: DuplicatesConfig) -> tuple[set[int], pa.Table]:
-    """The shards that the run's own table compared, and that table; UsageError when nothing can be added to it."""
+def _earlier(run: Run, other: Run | None, config: DuplicatesConfig, out: str | None) -> tuple[set[int], pa.Table]:
+    """The shards that an earlier table compared, and it: the run's own, or that in the directory `out`.
+
+    UsageError when nothing can be added to it.
+    """
     if other is not None:
         raise UsageError("--update adds to the duplicates within one run: leave out the other run, or --update")
-    storage, directory = run.directory.storage, run.folder(_directory(None))
+    storage = Storage(f"{run.directory.url}/{run.folder(_directory(None))}" if out is None else out)
     try:
-        summary = json.loads(storage.read(f"{directory}/{SUMMARY}"))
-        with storage.open(f"{directory}/{TABLE}") as file:
+        summary = json.loads(storage.read(SUMMARY))
+        with storage.open(TABLE) as file:
             table = pq.read_table(file)
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"the run at {run.url} has no duplicates to update: leave out --update") from None
+        where = f"the run at {run.url} has" if out is None else f"{out} has"
+        raise UsageError(f"{where} no duplicates to update: leave out --update") from None
     except ValueError as error:
-        raise IntegrityError(f"{storage.full(directory)} is damaged: leave out --update") from error
+        raise IntegrityError(f"{storage.url} is damaged: leave out --update") from error
     return known_shards(run, summary, config.similarity, config.bits), table
 
 
@@ -193,7 +197,7 @@ def _directory(other: Run | None) -> str:
     if other is None:
         return f"{FOLDER}/within"
     name = re.sub(r"[^\w.-]+", "_", other.directory.url.rstrip("/").rsplit("/", 1)[-1])
-    return f"{FOLDER}/with-{name}"
+    return other.folder(f"{FOLDER}/with-{name}")
 
 
 def _links(

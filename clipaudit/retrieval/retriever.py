@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 
 from clipaudit.arrays import ArrayHolder, Bools, Float32s, Floats, Ints
 from clipaudit.errors import IntegrityError, UsageError
+from clipaudit.heads.description import stored_description
 from clipaudit.retrieval.card import EMBEDDING, Space, check_columns, indexed
 from clipaudit.retrieval.head_index import HeadIndex
 from clipaudit.retrieval.parts import Paths, QueryPart, check_weight, part_vectors, parts_of
@@ -32,7 +32,6 @@ _FIRST_CANDIDATES, _MAX_CANDIDATES = 256, 1 << 16
 """Rows that each head names at first, and at most, when several heads are combined."""
 _MASKS: Final = 8
 _CANCELLED: Final = 1e-6
-_ROLES: Final = ("heads/all/heads.json", "heads/heads.json")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -246,21 +245,18 @@ class Retriever:
 
     def _roles(self) -> dict[str, tuple[str, ...]]:
         """Head -> its role's label and kind."""
-        storage, url = self.run.directory.storage, self.run.directory.url
-        for path in _ROLES:
-            try:
-                data = json.loads(storage.read(path))
-                roles = {head["head"]: head["role"] for head in data["heads"]}
-                return {
-                    name: (role["label"], *filter(None, [role.get("kind")])) if role and role["label"] else ()
-                    for name, role in roles.items()
-                    if name in self.run.head_labels
-                }
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except (ValueError, KeyError, TypeError) as error:
-                raise IntegrityError(f"{storage.full(path)} is damaged: run `clipaudit heads {url}` again") from error
-        raise UsageError(f"the heads of the run at {url} have no roles yet: run `clipaudit heads {url}` first")
+        stored, url = stored_description(self.run), self.run.url
+        if stored is None:
+            raise UsageError(f"the heads of the run at {url} have no roles yet: run `clipaudit heads {url}` first")
+        path, heads = stored
+        try:
+            roles = {name: words["role"] for name, words in heads.items() if name in self.run.head_labels}
+            return {
+                name: (role["label"], *filter(None, [role.get("kind")])) if role and role["label"] else ()
+                for name, role in roles.items()
+            }
+        except (KeyError, TypeError) as error:
+            raise IntegrityError(f"{path} is damaged: run `clipaudit heads {url}` again") from error
 
     def _new_mask(self, name: str, where: tuple[str, ...]) -> Bools:
         return self.index(name).mask(where)

@@ -94,6 +94,7 @@ def add_columns(
     is read-only; RunNotFound without a run.
     """
     options, reader, source = options or JoinOptions(), opened(run), str(table)
+    refuse_state(reader)
     if not is_table(source):
         raise UsageError(f"{public_url(source)} is no CSV, TSV, JSONL or Parquet file by its name")
     if not dry_run:
@@ -129,6 +130,14 @@ def add_columns(
         unknown=len(matches.unknown),
         unknown_examples=examples,
     )
+
+
+def refuse_state(run: Run) -> None:
+    """UsageError for `RUN@1`: columns are of the run, and every state of it has them."""
+    if run.moment is not None:
+        raise UsageError(
+            f"columns belong to all states of a run: leave out @{run.moment.text} behind {run.directory.url}"
+        )
 
 
 def _write(

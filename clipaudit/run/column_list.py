@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipaudit.errors import UsageError
+from clipaudit.run.column_join import refuse_state
 from clipaudit.run.column_types import ColumnType, column_type
 from clipaudit.run.columns import COLUMNS, remove_column
 from clipaudit.run.derived import require_writable
@@ -148,6 +149,7 @@ def drop_columns(run: RunPlace, names: Names) -> list[str]:
     UsageError, with nothing removed, when one is not there or was not joined, or the run is read-only.
     """
     reader = opened(run)
+    refuse_state(reader)
     wanted = [name.removeprefix("attributes.") for name in as_names(names)]
     for name in wanted:
         if name in reader.joined:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from clipaudit.errors import ClipauditError, IntegrityError, RunNotFound, StoreUnavailable
+from clipaudit.errors import ClipauditError, IntegrityError, RunNotFound, StoreUnavailable, UsageError
 from clipaudit.redact import private_url
 from clipaudit.run.growth import GROWTH, MOVES, Growth, History, Moment, Move, history_of, split_moment
 from clipaudit.run.records import CommitRecord, FailureRecord, Manifest, StoredFile, compare_manifests, now
@@ -297,6 +297,17 @@ class RunDirectory:
             target.rename(old)
         Path(self.storage.full(aside)).rename(target)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def newest_place(place: str | os.PathLike[str] | RunDirectory, what: str) -> RunDirectory:
+    """A run's directory for what works on its newest state alone; UsageError for `RUN@GENERATION` and `RUN@TIME`.
+
+    what: the beginning of the sentence, such as `gc works on the whole run`.
+    """
+    directory, moment = (place, None) if isinstance(place, RunDirectory) else opened_place(place)
+    if moment is not None:
+        raise UsageError(f"{what}: leave out @{moment.text} behind {directory.url}")
+    return directory
 
 
 def opened_place(place: str | os.PathLike[str]) -> tuple[RunDirectory, Moment | None]:

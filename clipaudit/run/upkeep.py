@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from clipaudit.errors import RunNotFound
 from clipaudit.run.columns import COLUMNS, read_columns
-from clipaudit.run.directory import ATTEMPTS, FAILED, MOMENTS, PROJECTIONS, RunDirectory, shard_of
+from clipaudit.run.directory import ATTEMPTS, FAILED, MOMENTS, PROJECTIONS, RunDirectory, newest_place, shard_of
 from clipaudit.run.reader import Run
 from clipaudit.run.records import CommitRecord
 from clipaudit.storage.directory import Entry
@@ -90,9 +90,11 @@ def status(run: str | RunDirectory) -> RunStatus:
     """Count a run's shards, samples and bytes; RunNotFound when there is no run."""
     reader = Run(run)
     directory, coverage, records = reader.directory, reader.coverage(), reader.records
-    failed = [shard for shard in directory.failures() if shard not in records]
+    failed = [shard for shard in directory.failures() if shard not in records and shard < coverage.shards]
     entries = directory.storage.walk()
-    orphans = {entry.path for entry in _orphans(directory, entries, records)}
+    everything = records if reader.moment is None else directory.committed()
+    orphans = {entry.path for entry in _orphans(directory, entries, everything)}
+    later = everything.keys() - records.keys()  # committed, and no part of this state
     timings: Counter[str] = Counter()
     notes: Counter[str] = Counter()
     for record in records.values():
@@ -114,7 +116,11 @@ def status(run: str | RunDirectory) -> RunStatus:
         lost=_lost(records.values()),
         bytes_in=coverage.bytes_in,
         bytes_coverage=coverage.bytes_share,
-        bytes_stored=sum(entry.bytes for entry in entries if entry.path not in orphans and _is_own(entry.path)),
+        bytes_stored=sum(
+            entry.bytes
+            for entry in entries
+            if entry.path not in orphans and _is_own(entry.path) and shard_of(entry.path) not in later
+        ),
         bytes_orphaned=sum(entry.bytes for entry in entries if entry.path in orphans),
         images_per_second=coverage.ok / total if total > 0 else 0.0,
         timings=dict(timings),
@@ -205,7 +211,7 @@ def gc(run: str | RunDirectory, *, dry_run: bool = False, min_age_seconds: float
     too. Ages are by the clock of the store or file server, which may differ from this machine's. With `dry_run` nothing
     is removed. RunNotFound when there is no run.
     """
-    directory = run if isinstance(run, RunDirectory) else RunDirectory(run)
+    directory = newest_place(run, "gc removes what no state of a run needs")
     if not directory.exists():
         raise RunNotFound(f"there is no run at {directory.url}")
     # list files first and commits second: a file that is committed in between is then known as committed

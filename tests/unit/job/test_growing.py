@@ -97,6 +97,14 @@ def test_the_same_append_again_and_the_first_command_again_add_nothing(audit, tm
         audit(tmp_path, "s-001.tar")
 
 
+def test_a_job_goes_on_with_the_newest_state(audit, tmp_path):
+    write(tmp_path, 0)
+    audit(tmp_path, "s-000.tar")
+    with pytest.raises(UsageError, match=r"--out .*run@0: a job goes on with the newest state of .*run: leave out @0"):
+        audit(tmp_path, "s-000.tar", out="run@0")
+    assert not (tmp_path / "run@0").exists()
+
+
 def test_an_append_finishes_what_was_left(audit, tmp_path):
     for number in range(4):
         write(tmp_path, number)

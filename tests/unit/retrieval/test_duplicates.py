@@ -15,7 +15,7 @@ from clipaudit.run.basis import write_basis
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run
 from clipaudit.schema import TableSpec
-from tests.make_runs import make_basis, make_manifest, make_samples, write_attempt
+from tests.make_runs import grown, make_basis, make_manifest, make_samples, write_attempt
 
 SPEC = TableSpec(heads=("L00H00",), head_dim=4, embed_dim=32, label_kind="int")
 
@@ -233,3 +233,39 @@ def test_an_update_of_what_cannot_be_added_to_is_refused(planted, tmp_path):
         find_duplicates(planted, None, DuplicatesConfig(bits=8), update=True)
     with pytest.raises(UsageError, match="leave out the other run"):
         find_duplicates(planted, planted, DuplicatesConfig(), update=True)
+    other = tmp_path / "with"
+    find_duplicates(planted, planted, DuplicatesConfig(), out=str(other))
+    with pytest.raises(UsageError, match="are not of its own shards"):
+        find_duplicates(planted, None, DuplicatesConfig(), out=str(other), update=True)
+    with pytest.raises(UsageError, match=r"empty has no duplicates to update"):
+        find_duplicates(planted, None, DuplicatesConfig(), out=str(tmp_path / "empty"), update=True)
+
+
+def test_an_update_adds_to_the_table_in_out(tmp_path):
+    vectors, hashes = world(40)
+    for copy, original in ((25, 5), (12, 3)):
+        vectors[copy], hashes[copy] = vectors[original], hashes[original]
+    run = make(tmp_path / "run", vectors, hashes, shards=2)
+    path = run.directory.commit_path(1)
+    record = run.directory.storage.read(path)
+    run.directory.storage.remove(path)
+    out = str(tmp_path / "table")
+    assert find_duplicates(Run(run.directory), None, DuplicatesConfig(), out=out).clusters == 1
+    run.directory.storage.replace(path, record)
+    updated = find_duplicates(Run(run.directory), None, DuplicatesConfig(), out=out, update=True)
+    assert (updated.clusters, updated.table) == (2, f"{out}/duplicates.parquet")
+    assert not run.directory.storage.exists("duplicates"), "the run is left as it is"
+
+
+def test_duplicates_of_an_earlier_state_are_its_own(tmp_path):
+    vectors, hashes = world(40)
+    run = grown(make(tmp_path / "run", vectors, hashes, shards=2).directory, (1, 1))
+    other = make(tmp_path / "other", vectors, hashes, shards=2)
+    first, whole = Run(f"{run.url}@0"), Run(run.url)
+    for each in (first, whole):
+        find_duplicates(each, None, DuplicatesConfig())
+        find_duplicates(other, each, DuplicatesConfig())
+    for each, images in ((first, 20), (whole, 40)):
+        assert read_clusters(each) is not None
+        between = read_clusters(other, each)
+        assert (between["run"].to_numpy() == 1).sum() == images

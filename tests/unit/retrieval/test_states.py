@@ -54,3 +54,26 @@ def test_an_export_has_the_rows_of_the_state(run, tmp_path):
     export(f"{run.url}@0", str(tmp_path / "out"), file_format="csv")
     table = pyarrow.csv.read_csv(next((tmp_path / "out").glob("*.csv")))
     assert len(table) == Run(f"{run.url}@0").coverage().ok
+
+
+def test_roles_are_those_of_the_state(run):
+    from clipaudit.heads.description import stored_description
+    from clipaudit.retrieval.retriever import Retriever
+    from clipaudit.run.derived import publish
+
+    for place, role in ((run.url, "colour"), (f"{run.url}@1", "shape")):
+        heads = [{"head": "L00H00", "role": {"label": role}}]
+        publish(Run(place), "heads/all", {"heads.json": {"heads": heads}})
+    assert Retriever(f"{run.url}@1").heads_of_role("shape") == ["L00H00"]
+    assert Retriever(run.url).heads_of_role("colour") == ["L00H00"]
+    with pytest.raises(UsageError, match=r"run@0 have no roles yet: run `clipaudit heads .*run@0` first"):
+        Retriever(f"{run.url}@0").heads_of_role("colour")
+    path, heads = stored_description(Run(f"{run.url}@1"))
+    assert path.endswith("heads/all@1/heads.json")
+    assert heads["L00H00"]["role"]["label"] == "shape"
+
+
+def test_evaluate_takes_a_state_for_a_run(run, clipaudit):
+    result = clipaudit("evaluate", "multilabel", f"{run.url}@1")
+    assert "images of the run at" in result.stderr
+    assert "have one label each" in result.stderr

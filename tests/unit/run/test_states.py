@@ -10,7 +10,8 @@ from clipaudit.run.directory import RunDirectory
 from clipaudit.run.growth import Growth
 from clipaudit.run.integrity import check
 from clipaudit.run.reader import Run
-from clipaudit.run.upkeep import status
+from clipaudit.run.records import FailureRecord
+from clipaudit.run.upkeep import gc, status
 from tests.make_runs import grown, make_run
 
 
@@ -53,6 +54,37 @@ def test_an_earlier_state_has_the_shards_of_then(run, moment, shards, generation
     assert len(reader) == reader.heads("L00H00").values.shape[0] == 47 * len(shards)
     assert reader.coverage().shards == (2, 3, 4)[generation]
     assert status(f"{run.url}@{moment}").committed == len(shards)
+
+
+def test_the_bytes_and_failures_of_a_state_are_its_own(run, tmp_path):
+    alone = grown(make_run(str(tmp_path / "alone"), shards=2), (2,))
+    first, whole = status(f"{run.url}@0"), status(run.url)
+    assert first.bytes_orphaned == whole.bytes_orphaned == 0, "what was committed later is no orphan"
+    assert first.bytes_in < whole.bytes_in
+    own = status(alone.url).bytes_stored
+    assert abs(first.bytes_stored - own) < 0.02 * own, "run.json names four shards and not two"
+    run.record_failure(FailureRecord(shard_id=3, url="later.tar", attempts=3, kind="error", error="it broke"))
+    (tmp_path / "run/_committed/000003.json").unlink()
+    assert (status(f"{run.url}@0").failed, status(f"{run.url}@0").pending) == (0, 0)
+    assert (status(run.url).failed, status(run.url).pending) == (1, 0)
+
+
+def test_what_works_on_the_newest_state_alone_says_so(run, tmp_path):
+    from clipaudit.job.watch import Watcher
+    from clipaudit.run.column_join import add_columns
+    from clipaudit.run.column_list import drop_columns
+
+    (tmp_path / "t.csv").write_text("shard,key,light\n0,train/00000000000000,1\n")
+    for call in (
+        gc,
+        Watcher,
+        lambda place: add_columns(place, tmp_path / "t.csv"),
+        lambda place: drop_columns(place, "a"),
+    ):
+        with pytest.raises(UsageError, match=rf"leave out @1 behind {run.url}"):
+            call(f"{run.url}@1")
+    add_columns(run.url, tmp_path / "t.csv")
+    assert Run(f"{run.url}@0").table("light")["light"].drop_null().to_pylist() == [1]
 
 
 def test_moments_are_those_of_the_state(run):
