@@ -161,6 +161,8 @@ def ablate_presence(
     classes: str | None = None,
     templates: str = "imagenet",
     texts: str | None = None,
+    criterion: Criterion = "explained",
+    allocation: Allocation = "own",
     seed: int = 0,
     device: str = "auto",
     on_head: Progress = _silent,
@@ -182,6 +184,8 @@ def ablate_presence(
         fit=as_names(fit),
         means=means,
         texts=texts,
+        criterion=criterion,
+        allocation=allocation,
         seed=seed,
     )
     reader = opened(run)

@@ -200,7 +200,7 @@ class Choice:
     """Properties or kinds of the pool: every head with such a role."""
 
     def __post_init__(self) -> None:
-        as_tuples(self, "heads", "roles")
+        as_tuples(self, "heads", "components", "roles")
 
     def __bool__(self) -> bool:
         return bool(self.heads or self.layers or self.mlps or self.components or self.roles)

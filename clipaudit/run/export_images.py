@@ -15,12 +15,12 @@ import pyarrow.csv
 from clipaudit.errors import ShardError, UsageError
 from clipaudit.run.export_rows import CLASS, ExportRows
 from clipaudit.run.export_tables import lists_as_json, write_arrays
-from clipaudit.run.stored_images import StoredImages
 
 _MAGIC: Final = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
 _MAX_NAME: Final = 150
 """Characters of a key in a file's name; file systems allow 255 bytes."""
 _RESERVED: Final = ("id", "filepath", "tags", "metadata", "ground_truth", "created_at", "last_modified_at", "key")
+_PLACE: Final = ("shard_id", "index_in_shard")
 _OWN: Final = ("shard_id", "index", "key", "status", "label", "offset", "nbytes", "phash", "width", "height", CLASS)
 
 
@@ -32,11 +32,15 @@ def write_images(rows: ExportRows, directory: Path, dtype: np.dtype[Any]) -> Non
     UsageError names the first image that cannot be read.
     """
     fields = [pa.field("file", pa.string()), *lists_as_json(rows.schema().empty_table()).schema]
-    images = directory / "images"
+    images, folders_of = directory / "images", _Names()
     with pa.csv.CSVWriter(directory / "images.csv", pa.schema(fields)) as writer:
         for table, stored in rows.batches():
             classes = _classes(rows, table, stored)
-            folders = [images if isinstance(name, list) else images / _file_name(name) for name in classes]
+            labels = _labels(stored)
+            folders = [
+                images if isinstance(name, list) else images / folders_of.name(label, _file_name(name))
+                for name, label in zip(classes, labels, strict=True)
+            ]
             paths = [
                 _write(folder, row, data).relative_to(directory)
                 for folder, (row, data) in zip(folders, _files(rows, stored), strict=True)
@@ -51,6 +55,7 @@ def write_fiftyone(rows: ExportRows, directory: Path, dtype: np.dtype[Any]) -> N
 
     UsageError names the first image that cannot be read.
     """
+    fields = _Names()
     with (directory / "samples.json").open("w", encoding="utf-8") as sink:
         sink.write('{"samples": [')
         separator = "\n"
@@ -59,14 +64,20 @@ def write_fiftyone(rows: ExportRows, directory: Path, dtype: np.dtype[Any]) -> N
             values = table.to_pylist()
             for name, plain, (row, data) in zip(classes, values, _files(rows, stored), strict=True):
                 path = _write(directory / "data", row, data).relative_to(directory).as_posix()
-                sample = _sample(path, name if plain.get("label", name) is not None else None, plain)
+                sample = _sample(path, name if plain.get("label", name) is not None else None, plain, fields)
                 sink.write(separator + json.dumps(sample, ensure_ascii=False))
                 separator = ",\n"
         sink.write("\n]}\n")
     write_arrays(rows, directory, dtype, rows_file=None)
 
 
-def _sample(path: str, label: str | list[str] | None, plain: dict[str, Any]) -> dict[str, Any]:
+def _field_name(name: str) -> str:
+    """As FiftyOne stores it in MongoDB, whose names have neither dots nor spaces, and not as its own fields."""
+    plain = re.sub(r"\W+", "_", name)
+    return f"attribute_{plain}" if plain in (*_RESERVED, *_PLACE) else plain
+
+
+def _sample(path: str, label: str | list[str] | None, plain: dict[str, Any], names: _Names) -> dict[str, Any]:
     """A sample in FiftyOne's serialised form; its own fields keep their names, and `ground_truth` is the class.
 
     Several labels are `Classifications`, an empty list one without any.
@@ -78,9 +89,7 @@ def _sample(path: str, label: str | list[str] | None, plain: dict[str, Any]) -> 
         several = [{"_cls": "Classification", "label": name} for name in label]
         truth = {"_cls": "Classifications", "classifications": several}
     size = {"_cls": "ImageMetadata", "width": plain.get("width"), "height": plain.get("height")}
-    # FiftyOne stores fields in MongoDB, whose names have neither dots nor spaces
-    named = {re.sub(r"\W+", "_", name): value for name, value in fields.items()}
-    named = {f"attribute_{name}" if name in _RESERVED else name: value for name, value in named.items()}
+    named = {names.name(name, _field_name(name)): value for name, value in fields.items()}
     return {
         "_media_type": "image",
         "filepath": path,
@@ -94,21 +103,42 @@ def _sample(path: str, label: str | list[str] | None, plain: dict[str, Any]) -> 
 
 def _classes(rows: ExportRows, table: pa.Table, stored: pa.RecordBatch) -> list[str | list[str]]:
     """What each row's class is called: its name, else its label, else `unlabelled`; of several labels a list."""
-    count = stored.num_rows
-    labels = stored["label"].to_pylist() if "label" in stored.schema.names else [None] * count
-    names = table[CLASS].to_pylist() if CLASS in table.column_names else [None] * count
+    labels = _labels(stored)
+    names = table[CLASS].to_pylist() if CLASS in table.column_names else [None] * len(labels)
     if rows.run.spec.multi_label:
         lists = zip(names, labels, strict=True)
         return [several or [str(label) for label in given or ()] for several, given in lists]
     return [name or ("unlabelled" if label is None else str(label)) for name, label in zip(names, labels, strict=True)]
 
 
+def _labels(stored: pa.RecordBatch) -> list[Any]:
+    return stored["label"].to_pylist() if "label" in stored.schema.names else [None] * stored.num_rows
+
+
+class _Names:
+    """A name of its own for each of several things that would have one, also where case makes no difference."""
+
+    def __init__(self) -> None:
+        self._given: dict[object, str] = {}
+        self._taken: set[str] = set()
+
+    def name(self, thing: object, wanted: str) -> str:
+        """`cat`, and `cat_2` for the next thing that would be called so."""
+        if thing not in self._given:
+            name, number = wanted, 1
+            while name.casefold() in self._taken:
+                number += 1
+                name = f"{wanted}_{number}"
+            self._taken.add(name.casefold())
+            self._given[thing] = name
+        return self._given[thing]
+
+
 def _files(rows: ExportRows, stored: pa.RecordBatch) -> Iterator[tuple[dict[str, Any], bytes]]:
     """(place, bytes) of each row's image file."""
-    images = StoredImages(rows.run)
     for row in stored.select(["shard_id", "index", "key", "offset", "nbytes"]).to_pylist():
         try:
-            yield row, images.read(row["shard_id"], row["offset"], row["nbytes"])
+            yield row, rows.images.read(row["shard_id"], row["offset"], row["nbytes"])
         except ShardError as error:
             raise UsageError(f"the image {row['shard_id']}/{row['key']} cannot be exported: {error}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -64,11 +65,13 @@ class ExportRows:
         no row passes. `on_note` is told which shards' member names are not known.
         """
         self.run, self._on_note = run, on_note
+        self._urls = [shard.url for shard in run.manifest.shards]
         self._rows: Rows = chosen_rows(run, where)
         if self._rows.where:
             check_rows(run, self._rows)
         self.columns: tuple[Column, ...] = self._chosen(heads, columns)
-        self._images = StoredImages(run)
+        self.images = StoredImages(run)
+        """Reads the rows' image files; each shard is compared once with what the run recorded of it."""
         self._told: set[int] = set()
 
     @property
@@ -115,7 +118,7 @@ class ExportRows:
     def _chosen(self, heads: Sequence[str] | None, columns: Sequence[str] | None) -> tuple[Column, ...]:
         run = self.run
         flat = run.flat_columns(vectors=True)
-        named = run.class_names is not None
+        named = self._are_named(asked=columns is not None and CLASS in columns)
         place = flat.index("key") + 1
         known = [*flat[:place], SHARD, MEMBER, *([CLASS] if named else []), *flat[place:]]
         if columns is None:
@@ -133,6 +136,22 @@ class ExportRows:
             Column(name=source if source != name and name in taken else name, source=source)
             for name, source in zip(names, asked, strict=True)
         )
+
+    def _are_named(self, *, asked: bool) -> bool:
+        """Whether the run's labels have names; where files of them disagree that is an error if they are asked for."""
+        try:
+            return self.run.class_names is not None
+        except UsageError as error:
+            if asked:
+                raise
+            self._on_note(f"there is no column {CLASS}: {error}")
+            return False
+
+    @cached_property
+    def _class_names(self) -> _ClassNames:
+        classes = self.run.class_names
+        assert classes is not None, "the column is chosen where there are names"
+        return _ClassNames(classes)
 
     def _check(self, kind: str, asked: Sequence[str], known: Sequence[str]) -> None:
         for name in asked:
@@ -153,14 +172,11 @@ class ExportRows:
 
     def _array(self, column: Column, rows: pa.RecordBatch) -> pa.Array:
         if column.source == SHARD:
-            urls = [shard.url for shard in self.run.manifest.shards]
-            return pa.array([urls[number] for number in rows["shard_id"].to_pylist()], pa.string())
+            return pa.array([self._urls[number] for number in rows["shard_id"].to_pylist()], pa.string())
         if column.source == MEMBER:
             return self._members(rows)
         if column.source == CLASS:
-            classes = self.run.class_names
-            assert classes is not None
-            names = _ClassNames(classes)
+            names = self._class_names
             labels = as_objects(rows["label"]).tolist()
             if self.run.spec.multi_label:  # a label without a name is its own, so that names and labels go together
                 named = [[names[label] or str(label) for label in several] for several in labels]
@@ -174,11 +190,11 @@ class ExportRows:
         names: list[str | None] = []
         for shard in np.unique(numbers).tolist():  # a batch holds rows of one shard
             offsets: Ints = np.asarray(rows["offset"].fill_null(-1).to_numpy(), np.int64)
-            names += self._images.members(shard, rows["key"].to_pylist(), offsets)
-            fault = self._images.fault(shard)
+            names += self.images.members(shard, rows["key"].to_pylist(), offsets)
+            fault = self.images.fault(shard)
             if fault is not None and shard not in self._told:
                 self._told.add(shard)
-                self._on_note(f"member names are not known: {self.run.manifest.shards[shard].url}: {fault}")
+                self._on_note(f"member names are not known: {self._urls[shard]}: {fault}")
         return pa.array(names, pa.string())
 
     def _mask(self, rows: pa.RecordBatch) -> Any:  # noqa: ANN401 - a bool array

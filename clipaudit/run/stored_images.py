@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 import tarfile
+import threading
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Final
 
 import numpy as np
 
 from clipaudit.arrays import Ints
-from clipaudit.errors import ShardChanged, ShardError, ShardUnreadable
+from clipaudit.errors import ShardChanged, ShardError, ShardUnreadable, UsageError
 from clipaudit.run.reader import Run
 from clipaudit.run.row import ImageId
 from clipaudit.shards.stored import check_shard, has_content, read_piece
@@ -61,23 +62,30 @@ class StoredImages:
 
     def __init__(self, run: Run, member: str | None = None) -> None:
         self._run, self._wanted = run, None if member is None else member.lower()
-        self._fault = cache(self._find_fault)
+        self._faults: dict[int, str | None] = {}
+        self._locks: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 
     def fault(self, shard_id: int) -> str | None:
-        """Why no image of a shard can be read, in a few words, or None; looked up once."""
-        return self._fault(shard_id)
+        """Why no image of a shard can be read, in a few words, or None; looked up once, whichever thread asks first."""
+        with self._locks[shard_id]:
+            if shard_id not in self._faults:
+                self._faults[shard_id] = self._find_fault(shard_id)
+            return self._faults[shard_id]
 
     def read(self, shard_id: int, offset: int | None, nbytes: int | None) -> bytes:
-        """The `nbytes` bytes of an image's file from byte `offset` of its shard, or fewer where the shard ends.
+        """The `nbytes` bytes of an image's file from byte `offset` of its shard.
 
         Raises ShardUnreadable when the place is not stored, the file has more than 64 MiB, or the shard is gone,
-        changed or out of reach.
+        changed, cut or out of reach.
         """
         url = self._run.manifest.shards[shard_id].url
         if offset is None or not nbytes:
             raise ShardUnreadable(f"{url}: the place of the image in the shard is not stored")
         self._check(shard_id, nbytes)
-        return read_piece(url, offset, nbytes)
+        data = read_piece(url, offset, nbytes)
+        if len(data) < nbytes:  # it was cut since it was compared
+            raise ShardUnreadable(f"{url}: it ends within the image at byte {offset:,}")
+        return data
 
     def members(self, shard_id: int, keys: Sequence[str], offsets: Ints) -> list[str | None]:
         """The names in the tar of a shard's images, given their keys and the first bytes (n,) of their files.
@@ -85,7 +93,7 @@ class StoredImages:
         They are read from the tar headers in front of the files. None for all when the shard cannot be read, see
         `fault`, and for a file without a header that can be read.
         """
-        if self._fault(shard_id) is not None:
+        if self.fault(shard_id) is not None:
             return [None] * len(keys)
         url = self._run.manifest.shards[shard_id].url
 
@@ -124,22 +132,21 @@ class StoredImages:
 
     def _check(self, shard_id: int, nbytes: int) -> None:
         url = self._run.manifest.shards[shard_id].url
-        if (fault := self._fault(shard_id)) is not None:
+        if (fault := self.fault(shard_id)) is not None:
             raise ShardUnreadable(f"{url}: {fault}")
         if nbytes > MAX_BYTES:
             raise ShardUnreadable(f"{url}: a file of {nbytes:,} bytes, more than {MAX_BYTES // 2**20} MiB, is not read")
 
     def _find_fault(self, shard_id: int) -> str | None:
-        shard = self._run.manifest.shards[shard_id]
+        shard, record = self._run.manifest.shards[shard_id], self._run.records.get(shard_id)
         try:
-            check_shard(shard)
-        except ShardChanged as error:
-            record = self._run.records.get(shard_id)
-            # A copy of the data set has other times than the original, and the same content.
-            if record is not None and has_content(shard, record.input_sha256):
-                return None
-            return str(error)
-        except ShardError as error:
+            try:
+                check_shard(shard)
+            except ShardChanged:
+                # A copy of the data set has other times than the original, and the same content.
+                if record is None or not has_content(shard, record.input_sha256):
+                    raise
+        except (ShardError, UsageError) as error:
             return str(error)
         return None
 

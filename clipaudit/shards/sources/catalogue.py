@@ -179,8 +179,8 @@ class Catalogue:
     def fingerprint(self) -> str:
         """Hex digest of all images (path, size, time, class, split, columns) in their order."""
         digest = self._row_digest.copy()
-        numbers = list(self._class_numbers)
-        names = (self._folder_paths, list(self._label_numbers), numbers, list(self._split_numbers), self.names_file)
+        classes = (list(self._label_numbers), self._class_numbers, self.names_file)
+        names = (self._folder_paths, classes, list(self._split_numbers))
         digest.update(repr(names).encode("utf-8", "backslashreplace"))
         arrays = (
             self._ends,

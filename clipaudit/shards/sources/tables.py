@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from clipaudit.errors import UsageError
+from clipaudit.storage.text_file import RepeatedKeyError, parse_json
 
 if TYPE_CHECKING:
     import pyarrow.parquet
@@ -30,7 +30,7 @@ class ImageTable:
 
     path: str
     columns: list[str]
-    """Of a JSONL file, those of its first row."""
+    """Of a JSONL file, those of all of its rows, in the order in which they come."""
     encoding: str
 
     def rows(self) -> Iterator[Row | str]:
@@ -55,10 +55,7 @@ def open_table(path: str, encoding: str) -> ImageTable:
     if suffix == ".parquet":
         columns = list(parquet_file(path).schema_arrow.names)
     elif suffix in (".jsonl", ".ndjson"):
-        first = next(_json_rows(path, encoding), None)
-        if not isinstance(first, dict):
-            raise UsageError(f"{path}: {first or 'it has no rows'}")
-        columns = list(first)
+        columns = _json_columns(path, encoding)
     else:
         columns = _csv_header(path, encoding)
     repeated = next((name for name in columns if columns.count(name) > 1), None)
@@ -126,7 +123,8 @@ def _csv_rows(path: str, encoding: str, columns: list[str]) -> Iterator[Row | st
     with _open(path, encoding) as file:
         lines = _lines(file, path, encoding)
         header = next(lines, "")
-        reader = csv.reader(lines, delimiter=_separator(path, header))
+        # strict: a quote that is never closed would make one cell of all lines behind it
+        reader = csv.reader(lines, delimiter=_separator(path, header), strict=True)
         try:
             for cells in reader:
                 if len(cells) == len(columns):
@@ -137,13 +135,29 @@ def _csv_rows(path: str, encoding: str, columns: list[str]) -> Iterator[Row | st
             raise UsageError(f"{path}, line {reader.line_num + 1}: {error}") from None
 
 
+def _json_columns(path: str, encoding: str) -> list[str]:
+    """The names in all rows, for any row may lack some; UsageError when the first one cannot be read."""
+    rows = _json_rows(path, encoding)
+    first = next(rows, None)
+    if not isinstance(first, dict):
+        raise UsageError(f"{path}: {first or 'it has no rows'}")
+    columns = dict.fromkeys(first)
+    for row in rows:
+        if isinstance(row, dict) and not row.keys() <= columns.keys():
+            columns |= dict.fromkeys(row)
+    return list(columns)
+
+
 def _json_rows(path: str, encoding: str) -> Iterator[Row | str]:
     with _open(path, encoding) as file:
         for number, line in enumerate(_lines(file, path, encoding), 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line)
+            except RepeatedKeyError as error:
+                yield f"line {number}: {error}"
+                continue
             except (ValueError, RecursionError):
                 yield f"line {number} is no json"
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 
 from clipaudit.errors import UsageError
 from clipaudit.heads.ablation import replacement_means
+from clipaudit.heads.calls import ablate, ablate_presence
 from clipaudit.heads.experiment import Choice, Experiment, ExperimentConfig, ablation
 from clipaudit.heads.presence import presence_scores
 from clipaudit.heads.presence_ablation import presence_ablation, presence_json
@@ -120,3 +122,11 @@ def test_recognition_of_a_run_is_that_of_its_embeddings(run):
     assert {name: figures["cosine"] for name, figures in result.by_class.items()} == pytest.approx(expected)
     assert result.images == len(run)
     assert result.occurrences == {name: run.label_counts()[name] for name in names.names}
+
+
+def test_the_call_takes_what_ablate_takes_of_single_labels():
+    calls = (inspect.signature(call).parameters for call in (ablate, ablate_presence))
+    of_one, of_several = (dict(parameters) for parameters in calls)
+    assert of_one.keys() - of_several.keys() == {"attribute", "min_group"}, "groups are of single labels"
+    assert of_several.keys() <= of_one.keys()
+    assert Choice(components="mlp").components == ("mlp",)

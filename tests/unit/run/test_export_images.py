@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import shutil
 import tarfile
 import threading
 
@@ -12,8 +14,14 @@ import pyarrow.csv
 import pytest
 
 from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConfig, StoreConfig
+from clipaudit.errors import UsageError
+from clipaudit.run.classes import ClassNames
+from clipaudit.run.column_list import export_columns
+from clipaudit.run.directory import RunDirectory
 from clipaudit.run.export import export
+from clipaudit.run.export_images import _Names, _sample
 from clipaudit.run.reader import Run
+from clipaudit.shards.listing import expand, local_path
 from tests.make_shards import jpeg_bytes
 from tests.worded_models import write_worded_model
 
@@ -93,3 +101,35 @@ def test_the_command_prints_files_or_json(run, clipaudit, tmp_path):
     assert len(pyarrow.csv.read_csv(tmp_path / "a/table.csv")) == 3
     as_json = clipaudit("export", run.directory.url, "--out", "b", "--head", "L01H00", "--head", "L01H01", "--json")
     assert json.loads(as_json.stdout) == {"format": "parquet", "files": ["b/table.parquet"]}
+
+
+def test_classes_that_would_share_a_folder_have_their_own(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(ClassNames, "name_of", lambda self, label: {0: "a/b", 1: "A_b"}[label])
+    export(Run(run.url), tmp_path / "out", file_format="images")
+    table = pyarrow.csv.read_csv(tmp_path / "out/images.csv")
+    folders = {(row["label"], row["file"].split("/")[1]) for row in table.to_pylist()}
+    assert folders == {(0, "a_b"), (1, "A_b_2")}
+
+
+def test_names_of_classes_that_disagree_cost_an_export_that_column_alone(run, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copyfile(local_path(run.manifest.shards[0].url), other / "s-1.tar")
+    (other / "classnames.txt").write_text("dog\ncat\n")
+    directory = RunDirectory(str(shutil.copytree(run.directory.storage.root, tmp_path / "run")))
+    manifest = directory.open()
+    more = tuple(expand([run.manifest.shards[0].url, str(other / "s-1.tar")]))
+    directory.storage.replace("run.json", dataclasses.replace(manifest, shards=more).to_json())
+    notes = []
+    export(Run(directory), tmp_path / "out", file_format="csv", note=notes.append)
+    assert "class_name" not in pyarrow.csv.read_csv(tmp_path / "out/table.csv").column_names
+    assert any("there is no column class_name: " in note and "classnames.txt differ" in note for note in notes)
+    with pytest.raises(UsageError, match="differ: give the file"):
+        export_columns(Run(directory), tmp_path / "c.csv", only=("label", "class_name"))
+
+
+def test_fields_that_fiftyone_would_call_the_same_are_all_kept():
+    plain = {"shard_id": 0, "index": 0, "key": "a", "a.b": 1, "a_b": 2, "tags": "x", "index_in_shard": 9}
+    sample = _sample("a.jpg", "cat", plain, _Names())
+    assert (sample["a_b"], sample["a_b_2"], sample["attribute_tags"]) == (1, 2, "x")
+    assert (sample["index_in_shard"], sample["attribute_index_in_shard"]) == (0, 9)

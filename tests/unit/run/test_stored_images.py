@@ -1,6 +1,9 @@
 """Images are read by their places from shards that are what the run recorded, and from no others."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,6 +43,45 @@ def test_a_shard_is_looked_at_once(run, place, monkeypatch):
     assert [images.read(0, *place) for _ in range(3)] == [jpeg_bytes(64, 48, seed=1)] * 3
     assert images.fault(0) is None
     assert looks == [0]
+
+
+def test_many_threads_compare_a_touched_shard_once(run, shard, place, monkeypatch):
+    from clipaudit.run import stored_images
+
+    hashed = []
+
+    def content(shard, sha256):
+        time.sleep(0.05)
+        hashed.append(shard.id)
+        return True
+
+    monkeypatch.setattr(stored_images, "has_content", content)
+    run.records[0] = SimpleNamespace(input_sha256="0" * 64)
+    os.utime(shard, (1, 1))
+    images = StoredImages(run)
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: images.read(0, *place), range(8))) == {jpeg_bytes(64, 48, seed=1)}
+    assert hashed == [0]
+
+
+def test_a_shard_that_cannot_be_compared_is_a_fault_and_no_crash(run, shard, monkeypatch):
+    from clipaudit.run import stored_images
+
+    def gone(shard, sha256):
+        raise ShardUnreadable("it is gone")
+
+    monkeypatch.setattr(stored_images, "has_content", gone)
+    run.records[0] = SimpleNamespace(input_sha256="0" * 64)
+    os.utime(shard, (1, 1))
+    assert StoredImages(run).fault(0) == "it is gone"
+
+
+def test_an_image_that_is_cut_after_the_shard_was_compared_is_not_read(run, shard, place):
+    images = StoredImages(run)
+    assert images.fault(0) is None
+    os.truncate(shard, place[0] + 10)
+    with pytest.raises(ShardUnreadable, match="it ends within the image"):
+        images.read(0, *place)
 
 
 def test_a_rewritten_shard_is_never_read(run, shard, place):

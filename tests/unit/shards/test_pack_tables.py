@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from clipaudit.errors import UsageError
 from clipaudit.shards.pack import pack, plan
 from clipaudit.shards.sources.options import SourceOptions
+from clipaudit.shards.sources.tables import open_table
 from tests.unit.shards.test_pack import config_for, make_folders, samples_of
 
 TEXTS = st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=12)
@@ -211,3 +212,25 @@ def test_half_surrogate_pairs_in_a_json_stop_nothing(photos, tmp_path):
     assert packing.left_out == {"missing_file": 1}
     assert packing.class_names == ["x\\ud800"]
     assert [label for _, label, _ in samples_of(tmp_path / "out")] == ["x\\ud800"]
+
+
+def test_rows_of_jsonl_may_begin_without_a_column(photos, tmp_path):
+    rows = [{"path": "a1.jpg"}, {"path": "a2.jpg", "label": "cat", "light": 0.5}]
+    table = write_table(photos / "t.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert open_table(str(table), "utf-8-sig").columns == ["path", "label", "light"]
+    packing = plan(config_for(table, tmp_path / "out"))
+    assert (packing.class_names, packing.left_out) == (["cat"], {"no_label": 1})
+
+
+def test_a_key_that_stands_twice_in_a_row_is_no_row(photos):
+    lines = '{"path": "1.jpg", "label": "cat"}\n{"path": "2.jpg", "label": "a", "label": "b"}\n'
+    table = write_table(photos / "t.jsonl", lines)
+    rows = list(open_table(str(table), "utf-8-sig").rows())
+    assert rows[1] == "line 2: label is given twice"
+
+
+@pytest.mark.parametrize("cell", ['"open', '"a"b'])
+def test_a_quote_that_is_not_closed_is_told_and_swallows_no_rows(photos, cell):
+    table = write_table(photos / "t.csv", f"path,label\n1.jpg,{cell}\n2.jpg,cat\n")
+    with pytest.raises(UsageError, match=r"t.csv, line [23]: "):
+        list(open_table(str(table), "utf-8-sig").rows())
