@@ -234,7 +234,7 @@ def readers(folder: Path, shards: int, workers: int) -> None:
     print(f"  ({run_dir.storage.size('run.json') / 1e6:.1f} MB)")
     commit_all(run_dir, found)
     url = run_dir.url
-    measured("resume: read run.json and compare it with the shards", lambda: run_dir.create_or_resume(manifest))
+    measured("resume: read run.json and compare it", lambda: run_dir.create_or_resume(manifest))
     measured("resume: list what is committed", run_dir.committed_ids)
     measured("Run(...), then all commit records", lambda: Run(url).records)
     measured("clipaudit status", lambda: status(url))

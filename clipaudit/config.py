@@ -49,10 +49,11 @@ class FieldsConfig:
     """`txt` or a json path."""
     image: tuple[str, ...] = ()
     """Extensions of the image, all that follows the first dot of the file's name, `*` allowed: `input.jpg`, `*.jpg`;
-    default: jpg, jpeg, png, webp, gif, bmp, tif, tiff and avif."""
+    default: jpg, jpeg, jpe, jfif, png, webp, gif, bmp, tif, tiff and avif."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attributes", _several(self.attributes))
+        object.__setattr__(self, "image", _several(self.image))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,6 +281,7 @@ class JobConfig:
         # that process has to learn them: __getstate__ puts them in, __setstate__ takes them out again.
         object.__setattr__(self, "shards", tuple(public_url(url) for url in _several(self.shards)))
         object.__setattr__(self, "out", public_url(os.fspath(self.out)))
+        object.__setattr__(self, "moved", _several(self.moved))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "shards": tuple(map(private_url, self.shards)), "out": private_url(self.out)}

@@ -32,7 +32,7 @@ def pack_advice(shards: Sequence[Shard], samples: int, table: TableSpec, fields:
     if len(shards) < _SHARDS or not 0 < samples < _IMAGES_A_SHARD * len(shards) or not _packed(fields):
         return None
     fewer = max(1, -(-sum(shard.size for shard in shards) // _PACKED_BYTES))
-    each = shard_bytes(table)
+    each = bytes_per_shard(table)
     folders = {shard.url.rpartition("/")[0] for shard in shards}
     folder = shlex.quote(folders.pop()) if len(folders) == 1 and is_local(shards[0].url) else "DIRECTORY"
     saved = each * (len(shards) - fewer)
@@ -49,6 +49,6 @@ def _packed(fields: Fields) -> bool:
     return not fields.images and all(item.extension in BESIDE for item in items)
 
 
-def shard_bytes(table: TableSpec) -> int:
+def bytes_per_shard(table: TableSpec) -> int:
     """About how many bytes a shard stores beside its rows."""
     return moments_bytes(table) + _COLUMN_BYTES * len(arrow_schema(table).names) + _RECORD_BYTES

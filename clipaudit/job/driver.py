@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from clipaudit.config import JobConfig, fingerprint
 from clipaudit.errors import RunInvalid, RunNotFound, UsageError
-from clipaudit.job.advice import pack_advice
+from clipaudit.job.advice import bytes_per_shard, pack_advice
 from clipaudit.job.engines import make_pool
 from clipaudit.job.fields import fields_of
 from clipaudit.job.new_labels import refuse_other_labels, refuse_other_numbers
@@ -19,9 +19,8 @@ from clipaudit.job.scheduler import Scheduler
 from clipaudit.job.shard_list import ShardList, list_shards
 from clipaudit.run.directory import RunDirectory, opened_place
 from clipaudit.run.growth import Growth
-from clipaudit.run.moments_file import moments_bytes
 from clipaudit.run.reader import Run
-from clipaudit.run.records import Manifest, compare_models, compare_options
+from clipaudit.run.records import Manifest, compare_options
 from clipaudit.run.upkeep import RunStatus, status
 from clipaudit.schema import SCHEMA_VERSION, VERSION, Shard
 from clipaudit.shards.fields import parse_fields
@@ -55,8 +54,8 @@ class Plan:
 
     @property
     def bytes_per_shard(self) -> int:
-        """Stored bytes a shard beside its rows: the moments over all of its samples."""
-        return moments_bytes(self.facts.table)
+        """Stored bytes a shard beside its rows: its moments, the Parquet file's footer, the commit record."""
+        return bytes_per_shard(self.facts.table)
 
     @property
     def estimated_bytes_out(self) -> int:
@@ -163,11 +162,7 @@ def _process(
     try:
         facts = scheduler.first_worker()
         manifest = make_manifest(config, facts, asked)
-        if listed.history is not None or not run_dir.create(manifest) or not run_dir.storage.exclusive:
-            run_dir.prepare()
-            stored = run_dir.open()
-            compare_options(stored, manifest.identity, run_dir.url)
-            compare_models(stored, manifest, run_dir.url)
+        if run_dir.create_or_resume(manifest) is not manifest:
             listed = _joined(config, run_dir, reporter, asked, manifest)
         if not run_dir.storage.exclusive:
             reporter.warning(

@@ -128,7 +128,7 @@ def _ensure(path: Path, data: bytes) -> None:
             file.write(data)
         temporary.chmod(0o644)
         temporary.replace(path)
-    except BaseException:
+    except BaseException:  # also KeyboardInterrupt: no temporary file is left in the user's cache
         temporary.unlink(missing_ok=True)
         raise
 

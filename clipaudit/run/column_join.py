@@ -167,7 +167,7 @@ def _write(
         for record in () if dry_run else records:
             # one by one: when one fails, those before it are taken back
             published.append((record, publish_column(directory, record, replace=replaced)))  # noqa: PERF401
-    except BaseException as error:
+    except BaseException as error:  # also KeyboardInterrupt: all columns are added, or none
         for record, older in published:
             restore_column(directory, record, older)
         for record in records[len(published) :]:

@@ -68,7 +68,7 @@ def write_values(directory: RunDirectory, name: str, pieces: Iterator[pa.Table],
                 for piece in pieces:
                     writer.write_table(piece.cast(schema), row_group_size=ROW_GROUP)
             return path, StoredFile(sha256=sink.finish(), bytes=sink.tell())
-    except BaseException:
+    except BaseException:  # also KeyboardInterrupt: no values are left behind that no record names
         sink.discard()
         directory.storage.remove(path)
         raise

@@ -16,7 +16,15 @@ from typing import Any
 from clipaudit.errors import ClipauditError, IntegrityError, RunNotFound, StoreUnavailable, UsageError
 from clipaudit.redact import private_url
 from clipaudit.run.growth import GROWTH, MOVES, Growth, History, Moment, Move, history_of, split_moment
-from clipaudit.run.records import CommitRecord, FailureRecord, Manifest, StoredFile, compare_manifests, now
+from clipaudit.run.records import (
+    CommitRecord,
+    FailureRecord,
+    Manifest,
+    StoredFile,
+    compare_models,
+    compare_options,
+    now,
+)
 from clipaudit.storage.directory import Storage, storage_errors
 from clipaudit.storage.local import TEMPORARY
 from clipaudit.storage.remote import remote_errors
@@ -123,13 +131,14 @@ class RunDirectory:
     def create_or_resume(self, manifest: Manifest) -> Manifest:
         """Begin the run, or resume the one that is here; returns the manifest that counts, the stored one.
 
-        Raises RunMismatch when the stored run has other options, another model or other shards. Of two drivers that
-        begin at the same time, the second resumes what the first began.
+        Raises RunMismatch when the stored run has other options or another model; of its shards it may have others, see
+        `job.shard_list`. Of two drivers that begin at the same time, the second resumes what the first began.
         """
         if self.create(manifest) and self.storage.exclusive:
             return manifest
         stored = self.open()  # a store that is not exclusive may let two drivers create it: the later content counts
-        compare_manifests(stored, manifest, self.url)
+        compare_options(stored, manifest.identity, self.url)
+        compare_models(stored, manifest, self.url)
         return stored
 
     def run_files(self) -> dict[str, StoredFile]:

@@ -60,7 +60,7 @@ def save_moments(run_dir: RunDirectory, path: str, moments: ShardMoments) -> Sto
         with storage_errors(run_dir.storage.full(path)):
             sink.write(safetensors.numpy.save(tensors, {"clipaudit": json.dumps(stored, ensure_ascii=False)}))
             return StoredFile(sha256=sink.finish(), bytes=sink.tell())
-    except BaseException:
+    except BaseException:  # also KeyboardInterrupt: an attempt leaves no files behind
         sink.discard()
         run_dir.storage.remove(path)
         raise

@@ -320,13 +320,6 @@ def _refuse_version(data: bytes, where: str, newer: type[IntegrityError | RunMis
         )
 
 
-def compare_manifests(stored: Manifest, asked: Manifest, url: str) -> None:
-    """Compare what a resume asks for with the stored run; RunMismatch says in one sentence what differs."""
-    compare_options(stored, asked.identity, url)
-    _compare_shards(stored.shards, asked.shards, url)
-    compare_models(stored, asked, url)
-
-
 def compare_options(stored: Manifest, identity: dict[str, Any], url: str) -> None:
     """RunMismatch that names the options (`JobConfig.identity`) which differ from the stored run's."""
     keys = sorted(stored.identity.keys() | identity.keys())
@@ -348,24 +341,6 @@ def compare_models(stored: Manifest, asked: Manifest, url: str) -> None:
         )
     if stored.table != asked.table:
         raise RunMismatch(f"{url} holds a run with another table ({_table_change(stored, asked)}): give another --out")
-
-
-def _compare_shards(stored: tuple[Shard, ...], asked: tuple[Shard, ...], url: str) -> None:
-    before, after = {shard.url: shard for shard in stored}, {shard.url: shard for shard in asked}
-    added, removed = [name for name in after if name not in before], [name for name in before if name not in after]
-    if added or removed:
-        changes = (("added", added), ("removed", removed))
-        listed = " and ".join(f"{len(names)} {word} (first: {names[0]})" for word, names in changes if names)
-        raise RunMismatch(f"{url} holds a run over other shards, {listed}: give the same shards, or another --out")
-    for name, shard in before.items():
-        other = after[name]
-        for what in ("size", "etag", "id"):
-            old, new = getattr(shard, what), getattr(other, what)
-            if old != new:
-                raise RunMismatch(
-                    f"shard {name} has changed since the run at {url} began ({what} was {old}, now {new}):"
-                    " restore it, or give another --out"
-                )
 
 
 def _table_change(stored: Manifest, asked: Manifest) -> str:

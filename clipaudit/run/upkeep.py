@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from clipaudit.errors import RunNotFound
 from clipaudit.run.columns import COLUMNS, read_columns
 from clipaudit.run.directory import ATTEMPTS, FAILED, MOMENTS, PROJECTIONS, RunDirectory, newest_place, shard_of
+from clipaudit.run.growth import GROWTH, MOVES
 from clipaudit.run.reader import Run
 from clipaudit.run.records import CommitRecord
 from clipaudit.storage.directory import Entry
@@ -163,7 +164,7 @@ def _lost(records: Collection[CommitRecord]) -> float:
 
 def _is_own(path: str) -> bool:
     """Whether a file is part of the table itself, and not of what was made from it later."""
-    return "/" not in path or path.startswith((f"{PROJECTIONS}/", f"{MOMENTS}/", "_"))
+    return "/" not in path or path.startswith("_") or path.partition("/")[0] in (PROJECTIONS, MOMENTS, GROWTH, MOVES)
 
 
 def _remarks(reader: Run, failed: list[int]) -> Iterator[str]:

@@ -58,7 +58,7 @@ class ShardProcesses:
                         yield from _finished(running)
                 while running:
                     yield from _finished(running)
-            except BaseException:
+            except BaseException:  # also KeyboardInterrupt, and GeneratorExit where the caller takes no more
                 for child in self._children:
                     child.kill()  # so that no thread waits for an answer
                 raise

@@ -21,13 +21,16 @@ ONE_NAME = [
     (AuditOptions, "where"),
     (AuditOptions, "test_where"),
     (FieldsConfig, "attributes"),
+    (FieldsConfig, "image"),
     (JobConfig, "shards"),
+    (JobConfig, "moved"),
     (Rows, "where"),
     (DescribeConfig, "heads"),
     (ExperimentConfig, "where"),
     (ExperimentConfig, "fit"),
     (Choice, "heads"),
     (Choice, "roles"),
+    (Choice, "components"),
     (IndexConfig, "heads"),
 ]
 PATHS = [
