@@ -4,6 +4,8 @@ import csv
 import json
 import tarfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.commands import call, spawn
@@ -67,6 +69,75 @@ def test_class_folders_with_splits_are_audited_by_the_command_that_pack_prints(s
     words = packed.stderr.split("next  clipaudit ")[1].split()
     audited = call(scenes, *words, "--model", "demo", "--engine", "local")
     assert audited.returncode == 0, audited.stderr
+
+
+def rows_of(scenes):
+    with (scenes / "flat/birds.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def report_of(folder, *options):
+    """report.json of the run in a folder."""
+    reported = call(folder, "report", "run", "--out", "report", *options)
+    assert reported.returncode in (0, 1), reported.stderr
+    return json.loads((folder / "report/report.json").read_text())["audit"]
+
+
+@pytest.mark.full
+def test_from_a_coco_json_of_several_categories_an_image_to_a_report(scenes, tmp_path):
+    names = ["landbird", "waterbird", "land", "water"]
+    rows = rows_of(scenes)
+    document = {
+        "images": [{"id": number, "file_name": row["file_name"]} for number, row in enumerate(rows)],
+        "annotations": [
+            {"image_id": number, "category_id": 10 * names.index(row[column]), "bbox": [0, 0, 8, 8]}
+            for number, row in enumerate(rows)
+            for column in ("label", "place")
+        ],
+        "categories": [{"id": 10 * number, "name": name} for number, name in enumerate(names)],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(document))
+    packed = call(tmp_path, "pack", "instances.json", "shards", "--images", str(scenes / "flat"))
+    assert packed.returncode == 0, packed.stderr
+    words = packed.stdout.split("next  clipaudit ")[1].replace("RUN", "run").split()
+    assert words[-2:] == ["--label", "json:objects"], "the command that pack prints"
+    audited = call(tmp_path, *words, "--model", "demo", "--engine", "local")
+    assert audited.returncode == 0, audited.stderr
+    audit = report_of(tmp_path)
+    assert audit["data"]["rows"] == len(rows)
+    counts = {entry["class_name"]: entry["n"] for entry in audit["classes"]}
+    assert counts == {name: sum(name in (row["label"], row["place"]) for row in rows) for name in names}
+
+
+@pytest.mark.full
+def test_from_parquet_with_image_bytes_to_a_report(scenes, tmp_path):
+    rows = rows_of(scenes)
+    (tmp_path / "data").mkdir()
+    features = {"label": {"names": ["waterbird", "landbird"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    for split in ("train", "test"):
+        chosen = [row for row in rows if row["split"] == split]
+        assert chosen
+        images = [{"bytes": (scenes / "flat" / row["file_name"]).read_bytes(), "path": None} for row in chosen]
+        table = pa.table(
+            {
+                "image": images,
+                "label": [features["label"]["names"].index(row["label"]) for row in chosen],
+                "place": [row["place"] for row in chosen],
+            }
+        )
+        pq.write_table(table.replace_schema_metadata(metadata), tmp_path / f"data/{split}-00000-of-00001.parquet")
+    packed = call(tmp_path, "pack", "data", "shards")
+    assert packed.returncode == 0, packed.stderr
+    words = packed.stdout.split("next  clipaudit ")[1].replace("RUN", "run").split()
+    audited = call(tmp_path, *words, "--attributes", "json:place", "--model", "demo", "--engine", "local")
+    assert audited.returncode == 0, audited.stderr
+    assert (tmp_path / "shards/classnames.txt").read_text() == "landbird\nwaterbird\n"
+    audit = report_of(tmp_path, "--attribute", "place", "--split", "split")
+    train = [row for row in rows if row["split"] == "train"]
+    counts = {entry["class_name"]: entry["n"] for entry in audit["classes"]}
+    assert counts == {name: sum(name == row["label"] for row in train) for name in ("landbird", "waterbird")}
+    assert audit["data"]["attributes"] == ["attributes.place"]
 
 
 def test_a_dry_run_writes_nothing_and_says_what_would_be_left_out(tmp_path):
