@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -58,6 +59,15 @@ LabelKind: TypeAlias = Literal["int", "string", "ints", "strings"]
 def labels_in(label: SampleLabel) -> tuple[int | str, ...]:
     """Every label of one image: none for None, and for an empty list."""
     return () if label is None else label if isinstance(label, tuple) else (label,)
+
+
+def name_key(name: str) -> str:
+    """A name as it is compared: without case, underscores as spaces, letters with accents in one spelling of Unicode.
+
+    >>> name_key("Cafe\u0301_Noir") == name_key("caf\u00e9 noir")
+    True
+    """
+    return unicodedata.normalize("NFC", " ".join(name.replace("_", " ").split()).casefold())
 
 
 Names: TypeAlias = str | Sequence[str]

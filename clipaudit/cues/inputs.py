@@ -26,7 +26,7 @@ from clipaudit.errors import UsageError
 from clipaudit.heads.texts.mentions import NONE, SEVERAL
 from clipaudit.heads.texts.prompts import load_templates
 from clipaudit.heads.texts.vectors import RunTexts
-from clipaudit.run.classes import ClassNames, find_classes, listed_classes
+from clipaudit.run.classes import ClassNames, find_classes, listed_classes, named_differently
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import Rows, chosen_rows, group_column, require_rows, split_filters
 from clipaudit.schema import Label
@@ -60,6 +60,7 @@ class AuditInputs:
         self.classes_from: ClassesFrom = classes_source(run, options.classes_from)
         if test_run is not None:
             classes_source(test_run, self.classes_from)
+            self._refuse_other_numbers(test_run)
         self.class_of: dict[Label, int] = {}
         self.names = self._names()
         given = [parse_attribute(name) for name in options.attributes]
@@ -135,6 +136,17 @@ class AuditInputs:
         return images
 
     # -- classes -------------------------------------------------------------------------------------------------------
+
+    def _refuse_other_numbers(self, test_run: Run) -> None:
+        """UsageError when class numbers of the scored run mean other classes, by the names beside its shards."""
+        if self.options.classes is not None or self.run.spec.label_kind not in ("int", "ints"):
+            return
+        shards = [shard.url for run in (self.run, test_run) for shard in run.manifest.shards]
+        if (contradiction := named_differently(shards)) is not None:
+            raise UsageError(
+                f"{contradiction}: class numbers of the two runs mean different things: pack their images together, or"
+                " give --classes, the names that hold for both"
+            )
 
     def _names(self) -> ClassNames:
         """The classes; of labels also which class each is, in `class_of`."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from clipaudit.errors import Note, UsageError
-from clipaudit.schema import CLASSNAMES, Label
+from clipaudit.schema import CLASSNAMES, Label, name_key
 from clipaudit.storage.text_file import TextLine, is_remote, parse_lines, read_if_there, read_lines
 
 _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]*")
@@ -46,7 +46,7 @@ class ClassNames:
     def repeated(self) -> tuple[str, ...]:
         """Names of more than one class, which no prompt can tell apart (ImageNet has two: missile, sunglasses).
 
-        Case and underscores make no difference, as in `rows`; of such names the first is given.
+        Case, underscores and Unicode's spellings make no difference, as in `rows`; of such names the first is given.
         """
         return tuple(self.names[rows[0]] for rows in self._rows_by_key(self.names) if len(rows) > 1)
 
@@ -60,7 +60,7 @@ class ClassNames:
         """The rows of each name, one name a class; names that differ in case alone together."""
         rows: dict[str, list[int]] = {}
         for row, name in enumerate(names):
-            rows.setdefault(_key(name), []).append(row)
+            rows.setdefault(name_key(name), []).append(row)
         return list(rows.values())
 
     def remarks(self) -> list[str]:
@@ -73,10 +73,10 @@ class ClassNames:
         ]
         if len(shared) > _LISTED:
             remarks.append(f"{self.source}: {len(shared) - _LISTED} more names are shared by several classes")
-        first: dict[str, int] = {_key(name): row for row, name in enumerate(self.names)}
+        first: dict[str, int] = {name_key(name): row for row, name in enumerate(self.names)}
         for row, others in enumerate(self.others):
             for name in others:
-                owner = first.setdefault(_key(name), row)
+                owner = first.setdefault(name_key(name), row)
                 if owner != row:
                     remarks.append(
                         f"{self.source}: {name!r} is a name of the labels {self.labels[owner]} and {self.labels[row]}:"
@@ -95,7 +95,7 @@ class ClassNames:
 
     def label_of(self, name: str) -> int | str | None:
         """The label of the class of this name, however it is spelled; None where no class or several have it."""
-        row = self._by_name.get(_key(name))
+        row = self._by_name.get(name_key(name))
         return None if row is None else self.labels[row]
 
     def rows(self, labels: Iterable[Label]) -> dict[int | str, int]:
@@ -116,7 +116,7 @@ class ClassNames:
 
     def _row(self, label: int | str) -> int | None:
         row = self._by_label_text.get(str(label))
-        return self._by_name.get(_key(label)) if row is None and isinstance(label, str) else row
+        return self._by_name.get(name_key(label)) if row is None and isinstance(label, str) else row
 
     @cached_property
     def _by_label_text(self) -> dict[str, int]:
@@ -125,7 +125,7 @@ class ClassNames:
     @cached_property
     def _by_name(self) -> dict[str, int]:
         """Rows by name, the names of several classes left out."""
-        return {_key(self.names[rows[0]]): rows[0] for rows in self._rows_by_key(self.names) if len(rows) == 1}
+        return {name_key(self.names[rows[0]]): rows[0] for rows in self._rows_by_key(self.names) if len(rows) == 1}
 
     @property
     def _examples(self) -> str:
@@ -275,7 +275,7 @@ def named_differently(shards: Sequence[str]) -> str | None:
             continue
         for label, name in classes.by_label.items():
             known, where = first.setdefault(str(label), (name, path))
-            if _key(known) != _key(name):
+            if name_key(known) != name_key(name):
                 return f"label {label} is {known!r} in {where} and {name!r} in {path}"
     return None
 
@@ -301,11 +301,6 @@ def _parent(url: str) -> str:
         return "" if path == path.parent else str(path.parent)
     head, _, _ = url.rstrip("/").rpartition("/")
     return "" if head.endswith(("/", ":")) else head
-
-
-def _key(name: str) -> str:
-    """A name as it is compared: without case, underscores as spaces."""
-    return " ".join(name.replace("_", " ").split()).casefold()
 
 
 def _joined(labels: Sequence[int | str]) -> str:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import BinaryIO, Final, Self
 
 from clipaudit.errors import UsageError
-from clipaudit.schema import CLASSNAMES
+from clipaudit.schema import CLASSNAMES, name_key
 from clipaudit.shards.pack_writer import ROWS, WHOLE_FILE, ImageEntry, Omissions, as_text
 from clipaudit.shards.tar_writer import MAX_MEMBER_BYTES, stored_bytes
 from clipaudit.storage.text_file import TextLine, parse_lines
 
 _NUMBER: Final = re.compile(r"-?[0-9]{1,18}")
+_LIKE_NUMBERED: Final = re.compile(r"[{\[]|-?[0-9]+\s*[,;:|=.)\s]|.*[,;|]\s*-?[0-9]+$")
+"""Names of which `classnames.txt` might be read as numbers with names, or as JSON."""
 _JSON_BYTES: Final = 1024  # of a json that holds path, split and label, in the archive
 
 
@@ -101,11 +103,14 @@ class Catalogue:
     ) -> None:
         """Add one image. `folder` and `name` as in ImageEntry; `stamp` changes when the file is written again.
 
-        A file of no bytes or of more than 8 GiB is left out and counted. Raises UsageError when the columns cannot be
-        written down.
+        A file of no bytes or of more than 8 GiB, and one whose class is blank, is left out and counted. Raises
+        UsageError when the columns cannot be written down.
         """
         if not 0 < size <= MAX_MEMBER_BYTES:
             self.left_out.add("too_large" if size else "empty_file", f"{folder}/{name}" if folder else name)
+            return
+        if label is not None and not clean(label):
+            self.left_out.add("no_label", f"{folder}/{name}" if folder else name)
             return
         if folder not in self._folder_numbers:
             self._folder_numbers[folder] = len(self._folder_paths)
@@ -124,6 +129,11 @@ class Catalogue:
         )
         self._splits.append(self._split_numbers.setdefault(clean(split), len(self._split_numbers)))
         self._rows.append(self._write_row(row))
+
+    def know(self, label: str | None) -> None:
+        """Give a class its number although its image is left out: that of another split has the same numbers."""
+        if label is not None and clean(label):
+            self._label_numbers.setdefault(clean(label), len(self._label_numbers))
 
     def _write_row(self, row: bytes) -> int:
         """Append a sample's columns to the file of rows; its offset, -1 where there is nothing to write."""
@@ -158,13 +168,25 @@ class Catalogue:
     def finish(self) -> None:
         """Number the classes, unless the source did, by their sorted names, numbers by value."""
         names = list(self._label_numbers)
+        self._note_alike(names)
         if self._class_numbers or not names:
             return
         numeric = all(_NUMBER.fullmatch(name) for name in names)
         self.class_names = sorted(names, key=(lambda name: (int(name), name)) if numeric else None)
         positions = {name: position for position, name in enumerate(self.class_names)}
         self._class_numbers = [positions[name] for name in names]
-        self.names_file = "".join(f"{name}\n" for name in self.class_names).encode()
+        # With its number before it, no name is taken for a number and a name, such as `1 cat` and `2 dog`.
+        numbered = any(_LIKE_NUMBERED.match(name) for name in self.class_names)
+        lines = (f"{number}\t{name}\n" if numbered else f"{name}\n" for number, name in enumerate(self.class_names))
+        self.names_file = "".join(lines).encode()
+
+    def _note_alike(self, names: Sequence[str]) -> None:
+        """Notes of classes that people may take for one: they differ in case, underscores or spelling of Unicode."""
+        first: dict[str, str] = {}
+        for name in names:
+            other = first.setdefault(name_key(name), name)
+            if other != name:
+                self.notes.append(f"{other!a} and {name!a} are two classes although they read alike")
 
     @property
     def splits(self) -> dict[str, int]:

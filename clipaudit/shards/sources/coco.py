@@ -86,12 +86,17 @@ def read_coco(path: str, document: Json, catalogue: Catalogue, options: SourceOp
             " json:objects` reads them"
         )
     catalogue.columns = list(_COLUMNS)
+    seen: set[tuple[str, str]] = set()  # the json is in memory whole, too
     for image in document["images"]:
         name = str(image.get("file_name") or "")
         file = look_up(name, catalogue.root) if name else "no_path"
         if isinstance(file, str):
             catalogue.left_out.add(file, name or f"image {image.get('id')}")
             continue
+        if (file.folder, file.name) in seen:
+            catalogue.left_out.add("repeated_path", name)
+            continue
+        seen.add((file.folder, file.name))
         group = boxes[image["id"]]
         objects = sorted({box["object"] for box in group})
         sizes = {key: image[key] for key in ("width", "height") if isinstance(image.get(key), int)}

@@ -40,11 +40,16 @@ def read_folders(source: str, catalogue: Catalogue, options: SourceOptions) -> N
     tops = [name for name, directory in _top_names(catalogue.root) if directory]
     split_depth = 1 if tops and all(name.lower() in SPLITS for name in tops) else 0
     flat = not tops
+    called_so = [name for name in tops if name.lower() in SPLITS]
+    if called_so and not split_depth:
+        other = next(name for name in tops if name.lower() not in SPLITS)
+        catalogue.notes.append(f"{', '.join(called_so[:3])}: taken for classes and no splits, since {other} is none")
     for folder, name, size, stamp in _walk(catalogue):
         parts = folder.split("/") if folder else []
         split = parts[0] if split_depth and parts else ""
         if options.split is not None and split != options.split:
             catalogue.left_out.add("other_split", f"{folder}/{name}")
+            catalogue.know(parts[split_depth] if len(parts) > split_depth > 0 else None)
         elif flat:
             catalogue.add(folder, name, size, stamp=stamp)
         elif len(parts) <= split_depth:
@@ -71,7 +76,7 @@ def _walk(catalogue: Catalogue) -> Iterator[tuple[str, str, int, int]]:
 
     Links to folders are not followed, so that loops of links end.
     """
-    pending = [""]
+    pending, links = [""], 0
     while pending:
         folder = pending.pop()
         below = []
@@ -96,6 +101,7 @@ def _walk(catalogue: Catalogue) -> Iterator[tuple[str, str, int, int]]:
                     if target is None:
                         continue
                     status = target
+                    links += is_image(name)
                 if not is_image(name) or not stat.S_ISREG(status.st_mode):
                     catalogue.left_out.add("not_an_image", relative)
                 else:
@@ -103,6 +109,10 @@ def _walk(catalogue: Catalogue) -> Iterator[tuple[str, str, int, int]]:
         finally:
             os.close(descriptor)
         pending += reversed(below)
+    if links:
+        catalogue.notes.append(
+            f"{links:,} images are links to files of the source, each packed like an image of its own"
+        )
 
 
 def _link_target(path: str, relative: str, catalogue: Catalogue) -> os.stat_result | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
@@ -62,6 +63,7 @@ def _add_row(
     class_name = text_of(row.get(label)) if label is not None else None
     if options.split is not None and split != options.split:
         catalogue.left_out.add("other_split", path)
+        catalogue.know(class_name)
         return
     if not path or class_name == "":
         catalogue.left_out.add("no_label" if path else "no_path", path or str(row)[:80])
@@ -93,11 +95,13 @@ def _add_file(file: ListedFile, row: Row, class_name: str | None, split: str, ca
 def text_of(value: object) -> str:
     """A cell as the text of a path, a class or a split; empty for null, whole numbers without a fraction.
 
-    >>> text_of(3.0), text_of(None), text_of(" cat ")
-    ('3', '', 'cat')
+    >>> text_of(3.0), text_of(float("nan")), text_of(" cat "), text_of(b"cat")
+    ('3', '', 'cat', 'cat')
     """
-    if value is None or isinstance(value, dict | list):
+    if value is None or isinstance(value, dict | list) or (isinstance(value, float) and not math.isfinite(value)):
         return ""
+    if isinstance(value, bytes):  # Parquet of writers that do not say that a column holds text
+        return value.decode("utf-8", "backslashreplace").strip()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value).strip()

@@ -23,6 +23,7 @@ _BYTES: Final = "images.bin"
 """In the catalogue's `work`: the images' bytes one behind the other, for they are packed in another order."""
 _HUB_FILE: Final = re.compile(r"(.+?)-[0-9]+-of-[0-9]+")
 _BATCH_ROWS: Final = 64
+_NAMES: Final = ("image", "img", "jpg", "jpeg", "png", "picture", "photo", "image_bytes", "bytes")
 # How files begin; an extension is made up only for bytes that came without a name.
 _SIGNATURES: Final = (
     (b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"RIFF", ".webp"), (b"GIF8", ".gif"), (b"BM", ".bmp"),
@@ -31,11 +32,18 @@ _SIGNATURES: Final = (
 
 
 def image_column(path: str) -> str | None:
-    """The first column of a Parquet or Arrow file that holds bytes: binary, or a struct with `bytes`; None without one.
+    """The column of a Parquet or Arrow file with images: a struct with `bytes`, or binary; None without one.
+
+    Of several the first that is a struct or called `image` or the like, else the first.
 
     Raises UsageError when the file cannot be read.
     """
-    return next((field.name for field in schema_of(path) if _holds_bytes(field.type)), None)
+    import pyarrow.types
+
+    fields = [field for field in schema_of(path) if _holds_bytes(field.type)]
+    # a text may be stored as bytes, too: a struct with bytes is none, nor is a column that is called image
+    likely = [field for field in fields if pyarrow.types.is_struct(field.type) or field.name.lower() in _NAMES]
+    return next((field.name for field in [*likely, *fields]), None)
 
 
 def read_parquet_images(source: str, catalogue: Catalogue, options: SourceOptions) -> None:
@@ -73,11 +81,12 @@ def _read_file(
         data, name = _image_of(row.pop(image))
         split = text_of(row.get(SPLIT_COLUMN)) or file_split
         class_name = text_of(row.get(label)) if label is not None else None
-        if names and class_name is not None and class_name.isdecimal() and int(class_name) < len(names):
-            class_name = names[int(class_name)]
+        if names and class_name:
+            class_name = _name_of(class_name, names, path)
             row.pop(str(label))
         if options.split is not None and split != options.split:
             catalogue.left_out.add("other_split", name)
+            catalogue.know(class_name)
         elif data is None or class_name == "":
             catalogue.left_out.add("no_image" if data is None else "no_label", name or Path(path).name)
         else:
@@ -89,6 +98,15 @@ def _read_file(
             if store is not None:
                 store.write(data)
     return offset
+
+
+def _name_of(class_name: str, names: list[str], path: str) -> str:
+    """The name of a class number; empty for -1, the hub's mark of an image without a class. UsageError for others."""
+    if class_name == "-1":
+        return ""
+    if not class_name.isdecimal() or int(class_name) >= len(names):
+        raise UsageError(f"{path}: the class {class_name} is none of the {len(names)} that its metadata names")
+    return names[int(class_name)]
 
 
 def _image_of(value: object) -> tuple[bytes | None, str]:

@@ -121,10 +121,11 @@ class _Tars:
             folders = [part for part in name.split("/")[:-1] if part not in ("", ".", "..")]
             in_split = bool(folders) and folders[0].lower() in SPLITS
             split = text_of(document.get(SPLIT_COLUMN)) or (folders[0] if in_split else "")
+            label = self._label(beside, document, name, folders[1 if in_split else 0 :])
             if self._options.split is not None and split != self._options.split:
                 catalogue.left_out.add("other_split", name)
+                catalogue.know(label)
                 continue
-            label = self._label(beside, document, name, folders[1 if in_split else 0 :])
             if label is None and self._options.label is not None:
                 catalogue.left_out.add("no_label", name)
                 continue

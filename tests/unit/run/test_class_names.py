@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from clipaudit.errors import UsageError
 from clipaudit.retrieval.plan import IndexConfig, build_indexes
 from clipaudit.retrieval.retriever import Retriever
+from clipaudit.run.classes import load_classes
 from clipaudit.run.reader import Run
 from clipaudit.run.rows import chosen_rows, stream_rows
 from clipaudit.schema import Shard
@@ -84,3 +87,27 @@ def test_indexes_elsewhere_leave_the_run_alone(run, tmp_path):
     assert [(entry.path, entry.modified) for entry in run.directory.storage.walk()] == before
     with pytest.raises(UsageError, match="has no index of embedding"):
         Retriever(run).search(key=key)
+
+
+def test_a_scored_run_whose_numbers_mean_other_classes_is_refused(tmp_path):
+    from clipaudit.cues.inputs import AuditInputs
+    from clipaudit.cues.options import AuditOptions
+
+    runs = []
+    for name, names in (("a", "cat\ndog\n"), ("b", "ant\ncat\ndog\n")):
+        (tmp_path / f"shards-{name}").mkdir()
+        (tmp_path / f"shards-{name}/classnames.txt").write_text(names)
+        directory = make_run(str(tmp_path / name))
+        manifest = directory.open()
+        moved = tuple(replace(shard, url=f"{tmp_path}/shards-{name}/{shard.id}.tar") for shard in manifest.shards)
+        directory.storage.replace("run.json", replace(manifest, shards=moved).to_json())
+        runs.append(Run(directory))
+    with pytest.raises(UsageError, match=r"label 0 is 'cat' in .*/shards-a/.* and 'ant' in .*: class numbers"):
+        AuditInputs(runs[0], AuditOptions(), runs[1], texts=object())
+
+
+def test_names_in_two_spellings_of_unicode_are_one_name(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    path = tmp_path / "names.txt"
+    path.write_text(f"{composed}\nbar\n", encoding="utf-8")
+    assert load_classes(str(path)).rows([decomposed, "bar"]) == {decomposed: 0, "bar": 1}

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tarfile
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -349,3 +350,74 @@ def test_an_engine_that_is_not_there_is_named(photos, tmp_path):
     ):
         with pytest.raises(UsageError, match=message):
             command(str(photos), tmp_path / "out", **options)
+
+
+# -- what an owner of data may have -----------------------------------------------------------------------------------
+
+
+def read_names(out):
+    """The names of classnames.txt as `report` reads them."""
+    from clipaudit.run.classes import load_classes
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load_classes(str(out / "classnames.txt")).names
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("1 cat", "2 dog"), ("0,cat", "1,dog"), ("1. cat", "2. dog"), ("cat, 1", "dog, 2"), ("{cat}", "dog"), ("7", "10"),
+     ("-1", "0"), ("cat  x", "dog"), ("001.Black_footed", "002.Laysan"), ("label", "0", "1")],
+)  # fmt: skip
+def test_classes_of_odd_names_are_read_back_in_their_order(tmp_path, names):
+    make_folders(tmp_path / "photos", {f"{name}/1.jpg": name.encode() for name in names})
+    packing = pack(config_for(tmp_path / "photos", tmp_path / "out"))
+    assert read_names(tmp_path / "out") == tuple(packing.class_names)
+    with tarfile.open(tmp_path / "out/shard-000000.tar") as tar:
+        files = {name: tar.extractfile(name).read().decode() for name in tar.getnames()}
+    labels = {files[name]: files[name.replace(".jpg", ".cls")] for name in files if name.endswith(".jpg")}
+    assert {name: packing.class_names[int(label)] for name, label in labels.items()} == {
+        name: " ".join(name.split()) for name in names
+    }
+
+
+def test_classes_that_read_alike_are_told(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    make_folders(tmp_path / "photos", {f"{name}/1.jpg": b"x" for name in (composed, decomposed, "Cat", "cat", "dog")})
+    packing = pack(config_for(tmp_path / "photos", tmp_path / "out"))
+    assert len(packing.class_names) == 5
+    assert sorted(packing.notes) == [
+        "'Cat' and 'cat' are two classes although they read alike",
+        r"'cafe\u0301' and 'caf\xe9' are two classes although they read alike",
+    ]
+
+
+def test_a_class_has_one_number_in_all_splits(tmp_path):
+    files = {"train/cat/1.jpg": b"1", "train/dog/2.jpg": b"2", "test/dog/3.jpg": b"3", "test/ant/4.jpg": b"4"}
+    make_folders(tmp_path / "photos", files)
+    for split in ("train", "test"):
+        packing = pack(config_for(tmp_path / "photos", tmp_path / split, options=SourceOptions(split=split)))
+        assert packing.class_names == ["ant", "cat", "dog"]
+    assert {label for _, label, _ in samples_of(tmp_path / "test")} == {"ant", "dog"}
+
+
+def test_splits_beside_other_folders_are_told(tmp_path):
+    make_folders(tmp_path / "photos", {"train/cat/1.jpg": b"1", "val/cat/2.jpg": b"2", "extra/3.jpg": b"3"})
+    packing = plan(config_for(tmp_path / "photos", tmp_path / "out"))
+    assert packing.class_names == ["extra", "train", "val"]
+    assert packing.notes == ["train, val: taken for classes and no splits, since extra is none"]
+
+
+def test_links_to_images_of_another_class_are_told(tmp_path):
+    make_folders(tmp_path / "photos", {"cat/1.jpg": b"1", "dog/2.jpg": b"2"})
+    (tmp_path / "photos/dog/1.jpg").symlink_to("../cat/1.jpg")
+    (tmp_path / "photos/owl").mkdir()  # no image of it
+    packing = plan(config_for(tmp_path / "photos", tmp_path / "out"))
+    assert (packing.images, packing.class_names) == (3, ["cat", "dog"])
+    assert packing.notes == ["1 images are links to files of the source, each packed like an image of its own"]
+
+
+def test_a_blank_class_is_no_class(tmp_path):
+    make_folders(tmp_path / "photos", {" /1.jpg": b"1", "dog/2.jpg": b"2"})
+    packing = pack(config_for(tmp_path / "photos", tmp_path / "out"))
+    assert (packing.class_names, packing.left_out) == (["dog"], {"no_label": 1})

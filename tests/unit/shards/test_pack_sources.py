@@ -203,6 +203,31 @@ def test_parquet_rows_without_image_or_class(tmp_path):
     assert packing.left_out == {"no_image": 1, "no_label": 1}
 
 
+def test_parquet_images_that_have_no_class_are_none(tmp_path):
+    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    rows = [{"image": b"1", "label": 1}, {"image": b"2", "label": -1}]
+    packing = pack(config_for(write_parquet(tmp_path / "t.parquet", rows, features), tmp_path / "out"))
+    assert (packing.class_names, packing.left_out) == (["dog"], {"no_label": 1})
+    beyond = write_parquet(tmp_path / "u.parquet", [{"image": b"1", "label": 2}], features)
+    with pytest.raises(UsageError, match="the class 2 is none of the 2 that its metadata names"):
+        pack(config_for(beyond, tmp_path / "other"))
+    rows = [{"image": b"1", "label": 1.0}, {"image": b"2", "label": float("nan")}]
+    assert pack(config_for(write_parquet(tmp_path / "v.parquet", rows), tmp_path / "nan")).left_out == {"no_label": 1}
+
+
+def test_texts_that_are_stored_as_bytes_are_no_images(tmp_path):
+    source = write_parquet(tmp_path / "t.parquet", [{"label": b"cat", "image": b"1"}, {"label": b"dog", "image": b"2"}])
+    pack(config_for(source, tmp_path / "out"))
+    assert {(data, label) for data, label, _ in samples_of(tmp_path / "out")} == {(b"1", "cat"), (b"2", "dog")}
+
+
+def test_an_image_that_a_coco_json_lists_twice_is_packed_once(coco, tmp_path):
+    write_coco(coco, [image(0, "0.jpg"), image(1, "./0.jpg")], [annotation(0, 1), annotation(1, 18)])
+    packing = pack(config_for(coco, tmp_path / "out"))
+    assert packing.left_out == {"repeated_path": 1}
+    assert [label for _, label, _ in samples_of(tmp_path / "out")] == ["dog"]
+
+
 def test_parquet_of_addresses_is_one_sentence(tmp_path):
     for column in ("image", "link"):
         source = write_parquet(tmp_path / "t.parquet", [{column: "https://x/1.jpg", "label": "a"}])
