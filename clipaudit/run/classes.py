@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -101,8 +102,9 @@ class ClassNames:
     def rows(self, labels: Iterable[Label]) -> dict[int | str, int]:
         """Which class each of a run's labels is; rows without a label (None) belong to none.
 
-        A label is looked up among the file's labels (7 and "7" are the same), a word also among its names (case and
-        underscores make no difference). Raises UsageError with the labels that have no class.
+        A label is looked up among the file's labels (7 and "7" are the same), a text also among its names (case and
+        underscores make no difference). Where labels are but the lines' numbers, a text that is a name is that name: of
+        classes called 1, 2 and 3 the label "1" is the first. Raises UsageError with the labels that have no class.
         """
         wanted = dict.fromkeys(label for label in labels if label is not None)
         rows = {label: self._row(label) for label in wanted}
@@ -116,7 +118,19 @@ class ClassNames:
 
     def _row(self, label: int | str) -> int | None:
         row = self._by_label_text.get(str(label))
-        return self._by_name.get(name_key(label)) if row is None and isinstance(label, str) else row
+        if isinstance(label, str) and (row is None or self._labels_are_lines):
+            return self._by_exact_name.get(label, self._by_name.get(name_key(label), row))
+        return row
+
+    @cached_property
+    def _labels_are_lines(self) -> bool:
+        return self.labels == tuple(range(len(self)))
+
+    @cached_property
+    def _by_exact_name(self) -> dict[str, int]:
+        """Rows by name as it is written, the names of several classes left out: `Cat` and `cat` are two."""
+        counts = Counter(self.names)
+        return {name: row for row, name in enumerate(self.names) if counts[name] == 1}
 
     @cached_property
     def _by_label_text(self) -> dict[str, int]:

@@ -198,6 +198,7 @@ class _Lookup:
         """(n,) row of the table for each key (n,) of a shard (n,); -1 for none."""
         if not len(self._sorted):
             return np.full(len(keys), -1, np.int64)
+        keys = pc.utf8_trim_whitespace(keys)  # as those of the table; of two that differ by spaces alone both are told
         hashes = self._hashes(keys, shards)
         places = np.minimum(np.searchsorted(self._sorted, hashes), len(self._sorted) - 1)
         row: Ints = self._order[places]

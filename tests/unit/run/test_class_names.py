@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from clipaudit.errors import UsageError
+from clipaudit.errors import Note, UsageError
 from clipaudit.retrieval.plan import IndexConfig, build_indexes
 from clipaudit.retrieval.retriever import Retriever
 from clipaudit.run.classes import load_classes
@@ -111,3 +111,26 @@ def test_names_in_two_spellings_of_unicode_are_one_name(tmp_path):
     path = tmp_path / "names.txt"
     path.write_text(f"{composed}\nbar\n", encoding="utf-8")
     assert load_classes(str(path)).rows([decomposed, "bar"]) == {decomposed: 0, "bar": 1}
+
+
+def test_classes_that_are_called_by_numbers_keep_their_names(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("1\n2\n3\n")
+    classes = load_classes(str(path))
+    assert classes.rows(["1", "2", "3"]) == {"1": 0, "2": 1, "3": 2}, "texts are the names"
+    assert classes.rows([0, 1, 2]) == {0: 0, 1: 1, 2: 2}, "numbers are the lines"
+    assert [classes.name_of(label) for label in (0, 1, "1")] == ["1", "2", None]
+    path.write_text("cat\ndog\n")
+    assert load_classes(str(path)).rows(["0", "1"]) == {"0": 0, "1": 1}
+    path.write_text("7\tcat\n8\t7\n")
+    assert load_classes(str(path)).rows(["7", 8]) == {"7": 0, 8: 1}, "labels that the file gives come first"
+
+
+def test_classes_that_differ_in_case_are_two(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("Cat\ncat\ndog\n")
+    with pytest.warns(Note, match="labels 0 and 1 have the same name, 'Cat'"):
+        classes = load_classes(str(path))
+    assert classes.rows(["cat", "Cat", "DOG"]) == {"cat": 1, "Cat": 0, "DOG": 2}
+    with pytest.raises(UsageError, match="label 'CAT' has no name"):
+        classes.rows(["CAT"])

@@ -172,6 +172,15 @@ def test_a_mixed_column_is_refused_and_nothing_is_written(single, tmp_path, valu
     assert not single.storage.names("columns")
 
 
+def test_keys_that_differ_by_spaces_alone_are_no_matter_of_chance(tmp_path):
+    run = RunDirectory(str(tmp_path / "run"))
+    run.create(make_manifest(SPEC, (make_shard(0),)))
+    samples = [dataclasses.replace(sample, key=name) for sample, name in zip(make_samples(2), ("a", "a "), strict=True)]
+    run.commit(write_attempt(run, make_shard(0), SPEC, samples, *make_vectors(SPEC, 2)))
+    with pytest.raises(UsageError, match="are those of several images of the run, such as a"):
+        add_columns(run, table(tmp_path, "key,light\na ,1\n"))
+
+
 # -- names, records, removal ------------------------------------------------------------------------------------------
 
 
