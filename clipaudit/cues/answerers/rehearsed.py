@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -25,7 +25,8 @@ class RehearsedAnswerer:
 
     name: str = "rehearsed"
     logits: Float32s
-    """(m, C) of the scored images, none of which was trained on, nor a near duplicate of it."""
+    """(m, C) of the scored images, none of which was trained on, nor a near duplicate of it. Images of a class that the
+    probe was never shown are not answered: it could only be wrong."""
     parts: None = None
     training: ImageFacts = field(repr=False)
     """The n images that train: all of them, or the sample."""
@@ -61,9 +62,19 @@ def rehearsed_answerer(
         classes,
         seed,
     )
+    rehearsal = replace(rehearsal, logits=_of_known_classes(rehearsal, scored.truth))
     return RehearsedAnswerer(
         logits=rehearsal.logits, training=training, scored=scored, out_of_fold=out_of_fold, rehearsal=rehearsal
     )
+
+
+def _of_known_classes(rehearsal: Rehearsal, truth: Ints) -> Float32s:
+    """(m, C) logits, equal ones for images whose class (m,) the probe that scores them was not trained on."""
+    logits = rehearsal.logits.copy()
+    for model in rehearsal.models:
+        scored = model.fold.scored
+        logits[scored[~np.isin(truth[scored], model.present)]] = 0
+    return logits
 
 
 def _clusters_inside(training: ImageFacts, scored: ImageFacts) -> tuple[Ints, Ints]:

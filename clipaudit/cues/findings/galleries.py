@@ -11,6 +11,7 @@ from clipaudit.arrays import Bools, Floats, Ints
 from clipaudit.cues.measure.answers import balanced_mean
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.result.finding_parts import Gallery, SampleRef
+from clipaudit.cues.statistics.right import right_answers
 
 _GALLERY: Final = 12
 
@@ -54,9 +55,7 @@ def _right(context: Context) -> Bools | None:
     not one class."""
     if context.classes_from == "clip" or context.presence is not None:
         return None
-    answers = (context.embedding @ context.classes.T).argmax(axis=1)
-    right: Bools = answers == context.tested[context.truth]
-    return right
+    return right_answers(context.embedding @ context.classes.T, context.tested[context.truth])
 
 
 def drawn_in_proportion(rows: Bools, right: Bools | None, count: int, rng: np.random.Generator) -> Ints:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.vectors import read_vectors
+from clipaudit.cues.statistics.right import right_answers
 
 MAX_ROWS: Final = 20_000
 _LOGIT_BYTES: Final = 2**29
@@ -45,9 +46,8 @@ class Answers:
         return self.facts.truth
 
     def right(self, logits: Float32s) -> Bools:
-        """(n,) whether the largest of (n, C) logits is the class."""
-        right: Bools = logits.argmax(axis=1) == self.truth
-        return right
+        """(n,) whether (n, C) logits answer with the class."""
+        return right_answers(logits, self.truth)
 
     def without(self, heads: Sequence[str], alpha: float = 1.0) -> Float32s:
         """(n, C) logits with a part alpha of the heads' deviations from their means taken out.

@@ -70,10 +70,7 @@ class ImageFacts:
             offset=self.offset[places],
             nbytes=self.nbytes[places],
             truth=self.truth[places],
-            attributes={
-                name: Attribute(column=name, values=attribute.values, codes=attribute.codes[places])
-                for name, attribute in self.attributes.items()
-            },
+            attributes={name: attribute.take(places) for name, attribute in self.attributes.items()},
             phash=self.phash[places],
             phash_known=self.phash_known[places],
             cluster=cluster.astype(np.int64),

@@ -8,7 +8,7 @@ about the errors which the traits before it leave unexplained, so that several t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
@@ -58,6 +58,15 @@ class Traits:
     """Columns whose values are traits."""
     numbers: tuple[tuple[str, Float64s], ...] = ()
     """Names and values (n,) of columns that are cut above and below; nan without a value."""
+
+    def take(self, rows: Ints) -> Traits:
+        """The same of some images, by their places (m,)."""
+        return replace(
+            self,
+            embedding=self.embedding[rows],
+            columns=tuple(column.take(rows) for column in self.columns),
+            numbers=tuple((name, values[rows]) for name, values in self.numbers),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,18 +96,6 @@ class Removal:
         return below
 
 
-def right_answers(logits: Float32s, truth: Ints) -> Bools:
-    """(n,) whether the true class's logit is above every other's; a tie is no right answer."""
-    rights: Bools = relative_to_truth(logits, truth).max(axis=0) < 0
-    return rights
-
-
-def answered(logits: Float32s) -> Bools:
-    """(n,) bool, images that logits (n, C) answer: without an answer all are equal, or not finite."""
-    given: Bools = np.isfinite(logits).all(axis=1) & (logits.max(axis=1) > logits.min(axis=1))
-    return given
-
-
 def relative_to_truth(logits: Float32s, truth: Ints) -> Float32s:
     """(..., n, C) logits to (..., C - 1, n): every other class's logit minus the true class's, a small dimension first
     so that the largest over classes is taken along whole rows."""
