@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
+from clipaudit.cues.answerers.answerer import Answerer
 from clipaudit.cues.findings import parts as building
 from clipaudit.cues.findings.collecting import to_collect, value_counts
 from clipaudit.cues.findings.galleries import gallery
@@ -43,9 +44,13 @@ CARRIES: Final = 0.3
 
 
 def value_finding(
-    context: Context, cue: ValueCue, measured: Sequence[rules.MeasuredReliance], stands_in_for: str | None
+    context: Context,
+    cue: ValueCue,
+    measured: Sequence[rules.MeasuredReliance],
+    answerers: Sequence[Answerer],
+    stands_in_for: str | None,
 ) -> Finding:
-    """Everything that is known of a value; measured: of each answerer."""
+    """Everything that is known of a value; measured: of each answerer, in the same order."""
     screen, m = cue.screen, context.row_of(cue.screen, cue.place)
     association = building.attribute_association(context, screen, cue.place)
     codes = screen.attribute.codes[context.scan.sample]
@@ -59,8 +64,8 @@ def value_finding(
     missing = _missing(case, outcome, cue, measured, words)
     rest = rest_of(missing) if missing else ""
     reliance = tuple(
-        _reliance(context, cue, part, verdict, words, association, rest if verdict is outcome else "")
-        for part, verdict in zip(measured, outcomes, strict=False)
+        _reliance(context, cue, answerer, part, verdict, words, association, rest if verdict is outcome else "")
+        for answerer, part, verdict in zip(answerers, measured, outcomes, strict=False)
     )
     # the answerer with the headline's verdict gives sentence and heads; without one, the heads that carry the value
     worst = next((part for part in reliance if part.verdict is outcome), None)
@@ -172,6 +177,7 @@ def _former_ids(context: Context, screen: AttributeScreen, upper: Bools, value: 
 def _reliance(
     context: Context,
     cue: ValueCue,
+    answerer: Answerer,
     measured: rules.MeasuredReliance,
     outcome: Verdict,
     words: Words,
@@ -179,7 +185,7 @@ def _reliance(
     rest: str,
 ) -> Reliance:
     """One answerer's numbers with its sentence."""
-    corrected = corrected_gap_of(context, cue) if measured.answerer == "clip" else None
+    corrected = corrected_gap_of(context, cue, answerer.logits)
     part = as_result(context, measured, outcome, "", corrected)
     statement = sentence(
         words,

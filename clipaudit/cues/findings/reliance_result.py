@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from clipaudit.arrays import Float32s
 from clipaudit.cues.findings.measured_reliance import ValueCue, scored_images, scored_values
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.reliance import rules
@@ -25,6 +26,7 @@ from clipaudit.cues.result.reliance_parts import (
     TrainingExperiment,
 )
 from clipaudit.cues.statistics.known_error import corrected_cells
+from clipaudit.cues.statistics.right import answered, right_answers
 
 
 def as_result(
@@ -142,15 +144,16 @@ def placebo_of(placebo: rules.PlaceboDraws | None) -> Placebo | None:
     )
 
 
-def corrected_gap_of(context: Context, cue: ValueCue) -> Estimate | None:
-    """CLIP's gap corrected for the column's known error (S6c); None where none was given."""
+def corrected_gap_of(context: Context, cue: ValueCue, logits: Float32s) -> Estimate | None:
+    """The gap of an answerer's logits (n, C) of the scored images, corrected for the column's known error (S6c); None
+    where none was given."""
     error = context.known_errors.get(cue.screen.attribute.column)
     if error is None or context.answers is None:
         return None
     answers, codes = context.answers, scored_values(context.answers, cue.screen)
     place = np.full(len(context.names), -1, np.int64)
     place[context.tested] = np.arange(len(context.tested))
-    inside = place[answers.truth] >= 0
+    inside = (place[answers.truth] >= 0) & answered(logits)
     # as the gap itself: images of one source share its weight, and sources are what is drawn again
     scored = scored_images(context, answers)
     return corrected_cells(
@@ -162,6 +165,6 @@ def corrected_gap_of(context: Context, cue: ValueCue) -> Estimate | None:
         len(cue.screen.attribute.values),
         error,
         source=scored.cluster[inside] if scored.sources else None,
-        right=answers.right(answers.base)[inside],
+        right=right_answers(logits, answers.truth)[inside],
         seed=context.options.seed,
     ).gap
