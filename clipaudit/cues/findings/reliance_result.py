@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from clipaudit.arrays import Float32s
+from clipaudit.cues.answerers.answerer import Answerer
 from clipaudit.cues.findings.measured_reliance import ValueCue, scored_images, scored_values
+from clipaudit.cues.findings.sentences import Words, sentence
+from clipaudit.cues.findings.verdicts import headline
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.reliance import rules
 from clipaudit.cues.reliance.adjusted_gap import AdjustedGap
 from clipaudit.cues.reliance.gap import Side
 from clipaudit.cues.reliance.specific_effect import SpecificEffect
 from clipaudit.cues.reliance.training_effect import TrainingEffect
-from clipaudit.cues.result.finding_parts import Estimate, Verdict
+from clipaudit.cues.result.finding_parts import Association, Estimate, Verdict
 from clipaudit.cues.result.reliance_parts import (
     Arm,
     CellAccuracy,
@@ -27,6 +33,36 @@ from clipaudit.cues.result.reliance_parts import (
 )
 from clipaudit.cues.statistics.known_error import corrected_cells
 from clipaudit.cues.statistics.right import answered, right_answers
+
+
+def described(
+    context: Context,
+    cue: ValueCue,
+    answerers: Sequence[Answerer],
+    measured: Sequence[rules.MeasuredReliance],
+    outcomes: Sequence[Verdict],
+    words: Words,
+    association: Association,
+    rest: str,
+) -> tuple[Reliance, ...]:
+    """Each answerer's numbers with its sentence; outcomes: their verdicts; rest: what the worst one still needs."""
+    parts = []
+    for answerer, own, outcome in zip(answerers, measured, outcomes, strict=False):
+        part = as_result(context, own, outcome, "", corrected_gap_of(context, cue, answerer.logits))
+        statement = sentence(
+            words,
+            outcome,
+            association,
+            context.classes_from,
+            own.answerer,
+            gap=part.gap if part.gap.value is not None else None,
+            margin_d=part.margin_d,
+            effect=part.effect,
+            training=part.training,
+            rest=rest if outcome is headline(outcomes) else "",
+        )
+        parts.append(replace(part, sentence=statement))
+    return tuple(parts)
 
 
 def as_result(
