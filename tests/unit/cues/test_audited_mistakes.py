@@ -90,6 +90,26 @@ def test_wrong_labels_are_in_the_review_list_with_reason_and_rate(audit, tmp_pat
     assert entry.image.predicted != entry.image.class_name
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_a_gap_must_be_more_than_the_wrong_labels_that_are_there_would_make(audit, tmp_path, noise):
+    """S9c: a model that answers the true class alone has a gap where labels are wrong."""
+    world = cue_world(2000, 10, aligned=0.8, reliance=0.0, core=1.0, spread=0.5)
+    flipped = np.random.default_rng(10).random(2000) < noise
+    said = replace(world, labels=np.where(flipped, 1 - world.labels, world.labels))
+    lines = [f"image/{row:08d},{world.names[k]}" for row, k in enumerate(world.labels.tolist())]
+    (tmp_path / "true.csv").write_text("\n".join(["key,label", *lines]) + "\n")
+    result = audit(said, tmp_path / "run", predictions=(f"true={tmp_path / 'true.csv'}",))
+    (finding,) = [finding for finding in result.findings if finding.cue.attribute == "attributes.place"]
+    part = finding.by("given")
+    assert part.label_noise.needed == pytest.approx(max(0.03, noise), abs=0.03)
+    assert part.label_noise.needed == max(0.03, result.labels.wrong_share)
+    if noise:
+        assert part.gap.low > 0.05
+        assert part.label_noise.rate_low > 0.03, "three in a hundred would not explain it"
+        assert not part.label_noise.counts
+        assert part.verdict.value != "fails where the cue is missing"
+
+
 def test_training_rows_are_answered_out_of_fold_where_others_are_scored(audit, tmp_path):
     world = cue_world(1600, 4, aligned=0.6, core=1.0, spread=0.5, test_aligned=0.5)
     flipped = np.random.default_rng(4).random(1600) < 0.08
