@@ -406,3 +406,10 @@ def test_the_p_value_of_a_card_says_when_it_is_not_significant(p, ending):
     finding = confirmed()
     reliance = tuple(replace(part, effect=part.effect and replace(part.effect, p=p)) for part in finding.reliance)
     assert numbers(replace(finding, reliance=reliance))[-1].about.endswith(ending)
+
+
+def test_a_leak_between_train_and_test_names_both_images():
+    ((trained, scored),) = example_result().hygiene.leaked_examples
+    page = render(report_of(example_result()))
+    first, second = (part.url.rpartition("/")[2] for part in (trained, scored))
+    assert f"{trained.key} of {first} and {scored.key} of {second}" in page
