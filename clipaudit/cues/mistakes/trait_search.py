@@ -228,8 +228,14 @@ class _Candidates:
 
     def _cut(self, scores: Floats, start: int) -> None:
         stop = start + scores.shape[1]
-        quantiles = np.quantile(np.where(np.isfinite(scores), scores, np.nanmin(scores[np.isfinite(scores)])),
-                                [1 - share for share in self.shares], axis=0)  # fmt: skip
+        levels, known = [1 - share for share in self.shares], np.isfinite(scores)
+        whole = known.all(axis=0)
+        # no number lies above a cut that none has
+        quantiles = np.full((len(levels), scores.shape[1]), np.inf)
+        quantiles[:, whole] = np.quantile(scores[:, whole], levels, axis=0)
+        for column in np.flatnonzero(~whole & known.any(axis=0)).tolist():
+            # cuts lie among the numbers that there are: images without one have no part in it
+            quantiles[:, column] = np.quantile(scores[known[:, column], column], levels)
         self.cuts[:, start:stop] = quantiles
         bins = np.zeros(scores.shape, np.uint8)
         for level in range(len(self.shares)):  # cuts ascend: a bin is the number of cuts below the score

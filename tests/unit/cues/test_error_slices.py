@@ -119,6 +119,26 @@ def test_values_of_columns_and_numbers_are_traits_too():
     assert np.isfinite(light[slices[0].test.having]).all()
 
 
+def test_images_without_a_number_are_on_neither_side_of_its_cut():
+    traits, truth, _ = world(2400, 11)
+    rng = np.random.default_rng(11)
+    # half of the images say how light they are, and those go wrong most often; nobody knows how heavy any is
+    light, known = 5 + rng.random(len(truth)), rng.random(len(truth)) < 0.5
+    numbers = (("image.light", np.where(known, light, np.nan)), ("image.weight", np.full(len(truth), np.nan)))
+    traits = replace(traits, numbers=numbers)
+    wrong = errors(truth, np.where((truth == 1) & known, 0.5, 0.05), 11)
+    design = design_of(truth)
+    (slices,) = accepted_slices([slice_tests(traits, wrong, design)], [wrong], [design])
+    assert slices
+    for entry in slices:
+        trait = entry.test.chosen.trait
+        assert trait.name == "image.light"
+        assert 5 <= trait.cut <= 6, "a cut is a number that images have"
+        assert known[entry.test.having].all()
+    # a share of the images with a number lies above: four fifths at the widest
+    assert slices[0].test.chosen.trait.cut == pytest.approx(5.2 if trait.kind == "above" else 5.8, abs=0.1)
+
+
 def test_a_slice_has_at_least_thirty_independent_images():
     traits, truth, drawn = world(300, 5, sketch=0.15)
     failing = drawn & (truth == 1)
