@@ -49,6 +49,13 @@ class Answers:
         """(n,) whether (n, C) logits answer with the class."""
         return right_answers(logits, self.truth)
 
+    def drawn_from(self, total: int, by: str | None) -> str:
+        """What to say of these images where they are a sample of `total`, drawn by classes and values of a column."""
+        if len(self.facts) >= total:
+            return ""
+        values = "" if by is None else f" and values of {by.rpartition('.')[2]}"
+        return f", a sample of {total:,}, classes{values} as evenly as they allow"
+
     def without(self, heads: Sequence[str], alpha: float = 1.0) -> Float32s:
         """(n, C) logits with a part alpha of the heads' deviations from their means taken out.
 

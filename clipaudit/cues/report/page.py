@@ -246,7 +246,7 @@ def _trust_facts(audit: AuditResult) -> list[tuple[str, str]]:
             f"Same audit, {_labels(audit)} shuffled",
             f"{'✓' if negative.valid else '✗'} {words.share(negative.share_with_any, 0)} of"
             f" {negative.audits} audits had a finding (limit {words.share(negative.limit, 0)}),"
-            f" on {words.count(negative.rows)} images",
+            f" on {words.sample(negative.rows, audit.data.rows, 'image')}",
         )
     ]
     for control in audit.controls.positive:
@@ -258,7 +258,8 @@ def _trust_facts(audit: AuditResult) -> list[tuple[str, str]]:
         # S10d: the rules of reliance on columns that no image shows
         tried = words.counted(trust.placebo.cues * trust.placebo.answerers * trust.placebo.draws, "permuted column")
         believed = f"{words.count(trust.placebo.believed)} of {tried} ({words.share(trust.placebo.rate, 1)})"
-        facts.append(("Believed though shuffled", f"{believed}, on {words.count(trust.placebo.rows)} images"))
+        on = words.sample(trust.placebo.rows, audit.data.counterfactual_rows, "scored image")
+        facts.append(("Believed though shuffled", f"{believed}, on {on}"))
     accuracy = words.with_limits(trust.accuracy, "share") + (", no better than guessing" if trust.near_chance else "")
     independent = f"{words.count(audit.data.rows)} ({words.count(audit.data.clusters)} independent)"
     images = f"{independent}, {shorten(audit.data.association)}"

@@ -28,6 +28,13 @@ def found(tmp_path_factory):
     return answers(facts, run.head_labels, world.classes)
 
 
+def test_a_sample_of_the_scored_images_says_of_how_many(found):
+    assert found.drawn_from(1600, "attributes.place") == ""
+    words = found.drawn_from(48_000, "attributes.place")
+    assert words == ", a sample of 48,000, classes and values of place as evenly as they allow"
+    assert "place" not in found.drawn_from(48_000, None)
+
+
 @pytest.fixture(scope="module")
 def cue(found):
     place = found.facts.attributes["attributes.place"]

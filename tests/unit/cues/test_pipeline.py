@@ -59,6 +59,15 @@ def test_a_shortcut_in_data_and_model_is_confirmed_for_both_classes(confirmed):
     assert effect.p < 0.05
     assert effect.control_sets >= 50
     assert first.cue.words[1].text.removeprefix("no ") == "the cue"
+    world = cue_world(4000, 0, test_aligned=0.5)
+    cue, water = np.array(world.attributes["place"][:2000]) == first.cue.value, first.cue.value == "water"
+    own = world.labels[:2000] == int(water)
+    cells = [int(cell.sum()) for cell in (own & cue, own & ~cue, ~own & cue)]
+    drawn = "from {:,} images with the cue, {:,} of the same classes without it and {:,} of other classes".format(
+        *cells
+    )
+    assert drawn in first.gallery.drawn
+    assert "sample" not in first.gallery.drawn
     having = [row.class_name for row in first.classes if row.has]
     assert (first.groups.worst.class_name in having) != (first.groups.worst.value == first.cue.value)
     dose = [point.gap.value for point in effect.doses]
