@@ -8,9 +8,9 @@ from typing import Any, Final
 import numpy as np
 
 from clipaudit.arrays import Bools, Floats, Ints
-from clipaudit.cues.measure.answers import balanced_mean
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.result.finding_parts import Gallery, SampleRef
+from clipaudit.cues.statistics.balance import balanced_mean
 from clipaudit.cues.statistics.right import right_answers
 
 _GALLERY: Final = 12

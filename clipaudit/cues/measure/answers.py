@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.vectors import read_vectors
+from clipaudit.cues.statistics.balance import balanced_mean
 from clipaudit.cues.statistics.right import right_answers
 
 MAX_ROWS: Final = 20_000
@@ -139,19 +140,3 @@ def answers(
         embedding=embedding,
         bases=bases,
     )
-
-
-def balanced_mean(values: npt.NDArray[Any], truth: Ints, chosen: Bools, weight: Float64s | None = None) -> Float64s:
-    """(dh,) float64, the mean of the class means over the chosen rows; over all rows when none is chosen.
-
-    values (n, dh); truth (n,) int64 classes; chosen (n,) bool; weight (n,) of each row in its class's mean, such as 1 /
-    copies of its image; None for equal ones.
-    """
-    rows = np.flatnonzero(chosen) if chosen.any() else np.arange(len(truth))
-    shares = np.ones(len(truth)) if weight is None else weight
-    means = []
-    for kind in np.unique(truth[rows]):
-        own = rows[truth[rows] == kind]
-        means.append(shares[own] @ values[own].astype(np.float64) / shares[own].sum())
-    mean: Float64s = np.mean(means, axis=0)
-    return mean
