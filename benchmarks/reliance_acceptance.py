@@ -43,7 +43,7 @@ from clipaudit.cues.measure.image_facts import image_facts
 from clipaudit.cues.reliance.drawn_columns import drawn_columns, sorted_rows
 from clipaudit.cues.reliance.gap import measure_gap
 from clipaudit.cues.reliance.head_choice import choose_heads
-from clipaudit.cues.reliance.head_parts import HeadParts, balanced_mean, removal
+from clipaudit.cues.reliance.head_parts import HeadParts, removal
 from clipaudit.cues.reliance.images import (
     CueColumn,
     OtherColumn,
@@ -53,6 +53,7 @@ from clipaudit.cues.reliance.images import (
 )
 from clipaudit.cues.reliance.rules import MeasuredReliance
 from clipaudit.cues.reliance.specific_effect import FOLDS
+from clipaudit.cues.statistics.balance import balanced_mean
 from clipaudit.heads.texts.prompts import load_templates
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.run.reader import Run

@@ -152,7 +152,7 @@ def design_of(world: Pictures, rng: np.random.Generator) -> Design:
 
 def ours(world: Pictures, wrong: Bools, design: Design) -> list[AcceptedSlice]:
     """Slices, largest difference first."""
-    return accepted_slices([slice_tests(world.traits, wrong, design)], [wrong], design)[0]
+    return accepted_slices([slice_tests(world.traits, wrong, design)], [wrong], [design])[0]
 
 
 def b2t(world: Pictures, wrong: Bools, k: int) -> Named:

@@ -678,6 +678,7 @@ def example_result() -> AuditResult:
             duplicate_images=7,
             mixed_label_clusters=1,
             leaked_clusters=1,
+            leaked_examples=((sample(22), sample(23)),),
             examples=((sample(20), sample(21)),),
             balance=0.302,
         ),

@@ -216,6 +216,7 @@ class _Job(AuditInputs):
         self.dropped += columns.dropped
         scored, by = test if test is not None else facts, next(iter(self.columns), None)
         scores = self.classes_from == "label" and self.presence is None
+        answered = answers(scored, run.head_labels, classes, seed=options.seed, by=by) if scores else None
         return Context(
             run=run,
             options=options,
@@ -235,8 +236,9 @@ class _Job(AuditInputs):
             measured=self.measured,
             columns=columns.tests,
             known_errors=self.known_errors,
-            answers=answers(scored, run.head_labels, classes, seed=options.seed, by=by) if scores else None,
-            answers_rows=f"{scored.run.directory.url}{scored.rows.described}",
+            answers=answered,
+            answers_rows=f"{scored.run.directory.url}{scored.rows.described}"
+            + ("" if answered is None else answered.drawn_from(int((scored.truth >= 0).sum()), by)),
             presence=self.presence,
             agreement=self._agreement(facts),
         )

@@ -35,8 +35,8 @@ def rehearse_run(
     trained on the rows of `options.split` with `train` and scored on the others, or scored on `test_run`; without
     either each fifth of the images is scored by a probe of the others.
 
-    Raises UsageError without a column, without labels, and for a column from which nothing can be learned: unknown,
-    without two values, or one that determines the class.
+    Raises UsageError without a column, without labels or with several an image, and for a column from which nothing
+    can be learned: unknown, without two values, or one that determines the class.
 
     >>> rehearse_run("demo-out/birds-run", AuditOptions(attributes=("place",), split="split")).columns[0].arms[0].name
     'as it is'
@@ -46,6 +46,11 @@ def rehearse_run(
         raise UsageError("a rehearsal needs a column that says which images have a cue: --attribute place")
     if inputs.classes_from != "label":
         raise UsageError("a rehearsal trains on labels: --classes-from caption and clip have none")
+    if inputs.several_labels:
+        raise UsageError(
+            f"the images of the run at {inputs.run.directory.url} have several labels each, and a rehearsal trains on"
+            " one: audit with --label json:KEY that is one class, or use `clipaudit report`, which tests each label"
+        )
     images = inputs.images()
     facts, test = images.facts, images.test
     classes = len(inputs.names)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Float32s, Ints
-from clipaudit.cues.measure.image_facts import ImageFacts, duplicate_clusters
-from clipaudit.cues.measure.near_duplicates import near_duplicates
+from clipaudit.arrays import Float32s, Ints
+from clipaudit.cues.measure.duplicates_between import clusters_between
+from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.vectors import read_vectors
-from clipaudit.cues.rehearsal.folds import common_clusters, cross_folds, split_fold
+from clipaudit.cues.rehearsal.folds import cross_folds, split_fold
 from clipaudit.cues.rehearsal.rehearsal import Rehearsal, rehearse
 from clipaudit.cues.statistics.cluster_sample import cluster_sample
 
@@ -25,7 +25,8 @@ class RehearsedAnswerer:
 
     name: str = "rehearsed"
     logits: Float32s
-    """(m, C) of the scored images, none of which was trained on, nor a near duplicate of it."""
+    """(m, C) of the scored images, none of which was trained on, nor a near duplicate of it. Images of a class that the
+    probe was never shown are not answered: it could only be wrong."""
     parts: None = None
     training: ImageFacts = field(repr=False)
     """The n images that train: all of them, or the sample."""
@@ -50,7 +51,7 @@ def rehearsed_answerer(
     """
     training = training.take(training.truth >= 0)
     chosen = cluster_sample(training.cluster, TRAINING_ROWS, [seed, 32])
-    own, other = _clusters_inside(training, scored) if out_of_fold else _clusters_between(training, scored)
+    own, other = _clusters_inside(training, scored) if out_of_fold else clusters_between(training, scored)
     training, own = training.take(chosen), own[chosen]
     folds = cross_folds(own, training.truth, other, seed) if out_of_fold else split_fold(own, other)
     rehearsal = rehearse(
@@ -61,9 +62,19 @@ def rehearsed_answerer(
         classes,
         seed,
     )
+    rehearsal = replace(rehearsal, logits=_of_known_classes(rehearsal, scored.truth))
     return RehearsedAnswerer(
         logits=rehearsal.logits, training=training, scored=scored, out_of_fold=out_of_fold, rehearsal=rehearsal
     )
+
+
+def _of_known_classes(rehearsal: Rehearsal, truth: Ints) -> Float32s:
+    """(m, C) logits, equal ones for images whose class (m,) the probe that scores them was not trained on."""
+    logits = rehearsal.logits.copy()
+    for model in rehearsal.models:
+        scored = model.fold.scored
+        logits[scored[~np.isin(truth[scored], model.present)]] = 0
+    return logits
 
 
 def _clusters_inside(training: ImageFacts, scored: ImageFacts) -> tuple[Ints, Ints]:
@@ -73,41 +84,3 @@ def _clusters_inside(training: ImageFacts, scored: ImageFacts) -> tuple[Ints, In
     known = training.position[place] == scored.position
     alone = int(training.cluster.max(initial=-1)) + 1 + np.arange(len(scored))
     return training.cluster, np.where(known, training.cluster[place], alone)
-
-
-def _clusters_between(training: ImageFacts, scored: ImageFacts) -> tuple[Ints, Ints]:
-    """(n,) and (m,) near-duplicate clusters, numbered alike, of two sets of images.
-
-    Images are of one cluster that are the same, have equal perceptual hashes, or are near duplicates of one run: by its
-    table, or as an audit of both sets would find them (S2b). A column of sources (`--cluster`) does not count here:
-    whoever splits the images decides what is on which side.
-    """
-    codings = [[(facts.phash, facts.phash_known)] for facts in (training, scored)]
-    if training.run.directory.url == scored.run.directory.url:
-        of_run = zip((training, scored), _clusters_of_run(training, scored), strict=True)
-        for own_codings, (facts, codes) in zip(codings, of_run, strict=True):
-            own_codings += [(facts.position, np.ones(len(facts), np.bool_)), codes]
-    own, other = common_clusters(codings)
-    return own, other
-
-
-def _clusters_of_run(training: ImageFacts, scored: ImageFacts) -> list[tuple[Ints, Bools]]:
-    """Of each set: (n,) codes of clusters in their run, and (n,) whether each is known."""
-    result = []
-    for facts in (training, scored):
-        clusters = duplicate_clusters(facts.run, facts.shard_id, facts.index)
-        if clusters is None:
-            return _found_clusters(training, scored)
-        result.append((clusters, clusters >= 0))
-    return result
-
-
-def _found_clusters(training: ImageFacts, scored: ImageFacts) -> list[tuple[Ints, Bools]]:
-    """The same of a run without a table of near duplicates: those among all images of both sets."""
-    parts = (training, scored)
-    position, first = np.unique(np.concatenate([facts.position for facts in parts]), return_index=True)
-    truth = np.concatenate([facts.truth for facts in parts])[first]
-    phash = np.concatenate([facts.phash for facts in parts])[first]
-    known = np.concatenate([facts.phash_known for facts in parts])[first]
-    clusters = near_duplicates(training.run, position, truth, phash, known)
-    return [(clusters[np.searchsorted(position, facts.position)], np.ones(len(facts), np.bool_)) for facts in parts]

@@ -20,7 +20,7 @@ from clipaudit.cues.reliance.column_test import (
 )
 from clipaudit.cues.reliance.drawn_columns import draw_places
 from clipaudit.cues.reliance.gap import measure_gap
-from clipaudit.cues.reliance.head_parts import HeadParts, answered, removal, right_answers
+from clipaudit.cues.reliance.head_parts import HeadParts, removal
 from clipaudit.cues.reliance.images import (
     CueCells,
     CueColumn,
@@ -36,6 +36,7 @@ from clipaudit.cues.reliance.specific_effect import FOLDS, Fits, SpecificEffect,
 from clipaudit.cues.reliance.training_effect import RetrainedAnswers, TrainingEffect, training_effect
 from clipaudit.cues.reliance.visibility import SEEING, as_auc, head_scores, head_visibility, whiteners
 from clipaudit.cues.statistics.cluster_sample import cluster_sample
+from clipaudit.cues.statistics.right import answered, right_answers
 
 
 def reliance_of(

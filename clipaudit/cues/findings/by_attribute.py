@@ -9,11 +9,12 @@ from typing import Final
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
+from clipaudit.cues.answerers.answerer import Answerer
 from clipaudit.cues.findings import parts as building
 from clipaudit.cues.findings.collecting import to_collect, value_counts
 from clipaudit.cues.findings.galleries import gallery
 from clipaudit.cues.findings.measured_reliance import ValueCue, having_of, judged, scored_groups
-from clipaudit.cues.findings.reliance_result import as_result, corrected_gap_of
+from clipaudit.cues.findings.reliance_result import described
 from clipaudit.cues.findings.sentences import Words, action, also_of, answerer_words, sentence
 from clipaudit.cues.findings.verdicts import (
     CellSize,
@@ -30,7 +31,6 @@ from clipaudit.cues.measure.naming import NO_GOOD_WORD, value_contrast
 from clipaudit.cues.reliance import rules
 from clipaudit.cues.result.finding_parts import Association, Cue, CueWord, Evidence, Groups, Need, Verdict
 from clipaudit.cues.result.off_object import not_measured
-from clipaudit.cues.result.reliance_parts import Reliance
 from clipaudit.cues.result.result import Finding, finding_id
 from clipaudit.cues.statistics.attributes import AttributeScreen
 from clipaudit.cues.statistics.groups import describe_groups
@@ -43,30 +43,30 @@ CARRIES: Final = 0.3
 
 
 def value_finding(
-    context: Context, cue: ValueCue, measured: Sequence[rules.MeasuredReliance], stands_in_for: str | None
+    context: Context,
+    cue: ValueCue,
+    measured: Sequence[rules.MeasuredReliance],
+    answerers: Sequence[Answerer],
+    stands_in_for: str | None,
 ) -> Finding:
-    """Everything that is known of a value; measured: of each answerer."""
+    """Everything that is known of a value; measured: of each answerer, in the same order."""
     screen, m = cue.screen, context.row_of(cue.screen, cue.place)
     association = building.attribute_association(context, screen, cue.place)
     codes = screen.attribute.codes[context.scan.sample]
     having = having_of(codes, cue.value)
     members, signs, carriers = _carriers(context, having)
-    core = _is_core(context, cue)
-    case = _case(context, association, measured, core, stands_in_for)
+    case = _case(context, association, measured, _is_core(context, cue), stands_in_for)
     outcomes = verdicts(case)
     outcome = headline(outcomes)
     words = _words(context, cue)
     missing = _missing(case, outcome, cue, measured, words)
     rest = rest_of(missing) if missing else ""
-    reliance = tuple(
-        _reliance(context, cue, part, verdict, words, association, rest if verdict is outcome else "")
-        for part, verdict in zip(measured, outcomes, strict=False)
-    )
+    reliance = described(context, cue, answerers, measured, outcomes, words, association, rest)
     # the answerer with the headline's verdict gives sentence and heads; without one, the heads that carry the value
     worst = next((part for part in reliance if part.verdict is outcome), None)
     heads = worst.effect.heads if worst is not None and worst.effect is not None else carriers
     scores = _scores(context, members, signs, having)
-    described, fit = _cue(context, cue, having, members, heads, association.d.value)
+    named, fit = _cue(context, cue, having, members, heads, association.d.value)
     return Finding(
         id=finding_id(str(context.run.manifest.model["name"]), words.name, f"{screen.attribute.column}={cue.word}"),
         former_ids=_former_ids(context, screen, cue.upper, cue.value),
@@ -83,16 +83,16 @@ def value_finding(
         classes=building.class_rows(
             context, cue.upper, context.family.d[m], context.family.error[m], screen, cue.value
         ),
-        cue=described,
+        cue=named,
         association=association,
         reliance=reliance,
         explained_by=tuple(dict.fromkeys(name for part in measured for name in part.explained_by)),
         inseparable_from=tuple(dict.fromkeys(name for part in measured for name in part.inseparable_from)),
-        core=core,
+        core=_is_core(context, cue),
         groups=groups_of(context, screen, heads if worst is not None and worst.effect is not None else ()),
         cells=building.attribute_cells(context, screen, cue.upper),
         distributions=building.distributions(
-            context, _label(context, members, described), scores, cue.upper, screen.attribute.values, codes
+            context, _label(context, members, named), scores, cue.upper, screen.attribute.values, codes
         ),
         evidence=_evidence(context, scores, cue.upper),
         false_alarm=column_warnings(words.name, cue.word, context),
@@ -167,33 +167,6 @@ def _former_ids(context: Context, screen: AttributeScreen, upper: Bools, value: 
         if own is not None:
             ids.append(finding_id(model, context.name(k), f"{screen.attribute.column}={values[own]}"))
     return tuple(ids)
-
-
-def _reliance(
-    context: Context,
-    cue: ValueCue,
-    measured: rules.MeasuredReliance,
-    outcome: Verdict,
-    words: Words,
-    association: Association,
-    rest: str,
-) -> Reliance:
-    """One answerer's numbers with its sentence."""
-    corrected = corrected_gap_of(context, cue) if measured.answerer == "clip" else None
-    part = as_result(context, measured, outcome, "", corrected)
-    statement = sentence(
-        words,
-        outcome,
-        association,
-        context.classes_from,
-        measured.answerer,
-        gap=part.gap if part.gap.value is not None else None,
-        margin_d=part.margin_d,
-        effect=part.effect,
-        training=part.training,
-        rest=rest,
-    )
-    return as_result(context, measured, outcome, statement, corrected)
 
 
 def _missing(
@@ -336,7 +309,7 @@ def _cue(
     words += building.head_words(context, heads, members, having)
     # a word that fits badly would be a wrong name (trap 20)
     title = f"{cue.word}: {towards[0].text}" if towards and towards[0].fit >= NO_GOOD_WORD else cue.word
-    described = Cue(
+    whole = Cue(
         name=title,
         words=tuple(words),
         opposite=away_from[0].text if away_from else None,
@@ -345,7 +318,7 @@ def _cue(
         value=cue.word,
         class_part=context.scan.directions[int(members[0])].outside if len(members) else None,
     )
-    return described, towards[0].fit if towards else 0.0
+    return whole, towards[0].fit if towards else 0.0
 
 
 def _scores(context: Context, members: Ints, signs: Float64s, having: Ints) -> Float32s:

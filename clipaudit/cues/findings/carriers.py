@@ -12,6 +12,7 @@ from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.statistics.groups import Conflict, Grouping, conflict_of, large_groups
 from clipaudit.cues.statistics.intervals import Paired
+from clipaudit.cues.statistics.right import right_answers
 
 MAX_HEADS: Final = 12
 _GAIN: Final = 0.001
@@ -103,7 +104,7 @@ def _greedy(answers: Answers, parts: Grouping, conflict: Conflict, rows: Bools, 
         values.append(gains[first])
         chosen.append(remaining.pop(first))
         logits -= answers.head_logits[chosen[-1]][rows]
-    change = (logits.argmax(axis=1) == answers.truth[rows]).astype(np.int64) - answers.right(answers.base)[rows]
+    change = right_answers(logits, answers.truth[rows]).astype(np.int64) - answers.right(answers.base)[rows]
     paired = Paired(change=change, group=parts.group, cluster=answers.facts.cluster[rows])
     spread = paired.mean(conflict.groups, conflict.weights) if conflict.groups else None
     # a 95 % interval is about four standard errors wide
@@ -119,7 +120,7 @@ def _objective(parts: Grouping, conflict: Conflict, truth: Ints) -> Callable[[Fl
     groups, weights = list(conflict.groups), np.array(conflict.weights)
 
     def measure(logits: Float32s) -> float:
-        right = parts.right(logits.argmax(axis=1) == truth) / np.maximum(sizes, 1)
+        right = parts.right(right_answers(logits, truth)) / np.maximum(sizes, 1)
         # both terms, so that no gain on the conflict pays for a model that is broken elsewhere (trap 26)
         total = float(right[large].mean()) if large else 0.0
         return total + (float((right[groups] * weights).sum() / weights.sum()) if groups else 0.0)

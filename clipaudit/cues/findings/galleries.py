@@ -8,9 +8,10 @@ from typing import Any, Final
 import numpy as np
 
 from clipaudit.arrays import Bools, Floats, Ints
-from clipaudit.cues.measure.answers import balanced_mean
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.result.finding_parts import Gallery, SampleRef
+from clipaudit.cues.statistics.balance import balanced_mean
+from clipaudit.cues.statistics.right import right_answers
 
 _GALLERY: Final = 12
 
@@ -26,11 +27,12 @@ def gallery(
     inside = upper[context.truth]
     rng = np.random.default_rng([context.options.seed, 19])
     right = _right(context)
-    aligned = drawn_in_proportion(inside & (having == 1), right, _GALLERY, rng)
-    if not len(aligned):
-        aligned = drawn_in_proportion(inside & (having != 0), right, _GALLERY, rng)
-    own = drawn_in_proportion(inside & (having == 0), right, _GALLERY // 2, rng)
-    others = drawn_in_proportion(~inside & (having == 1), right, _GALLERY // 2, rng)
+    showing = inside & (having == 1) if (inside & (having == 1)).any() else inside & (having != 0)
+    cells = showing, inside & (having == 0), ~inside & (having == 1)
+    aligned, own, others = (
+        drawn_in_proportion(cell, right, count, rng)
+        for cell, count in zip(cells, (_GALLERY, _GALLERY // 2, _GALLERY // 2), strict=True)
+    )
     order = np.argsort(-scores, kind="stable")
     least = order[::-1][inside[order[::-1]]][:_GALLERY]
     places = np.unique(np.concatenate([aligned, own, others, least]))
@@ -43,9 +45,20 @@ def gallery(
         aligned=refs(aligned),
         conflicting=(*refs(own), *refs(others)),
         least_spurious=refs(least),
-        drawn="Drawn at random from each cell"
-        + ("" if right is None else ", right and wrong answers in proportion")
-        + "; the least spurious are those with the lowest scores.",
+        drawn=_drawn(context, [int(cell.sum()) for cell in cells], right is not None),
+    )
+
+
+def _drawn(context: Context, sizes: Sequence[int], in_proportion: bool) -> str:
+    """What the pictures are a sample of, and how it was drawn; sizes: images of the three cells."""
+    with_it, without_it, others = (f"{size:,}" for size in sizes)
+    how = ", right and wrong answers in proportion," if in_proportion else ""
+    of_all = ""
+    if len(context.sampled) < len(context.facts):
+        of_all = f", all among a sample of {len(context.sampled):,} of the {len(context.facts):,} images"
+    return (
+        f"Drawn at random{how} from {with_it} images with the cue, {without_it} of the same classes without it and"
+        f" {others} of other classes with it{of_all}; the least spurious are those with the lowest scores."
     )
 
 
@@ -54,9 +67,7 @@ def _right(context: Context) -> Bools | None:
     not one class."""
     if context.classes_from == "clip" or context.presence is not None:
         return None
-    answers = (context.embedding @ context.classes.T).argmax(axis=1)
-    right: Bools = answers == context.tested[context.truth]
-    return right
+    return right_answers(context.embedding @ context.classes.T, context.tested[context.truth])
 
 
 def drawn_in_proportion(rows: Bools, right: Bools | None, count: int, rng: np.random.Generator) -> Ints:

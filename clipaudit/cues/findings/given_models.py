@@ -13,6 +13,7 @@ from clipaudit.cues.reliance.images import ScoredImages
 from clipaudit.cues.reliance.score_intervals import cell_accuracies
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.result.given_parts import Calibration, Confusion, GivenModel, ReliabilityBin
+from clipaudit.cues.statistics.right import answered, right_answers
 from clipaudit.run.classes import ClassNames
 
 BINS: Final = 10
@@ -21,19 +22,20 @@ _RESAMPLED: Final = 400
 
 
 def given_model(answerer: GivenAnswerer, images: ScoredImages, names: ClassNames, seed: int) -> GivenModel:
-    """Of the m scored images; near duplicates share the weight of one."""
-    answers = answerer.logits.argmax(axis=1)
-    right = answers == images.truth
+    """Of those of the m scored images that it answers; near duplicates share the weight of one."""
+    rows = np.flatnonzero(answered(answerer.logits))
+    images, logits = images.take(rows), answerer.logits[rows]
+    right = right_answers(logits, images.truth)
     accuracy = cell_accuracies(images.cells(np.zeros(len(right), np.int64), 1), right)[0]
-    probabilities = answerer.probabilities
+    sure = None if answerer.probabilities is None else answerer.probabilities[rows].max(axis=1)
     return GivenModel(
         name=answerer.model,
         source=PurePath(answerer.path).name,
         scored_images=len(right),
         accuracy=accuracy,
         at_chance=accuracy.low is None or accuracy.low <= 1 / images.classes,
-        confusions=_confusions(answers, images.truth, names),
-        calibration=None if probabilities is None else calibration(probabilities.max(axis=1), right, images, seed),
+        confusions=_confusions(logits.argmax(axis=1), images.truth, names),
+        calibration=None if sure is None else calibration(sure, right, images, seed),
     )
 
 

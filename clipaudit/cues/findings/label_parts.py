@@ -12,13 +12,14 @@ import pyarrow as pa
 
 from clipaudit.arrays import Bools, Float32s
 from clipaudit.cues.answerers.panel import Panel
-from clipaudit.cues.answerers.rehearsed import TRAINING_ROWS, rehearsed_answerer
+from clipaudit.cues.answerers.rehearsed import TRAINING_ROWS, RehearsedAnswerer, rehearsed_answerer
 from clipaudit.cues.measure.answers import sampled
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.sample_refs import sample_ref
 from clipaudit.cues.mistakes import label_issues
 from clipaudit.cues.result.mistake_parts import DoubtfulLabel, DoubtfulLabels, LabelPair
+from clipaudit.cues.statistics.right import answered
 
 EXAMPLES: Final = 16
 _PAIRS: Final = 10
@@ -36,7 +37,7 @@ class LabelParts:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Answered:
-    """Images and (n, C) answers of a probe that was trained on none of them."""
+    """Images and (n, C) answers of a probe that was trained on none of them, but on their classes."""
 
     facts: ImageFacts
     logits: Float32s
@@ -54,15 +55,21 @@ def doubtful_labels(context: Context, panel: Panel | None) -> LabelParts:
     rehearsed = None if panel is None else panel.rehearsed
     if rehearsed is None:
         return LabelParts(labels=None, rows=_REVIEW.empty_table())
-    parts = [_Answered(facts=rehearsed.scored, logits=rehearsed.logits)]
+    parts = [_answered_by(rehearsed)]
     if not rehearsed.out_of_fold:
         # the scored images are others: those that train are answered out of fold
         facts = sampled(context.facts, TRAINING_ROWS, context.options.seed)
         own = rehearsed_answerer(facts, facts, len(context.names), out_of_fold=True, seed=context.options.seed)
-        parts.insert(0, _Answered(facts=own.scored, logits=own.logits))
+        parts.insert(0, _answered_by(own))
     labels = np.concatenate([part.facts.truth for part in parts])
     issues = label_issues.label_issues(np.concatenate([part.logits for part in parts]), labels)
     return _result(context, parts, issues)
+
+
+def _answered_by(probe: RehearsedAnswerer) -> _Answered:
+    """Without images of classes that are not tested: a probe that never saw their class contradicts them all."""
+    rows = np.flatnonzero(answered(probe.logits))
+    return _Answered(facts=probe.scored.take(rows), logits=probe.logits[rows])
 
 
 def _result(context: Context, parts: Sequence[_Answered], issues: label_issues.LabelIssues) -> LabelParts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from clipaudit.cues.findings.verdicts import RelianceRules
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.picture_columns import is_measured
+from clipaudit.cues.mistakes.label_issues import label_issues
 from clipaudit.cues.rehearsal.cue_in_features import cue_scores
 from clipaudit.cues.rehearsal.experiment import ColumnExperiment, column_experiments, draws_for
 from clipaudit.cues.reliance import rules
@@ -23,6 +24,7 @@ from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen
 from clipaudit.cues.statistics.columns import MAX_BINS, OTHER, binned_column
 from clipaudit.cues.statistics.groups import Grouping, grouping
+from clipaudit.cues.statistics.right import answered
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -119,9 +121,22 @@ def measure_reliance(context: Context, panel: Panel | None, cues: Sequence[Value
             and not is_measured(screen.attribute.column)
         ],
         retrained=_retrained(panel, cues, experiments),
-        options=reliance_options(context),
+        options=replace(reliance_options(context), label_error=wrong_labels(panel)),
     )
     return AllMeasured(findings=report.findings, placebo=report.placebo, experiments=experiments)
+
+
+def wrong_labels(panel: Panel) -> float | None:
+    """Estimated share of wrong labels among the scored images, 0..1 (S16); None where nothing was rehearsed.
+
+    From the probe as it is: that it errs where a cue is missing makes its margins small there, and not as low as those
+    of wrong labels.
+    """
+    probe = panel.rehearsed
+    rows = np.flatnonzero(answered(probe.logits)) if probe is not None else ()
+    if probe is None or not len(rows):
+        return None
+    return label_issues(probe.logits[rows], probe.scored.truth[rows]).wrong_share
 
 
 def reliance_options(context: Context) -> RelianceOptions:

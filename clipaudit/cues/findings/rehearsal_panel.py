@@ -8,10 +8,10 @@ from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Ints
+from clipaudit.arrays import Bools, Float32s, Ints
 from clipaudit.cues.answerers.rehearsed import RehearsedAnswerer
 from clipaudit.cues.findings.sentences import listed
-from clipaudit.cues.rehearsal.arms import ArmAnswers, arm_answers, right_of
+from clipaudit.cues.rehearsal.arms import ArmAnswers, arm_answers
 from clipaudit.cues.rehearsal.experiment import ColumnExperiment, weights_of
 from clipaudit.cues.rehearsal.learning_curve import LEAST, CurveFit, learning_curve, to_collect
 from clipaudit.cues.reliance.gap import ABLE, measure_gap
@@ -30,6 +30,7 @@ from clipaudit.cues.result.rehearsal_parts import (
 from clipaudit.cues.result.reliance_parts import CellAccuracy
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.balance import balanced_subset, group_codes
+from clipaudit.cues.statistics.right import answered, right_answers
 
 MOST_COLUMNS: Final = 3
 """Columns that are rehearsed, those tied most strongly."""
@@ -85,10 +86,10 @@ def rehearsal_panel(
         trained_on=rows,
         training_images=rehearsed.rehearsal.training_rows,
         training_rows_at_hand=at_hand,
-        scored_images=len(rehearsed.scored),
+        scored_images=int(answered(rehearsed.logits).sum()),
         out_of_fold=rehearsed.out_of_fold,
         strength=float(np.median([model.strength for model in rehearsed.rehearsal.models])),
-        accuracy=_average(images, right_of(rehearsed.logits, images.truth)),
+        accuracy=_average(images, rehearsed.logits, rehearsed.logits),
         columns=tuple(
             _column(rehearsed, images, value, names, options, (experiments or {}).get(value.column))
             for value in values[:MOST_COLUMNS]
@@ -105,7 +106,7 @@ def _column(
     experiment: ColumnExperiment | None,
 ) -> ColumnRehearsal:
     column, truth = rehearsed.training.attributes[value.column], rehearsed.training.truth
-    comparison = cue_cells(images, value.cue)
+    comparison = cue_cells(images, value.cue.among(answered(rehearsed.logits)))
     having = np.array([name for name, has in zip(names, value.cue.pointed, strict=True) if has])
     base = ColumnRehearsal(
         attribute=value.column,
@@ -133,7 +134,7 @@ def _column(
         options.seed,
     )
     arms = tuple(_arm(comparison, arm, answers[0], value, names, options) for arm in answers)
-    able = _able(comparison, right_of(answers[0].logits, images.truth))
+    able = _able(comparison, right_answers(answers[0].logits, images.truth))
     fit = None
     if able and value.tied:
         fit = learning_curve(rehearsed.rehearsal, comparison, conflicts, rehearsed.training.cluster, options.seed)
@@ -178,10 +179,11 @@ def _able(comparison: CueCells, right: Bools) -> bool:
 # -- arms --------------------------------------------------------------------------------------------------------------
 
 
-def _average(images: ScoredImages, right: Bools) -> Estimate:
-    """Accuracy over all images, near duplicates sharing the weight of one."""
-    cells = images.cells(np.zeros(len(images.truth), np.int64), 1)
-    return cell_accuracies(cells, right)[0]
+def _average(images: ScoredImages, logits: Float32s, plain: Float32s) -> Estimate:
+    """Accuracy of logits (m, C) over all images that the probe as it is answers by `plain` (m, C), near duplicates
+    sharing the weight of one."""
+    cells = images.cells(np.where(answered(plain), 0, -1), 1)
+    return cell_accuracies(cells, right_answers(logits, images.truth))[0]
 
 
 def _arm(
@@ -194,7 +196,7 @@ def _arm(
 ) -> RehearsalArm:
     images = comparison.images
     gap = measure_gap(comparison, arm.logits, options)
-    right, before = right_of(arm.logits, images.truth), right_of(plain.logits, images.truth)
+    right, before = (right_answers(part.logits, images.truth) for part in (arm, plain))
     worst = min(gap.cells, key=lambda cell: cell.accuracy.value or 0.0)
     change = right.astype(np.float64) - before.astype(np.float64)
     gain = None if arm is plain else comparison.cells.combine(change, comparison.mean).estimate()
@@ -203,7 +205,7 @@ def _arm(
     return RehearsalArm(
         name=arm.name,
         training_images=arm.training_images,
-        average=_average(images, right),
+        average=_average(images, arm.logits, plain.logits),
         group_mean=gap.group_mean,
         worst_group=worst.accuracy,
         worst=_cell_words(names[worst.k], worst.conflicting, bool(value.cue.pointed[worst.k]), value.word),

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
+from clipaudit.arrays import Float32s
+from clipaudit.cues.answerers.answerer import Answerer
 from clipaudit.cues.findings.measured_reliance import ValueCue, scored_images, scored_values
+from clipaudit.cues.findings.sentences import Words, sentence
+from clipaudit.cues.findings.verdicts import headline
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.reliance import rules
 from clipaudit.cues.reliance.adjusted_gap import AdjustedGap
 from clipaudit.cues.reliance.gap import Side
 from clipaudit.cues.reliance.specific_effect import SpecificEffect
 from clipaudit.cues.reliance.training_effect import TrainingEffect
-from clipaudit.cues.result.finding_parts import Estimate, Verdict
+from clipaudit.cues.result.finding_parts import Association, Estimate, Verdict
 from clipaudit.cues.result.reliance_parts import (
     Arm,
     CellAccuracy,
@@ -25,6 +32,37 @@ from clipaudit.cues.result.reliance_parts import (
     TrainingExperiment,
 )
 from clipaudit.cues.statistics.known_error import corrected_cells
+from clipaudit.cues.statistics.right import answered, right_answers
+
+
+def described(
+    context: Context,
+    cue: ValueCue,
+    answerers: Sequence[Answerer],
+    measured: Sequence[rules.MeasuredReliance],
+    outcomes: Sequence[Verdict],
+    words: Words,
+    association: Association,
+    rest: str,
+) -> tuple[Reliance, ...]:
+    """Each answerer's numbers with its sentence; outcomes: their verdicts; rest: what the worst one still needs."""
+    parts = []
+    for answerer, own, outcome in zip(answerers, measured, outcomes, strict=False):
+        part = as_result(context, own, outcome, "", corrected_gap_of(context, cue, answerer.logits))
+        statement = sentence(
+            words,
+            outcome,
+            association,
+            context.classes_from,
+            own.answerer,
+            gap=part.gap if part.gap.value is not None else None,
+            margin_d=part.margin_d,
+            effect=part.effect,
+            training=part.training,
+            rest=rest if outcome is headline(outcomes) else "",
+        )
+        parts.append(replace(part, sentence=statement))
+    return tuple(parts)
 
 
 def as_result(
@@ -142,15 +180,16 @@ def placebo_of(placebo: rules.PlaceboDraws | None) -> Placebo | None:
     )
 
 
-def corrected_gap_of(context: Context, cue: ValueCue) -> Estimate | None:
-    """CLIP's gap corrected for the column's known error (S6c); None where none was given."""
+def corrected_gap_of(context: Context, cue: ValueCue, logits: Float32s) -> Estimate | None:
+    """The gap of an answerer's logits (n, C) of the scored images, corrected for the column's known error (S6c); None
+    where none was given."""
     error = context.known_errors.get(cue.screen.attribute.column)
     if error is None or context.answers is None:
         return None
     answers, codes = context.answers, scored_values(context.answers, cue.screen)
     place = np.full(len(context.names), -1, np.int64)
     place[context.tested] = np.arange(len(context.tested))
-    inside = place[answers.truth] >= 0
+    inside = (place[answers.truth] >= 0) & answered(logits)
     # as the gap itself: images of one source share its weight, and sources are what is drawn again
     scored = scored_images(context, answers)
     return corrected_cells(
@@ -162,6 +201,6 @@ def corrected_gap_of(context: Context, cue: ValueCue) -> Estimate | None:
         len(cue.screen.attribute.values),
         error,
         source=scored.cluster[inside] if scored.sources else None,
-        right=answers.right(answers.base)[inside],
+        right=right_answers(logits, answers.truth)[inside],
         seed=context.options.seed,
     ).gap

@@ -26,6 +26,7 @@ from clipaudit.cues.result.mistake_parts import AnswererErrors, ErrorSlice
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.columns import column_kind, numbers_of
 from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.right import answered, right_answers
 
 EXAMPLES: Final = 8
 _SAME: Final = 6
@@ -50,32 +51,59 @@ def errors_of(context: Context, panel: Panel | None, raw: ImageFacts) -> SlicePa
     answerers = [] if panel is None else [part for part in panel.answerers if part.name != "clip"]
     if answers is None or not answerers:
         return SliceParts(errors=(), rows=_SLICES.empty_table())
-    design, traits = _design(context, answers), _traits(context, answers, raw)
-    answered = [part.logits.argmax(axis=1).astype(np.int64) for part in answerers]
-    # an answer that ties with all others is none, and never right
-    wrong: list[Bools] = [
-        (given != answers.truth) | (part.logits.min(axis=1) == part.logits.max(axis=1))
-        for given, part in zip(answered, answerers, strict=True)
-    ]
-    tests = [error_slices.slice_tests(traits, errs, design, context.options.seed) for errs in wrong]
+    traits = _traits(context, answers, raw)
+    asked = [_asked(context, answers.facts, part, traits) for part in answerers]
+    tests = [error_slices.slice_tests(part.traits, part.wrong, part.design, context.options.seed) for part in asked]
     accepted = error_slices.accepted_slices(
-        tests, wrong, design, alpha=context.options.alpha, margin=context.options.margin
+        tests,
+        [part.wrong for part in asked],
+        [part.design for part in asked],
+        alpha=context.options.alpha,
+        margin=context.options.margin,
     )
     errors, tables = [], []
-    for place, answerer in enumerate(answerers):
-        writer = _Slices(context, answers, answerer, answered[place], wrong[place])
-        slices = tuple(writer.part(entry) for entry in accepted[place])
-        errors.append(_of_answerer(context, answerer.name, wrong[place], design, len(tests[place]), slices))
-        tables += [writer.rows(entry, part) for entry, part in zip(accepted[place], slices, strict=True)]
+    for part, own, passed in zip(asked, tests, accepted, strict=True):
+        writer = _Slices(context, part)
+        slices = tuple(writer.part(entry) for entry in passed)
+        errors.append(_of_answerer(context, part, len(own), slices))
+        tables += [writer.rows(entry, made) for entry, made in zip(passed, slices, strict=True)]
     return SliceParts(errors=tuple(errors), rows=pa.concat_tables([_SLICES.empty_table(), *tables]))
 
 
-def _design(context: Context, answers: Answers) -> Design:
-    facts = answers.facts
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Asked:
+    """The m images that one answerer answers: what it does not answer is neither right nor wrong."""
+
+    name: str
+    facts: ImageFacts
+    given: Ints
+    """(m,) class that it answers."""
+    wrong: Bools
+    """(m,)"""
+    design: Design
+    traits: Traits
+
+
+def _asked(context: Context, facts: ImageFacts, answerer: Answerer, traits: Traits) -> _Asked:
+    rows = np.flatnonzero(answered(answerer.logits))
+    logits = answerer.logits[rows]
+    if len(rows) < len(facts):
+        facts, traits = facts.take(rows), traits.take(rows)
+    return _Asked(
+        name=answerer.name,
+        facts=facts,
+        given=logits.argmax(axis=1).astype(np.int64),
+        wrong=~right_answers(logits, facts.truth),
+        design=_design(context, facts),
+        traits=traits,
+    )
+
+
+def _design(context: Context, facts: ImageFacts) -> Design:
     repeated = int(facts.cluster.max(initial=-1)) + 1 < len(facts)
     # a named column of sources widens errors as the sources do that the audit finds by itself
     source = facts.cluster if context.named_sources else facts.source
-    return Design(answers.truth, len(context.names), facts.cluster if repeated else None, source, facts.discovery)
+    return Design(facts.truth, len(context.names), facts.cluster if repeated else None, source, facts.discovery)
 
 
 def _traits(context: Context, answers: Answers, raw: ImageFacts) -> Traits:
@@ -103,17 +131,15 @@ def _traits(context: Context, answers: Answers, raw: ImageFacts) -> Traits:
     )
 
 
-def _of_answerer(
-    context: Context, name: str, wrong: Bools, design: Design, tests: int, slices: tuple[ErrorSlice, ...]
-) -> AnswererErrors:
-    classes = error_slices.searched_classes(wrong, design)
-    present = np.bincount(design.truth, minlength=design.classes) > 0
+def _of_answerer(context: Context, asked: _Asked, tests: int, slices: tuple[ErrorSlice, ...]) -> AnswererErrors:
+    classes = error_slices.searched_classes(asked.wrong, asked.design)
+    present = np.bincount(asked.design.truth, minlength=asked.design.classes) > 0
     searched = tuple(context.names.names[k] for k in classes.searched)
     too_few = tuple(context.names.names[k] for k in classes.too_few if present[k])
     errors = AnswererErrors(
-        answerer=name,
-        images=len(wrong),
-        wrong=int(wrong.sum()),
+        answerer=asked.name,
+        images=len(asked.wrong),
+        wrong=int(asked.wrong.sum()),
         searched=searched,
         too_few=too_few,
         tests=tests,
@@ -152,9 +178,9 @@ def _sentence(errors: AnswererErrors, few_sources: bool) -> str:
 class _Slices:
     """The parts of one answerer's slices."""
 
-    def __init__(self, context: Context, answers: Answers, answerer: Answerer, answered: Ints, wrong: Bools) -> None:
-        self._context, self._facts = context, answers.facts
-        self._answerer, self._answered, self._wrong = answerer, answered, wrong
+    def __init__(self, context: Context, asked: _Asked) -> None:
+        self._context, self._facts = context, asked.facts
+        self._answerer, self._given, self._wrong = asked.name, asked.given, asked.wrong
 
     def part(self, entry: error_slices.AcceptedSlice) -> ErrorSlice:
         """A slice as the result holds it."""
@@ -163,7 +189,7 @@ class _Slices:
         text = next((other for other in (trait, *test.chosen.same) if other.kind == "text"), None)
         class_name = names.names[test.k]
         value = {"text": None, "value": trait.value}.get(trait.kind, f"{trait.cut:.4g}")
-        identity = "\0".join((self._answerer.name, class_name, trait.kind, trait.name, value or ""))
+        identity = "\0".join((self._answerer, class_name, trait.kind, trait.name, value or ""))
         having = test.having
         others = np.flatnonzero((self._facts.truth == test.k) & ~self._wrong)
         others = np.setdiff1d(others, having)
@@ -171,7 +197,7 @@ class _Slices:
         drawn = rng.permutation(others)[:EXAMPLES]
         part = ErrorSlice(
             id=hashlib.sha256(identity.encode()).hexdigest()[:12],
-            answerer=self._answerer.name,
+            answerer=self._answerer,
             class_name=class_name,
             label=names.labels[test.k],
             kind=trait.kind,
@@ -210,7 +236,7 @@ class _Slices:
                 "index": pa.array(taken.index, pa.int32()),
                 "key": taken.key.combine_chunks() if isinstance(taken.key, pa.ChunkedArray) else taken.key,
                 "class": pa.array(names[taken.truth], pa.string()),
-                "answer": pa.array(names[self._answered[having]], pa.string()),
+                "answer": pa.array(names[self._given[having]], pa.string()),
                 "wrong": pa.array(self._wrong[having]),
                 "rank": pa.array(np.arange(1, count + 1)),
             },
@@ -218,7 +244,7 @@ class _Slices:
         )
 
     def _taken_for(self, having: Ints) -> tuple[tuple[str, int], ...]:
-        answers = self._answered[having[self._wrong[having]]]
+        answers = self._given[having[self._wrong[having]]]
         counts = np.bincount(answers, minlength=len(self._context.names))
         order = np.argsort(-counts, kind="stable")[:_TAKEN_FOR]
         return tuple((self._context.names.names[k], int(counts[k])) for k in order.tolist() if counts[k])
@@ -226,7 +252,7 @@ class _Slices:
     def _refs(self, places: Ints) -> tuple[SampleRef, ...]:
         names = self._context.names
         return tuple(
-            replace(sample_ref(self._facts, place, names), predicted=names.names[int(self._answered[place])])
+            replace(sample_ref(self._facts, place, names), predicted=names.names[int(self._given[place])])
             for place in places.tolist()
         )
 

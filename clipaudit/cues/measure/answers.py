@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ import numpy.typing as npt
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.vectors import read_vectors
+from clipaudit.cues.statistics.balance import balanced_mean
+from clipaudit.cues.statistics.right import right_answers
 
 MAX_ROWS: Final = 20_000
 _LOGIT_BYTES: Final = 2**29
@@ -45,9 +47,15 @@ class Answers:
         return self.facts.truth
 
     def right(self, logits: Float32s) -> Bools:
-        """(n,) whether the largest of (n, C) logits is the class."""
-        right: Bools = logits.argmax(axis=1) == self.truth
-        return right
+        """(n,) whether (n, C) logits answer with the class."""
+        return right_answers(logits, self.truth)
+
+    def drawn_from(self, total: int, by: str | None) -> str:
+        """What to say of these images where they are a sample of `total`, drawn by classes and values of a column."""
+        if len(self.facts) >= total:
+            return ""
+        values = "" if by is None else f" and values of {by.rpartition('.')[2]}"
+        return f", a sample of {total:,}, classes{values} as evenly as they allow"
 
     def without(self, heads: Sequence[str], alpha: float = 1.0) -> Float32s:
         """(n, C) logits with a part alpha of the heads' deviations from their means taken out.
@@ -132,19 +140,3 @@ def answers(
         embedding=embedding,
         bases=bases,
     )
-
-
-def balanced_mean(values: npt.NDArray[Any], truth: Ints, chosen: Bools, weight: Float64s | None = None) -> Float64s:
-    """(dh,) float64, the mean of the class means over the chosen rows; over all rows when none is chosen.
-
-    values (n, dh); truth (n,) int64 classes; chosen (n,) bool; weight (n,) of each row in its class's mean, such as 1 /
-    copies of its image; None for equal ones.
-    """
-    rows = np.flatnonzero(chosen) if chosen.any() else np.arange(len(truth))
-    shares = np.ones(len(truth)) if weight is None else weight
-    means = []
-    for kind in np.unique(truth[rows]):
-        own = rows[truth[rows] == kind]
-        means.append(shares[own] @ values[own].astype(np.float64) / shares[own].sum())
-    mean: Float64s = np.mean(means, axis=0)
-    return mean

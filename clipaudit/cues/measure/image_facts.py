@@ -50,6 +50,8 @@ class ImageFacts:
     """(n,) hash of the first image of each image's cluster, 0..1: in this order clusters go on the halves."""
     discovery: Bools
     """(n,) on the discovery half; whole clusters are on one half, of each class every second one."""
+    named_sources: bool = False
+    """`cluster` holds the values of a column that the user named (`--cluster`), and no near duplicates."""
     source: Ints | None = None
     """(n,) sources that the audit found by itself, 0..S-1, which widen errors; None where there are none."""
 
@@ -70,15 +72,13 @@ class ImageFacts:
             offset=self.offset[places],
             nbytes=self.nbytes[places],
             truth=self.truth[places],
-            attributes={
-                name: Attribute(column=name, values=attribute.values, codes=attribute.codes[places])
-                for name, attribute in self.attributes.items()
-            },
+            attributes={name: attribute.take(places) for name, attribute in self.attributes.items()},
             phash=self.phash[places],
             phash_known=self.phash_known[places],
             cluster=cluster.astype(np.int64),
             order=self.order[places],
             discovery=self.discovery[places],
+            named_sources=self.named_sources,
             source=None
             if self.source is None
             else np.unique(self.source[places], return_inverse=True)[1].astype(np.int64),
@@ -130,6 +130,7 @@ def image_facts(
         cluster=groups,
         order=order[groups],
         discovery=halves_of(truth, groups, order),
+        named_sources=cluster is not None,
     )
 
 

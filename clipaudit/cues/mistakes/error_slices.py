@@ -168,12 +168,13 @@ def _score_p(
 def accepted_slices(
     tests: Sequence[Sequence[SliceTest]],
     wrong: Sequence[Bools],
-    design: Design,
+    designs: Sequence[Design],
     *,
     alpha: float = 0.05,
     margin: float = 0.05,
 ) -> list[list[AcceptedSlice]]:
-    """The tests of each answerer that pass, strongest first; wrong: (n,) by answerer.
+    """The tests of each answerer that pass, strongest first; wrong (n,) and designs by answerer, of the images that it
+    answers.
 
     All tests of all answerers are one family for Benjamini and Hochberg's q; a slice also needs the whole interval of
     its difference above `margin`, a share of images. Intervals are at 1 - .05 passed / tested (Benjamini and Yekutieli,
@@ -184,7 +185,7 @@ def accepted_slices(
     level = 1 - alpha * max(int((q <= alpha).sum()), 1) / max(len(flat), 1)
     q_of = {id(test): float(value) for test, value in zip(flat, q, strict=True)}
     results = []
-    for one_answerer, errs in zip(tests, wrong, strict=True):
+    for one_answerer, errs, design in zip(tests, wrong, designs, strict=True):
         passed = [
             figures_of(test, errs, design, q_of[id(test)], level) for test in one_answerer if q_of[id(test)] <= alpha
         ]

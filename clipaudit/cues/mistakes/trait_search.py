@@ -8,7 +8,7 @@ about the errors which the traits before it leave unexplained, so that several t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
@@ -58,6 +58,15 @@ class Traits:
     """Columns whose values are traits."""
     numbers: tuple[tuple[str, Float64s], ...] = ()
     """Names and values (n,) of columns that are cut above and below; nan without a value."""
+
+    def take(self, rows: Ints) -> Traits:
+        """The same of some images, by their places (m,)."""
+        return replace(
+            self,
+            embedding=self.embedding[rows],
+            columns=tuple(column.take(rows) for column in self.columns),
+            numbers=tuple((name, values[rows]) for name, values in self.numbers),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +228,14 @@ class _Candidates:
 
     def _cut(self, scores: Floats, start: int) -> None:
         stop = start + scores.shape[1]
-        quantiles = np.quantile(np.where(np.isfinite(scores), scores, np.nanmin(scores[np.isfinite(scores)])),
-                                [1 - share for share in self.shares], axis=0)  # fmt: skip
+        levels, known = [1 - share for share in self.shares], np.isfinite(scores)
+        whole = known.all(axis=0)
+        # no number lies above a cut that none has
+        quantiles = np.full((len(levels), scores.shape[1]), np.inf)
+        quantiles[:, whole] = np.quantile(scores[:, whole], levels, axis=0)
+        for column in np.flatnonzero(~whole & known.any(axis=0)).tolist():
+            # cuts lie among the numbers that there are: images without one have no part in it
+            quantiles[:, column] = np.quantile(scores[known[:, column], column], levels)
         self.cuts[:, start:stop] = quantiles
         bins = np.zeros(scores.shape, np.uint8)
         for level in range(len(self.shares)):  # cuts ascend: a bin is the number of cuts below the score

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Float32s, Float64s, Ints
+from clipaudit.arrays import Float32s, Float64s, Ints
 from clipaudit.cues.rehearsal.cue_in_features import answers_without
 from clipaudit.cues.rehearsal.experiment import ColumnExperiment
 from clipaudit.cues.rehearsal.rehearsal import Rehearsal
@@ -114,9 +114,3 @@ def _of_subsets(rehearsal: Rehearsal, subsets: list[Ints], n: int) -> Float32s |
 def _per_fold(rehearsal: Rehearsal, subset: Ints) -> int:
     """Images of a subset that a fold trains on, on average."""
     return round(float(np.mean([np.isin(model.fold.train, subset).sum() for model in rehearsal.models])))
-
-
-def right_of(logits: Float32s, truth: Ints) -> Bools:
-    """(m,) whether the largest of logits (m, C) is the class."""
-    right: Bools = logits.argmax(axis=1) == truth
-    return right

@@ -15,6 +15,7 @@ from clipaudit.cues.reliance.images import ScoredImages
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.balance import balanced_weights, group_codes
 from clipaudit.cues.statistics.cluster_sample import cluster_sample
+from clipaudit.cues.statistics.right import right_answers
 
 DRAW_ROWS: Final = 5000
 """Training images that the permuted columns are trained on, at most: whole clusters, drawn evenly."""
@@ -68,13 +69,13 @@ def column_experiments(
     images = ScoredImages(truth=own, classes=rehearsal.classes, cluster=codes, discovery=np.zeros(len(part), np.bool_))
     places = np.concatenate([np.arange(len(part))[None], draw_places(images, draws, seed, strata=own)])
     whole = len(part) == len(truth)
-    before = rehearsal.logits.argmax(axis=1) == scored_truth
+    before = right_answers(rehearsal.logits, scored_truth)
     drawn_before = before if whole else _right(rehearsal, np.ones((1, len(part))), part, len(truth), scored_truth)[0]
     at_once = max(1, _SCORES // max(len(scored_truth) * rehearsal.classes, 1))
     experiments = []
     for column in columns:
         weighted = rehearsal.retrained(weights_of(truth, column)[None])[0]
-        groups = group_codes(own, [column_part(column, part)])
+        groups = group_codes(own, [column.take(part)])
         # groups hold the class, which no permutation changes: the weights move with the column's values
         weights = balanced_weights(groups)[0][places]
         drawn = np.concatenate(
@@ -87,7 +88,7 @@ def column_experiments(
             ColumnExperiment(
                 before=before,
                 weighted=weighted,
-                after=weighted.argmax(axis=1) == scored_truth,
+                after=right_answers(weighted, scored_truth),
                 drawn_before=drawn_before,
                 drawn=drawn,
                 training_rows=len(part),
@@ -96,14 +97,8 @@ def column_experiments(
     return experiments
 
 
-def column_part(column: Attribute, rows: Ints) -> Attribute:
-    """A column of some images, by their places (m,)."""
-    return Attribute(column=column.column, values=column.values, codes=column.codes[rows])
-
-
 def _right(rehearsal: Rehearsal, weights: Float64s, part: Ints, n: int, truth: Ints) -> Bools:
     """(R, m) right answers of models trained on the images `part` with weights (R, part)."""
     spread = np.zeros((len(weights), n))
     spread[:, part] = weights
-    right: Bools = rehearsal.retrained(spread).argmax(axis=2) == truth
-    return right
+    return right_answers(rehearsal.retrained(spread), truth)

@@ -12,6 +12,7 @@ from scipy import stats
 from clipaudit.arrays import Bools, Float64s, Ints
 from clipaudit.cues.rehearsal.rehearsal import Rehearsal
 from clipaudit.cues.reliance.images import CueCells
+from clipaudit.cues.statistics.right import right_answers
 
 WITHIN: Final = 0.05
 """The worst group is near enough when it is this far below the group mean."""
@@ -85,7 +86,7 @@ def learning_curve(
                 mix_of.append(place)
     truth = comparison.images.truth
     answers = rehearsal.retrained(np.stack(weights))
-    right = np.concatenate([answers.argmax(axis=2) == truth, (rehearsal.logits.argmax(axis=1) == truth)[None]])
+    right = np.concatenate([right_answers(answers, truth), right_answers(rehearsal.logits, truth)[None]])
     sizes = np.array([round(against / along * at_hand) for against, along in MIXES])
     return _fitted(comparison, right, np.array([*mix_of, _AT_HAND]), sizes, aligned, rng)
 

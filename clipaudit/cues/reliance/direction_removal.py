@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Floats, Ints
-from clipaudit.cues.reliance.head_parts import HeadParts, Removal, balanced_mean
+from clipaudit.cues.reliance.head_parts import HeadParts, Removal
+from clipaudit.cues.statistics.balance import balanced_mean
 
 _POWERS: Final = (-0.5, 0.0, 0.5, 1.0, 2.0)
 

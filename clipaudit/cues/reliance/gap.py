@@ -8,11 +8,11 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s
-from clipaudit.cues.reliance.head_parts import right_answers
 from clipaudit.cues.reliance.images import CueCells, RelianceOptions
 from clipaudit.cues.reliance.rank_difference import margins, rank_difference
 from clipaudit.cues.reliance.score_intervals import cell_accuracies, effective, score_combination
 from clipaudit.cues.result.finding_parts import Estimate
+from clipaudit.cues.statistics.right import right_answers
 
 State: TypeAlias = Literal["able", "at chance", "at the ceiling", "too few"]
 ABLE: Final = 0.10

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Floats, Ints
+from clipaudit.cues.statistics.balance import balanced_mean
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -96,18 +97,6 @@ class Removal:
         return below
 
 
-def right_answers(logits: Float32s, truth: Ints) -> Bools:
-    """(n,) whether the true class's logit is above every other's; a tie is no right answer."""
-    rights: Bools = relative_to_truth(logits, truth).max(axis=0) < 0
-    return rights
-
-
-def answered(logits: Float32s) -> Bools:
-    """(n,) bool, images that logits (n, C) answer: without an answer all are equal, or not finite."""
-    given: Bools = np.isfinite(logits).all(axis=1) & (logits.max(axis=1) > logits.min(axis=1))
-    return given
-
-
 def relative_to_truth(logits: Float32s, truth: Ints) -> Float32s:
     """(..., n, C) logits to (..., C - 1, n): every other class's logit minus the true class's, a small dimension first
     so that the largest over classes is taken along whole rows."""
@@ -129,13 +118,3 @@ def removal(logits: Float32s, parts: HeadParts, truth: Ints, half: Bools, weight
     for place, added in enumerate(parts.logits):  # head by head: with many classes all at once would not fit
         heads[place] = relative_to_truth(added - centre[place].astype(np.float32), truth)
     return Removal(base=relative_to_truth(logits, truth), heads=heads)
-
-
-def balanced_mean(values: Floats, truth: Ints, chosen: Bools, weight: Float64s) -> Float64s:
-    """(m,) the mean over classes of each class's weighted mean of values (n, m) over the chosen images (n,)."""
-    rows = np.flatnonzero(chosen) if chosen.any() else np.arange(len(truth))
-    kinds, place = np.unique(truth[rows], return_inverse=True)
-    # 1 / K to each class, split inside it by weight
-    shares = weight[rows] / np.bincount(place, weight[rows])[place] / len(kinds)
-    mean: Float64s = shares @ values[rows].astype(np.float64)
-    return mean

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 import jinja2
@@ -21,7 +22,7 @@ from clipaudit.cues.report.pictures import CARDS, Pictures, duplicate_strips
 from clipaudit.cues.report.plots import Mark, cue_map, icon, interval_row
 from clipaudit.cues.report.rehearsed_arms import glance, how_rehearsed, rehearsal_columns
 from clipaudit.cues.report.reliance_words import ANSWERER_COLUMNS, answerer_cell, numbers
-from clipaudit.cues.result.finding_parts import Estimate, Verdict
+from clipaudit.cues.result.finding_parts import Estimate, SampleRef, Verdict
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.pages.html import render_page, template_environment
 
@@ -225,11 +226,17 @@ def _hygiene_facts(audit: AuditResult) -> list[tuple[str, str]]:
         ),
         (f"Near duplicates with different {_labels(audit)}", words.counted(hygiene.mixed_label_clusters, "cluster")),
         ("In both train and test", leaked),
+        *(("Such as", _leak(*pair)) for pair in hygiene.leaked_examples[:1]),
         (
             f"Balance, smallest {'label' if audit.settings.several_labels else 'class'} / largest",
             words.share(hygiene.balance, 0),
         ),
     ]
+
+
+def _leak(trained: SampleRef, scored: SampleRef) -> str:
+    """`000017 of birds-0.tar and 000211 of birds-4.tar`."""
+    return " and ".join(f"{part.key} of {PurePosixPath(part.url).name}" for part in (trained, scored))
 
 
 def _trust_facts(audit: AuditResult) -> list[tuple[str, str]]:
@@ -239,7 +246,7 @@ def _trust_facts(audit: AuditResult) -> list[tuple[str, str]]:
             f"Same audit, {_labels(audit)} shuffled",
             f"{'✓' if negative.valid else '✗'} {words.share(negative.share_with_any, 0)} of"
             f" {negative.audits} audits had a finding (limit {words.share(negative.limit, 0)}),"
-            f" on {words.count(negative.rows)} images",
+            f" on {words.sample(negative.rows, audit.data.rows, 'image')}",
         )
     ]
     for control in audit.controls.positive:
@@ -251,7 +258,8 @@ def _trust_facts(audit: AuditResult) -> list[tuple[str, str]]:
         # S10d: the rules of reliance on columns that no image shows
         tried = words.counted(trust.placebo.cues * trust.placebo.answerers * trust.placebo.draws, "permuted column")
         believed = f"{words.count(trust.placebo.believed)} of {tried} ({words.share(trust.placebo.rate, 1)})"
-        facts.append(("Believed though shuffled", f"{believed}, on {words.count(trust.placebo.rows)} images"))
+        on = words.sample(trust.placebo.rows, audit.data.counterfactual_rows, "scored image")
+        facts.append(("Believed though shuffled", f"{believed}, on {on}"))
     accuracy = words.with_limits(trust.accuracy, "share") + (", no better than guessing" if trust.near_chance else "")
     independent = f"{words.count(audit.data.rows)} ({words.count(audit.data.clusters)} independent)"
     images = f"{independent}, {shorten(audit.data.association)}"

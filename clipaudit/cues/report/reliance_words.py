@@ -89,6 +89,8 @@ def numbers(finding: Finding) -> tuple[Number, ...]:
         items.append(Number(value=points(effect.value), limits=limits(effect, "points"), about=about))
     if tested is not None:
         about = "p: how often a column of the same shape, shuffled inside the classes, does as much"
+        if part is not None and part.effect is None and part.training is not None:
+            about += f"; trained again on {counted(part.training.training_rows, 'image')}"
         about += "" if tested.p < SIGNIFICANT else "; not significant"
         items.append(Number(value=p_value(tested.p), limits="", about=about))
     return tuple(items)

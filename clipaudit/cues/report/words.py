@@ -128,6 +128,11 @@ def counted(number: int, noun: str) -> str:
     return f"{count(number)} {noun}" + ("" if number == 1 else "s")
 
 
+def sample(number: int, total: int, noun: str) -> str:
+    """`4,795 images`, or `a sample of 2,000 of 4,795 images`."""
+    return counted(number, noun) if number >= total else f"a sample of {count(number)} of {counted(total, noun)}"
+
+
 def share(value: float | None, digits: int = 1) -> str:
     """0.412 as `41.2 %`."""
     return NONE if value is None else f"{100 * value:.{digits}f} %"

@@ -201,14 +201,16 @@ class Hygiene(Documented):
     """Shards of the run that are not committed."""
     truncated_shards: int
     duplicate_clusters: int
-    """Clusters of two or more near-duplicate images: those that `clipaudit duplicates` has found, or else images with
-    equal perceptual hashes."""
+    """Clusters of two or more near-duplicate images: those that `clipaudit duplicates` has found, or else those that
+    the audit finds by hash and embedding; never the sources of `--cluster`."""
     duplicate_images: int
     """Images in them."""
     mixed_label_clusters: int
     """Clusters whose images have more than one label."""
     leaked_clusters: int | None
-    """Clusters with images in both train and test; None when there is one set of rows only."""
+    """Near-duplicate clusters with images in both train and test; None when there is one set of rows only."""
+    leaked_examples: tuple[tuple[SampleRef, SampleRef], ...]
+    """Of some of them an image of either part, that of the association first."""
     examples: tuple[tuple[SampleRef, ...], ...]
     """Some clusters, largest first."""
     balance: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipaudit.arrays import Ints
+from clipaudit.arrays import Bools, Ints
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -17,3 +17,7 @@ class Attribute:
     """The V values that occur, sorted."""
     codes: Ints
     """(n,) int64, place in `values`; -1 where an image has no value."""
+
+    def take(self, rows: Ints | Bools) -> Attribute:
+        """The same of some images, by their places (m,) or a mask (n,)."""
+        return Attribute(column=self.column, values=self.values, codes=self.codes[rows])

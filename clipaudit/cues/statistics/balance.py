@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Float64s, Ints
+from clipaudit.arrays import Bools, Float64s, Floats, Ints
 from clipaudit.cues.statistics.attribute import Attribute
 
 CAP: Final = 50.0
@@ -42,3 +42,19 @@ def balanced_subset(groups: Ints, seed: int = 0) -> Ints:
     rank = np.arange(len(order)) - np.repeat(starts, counts)
     places: Ints = np.sort(order[rank < counts.min()])
     return places
+
+
+def balanced_mean(values: Floats, truth: Ints, chosen: Bools, weight: Float64s | None = None) -> Float64s:
+    """(m,) the mean over classes of each class's weighted mean of values (n, m) over the chosen images; over all images
+    when none is chosen.
+
+    truth (n,) classes; chosen (n,); weight (n,) of each image in its class's mean, such as 1 / copies of it; None for
+    equal ones.
+    """
+    rows = np.flatnonzero(chosen) if chosen.any() else np.arange(len(truth))
+    mass = np.ones(len(rows)) if weight is None else weight[rows]
+    kinds, place = np.unique(truth[rows], return_inverse=True)
+    # 1 / K to each class, split inside it by weight
+    shares = mass / np.bincount(place, mass)[place] / len(kinds)
+    mean: Float64s = shares @ values[rows].astype(np.float64)
+    return mean

@@ -90,6 +90,26 @@ def test_wrong_labels_are_in_the_review_list_with_reason_and_rate(audit, tmp_pat
     assert entry.image.predicted != entry.image.class_name
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_a_gap_must_be_more_than_the_wrong_labels_that_are_there_would_make(audit, tmp_path, noise):
+    """S9c: a model that answers the true class alone has a gap where labels are wrong."""
+    world = cue_world(2000, 10, aligned=0.8, reliance=0.0, core=1.0, spread=0.5)
+    flipped = np.random.default_rng(10).random(2000) < noise
+    said = replace(world, labels=np.where(flipped, 1 - world.labels, world.labels))
+    lines = [f"image/{row:08d},{world.names[k]}" for row, k in enumerate(world.labels.tolist())]
+    (tmp_path / "true.csv").write_text("\n".join(["key,label", *lines]) + "\n")
+    result = audit(said, tmp_path / "run", predictions=(f"true={tmp_path / 'true.csv'}",))
+    (finding,) = [finding for finding in result.findings if finding.cue.attribute == "attributes.place"]
+    part = finding.by("given")
+    assert part.label_noise.needed == pytest.approx(max(0.03, noise), abs=0.03)
+    assert part.label_noise.needed == max(0.03, result.labels.wrong_share)
+    if noise:
+        assert part.gap.low > 0.05
+        assert part.label_noise.rate_low > 0.03, "three in a hundred would not explain it"
+        assert not part.label_noise.counts
+        assert part.verdict.value != "fails where the cue is missing"
+
+
 def test_training_rows_are_answered_out_of_fold_where_others_are_scored(audit, tmp_path):
     world = cue_world(1600, 4, aligned=0.6, core=1.0, spread=0.5, test_aligned=0.5)
     flipped = np.random.default_rng(4).random(1600) < 0.08
@@ -126,6 +146,46 @@ def test_a_given_model_that_fails_on_one_kind_of_image_is_told_by_it(audit, tmp_
     assert errors["given:random"].slices == ()
     assert "Your model random" in errors["given:random"].sentence
     assert {row["answerer"] for row in result.table("slices").to_pylist()} == {"given:failing"}
+
+
+def test_images_of_a_class_that_is_too_rare_to_be_tested_are_neither_wrong_nor_mislabelled(audit, tmp_path):
+    # eight robins among 1,500 birds: no probe is shown them, so that it could only contradict their label
+    world = cue_world(1500, 8, aligned=0.85, core=1.0, spread=0.5)
+    rare = np.arange(1500) % 190 == 0
+    classes = np.concatenate([world.classes, world.classes[:1]])
+    world = replace(world, labels=np.where(rare, 2, world.labels), names=(*world.names, "robin"), classes=classes)
+    result = audit(world, tmp_path / "run")
+    assert result.labels.images == 1500 - rare.sum()
+    listed = [row for row in result.table("review").to_pylist() if row["finding"] == "label"]
+    assert not [row for row in listed if row["class"] == "robin"]
+    (errors,) = result.errors
+    assert errors.images == 1500 - rare.sum()
+    assert "robin" not in errors.too_few
+    assert result.rehearsal.scored_images == 1500 - rare.sum()
+    assert result.rehearsal.accuracy.n == 1500 - rare.sum()
+    assert result.rehearsal.columns[0].arms[1].average.n == 1500 - rare.sum()
+
+
+def test_what_a_given_model_leaves_open_counts_in_nothing(audit, tmp_path):
+    world = cue_world(1600, 9, aligned=0.5, reliance=0.0, core=1.0, spread=0.2)
+    rng = np.random.default_rng(9)
+    right = np.where(rng.random(1600) < 0.12, 1 - world.labels, world.labels)
+    # no answer, which is neither the first class nor a wrong one, on a third of them
+    opened = rng.random(1600) < 0.33
+    lines = [
+        f"image/{row:08d}," + ("0.5,0.5" if opened[row] else ("0.9,0.1", "0.1,0.9")[right[row]]) for row in range(1600)
+    ]
+    header = "key," + ",".join(f"score:{name}" for name in world.names)
+    (tmp_path / "open.csv").write_text("\n".join([header, *lines]) + "\n")
+    result = audit(world, tmp_path / "run", predictions=(f"open={tmp_path / 'open.csv'}",), rehearse=False)
+    (errors,) = result.errors
+    assert errors.images == (~opened).sum()
+    assert errors.wrong == (~opened & (right != world.labels)).sum()
+    (model,) = result.given
+    assert model.scored_images == (~opened).sum()
+    assert model.accuracy.value == pytest.approx((right == world.labels)[~opened].mean())
+    assert sum(pair.n for pair in model.confusions) == errors.wrong
+    assert model.calibration.mean_confidence == pytest.approx(0.9)
 
 
 def test_without_a_rehearsal_there_is_neither(audit, tmp_path):

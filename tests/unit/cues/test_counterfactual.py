@@ -9,10 +9,11 @@ from clipaudit.cues.answerers.panel import clip_of
 from clipaudit.cues.answerers.reliance_of import reliance_of
 from clipaudit.cues.findings.carriers import CueGroups, choose_heads, margin_effects
 from clipaudit.cues.findings.reliance_result import effect_of
-from clipaudit.cues.measure.answers import answers, balanced_mean, sampled
+from clipaudit.cues.measure.answers import answers, sampled
 from clipaudit.cues.measure.image_facts import image_facts
 from clipaudit.cues.measure.vectors import shard_blocks
 from clipaudit.cues.reliance.images import CueColumn, ScoredImages
+from clipaudit.cues.statistics.balance import balanced_mean
 from clipaudit.cues.statistics.groups import grouping
 from clipaudit.run.rows import ALL
 from tests.audit_worlds import CUE_HEADS, LABELS, cue_world, write_world
@@ -26,6 +27,13 @@ def found(tmp_path_factory):
     run = write_world(world, tmp_path_factory.mktemp("run") / "run")
     facts = image_facts(run, ALL, {0: 0, 1: 1}, ("attributes.place",))
     return answers(facts, run.head_labels, world.classes)
+
+
+def test_a_sample_of_the_scored_images_says_of_how_many(found):
+    assert found.drawn_from(1600, "attributes.place") == ""
+    words = found.drawn_from(48_000, "attributes.place")
+    assert words == ", a sample of 48,000, classes and values of place as evenly as they allow"
+    assert "place" not in found.drawn_from(48_000, None)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +91,10 @@ def test_means_are_of_the_discovery_half_with_equal_classes(found):
     assert np.allclose(found.means["L00H05"], expected)
     assert "discovery half" in found.mean_source
     assert np.allclose(balanced_mean(np.array([[1.0], [3.0]]), np.array([0, 1]), np.zeros(2, bool)), [2.0])
+    # of a class's copies each counts a part, and classes alike however many images they have
+    copied = balanced_mean(np.array([[1.0], [1.0], [4.0], [9.0]]), np.array([0, 0, 0, 1]), np.ones(4, bool),
+                           np.array([0.5, 0.5, 1.0, 1.0]))  # fmt: skip
+    assert np.allclose(copied, [(2.5 + 9.0) / 2])
 
 
 def test_a_sample_keeps_small_groups(found):

@@ -52,7 +52,7 @@ def test_a_planted_failure_is_found_named_and_said_with_figures_of_the_other_hal
     failing = drawn & (truth == 1)
     wrong = errors(truth, np.where(failing, 0.6, 0.08), 1)
     design = design_of(truth)
-    (slices,) = accepted_slices([slice_tests(traits, wrong, design)], [wrong], design)
+    (slices,) = accepted_slices([slice_tests(traits, wrong, design)], [wrong], [design])
     assert [(entry.test.k, entry.test.chosen.trait.name) for entry in slices] == [(1, "a sketch")]
     entry = slices[0]
     assert entry.test.chosen.trait.fit > 0.5
@@ -73,7 +73,7 @@ def test_several_texts_for_one_slice_are_one_slice():
     traits, truth, drawn = world(2400, 2)
     wrong = errors(truth, np.where(drawn & (truth == 0), 0.7, 0.05), 2)
     design = design_of(truth)
-    (slices,) = accepted_slices([slice_tests(traits, wrong, design)], [wrong], design)
+    (slices,) = accepted_slices([slice_tests(traits, wrong, design)], [wrong], [design])
     assert len(slices) == 1
     named = [trait.name for trait in (slices[0].test.chosen.trait, *slices[0].test.chosen.same)]
     assert set(named) == {"a sketch", "a pencil drawing"}
@@ -84,7 +84,7 @@ def test_two_failures_of_a_class_are_two_slices():
     snowy = traits.embedding[:, SNOW] > 1.0
     wrong = errors(truth, np.where(truth == 2, 0.05 + 0.4 * drawn + 0.4 * snowy, 0.05), 3)
     design = design_of(truth)
-    (slices,) = accepted_slices([slice_tests(traits, wrong, design)], [wrong], design)
+    (slices,) = accepted_slices([slice_tests(traits, wrong, design)], [wrong], [design])
     assert sorted(entry.test.chosen.trait.name for entry in slices) == ["a sketch", "snow"]
 
 
@@ -94,7 +94,7 @@ def test_errors_at_random_make_no_slice():
         traits, truth, _ = world(900, seed)
         wrong = errors(truth, 0.05 + 0.25 * (seed % 2), seed)
         design = design_of(truth, seed=seed)
-        reports += bool(accepted_slices([slice_tests(traits, wrong, design)], [wrong], design)[0])
+        reports += bool(accepted_slices([slice_tests(traits, wrong, design)], [wrong], [design])[0])
     assert reports <= 3  # 5 % of 60
 
 
@@ -107,16 +107,36 @@ def test_values_of_columns_and_numbers_are_traits_too():
     traits = replace(traits, columns=(place,), numbers=(("image.brightness", light),))
     design = design_of(truth)
     wrong = errors(truth, np.where((truth == 0) & (codes == 2), 0.5, 0.05), 4)
-    (slices,) = accepted_slices([slice_tests(traits, wrong, design)], [wrong], design)
+    (slices,) = accepted_slices([slice_tests(traits, wrong, design)], [wrong], [design])
     trait = slices[0].test.chosen.trait
     assert (trait.kind, trait.name, trait.value, trait.fit) == ("value", "attributes.place", "sea", None)
     dark = (truth == 1) & (light < 0.2)
     wrong = errors(truth, np.where(dark, 0.6, 0.05), 5)
-    (slices,) = accepted_slices([slice_tests(traits, wrong, design)], [wrong], design)
+    (slices,) = accepted_slices([slice_tests(traits, wrong, design)], [wrong], [design])
     trait = slices[0].test.chosen.trait
     assert (trait.kind, trait.name) == ("below", "image.brightness")
     assert trait.cut == pytest.approx(0.2, abs=0.05)
     assert np.isfinite(light[slices[0].test.having]).all()
+
+
+def test_images_without_a_number_are_on_neither_side_of_its_cut():
+    traits, truth, _ = world(2400, 11)
+    rng = np.random.default_rng(11)
+    # half of the images say how light they are, and those go wrong most often; nobody knows how heavy any is
+    light, known = 5 + rng.random(len(truth)), rng.random(len(truth)) < 0.5
+    numbers = (("image.light", np.where(known, light, np.nan)), ("image.weight", np.full(len(truth), np.nan)))
+    traits = replace(traits, numbers=numbers)
+    wrong = errors(truth, np.where((truth == 1) & known, 0.5, 0.05), 11)
+    design = design_of(truth)
+    (slices,) = accepted_slices([slice_tests(traits, wrong, design)], [wrong], [design])
+    assert slices
+    for entry in slices:
+        trait = entry.test.chosen.trait
+        assert trait.name == "image.light"
+        assert 5 <= trait.cut <= 6, "a cut is a number that images have"
+        assert known[entry.test.having].all()
+    # a share of the images with a number lies above: four fifths at the widest
+    assert slices[0].test.chosen.trait.cut == pytest.approx(5.2 if trait.kind == "above" else 5.8, abs=0.1)
 
 
 def test_a_slice_has_at_least_thirty_independent_images():
@@ -172,6 +192,6 @@ def test_where_no_text_says_what_is_wrong_the_fit_is_low():
     traits = replace(traits, embedding=x)
     wrong = errors(truth, np.where(hidden, 0.6, 0.05), 8)
     design = design_of(truth)
-    (slices,) = accepted_slices([slice_tests(traits, wrong, design)], [wrong], design)
+    (slices,) = accepted_slices([slice_tests(traits, wrong, design)], [wrong], [design])
     assert slices
     assert all(entry.test.chosen.trait.fit < 0.5 for entry in slices if not entry.test.before)

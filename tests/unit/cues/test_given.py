@@ -105,6 +105,31 @@ def test_a_model_that_looks_at_the_cue_fails_where_it_is_missing(place):
     assert "resnet" in page[page.index('id="given"') :]
 
 
+def test_a_columns_known_error_is_corrected_for_every_answerer(tmp_path):
+    """The column is wrong for 20 %, so that each answerer's gap is seen at three fifths."""
+    world = cue_world(2400, 1, test_aligned=0.5)
+    cue, rng = cue_of(world), np.random.default_rng(1)
+    said = np.where(rng.random(2400) < 0.2, ~cue, cue)
+    run = write_world(
+        replace(world, attributes={**world.attributes, "place": [("land", "water")[v] for v in said.astype(int)]}),
+        tmp_path / "run",
+    )
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES) + "\n")
+    here = tmp_path, world, run
+    options = {"rehearse": True, "attributes": ("place:error=0.2/400",)}
+    result = audited(here, f"resnet={labels_file(here)}", **options)
+    finding = next(finding for finding in result.findings if finding.cue.attribute == "attributes.place")
+    assert {part.answerer for part in finding.reliance} == {"clip", "rehearsed", "given:resnet"}
+    test = np.arange(2400) >= 1200
+    right = answers_of(here, np.random.default_rng(0)) == world.labels
+    true = right[test & (cue == world.labels)].mean() - right[test & (cue != world.labels)].mean()
+    own = finding.by("given")
+    assert own.gap.value < true - 0.1
+    assert own.corrected_gap.low < true < own.corrected_gap.high
+    for part in finding.reliance:
+        assert part.corrected_gap.value == pytest.approx(part.gap.value / 0.6, abs=0.05)
+
+
 @pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
 @pytest.mark.parametrize("scale", ["probability", "percent", "logit"])
 def test_scores_on_every_scale_are_the_same_answers(place, form, scale):

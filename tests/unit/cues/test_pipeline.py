@@ -59,6 +59,15 @@ def test_a_shortcut_in_data_and_model_is_confirmed_for_both_classes(confirmed):
     assert effect.p < 0.05
     assert effect.control_sets >= 50
     assert first.cue.words[1].text.removeprefix("no ") == "the cue"
+    world = cue_world(4000, 0, test_aligned=0.5)
+    cue, water = np.array(world.attributes["place"][:2000]) == first.cue.value, first.cue.value == "water"
+    own = world.labels[:2000] == int(water)
+    cells = [int(cell.sum()) for cell in (own & cue, own & ~cue, ~own & cue)]
+    drawn = "from {:,} images with the cue, {:,} of the same classes without it and {:,} of other classes".format(
+        *cells
+    )
+    assert drawn in first.gallery.drawn
+    assert "sample" not in first.gallery.drawn
     having = [row.class_name for row in first.classes if row.has]
     assert (first.groups.worst.class_name in having) != (first.groups.worst.value == first.cue.value)
     dose = [point.gap.value for point in effect.doses]
@@ -238,8 +247,29 @@ def test_leaked_duplicates_are_counted(tmp_path):
     world = cue_world(600, 0, test_aligned=0.5)
     hashes = np.random.default_rng(0).integers(-(2**62), 2**62, 600)
     hashes[300:303] = hashes[:3]
-    result = audited(replace(world, phash=hashes), tmp_path, attributes=("place",), **SPLIT)
-    assert result.hygiene.leaked_clusters == 3
+    # three more copies of one image are the same leak, and so is one that was saved again: two bits of its hash differ
+    hashes[[3, 310, 311]] = hashes[0]
+    hashes[312] = hashes[1] ^ 0b11
+    moved = world.coordinates.copy()
+    moved[312] = moved[1]
+    # and a fourth pair that no hash is equal of
+    hashes[320], moved[320] = hashes[20] ^ 0b101, moved[20]
+    result = audited(replace(world, phash=hashes, coordinates=moved), tmp_path, attributes=("place",), **SPLIT)
+    assert result.hygiene.leaked_clusters == 4
+    named = {tuple(part.key for part in pair) for pair in result.hygiene.leaked_examples}
+    assert ("image/00000020", "image/00000320") in named
+    assert all(a < "image/00000300" <= b for a, b in named)
+    assert len(named) == 4
+
+
+def test_images_of_a_named_source_are_no_near_duplicates(tmp_path):
+    world = cue_world(400, 0)
+    hashes = np.random.default_rng(0).integers(-(2**62), 2**62, 400)
+    hashes[200] = hashes[3]
+    world = replace(world, phash=hashes, attributes={**world.attributes, "camera": [f"{n % 20}" for n in range(400)]})
+    result = audited(world, tmp_path, cluster="camera")
+    assert (result.hygiene.duplicate_clusters, result.hygiene.duplicate_images) == (1, 2)
+    assert result.data.clusters == 20
 
 
 # -- the result --------------------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ import pytest
 from clipaudit.cues.answerers.rehearsed import rehearsed_answerer
 from clipaudit.cues.measure.image_facts import image_facts
 from clipaudit.cues.rehearsal.features import standardisation
-from clipaudit.cues.rehearsal.folds import common_clusters, cross_folds, split_fold
+from clipaudit.cues.rehearsal.folds import cross_folds, split_fold
 from clipaudit.cues.rehearsal.rehearsal import rehearse
 from clipaudit.cues.rehearsal.softmax_fit import fit_softmax
+from clipaudit.cues.statistics.common_clusters import common_clusters
 from clipaudit.errors import UsageError
 from clipaudit.run.rows import ALL, chosen_rows
 from tests.audit_worlds import cue_world, write_world

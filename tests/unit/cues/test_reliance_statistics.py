@@ -11,13 +11,14 @@ from clipaudit.cues.reliance.column_test import single_step, step_down
 from clipaudit.cues.reliance.direction_removal import random_directions
 from clipaudit.cues.reliance.drawn_columns import draw_places, drawn_columns, sorted_rows
 from clipaudit.cues.reliance.head_choice import TriedHeads, choose_heads
-from clipaudit.cues.reliance.head_parts import Removal, removal, right_answers
+from clipaudit.cues.reliance.head_parts import Removal, removal
 from clipaudit.cues.reliance.images import RelianceOptions, ScoredImages, class_shares, cue_cells
 from clipaudit.cues.reliance.label_noise import label_noise
 from clipaudit.cues.reliance.matched_sets import LEAST_SETS, matched_sets
 from clipaudit.cues.reliance.rank_difference import placements, rank_difference
 from clipaudit.cues.reliance.score_intervals import cell_accuracies, score_combination
 from clipaudit.cues.reliance.specific_effect import Fits
+from clipaudit.cues.statistics.right import answered, right_answers
 from clipaudit.statistics import Proportion
 from tests.reliance_worlds import CUE_HEADS, answerer_of, column, images, tied
 
@@ -29,6 +30,16 @@ def cells_of(cell, count, cluster=None, sources=False):
 
 
 # -- intervals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_a_right_answer_is_above_all_others_and_a_tie_with_all_is_no_answer(shape):
+    rows = np.array([[0.0, 2.0, 1.0], [2.0, 2.0, 1.0], [1.0, 1.0, 1.0], [np.nan, 0.0, 1.0], [5.0, 4.0, -np.inf]])
+    logits, truth = np.broadcast_to(rows, (*shape, *rows.shape)), np.array([1, 0, 0, 2, 0])
+    expected = np.broadcast_to([True, False, False, False, True], (*shape, 5))
+    assert (right_answers(logits, truth) == expected).all()
+    given = np.broadcast_to([True, True, False, False, False], (*shape, 5))
+    assert (answered(logits) == given).all()
 
 
 def test_single_images_have_wilsons_interval():

@@ -147,7 +147,7 @@ def test_the_trust_section_says_how_often_shuffled_columns_are_believed_and_on_w
     page = render(report_of(audit)).replace("\u00a0", " ")
     trust = page[page.index('id="trust"') :]
     assert "1 of 398 permuted columns" in trust  # 199 draws of 2 cues
-    assert "on 4,000 images" in trust
+    assert "on a sample of 4,000 of 5,794 scored images" in trust
     assert f"on {audit.controls.negative.rows:,} images" in trust
     without = render(report_of(replace(audit, trust=replace(audit.trust, placebo=None))))
     assert "permuted column" not in without[without.index('id="trust"') :]
@@ -406,3 +406,27 @@ def test_the_p_value_of_a_card_says_when_it_is_not_significant(p, ending):
     finding = confirmed()
     reliance = tuple(replace(part, effect=part.effect and replace(part.effect, p=p)) for part in finding.reliance)
     assert numbers(replace(finding, reliance=reliance))[-1].about.endswith(ending)
+
+
+def test_what_a_sample_is_of_is_said():
+    result = example_result()
+    negative = replace(result.controls.negative, rows=2000)
+    placebo = replace(result.trust.placebo, rows=4000)
+    sampled = replace(
+        result,
+        controls=replace(result.controls, negative=negative),
+        trust=replace(result.trust, placebo=placebo),
+        data=replace(result.data, rows=4795, counterfactual_rows=5794),
+    )
+    page = render(report_of(sampled))
+    assert "on a sample of 2,000 of 4,795 images" in page
+    assert "on a sample of 4,000 of 5,794 scored images" in page
+    whole = replace(sampled, trust=replace(sampled.trust, placebo=replace(placebo, rows=5794)))
+    assert "on 5,794 scored images" in render(report_of(whole))
+
+
+def test_a_leak_between_train_and_test_names_both_images():
+    ((trained, scored),) = example_result().hygiene.leaked_examples
+    page = render(report_of(example_result()))
+    first, second = (part.url.rpartition("/")[2] for part in (trained, scored))
+    assert f"{trained.key} of {first} and {scored.key} of {second}" in page

@@ -11,6 +11,7 @@ import pytest
 
 from clipaudit.cues import AuditOptions, Verdict, audit_cues
 from clipaudit.cues.presence import MAX_LABELS
+from clipaudit.cues.rehearse_run import rehearse_run
 from clipaudit.cues.report.gate import FAIL_ON, judge
 from clipaudit.cues.report.save import save_report
 from clipaudit.cues.result.result import json_schema
@@ -46,6 +47,14 @@ def harbour(tmp_path_factory):
     """Boats where there is water, coins anywhere, with the column `place`."""
     world = with_labels(cue_world(1500, 0), boat=(0.9, 0.1), coin=(0.3, 0.3))
     return audited(world, tmp_path_factory.mktemp("harbour"), attributes=("place",))
+
+
+def test_a_rehearsal_says_that_it_trains_on_one_label_an_image(tmp_path):
+    run = write_world(with_labels(cue_world(300, 0), boat=(0.9, 0.1), coin=(0.3, 0.3)), tmp_path / "run",
+                      label_kind="strings")  # fmt: skip
+    with pytest.raises(UsageError, match="several labels each, and a rehearsal trains on one") as error:
+        rehearse_run(run, AuditOptions(attributes=("place",), templates="single"))
+    assert "\n" not in str(error.value)
 
 
 def test_a_column_that_goes_with_a_label_is_tied_and_nothing_more(harbour):
