@@ -3,6 +3,7 @@
 `.ci/matrix wheel` installs it without the checkout; this needs seconds and runs in CI. Exit code 1 names what differs.
 """
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,8 @@ NEEDED = (
 
 def tracked(left_out: list[str]) -> set[str]:
     """Files of the package that git knows, without the folders that pyproject.toml leaves out of wheels."""
-    listed = subprocess.run(["git", "ls-files", "clipaudit"], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = [shutil.which("git") or "git", "ls-files", "clipaudit"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return {name for name in listed.stdout.splitlines() if not name.startswith(tuple(f"{each}/" for each in left_out))}
 
 
