@@ -174,8 +174,8 @@ def report(
     )
     check_out(config.out)
     tell(
-        f"auditing {count(len(opened_run), 'image')}: a minute or two on two cores, up to a million; {config.out} is"
-        " written at the end"
+        f"auditing {count(len(opened_run), 'image')}: on two cores thousands take half a minute, a million two;"
+        f" {config.out} is written at the end"
     )
     column = None if split is None else split.removeprefix("json:").rpartition(".")[2]
     options = AuditOptions(
