@@ -1,4 +1,7 @@
-"""Every script in benchmarks/ runs to its end at its smallest sizes: a figure in the docs can be taken again."""
+"""Every script in benchmarks/ runs to its end at its smallest sizes: a figure in the docs can be taken again.
+
+Those that take long even so are started here, and run by `.ci/matrix benchmarks` before a release.
+"""
 
 import atexit
 import multiprocessing
@@ -15,6 +18,10 @@ import pytest
 from tests.commands import ROOT
 
 SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name != "options.py")
+LONG = (
+    *("audit.py", "decode.py", "decomposer.py", "extremes.py", "index.py", "localize.py", "offobject.py", "peers.py"),
+)
+"""More than ten seconds of a core."""
 HEAVY = ("torch", "open_clip", "pyarrow.parquet", "scipy.stats", "sklearn.linear_model", "webdataset", "clipaudit.cues")
 """Imported once, by the server that every script's process is forked from: anew they would take four seconds each."""
 
@@ -26,8 +33,8 @@ def forks():
     return context
 
 
-def play(script: str, folder: str, log: str) -> None:
-    """Run a script as `python benchmarks/SCRIPT --smoke` in `folder` does; what it prints goes to `log`."""
+def play(script: str, option: str, folder: str, log: str) -> None:
+    """Run a script as `python benchmarks/SCRIPT OPTION` in `folder` does; what it prints goes to `log`."""
     with Path(log).open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -36,7 +43,7 @@ def play(script: str, folder: str, log: str) -> None:
     os.environ |= {"PYTHONPATH": str(ROOT), "TMPDIR": "/tmp", "OMP_NUM_THREADS": "1"}
     tempfile.tempdir = None
     sys.path.insert(0, str(ROOT / "benchmarks"))
-    sys.argv = [str(ROOT / "benchmarks" / script), "--smoke"]
+    sys.argv = [str(ROOT / "benchmarks" / script), option]
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except BaseException:
@@ -48,16 +55,27 @@ def play(script: str, folder: str, log: str) -> None:
         sys.stderr.flush()
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_benchmark_runs_at_its_smallest_sizes(script, tmp_path, forks):
-    log = tmp_path / "log.txt"
-    process = forks.Process(target=play, args=(script, str(tmp_path), str(log)))
+def ran(forks, script, option, folder):
+    """What it printed. AssertionError with its end when it fails."""
+    log = folder / "log.txt"
+    process = forks.Process(target=play, args=(script, option, str(folder), str(log)))
     process.start()
     process.join(600)
     ended = process.exitcode
     process.kill()
     process.join()
-    said = log.read_text()
-    assert ended == 0, said[-4000:]
-    assert said.strip(), "a benchmark prints its figures"
+    assert ended == 0, log.read_text()[-4000:]
+    return log.read_text()
+
+
+@pytest.mark.parametrize(
+    "script", [pytest.param(name, marks=pytest.mark.slow if name in LONG else pytest.mark.full) for name in SCRIPTS]
+)
+def test_a_benchmark_runs_at_its_smallest_sizes(script, tmp_path, forks):
+    assert ran(forks, script, "--smoke", tmp_path).strip(), "a benchmark prints its figures"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("script", LONG)
+def test_one_that_takes_long_finds_what_it_imports(script, tmp_path, forks):
+    assert script in ran(forks, script, "--help", tmp_path)
