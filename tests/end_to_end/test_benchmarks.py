@@ -19,7 +19,17 @@ from tests.commands import ROOT
 
 SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name != "options.py")
 LONG = (
-    *("audit.py", "decode.py", "decomposer.py", "extremes.py", "index.py", "localize.py", "offobject.py", "peers.py"),
+    *(
+        "audit.py",
+        "decode.py",
+        "decomposer.py",
+        "extremes.py",
+        "index.py",
+        "localize.py",
+        "offobject.py",
+        "peers.py",
+        "roles.py",
+    ),
 )
 """More than ten seconds of a core."""
 HEAVY = ("torch", "open_clip", "pyarrow.parquet", "scipy.stats", "sklearn.linear_model", "webdataset", "clipaudit.cues")
