@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = ("s3", "fast")
 HEAD = """\
 # The versions that the tests ran with (CPython {python}, {platform}): python .ci/constraints.py > constraints.txt
-# For images and clusters, whose machines must agree: pip install -c constraints.txt clipaudit
+# For images and clusters, whose machines must agree: pip install -c constraints.txt .
 """
 
 

@@ -36,7 +36,7 @@ def reachable() -> str | None:
 def main() -> int:
     """Print what was found; the exit code."""
     if subprocess.run([sys.executable, "-m", "pip_audit", "--version"], capture_output=True, check=False).returncode:
-        print("dependency audit: skipped: pip-audit is not installed (pip install 'clipaudit[test]')")
+        print("dependency audit: skipped: pip-audit is not installed (pip install -e '.[test]')")
         return 0
     service = reachable()
     if service is None:

@@ -50,8 +50,8 @@ def licence(name: str) -> str:
     classifiers = [
         text.rsplit("::", 1)[-1].strip() for text in metadata.get_all("Classifier") or () if "License ::" in text
     ]
-    texts = [*classifiers, (metadata.get("License") or "").strip().splitlines()[0:1]]
-    for text in (item if isinstance(item, str) else "".join(item) for item in texts):
+    first_line = (metadata.get("License") or "").strip().partition("\n")[0]
+    for text in (*classifiers, first_line):
         for pattern, spelling in SPELLINGS:
             if re.fullmatch(pattern, text):
                 return spelling

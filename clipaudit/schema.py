@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from clipaudit.arrays import Uint8s
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 """Of clipaudit, written into runs and reports; `clipaudit.__version__`."""
 SCHEMA_VERSION = 1
 """Of a run's files."""

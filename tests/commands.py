@@ -51,6 +51,12 @@ def spawn(folder: Path, *arguments: object, timeout: float = 300, **environment:
     )
 
 
+def write_demo(folder: Path) -> None:
+    """`folder/demo-out`, as the README's first command makes it; for `shared("demo-out", write_demo)`."""
+    done = call(folder, "demo", "demo-out")
+    assert done.returncode == 0, done.stderr
+
+
 def free_port() -> int:
     """A port of the loopback interface that nobody listens on."""
     with socket.socket() as probe:

@@ -174,7 +174,7 @@ def _run_ablation(
     else:
         print_ablation(result)
     files = {"ablation.json": json_value, "ablation.svg": ablation_figure(result)}
-    save(experiment.run, "ablations/ablation", files, out, quiet=as_json)
+    save(experiment.run, "ablations/ablation", files, out)
 
 
 def _run_presence(
@@ -192,7 +192,7 @@ def _run_presence(
         print_json(json_value)
     else:
         print_presence(result)
-    save(experiment.run, "ablations/ablation", {"ablation.json": json_value}, out, quiet=as_json)
+    save(experiment.run, "ablations/ablation", {"ablation.json": json_value}, out)
 
 
 def _run_study(experiment: Experiment, name: str, seeds: int, out: str | None, as_json: bool) -> None:
@@ -210,4 +210,4 @@ def _run_study(experiment: Experiment, name: str, seeds: int, out: str | None, a
     else:
         print_study(result)
     files = {f"{name}.json": json_value, f"{name}.svg": study_figure(result)}
-    save(experiment.run, f"ablations/{name}", files, out, quiet=as_json)
+    save(experiment.run, f"ablations/{name}", files, out)

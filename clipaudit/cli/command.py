@@ -1,20 +1,32 @@
-"""The class of every command: an option that takes one value is refused when it is given again."""
+"""The class of every command: it has `--quiet`, and an option that takes one value is refused when given again."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from typer.core import TyperCommand
 
+from clipaudit.cli.terminal import silenced
 from clipaudit.errors import UsageError
+
+_QUIET = "quiet"
 
 
 class Command(TyperCommand):
-    """A command whose options take one value, unless they are declared as lists.
+    """A command with `--quiet`, whose options take one value, unless they are declared as lists.
 
     click alone keeps the last of several values and drops the others in silence.
     """
+
+    def __init__(self, *arguments: Any, params: list[Any] | None = None, **keywords: Any) -> None:
+        super().__init__(*arguments, params=[*(params or []), _quiet_option()], **keywords)
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - of click, or of typer's copy of it
+        """Run the command, silent as `--quiet` says; its function does not see that option."""
+        with silenced(ctx.params.pop(_QUIET)):
+            return super().invoke(ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - of click, or of typer's copy of it
         """Parse as click does. Raises UsageError naming an option that is given again and takes one value."""
@@ -27,6 +39,20 @@ class Command(TyperCommand):
                 what = "it is a switch" if getattr(parameter, "is_flag", False) else "it takes one value"
                 raise UsageError(f"{names} is given {_times(given[id(parameter)])}, and {what}: keep one of them")
         return super().parse_args(ctx, args)
+
+
+def _quiet_option() -> Any:  # noqa: ANN401 - as above
+    """The option as typer makes it of a declaration: its class takes other arguments from version to version."""
+
+    def declared(
+        quiet: Annotated[
+            bool, typer.Option("--quiet", "-q", help="Print results, notes and errors only: no plan, progress, advice.")
+        ] = False,
+    ) -> None: ...
+
+    carrier = typer.Typer(add_completion=False)
+    carrier.command()(declared)
+    return typer.main.get_command(carrier).params[0]
 
 
 def _takes_one(parameter: Any) -> bool:  # noqa: ANN401 - as above

@@ -16,6 +16,7 @@ from clipaudit.cli.options import (
     print_json,
 )
 from clipaudit.cli.saving import save
+from clipaudit.cli.terminal import tell
 
 
 def compare(
@@ -51,6 +52,7 @@ def compare(
     before, after = Run(run), Run(other)
     pool = pool_for(after.manifest.identity["model"], texts)
     rows = chosen_rows(before, where or ()), chosen_rows(after, where or ())
+    tell("comparing the heads of the two runs by stored sums: no image is read, whatever their number")
     with ProgressBar("heads") as progress:
         comparison = compare_runs(
             before, after, pool, RunTexts(after, device, progress.loading, keep=False), rows, progress
@@ -61,4 +63,4 @@ def compare(
     else:
         print_comparison(comparison, top)
     if out is not None:
-        save(after, comparison.name, {FILE: json_value}, out, quiet=as_json)
+        save(after, comparison.name, {FILE: json_value}, out)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from clipaudit.cli.terminal import is_quiet
 
 
 def demo_data(
@@ -48,6 +51,7 @@ def demo(
     """
     from clipaudit.demo.showcase import showcase
 
-    page = showcase(out, birds=birds, things=things, seed=seed, say=typer.echo)
+    say: Callable[[str], None] = (lambda _: None) if is_quiet() else typer.echo
+    page = showcase(out, birds=birds, things=things, seed=seed, say=say)
     typer.echo(f"Open {page}")
-    typer.echo(f"Look through it: {shlex.join(['clipaudit', 'explore', str(out / 'birds-run'), '--write'])}")
+    say(f"Look through it: {shlex.join(['clipaudit', 'explore', str(out / 'birds-run'), '--write'])}")

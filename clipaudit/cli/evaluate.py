@@ -217,13 +217,14 @@ def multilabel(
         recognition_of_run,
     )
 
-    with ImageCounter() as counter:
+    name = model or "ViT-B-32" if run is None else run.manifest.identity["model"]
+    with ImageCounter(name) as counter:
         if run is not None:
             result = recognition_of_run(run, classes, templates, cast("Form", form), device, counter)
         else:
             config = EvaluationConfig(
                 shards=tuple(shards),
-                model=model_config(model or "ViT-B-32", pretrained, "fp32", device, batch_size, images=images),
+                model=model_config(name, pretrained, "fp32", device, batch_size, images=images),
                 labels=labels or "json:objects",
                 classes=classes,
                 templates=templates,
@@ -304,7 +305,7 @@ def waterbirds(
     config = EvaluationConfig(
         shards=tuple(shards), model=model_options, label=label, classes=classes, templates=templates, limit=limit
     )
-    with ImageCounter() as counter:
+    with ImageCounter(config.model.name) as counter:
         result = LocaliserEvaluation(config, counter).groups(
             place, listed(head), kept_layers=keep_layers, random=random, min_group=min_group
         )
@@ -349,7 +350,7 @@ def evaluate_heads(
     from clipaudit.localize.evaluation.evaluate import EvaluationConfig, LocaliserEvaluation
 
     config = EvaluationConfig(shards=tuple(shards), model=model_options, label=label, templates=templates, limit=limit)
-    with ImageCounter() as counter:
+    with ImageCounter(config.model.name) as counter:
         result = LocaliserEvaluation(config, counter).heads(place)
     if as_json:
         print_json(asdict(result))
@@ -363,7 +364,7 @@ def _segment(config: EvaluationConfig, methods: tuple[str, ...], protocol: str, 
     from clipaudit.cli.console.progress import ImageCounter
     from clipaudit.localize.evaluation.evaluate import LocaliserEvaluation, plain
 
-    with ImageCounter() as counter:
+    with ImageCounter(config.model.name) as counter:
         chosen = methods or ("decomposition", "contrast", "surgery")
         result = LocaliserEvaluation(config, counter).segmentation(chosen, protocol)
     if as_json:

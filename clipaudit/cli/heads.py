@@ -25,6 +25,7 @@ from clipaudit.cli.options import (
     print_json,
 )
 from clipaudit.cli.saving import save
+from clipaudit.cli.terminal import tell
 from clipaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def heads(
         stability=stability,
         seed=seed,
     )
+    tell("putting heads into words from stored sums: no image is read, whatever their number")
     with ProgressBar("heads") as progress:
         description = describe(opened_run, pool, RunTexts(opened_run, device, progress.loading), config, progress)
     json_value = description_json(description)
@@ -93,7 +95,7 @@ def heads(
         print_heads(description, top if top is not None else config.steps if head else 3)
     if html is not None:
         _write_page(description, html)
-    save(opened_run, f"{FOLDER}/{description.name}", {FILE: json_value}, out, quiet=as_json)
+    save(opened_run, f"{FOLDER}/{description.name}", {FILE: json_value}, out)
 
 
 def _write_page(description: Description, path: str) -> None:

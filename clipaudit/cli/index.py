@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from clipaudit.cli.options import JsonOption, OutOption, RunArgument, listed, one_of, option, print_json, write_page
+from clipaudit.cli.terminal import advise, tell
 
 if TYPE_CHECKING:
     from clipaudit.retrieval.build import BuildTask
@@ -87,6 +88,7 @@ def index(
         engine=cast("EngineName", engine), workers=workers, address=address, cpus_per_worker=cpus_per_worker
     )
     chosen_engine = load_engine(execution.engine)
+    tell(f"building the indexes of {run}: a line for each that is finished")
     with IndexReporter(quiet=as_json) as reporter:
         # A progress bar can be updated from this process only; other processes build without one.
         build = reporter.build if chosen_engine.IN_THIS_PROCESS else build_shared
@@ -96,6 +98,9 @@ def index(
 
         cards = build_indexes(config, build_all, reporter.done)
         reporter.finish(cards, out or run)
+    if cards:
+        place = () if out is None else ("--indexes", out)
+        advise("clipaudit", "query", run, "--head", cards[0].name, "--text", "TEXT", *place)
     if as_json:
         print_json([asdict(card) for card in cards])
 
@@ -124,6 +129,7 @@ def duplicates(
 
     Example: `clipaudit duplicates runs/train runs/test`
     """
+    from clipaudit.cli.console.format import count
     from clipaudit.cli.console.index import IndexReporter, print_duplicates
     from clipaudit.retrieval.duplicates import DuplicatesConfig, find_duplicates
     from clipaudit.retrieval.kinds import parse_memory
@@ -132,6 +138,8 @@ def duplicates(
     config = DuplicatesConfig(similarity=similarity, bits=bits, memory=None if memory is None else parse_memory(memory))
     with IndexReporter(quiet=as_json) as reporter:
         first, second = Run(run), None if other is None else Run(other)
+        compared = " and ".join(count(len(each), "image") for each in (first, second) if each is not None)
+        tell(f"comparing {compared}")
         result = find_duplicates(first, second, config, reporter.stage("embedding"), out, update=update)
     if html is not None:
         from clipaudit.retrieval.duplicates import read_table
@@ -143,3 +151,5 @@ def duplicates(
         print_json(asdict(result))
     else:
         print_duplicates(result)
+    if other is None and out is None:
+        advise("clipaudit", "report", run)

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from clipaudit.schema import VERSION
 
@@ -23,12 +25,17 @@ State: TypeAlias = Literal["ok", "note", "problem"]
 _PACKAGES: Final = ("open_clip_torch", "faiss-cpu", "pyarrow", "webdataset", "scikit-learn", "numpy", "pillow")
 _MODULES: Final = ("open_clip", "faiss", "pyarrow", "webdataset", "sklearn", "numpy", "PIL")
 _EXTRAS: Final = (("s3", "s3fs"), ("gcs", "gcsfs"), ("fast", "simplejpeg"))
-_HUB: Final = ("huggingface.co", 443)
+_HUB: Final = "https://huggingface.co"
 _CONNECT_SECONDS: Final = 2.0
 _SMALL_DISK: Final = 5e9
 """Bytes: weights of ViT-L-14 are 1.7e9, an audit of a million images 1e10."""
 _SMALL_MEMORY: Final = 8e9
 """Bytes: a worker with ViT-L-14 holds about 4e9."""
+_NVIDIA: Final = (Path("/proc/driver/nvidia/gpus"), Path("/dev/nvidia0"), Path("/dev/dxg"))
+"""One of them is there where the kernel has an NVIDIA card (the last: in WSL)."""
+_MODEL_FILES: Final = "open_clip"
+"""What the names of open_clip's weights and settings begin with in the hub's repositories."""
+_MODEL_NAMES: Final = ("clip", "siglip")
 _CGROUP_CPUS: Final = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_MEMORY: Final = Path("/sys/fs/cgroup/memory.max")
 
@@ -69,6 +76,8 @@ def examine(folder: Path) -> Iterator[Condition]:
 
 def _python() -> Condition:
     text = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {sys.executable}"
+    if Path(sys.prefix, "conda-meta").is_dir():
+        return Condition(subject="python", state="ok", text=f"{text}; conda environment {Path(sys.prefix).name}")
     if sys.prefix == sys.base_prefix:
         remedy = "python3 -m venv .venv && . .venv/bin/activate keeps its packages apart from the system's"
         return Condition(subject="python", state="note", text=f"{text}; no virtual environment", remedy=remedy)
@@ -132,10 +141,23 @@ def _torch() -> Condition:
         return Condition(subject="torch", state="ok", text=f"{text}; {len(names)} GPU: {', '.join(sorted(set(names)))}")
     if torch.backends.mps.is_available():
         return Condition(subject="torch", state="ok", text=f"{text}; Apple GPU (--device mps)")
-    if torch.version.cuda:
-        text += f" (built for CUDA {torch.version.cuda})"
+    text += f" (built for CUDA {torch.version.cuda})" if torch.version.cuda else ""
+    if any(path.exists() for path in _NVIDIA):
+        return _unused_card(text, torch.version.cuda)
     remedy = "a ViT-B-32 audits about 20 images a second on two cores; use --precision int8, or a machine with a GPU"
     return Condition(subject="torch", state="note", text=f"{text}; no GPU", remedy=remedy)
+
+
+def _unused_card(text: str, cuda: str | None) -> Condition:
+    """An NVIDIA card that this torch does not use: it was built for CPUs (`cuda` None), or the driver is too old."""
+    if cuda is None:
+        text += ", built for CPUs, beside an NVIDIA card"
+        remedy = "install both for CUDA: pip install --force-reinstall torch torchvision"
+        remedy += " (from https://pypi.org/simple, or an index that https://pytorch.org names)"
+    else:
+        text += "; an NVIDIA card that it cannot use"
+        remedy = f"see that nvidia-smi runs here and its driver knows CUDA {cuda}; in a container give it the GPU"
+    return Condition(subject="torch", state="note", text=text, remedy=remedy)
 
 
 def _packages() -> Condition:
@@ -166,14 +188,23 @@ def _ray() -> Condition:
 
 
 def _weights() -> Condition:
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
+    """Cached weights that open_clip reads: by their files, or by the repository's name."""
+    try:
+        from huggingface_hub import scan_cache_dir
+        from huggingface_hub.errors import CacheNotFound
+    except ImportError as error:
+        remedy = "pip install --force-reinstall huggingface_hub: weights of the hub are downloaded and found by it"
+        return Condition(subject="weights", state="problem", text=_first_line(error), remedy=remedy)
     try:
         repositories = sorted(scan_cache_dir().repos, key=lambda repository: repository.repo_id)
     except CacheNotFound:
         repositories = []
-    models = [repository for repository in repositories if "clip" in repository.repo_id.lower()]
+    models = [
+        repository
+        for repository in repositories
+        if any(name in repository.repo_id.lower() for name in _MODEL_NAMES)
+        or any(file.file_name.startswith(_MODEL_FILES) for revision in repository.revisions for file in revision.files)
+    ]
     if not models:
         remedy = "none is needed for --model demo; others are downloaded once, when they are first named"
         return Condition(subject="weights", state="note", text="no CLIP weights in the hub's cache", remedy=remedy)
@@ -182,25 +213,36 @@ def _weights() -> Condition:
 
 
 def _hub() -> Condition:
-    host, port = _HUB
+    """Whether the hub, or the mirror of HF_ENDPOINT, can be reached; where a proxy is set, whether that can be."""
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
         return Condition(
             subject="hub", state="note", text="HF_HUB_OFFLINE is set", remedy="unset it to download weights"
         )
+    hub = urlsplit(os.environ.get("HF_ENDPOINT") or _HUB)
+    host = hub.hostname or ""
+    proxy = None if proxy_bypass(host) else getproxies().get(hub.scheme)
+    place = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else hub
+    port = place.port or (443 if place.scheme == "https" else 80)
+    # credentials of a proxy's address are in neither
+    text = f"the proxy {place.hostname}:{port} to {host}" if proxy else host
     try:
-        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
+        socket.create_connection((place.hostname or "", port), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
-        remedy = "give --pretrained FILE or --model DIR, fetched elsewhere"
-        return Condition(subject="hub", state="note", text=f"{host} cannot be reached: {error}", remedy=remedy)
-    return Condition(subject="hub", state="ok", text=f"{host} can be reached")
+        remedy = "give --pretrained FILE or --model DIR, fetched elsewhere; a mirror is named by HF_ENDPOINT"
+        remedy += ", a proxy by HTTPS_PROXY"
+        return Condition(subject="hub", state="note", text=f"{text} cannot be reached: {error}", remedy=remedy)
+    return Condition(subject="hub", state="ok", text=f"{text} can be reached")
 
 
 def _extras() -> Condition:
-    missing = [extra for extra, package in _EXTRAS if _version(package) == "missing"]
-    there = [f"{extra} ({package} {_version(package)})" for extra, package in _EXTRAS if extra not in missing]
-    text = ", ".join([*there, *(f"{extra} missing" for extra in missing)])
+    missing = [(extra, package) for extra, package in _EXTRAS if _version(package) == "missing"]
+    there = [
+        f"{extra} ({package} {_version(package)})" for extra, package in _EXTRAS if (extra, package) not in missing
+    ]
+    text = ", ".join([*there, *(f"{extra} missing" for extra, _ in missing)])
     if missing:
-        remedy = f"pip install 'clipaudit[{','.join(missing)}]': s3 and gcs for object stores, fast for JPEGs"
+        packages = " ".join(package for _, package in missing)
+        remedy = f"pip install {packages}: s3 and gcs are for object stores, fast for JPEGs"
         return Condition(subject="extras", state="note", text=text, remedy=remedy)
     return Condition(subject="extras", state="ok", text=text)
 

@@ -23,7 +23,8 @@ from clipaudit.cli.options import (
     option,
     print_json,
 )
-from clipaudit.errors import Interrupted
+from clipaudit.cli.terminal import is_quiet
+from clipaudit.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from clipaudit.config import JobConfig
@@ -203,15 +204,19 @@ def audit(
 def run_job(config: JobConfig, as_json: bool) -> None:
     """Run a job to its end, with its events on stderr in the form of `log_format`, and its status on stdout as JSON.
 
-    Raises Interrupted after a second signal, and else what `driver.run_job` raises.
+    Raises UsageError for a log that `--quiet` would leave empty, Interrupted after a second signal, and else what
+    `driver.run_job` raises.
     """
     from clipaudit.cli.console.job import ConsoleReporter
     from clipaudit.cli.console.job_log import JsonReporter
     from clipaudit.job import driver
     from clipaudit.job.engines import make_pool
 
+    log_is_json = config.execution.log_format == "json"
+    if log_is_json and is_quiet():
+        raise UsageError("--quiet leaves out what --log-format json asks for: give one of them")
     pool = make_pool(config)
-    new_reporter = JsonReporter if config.execution.log_format == "json" else ConsoleReporter
+    new_reporter = JsonReporter if log_is_json else ConsoleReporter
     with new_reporter(config) as reporter, _stop_on_signals(reporter.stopping) as stop:
         try:
             result = driver.run_job(config, pool, reporter, stop)

@@ -29,6 +29,7 @@ from clipaudit.cli.options import (
     option,
     print_json,
 )
+from clipaudit.cli.terminal import tell
 from clipaudit.config import check_layers
 from clipaudit.errors import UsageError
 
@@ -99,6 +100,7 @@ def explain(
     if layers is not None:
         check_layers(layers)
     check_picture(image)
+    tell(f"loading {model} ...")
     explainer = Explainer(config, whole=whole, side=side_pixels, positions=cast("Positions", positions))
     options = method_options(explainer.tower, layers=layers, blocks=blocks, form=cast("Form", form))
     explanation = explainer.explain(

@@ -77,7 +77,7 @@ def pack(
     with PackReporter(out, quiet=as_json) as reporter:
         if dry_run:
             packing = plan_source(config)
-            reporter.planned(packing)
+            reporter.planned(packing, dry_run=True)
             reporter.left_out(packing)
         else:
             packing = pack_source(

@@ -21,6 +21,7 @@ from clipaudit.cli.options import (
     where_option,
     write_page,
 )
+from clipaudit.cli.terminal import tell
 from clipaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def query(
         compare=compare,
     )
     retriever = Retriever(opened_run, indexes=indexes, stale=stale, verify=verify)
-    panels = answers(retriever, QueryEncoder(opened_run, device, _print_loading), request)
+    panels = answers(retriever, QueryEncoder(opened_run, device, _tell_loading), request)
     if html is not None:
         _write_sheet(html, retriever, request, panels, thumbnail_pixels, device if maps else None)
     if as_json:
@@ -143,7 +144,7 @@ def query(
     for panel in panels:
         print_answer(f"{request.words()}: {panel.title}", panel.answer)
     if html is not None:
-        typer.echo(f"wrote {html}", err=True)
+        tell(f"written to {html}")
 
 
 def serve(
@@ -182,8 +183,8 @@ def serve(
     )
 
 
-def _print_loading(model: str) -> None:
-    typer.echo(f"loading {model} ...", err=True)
+def _tell_loading(model: str) -> None:
+    tell(f"loading {model} ...")
 
 
 def _write_sheet(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from clipaudit.cli.options import ROWS, JsonOption, RunArgument, SeedOption, listed, option, print_json
+from clipaudit.cli.terminal import advise, tell
 
 _ClassesOption = Annotated[
     str | None, option("Class names, one a line, or label, tab and name [classnames.txt beside the shards, or labels].")
@@ -44,6 +45,7 @@ def rehearse(
     from clipaudit.cues.rehearse_run import rehearse_run
     from clipaudit.cues.result.rehearsal_parts import rehearsal_json
 
+    tell(f"training linear probes on the stored embeddings of {run}: seconds for thousands of images")
     panel = rehearse_run(
         run,
         AuditOptions(
@@ -59,3 +61,5 @@ def rehearse(
         print_json(rehearsal_json(panel))
     else:
         print_rehearsal(panel)
+    columns = [word for name in attribute or () for word in ("--attribute", name)]
+    advise("clipaudit", "report", run, *columns, *(() if split is None else ("--split", split)))

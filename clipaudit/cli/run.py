@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
 from typing import Annotated
 
 import typer
 
 from clipaudit.cli.options import JsonOption, RunArgument, WhereOption, listed, option, print_json
+from clipaudit.cli.terminal import note, tell
 from clipaudit.errors import IntegrityError
 
 
@@ -58,6 +58,7 @@ def check(
     from clipaudit.cli.console.run import print_check, print_recomputed
     from clipaudit.run.integrity import check as run_check
 
+    tell(f"reading every file of {run} once: the time of reading them, for 10 KB an image")
     report = run_check(run)
     problems, result = list(report.problems), asdict(report)
     if not as_json:
@@ -65,6 +66,7 @@ def check(
     if model:
         from clipaudit.job.recompute import recompute
 
+        tell("loading the model, and computing up to 32 images again")
         recomputed = recompute(run)
         problems += recomputed.problems
         result["recomputed"] = asdict(recomputed)
@@ -97,7 +99,7 @@ def gc(
         return
     for name in removed:
         typer.echo(name)
-    typer.echo(f"{'would remove' if dry_run else 'removed'} {len(removed)} files", err=True)
+    tell(f"{'would remove' if dry_run else 'removed'} {len(removed)} files")
 
 
 def export(
@@ -126,6 +128,7 @@ def export(
     """
     from clipaudit.run.export import export as run_export
 
+    tell(f"writing the rows of {run} to {out} as {file_format}")
     paths = run_export(
         run,
         out,
@@ -133,7 +136,7 @@ def export(
         heads=listed(heads) or None,
         where=tuple(where or ()),
         overwrite=overwrite,
-        note=partial(typer.echo, err=True),
+        note=note,
     )
     if as_json:
         print_json({"format": file_format, "files": [str(path) for path in paths]})

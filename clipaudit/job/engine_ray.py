@@ -339,6 +339,8 @@ def connect(config: ExecutionConfig) -> bool:
     address = config.address or os.environ.get("RAY_ADDRESS") or "local"
     local = address == "local"
     on_terminate = signal.getsignal(signal.SIGTERM)
+    if local:  # a cluster of ours tells nobody that it runs; whoever wants Ray's usage statistics sets 1
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         # "local" is named, because ray.init() without an address joins whatever cluster runs on this machine.
         ray.init(

@@ -22,7 +22,7 @@ from clipaudit.shards.image_properties import image_properties
 
 try:
     import simplejpeg
-except ImportError:  # an optional package (`pip install 'clipaudit[fast]'`): the same pixels, decoded faster
+except ImportError:  # an optional package, of the extra `fast`: the same pixels, decoded faster
     simplejpeg = None
 
 Step: TypeAlias = Callable[[Any], Any]

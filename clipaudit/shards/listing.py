@@ -23,7 +23,7 @@ from clipaudit.schema import Shard
 from clipaudit.shards.braces import MAX_SHARDS, balanced, expand_braces
 from clipaudit.storage.remote import open_filesystem, reason, remote_errors, retried
 
-_EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_PACKAGES: Final = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 _COMPRESSED: Final = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 _TABLES: Final = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
 _IMAGES: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
@@ -351,8 +351,8 @@ def _reach(url: str, call: Callable[[], _T]) -> _T | None:
         raise UsageError(f"cannot reach {error}") from None
     except ImportError as error:
         protocol = url.partition("://")[0].rpartition("::")[2]
-        extra = _EXTRAS.get(protocol)
-        hint = f"pip install 'clipaudit[{extra}]'" if extra else str(error)
+        package = _PACKAGES.get(protocol)
+        hint = f"pip install {package}" if package else str(error)
         raise UsageError(f"{url}: reading {protocol}:// needs another package: {hint}") from None
     except ValueError as error:
         raise UsageError(f"{url}: {error}") from None

@@ -381,3 +381,15 @@ def test_workers_are_sized_to_the_cluster(resources, execution, device, expected
 def test_an_empty_cluster_needs_to_be_told_how_many_workers():
     with pytest.raises(UsageError, match="--workers"):
         workers_and_resources(JobConfig(shards=("a",), out="b"), {})
+
+
+@pytest.mark.parametrize(("address", "sent"), [(None, "0"), ("ray://head:10001", None)])
+def test_a_cluster_of_its_own_reports_no_usage(monkeypatch, address, sent):
+    seen = []
+    monkeypatch.setattr(engine_ray.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(engine_ray.ray, "init", lambda **_: seen.append(os.environ.get("RAY_USAGE_STATS_ENABLED")))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "")  # so that it is set back
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED")
+    engine_ray.connect(ExecutionConfig(address=address))
+    assert seen == [sent]

@@ -52,8 +52,12 @@ def test_importing_the_package_loads_nothing_heavy():
     assert json.loads(found.stdout) == []
 
 
-def test_the_version_is_the_packages():
+def test_the_version_is_the_packages_the_citations_and_the_changelogs():
     assert clipaudit.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    citation = (ROOT / "CITATION.cff").read_text()
+    version, date = re.search(r"^version: (.+)\ndate-released: (.+)$", citation, re.M).groups()
+    releases = re.findall(r"^## (\d.*)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert (version, releases[0]) == (clipaudit.__version__, f"{version} ({date})")
 
 
 def test_the_packages_own_modules_use_neither_the_front_door_nor_an_old_path():

@@ -94,7 +94,7 @@ def test_the_reference_has_every_command_and_option_as_help_has_them():
     again = "typer clipaudit.cli.app utils docs --name clipaudit --output docs/cli.md"
     assert list(sections) == list(known), again
     for name, command in known.items():
-        shown = dict(re.findall(r"^\* `(--[\w-]+)[^`]*`: (.*)$", sections[name], re.M))
+        shown = dict(re.findall(r"^\* `(?:-\w, )?(--[\w-]+)[^`]*`: (.*)$", sections[name], re.M))
         options = {param.opts[0]: param.help for param in command.params if param.opts[0].startswith("--")}
         options = {option: help for option, help in options.items() if option not in GENERAL}
         assert shown.keys() - GENERAL == options.keys(), (name, again)

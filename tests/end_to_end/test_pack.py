@@ -48,8 +48,8 @@ def test_from_a_folder_and_a_table_to_a_report(scenes):
     assert audited.returncode == 0, audited.stderr
     options = ("--attribute", "place", "--split", "split", "--out", "report")
     reported = call(scenes, "report", "run", *options)
-    assert reported.returncode in (0, 1), reported.stderr
     report = json.loads((scenes / "report/report.json").read_text())
+    assert reported.returncode == report["gate"]["exit_code"], reported.stderr
     train = sum("train" in line for line in (scenes / "flat/birds.csv").read_text().splitlines())
     assert report["audit"]["data"]["rows"] == train > 100
     assert report["audit"]["data"]["attributes"] == ["attributes.place"]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -9,23 +10,22 @@ import jsonschema
 import pytest
 import tinyhtml5.parser
 
-from tests.commands import ROOT, call
+from tests.commands import ROOT, call, write_demo
 
 pytestmark = pytest.mark.full
 
 
 @pytest.fixture(scope="module")
-def birds(tmp_path_factory):
-    """Audited birds, and what `clipaudit report` made of them."""
-    folder = tmp_path_factory.mktemp("birds")
+def birds(shared, tmp_path_factory):
+    """The demo's audited birds, and what `clipaudit report` made of them."""
+    demo, folder = shared("demo-out", write_demo) / "demo-out", tmp_path_factory.mktemp("birds")
+    shutil.copytree(demo / "birds-run", folder / "run")
+    (folder / "shards").mkdir()
+    shutil.copy(demo / "birds/classnames.txt", folder / "shards")
 
     def run(*arguments):
         return call(folder, *arguments)
 
-    assert run("demo-data", "birds", "shards", "--count", 4000, "--shard-size", 1000).returncode == 0
-    audited = run("audit", "shards/*.tar", "--out", "run", "--model", "demo", "--label", "cls", "--attributes",
-                  "json:place,json:split", "--engine", "local", "--layers", "all")  # fmt: skip
-    assert audited.returncode == 0, audited.stderr
     options = ("--classes", "shards/classnames.txt", "--attribute", "place", "--split", "json:split")
     return folder, run, run("report", "run", *options, "--out", "report"), options
 

@@ -84,7 +84,7 @@ def report(folder, tmp_path, monkeypatch, capsys):
         target = audited(folder, name, label, shards)
         capsys.readouterr()
         monkeypatch.chdir(folder)
-        command = ["clipaudit", "report", target, "--out", str(tmp_path / "out"), *quick, *arguments]
+        command = ["clipaudit", "report", target, "--out", str(tmp_path / "out"), "--quiet", *quick, *arguments]
         monkeypatch.setattr("sys.argv", command)
         with pytest.raises(SystemExit) as ended:
             main()

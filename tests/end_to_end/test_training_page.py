@@ -81,5 +81,5 @@ def test_what_is_drawn_is_balanced(page):
 @pytest.mark.parametrize(("module", "prints"), [("lightning", "8 steps"), ("keras", "loss 0.")])
 def test_a_recipe_of_another_library_runs(page, module, prints):
     if importlib.util.find_spec(module) is None:
-        pytest.skip(f"{module} is not installed: pip install 'clipaudit[docs]'")
+        pytest.skip(f"{module} is not installed: pip install -e '.[docs]'")
     assert prints in page(module)

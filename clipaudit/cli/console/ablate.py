@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipaudit.cli.console.format import new_table, percent
+from clipaudit.cli.terminal import results
 from clipaudit.heads.experiment import Ablation
 from clipaudit.statistics import p_text
 
@@ -26,7 +27,7 @@ _MAX_CLASSES: Final = 30  # that are listed one by one
 
 def print_ablation(ablation: Ablation) -> None:
     """Print accuracy before and after on stdout, by group or class, with the control."""
-    console = Console(highlight=False)
+    console = results()
     _warn(console, ablation.base.near_chance, ablation.question)
     table = new_table(("", False), ("rows", True), ("as it is", True), ("ablated", True), ("points", True))
     base, ablated, names = ablation.base, ablation.ablated, ablation.question.names.names
@@ -49,7 +50,7 @@ def print_ablation(ablation: Ablation) -> None:
 
 def print_presence(result: PresenceAblation) -> None:
     """Print mean average precision before and after on stdout, and each label's, those that change most first."""
-    console = Console(highlight=False)
+    console = results()
     base, ablated, names = result.base, result.ablated, result.question.names.names
     if base.near_chance:
         console.print(
@@ -83,7 +84,7 @@ def print_presence(result: PresenceAblation) -> None:
 
 def print_study(study: Study) -> None:
     """Print a study's points on stdout, the seeds of one point together."""
-    console = Console(highlight=False)
+    console = results()
     _warn(console, study.near_chance, study.question)
     grouped = any(point.worst_group is not None for point in study.points)
     columns = [("", False), ("columns", True), ("accuracy", True), ("95 % interval", True), ("points", True)]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from clipaudit.cli.console.format import count
+from clipaudit.cli.console.format import count, new_table
+from clipaudit.cli.terminal import results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +20,7 @@ _TYPES: Final = {"integer": "number", "texts": "list of texts"}
 
 def print_joined(joined: JoinedTable, run: str, *, dry_run: bool) -> None:
     """Print what was joined, or would be: a line a column, and how many images the table names."""
-    console = Console(highlight=False)
+    console = results()
     verb = "would add" if dry_run else "added"
     for column in joined.columns:
         kind = _TYPES.get(column.kind, column.kind)
@@ -43,10 +42,8 @@ def print_joined(joined: JoinedTable, run: str, *, dry_run: bool) -> None:
 
 def print_columns(columns: Sequence[ColumnFacts]) -> None:
     """Print a table of columns on stdout."""
-    console = Console(highlight=False)
-    table = Table(box=None, pad_edge=False)
-    for title in ("column", "type", "values", "nulls", "from"):
-        table.add_column(title, justify="right" if title == "nulls" else "left", overflow="fold")
+    console = results()
+    table = new_table(*((title, title == "nulls") for title in ("column", "type", "values", "nulls", "from")))
     for column in columns:
         cells = (column.name, column.type, column.values, f"{column.nulls:,}", column.origin)
         table.add_row(*map(escape, cells))

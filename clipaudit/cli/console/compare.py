@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from clipaudit.cli.console.format import new_table
+from clipaudit.cli.terminal import results
 
 if TYPE_CHECKING:
     from clipaudit.heads.comparison import Comparison, HeadDrift
@@ -21,7 +21,7 @@ def print_comparison(comparison: Comparison, top: int) -> None:
 
     Beneath it how many moved.
     """
-    console = Console(highlight=False)
+    console = results()
     figures = [("head", False), ("shift", True), ("95 % interval", True), ("q", True), ("spread", True)]
     table = new_table(*figures, ("towards", False), ("away from", False))
     for head in comparison.heads:

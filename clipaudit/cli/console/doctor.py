@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from rich.console import Console
 from rich.markup import escape
 
 from clipaudit.cli.console.format import count
 from clipaudit.cli.installation import Condition, State
+from clipaudit.cli.terminal import results
 
 _MARKS: Final[dict[State, str]] = {
     "ok": "[green]ok[/green]",
@@ -24,7 +24,8 @@ class DoctorReporter:
 
     def __init__(self, *, quiet: bool) -> None:
         """`quiet`: print nothing, for stdout holds JSON."""
-        self._console = Console(highlight=False, quiet=quiet)
+        self._console = results()
+        self._console.quiet = quiet
 
     def condition(self, condition: Condition) -> None:
         """Print one line, and what to do."""

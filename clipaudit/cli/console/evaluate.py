@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from clipaudit.cli.console.format import new_table
+from clipaudit.cli.terminal import results
 from clipaudit.heads.experiment_json import proportion_json
 from clipaudit.statistics import p_text
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from clipaudit.heads.zeroshot import Group, Score
     from clipaudit.localize.evaluation.head_places import HeadPlaces
     from clipaudit.localize.evaluation.multilabel import MultiLabelResult
@@ -25,10 +27,8 @@ _MAX_CLASSES = 20  # that are listed, the most frequent ones
 
 def print_segmentation(result: SegmentationResult) -> None:
     """Print a table of methods (rows) and figures (columns), in percent with 95 % intervals."""
-    console, table = _console(), Table(box=None, pad_edge=False)
-    table.add_column("method")
-    for name in result.methods[0].figures:
-        table.add_column(f"{name}, %", justify="right", no_wrap=True)
+    console = _console()
+    table = new_table(("method", False), *((f"{name}, %", True) for name in result.methods[0].figures))
     for method in result.methods:
         table.add_row(method.method, *map(str, method.figures.values()))
     console.print(table)
@@ -37,15 +37,12 @@ def print_segmentation(result: SegmentationResult) -> None:
 
 def print_recognition(result: MultiLabelResult) -> None:
     """Print the mean average precisions, and those of the classes that occur most."""
-    console, table = _console(), Table(box=None, pad_edge=False)
-    table.add_column("mean average precision, %")
-    table.add_column("", justify="right")
+    console, table = _console(), new_table(("mean average precision, %", False), ("", True))
     for name, estimate in result.mean.items():
         table.add_row(name, str(estimate))
     console.print(table)
-    classes = Table(box=None, pad_edge=False)
-    for title in ("class", "images", *next(iter(result.by_class.values()))):
-        classes.add_column(title, justify="left" if title == "class" else "right")
+    titles = ("class", "images", *next(iter(result.by_class.values())))
+    classes = new_table(*((title, title != "class") for title in titles))
     by_frequency = sorted(result.by_class, key=lambda name: -result.occurrences[name])
     for name in by_frequency[:_MAX_CLASSES]:
         values = (f"{100 * value:.1f}" for value in result.by_class[name].values())
@@ -60,9 +57,8 @@ def print_heads(result: HeadPlaces) -> None:
     """Print the heads of objects and of places, with the share of their maps on the object."""
     console = _console()
     for kind, side in (("object", "on it"), ("place", "off it")):
-        table = Table(box=None, pad_edge=False)
-        for title in (f"heads of the {kind}", "adds", "share on the object, %", "by chance, %", f"p ({side})"):
-            table.add_column(title, justify="left" if title.startswith("heads") else "right")
+        figures = ("adds", "share on the object, %", "by chance, %", f"p ({side})")
+        table = new_table((f"heads of the {kind}", False), *((title, True) for title in figures))
         for head in result.of(kind):  # type: ignore[arg-type]
             shares = (f"{100 * value:.1f}" for value in (head.inside, head.null))
             table.add_row(head.head, f"{head.adds:+.4f}", *shares, f"{head.p:.3f}")
@@ -73,9 +69,8 @@ def print_heads(result: HeadPlaces) -> None:
 
 def print_groups(result: WaterbirdsGroup) -> None:
     """Print the accuracy by group: as it is, with early layers and MLPs at their means, and with the heads too."""
-    console, table = _console(), Table(box=None, pad_edge=False)
-    for title in ("", "images", "as it is, %", "early layers and MLPs at means, %", "and the heads, %"):
-        table.add_column(title, justify="right" if title else "left")
+    figures = ("images", "as it is, %", "early layers and MLPs at means, %", "and the heads, %")
+    console, table = _console(), new_table(("", False), *((title, True) for title in figures))
     scores = (result.plain, result.early, result.ablated)
     table.add_row("accuracy", f"{result.images:,}", *(_share(score.accuracy) for score in scores))
     worst = [score.worst_group(result.min_group) for score in scores]
@@ -125,7 +120,7 @@ def _share(proportion: Proportion) -> str:
 
 def _console() -> Console:
     """Stdout with at least 120 columns: a narrow terminal breaks lines, but no figure is cut."""
-    console = Console(highlight=False)
+    console = results()
     console.width = max(console.width, 120)
     return console
 

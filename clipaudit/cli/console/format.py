@@ -23,16 +23,30 @@ def byte_count(number: float) -> str:
     return f"{number:.1f} TB"
 
 
+def duration(seconds: float) -> str:
+    """A time as `2 d 3 h`, `3 h 12 min`, `12 min` or `less than a minute`: an estimate has no more digits."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    hours, minutes_left = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} d {hours % 24} h"
+    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min"
+
+
 def percent(share: float, digits: int = 1) -> str:
     """A share in 0..1 as `12.3 %`."""
     return f"{100 * share:.{digits}f} %"
 
 
 def new_table(*columns: tuple[str, bool]) -> Table:
-    """A table without lines; columns by their title, and whether they are aligned to the right."""
+    """A table without lines; columns by their title, and whether they are aligned to the right.
+
+    On a narrow terminal texts are broken and figures are not.
+    """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title, right in columns:
-        table.add_column(title, justify="right" if right else "left", no_wrap=right)
+        table.add_column(title, justify="right" if right else "left", no_wrap=right, overflow="fold")
     return table
 
 

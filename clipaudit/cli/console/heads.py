@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from clipaudit.cli.console.format import new_table, percent
+from clipaudit.cli.terminal import results
 
 if TYPE_CHECKING:
     from clipaudit.heads.description import Description, HeadWords
@@ -23,7 +23,7 @@ def print_heads(description: Description, top: int) -> None:
 
     Beneath it the texts that several heads share.
     """
-    console = Console(highlight=False)
+    console = results()
     columns = [("head", False), ("share", True), ("role", False), ("text", False), ("explains", True), ("sum", True)]
     table = new_table(*columns, *([("again", True)] if description.config.stability else []))
     for words in sorted(description.heads, key=lambda words: -words.share):

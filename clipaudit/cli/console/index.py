@@ -7,10 +7,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import rich.progress
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+
+from clipaudit.cli.console.format import print_facts
+from clipaudit.cli.terminal import events, is_quiet, results
 
 if TYPE_CHECKING:
     from clipaudit.retrieval.build import BuildTask, Progress
@@ -24,8 +25,8 @@ class IndexReporter:
     """Shows on stderr which indexes are built; `quiet`: nothing. A context manager, whose end removes the bar."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, highlight=False)
-        self._quiet = quiet
+        self._console = events()
+        self._quiet = quiet or is_quiet()
         self._done = 0
         self._bars = rich.progress.Progress(
             TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=self._console, transient=True
@@ -91,30 +92,23 @@ def _in_one_line(card: IndexCard) -> str:
 
 def print_duplicates(duplicates: Duplicates) -> None:
     """Print the number of clusters or of shared images on stdout, with a few examples."""
-    console = Console(highlight=False)
-    grid = Table.grid(padding=(0, 2))
     compared = " and ".join(f"{images:,}" for images in duplicates.images)
-    grid.add_row(
-        "[dim]compared[/dim]", f"{compared} images, cosine >= {duplicates.similarity:g}, {duplicates.bits} bits at most"
-    )
+    how = f"cosine >= {duplicates.similarity:g}, {duplicates.bits} bits at most"
+    facts = [("compared", f"{compared} images, {how}")]
     shares = [
         f"{members:,} ({100 * members / max(images, 1):.2f} %)"
         for members, images in zip(duplicates.members, duplicates.images, strict=True)
     ]
     if len(duplicates.runs) == 1:
-        grid.add_row(
-            "[dim]clusters[/dim]",
-            f"{duplicates.clusters:,}, with {shares[0]} images; the largest has {duplicates.largest:,}",
-        )
+        largest = f"the largest has {duplicates.largest:,}"
+        facts.append(("clusters", f"{duplicates.clusters:,}, with {shares[0]} images; {largest}"))
     else:
         first, second = duplicates.runs
         text = f"{shares[1]} images of {second} are in {first} too, as {duplicates.members[0]:,} images there"
-        grid.add_row("[dim]shared[/dim]", escape(text))
-    grid.add_row("[dim]labels[/dim]", f"differ in {duplicates.labels_differ:,} clusters")
+        facts.append(("shared", text))
+    facts.append(("labels", f"differ in {duplicates.labels_differ:,} clusters"))
     for row in duplicates.examples[:4]:
-        pair = (
-            f"{row['shard_id']}/{row['key']} and {row['copy_shard_id']}/{row['copy_key']}, cosine {row['cosine']:.3f}"
-        )
-        grid.add_row("[dim]such as[/dim]", escape(pair))
-    grid.add_row("[dim]table[/dim]", escape(duplicates.table))
-    console.print(grid)
+        pair = f"{row['shard_id']}/{row['key']} and {row['copy_shard_id']}/{row['copy_key']}"
+        facts.append(("such as", f"{pair}, cosine {row['cosine']:.3f}"))
+    facts.append(("table", duplicates.table))
+    print_facts(results(), facts)

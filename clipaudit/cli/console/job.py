@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from clipaudit.cli.console.format import byte_count, count, print_facts
+from clipaudit.cli.console.format import byte_count, count, duration, print_facts
 from clipaudit.cli.console.run import print_status
+from clipaudit.cli.terminal import advise, events, remarks
 from clipaudit.job.driver import Reporter
 from clipaudit.job.progress import Rate, Tally, bottleneck
 
@@ -30,7 +30,8 @@ class ConsoleReporter(Reporter):
 
     def __init__(self, config: JobConfig) -> None:
         self._config = config
-        self._console = Console(stderr=True, highlight=False)
+        self._console = events()
+        self._remarks = remarks()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -42,6 +43,7 @@ class ConsoleReporter(Reporter):
             expand=True,
         )
         self._task: TaskID | None = None
+        self._images_left = 0
         self._rate = Rate()
         self._last_line = time.monotonic()
 
@@ -70,6 +72,7 @@ class ConsoleReporter(Reporter):
 
     def plan(self, plan: Plan) -> None:
         """Print model, columns, input and output, and start the bar."""
+        self._images_left = round(plan.estimated_samples * (1 - plan.committed / max(1, len(plan.shards))))
         table, model = plan.facts.table, self._config.model
         shards, images = count(len(plan.shards), "shard"), plan.estimated_samples
         weights = f" {model.pretrained}" if model.pretrained else ""
@@ -104,16 +107,19 @@ class ConsoleReporter(Reporter):
 
     def warning(self, sentence: str) -> None:
         """Print a warning."""
-        self._print(f"[yellow]warning:[/yellow] {escape(sentence)}")
+        self._warn("warning:", sentence)
 
     def tick(self, tally: Tally) -> None:
-        """Update the bar, or print a line every ten seconds: shards, speed and bottleneck."""
+        """Update the bar, or print a line every ten seconds: shards, speed, bottleneck and the time that is left."""
         now = time.monotonic()
-        speed = f"{self._rate.update(now, tally.samples):,.1f} images/s"
+        rate = self._rate.update(now, tally.samples)
+        speed = f"{rate:,.1f} images/s"
         if tally.workers_ready == 0:
             speed = "waiting for a worker"
         elif tally.seconds:
             speed += f", {bottleneck(tally.seconds)}"
+        if rate > 0 and self._images_left > tally.samples:
+            speed += f", {duration((self._images_left - tally.samples) / rate)} left"
         if self._task is not None:
             self._progress.update(self._task, completed=tally.shards_committed, speed=speed)
         elif now - self._last_line > _LINE_SECONDS:
@@ -122,23 +128,28 @@ class ConsoleReporter(Reporter):
 
     def worker_failed(self, failed: StartFailed) -> None:
         """Print why a worker could not be started."""
-        self._print(f"[yellow]{failed.worker} could not start:[/yellow] {escape(failed.error)}")
+        self._warn(f"{failed.worker} could not start:", failed.error)
 
     def retry(self, failed: Failed, counted: int) -> None:
         """Print why an attempt failed whose shard is tried again."""
-        self._print(f"[yellow]again:[/yellow] {escape(failed.error)}")
+        self._warn("again:", failed.error)
 
     def stopping(self, signal_name: str) -> None:
         """Print that the job stops after the running shards, because of a signal."""
-        self._print(f"[yellow]{signal_name}:[/yellow] the running shards finish; a second signal stops at once")
+        self._warn(f"{signal_name}:", "the running shards finish; a second signal stops at once")
 
     def done(self, status: RunStatus) -> None:
         """Remove the bar and print the status of the run."""
         self._progress.stop()
         print_status(status, self._console)
+        if status.ok and status.committed == status.shards:
+            advise("clipaudit", "report", status.run)
 
     def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)
+
+    def _warn(self, title: str, sentence: str) -> None:
+        self._remarks.print(f"[yellow]{escape(title)}[/yellow] {escape(sentence)}", soft_wrap=True)
 
 
 def _preparation(settings: Mapping[str, Any]) -> str:

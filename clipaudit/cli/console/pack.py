@@ -8,10 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from rich.console import Console
-
 from clipaudit.cli.console.format import byte_count, count, print_facts
 from clipaudit.cli.console.progress import ProgressBar
+from clipaudit.cli.terminal import events, is_quiet, note, results
 from clipaudit.shards.pack import REASONS, Packing
 
 _NAMED: Final = 5
@@ -21,9 +20,9 @@ class PackReporter:
     """Prints one pack. A context manager."""
 
     def __init__(self, out: Path, *, quiet: bool) -> None:
-        """`quiet`: everything on stderr, for stdout holds JSON."""
+        """`quiet`: everything is an event, for stdout holds JSON."""
         self._out = out
-        self._console = Console(highlight=False, stderr=quiet)
+        self._console = events() if quiet else results()
         self._bar = ProgressBar("images")
 
     def __enter__(self) -> Self:
@@ -35,8 +34,12 @@ class PackReporter:
     ) -> None:
         self._bar.__exit__(kind, error, trace)
 
-    def planned(self, packing: Packing) -> None:
-        """Print the plan."""
+    def planned(self, packing: Packing, *, dry_run: bool = False) -> None:
+        """Print the plan: the result of `--dry-run`, else left out with `--quiet`, but for its notes."""
+        if is_quiet() and not dry_run:
+            for sentence in packing.notes:
+                note(sentence)
+            return
         facts = [
             ("source", packing.kind),
             ("images", f"{packing.images:,} of {byte_count(packing.nbytes)}"),
@@ -50,7 +53,7 @@ class PackReporter:
         if packing.columns:
             facts.append(("columns", f"{_some(packing.columns)} (for audit: --attributes json:NAME)"))
         facts.append(("shards", f"{packing.shards:,} in {self._out}"))
-        facts += [("note", note) for note in packing.notes]
+        facts += [("note", sentence) for sentence in packing.notes]
         print_facts(self._console, facts)
 
     def progress(self, done: int, total: int) -> None:
@@ -77,7 +80,8 @@ class PackReporter:
         label = " --label cls" if packing.class_names else lists
         label += " --attributes json:split" if any(packing.splits) else ""
         command = f"clipaudit audit {shlex.quote(shards or f'{self._out}/shard-000000.tar')} --out RUN{label}"
-        print_facts(self._console, [("next", command)])
+        if not is_quiet():
+            print_facts(self._console, [("next", command)])
 
 
 def as_document(packing: Packing) -> dict[str, Any]:

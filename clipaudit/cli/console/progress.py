@@ -5,8 +5,6 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,7 +13,10 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
+
+from clipaudit.cli.terminal import events, tell
 
 
 class ProgressBar:
@@ -23,8 +24,14 @@ class ProgressBar:
 
     def __init__(self, unit: str) -> None:
         """`unit` stands behind the numbers."""
-        self._console = Console(stderr=True, highlight=False)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+        self._console = events()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
         self._bar = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
         self._task: TaskID | None = None
 
@@ -44,15 +51,17 @@ class ProgressBar:
         self._bar.update(self._task, completed=done)
 
     def loading(self, model: str) -> None:
-        """Print that the model is being loaded, also where stderr is no terminal."""
-        self._console.print(f"[dim]loading {escape(model)} ...[/dim]")
+        """Tell that the model is being loaded, also where stderr is no terminal."""
+        tell(f"loading {model} ...")
 
 
 class ImageCounter:
     """Counts images, of which it is not known how many there are. A context manager."""
 
-    def __init__(self) -> None:
-        console = Console(stderr=True, highlight=False)
+    def __init__(self, model: str) -> None:
+        """Tell that the model is being loaded."""
+        tell(f"loading {model} ...")
+        console = events()
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.completed} images"), TimeElapsedColumn(), console=console, transient=True
         )

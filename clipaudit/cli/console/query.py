@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from clipaudit.cli.console.format import new_table
+from clipaudit.cli.terminal import note, results
 from clipaudit.run.row import label_text
 
 if TYPE_CHECKING:
@@ -20,12 +20,10 @@ _CAPTION: Final = 80
 
 def print_answer(title: str, answer: Answer) -> None:
     """Print one list of results as a table on stdout; its notes go to stderr."""
-    console = Console(highlight=False)
+    console = results()
     console.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)
-    table = Table(box=None, pad_edge=False)
+    table = new_table(("", True), ("score", True))
     longest = max((len(hit.row.key) + len(f"{hit.row.shard_id}/") for hit in answer.hits), default=0)
-    table.add_column("", justify="right", style="dim")
-    table.add_column("score", justify="right")
     table.add_column("sample", overflow="fold", min_width=min(longest, 40))
     labelled = any(hit.row.label is not None for hit in answer.hits)
     named = any(hit.row.class_name is not None for hit in answer.hits)
@@ -47,10 +45,6 @@ def print_answer(title: str, answer: Answer) -> None:
         cells += [escape(hit.row.attributes.get(name) or "") for name in names]
         cells += [escape(" ".join((hit.row.caption or "").split())[:longest_caption])] * captioned
         table.add_row(*cells)
-    if not console.is_terminal:  # a program that reads it needs one line a hit
-        wide = console.options.update(width=10_000)
-        console.width = max(console.width, console.measure(table, options=wide).maximum)
     console.print(table)
-    errors = Console(stderr=True, highlight=False)
-    for note in answer.notes:
-        errors.print(f"[yellow]note[/yellow] {escape(note)}", soft_wrap=True)
+    for sentence in answer.notes:
+        note(sentence)

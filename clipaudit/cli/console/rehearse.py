@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from clipaudit.cli.console.format import new_table
+from clipaudit.cli.terminal import results
 
 if TYPE_CHECKING:
     from clipaudit.cues.result.finding_parts import Estimate
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def print_rehearsal(panel: RehearsalPanel) -> None:
     """Print the panel on stdout, shares in percent with 95 % intervals."""
-    console = Console(highlight=False)
+    console = results()
     how = (
         "each fifth of them scored by a probe of the others"
         if panel.out_of_fold

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from clipaudit.cli.console.format import byte_count, count, print_facts
+from clipaudit.cli.terminal import results
 
 if TYPE_CHECKING:
     from clipaudit.job.recompute import Recomputed
@@ -20,7 +21,7 @@ def print_status(status: RunStatus, console: Console | None = None, *, details: 
 
     On stdout unless a console is given.
     """
-    console = console or Console(highlight=False)
+    console = console or results()
     facts = []
     shards = [f"{status.committed:,} of {status.shards:,} committed"]
     shards += [f"{status.partial:,} partial"] * bool(status.partial) + [f"{status.failed:,} failed"] * bool(
@@ -47,7 +48,7 @@ def print_status(status: RunStatus, console: Console | None = None, *, details: 
 
 def print_check(report: CheckReport) -> None:
     """Print the result of `check` on stdout."""
-    console = Console(highlight=False)
+    console = results()
     for problem in report.problems:
         console.print(f"[red]problem[/red] {escape(problem)}", soft_wrap=True)
     for remark in report.remarks:
@@ -60,7 +61,7 @@ def print_check(report: CheckReport) -> None:
 
 def print_recomputed(recomputed: Recomputed) -> None:
     """Print the result of `check --model` on stdout."""
-    console = Console(highlight=False)
+    console = results()
     for problem in recomputed.problems:
         console.print(f"[red]problem[/red] {escape(problem)}", soft_wrap=True)
     difference = f"largest difference {recomputed.largest_difference:.1e}"

@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from clipaudit.cli.console.format import duration
 from clipaudit.cli.streams import reader_is_gone
+from clipaudit.cli.terminal import results
 from clipaudit.job.watch import Sight, Watcher
 
 _BAR_WIDTH = 40
@@ -23,7 +24,7 @@ _BAR_WIDTH = 40
 def watch(run: str, interval_seconds: float, as_json: bool) -> None:
     """Show a run until it is done or the user interrupts. Raises RunNotFound when there is none."""
     watcher = Watcher(run)
-    console = Console(highlight=False)
+    console = results()
     try:
         if as_json or not console.is_terminal:
             for sight in _looks(watcher, interval_seconds):
@@ -79,14 +80,3 @@ def _speed(sight: Sight) -> str:
         return "no shard is committed yet"
     waits = f", {sight.bottleneck}" if sight.bottleneck else ""
     return f"{sight.images_per_second:,.1f} images/s{waits}, {duration(sight.seconds_left)} left at this rate"
-
-
-def duration(seconds: float) -> str:
-    """A time as `2 d 3 h`, `3 h 12 min`, `12 min` or `less than a minute`: an estimate has no more digits."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return "less than a minute"
-    hours, minutes_left = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours // 24} d {hours % 24} h"
-    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min"

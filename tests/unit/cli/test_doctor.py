@@ -86,3 +86,92 @@ def test_a_full_disk_and_a_containers_quota_are_seen(clipaudit, monkeypatch, tmp
     assert conditions["cores"].text.startswith("0.5 CPU cores")
     assert conditions["disk"].state == "note"
     assert conditions["temporary"].remedy == "set TMPDIR to a directory with more room"
+
+
+def condition(subject):
+    """One line of what is seen now."""
+    from pathlib import Path
+
+    from clipaudit.cli import installation
+
+    return next(each for each in installation.examine(Path()) if each.subject == subject)
+
+
+def test_a_conda_environment_is_one(monkeypatch, tmp_path):
+    (tmp_path / "vision" / "conda-meta").mkdir(parents=True)
+    for name in ("prefix", "base_prefix"):  # conda's are the same
+        monkeypatch.setattr(sys, name, str(tmp_path / "vision"))
+    assert condition("python").state == "ok"
+    assert condition("python").text.endswith("conda environment vision")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "said", "remedy"),
+    [(None, "built for CPUs, beside an NVIDIA card", "--force-reinstall torch"), ("13.0", "cannot use", "nvidia-smi")],
+)
+def test_a_card_that_torch_does_not_use_is_said(monkeypatch, tmp_path, cuda, said, remedy):
+    import torch
+
+    from clipaudit.cli import installation
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(installation, "_NVIDIA", (tmp_path / "nothing",))
+    assert condition("torch").text.endswith("no GPU")
+    monkeypatch.setattr(installation, "_NVIDIA", (tmp_path / "nothing", tmp_path))
+    assert (condition("torch").state, said in condition("torch").text) == ("note", True)
+    assert remedy in condition("torch").remedy
+
+
+def test_weights_are_told_by_their_files_and_a_missing_hub_client_is_a_problem(monkeypatch):
+    def cached(name, *files):
+        revisions = [SimpleNamespace(files=[SimpleNamespace(file_name=file) for file in files])]
+        return SimpleNamespace(repo_id=name, size_on_disk=8e8, revisions=revisions)
+
+    repositories = [
+        cached("timm/ViT-B-16-SigLIP", "config.json"),
+        cached("timm/PE-Core-B-16", "open_clip_model.safetensors"),
+        cached("bert-base-uncased", "model.safetensors"),
+    ]
+    monkeypatch.setattr("huggingface_hub.scan_cache_dir", lambda: SimpleNamespace(repos=repositories))
+    assert condition("weights").text == "timm/PE-Core-B-16 (0.8 GB), timm/ViT-B-16-SigLIP (0.8 GB)"
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert condition("weights").state == "problem"
+    assert "pip install --force-reinstall huggingface_hub" in condition("weights").remedy
+
+
+def test_the_hub_is_asked_for_where_downloads_go(monkeypatch):
+    from clipaudit.cli import installation
+
+    asked = []
+
+    def connect(place, timeout):
+        asked.append(place)
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(installation.socket, "create_connection", connect)
+    for name in ("HF_HUB_OFFLINE", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http", "https", "all", "no"):
+        for spelling in (f"{name}_proxy", f"{name}_PROXY".upper()):
+            monkeypatch.delenv(spelling, raising=False)
+    settings = [
+        {},
+        {"HF_ENDPOINT": "http://mirror.example:8080"},
+        {"HF_ENDPOINT": "https://mirror.example", "https_proxy": "http://user:secret@proxy.example:3128"},
+        {"no_proxy": "mirror.example"},
+    ]
+    said = []
+    for setting in settings:
+        for name, value in setting.items():
+            monkeypatch.setenv(name, value)
+        said.append(condition("hub").text)
+    mirror, proxy = ("mirror.example", 443), ("proxy.example", 3128)
+    assert asked == [("huggingface.co", 443), ("mirror.example", 8080), proxy, mirror]
+    assert said == [
+        "huggingface.co can be reached",
+        "mirror.example can be reached",
+        "the proxy proxy.example:3128 to mirror.example can be reached",
+        "mirror.example can be reached",
+    ]

@@ -25,7 +25,7 @@ def report(tmp_path, monkeypatch, capsys):
             return result or example_result()
 
         monkeypatch.setattr(cli_report, "_audit", audit)
-        monkeypatch.setattr("sys.argv", ["clipaudit", "report", "run", *map(str, arguments)])
+        monkeypatch.setattr("sys.argv", ["clipaudit", "report", "run", "--quiet", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             main()
         shown = capsys.readouterr()

@@ -154,15 +154,18 @@ def test_a_cue_that_is_another_label_is_said_as_such(tmp_path):
     assert [finding.cue.value for finding in of_swan]
 
 
-def test_labels_that_nothing_goes_with_give_no_finding(tmp_path):
+@pytest.mark.parametrize(
+    ("seeds", "fewest"), [pytest.param(1, 1, id="one"), pytest.param(5, 4, id="five", marks=pytest.mark.slow)]
+)
+def test_labels_that_nothing_goes_with_give_no_finding(tmp_path, seeds, fewest):
     quiet = 0
-    for seed in range(5):
+    for seed in range(seeds):
         world = with_labels(cue_world(600, 20 + seed), cup=(0.4, 0.4), fork=(0.2, 0.2), knife=(0.6, 0.6))
         (tmp_path / str(seed)).mkdir()
         result = audited(world, tmp_path / str(seed), attributes=("place",), negative_audits=0, positive_trials=0)
         quiet += not result.findings
         assert result.sentence.startswith("No shortcut cue was found for any of the 3 labels") or result.findings
-    assert quiet >= 4
+    assert quiet >= fewest
 
 
 def test_the_same_seed_gives_the_same_result(tmp_path):
