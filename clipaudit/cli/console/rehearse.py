@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from clipaudit.cli.console.format import new_table
+from clipaudit.cues.result.column_words import column_in_words
 
 if TYPE_CHECKING:
     from clipaudit.cues.result.finding_parts import Estimate
@@ -35,7 +36,7 @@ def print_rehearsal(panel: RehearsalPanel) -> None:
 
 
 def _print_column(console: Console, column: ColumnRehearsal) -> None:
-    name = column.attribute.rpartition(".")[2]
+    name = column_in_words(column.attribute)
     console.print(f"\n[bold]{escape(name)} = {escape(column.value)}[/bold], which goes with {escape(column.classes)}")
     if column.arms:
         table = new_table(
