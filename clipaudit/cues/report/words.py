@@ -75,7 +75,7 @@ GLOSSARY: Final = (
      " learn from them, and again in ways that may mend it"),
     ("group weights", "each image weighs so that every class and cue combination counts alike in training"),
     ("zero-shot", "CLIP compares each image with texts such as “a photo of a waterbird”; no training on your data"),
-    ("near duplicates", "copies of one picture, also resized or saved again; together they count as one independent image"),
+    ("near duplicates", "copies of one picture, also resized or saved again: together one independent image"),
 )  # fmt: skip
 
 STATUS: Final = {

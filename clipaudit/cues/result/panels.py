@@ -201,8 +201,8 @@ class Hygiene(Documented):
     """Shards of the run that are not committed."""
     truncated_shards: int
     duplicate_clusters: int
-    """Clusters of two or more near-duplicate images: those that `clipaudit duplicates` has found, or else those that the
-    audit finds (S2b)."""
+    """Clusters of two or more near-duplicate images: those that `clipaudit duplicates` has found, or else those that
+    the audit finds (S2b)."""
     duplicate_images: int
     """Images in them."""
     mixed_label_clusters: int
