@@ -1,5 +1,6 @@
 """Image properties in an audit: tested without being asked for, named plainly, one finding for each parting."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -195,6 +196,13 @@ def test_a_property_that_a_column_does_not_bring_about_stays_a_finding_beside_it
     values[bright, IMAGE_PROPERTIES.index("brightness")] += 2
     result = audited(replace(made, properties=values), tmp_path / "run", replace(OPTIONS, attributes=("place",)))
     assert {f.cue.attribute for f in result.findings if f.kind == "value"} == {"attributes.place", "image.brightness"}
+    # nobody asked for the brightness: it has weights of its own, and those of the declared column stay as they are
+    without = audited(made, tmp_path / "without", replace(OPTIONS, attributes=("place",)))
+    weights = result.rows["weights"]
+    assert weights["weight"].equals(without.rows["weights"]["weight"])
+    assert not weights["weight.image.brightness"].equals(weights["weight"])
+    assert result.rows["balanced"].equals(without.rows["balanced"])
+    assert json.loads(result.rows["balanced"].schema.metadata[b"columns"]) == ["attributes.place"]
 
 
 def test_png_against_jpeg_of_one_quality_is_a_cue(tmp_path):

@@ -65,6 +65,8 @@ def test_what_was_compared_is_said(harbour):
         ("boat", True, None),
         ("coin", True, None),
     }
+    assert harbour.data.attributes == ("attributes.place",)
+    assert harbour.settings.attributes == ("place",)
     assert harbour.trust.limits[0].startswith("Images have several labels: each is compared with the images without it")
     assert (harbour.data.counterfactual, harbour.groups, harbour.predictability) == (None, (), ())
     assert {"weights", "balanced"}.isdisjoint(harbour.rows)
@@ -132,6 +134,10 @@ def test_two_labels_that_go_together_are_said_once(tmp_path):
     assert finding.cue.value in ("ball", "dog")
     assert "two labels that go together, so that a model may learn one from the other" in finding.sentence
     assert finding.action.startswith("Add images that have one of the two labels without the other")
+    (tmp_path / "core").mkdir()
+    quick = {"negative_audits": 0, "positive_trials": 0}
+    (allowed,) = audited(world, tmp_path / "core", core=("ball", "dog"), **quick).findings
+    assert allowed.core, "a label may be part of what another one means, by the user's word"
 
 
 def test_a_cue_that_is_another_label_is_said_as_such(tmp_path):
