@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import secrets
 from typing import Annotated, Any, Final
 
 import pyarrow as pa
-from fastapi import APIRouter, Body, Depends, Header, Query, Response
+from fastapi import APIRouter, Body, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.exceptions import HTTPException
 
 from clipaudit.cues.report.files import csv_text, one_line
 from clipaudit.errors import UsageError
@@ -18,8 +16,8 @@ from clipaudit.explorer.tag_log import MAX_AUTHOR, MAX_IMAGES, MAX_REASON, Image
 from clipaudit.explorer.wall import ViewRequest
 from clipaudit.explorer.wall_routes import RequestReader
 from clipaudit.explorer.workspace import Workspace
+from clipaudit.explorer.write_access import WriteAccess
 
-TOKEN_HEADER: Final = "x-clipaudit-token"  # noqa: S105 - a name
 _EVENTS: Final = 50
 """Latest events that the page lists."""
 
@@ -46,16 +44,13 @@ class TagRequest(_Strict):
     where: list[str] | None = Field(default=None, max_length=16, description="All rows that pass these filters.")
 
 
-def add_basket(router: APIRouter, workspace: Workspace, reader: RequestReader, token: str) -> None:
-    """Tags and exports; `token` must come with every request that writes."""
+def add_basket(router: APIRouter, workspace: Workspace, reader: RequestReader, writing: WriteAccess) -> None:
+    """Tags and exports."""
     problems: dict[int | str, dict[str, Any]] = {code: PROBLEMS[code] for code in (403, 404, 409, 422)}
 
-    def writable(given: Annotated[str | None, Header(alias=TOKEN_HEADER)] = None) -> TagLog:
-        """The file of tags; 403 when nothing may be written, or the request has not the session's token."""
-        if not workspace.write or workspace.tag_log is None:
-            raise HTTPException(403, "the page is read-only: start it again with --write to tag images")
-        if given is None or not secrets.compare_digest(given.encode(), token.encode()):
-            raise HTTPException(403, "this page may not write: open the address that `clipaudit explore` printed")
+    def writable(allowed: None = Depends(writing)) -> TagLog:
+        """The file of tags."""
+        assert workspace.tag_log is not None, "a page that may write keeps tags"
         return workspace.tag_log
 
     @router.get("/tags", responses=problems)

@@ -24,7 +24,9 @@ from clipaudit.explorer.study_routes import add_study
 from clipaudit.explorer.tag_log import TagLog, default_tags
 from clipaudit.explorer.uploads import Uploads
 from clipaudit.explorer.wall_routes import PICTURES_PATH, RequestReader, add_pictures, add_thumbnails, add_wall
+from clipaudit.explorer.what_if_routes import add_what_if
 from clipaudit.explorer.workspace import Workspace
+from clipaudit.explorer.write_access import WriteAccess
 from clipaudit.retrieval.queries import MAX_IMAGE_BYTES
 from clipaudit.retrieval.retriever import Retriever
 from clipaudit.run.reader import Run
@@ -105,7 +107,9 @@ def _add_routes(app: FastAPI, retriever: Retriever, workspace: Workspace, option
     add_wall(explorer, workspace, reader)
     add_pictures(explorer, workspace, uploads)
     add_study(explorer, workspace)
-    add_basket(explorer, workspace, reader, options.token)
+    writing = WriteAccess(workspace.write and workspace.tag_log is not None, options.token)
+    add_basket(explorer, workspace, reader, writing)
+    add_what_if(explorer, workspace, writing)
     app.include_router(explorer, prefix=PREFIX)
     if page:
         pages = APIRouter()
