@@ -42,7 +42,7 @@ class HeadLogits:
     @property
     def block(self) -> int:
         """Images in a block, B."""
-        return self.base.shape[1] // (self.classes - 1)
+        return int(self.base.shape[1]) // (self.classes - 1)
 
     def rights(self, sets: Bools) -> Bools:
         """(S, m) right answers without the heads of each of S sets (S, P)."""

@@ -171,7 +171,7 @@ def _change(
 
 def _by_change(group: dict[str, Any]) -> float:
     accuracy = group["accuracy"]
-    return -abs((accuracy["after"] or 0.0) - (accuracy["before"] or 0.0))
+    return -abs(float(accuracy["after"] or 0.0) - float(accuracy["before"] or 0.0))
 
 
 def _code(
@@ -216,7 +216,7 @@ def _keep(workspace: Workspace, what_if: WhatIf, arm: Arm) -> dict[str, Any]:
         raise UsageError("an arm takes out at least one head")
     where = tuple(text for text in arm.where if text.strip())
     result = ablation(what_if.asked(arm.by, where), Choice(heads=tuple(arm.out)), direction=arm.along)
-    document = {
+    document: dict[str, Any] = {
         "name": arm.name,
         "time": now(),
         "out": arm.out,
@@ -241,7 +241,8 @@ def _arms(workspace: Workspace) -> list[dict[str, Any]]:
         if name.endswith(".json") and _NAME.fullmatch(name.removesuffix(".json")):
             where = storage.full(f"{ARMS}/{name}")
             try:
-                listed.append(_line(parse_json(storage.read(f"{ARMS}/{name}").decode())))
+                document: Any = parse_json(storage.read(f"{ARMS}/{name}").decode())
+                listed.append(_line(document))
             except (ValueError, KeyError, TypeError) as error:
                 raise IntegrityError(f"{where} is damaged: remove it") from error
     return listed
