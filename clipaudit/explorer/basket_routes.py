@@ -18,7 +18,7 @@ from clipaudit.explorer.tag_log import MAX_AUTHOR, MAX_IMAGES, MAX_REASON, Image
 from clipaudit.explorer.wall import ViewRequest
 from clipaudit.explorer.wall_routes import Filter, RequestReader
 from clipaudit.explorer.workspace import Workspace
-from clipaudit.explorer.writing import WriteGuard
+from clipaudit.explorer.write_access import WriteAccess
 
 _EVENTS: Final = 50
 """Latest events that the page lists."""
@@ -56,13 +56,13 @@ class UndoRequest(_Strict):
     author: str = Field(default="", max_length=MAX_AUTHOR)
 
 
-def add_basket(router: APIRouter, workspace: Workspace, reader: RequestReader, writes: WriteGuard) -> None:
-    """Tags and exports; `writes` lets requests write."""
+def add_basket(router: APIRouter, workspace: Workspace, reader: RequestReader, writing: WriteAccess) -> None:
+    """Tags and exports."""
     problems: dict[int | str, dict[str, Any]] = {code: PROBLEMS[code] for code in (403, 404, 409, 422)}
 
-    def writable(_: None = Depends(writes.check)) -> TagLog:
+    def writable(allowed: None = Depends(writing)) -> TagLog:
         """The file of tags."""
-        assert workspace.tag_log is not None
+        assert workspace.tag_log is not None, "a page that may write keeps tags"
         return workspace.tag_log
 
     @router.get("/tags", responses=problems)

@@ -76,7 +76,7 @@ def _card(run: Run, audit: dict[str, Any], finding: dict[str, Any], columns: dic
         "evidence": [evidence["sentence"] for evidence in finding["evidence"]],
         "false_alarm": finding["false_alarm"],
         "needs": [str(need) for need in finding["needs"]],
-        "class_filter": None if finding["label"] is None else _label_filter(run, finding["label"]),
+        "class_filter": None if finding["label"] is None else label_filter(run, finding["label"]),
     }
 
 
@@ -122,19 +122,21 @@ def _cells(run: Run, audit: dict[str, Any], finding: dict[str, Any]) -> dict[str
                     "expected": cells["expected"][place][value_place],
                     "accuracy": None if group is None else group["accuracy"],
                     "without": None if group is None else group["without"],
-                    "where": _cell_filters(run, labels.get(class_name), attribute, value),
+                    "where": cell_filters(run, labels.get(class_name), attribute, value),
                 }
             )
         rows.append(row)
     return {"attribute": attribute, "values": cells["values"], "measured_on": groups["rows"], "rows": rows}
 
 
-def _cell_filters(run: Run, label: int | str | None, attribute: str, value: str) -> list[str]:
-    filters = [] if label is None else [_label_filter(run, label)]
+def cell_filters(run: Run, label: int | str | None, attribute: str, value: str) -> list[str]:
+    """Filters of the images of a class, None for any, with a value of a column."""
+    filters = [] if label is None else [label_filter(run, label)]
     return [*filters, _value_filter(run, attribute, value)]
 
 
-def _label_filter(run: Run, label: int | str) -> str:
+def label_filter(run: Run, label: int | str) -> str:
+    """The filter of a class's images."""
     without = str(label).removeprefix("not ")
     if run.spec.multi_label and without != str(label):  # the images that lack one of several labels
         return f"label != {_literal(without)}"

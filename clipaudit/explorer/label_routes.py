@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import APIRouter, Body, Depends, Path, Query, Response
@@ -15,6 +14,7 @@ from clipaudit.explorer.label_log import Answer
 from clipaudit.explorer.labelling import Labelling
 from clipaudit.explorer.problems import PROBLEMS
 from clipaudit.explorer.tag_log import MAX_AUTHOR
+from clipaudit.explorer.write_access import WriteAccess
 
 StudyId: TypeAlias = Annotated[str, Path(max_length=40)]
 Session: TypeAlias = Annotated[str, Field(max_length=40)]
@@ -60,10 +60,10 @@ class Finished(_Strict):
     session: Session = ""
 
 
-def add_labels(router: APIRouter, labelling: Labelling, writable: Callable[..., None]) -> None:
-    """Studies and answers; `writable` refuses a request that may not write."""
+def add_labels(router: APIRouter, labelling: Labelling, writing: WriteAccess) -> None:
+    """Studies and answers; `writing` refuses a request that may not write."""
     problems: dict[int | str, dict[str, Any]] = {code: PROBLEMS[code] for code in (403, 404, 409, 422)}
-    writes = [Depends(writable)]
+    writes = [Depends(writing)]
 
     @router.get("/labels", responses=problems)
     def studies() -> list[dict[str, Any]]:

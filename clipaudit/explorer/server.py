@@ -28,8 +28,9 @@ from clipaudit.explorer.study_routes import add_study
 from clipaudit.explorer.tag_log import TagLog, default_tags, labels_beside
 from clipaudit.explorer.uploads import Uploads
 from clipaudit.explorer.wall_routes import PICTURES_PATH, RequestReader, add_pictures, add_thumbnails, add_wall
+from clipaudit.explorer.what_if_routes import add_what_if
 from clipaudit.explorer.workspace import Workspace
-from clipaudit.explorer.writing import WriteGuard
+from clipaudit.explorer.write_access import WriteAccess
 from clipaudit.retrieval.queries import MAX_IMAGE_BYTES
 from clipaudit.retrieval.retriever import Retriever
 from clipaudit.run.reader import Run
@@ -129,13 +130,14 @@ def _add_routes(
     app.include_router(searches, prefix=PREFIX)
     app.include_router(searches, deprecated=True)
     explorer, reader = APIRouter(), RequestReader(workspace, uploads)
-    writes = WriteGuard(options.token, write=options.write)
     add_wall(explorer, workspace, reader)
     add_pictures(explorer, workspace, uploads)
     add_study(explorer, workspace, options.options)
-    add_basket(explorer, workspace, reader, writes)
+    writing = WriteAccess(workspace.write and workspace.tag_log is not None, options.token)
+    add_basket(explorer, workspace, reader, writing)
+    add_what_if(explorer, workspace, writing)
     if labelling is not None:
-        add_labels(explorer, labelling, writes.check)
+        add_labels(explorer, labelling, writing)
     app.include_router(explorer, prefix=PREFIX)
     if labelling is not None:
         pages = APIRouter()

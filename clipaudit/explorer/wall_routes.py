@@ -113,7 +113,7 @@ def add_wall(router: APIRouter, workspace: Workspace, reader: RequestReader) -> 
         if offset == 0:
             answer["groups"] = [_group(workspace, request, group) for group in map(asdict, view.groups)]
             answer["code"] = asdict(
-                code_of_view(workspace.run.directory.url, request, workspace.page_only(wall, request))
+                code_of_view(workspace.run.directory.url, request, workspace.page_only(request))
             )
             if not len(view.order) and request.where:
                 answer["why_empty"] = wall.rows.why_empty(request.where)

@@ -75,7 +75,7 @@ class Workspace:
         write: bool = False,
         device: str = "auto",
     ) -> None:
-        self.run, self.write, self.tag_log, self._device = run, write, tags, device
+        self.run, self.write, self.tag_log, self.device = run, write, tags, device
         self.encoder = QueryEncoder(run, device, keep=write)
         self.scores = RunScores(run, self.encoder)
         self.report: ReportFile | None = find_report(run, report) if look or report is not None else None
@@ -176,9 +176,9 @@ class Workspace:
         """What filters call an image's tags: `tags`, unless the run has an attribute of that name."""
         return TAGS if TAGS not in (*self.run.columns, *self.run.attributes) else f"page.{TAGS}"
 
-    def page_only(self, wall: Wall, request: ViewRequest) -> tuple[str, ...]:
+    def page_only(self, request: ViewRequest) -> tuple[str, ...]:
         """The columns that a view names and only the page has, each once."""
-        names = [name for name in request.named(wall.rows.filter_columns) if name != SCORE]
+        names = [name for name in request.named(self._filter_columns(self.tags())) if name != SCORE]
         own = {"attributes." + name for name in self.run.attributes} | {*self.run.flat_columns(), *self.run.attributes}
         return tuple(dict.fromkeys(name for name in names if name not in own))
 
@@ -208,12 +208,12 @@ class Workspace:
         """The run's classes as texts; UsageError when it has no labels or they have no names."""
         with self._answers_lock:
             shards = [shard.url for shard in self.run.manifest.shards]
-            names = find_classes(self._given_classes(), shards, self.run.class_labels())
+            names = find_classes(self.given_classes(), shards, self.run.class_labels())
             source, templates = self._templates()
-            vectors = RunTexts(self.run, self._device, keep=self.write).classes(names.names, templates)
+            vectors = RunTexts(self.run, self.device, keep=self.write).classes(names.names, templates)
             return ClassTexts(names=names, vectors=vectors, templates=source)
 
-    def _given_classes(self) -> str | None:
+    def given_classes(self) -> str | None:
         """The report's file of class names, where it can still be read."""
         given = None if self.report is None else self.report.audit.get("settings", {}).get("classes")
         return given if isinstance(given, str) and _is_file(given) else None

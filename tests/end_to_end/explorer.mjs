@@ -19,6 +19,7 @@ const SCREENS = {
   heads: "?screen=heads&focus=L05H03",
   search: "?screen=search&text=a+photo+of+water&minus=a+photo+of+a+forest%3D0.5&head=L05H03",
   image: "?screen=images&open=0/18&where=place+%3D+water",
+  whatif: "?screen=whatif&out=L05H03&out=L05H00&along=a+photo+of+water",
   basket: "?screen=basket&where=tags+is+not+null",
 };
 
@@ -83,7 +84,7 @@ const scenarios = {
         await page.context().close();
       }
     }
-    return { result };
+    return { result, screens: Object.keys(SCREENS).length };
   },
 
   async keyboard() {
@@ -117,6 +118,26 @@ const scenarios = {
     const opened = new URL(page.url()).searchParams.get("open");
     await press("Escape"); await settled(page);
     return { where, moved, outline, chosen, toast, help, opened, closed: new URL(page.url()).searchParams.get("open") };
+  },
+
+  async whatif() {
+    const page = await open();
+    await page.goto(config.url + "/?screen=whatif&among=split+%3D+test"); await settled(page);
+    const cells = () => page.locator(".changes tbody tr").evaluateAll((rows) => rows.map((row) => row.innerText.replace(/\s+/g, " ")));
+    const before = await cells();
+    await page.locator(".tick input").first().check(); await settled(page);
+    const one = { headline: await page.locator(".headline").innerText(), cells: await cells(), out: new URL(page.url()).searchParams.getAll("out") };
+    await page.click(".take-out .buttons button"); await settled(page);
+    const heads = { out: new URL(page.url()).searchParams.getAll("out"), band: await page.locator(".line .band").count(), text: await page.locator(".answer").innerText() };
+    await page.fill(".take-out form input", "a photo of water"); await page.keyboard.press("Enter"); await settled(page);
+    const along = await page.locator(".headline").innerText();
+    await page.fill(".inline-form input", "no water"); await page.click(".inline-form button"); await settled(page);
+    const toast = await page.locator(".toast").innerText();
+    await page.click(".take-out .link"); await settled(page);
+    await page.click(".arm"); await settled(page);
+    const again = await page.locator(".headline").innerText();
+    await page.locator(".changes tbody .link").first().click(); await settled(page);
+    return { before, one, heads, along, toast, again, where: new URL(page.url()).searchParams.get("where"), matched: await count(page), command: await page.locator(".panel .copyable pre").first().innerText() };
   },
 
   async history() {

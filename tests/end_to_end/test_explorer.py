@@ -144,13 +144,30 @@ def test_every_screen_is_whole_and_open_to_all_at_400_and_1280_pixels_light_and_
     """No serious finding of axe-core, nothing wider than the screen. CLIPAUDIT_SCREENSHOTS names where pictures go."""
     out = os.environ.get("CLIPAUDIT_SCREENSHOTS", str(tmp_path))
     seen = play("screens", tools, page, out=out, bypass=True)
-    assert len(seen["result"]) == 28
+    assert len(seen["result"]) == 4 * seen["screens"]
     faults = [
         f"{each['name']} {each['width']} {each['scheme']}: {each['wide']} pixels too wide, {each['serious']}"
         for each in seen["result"]
         if each["wide"] > 0 or each["serious"] or not each["tiles"]
     ]
     assert faults == []
+
+
+def test_what_if_answers_every_tick_and_keeps_arms(tools, page):
+    seen = play("whatif", tools, page)
+    assert len(seen["before"]) == 4
+    assert seen["one"]["out"]
+    assert seen["one"]["cells"] != seen["before"]
+    assert "worst group goes from" in seen["one"]["headline"]
+    assert len(seen["heads"]["out"]) > 1
+    assert seen["heads"]["band"] == 4
+    assert "random sets of as many heads" in seen["heads"]["text"]
+    assert "“a photo of water” in" in seen["along"]
+    assert "explorer/arms/no-water.json" in seen["toast"]
+    assert seen["again"] == seen["along"], "an arm brings all of its question back"
+    assert seen["where"] == "attributes.split = test and label = 0 and place = land", "where the finding was measured"
+    assert int(seen["matched"].replace(",", "")) > 0
+    assert "--direction 'a photo of water'" in seen["command"]
 
 
 def test_the_keys_alone_do_it(tools, page):

@@ -47,6 +47,7 @@ function Card({ finding, state, open }: { finding: Finding; state: State; open: 
           <div class="buttons">
             <button type="button" onClick={() => go({ ...NO_QUESTION, screen: "findings", finding: finding.id, where: finding.class_filter ?? "", sort: `-${finding.score_column}`, group: "", open: "" })}>Most of the cue first</button>
             <button type="button" onClick={() => go({ ...NO_QUESTION, screen: "findings", finding: finding.id, where: finding.class_filter ?? "", sort: finding.score_column, group: "", open: "" })}>Least first</button>
+            <button type="button" onClick={() => go({ ...NO_QUESTION, screen: "whatif", finding: finding.id, out: finding.heads, along: "", by: "", among: "", sort: "", group: "", open: "" })}>What if its heads were gone?</button>
           </div>
           {finding.answerers.length > 0 && <Answerers list={finding.answerers} />}
           <details>

@@ -15,8 +15,9 @@ import { get, go, NO_QUESTION, question, SCREENS, useAddress, type Screen, type 
 import type { ColumnFacts, HeadsAnswer, RunFacts } from "./types";
 import { Copyable, pictureVersion } from "./words";
 import { useWall, WallView } from "./wall";
+import { WhatIf } from "./whatif";
 
-const NAMES: Record<Screen, string> = { findings: "Findings", images: "Images", heads: "Heads", search: "Search", basket: "Basket" };
+const NAMES: Record<Screen, string> = { findings: "Findings", images: "Images", heads: "Heads", search: "Search", whatif: "What if", basket: "Basket" };
 
 function onScreen(screen: Screen): Partial<State> {
   const state = get();
@@ -109,6 +110,7 @@ function App() {
             : state.screen === "images" ? <Facets state={state} columns={columns.value ?? []} run={run.value} />
             : state.screen === "heads" ? <Heads state={state} />
             : state.screen === "search" ? <Search state={state} />
+            : state.screen === "whatif" ? <WhatIf state={state} run={run.value} />
             : <Basket state={state} run={run.value} />}
         </section>
         <section class="right" id="wall" aria-label="Wall of images">

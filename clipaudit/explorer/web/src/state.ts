@@ -1,8 +1,8 @@
 // The whole state of the page stands in its address: back and forward work, and an address can be shared.
 import { useEffect, useState } from "preact/hooks";
 
-export type Screen = "findings" | "images" | "heads" | "search" | "basket";
-export const SCREENS: Screen[] = ["findings", "images", "heads", "search", "basket"];
+export type Screen = "findings" | "images" | "heads" | "search" | "whatif" | "basket";
+export const SCREENS: Screen[] = ["findings", "images", "heads", "search", "whatif", "basket"];
 
 export interface State {
   screen: Screen;
@@ -20,10 +20,16 @@ export interface State {
   focus: string;
   open: string;
   size: string;
+  /** What if: heads that are taken out, the text along which alone, the column of the groups, and on which images. */
+  out: string[];
+  along: string;
+  by: string;
+  among: string;
 }
 
-const LISTS = ["text", "minus", "key", "image", "head"] as const;
-const WORDS = ["where", "sort", "group", "finding", "focus", "open", "size"] as const;
+const QUESTION = ["text", "minus", "key", "image", "head"] as const;
+const LISTS = [...QUESTION, "out"] as const;
+const WORDS = ["where", "sort", "group", "finding", "focus", "open", "size", "along", "by", "among"] as const;
 
 export function parse(search: string): State {
   const given = new URLSearchParams(search);
@@ -47,7 +53,7 @@ export function question(state: State): URLSearchParams {
   const given = new URLSearchParams();
   if (state.where.trim()) given.append("where", state.where);
   for (const name of ["sort", "group"] as const) if (state[name]) given.set(name, state[name]);
-  for (const name of LISTS) for (const value of state[name]) given.append(name, value);
+  for (const name of QUESTION) for (const value of state[name]) given.append(name, value);
   return given;
 }
 

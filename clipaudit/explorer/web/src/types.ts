@@ -133,6 +133,37 @@ export interface HeadFacts {
 export interface HeadsAnswer { heads: HeadFacts[]; source: string | null; missing: string | null; command: string; python: string }
 export interface Strip { text: string; top: Row[]; bottom: Row[] }
 
+/** A share before and after, and between which random sets of heads leave it. */
+export interface Around { before: number | null; after: number | null; low: number | null; high: number | null }
+
+export interface WhatIfOptions {
+  columns: { name: string; short: string }[];
+  findings: { id: string; name: string; class_name: string | null; heads: string[]; attribute: string | null; text: string | null; among: string | null }[];
+  classes: number;
+  megabytes: number;
+  most_images: number;
+  sets: number;
+}
+
+export interface GroupChange { class_name: string; value: string | null; images: number; accuracy: Around; aligned: boolean | null; where: string[] }
+
+export interface WhatIfAnswer {
+  images: number;
+  sampled: boolean;
+  unlabelled: number;
+  sets: number;
+  accuracy: Around;
+  worst: Around | null;
+  worst_name: string[] | null;
+  groups: GroupChange[];
+  more_groups: number;
+  gap: { gap: Around; net: number | null; net_low: number | null; net_high: number | null; p: number | null; classes: string[] } | null;
+  by: string | null;
+  code: AsCode;
+}
+
+export interface Arm { name: string; out: string[]; along: string | null; by: string | null; where: string[]; command: string; accuracy: number[]; worst: (number | null)[] }
+
 export interface RowDetail extends Omit<Row, "tags"> {
   columns: Record<string, string | null>;
   shard_url: string;
