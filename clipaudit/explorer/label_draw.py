@@ -160,7 +160,7 @@ def rounds(codes: Ints, count: int, rng: np.random.Generator) -> Ints:
 
 def _parts(workspace: Workspace, n: int) -> Any:  # noqa: ANN401 - (n,) texts
     """(n,) what the report used each row for; empty for rows that it did not use."""
-    column = None if workspace.report is None else workspace.report.columns(workspace.plain_rows()).get("audit.rows")
+    column = workspace.report_columns().get("audit.rows")
     if column is None:
         return np.full(n, "both", object)
     return np.array([value or "" for value in column.to_pylist()], object)

@@ -124,6 +124,8 @@ class StudyVerdict:
     sentence: str
     more: int | None = None
     """Labels that are still needed, about."""
+    found: str = ""
+    """Id of the report's finding on the column; empty where it has none."""
 
 
 _KINDS: Final[dict[str, TypeAdapter[Any]]] = {

@@ -33,7 +33,7 @@ def study_verdict(progress: Progress, report: ReportFile) -> StudyVerdict:
         more = _more(progress, finding) if outcome == "not decided" else None
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{report.storage.full('report.json')} is damaged: make the report again") from error
-    return _verdict(progress, report.storage.url, outcome, SHORT[verdict], sentence, more)
+    return _verdict(progress, report.storage.url, outcome, SHORT[verdict], sentence, more, str(finding["id"]))
 
 
 def _more(progress: Progress, finding: dict[str, Any]) -> int | None:
@@ -56,7 +56,7 @@ def _without_finding(progress: Progress, place: str) -> StudyVerdict:
 
 
 def _verdict(
-    progress: Progress, place: str, outcome: Outcome, verdict: str, sentence: str, more: int | None
+    progress: Progress, place: str, outcome: Outcome, verdict: str, sentence: str, more: int | None, found: str = ""
 ) -> StudyVerdict:
     return StudyVerdict(
         **stamp(),
@@ -67,4 +67,5 @@ def _verdict(
         verdict=verdict,
         sentence=sentence,
         more=more,
+        found=found,
     )

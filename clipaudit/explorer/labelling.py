@@ -102,8 +102,8 @@ class Labelling:
         return None if number is None else str(self.workspace.plain_rows().table["key"][number].as_py())
 
     def _next(self, progress: Progress, session: str) -> list[dict[str, int]]:
-        """Places of the next images, kept for a page for a while."""
-        if self.workspace.run.manifest.fingerprint != progress.study.fingerprint:
+        """Places of the next images, kept for a page for a while; none for who does not label."""
+        if not session or self.workspace.run.manifest.fingerprint != progress.study.fingerprint:
             return []
         now, study = time.monotonic(), progress.study.id
         with self._lock:
@@ -132,7 +132,9 @@ class Labelling:
             "d": None if progress.d is None else asdict(progress.d),
             "alike": progress.alike,
             "more": progress.more,
-            "latest": None if latest is None else {"id": latest.id, "answer": latest.answer},
+            "latest": None
+            if latest is None
+            else {"id": latest.id, "answer": latest.answer, "shard": latest.shard, "index": latest.index},
             "next": self._next(progress, session),
             "verdict": None if state.verdict is None else asdict(state.verdict),
             "audit": None if audit is None else _audit_facts(audit),

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from clipaudit.arrays import Float32s
 from clipaudit.errors import IntegrityError, UsageError
+from clipaudit.explorer.report_columns import ReportColumns
 from clipaudit.explorer.report_file import ReportFile, find_report
 from clipaudit.explorer.run_scores import RunScores
 from clipaudit.explorer.tag_log import TagLog, TagState
@@ -107,9 +108,20 @@ class Workspace:
     @cached_property
     def _report_columns(self) -> dict[str, pa.Array]:
         try:
-            return {} if self.report is None else self.report.columns(self._plain_rows)
+            return {} if self.report is None else ReportColumns(self.report).columns(self._plain_rows)
         except IntegrityError:  # the findings' screen tells it; the wall does without
             return {}
+
+    def report_columns(self) -> dict[str, pa.Array]:
+        """The columns (n,) of the rows that the report knows, by name; nothing where it cannot be read."""
+        with self._lock:
+            return self._report_columns
+
+    def answer_columns(self) -> dict[str, str]:
+        """Column that says whether an answer is right -> whose answer it is; of the report's answerers."""
+        known = self.report_columns()
+        words = {} if self.report is None else ReportColumns(self.report).answerers()
+        return {name: whose for name, whose in words.items() if name in known}
 
     @cached_property
     def picture_version(self) -> str:
