@@ -117,7 +117,7 @@ function Cells({ finding, state, answers }: { finding: Finding; state: State; an
           ))}
         </tbody>
       </table>
-      {onTest && <p class="muted">Right: {cells.measured_on?.replace(/^.*, /, "")}. “Without the cue”: its heads replaced by their mean.</p>}
+      {onTest && <p class="muted">Right: {cells.measured_on?.replace(/^.*, /, "")}. “Without the cue”: its heads replaced by their mean. ✗→✓ on a picture: wrong, and right without it.</p>}
       {state.where && (
         <div class="buttons">
           <button type="button" aria-pressed={holds(state.where, MEASURED)} title="The images that the percentages are of" onClick={() => go({ where: turned(state.where, MEASURED) })}>Measured ones</button>

@@ -205,7 +205,8 @@ export function LabelStage({ labels }: { labels: Labels }) {
           <button type="button" disabled={!image} onClick={() => labels.answer("unsure")}>Cannot tell <kbd>u</kbd></button>
           <button type="button" class="primary" disabled={!image} onClick={() => labels.answer("has")}>Yes <kbd>j</kbd></button>
         </div>
-        <button type="button" class="quiet" disabled={!view.latest} onClick={labels.undo}>Undo <kbd>z</kbd></button>
+        <span class="stage-foot"><button type="button" class="quiet" disabled={!view.latest} onClick={labels.undo}>Undo <kbd>z</kbd></button>
+          <span class="muted">{count(view.answered)} labelled{view.more ? `, about ${count(view.more)} more` : view.more === 0 ? ", enough to judge" : ""}</span></span>
       </div>
     </div>
   );
