@@ -43,6 +43,8 @@ def code_of_view(run: str, request: ViewRequest, page_columns: Sequence[str]) ->
 
 
 def _note(request: ViewRequest, page_columns: Sequence[str]) -> str | None:
+    if request.inside is not None:
+        return "The region of the map is this page's. Export the list of keys to go on elsewhere."
     own = [name for name in page_columns if any(name in text for text in request.columns)]
     if own:
         return f"{', '.join(own)}: known to this page alone. Export the list of keys to go on elsewhere."

@@ -42,6 +42,7 @@ class TagRequest(_Strict):
     remove: bool = False
     images: list[TagImage] = Field(default_factory=list, max_length=1000)
     where: list[str] | None = Field(default=None, max_length=16, description="All rows that pass these filters.")
+    inside: str | None = Field(default=None, max_length=5000, description="Of those, the ones in a region of a map.")
 
 
 def add_basket(router: APIRouter, workspace: Workspace, reader: RequestReader, writing: WriteAccess) -> None:
@@ -167,7 +168,7 @@ def _images(workspace: Workspace, asked: TagRequest) -> list[ImagePlace]:
     """The images of a request, with their keys; UsageError when one is not in the run, or there are too many."""
     rows = workspace.plain_rows()
     if asked.where is not None:
-        request = ViewRequest(where=tuple(asked.where))
+        request = ViewRequest(where=tuple(asked.where), inside=asked.inside)
         numbers = workspace.wall(request).view(request).order.tolist()
         if len(numbers) > MAX_IMAGES:
             raise UsageError(f"{len(numbers):,} images are more than the {MAX_IMAGES:,} of one step: filter further")

@@ -16,6 +16,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from clipaudit.errors import ClipauditError, UsageError
 from clipaudit.explorer.basket_routes import add_basket
+from clipaudit.explorer.map_routes import add_map
 from clipaudit.explorer.page import add_page
 from clipaudit.explorer.problems import PROBLEMS, invalid, problem, refused
 from clipaudit.explorer.search_routes import IMAGE_PATH, SEARCH_PATH, add_reading, add_search
@@ -110,6 +111,7 @@ def _add_routes(app: FastAPI, retriever: Retriever, workspace: Workspace, option
     writing = WriteAccess(workspace.write and workspace.tag_log is not None, options.token)
     add_basket(explorer, workspace, reader, writing)
     add_what_if(explorer, workspace, writing)
+    add_map(explorer, workspace, reader)
     app.include_router(explorer, prefix=PREFIX)
     if page:
         pages = APIRouter()

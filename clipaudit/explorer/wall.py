@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipaudit.arrays import Float32s, Ints
+from clipaudit.arrays import Bools, Float32s, Ints
 from clipaudit.errors import UsageError
 from clipaudit.retrieval.parts import QueryPart
 from clipaudit.retrieval.row_table import RowTable
@@ -40,6 +40,8 @@ class ViewRequest:
     """The question whose scores rows get; none for no question."""
     weights: tuple[tuple[str, float], ...] = ()
     """(head, weight) by which the question is asked; none for the whole embedding."""
+    inside: str | None = None
+    """A region of a map, as `layouts.Region` reads it, in which rows must lie."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -73,10 +75,12 @@ class View:
 class Wall:
     """Views over one table of rows; the latest ones stay in memory. For any number of threads."""
 
-    def __init__(self, rows: RowTable, scores: Callable[[ViewRequest], Float32s]) -> None:
-        """scores: (n,) of a request that has parts."""
+    def __init__(
+        self, rows: RowTable, scores: Callable[[ViewRequest], Float32s], inside: Callable[[str], Bools]
+    ) -> None:
+        """scores: (n,) of a request that has parts; inside: (n,) rows in a region of a map."""
         self.rows = rows
-        self._scores_of = scores
+        self._scores_of, self._inside = scores, inside
         self._views: OrderedDict[ViewRequest, View] = OrderedDict()
         self._facts: dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -113,6 +117,8 @@ class Wall:
 
     def _new(self, request: ViewRequest) -> View:
         allowed = self.rows.mask(request.where) if request.where else np.ones(len(self.rows), np.bool_)
+        if request.inside is not None:
+            allowed = allowed & self._inside(request.inside)
         scores = self._scores_of(request) if request.parts else None
         order = self._sorted(np.flatnonzero(allowed), request.sort, scores)
         if request.group is None:

@@ -35,6 +35,7 @@ Filters: TypeAlias = Annotated[list[Annotated[str, Field(max_length=2000)]] | No
 _Texts: TypeAlias = Annotated[list[Annotated[str, Field(max_length=2000)]] | None, Query(max_length=16)]
 _Keys: TypeAlias = Annotated[list[Annotated[str, Field(max_length=4096)]] | None, Query(max_length=16)]
 _Heads: TypeAlias = Annotated[list[Annotated[str, Field(max_length=80)]] | None, Query(max_length=64)]
+Region: TypeAlias = Annotated[str | None, Query(max_length=5000)]
 _Column: TypeAlias = Annotated[str | None, Query(max_length=300)]
 
 
@@ -54,6 +55,7 @@ class RequestReader:
         head: _Heads = None,
         sort: _Column = None,
         group: _Column = None,
+        inside: Region = None,
     ) -> ViewRequest:
         """The request; UsageError for what is not understood, such as a sample that is not in the run."""
         run = self._run
@@ -70,6 +72,7 @@ class RequestReader:
             where=tuple(text for text in where or () if text.strip()),
             sort=sort or None,
             group=group or None,
+            inside=inside or None,
             parts=tuple(parts),
             weights=tuple(parse_weights(head or ()).items()),
         )

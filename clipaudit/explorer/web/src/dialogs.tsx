@@ -48,7 +48,7 @@ export function KeysDialog({ onClose }: { onClose: () => void }) {
   return <Dialog name="Keys" onClose={onClose}><dl class="keys">{KEYS.map(([key, about]) => <div key={key}><dt><kbd>{key}</kbd></dt><dd>{about}</dd></div>)}</dl></Dialog>;
 }
 
-export type Target = { images: { shard: number; index: number }[] } | { where: string[]; count: number };
+export type Target = { images: { shard: number; index: number }[] } | { where: string[]; inside: string | null; count: number };
 
 export function TagDialog({ target, run, onClose }: { target: Target; run: RunFacts; onClose: () => void }) {
   const { value } = useAnswer<TagFacts>("/tags");
@@ -62,7 +62,7 @@ export function TagDialog({ target, run, onClose }: { target: Target; run: RunFa
   const send = async (event: Event, remove = false) => {
     event.preventDefault();
     localStorage.setItem("clipaudit-author", author);
-    const which = "images" in target ? { images: target.images } : { where: target.where };
+    const which = "images" in target ? { images: target.images } : { where: target.where, inside: target.inside };
     try {
       changed(await post<TagFacts>("/tags", { tag: name || known[0] || "review", reason, author, remove, ...which }));
       clear();

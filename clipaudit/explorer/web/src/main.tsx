@@ -9,6 +9,7 @@ import { Facets } from "./facets";
 import { Findings } from "./findings";
 import { Heads, Strips } from "./heads";
 import { ImagePanel } from "./image";
+import { MapScreen } from "./map";
 import { Search } from "./search";
 import { clear, useSelection } from "./selection";
 import { get, go, NO_QUESTION, question, SCREENS, useAddress, type Screen, type State } from "./state";
@@ -17,11 +18,11 @@ import { Copyable, pictureVersion } from "./words";
 import { useWall, WallView } from "./wall";
 import { WhatIf } from "./whatif";
 
-const NAMES: Record<Screen, string> = { findings: "Findings", images: "Images", heads: "Heads", search: "Search", whatif: "What if", basket: "Basket" };
+const NAMES: Record<Screen, string> = { findings: "Findings", images: "Images", heads: "Heads", search: "Search", map: "Map", whatif: "What if", basket: "Basket" };
 
 function onScreen(screen: Screen): Partial<State> {
   const state = get();
-  if (screen === "basket") return { ...NO_QUESTION, screen, where: "tags is not null", sort: "", group: "", open: "" };
+  if (screen === "basket") return { ...NO_QUESTION, screen, where: "tags is not null", sort: "", group: "", open: "", inside: "" };
   const leaving = state.screen === "basket" ? { where: "" } : {};
   if (screen === "search") return { ...leaving, screen, open: "", focus: "" };
   return { ...NO_QUESTION, ...leaving, screen, open: "", sort: state.sort.includes("score") ? "" : state.sort };
@@ -49,7 +50,7 @@ function App() {
   if (run.value) pictureVersion(run.value.fingerprint);
 
   useEffect(() => { document.title = run.value ? `${run.value.name} · clipaudit` : "clipaudit"; }, [run.value]);
-  useEffect(() => { setSide(state.open ? "question" : get().where || asked ? "images" : "question"); }, [state.open, state.where, asked]);
+  useEffect(() => { setSide(state.open || state.screen === "map" ? "question" : get().where || asked ? "images" : "question"); }, [state.open, state.where, asked]);
   useEffect(() => {
     if (!message) return;
     const timer = setTimeout(() => toast.set(null), 8000);
@@ -62,7 +63,7 @@ function App() {
       const [shard, index] = state.open.split("/").map(Number);
       return { images: [{ shard: shard!, index: index! }] };
     }
-    return { where: state.where.trim() ? [state.where] : [], count: wall.matched };
+    return { where: state.where.trim() ? [state.where] : [], inside: state.inside || null, count: wall.matched };
   };
   useEffect(() => {
     const keys = (event: KeyboardEvent) => {
@@ -78,7 +79,7 @@ function App() {
   }, [dialog, chosen.size]);
 
   return (
-    <div class="page" data-side={side}>
+    <div class="page" data-side={side} data-screen={state.open ? "image" : state.screen}>
       <a class="skip" href="#wall">To the images</a>
       <header class="top">
         <span class="brand"><img src="/assets/icon.svg" alt="" width="22" height="22" /><span>{run.value?.name ?? "clipaudit"}</span></span>
@@ -110,6 +111,7 @@ function App() {
             : state.screen === "images" ? <Facets state={state} columns={columns.value ?? []} run={run.value} />
             : state.screen === "heads" ? <Heads state={state} />
             : state.screen === "search" ? <Search state={state} />
+            : state.screen === "map" ? <MapScreen state={state} columns={columns.value ?? []} />
             : state.screen === "whatif" ? <WhatIf state={state} run={run.value} />
             : <Basket state={state} run={run.value} />}
         </section>
