@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from fastapi import APIRouter, Depends, Path, Query, Response
-from pydantic import Field
+from fastapi import APIRouter, Depends, Query, Response
 
 from clipaudit.arrays import Bools
 from clipaudit.errors import ClipauditError, UsageError
@@ -22,7 +21,7 @@ from clipaudit.explorer.column_facts import computed_columns
 from clipaudit.explorer.layouts import SIDE, Region
 from clipaudit.explorer.problems import PROBLEMS, NotThereError
 from clipaudit.explorer.wall import ViewRequest, Wall
-from clipaudit.explorer.wall_routes import MAX_NUMBER, RequestReader, row_json
+from clipaudit.explorer.wall_routes import Number, RequestReader, row_json
 from clipaudit.explorer.workspace import Workspace
 from clipaudit.heads.texts.pool import pool_for
 from clipaudit.heads.texts.vectors import RunTexts
@@ -42,7 +41,6 @@ _KEYS: Final = frozenset(("key", "shard_id", "index", "caption", "audit.rows"))
 """Columns that are no property of an image."""
 _Space: TypeAlias = Annotated[str, Query(max_length=64)]
 _Column: TypeAlias = Annotated[str | None, Query(max_length=300)]
-_Numbers: TypeAlias = Annotated[int, Path(ge=0, le=MAX_NUMBER), Field()]
 
 
 def add_map(router: APIRouter, workspace: Workspace, reader: RequestReader) -> None:
@@ -63,7 +61,7 @@ def add_map(router: APIRouter, workspace: Workspace, reader: RequestReader) -> N
         return Response(_points(workspace, space, method, colour, request), media_type="application/octet-stream")
 
     @router.get("/map/rows/{number}", responses=problems)
-    def row(number: _Numbers) -> dict[str, Any]:
+    def row(number: Number) -> dict[str, Any]:
         """The image of a point, by the number of its row."""
         rows = workspace.plain_rows()
         if number >= len(rows):

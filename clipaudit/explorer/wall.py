@@ -16,7 +16,8 @@ from clipaudit.arrays import Bools, Float32s, Ints
 from clipaudit.errors import UsageError
 from clipaudit.retrieval.parts import QueryPart
 from clipaudit.retrieval.row_table import RowTable
-from clipaudit.run.filter_columns import value_text
+from clipaudit.run.filter_columns import FilterColumns, value_text
+from clipaudit.run.filters import parse_filter
 
 T = TypeVar("T")
 MAX_GROUPS: Final = 10_000
@@ -43,10 +44,18 @@ class ViewRequest:
     inside: str | None = None
     """A region of a map, as `layouts.Region` reads it, in which rows must lie."""
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The text in which columns are named."""
-        return tuple(filter(None, (*self.where, self.sort, self.group)))
+    def named(self, columns: FilterColumns) -> tuple[str, ...]:
+        """Full names of the columns that it names; those of a filter that is not understood are left out, for whoever
+        evaluates it says what is wrong.
+        """
+        names = [name.lstrip("-").strip("`") for name in (self.sort, self.group) if name]
+        for text in self.where:
+            try:
+                terms = parse_filter(text, columns).terms
+            except UsageError:
+                continue
+            names += [column.name for term in terms for column in term.columns]
+        return tuple(names)
 
 
 @dataclass(frozen=True, kw_only=True)

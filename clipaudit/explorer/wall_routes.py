@@ -12,6 +12,7 @@ from pydantic import Field
 from clipaudit.errors import UsageError
 from clipaudit.explorer.as_code import code_of_view
 from clipaudit.explorer.column_facts import column_facts, column_names, computed_columns
+from clipaudit.explorer.event_log import MAX_PLACE
 from clipaudit.explorer.problems import PROBLEMS, NotThereError
 from clipaudit.explorer.uploads import Uploads
 from clipaudit.explorer.wall import View, ViewRequest, Wall
@@ -26,12 +27,12 @@ from clipaudit.shards.image_header import HeaderError, read_header
 
 MAX_PAGE: Final = 500
 """Rows of one answer."""
-MAX_NUMBER: Final = 2**31 - 1
 PICTURES_PATH: Final = "/pictures"
 _SHOWABLE: Final = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 """Formats that every browser shows, and their media types."""
-Number: TypeAlias = Annotated[int, Path(ge=0, le=MAX_NUMBER)]
-Filters: TypeAlias = Annotated[list[Annotated[str, Field(max_length=2000)]] | None, Query(max_length=16)]
+Number: TypeAlias = Annotated[int, Path(ge=0, le=MAX_PLACE)]
+Filter: TypeAlias = Annotated[str, Field(max_length=2000)]
+Filters: TypeAlias = Annotated[list[Filter] | None, Query(max_length=16)]
 _Texts: TypeAlias = Annotated[list[Annotated[str, Field(max_length=2000)]] | None, Query(max_length=16)]
 _Keys: TypeAlias = Annotated[list[Annotated[str, Field(max_length=4096)]] | None, Query(max_length=16)]
 _Heads: TypeAlias = Annotated[list[Annotated[str, Field(max_length=80)]] | None, Query(max_length=64)]
@@ -99,7 +100,7 @@ def add_wall(router: APIRouter, workspace: Workspace, reader: RequestReader) -> 
     @router.get("/rows", responses=problems)
     def rows(
         request: ViewRequest = Depends(reader.read),
-        offset: Annotated[int, Query(ge=0, le=MAX_NUMBER)] = 0,
+        offset: Annotated[int, Query(ge=0, le=MAX_PLACE)] = 0,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 200,
     ) -> dict[str, Any]:
         """Rows that pass the filters, in an order; the first page also has the groups and the view as code."""
@@ -114,7 +115,7 @@ def add_wall(router: APIRouter, workspace: Workspace, reader: RequestReader) -> 
         }
         if offset == 0:
             answer["groups"] = [_group(workspace, request, group) for group in map(asdict, view.groups)]
-            answer["code"] = asdict(code_of_view(workspace.run.directory.url, request, workspace.page_columns()))
+            answer["code"] = asdict(code_of_view(workspace.run.directory.url, request, workspace.page_only(request)))
             if not len(view.order) and request.where:
                 answer["why_empty"] = wall.rows.why_empty(request.where)
         return answer

@@ -200,7 +200,7 @@ def _code(
     lines = [f"    {name}={value!r}," for name, value in given]
     lines += [f"    where={list(where)!r},"] if where else []
     body = "\n".join([f"    {url!r},", *heads, *lines])
-    named = [name for name in workspace.page_columns() if any(name in text for text in (by or "", *where))]
+    named = workspace.page_only(ViewRequest(where=tuple(where), group=by))
     note = f"{', '.join(named)}: known to this page alone." if named else None
     return AsCode(command=shlex.join(words), python=f"import clipaudit\n\nclipaudit.ablate(\n{body}\n)", note=note)
 

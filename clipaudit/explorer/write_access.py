@@ -12,7 +12,10 @@ TOKEN_HEADER: Final = "x-clipaudit-token"  # noqa: S105 - a name
 
 
 class WriteAccess:
-    """A dependency of routes that write; 403 when nothing may be written, or the request has not the token."""
+    """A dependency of routes that write; 403 when nothing may be written, or the request has not the token.
+
+    An empty token is nobody's: with it nothing is written.
+    """
 
     def __init__(self, write: bool, token: str) -> None:
         self._write, self._token = write, token
@@ -21,5 +24,5 @@ class WriteAccess:
         """Let a request that may write pass."""
         if not self._write:
             raise HTTPException(403, "the page is read-only: start it again with --write to change anything")
-        if given is None or not secrets.compare_digest(given.encode(), self._token.encode()):
+        if not self._token or given is None or not secrets.compare_digest(given.encode(), self._token.encode()):
             raise HTTPException(403, "this page may not write: open the address that `clipaudit explore` printed")

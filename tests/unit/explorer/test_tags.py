@@ -34,12 +34,13 @@ def test_events_add_up_and_the_latest_can_be_undone(tmp_path):
     log.add("odd", [(0, 1, "a")], removes=True)
     assert log.state().counts == {"odd": 1}
     assert log.state().by_image[0, 2]["odd"].author == "ada"
-    log.undo()
+    first, second = log.state().events
+    log.undo(second.id)
     assert log.state().counts == {"odd": 2}
-    log.undo()
+    log.undo(first.id)
     assert (log.state().counts, log.state().events) == ({}, ())
     with pytest.raises(UsageError, match="nothing to undo"):
-        log.undo()
+        log.undo(first.id)
     assert len((tmp_path / "deep" / "tags.jsonl").read_text().splitlines()) == 4, (
         "nothing is ever taken out of the file"
     )
@@ -84,7 +85,11 @@ def test_tags_are_columns_of_the_wall(client):
     assert client.get("/api/v1/rows", params={"where": "tags is null"}).json()["matched"] == 23
     assert client.get("/api/v1/rows/0/3").json()["tags"][0]["reason"] == "blurred"
     before = client.get("/api/v1/state").json()["tags"]
-    assert client.post("/api/v1/tags/undo", json={}, headers=WRITES).json()["counts"] == {}
+    event = client.get("/api/v1/tags").json()["events"][0]["id"]
+    other = {"tag": "wet", "images": [{"shard": 0, "index": 4}]}
+    client.post("/api/v1/tags", json=other, headers=WRITES)
+    undone = client.post("/api/v1/tags/undo", json={"event": event}, headers=WRITES).json()
+    assert undone["counts"] == {"wet": 1}, "the step that is named, not one that came between"
     assert client.get("/api/v1/state").json()["tags"] > before
 
 
