@@ -154,6 +154,8 @@ def _change(
     groups = wall.fact(f"groups {by} {finding}", lambda: groups_of(what_if, values, chosen))
     passing = np.zeros(len(wall.rows), np.bool_)
     passing[wall.view(ViewRequest(where=where)).order] = True
+    if not passing.any():
+        raise UsageError(f"no image passes the filter: none has {wall.rows.why_empty(where) or 'a row'}")
     change = asdict(what_if.change(out, along, groups, passing))
     run = workspace.run
     listed = sorted(change["groups"], key=_by_change)[:MAX_GROUPS]
