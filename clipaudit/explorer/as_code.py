@@ -43,6 +43,8 @@ def code_of_view(run: str, request: ViewRequest, page_only: Sequence[str]) -> As
 
 
 def _note(request: ViewRequest, page_only: Sequence[str]) -> str | None:
+    if request.inside is not None:
+        return "The region of the map is this page's. Export the list of keys to go on elsewhere."
     if page_only:
         return f"{', '.join(page_only)}: known to this page alone. Export the list of keys to go on elsewhere."
     if request.sort is not None and request.sort.lstrip("-") != SCORE:

@@ -44,6 +44,7 @@ class TagRequest(_Strict):
     remove: bool = False
     images: list[TagImage] = Field(default_factory=list, max_length=1000)
     where: list[Filter] | None = Field(default=None, max_length=16, description="All rows that pass these filters.")
+    inside: str | None = Field(default=None, max_length=5000, description="Of those, the ones in a region of a map.")
     count: int | None = Field(
         default=None, ge=0, description="With `where`: how many images whoever tags saw; refused where they are others."
     )
@@ -180,7 +181,7 @@ def _images(workspace: Workspace, asked: TagRequest) -> list[ImagePlace]:
     """The images of a request, with their keys; UsageError when one is not in the run, or there are too many."""
     rows = workspace.plain_rows()
     if asked.where is not None:
-        request = ViewRequest(where=tuple(asked.where))
+        request = ViewRequest(where=tuple(asked.where), inside=asked.inside)
         numbers = workspace.wall(request).view(request).order.tolist()
         if asked.count is not None and asked.count != len(numbers):
             raise UsageError(

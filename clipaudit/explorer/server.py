@@ -20,6 +20,7 @@ from clipaudit.explorer.basket_routes import add_basket
 from clipaudit.explorer.label_log import LabelLog
 from clipaudit.explorer.label_routes import add_labels
 from clipaudit.explorer.labelling import Labelling
+from clipaudit.explorer.map_routes import add_map
 from clipaudit.explorer.page import add_page
 from clipaudit.explorer.parameters import PREFIX, known_parameters
 from clipaudit.explorer.problems import PROBLEMS, invalid, problem, refused
@@ -135,6 +136,7 @@ def _add_routes(
     writing = WriteAccess(workspace.write and workspace.tag_log is not None, options.token)
     add_basket(explorer, workspace, reader, writing)
     add_what_if(explorer, workspace, writing)
+    add_map(explorer, workspace, reader)
     if labelling is not None:
         add_labels(explorer, labelling, writing)
     app.include_router(explorer, prefix=PREFIX)

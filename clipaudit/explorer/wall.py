@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipaudit.arrays import Float32s, Ints
+from clipaudit.arrays import Bools, Float32s, Ints
 from clipaudit.errors import UsageError
 from clipaudit.retrieval.parts import QueryPart
 from clipaudit.retrieval.row_table import RowTable
@@ -42,11 +42,13 @@ class ViewRequest:
     """The question whose scores rows get; none for no question."""
     weights: tuple[tuple[str, float], ...] = ()
     """(head, weight) by which the question is asked; none for the whole embedding."""
+    inside: str | None = None
+    """A region of a map, as `layouts.Region` reads it, in which rows must lie."""
 
     @cached_property
     def identity(self) -> tuple[object, ...]:
         """What tells it from other requests, for caches: without the bytes of images."""
-        return self.where, self.sort, self.group, tuple(part.identity for part in self.parts), self.weights
+        return self.where, self.sort, self.group, tuple(part.identity for part in self.parts), self.weights, self.inside
 
     def named(self, columns: FilterColumns) -> tuple[str, ...]:
         """Full names of the columns that it names; those of a filter that is not understood are left out, for whoever
@@ -88,10 +90,12 @@ class View:
 class Wall:
     """Views over one table of rows; the latest ones stay in memory. For any number of threads."""
 
-    def __init__(self, rows: RowTable, scores: Callable[[ViewRequest], Float32s]) -> None:
-        """scores: (n,) of a request that has parts."""
+    def __init__(
+        self, rows: RowTable, scores: Callable[[ViewRequest], Float32s], inside: Callable[[str], Bools]
+    ) -> None:
+        """scores: (n,) of a request that has parts; inside: (n,) rows in a region of a map."""
         self.rows = rows
-        self._scores_of = scores
+        self._scores_of, self._inside = scores, inside
         self._views: OrderedDict[Any, View] = OrderedDict()
         self._facts: dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -128,6 +132,8 @@ class Wall:
 
     def _new(self, request: ViewRequest) -> View:
         allowed = self.rows.mask(request.where) if request.where else np.ones(len(self.rows), np.bool_)
+        if request.inside is not None:
+            allowed = allowed & self._inside(request.inside)
         scores = self._scores_of(request) if request.parts else None
         order = self._sorted(np.flatnonzero(allowed), request.sort, scores)
         if request.group is None:

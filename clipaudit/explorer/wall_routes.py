@@ -40,6 +40,7 @@ _Heads: TypeAlias = Annotated[list[Annotated[str, Field(max_length=80)]] | None,
 _Version: TypeAlias = Annotated[
     str | None, Query(max_length=64, description="`pictures` of /run: with it a browser keeps the picture.")
 ]
+Region: TypeAlias = Annotated[str | None, Query(max_length=5000)]
 _Column: TypeAlias = Annotated[str | None, Query(max_length=300)]
 
 
@@ -59,6 +60,7 @@ class RequestReader:
         head: _Heads = None,
         sort: _Column = None,
         group: _Column = None,
+        inside: Region = None,
     ) -> ViewRequest:
         """The request; UsageError for what is not understood, such as a sample that is not in the run."""
         run = self._run
@@ -75,6 +77,7 @@ class RequestReader:
             where=tuple(text for text in where or () if text.strip()),
             sort=sort or None,
             group=group or None,
+            inside=inside or None,
             parts=tuple(parts),
             weights=tuple(parse_weights(head or ()).items()),
         )

@@ -96,7 +96,7 @@ class Change:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Groups:
+class GroupedRows:
     """Rows of a run by group."""
 
     code: Ints
@@ -110,7 +110,7 @@ class Groups:
 
 
 class WhatIf:
-    """Groups of a run's images without any of its heads. For any number of threads.
+    """GroupedRows of a run's images without any of its heads. For any number of threads.
 
     The logits of all stored heads stay in memory, MAX_BYTES of `head_logits` for each of the latest two directions
     (none is one), and the right answers of the random sets of the latest few numbers of heads a layer.
@@ -193,7 +193,7 @@ class WhatIf:
 
     # -- one question ------------------------------------------------------------------------------------------------
 
-    def change(self, heads: tuple[str, ...], direction: str | None, groups: Groups, passing: Bools) -> Change:
+    def change(self, heads: tuple[str, ...], direction: str | None, groups: GroupedRows, passing: Bools) -> Change:
         """What taking out heads, or a text's direction in them, changes in the groups.
 
         passing: (n,) rows that count. UsageError for a head that the run does not store.
@@ -241,7 +241,7 @@ class WhatIf:
         name = self.question.names.names[key[0]]
         return (name,) if key[1] is None else (name, key[1])
 
-    def _gap(self, groups: Groups, code: Ints, plain: Bools, drawn: Bools) -> GapChange | None:
+    def _gap(self, groups: GroupedRows, code: Ints, plain: Bools, drawn: Bools) -> GapChange | None:
         """The gap by side: aligned and conflicting images of a class, whatever values they have."""
         C = len(self.question.names)
         classes = np.array([key[0] for key in groups.keys], np.int64)
@@ -317,7 +317,7 @@ def _around(values: Floats) -> Around:
     return Around(before=before, after=after, low=float(low), high=float(high))
 
 
-def groups_of(what_if: WhatIf, values: list[Any] | None, finding: dict[str, Any] | None) -> Groups:
+def groups_of(what_if: WhatIf, values: list[Any] | None, finding: dict[str, Any] | None) -> GroupedRows:
     """Classes, or classes by the values (n,) of a column.
 
     A value goes with a class where the finding says so: a card with `value` and the classes that have it; without a
@@ -326,7 +326,7 @@ def groups_of(what_if: WhatIf, values: list[Any] | None, finding: dict[str, Any]
     truth, C = what_if.truth, len(what_if.question.names)
     if values is None:
         keys: tuple[tuple[int, str | None], ...] = tuple((c, None) for c in range(C))
-        return Groups(code=truth, keys=keys, aligned=np.full(C, -1), pointed=np.zeros(C, np.bool_))
+        return GroupedRows(code=truth, keys=keys, aligned=np.full(C, -1), pointed=np.zeros(C, np.bool_))
     texts = [None if value is None else value_text(value) for value in values]
     distinct = sorted({text for text in texts if text is not None})
     places = {text: place for place, text in enumerate(distinct)}
@@ -349,7 +349,7 @@ def groups_of(what_if: WhatIf, values: list[Any] | None, finding: dict[str, Any]
     present = np.flatnonzero(counts.ravel())
     number = np.full(C * V, -1)
     number[present] = np.arange(len(present))
-    return Groups(
+    return GroupedRows(
         code=np.where(cell >= 0, number[cell], -1),
         keys=tuple((int(c) // V, distinct[int(c) % V]) for c in present),
         aligned=aligned.ravel()[present],

@@ -40,7 +40,7 @@ _Out: TypeAlias = Annotated[list[Annotated[str, Field(max_length=64)]] | None, Q
 _Text: TypeAlias = Annotated[str | None, Query(max_length=300)]
 
 
-class Arm(BaseModel):
+class NewArm(BaseModel):
     """What is taken out, and of which images the accuracy is asked."""
 
     model_config = ConfigDict(extra="forbid")
@@ -82,7 +82,7 @@ def add_what_if(router: APIRouter, workspace: Workspace, writing: WriteAccess) -
         return _arms(workspace)
 
     @router.post("/what-if/arms", responses=problems, dependencies=[Depends(writing)])
-    def keep(arm: Annotated[Arm, Body()]) -> dict[str, Any]:
+    def keep(arm: Annotated[NewArm, Body()]) -> dict[str, Any]:
         """Measure an arm on all its images as `clipaudit ablate` does, and keep it under a name."""
         return _keep(workspace, what_if, arm)
 
@@ -154,6 +154,8 @@ def _change(
     groups = wall.fact(f"groups {by} {finding}", lambda: groups_of(what_if, values, chosen))
     passing = np.zeros(len(wall.rows), np.bool_)
     passing[wall.view(ViewRequest(where=where)).order] = True
+    if not passing.any():
+        raise UsageError(f"no image passes the filter: none has {wall.rows.why_empty(where) or 'a row'}")
     change = asdict(what_if.change(out, along, groups, passing))
     run = workspace.run
     listed = sorted(change["groups"], key=_by_change)[:MAX_GROUPS]
@@ -208,7 +210,7 @@ def _code(
 # -- arms --------------------------------------------------------------------------------------------------------------
 
 
-def _keep(workspace: Workspace, what_if: WhatIf, arm: Arm) -> dict[str, Any]:
+def _keep(workspace: Workspace, what_if: WhatIf, arm: NewArm) -> dict[str, Any]:
     """UsageError for a name that is taken, a column that only the page has, and as `ablation`."""
     if not _NAME.fullmatch(arm.name):
         raise UsageError("an arm's name has letters, digits, - and _, 60 at most")

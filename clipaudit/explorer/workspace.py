@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from clipaudit.arrays import Float32s
 from clipaudit.errors import IntegrityError, UsageError
+from clipaudit.explorer.layouts import Layouts
 from clipaudit.explorer.report_columns import ReportColumns
 from clipaudit.explorer.report_file import ReportFile, find_report
 from clipaudit.explorer.run_scores import RunScores
@@ -79,6 +80,7 @@ class Workspace:
         self.run, self.write, self.tag_log, self.device = run, write, tags, device
         self.encoder = QueryEncoder(run, device, keep=write)
         self.scores = RunScores(run, self.encoder)
+        self.layouts = Layouts(run, self.scores, keep=write)
         self.report: ReportFile | None = find_report(run, report) if look or report is not None else None
         self.thumbnails = {side: Thumbnails(run, side) for side in SIDES}
         self._lock, self._answers_lock = threading.RLock(), threading.RLock()
@@ -162,7 +164,7 @@ class Workspace:
             if key not in self._walls:
                 extra = {**self._report_columns, **columns}
                 extra |= _tag_columns(self._plain_rows, state, self.tags_column)
-                self._walls[key] = Wall(self._with(extra), self._scores_of)
+                self._walls[key] = Wall(self._with(extra), self._scores_of, self.layouts.inside)
                 if len(self._walls) > _WALLS:
                     self._walls.popitem(last=False)
             return self._walls[key]

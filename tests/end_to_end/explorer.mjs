@@ -19,6 +19,7 @@ const SCREENS = {
   heads: "?screen=heads&focus=L05H03",
   search: "?screen=search&text=a+photo+of+water&minus=a+photo+of+a+forest%3D0.5&head=L05H03",
   image: "?screen=images&open=0/18&where=place+%3D+water",
+  map: "?screen=map&colour=attributes.place&inside=embedding:pca:0,0;30000,0;30000,65535;0,65535",
   whatif: "?screen=whatif&out=L05H03&out=L05H00&along=a+photo+of+water",
   basket: "?screen=basket&where=tags+is+not+null",
 };
@@ -118,6 +119,65 @@ const scenarios = {
     const opened = new URL(page.url()).searchParams.get("open");
     await press("Escape"); await settled(page);
     return { where, moved, outline, chosen, toast, help, opened, closed: new URL(page.url()).searchParams.get("open") };
+  },
+
+  async map() {
+    const page = await open();
+    if (config.plain) await page.addInitScript(() => {
+      const real = HTMLCanvasElement.prototype.getContext;
+      HTMLCanvasElement.prototype.getContext = function (kind, ...more) { return kind === "webgl2" ? null : real.call(this, kind, ...more); };
+    });
+    await page.goto(config.url + "/?screen=map&colour=attributes.place"); await settled(page);
+    const canvas = page.locator(".plot canvas");
+    const box = await canvas.boundingBox();
+    const drawn = () => canvas.screenshot().then((picture) => picture.length);
+    const by = await canvas.getAttribute("data-drawn-by");
+    const whole = await drawn();
+    const colours = await page.evaluate(() => {
+      const source = document.querySelector(".plot canvas");
+      const copy = document.createElement("canvas");
+      [copy.width, copy.height] = [source.width, source.height];
+      const context = copy.getContext("2d");
+      context.drawImage(source, 0, 0);
+      const data = context.getImageData(0, 0, copy.width, copy.height).data;
+      const kinds = {};
+      for (let at = 0; at < data.length; at += 4) if (data[at + 3] > 200) { const name = data[at] > 150 ? "water" : "land"; kinds[name] = (kinds[name] ?? 0) + 1; }
+      return kinds;
+    });
+    const corners = [[0.03, 0.03], [0.5, 0.03], [0.5, 0.97], [0.03, 0.97]].map(([x, y]) => [box.x + x * box.width, box.y + y * box.height]);
+    await page.mouse.move(...corners[0]); await page.mouse.down();
+    for (const corner of [...corners.slice(1), corners[0]]) await page.mouse.move(...corner, { steps: 8 });
+    await page.mouse.up(); await settled(page);
+    const inside = new URL(page.url()).searchParams.get("inside");
+    const apart = await page.locator(".apart").innerText();
+    const matched = await count(page);
+    await page.locator(".apart .link", { hasText: "=" }).first().click(); await settled(page);
+    const where = new URL(page.url()).searchParams.get("where");
+    await page.goBack(); await page.goBack(); await settled(page);
+    const back = [new URL(page.url()).searchParams.get("inside"), await count(page)];
+    await canvas.focus();
+    for (const key of ["+", "+", "ArrowLeft", "Enter"]) { await page.keyboard.press(key); await page.waitForTimeout(60); }
+    await settled(page);
+    const byKeys = await count(page);
+    await page.click(".bar button[aria-label='Forget the region']"); await settled(page);
+    const zoomed = await drawn();
+    await page.click(".map-tools button:has-text('Move')");
+    await page.mouse.move(box.x + 200, box.y + 200); await page.mouse.down();
+    await page.mouse.move(box.x + 260, box.y + 240, { steps: 6 }); await page.mouse.up(); await settled(page);
+    const moved = new URL(page.url()).searchParams.get("inside");
+    await page.goto(config.url + "/?screen=map"); await settled(page);
+    const spot = await page.evaluate(() => {
+      const source = document.querySelector(".plot canvas");
+      const copy = document.createElement("canvas");
+      [copy.width, copy.height] = [source.width, source.height];
+      copy.getContext("2d").drawImage(source, 0, 0);
+      const data = copy.getContext("2d").getImageData(0, 0, copy.width, copy.height).data;
+      const at = data.findIndex((value, place) => place % 4 === 3 && value > 200) >> 2;
+      const box = source.getBoundingClientRect();
+      return [box.x + (at % copy.width) * box.width / copy.width, box.y + Math.floor(at / copy.width) * box.height / copy.height + 1];
+    });
+    await page.mouse.click(...spot); await settled(page);
+    return { by, whole, zoomed, colours, inside, apart, matched, where, back, byKeys, moved, opened: new URL(page.url()).searchParams.get("open") };
   },
 
   async whatif() {

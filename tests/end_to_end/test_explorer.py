@@ -153,6 +153,24 @@ def test_every_screen_is_whole_and_open_to_all_at_400_and_1280_pixels_light_and_
     assert faults == []
 
 
+@pytest.mark.parametrize("plain", [False, True], ids=["webgl", "canvas"])
+def test_a_region_drawn_on_the_map_is_a_filter_and_told_apart(tools, page, plain):
+    seen = play("map", tools, page, plain=plain)
+    assert seen["by"] == "canvas" if plain else seen["by"] in ("webgl", "canvas")
+    assert min(seen["colours"]["land"], seen["colours"]["water"]) > 100, "both places are drawn in their colours"
+    assert seen["inside"].startswith("embedding:pca:")
+    assert 0 < int(seen["matched"]) < 1000
+    assert f"What sets these {seen['matched']} apart" in seen["apart"]
+    assert "of the others" in seen["apart"]
+    assert "“" in seen["apart"], "texts say it too"
+    assert "=" in seen["where"]
+    assert seen["back"] == [None, "1,000 images"]
+    assert 0 < int(seen["byKeys"]) < 1000, "what is in view, by the keyboard alone"
+    assert seen["zoomed"] != seen["whole"]
+    assert seen["moved"] is None, "moving the map draws no region"
+    assert seen["opened"] is not None, "a point opens its image"
+
+
 def test_what_if_answers_every_tick_and_keeps_arms(tools, page):
     seen = play("whatif", tools, page)
     assert len(seen["before"]) == 4

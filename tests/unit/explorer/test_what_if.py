@@ -131,7 +131,7 @@ def test_arms_need_the_token_a_name_and_heads(client, run, tmp_path):
 def test_mistakes_end_as_one_sentence(client):
     for given, words in (
         ({"out": "L99H00"}, "stores no head 'L99H00'"),
-        ({"by": "nothing"}, "column 'nothing'"),
+        ({"by": "nothing"}, "is not in the run"),
         ({"by": "attributes.split", "where": "label = 99"}, "label"),
         ({"by": "key"}, "makes no groups"),
     ):

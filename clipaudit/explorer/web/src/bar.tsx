@@ -88,6 +88,7 @@ export function Bar({ state, wall, columns, run, hasQuestion, onCode, onTag }: B
     <div class="bar">
       <div class="first"><Filter where={state.where} columns={columns} /><button type="button" onClick={onCode}>As code</button></div>
       <div class="status">
+        {state.inside && <span class="chosen">in a region of the <button type="button" class="link" onClick={() => go({ screen: "map", open: "" })}>map</button> <button type="button" class="quiet" aria-label="Forget the region" onClick={() => go({ inside: "" })}>×</button></span>}
         <span aria-live="polite"><strong>{wall.matched === wall.total ? images(wall.total) : count(wall.matched)}</strong>{wall.matched !== wall.total && ` of ${count(wall.total)}`}</span>
         {chosen.size > 0 && <span class="chosen"><strong>{count(chosen.size)} chosen</strong> <button type="button" class="link" onClick={clear}>none</button></span>}
         {chosen.size === 0 && wall.matched > 0 && <button type="button" class="link" onClick={() => {

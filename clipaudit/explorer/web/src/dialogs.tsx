@@ -49,7 +49,7 @@ export function KeysDialog({ onClose }: { onClose: () => void }) {
   return <Dialog name="Keys" onClose={onClose}><dl class="keys">{KEYS.map(([key, about]) => <div key={key}><dt><kbd>{key}</kbd></dt><dd>{about}</dd></div>)}</dl></Dialog>;
 }
 
-export type Target = { images: { shard: number; index: number }[] } | { where: string[]; count: number };
+export type Target = { images: { shard: number; index: number }[] } | { where: string[]; inside: string | null; count: number };
 
 export function TagDialog({ target, run, onClose }: { target: Target; run: RunFacts; onClose: () => void }) {
   const { value } = useAnswer<TagFacts>("/tags");
@@ -63,7 +63,7 @@ export function TagDialog({ target, run, onClose }: { target: Target; run: RunFa
   const send = async (event: Event, remove = false) => {
     event.preventDefault();
     localStorage.setItem("clipaudit-author", author);
-    const which = "images" in target ? { images: target.images } : { where: target.where, count: target.count };
+    const which = "images" in target ? { images: target.images } : { where: target.where, inside: target.inside, count: target.count };
     try {
       const facts = await post<TagFacts>("/tags", { tag: name || known[0] || "review", reason, author, remove, ...which });
       changed(facts);

@@ -9,6 +9,7 @@ import { Facets } from "./facets";
 import { Findings } from "./findings";
 import { Heads, Strips } from "./heads";
 import { ImagePanel } from "./image";
+import { MapScreen } from "./map";
 import { Search } from "./search";
 import { clear, useSelection } from "./selection";
 import { get, go, NO_QUESTION, question, SCREENS, useAddress, type Screen, type State } from "./state";
@@ -19,11 +20,11 @@ import { WhatIf } from "./whatif";
 import { LabelPanel, LabelStage, useLabels } from "./label";
 import { Mistakes } from "./mistakes";
 
-const NAMES: Record<Screen, string> = { findings: "Findings", mistakes: "Mistakes", label: "Label", images: "Images", heads: "Heads", search: "Search", whatif: "What if", basket: "Basket" };
+const NAMES: Record<Screen, string> = { findings: "Findings", mistakes: "Mistakes", label: "Label", images: "Images", heads: "Heads", search: "Search", map: "Map", whatif: "What if", basket: "Basket" };
 
 function onScreen(screen: Screen, tagsColumn: string): Partial<State> {
   const state = get();
-  if (screen === "basket") return { ...NO_QUESTION, screen, where: `${tagsColumn} is not null`, sort: "", group: "", open: "" };
+  if (screen === "basket") return { ...NO_QUESTION, screen, where: `${tagsColumn} is not null`, sort: "", group: "", open: "", inside: "" };
   const leaving = state.screen === "basket" ? { where: "" } : {};
   if (screen === "search") return { ...leaving, screen, open: "", focus: "" };
   return { ...NO_QUESTION, ...leaving, screen, open: "", sort: state.sort.includes("score") ? "" : state.sort };
@@ -54,7 +55,7 @@ function App() {
   if (run.value) pictureVersion(run.value.pictures);
 
   useEffect(() => { document.title = run.value ? `${run.value.name} · clipaudit` : "clipaudit"; }, [run.value]);
-  useEffect(() => { setSide(state.open ? "question" : get().where || asked || (state.screen === "label" && state.study) ? "images" : "question"); }, [state.open, state.where, asked, state.screen, state.study]);
+  useEffect(() => { setSide(state.open || state.screen === "map" ? "question" : get().where || asked || (state.screen === "label" && state.study) ? "images" : "question"); }, [state.open, state.where, asked, state.screen, state.study]);
   useEffect(() => {
     if (!message) return;
     const timer = setTimeout(() => toast.set(null), 8000);
@@ -68,8 +69,8 @@ function App() {
       return { images: [{ shard: shard!, index: index! }] };
     }
     // a tag for everything that a question ranks, for the whole run, or for what is still being asked, is never what is meant
-    if (asked || wall.loading || !wall.matched || wall.matched === wall.total || !state.where.trim()) return null;
-    return { where: [state.where], count: wall.matched };
+    if (asked || wall.loading || !wall.matched || wall.matched === wall.total || !(state.where.trim() || state.inside)) return null;
+    return { where: state.where.trim() ? [state.where] : [], inside: state.inside || null, count: wall.matched };
   };
   const [tagged, setTagged] = useState<Target | null>(null);
   const tag = () => {
@@ -92,7 +93,7 @@ function App() {
   });
 
   return (
-    <div class="page" data-side={side} data-screen={state.screen}>
+    <div class="page" data-side={side} data-screen={state.open ? "image" : state.screen}>
       <a class="skip" href="#wall">To the images</a>
       <header class="top">
         <span class="brand"><img src="/assets/icon.svg" alt="" width="22" height="22" /><span>{run.value?.name ?? "clipaudit"}</span></span>
@@ -126,6 +127,7 @@ function App() {
             : state.screen === "images" ? <Facets state={state} columns={columns.value ?? []} run={run.value} />
             : state.screen === "heads" ? <Heads state={state} />
             : state.screen === "search" ? <Search state={state} />
+            : state.screen === "map" ? <MapScreen state={state} columns={columns.value ?? []} />
             : state.screen === "whatif" ? <WhatIf state={state} run={run.value} />
             : <Basket state={state} run={run.value} />}
         </section>

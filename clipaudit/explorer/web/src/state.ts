@@ -1,8 +1,8 @@
 // The whole state of the page stands in its address: back and forward work, and an address can be shared.
 import { useEffect, useState } from "preact/hooks";
 
-export type Screen = "findings" | "images" | "heads" | "search" | "whatif" | "basket" | "mistakes" | "label";
-export const SCREENS: Screen[] = ["findings", "mistakes", "images", "heads", "search", "whatif", "basket", "label"];
+export type Screen = "findings" | "images" | "heads" | "search" | "map" | "whatif" | "basket" | "mistakes" | "label";
+export const SCREENS: Screen[] = ["findings", "mistakes", "images", "heads", "search", "map", "whatif", "basket", "label"];
 
 export interface State {
   screen: Screen;
@@ -27,11 +27,16 @@ export interface State {
   along: string;
   by: string;
   among: string;
+  /** The map: the head it is of, its layout and colours; and a region of it, which filters the wall. */
+  space: string;
+  method: string;
+  colour: string;
+  inside: string;
 }
 
 const QUESTION = ["text", "minus", "key", "image", "head"] as const;
 const LISTS = [...QUESTION, "out"] as const;
-const WORDS = ["where", "sort", "group", "finding", "focus", "open", "size", "study", "along", "by", "among"] as const;
+const WORDS = ["where", "sort", "group", "finding", "focus", "open", "size", "study", "along", "by", "among", "space", "method", "colour", "inside"] as const;
 
 export function parse(search: string): State {
   const given = new URLSearchParams(search);
@@ -54,7 +59,7 @@ export function write(state: State): string {
 export function question(state: State): URLSearchParams {
   const given = new URLSearchParams();
   if (state.where.trim()) given.append("where", state.where);
-  for (const name of ["sort", "group"] as const) if (state[name]) given.set(name, state[name]);
+  for (const name of ["sort", "group", "inside"] as const) if (state[name]) given.set(name, state[name]);
   for (const name of QUESTION) for (const value of state[name]) given.append(name, value);
   return given;
 }
