@@ -43,12 +43,13 @@ def _more(progress: Progress, finding: dict[str, Any]) -> int | None:
 
 
 def _without_finding(progress: Progress, place: str) -> StudyVerdict:
-    """No finding of the column: both sides have the cue alike, or too few answers tell."""
+    """No finding of the column: the classes have the cue alike, or too few answers tell."""
     d, study = progress.d, progress.study
-    if progress.alike and d is not None:
+    if progress.refuted and d is not None:
         sentence = (
-            f"{progress.sides[0].class_name} and {progress.sides[1].class_name} have {study.word!r} alike: the shares"
-            f" differ by {100 * (d.value or 0):.0f} points ({100 * (d.low or 0):.0f} to {100 * (d.high or 0):.0f})."
+            f"{progress.sides[0].class_name} shows {study.word!r} no more often than {progress.sides[1].class_name}:"
+            f" the shares differ by {100 * (d.value or 0):+.0f} points ({100 * (d.low or 0):+.0f} to"
+            f" {100 * (d.high or 0):+.0f})."
         )
         return _verdict(progress, place, "dismissed", "No tie", sentence, None)
     sentence = f"the labels are too few to say whether the classes differ in {study.word!r}."

@@ -130,7 +130,6 @@ class Labelling:
             "error": None if progress.error is None else asdict(progress.error),
             "sides": [asdict(side) for side in progress.sides],
             "d": None if progress.d is None else asdict(progress.d),
-            "alike": progress.alike,
             "more": progress.more,
             "latest": None
             if latest is None
@@ -180,7 +179,7 @@ class Labelling:
         state = self.state(study)
         progress = Progress(state)
         told = {label.answer for label in progress.first.values()} - {"unsure"}
-        if progress.d is None or (len(told) < 2 and not progress.alike):
+        if progress.d is None or (len(told) < 2 and not progress.refuted):
             raise UsageError("label images of both sides, with the cue and without it, first")
         if progress.error is not None and float(progress.error.value or 0.0) > _MOST_WRONG:
             raise UsageError("the answers contradict themselves too often: the cue cannot be told from the pictures")

@@ -219,10 +219,10 @@ def test_classes_that_have_the_cue_alike_need_no_more_labels():
     plan = study(rows=100, rounds_of=100)
     order = [(image.shard, image.index) for image in plan.draw]
     alike = answered(plan, [(shard, index, "has" if index % 2 else "lacks") for shard, index in order[:400]])
-    assert alike.alike
+    assert alike.refuted
     assert alike.more == 0
     few = answered(plan, [(shard, index, "has" if index % 2 else "lacks") for shard, index in order[:20]])
-    assert not few.alike
+    assert not few.refuted
     assert few.more is None or few.more > 0
 
 
