@@ -27,7 +27,10 @@ export interface Labels {
 export function useLabels(state: State): Labels {
   const [view, setView] = useState<LabelView | null>(null);
   const [error, setError] = useState<string | null>(null);
-  const [queue, setQueue] = useState<Place[]>([]);
+  const [queue, showQueue] = useState<Place[]>([]);
+  // keys come faster than the page is drawn: the queue of this moment decides which image an answer is for
+  const present = useRef<Place[]>([]);
+  const setQueue = (change: (now: Place[]) => Place[]) => { present.current = change(present.current); showQueue(present.current); };
   const line = useRef(Promise.resolve());
   const sent = useRef<Place[]>([]);
   const active = state.screen === "label";
@@ -39,7 +42,7 @@ export function useLabels(state: State): Labels {
   };
   useEffect(() => {
     if (!active || !state.study || view?.study.id === state.study) return;
-    setQueue([]);
+    setQueue(() => []);
     ask<LabelView>(`/labels/${encodeURIComponent(state.study)}?session=${SESSION}`).then(take, (problem) => setError(problem.message));
   }, [active, state.study]);
 
@@ -63,9 +66,9 @@ export function useLabels(state: State): Labels {
     error,
     queue,
     answer: (answer) => {
-      const image = queue[0];
+      const image = present.current[0];
       if (!image || !view) return;
-      setQueue(queue.slice(1));
+      setQueue((now) => now.slice(1));
       sent.current.push(image);
       const done = () => { sent.current = sent.current.filter((each) => each !== image); };
       void write(`/labels/${view.study.id}/answers`, { ...image, answer }, () => setQueue((now) => [image, ...now])).then(done);
@@ -79,7 +82,7 @@ export function useLabels(state: State): Labels {
     finish: () => { if (view) void write(`/labels/${view.study.id}/finish`, {}); },
     begin: (finding, word) => {
       post<LabelView>("/labels", { finding, word, author: author(), session: SESSION }).then((next) => {
-        setQueue([]);
+        setQueue(() => []);
         take(next);
         go({ study: next.study.id }, true);
       }, (problem) => setError(problem.message));
