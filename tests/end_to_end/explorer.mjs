@@ -22,7 +22,7 @@ const SCREENS = {
   map: "?screen=map&colour=attributes.place&inside=embedding:pca:0,0;30000,0;30000,65535;0,65535",
   whatif: "?screen=whatif&out=L05H03&out=L05H00&along=a+photo+of+water",
   basket: "?screen=basket&where=tags+is+not+null",
-  mistakes: "?screen=mistakes&where=slice.land+%3D+wrong",
+  mistakes: "?screen=mistakes&where=label+%3D+1+and+report.clip.right+%3D+false",
   label: config.study ? `?screen=label&study=${config.study}` : "?screen=label",
 };
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.commands import ROOT
+from tests.make_explorers import is_unreachable
 from tests.make_shards import jpeg_bytes, write_shard
 
 pytestmark = pytest.mark.full
@@ -37,9 +38,11 @@ def tools(tmp_path_factory):
     web = tmp_path_factory.mktemp("web")
     for name in ("package.json", "package-lock.json"):
         shutil.copy(WEB / name, web)
-    installed = subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=web, capture_output=True, check=False)
-    if installed.returncode:
+    command = [npm, "ci", "--no-audit", "--no-fund"]
+    installed = subprocess.run(command, cwd=web, capture_output=True, text=True, check=False)
+    if installed.returncode and is_unreachable(installed.stderr):
         pytest.skip("npm ci has no registry here")
+    assert installed.returncode == 0, installed.stderr
     return chromium, web
 
 
@@ -360,4 +363,5 @@ def test_a_lost_server_is_told_and_the_page_recovers(tools, tmp_path):
     assert "does not answer" in seen["told"]
     assert "clipaudit explore" in seen["told"]
     assert seen["tiles"] > 0
-    assert "of 12" in seen["after"] or seen["after"] == "6"
+    labels = run.table("label")["label"].to_pylist()
+    assert seen["after"] == str(labels.count(1))

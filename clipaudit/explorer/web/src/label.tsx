@@ -99,8 +99,9 @@ export function LabelPanel({ labels, state, run }: { labels: Labels; state: Stat
   if (error && !view) return <><Back /><Problem error={error} /></>;
   if (!view) return <><Back /><Loading what="Reading the labels …" /></>;
   const { study, sides, audit } = view;
-  const enough = view.more === 0;
-  const done = study.images && view.answered ? view.answered / (view.answered + (view.more ?? study.images)) : 0;
+  const judged = view.verdict !== null && view.verdict.outcome !== "not decided" && view.verdict.labels === view.answered;
+  const enough = view.more === 0 && !judged;
+  const done = judged ? 1 : study.images && view.answered ? view.answered / (view.answered + (view.more ?? study.images)) : 0;
   return (
     <>
       <Back />
@@ -109,7 +110,7 @@ export function LabelPanel({ labels, state, run }: { labels: Labels; state: Stat
         <p class="muted">{sides.map((side) => side.class_name).join(" against ")}. Answer what you see; the pictures are drawn so that your answers stand for all of them.</p>
       </header>
       <section class="label-progress" aria-live="polite">
-        <p><strong>{count(view.answered)} labelled</strong> · {enough ? "enough to judge" : view.more === null ? `about ${count(study.images - view.answered)} or more to go` : `about ${count(view.more)} more`}</p>
+        <p><strong>{count(view.answered)} labelled</strong> · {judged ? "judged" : enough ? "enough to judge" : view.more === null ? `about ${count(study.images - view.answered)} or more to go` : `about ${count(view.more)} more`}</p>
         <div class="progress" role="progressbar" aria-label="Labels" aria-valuemin={0} aria-valuemax={100} aria-valuenow={Math.round(100 * done)}><span style={{ width: `${100 * done}%` }} /></div>
       </section>
       {view.verdict && <Verdict verdict={view.verdict} stale={view.verdict.labels !== view.answered} />}

@@ -1,21 +1,16 @@
 // What the interface answers (clipaudit/explorer/*_routes.py).
 
 export interface RunFacts {
-  url: string;
   name: string;
   pictures: string;
   tags_column: string;
   commands: { restart: string; write: string; columns: string };
   model: string;
-  version: string;
   rows: number;
   skipped: Record<string, number>;
   heads: string[];
   labels: boolean;
-  classes: number | null;
   write: boolean;
-  tags_file: string | null;
-  report: string | null;
   pictures_missing: string | null;
 }
 
@@ -56,7 +51,6 @@ export interface AsCode { command: string; python: string; note: string | null }
 export interface RowsAnswer {
   total: number;
   matched: number;
-  offset: number;
   rows: Row[];
   groups?: Group[];
   code?: AsCode;
@@ -69,7 +63,6 @@ export interface Cell {
   class_name: string;
   value: string;
   count: number;
-  expected: number;
   accuracy: Estimate | null;
   without: Estimate | null;
   where: string[];
@@ -82,8 +75,6 @@ export interface Answerer {
   gap: Estimate | null;
   gap_after: Estimate | null;
   net: Estimate | null;
-  control: string | null;
-  cells: { class_name: string; conflicting: boolean; accuracy: Estimate | null }[];
 }
 
 export interface Finding {
@@ -119,15 +110,10 @@ export interface FindingsAnswer {
   missing?: string;
   command?: string;
   report?: {
-    place: string;
-    sentence: string;
-    verdict: string;
     gate: { outcome: string; sentence: string };
     accuracy: Estimate | null;
     rows: number;
-    limits: string[];
     problems: string[];
-    command: string;
   };
   findings?: Finding[];
   /** Column that says whether an answer is right -> whose it is. */
@@ -184,7 +170,6 @@ export interface ApartAnswer { inside: number; others: number; tested: number; s
 
 export interface RowDetail extends Omit<Row, "tags" | "right"> {
   columns: Record<string, string | null>;
-  shard_url: string;
   tags: { tag: string; author: string; reason: string; time: string }[];
 }
 
@@ -206,7 +191,6 @@ export interface SideShare { class_name: string; has: boolean; share: Estimate |
 
 export interface LabelVerdict {
   labels: number;
-  report: string;
   outcome: "confirmed" | "dismissed" | "not decided";
   verdict: string;
   sentence: string;
