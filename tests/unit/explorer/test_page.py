@@ -135,3 +135,51 @@ def test_the_source_is_not_in_the_wheel():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "clipaudit/explorer/web" in project["tool"]["hatch"]["build"]["targets"]["wheel"]["exclude"]
     assert Path(WEB / "package-lock.json").is_file()
+
+
+def test_the_token_reaches_the_browser_by_a_file_of_this_user_alone():
+    """Arguments of a process can be read by everybody on the machine."""
+    import stat
+
+    from clipaudit.explorer.redirect import redirect_file
+
+    path = redirect_file("http://127.0.0.1:1/#token=a'b&c")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert "http://127.0.0.1:1/#token=a&#x27;b&amp;c" in path.read_text()
+    path.unlink()
+
+
+def test_whoever_is_told_the_address_is_answered(tmp_path, monkeypatch):
+    """The socket listens before the address is given away: a browser that opens at once waits, and is not refused."""
+    import socket
+
+    from clipaudit.explorer import server
+
+    seen = []
+
+    def started(url):
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=5) as connection:
+            seen.append(connection.getpeername())
+
+    class Ended:
+        def run(self, sockets):
+            for each in sockets:
+                each.close()
+
+    monkeypatch.setattr(server, "make_server", lambda app: Ended())
+    run = audited(tmp_path, shards=1, index=False)
+    options = server.ExplorerOptions(tags=tmp_path / "tags.jsonl")
+    server.serve_api(run.directory.url, port=0, device="cpu", on_start=started, explorer=options)
+    assert len(seen) == 1
+
+
+def test_a_browser_gets_no_token_in_its_arguments(monkeypatch, clipaudit):
+    from clipaudit.explorer import server
+
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr(server, "serve_api", lambda run, **given: given["on_start"]("http://127.0.0.1:9"))
+    clipaudit("explore", "run", "--write", "--browser")
+    assert opened
+    assert opened[0].startswith("file://")
+    assert "token" not in opened[0]
