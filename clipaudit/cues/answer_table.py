@@ -17,12 +17,14 @@ WITHOUT: Final = "clip.without."
 """Before the id of a finding: CLIP's answer with the heads of the finding's effect at their means."""
 
 
-def answer_table(context: Context, panel: Panel | None, findings: Sequence[Finding]) -> pa.Table | None:
-    """A row a scored image: shard_id, index, key, class, a column an answerer with the class that it answers, and
-    `clip.without.ID` for each finding whose heads were taken out; None where nobody answers.
+def answer_tables(context: Context, panel: Panel | None, findings: Sequence[Finding]) -> dict[str, pa.Table]:
+    """The table `answers`; nothing where nobody answers.
+
+    A row a scored image: shard_id, index, key, class, a column an answerer with the class that it answers, and
+    `clip.without.ID` for each finding whose heads were taken out.
     """
     if context.answers is None or panel is None:
-        return None
+        return {}
     answers, facts = context.answers, context.answers.facts
     words = np.array(context.names.names, object)
 
@@ -41,4 +43,4 @@ def answer_table(context: Context, panel: Panel | None, findings: Sequence[Findi
         effect = next((part.effect for part in finding.reliance if part.answerer == "clip"), None)
         if effect is not None and effect.heads:
             columns[f"{WITHOUT}{finding.id}"] = named(answers.without(effect.heads).argmax(axis=1))
-    return pa.table(columns)
+    return {"answers": pa.table(columns)}

@@ -11,12 +11,11 @@ Every table begins with `shard_id` int32, `index` int32, `key` string, `class` s
 | `collect` | a cell to fill | `class`, `attribute`, `value`, `have`, `collect`, `finding` |
 | `spuriosity` | an image of a class that has a finding's cue | `finding`, `score`, `rank` (1 has most of the cue) |
 | `review` | an image worth a look | `finding` (`label` for one whose label is contradicted), `reason` |
-| `answers` | an image that was scored | the class that each answerer answers, `clip.without.ID` with a cue taken out |
 | `slices` | an image of an error slice | `answerer`, `slice`, `images` in words, `answer`, `wrong`, `rank` (1 most) |
 
 Without labels there are no `weights`, `balanced` and `collect`: they would teach a model what nobody has checked.
 
-`heads.json` is `heads(result)`.
+`answers` comes from `answer_table`; `heads.json` is `heads(result)`.
 """
 
 from __future__ import annotations
@@ -48,10 +47,9 @@ def row_tables(
     *,
     slices: pa.Table,
     doubtful: pa.Table,
-    answers: pa.Table | None = None,
 ) -> dict[str, pa.Table]:
     """The tables of the module's docstring; `columns` are the usable attributes, `doubtful` the rows of `review` for
-    labels, `answers` the table of that name."""
+    labels."""
     names = context.names
     tables = {
         "groups": _groups(everything, test, names, columns),
@@ -61,8 +59,6 @@ def row_tables(
     }
     if slices.num_rows:
         tables["slices"] = slices
-    if answers is not None:
-        tables["answers"] = answers
     if context.classes_from != "label":
         del tables["collect"]
         return tables

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from clipaudit.errors import UsageError
 from clipaudit.explorer.label_draw import cue_of, new_study
-from clipaudit.explorer.label_log import Answer, LabelEvent, LabelLog, Study, StudyState, Undo, stamp
+from clipaudit.explorer.label_log import Answer, LabelEvent, LabelLog, LabelStudy, StudyState, Undo, stamp
 from clipaudit.explorer.label_progress import Progress
 from clipaudit.explorer.label_verdict import study_verdict
 from clipaudit.explorer.problems import NotThereError
@@ -52,7 +52,7 @@ class Labelling:
             for state in reversed(states)
         ]
 
-    def begin(self, finding: str, word: str, author: str, *, anew: bool = False) -> Study:
+    def begin(self, finding: str, word: str, author: str, *, anew: bool = False) -> LabelStudy:
         """The latest study of a finding, or a new one; UsageError where the finding cannot be labelled."""
         with self._lock:
             studies = [state.study for state in self.log.state().studies.values() if self._is_own(state.study)]
@@ -66,7 +66,7 @@ class Labelling:
             self.log.add(study)
             return study
 
-    def _is_own(self, study: Study) -> bool:
+    def _is_own(self, study: LabelStudy) -> bool:
         run = self.workspace.run
         return study.fingerprint == run.manifest.fingerprint and study.run == run.directory.url
 
@@ -204,7 +204,7 @@ class Labelling:
         options = JoinOptions(only=(study.column,), replace=True, author=author or None, error=error)
         add_columns(self.workspace.run.directory.url, str(table), options)
 
-    def _audit(self, study: str, facts: Study) -> Reaudit:
+    def _audit(self, study: str, facts: LabelStudy) -> Reaudit:
         run = self.workspace.run.directory.url
         options = [] if self.workspace.report is None else report_options(self.workspace.report)
         own = f"--attribute={facts.column}"
@@ -234,7 +234,7 @@ class Labelling:
             audit.stop()
 
 
-def _facts(study: Study) -> Mapping[str, Any]:
+def _facts(study: LabelStudy) -> Mapping[str, Any]:
     return {
         "id": study.id,
         "finding": study.finding,

@@ -119,12 +119,13 @@ class ReportColumns:
     def _mistakes(self, rows: RowTable) -> dict[str, pa.Array]:
         columns: dict[str, pa.Array] = {}
         table = self._csv("slices.csv")
-        for slice_id, name in ({} if table is None else self.slices()).items():
+        known = table is not None and {"slice", "wrong", "shard_id", "index"} <= set(table.column_names)
+        for slice_id, name in (self.slices() if known else {}).items():
             chosen = table.filter(pc.equal(table["slice"], slice_id))
             words = pc.if_else(pc.equal(pc.utf8_lower(chosen["wrong"]), "true"), "wrong", "right")
             columns[name] = _placed(rows, chosen, words, pa.string())
         review = self._csv("review.csv")
-        if review is not None:
+        if review is not None and {"finding", "shard_id", "index"} <= set(review.column_names):
             doubtful = review.filter(pc.equal(review["finding"], "label"))
             if len(doubtful):
                 columns[DOUBT] = _placed(rows, doubtful, pa.array(np.arange(1, len(doubtful) + 1)), pa.int64())

@@ -17,6 +17,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from clipaudit.errors import ClipauditError, UsageError
 from clipaudit.explorer.basket_routes import add_basket
+from clipaudit.explorer.finding_routes import add_findings
 from clipaudit.explorer.label_log import LabelLog
 from clipaudit.explorer.label_routes import add_labels
 from clipaudit.explorer.labelling import Labelling
@@ -132,7 +133,8 @@ def _add_routes(
     explorer, reader = APIRouter(dependencies=[Depends(known_parameters)]), RequestReader(workspace, uploads)
     add_wall(explorer, workspace, reader)
     add_pictures(explorer, workspace, uploads)
-    add_study(explorer, workspace, labelling, options.options)
+    add_study(explorer, workspace, options.options)
+    add_findings(explorer, workspace, labelling)
     writing = WriteAccess(workspace.write and workspace.tag_log is not None, options.token)
     add_basket(explorer, workspace, reader, writing)
     add_what_if(explorer, workspace, writing)

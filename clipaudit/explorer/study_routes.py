@@ -1,4 +1,4 @@
-"""What is known of a run over HTTP: the run itself, a report's findings, its heads, and one image's score in parts."""
+"""What is known of a run over HTTP: the run itself, its heads, and one image's score in parts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from fastapi import Request as HttpRequest
 
 from clipaudit.arrays import Float64s
 from clipaudit.errors import UsageError
-from clipaudit.explorer.finding_cards import finding_cards, summary
 from clipaudit.explorer.head_words import head_table
-from clipaudit.explorer.label_draw import plain_word
-from clipaudit.explorer.labelling import Labelling
-from clipaudit.explorer.mistake_cards import mistakes
 from clipaudit.explorer.problems import PROBLEMS, NotThereError
 from clipaudit.explorer.wall import ViewRequest
 from clipaudit.explorer.wall_routes import Filters, Number, row_list, row_number
@@ -31,10 +27,8 @@ MAX_STRIP: Final = 24
 _Class: TypeAlias = Annotated[str | None, Query(max_length=300)]
 
 
-def add_study(
-    router: APIRouter, workspace: Workspace, labelling: Labelling | None = None, options: tuple[str, ...] = ()
-) -> None:
-    """The run, findings, heads and parts of scores; options: those that the server was started with."""
+def add_study(router: APIRouter, workspace: Workspace, options: tuple[str, ...] = ()) -> None:
+    """The run, heads and parts of scores; options: those that the server was started with."""
     problems: dict[int | str, dict[str, Any]] = {code: PROBLEMS[code] for code in (404, 409, 422)}
     images = StoredImages(workspace.run)
 
@@ -51,31 +45,6 @@ def add_study(
             "tags": 0 if workspace.tag_log is None else workspace.tag_log.version,
             "new_shards": workspace.new_shards(),
         }
-
-    @router.get("/findings", responses=problems)
-    def findings() -> dict[str, Any]:
-        """The report's verdicts as cards, or the command that makes a report."""
-        if workspace.report is None:
-            return _no_report(workspace)
-        cards = finding_cards(workspace.run, workspace.report)
-        studies = [] if labelling is None else labelling.list()
-        of_finding = {study["finding"]: study for study in reversed(studies)}  # the latest of each
-        for card in cards:
-            card["label_word"] = plain_word(card["cue"]) if card["kind"] == "text" and labelling is not None else None
-            card["labelled"] = of_finding.pop(card["id"], None)
-        return {
-            "report": summary(workspace.report),
-            "findings": cards,
-            "labelled": list(of_finding.values()),
-            "answers": workspace.answer_columns(),
-        }
-
-    @router.get("/mistakes", responses=problems)
-    def slices() -> dict[str, Any]:
-        """The report's error slices and contradicted labels, or the command that makes a report."""
-        if workspace.report is None:
-            return _no_report(workspace)
-        return mistakes(workspace.run, workspace.report, frozenset(workspace.report_columns()))
 
     @router.get("/heads", responses=problems)
     def heads() -> dict[str, Any]:
@@ -159,11 +128,6 @@ def run_facts(workspace: Workspace, images: StoredImages) -> dict[str, Any]:
         "report": None if workspace.report is None else workspace.report.storage.url,
         "pictures_missing": None if fault is None or first is None else f"{run.manifest.shards[first].url}: {fault}",
     }
-
-
-def _no_report(workspace: Workspace) -> dict[str, Any]:
-    url = workspace.run.directory.url
-    return {"missing": f"{url} has no report yet.", "command": shlex.join(["clipaudit", "report", url])}
 
 
 def _commands(workspace: Workspace, options: tuple[str, ...], port: int | None) -> dict[str, str]:

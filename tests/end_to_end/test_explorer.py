@@ -146,11 +146,11 @@ def test_from_a_finding_to_an_exported_list_in_six_clicks(tools, page):
 
 def study_of(served):
     """Id of a labelling that is begun on the page, for its screen."""
-    from clipaudit.explorer.label_draw import Cue, new_study
+    from clipaudit.explorer.label_draw import CandidateCue, new_study
 
     labelling = served.app.state.labelling
     sides = {0: ("landbird", False), 1: ("waterbird", True)}
-    cue = Cue(finding="seen", text="a photo of water", sides=sides, delta=0.2)
+    cue = CandidateCue(finding="seen", text="a photo of water", sides=sides, delta=0.2)
     study = new_study(labelling.workspace, cue, "water", "ada", 0)
     labelling.log.add(study)
     return study.id

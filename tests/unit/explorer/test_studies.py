@@ -209,3 +209,33 @@ def test_a_run_in_an_object_store_is_looked_at_like_any_other(run, tmp_path, mon
         assert client.post("/api/v1/tags", json=images, headers={"x-clipaudit-token": "token"}).status_code == 200
     assert [path.name for path in tmp_path.iterdir()] == ["remote-tags.jsonl"], "the run itself is only read"
     memory.rm("/explored", recursive=True)
+
+
+def test_whose_answers_are_right_is_a_column_of_the_wall(client):
+    """Of the example's images four are in this run: CLIP always says landbird, the trained model never does."""
+    answers = client.get("/api/v1/findings").json()["answers"]
+    assert answers == {
+        "report.clip.right": "CLIP",
+        "rehearsed.right": "a model trained here",
+        "clip.without.water_a_lake.right": "CLIP without “water: a lake”",
+    }
+    rows = {
+        where: [
+            (row["shard"], row["index"]) for row in client.get("/api/v1/rows", params={"where": where}).json()["rows"]
+        ]
+        for where in ("report.clip.right = true", "rehearsed.right = true", "clip.without.water_a_lake.right = false")
+    }
+    # images 0 and 4 are landbirds, 1 and 3 waterbirds
+    assert sorted(rows["report.clip.right = true"]) == [(0, 0), (1, 4)]
+    assert rows["clip.without.water_a_lake.right = false"] == rows["report.clip.right = true"]
+    assert sorted(rows["rehearsed.right = true"]) == [(0, 3), (1, 1)]
+    wrong = client.get("/api/v1/rows", params={"where": "rehearsed.right = true"}).json()["rows"][0]
+    assert wrong["right"] == {
+        "report.clip.right": False,
+        "rehearsed.right": True,
+        "clip.without.water_a_lake.right": True,
+    }
+    detail = client.get(f"/api/v1/rows/{wrong['shard']}/{wrong['index']}").json()["columns"]
+    assert (detail["rehearsed.predicted"], detail["report.clip.predicted"]) == ("waterbird", "landbird")
+    sliced = client.get("/api/v1/rows", params={"where": "slice.a_sketch = wrong"}).json()
+    assert sliced["matched"] > 0
