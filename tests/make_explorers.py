@@ -22,9 +22,11 @@ def explorer_app(run: Run, folder: Path, *, write: bool = True, report: str | No
 def write_example_report(run: Run, out: Path) -> Path:
     """The example of `tests/audit_examples.py` as a report of `run`."""
     from clipaudit.cues.report.write import ReportConfig, write_report
+    from clipaudit.cues.result.result import StateRead
     from tests.audit_examples import example_result
 
-    result = replace(example_result(), run=run.directory.url, run_fingerprint=run.manifest.fingerprint)
+    read = StateRead(generation=0, committed_at=run.state.committed_at)
+    result = replace(example_result(), run=run.directory.url, run_fingerprint=run.manifest.fingerprint, state=read)
     write_report(result, ReportConfig(out=str(out), command="clipaudit report", fail_on=("confirmed",)))
     return out
 
@@ -35,3 +37,9 @@ def damage_report(out: Path, change) -> None:
     document = json.loads(path.read_text())
     change(document)
     path.write_text(json.dumps(document))
+
+
+def is_unreachable(npm_says: str) -> bool:
+    """Whether npm found no registry, as opposed to a package or a lock file that is wrong."""
+    signs = ("ENOTFOUND", "ECONNREFUSED", "ECONNRESET", "EAI_AGAIN", "ETIMEDOUT", "ENETUNREACH", "network")
+    return any(sign in npm_says for sign in signs)

@@ -25,7 +25,8 @@ from clipaudit.cli.saving import save
 from clipaudit.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipaudit.heads.experiment import Choice, Experiment, ExperimentConfig
+    from clipaudit.heads.experiment import Experiment, ExperimentConfig
+    from clipaudit.heads.named_columns import Choice
 
 REPLACED = "What is replaced"
 
@@ -51,6 +52,9 @@ RoleOption = Annotated[
 ]
 ReconstructOption = Annotated[
     int | None, option("Replace heads by what so many texts span, not by their means.", panel=REPLACED)
+]
+DirectionOption = Annotated[
+    str | None, option("Take only this text's direction out of the heads, not the whole heads.", panel=REPLACED)
 ]
 FitOption = Annotated[
     list[str] | None,
@@ -79,6 +83,7 @@ def ablate(
     components: ComponentsOption = None,
     role: RoleOption = None,
     reconstruct: ReconstructOption = None,
+    direction: DirectionOption = None,
     where: WhereOption = None,
     fit: FitOption = None,
     means: MeansOption = None,
@@ -106,7 +111,8 @@ def ablate(
     one_of("--criterion", criterion, ("explained", "reference"))
     one_of("--allocation", allocation, ("own", "published"))
     at_least("--random", random, 0)
-    from clipaudit.heads.experiment import Choice, ExperimentConfig
+    from clipaudit.heads.experiment import ExperimentConfig
+    from clipaudit.heads.named_columns import Choice
 
     config = ExperimentConfig(
         classes=classes,
@@ -128,7 +134,11 @@ def ablate(
         raise UsageError(
             f"--study {study} chooses what it replaces: leave out --heads, --layers, --mlps, --components and --role"
         )
-    for name, given in (("--random", random > 0), ("--reconstruct", reconstruct is not None)):
+    for name, given in (
+        ("--random", random > 0),
+        ("--reconstruct", reconstruct is not None),
+        ("--direction", direction is not None),
+    ):
         if study is not None and given:
             raise UsageError(
                 f"{name} has no use with --study {study}, which says itself what it compares: leave it out"
@@ -137,7 +147,7 @@ def ablate(
     if study is not None:
         _run_study(experiment, study, seeds, out, as_json)
     else:
-        _run_ablation(experiment, choice, reconstruct, random, out, as_json)
+        _run_ablation(experiment, choice, reconstruct, direction, random, out, as_json)
 
 
 def _experiment(run: str, config: ExperimentConfig, choice: Choice, study: str | None, device: str) -> Experiment:
@@ -154,10 +164,18 @@ def _experiment(run: str, config: ExperimentConfig, choice: Choice, study: str |
 
 
 def _run_ablation(
-    experiment: Experiment, choice: Choice, reconstruct: int | None, random: int, out: str | None, as_json: bool
+    experiment: Experiment,
+    choice: Choice,
+    reconstruct: int | None,
+    direction: str | None,
+    random: int,
+    out: str | None,
+    as_json: bool,
 ) -> None:
     """Ablate once, write table and figure, and print the result."""
     if experiment.run.spec.multi_label:
+        if direction is not None:
+            experiment.require_single_labels("--direction")
         _run_presence(experiment, choice, reconstruct, random, out, as_json)
         return
     from clipaudit.cli.console.ablate import print_ablation
@@ -167,7 +185,9 @@ def _run_ablation(
     from clipaudit.heads.plots import ablation_figure
 
     with ProgressBar("heads") as progress:
-        result = ablation(experiment, choice, reconstruct=reconstruct, random=random, on_head=progress)
+        result = ablation(
+            experiment, choice, reconstruct=reconstruct, direction=direction, random=random, on_head=progress
+        )
     json_value = ablation_json(result)
     if as_json:
         print_json(json_value)

@@ -44,6 +44,7 @@ def explore(
     """
     if not 0 <= port < 65536:
         raise UsageError(f"--port must lie in 0..65535, not {port}")
+    from clipaudit.explorer.redirect import redirect_file
     from clipaudit.explorer.server import ExplorerOptions, serve_api
 
     token = secrets.token_urlsafe(24) if write else ""
@@ -57,7 +58,8 @@ def explore(
         else:
             typer.echo(f"Open {address}   (Ctrl-C ends)", err=True)
         if browser:
-            webbrowser.open(address)
+            # a browser's arguments can be read by every user of this machine: the file cannot
+            webbrowser.open(redirect_file(address).as_uri() if token else address)
 
     serve_api(
         run,
@@ -65,5 +67,14 @@ def explore(
         device=device,
         indexes=indexes,
         on_start=started,
-        explorer=ExplorerOptions(report=report, write=write, tags=tags, token=token),
+        explorer=ExplorerOptions(
+            report=report, write=write, tags=tags, token=token, options=_options(report, tags, indexes, device)
+        ),
     )
+
+
+def _options(report: str | None, tags: Path | None, indexes: str | None, device: str) -> tuple[str, ...]:
+    """What the command was given beside --port and --write, to show how it is started again."""
+    given = (("--report", report), ("--tags", tags), ("--indexes", indexes))
+    options = [word for name, value in given if value is not None for word in (name, str(value))]
+    return (*options, *(() if device == "auto" else ("--device", device)))

@@ -20,7 +20,7 @@ from clipaudit.cues.options import AuditOptions
 from clipaudit.cues.result.finding_parts import ClassesFrom
 from clipaudit.cues.result.panels import LeftOut
 from clipaudit.cues.statistics.attribute import Attribute
-from clipaudit.cues.statistics.known_error import parse_attribute
+from clipaudit.cues.statistics.known_error import KnownError, parse_attribute
 from clipaudit.cues.statistics.sources import SourceTest
 from clipaudit.errors import UsageError
 from clipaudit.heads.texts.mentions import NONE, SEVERAL
@@ -65,7 +65,9 @@ class AuditInputs:
         self.names = self._names()
         given = [parse_attribute(name) for name in options.attributes]
         self.columns = _once(options.attributes, [group_column(run, name) for name, _ in given])
-        self.known_errors = {group_column(run, name): error for name, error in given if error is not None}
+        self.known_errors = known_errors(run, self.columns) | {
+            group_column(run, name): error for name, error in given if error is not None
+        }
         if "label" in self.columns:
             raise UsageError("the label cannot be its own attribute: give another column")
         self.measured = measured_columns([run, *([] if test_run is None else [test_run])], self.columns)
@@ -209,6 +211,16 @@ class AuditInputs:
         facts, left_out = self._facts(run, rows)
         require_rows(run, rows, len(facts))
         return facts, left_out
+
+
+def known_errors(run: Run, columns: Sequence[str]) -> dict[str, KnownError]:
+    """What columns that were joined with a measured error rate say of themselves, by full name."""
+    records = {name: run.joined.get(name.removeprefix("attributes.")) for name in columns}
+    return {
+        name: KnownError(rate=record.error_rate, images=record.error_images)
+        for name, record in records.items()
+        if record is not None and record.error_rate is not None and record.error_images is not None
+    }
 
 
 def _once(given: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:

@@ -26,12 +26,12 @@ class AsCode:
     """What the command line cannot do as the page does; None where it does the same."""
 
 
-def code_of_view(run: str, request: ViewRequest, page_columns: Sequence[str]) -> AsCode:
+def code_of_view(run: str, request: ViewRequest, page_only: Sequence[str]) -> AsCode:
     """A wall as `clipaudit query` or `clipaudit export`, and in Python.
 
-    run: its path or URL. page_columns: names of columns that only the page has.
+    run: its path or URL. page_only: the columns that the view names and only the page has.
     """
-    note = _note(request, page_columns)
+    note = _note(request, page_only)
     if request.parts:
         return AsCode(command=_query_command(run, request), python=_query_python(run, request), note=note)
     words = ["clipaudit", "export", run, "--out", "chosen", "--format", "csv"]
@@ -42,10 +42,11 @@ def code_of_view(run: str, request: ViewRequest, page_columns: Sequence[str]) ->
     return AsCode(command=shlex.join(words), python=python, note=note)
 
 
-def _note(request: ViewRequest, page_columns: Sequence[str]) -> str | None:
-    own = [name for name in page_columns if any(name in text for text in request.columns)]
-    if own:
-        return f"{', '.join(own)}: known to this page alone. Export the list of keys to go on elsewhere."
+def _note(request: ViewRequest, page_only: Sequence[str]) -> str | None:
+    if request.inside is not None:
+        return "The region of the map is this page's. Export the list of keys to go on elsewhere."
+    if page_only:
+        return f"{', '.join(page_only)}: known to this page alone. Export the list of keys to go on elsewhere."
     if request.sort is not None and request.sort.lstrip("-") != SCORE:
         return f"The order by {request.sort.lstrip('-')} is this page's."
     if any(part.image is not None for part in request.parts):

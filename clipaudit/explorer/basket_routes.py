@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-import secrets
 from typing import Annotated, Any, Final
 
 import pyarrow as pa
-from fastapi import APIRouter, Body, Depends, Header, Query, Response
+from fastapi import APIRouter, Body, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.exceptions import HTTPException
 
 from clipaudit.cues.report.files import csv_text, one_line
 from clipaudit.errors import UsageError
+from clipaudit.explorer.downloads import download
+from clipaudit.explorer.event_log import MAX_PLACE
 from clipaudit.explorer.problems import PROBLEMS
 from clipaudit.explorer.tag_log import MAX_AUTHOR, MAX_IMAGES, MAX_REASON, ImagePlace, TagLog, TagState
 from clipaudit.explorer.wall import ViewRequest
-from clipaudit.explorer.wall_routes import RequestReader
+from clipaudit.explorer.wall_routes import Filter, RequestReader
 from clipaudit.explorer.workspace import Workspace
+from clipaudit.explorer.write_access import WriteAccess
 
-TOKEN_HEADER: Final = "x-clipaudit-token"  # noqa: S105 - a name
 _EVENTS: Final = 50
 """Latest events that the page lists."""
 
@@ -31,8 +31,8 @@ class _Strict(BaseModel):
 class TagImage(_Strict):
     """One image."""
 
-    shard: int = Field(ge=0)
-    index: int = Field(ge=0)
+    shard: int = Field(ge=0, le=MAX_PLACE)
+    index: int = Field(ge=0, le=MAX_PLACE)
 
 
 class TagRequest(_Strict):
@@ -43,19 +43,27 @@ class TagRequest(_Strict):
     author: str = Field(default="", max_length=MAX_AUTHOR)
     remove: bool = False
     images: list[TagImage] = Field(default_factory=list, max_length=1000)
-    where: list[str] | None = Field(default=None, max_length=16, description="All rows that pass these filters.")
+    where: list[Filter] | None = Field(default=None, max_length=16, description="All rows that pass these filters.")
+    inside: str | None = Field(default=None, max_length=5000, description="Of those, the ones in a region of a map.")
+    count: int | None = Field(
+        default=None, ge=0, description="With `where`: how many images whoever tags saw; refused where they are others."
+    )
 
 
-def add_basket(router: APIRouter, workspace: Workspace, reader: RequestReader, token: str) -> None:
-    """Tags and exports; `token` must come with every request that writes."""
+class UndoRequest(_Strict):
+    """The step that no longer counts."""
+
+    event: str = Field(max_length=100)
+    author: str = Field(default="", max_length=MAX_AUTHOR)
+
+
+def add_basket(router: APIRouter, workspace: Workspace, reader: RequestReader, writing: WriteAccess) -> None:
+    """Tags and exports."""
     problems: dict[int | str, dict[str, Any]] = {code: PROBLEMS[code] for code in (403, 404, 409, 422)}
 
-    def writable(given: Annotated[str | None, Header(alias=TOKEN_HEADER)] = None) -> TagLog:
-        """The file of tags; 403 when nothing may be written, or the request has not the session's token."""
-        if not workspace.write or workspace.tag_log is None:
-            raise HTTPException(403, "the page is read-only: start it again with --write to tag images")
-        if given is None or not secrets.compare_digest(given.encode(), token.encode()):
-            raise HTTPException(403, "this page may not write: open the address that `clipaudit explore` printed")
+    def writable(allowed: None = Depends(writing)) -> TagLog:
+        """The file of tags."""
+        assert workspace.tag_log is not None, "a page that may write keeps tags"
         return workspace.tag_log
 
     @router.get("/tags", responses=problems)
@@ -70,15 +78,15 @@ def add_basket(router: APIRouter, workspace: Workspace, reader: RequestReader, t
         return tag_facts(workspace)
 
     @router.post("/tags/undo", responses=problems)
-    def undo(log: TagLog = Depends(writable)) -> dict[str, Any]:
-        """Undo the latest step."""
-        log.undo()
+    def undo(asked: Annotated[UndoRequest, Body()], log: TagLog = Depends(writable)) -> dict[str, Any]:
+        """Undo a step."""
+        log.undo(asked.event, asked.author)
         return tag_facts(workspace)
 
     @router.get("/export/review.csv", response_class=Response, responses=problems)
     def review(tag: Annotated[str | None, Query(max_length=100)] = None) -> Response:
         """Every tag of every image with its author, reason and time; of one tag, or of all."""
-        return _download(csv_text(review_table(workspace, tag)), "review.csv", "text/csv")
+        return download(csv_text(review_table(workspace, tag)), "review.csv", "text/csv")
 
     @router.get("/export/tags.jsonl", response_class=Response, responses=problems)
     def joinable() -> Response:
@@ -89,14 +97,14 @@ def add_basket(router: APIRouter, workspace: Workspace, reader: RequestReader, t
             for image in sorted(state.by_image)
         ]
         text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
-        return _download(text, "tags.jsonl", "application/jsonl")
+        return download(text, "tags.jsonl", "application/jsonl")
 
     @router.get("/export/exclude.txt", response_class=Response, responses=problems)
     def exclude(tag: Annotated[str | None, Query(max_length=100)] = None) -> Response:
         """The tagged images as a list to leave out, one SHARD/KEY a line."""
         state = workspace.tags()
         images = sorted(image for image, given in state.by_image.items() if tag is None or tag in given)
-        return _download(_lines([(shard, state.keys[shard, index]) for shard, index in images]), "exclude.txt")
+        return download(_lines([(shard, state.keys[shard, index]) for shard, index in images]), "exclude.txt")
 
     @router.get("/export/keys.txt", response_class=Response, responses=problems)
     def keys(request: ViewRequest = Depends(reader.read)) -> Response:
@@ -104,7 +112,7 @@ def add_basket(router: APIRouter, workspace: Workspace, reader: RequestReader, t
         wall = workspace.wall(request)
         rows = wall.rows.table.select(["shard_id", "key"]).take(pa.array(wall.view(request).order))
         pairs = list(zip(rows["shard_id"].to_pylist(), rows["key"].to_pylist(), strict=True))
-        return _download(_lines(pairs), "keys.txt")
+        return download(_lines(pairs), "keys.txt")
 
 
 def tag_facts(workspace: Workspace) -> dict[str, Any]:
@@ -117,6 +125,7 @@ def tag_facts(workspace: Workspace) -> dict[str, Any]:
         "counts": state.counts,
         "images": len(state.by_image),
         "damaged": state.damaged,
+        "foreign": state.foreign,
         "events": [
             {
                 "id": event.id,
@@ -172,8 +181,12 @@ def _images(workspace: Workspace, asked: TagRequest) -> list[ImagePlace]:
     """The images of a request, with their keys; UsageError when one is not in the run, or there are too many."""
     rows = workspace.plain_rows()
     if asked.where is not None:
-        request = ViewRequest(where=tuple(asked.where))
+        request = ViewRequest(where=tuple(asked.where), inside=asked.inside)
         numbers = workspace.wall(request).view(request).order.tolist()
+        if asked.count is not None and asked.count != len(numbers):
+            raise UsageError(
+                f"the filter now matches {len(numbers):,} images, not the {asked.count:,} that were seen: look again"
+            )
         if len(numbers) > MAX_IMAGES:
             raise UsageError(f"{len(numbers):,} images are more than the {MAX_IMAGES:,} of one step: filter further")
     else:
@@ -188,8 +201,3 @@ def _images(workspace: Workspace, asked: TagRequest) -> list[ImagePlace]:
 
 def _lines(pairs: list[tuple[int, str]]) -> str:
     return "".join(f"{shard:06d}/{one_line(key)}\n" for shard, key in pairs)
-
-
-def _download(text: str, name: str, media_type: str = "text/plain") -> Response:
-    disposition = f'attachment; filename="{name}"'
-    return Response(text, media_type=f"{media_type}; charset=utf-8", headers={"content-disposition": disposition})

@@ -8,22 +8,21 @@ from typing import Any, Final
 from clipaudit.cues.report.words import MEANING, SHORT, slug
 from clipaudit.cues.result.finding_parts import Verdict
 from clipaudit.errors import IntegrityError
-from clipaudit.explorer.report_file import ReportFile
+from clipaudit.explorer.report_columns import ReportColumns
+from clipaudit.explorer.report_file import REJECTED, ReportFile
 from clipaudit.run.filter_terms import KEYWORDS, quoted
 from clipaudit.run.reader import Run
 
 _WORD: Final = re.compile(r"[A-Za-z_][\w.-]*")
 """A column or value that filters have without quotes."""
-_REJECTED: Final = (KeyError, TypeError, ValueError, IndexError, AttributeError)
-"""What a document of another form than `report.schema.json` ends in."""
 
 
 def finding_cards(run: Run, report: ReportFile) -> list[dict[str, Any]]:
     """A card a finding, in the report's order; IntegrityError when `report.json` is not of the expected form."""
     try:
-        columns = report.cue_columns()
+        columns = ReportColumns(report).cues()
         return [_card(run, report.audit, finding, columns) for finding in report.audit["findings"]]
-    except _REJECTED as error:
+    except REJECTED as error:
         where = report.storage.full("report.json")
         raise IntegrityError(f"{where} is damaged, or of another version: make the report again") from error
 
@@ -46,7 +45,7 @@ def summary(report: ReportFile) -> dict[str, Any]:
             "command": report.document["command"],
             "files": [{"name": file["name"], "about": file["about"]} for file in report.document["files"]],
         }
-    except _REJECTED as error:
+    except REJECTED as error:
         where = report.storage.full("report.json")
         raise IntegrityError(f"{where} is damaged, or of another version: make the report again") from error
 
@@ -70,13 +69,15 @@ def _card(run: Run, audit: dict[str, Any], finding: dict[str, Any], columns: dic
         "attribute": cue["attribute"],
         "value": cue["value"],
         "score_column": column,
+        "without": f"clip.without.{column.removeprefix('cue.')}.right",
         "association": finding["association"]["d"],
         "answerers": [_answerer(each) for each in finding["reliance"]],
         "cells": _cells(run, audit, finding),
         "evidence": [evidence["sentence"] for evidence in finding["evidence"]],
         "false_alarm": finding["false_alarm"],
         "needs": [str(need) for need in finding["needs"]],
-        "class_filter": None if finding["label"] is None else _label_filter(run, finding["label"]),
+        "kind": finding["kind"],
+        "class_filter": None if finding["label"] is None else label_filter(run, finding["label"]),
     }
 
 
@@ -122,19 +123,21 @@ def _cells(run: Run, audit: dict[str, Any], finding: dict[str, Any]) -> dict[str
                     "expected": cells["expected"][place][value_place],
                     "accuracy": None if group is None else group["accuracy"],
                     "without": None if group is None else group["without"],
-                    "where": _cell_filters(run, labels.get(class_name), attribute, value),
+                    "where": cell_filters(run, labels.get(class_name), attribute, value),
                 }
             )
         rows.append(row)
     return {"attribute": attribute, "values": cells["values"], "measured_on": groups["rows"], "rows": rows}
 
 
-def _cell_filters(run: Run, label: int | str | None, attribute: str, value: str) -> list[str]:
-    filters = [] if label is None else [_label_filter(run, label)]
+def cell_filters(run: Run, label: int | str | None, attribute: str, value: str) -> list[str]:
+    """Filters of the images of a class, None for any, with a value of a column."""
+    filters = [] if label is None else [label_filter(run, label)]
     return [*filters, _value_filter(run, attribute, value)]
 
 
-def _label_filter(run: Run, label: int | str) -> str:
+def label_filter(run: Run, label: int | str) -> str:
+    """The filter of a class's images."""
     without = str(label).removeprefix("not ")
     if run.spec.multi_label and without != str(label):  # the images that lack one of several labels
         return f"label != {_literal(without)}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,14 +12,15 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipaudit.errors import IntegrityError, UsageError
-from clipaudit.retrieval.row_table import RowTable
+from clipaudit.errors import ClipauditError, IntegrityError, UsageError
 from clipaudit.run.reader import Run
 from clipaudit.storage.directory import Storage
 
 _FILE: Final = "report.json"
-_BESIDE: Final = 50
-"""Directories beside a run in which its report is looked for."""
+REJECTED: Final = (KeyError, TypeError, ValueError, IndexError, AttributeError)
+"""What a document of another form than `report.schema.json` ends in."""
+_BESIDE: Final = 200
+"""Entries beside a run among which its report is looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,63 +49,59 @@ class ReportFile:
         except (pa.ArrowInvalid, OSError) as error:
             raise IntegrityError(f"{self.storage.full(name)} is damaged: make the report again") from error
 
-    def columns(self, rows: RowTable) -> dict[str, pa.Array]:
-        """Columns (n,) of a run's rows that the report knows, by name.
-
-        `audit.rows` says what an image was used for; `cue.NAME` is its score along a finding's cue, for the images of
-        the finding's class.
-        """
-        columns: dict[str, pa.Array] = {}
-        groups = self.table("groups.parquet")
-        if groups is not None and "rows" in groups.column_names:
-            columns["audit.rows"] = _placed(rows, groups, groups["rows"], pa.string())
-        scores = self.table("spuriosity.parquet")
-        if scores is not None and {"finding", "score"} <= set(scores.column_names):
-            for finding, name in self.cue_columns().items():
-                chosen = scores.filter(pa.compute.equal(scores["finding"], finding))
-                if len(chosen):
-                    columns[name] = _placed(rows, chosen, chosen["score"], pa.float64())
-        return columns
-
-    def cue_columns(self) -> dict[str, str]:
-        """Finding's id -> the column of its cue's scores, `cue.water`; numbered where cues have one name."""
-        names: dict[str, str] = {}
-        for finding in self.audit["findings"]:
-            word = re.sub(r"\W+", "_", str(finding["cue"]["name"])).strip("_")[:40] or "cue"
-            name, number = f"cue.{word}", 1
-            while name in names.values():
-                number += 1
-                name = f"cue.{word}_{number}"
-            names[str(finding["id"])] = name
-        return names
-
 
 def find_report(run: Run, given: str | None) -> ReportFile | None:
-    """The report in the directory `given`, or one of this run that lies in it or beside it; None when there is none.
+    """The report in the directory `given`, or the newest of this run that lies in it, else beside it; None when there
+    is none.
 
-    UsageError when the directory given holds no report, or one of another run.
+    UsageError when the directory given holds no report, or one of another run. Where nothing is given, what cannot be
+    read is no report.
     """
     if given is not None:
         report = _read(given)
         if report is None:
             raise UsageError(f"--report {given}: there is no {_FILE} in it; `clipaudit report RUN --out DIR` makes one")
-        if report.audit.get("run_fingerprint") != run.manifest.fingerprint:
+        if not _is_of(report, run):
             raise UsageError(f"--report {given} is the report of another run: {report.audit.get('run')}")
         return report
-    for place in _places(run):
-        report = _read(place)
-        if report is not None and report.audit.get("run_fingerprint") == run.manifest.fingerprint:
-            return report
+    for inside, places in _places(run):
+        reports = [report for place in places if (report := _readable(place)) is not None and _is_of(report, run)]
+        # beside it may lie that of another run of the same options, which was computed in the same second
+        own = [each for each in reports if inside or _base(str(each.audit.get("run"))) == _base(run.directory.url)]
+        if own:
+            return max(own, key=lambda report: str(report.audit.get("started")))
     return None
 
 
-def _places(run: Run) -> list[str]:
+def _is_of(report: ReportFile, run: Run) -> bool:
+    """Whether a report is of this run: its fingerprint tells options and weights alone, the state that it read also
+    when the images were.
+    """
+    state = report.audit.get("state")
+    committed = state.get("committed_at") if isinstance(state, dict) else None
+    times = {record.committed_at for record in run.records.values()}
+    return report.audit.get("run_fingerprint") == run.manifest.fingerprint and committed in times
+
+
+def _base(url: str) -> str:
+    return url.partition("@")[0].rstrip("/").rpartition("/")[2]
+
+
+def _places(run: Run) -> Iterator[tuple[bool, list[str]]]:
+    """Directories that may hold a report, and whether they lie in the run: those first, then what lies beside it."""
     url = run.directory.url
-    inside = [f"{url}/reports/{name}" for name in sorted(run.directory.storage.names("reports"))]
-    if not run.directory.storage.local:
-        return inside
-    beside = sorted(path for path in Path(url).resolve().parent.iterdir() if (path / _FILE).is_file())
-    return [*inside, *(str(path) for path in beside[:_BESIDE])]
+    with suppress(ClipauditError, OSError):
+        yield True, [f"{url}/reports/{name}" for name in sorted(run.directory.storage.names("reports"))]
+    if run.directory.storage.local:
+        with suppress(OSError):
+            yield False, [str(path) for path in sorted(Path(url).resolve().parent.iterdir())[:_BESIDE]]
+
+
+def _readable(place: str) -> ReportFile | None:
+    try:
+        return _read(place)
+    except (ClipauditError, OSError):  # a stranger's file of that name, or nobody's to read
+        return None
 
 
 def _read(place: str) -> ReportFile | None:
@@ -117,14 +115,3 @@ def _read(place: str) -> ReportFile | None:
     if not isinstance(document, dict) or not isinstance(document.get("audit"), dict):
         raise IntegrityError(f"{storage.full(_FILE)} is no report of clipaudit")
     return ReportFile(storage=storage, document=document)
-
-
-def _placed(rows: RowTable, table: pa.Table, values: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
-    """(n,) values of a report's table at the rows of a run, null elsewhere."""
-    placed: list[Any] = [None] * len(rows)
-    shards, indices = table["shard_id"].to_pylist(), table["index"].to_pylist()
-    numbers = rows.numbers(list(zip(shards, indices, strict=True)))
-    for number, value in zip(numbers, values.to_pylist(), strict=True):
-        if number is not None:
-            placed[number] = value
-    return pa.array(placed, kind)

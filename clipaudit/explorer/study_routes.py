@@ -1,4 +1,4 @@
-"""What is known of a run over HTTP: the run itself, a report's findings, its heads, and one image's score in parts."""
+"""What is known of a run over HTTP: the run itself, its heads, and one image's score in parts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Annotated, Any, Final, TypeAlias
 
 import numpy as np
 from fastapi import APIRouter, Path, Query
+from fastapi import Request as HttpRequest
 
 from clipaudit.arrays import Float64s
 from clipaudit.errors import UsageError
-from clipaudit.explorer.finding_cards import finding_cards, summary
 from clipaudit.explorer.head_words import head_table
 from clipaudit.explorer.problems import PROBLEMS, NotThereError
 from clipaudit.explorer.wall import ViewRequest
@@ -27,32 +27,24 @@ MAX_STRIP: Final = 24
 _Class: TypeAlias = Annotated[str | None, Query(max_length=300)]
 
 
-def add_study(router: APIRouter, workspace: Workspace) -> None:
-    """The run, findings, heads and parts of scores."""
+def add_study(router: APIRouter, workspace: Workspace, options: tuple[str, ...] = ()) -> None:
+    """The run, heads and parts of scores; options: those that the server was started with."""
     problems: dict[int | str, dict[str, Any]] = {code: PROBLEMS[code] for code in (404, 409, 422)}
     images = StoredImages(workspace.run)
 
     @router.get("/run", responses=problems)
-    def run() -> dict[str, Any]:
+    def run(http: HttpRequest) -> dict[str, Any]:
         """What the page must know of the run before it shows anything."""
-        return run_facts(workspace, images)
+        return run_facts(workspace, images) | {"commands": _commands(workspace, options, http.url.port)}
 
     @router.get("/state")
     def state() -> dict[str, Any]:
-        """What may change while the page is open: tags, and shards that were committed since."""
+        """What may change while the page is open: tags, the report, and shards that were committed since."""
         return {
+            "revision": workspace.revision,
             "tags": 0 if workspace.tag_log is None else workspace.tag_log.version,
             "new_shards": workspace.new_shards(),
         }
-
-    @router.get("/findings", responses=problems)
-    def findings() -> dict[str, Any]:
-        """The report's verdicts as cards, or the command that makes a report."""
-        url = workspace.run.directory.url
-        if workspace.report is None:
-            return {"missing": f"{url} has no report yet.", "command": f"clipaudit report {shlex.quote(url)}"}
-        cards = finding_cards(workspace.run, workspace.report)
-        return {"report": summary(workspace.report), "findings": cards}
 
     @router.get("/heads", responses=problems)
     def heads() -> dict[str, Any]:
@@ -121,7 +113,8 @@ def run_facts(workspace: Workspace, images: StoredImages) -> dict[str, Any]:
     return {
         "url": run.directory.url,
         "name": run.directory.url.rstrip("/").rpartition("/")[2],
-        "fingerprint": run.manifest.fingerprint,
+        "pictures": workspace.picture_version,
+        "tags_column": workspace.tags_column,
         "model": str(run.manifest.identity.get("model", "")),
         "version": VERSION,
         "rows": len(run),
@@ -134,6 +127,19 @@ def run_facts(workspace: Workspace, images: StoredImages) -> dict[str, Any]:
         "tags_file": None if workspace.tag_log is None else str(workspace.tag_log.path),
         "report": None if workspace.report is None else workspace.report.storage.url,
         "pictures_missing": None if fault is None or first is None else f"{run.manifest.shards[first].url}: {fault}",
+    }
+
+
+def _commands(workspace: Workspace, options: tuple[str, ...], port: int | None) -> dict[str, str]:
+    """Commands that the page shows, for a shell."""
+    url = workspace.run.directory.url
+    write = ["--write"] if workspace.write else []
+    return {
+        "restart": shlex.join(
+            ["clipaudit", "explore", url, *options, *write, "--port", str(port or 80), "--no-browser"]
+        ),
+        "write": shlex.join(["clipaudit", "explore", url, *options, "--write"]),
+        "columns": shlex.join(["clipaudit", "columns", "add", url, "tags.jsonl"]),
     }
 
 

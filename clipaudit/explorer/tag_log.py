@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from clipaudit.errors import UsageError
+from clipaudit.explorer.event_log import EventLog, parse_event, place_of, text_of
 from clipaudit.run.records import now
-from clipaudit.storage.directory import storage_errors
-from clipaudit.storage.text_file import is_remote, parse_json
+from clipaudit.storage.text_file import is_remote
 
 TAG: Final = re.compile(r"[\w][\w-]{0,39}")
 MAX_REASON: Final = 500
 MAX_AUTHOR: Final = 80
 MAX_IMAGES: Final = 100_000
 """Of one event."""
+EXPLORER: Final = "explorer"
+"""Where a run keeps what people say of it."""
+_MAX_ID: Final = 100
+_MAX_KEY: Final = 65_536
 
 ImagePlace: TypeAlias = tuple[int, int, str]
 """Shard id, position in the shard, key."""
@@ -65,6 +67,18 @@ class TagState:
     """Those that count, oldest first: neither undone nor undoing."""
     damaged: int = 0
     """Lines that are no event, which are left as they are."""
+    foreign: int = 0
+    """Images with a tag that the run does not have at their place with their key."""
+
+    def among(self, keys: Sequence[str | None]) -> TagState:
+        """The same with the images that are those of a run; keys: of the run's rows at the places of `by_image`, in its
+        order, None where there is no row. A tag must not go to another image of that number.
+        """
+        same = [
+            place for place, key in zip(self.by_image, keys, strict=True) if key is not None and key == self.keys[place]
+        ]
+        by_image = {place: self.by_image[place] for place in same}
+        return replace(self, by_image=by_image, foreign=len(self.by_image) - len(same))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -76,32 +90,11 @@ class TagState:
         return dict(sorted(counts.items()))
 
 
-class TagLog:
-    """A file of tag events, for any number of threads and of servers on one machine.
-
-    Each event is one line of JSON, appended by one write, so that writers at the same time lose nothing.
-    """
+class TagLog(EventLog[TagState]):
+    """A file of tag events, for any number of threads and of servers on one machine."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.Lock()
-        self._read: tuple[int, TagState] = (-1, TagState())
-
-    @property
-    def version(self) -> int:
-        """Changes with every event: bytes of the file."""
-        try:
-            return self.path.stat().st_size
-        except OSError:
-            return 0
-
-    def state(self) -> TagState:
-        """What the file holds now, including what others wrote."""
-        with self._lock:
-            version = self.version
-            if version != self._read[0]:
-                self._read = version, _state(_lines(self.path))
-            return self._read[1]
+        super().__init__(path, _state)
 
     def add(
         self, tag: str, images: Sequence[ImagePlace], *, author: str = "", reason: str = "", removes: bool = False
@@ -121,27 +114,16 @@ class TagLog:
             images=tuple(images),
             removes=removes,
         )
-        self._append(event)
+        self.append(_plain(event))
         return event
 
-    def undo(self, author: str = "") -> TagEvent:
-        """Undo the latest event that counts; returns it. UsageError when there is none."""
-        events = self.state().events
-        if not events:
-            raise UsageError("there is nothing to undo")
-        self._append(TagEvent(id=secrets.token_hex(6), time=now(), author=author, undoes=events[-1].id))
-        return events[-1]
-
-    def _append(self, event: TagEvent) -> None:
-        line = json.dumps(_plain(event), ensure_ascii=False) + "\n"
-        with self._lock, storage_errors(str(self.path)):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as handle:
-                # a line that a killed process left without its end must not swallow this one
-                broken = handle.tell() > 0 and not _ends_with_newline(self.path)
-                handle.write((b"\n" if broken else b"") + line.encode())
-                handle.flush()
-                os.fsync(handle.fileno())
+    def undo(self, event: str, author: str = "") -> TagEvent:
+        """Undo an event by its id; returns it. UsageError when there is none of that id that counts."""
+        undone = next((each for each in self.state().events if each.id == event), None)
+        if undone is None:
+            raise UsageError("there is nothing to undo: that step is undone already, or is none of this file")
+        self.append({"id": secrets.token_hex(6), "time": now(), "author": author, "undoes": undone.id})
+        return undone
 
 
 def _check(tag: str, author: str, reason: str) -> None:
@@ -154,8 +136,6 @@ def _check(tag: str, author: str, reason: str) -> None:
 
 
 def _plain(event: TagEvent) -> dict[str, Any]:
-    if event.undoes is not None:
-        return {"id": event.id, "time": event.time, "author": event.author, "undoes": event.undoes}
     return {
         "id": event.id,
         "time": event.time,
@@ -168,38 +148,32 @@ def _plain(event: TagEvent) -> dict[str, Any]:
 
 
 def _event(line: str) -> TagEvent | None:
+    """A line as an event; None for one that this package cannot have written."""
+    plain = parse_event(line)
+    if plain is None:
+        return None
     try:
-        plain: Any = parse_json(line.encode())
-        images = tuple((int(shard), int(index), str(key)) for shard, index, key in plain.get("images", ()))
+        undoes = plain.get("undoes")
+        places = plain.get("images", [])
+        tag = text_of(plain.get("tag", ""), 40)
+        if len(places) > MAX_IMAGES or (undoes is None and TAG.fullmatch(tag) is None):
+            return None
         return TagEvent(
-            id=str(plain["id"]),
-            time=str(plain["time"]),
-            author=str(plain["author"]),
-            tag=str(plain.get("tag", "")),
-            reason=str(plain.get("reason", "")),
-            images=images,
-            removes=bool(plain.get("removes", False)),
-            undoes=None if plain.get("undoes") is None else str(plain["undoes"]),
+            id=text_of(plain["id"], _MAX_ID),
+            time=text_of(plain["time"], _MAX_ID),
+            author=text_of(plain["author"], MAX_AUTHOR),
+            tag=tag,
+            reason=text_of(plain.get("reason", ""), MAX_REASON),
+            images=tuple((place_of(shard), place_of(index), text_of(key, _MAX_KEY)) for shard, index, key in places),
+            removes=plain.get("removes", False) is True,
+            undoes=None if undoes is None else text_of(undoes, _MAX_ID),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text("utf-8", errors="replace").split("\n")
-    except FileNotFoundError:
-        return []
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as handle:
-        handle.seek(-1, os.SEEK_END)
-        return handle.read(1) == b"\n"
-
-
 def _state(lines: Sequence[str]) -> TagState:
-    parsed = [_event(line) for line in lines if line.strip()]
+    parsed = [_event(line) for line in lines]
     events = [event for event in parsed if event is not None]
     undone = {event.undoes for event in events if event.undoes is not None}
     counting = [event for event in events if event.undoes is None and event.id not in undone]
@@ -226,7 +200,13 @@ def default_tags(run: str, *, write: bool) -> Path:
     beside = Path(f"{name}-tags.jsonl")
     if is_remote(run):
         return beside
-    inside = Path(run) / "explorer" / "tags.jsonl"
+    inside = Path(run) / EXPLORER / "tags.jsonl"
     if inside.exists() or not write:
         return inside if inside.exists() or not beside.exists() else beside
     return inside if os.access(run, os.W_OK) else beside
+
+
+def labels_beside(tags: Path) -> Path:
+    """The file of a run's labels, beside that of its tags: `labels.jsonl`, `NAME-labels.jsonl`."""
+    name = re.sub("tags$", "labels", tags.stem)
+    return tags.with_name(f"{name if name != tags.stem else f'{name}-labels'}.jsonl")

@@ -6,17 +6,19 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipaudit.arrays import Float32s, Ints
+from clipaudit.arrays import Bools, Float32s, Ints
 from clipaudit.errors import UsageError
 from clipaudit.retrieval.parts import QueryPart
 from clipaudit.retrieval.row_table import RowTable
-from clipaudit.run.filter_columns import value_text
+from clipaudit.run.filter_columns import FilterColumns, value_text
+from clipaudit.run.filters import parse_filter
 
 T = TypeVar("T")
 MAX_GROUPS: Final = 10_000
@@ -40,11 +42,26 @@ class ViewRequest:
     """The question whose scores rows get; none for no question."""
     weights: tuple[tuple[str, float], ...] = ()
     """(head, weight) by which the question is asked; none for the whole embedding."""
+    inside: str | None = None
+    """A region of a map, as `layouts.Region` reads it, in which rows must lie."""
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The text in which columns are named."""
-        return tuple(filter(None, (*self.where, self.sort, self.group)))
+    @cached_property
+    def identity(self) -> tuple[object, ...]:
+        """What tells it from other requests, for caches: without the bytes of images."""
+        return self.where, self.sort, self.group, tuple(part.identity for part in self.parts), self.weights, self.inside
+
+    def named(self, columns: FilterColumns) -> tuple[str, ...]:
+        """Full names of the columns that it names; those of a filter that is not understood are left out, for whoever
+        evaluates it says what is wrong.
+        """
+        names = [name.lstrip("-").strip("`") for name in (self.sort, self.group) if name]
+        for text in self.where:
+            try:
+                terms = parse_filter(text, columns).terms
+            except UsageError:
+                continue
+            names += [column.name for term in terms for column in term.columns]
+        return tuple(names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,23 +90,25 @@ class View:
 class Wall:
     """Views over one table of rows; the latest ones stay in memory. For any number of threads."""
 
-    def __init__(self, rows: RowTable, scores: Callable[[ViewRequest], Float32s]) -> None:
-        """scores: (n,) of a request that has parts."""
+    def __init__(
+        self, rows: RowTable, scores: Callable[[ViewRequest], Float32s], inside: Callable[[str], Bools]
+    ) -> None:
+        """scores: (n,) of a request that has parts; inside: (n,) rows in a region of a map."""
         self.rows = rows
-        self._scores_of = scores
-        self._views: OrderedDict[ViewRequest, View] = OrderedDict()
+        self._scores_of, self._inside = scores, inside
+        self._views: OrderedDict[Any, View] = OrderedDict()
         self._facts: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     def view(self, request: ViewRequest) -> View:
         """The rows of a request; UsageError for filters, columns and questions that are not understood."""
         with self._lock:
-            if request in self._views:
-                self._views.move_to_end(request)
-                return self._views[request]
+            if request.identity in self._views:
+                self._views.move_to_end(request.identity)
+                return self._views[request.identity]
         view = self._new(request)
         with self._lock:
-            self._views[request] = view
+            self._views[request.identity] = view
             if len(self._views) > _VIEWS:
                 self._views.popitem(last=False)
         return view
@@ -113,6 +132,8 @@ class Wall:
 
     def _new(self, request: ViewRequest) -> View:
         allowed = self.rows.mask(request.where) if request.where else np.ones(len(self.rows), np.bool_)
+        if request.inside is not None:
+            allowed = allowed & self._inside(request.inside)
         scores = self._scores_of(request) if request.parts else None
         order = self._sorted(np.flatnonzero(allowed), request.sort, scores)
         if request.group is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections import OrderedDict
@@ -14,16 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipaudit.arrays import Float32s
-from clipaudit.errors import UsageError
+from clipaudit.errors import IntegrityError, UsageError
+from clipaudit.explorer.layouts import Layouts
+from clipaudit.explorer.report_columns import ReportColumns
 from clipaudit.explorer.report_file import ReportFile, find_report
 from clipaudit.explorer.run_scores import RunScores
 from clipaudit.explorer.tag_log import TagLog, TagState
-from clipaudit.explorer.wall import ViewRequest, Wall
+from clipaudit.explorer.wall import SCORE, ViewRequest, Wall
 from clipaudit.heads.texts.prompts import TEMPLATE_SETS, load_templates
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.retrieval.queries import QueryEncoder
 from clipaudit.retrieval.row_table import RowTable
 from clipaudit.run.classes import ClassNames, find_classes
+from clipaudit.run.filter_columns import FilterColumns
 from clipaudit.run.reader import Run
 from clipaudit.run.thumbnails import Thumbnails
 from clipaudit.schema import OK, labels_in
@@ -56,7 +60,8 @@ class Workspace:
 
     Args:
         run: a run, as it is when this object is made.
-        report: directory of a report; None to look for one in the run and beside it.
+        report: directory of a report; None to look for the newest one in the run and beside it.
+        look: whether a report is looked for where none is given.
         tags: where tags are kept.
         write: whether tags may be written, and texts' vectors into the run.
         device: where the run's model runs, see `QueryEncoder`.
@@ -67,19 +72,24 @@ class Workspace:
         run: Run,
         *,
         report: str | None = None,
+        look: bool = True,
         tags: TagLog | None = None,
         write: bool = False,
         device: str = "auto",
     ) -> None:
-        self.run, self.write, self.tag_log, self._device = run, write, tags, device
+        self.run, self.write, self.tag_log, self.device = run, write, tags, device
         self.encoder = QueryEncoder(run, device, keep=write)
         self.scores = RunScores(run, self.encoder)
-        self.report: ReportFile | None = find_report(run, report)
+        self.layouts = Layouts(run, self.scores, keep=write)
+        self.report: ReportFile | None = find_report(run, report) if look or report is not None else None
         self.thumbnails = {side: Thumbnails(run, side) for side in SIDES}
         self._lock, self._answers_lock = threading.RLock(), threading.RLock()
-        self._walls: OrderedDict[tuple[int, bool], Wall] = OrderedDict()
+        self._walls: OrderedDict[tuple[tuple[int, int], bool], Wall] = OrderedDict()
         self._answers: dict[str, pa.Array] | None = None
+        self._placed_tags: tuple[tuple[int, int], TagState] | None = None
         self._new_shards, self._list_again = 0, 0.0
+        self.revision = 0
+        """Grows when the page must ask for everything again: another report, another column."""
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
@@ -99,7 +109,45 @@ class Workspace:
 
     @cached_property
     def _report_columns(self) -> dict[str, pa.Array]:
-        return {} if self.report is None else self.report.columns(self._plain_rows)
+        try:
+            return {} if self.report is None else ReportColumns(self.report).columns(self._plain_rows)
+        except IntegrityError:  # the findings' screen tells it; the wall does without
+            return {}
+
+    def report_columns(self) -> dict[str, pa.Array]:
+        """The columns (n,) of the rows that the report knows, by name; nothing where it cannot be read."""
+        with self._lock:
+            return self._report_columns
+
+    def answer_columns(self) -> dict[str, str]:
+        """Column that says whether an answer is right -> whose answer it is; of the report's answerers."""
+        known = self.report_columns()
+        words = {} if self.report is None else ReportColumns(self.report).answerers()
+        return {name: whose for name, whose in words.items() if name in known}
+
+    @cached_property
+    def picture_version(self) -> str:
+        """What browsers keep pictures under: of this run's shards in this state, and of no other run."""
+        shards = [(shard.id, shard.url, shard.size, shard.etag) for shard in self.run.manifest.shards]
+        state = self.run.state
+        facts = (self.run.directory.url, self.run.manifest.fingerprint, state.generation, state.committed_at, shards)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:20]
+
+    def reread(self, report: str) -> None:
+        """Show a report from now on, with the columns that were joined to the run since.
+
+        Rows keep their numbers: where shards came in the meantime, the run is left as it is.
+        """
+        fresh = Run(self.run.directory.url)
+        found = find_report(fresh, report)
+        with self._lock:
+            if list(fresh.records) == list(self.run.records):
+                self.run = fresh
+                self.__dict__.pop("_plain_rows", None)
+            self.__dict__.pop("_report_columns", None)
+            self.report, self._placed_tags = found, None
+            self._walls.clear()
+            self.revision += 1
 
     def plain_rows(self) -> RowTable:
         """The run's ok rows with the run's own columns."""
@@ -108,22 +156,45 @@ class Workspace:
 
     def wall(self, request: ViewRequest | None = None) -> Wall:
         """The wall with every column that a request may need; CLIP's answers only where it names them."""
-        answers = self._answers is not None or any("clip." in text for text in (request.columns if request else ()))
-        columns = self.answers() if answers else {}  # before the lock: it may load the model
         state = self.tags()
-        key = (0 if self.tag_log is None else self.tag_log.version, answers)
+        answers = self._answers is not None or (request is not None and self._names_answers(request, state))
+        columns = self.answers() if answers else {}  # before the lock: it may load the model
+        key = ((0, 0) if self.tag_log is None else self.tag_log.stamp, answers)
         with self._lock:
             if key not in self._walls:
                 extra = {**self._report_columns, **columns}
-                extra |= _tag_columns(self._plain_rows, state)
-                self._walls[key] = Wall(self._with(extra), self._scores_of)
+                extra |= _tag_columns(self._plain_rows, state, self.tags_column)
+                self._walls[key] = Wall(self._with(extra), self._scores_of, self.layouts.inside)
                 if len(self._walls) > _WALLS:
                     self._walls.popitem(last=False)
             return self._walls[key]
 
-    def page_columns(self) -> tuple[str, ...]:
-        """Names of columns that only the page has, and whole beginnings of such names."""
-        return (*self._report_columns, PREDICTED, RIGHT, _TAG_PREFIX, TAGS)
+    def _names_answers(self, request: ViewRequest, state: TagState) -> bool:
+        """Whether a view is filtered, sorted or grouped by CLIP's answers; a value of that name is no such column."""
+        return bool({PREDICTED, RIGHT} & set(request.named(self._filter_columns(state))))
+
+    def _filter_columns(self, state: TagState) -> FilterColumns:
+        """Every column that a filter may name, whether it is computed or not."""
+        rows = self.plain_rows()
+        extra = {name: values.slice(0, 0) for name, values in self._report_columns.items()}
+        extra |= {PREDICTED: pa.array([], pa.string()), self.tags_column: pa.array([], pa.string())}
+        flags = (RIGHT, *(f"{_TAG_PREFIX}{tag}" for tag in state.counts))
+        extra |= {name: pa.array([], pa.bool_()) for name in flags}
+        table = rows.table.slice(0, 0)
+        for name in extra.keys() - set(table.column_names):
+            table = table.append_column(name, extra[name])
+        return RowTable(self.run, table, {}, rows.source, self.run.attribute_types).filter_columns
+
+    @property
+    def tags_column(self) -> str:
+        """What filters call an image's tags: `tags`, unless the run has an attribute of that name."""
+        return TAGS if TAGS not in (*self.run.columns, *self.run.attributes) else f"page.{TAGS}"
+
+    def page_only(self, request: ViewRequest) -> tuple[str, ...]:
+        """The columns that a view names and only the page has, each once."""
+        names = [name for name in request.named(self._filter_columns(self.tags())) if name != SCORE]
+        own = {"attributes." + name for name in self.run.attributes} | {*self.run.flat_columns(), *self.run.attributes}
+        return tuple(dict.fromkeys(name for name in names if name not in own))
 
     def _with(self, extra: dict[str, pa.Array]) -> RowTable:
         rows = self._plain_rows
@@ -151,12 +222,12 @@ class Workspace:
         """The run's classes as texts; UsageError when it has no labels or they have no names."""
         with self._answers_lock:
             shards = [shard.url for shard in self.run.manifest.shards]
-            names = find_classes(self._given_classes(), shards, self.run.class_labels())
+            names = find_classes(self.given_classes(), shards, self.run.class_labels())
             source, templates = self._templates()
-            vectors = RunTexts(self.run, self._device, keep=self.write).classes(names.names, templates)
+            vectors = RunTexts(self.run, self.device, keep=self.write).classes(names.names, templates)
             return ClassTexts(names=names, vectors=vectors, templates=source)
 
-    def _given_classes(self) -> str | None:
+    def given_classes(self) -> str | None:
         """The report's file of class names, where it can still be read."""
         given = None if self.report is None else self.report.audit.get("settings", {}).get("classes")
         return given if isinstance(given, str) and _is_file(given) else None
@@ -208,8 +279,19 @@ class Workspace:
     # -- tags --------------------------------------------------------------------------------------------------------
 
     def tags(self) -> TagState:
-        """What people tagged; nothing where no tags are kept."""
-        return TagState() if self.tag_log is None else self.tag_log.state()
+        """What people tagged, of images that are still those that they tagged; nothing where no tags are kept."""
+        if self.tag_log is None:
+            return TagState()
+        stamp, state = self.tag_log.stamp, self.tag_log.state()
+        with self._lock:
+            if self._placed_tags is None or self._placed_tags[0] != stamp:
+                self._placed_tags = stamp, state.among(self._keys_at(list(state.by_image)))
+            return self._placed_tags[1]
+
+    def _keys_at(self, places: list[tuple[int, int]]) -> list[str | None]:
+        numbers = self._plain_rows.numbers(places)
+        keys = self._plain_rows.table["key"].take(pa.array(numbers, pa.int64())).to_pylist() if numbers else []
+        return list(keys)
 
     def new_shards(self) -> int:
         """Shards that were committed since the run was opened; the store is asked at most every LISTING_SECONDS."""
@@ -229,8 +311,8 @@ def _is_file(path: str) -> bool:
     return not is_remote(path) and read_if_there(path) is not None
 
 
-def _tag_columns(rows: RowTable, state: TagState) -> dict[str, pa.Array]:
-    """`tags`, all of an image's tags in one text, and a boolean column for each tag."""
+def _tag_columns(rows: RowTable, state: TagState, name: str) -> dict[str, pa.Array]:
+    """Under a name all of an image's tags in one text, and a boolean column for each tag."""
     images = list(state.by_image)
     numbers = rows.numbers(images)
     texts: list[Any] = [None] * len(rows)
@@ -240,5 +322,5 @@ def _tag_columns(rows: RowTable, state: TagState) -> dict[str, pa.Array]:
             texts[number] = ", ".join(sorted(state.by_image[image]))
             for tag in state.by_image[image]:
                 flags[tag][number] = True
-    columns = {TAGS: pa.array(texts, pa.string())}
+    columns = {name: pa.array(texts, pa.string())}
     return columns | {f"{_TAG_PREFIX}{tag}": pa.array(values) for tag, values in flags.items()}

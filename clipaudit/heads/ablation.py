@@ -18,6 +18,7 @@ import numpy.typing as npt
 from clipaudit.arrays import ArrayHolder, Bools, Float32s, Float64s, Floats
 from clipaudit.errors import UsageError
 from clipaudit.heads.allocation import INITIAL, PublishedAllocation, stream_allocated
+from clipaudit.heads.column_sets import layer_of, some_of
 from clipaudit.heads.textspan import TextSpan
 from clipaudit.heads.zeroshot import LogitBatch
 from clipaudit.run.number_bins import NumberBins
@@ -150,6 +151,23 @@ def span_reconstruction(
     # y - (mean + (y - mean) P) = (y - mean)(I - P): what is lost
     rest = {head: np.eye(span.directions.shape[1]) - span.projector(texts) for head, span in spans.items()}
     return _replacements(run, list(spans), means, rest, published)
+
+
+def direction_ablation(
+    run: Run, heads: Sequence[str], direction: Floats, means: Means, published: PublishedAllocation | None = None
+) -> tuple[Replacement, ...]:
+    """Each of the heads without what it holds along a direction (D,): `y - ((y - mean) . u) u`, u = Q t / |Q t|.
+
+    A head that the direction does not reach stays as it is. UsageError as in `mean_ablation`.
+    """
+    basis = run.basis() if published is None else published.basis
+    check_stored(run, heads)
+    lost = {}
+    for head in heads:
+        folded = basis.Q(head).astype(np.float64) @ np.asarray(direction, np.float64)
+        u = folded / max(float(np.linalg.norm(folded)), 1e-300)
+        lost[head] = np.outer(u, u)
+    return _replacements(run, list(heads), means, lost, published)
 
 
 def _replacements(
@@ -294,34 +312,6 @@ def _group_values(batch: RowBatch, attribute: str | None, bins: NumberBins | Non
 # -- sets of columns ---------------------------------------------------------------------------------------------------
 
 
-def as_set(columns: Sequence[str], chosen: Sequence[str]) -> Bools:
-    """(P,) which of the replaced columns are chosen; UsageError when one of `chosen` is not among them."""
-    missing = [name for name in chosen if name not in columns]
-    if missing:
-        raise UsageError(f"{missing[0]} is not among the columns that are replaced: {_some(columns)}")
-    return np.array([name in set(chosen) for name in columns], np.bool_)
-
-
-def random_sets(columns: Sequence[str], chosen: Sequence[str], count: int = 1000, seed: int = 0) -> Bools:
-    """(count, P) booleans, random sets matched to `chosen`: from each layer as many of the heads as `chosen` has.
-
-    Drawn evenly and independently; the chosen set is itself among the possible ones, as a permutation test needs.
-    Columns that are not heads (MLPs) stay as they are in `chosen`. UsageError as in `as_set`.
-    """
-    wanted = as_set(columns, chosen)
-    sets = np.tile(wanted, (count, 1))
-    rng = np.random.default_rng(seed)
-    layers: dict[int, list[int]] = {}
-    for place, name in enumerate(columns):
-        if (layer := _layer_of(name)) is not None:
-            layers.setdefault(layer, []).append(place)
-    for _, places in sorted(layers.items()):
-        # ranks of random numbers are random permutations: the places with the first ranks are drawn
-        order = rng.random((count, len(places))).argsort(axis=1)
-        sets[:, places] = order < int(wanted[places].sum())
-    return sets
-
-
 def layer_heads(run: Run, layers: Sequence[int]) -> tuple[str, ...]:
     """The stored heads of some layers; UsageError when a layer has none."""
     for layer in layers:
@@ -364,11 +354,11 @@ def check_stored(run: Run, columns: Sequence[str]) -> None:
                 " into another --out"
             )
         if name.startswith(("attention_", "mlp_", "self_attention_")):
-            stored = _some(run.spec.components)
+            stored = some_of(run.spec.components)
             raise UsageError(
                 f"the run at {url} stores only {stored}, not {name}: audit with --components and more --layers"
             )
-        raise UsageError(f"the run at {run.directory.url} stores no head {name!r}: it stores {_some(run.spec.heads)}")
+        raise UsageError(f"the run at {run.directory.url} stores no head {name!r}: it stores {some_of(run.spec.heads)}")
 
 
 def _check_disjoint(columns: Sequence[str]) -> None:
@@ -377,22 +367,10 @@ def _check_disjoint(columns: Sequence[str]) -> None:
         raise UsageError(f"{twice[0]} is to be replaced twice")
     for name in columns:
         prefix, separator, number = name.partition("self_attention_L")
-        layer = int(number) if separator and not prefix else _layer_of(name)
+        layer = int(number) if separator and not prefix else layer_of(name)
         if layer is None:
             continue
         if attention_column(layer) in columns:
             raise UsageError(f"{name} is part of {attention_column(layer)}: replace one or the other")
         if self_attention_column(layer) in columns and name != self_attention_column(layer):
             raise UsageError(f"{self_attention_column(layer)} holds a part of {name}: replace one or the other")
-
-
-def _layer_of(column: str) -> int | None:
-    """The layer of a head's column; None for any other column."""
-    try:
-        return parse_head_label(column)[0]
-    except ValueError:
-        return None
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 8 else f"{names[0]} to {names[-1]} ({len(names)} in all)"

@@ -9,7 +9,8 @@ from typing import TypeAlias
 from clipaudit.heads.allocation import Allocation
 from clipaudit.heads.comparison import Comparison, compare
 from clipaudit.heads.description import DEFAULT_STEPS, DescribeConfig, Description, describe
-from clipaudit.heads.experiment import Ablation, Choice, Experiment, ExperimentConfig, ablation
+from clipaudit.heads.experiment import Ablation, Experiment, ExperimentConfig, ablation
+from clipaudit.heads.named_columns import Choice
 from clipaudit.heads.presence_ablation import PresenceAblation, presence_ablation
 from clipaudit.heads.texts.pool import TextPool, pool_for
 from clipaudit.heads.texts.vectors import RunTexts
@@ -92,6 +93,7 @@ def ablate(
     components: Names = (),
     roles: Names = (),
     reconstruct: int | None = None,
+    direction: str | None = None,
     attribute: str | None = None,
     where: Names = (),
     fit: Names = (),
@@ -112,11 +114,10 @@ def ablate(
     Args:
         run: a run with labels, or its path; with nothing to replace, the result is its plain zero-shot accuracy.
         heads, layers, mlps, components, roles: what is replaced, as by the options of the command.
-        reconstruct: replace heads by what so many of their texts span, not by their means.
+        reconstruct, direction: replace heads by what so many of their texts span; take out this text's direction alone.
         attribute, min_group: groups are classes by this column's values, those with enough rows can be the worst.
         where, fit: filters for the rows that are classified, and for those that means, roles and texts come from.
-        means: other means: `balanced` (every label with equal weight), another run, or a filter.
-        random: how many random sets of as many heads of the same layers are a control.
+        means, random: other means (`balanced`, another run, a filter); how many random sets of heads are a control.
         classes, templates, texts, criterion, allocation, device: as the command's.
         seed, on_head: of everything drawn at random; told `(done, total)` while roles are found.
 
@@ -142,7 +143,7 @@ def ablate(
     choice = _choice(heads, layers, mlps, components, roles)
     reader = opened(run)
     experiment = Experiment(reader, RunTexts(reader, device), config)
-    return ablation(experiment, choice, reconstruct=reconstruct, random=random, on_head=on_head)
+    return ablation(experiment, choice, reconstruct=reconstruct, direction=direction, random=random, on_head=on_head)
 
 
 def ablate_presence(

@@ -15,19 +15,19 @@ from clipaudit.heads.ablation import (
     Means,
     Replacement,
     ZeroShot,
-    as_set,
     check_stored,
     component_columns,
+    direction_ablation,
     layer_heads,
     mean_ablation,
-    random_sets,
     replacement_means,
     span_reconstruction,
     stream_logits,
 )
 from clipaudit.heads.allocation import INITIAL, Allocation, PublishedAllocation, published_moments
+from clipaudit.heads.column_sets import as_set, random_sets
 from clipaudit.heads.description import find_roles
-from clipaudit.heads.named_columns import check_roles, heads_with, named_components
+from clipaudit.heads.named_columns import Choice, check_roles, heads_with, named_components
 from clipaudit.heads.roles import Role
 from clipaudit.heads.texts.pool import TextPool, pool_for
 from clipaudit.heads.texts.prompts import load_templates
@@ -172,6 +172,11 @@ class Experiment:
         """Each of the columns replaced by its mean; UsageError as in `mean_ablation`."""
         return mean_ablation(self.run, columns, means, self.published)
 
+    def without_direction(self, heads: Sequence[str], direction: str, means: Means) -> tuple[Replacement, ...]:
+        """Each of the heads without what it holds along a text; UsageError as in `mean_ablation`."""
+        vector = self.texts.vectors([direction])[0]
+        return direction_ablation(self.run, heads, vector, means, self.published)
+
     def mlps(self) -> tuple[str, ...]:
         """Every stored MLP; in the published allocation with the class token's embedding, which that code counts as
         the first MLP. UsageError when none is stored."""
@@ -183,27 +188,6 @@ class Experiment:
 
 
 # -- which columns -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """Which columns a user names."""
-
-    heads: tuple[str, ...] = ()
-    layers: str | None = None
-    """Every stored head of these layers; as in `audit`."""
-    mlps: str | None = None
-    """`all` stored, or layers."""
-    components: tuple[str, ...] = ()
-    """Kinds of components, `self-attention`, `attention` or `mlp` for all stored layers, or columns: `mlp_L11`."""
-    roles: tuple[str, ...] = ()
-    """Properties or kinds of the pool: every head with such a role."""
-
-    def __post_init__(self) -> None:
-        as_tuples(self, "heads", "components", "roles")
-
-    def __bool__(self) -> bool:
-        return bool(self.heads or self.layers or self.mlps or self.components or self.roles)
 
 
 def chosen_columns(question: Experiment, choice: Choice, roles: Sequence[Role]) -> tuple[str, ...]:
@@ -246,6 +230,8 @@ class Ablation:
     columns: tuple[str, ...]
     reconstructed: int | None
     """Heads were replaced by what so many texts span; None: everything was replaced by its mean."""
+    direction: str | None
+    """Heads lost what they hold along this text alone; None: they were replaced as a whole."""
     means: Means
     base: Score
     ablated: Score
@@ -261,16 +247,18 @@ def ablation(
     choice: Choice,
     *,
     reconstruct: int | None = None,
+    direction: str | None = None,
     random: int = 0,
     on_head: Callable[[int, int], None] = lambda done, total: None,
 ) -> Ablation:
     """Replace the chosen columns and classify every row again, with a control of `random` sets of heads.
 
-    `random` is how many sets of as many heads of the same layers are drawn. UsageError as in `Experiment` and
+    `random` is how many sets of as many heads of the same layers are drawn; with `direction` the chosen heads and
+    those of the sets lose what they hold along that text, and nothing else. UsageError as in `Experiment` and
     `chosen_columns`, and when there are no other heads to draw. Source: arXiv 2310.05916 (docs/method.md 5).
     """
     question.require_single_labels("accuracy")
-    prepared = prepare(question, choice, reconstruct=reconstruct, random=random, on_head=on_head)
+    prepared = prepare(question, choice, reconstruct=reconstruct, direction=direction, random=random, on_head=on_head)
     chosen = prepared.chosen
     base, ablated = score(stream_logits(question.run, question.asked, prepared.replacements), [chosen & False, chosen])
     drawn = None
@@ -282,6 +270,7 @@ def ablation(
         question=question,
         columns=prepared.columns,
         reconstructed=reconstruct,
+        direction=direction,
         means=prepared.means,
         base=base,
         ablated=ablated,
@@ -317,6 +306,7 @@ def prepare(
     reconstruct: int | None,
     random: int,
     on_head: Callable[[int, int], None],
+    direction: str | None = None,
 ) -> Prepared:
     """Choose columns and make their replacements; UsageError as in `ablation`."""
     if random < 0:
@@ -324,6 +314,8 @@ def prepare(
     _check(question, choice, reconstruct, random)
     roles = question.roles(on_head) if choice.roles else []
     columns = chosen_columns(question, choice, roles)
+    if direction is not None:
+        _check_direction(question, columns, reconstruct)
     others = _rivals(question.run, columns) if random else ()
     everything = (*columns, *others)
     means = question.means(everything)
@@ -332,7 +324,9 @@ def prepare(
         everything=everything,
         chosen=as_set(everything, columns),
         means=means,
-        replacements=_replacements(question, everything, means, reconstruct),
+        replacements=_replacements(question, everything, means, reconstruct)
+        if direction is None
+        else question.without_direction(everything, direction, means),
         roles={role.head: role for role in roles if role.head in columns},
     )
 
@@ -350,6 +344,15 @@ def _check(question: Experiment, choice: Choice, reconstruct: int | None, random
     if random and not choice.roles:
         _rivals(question.run, columns)
     check_stored(question.means_rows[0], [name for name in columns if name != INITIAL])
+
+
+def _check_direction(question: Experiment, columns: Sequence[str], reconstruct: int | None) -> None:
+    """UsageError where a text's direction is to be taken out of what is no head, or of a reconstruction."""
+    if reconstruct is not None:
+        raise UsageError("--direction and --reconstruct are two ways to replace a head: give one")
+    other = next((name for name in columns if name not in question.run.head_labels), None)
+    if other is not None or not columns:
+        raise UsageError(f"--direction is taken out of heads{f', and {other} is none' if other else ': name some'}")
 
 
 def _replacements(

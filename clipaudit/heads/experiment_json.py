@@ -35,6 +35,7 @@ def ablation_json(result: Ablation) -> dict[str, Any]:
         "columns": list(result.columns),
         "roles": {head: role_json(role) for head, role in result.roles.items()},
         "reconstructed": result.reconstructed,
+        "direction": result.direction,
         "means": result.means.source,
         "near_chance": result.base.near_chance,
         "base": score_json(result.base, result.question),

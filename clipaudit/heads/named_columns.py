@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -11,11 +12,33 @@ from clipaudit.heads.ablation import ComponentKind, component_columns
 from clipaudit.heads.roles import Role
 from clipaudit.heads.texts.pool import TextPool
 from clipaudit.run.reader import Run
+from clipaudit.schema import as_tuples
 
 COMPONENT_KINDS: Final[Mapping[str, ComponentKind]] = MappingProxyType(
     {"self-attention": "self_attention", "attention": "attention", "mlp": "mlp"}
 )
 """What `--components` takes, beside the names of columns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which columns a user names."""
+
+    heads: tuple[str, ...] = ()
+    layers: str | None = None
+    """Every stored head of these layers; as in `audit`."""
+    mlps: str | None = None
+    """`all` stored, or layers."""
+    components: tuple[str, ...] = ()
+    """Kinds of components, `self-attention`, `attention` or `mlp` for all stored layers, or columns: `mlp_L11`."""
+    roles: tuple[str, ...] = ()
+    """Properties or kinds of the pool: every head with such a role."""
+
+    def __post_init__(self) -> None:
+        as_tuples(self, "heads", "components", "roles")
+
+    def __bool__(self) -> bool:
+        return bool(self.heads or self.layers or self.mlps or self.components or self.roles)
 
 
 def named_components(run: Run, name: str) -> tuple[str, ...]:

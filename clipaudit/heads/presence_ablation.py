@@ -10,10 +10,12 @@ import numpy as np
 
 from clipaudit.arrays import Bools, Float32s
 from clipaudit.errors import UsageError
-from clipaudit.heads.ablation import Means, random_sets, stream_logits
+from clipaudit.heads.ablation import Means, stream_logits
+from clipaudit.heads.column_sets import random_sets
 from clipaudit.heads.description import role_json
-from clipaudit.heads.experiment import Choice, Experiment, Prepared, prepare
+from clipaudit.heads.experiment import Experiment, Prepared, prepare
 from clipaudit.heads.experiment_json import question_json
+from clipaudit.heads.named_columns import Choice
 from clipaudit.heads.presence import PresenceScore, mean_precision, presence_scores
 from clipaudit.heads.roles import Role
 from clipaudit.heads.zeroshot import Control, control

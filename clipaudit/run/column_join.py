@@ -35,6 +35,7 @@ from clipaudit.storage.directory import Storage
 
 _EXAMPLES: Final = 3
 _RESERVED: Final = frozenset({"label", "image", "attributes", "class_name", "shard", "member"})
+_MOST_WRONG: Final = 0.45
 _NO_FILE: Final = StoredFile(bytes=0, sha256="")
 
 
@@ -60,9 +61,13 @@ class JoinOptions:
     """Of a CSV, TSV or JSONL file."""
     author: str | None = None
     """Who adds the columns; None for the user's name on this machine."""
+    error: tuple[float, int] | None = None
+    """Share of wrong values, 0..0.45, and the images that it was measured on: an audit corrects for it (S6c)."""
 
     def __post_init__(self) -> None:
         as_tuples(self, "only")
+        if self.error is not None and not (0 <= self.error[0] <= _MOST_WRONG and self.error[1] >= 1):
+            raise UsageError(f"a share of wrong values lies in 0..{_MOST_WRONG}, on at least one image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +125,8 @@ def add_columns(
         by=rows.by,
         unknown=len(matches.unknown),
         author=_user() if options.author is None else options.author,
+        error_rate=None if options.error is None else options.error[0],
+        error_images=None if options.error is None else options.error[1],
     )
     return JoinedTable(
         columns=_write(reader, rows, names, matches, facts, options.replace, dry_run=dry_run),

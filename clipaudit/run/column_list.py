@@ -90,7 +90,12 @@ def _origin(joined: Mapping[str, Any], name: str) -> str:
         return "job"
     column = f", column {record.source_column}" * (record.source_column != record.name)
     author = f" by {record.author}" * bool(record.author)
-    return f"{record.source}{column}, {record.added_at[:10]}{author}"
+    wrong = (
+        ""
+        if record.error_rate is None
+        else f"; wrong in {100 * record.error_rate:.0f} %, by {record.error_images} images"
+    )
+    return f"{record.source}{column}, {record.added_at[:10]}{author}{wrong}"
 
 
 class _Values:

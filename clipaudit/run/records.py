@@ -207,6 +207,10 @@ class ColumnRecord:
     """Rows of the table that named no image of the run and were left out."""
     author: str = ""
     """Name of the user who added it."""
+    error_rate: float | None = None
+    """Share of its values that are wrong, 0..0.45, where it was measured; None where nobody knows."""
+    error_images: int | None = None
+    """Images that the rate was measured on."""
     added_at: str = field(default_factory=now)
     schema_version: int = SCHEMA_VERSION
 

@@ -19,7 +19,11 @@ const SCREENS = {
   heads: "?screen=heads&focus=L05H03",
   search: "?screen=search&text=a+photo+of+water&minus=a+photo+of+a+forest%3D0.5&head=L05H03",
   image: "?screen=images&open=0/18&where=place+%3D+water",
+  map: "?screen=map&colour=attributes.place&inside=embedding:pca:0,0;30000,0;30000,65535;0,65535",
+  whatif: "?screen=whatif&out=L05H03&out=L05H00&along=a+photo+of+water",
   basket: "?screen=basket&where=tags+is+not+null",
+  mistakes: "?screen=mistakes&where=label+%3D+1+and+report.clip.right+%3D+false",
+  label: config.study ? `?screen=label&study=${config.study}` : "?screen=label",
 };
 
 const browser = await chromium.launch({ executablePath: config.chromium, args: ["--no-sandbox"] });
@@ -78,12 +82,12 @@ const scenarios = {
           const report = await page.evaluate(() => axe.run(document, { resultTypes: ["violations"] }));
           const serious = report.violations.filter((each) => ["serious", "critical"].includes(each.impact))
             .map((each) => `${each.id}: ${each.nodes.slice(0, 3).map((node) => node.html.slice(0, 160)).join(" | ")}`);
-          result.push({ name, width, scheme, wide, serious, tiles: await page.locator(".tile, .thumb").count() });
+          result.push({ name, width, scheme, wide, serious, tiles: await page.locator(".tile, .thumb, .stage-picture img").count() });
         }
         await page.context().close();
       }
     }
-    return { result };
+    return { result, screens: Object.keys(SCREENS).length };
   },
 
   async keyboard() {
@@ -117,6 +121,152 @@ const scenarios = {
     const opened = new URL(page.url()).searchParams.get("open");
     await press("Escape"); await settled(page);
     return { where, moved, outline, chosen, toast, help, opened, closed: new URL(page.url()).searchParams.get("open") };
+  },
+
+  async map() {
+    const page = await open();
+    if (config.plain) await page.addInitScript(() => {
+      const real = HTMLCanvasElement.prototype.getContext;
+      HTMLCanvasElement.prototype.getContext = function (kind, ...more) { return kind === "webgl2" ? null : real.call(this, kind, ...more); };
+    });
+    await page.goto(config.url + "/?screen=map&colour=attributes.place"); await settled(page);
+    const canvas = page.locator(".plot canvas");
+    const box = await canvas.boundingBox();
+    const drawn = () => canvas.screenshot().then((picture) => picture.length);
+    const by = await canvas.getAttribute("data-drawn-by");
+    const whole = await drawn();
+    const colours = await page.evaluate(() => {
+      const source = document.querySelector(".plot canvas");
+      const copy = document.createElement("canvas");
+      [copy.width, copy.height] = [source.width, source.height];
+      const context = copy.getContext("2d");
+      context.drawImage(source, 0, 0);
+      const data = context.getImageData(0, 0, copy.width, copy.height).data;
+      const kinds = {};
+      for (let at = 0; at < data.length; at += 4) if (data[at + 3] > 200) { const name = data[at] > 150 ? "water" : "land"; kinds[name] = (kinds[name] ?? 0) + 1; }
+      return kinds;
+    });
+    const corners = [[0.03, 0.03], [0.5, 0.03], [0.5, 0.97], [0.03, 0.97]].map(([x, y]) => [box.x + x * box.width, box.y + y * box.height]);
+    await page.mouse.move(...corners[0]); await page.mouse.down();
+    for (const corner of [...corners.slice(1), corners[0]]) await page.mouse.move(...corner, { steps: 8 });
+    await page.mouse.up(); await settled(page);
+    const inside = new URL(page.url()).searchParams.get("inside");
+    const apart = await page.locator(".apart").innerText();
+    const matched = await count(page);
+    await page.locator(".apart .link", { hasText: "=" }).first().click(); await settled(page);
+    const where = new URL(page.url()).searchParams.get("where");
+    await page.goBack(); await page.goBack(); await settled(page);
+    const back = [new URL(page.url()).searchParams.get("inside"), await count(page)];
+    await canvas.focus();
+    for (const key of ["+", "+", "ArrowLeft", "Enter"]) { await page.keyboard.press(key); await page.waitForTimeout(60); }
+    await settled(page);
+    const byKeys = await count(page);
+    await page.click(".bar button[aria-label='Forget the region']"); await settled(page);
+    const zoomed = await drawn();
+    await page.click(".map-tools button:has-text('Move')");
+    await page.mouse.move(box.x + 200, box.y + 200); await page.mouse.down();
+    await page.mouse.move(box.x + 260, box.y + 240, { steps: 6 }); await page.mouse.up(); await settled(page);
+    const moved = new URL(page.url()).searchParams.get("inside");
+    await page.goto(config.url + "/?screen=map"); await settled(page);
+    const spot = await page.evaluate(() => {
+      const source = document.querySelector(".plot canvas");
+      const copy = document.createElement("canvas");
+      [copy.width, copy.height] = [source.width, source.height];
+      copy.getContext("2d").drawImage(source, 0, 0);
+      const data = copy.getContext("2d").getImageData(0, 0, copy.width, copy.height).data;
+      const at = data.findIndex((value, place) => place % 4 === 3 && value > 200) >> 2;
+      const box = source.getBoundingClientRect();
+      return [box.x + (at % copy.width) * box.width / copy.width, box.y + Math.floor(at / copy.width) * box.height / copy.height + 1];
+    });
+    await page.mouse.click(...spot); await settled(page);
+    return { by, whole, zoomed, colours, inside, apart, matched, where, back, byKeys, moved, opened: new URL(page.url()).searchParams.get("open") };
+  },
+
+  async whatif() {
+    const page = await open();
+    await page.goto(config.url + "/?screen=whatif&among=split+%3D+test"); await settled(page);
+    const cells = () => page.locator(".changes tbody tr").evaluateAll((rows) => rows.map((row) => row.innerText.replace(/\s+/g, " ")));
+    const before = await cells();
+    await page.locator(".tick input").first().check(); await settled(page);
+    const one = { headline: await page.locator(".headline").innerText(), cells: await cells(), out: new URL(page.url()).searchParams.getAll("out") };
+    await page.click(".take-out .buttons button"); await settled(page);
+    const heads = { out: new URL(page.url()).searchParams.getAll("out"), band: await page.locator(".line .band").count(), text: await page.locator(".answer").innerText() };
+    await page.fill(".take-out form input", "a photo of water"); await page.keyboard.press("Enter"); await settled(page);
+    const along = await page.locator(".headline").innerText();
+    await page.fill(".inline-form input", "no water"); await page.click(".inline-form button"); await settled(page);
+    const toast = await page.locator(".toast").innerText();
+    await page.click(".take-out .link"); await settled(page);
+    await page.click(".arm"); await settled(page);
+    const again = await page.locator(".headline").innerText();
+    await page.locator(".changes tbody .link").first().click(); await settled(page);
+    return { before, one, heads, along, toast, again, where: new URL(page.url()).searchParams.get("where"), matched: await count(page), command: await page.locator(".panel .copyable pre").first().innerText() };
+  },
+
+  async label() {
+    const page = await open();
+    const truth = new Set(JSON.parse(readFileSync(config.truth, "utf8")));
+    await page.goto(config.url + "/?screen=findings"); await settled(page);
+    await page.click(".card.candidate h3 button"); await settled(page);
+    await page.click("button:has-text('Label this cue')");
+    const offered = await page.inputValue(".tag-form input >> nth=0");
+    await page.fill(".tag-form input >> nth=0", "water");
+    await page.click("button:has-text('Begin')");
+    await page.waitForSelector(".stage-picture[data-place]", { timeout: 60000 });
+    const more = () => page.locator(".label-progress").innerText();
+    const planned = await more();
+    let labels = 0;
+    const shown = () => page.locator(".stage-picture").getAttribute("data-place");
+    // every picture is another one than that before it
+    const say = async (key) => {
+      const before = await shown();
+      await page.keyboard.press(key);
+      await page.waitForFunction((place) => { const now = document.querySelector(".stage-picture"); return now && now.dataset.place !== place; }, before);
+    };
+    await say("j");
+    const wrongly = await shown();
+    await page.waitForFunction(() => !document.querySelector(".stage .quiet").disabled);
+    await page.waitForTimeout(300);
+    await page.keyboard.press("z");
+    await page.waitForFunction((place) => document.querySelector(".stage-picture").dataset.place !== place, wrongly);
+    await page.waitForTimeout(300);
+    const undone = await more();
+    while (labels < 200) {
+      await say(truth.has(await shown()) ? "j" : "f");
+      labels += 1;
+      if (labels % 20 === 0) { await page.waitForTimeout(200); if (/enough to judge/.test(await more())) break; }
+    }
+    await page.waitForTimeout(500);
+    if (config.out) await page.screenshot({ path: join(config.out, "label-done.png") });
+    const shares = await page.locator(".shares").innerText();
+    await page.click("button:has-text('Judge with these labels')");
+    await page.waitForSelector(".card.outcome", { timeout: 240000 });
+    const outcome = await page.locator(".card.outcome").innerText();
+    if (config.out) await page.screenshot({ path: join(config.out, "label-verdict.png") });
+    await page.click("button:has-text('See the findings')"); await settled(page);
+    const cards = await page.locator(".card h3").allInnerTexts();
+    return { offered, planned, undone, labels, shares, outcome, cards, findings: await page.locator(".panel").innerText() };
+  },
+
+  async mistakes() {
+    const page = await open();
+    await page.goto(config.url + "/?screen=mistakes"); await settled(page);
+    const texts = await page.locator(".panel").innerText();
+    await page.click(".slice button:has-text('The wrong ones')"); await settled(page);
+    const wrong = Number((await count(page)).replace(/\D/g, ""));
+    const marks = await page.locator(".marks").count();
+    const pressed = await page.locator(".slice button[aria-pressed=true]").innerText();
+    const tag = await page.locator(".status .primary").innerText();
+    await page.goto(config.url + "/?screen=findings&where=label+%3D+0+and+place+%3D+water"); await settled(page);
+    const answerers = await page.locator(".inline-choice option").allInnerTexts();
+    await page.selectOption(".inline-choice select", { index: 1 }); await settled(page);
+    const where = new URL(page.url()).searchParams.get("where");
+    const all = await page.locator(".cell[aria-pressed=true]").count();
+    // a key must not tag what the button may not
+    await page.goto(config.url + "/?screen=images"); await settled(page);
+    await page.locator(".tile").first().focus();
+    await page.keyboard.press("t");
+    await page.waitForTimeout(300);
+    return { texts, wrong, marks, pressed, tag, answerers, where, all, dialogs: await page.locator("dialog[open]").count(), toast: await page.locator(".toast").innerText() };
   },
 
   async history() {

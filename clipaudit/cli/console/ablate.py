@@ -149,6 +149,8 @@ def _ablation_remarks(ablation: Ablation | PresenceAblation) -> Iterator[str]:
         yield "nothing is replaced: choose with --heads, --layers, --mlps, --components or --role"
     elif ablation.reconstructed is not None:
         yield f"replaced by what {ablation.reconstructed} texts span (MLPs by their means): {replaced}"
+    elif isinstance(ablation, Ablation) and ablation.direction is not None:
+        yield f"taken out of them is what they hold along '{ablation.direction}', and nothing else: {replaced}"
     else:
         yield f"replaced by their means: {replaced}"
     if ablation.columns:

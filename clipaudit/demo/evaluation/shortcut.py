@@ -18,7 +18,8 @@ from clipaudit.demo.evaluation.measured import Figure, Interval, Target, percent
 from clipaudit.demo.evaluation.recognition import ImageEncoder
 from clipaudit.demo.world.captions import STYLE_PREFIXES, joined
 from clipaudit.demo.world.datasets import write_world
-from clipaudit.heads.ablation import ZeroShot, as_set, mean_ablation, random_sets, replacement_means, stream_logits
+from clipaudit.heads.ablation import ZeroShot, mean_ablation, replacement_means, stream_logits
+from clipaudit.heads.column_sets import as_set, random_sets
 from clipaudit.heads.texts.encoder import encode_classes
 from clipaudit.heads.textspan import textspans, variance_share
 from clipaudit.heads.zeroshot import Control, LogitBatch, control, score, score_sets

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipaudit.arrays import Float32s
 from clipaudit.errors import UsageError
-from clipaudit.heads.ablation import as_set, random_sets
+from clipaudit.heads.column_sets import as_set, random_sets
 from clipaudit.heads.zeroshot import Control, LogitBatch, Score, control, score, score_sets
 from clipaudit.localize.evaluation.segmentation import Normalise, batches
 from clipaudit.localize.masks import Masked

@@ -9,7 +9,8 @@ import pytest
 from clipaudit import AuditOptions, FieldsConfig, JobConfig, ModelConfig, Rows, StoreConfig
 from clipaudit.errors import UsageError
 from clipaudit.heads.description import DescribeConfig
-from clipaudit.heads.experiment import Choice, ExperimentConfig
+from clipaudit.heads.experiment import ExperimentConfig
+from clipaudit.heads.named_columns import Choice
 from clipaudit.retrieval.plan import IndexConfig
 from clipaudit.run.reader import Run
 from tests.make_runs import make_run

@@ -14,15 +14,14 @@ from clipaudit.heads.ablation import (
     Means,
     Replacement,
     ZeroShot,
-    as_set,
     component_columns,
     layer_heads,
     mean_ablation,
-    random_sets,
     replacement_means,
     span_reconstruction,
     stream_logits,
 )
+from clipaudit.heads.column_sets import as_set, random_sets
 from clipaudit.heads.textspan import textspan
 from clipaudit.heads.zeroshot import score, score_sets
 from clipaudit.run.basis import write_basis

@@ -10,8 +10,9 @@ import pytest
 
 from clipaudit.errors import UsageError
 from clipaudit.heads.ablation import mean_ablation, replacement_means
-from clipaudit.heads.experiment import Choice, Experiment, ExperimentConfig, ablation, chosen_columns
+from clipaudit.heads.experiment import Experiment, ExperimentConfig, ablation, chosen_columns
 from clipaudit.heads.experiment_json import ablation_json
+from clipaudit.heads.named_columns import Choice
 from clipaudit.heads.plots import ablation_figure
 from clipaudit.heads.roles import PropertyShare, Role
 from clipaudit.run.derived import finite
@@ -175,6 +176,25 @@ def test_the_control_draws_as_many_heads_of_the_same_layers(ask):
     assert again.accuracy_control == found.accuracy_control
 
 
+def test_a_texts_direction_alone_is_taken_out_of_the_heads(run, ask):
+    question, heads = ask(attribute="place"), ("L01H01", "L00H00")
+    result = ablation(question, Choice(heads=heads), direction="a photo of the sea", random=5)
+    t = question.texts.vectors(["a photo of the sea"])[0].astype(np.float64)
+    z = run.embedding(dtype=np.float64).values
+    for name in heads:
+        u = run.basis().Q(name).astype(np.float64) @ t
+        u /= np.linalg.norm(u)
+        along = (run.vectors(name, dtype=np.float64).values - result.means.values[name]) @ u
+        z = z - np.outer(along, u @ run.basis().Q(name))
+    truth = np.array([question.asked.class_of[label] for label in run.labels()])
+    right = (z @ question.asked.classes.T.astype(np.float64)).argmax(axis=1) == truth
+    assert result.ablated.accuracy.right == right.sum()
+    whole = ablation(question, Choice(heads=heads))
+    assert (result.ablated.confusion != whole.ablated.confusion).any(), "less is taken than the whole heads"
+    assert ablation_json(result)["direction"] == "a photo of the sea"
+    assert result.accuracy_control is not None
+
+
 def test_json_and_figure(ask):
     for attribute in ("place", None):
         found = ablation(ask(attribute=attribute), Choice(heads=("L01H00",)), random=5)
@@ -231,6 +251,12 @@ def test_mistakes(run, ask, files, tmp_path):
         (lambda: ablation(ask(), Choice(heads=("L00H00",)), reconstruct=-1), "--reconstruct must be at least 0"),
         (lambda: ablation(ask(), Choice(mlps="all"), random=5), "--random draws heads .* no head is ablated"),
         (lambda: ablation(ask(), Choice(), reconstruct=3), "--reconstruct replaces heads .* no head is chosen"),
+        (lambda: ablation(ask(), Choice(mlps="all"), direction="sea"), "--direction .* heads, and mlp_L01 is none"),
+        (lambda: ablation(ask(), Choice(), direction="sea"), "--direction is taken out of heads: name some"),
+        (
+            lambda: ablation(ask(), Choice(heads=("L00H00",)), reconstruct=3, direction="sea"),
+            "--direction and --reconstruct are two ways",
+        ),
         (lambda: ablation(ask(), Choice(mlps="all"), reconstruct=3), "--reconstruct replaces heads"),
         (
             lambda: ablation(ask(), Choice(layers="1"), random=5),

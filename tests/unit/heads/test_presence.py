@@ -13,7 +13,8 @@ import pytest
 from clipaudit.errors import UsageError
 from clipaudit.heads.ablation import replacement_means
 from clipaudit.heads.calls import ablate, ablate_presence
-from clipaudit.heads.experiment import Choice, Experiment, ExperimentConfig, ablation
+from clipaudit.heads.experiment import Experiment, ExperimentConfig, ablation
+from clipaudit.heads.named_columns import Choice
 from clipaudit.heads.presence import presence_scores
 from clipaudit.heads.presence_ablation import presence_ablation, presence_json
 from clipaudit.heads.studies import study

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from clipaudit.errors import UsageError
-from clipaudit.heads.experiment import Choice, Experiment, ExperimentConfig, ablation
+from clipaudit.heads.experiment import Experiment, ExperimentConfig, ablation
+from clipaudit.heads.named_columns import Choice
 from clipaudit.heads.plots import study_figure
 from clipaudit.heads.studies import RANDOM, STUDIES, TEXTS, WORDS, study, study_json
 from clipaudit.heads.texts.commonwords import common_words

@@ -13,7 +13,8 @@ from clipaudit.cli.console.job import ConsoleReporter
 from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConfig, StoreConfig
 from clipaudit.demo.world.datasets import write_world
 from clipaudit.errors import UsageError
-from clipaudit.heads.experiment import Choice, Experiment, ExperimentConfig, ablation
+from clipaudit.heads.experiment import Experiment, ExperimentConfig, ablation
+from clipaudit.heads.named_columns import Choice
 from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.job.driver import run_job
 from clipaudit.job.engine_local import LocalPool

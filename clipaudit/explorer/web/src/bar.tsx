@@ -79,15 +79,16 @@ interface BarProps { state: State; wall: Wall; columns: ColumnFacts[]; run: RunF
 
 export function Bar({ state, wall, columns, run, hasQuestion, onCode, onTag }: BarProps) {
   const chosen = useSelection();
-  const groupable = columns.filter((each) => each.distinct > 1 && (each.kind === "text" || each.kind === "boolean" || each.values.length > 0) && each.distinct < 1000 || each.page_only && each.kind !== "number" && each.name !== "tags");
+  const groupable = columns.filter((each) => each.distinct > 1 && (each.kind === "text" || each.kind === "boolean" || each.values.length > 0) && each.distinct < 1000 || each.page_only && each.kind !== "number" && each.name !== run?.tags_column);
   const descending = state.sort.startsWith("-") || (!state.sort && hasQuestion);
   // a tag for everything that a question ranks, or for the whole run, is never what is meant
-  const tooMany = chosen.size === 0 && (hasQuestion || wall.matched === wall.total);
+  const tooMany = chosen.size === 0 && (hasQuestion || wall.loading || wall.matched === wall.total);
   const sort = state.sort.replace(/^-/, "");
   return (
     <div class="bar">
       <div class="first"><Filter where={state.where} columns={columns} /><button type="button" onClick={onCode}>As code</button></div>
       <div class="status">
+        {state.inside && <span class="chosen">in a region of the <button type="button" class="link" onClick={() => go({ screen: "map", open: "" })}>map</button> <button type="button" class="quiet" aria-label="Forget the region" onClick={() => go({ inside: "" })}>×</button></span>}
         <span aria-live="polite"><strong>{wall.matched === wall.total ? images(wall.total) : count(wall.matched)}</strong>{wall.matched !== wall.total && ` of ${count(wall.total)}`}</span>
         {chosen.size > 0 && <span class="chosen"><strong>{count(chosen.size)} chosen</strong> <button type="button" class="link" onClick={clear}>none</button></span>}
         {chosen.size === 0 && wall.matched > 0 && <button type="button" class="link" onClick={() => {
