@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from clipaudit.errors import ShardError, UsageError
+from clipaudit.errors import ShardError, ShardUnreadable, UsageError
 from clipaudit.run.export_rows import CLASS, ExportRows
 from clipaudit.run.export_tables import lists_as_json, write_arrays
 
@@ -138,7 +138,10 @@ def _files(rows: ExportRows, stored: pa.RecordBatch) -> Iterator[tuple[dict[str,
     """(place, bytes) of each row's image file."""
     for row in stored.select(["shard_id", "index", "key", "offset", "nbytes"]).to_pylist():
         try:
-            yield row, rows.images.read(row["shard_id"], row["offset"], row["nbytes"])
+            data = rows.images.read(row["shard_id"], row["offset"], row["nbytes"])
+            if len(data) < row["nbytes"]:
+                raise ShardUnreadable("the shard was cut while it was read")
+            yield row, data
         except ShardError as error:
             raise UsageError(f"the image {row['shard_id']}/{row['key']} cannot be exported: {error}") from error
 

@@ -21,6 +21,7 @@ from clipaudit.run.directory import RunDirectory
 from clipaudit.run.export import export
 from clipaudit.run.export_images import _Names, _sample
 from clipaudit.run.reader import Run
+from clipaudit.run.stored_images import StoredImages
 from clipaudit.shards.listing import expand, local_path
 from tests.make_shards import jpeg_bytes
 from tests.worded_models import write_worded_model
@@ -133,3 +134,10 @@ def test_fields_that_fiftyone_would_call_the_same_are_all_kept():
     sample = _sample("a.jpg", "cat", plain, _Names())
     assert (sample["a_b"], sample["a_b_2"], sample["attribute_tags"]) == (1, 2, "x")
     assert (sample["index_in_shard"], sample["attribute_index_in_shard"]) == (0, 9)
+
+
+def test_an_image_that_is_cut_while_it_is_exported_is_no_image(run, tmp_path, monkeypatch):
+    read = StoredImages.read
+    monkeypatch.setattr(StoredImages, "read", lambda self, *place: read(self, *place)[:-1])
+    with pytest.raises(UsageError, match="cannot be exported: the shard was cut while it was read"):
+        export(Run(run.url), tmp_path / "out", file_format="images")

@@ -76,14 +76,6 @@ def test_a_shard_that_cannot_be_compared_is_a_fault_and_no_crash(run, shard, mon
     assert StoredImages(run).fault(0) == "it is gone"
 
 
-def test_an_image_that_is_cut_after_the_shard_was_compared_is_not_read(run, shard, place):
-    images = StoredImages(run)
-    assert images.fault(0) is None
-    os.truncate(shard, place[0] + 10)
-    with pytest.raises(ShardUnreadable, match="it ends within the image"):
-        images.read(0, *place)
-
-
 def test_a_rewritten_shard_is_never_read(run, shard, place):
     os.utime(shard, (1, 1))
     images = StoredImages(run)

@@ -37,7 +37,8 @@ def config_for(source, out, **settings):
 
 def samples_of(out):
     """Every sample of all shards by tarfile: [(image bytes, class name or else number or None, json)]."""
-    names = (out / "classnames.txt").read_text().splitlines() if (out / "classnames.txt").exists() else None
+    file = out / "classnames.txt"
+    names = [line.rpartition("\t")[2] for line in file.read_text().split("\n")] if file.exists() else None
     samples = []
     for shard in sorted(out.glob("*.tar")):
         groups = {}
