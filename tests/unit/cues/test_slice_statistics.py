@@ -85,14 +85,14 @@ def test_errors_that_come_by_source_are_counted_by_source(every_trait_is_tried):
         rng = np.random.default_rng([3, seed])
         source = np.arange(1600) % 32
         has = rng.random(1600) < rng.choice([0.1, 0.9], 32)[source]
-        wrong = rng.random(1600) < rng.choice([0.1, 0.5], 32)[source]
+        wrong = rng.random(1600) < rng.choice([0.05, 0.6], 32)[source]
         discovery = (rng.permutation(32) < 16)[source]
         design = Design(np.zeros(1600, np.int64), 1, None, source, discovery)
         tests = slice_tests(only_columns(1600, column("style", has)), wrong, design)
         total += len(tests)
         small += sum(test.p < 0.05 for test in tests)
     assert total >= 40
-    assert small <= 0.17 * total  # 5 % of 60, with the 99 % limit of chance
+    assert small <= 0.12 * total  # as many images that are told to be independent: a quarter
 
 
 def planted(seed: int = 4, n: int = 1600):
@@ -116,8 +116,8 @@ def test_figures_of_a_slice_by_hand(every_trait_is_tried):
     assert entry.difference.level == entry.wrong.level == pytest.approx(1 - 0.05 * passed / len(tests))
     # both shares are uncertain, and so is their ratio: more than by the slice's own limits alone
     lift = entry.lift
-    assert lift.low < lift.value * entry.wrong.low / entry.wrong.value
-    assert lift.high > lift.value * entry.wrong.high / entry.wrong.value
+    assert lift.low < 0.99 * lift.value * entry.wrong.low / entry.wrong.value
+    assert lift.high > 1.01 * lift.value * entry.wrong.high / entry.wrong.value
 
 
 def test_a_difference_within_the_margin_is_no_slice():
