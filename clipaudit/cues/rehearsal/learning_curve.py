@@ -72,7 +72,7 @@ def learning_curve(
     if at_hand < LEAST or not comparison.both_sides_comparable:
         return None
     draws = max(2, min(_DRAWS, _DRAW_ROWS // max(len(conflicts), 1)))
-    weights, mix_of = [], []
+    weights, again, mix_of = [], [], []
     rng = np.random.default_rng([seed, 35])
     codes = np.unique(cluster, return_inverse=True)[1]
     clusters = int(codes.max()) + 1
@@ -81,20 +81,44 @@ def learning_curve(
         rank = rng.permutation(clusters)[codes] / clusters
         for place, (against, along) in enumerate(MIXES):
             if place != _AT_HAND:
-                kept = np.where(conflicts == 1, rank < against, (conflicts == -1) | (rank < along))
-                weights.append(kept.astype(np.float64))
+                weights.append(_kept(conflicts, rank, against, along))
                 mix_of.append(place)
+        # which images are at hand is chance, too: all of them drawn again, by clusters
+        times = rng.multinomial(clusters, np.full(clusters, 1 / clusters))[codes]
+        again += [times * _kept(conflicts, rank, against, along) for against, along in MIXES[_AT_HAND:]]
     truth = comparison.images.truth
-    answers = rehearsal.retrained(np.stack(weights))
+    answers, redrawn = rehearsal.retrained(np.stack(weights)), rehearsal.retrained(np.stack(again))
     right = np.concatenate([right_answers(answers, truth), right_answers(rehearsal.logits, truth)[None]])
     sizes = np.array([round(against / along * at_hand) for against, along in MIXES])
-    return _fitted(comparison, right, np.array([*mix_of, _AT_HAND]), sizes, aligned, rng)
+    spread = _training_spread(comparison, right_answers(redrawn, truth), draws)
+    return _fitted(comparison, right, np.array([*mix_of, _AT_HAND]), sizes, aligned, spread, rng)
+
+
+def _kept(conflicts: Ints, rank: Float64s, against: float, along: float) -> Float64s:
+    """(n,) 1 for the images of a mix, 0 for others; rank (n,) 0..1."""
+    return np.where(conflicts == 1, rank < against, (conflicts == -1) | (rank < along)).astype(np.float64)
+
+
+def _training_spread(comparison: CueCells, right: Bools, draws: int) -> Float64s:
+    """(T, Z, G) how accuracies of comparable cells differ from their mean over T drawings of the training images, from
+    right answers (T x mixes, m) at what is at hand and beyond; smaller sizes have the spread of what is at hand."""
+    used = np.flatnonzero(np.repeat(comparison.comparable, 2))
+    accuracies = np.stack([comparison.cells.means(row)[used] for row in right]).reshape(draws, -1, len(used))
+    spread = (accuracies - accuracies.mean(axis=0)) * np.sqrt(draws / (draws - 1))
+    whole: Float64s = np.concatenate([np.repeat(spread[:, :1], _AT_HAND, axis=1), spread], axis=1)
+    return whole
 
 
 def _fitted(
-    comparison: CueCells, right: Bools, size_of: Ints, sizes: Ints, aligned: float, rng: np.random.Generator
+    comparison: CueCells,
+    right: Bools,
+    size_of: Ints,
+    sizes: Ints,
+    aligned: float,
+    spread: Float64s,
+    rng: np.random.Generator,
 ) -> CurveFit:
-    """From right answers (F, m) of F fits, of sizes by `size_of` (F,)."""
+    """From right answers (F, m) of F fits, of sizes by `size_of` (F,); spread (T, Z, G): of other training images."""
     observed = _resampled_accuracies(comparison, right, rng)  # (1 + B, F, G)
     by_size = np.stack(
         [
@@ -103,6 +127,7 @@ def _fitted(
         ],
         axis=1,
     )  # (1 + B, Z, G)
+    by_size[1:] = np.clip(by_size[1:] + spread[rng.integers(0, len(spread), len(by_size) - 1)], 0.0, 1.0)
     # one group throughout: the lowest of several noisy ones would be too low, and more so in every resample
     group_mean, worst = by_size.mean(axis=2), by_size[:, :, int(by_size[0].mean(axis=0).argmin())]
     shortfall = group_mean - worst

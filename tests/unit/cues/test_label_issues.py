@@ -78,3 +78,31 @@ def test_answers_that_agree_with_every_label_list_nothing():
     assert len(issues.listed) == 0
     assert issues.fdr is None
     assert issues.expected_wrong == 0
+
+
+def test_an_image_counts_as_a_class_from_its_threshold_on():
+    labels = np.arange(400) % 2
+    logits = np.eye(2)[labels] * 4.0
+    # a little more likely the other class than its own, and far below what images of either are
+    logits[0] = [0.0, 0.2]
+    issues = label_issues(logits, labels)
+    assert (issues.thresholds > 0.9).all()
+    assert issues.suggested[0] == -1
+    assert len(issues.contradicted) == 0
+
+
+def test_the_order_is_that_of_log_odds_against_the_likeliest_other_class():
+    logits, labels, _ = answers(300, 0.1, 5)
+    others = logits.copy()
+    others[np.arange(300), labels] = -np.inf
+    assert np.allclose(label_issues(logits, labels).margin, logits[np.arange(300), labels] - others.max(axis=1))
+
+
+@pytest.mark.parametrize(("wrong", "listed"), [(2, 0), (4, 4)])
+def test_a_list_of_one_or_two_is_a_guess_and_stays_empty(wrong, listed):
+    labels = np.arange(100) % CLASSES
+    logits = np.eye(CLASSES)[labels] * 6.0
+    labels[:wrong] = (labels[:wrong] + 1) % CLASSES
+    issues = label_issues(logits, labels)
+    assert len(issues.contradicted) == wrong
+    assert len(issues.listed) == listed

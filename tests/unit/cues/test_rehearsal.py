@@ -11,9 +11,10 @@ import pytest
 from clipaudit.cues.options import AuditOptions
 from clipaudit.cues.rehearsal.cue_in_features import answers_without, cue_scores
 from clipaudit.cues.rehearsal.folds import split_fold
-from clipaudit.cues.rehearsal.learning_curve import CurveFit, to_collect
+from clipaudit.cues.rehearsal.learning_curve import CurveFit, learning_curve, to_collect
 from clipaudit.cues.rehearsal.rehearsal import rehearse
 from clipaudit.cues.rehearse_run import rehearse_run
+from clipaudit.cues.reliance.images import CueColumn, ScoredImages, cue_cells
 from clipaudit.errors import UsageError
 from tests.audit_worlds import World, cue_world, noise_world, write_world
 from tests.commands import call
@@ -181,6 +182,35 @@ def test_a_cue_is_read_off_features_and_a_ghost_is_not():
         having, lacking = scores[rows & (column[~train] == 1)], scores[rows & (column[~train] == 0)]
         auc = (having[:, None] > lacking[None]).mean()
         assert (auc > 0.9) == seen
+
+
+def test_what_a_curve_says_depends_on_which_images_are_at_hand():
+    """With any number of scored images other training images would give another curve: its interval says so."""
+    fits = []
+    for seed in range(6):
+        rng = np.random.default_rng([9, seed])
+        n, scored = 900, 12_000
+        truth = rng.integers(0, 2, n + scored)
+        share = np.where(np.arange(n + scored) < n, 0.8, 0.5)
+        place = np.where(rng.random(n + scored) < share, truth, 1 - truth)
+        embedding = rng.standard_normal((n + scored, 24))
+        embedding[:, 3] += 1.6 * truth
+        embedding[:, 5] += 1.4 * place
+        folds = split_fold(np.arange(n), n + np.arange(scored))
+        rehearsal = rehearse(embedding[:n], truth[:n], embedding[n:], folds, 2)
+        images = ScoredImages(
+            truth=truth[n:], classes=2, cluster=np.arange(scored), discovery=np.zeros(scored, np.bool_)
+        )
+        pointed, tested = np.array([False, True]), np.ones(2, np.bool_)
+        cue = CueColumn(name="place", having=place[n:], pointed=pointed, tested=tested)
+        conflicts = (place[:n] != truth[:n]).astype(np.int64)
+        fits.append(learning_curve(rehearsal, cue_cells(images, cue), conflicts, np.arange(n), 0))
+    shortfalls = np.array([fit.shortfall[2] for fit in fits])
+    # the worlds are alike but for chance: most intervals hold what they are on the whole
+    held = [fit.low[2] <= shortfalls.mean() <= fit.high[2] for fit in fits]
+    assert sum(held) >= 5
+    # the scored images alone leave two hundredths
+    assert np.median([fit.high[2] - fit.low[2] for fit in fits]) > 0.04
 
 
 def test_a_number_to_collect_is_told_within_twice_the_images_at_hand():
