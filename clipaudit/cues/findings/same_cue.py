@@ -74,11 +74,11 @@ def same_cue(context: Context, first: ValueCue, second: ValueCue) -> bool:
     same = bool((first.upper == second.upper).all())
     if not same and not bool((first.upper == ~second.upper).all()):
         return False
-    # copies are one image
-    rows = np.unique(context.facts.cluster, return_index=True)[1]
+    # of the sample, like all that is measured between two cues; copies are one image
+    alone = np.unique(context.sampled.cluster, return_index=True)[1]
+    rows, truth = context.scan.sample[alone], context.truth[alone]
     having = having_of(first.screen.attribute.codes[rows], first.value)
     degree = degrees(second.screen.attribute, second.value)[rows]
-    truth = context.design.truth[rows]
     inside = (having >= 0) & np.isfinite(degree)
     told = False
     for side in (first.upper, ~first.upper):
