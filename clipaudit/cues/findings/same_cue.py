@@ -83,12 +83,19 @@ def same_cue(context: Context, first: ValueCue, second: ValueCue) -> bool:
     told = False
     for side in (first.upper, ~first.upper):
         part = inside & side[truth]
-        d, error = inside_difference(degree[part], having[part] == 1, truth[part])
-        d = d if same else -d
-        told = told or bool(np.isfinite(error))
-        if d > context.options.delta_warn and d > _SURE * error:
+        towards = degree[part] if same else -degree[part]
+        together = go_together(towards, having[part] == 1, truth[part], context.options.delta_warn)
+        if together:
             return True
+        told = told or together is not None
     return not told
+
+
+def go_together(values: Float64s, having: Bools, truth: Ints, delta: float) -> bool | None:
+    """Whether images with a cue (n,) surely have more of something, values (n,), inside classes (n,), by more than
+    `delta`; None where no class has five images with the cue and five without it."""
+    d, error = inside_difference(values, having, truth)
+    return d > delta and d > _SURE * error if np.isfinite(error) else None
 
 
 def inside_difference(values: Float64s, having: Bools, truth: Ints) -> tuple[float, float]:
