@@ -52,8 +52,8 @@ class AuditOptions:
     scores: Literal["probability", "percent", "logit"] | None = None
     """What the scores of `predictions` are; None for probabilities, which must sum to 1."""
     cluster: str | None = None
-    """Column whose equal values are one source; None takes the run's table of near duplicates or, without one, equal
-    perceptual hashes."""
+    """Column whose equal values are one source; None takes the run's table of near duplicates or, without one, those
+    that the audit finds (S2b), and a source that it finds."""
     environment: str | None = None
     """Column of environments for the stability of findings; None for shards."""
     split: str | None = None

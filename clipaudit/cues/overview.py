@@ -10,6 +10,7 @@ import numpy as np
 from clipaudit.cues.findings import parts
 from clipaudit.cues.findings.sentences import listed
 from clipaudit.cues.measure.context import Context
+from clipaudit.cues.result.column_words import column_in_words
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.result.panels import (
     ClassDifference,
@@ -39,7 +40,8 @@ def points(context: Context, findings: Sequence[Finding]) -> tuple[MapPoint, ...
         for place, value in enumerate(screen.values.tolist()):
             word = screen.attribute.values[value]
             if (screen.attribute.column, word) not in known:
-                points.append(_point(context, context.row_of(screen, place), f"{screen.attribute.column} = {word}"))
+                cue = f"{column_in_words(screen.attribute.column)} = {word}"
+                points.append(_point(context, context.row_of(screen, place), cue))
     M = len(context.scan.directions)
     low = context.family.limits[:M, 0]
     for m in np.argsort(-low, kind="stable")[: max(0, _MAP - len(points))].tolist():

@@ -157,9 +157,9 @@ class _Job(AuditInputs):
     def _presence_result(self, progress: Progress) -> AuditResult:
         """The same where images have several labels: each label against the images without it."""
         images = self.labelled_images()
-        check_core(
-            self.options.core, [images.raw, images.facts.attributes], {*self.pool.texts, *self.options.user_texts}
-        )
+        # another label may be a cue, and by the user's word part of what this one means
+        words = {*self.pool.texts, *self.options.user_texts, *self.names.names}
+        check_core(self.options.core, [images.raw, images.facts.attributes], words)
         audit = PresenceAudit(
             run=self.run,
             images=images,
@@ -167,6 +167,7 @@ class _Job(AuditInputs):
             settings=settings_of(self.options, self.pool, self.names, self.classes_from, several_labels=True),
             versions=versions(),
             max_findings=self.options.max_findings,
+            measured=self.measured,
             context_for=self._label_context,
             dropped=self.dropped,
         )

@@ -84,6 +84,8 @@ class PresenceAudit:
     settings: Settings
     versions: dict[str, str]
     max_findings: int
+    measured: tuple[str, ...]
+    """The image properties, which nobody declared."""
     context_for: Callable[[ClassNames, int, Images, Presence], Context]
     """(two names, label, images with classes 0 and 1, presence) -> tests."""
     dropped: list[Dropped] = field(default_factory=list)
@@ -336,7 +338,8 @@ class PresenceAudit:
             discovery_rows=0,
             confirmation_rows=0,
             clusters=int(facts.cluster.max(initial=-1)) + 1,
-            attributes=tuple(self.images.raw),
+            attributes=tuple(column for column in self.images.raw if column not in self.measured),
+            image_properties=self.measured,
             evidence=Verdict.TIED,
             left_out=LeftOut(unnamed=0, ambiguous=0),
             test_left_out=None,

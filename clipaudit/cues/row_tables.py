@@ -7,7 +7,7 @@ Every table begins with `shard_id` int32, `index` int32, `key` string, `class` s
 | `groups` | an image that was used | `rows` (`association`, `counterfactual`, `both`), a column per attribute |
 | `weights` | an image of the association | a column per attribute, `weight` of all declared ones together, of several
 |  |  | also `weight.NAME` of each alone; metadata `effective_n`, `cap` |
-| `balanced` | an image of a subset with equal groups | |
+| `balanced` | an image of a subset with equal groups | metadata `columns`: a JSON list of those balanced |
 | `collect` | a cell to fill | `class`, `attribute`, `value`, `have`, `collect`, `finding` |
 | `spuriosity` | an image of a class that has a finding's cue | `finding`, `score`, `rank` (1 has most of the cue) |
 | `review` | an image worth a look | `finding` (`label` for one whose label is contradicted), `reason` |
@@ -20,6 +20,7 @@ Without labels there are no `weights`, `balanced` and `collect`: they would teac
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -78,7 +79,8 @@ def row_tables(
     table = pa.table({**_identity(everything, names), **parts, "weight": pa.array(weights), **alone})
     tables["weights"] = table.replace_schema_metadata({"effective_n": f"{effective:.1f}", "cap": f"{CAP:g}"})
     subset = everything.take(balanced_subset(groups, context.options.seed))
-    tables["balanced"] = pa.table(_identity(subset, names))
+    balanced = {"columns": json.dumps(declared or used)}
+    tables["balanced"] = pa.table(_identity(subset, names)).replace_schema_metadata(balanced)
     return tables
 
 

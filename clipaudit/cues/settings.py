@@ -40,6 +40,13 @@ def settings_of(
         several_labels=several_labels,
         templates=options.templates,
         user_texts=options.user_texts,
+        attributes=options.attributes,
+        rehearse=options.rehearse,
+        predictions=options.predictions,
+        scores=options.scores,
+        split=options.split,
+        cluster=options.cluster,
+        environment=options.environment,
     )
 
 

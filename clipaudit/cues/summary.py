@@ -17,6 +17,7 @@ from clipaudit.cues.findings.verdicts import ORDER
 from clipaudit.cues.measure.context import ColumnTest, Context, Progress
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.overview import differences, points
+from clipaudit.cues.result.column_words import column_in_words
 from clipaudit.cues.result.finding_parts import Estimate, Groups, Verdict
 from clipaudit.cues.result.given_parts import GivenModel
 from clipaudit.cues.result.mistake_parts import AnswererErrors, DoubtfulLabels
@@ -157,7 +158,7 @@ def undecided(context: Context, tables: Sequence[AttributeTable]) -> tuple[str, 
     if context.few_sources:
         reasons.append(f"the images come from {context.design.clusters} sources, and eight are needed")
     reasons += [
-        f"{table.attribute.rpartition('.')[2]} has fewer than {GATE} independent images with a value in a class"
+        f"{column_in_words(table.attribute)} has fewer than {GATE} independent images with a value in a class"
         for table in tables
         if not table.decided and not few
     ]
@@ -165,15 +166,18 @@ def undecided(context: Context, tables: Sequence[AttributeTable]) -> tuple[str, 
 
 
 def open_values(context: Context) -> tuple[str, ...]:
-    """Which values of columns cannot be said to go with a class, or not to, from these images; a sentence a column."""
+    """Which values of columns cannot be said to go with a class, or not to, from these images; a sentence a column.
+
+    Of image properties, for which nobody asked, only what is a finding is left open: real classes differ in everything,
+    and must not make a pass impossible (trap 28)."""
     reasons = []
-    for screen in context.attributes:
+    for screen in (each for each in context.attributes if each.attribute.column not in context.measured):
         start = context.row_of(screen, 0)
         limits = context.family.limits[start : start + len(screen.values)]
         wide = (limits[:, 1] > context.options.delta_warn) & ~context.passed[start : start + len(screen.values)]
         if wide.any():
             names = [screen.attribute.values[v] for v in screen.values[wide].tolist()]
-            column = screen.attribute.column.rpartition(".")[2]
+            column = column_in_words(screen.attribute.column)
             reasons.append(f"whether {listed(names)} of {column} goes with a class cannot be told from these images")
     return tuple(reasons)
 

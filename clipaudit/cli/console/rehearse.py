@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from clipaudit.cli.console.format import new_table
 from clipaudit.cli.terminal import results
+from clipaudit.cues.result.column_words import column_in_words
 
 if TYPE_CHECKING:
     from clipaudit.cues.result.finding_parts import Estimate
@@ -36,7 +37,7 @@ def print_rehearsal(panel: RehearsalPanel) -> None:
 
 
 def _print_column(console: Console, column: ColumnRehearsal) -> None:
-    name = column.attribute.rpartition(".")[2]
+    name = column_in_words(column.attribute)
     console.print(f"\n[bold]{escape(name)} = {escape(column.value)}[/bold], which goes with {escape(column.classes)}")
     if column.arms:
         table = new_table(

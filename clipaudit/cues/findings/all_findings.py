@@ -17,7 +17,6 @@ from clipaudit.cues.findings.measured_reliance import having_of, measure_relianc
 from clipaudit.cues.findings.sentences import listed
 from clipaudit.cues.findings.value_cues import stand_ins, value_cues
 from clipaudit.cues.measure.context import ColumnTest, Context, Progress
-from clipaudit.cues.measure.picture_columns import is_measured
 from clipaudit.cues.reliance.rules import PlaceboDraws
 from clipaudit.cues.result.finding_parts import Evidence, Verdict
 from clipaudit.cues.result.given_parts import GivenModel
@@ -60,7 +59,7 @@ def findings_of(context: Context, panel: Panel | None, progress: Progress) -> Al
         if cue.associated or finding.verdict in _KEPT_WITHOUT_TIE:
             # an image property follows from what is in the picture, and a text may say what that is: snow, not
             # brightness. It stands beside the text and silences none (trap 16).
-            if not is_measured(cue.screen.attribute.column):
+            if cue.screen.attribute.column not in context.measured:
                 codes = cue.screen.attribute.codes[context.scan.sample]
                 grounds.append((len(findings), having_of(codes, cue.value)))
             findings.append(finding)
@@ -72,7 +71,9 @@ def findings_of(context: Context, panel: Panel | None, progress: Progress) -> Al
     tied = [
         screen
         for screen, test in zip(context.attributes, context.columns, strict=True)
-        if _is_tied(context, screen, test) and id(screen) not in with_value and not is_measured(screen.attribute.column)
+        if _is_tied(context, screen, test)
+        and id(screen) not in with_value
+        and screen.attribute.column not in context.measured
     ]
     findings += [column_finding(context, screen) for screen in tied]
     texts, echoes = _text_findings(context, grounds, progress)

@@ -31,7 +31,8 @@ from clipaudit.cues.result.rehearsal_parts import LeanedHead, RehearsalPanel
 def audit_rehearsal(
     context: Context, panel: Panel | None, cues: Sequence[ValueCue], measured: AllMeasured
 ) -> RehearsalPanel | None:
-    """What a model would learn of the columns that go with classes, strongest first; None without labels."""
+    """What a model would learn of the columns that go with classes, those that the user declared first, then the image
+    properties, each strongest first; None without labels."""
     if panel is None or context.answers is None:
         return None
     if panel.rehearsed is None:
@@ -40,10 +41,11 @@ def audit_rehearsal(
     for cue in cues:  # strongest first
         if cue.associated:
             strongest.setdefault(cue.screen.attribute.column, cue)
+    rehearsed = sorted(strongest.values(), key=lambda cue: cue.screen.attribute.column in context.measured)
     return rehearsal_panel(
         panel.rehearsed,
         scored_images(context, context.answers),
-        [_value(context, panel, cue) for cue in list(strongest.values())[:MOST_COLUMNS]],
+        [_value(context, panel, cue) for cue in rehearsed[:MOST_COLUMNS]],
         context.names.names,
         at_hand=len(context.facts),
         rows=context.rows,

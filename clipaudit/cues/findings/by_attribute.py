@@ -14,7 +14,7 @@ from clipaudit.cues.findings.collecting import to_collect, value_counts
 from clipaudit.cues.findings.galleries import gallery
 from clipaudit.cues.findings.measured_reliance import ValueCue, having_of, judged, scored_groups
 from clipaudit.cues.findings.reliance_result import as_result, corrected_gap_of
-from clipaudit.cues.findings.sentences import Words, action, also_of, answerer_words, sentence
+from clipaudit.cues.findings.sentences import Words, action, also_of, answerer_words, listed, sentence
 from clipaudit.cues.findings.verdicts import (
     CellSize,
     VerdictCase,
@@ -28,6 +28,7 @@ from clipaudit.cues.findings.verdicts import (
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.naming import NO_GOOD_WORD, value_contrast
 from clipaudit.cues.reliance import rules
+from clipaudit.cues.result.column_words import column_in_words
 from clipaudit.cues.result.finding_parts import Association, Cue, CueWord, Evidence, Groups, Need, Verdict
 from clipaudit.cues.result.off_object import not_measured
 from clipaudit.cues.result.reliance_parts import Reliance
@@ -107,7 +108,7 @@ def value_finding(
 def _words(context: Context, cue: ValueCue) -> Words:
     """How the finding speaks of itself."""
     column = cue.screen.attribute.column
-    words = building.named_words(context, cue.upper, cue.word, column.rpartition(".")[2])
+    words = building.named_words(context, cue.upper, cue.word, column_in_words(column))
     if context.presence is not None:
         words = replace(words, other_label=context.presence.others.get(column))
     return words
@@ -141,7 +142,7 @@ def _case(
         association=association,
         reliance=[judged(part, core) for part in measured],
         few_sources=context.few_sources,
-        stands_in_for=stands_in_for,
+        stands_in_for=None if stands_in_for is None else column_in_words(stands_in_for),
         presence=context.presence is not None,
     )
 
@@ -242,7 +243,7 @@ def _reasons(measured: rules.MeasuredReliance) -> list[str]:
     who, gap, effect = answerer_words(measured.answerer), measured.gap, measured.effect
     reasons = []
     if measured.explained_by:
-        reasons.append(f"nothing: {', '.join(measured.explained_by)} explains the gap of {who}")
+        reasons.append(f"nothing: {listed([*map(column_in_words, measured.explained_by)])} explains the gap of {who}")
     if gap.above_margin(measured.options) and not gap.both_sides:
         reasons.append("a cue that helps on both sides: these images seem harder, whatever their class")
     if gap.above_margin(measured.options) and not measured.label_noise.counts:

@@ -10,7 +10,7 @@ from clipaudit.cues.findings.galleries import gallery
 from clipaudit.cues.findings.sentences import action, sentence
 from clipaudit.cues.findings.verdicts import VerdictCase, headline, needs, verdicts
 from clipaudit.cues.measure.context import Context
-from clipaudit.cues.measure.picture_columns import column_in_words
+from clipaudit.cues.result.column_words import column_in_words
 from clipaudit.cues.result.finding_parts import Cue, CueWord
 from clipaudit.cues.result.off_object import not_measured
 from clipaudit.cues.result.result import Finding, finding_id

@@ -13,12 +13,12 @@ from clipaudit.cues.answerers.reliance_of import reliance_of
 from clipaudit.cues.findings.verdicts import RelianceRules
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
-from clipaudit.cues.measure.picture_columns import is_measured
 from clipaudit.cues.rehearsal.cue_in_features import cue_scores
 from clipaudit.cues.rehearsal.experiment import ColumnExperiment, column_experiments, draws_for
 from clipaudit.cues.reliance import rules
 from clipaudit.cues.reliance.images import CueColumn, OtherColumn, RelianceOptions, ScoredImages
 from clipaudit.cues.reliance.training_effect import RetrainedAnswers
+from clipaudit.cues.result.column_words import is_measured
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen
 from clipaudit.cues.statistics.columns import MAX_BINS, OTHER, binned_column

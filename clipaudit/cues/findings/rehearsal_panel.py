@@ -11,6 +11,7 @@ import numpy as np
 from clipaudit.arrays import Bools, Ints
 from clipaudit.cues.answerers.rehearsed import RehearsedAnswerer
 from clipaudit.cues.findings.sentences import listed
+from clipaudit.cues.findings.verdicts import high_limit, low_limit
 from clipaudit.cues.rehearsal.arms import ArmAnswers, arm_answers, right_of
 from clipaudit.cues.rehearsal.experiment import ColumnExperiment, weights_of
 from clipaudit.cues.rehearsal.learning_curve import LEAST, CurveFit, learning_curve, to_collect
@@ -32,7 +33,7 @@ from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.balance import balanced_subset, group_codes
 
 MOST_COLUMNS: Final = 3
-"""Columns that are rehearsed, those tied most strongly."""
+"""Columns that are rehearsed: of the declared ones, then of image properties, those tied most strongly."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -286,30 +287,23 @@ def _sentence(
         f" ({_percent(plain.group_mean)} over all groups)"
     ]
     cures = [arm for arm in arms[1:] if arm.gain is not None and (arm.gain.low or 0.0) > 0]
+    # one way to train, named beforehand: the best of several looks better than it is
     weights = next((arm for arm in arms if arm.name == "group weights"), None)
     if weights is not None:
-        parts.append(f"with the group weights its worst group is at {_percent(weights.worst_group)}")
-    best = max(cures, key=lambda arm: arm.worst_group.value or 0.0, default=None)
-    if best is not None and best is not weights:
-        parts.append(f"{_with(best)} at {_percent(best.worst_group)}")
+        worst = weights.worst_group
+        interval = f"{100 * low_limit(worst):.0f} to {100 * high_limit(worst):.0f}"
+        parts.append(f"with the group weights its worst group is at {_percent(worst)} (95 % interval {interval})")
     sentence = f"{'; '.join(parts)}."
     if not cures:
         sentence += " No way of training it is better beyond chance."
+    elif weights not in cures:
+        sentence += " That may be chance; another way of training is better beyond it."
     if curve is not None:
         return f"{sentence} {curve.sentence}"
     return (
         f"{sentence} Only {against:,} training images go against {value.word!r}: how many more are needed cannot be"
         f" told; collect at least {max(30 - against, LEAST):,}."
     )
-
-
-def _with(arm: RehearsalArm) -> str:
-    words = {
-        "balanced subset": "on the balanced subset",
-        "cue taken out": "with the cue taken out of the embedding",
-        "last layer on a balanced part": "with a last layer from a balanced part",
-    }
-    return words.get(arm.name, arm.name)
 
 
 def _percent(estimate: Estimate) -> str:

@@ -21,6 +21,7 @@ from clipaudit.cues.measure.naming import NO_GOOD_WORD
 from clipaudit.cues.measure.sample_refs import sample_ref
 from clipaudit.cues.mistakes import error_slices
 from clipaudit.cues.mistakes.trait_search import Trait, Traits
+from clipaudit.cues.result.column_words import column_in_words
 from clipaudit.cues.result.finding_parts import Estimate, SampleRef
 from clipaudit.cues.result.mistake_parts import AnswererErrors, ErrorSlice
 from clipaudit.cues.statistics.attribute import Attribute
@@ -233,7 +234,7 @@ class _Slices:
 
 def having_words(trait: Trait) -> str:
     """What images with a trait have in common, after the name of their class."""
-    column = trait.name.rpartition(".")[2] if trait.name.startswith("attributes.") else trait.name
+    column = column_in_words(trait.name)
     words: Mapping[str, str] = {
         "text": f"that looks like “{trait.name}”",
         "value": f"with {column} “{trait.value}”",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -16,16 +15,14 @@ from clipaudit.cues.findings.measured_reliance import (
     scored_images,
     scored_values,
 )
+from clipaudit.cues.findings.same_cue import with_one_property
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
-from clipaudit.cues.measure.picture_columns import cause_rank, is_measured
 from clipaudit.cues.reliance import rules
 
 _MOST_SEARCHED: Final = 10
 _GAP: Final = 2.5
 """Standard errors between accuracies, on the discovery half, from which a value that goes with no class is tried."""
-_ABOUT_AS_STRONG: Final = 2 / 3
-"""Of the strongest's lower limit."""
 _SIDE: Final = 50
 """Independent images on either side that this needs."""
 
@@ -45,46 +42,7 @@ def value_cues(context: Context) -> list[ValueCue]:
             m = rows[place]
             cue = ValueCue(screen=screen, place=place, upper=context.family.cuts[m].upper, associated=True)
             associated.append((float(context.family.limits[m, 0]), cue))
-    return _with_one_property(sorted(associated, key=lambda item: -item[0])) + relied_cues(context)
-
-
-def _with_one_property(ranked: Sequence[tuple[float, ValueCue]]) -> list[ValueCue]:
-    """The cues, strongest first, with one image property for each way that those part the classes: a blurred
-    class has small files, too. ranked: cues with the lower limits of their D, strongest first.
-
-    Those that part them as a stronger value of a declared column does follow from it, and are named beside that.
-    Of those about as strong as the strongest the one names the finding that the others follow from; those that the same
-    classes have are named beside it.
-    """
-    result: list[ValueCue] = []
-    done: set[int] = set()
-    for limit, cue in ranked:
-        if id(cue) in done or not is_measured(cue.screen.attribute.column):
-            result += [] if id(cue) in done else [cue]
-            continue
-        alike = [(low, other) for low, other in ranked if _alike(cue, other)]
-        done |= {id(other) for _, other in alike}
-        same_side = [(low, other) for low, other in alike if bool((other.upper == cue.upper).all())]
-        strong = [other for low, other in same_side if low >= _ABOUT_AS_STRONG * limit]
-        first = min(strong, key=lambda other: cause_rank(other.screen.attribute.column))
-        others = tuple(dict.fromkeys(other.word for _, other in same_side if other.screen is not first.screen))
-        declared = (n for n, other in enumerate(result) if not is_measured(other.screen.attribute.column))
-        stronger = next((n for n in declared if same_parting(result[n].upper, cue.upper)), None)
-        if stronger is None:
-            result.append(replace(first, also=others))
-        elif bool((result[stronger].upper == cue.upper).all()):
-            result[stronger] = replace(result[stronger], also=(first.word, *others))
-    return result
-
-
-def _alike(first: ValueCue, second: ValueCue) -> bool:
-    """Whether both are image properties that part the classes alike."""
-    return is_measured(second.screen.attribute.column) and same_parting(first.upper, second.upper)
-
-
-def same_parting(first: Bools, second: Bools) -> bool:
-    """Whether two masks (K,) of classes part them alike, whichever side is named."""
-    return bool((first == second).all() or (first == ~second).all())
+    return with_one_property(context, sorted(associated, key=lambda item: -item[0])) + relied_cues(context)
 
 
 def relied_cues(context: Context) -> list[ValueCue]:

@@ -95,8 +95,10 @@ def _of_answerer(case: VerdictCase, rules: RelianceRules) -> Verdict:
         return Verdict.FAILS_WHERE
     if rules.needed:
         return Verdict.NEEDED
-    # `given` can only be watched: its gap has to do where an effect would be asked for
-    if within and (rules.relies_on_it or (rules.answerer.startswith("given") and rules.fails_where)):
+    # `given` can only be watched: its gap has to do where an effect would be asked for. What is trained on these images
+    # alone has nowhere else to learn from what these images do not have.
+    relies = rules.relies_on_it or (rules.answerer.startswith("given") and rules.fails_where)
+    if within and relies and rules.answerer != "rehearsed":
         return Verdict.MODEL_ONLY
     # an answerer that is not acquitted may have learned it
     if above and all(other.does_not_hang_on_it for other in case.reliance):

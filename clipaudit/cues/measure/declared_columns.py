@@ -11,8 +11,9 @@ import numpy as np
 from clipaudit.arrays import Float32s, Ints
 from clipaudit.cues.measure.context import ColumnTest
 from clipaudit.cues.measure.image_facts import ImageFacts
-from clipaudit.cues.measure.picture_columns import PROPERTY_BINS, is_measured, named_ends
+from clipaudit.cues.measure.picture_columns import PROPERTY_BINS, named_ends
 from clipaudit.cues.measure.vectors import read_vectors
+from clipaudit.cues.result.column_words import is_measured
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen, omnibus
 from clipaudit.cues.statistics.columns import MAX_BINS, binned_like, column_kind, multi_class_auc, numbers_of
@@ -58,9 +59,10 @@ def in_bins(
     attributes = [dict(part.attributes) for part in sets]
     for name in columns:
         bins = PROPERTY_BINS if is_measured(name) else MAX_BINS
-        binned = binned_like(facts.attributes[name], [part.attributes[name] for part in sets], bins)
+        own = [part.attributes[name] for part in sets]
+        binned = binned_like(facts.attributes[name], own, bins)
         if is_measured(name):
-            ends = named_ends(binned)
+            ends = named_ends(binned, own)
             binned, ranges = ends.parts, ranges | ends.ranges
         for values, attribute in zip(attributes, binned, strict=True):
             values[name] = attribute

@@ -13,8 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Ints
+from clipaudit.arrays import Float64s, Ints
 from clipaudit.cues.measure.context import ColumnTest
+from clipaudit.cues.result.column_words import PREFIX, is_measured
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen, Omnibus, attribute_screen, cramers_v, unusable
 from clipaudit.cues.statistics.columns import (
@@ -30,8 +31,6 @@ from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.multiplicity import permuted, strata_of
 from clipaudit.run.reader import Run
 
-PREFIX: Final = "image."
-"""Of the columns that are measured on pixels and files."""
 NO_JPEG: Final = "files that are no JPEG"
 """The value of `image.jpeg_quality` for other files."""
 PROPERTY_BINS: Final = 3
@@ -56,30 +55,9 @@ _ENDS: Final[Mapping[str, tuple[str, str]]] = {
 contrast, and each of them changes the size of the file."""
 
 
-_OF: Final[Mapping[str, str]] = {"kilobytes": "file", "jpeg_quality": "file"}
-_NOUNS: Final[Mapping[str, str]] = {
-    "aspect": "shape",
-    "megapixels": "size in pixels",
-    "kilobytes": "size",
-    "jpeg_quality": "JPEG quality",
-}
-"""What a property is called that is called otherwise in the table."""
-
-
-def is_measured(column: str) -> bool:
-    """Whether a column is an image property."""
-    return column.startswith(PREFIX)
-
-
 def cause_rank(column: str) -> int:
     """Place of an image property in the order in which they bring each other about."""
     return list(_ENDS).index(column.removeprefix(PREFIX))
-
-
-def column_in_words(column: str) -> str:
-    """`place` for `attributes.place`, `the picture's brightness` for `image.brightness`."""
-    name = column.rpartition(".")[2]
-    return f"the {_OF.get(name, 'picture')}'s {_NOUNS.get(name, name)}" if is_measured(column) else name
 
 
 def measured_columns(runs: Sequence[Run], declared: Sequence[str]) -> tuple[str, ...]:
@@ -99,10 +77,11 @@ class NamedEnds:
     """Name of an end -> what it holds, `up to 0.31`."""
 
 
-def named_ends(binned: Sequence[Attribute]) -> NamedEnds:
+def named_ends(binned: Sequence[Attribute], raw: Sequence[Attribute]) -> NamedEnds:
     """Bins of an image property, the ends with their plain names; files that are no JPEG are a value of their own.
 
-    binned: the column cut into bins, of each set of images; the first is that of the association.
+    binned: the column cut into bins, of each set of images; the first is that of the association. raw: the same before
+    it was cut: only what has no number there is no JPEG, and not a JPEG whose quality is too rare for a bin.
     """
     column, values = binned[0].column, list(binned[0].values)
     low, high = _ENDS[column.removeprefix(PREFIX)]
@@ -113,13 +92,14 @@ def named_ends(binned: Sequence[Attribute]) -> NamedEnds:
             number = values[place].split(" to ")[-1 if end == 0 else 0]
             ranges[name] = f"{column} {'up to' if end == 0 else 'from'} {number}"
             values[place] = name
-    others = column == f"{PREFIX}jpeg_quality" and int((binned[0].codes < 0).sum()) >= RARE
+    others = column == f"{PREFIX}jpeg_quality" and int((raw[0].codes < 0).sum()) >= RARE
     if others:
         values.append(NO_JPEG)
         ranges[NO_JPEG] = NO_JPEG
     missing = len(values) - 1 if others else -1
     parts = [
-        replace(part, values=tuple(values), codes=np.where(part.codes < 0, missing, part.codes)) for part in binned
+        replace(part, values=tuple(values), codes=np.where(own.codes < 0, missing, part.codes))
+        for part, own in zip(binned, raw, strict=True)
     ]
     return NamedEnds(parts=parts, ranges=ranges)
 
@@ -130,6 +110,16 @@ def tested_ends(attribute: Attribute) -> Ints | None:
         return None
     names = {*_ENDS[attribute.column.removeprefix(PREFIX)], NO_JPEG}
     return np.array([place for place, value in enumerate(attribute.values) if value in names], np.int64)
+
+
+def degrees(attribute: Attribute, value: int) -> Float64s:
+    """(n,) how far each image lies towards the end `value` of an image property in bins; nan where it has no number.
+    Of files that are no JPEG, 1 or 0."""
+    if attribute.values[value] == NO_JPEG:
+        return np.where(attribute.codes < 0, np.nan, attribute.codes == value)
+    numbered = [place for place, name in enumerate(attribute.values) if name not in (NO_JPEG, OTHER)]
+    sign = 1.0 if value == numbered[-1] else -1.0
+    return np.where(np.isin(attribute.codes, numbered), sign * attribute.codes, np.nan)
 
 
 def tied_properties(
@@ -153,7 +143,8 @@ def tied_properties(
     permutations reach the observed chi-squared (Besag and Clifford, Biometrika 1991): of a column without a tie after
     a few dozen.
     """
-    usable = {column: attribute for column, attribute in named.items() if unusable(raw[column]) is None}
+    # in bins, where files that are no JPEG are a value: PNG against JPEG of one quality is a cue, too
+    usable = {column: attribute for column, attribute in named.items() if unusable(attribute) is None}
     if not usable:
         return []
     groups = [None if codes is None else codes[sample] for codes in (design.cluster, design.source)]

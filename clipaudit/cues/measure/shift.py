@@ -14,6 +14,7 @@ from clipaudit.cues.measure.context import Context, TextSource
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.scan import SAMPLE
 from clipaudit.cues.measure.vectors import read_vectors
+from clipaudit.cues.result.column_words import column_in_words
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.result.panels import HeadShift, Shift
 from clipaudit.cues.result.result import Finding
@@ -107,7 +108,8 @@ def _values(context: Context, test: ImageFacts, truth: Ints) -> list[Pair]:
                 train = value_share(screen.attribute.codes, place, context.design.truth == k, context.facts.cluster)
                 other = value_share(test_values.codes, code, truth == k, test.cluster)
                 if min(train.n, other.n) >= COUNT_ONLY:
-                    pairs.append((context.name(k), f"share of {screen.attribute.column} = {value}", None, train, other))
+                    cue = f"share of {column_in_words(screen.attribute.column)} = {value}"
+                    pairs.append((context.name(k), cue, None, train, other))
     return pairs
 
 

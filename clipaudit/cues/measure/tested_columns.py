@@ -11,7 +11,8 @@ from clipaudit.arrays import Ints
 from clipaudit.cues.measure.context import ColumnTest
 from clipaudit.cues.measure.declared_columns import column_tests, own_design
 from clipaudit.cues.measure.image_facts import ImageFacts
-from clipaudit.cues.measure.picture_columns import is_measured, tested_ends, tied_properties
+from clipaudit.cues.measure.picture_columns import tested_ends, tied_properties
+from clipaudit.cues.result.column_words import is_measured
 from clipaudit.cues.result.panels import Dropped
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, names_class, unusable
@@ -53,7 +54,8 @@ def tested_columns(
     dropped: list[Dropped] = []
     for column in declared:
         attribute = facts.attributes[column]
-        reason = unusable(raw[column])
+        # of an image property in bins, where files that are no JPEG are a value
+        reason = unusable(attribute if is_measured(column) else raw[column])
         if reason is None and column in chosen_by:
             reason = "it chooses the rows"
         # an image property names no class: one that tells the classes apart is a confound

@@ -13,7 +13,6 @@ from clipaudit.cues.report.reliance_words import numbers
 from clipaudit.cues.report.waivers import Applied
 from clipaudit.cues.report.words import (
     Number,
-    column_word,
     count,
     decimal,
     having_name,
@@ -22,6 +21,7 @@ from clipaudit.cues.report.words import (
     value_word,
     with_limits,
 )
+from clipaudit.cues.result.column_words import column_in_words
 from clipaudit.cues.result.finding_parts import CellTable, Distributions, Estimate, GroupAccuracy, Groups
 from clipaudit.cues.result.reliance_parts import Arm, Counterfactual
 from clipaudit.cues.result.result import AuditResult, Finding
@@ -163,7 +163,7 @@ def group_tables(result: AuditResult) -> tuple[GroupTable, ...]:
         group_lines = lines(displayed)
         tables.append(
             GroupTable(
-                attribute=column_word(groups.attribute),
+                attribute=column_in_words(groups.attribute),
                 sentence=_groups_sentence(displayed),
                 rows_in_words=f"Rows: {displayed.rows}",
                 replaced=None if source is None else source.rank,

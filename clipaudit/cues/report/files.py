@@ -21,7 +21,7 @@ _BATCH_ROWS: Final = 65_536
 
 ABOUT: Final = {
     "weights.parquet": "Sampling weights that make every class and cue combination count the same in training.",
-    "balanced_subset.txt": "Images in which class and cue are balanced, one SHARD/KEY a line.",
+    "balanced_subset.txt": "Images in which class and columns (all together) are balanced, one SHARD/KEY a line.",
     "collect.csv": "Which class and cue combinations to fill, and with how many images.",
     "groups.parquet": "Every image with its class and attributes, for group-aware training and evaluation.",
     "spuriosity.parquet": "The images of each finding's class by how much of the cue they show (rank 1 has most).",

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from clipaudit.cues.report.waivers import Applied, former_waivers
-from clipaudit.cues.report.words import CLASSES, column_word, counted, decimal, slug
+from clipaudit.cues.report.words import CLASSES, counted, decimal, slug
+from clipaudit.cues.result.column_words import column_in_words
 from clipaudit.cues.result.finding_parts import Documented, Verdict
 from clipaudit.cues.result.result import AuditResult, Finding
 from clipaudit.errors import UsageError
@@ -220,8 +221,8 @@ def _of_inputs(result: AuditResult) -> list[_Question]:
         )
     questions += [
         _Question(
-            sentence=f"The column {column_word(dropped.what)} could not be tested: {dropped.reason}.",
-            remedy=f"Mend the column {column_word(dropped.what)} or leave it out, and audit again.",
+            sentence=f"The column {column_in_words(dropped.what)} could not be tested: {dropped.reason}.",
+            remedy=f"Mend the column {column_in_words(dropped.what)} or leave it out, and audit again.",
         )
         for dropped in result.dropped
         if dropped.head is None
@@ -240,7 +241,11 @@ def _of_inputs(result: AuditResult) -> list[_Question]:
 def _of_findings(result: AuditResult, active: set[str], fail_on: Sequence[str]) -> list[_Question]:
     """Findings that are neither a failure nor a pass."""
     questions, several = [], result.settings.several_labels
-    undecided = [f for f in result.findings if f.verdict == Verdict.INCONCLUSIVE and f.id not in active]
+    undecided = [
+        f
+        for f in result.findings
+        if f.verdict == Verdict.INCONCLUSIVE and f.id not in active and not _unasked(f, result)
+    ]
     if undecided:
         missing = next((need.what for finding in undecided for need in finding.needs), "too few images")
         questions.append(
@@ -268,6 +273,12 @@ def _of_findings(result: AuditResult, active: set[str], fail_on: Sequence[str]) 
     return questions
 
 
+def _unasked(finding: Finding, result: AuditResult) -> bool:
+    """Whether it is of an image property that nobody declared and whose tie to the classes is not sure: real classes
+    differ in everything, a little, and that must not make a pass impossible (trap 28)."""
+    return finding.cue.attribute in result.data.image_properties and not finding.association.above_delta
+
+
 def _too_small(result: AuditResult) -> list[_Question]:
     """Classes and columns with fewer independent images than a pass asks for."""
     few = [facts.class_name for facts in result.classes if facts.tested and facts.independent < MAY_GATE]
@@ -282,8 +293,8 @@ def _too_small(result: AuditResult) -> list[_Question]:
         ]
     return [
         _Question(
-            sentence=f"The column {column_word(table.attribute)} has too few values in a class to be cleared.",
-            remedy=f"Add images with a value of {column_word(table.attribute)} until each class has {MAY_GATE}"
+            sentence=f"The column {column_in_words(table.attribute)} has too few values in a class to be cleared.",
+            remedy=f"Add images with a value of {column_in_words(table.attribute)} until each class has {MAY_GATE}"
             " different ones, and audit again.",
         )
         for table in result.attributes

@@ -21,6 +21,7 @@ from clipaudit.cues.report.pictures import CARDS, Pictures, duplicate_strips
 from clipaudit.cues.report.plots import Mark, cue_map, icon, interval_row
 from clipaudit.cues.report.rehearsed_arms import glance, how_rehearsed, rehearsal_columns
 from clipaudit.cues.report.reliance_words import ANSWERER_COLUMNS, answerer_cell, numbers
+from clipaudit.cues.result.column_words import column_in_words
 from clipaudit.cues.result.finding_parts import Estimate, Verdict
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.pages.html import render_page, template_environment
@@ -82,7 +83,7 @@ def _helpers() -> dict[str, Any]:
         "answerer_columns": ANSWERER_COLUMNS,
         "answerer_words": words.who_first,
         "in_words": finding_in_words,
-        "column_word": words.column_word,
+        "column_in_words": column_in_words,
         "icon": icon,
         "slug": words.slug,
         "short": words.SHORT,

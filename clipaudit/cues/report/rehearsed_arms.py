@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Final
 
 from markupsafe import Markup
 
 from clipaudit.cues.report.plots import interval_row
-from clipaudit.cues.report.words import column_word, count, counted, limits, points, share, value_word
+from clipaudit.cues.report.words import count, counted, limits, points, share, value_word
+from clipaudit.cues.result.column_words import column_in_words
 from clipaudit.cues.result.rehearsal_parts import ColumnRehearsal, RehearsalArm, RehearsalPanel
 from clipaudit.cues.result.result import AuditResult, Finding
 
@@ -66,7 +68,8 @@ class ColumnLines:
 
 def rehearsal_columns(result: AuditResult) -> tuple[ColumnLines, ...]:
     """Every column that was rehearsed."""
-    return tuple(_column(column) for column in (result.rehearsal.columns if result.rehearsal else ()))
+    columns, balanced = (result.rehearsal.columns if result.rehearsal else ()), _balanced_alone(result)
+    return tuple(_column(column, column.attribute == balanced) for column in columns)
 
 
 def rehearsal_of(result: AuditResult, finding: Finding) -> ColumnRehearsal | None:
@@ -83,6 +86,14 @@ def glance(result: AuditResult) -> tuple[str, tuple[tuple[str, float, str], ...]
         return "", ()
     bars = [(_ARMS[arm.name], arm.worst_group.value or 0.0, _kind(arm)) for arm in column.arms if arm.name in _GLANCE]
     return "A model trained on these images: its worst group", tuple(bars)
+
+
+def _balanced_alone(result: AuditResult) -> str | None:
+    """The column that the exported balanced subset balances, where it is one alone; else None."""
+    table = result.rows.get("balanced")
+    stored = None if table is None else (table.schema.metadata or {}).get(b"columns")
+    columns = [] if stored is None else json.loads(stored)
+    return columns[0] if len(columns) == 1 else None
 
 
 def how_rehearsed(panel: RehearsalPanel | None) -> str:
@@ -108,12 +119,13 @@ def how_rehearsed(panel: RehearsalPanel | None) -> str:
     )
 
 
-def _column(column: ColumnRehearsal) -> ColumnLines:
+def _column(column: ColumnRehearsal, balanced: bool) -> ColumnLines:
+    """balanced: whether the exported subset is that of this column alone."""
     word = value_word(column.attribute, column.value)
     return ColumnLines(
-        title=f"{column_word(column.attribute)}: “{word}”, which goes with “{column.classes}”",
+        title=f"{column_in_words(column.attribute)}: “{word}”, which goes with “{column.classes}”",
         column=column,
-        lines=tuple(_line(arm) for arm in column.arms),
+        lines=tuple(_line(arm, balanced) for arm in column.arms),
         curve=tuple(
             (count(point.conflicting), share(point.worst_group, 0), share(point.group_mean, 0))
             for point in (column.curve.points if column.curve else ())
@@ -122,10 +134,12 @@ def _column(column: ColumnRehearsal) -> ColumnLines:
     )
 
 
-def _line(arm: RehearsalArm) -> ArmLine:
+def _line(arm: RehearsalArm, balanced: bool) -> ArmLine:
+    file = _FILES.get(arm.name, "")
     return ArmLine(
         name=_ARMS[arm.name],
-        file=_FILES.get(arm.name, ""),
+        # weights.parquet has the weights of each column alone, the subset is one: of several columns none's own
+        file=file if balanced or arm.name != "balanced subset" else "",
         images=count(arm.training_images),
         worst=arm.worst_group.value or 0.0,
         worst_limits=limits(arm.worst_group, "share"),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from clipaudit.cues.result.column_words import column_in_words
 from clipaudit.cues.result.finding_parts import ClassesFrom, Estimate, Verdict
 from clipaudit.cues.result.panels import Settings
 from clipaudit.cues.result.reliance_parts import Reliance
@@ -34,8 +35,8 @@ MEANING: Final = {
     Verdict.NEEDED: "Without the cue the model answers images that have it worse. Part of the class, or a shortcut?"
     " Somebody has to decide.",
     Verdict.TIED: "The column as a whole goes with the classes, though no single value does strongly enough.",
-    Verdict.MODEL_ONLY: "CLIP leans on the cue, but in these images it does not go with the class. It will show in data"
-    " where it does.",
+    Verdict.MODEL_ONLY: "The model leans on the cue, but in these images it does not go with the class. It will show in"
+    " data where it does.",
     Verdict.DATA_ONLY: "The cue goes with the class in your data, but the answers that were measured do not hang on it."
     " A model that is trained on these images may still learn it.",
     Verdict.CANDIDATE: "The cue goes with the class. Whether it is a shortcut or part of the class cannot be told from"
@@ -74,7 +75,7 @@ GLOSSARY: Final = (
      " learn from them, and again in ways that may mend it"),
     ("group weights", "each image weighs so that every class and cue combination counts alike in training"),
     ("zero-shot", "CLIP compares each image with texts such as “a photo of a waterbird”; no training on your data"),
-    ("near duplicates", "images whose perceptual hashes are equal; each cluster counts as one independent image"),
+    ("near duplicates", "copies of one picture, also resized or saved again: together one independent image"),
 )  # fmt: skip
 
 STATUS: Final = {
@@ -201,15 +202,10 @@ def having_name(finding: Finding) -> str:
     return ", ".join(names) if names else finding.class_name
 
 
-def column_word(column: str) -> str:
-    """A column as its owner wrote it: `place` for `attributes.place`, and `dog` for the label `labels.dog`."""
-    return column.removeprefix("attributes.").removeprefix("labels.")
-
-
 def value_word(column: str | None, value: str) -> str:
     """An attribute's value in as few words as say something: `water`, but `hat yes`."""
     speaks = len(value) > 1 and any(map(str.isalpha, value)) and value.lower() not in _NO_NAMES
-    return value if speaks or column is None else f"{column_word(column)} {value}"
+    return value if speaks or column is None else f"{column_in_words(column)} {value}"
 
 
 def cue_word(finding: Finding) -> str:

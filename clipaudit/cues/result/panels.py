@@ -201,8 +201,8 @@ class Hygiene(Documented):
     """Shards of the run that are not committed."""
     truncated_shards: int
     duplicate_clusters: int
-    """Clusters of two or more near-duplicate images: those that `clipaudit duplicates` has found, or else images with
-    equal perceptual hashes."""
+    """Clusters of two or more near-duplicate images: those that `clipaudit duplicates` has found, or else those that
+    the audit finds (S2b)."""
     duplicate_images: int
     """Images in them."""
     mixed_label_clusters: int
@@ -314,3 +314,17 @@ class Settings(Documented):
     """Images may have several labels: each is compared with the images without it, and reliance is not measured."""
     templates: str
     user_texts: tuple[str, ...]
+    attributes: tuple[str, ...] = ()
+    """Columns that were declared, with their known errors, as they were given."""
+    rehearse: bool = True
+    """A linear probe was to be trained on the association's images."""
+    predictions: tuple[str, ...] = ()
+    """The user's models, `NAME=FILE`."""
+    scores: str | None = None
+    """What the scores of these are; None for probabilities."""
+    split: str | None = None
+    """Column whose rows with `train` train and are the association's."""
+    cluster: str | None = None
+    """Column whose equal values are one source."""
+    environment: str | None = None
+    """Column of environments for the stability of findings; None for shards."""

@@ -197,6 +197,7 @@ class Placebo(Documented):
     """Images that the permutations were made on."""
     believed: int
     rate: float
-    """Share of permuted columns that are believed, 0..1, by the rules of S9 and S10 without those that take away."""
+    """Share of permuted columns with a verdict of reliance of some answerer, 0..1: the whole rule (S9, S10, S10r), each
+    held against all other draws, whatever its tie to the classes."""
     rate_of_any: float
     """Share of permuted reports with any such verdict."""

@@ -51,14 +51,17 @@ def captioned(birds, tmp_path_factory):
 
 
 def value_findings(result):
-    """Of declared columns."""
-    return [f for f in result.findings if f.kind == "value" and f.cue.attribute.startswith("attributes.")]
+    """Of declared columns and of image properties."""
+    return [finding for finding in result.findings if finding.kind == "value"]
 
 
 def check_confirmed(result):
-    """The place is one finding with a row for each class, confirmed, named in words for water and land."""
+    """The place is one finding with a row for each class, the only one confirmed, for CLIP and for a model trained on
+    the images, named in words for water and land."""
     assert result.verdict is Verdict.CONFIRMED
-    (finding,) = [finding for finding in value_findings(result) if finding.verdict is Verdict.CONFIRMED]
+    (finding,) = [finding for finding in result.findings if finding.verdict is Verdict.CONFIRMED]
+    verdicts = {part.answerer: part.verdict for part in finding.reliance}
+    assert verdicts == {"clip": Verdict.CONFIRMED, "rehearsed": Verdict.CONFIRMED}
     assert finding.cue.attribute == "attributes.place"
     assert {row.class_name: row.has for row in finding.classes} == {
         "waterbird": finding.cue.value == "water",
@@ -77,12 +80,13 @@ def check_confirmed(result):
 
 
 def check_candidates(result):
-    # the places differ in colour and light, too, which is measured and may be confirmed
+    # the places differ in colour and light, too, which is measured and may be confirmed, beside the words for them
     texts = [finding for finding in result.findings if finding.kind == "text"]
-    assert {finding.verdict for finding in texts} <= {Verdict.CANDIDATE, Verdict.INCONCLUSIVE}
+    assert {finding.verdict for finding in texts} == {Verdict.CANDIDATE}
     # of two ends of one axis the one that says more names it
-    assert any(names(f.cue.name, (*WAYS["water"], *WAYS["land"])) for f in result.findings)
+    assert any(names(f.cue.name, (*WAYS["water"], *WAYS["land"])) for f in texts)
     assert all(finding.needs for finding in texts)
+    assert all(finding.cue.attribute.startswith("image.") for finding in result.findings if finding not in texts)
 
 
 def check_model_only(result):

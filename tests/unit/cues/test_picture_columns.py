@@ -1,5 +1,6 @@
 """Image properties in an audit: tested without being asked for, named plainly, one finding for each parting."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from clipaudit.cues.options import AuditOptions
 from clipaudit.cues.pipeline import audit_cues
 from clipaudit.cues.result.finding_parts import Verdict
 from clipaudit.cues.statistics.attribute import Attribute
-from clipaudit.cues.statistics.columns import omnibus_p, sequential_p
+from clipaudit.cues.statistics.columns import binned_like, omnibus_p, sequential_p
 from clipaudit.errors import UsageError
 from clipaudit.schema import IMAGE_PROPERTIES
 from tests.audit_worlds import Texts, balanced_labels, cue_world, noise_world, text_pool, write_world
@@ -160,6 +161,102 @@ def test_rare_bins_have_no_name_of_an_end():
     binned = Attribute(
         column="image.aspect", values=("0.75", "1.333", "(rare values)"), codes=np.array([0, 1, 2, 1, -1])
     )
-    ends = named_ends([binned])
+    ends = named_ends([binned], [binned])
     assert ends.parts[0].values == ("tall pictures", "wide pictures", "(rare values)")
     assert ends.ranges == {"tall pictures": "image.aspect up to 0.75", "wide pictures": "image.aspect from 1.333"}
+
+
+def twins(seed, follows):
+    """Two classes, one bright and one sharp in nine of ten images: the same images, or drawn apart."""
+    rng = np.random.default_rng([seed, 3])
+    labels = balanced_labels(N, 2, 1 / 2, rng)
+    values = drawn(N, seed)
+    share = np.where(labels == 0, 0.8, 0.2)
+    having = rng.random(N) < share
+    again = having if follows else rng.random(N) < share
+    values[having, IMAGE_PROPERTIES.index("brightness")] *= 0.2
+    values[again, IMAGE_PROPERTIES.index("sharpness")] *= 0.2
+    return replace(noise_world(N, labels, seed, 2), properties=values)
+
+
+def test_properties_that_part_two_classes_are_one_cue_only_if_they_go_together_inside_classes(tmp_path):
+    (one,) = pictured(audited(twins(1, follows=True), tmp_path / "a"))
+    assert one.cue.attribute == "image.brightness", "the earlier in the order of causes names it"
+    assert {word.text for word in one.cue.words} & {"sharp pictures", "blurred pictures"}
+    apart = pictured(audited(twins(1, follows=False), tmp_path / "b"))
+    assert {f.cue.attribute for f in apart} == {"image.brightness", "image.sharpness"}
+
+
+def test_a_property_that_a_column_does_not_bring_about_stays_a_finding_beside_it(tmp_path):
+    made = cue_world(1200, 5)
+    values = drawn(1200, 5)
+    rng = np.random.default_rng(6)
+    # the same classes are bright, whatever the place
+    bright = rng.random(1200) < np.where(made.labels == 1, 0.8, 0.2)
+    values[bright, IMAGE_PROPERTIES.index("brightness")] += 2
+    result = audited(replace(made, properties=values), tmp_path / "run", replace(OPTIONS, attributes=("place",)))
+    assert {f.cue.attribute for f in result.findings if f.kind == "value"} == {"attributes.place", "image.brightness"}
+    # nobody asked for the brightness: it has weights of its own, and those of the declared column stay as they are
+    without = audited(made, tmp_path / "without", replace(OPTIONS, attributes=("place",)))
+    weights = result.rows["weights"]
+    assert weights["weight"].equals(without.rows["weights"]["weight"])
+    assert not weights["weight.image.brightness"].equals(weights["weight"])
+    assert result.rows["balanced"].equals(without.rows["balanced"])
+    assert json.loads(result.rows["balanced"].schema.metadata[b"columns"]) == ["attributes.place"]
+
+
+def test_png_against_jpeg_of_one_quality_is_a_cue(tmp_path):
+    made = world(1)
+    quality = made.properties[:, IMAGE_PROPERTIES.index("jpeg_quality")]
+    quality[:] = np.where((made.labels == 0) & (np.arange(N) % 10 > 0), np.nan, 90)
+    (finding,) = pictured(audited(made, tmp_path / "run"))
+    assert (finding.cue.value, finding.class_name) == (NO_JPEG, "class 0")
+
+
+def test_a_jpeg_of_a_rare_quality_is_a_jpeg():
+    raw = Attribute(
+        column="image.jpeg_quality", values=("75", "90", "95"), codes=np.repeat([0, 1, 2, -1], [40, 40, 3, 20])
+    )
+    ends = named_ends(binned_like(raw, [raw]), [raw])
+    (part,) = ends.parts
+    names = np.array([*part.values, "none"])[part.codes]
+    assert set(names[80:83]) == {"none"}
+    assert set(names[83:]) == {NO_JPEG}
+
+
+def test_declared_columns_are_rehearsed_before_image_properties(tmp_path):
+    made = cue_world(1200, 5)
+    values = drawn(1200, 5)
+    rng = np.random.default_rng(6)
+    for name in ("brightness", "sharpness", "saturation"):  # each tied more strongly than the place
+        changed = rng.random(1200) < np.where(made.labels == 1, 0.98, 0.02)
+        values[changed, IMAGE_PROPERTIES.index(name)] += 2
+    result = audited(replace(made, properties=values), tmp_path / "run", replace(OPTIONS, attributes=("place",)))
+    first, *others = (column.attribute for column in result.rehearsal.columns)
+    assert first == "attributes.place"
+    assert len(others) == 2
+
+
+def test_a_property_tied_as_a_whole_is_no_finding_and_keeps_nothing_from_a_pass(tmp_path):
+    made = world(1)
+    column = made.properties[:, IMAGE_PROPERTIES.index("brightness")]
+    some = (made.labels == 0) & (np.random.default_rng(8).random(N) < 0.4)
+    column[some] *= 0.2
+    result = audited(made, tmp_path / "run")
+    (table,) = result.attributes
+    assert table.tied
+    assert not result.findings
+    assert result.verdict is None, result.sentence
+
+
+def test_a_text_stands_beside_an_image_property_that_goes_with_the_same_images(tmp_path):
+    made = cue_world(1200, 5)
+    values = drawn(1200, 5)
+    water = np.array([place == "water" for place in made.attributes["place"]])
+    values[water, IMAGE_PROPERTIES.index("brightness")] += 2
+    without = audited(replace(made, attributes={}), tmp_path / "a")
+    beside = audited(replace(made, attributes={}, properties=values), tmp_path / "b")
+    assert pictured(beside)
+    texts = [f.cue.name for f in without.findings if f.kind == "text"]
+    assert texts
+    assert [f.cue.name for f in beside.findings if f.kind == "text"] == texts

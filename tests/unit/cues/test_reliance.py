@@ -221,6 +221,26 @@ def test_a_follower_is_explained_by_the_column_that_it_follows():
     assert not of_follower.fails_where
 
 
+def test_a_twin_that_is_tied_as_strongly_and_drawn_apart_explains_nothing():
+    """The model hangs on the place and on its twin, each drawn from the class alone: neither stands for the other."""
+    rng = np.random.default_rng(13)
+    classes = rng.integers(0, 2, 4000)
+    place, twin = tied(rng, classes, 0.75), tied(rng, classes, 0.75)
+    misled = (place != (classes == 0)).astype(float) + (twin != (classes == 0))
+    answers = np.where(rng.random(4000) < 0.05 + 0.25 * misled, 1 - classes, classes)
+    aligned = np.array([[False, True], [True, False]])
+    others = [
+        OtherColumn(name="place", codes=place, aligned=aligned, of=("place=1",)),
+        OtherColumn(name="twin", codes=twin, aligned=aligned, of=("twin=1",)),
+    ]
+    cues = [column("place=1", place), column("twin=1", twin)]
+    report = reliance_of([answers_alone(answers, 2)], cues, images(rng, classes), columns=others)
+    for (reliance,) in report.findings:
+        assert reliance.explained_by == ()
+        assert reliance.inseparable_from == ()
+        assert reliance.gap.gap.low > 0.05
+
+
 def test_a_watched_model_can_fail_where_and_no_more():
     rng = np.random.default_rng(12)
     classes = rng.integers(0, 2, 800)

@@ -137,6 +137,22 @@ def test_a_model_shortcut_fails_without_a_tie_in_the_data():
     assert outcome(audit_of(found)) == ("passed", 0)
 
 
+@pytest.mark.parametrize(("sure", "measured", "expected"), [
+    (False, True, "passed"),  # real classes differ in everything, a little
+    (True, True, "inconclusive"),
+    (False, False, "inconclusive"),  # a column that the user asked about
+])  # fmt: skip
+def test_a_property_that_nobody_declared_blocks_a_pass_only_if_its_tie_is_sure(sure, measured, expected):
+    found = replace(
+        inconclusive(),
+        cue=replace(confirmed().cue, attribute="image.brightness", value="dark pictures"),
+        association=replace(confirmed().association, above_delta=sure),
+    )
+    audit = audit_of(found)
+    audit = replace(audit, data=replace(audit.data, image_properties=("image.brightness",) if measured else ()))
+    assert gate(audit).outcome == expected
+
+
 def test_an_invalid_audit_is_4_whatever_was_asked():
     trust = replace(example_result().trust, valid=False, problems=("Shuffled labels gave findings.",))
     for findings in ((), (confirmed(),)):

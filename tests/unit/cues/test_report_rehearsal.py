@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from clipaudit.cues.report.document import File
 from clipaudit.cues.report.first_screen import plain_sentences
 from clipaudit.cues.report.markdown import markdown
 from clipaudit.cues.report.page import render
+from clipaudit.cues.report.rehearsed_arms import rehearsal_columns
 from clipaudit.cues.report.reliance_words import answerer_cell
 from clipaudit.cues.report.words import headline
 from clipaudit.cues.result.finding_parts import Verdict
@@ -132,6 +134,30 @@ def test_what_could_not_be_trained_says_why(panel):
     assert 'id="rehearsal"' not in render(report_of(example_result()))
 
 
+def test_weights_that_mend_nothing_beyond_chance_are_not_praised(panel):
+    column = panel.columns[0]
+    weak = replace(column.arms[1], gain=around(0.02, 0.05, 5794))
+    rehearsal = replace(panel, columns=(replace(column, arms=(column.arms[0], weak, *column.arms[2:])),))
+    parts = (reliance(Verdict.CONFIRMED), rehearsed_part(Verdict.CONFIRMED))
+    result = replace(with_findings(replace(confirmed(), reliance=parts)), rehearsal=rehearsal)
+    sentences = " ".join(plain_sentences(report_of(result)))
+    assert "the group weights make it no better beyond chance" in sentences
+    assert "78 %" not in sentences
+
+
+def test_the_balanced_subset_is_linked_where_it_balances_the_column_alone(panel):
+    result = replace(example_result(), rehearsal=panel)
+
+    def files(*columns):
+        table = result.rows["balanced"].replace_schema_metadata({"columns": json.dumps(columns)})
+        (part,) = rehearsal_columns(replace(result, rows={**result.rows, "balanced": table}))
+        return [line.file for line in part.lines]
+
+    assert files("attributes.place") == ["", "weights.parquet", "balanced_subset.txt"]
+    assert files("attributes.place", "attributes.camera") == ["", "weights.parquet", ""]
+    assert files("image.brightness") == ["", "weights.parquet", ""]
+
+
 def test_the_headline_names_who_relies_on_it(panel):
     parts = (reliance(Verdict.INCONCLUSIVE), rehearsed_part(Verdict.CONFIRMED))
     result = replace(with_findings(replace(confirmed(), reliance=parts)), rehearsal=panel)
@@ -141,7 +167,8 @@ def test_the_headline_names_who_relies_on_it(panel):
     assert "A model trained on these images answers only 41 % of “waterbird” without “water” right" in sentences
     assert "38 of the 50 points" in sentences
     assert "CLIP recognises only" not in sentences
-    assert "up to 83 % (balanced subset)" in sentences
+    assert "trained with the group weights, 78 % (95 % interval 74 % to 82 %)." in sentences
+    assert "83 %" not in sentences, "the best of several ways to train looks better than it is"
     assert "A model trained on these images takes" in markdown(report)
     page = render(report).replace("\u00a0", " ")
     case = page[page.index("“waterbird” with “land”") :]

@@ -109,7 +109,7 @@ def test_how_often_clip_agrees_with_captions_is_said(by_caption):
 
 def test_the_shift_to_other_rows_is_evidence(by_caption):
     _, result = by_caption
-    assert {row.cue for row in result.shift.rows} >= {"share of attributes.place = water"}
+    assert {row.cue for row in result.shift.rows} >= {"share of place = water"}
     assert any(item.name == "shift" for finding in result.findings for item in finding.evidence)
 
 

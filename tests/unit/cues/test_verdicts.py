@@ -40,6 +40,8 @@ def verdict(given):
         ({"reliance": (FAILS,)}, Verdict.FAILS_WHERE),
         ({"reliance": (FAILS,), "association": NONE}, Verdict.INCONCLUSIVE),
         ({"reliance": (replace(FAILS, answerer="given"),), "association": NONE}, Verdict.MODEL_ONLY),
+        # what is trained on these images alone cannot have learned it elsewhere
+        ({"reliance": (replace(RELIES, answerer="rehearsed"),), "association": NONE}, Verdict.INCONCLUSIVE),
         ({"reliance": (NEEDED,)}, Verdict.NEEDED),
         ({"reliance": (NEEDED,), "association": NONE}, Verdict.NEEDED),
         ({"reliance": (replace(RELIES, needed=True),)}, Verdict.CONFIRMED),

@@ -1,0 +1,110 @@
+"""Which image properties are one cue: they part the classes alike, and go together inside classes (S6b)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from clipaudit.arrays import Bools, Float64s, Ints
+from clipaudit.cues.findings.measured_reliance import ValueCue, having_of
+from clipaudit.cues.measure.context import Context
+from clipaudit.cues.measure.picture_columns import cause_rank, degrees
+from clipaudit.cues.result.column_words import is_measured
+
+_ABOUT_AS_STRONG: Final = 2 / 3
+"""Of the strongest's lower limit."""
+_SURE: Final = 1.645
+"""One-sided 5 %."""
+_LEAST: Final = 5
+"""Images of a class with a cue, and without it, from which the class says how another one goes with it."""
+
+
+def with_one_property(context: Context, ranked: Sequence[tuple[float, ValueCue]]) -> list[ValueCue]:
+    """The cues, strongest first, with one image property for each way that those part the classes: a blurred class has
+    small files, too. ranked: cues with the lower limits of their D, strongest first.
+
+    Two are one only if they also go together inside classes: with two classes everything parts them alike. Those that
+    follow so from a stronger value of a declared column are named beside that. Of those about as strong as the
+    strongest the one names the finding that the others follow from.
+    """
+    result: list[ValueCue] = []
+    done: set[int] = set()
+    for limit, cue in ranked:
+        if id(cue) in done or not is_measured(cue.screen.attribute.column):
+            result += [] if id(cue) in done else [cue]
+            continue
+        alike = [(low, other) for low, other in ranked if id(other) not in done and _is_one(context, cue, other)]
+        done |= {id(other) for _, other in alike}
+        same_side = [(low, other) for low, other in alike if bool((other.upper == cue.upper).all())]
+        strong = [other for low, other in same_side if low >= _ABOUT_AS_STRONG * limit]
+        first = min(strong, key=lambda other: cause_rank(other.screen.attribute.column))
+        others = tuple(dict.fromkeys(other.word for _, other in same_side if other.screen is not first.screen))
+        declared = (n for n, other in enumerate(result) if _unasked(context, cue) and not _unasked(context, other))
+        stronger = next((n for n in declared if same_cue(context, result[n], cue)), None)
+        if stronger is None:
+            result.append(replace(first, also=others))
+        elif bool((result[stronger].upper == cue.upper).all()):
+            result[stronger] = replace(result[stronger], also=(*result[stronger].also, first.word, *others))
+    return result
+
+
+def _unasked(context: Context, cue: ValueCue) -> bool:
+    """Whether it is an image property that nobody declared."""
+    return cue.screen.attribute.column in context.measured
+
+
+def _is_one(context: Context, cue: ValueCue, other: ValueCue) -> bool:
+    """Whether another value is the same cue as an image property's: of one that was declared, its other end alone."""
+    if other is cue:
+        return True
+    own = other.screen is cue.screen
+    return (own or (_unasked(context, cue) and _unasked(context, other))) and same_cue(context, cue, other)
+
+
+def same_cue(context: Context, first: ValueCue, second: ValueCue) -> bool:
+    """Whether an image property, `second`, parts the classes as another cue does and goes with it inside classes.
+
+    It does where, inside the classes that have the first or inside those that lack it, images with the first have more
+    of the second: D above delta, and surely above 0. Where no class has images with the first and without it, nothing
+    tells them apart.
+    """
+    same = bool((first.upper == second.upper).all())
+    if not same and not bool((first.upper == ~second.upper).all()):
+        return False
+    # copies are one image
+    rows = np.unique(context.facts.cluster, return_index=True)[1]
+    having = having_of(first.screen.attribute.codes[rows], first.value)
+    degree = degrees(second.screen.attribute, second.value)[rows]
+    truth = context.design.truth[rows]
+    inside = (having >= 0) & np.isfinite(degree)
+    told = False
+    for side in (first.upper, ~first.upper):
+        part = inside & side[truth]
+        d, error = inside_difference(degree[part], having[part] == 1, truth[part])
+        d = d if same else -d
+        told = told or bool(np.isfinite(error))
+        if d > context.options.delta_warn and d > _SURE * error:
+            return True
+    return not told
+
+
+def inside_difference(values: Float64s, having: Bools, truth: Ints) -> tuple[float, float]:
+    """D of values (n,) between images with a cue (n,) and without it inside classes (n,), and its standard error under
+    independence; (0, inf) where no class has five of both.
+
+    Classes count by Mantel and Haenszel's n1 n0 / (n1 + n0).
+    """
+    total = weight = 0.0
+    for k in np.unique(truth).tolist():
+        own, other = values[having & (truth == k)], values[~having & (truth == k)]
+        if min(len(own), len(other)) < _LEAST:
+            continue
+        below, above = (np.searchsorted(np.sort(other), own, side=side).sum() for side in ("left", "right"))
+        share = len(own) * len(other) / (len(own) + len(other))
+        total += share * float(below + above - len(own) * len(other)) / (len(own) * len(other))
+        weight += share
+    # Mann and Whitney: var A = (n1 + n0 + 1) / (12 n1 n0), D = 2 A - 1
+    return (total / weight, float(np.sqrt(1 / (3 * weight)))) if weight else (0.0, float("inf"))
