@@ -2,6 +2,7 @@
 
 python benchmarks/image_properties.py planted   20 seeds of each of: a class tinted, bordered, darkened, blurred
 python benchmarks/image_properties.py clean     20 seeds: classes that have nothing to do with their pictures
+python benchmarks/image_properties.py twins     500 draws of two properties, apart or one after the other: one cue?
 python benchmarks/image_properties.py cost [TAR ...]   decoding alone and with properties, alternating; ms an image
 python benchmarks/image_properties.py report    an audit of 2,000 images x 16 heads x 8 classes with and without them
 
@@ -13,6 +14,7 @@ begin at `--seed` (default 4100, which no test uses). CPU seconds; other load on
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import statistics
 import sys
@@ -36,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from options import parse, parser_for
 
 from clipaudit.cues import AuditOptions, AuditResult, audit_cues
+from clipaudit.cues.findings.same_cue import go_together
 from clipaudit.demo.world.datasets import samples
 from clipaudit.schema import IMAGE_PROPERTIES
 from clipaudit.shards.image_header import read_header
@@ -160,6 +163,30 @@ def clean(seeds: range) -> None:
     say(clean=without, seeds=len(seeds))
 
 
+def twins(seed: int) -> None:
+    """Two properties that part the classes alike: how often they count as one cue, by images and classes."""
+    rng = np.random.default_rng(seed)
+    draws = 500
+    for n, classes in itertools.product((200, 400, 800, 2000), (2, 4)):
+        labels = np.arange(n) % classes
+        one = Counter({"apart": 0, "follows": 0})
+        for _ in range(draws):
+            first, twin = (rng.random(n) < np.where(labels == 0, HAVING, BY_CHANCE) for _ in range(2))
+            having = _thirds(rng.normal(size=n) + 2.5 * first) == 2
+            one["apart"] += _together(labels, having, _thirds(rng.normal(size=n) + 2.5 * twin))
+            one["follows"] += _together(labels, having, _thirds(rng.normal(size=n) + 1.5 * first))
+        say(images=n, classes=classes, draws=draws, called_one=dict(one))
+
+
+def _thirds(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.searchsorted(np.quantile(values, (1 / 3, 2 / 3)), values).astype(np.float64)
+
+
+def _together(labels: npt.NDArray[np.int64], having: npt.NDArray[np.bool_], other: npt.NDArray[np.float64]) -> bool:
+    sides = [labels == 0, labels != 0]
+    return any(go_together(other[side], having[side], labels[side], OPTIONS.delta_warn) for side in sides)
+
+
 def report_cost(seed: int) -> None:
     """2,000 images x 16 heads x 8 classes: CPU seconds with and without image properties, alternating."""
     rng = np.random.default_rng(seed)
@@ -238,7 +265,7 @@ def cost(tars: list[str]) -> None:
 
 def main() -> None:
     parser = parser_for(__doc__)
-    parser.add_argument("what", nargs="?", choices=("planted", "clean", "cost", "report"), default="planted")
+    parser.add_argument("what", nargs="?", choices=("planted", "clean", "twins", "cost", "report"), default="planted")
     parser.add_argument("tars", nargs="*")
     parser.add_argument("--seed", type=int, default=4100)
     parser.add_argument("--seeds", type=int, default=20)
@@ -248,6 +275,8 @@ def main() -> None:
         planted(seeds)
     elif arguments.what == "clean":
         clean(seeds)
+    elif arguments.what == "twins":
+        twins(arguments.seed)
     elif arguments.what == "report":
         report_cost(arguments.seed)
     else:

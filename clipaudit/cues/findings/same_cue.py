@@ -74,21 +74,28 @@ def same_cue(context: Context, first: ValueCue, second: ValueCue) -> bool:
     same = bool((first.upper == second.upper).all())
     if not same and not bool((first.upper == ~second.upper).all()):
         return False
-    # copies are one image
-    rows = np.unique(context.facts.cluster, return_index=True)[1]
+    # of the sample, like all that is measured between two cues; copies are one image
+    alone = np.unique(context.sampled.cluster, return_index=True)[1]
+    rows, truth = context.scan.sample[alone], context.truth[alone]
     having = having_of(first.screen.attribute.codes[rows], first.value)
     degree = degrees(second.screen.attribute, second.value)[rows]
-    truth = context.design.truth[rows]
     inside = (having >= 0) & np.isfinite(degree)
     told = False
     for side in (first.upper, ~first.upper):
         part = inside & side[truth]
-        d, error = inside_difference(degree[part], having[part] == 1, truth[part])
-        d = d if same else -d
-        told = told or bool(np.isfinite(error))
-        if d > context.options.delta_warn and d > _SURE * error:
+        towards = degree[part] if same else -degree[part]
+        together = go_together(towards, having[part] == 1, truth[part], context.options.delta_warn)
+        if together:
             return True
+        told = told or together is not None
     return not told
+
+
+def go_together(values: Float64s, having: Bools, truth: Ints, delta: float) -> bool | None:
+    """Whether images with a cue (n,) surely have more of something, values (n,), inside classes (n,), by more than
+    `delta`; None where no class has five images with the cue and five without it."""
+    d, error = inside_difference(values, having, truth)
+    return d > delta and d > _SURE * error if np.isfinite(error) else None
 
 
 def inside_difference(values: Float64s, having: Bools, truth: Ints) -> tuple[float, float]:

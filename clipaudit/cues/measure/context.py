@@ -94,7 +94,7 @@ class Context:
     scan: Scan = field(repr=False)
     attributes: tuple[AttributeScreen, ...]
     ranges: Mapping[str, str]
-    """Names of ends of image properties -> what they hold, `image.brightness up to 0.31`."""
+    """Names of ends of image properties -> what they hold, `picture brightness up to 0.31`."""
     measured: tuple[str, ...]
     """The image properties that were tested; those tied to the classes are among `attributes`."""
     columns: tuple[ColumnTest, ...]

@@ -15,7 +15,7 @@ import numpy as np
 
 from clipaudit.arrays import Float64s, Ints
 from clipaudit.cues.measure.context import ColumnTest
-from clipaudit.cues.result.column_words import PREFIX, is_measured
+from clipaudit.cues.result.column_words import PREFIX, column_in_words, is_measured
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen, Omnibus, attribute_screen, cramers_v, unusable
 from clipaudit.cues.statistics.columns import (
@@ -74,7 +74,7 @@ class NamedEnds:
     parts: list[Attribute]
     """Of each set of images."""
     ranges: dict[str, str]
-    """Name of an end -> what it holds, `up to 0.31`."""
+    """Name of an end -> what it holds, `picture brightness up to 0.31`."""
 
 
 def named_ends(binned: Sequence[Attribute], raw: Sequence[Attribute]) -> NamedEnds:
@@ -90,7 +90,7 @@ def named_ends(binned: Sequence[Attribute], raw: Sequence[Attribute]) -> NamedEn
     if len(places) >= 2:
         for place, name, end in ((places[0], low, 0), (places[-1], high, -1)):
             number = values[place].split(" to ")[-1 if end == 0 else 0]
-            ranges[name] = f"{column} {'up to' if end == 0 else 'from'} {number}"
+            ranges[name] = f"{column_in_words(column)} {'up to' if end == 0 else 'from'} {number}"
             values[place] = name
     others = column == f"{PREFIX}jpeg_quality" and int((raw[0].codes < 0).sum()) >= RARE
     if others:

@@ -129,8 +129,12 @@ def test_captions_without_labels_show_the_birds_shortcut_and_nothing_fails(capti
     result = audited(captioned, attributes=("place",), **TRAIN, **TEST)
     assert result.settings.classes_from == "caption"
     check_only_observed(result)
-    (found,) = value_findings(result)
+    (found,) = [finding for finding in value_findings(result) if finding.cue.attribute == "attributes.place"]
     assert names(found.cue.words[1].text, WAYS[found.cue.value])
+    # few captions name a class: that brightness follows from the place is not sure, and it stands for itself
+    others = [finding for finding in value_findings(result) if finding is not found]
+    assert all(finding.cue.attribute.startswith("image.") for finding in others)
+    assert found.rank < min((finding.rank for finding in others), default=99)
     left_out = result.data.left_out
     assert result.data.rows + left_out.unnamed + left_out.ambiguous == 2000
     assert 0.8 * 2000 < left_out.unnamed < 0.9 * 2000, "most captions of this world say duck, or bird"
@@ -162,7 +166,10 @@ def check_planted(result):
     # a style, a place and a tint can be seen in the pictures' own properties, too
     pictures = [finding for finding in result.findings if finding.kind != "text"]
     assert all(finding.cue.attribute.startswith("image.") for finding in pictures)
-    assert {name for finding in pictures for name in finding.class_name.split(", ")} <= set(ways)
+    # a clean class may share a property with one that has a cue: with seed 1 books are small files as well as cats
+    assert all(set(finding.class_name.split(", ")) & set(ways) for finding in pictures)
+    ends = {(finding.class_name, finding.cue.value) for finding in pictures if finding.side == "has"}
+    assert ends >= {("cat", "pale pictures"), ("car", "bright pictures")}, "without colour, and in snow"
 
 
 @pytest.mark.full

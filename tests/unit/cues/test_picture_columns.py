@@ -9,6 +9,7 @@ import pytest
 from clipaudit.cues.measure.picture_columns import NO_JPEG, named_ends
 from clipaudit.cues.options import AuditOptions
 from clipaudit.cues.pipeline import audit_cues
+from clipaudit.cues.result.column_words import column_in_words
 from clipaudit.cues.result.finding_parts import Verdict
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.columns import binned_like, omnibus_p, sequential_p
@@ -86,7 +87,9 @@ def test_a_planted_property_is_a_finding_with_a_plain_name(tmp_path, name, chang
     (table,) = [table for table in result.attributes if table.attribute == f"image.{name}"]
     assert table.tied
     if end != NO_JPEG:
-        assert any(word.text.startswith(f"image.{name} ") for word in finding.cue.words), "which numbers the end holds"
+        assert any(word.text.startswith(f"{column_in_words(f'image.{name}')} ") for word in finding.cue.words), (
+            "which numbers the end holds"
+        )
 
 
 def test_properties_that_part_the_classes_alike_are_one_finding(tmp_path):
@@ -163,7 +166,7 @@ def test_rare_bins_have_no_name_of_an_end():
     )
     ends = named_ends([binned], [binned])
     assert ends.parts[0].values == ("tall pictures", "wide pictures", "(rare values)")
-    assert ends.ranges == {"tall pictures": "image.aspect up to 0.75", "wide pictures": "image.aspect from 1.333"}
+    assert ends.ranges == {"tall pictures": "picture shape up to 0.75", "wide pictures": "picture shape from 1.333"}
 
 
 def twins(seed, follows):
