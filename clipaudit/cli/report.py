@@ -174,7 +174,7 @@ def report(
     )
     check_out(config.out)
     tell(
-        f"auditing {count(len(opened_run), 'image')}: on two cores thousands take half a minute, a million two;"
+        f"auditing {count(len(opened_run), 'image')}: thousands take half a minute on two cores, a million two minutes;"
         f" {config.out} is written at the end"
     )
     column = None if split is None else split.removeprefix("json:").rpartition(".")[2]
