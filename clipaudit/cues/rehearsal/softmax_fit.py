@@ -8,18 +8,15 @@ from typing import Final
 import numpy as np
 
 from clipaudit.arrays import Float32s, Float64s, Ints
+from clipaudit.cues.rehearsal.curvature import Curvature, block_curvature, blocks_pay, diagonal_curvature
 
 _PAIRS: Final = 8
 """Pairs of steps and gradient changes that L-BFGS remembers."""
 _STEPS: Final = 150
-_TOLERANCE: Final = 2e-4
-"""Largest entry of the preconditioned gradient at which a problem is solved."""
 _ARMIJO: Final = 1e-4
 _HALVINGS: Final = 8
 _SCORES: Final = 2**23
 """Scores that are held at a time: rows x problems x classes."""
-_CURVATURE: Final = 0.1
-"""About p (1 - p) of a fitted model's probabilities."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -65,13 +62,18 @@ def fit_softmax(
     shares = (weights / totals[:, None]).astype(np.float32)
     r = features.shape[1]
     solved_w, solved_b = np.zeros((R, classes, r), np.float32), np.zeros((R, classes), np.float32)
-    variance = np.einsum("nr,nr->r", features, features, dtype=np.float64) / max(n, 1)
+    begin = (solved_w, solved_b) if start is None else (start.weights, start.bias)
+    if blocks_pay(R, n, r):
+        middle = (part.mean(axis=0, dtype=np.float64).astype(np.float32) for part in (shares, *begin))
+        curvature: Curvature = block_curvature(features, float(penalty.mean()), *middle)
+    else:
+        variance = np.einsum("nr,nr->r", features, features, dtype=np.float64) / max(n, 1)
+        curvature = diagonal_curvature(variance, penalty, classes)
     at_once = max(1, _SCORES // max(n * classes, 1))
     for first in range(0, R, at_once):
-        chunk = slice(first, min(first + at_once, R))
-        begin = None if start is None else (start.weights[chunk], start.bias[chunk])
-        problem = _Problem(features, truth, classes, shares[chunk], penalty[chunk], variance)
-        parameters = _minimise(problem, problem.packed(begin))
+        chunk = np.arange(first, min(first + at_once, R))
+        problem = _Problem(features, truth, classes, shares[chunk], penalty[chunk])
+        parameters = _minimise(problem, curvature.take(chunk), problem.packed(begin[0][chunk], begin[1][chunk]))
         solved_w[chunk], solved_b[chunk] = problem.unpacked(parameters)
     return SoftmaxFits(weights=solved_w, bias=solved_b)
 
@@ -79,23 +81,12 @@ def fit_softmax(
 class _Problem:
     """R objectives over one set of features; parameters are (R, K (r + 1)), the bias last of each class."""
 
-    def __init__(
-        self, features: Float32s, truth: Ints, classes: int, shares: Float32s, penalty: Float64s, variance: Float64s
-    ) -> None:
+    def __init__(self, features: Float32s, truth: Ints, classes: int, shares: Float32s, penalty: Float64s) -> None:
         self._features, self._truth, self._classes, self._shares = features, truth, classes, shares
         self._penalty = penalty.astype(np.float32)
-        r = features.shape[1]
-        # a diagonal Hessian: p (1 - p) var_j + penalty; the bias has variance 1 and no penalty
-        diagonal = np.full((len(penalty), classes, r + 1), _CURVATURE, np.float64)
-        diagonal[:, :, :r] = _CURVATURE * variance + penalty[:, None, None] + 1e-9
-        self.inverse: Float32s = (1 / diagonal).reshape(len(penalty), -1).astype(np.float32)
 
-    def packed(self, begin: tuple[Float32s, Float32s] | None) -> Float32s:
-        R, r = len(self._shares), self._features.shape[1]
-        parameters = np.zeros((R, self._classes, r + 1), np.float32)
-        if begin is not None:
-            parameters[:, :, :r], parameters[:, :, r] = begin
-        return parameters.reshape(R, -1)
+    def packed(self, weights: Float32s, bias: Float32s) -> Float32s:
+        return np.concatenate([weights, bias[:, :, None]], axis=2).reshape(len(bias), -1)
 
     def unpacked(self, parameters: Float32s) -> tuple[Float32s, Float32s]:
         shaped = parameters.reshape(len(parameters), self._classes, -1)
@@ -145,7 +136,7 @@ class _Memory:
         self.steps = [step[chosen] for step in self.steps]
         self.changes = [change[chosen] for change in self.changes]
 
-    def direction(self, gradient: Float32s, inverse: Float32s) -> Float32s:
+    def direction(self, gradient: Float32s, curvature: Curvature) -> Float32s:
         """(Q, p) minus the approximate inverse Hessian times the gradient."""
         q = gradient.copy()
         parts: list[tuple[Float32s, Float32s, Float32s, Float32s]] = []
@@ -156,10 +147,10 @@ class _Memory:
             alpha = rho * _inner(step, q)
             q -= alpha[:, None] * change
             parts.append((step, change, rho, alpha))
-        q *= inverse
+        q = curvature.solve(q)
         if self.steps:
             step, change = self.steps[-1], self.changes[-1]
-            scale = _inner(step, change) / np.maximum(_inner(change, inverse * change), 1e-12)
+            scale = _inner(step, change) / np.maximum(_inner(change, curvature.solve(change)), 1e-12)
             q *= np.clip(scale, 1e-2, 1e2).astype(np.float32)[:, None]
         for step, change, rho, alpha in reversed(parts):
             q += (alpha - rho * _inner(change, q))[:, None] * step
@@ -171,25 +162,29 @@ def _inner(a: Float32s, b: Float32s) -> Float32s:
     return products
 
 
-def _minimise(problem: _Problem, parameters: Float32s) -> Float32s:
+def _minimise(problem: _Problem, curvature: Curvature, parameters: Float32s) -> Float32s:
     """The parameters (R, p) at the minima, from parameters to begin with; solved problems drop out."""
     result = parameters.copy()
     active = np.arange(len(parameters))
     value, gradient = problem.value_and_gradient(parameters, active)
-    memory, inverse = _Memory(), problem.inverse
+    memory = _Memory()
     for _ in range(_STEPS):
-        going = np.flatnonzero(np.abs(gradient * np.sqrt(inverse)).max(axis=1) > _TOLERANCE)
-        if len(going) < len(active):
-            result[active] = parameters
+        direction = memory.direction(gradient, curvature)
+        slope = _inner(direction, gradient)
+        bad = slope >= 0
+        if bad.any():
+            direction[bad] = -curvature.take(bad).solve(gradient[bad])
+            slope[bad] = _inner(direction[bad], gradient[bad])
+        solved = curvature.solved(gradient, slope)
+        if solved.any():
+            # the step is known already, and too short to fail
+            result[active[solved]] = parameters[solved] + direction[solved]
+            going = np.flatnonzero(~solved)
             active, parameters, value, gradient = active[going], parameters[going], value[going], gradient[going]
-            inverse = inverse[going]
+            direction, slope, curvature = direction[going], slope[going], curvature.take(going)
             memory.take(going)
         if not len(active):
             break
-        direction = memory.direction(gradient, inverse)
-        slope = _inner(direction, gradient)
-        bad = slope >= 0
-        direction[bad], slope[bad] = -(inverse * gradient)[bad], -_inner(inverse * gradient, gradient)[bad]
         moved, new_value, new_gradient = _step(problem, active, parameters, value, direction, slope)
         memory.add(moved - parameters, new_gradient - gradient)
         stalled = new_value >= value - 1e-7 * np.maximum(np.abs(value), 1e-3)

@@ -9,6 +9,7 @@ import pytest
 
 from clipaudit.cues.answerers.rehearsed import rehearsed_answerer
 from clipaudit.cues.measure.image_facts import image_facts
+from clipaudit.cues.rehearsal.curvature import blocks_pay
 from clipaudit.cues.rehearsal.features import standardisation
 from clipaudit.cues.rehearsal.folds import cross_folds, split_fold
 from clipaudit.cues.rehearsal.rehearsal import rehearse
@@ -33,11 +34,14 @@ def probabilities(logits):
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-def test_a_fit_is_that_of_scikit_learn(classes):
+@pytest.mark.parametrize(("dims", "weightings", "blocks"), [(12, 3, True), (100, 1, False)])
+def test_a_fit_is_that_of_scikit_learn(classes, dims, weightings, blocks):
     from sklearn.linear_model import LogisticRegression
 
-    embedding, truth = blobs(400, 12, classes, 0)
-    weights = np.random.default_rng(1).random((3, 400)) + 0.1
+    embedding, truth = blobs(400, dims, classes, 0)
+    # weights as a balanced column gives them: most images count little, a few much
+    weights = np.random.default_rng(1).choice([0.1, 5.0], (weightings, 400), p=[0.9, 0.1])
+    assert blocks_pay(weightings, 400, dims) == blocks
     features = standardisation(embedding, np.arange(400))(embedding)
     fits = fit_softmax(features, truth, classes, weights, 1 / (0.1 * weights.sum(axis=1)))
     plain = (embedding - embedding.mean(axis=0)) / embedding.std(axis=0)
