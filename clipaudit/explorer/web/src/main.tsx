@@ -4,6 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import { lost, newShards, takeToken, toast, useAnswer, watch } from "./api";
 import { Bar } from "./bar";
 import { Basket } from "./basket";
+import { Beside } from "./beside";
 import { CodeDialog, KeysDialog, TagDialog, type Target } from "./dialogs";
 import { Facets } from "./facets";
 import { Findings } from "./findings";
@@ -117,7 +118,7 @@ function App() {
         </section>
         <section class="right" id="wall" aria-label="Wall of images">
           <Bar state={state} wall={wall} columns={columns.value ?? []} run={run.value} hasQuestion={asked} onCode={() => setDialog("code")} onTag={() => setDialog("tag")} />
-          {strips ? <Strips head={state.focus} state={state} /> : <WallView wall={wall} state={state} hasQuestion={asked} />}
+          {asked && state.beside.length > 0 ? <Beside state={state} /> : strips ? <Strips head={state.focus} state={state} /> : <WallView wall={wall} state={state} hasQuestion={asked} />}
         </section>
       </main>
       {message && (
