@@ -17,6 +17,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from clipaudit.errors import ClipauditError, UsageError
 from clipaudit.explorer.basket_routes import add_basket
+from clipaudit.explorer.beside_routes import add_beside
 from clipaudit.explorer.finding_routes import add_findings
 from clipaudit.explorer.label_log import LabelLog
 from clipaudit.explorer.label_routes import add_labels
@@ -139,6 +140,7 @@ def _add_routes(
     add_basket(explorer, workspace, reader, writing)
     add_what_if(explorer, workspace, writing)
     add_map(explorer, workspace, reader)
+    add_beside(explorer, workspace, reader)
     if labelling is not None:
         add_labels(explorer, labelling, writing)
     app.include_router(explorer, prefix=PREFIX)

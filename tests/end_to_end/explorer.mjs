@@ -19,6 +19,7 @@ const SCREENS = {
   heads: "?screen=heads&focus=L05H03",
   search: "?screen=search&text=a+photo+of+water&minus=a+photo+of+a+forest%3D0.5&head=L05H03",
   image: "?screen=images&open=0/18&where=place+%3D+water",
+  beside: "?screen=search&text=a+photo+of+water&head=L05H03&beside=embedding",
   map: "?screen=map&colour=attributes.place&inside=embedding:pca:0,0;30000,0;30000,65535;0,65535",
   whatif: "?screen=whatif&out=L05H03&out=L05H00&along=a+photo+of+water",
   basket: "?screen=basket&where=tags+is+not+null",
@@ -121,6 +122,23 @@ const scenarios = {
     const opened = new URL(page.url()).searchParams.get("open");
     await press("Escape"); await settled(page);
     return { where, moved, outline, chosen, toast, help, opened, closed: new URL(page.url()).searchParams.get("open") };
+  },
+
+  async beside() {
+    const page = await open();
+    await page.goto(config.url + "/?screen=heads&focus=L05H03"); await settled(page);
+    await page.fill(".detail form input", "a photo of water"); await page.keyboard.press("Enter"); await settled(page);
+    await page.selectOption(".detail select", "L05H00"); await settled(page);
+    const heads = await page.locator(".beside h3").allInnerTexts();
+    const ranks = await page.locator(".columns-two section").nth(1).locator(".ranks strong").allInnerTexts();
+    const headline = await page.locator(".beside .headline").innerText();
+    await page.goto(config.url + "/?screen=search&text=a+photo+of+water"); await settled(page);
+    await page.selectOption(".panel select >> nth=-1", "L05H03"); await settled(page);
+    const search = await page.locator(".beside h3").allInnerTexts();
+    await page.fill("#filter", "place = land"); await page.keyboard.press("Enter"); await settled(page);
+    const filtered = await page.locator(".beside .headline").innerText();
+    await page.locator(".ranked .thumb").first().click(); await settled(page);
+    return { heads, ranks, headline, search, filtered, opened: new URL(page.url()).searchParams.get("open") };
   },
 
   async map() {

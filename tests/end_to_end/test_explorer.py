@@ -169,6 +169,18 @@ def test_every_screen_is_whole_and_open_to_all_at_400_and_1280_pixels_light_and_
     assert faults == []
 
 
+def test_one_question_by_two_heads_side_by_side(tools, page):
+    seen = play("beside", tools, page)
+    assert seen["heads"][:2] == ["By L05H03", "By L05H00"]
+    assert "High by L05H03, low by L05H00" in seen["heads"]
+    assert seen["ranks"] == [str(rank) for rank in range(1, 25)]
+    assert "1,000 images" in seen["headline"]
+    assert seen["search"][:2] == ["By the whole embedding", "By L05H03"]
+    assert "Rank correlation" in seen["filtered"]
+    assert "1,000 images" not in seen["filtered"]
+    assert seen["opened"] is not None
+
+
 @pytest.mark.parametrize("plain", [False, True], ids=["webgl", "canvas"])
 def test_a_region_drawn_on_the_map_is_a_filter_and_told_apart(tools, page, plain):
     seen = play("map", tools, page, plain=plain)

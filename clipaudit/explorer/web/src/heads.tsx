@@ -1,6 +1,7 @@
 // Heads in words: a table, one head in detail, and for each of its texts the images at both ends.
 import { useState } from "preact/hooks";
 import { useAnswer } from "./api";
+import { BesideChoice } from "./beside";
 import { go, NO_QUESTION, type State } from "./state";
 import type { HeadFacts, HeadsAnswer, Row, Strip } from "./types";
 import { Loading, Missing, percent, Picture, Problem, title } from "./words";
@@ -53,7 +54,7 @@ export function Heads({ state }: { state: State }) {
 function Detail({ head, state }: { head: HeadFacts; state: State }) {
   const [own, setOwn] = useState("");
   const most = Math.max(...head.texts.map((each) => each.explained), 1e-9);
-  const ask = (text: string) => go({ ...NO_QUESTION, text: [text], head: [head.head], sort: "", group: "", open: "" });
+  const ask = (text: string) => go({ ...NO_QUESTION, beside: state.beside, text: [text], head: [head.head], sort: "", group: "", open: "" });
   return (
     <section class="card detail">
       <h3>{head.head} {head.role && <span class="pill">{head.role}</span>} <button type="button" class="quiet" aria-label="Close the head" onClick={() => go({ focus: "", text: [], head: [] })}>×</button></h3>
@@ -71,6 +72,7 @@ function Detail({ head, state }: { head: HeadFacts; state: State }) {
       <form onSubmit={(event) => { event.preventDefault(); if (own.trim()) ask(own.trim()); }}>
         <label class="stacked">Your own text <input value={own} maxLength={300} placeholder="a photo of the sea" onInput={(event) => setOwn(event.currentTarget.value)} /></label>
       </form>
+      {state.text.length > 0 && <BesideChoice state={state} none="Side by side with" />}
       <div class="buttons"><button type="button" onClick={() => go({ ...NO_QUESTION, screen: "search", head: [head.head], focus: "", open: "" })}>Search by this head</button></div>
     </section>
   );

@@ -4,6 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import { lost, newShards, takeToken, toast, useAnswer, watch } from "./api";
 import { Bar } from "./bar";
 import { Basket } from "./basket";
+import { Beside } from "./beside";
 import { CodeDialog, KeysDialog, TagDialog, type Target } from "./dialogs";
 import { Facets } from "./facets";
 import { Findings } from "./findings";
@@ -134,7 +135,7 @@ function App() {
         <section class="right" id="wall" aria-label="Wall of images">
           {state.screen === "label" ? <LabelStage labels={labels} /> : <>
           <Bar state={state} wall={wall} columns={columns.value ?? []} run={run.value} hasQuestion={asked} onCode={() => setDialog("code")} onTag={tag} />
-          {strips ? <Strips head={state.focus} state={state} /> : <WallView wall={wall} state={state} hasQuestion={asked} without={without} />}
+          {asked && state.beside.length > 0 ? <Beside state={state} /> : strips ? <Strips head={state.focus} state={state} /> : <WallView wall={wall} state={state} hasQuestion={asked} without={without} />}
           </>}
         </section>
       </main>

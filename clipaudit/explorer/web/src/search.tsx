@@ -1,6 +1,7 @@
 // A question in parts: texts, images and samples that add up, by the whole embedding or by chosen heads.
 import { useState } from "preact/hooks";
 import { toast, upload, useAnswer } from "./api";
+import { BesideChoice } from "./beside";
 import { go, type State } from "./state";
 import type { HeadsAnswer } from "./types";
 
@@ -25,7 +26,7 @@ export function Search({ state }: { state: State }) {
     else list[place] = value;
     const change = { [kind]: list } as Partial<State>;
     const left = parts.length - Number(value === null);
-    go(left ? change : { ...change, head: [], sort: state.sort.replace(/^-?score$/, "") });
+    go(left ? change : { ...change, head: [], beside: [], sort: state.sort.replace(/^-?score$/, "") });
   };
   const add = (kind: Kind, value: string) => {
     if (!value.trim() || state[kind].includes(value.trim())) return;
@@ -99,6 +100,7 @@ export function Search({ state }: { state: State }) {
           </div>
         </details>
       </fieldset>
+      {parts.length > 0 && <BesideChoice state={state} none="The same question beside it, by" />}
       {parts.length === 0 && <p class="muted">Or press <kbd>m</kbd> on an image of the wall for more like it.</p>}
     </>
   );

@@ -24,6 +24,8 @@ export interface State {
   study: string;
   /** What if: heads that are taken out, the text along which alone, the column of the groups, and on which images. */
   out: string[];
+  /** The heads by which the question is asked a second time, side by side; `embedding` for everything. */
+  beside: string[];
   along: string;
   by: string;
   among: string;
@@ -35,7 +37,7 @@ export interface State {
 }
 
 const QUESTION = ["text", "minus", "key", "image", "head"] as const;
-const LISTS = [...QUESTION, "out"] as const;
+const LISTS = [...QUESTION, "out", "beside"] as const;
 const WORDS = ["where", "sort", "group", "finding", "focus", "open", "size", "study", "along", "by", "among", "space", "method", "colour", "inside"] as const;
 
 export function parse(search: string): State {
@@ -64,7 +66,7 @@ export function question(state: State): URLSearchParams {
   return given;
 }
 
-export const NO_QUESTION = { text: [], minus: [], key: [], image: [], head: [] };
+export const NO_QUESTION = { text: [], minus: [], key: [], image: [], head: [], beside: [] };
 
 let current = parse(location.search);
 const listeners = new Set<() => void>();

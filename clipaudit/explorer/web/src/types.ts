@@ -164,6 +164,9 @@ export interface WhatIfAnswer {
 
 export interface Arm { name: string; out: string[]; along: string | null; by: string | null; where: string[]; command: string; accuracy: number[]; worst: (number | null)[] }
 
+export interface RankedRow extends Row { ranks: number[] }
+export interface BesideAnswer { first: RankedRow[]; second: RankedRow[]; first_alone: RankedRow[]; second_alone: RankedRow[]; matched: number; correlation: number | null; codes: AsCode[] }
+
 /** One thing in which the images of a region differ from the others. */
 export interface Difference { kind: "text" | "value" | "number"; name: string; value: string | null; inside: number; others: number; effect: number; q: number }
 export interface ApartAnswer { inside: number; others: number; tested: number; space: string; differences: Difference[]; no_texts: string | null; command: string | null }
