@@ -781,6 +781,19 @@ def example_rows() -> dict[str, pa.Table]:
         ),
         "review": pa.table({"finding": finding, **identity, "reason": reason}),
         "slices": pa.table(
-            {"answerer": pa.array(["rehearsed"] * 6), "slice": pa.array([error_slice().id] * 6), **identity}
+            {
+                "answerer": pa.array(["rehearsed"] * 6),
+                "slice": pa.array([error_slice().id] * 6),
+                **identity,
+                "wrong": pa.array([True, False] * 3),
+            }
+        ),
+        "answers": pa.table(
+            {
+                **identity,
+                "clip": pa.array([CLASSES[0]] * 6),
+                "rehearsed": pa.array([CLASSES[1]] * 6),
+                f"clip.without.{confirmed().id}": pa.array([CLASSES[1]] * 6),
+            }
         ),
     }

@@ -37,3 +37,9 @@ def damage_report(out: Path, change) -> None:
     document = json.loads(path.read_text())
     change(document)
     path.write_text(json.dumps(document))
+
+
+def is_unreachable(npm_says: str) -> bool:
+    """Whether npm found no registry, as opposed to a package or a lock file that is wrong."""
+    signs = ("ENOTFOUND", "ECONNREFUSED", "ECONNRESET", "EAI_AGAIN", "ETIMEDOUT", "ENETUNREACH", "network")
+    return any(sign in npm_says for sign in signs)

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Ints
+from clipaudit.cues.answer_table import answer_tables
 from clipaudit.cues.answerers.panel import panel_of
 from clipaudit.cues.findings.all_findings import findings_of
 from clipaudit.cues.findings.by_text import with_shift
@@ -150,7 +151,8 @@ class _Job(AuditInputs):
             given=everything.given,
             everything=facts,
             left_out=images.left_out,
-            rows=row_tables(context, findings, facts, test, columns, slices=slices.rows, doubtful=doubtful.rows),
+            rows=row_tables(context, findings, facts, test, columns, slices=slices.rows, doubtful=doubtful.rows)
+            | answer_tables(context, panel, findings),
             progress=progress,
         )
 

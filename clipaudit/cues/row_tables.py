@@ -15,7 +15,7 @@ Every table begins with `shard_id` int32, `index` int32, `key` string, `class` s
 
 Without labels there are no `weights`, `balanced` and `collect`: they would teach a model what nobody has checked.
 
-`heads.json` is `heads(result)`.
+`answers` comes from `answer_table`; `heads.json` is `heads(result)`.
 """
 
 from __future__ import annotations

@@ -35,18 +35,19 @@ class EventLog(Generic[T]):
     @property
     def version(self) -> int:
         """Changes with every event: bytes of the file."""
-        return self._stamp()[0]
+        return self.stamp[0]
 
     def state(self) -> T:
         """What the file holds now, including what others wrote; IntegrityError when it has more than MAX_BYTES."""
         with self._lock:
-            stamp = self._stamp()
+            stamp = self.stamp
             if self._read is None or stamp != self._read[0]:
                 self._read = stamp, self._state_of(self._lines(stamp[0]))
             return self._read[1]
 
-    def _stamp(self) -> tuple[int, int]:
-        """Bytes and time of the last change."""
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Bytes and time of the last change: what a state is kept under, also where somebody edits the file."""
         try:
             status = self.path.stat()
         except OSError:

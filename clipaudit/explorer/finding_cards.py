@@ -8,22 +8,21 @@ from typing import Any, Final
 from clipaudit.cues.report.words import MEANING, SHORT, slug
 from clipaudit.cues.result.finding_parts import Verdict
 from clipaudit.errors import IntegrityError
-from clipaudit.explorer.report_file import ReportFile
+from clipaudit.explorer.report_columns import ReportColumns
+from clipaudit.explorer.report_file import REJECTED, ReportFile
 from clipaudit.run.filter_terms import KEYWORDS, quoted
 from clipaudit.run.reader import Run
 
 _WORD: Final = re.compile(r"[A-Za-z_][\w.-]*")
 """A column or value that filters have without quotes."""
-_REJECTED: Final = (KeyError, TypeError, ValueError, IndexError, AttributeError)
-"""What a document of another form than `report.schema.json` ends in."""
 
 
 def finding_cards(run: Run, report: ReportFile) -> list[dict[str, Any]]:
     """A card a finding, in the report's order; IntegrityError when `report.json` is not of the expected form."""
     try:
-        columns = report.cue_columns()
+        columns = ReportColumns(report).cues()
         return [_card(run, report.audit, finding, columns) for finding in report.audit["findings"]]
-    except _REJECTED as error:
+    except REJECTED as error:
         where = report.storage.full("report.json")
         raise IntegrityError(f"{where} is damaged, or of another version: make the report again") from error
 
@@ -46,7 +45,7 @@ def summary(report: ReportFile) -> dict[str, Any]:
             "command": report.document["command"],
             "files": [{"name": file["name"], "about": file["about"]} for file in report.document["files"]],
         }
-    except _REJECTED as error:
+    except REJECTED as error:
         where = report.storage.full("report.json")
         raise IntegrityError(f"{where} is damaged, or of another version: make the report again") from error
 
@@ -70,12 +69,14 @@ def _card(run: Run, audit: dict[str, Any], finding: dict[str, Any], columns: dic
         "attribute": cue["attribute"],
         "value": cue["value"],
         "score_column": column,
+        "without": f"clip.without.{column.removeprefix('cue.')}.right",
         "association": finding["association"]["d"],
         "answerers": [_answerer(each) for each in finding["reliance"]],
         "cells": _cells(run, audit, finding),
         "evidence": [evidence["sentence"] for evidence in finding["evidence"]],
         "false_alarm": finding["false_alarm"],
         "needs": [str(need) for need in finding["needs"]],
+        "kind": finding["kind"],
         "class_filter": None if finding["label"] is None else label_filter(run, finding["label"]),
     }
 

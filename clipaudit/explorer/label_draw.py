@@ -11,7 +11,7 @@ import numpy as np
 
 from clipaudit.arrays import Float64s, Floats, Ints
 from clipaudit.errors import UsageError
-from clipaudit.explorer.label_log import Drawn, Stratum, Study, stamp
+from clipaudit.explorer.label_log import Drawn, LabelStudy, Stratum, stamp
 from clipaudit.explorer.report_file import ReportFile
 from clipaudit.explorer.workspace import Workspace
 from clipaudit.retrieval.row_table import RowTable
@@ -30,7 +30,7 @@ _FRAME: Final = re.compile(r"^(?:an? |the )?(?:photo|picture|image|scene)s? (?:o
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cue:
+class CandidateCue:
     """A finding that rests on a text, and the classes that are compared."""
 
     finding: str
@@ -40,14 +40,14 @@ class Cue:
     delta: float
 
 
-def cue_of(report: ReportFile, finding: str) -> Cue:
+def cue_of(report: ReportFile, finding: str) -> CandidateCue:
     """A finding of a report that labels can decide; UsageError for one that is not there, or rests on no text."""
     for each in report.audit["findings"]:
         if each["id"] != finding:
             continue
         if each["kind"] != "text":
             raise UsageError("this finding rests on a column already: labels are for cues that only a text names")
-        return Cue(
+        return CandidateCue(
             finding=finding,
             text=str(each["cue"]["name"]),
             sides=_sides(each["classes"]),
@@ -65,7 +65,7 @@ def _sides(rows: Sequence[Mapping[str, Any]]) -> dict[int | str, tuple[str, bool
     return sides
 
 
-def new_study(workspace: Workspace, cue: Cue, word: str, author: str, seed: int) -> Study:
+def new_study(workspace: Workspace, cue: CandidateCue, word: str, author: str, seed: int) -> LabelStudy:
     """A study of a cue with its whole draw; UsageError where too few images can be drawn.
 
     Loads the run's model where the text's vector is not stored yet.
@@ -87,7 +87,7 @@ def new_study(workspace: Workspace, cue: Cue, word: str, author: str, seed: int)
     score = cross_fitted(embedding, text, classes[used], np.random.default_rng([seed, 1]))
     strata, codes = _strata(cue, classes[used], parts[used], score)
     draw = rounds(codes, len(strata), np.random.default_rng([seed, 2]))
-    return Study(
+    return LabelStudy(
         **stamp(),
         author=author,
         run=run.directory.url,
@@ -160,13 +160,13 @@ def rounds(codes: Ints, count: int, rng: np.random.Generator) -> Ints:
 
 def _parts(workspace: Workspace, n: int) -> Any:  # noqa: ANN401 - (n,) texts
     """(n,) what the report used each row for; empty for rows that it did not use."""
-    column = None if workspace.report is None else workspace.report.columns(workspace.plain_rows()).get("audit.rows")
+    column = workspace.report_columns().get("audit.rows")
     if column is None:
         return np.full(n, "both", object)
     return np.array([value or "" for value in column.to_pylist()], object)
 
 
-def _strata(cue: Cue, classes: Ints, parts: Any, score: Float64s) -> tuple[list[Stratum], Ints]:  # noqa: ANN401
+def _strata(cue: CandidateCue, classes: Ints, parts: Any, score: Float64s) -> tuple[list[Stratum], Ints]:  # noqa: ANN401
     """Strata of equal size inside each side and part, and (n,) which one each image is in.
 
     Of a side with two classes both have the same chance to be drawn, image by image, as inside each.

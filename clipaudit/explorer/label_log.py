@@ -52,7 +52,7 @@ class Drawn:
 
 
 @checked(frozen=True, kw_only=True, config=_STRICT)
-class Study:
+class LabelStudy:
     """What is labelled: a cue, the column that the answers become, and the images in the order of the draw."""
 
     id: str
@@ -124,22 +124,24 @@ class StudyVerdict:
     sentence: str
     more: int | None = None
     """Labels that are still needed, about."""
+    found: str = ""
+    """Id of the report's finding on the column; empty where it has none."""
 
 
 _KINDS: Final[dict[str, TypeAdapter[Any]]] = {
-    "study": TypeAdapter(Study),
+    "study": TypeAdapter(LabelStudy),
     "label": TypeAdapter(LabelEvent),
     "undo": TypeAdapter(Undo),
     "verdict": TypeAdapter(StudyVerdict),
 }
-_NAMES: Final = {Study: "study", LabelEvent: "label", Undo: "undo", StudyVerdict: "verdict"}
+_NAMES: Final = {LabelStudy: "study", LabelEvent: "label", Undo: "undo", StudyVerdict: "verdict"}
 
 
 @dataclass(eq=False, kw_only=True)
 class StudyState:
     """A study with the answers that count."""
 
-    study: Study
+    study: LabelStudy
     labels: list[LabelEvent] = field(default_factory=list)
     """Oldest first."""
     verdict: StudyVerdict | None = None
@@ -161,7 +163,7 @@ class LabelLog(EventLog[LabelState]):
     def __init__(self, path: Path) -> None:
         super().__init__(path, _state)
 
-    def add(self, event: Study | LabelEvent | Undo | StudyVerdict) -> None:
+    def add(self, event: LabelStudy | LabelEvent | Undo | StudyVerdict) -> None:
         """Append an event."""
         self.append({"event": _NAMES[type(event)], **asdict(event)})
 
@@ -192,7 +194,7 @@ def _state(lines: Sequence[str]) -> LabelState:
     undone = {event.undoes for event in events if isinstance(event, Undo)}
     studies: dict[str, StudyState] = {}
     for event in events:
-        if isinstance(event, Study):
+        if isinstance(event, LabelStudy):
             studies.setdefault(event.id, StudyState(study=event))
         elif isinstance(event, LabelEvent) and event.id not in undone and event.study in studies:
             studies[event.study].labels.append(event)

@@ -93,10 +93,11 @@ class Progress:
         return None if first is None or second is None else difference(first, second)
 
     @property
-    def alike(self) -> bool:
-        """Whether both sides have the cue alike: the whole interval of the difference is within delta."""
-        d, delta = self.d, self.study.delta
-        return d is not None and float(d.low or 0) > -delta and float(d.high or 0) < delta
+    def refuted(self) -> bool:
+        """Whether the side that is said to have the cue has no more of it: the whole interval of the difference is
+        below delta.
+        """
+        return self.d is not None and float(self.d.high or 0) < self.study.delta
 
     @cached_property
     def disagreements(self) -> int:
@@ -132,7 +133,7 @@ class Progress:
     @cached_property
     def more(self) -> int | None:
         """About how many more answers decide it; 0 for none, None where more are needed than the draw has."""
-        if self.alike:
+        if self.refuted:
             return 0
         rounds = max(self._rounds_for_cells(), self._rounds_for_d())
         a_round = len(self.study.strata)

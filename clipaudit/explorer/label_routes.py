@@ -53,7 +53,7 @@ class Undone(_Strict):
     session: Session = ""
 
 
-class Finished(_Strict):
+class EndOfLabels(_Strict):
     """That the labels are enough."""
 
     author: Author = ""
@@ -99,7 +99,7 @@ def add_labels(router: APIRouter, labelling: Labelling, writing: WriteAccess) ->
         return labelling.view(study, asked.session)
 
     @router.post("/labels/{study}/finish", responses=problems, dependencies=writes)
-    def finish(study: StudyId, asked: Annotated[Finished, Body()]) -> dict[str, Any]:
+    def finish(study: StudyId, asked: Annotated[EndOfLabels, Body()]) -> dict[str, Any]:
         """Make the answers a column of the run, and the report anew with it."""
         labelling.finish(study, asked.author)
         return labelling.view(study, asked.session)

@@ -33,7 +33,7 @@ def study_verdict(progress: Progress, report: ReportFile) -> StudyVerdict:
         more = _more(progress, finding) if outcome == "not decided" else None
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{report.storage.full('report.json')} is damaged: make the report again") from error
-    return _verdict(progress, report.storage.url, outcome, SHORT[verdict], sentence, more)
+    return _verdict(progress, report.storage.url, outcome, SHORT[verdict], sentence, more, str(finding["id"]))
 
 
 def _more(progress: Progress, finding: dict[str, Any]) -> int | None:
@@ -43,12 +43,13 @@ def _more(progress: Progress, finding: dict[str, Any]) -> int | None:
 
 
 def _without_finding(progress: Progress, place: str) -> StudyVerdict:
-    """No finding of the column: both sides have the cue alike, or too few answers tell."""
+    """No finding of the column: the classes have the cue alike, or too few answers tell."""
     d, study = progress.d, progress.study
-    if progress.alike and d is not None:
+    if progress.refuted and d is not None:
         sentence = (
-            f"{progress.sides[0].class_name} and {progress.sides[1].class_name} have {study.word!r} alike: the shares"
-            f" differ by {100 * (d.value or 0):.0f} points ({100 * (d.low or 0):.0f} to {100 * (d.high or 0):.0f})."
+            f"{progress.sides[0].class_name} shows {study.word!r} no more often than {progress.sides[1].class_name}:"
+            f" the shares differ by {100 * (d.value or 0):+.0f} points ({100 * (d.low or 0):+.0f} to"
+            f" {100 * (d.high or 0):+.0f})."
         )
         return _verdict(progress, place, "dismissed", "No tie", sentence, None)
     sentence = f"the labels are too few to say whether the classes differ in {study.word!r}."
@@ -56,7 +57,7 @@ def _without_finding(progress: Progress, place: str) -> StudyVerdict:
 
 
 def _verdict(
-    progress: Progress, place: str, outcome: Outcome, verdict: str, sentence: str, more: int | None
+    progress: Progress, place: str, outcome: Outcome, verdict: str, sentence: str, more: int | None, found: str = ""
 ) -> StudyVerdict:
     return StudyVerdict(
         **stamp(),
@@ -67,4 +68,5 @@ def _verdict(
         verdict=verdict,
         sentence=sentence,
         more=more,
+        found=found,
     )

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from clipaudit.errors import UsageError
 from clipaudit.explorer.label_draw import cue_of, new_study
-from clipaudit.explorer.label_log import Answer, LabelEvent, LabelLog, Study, StudyState, Undo, stamp
+from clipaudit.explorer.label_log import Answer, LabelEvent, LabelLog, LabelStudy, StudyState, Undo, stamp
 from clipaudit.explorer.label_progress import Progress
 from clipaudit.explorer.label_verdict import study_verdict
 from clipaudit.explorer.problems import NotThereError
@@ -52,7 +52,7 @@ class Labelling:
             for state in reversed(states)
         ]
 
-    def begin(self, finding: str, word: str, author: str, *, anew: bool = False) -> Study:
+    def begin(self, finding: str, word: str, author: str, *, anew: bool = False) -> LabelStudy:
         """The latest study of a finding, or a new one; UsageError where the finding cannot be labelled."""
         with self._lock:
             studies = [state.study for state in self.log.state().studies.values() if self._is_own(state.study)]
@@ -66,7 +66,7 @@ class Labelling:
             self.log.add(study)
             return study
 
-    def _is_own(self, study: Study) -> bool:
+    def _is_own(self, study: LabelStudy) -> bool:
         run = self.workspace.run
         return study.fingerprint == run.manifest.fingerprint and study.run == run.directory.url
 
@@ -102,8 +102,8 @@ class Labelling:
         return None if number is None else str(self.workspace.plain_rows().table["key"][number].as_py())
 
     def _next(self, progress: Progress, session: str) -> list[dict[str, int]]:
-        """Places of the next images, kept for a page for a while."""
-        if self.workspace.run.manifest.fingerprint != progress.study.fingerprint:
+        """Places of the next images, kept for a page for a while; none for who does not label."""
+        if not session or self.workspace.run.manifest.fingerprint != progress.study.fingerprint:
             return []
         now, study = time.monotonic(), progress.study.id
         with self._lock:
@@ -130,9 +130,10 @@ class Labelling:
             "error": None if progress.error is None else asdict(progress.error),
             "sides": [asdict(side) for side in progress.sides],
             "d": None if progress.d is None else asdict(progress.d),
-            "alike": progress.alike,
             "more": progress.more,
-            "latest": None if latest is None else {"id": latest.id, "answer": latest.answer},
+            "latest": None
+            if latest is None
+            else {"id": latest.id, "answer": latest.answer, "shard": latest.shard, "index": latest.index},
             "next": self._next(progress, session),
             "verdict": None if state.verdict is None else asdict(state.verdict),
             "audit": None if audit is None else _audit_facts(audit),
@@ -178,7 +179,7 @@ class Labelling:
         state = self.state(study)
         progress = Progress(state)
         told = {label.answer for label in progress.first.values()} - {"unsure"}
-        if progress.d is None or (len(told) < 2 and not progress.alike):
+        if progress.d is None or (len(told) < 2 and not progress.refuted):
             raise UsageError("label images of both sides, with the cue and without it, first")
         if progress.error is not None and float(progress.error.value or 0.0) > _MOST_WRONG:
             raise UsageError("the answers contradict themselves too often: the cue cannot be told from the pictures")
@@ -203,7 +204,7 @@ class Labelling:
         options = JoinOptions(only=(study.column,), replace=True, author=author or None, error=error)
         add_columns(self.workspace.run.directory.url, str(table), options)
 
-    def _audit(self, study: str, facts: Study) -> Reaudit:
+    def _audit(self, study: str, facts: LabelStudy) -> Reaudit:
         run = self.workspace.run.directory.url
         options = [] if self.workspace.report is None else report_options(self.workspace.report)
         own = f"--attribute={facts.column}"
@@ -233,7 +234,7 @@ class Labelling:
             audit.stop()
 
 
-def _facts(study: Study) -> Mapping[str, Any]:
+def _facts(study: LabelStudy) -> Mapping[str, Any]:
     return {
         "id": study.id,
         "finding": study.finding,

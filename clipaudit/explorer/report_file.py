@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipaudit.errors import ClipauditError, IntegrityError, UsageError
-from clipaudit.retrieval.row_table import RowTable
 from clipaudit.run.reader import Run
 from clipaudit.storage.directory import Storage
 
 _FILE: Final = "report.json"
+REJECTED: Final = (KeyError, TypeError, ValueError, IndexError, AttributeError)
+"""What a document of another form than `report.schema.json` ends in."""
 _BESIDE: Final = 200
 """Entries beside a run among which its report is looked for."""
 
@@ -48,42 +48,6 @@ class ReportFile:
             return pq.read_table(pa.BufferReader(data))
         except (pa.ArrowInvalid, OSError) as error:
             raise IntegrityError(f"{self.storage.full(name)} is damaged: make the report again") from error
-
-    def columns(self, rows: RowTable) -> dict[str, pa.Array]:
-        """Columns (n,) of a run's rows that the report knows, by name.
-
-        `audit.rows` says what an image was used for; `cue.NAME` is its score along a finding's cue, for the images of
-        the finding's class. IntegrityError when the report is of another form.
-        """
-        try:
-            return self._columns(rows)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, pa.ArrowException) as error:
-            raise IntegrityError(f"{self.storage.url} is damaged, or of another version: make it again") from error
-
-    def _columns(self, rows: RowTable) -> dict[str, pa.Array]:
-        columns: dict[str, pa.Array] = {}
-        groups = self.table("groups.parquet")
-        if groups is not None and "rows" in groups.column_names:
-            columns["audit.rows"] = _placed(rows, groups, groups["rows"], pa.string())
-        scores = self.table("spuriosity.parquet")
-        if scores is not None and {"finding", "score"} <= set(scores.column_names):
-            for finding, name in self.cue_columns().items():
-                chosen = scores.filter(pa.compute.equal(scores["finding"], finding))
-                if len(chosen):
-                    columns[name] = _placed(rows, chosen, chosen["score"], pa.float64())
-        return columns
-
-    def cue_columns(self) -> dict[str, str]:
-        """Finding's id -> the column of its cue's scores, `cue.water`; numbered where cues have one name."""
-        names: dict[str, str] = {}
-        for finding in self.audit["findings"]:
-            word = re.sub(r"\W+", "_", str(finding["cue"]["name"])).strip("_")[:40] or "cue"
-            name, number = f"cue.{word}", 1
-            while name in names.values():
-                number += 1
-                name = f"cue.{word}_{number}"
-            names[str(finding["id"])] = name
-        return names
 
 
 def find_report(run: Run, given: str | None) -> ReportFile | None:
@@ -151,14 +115,3 @@ def _read(place: str) -> ReportFile | None:
     if not isinstance(document, dict) or not isinstance(document.get("audit"), dict):
         raise IntegrityError(f"{storage.full(_FILE)} is no report of clipaudit")
     return ReportFile(storage=storage, document=document)
-
-
-def _placed(rows: RowTable, table: pa.Table, values: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
-    """(n,) values of a report's table at the rows of a run, null elsewhere."""
-    placed: list[Any] = [None] * len(rows)
-    shards, indices = table["shard_id"].to_pylist(), table["index"].to_pylist()
-    numbers = rows.numbers(list(zip(shards, indices, strict=True)))
-    for number, value in zip(numbers, values.to_pylist(), strict=True):
-        if number is not None:
-            placed[number] = value
-    return pa.array(placed, kind)

@@ -90,7 +90,7 @@ class RunScores:
         check_parts(parts)
         weights = dict(weights) or {EMBEDDING: 1.0}
         check_columns(self._run, list(weights))
-        key = (tuple(parts), tuple(sorted(weights.items())))
+        key = (tuple(part.identity for part in parts), tuple(sorted(weights.items())))
         with self._lock:
             if key not in self._scores:
                 self._scores[key] = self._compute(parts, weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -166,7 +165,6 @@ def add_search(router: APIRouter, retriever: Retriever, encoder: QueryEncoder) -
         compare: Annotated[bool, Query()] = False,
     ) -> list[Results]:
         """Images like the JPEG, PNG or WebP file that is the request's body."""
-        _check_parameters(http, once=("k", "unique", "compare"), several=("head", "where"))
         request = Request(
             weights=_weights([Weighted(head=name) for name in head or ["embedding"]]),
             parts=(QueryPart(image=image),),
@@ -183,17 +181,6 @@ def _single(asked: Search) -> list[Part]:
     """The text and the sample that stand in the request itself."""
     parts = [Part(text=asked.text)] if asked.text is not None else []
     return parts + ([Part(key=asked.key)] if asked.key is not None else [])
-
-
-def _check_parameters(request: HttpRequest, once: Collection[str], several: Collection[str]) -> None:
-    """UsageError for an unknown parameter, and for one that is given again and takes one value: neither would count."""
-    names = [name for name, _ in request.query_params.multi_items() if name not in several]
-    unknown = next((name for name in names if name not in once), None)
-    if unknown is not None:
-        raise UsageError(f"there is no parameter {unknown[:64]!r}: there is {', '.join((*several, *once))}")
-    again = next((name for name in names if names.count(name) > 1), None)
-    if again is not None:
-        raise UsageError(f"the parameter {again} is given {names.count(again)} times, and it takes one value")
 
 
 def _weights(heads: list[Weighted]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import uvicorn
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -18,11 +18,13 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from clipaudit.errors import ClipauditError, UsageError
 from clipaudit.explorer.basket_routes import add_basket
 from clipaudit.explorer.beside_routes import add_beside
+from clipaudit.explorer.finding_routes import add_findings
 from clipaudit.explorer.label_log import LabelLog
 from clipaudit.explorer.label_routes import add_labels
 from clipaudit.explorer.labelling import Labelling
 from clipaudit.explorer.map_routes import add_map
 from clipaudit.explorer.page import add_page
+from clipaudit.explorer.parameters import PREFIX, known_parameters
 from clipaudit.explorer.problems import PROBLEMS, invalid, problem, refused
 from clipaudit.explorer.search_routes import IMAGE_PATH, SEARCH_PATH, add_reading, add_search
 from clipaudit.explorer.server_limits import Guard, PromptProtocol
@@ -39,8 +41,6 @@ from clipaudit.run.reader import Run
 from clipaudit.schema import VERSION
 
 HOST: Final = "127.0.0.1"
-PREFIX: Final = "/api/v1"
-"""Of every path of this version of the interface."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,16 +125,17 @@ def _add_routes(
     app: FastAPI, retriever: Retriever, workspace: Workspace, options: ExplorerOptions, labelling: Labelling | None
 ) -> None:
     """Searches and pictures with and without the prefix, everything else with it; with `labelling` the page at `/`."""
-    searches, uploads = APIRouter(), Uploads()
+    searches, uploads = APIRouter(dependencies=[Depends(known_parameters)]), Uploads()
     add_reading(searches, retriever)
     add_search(searches, retriever, workspace.encoder)
     add_thumbnails(searches, workspace)
     app.include_router(searches, prefix=PREFIX)
     app.include_router(searches, deprecated=True)
-    explorer, reader = APIRouter(), RequestReader(workspace, uploads)
+    explorer, reader = APIRouter(dependencies=[Depends(known_parameters)]), RequestReader(workspace, uploads)
     add_wall(explorer, workspace, reader)
     add_pictures(explorer, workspace, uploads)
     add_study(explorer, workspace, options.options)
+    add_findings(explorer, workspace, labelling)
     writing = WriteAccess(workspace.write and workspace.tag_log is not None, options.token)
     add_basket(explorer, workspace, reader, writing)
     add_what_if(explorer, workspace, writing)

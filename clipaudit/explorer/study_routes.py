@@ -1,4 +1,4 @@
-"""What is known of a run over HTTP: the run itself, a report's findings, its heads, and one image's score in parts."""
+"""What is known of a run over HTTP: the run itself, its heads, and one image's score in parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from fastapi import Request as HttpRequest
 
 from clipaudit.arrays import Float64s
 from clipaudit.errors import UsageError
-from clipaudit.explorer.finding_cards import finding_cards, summary
 from clipaudit.explorer.head_words import head_table
 from clipaudit.explorer.problems import PROBLEMS, NotThereError
 from clipaudit.explorer.wall import ViewRequest
@@ -29,7 +28,7 @@ _Class: TypeAlias = Annotated[str | None, Query(max_length=300)]
 
 
 def add_study(router: APIRouter, workspace: Workspace, options: tuple[str, ...] = ()) -> None:
-    """The run, findings, heads and parts of scores; options: those that the server was started with."""
+    """The run, heads and parts of scores; options: those that the server was started with."""
     problems: dict[int | str, dict[str, Any]] = {code: PROBLEMS[code] for code in (404, 409, 422)}
     images = StoredImages(workspace.run)
 
@@ -46,15 +45,6 @@ def add_study(router: APIRouter, workspace: Workspace, options: tuple[str, ...] 
             "tags": 0 if workspace.tag_log is None else workspace.tag_log.version,
             "new_shards": workspace.new_shards(),
         }
-
-    @router.get("/findings", responses=problems)
-    def findings() -> dict[str, Any]:
-        """The report's verdicts as cards, or the command that makes a report."""
-        url = workspace.run.directory.url
-        if workspace.report is None:
-            return {"missing": f"{url} has no report yet.", "command": f"clipaudit report {shlex.quote(url)}"}
-        cards = finding_cards(workspace.run, workspace.report)
-        return {"report": summary(workspace.report), "findings": cards}
 
     @router.get("/heads", responses=problems)
     def heads() -> dict[str, Any]:

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -43,6 +44,11 @@ class ViewRequest:
     """(head, weight) by which the question is asked; none for the whole embedding."""
     inside: str | None = None
     """A region of a map, as `layouts.Region` reads it, in which rows must lie."""
+
+    @cached_property
+    def identity(self) -> tuple[object, ...]:
+        """What tells it from other requests, for caches: without the bytes of images."""
+        return self.where, self.sort, self.group, tuple(part.identity for part in self.parts), self.weights, self.inside
 
     def named(self, columns: FilterColumns) -> tuple[str, ...]:
         """Full names of the columns that it names; those of a filter that is not understood are left out, for whoever
@@ -90,19 +96,19 @@ class Wall:
         """scores: (n,) of a request that has parts; inside: (n,) rows in a region of a map."""
         self.rows = rows
         self._scores_of, self._inside = scores, inside
-        self._views: OrderedDict[ViewRequest, View] = OrderedDict()
+        self._views: OrderedDict[Any, View] = OrderedDict()
         self._facts: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     def view(self, request: ViewRequest) -> View:
         """The rows of a request; UsageError for filters, columns and questions that are not understood."""
         with self._lock:
-            if request in self._views:
-                self._views.move_to_end(request)
-                return self._views[request]
+            if request.identity in self._views:
+                self._views.move_to_end(request.identity)
+                return self._views[request.identity]
         view = self._new(request)
         with self._lock:
-            self._views[request] = view
+            self._views[request.identity] = view
             if len(self._views) > _VIEWS:
                 self._views.popitem(last=False)
         return view

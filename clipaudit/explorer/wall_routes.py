@@ -23,6 +23,7 @@ from clipaudit.retrieval.request import parse_weights
 from clipaudit.run.filter_columns import value_text
 from clipaudit.run.row import Row, label_text
 from clipaudit.run.thumbnails import NoPicture
+from clipaudit.schema import labels_in
 from clipaudit.shards.image_header import HeaderError, read_header
 
 MAX_PAGE: Final = 500
@@ -36,6 +37,9 @@ Filters: TypeAlias = Annotated[list[Filter] | None, Query(max_length=16)]
 _Texts: TypeAlias = Annotated[list[Annotated[str, Field(max_length=2000)]] | None, Query(max_length=16)]
 _Keys: TypeAlias = Annotated[list[Annotated[str, Field(max_length=4096)]] | None, Query(max_length=16)]
 _Heads: TypeAlias = Annotated[list[Annotated[str, Field(max_length=80)]] | None, Query(max_length=64)]
+_Version: TypeAlias = Annotated[
+    str | None, Query(max_length=64, description="`pictures` of /run: with it a browser keeps the picture.")
+]
 Region: TypeAlias = Annotated[str | None, Query(max_length=5000)]
 _Column: TypeAlias = Annotated[str | None, Query(max_length=300)]
 
@@ -145,7 +149,9 @@ def add_thumbnails(router: APIRouter, workspace: Workspace) -> None:
     problems[200] = {"content": {"image/jpeg": {}}}
 
     @router.get("/thumbnails/{shard}/{index}", response_class=Response, responses=problems)
-    def thumbnail(shard: Number, index: Number, size: Annotated[int, Query(ge=16, le=512)] = 256) -> Response:
+    def thumbnail(
+        shard: Number, index: Number, size: Annotated[int, Query(ge=16, le=512)] = 256, v: _Version = None
+    ) -> Response:
         """A sample's picture, at most 256 pixels a side, or the next of 96, 192, 256 and 384 to `size`."""
         row = _row(workspace, shard, index)
         side = next((side for side in SIDES if side >= size), SIDES[-1])
@@ -153,7 +159,7 @@ def add_thumbnails(router: APIRouter, workspace: Workspace) -> None:
             data = workspace.thumbnails[side](row).data
         except NoPicture as error:
             raise NotThereError(str(error)) from error
-        return Response(data, media_type="image/jpeg", headers=_CACHED)
+        return Response(data, media_type="image/jpeg", headers=_cached(workspace, v))
 
 
 def add_pictures(router: APIRouter, workspace: Workspace, uploads: Uploads) -> None:
@@ -163,7 +169,7 @@ def add_pictures(router: APIRouter, workspace: Workspace, uploads: Uploads) -> N
     jpeg: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}, **problems}
 
     @router.get("/images/{shard}/{index}", response_class=Response, responses=jpeg)
-    def image(shard: Number, index: Number) -> Response:
+    def image(shard: Number, index: Number, v: _Version = None) -> Response:
         """A sample's file as it stands in the shard, where browsers show its format; else a JPEG of 384 pixels."""
         row = _row(workspace, shard, index)
         pictures = workspace.thumbnails[SIDES[-1]]
@@ -174,7 +180,7 @@ def add_pictures(router: APIRouter, workspace: Workspace, uploads: Uploads) -> N
                 data, media_type = pictures(row).data, "image/jpeg"
         except (NoPicture, HeaderError) as error:
             raise NotThereError(str(error)) from error
-        return Response(data, media_type=media_type, headers=_CACHED)
+        return Response(data, media_type=media_type, headers=_cached(workspace, v))
 
     @router.post(PICTURES_PATH, responses=problems, openapi_extra={"requestBody": body})
     async def picture(http: HttpRequest) -> dict[str, str]:
@@ -182,8 +188,11 @@ def add_pictures(router: APIRouter, workspace: Workspace, uploads: Uploads) -> N
         return {"image": uploads.add(await http.body())}
 
 
-_CACHED: Final = {"cache-control": "private, max-age=86400, immutable"}
-"""A row's picture never changes while the page's address names the run by its fingerprint."""
+def _cached(workspace: Workspace, version: str | None) -> dict[str, str]:
+    """For how long a browser keeps a picture: for good where the address names this run in this state."""
+    if version == workspace.picture_version:
+        return {"cache-control": "private, max-age=86400, immutable"}
+    return {"cache-control": "no-cache"}
 
 
 def row_number(workspace: Workspace, shard: int, index: int) -> int:
@@ -201,6 +210,7 @@ def row_json(row: Row) -> dict[str, Any]:
         "index": row.index,
         "key": row.key,
         "label": None if row.label is None else label_text(row.label),
+        "labels": [value_text(label) for label in labels_in(row.label)],
         "class_name": row.class_name,
         "caption": row.caption,
         "width": row.width,
@@ -215,10 +225,12 @@ def row_list(
     tags = workspace.tags().by_image
     sort = None if request.sort is None else request.sort.lstrip("-").strip("`")
     values = None if sort in (None, "score") else wall.values(str(sort))
+    answers = {name: array for name, array in workspace.report_columns().items() if name.endswith(".right")}
     answer = []
     for number, row in zip(numbers, wall.rows.rows(numbers), strict=True):
         plain = row_json(row)
         plain["score"] = None if view.scores is None else float(view.scores[number])
+        plain["right"] = {name: array[number].as_py() for name, array in answers.items()}
         plain["tags"] = sorted(tags.get((row.shard_id, row.index), ()))
         value = None if values is None else values[number].as_py()
         plain["value"] = None if value is None else value_text(value)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from clipaudit.arrays import Float32s
 from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.explorer.layouts import Layouts
+from clipaudit.explorer.report_columns import ReportColumns
 from clipaudit.explorer.report_file import ReportFile, find_report
 from clipaudit.explorer.run_scores import RunScores
 from clipaudit.explorer.tag_log import TagLog, TagState
@@ -83,9 +84,9 @@ class Workspace:
         self.report: ReportFile | None = find_report(run, report) if look or report is not None else None
         self.thumbnails = {side: Thumbnails(run, side) for side in SIDES}
         self._lock, self._answers_lock = threading.RLock(), threading.RLock()
-        self._walls: OrderedDict[tuple[int, bool], Wall] = OrderedDict()
+        self._walls: OrderedDict[tuple[tuple[int, int], bool], Wall] = OrderedDict()
         self._answers: dict[str, pa.Array] | None = None
-        self._placed_tags: tuple[int, TagState] | None = None
+        self._placed_tags: tuple[tuple[int, int], TagState] | None = None
         self._new_shards, self._list_again = 0, 0.0
         self.revision = 0
         """Grows when the page must ask for everything again: another report, another column."""
@@ -109,9 +110,20 @@ class Workspace:
     @cached_property
     def _report_columns(self) -> dict[str, pa.Array]:
         try:
-            return {} if self.report is None else self.report.columns(self._plain_rows)
+            return {} if self.report is None else ReportColumns(self.report).columns(self._plain_rows)
         except IntegrityError:  # the findings' screen tells it; the wall does without
             return {}
+
+    def report_columns(self) -> dict[str, pa.Array]:
+        """The columns (n,) of the rows that the report knows, by name; nothing where it cannot be read."""
+        with self._lock:
+            return self._report_columns
+
+    def answer_columns(self) -> dict[str, str]:
+        """Column that says whether an answer is right -> whose answer it is; of the report's answerers."""
+        known = self.report_columns()
+        words = {} if self.report is None else ReportColumns(self.report).answerers()
+        return {name: whose for name, whose in words.items() if name in known}
 
     @cached_property
     def picture_version(self) -> str:
@@ -147,7 +159,7 @@ class Workspace:
         state = self.tags()
         answers = self._answers is not None or (request is not None and self._names_answers(request, state))
         columns = self.answers() if answers else {}  # before the lock: it may load the model
-        key = (0 if self.tag_log is None else self.tag_log.version, answers)
+        key = ((0, 0) if self.tag_log is None else self.tag_log.stamp, answers)
         with self._lock:
             if key not in self._walls:
                 extra = {**self._report_columns, **columns}
@@ -270,10 +282,10 @@ class Workspace:
         """What people tagged, of images that are still those that they tagged; nothing where no tags are kept."""
         if self.tag_log is None:
             return TagState()
-        version, state = self.tag_log.version, self.tag_log.state()
+        stamp, state = self.tag_log.stamp, self.tag_log.state()
         with self._lock:
-            if self._placed_tags is None or self._placed_tags[0] != version or not state.events:
-                self._placed_tags = version, state.among(self._keys_at(list(state.by_image)))
+            if self._placed_tags is None or self._placed_tags[0] != stamp:
+                self._placed_tags = stamp, state.among(self._keys_at(list(state.by_image)))
             return self._placed_tags[1]
 
     def _keys_at(self, places: list[tuple[int, int]]) -> list[str | None]:

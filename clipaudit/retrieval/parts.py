@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -47,6 +49,12 @@ class QueryPart:
         check_weight(self.words, self.weight)
         if self.text is not None:
             check_text(self.text)
+
+    @cached_property
+    def identity(self) -> tuple[object, ...]:
+        """What tells it from other parts, an image by its hash: for caches, which must not hold image files."""
+        image = None if self.image is None else hashlib.sha256(self.image).hexdigest()
+        return self.text, self.key, image, self.weight
 
     @property
     def words(self) -> str:

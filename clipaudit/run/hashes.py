@@ -14,6 +14,7 @@ from clipaudit.run.directory import ATTEMPTS, BASIS, COMMITTED, FAILED, MANIFEST
 from clipaudit.run.growth import GROWTH, MOVES
 from clipaudit.run.records import MALFORMED, ColumnRecord, CommitRecord, StoredFile, is_as_written
 from clipaudit.storage.local import TEMPORARY
+from clipaudit.storage.text_file import parse_json
 
 _READ_BYTES: Final = 4 * 2**20
 _CARD: Final = "card.json"
@@ -21,6 +22,8 @@ _PLAIN_NAME: Final = re.compile(r"\w[\w.-]*")
 _RECORDS: Final = (COMMITTED, FAILED, GROWTH, MOVES)
 _OF_THE_JOB: Final = tuple(f"{folder}/" for folder in (PROJECTIONS, MOMENTS, ATTEMPTS, *_RECORDS))
 _SAFETENSORS: Final = ".safetensors"
+_SAID: Final = re.compile(r"explorer/[\w.-]+\.jsonl")
+"""What people say of a run: tags and labels, a JSON object a line, which only grow and so have no hash."""
 _COLUMN_RECORD: Final = re.compile(r"columns/[^/]+\.json")
 
 
@@ -107,6 +110,9 @@ class DerivedFiles:
             if path in self._special:
                 yield f"{self._directory.storage.full(path)} is not a regular file"
                 continue
+            if _SAID.fullmatch(path) is not None:
+                yield from self._check_said(path)
+                continue
             sealed = self._is_sealed(path) if path.endswith(_SAFETENSORS) else None
             if sealed is None:
                 self.unrecorded.append(path)
@@ -140,6 +146,14 @@ class DerivedFiles:
         covered.add(record.path)
         yield from check_files(self._directory, {record.path: record.file}, "written")
 
+    def _check_said(self, path: str) -> Iterator[str]:
+        """Lines of a file that people add to; one that was cut short costs what it says, and no other."""
+        lines = self._directory.storage.read(path).decode("utf-8", errors="replace").split("\n")
+        damaged = [number for number, line in enumerate(lines, 1) if line.strip() and not _is_object(line)]
+        if damaged:
+            others = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+            yield f"{self._directory.storage.full(path)} cannot be read in line {damaged[0]}{others}"
+
     def _check_card(self, path: str, covered: set[str]) -> Iterator[str]:
         """The files of an index of before, whose card has their hashes."""
         folder, full = path.removesuffix(_CARD), self._directory.storage.full(path)
@@ -161,6 +175,13 @@ class DerivedFiles:
             return is_sealed(self._directory.storage.read(path))
         except (FileNotFoundError, IntegrityError):
             return False
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(parse_json(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _is_temporary(path: str) -> bool:

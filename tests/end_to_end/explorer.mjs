@@ -23,6 +23,8 @@ const SCREENS = {
   map: "?screen=map&colour=attributes.place&inside=embedding:pca:0,0;30000,0;30000,65535;0,65535",
   whatif: "?screen=whatif&out=L05H03&out=L05H00&along=a+photo+of+water",
   basket: "?screen=basket&where=tags+is+not+null",
+  mistakes: "?screen=mistakes&where=label+%3D+1+and+report.clip.right+%3D+false",
+  label: config.study ? `?screen=label&study=${config.study}` : "?screen=label",
 };
 
 const browser = await chromium.launch({ executablePath: config.chromium, args: ["--no-sandbox"] });
@@ -81,7 +83,7 @@ const scenarios = {
           const report = await page.evaluate(() => axe.run(document, { resultTypes: ["violations"] }));
           const serious = report.violations.filter((each) => ["serious", "critical"].includes(each.impact))
             .map((each) => `${each.id}: ${each.nodes.slice(0, 3).map((node) => node.html.slice(0, 160)).join(" | ")}`);
-          result.push({ name, width, scheme, wide, serious, tiles: await page.locator(".tile, .thumb").count() });
+          result.push({ name, width, scheme, wide, serious, tiles: await page.locator(".tile, .thumb, .stage-picture img").count() });
         }
         await page.context().close();
       }
@@ -216,6 +218,73 @@ const scenarios = {
     const again = await page.locator(".headline").innerText();
     await page.locator(".changes tbody .link").first().click(); await settled(page);
     return { before, one, heads, along, toast, again, where: new URL(page.url()).searchParams.get("where"), matched: await count(page), command: await page.locator(".panel .copyable pre").first().innerText() };
+  },
+
+  async label() {
+    const page = await open();
+    const truth = new Set(JSON.parse(readFileSync(config.truth, "utf8")));
+    await page.goto(config.url + "/?screen=findings"); await settled(page);
+    await page.click(".card.candidate h3 button"); await settled(page);
+    await page.click("button:has-text('Label this cue')");
+    const offered = await page.inputValue(".tag-form input >> nth=0");
+    await page.fill(".tag-form input >> nth=0", "water");
+    await page.click("button:has-text('Begin')");
+    await page.waitForSelector(".stage-picture[data-place]", { timeout: 60000 });
+    const more = () => page.locator(".label-progress").innerText();
+    const planned = await more();
+    let labels = 0;
+    const shown = () => page.locator(".stage-picture").getAttribute("data-place");
+    // every picture is another one than that before it
+    const say = async (key) => {
+      const before = await shown();
+      await page.keyboard.press(key);
+      await page.waitForFunction((place) => { const now = document.querySelector(".stage-picture"); return now && now.dataset.place !== place; }, before);
+    };
+    await say("j");
+    const wrongly = await shown();
+    await page.waitForFunction(() => !document.querySelector(".stage .quiet").disabled);
+    await page.waitForTimeout(300);
+    await page.keyboard.press("z");
+    await page.waitForFunction((place) => document.querySelector(".stage-picture").dataset.place !== place, wrongly);
+    await page.waitForTimeout(300);
+    const undone = await more();
+    while (labels < 200) {
+      await say(truth.has(await shown()) ? "j" : "f");
+      labels += 1;
+      if (labels % 20 === 0) { await page.waitForTimeout(200); if (/enough to judge/.test(await more())) break; }
+    }
+    await page.waitForTimeout(500);
+    if (config.out) await page.screenshot({ path: join(config.out, "label-done.png") });
+    const shares = await page.locator(".shares").innerText();
+    await page.click("button:has-text('Judge with these labels')");
+    await page.waitForSelector(".card.outcome", { timeout: 240000 });
+    const outcome = await page.locator(".card.outcome").innerText();
+    if (config.out) await page.screenshot({ path: join(config.out, "label-verdict.png") });
+    await page.click("button:has-text('See the findings')"); await settled(page);
+    const cards = await page.locator(".card h3").allInnerTexts();
+    return { offered, planned, undone, labels, shares, outcome, cards, findings: await page.locator(".panel").innerText() };
+  },
+
+  async mistakes() {
+    const page = await open();
+    await page.goto(config.url + "/?screen=mistakes"); await settled(page);
+    const texts = await page.locator(".panel").innerText();
+    await page.click(".slice button:has-text('The wrong ones')"); await settled(page);
+    const wrong = Number((await count(page)).replace(/\D/g, ""));
+    const marks = await page.locator(".marks").count();
+    const pressed = await page.locator(".slice button[aria-pressed=true]").innerText();
+    const tag = await page.locator(".status .primary").innerText();
+    await page.goto(config.url + "/?screen=findings&where=label+%3D+0+and+place+%3D+water"); await settled(page);
+    const answerers = await page.locator(".inline-choice option").allInnerTexts();
+    await page.selectOption(".inline-choice select", { index: 1 }); await settled(page);
+    const where = new URL(page.url()).searchParams.get("where");
+    const all = await page.locator(".cell[aria-pressed=true]").count();
+    // a key must not tag what the button may not
+    await page.goto(config.url + "/?screen=images"); await settled(page);
+    await page.locator(".tile").first().focus();
+    await page.keyboard.press("t");
+    await page.waitForTimeout(300);
+    return { texts, wrong, marks, pressed, tag, answerers, where, all, dialogs: await page.locator("dialog[open]").count(), toast: await page.locator(".toast").innerText() };
   },
 
   async history() {

@@ -25,6 +25,7 @@ ABOUT: Final = {
     "collect.csv": "Which class and cue combinations to fill, and with how many images.",
     "groups.parquet": "Every image with its class and attributes, for group-aware training and evaluation.",
     "spuriosity.parquet": "The images of each finding's class by how much of the cue they show (rank 1 has most).",
+    "answers.parquet": "What each answerer says of each scored image, and what CLIP says with a cue taken out.",
     "heads.json": "The attention heads behind each finding, to ablate or to query.",
     "slices.csv": "The images of each error slice, those with most of it first, and what they were answered.",
     "review.csv": "Images worth a look by a person, with the reason.",
@@ -38,6 +39,7 @@ _TABLES: Final = {
     "collect.csv": "collect",
     "groups.parquet": "groups",
     "spuriosity.parquet": "spuriosity",
+    "answers.parquet": "answers",
     "slices.csv": "slices",
     "review.csv": "review",
 }

@@ -1,5 +1,7 @@
-// Builds the page into ../static: one script, one style sheet, the page and its icon. The same source gives the same bytes.
-import { copyFile, mkdir } from "node:fs/promises";
+// Builds the page's script and style sheet into ../static, where its HTML and icon lie. The same source gives the same bytes.
+// bundle.sha256 says which source the committed files are of, for a check that needs no Node.
+import { createHash } from "node:crypto";
+import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import * as esbuild from "esbuild";
@@ -23,6 +25,12 @@ const options = {
 };
 
 await mkdir(out, { recursive: true });
-for (const name of ["index.html", "icon.svg"]) await copyFile(join(here, "src", name), join(out, name));
 if (process.argv.includes("--watch")) await (await esbuild.context(options)).watch();
-else await esbuild.build(options);
+else {
+  await esbuild.build(options);
+  const sources = [...(await readdir(join(here, "src"))).sort().map((name) => `src/${name}`), "build.mjs", "package-lock.json", "tsconfig.json"];
+  const files = [...sources.map((name) => [name, join(here, name)]), ...["app.css", "app.js"].map((name) => [`../static/${name}`, join(out, name)])];
+  const lines = [];
+  for (const [name, path] of files) lines.push(`${createHash("sha256").update(await readFile(path)).digest("hex")}  ${name}\n`);
+  await writeFile(join(process.env.CLIPAUDIT_STATIC ?? here, "bundle.sha256"), lines.join(""));
+}

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from clipaudit.cues.statistics.stratified import difference, slip_rate, stratified_share
 from clipaudit.errors import UsageError
 from clipaudit.explorer.label_draw import cross_fitted, plain_word, rounds
-from clipaudit.explorer.label_log import Drawn, LabelEvent, LabelLog, Stratum, Study, StudyState, Undo, stamp
+from clipaudit.explorer.label_log import Drawn, LabelEvent, LabelLog, LabelStudy, Stratum, StudyState, Undo, stamp
 from clipaudit.explorer.label_progress import Progress
 from clipaudit.explorer.reaudit import report_options
 from clipaudit.explorer.report_file import find_report
@@ -81,7 +81,7 @@ def study(rows=40, rounds_of=10, strata=2):
         for place in range(len(sides))
     ]
     facts = {"author": "", "run": "r", "fingerprint": "f", "generation": 0, "finding": "x", "cue": "a", "word": "w"}
-    return Study(**stamp(), **facts, column="w", delta=0.2, seed=1, strata=tuple(sides), draw=tuple(draw))
+    return LabelStudy(**stamp(), **facts, column="w", delta=0.2, seed=1, strata=tuple(sides), draw=tuple(draw))
 
 
 def answered(study, answers):
@@ -219,10 +219,10 @@ def test_classes_that_have_the_cue_alike_need_no_more_labels():
     plan = study(rows=100, rounds_of=100)
     order = [(image.shard, image.index) for image in plan.draw]
     alike = answered(plan, [(shard, index, "has" if index % 2 else "lacks") for shard, index in order[:400]])
-    assert alike.alike
+    assert alike.refuted
     assert alike.more == 0
     few = answered(plan, [(shard, index, "has" if index % 2 else "lacks") for shard, index in order[:20]])
-    assert not few.alike
+    assert not few.refuted
     assert few.more is None or few.more > 0
 
 

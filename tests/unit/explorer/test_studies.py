@@ -1,5 +1,8 @@
 """The page's other screens over HTTP: the run, a report's findings, heads in words, CLIP's answers, what is missing."""
 
+import shlex
+import shutil
+
 import pytest
 from starlette.testclient import TestClient
 
@@ -55,7 +58,12 @@ def test_findings_are_cards_whose_cells_are_filters(client):
     cell = cells["waterbird", "land"]
     assert cell["where"] == ["label = 1", "place = land"]
     assert cell["accuracy"]["value"] is not None
-    assert client.get("/api/v1/rows", params={"where": " and ".join(cell["where"])}).status_code == 200
+    shown = client.get("/api/v1/rows", params={"where": cell["where"][0], "limit": 100}).json()
+    assert 0 < shown["matched"] < 24
+    assert {row["label"] for row in shown["rows"]} == {"1"}
+    both = client.get("/api/v1/rows", params={"where": " and ".join(cell["where"])}).json()
+    assert all((row["label"], row["key"][0]) == ("1", "p") for row in both["rows"])
+    assert both["matched"] < shown["matched"]
     assert answer["report"]["gate"]["outcome"] in ("passed", "failed", "inconclusive")
 
 
@@ -78,10 +86,78 @@ def test_a_report_of_another_form_is_told_and_the_page_goes_on(run, tmp_path):
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
         answer = client.get("/api/v1/findings")
         assert (answer.status_code, "make the report again" in answer.text) == (409, True)
+        assert client.get("/api/v1/rows").json()["matched"] == 24
 
 
-def test_a_reports_report_is_found_inside_the_run(run, tmp_path):
-    assert find_report(run, None) is None
+def test_the_newest_report_inside_the_run_is_found_and_strangers_are_left_alone(run, tmp_path):
+    from clipaudit.run.reader import Run
+
+    shutil.copytree(run.directory.url, tmp_path / "run")
+    own = Run(str(tmp_path / "run"))
+    assert find_report(own, None) is None
+    beside = write_example_report(own, tmp_path / "report")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/report.json").write_text("{")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/report.json").write_text("[]")
+    assert find_report(own, None).storage.url == str(beside)
+    damage_report(beside, lambda document: document["audit"].update(run="elsewhere/other-run"))
+    assert find_report(own, None) is None, "of a run of the same options beside it"
+    first = write_example_report(own, tmp_path / "run/reports/a")
+    newest = write_example_report(own, tmp_path / "run/reports/b")
+    damage_report(newest, lambda document: document["audit"].update(started="2099-01-01T00:00:00+00:00"))
+    assert find_report(own, None).storage.url == str(newest)
+    damage_report(newest, lambda document: document["audit"].update(state={"committed_at": "2001-01-01T00:00:00"}))
+    assert find_report(own, None).storage.url == str(first), "images of another run with the same options"
+
+
+def test_the_interface_without_the_page_looks_for_no_report(tmp_path, monkeypatch):
+    from clipaudit.explorer import workspace
+    from clipaudit.explorer.server import create_app
+
+    run = audited(tmp_path, shards=1)
+    monkeypatch.setattr(workspace, "find_report", lambda *given: pytest.fail("it looks"))
+    create_app(run.directory.url, device="cpu")
+
+
+def test_mistakes_are_cards_whose_images_are_filters(client, run):
+    answer = client.get("/api/v1/mistakes").json()
+    part = answer["answerers"][0]["slices"][0]
+    assert (part["class_name"], part["class_filter"]) == ("waterbird", "label = 1")
+    columns = {column["name"] for column in client.get("/api/v1/columns").json()}
+    for where in (part["where"], part["where_wrong"], answer["labels"]["where"]):
+        assert where is None or client.get("/api/v1/rows", params={"where": where}).status_code == 200
+    assert (part["where"] is None) == ("slice.a_sketch" not in columns)
+
+
+def test_commands_are_for_a_shell_and_have_the_options_of_the_first_start(run, tmp_path):
+    from clipaudit.explorer.server import ExplorerOptions, create_app
+
+    folder = tmp_path / "it's; a run"
+    shutil.copytree(run.directory.url, folder)
+    given = ExplorerOptions(write=True, token="t", options=("--report", "a b"))
+    with TestClient(create_app(str(folder), device="cpu", explorer=given), base_url="http://127.0.0.1") as client:
+        commands = client.get("/api/v1/run").json()["commands"]
+    words = {name: shlex.split(command) for name, command in commands.items()}
+    assert words["restart"][:5] == ["clipaudit", "explore", str(folder), "--report", "a b"]
+    assert {"--write", "--no-browser"} <= set(words["restart"])
+    assert words["columns"] == ["clipaudit", "columns", "add", str(folder), "tags.jsonl"]
+
+
+def test_pictures_of_two_runs_have_other_addresses(run, bare, tmp_path):
+    """The fingerprint is of options and weights alone: two runs on one port must not share a browser's pictures."""
+    from clipaudit.run.reader import Run
+
+    shutil.copytree(run.directory.url, tmp_path / "run")
+    other = Run(str(tmp_path / "run"))
+    assert other.manifest.fingerprint == run.manifest.fingerprint
+    with TestClient(explorer_app(other, tmp_path), base_url="http://127.0.0.1") as second:
+        versions = [client.get("/api/v1/run").json()["pictures"] for client in (bare, second)]
+        assert versions[0] != versions[1]
+        kept = second.get("/api/v1/thumbnails/0/1", params={"v": versions[1]})
+        foreign = second.get("/api/v1/thumbnails/0/1", params={"v": versions[0]})
+    assert "immutable" in kept.headers["cache-control"]
+    assert foreign.headers["cache-control"] == "no-cache"
 
 
 def test_bars_of_a_text_sum_to_its_score(bare):
@@ -133,3 +209,33 @@ def test_a_run_in_an_object_store_is_looked_at_like_any_other(run, tmp_path, mon
         assert client.post("/api/v1/tags", json=images, headers={"x-clipaudit-token": "token"}).status_code == 200
     assert [path.name for path in tmp_path.iterdir()] == ["remote-tags.jsonl"], "the run itself is only read"
     memory.rm("/explored", recursive=True)
+
+
+def test_whose_answers_are_right_is_a_column_of_the_wall(client):
+    """Of the example's images four are in this run: CLIP always says landbird, the trained model never does."""
+    answers = client.get("/api/v1/findings").json()["answers"]
+    assert answers == {
+        "report.clip.right": "CLIP",
+        "rehearsed.right": "a model trained here",
+        "clip.without.water_a_lake.right": "CLIP without “water: a lake”",
+    }
+    rows = {
+        where: [
+            (row["shard"], row["index"]) for row in client.get("/api/v1/rows", params={"where": where}).json()["rows"]
+        ]
+        for where in ("report.clip.right = true", "rehearsed.right = true", "clip.without.water_a_lake.right = false")
+    }
+    # images 0 and 4 are landbirds, 1 and 3 waterbirds
+    assert sorted(rows["report.clip.right = true"]) == [(0, 0), (1, 4)]
+    assert rows["clip.without.water_a_lake.right = false"] == rows["report.clip.right = true"]
+    assert sorted(rows["rehearsed.right = true"]) == [(0, 3), (1, 1)]
+    wrong = client.get("/api/v1/rows", params={"where": "rehearsed.right = true"}).json()["rows"][0]
+    assert wrong["right"] == {
+        "report.clip.right": False,
+        "rehearsed.right": True,
+        "clip.without.water_a_lake.right": True,
+    }
+    detail = client.get(f"/api/v1/rows/{wrong['shard']}/{wrong['index']}").json()["columns"]
+    assert (detail["rehearsed.predicted"], detail["report.clip.predicted"]) == ("waterbird", "landbird")
+    sliced = client.get("/api/v1/rows", params={"where": "slice.a_sketch = wrong"}).json()
+    assert sliced["matched"] > 0

@@ -9,7 +9,7 @@ import threading
 import pytest
 from starlette.testclient import TestClient
 
-from clipaudit.errors import UsageError
+from clipaudit.errors import IntegrityError, UsageError
 from clipaudit.explorer.tag_log import TagLog, default_tags
 from tests.make_audits import audited
 from tests.make_explorers import TOKEN, explorer_app
@@ -175,3 +175,88 @@ def test_tags_become_a_column_of_the_run(client, run, tmp_path):
     add_columns(str(copy), str(table), JoinOptions())
     joined = Run(str(copy)).table("tagged")["tagged"].to_pylist()
     assert sorted(value for value in joined if value) == [["odd"], ["odd", "wet"]]
+
+
+def test_tags_go_to_no_other_image_of_the_same_number(client, tmp_path):
+    """The file is of a run whose shards have other images now: keys tell, and the page says how many are left out."""
+    images = [{"shard": 0, "index": 3}, {"shard": 0, "index": 4}]
+    client.post("/api/v1/tags", json={"tag": "odd", "images": images}, headers=WRITES)
+    path = tmp_path / "tags.jsonl"
+    path.write_text(path.read_text().replace("p0_0003", "another"))
+    facts = client.get("/api/v1/tags").json()
+    assert (facts["counts"], facts["foreign"]) == ({"odd": 1}, 1)
+    assert [row["key"] for row in client.get("/api/v1/rows", params={"where": "tag.odd = true"}).json()["rows"]] == [
+        "p0_0004"
+    ]
+    assert "another" not in client.get("/api/v1/export/exclude.txt").text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"images": [[-1, 0, "a"]]},
+        {"images": [[0, 2**31, "a"]]},
+        {"images": [[0, True, "a"]]},
+        {"images": [[0, "1", "a"]]},
+        {"images": [[0, 1]]},
+        {"tag": "a b"},
+        {"reason": "x" * 501},
+        {"author": 7},
+        {"id": None},
+    ],
+)
+def test_lines_that_no_page_wrote_are_left_alone(tmp_path, change):
+    log = TagLog(tmp_path / "tags.jsonl")
+    log.add("odd", [(0, 1, "a")])
+    event = json.loads(log.path.read_text())
+    with log.path.open("a") as handle:
+        handle.write(json.dumps({**event, "id": "other", "tag": "wet", **change}) + "\n")
+    assert (log.state().counts, log.state().damaged) == ({"odd": 1}, 1)
+
+
+def test_a_file_that_is_far_too_large_is_not_read(tmp_path, monkeypatch):
+    log = TagLog(tmp_path / "tags.jsonl")
+    log.add("odd", [(0, 1, "a")])
+    monkeypatch.setattr("clipaudit.explorer.event_log.MAX_BYTES", 10)
+    with pytest.raises(IntegrityError, match="move it"):
+        TagLog(log.path).state()
+
+
+def test_what_was_seen_is_what_is_tagged(client):
+    view = {"tag": "sea", "where": ["place = sea"], "count": 1}
+    answer = client.post("/api/v1/tags", json=view, headers=WRITES)
+    assert (answer.status_code, "look again" in answer.text) == (400, True)
+    matched = client.get("/api/v1/rows", params={"where": "place = sea"}).json()["matched"]
+    assert client.post("/api/v1/tags", json={**view, "count": matched}, headers=WRITES).status_code == 200
+
+
+def test_an_empty_token_lets_nobody_write(run, tmp_path):
+    from clipaudit.explorer.server import ExplorerOptions, create_app
+
+    options = ExplorerOptions(write=True, tags=tmp_path / "tags.jsonl")
+    with TestClient(create_app(run.directory.url, device="cpu", explorer=options), base_url="http://127.0.0.1") as page:
+        asked = {"tag": "odd", "images": [{"shard": 0, "index": 0}]}
+        for headers in ({}, {"x-clipaudit-token": ""}):
+            assert page.post("/api/v1/tags", json=asked, headers=headers).status_code == 403
+
+
+def test_an_attribute_called_tags_keeps_its_name(run, tmp_path):
+    from clipaudit.run.column_join import JoinOptions, add_columns
+
+    shutil.copytree(run.directory.url, tmp_path / "run")
+    table = tmp_path / "tags.csv"
+    table.write_text("shard,key,tags\n0,p0_0001,mine\n")
+    add_columns(str(tmp_path / "run"), table, JoinOptions())
+    from clipaudit.run.reader import Run
+
+    with TestClient(explorer_app(Run(str(tmp_path / "run")), tmp_path), base_url="http://127.0.0.1") as page:
+        page.post("/api/v1/tags", json={"tag": "odd", "images": [{"shard": 0, "index": 3}]}, headers=WRITES)
+        assert page.get("/api/v1/run").json()["tags_column"] == "page.tags"
+        shown = {
+            where: page.get("/api/v1/rows", params={"where": where}).json()["rows"]
+            for where in ("tags = mine", "page.tags = odd")
+        }
+    assert {where: [row["key"] for row in rows] for where, rows in shown.items()} == {
+        "tags = mine": ["p0_0001"],
+        "page.tags = odd": ["p0_0003"],
+    }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from clipaudit.errors import UsageError
 from clipaudit.retrieval.retriever import Retriever
 from tests.make_audits import audited
 from tests.make_explorers import explorer_app
@@ -181,3 +182,42 @@ def test_the_wall_goes_on_while_the_model_loads(run, tmp_path, monkeypatch):
         assert not answer.done()
         go_on.set()
         assert answer.result(60).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ({"where": "place = 'clip.right'"}, False),
+        ({"where": "place = clip.right"}, False),
+        ({"where": "clip.right = false"}, True),
+        ({"where": "place = sea and `clip.right` = false"}, True),
+        ({"sort": "-clip.predicted"}, True),
+        ({"group": "clip.right"}, True),
+    ],
+)
+def test_answers_are_computed_where_a_column_is_named_and_not_a_value(run, tmp_path, monkeypatch, asked, named):
+    from clipaudit.explorer.workspace import Workspace
+
+    def computed(self):
+        raise UsageError("computed")
+
+    monkeypatch.setattr(Workspace, "answers", computed)
+    with TestClient(explorer_app(run, tmp_path), base_url="http://127.0.0.1") as page:
+        answer = page.get("/api/v1/rows", params=asked)
+        assert ("computed" in answer.text) is named, answer.text
+
+
+@pytest.mark.parametrize("query", ["wher=place", "sort=label&sort=key", "limit=1&limit=2"])
+def test_parameters_that_would_not_count_are_refused(client, query):
+    answer = client.get(f"/api/v1/rows?{query}")
+    assert answer.status_code == 422
+    assert "parameter" in answer.json()["error"]
+
+
+def test_pictures_are_no_part_of_what_caches_are_named_by():
+    from clipaudit.explorer.wall import ViewRequest
+    from clipaudit.retrieval.parts import QueryPart
+
+    first, same, other = (ViewRequest(parts=(QueryPart(image=data),)) for data in (b"a" * 99, b"a" * 99, b"b" * 99))
+    assert first.identity == same.identity != other.identity
+    assert b"a" * 99 not in first.identity[3][0]

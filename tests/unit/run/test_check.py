@@ -250,3 +250,17 @@ def test_a_pipe_among_derived_files_is_not_waited_for(worked, tmp_path, pattern)
     path.unlink()
     os.mkfifo(path)
     assert any(path.name in problem for problem in check(str(tmp_path / "run")).problems)
+
+
+def test_what_people_said_is_read_line_by_line(run):
+    """Tags and labels only grow and have no hash: their lines must be what the explorer writes, JSON objects."""
+    (run / "explorer").mkdir()
+    path = run / "explorer/tags.jsonl"
+    path.write_text('{"id": "a"}\n{"id": "b"}\n')
+    report = check(str(run))
+    assert report.problems == ()
+    assert not any("without a hash" in remark for remark in report.remarks)
+    path.write_text('{"id": "a"}\n{"id": "cut\n[1]\n')
+    assert [problem.removeprefix(f"{run}/") for problem in check(str(run)).problems] == [
+        "explorer/tags.jsonl cannot be read in line 2 and 1 more"
+    ]

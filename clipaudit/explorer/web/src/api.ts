@@ -60,6 +60,11 @@ export async function ask<T>(path: string, options: RequestInit = {}): Promise<T
   }
   lost.set(false);
   const body = await answer.json().catch(() => ({ error: `The server answers ${answer.status}.` }));
+  // the token is of a session that is over: this window may not write any more, and says so
+  if (answer.status === 403 && options.method === "POST" && hasToken()) {
+    sessionStorage.removeItem(TOKEN);
+    changed();
+  }
   if (!answer.ok) throw new Refused(body.error ?? `The server answers ${answer.status}.`);
   return body as T;
 }
@@ -81,14 +86,16 @@ export function changed(facts?: TagFacts): void {
 }
 
 let seenTags = -1;
+let seenRevision = 0;
 
 export async function watch(): Promise<void> {
   try {
     const wasLost = lost.value;
-    const state = await ask<{ tags: number; new_shards: number }>("/state");
+    const state = await ask<{ tags: number; new_shards: number; revision: number }>("/state");
     newShards.set(state.new_shards);
-    const others = seenTags >= 0 && state.tags !== seenTags;
+    const others = seenTags >= 0 && (state.tags !== seenTags || state.revision !== seenRevision);
     seenTags = state.tags;
+    seenRevision = state.revision;
     if (wasLost || others) changed();
   } catch {
     // `ask` has noted it

@@ -79,10 +79,10 @@ interface BarProps { state: State; wall: Wall; columns: ColumnFacts[]; run: RunF
 
 export function Bar({ state, wall, columns, run, hasQuestion, onCode, onTag }: BarProps) {
   const chosen = useSelection();
-  const groupable = columns.filter((each) => each.distinct > 1 && (each.kind === "text" || each.kind === "boolean" || each.values.length > 0) && each.distinct < 1000 || each.page_only && each.kind !== "number" && each.name !== "tags");
+  const groupable = columns.filter((each) => each.distinct > 1 && (each.kind === "text" || each.kind === "boolean" || each.values.length > 0) && each.distinct < 1000 || each.page_only && each.kind !== "number" && each.name !== run?.tags_column);
   const descending = state.sort.startsWith("-") || (!state.sort && hasQuestion);
   // a tag for everything that a question ranks, or for the whole run, is never what is meant
-  const tooMany = chosen.size === 0 && (hasQuestion || wall.matched === wall.total);
+  const tooMany = chosen.size === 0 && (hasQuestion || wall.loading || wall.matched === wall.total);
   const sort = state.sort.replace(/^-/, "");
   return (
     <div class="bar">

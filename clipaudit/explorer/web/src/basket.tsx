@@ -4,9 +4,9 @@ import { go, NO_QUESTION, question, type State } from "./state";
 import type { RunFacts, TagFacts } from "./types";
 import { Copyable, count, images, Loading, Missing, Problem } from "./words";
 
-export async function undo(): Promise<void> {
+export async function undo(event: string): Promise<void> {
   try {
-    changed(await post<TagFacts>("/tags/undo", {}));
+    changed(await post<TagFacts>("/tags/undo", { event, author: localStorage.getItem("clipaudit-author") ?? "" }));
     toast.set({ text: "Undone." });
   } catch (error) {
     toast.set({ text: (error as Error).message });
@@ -24,17 +24,18 @@ export function Basket({ state, run }: { state: State; run: RunFacts | null }) {
     <>
       <header class="panel-head">
         <h2>Basket</h2>
-        <p class="muted">{value.images ? `${images(value.images)} with a tag.` : "No image is tagged yet."} Tags are columns: filter by <code>tags is not null</code>.</p>
+        <p class="muted">{value.images ? `${images(value.images)} with a tag.` : "No image is tagged yet."} Tags are columns: filter by <code>{run?.tags_column ?? "tags"} is not null</code>.</p>
       </header>
-      {!value.write && run && <Missing command={`clipaudit explore ${run.url} --write`}>The page only reads. To tag images, start it with --write:</Missing>}
+      {!value.write && run && <Missing command={run.commands.write}>The page only reads. To tag images, start it with --write:</Missing>}
       {value.write && !hasToken() && <Missing>This window may not write: open the address that <code>clipaudit explore</code> printed.</Missing>}
       {value.damaged > 0 && <Problem error={`${count(value.damaged)} lines of ${value.file} cannot be read and are left as they are.`} />}
+      {value.foreign > 0 && <Problem error={`${images(value.foreign)} of ${value.file} are not in this run, or are other images now: their tags are left out.`} />}
       {tags.length > 0 && (
         <>
           <ul class="tag-list">
             {tags.map(([tag, number]) => (
               <li key={tag}>
-                <button type="button" class="value" aria-pressed={only === tag} onClick={() => go({ ...NO_QUESTION, where: only === tag ? "tags is not null" : `tag.${tag} = true`, sort: "", open: "" })}>
+                <button type="button" class="value" aria-pressed={only === tag} onClick={() => go({ ...NO_QUESTION, where: only === tag ? `${run?.tags_column ?? "tags"} is not null` : `tag.${tag} = true`, sort: "", open: "" })}>
                   <span class="name">{tag}</span><span class="number">{count(number)}</span>
                 </button>
               </li>
@@ -50,7 +51,7 @@ export function Basket({ state, run }: { state: State; run: RunFacts | null }) {
           <details>
             <summary>Make the tags a column of the run</summary>
             <p>Then every command may filter and audit by them. Download <a href={`${API}/export/tags.jsonl`} download>tags.jsonl</a>, then:</p>
-            <Copyable text={`clipaudit columns add ${run?.url ?? "RUN"} tags.jsonl`} name="command" />
+            <Copyable text={run?.commands.columns ?? "clipaudit columns add RUN tags.jsonl"} name="command" />
           </details>
         </>
       )}
@@ -60,7 +61,7 @@ export function Basket({ state, run }: { state: State; run: RunFacts | null }) {
       </section>
       {value.events.length > 0 && (
         <section>
-          <h3>Steps {value.write && hasToken() && <button type="button" class="link" onClick={undo}>undo the last</button>}</h3>
+          <h3>Steps {value.write && hasToken() && <button type="button" class="link" onClick={() => void undo(value.events[0]!.id)}>undo the last</button>}</h3>
           <ol class="events">
             {value.events.map((event) => (
               <li key={event.id}>

@@ -42,6 +42,7 @@ export function CodeDialog({ code, onClose }: { code: AsCode | null; onClose: ()
 const KEYS: [string, string][] = [
   ["arrows", "move on the wall"], ["Enter", "open the image"], ["x", "choose or leave it"], ["t", "tag the chosen images"],
   ["m", "more like this image"], ["/", "filter"], ["Esc", "close, or choose none"], ["?", "this list"],
+  ["j / f", "when labelling: yes / no"], ["u", "when labelling: cannot tell"], ["z", "when labelling: undo"],
 ];
 
 export function KeysDialog({ onClose }: { onClose: () => void }) {
@@ -62,12 +63,14 @@ export function TagDialog({ target, run, onClose }: { target: Target; run: RunFa
   const send = async (event: Event, remove = false) => {
     event.preventDefault();
     localStorage.setItem("clipaudit-author", author);
-    const which = "images" in target ? { images: target.images } : { where: target.where, inside: target.inside };
+    const which = "images" in target ? { images: target.images } : { where: target.where, inside: target.inside, count: target.count };
     try {
-      changed(await post<TagFacts>("/tags", { tag: name || known[0] || "review", reason, author, remove, ...which }));
+      const facts = await post<TagFacts>("/tags", { tag: name || known[0] || "review", reason, author, remove, ...which });
+      changed(facts);
+      const event = facts.events[0]?.id;
       clear();
       onClose();
-      toast.set({ text: `${remove ? "Took" : "Gave"} ${name || known[0] || "review"} ${remove ? "from" : "to"} ${images(number)}.`, undo: () => void undo() });
+      toast.set({ text: `${remove ? "Took" : "Gave"} ${name || known[0] || "review"} ${remove ? "from" : "to"} ${images(number)}.`, ...(event ? { undo: () => void undo(event) } : {}) });
     } catch (problem) {
       setError((problem as Error).message);
     }
@@ -76,7 +79,7 @@ export function TagDialog({ target, run, onClose }: { target: Target; run: RunFa
     return (
       <Dialog name="Tags" onClose={onClose}>
         {run.write ? <Missing>This window may not write: open the address that <code>clipaudit explore</code> printed.</Missing>
-          : <Missing command={`clipaudit explore ${run.url} --write`}>The page only reads. To tag images, start it with --write:</Missing>}
+          : <Missing command={run.commands.write}>The page only reads. To tag images, start it with --write:</Missing>}
       </Dialog>
     );
   }

@@ -1,5 +1,5 @@
 // All images: what the columns hold, each value a click away from the filter.
-import { also, equals, go, type State } from "./state";
+import { equals, go, holds, turned, type State } from "./state";
 import type { ColumnFacts, RunFacts } from "./types";
 import { count, images, short } from "./words";
 
@@ -29,7 +29,7 @@ export function Facets({ state, columns, run }: { state: State; columns: ColumnF
                   const condition = equals(column, each.value);
                   return (
                     <li key={each.value}>
-                      <button type="button" class="value" aria-pressed={state.where.includes(condition)} onClick={() => go({ where: also(state.where, condition) })}>
+                      <button type="button" class="value" aria-pressed={holds(state.where, condition)} onClick={() => go({ where: turned(state.where, condition) })}>
                         <span class="meter" style={{ width: `${(100 * each.count) / most}%` }} aria-hidden="true" />
                         <span class="name">{each.name ?? each.value}</span>
                         <span class="number">{each.count ? count(each.count) : ""}</span>

@@ -1,17 +1,15 @@
 // A report's verdicts: what is wrong, how strongly, and which images to look at.
 import { useAnswer } from "./api";
-import { also, go, NO_QUESTION, type State } from "./state";
+import { conditions, go, holds, NO_QUESTION, turned, type State } from "./state";
 import type { Answerer, Cell, Finding, FindingsAnswer } from "./types";
-import { count, images, interval, Loading, Missing, percent, points, Problem } from "./words";
-
-const NAMES: Record<string, string> = { clip: "CLIP, zero-shot", rehearsed: "a model trained here", given: "given predictions" };
+import { count, images, interval, Loading, Missing, percent, points, Problem, WHO } from "./words";
 
 export function Findings({ state }: { state: State }) {
   const { value, error } = useAnswer<FindingsAnswer>("/findings");
   if (error) return <Problem error={error} />;
   if (!value) return <Loading what="Reading the report …" />;
   if (!value.report || !value.findings) return <Missing command={value.command}>{value.missing} It takes a minute and says which cues your classes hang on:</Missing>;
-  const { report, findings } = value;
+  const { report, findings, answers = {} } = value;
   const open = state.finding || findings[0]?.id;
   return (
     <>
@@ -22,12 +20,15 @@ export function Findings({ state }: { state: State }) {
         {report.problems.map((each) => <Problem key={each} error={each} />)}
       </header>
       {findings.length === 0 && <p>Nothing was found. That is a result: the report says what it could have found.</p>}
-      {findings.map((finding) => <Card key={finding.id} finding={finding} state={state} open={finding.id === open} />)}
+      {(value.labelled ?? []).map((study) => (
+        <p key={study.id}><button type="button" class="link" onClick={() => go({ ...NO_QUESTION, screen: "label", study: study.id, finding: study.finding, open: "", where: "" })}>Labels of “{study.word}”</button> <span class="muted">{study.verdict ? TOLD[study.verdict.outcome] : `${count(study.answered)} so far`}</span></p>
+      ))}
+      {findings.map((finding) => <Card key={finding.id} finding={finding} state={state} open={finding.id === open} answers={answers} />)}
     </>
   );
 }
 
-function Card({ finding, state, open }: { finding: Finding; state: State; open: boolean }) {
+function Card({ finding, state, open, answers }: { finding: Finding; state: State; open: boolean; answers: Record<string, string> }) {
   const net = finding.answerers.find((each) => each.net)?.net ?? null;
   return (
     <article class={`card ${finding.slug}`}>
@@ -43,12 +44,13 @@ function Card({ finding, state, open }: { finding: Finding; state: State; open: 
             <div><dt>Strength in the data</dt><dd>{finding.association?.value?.toFixed(2) ?? "–"}<small> D, 0 to 1</small></dd></div>
             <div><dt>Gap it causes</dt><dd>{points(net?.value)}<small> points, net of controls</small></dd><dd class="interval">{interval(net, "points")}</dd></div>
           </dl>
-          {finding.cells && <Cells finding={finding} state={state} />}
+          {finding.cells && <Cells finding={finding} state={state} answers={answers} />}
           <div class="buttons">
             <button type="button" onClick={() => go({ ...NO_QUESTION, screen: "findings", finding: finding.id, where: finding.class_filter ?? "", sort: `-${finding.score_column}`, group: "", open: "" })}>Most of the cue first</button>
             <button type="button" onClick={() => go({ ...NO_QUESTION, screen: "findings", finding: finding.id, where: finding.class_filter ?? "", sort: finding.score_column, group: "", open: "" })}>Least first</button>
             <button type="button" onClick={() => go({ ...NO_QUESTION, screen: "whatif", finding: finding.id, out: finding.heads, along: "", by: "", among: "", sort: "", group: "", open: "" })}>What if its heads were gone?</button>
           </div>
+          {finding.label_word !== null && <Labelled finding={finding} />}
           {finding.answerers.length > 0 && <Answerers list={finding.answerers} />}
           <details>
             <summary>What it means, and what to do</summary>
@@ -67,9 +69,24 @@ function Card({ finding, state, open }: { finding: Finding; state: State; open: 
   );
 }
 
+const TOLD: Record<string, string> = { confirmed: "confirmed by labels", dismissed: "dismissed by labels", "not decided": "labels do not decide it yet" };
+
+/** What labels of the cue said, or the way to them. */
+function Labelled({ finding }: { finding: Finding }) {
+  const study = finding.labelled;
+  const open = () => go({ ...NO_QUESTION, screen: "label", finding: finding.id, study: study?.id ?? "", open: "", where: "", group: "", sort: "" });
+  return (
+    <section class="labelled">
+      {study?.verdict && <p><strong class={`outcome-word ${study.verdict.outcome.replace(" ", "-")}`}>{TOLD[study.verdict.outcome]}</strong> {study.verdict.sentence}</p>}
+      {!study && <p>Class labels alone cannot tell whether this is a shortcut. Labels of the cue can: 100 to 200 pictures, ten minutes.</p>}
+      <div class="buttons"><button type="button" class={study?.verdict ? "" : "primary"} onClick={open}>{!study ? "Label this cue" : study.verdict ? "The labels" : `Go on labelling (${count(study.answered)})`}</button></div>
+    </section>
+  );
+}
+
 const toneOf = (value: number | null | undefined) => (value === null || value === undefined ? "" : value < 0.6 ? "low" : value < 0.85 ? "middle" : "high");
 
-function Cells({ finding, state }: { finding: Finding; state: State }) {
+function Cells({ finding, state, answers }: { finding: Finding; state: State; answers: Record<string, string> }) {
   const cells = finding.cells!;
   const name = cells.attribute.replace(/^attributes\./, "");
   const onTest = cells.measured_on !== null && finding.cells!.rows.flat().some((cell) => cell.accuracy);
@@ -87,7 +104,7 @@ function Cells({ finding, state }: { finding: Finding; state: State }) {
                 const where = filter(cell);
                 return (
                   <td key={cell.value}>
-                    <button type="button" class={`cell ${toneOf(cell.accuracy?.value)}`} aria-pressed={state.where.startsWith(where)}
+                    <button type="button" class={`cell ${toneOf(cell.accuracy?.value)}`} aria-pressed={conditions(state.where).slice(0, conditions(where).length).join(" and ") === conditions(where).join(" and ")}
                       onClick={() => go({ ...NO_QUESTION, screen: "findings", finding: finding.id, where, sort: "", group: "", open: "" })}>
                       <strong>{percent(cell.accuracy?.value)}</strong>
                       {cell.without && <span>{percent(cell.without.value)} without the cue</span>}
@@ -100,12 +117,11 @@ function Cells({ finding, state }: { finding: Finding; state: State }) {
           ))}
         </tbody>
       </table>
-      {onTest && <p class="muted">Right: {cells.measured_on?.replace(/^.*, /, "")}. “Without the cue”: its heads replaced by their mean.</p>}
+      {onTest && <p class="muted">Right: {cells.measured_on?.replace(/^.*, /, "")}. “Without the cue”: its heads replaced by their mean. ✗→✓ on a picture: wrong, and right without it.</p>}
       {state.where && (
         <div class="buttons">
-          <button type="button" aria-pressed={state.where.includes(MEASURED)} title="The images that the percentages are of" onClick={() => go({ where: state.where.includes(MEASURED) ? state.where.replace(/(^|\s+and\s+)audit\.rows != association/, "") : also(state.where, MEASURED) })}>Measured ones</button>
-          <button type="button" aria-pressed={/clip\.right = false/.test(state.where)} onClick={() => go({ where: narrowed(state.where, "clip.right = false") })}>Only wrong</button>
-          <button type="button" aria-pressed={/clip\.right = true/.test(state.where)} onClick={() => go({ where: narrowed(state.where, "clip.right = true") })}>Only right</button>
+          <button type="button" aria-pressed={holds(state.where, MEASURED)} title="The images that the percentages are of" onClick={() => go({ where: turned(state.where, MEASURED) })}>Measured ones</button>
+          <AnswerFilter state={state} finding={finding} answers={answers} />
           <button type="button" aria-pressed={state.group === "clip.predicted"} onClick={() => go({ group: state.group === "clip.predicted" ? "" : "clip.predicted" })}>By answer</button>
         </div>
       )}
@@ -115,10 +131,22 @@ function Cells({ finding, state }: { finding: Finding; state: State }) {
 
 const MEASURED = "audit.rows != association";
 
-/** The filter with CLIP's answers right or wrong, or without that where it is chosen already. */
-function narrowed(where: string, condition: string): string {
-  const plain = where.replace(/(^|\s+and\s+)clip\.right = (true|false)/, "").trim();
-  return where.includes(condition) ? plain : also(plain, condition);
+const ANSWER = /^[\w.`-]+\.right`? = (true|false)$/;
+
+/** Only the images that an answerer gets right, or wrong: CLIP, CLIP without the cue, a model trained here, given ones. */
+function AnswerFilter({ state, finding, answers }: { state: State; finding: Finding; answers: Record<string, string> }) {
+  const columns = Object.entries(answers).filter(([column]) => !column.startsWith("clip.without.") || column === finding.without);
+  const list: [string, string][] = columns.length ? columns : [["clip.right", "CLIP"]];
+  const chosen = conditions(state.where).find((each) => ANSWER.test(each)) ?? "";
+  const set = (condition: string) => go({ where: [...conditions(state.where).filter((each) => !ANSWER.test(each)), condition].filter(Boolean).join(" and ") });
+  return (
+    <label class="inline-choice">Answers <select value={chosen} onChange={(event) => set(event.currentTarget.value)}>
+      <option value="">of all kinds</option>
+      {list.map(([column, whose]) => (["false", "true"] as const).map((right) => (
+        <option key={column + right} value={`${column} = ${right}`}>{right === "true" ? "right" : "wrong"}: {whose}</option>
+      )))}
+    </select></label>
+  );
 }
 
 function Answerers({ list }: { list: Answerer[] }) {
@@ -129,7 +157,7 @@ function Answerers({ list }: { list: Answerer[] }) {
       <tbody>
         {list.map((each) => (
           <tr key={each.name}>
-            <th scope="row">{NAMES[each.name] ?? each.name}</th>
+            <th scope="row">{WHO[each.name] ?? each.name}</th>
             <td>{points(each.gap?.value)}</td>
             <td>{points(each.gap_after?.value)}</td>
             <td>{each.verdict ?? each.state}</td>

@@ -2,7 +2,7 @@
 import { useState } from "preact/hooks";
 import { useAnswer } from "./api";
 import { go, NO_QUESTION, type State } from "./state";
-import type { ClassFacts, HeadsAnswer, Parts, RowDetail, RowsAnswer } from "./types";
+import type { ClassFacts, FindingsAnswer, HeadsAnswer, Parts, RowDetail, RowsAnswer } from "./types";
 import { Copyable, Loading, original, Picture, Problem, short, signed, title } from "./words";
 
 export function ImagePanel({ open, onTag }: { open: string; state: State; onTag: () => void }) {
@@ -25,18 +25,33 @@ export function ImagePanel({ open, onTag }: { open: string; state: State; onTag:
       {row.tags.length > 0 && (
         <ul class="tags">{row.tags.map((each) => <li key={each.tag}><span class="pill">{each.tag}</span> {each.reason} <span class="muted">{each.author}</span></li>)}</ul>
       )}
+      <Answers row={row} />
       <Bars open={open} row={row} />
       <Neighbours name={name} />
       <section>
         <h3>Columns</h3>
         <dl class="columns">
-          {Object.entries(row.columns).filter(([column]) => !["key", "shard_id", "index"].includes(column)).map(([column, value]) => (
+          {Object.entries(row.columns).filter(([column]) => !["key", "shard_id", "index"].includes(column) && !/\.(right|predicted)$/.test(column)).map(([column, value]) => (
             <div key={column}><dt>{column.replace(/^attributes\./, "")}</dt><dd>{value === null ? <span class="muted">none</span> : Number.isNaN(Number(value)) || value.trim() === "" ? value : short(value)}</dd></div>
           ))}
         </dl>
         <Copyable text={name} name="key" />
       </section>
     </>
+  );
+}
+
+/** What each answerer says of the image, where the report scored it. */
+function Answers({ row }: { row: RowDetail }) {
+  const { value } = useAnswer<FindingsAnswer>("/findings");
+  const list = Object.entries(value?.answers ?? {}).map(([column, whose]) => ({ whose, right: row.columns[column], answer: row.columns[column.replace(/right$/, "predicted")] }));
+  const scored = list.filter((each) => each.answer);
+  if (!scored.length) return null;
+  return (
+    <section>
+      <h3>Answers</h3>
+      <ul class="answers">{scored.map((each) => <li key={each.whose}><span>{each.whose}</span><span class={each.right === "true" ? "good" : "bad"}>{each.answer} <span aria-hidden="true">{each.right === "true" ? "✓" : "✗"}</span><span class="visually-hidden">{each.right === "true" ? "right" : "wrong"}</span></span></li>)}</ul>
+    </section>
   );
 }
 
@@ -53,7 +68,7 @@ function Bars({ open, row }: { open: string; row: RowDetail }) {
   const [average, setAverage] = useState(true);
   const [all, setAll] = useState(false);
   const list = classes.value ?? [];
-  const label = target || row.label || list[0]?.label || "";
+  const label = target || row.labels.find((own) => list.some((each) => each.label === own)) || list[0]?.label || "";
   const other = against || list.find((each) => each.label !== label)?.label || "";
   const given = new URLSearchParams({ average: String(average) });
   if (text) given.set("text", text);

@@ -14,16 +14,18 @@ import { MapScreen } from "./map";
 import { Search } from "./search";
 import { clear, useSelection } from "./selection";
 import { get, go, NO_QUESTION, question, SCREENS, useAddress, type Screen, type State } from "./state";
-import type { ColumnFacts, HeadsAnswer, RunFacts } from "./types";
+import type { ColumnFacts, FindingsAnswer, HeadsAnswer, RunFacts } from "./types";
 import { Copyable, pictureVersion } from "./words";
 import { useWall, WallView } from "./wall";
 import { WhatIf } from "./whatif";
+import { LabelPanel, LabelStage, useLabels } from "./label";
+import { Mistakes } from "./mistakes";
 
-const NAMES: Record<Screen, string> = { findings: "Findings", images: "Images", heads: "Heads", search: "Search", map: "Map", whatif: "What if", basket: "Basket" };
+const NAMES: Record<Screen, string> = { findings: "Findings", mistakes: "Mistakes", label: "Label", images: "Images", heads: "Heads", search: "Search", map: "Map", whatif: "What if", basket: "Basket" };
 
-function onScreen(screen: Screen): Partial<State> {
+function onScreen(screen: Screen, tagsColumn: string): Partial<State> {
   const state = get();
-  if (screen === "basket") return { ...NO_QUESTION, screen, where: "tags is not null", sort: "", group: "", open: "", inside: "" };
+  if (screen === "basket") return { ...NO_QUESTION, screen, where: `${tagsColumn} is not null`, sort: "", group: "", open: "", inside: "" };
   const leaving = state.screen === "basket" ? { where: "" } : {};
   if (screen === "search") return { ...leaving, screen, open: "", focus: "" };
   return { ...NO_QUESTION, ...leaving, screen, open: "", sort: state.sort.includes("score") ? "" : state.sort };
@@ -45,26 +47,38 @@ function App() {
   if (!asked) parameters.delete("head");
   const wall = useWall(parameters.toString());
   const strips = state.screen === "heads" && state.focus !== "" && !asked;
+  const labels = useLabels(state);
+  const findings = useAnswer<FindingsAnswer>(state.screen === "findings" ? "/findings" : null);
+  const without = (findings.value?.findings?.find((each) => each.id === state.finding) ?? findings.value?.findings?.[0])?.without ?? null;
   const heads = useAnswer<HeadsAnswer>(state.screen === "heads" ? "/heads" : null);
   // heads are described, not filtered: their own command says more than that of the wall behind them
   const code = state.screen === "heads" && !asked && heads.value ? { ...heads.value, note: null } : wall.code;
-  if (run.value) pictureVersion(run.value.fingerprint);
+  if (run.value) pictureVersion(run.value.pictures);
 
   useEffect(() => { document.title = run.value ? `${run.value.name} · clipaudit` : "clipaudit"; }, [run.value]);
-  useEffect(() => { setSide(state.open || state.screen === "map" ? "question" : get().where || asked ? "images" : "question"); }, [state.open, state.where, asked]);
+  useEffect(() => { setSide(state.open || state.screen === "map" ? "question" : get().where || asked || (state.screen === "label" && state.study) ? "images" : "question"); }, [state.open, state.where, asked, state.screen, state.study]);
   useEffect(() => {
     if (!message) return;
     const timer = setTimeout(() => toast.set(null), 8000);
     return () => clearTimeout(timer);
   }, [message]);
 
-  const target = (): Target => {
+  const target = (): Target | null => {
     if (chosen.size) return { images: [...chosen.values()].map(({ shard, index }) => ({ shard, index })) };
     if (state.open) {
       const [shard, index] = state.open.split("/").map(Number);
       return { images: [{ shard: shard!, index: index! }] };
     }
+    // a tag for everything that a question ranks, for the whole run, or for what is still being asked, is never what is meant
+    if (asked || wall.loading || !wall.matched || wall.matched === wall.total || !(state.where.trim() || state.inside)) return null;
     return { where: state.where.trim() ? [state.where] : [], inside: state.inside || null, count: wall.matched };
+  };
+  const [tagged, setTagged] = useState<Target | null>(null);
+  const tag = () => {
+    const now = target();
+    setTagged(now);
+    if (now) setDialog("tag");
+    else toast.set({ text: wall.loading ? "The images are still being counted." : "Choose images, or filter them, to tag them." });
   };
   useEffect(() => {
     const keys = (event: KeyboardEvent) => {
@@ -72,12 +86,12 @@ function App() {
       if (typing || event.ctrlKey || event.metaKey || event.altKey || dialog) return;
       if (event.key === "/") { event.preventDefault(); setSide("images"); requestAnimationFrame(() => document.getElementById("filter")?.focus()); }
       else if (event.key === "?") setDialog("keys");
-      else if (event.key === "t") { event.preventDefault(); setDialog("tag"); }
+      else if (event.key === "t" && get().screen !== "label") { event.preventDefault(); tag(); }
       else if (event.key === "Escape") { if (chosen.size) clear(); else if (get().open) go({ open: "" }); }
     };
     addEventListener("keydown", keys);
     return () => removeEventListener("keydown", keys);
-  }, [dialog, chosen.size]);
+  });
 
   return (
     <div class="page" data-side={side} data-screen={state.open ? "image" : state.screen}>
@@ -85,9 +99,9 @@ function App() {
       <header class="top">
         <span class="brand"><img src="/assets/icon.svg" alt="" width="22" height="22" /><span>{run.value?.name ?? "clipaudit"}</span></span>
         <nav aria-label="Screens">
-          {SCREENS.map((screen) => (
-            <button key={screen} type="button" aria-current={state.screen === screen ? "page" : undefined}
-              onClick={() => { go(onScreen(screen)); if (screen !== "images") setSide("question"); }}>{NAMES[screen]}</button>
+          {SCREENS.filter((screen) => screen !== "label").map((screen) => (
+            <button key={screen} type="button" aria-current={(state.screen === "label" ? "findings" : state.screen) === screen ? "page" : undefined}
+              onClick={() => { go(onScreen(screen, run.value?.tags_column ?? "tags")); if (screen !== "images") setSide("question"); }}>{NAMES[screen]}</button>
           ))}
         </nav>
         <button type="button" class="quiet help" aria-label="Keys" onClick={() => setDialog("keys")}>?</button>
@@ -95,7 +109,7 @@ function App() {
       {isLost && (
         <div class="banner bad" role="alert">
           <p><strong>The server does not answer.</strong> What you see is from before. Start it again and this page goes on by itself:</p>
-          <Copyable text={`clipaudit explore ${run.value?.url ?? "RUN"} --port ${location.port || "80"}${run.value?.write ? " --write" : ""} --no-browser`} name="command" />
+          <Copyable text={run.value?.commands.restart ?? "clipaudit explore RUN"} name="command" />
         </div>
       )}
       {run.error && <div class="banner bad" role="alert">{run.error}</div>}
@@ -103,12 +117,14 @@ function App() {
       {run.value?.pictures_missing && <div class="banner" role="status">The pictures are not at hand: {run.value.pictures_missing}. Everything else works.</div>}
       <div class="sides" role="group" aria-label="What is shown">
         <button type="button" aria-pressed={side === "question"} onClick={() => setSide("question")}>{state.open ? "Image" : NAMES[state.screen]}</button>
-        <button type="button" aria-pressed={side === "images"} onClick={() => setSide("images")}>Wall</button>
+        <button type="button" aria-pressed={side === "images"} onClick={() => setSide("images")}>{state.screen === "label" ? "Picture" : "Wall"}</button>
       </div>
       <main>
         <section class={`panel ${state.screen}`} aria-label={state.open ? "Image" : NAMES[state.screen]} tabIndex={-1} key={state.open ? "image" : state.screen}>
-          {state.open ? <ImagePanel open={state.open} state={state} onTag={() => setDialog("tag")} />
+          {state.open ? <ImagePanel open={state.open} state={state} onTag={tag} />
             : state.screen === "findings" ? <Findings state={state} />
+            : state.screen === "mistakes" ? <Mistakes state={state} />
+            : state.screen === "label" ? <LabelPanel labels={labels} state={state} run={run.value} />
             : state.screen === "images" ? <Facets state={state} columns={columns.value ?? []} run={run.value} />
             : state.screen === "heads" ? <Heads state={state} />
             : state.screen === "search" ? <Search state={state} />
@@ -117,8 +133,10 @@ function App() {
             : <Basket state={state} run={run.value} />}
         </section>
         <section class="right" id="wall" aria-label="Wall of images">
-          <Bar state={state} wall={wall} columns={columns.value ?? []} run={run.value} hasQuestion={asked} onCode={() => setDialog("code")} onTag={() => setDialog("tag")} />
-          {asked && state.beside.length > 0 ? <Beside state={state} /> : strips ? <Strips head={state.focus} state={state} /> : <WallView wall={wall} state={state} hasQuestion={asked} />}
+          {state.screen === "label" ? <LabelStage labels={labels} /> : <>
+          <Bar state={state} wall={wall} columns={columns.value ?? []} run={run.value} hasQuestion={asked} onCode={() => setDialog("code")} onTag={tag} />
+          {asked && state.beside.length > 0 ? <Beside state={state} /> : strips ? <Strips head={state.focus} state={state} /> : <WallView wall={wall} state={state} hasQuestion={asked} without={without} />}
+          </>}
         </section>
       </main>
       {message && (
@@ -126,7 +144,7 @@ function App() {
       )}
       {dialog === "keys" && <KeysDialog onClose={() => setDialog(null)} />}
       {dialog === "code" && <CodeDialog code={code} onClose={() => setDialog(null)} />}
-      {dialog === "tag" && run.value && <TagDialog target={target()} run={run.value} onClose={() => setDialog(null)} />}
+      {dialog === "tag" && run.value && tagged && <TagDialog target={tagged} run={run.value} onClose={() => setDialog(null)} />}
     </div>
   );
 }

@@ -1,8 +1,8 @@
 // The whole state of the page stands in its address: back and forward work, and an address can be shared.
 import { useEffect, useState } from "preact/hooks";
 
-export type Screen = "findings" | "images" | "heads" | "search" | "map" | "whatif" | "basket";
-export const SCREENS: Screen[] = ["findings", "images", "heads", "search", "map", "whatif", "basket"];
+export type Screen = "findings" | "images" | "heads" | "search" | "map" | "whatif" | "basket" | "mistakes" | "label";
+export const SCREENS: Screen[] = ["findings", "mistakes", "images", "heads", "search", "map", "whatif", "basket", "label"];
 
 export interface State {
   screen: Screen;
@@ -20,6 +20,8 @@ export interface State {
   focus: string;
   open: string;
   size: string;
+  /** The cue that is labelled. */
+  study: string;
   /** What if: heads that are taken out, the text along which alone, the column of the groups, and on which images. */
   out: string[];
   /** The heads by which the question is asked a second time, side by side; `embedding` for everything. */
@@ -36,7 +38,7 @@ export interface State {
 
 const QUESTION = ["text", "minus", "key", "image", "head"] as const;
 const LISTS = [...QUESTION, "out", "beside"] as const;
-const WORDS = ["where", "sort", "group", "finding", "focus", "open", "size", "along", "by", "among", "space", "method", "colour", "inside"] as const;
+const WORDS = ["where", "sort", "group", "finding", "focus", "open", "size", "study", "along", "by", "among", "space", "method", "colour", "inside"] as const;
 
 export function parse(search: string): State {
   const given = new URLSearchParams(search);
@@ -104,7 +106,31 @@ export function useAddress(): State {
 export function also(where: string, condition: string): string {
   const trimmed = where.trim();
   if (!trimmed) return condition;
-  return `${/\bor\b/i.test(trimmed) ? `(${trimmed})` : trimmed} and ${condition}`;
+  return `${conditions(trimmed).length === 1 && /\sor\s/i.test(trimmed) ? `(${trimmed})` : trimmed} and ${condition}`;
+}
+
+/** The conditions of a filter that all must hold; the whole filter as one where it says `or`. */
+export function conditions(where: string): string[] {
+  const parts: string[] = [];
+  let part = "";
+  let depth = 0;
+  let alternatives = false;
+  for (const token of where.match(/'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|[()]|\s+|[^\s'"`()]+/g) ?? []) {
+    depth += token === "(" ? 1 : token === ")" ? -1 : 0;
+    if (depth === 0 && /^or$/i.test(token)) alternatives = true;
+    if (depth === 0 && /^and$/i.test(token)) { parts.push(part.trim()); part = ""; } else part += token;
+  }
+  parts.push(part.trim());
+  return alternatives ? [where.trim()] : parts.filter(Boolean);
+}
+
+/** Whether a filter has a condition, among others that must hold too. */
+export const holds = (where: string, condition: string) => conditions(where).includes(condition);
+
+/** A filter with a condition, or without it where it has it. */
+export function turned(where: string, condition: string): string {
+  const parts = conditions(where);
+  return parts.includes(condition) ? parts.filter((each) => each !== condition).join(" and ") : also(where, condition);
 }
 
 /** `key = 'a'` with a text's quotes doubled, a number as it is. */

@@ -1,19 +1,16 @@
 // What the interface answers (clipaudit/explorer/*_routes.py).
 
 export interface RunFacts {
-  url: string;
   name: string;
-  fingerprint: string;
+  pictures: string;
+  tags_column: string;
+  commands: { restart: string; write: string; columns: string };
   model: string;
-  version: string;
   rows: number;
   skipped: Record<string, number>;
   heads: string[];
   labels: boolean;
-  classes: number | null;
   write: boolean;
-  tags_file: string | null;
-  report: string | null;
   pictures_missing: string | null;
 }
 
@@ -36,11 +33,14 @@ export interface Row {
   index: number;
   key: string;
   label: string | null;
+  labels: string[];
   class_name: string | null;
   caption: string | null;
   width: number | null;
   height: number | null;
   score: number | null;
+  /** Whether each of the report's answers is right, by column. */
+  right: Record<string, boolean | null>;
   tags: string[];
   value: string | null;
 }
@@ -51,7 +51,6 @@ export interface AsCode { command: string; python: string; note: string | null }
 export interface RowsAnswer {
   total: number;
   matched: number;
-  offset: number;
   rows: Row[];
   groups?: Group[];
   code?: AsCode;
@@ -64,7 +63,6 @@ export interface Cell {
   class_name: string;
   value: string;
   count: number;
-  expected: number;
   accuracy: Estimate | null;
   without: Estimate | null;
   where: string[];
@@ -77,8 +75,6 @@ export interface Answerer {
   gap: Estimate | null;
   gap_after: Estimate | null;
   net: Estimate | null;
-  control: string | null;
-  cells: { class_name: string; conflicting: boolean; accuracy: Estimate | null }[];
 }
 
 export interface Finding {
@@ -96,6 +92,8 @@ export interface Finding {
   attribute: string | null;
   value: string | null;
   score_column: string;
+  /** Column that says whether CLIP is right with the cue taken out. */
+  without: string;
   association: Estimate | null;
   answerers: Answerer[];
   cells: { attribute: string; values: string[]; measured_on: string | null; rows: Cell[][] } | null;
@@ -103,23 +101,25 @@ export interface Finding {
   false_alarm: string[];
   needs: string[];
   class_filter: string | null;
+  /** What images with the cue may be called; null where nothing can be labelled. */
+  label_word: string | null;
+  labelled: StudyLine | null;
 }
 
 export interface FindingsAnswer {
   missing?: string;
   command?: string;
   report?: {
-    place: string;
-    sentence: string;
-    verdict: string;
     gate: { outcome: string; sentence: string };
     accuracy: Estimate | null;
     rows: number;
-    limits: string[];
     problems: string[];
-    command: string;
   };
   findings?: Finding[];
+  /** Column that says whether an answer is right -> whose it is. */
+  answers?: Record<string, string>;
+  /** Cues that were labelled and are no finding of this report. */
+  labelled?: StudyLine[];
 }
 
 export interface HeadFacts {
@@ -171,9 +171,8 @@ export interface BesideAnswer { first: RankedRow[]; second: RankedRow[]; first_a
 export interface Difference { kind: "text" | "value" | "number"; name: string; value: string | null; inside: number; others: number; effect: number; q: number }
 export interface ApartAnswer { inside: number; others: number; tested: number; space: string; differences: Difference[]; no_texts: string | null; command: string | null }
 
-export interface RowDetail extends Omit<Row, "tags"> {
+export interface RowDetail extends Omit<Row, "tags" | "right"> {
   columns: Record<string, string | null>;
-  shard_url: string;
   tags: { tag: string; author: string; reason: string; time: string }[];
 }
 
@@ -187,5 +186,59 @@ export interface TagFacts {
   counts: Record<string, number>;
   images: number;
   damaged: number;
+  foreign: number;
   events: { id: string; time: string; author: string; tag: string; reason: string; removes: boolean; images: number }[];
+}
+
+export interface SideShare { class_name: string; has: boolean; share: Estimate | null; scored: number[] }
+
+export interface LabelVerdict {
+  labels: number;
+  outcome: "confirmed" | "dismissed" | "not decided";
+  verdict: string;
+  sentence: string;
+  more: number | null;
+  found: string;
+}
+
+export interface Study { id: string; finding: string; cue: string; word: string; column: string; delta: number; images: number }
+export interface StudyLine extends Study { answered: number; verdict: LabelVerdict | null }
+
+export interface LabelView {
+  study: Study;
+  answered: number;
+  unsure: number;
+  repeats: number;
+  disagreements: number;
+  error: Estimate | null;
+  sides: SideShare[];
+  d: Estimate | null;
+  more: number | null;
+  latest: { id: string; answer: string; shard: number; index: number } | null;
+  next: { shard: number; index: number }[];
+  verdict: LabelVerdict | null;
+  audit: { running: boolean; seconds: number; failure: string | null; command: string } | null;
+}
+
+export interface ErrorSlice {
+  id: string;
+  class_name: string;
+  description: string;
+  wrong: Estimate;
+  others: Estimate;
+  share_of_errors: number;
+  images: number;
+  same: string[];
+  no_good_word: boolean;
+  taken_for: { class_name: string; images: number }[];
+  where: string | null;
+  where_wrong: string | null;
+  class_filter: string;
+}
+
+export interface MistakesAnswer {
+  missing?: string;
+  command?: string;
+  answerers?: { name: string; images: number; wrong: number; slices: ErrorSlice[] }[];
+  labels?: { sentence: string; listed: number; pairs: { label: string; looks_like: string; images: number }[]; where: string | null; sort: string } | null;
 }

@@ -80,7 +80,26 @@ export function useWall(address: string): Wall {
   };
 }
 
-export function WallView({ wall, state, hasQuestion }: { wall: Wall; state: State; hasQuestion: boolean }) {
+/** Who is wrong on an image; an arrow where taking the cue out mends or breaks CLIP's answer. */
+function Marks({ row, without }: { row: Row; without: string | null }) {
+  const clip = row.right["report.clip.right"];
+  const after = without === null ? null : row.right[without] ?? null;
+  const marks: [string, boolean, string][] = [];
+  const sign = (right: boolean) => (right ? "✓" : "✗");
+  const said = (right: boolean) => (right ? "right" : "wrong");
+  if (typeof clip === "boolean" && typeof after === "boolean" && clip !== after) marks.push([`CLIP ${sign(clip)}→${sign(after)}`, after, `CLIP ${said(clip)}, ${said(after)} without the cue`]);
+  else if (clip === false) marks.push(["CLIP ✗", false, "CLIP wrong"]);
+  for (const [column, right] of Object.entries(row.right)) {
+    if (right === false && !/^(report\.clip|clip\.without\..*)\.right$/.test(column)) {
+      const name = column === "rehearsed.right" ? "trained" : column.replace(/^given\.|\.right$/g, "");
+      marks.push([`${name} ✗`, false, `${name} wrong`]);
+    }
+  }
+  if (!marks.length) return null;
+  return <span class="marks">{marks.map(([text, good, about]) => <span key={text} class={good ? "good" : "bad"}><span aria-hidden="true">{text}</span><span class="visually-hidden">{about} </span></span>)}</span>;
+}
+
+export function WallView({ wall, state, hasQuestion, without }: { wall: Wall; state: State; hasQuestion: boolean; without: string | null }) {
   const scroller = useRef<HTMLDivElement>(null);
   const chosen = useSelection();
   const [box, setBox] = useState({ width: 0, height: 0 });
@@ -156,6 +175,7 @@ export function WallView({ wall, state, hasQuestion }: { wall: Wall; state: Stat
     }
   };
 
+  const marked = state.screen === "findings" || state.screen === "mistakes";
   const tabStop = seen.tiles.some((tile) => tile.position === active) ? active : first;
   return (
     <div class="wall" ref={scroller} onScroll={(event) => setTop(event.currentTarget.scrollTop)} tabIndex={-1}>
@@ -187,6 +207,7 @@ export function WallView({ wall, state, hasQuestion }: { wall: Wall; state: Stat
               }}>
               <span class="frame" style={{ height: `${plan.tile}px` }}>
                 <Picture row={row} size={plan.tile * Math.min(2, devicePixelRatio)} />
+                {marked && <Marks row={row} without={without} />}
                 {row.tags.length > 0 && <span class="tagged"><span class="visually-hidden">tagged </span>{row.tags.join(", ")}</span>}
                 {chosen.has(id) && <span class="check" aria-hidden="true">✓</span>}
               </span>

@@ -1,8 +1,11 @@
 // Numbers and small pieces that several screens show alike.
 import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
-import { API } from "./api";
+import { API, revision } from "./api";
 import type { Estimate, Row } from "./types";
+
+/** Whose answers they are. */
+export const WHO: Record<string, string> = { clip: "CLIP, zero-shot", rehearsed: "A model trained here", given: "Given predictions" };
 
 const NUMBER = new Intl.NumberFormat("en");
 export const count = (value: number) => NUMBER.format(value);
@@ -21,9 +24,9 @@ export function interval(estimate: Estimate | null, kind: "percent" | "points"):
 }
 
 let version = "";
-/** Pictures are cached by the browser; the run's fingerprint in their address keeps those of two runs apart. */
-export function pictureVersion(fingerprint: string): void {
-  version = fingerprint;
+/** Pictures are cached by the browser; in their address stands which run they are of, in which state. */
+export function pictureVersion(pictures: string): void {
+  version = pictures;
 }
 
 export const thumbnail = (row: { shard: number; index: number }, size: number) =>
@@ -32,11 +35,13 @@ export const thumbnail = (row: { shard: number; index: number }, size: number) =
 export const original = (row: { shard: number; index: number }) => `${API}/images/${row.shard}/${row.index}?v=${version}`;
 
 /** An image of the run; where it cannot be shown, its place says so. */
-export function Picture({ row, size, src }: { row: { shard: number; index: number; key: string }; size: number; src?: string }) {
+export function Picture({ row, size, src, alt = "" }: { row: { shard: number; index: number; key: string }; size: number; src?: string; alt?: string }) {
   const address = src ?? thumbnail(row, size);
+  // asked again when the server was away, or anything else has changed
+  const attempt = `${address} ${revision.use()}`;
   const [failed, fail] = useState("");
-  if (failed === address) return <span class="no-picture" aria-hidden="true">no picture</span>;
-  return <img src={address} alt="" decoding="async" draggable={false} onError={() => fail(address)} />;
+  if (failed === attempt) return <span class="no-picture" aria-hidden="true">no picture</span>;
+  return <img src={address} alt={alt} decoding="async" draggable={false} onError={() => fail(attempt)} />;
 }
 
 export const title = (row: Row) =>
