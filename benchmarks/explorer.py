@@ -1,7 +1,7 @@
 """The explorer over large runs: what-if in CPU seconds, and the page over 10^6 rows in headless Chromium.
 
 python benchmarks/explorer.py what-if         a tick at 50,000 images x 48 heads x 10 classes: 300 ms are allowed
-python benchmarks/explorer.py page            10^6 images x 8 heads in headless Chromium (after `npm ci` in explorer/web)
+python benchmarks/explorer.py page            10^6 images x 8 heads: server's CPU, a page in Chromium (after `npm ci`)
 python benchmarks/explorer.py requests        20,000 mixed requests and 200 idle connections: refusals, memory
 python benchmarks/explorer.py --smoke         small sizes, to see that it runs
 
@@ -28,6 +28,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest.mock import patch
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import numpy as np
 import numpy.typing as npt
@@ -202,6 +203,7 @@ def page(folder: Path, rows: int) -> None:
     run = folder / f"page-{rows}" / "run"
     if not run.exists():
         write_run(run.parent, rows, 8, shard_rows=min(62_500, rows))
+    server_seconds(str(run), rows)
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None or shutil.which("node") is None or not (WEB / "node_modules").is_dir():
         print("page: Chromium, Node or explorer/web/node_modules is missing")
@@ -213,6 +215,37 @@ def page(folder: Path, rows: int) -> None:
         print(ended.stdout or ended.stderr)
         times = process.cpu_times()
         print(f"  server: {times.user + times.system:.1f} CPU s, {process.memory_info().rss / 2**30:.2f} GiB")
+
+
+ASKED = (
+    ("the run, its columns", "columns"),
+    ("first rows", "rows?limit=200"),
+    ("filter place = water", "rows?where=place+%3D+water&limit=200"),
+    ("filter light > 0.5", "rows?where=light+%3E+0.5&limit=200"),
+    ("sorted by light", "rows?sort=-light&limit=200"),
+    ("grouped by label", "rows?group=label&limit=200"),
+    ("rows in the middle", "rows?offset=500000&limit=200"),
+    ("map of one head", "map/points?space=L11H03&colour=place"),
+    ("map of the whole embedding", "map/points?colour=label"),
+    ("wall of a region", "rows?inside=embedding:pca:9,9;30000,9;30000,65000;9,65000&limit=200"),
+    ("what sets it apart", "map/apart?inside=embedding:pca:9,9;30000,9;30000,65000;9,65000"),
+    ("what if, the first tick", "what-if?out=L11H01&by=attributes.place"),
+    ("what if, another tick", "what-if?out=L11H02&by=attributes.place"),
+)
+
+
+def server_seconds(run: str, rows: int) -> None:
+    """CPU seconds of the server a request, one after another from its start: what load on the machine leaves alone."""
+    with served(run) as (url, process):
+        print(f"server: {rows:,} images x 8 heads, CPU s and seconds that passed, load {os.getloadavg()[0]:.1f}")
+        for name, path in ASKED:
+            times, began = process.cpu_times(), time.monotonic()
+            with urlopen(f"{url}/api/v1/{path}", timeout=300) as answer:
+                answer.read()
+            now = process.cpu_times()
+            spent = now.user + now.system - times.user - times.system
+            print(f"  {name:28} {spent:6.2f} {time.monotonic() - began:7.2f}")
+        print(f"  memory {process.memory_info().rss / 2**30:.2f} GiB")
 
 
 def requests(folder: Path, rows: int, count: int) -> None:
@@ -230,7 +263,7 @@ def requests(folder: Path, rows: int, count: int) -> None:
         memory: list[float] = []
 
         def work() -> None:
-            connection, rng = http.client.HTTPConnection(host, port, timeout=60), np.random.default_rng()
+            connection, rng = http.client.HTTPConnection(host, port, timeout=600), np.random.default_rng()
             while (number := next(places)) < count:
                 path, body = mixed(number, rng, rows)
                 headers = {"x-clipaudit-token": "bench", "content-type": "application/json"}

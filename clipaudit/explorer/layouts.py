@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -131,15 +132,15 @@ class Layouts:
     # -- principal components ----------------------------------------------------------------------------------------
 
     def _pca(self, space: str) -> Layout:
-        values = self._scores.vectors(space)
-        if len(values) < 2:
+        if len(self._run) < 2:
             raise UsageError("a map needs at least two images")
         mean, covariance = self.spread(space)
         sizes, axes = np.linalg.eigh(covariance)
         # the sign of an axis is free: its largest entry is positive, so that a map looks the same every time
         axes = axes[:, [-1, -2]] if len(sizes) > 1 else np.repeat(axes, 2, axis=1)
         axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])
-        plane = _projected(values, axes.astype(np.float32))
+        projector = axes.astype(np.float32)
+        plane = np.concatenate([_projected(values, projector) for values in self._shards(space)])
         total = max(float(sizes.sum()), 1e-300)
         shares = (float(sizes[-1]) / total, float(sizes[-2] if len(sizes) > 1 else 0.0) / total)
         return Layout(numbers=None, points=quantised(plane - (mean @ axes).astype(np.float32)), shares=shares)
@@ -150,9 +151,22 @@ class Layouts:
         moments = self._scores.moments
         if space != EMBEDDING:
             return moments.mean(space), moments.covariance(space)
-        values = self._scores.vectors(space)
-        rows = values[sample_of(len(values))].astype(np.float64)
-        return moments.mean(space), np.cov(rows, rowvar=False, bias=True)
+        return moments.mean(space), self._embedding_covariance
+
+    @cached_property
+    def _embedding_covariance(self) -> Float64s:
+        numbers, start, rows = sample_of(len(self._run)), 0, []
+        for values in self._shards(EMBEDDING):
+            low, high = np.searchsorted(numbers, (start, start + len(values)))
+            rows.append(values[numbers[low:high] - start].astype(np.float64))
+            start += len(values)
+        covariance: Float64s = np.cov(np.concatenate(rows), rowvar=False, bias=True)
+        return covariance
+
+    def _shards(self, space: str) -> Iterator[npt.NDArray[Any]]:
+        """A column's rows shard by shard: memory that is used again costs a fifth of new memory for all rows."""
+        for shard in self._run.records:
+            yield self._run.vectors(space, (), shards=[shard]).values
 
     # -- methods of others -------------------------------------------------------------------------------------------
 
