@@ -132,7 +132,7 @@ function GroupLine({ group, among }: { group: GroupChange; among: string }) {
     <tr>
       <th scope="row"><button type="button" class="link" onClick={() => go({ where, sort: "", group: "", open: "" })}>{group.class_name}{group.value !== null && ` · ${group.value}`}</button>
         <small>{images(group.images)}</small></th>
-      <td class="scale"><Scale around={group.accuracy} /></td>
+      <td class="change"><Scale around={group.accuracy} /></td>
       <td class="number"><span class="muted">{percent(group.accuracy.before)} →</span> <strong>{percent(group.accuracy.after)}</strong></td>
     </tr>
   );
