@@ -25,7 +25,7 @@ def add_findings(router: APIRouter, workspace: Workspace, labelling: Labelling |
         if workspace.report is None:
             return _no_report(workspace)
         cards = finding_cards(workspace.run, workspace.report)
-        studies = [] if labelling is None else labelling.list()
+        studies = [] if labelling is None else labelling.studies()
         of_finding = {study["finding"]: study for study in reversed(studies)}  # the latest of each
         for card in cards:
             card["label_word"] = plain_word(card["cue"]) if card["kind"] == "text" and labelling is not None else None

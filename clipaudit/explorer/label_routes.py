@@ -68,7 +68,7 @@ def add_labels(router: APIRouter, labelling: Labelling, writing: WriteAccess) ->
     @router.get("/labels", responses=problems)
     def studies() -> list[dict[str, Any]]:
         """Every cue that was labelled, with its verdict."""
-        return labelling.list()
+        return labelling.studies()
 
     @router.post("/labels", responses=problems, dependencies=writes)
     def begin(asked: Annotated[NewStudy, Body()]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from clipaudit.errors import UsageError
 from clipaudit.explorer.label_draw import cue_of, new_study
-from clipaudit.explorer.label_log import Answer, LabelEvent, LabelLog, LabelStudy, StudyState, Undo, stamp
+from clipaudit.explorer.label_log import Answer, LabelEvent, LabelLog, LabelStudy, StudyState, Undo, new_id, stamp
 from clipaudit.explorer.label_progress import Progress
 from clipaudit.explorer.label_verdict import study_verdict
 from clipaudit.explorer.problems import NotThereError
@@ -21,6 +21,7 @@ from clipaudit.explorer.reaudit import Reaudit, report_options
 from clipaudit.explorer.report_file import find_report
 from clipaudit.explorer.workspace import Workspace
 from clipaudit.run.column_join import JoinOptions, add_columns
+from clipaudit.run.records import now
 
 _AHEAD: Final = 4
 """Images that a page gets at a time, so that the next picture is there before it is asked for."""
@@ -40,7 +41,7 @@ class Labelling:
 
     # -- studies -----------------------------------------------------------------------------------------------------
 
-    def list(self) -> list[dict[str, Any]]:
+    def studies(self) -> list[dict[str, Any]]:
         """Every study of this run with its verdict, the latest first."""
         states = [state for state in self.log.state().studies.values() if self._is_own(state.study)]
         return [
@@ -86,8 +87,18 @@ class Labelling:
         if drawn is None or self._key_of(*place) != drawn.key:
             raise UsageError("this image is not one of those that were drawn")
         generation = self.workspace.run.state.generation
-        event = {"study": study, "shard": place[0], "index": place[1], "key": drawn.key, "generation": generation}
-        self.log.add(LabelEvent(**stamp(), author=author, answer=answer, **event))
+        event = LabelEvent(
+            id=new_id(),
+            time=now(),
+            author=author,
+            study=study,
+            shard=place[0],
+            index=place[1],
+            key=drawn.key,
+            generation=generation,
+            answer=answer,
+        )
+        self.log.add(event)
         with self._lock:
             self._leases.pop((study, *place), None)
 
@@ -105,13 +116,13 @@ class Labelling:
         """Places of the next images, kept for a page for a while; none for who does not label."""
         if not session or self.workspace.run.manifest.fingerprint != progress.study.fingerprint:
             return []
-        now, study = time.monotonic(), progress.study.id
+        moment, study = time.monotonic(), progress.study.id
         with self._lock:
-            self._leases = {key: lease for key, lease in self._leases.items() if lease[1] > now}
+            self._leases = {key: lease for key, lease in self._leases.items() if lease[1] > moment}
             taken = frozenset((key[1], key[2]) for key, lease in self._leases.items() if lease[0] != session)
             upcoming = progress.upcoming(_AHEAD, taken)
             for image in upcoming:
-                self._leases[study, image.shard, image.index] = (session, now + _LEASE_SECONDS)
+                self._leases[study, image.shard, image.index] = (session, moment + _LEASE_SECONDS)
         return [{"shard": image.shard, "index": image.index} for image in upcoming]
 
     def view(self, study: str, session: str) -> dict[str, Any]:

@@ -92,7 +92,9 @@ class ReportColumns:
     def _answers(self, rows: RowTable) -> dict[str, pa.Array]:
         table = self.report.table("answers.parquet")
         columns: dict[str, pa.Array] = {}
-        for name in () if table is None else table.column_names:
+        if table is None:
+            return columns
+        for name in table.column_names:
             if name in _IDENTITY or not self._whose(name):
                 continue
             right = self._right(name)
@@ -119,11 +121,11 @@ class ReportColumns:
     def _mistakes(self, rows: RowTable) -> dict[str, pa.Array]:
         columns: dict[str, pa.Array] = {}
         table = self._csv("slices.csv")
-        known = table is not None and {"slice", "wrong", "shard_id", "index"} <= set(table.column_names)
-        for slice_id, name in (self.slices() if known else {}).items():
-            chosen = table.filter(pc.equal(table["slice"], slice_id))
-            words = pc.if_else(pc.equal(pc.utf8_lower(chosen["wrong"]), "true"), "wrong", "right")
-            columns[name] = _placed(rows, chosen, words, pa.string())
+        if table is not None and {"slice", "wrong", "shard_id", "index"} <= set(table.column_names):
+            for slice_id, name in self.slices().items():
+                chosen = table.filter(pc.equal(table["slice"], slice_id))
+                words = pc.if_else(pc.equal(pc.utf8_lower(chosen["wrong"]), "true"), "wrong", "right")
+                columns[name] = _placed(rows, chosen, words, pa.string())
         review = self._csv("review.csv")
         if review is not None and {"finding", "shard_id", "index"} <= set(review.column_names):
             doubtful = review.filter(pc.equal(review["finding"], "label"))
