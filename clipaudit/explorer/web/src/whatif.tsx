@@ -22,7 +22,11 @@ export function WhatIf({ state, run }: { state: State; run: RunFacts | null }) {
   const head = <header class="panel-head"><h2>What if</h2></header>;
   if (options.error) {
     const labels = run && !run.labels;
-    return <>{head}<Missing command={labels ? `clipaudit audit SHARDS --out RUN --label cls` : undefined}>{labels ? "The run has no labels, so no answer is right or wrong. Labels come with the job:" : options.error}</Missing></>;
+    const names = options.error.includes("classnames.txt");
+    const command = labels ? "clipaudit audit SHARDS --out RUN --label cls" : names ? `clipaudit report ${run?.url ?? "RUN"} --classes FILE --out report` : undefined;
+    return <>{head}<Missing command={command}>{labels ? "The run has no labels, so no answer is right or wrong. Labels come with the job:"
+      : names ? "The classes have no names, which are what CLIP is asked. Put classnames.txt, one name a line, beside the shards, or make a report with them and start the page again:"
+        : options.error}</Missing></>;
   }
   if (!options.value || !heads.value) return <>{head}<Loading what="Reading the heads …" /></>;
   return (
