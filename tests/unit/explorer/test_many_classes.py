@@ -33,9 +33,10 @@ def opened(tmp_path, monkeypatch):
 
 def test_without_labels_the_screen_says_so_and_the_map_goes_on(opened):
     client = opened(TableSpec(heads=SPEC.heads, head_dim=4, embed_dim=8), label=lambda _: None)
-    for path in ("what-if/options", "what-if"):
-        answer = client.get(f"/api/v1/{path}")
-        assert (answer.status_code, "no labels" in answer.json()["error"]) == (400, True)
+    options = client.get("/api/v1/what-if/options").json()
+    assert ("no labels" in options["missing"], "--label cls" in options["command"]) == (True, True)
+    answer = client.get("/api/v1/what-if")
+    assert (answer.status_code, "no labels" in answer.json()["error"]) == (400, True)
     assert client.get("/api/v1/run").json()["labels"] is False
     assert client.get("/api/v1/map/points", params={"colour": "width"}).status_code == 200
 
@@ -43,14 +44,14 @@ def test_without_labels_the_screen_says_so_and_the_map_goes_on(opened):
 def test_several_labels_an_image_are_told(opened):
     spec = TableSpec(heads=SPEC.heads, head_dim=4, embed_dim=8, label_kind="strings")
     client = opened(spec, label=lambda index: ("cat", "dog") if index % 2 else ("cat",))
-    answer = client.get("/api/v1/what-if/options")
-    assert (answer.status_code, "several labels" in answer.json()["error"]) == (400, True)
+    options = client.get("/api/v1/what-if/options").json()
+    assert ("several labels" in options["missing"], "clipaudit ablate" in options["command"]) == (True, True)
     assert client.get("/api/v1/map/points", params={"colour": "label"}).status_code == 200
 
 
 def test_labels_without_names_are_told(opened):
-    answer = opened().get("/api/v1/what-if/options")
-    assert (answer.status_code, "classnames.txt" in answer.json()["error"]) == (400, True)
+    options = opened().get("/api/v1/what-if/options").json()
+    assert ("classnames.txt" in options["missing"], "--classes FILE" in options["command"]) == (True, True)
 
 
 def test_ten_thousand_classes_are_a_sample_and_the_groups_that_change_most(opened, monkeypatch):

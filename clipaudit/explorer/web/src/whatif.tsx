@@ -8,8 +8,8 @@ import { Copyable, count, images, Loading, Missing, percent, points, Problem } f
 export function WhatIf({ state, run }: { state: State; run: RunFacts | null }) {
   const options = useAnswer<WhatIfOptions>("/what-if/options");
   const heads = useAnswer<HeadsAnswer>("/heads");
-  const finding = state.by ? undefined : options.value?.findings.find((each) => each.id === state.finding && each.attribute) ?? options.value?.findings.find((each) => each.attribute);
-  const by = state.by || (finding ? "" : options.value?.columns[0]?.name ?? "");
+  const finding = state.by ? undefined : options.value?.findings?.find((each) => each.id === state.finding && each.attribute) ?? options.value?.findings?.find((each) => each.attribute);
+  const by = state.by || (finding ? "" : options.value?.columns?.[0]?.name ?? "");
   // on the images that the finding was measured on, unless something else is asked for
   const among = state.among === "*" ? "" : state.among || finding?.among || "";
   const given = new URLSearchParams();
@@ -18,17 +18,11 @@ export function WhatIf({ state, run }: { state: State; run: RunFacts | null }) {
   if (by) given.set("by", by);
   if (finding) given.set("finding", finding.id);
   if (among) given.append("where", among);
-  const { value, error, loading } = useAnswer<WhatIfAnswer>(options.value ? `/what-if?${given}` : null);
+  const { value, error, loading } = useAnswer<WhatIfAnswer>(options.value && options.value.missing === null ? `/what-if?${given}` : null);
   const head = <header class="panel-head"><h2>What if</h2></header>;
-  if (options.error) {
-    const labels = run && !run.labels;
-    const names = options.error.includes("classnames.txt");
-    const command = labels ? "clipaudit audit SHARDS --out RUN --label cls" : names ? `clipaudit report ${run?.url ?? "RUN"} --classes FILE --out report` : undefined;
-    return <>{head}<Missing command={command}>{labels ? "The run has no labels, so no answer is right or wrong. Labels come with the job:"
-      : names ? "The classes have no names, which are what CLIP is asked. Put classnames.txt, one name a line, beside the shards, or make a report with them and start the page again:"
-        : options.error}</Missing></>;
-  }
+  if (options.error) return <>{head}<Problem error={options.error} /></>;
   if (!options.value || !heads.value) return <>{head}<Loading what="Reading the heads …" /></>;
+  if (options.value.missing !== null) return <>{head}<Missing command={options.value.command}>Nothing can be answered yet: {options.value.missing}.</Missing></>;
   return (
     <>
       {head}
