@@ -203,7 +203,7 @@ def _projected(values: npt.NDArray[Any], projector: Float32s) -> Float32s:
 
 
 def sample_of(rows: int) -> Ints:
-    """At most SAMPLE numbers of rows, always the same ones."""
+    """(m,) at most SAMPLE numbers of rows, always the same ones."""
     if rows <= SAMPLE:
         return np.arange(rows)
     return np.sort(np.random.default_rng(0).choice(rows, SAMPLE, replace=False))
