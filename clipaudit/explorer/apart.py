@@ -106,7 +106,7 @@ def apart(inside: Bools, others: Bools, columns: Sequence[tuple[str, Any]], text
 
 
 def sampled(chosen: Bools) -> Ints:
-    """Places of at most MOST chosen rows."""
+    """(m,) places of at most MOST of the rows chosen (n,)."""
     places = np.flatnonzero(chosen)
     return places if len(places) <= MOST else np.sort(np.random.default_rng(0).choice(places, MOST, replace=False))
 
@@ -149,7 +149,7 @@ def _distinct(listed: Sequence[Difference], texts: TextScores | None) -> list[Di
 
 
 def column_differences(name: str, values: Any, a: Ints, b: Ints) -> list[tuple[Difference, float]]:  # noqa: ANN401
-    """Differences of a column between rows a and rows b, with their p-values."""
+    """Differences of a column (n,) between rows a (m,) and rows b (k,), with their p-values."""
     kind = values.type
     if pa.types.is_floating(kind) or pa.types.is_integer(kind):
         distinct = pc.count_distinct(values).as_py()

@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
-from clipaudit.arrays import Floats, Ints
+from clipaudit.arrays import Ints
 from clipaudit.errors import UsageError
 from clipaudit.explorer.as_code import code_of_view
 from clipaudit.explorer.problems import PROBLEMS
@@ -76,9 +76,9 @@ def _ranks(view: View, rows: int) -> Ints:
     return ranks
 
 
-def rank_correlation(ranks: Floats) -> float | None:
+def rank_correlation(ranks: Ints) -> float | None:
     """Spearman's, of two orders (2, m) without ties; None for fewer than two rows."""
-    m = ranks.shape[1]
+    m = int(ranks.shape[1])
     if m < 2:
         return None
     d = (ranks[0] - ranks[1]).astype(np.float64)

@@ -74,7 +74,7 @@ def most_images(heads: int, classes: int) -> int:
 
 
 def sampled_rows(rows: int, heads: int, classes: int) -> Ints:
-    """Numbers of the rows whose logits fit: all of them, or a random sample, always the same one."""
+    """(m,) numbers of the rows whose logits fit: all of them, or a random sample, always the same one."""
     most = most_images(heads, classes)
     if rows <= most:
         return np.arange(rows)

@@ -7,6 +7,8 @@ import json
 import re
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -17,7 +19,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from clipaudit.arrays import Bools, Float64s, Floats, Ints
+from clipaudit.arrays import Bools, Float32s, Float64s, Floats, Ints
 from clipaudit.errors import UsageError
 from clipaudit.explorer.run_scores import RunScores
 from clipaudit.retrieval.card import EMBEDDING, check_columns
@@ -35,7 +37,8 @@ MAPS: Final = "explorer/maps"
 _EDGE: Final = 0.0005
 """Share of the images beyond each side, which are drawn on it: a few far ones would leave the others one dot."""
 _LAYOUTS: Final = 8
-_BLOCK: Final = 65_536
+_BLOCK: Final = 4096
+"""Rows that are turned to float32 at once: they stay in a processor's cache."""
 _REGION: Final = re.compile(r"([\w]+):([a-z]+):((?:\d{1,5},\d{1,5};){2,}\d{1,5},\d{1,5})")
 
 
@@ -129,18 +132,15 @@ class Layouts:
     # -- principal components ----------------------------------------------------------------------------------------
 
     def _pca(self, space: str) -> Layout:
-        values = self._scores.vectors(space)
-        if len(values) < 2:
+        if len(self._run) < 2:
             raise UsageError("a map needs at least two images")
         mean, covariance = self.spread(space)
         sizes, axes = np.linalg.eigh(covariance)
         # the sign of an axis is free: its largest entry is positive, so that a map looks the same every time
         axes = axes[:, [-1, -2]] if len(sizes) > 1 else np.repeat(axes, 2, axis=1)
         axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])
-        plane = np.empty((len(values), 2), np.float32)
         projector = axes.astype(np.float32)
-        for start in range(0, len(values), _BLOCK):
-            plane[start : start + _BLOCK] = values[start : start + _BLOCK].astype(np.float32) @ projector
+        plane = np.concatenate([_projected(values, projector) for values in self._shards(space)])
         total = max(float(sizes.sum()), 1e-300)
         shares = (float(sizes[-1]) / total, float(sizes[-2] if len(sizes) > 1 else 0.0) / total)
         return Layout(numbers=None, points=quantised(plane - (mean @ axes).astype(np.float32)), shares=shares)
@@ -151,9 +151,22 @@ class Layouts:
         moments = self._scores.moments
         if space != EMBEDDING:
             return moments.mean(space), moments.covariance(space)
-        values = self._scores.vectors(space)
-        rows = values[sample_of(len(values))].astype(np.float64)
-        return moments.mean(space), np.cov(rows, rowvar=False, bias=True)
+        return moments.mean(space), self._embedding_covariance
+
+    @cached_property
+    def _embedding_covariance(self) -> Float64s:
+        numbers, start, rows = sample_of(len(self._run)), 0, []
+        for values in self._shards(EMBEDDING):
+            low, high = np.searchsorted(numbers, (start, start + len(values)))
+            rows.append(values[numbers[low:high] - start].astype(np.float64))
+            start += len(values)
+        covariance: Float64s = np.cov(np.concatenate(rows), rowvar=False, bias=True)
+        return covariance
+
+    def _shards(self, space: str) -> Iterator[npt.NDArray[Any]]:
+        """A column's rows shard by shard: memory that is used again costs a fifth of new memory for all rows."""
+        for shard in self._run.records:
+            yield self._run.vectors(space, (), shards=[shard]).values
 
     # -- methods of others -------------------------------------------------------------------------------------------
 
@@ -177,8 +190,20 @@ class Layouts:
         return Layout(numbers=numbers, points=points, shares=None)
 
 
+def _projected(values: npt.NDArray[Any], projector: Float32s) -> Float32s:
+    """(n, length) float16 to (n, 2); blocks on all cores, since turning a million rows to float32 takes a second."""
+    plane = np.empty((len(values), projector.shape[1]), np.float32)
+
+    def project(start: int) -> None:
+        plane[start : start + _BLOCK] = values[start : start + _BLOCK].astype(np.float32) @ projector
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(project, range(0, len(values), _BLOCK)))
+    return plane
+
+
 def sample_of(rows: int) -> Ints:
-    """At most SAMPLE numbers of rows, always the same ones."""
+    """(m,) at most SAMPLE numbers of rows, always the same ones."""
     if rows <= SAMPLE:
         return np.arange(rows)
     return np.sort(np.random.default_rng(0).choice(rows, SAMPLE, replace=False))

@@ -37,8 +37,9 @@ NOTHING: Final = 0
 """Colour of an image without a value."""
 FADED: Final = 255
 """Colour of an image that does not pass the filters."""
-_KEYS: Final = frozenset(("key", "shard_id", "index", "caption", "audit.rows"))
-"""Columns that are no property of an image."""
+_KEYS: Final = frozenset(("key", "shard_id", "index", "caption"))
+_OF_REPORTS: Final = ("audit.", "slice.")
+"""Beginnings of columns that say what a report did with an image, which is no property of it."""
 _Space: TypeAlias = Annotated[str, Query(max_length=64)]
 _Column: TypeAlias = Annotated[str | None, Query(max_length=300)]
 
@@ -164,7 +165,11 @@ def _apart(workspace: Workspace, request: ViewRequest) -> dict[str, Any]:
     region = workspace.layouts.inside(request.inside)
     passing: Bools = wall.rows.mask(request.where) if request.where else np.ones(len(wall.rows), np.bool_)
     space = Region.parse(request.inside).space
-    columns = [(name, wall.values(name)) for name in computed_columns(wall) if name not in _KEYS]
+    columns = [
+        (name, wall.values(name))
+        for name in computed_columns(wall)
+        if name not in _KEYS and not name.startswith(_OF_REPORTS)
+    ]
     try:
         texts, missing = _texts(workspace, wall, space), None
     except ClipauditError as error:  # a run whose model is not at hand still has columns

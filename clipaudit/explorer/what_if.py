@@ -169,8 +169,8 @@ class WhatIf:
     @cached_property
     def truth(self) -> Ints:
         """(n,) class of every row, -1 for none."""
-        labels = self._workspace.plain_rows().table["label"].to_pylist()
-        return truth_of(labels, self.question.asked.class_of)
+        class_of = self.question.asked.class_of  # says first where a run has no labels
+        return truth_of(self._workspace.plain_rows().table["label"].to_pylist(), class_of)
 
     def _band(self, table: HeadLogits, direction: str | None, chosen: Bools) -> Bools:
         """(S, m) right answers without random sets of as many heads of each layer, drawn once for all such sets."""

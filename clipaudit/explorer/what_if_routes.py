@@ -58,9 +58,13 @@ def add_what_if(router: APIRouter, workspace: Workspace, writing: WriteAccess) -
 
     @router.get("/what-if/options", responses=problems)
     def options() -> dict[str, Any]:
-        """Columns that make groups, findings to begin with, and how many images fit into memory."""
-        heads, classes = len(workspace.run.head_labels), len(what_if.question.names)
+        """Columns that make groups, findings to begin with, and how many images fit into memory; or what is missing."""
+        try:
+            heads, classes = len(workspace.run.head_labels), len(what_if.question.names)
+        except UsageError as error:
+            return {"missing": str(error), "command": _remedy(workspace)}
         return {
+            "missing": None,
             "columns": group_columns(workspace),
             "findings": list(_findings(workspace).values()),
             "classes": classes,
@@ -85,6 +89,16 @@ def add_what_if(router: APIRouter, workspace: Workspace, writing: WriteAccess) -
     def keep(arm: Annotated[NewArm, Body()]) -> dict[str, Any]:
         """Measure an arm on all its images as `clipaudit ablate` does, and keep it under a name."""
         return _keep(workspace, what_if, arm)
+
+
+def _remedy(workspace: Workspace) -> str:
+    """The command for a run whose answers cannot be right or wrong as it is."""
+    run, url = workspace.run, shlex.quote(workspace.run.directory.url)
+    if run.spec.label_kind is None:
+        return "clipaudit audit SHARDS --out RUN --label cls"
+    if run.spec.multi_label:
+        return f"clipaudit ablate {url} --head {run.head_labels[-1]}"
+    return f"clipaudit report {url} --classes FILE --out report"
 
 
 def group_columns(workspace: Workspace) -> list[dict[str, str]]:

@@ -339,8 +339,12 @@ const scenarios = {
     const findings = await page.locator(".panel").innerText();
     await page.click("nav button:has-text('Heads')"); await settled(page);
     const heads = await page.locator(".panel").innerText();
+    await page.goto(config.url + "/?screen=whatif"); await settled(page);
+    const whatif = await page.locator(".panel").innerText();
+    await page.goto(config.url + "/?screen=map&method=umap"); await settled(page);
+    const map = await page.locator(".panel").innerText();
     await page.goto(config.url + "/?screen=basket"); await settled(page);
-    return { findings, heads, basket: await page.locator(".panel").innerText(), banner: await page.locator(".banner").allInnerTexts(), tiles: await page.locator(".no-picture").count() };
+    return { whatif, map, findings, heads, basket: await page.locator(".panel").innerText(), banner: await page.locator(".banner").allInnerTexts(), tiles: await page.locator(".no-picture").count() };
   },
 
   async lost() {

@@ -347,6 +347,9 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(tools, tmp_path)
         seen = play("missing", tools, served)
     assert f"clipaudit report {run.directory.url}" in seen["findings"]
     assert f"clipaudit heads {run.directory.url}" in seen["heads"]
+    assert "there is no classnames.txt beside its shards" in seen["whatif"]
+    assert f"clipaudit report {run.directory.url} --classes FILE" in seen["whatif"]
+    assert "pip install 'clipaudit[map]'" in seen["map"]
     assert "--write" in seen["basket"]
     assert any("pictures are not at hand" in banner for banner in seen["banner"])
     assert seen["tiles"] > 0

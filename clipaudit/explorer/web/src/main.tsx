@@ -55,6 +55,8 @@ function App() {
   const code = state.screen === "heads" && !asked && heads.value ? { ...heads.value, note: null } : wall.code;
   if (run.value) pictureVersion(run.value.pictures);
 
+  // on a narrow screen the names scroll: the current one is seen
+  useEffect(() => document.querySelector("nav [aria-current=page]")?.scrollIntoView({ inline: "nearest", block: "nearest" }), [state.screen]);
   useEffect(() => { document.title = run.value ? `${run.value.name} · clipaudit` : "clipaudit"; }, [run.value]);
   useEffect(() => { setSide(state.open || state.screen === "map" ? "question" : get().where || asked || (state.screen === "label" && state.study) ? "images" : "question"); }, [state.open, state.where, asked, state.screen, state.study]);
   useEffect(() => {

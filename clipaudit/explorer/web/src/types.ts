@@ -137,6 +137,8 @@ export interface Strip { text: string; top: Row[]; bottom: Row[] }
 export interface Around { before: number | null; after: number | null; low: number | null; high: number | null }
 
 export interface WhatIfOptions {
+  missing: string | null;
+  command?: string;
   columns: { name: string; short: string }[];
   findings: { id: string; name: string; class_name: string | null; heads: string[]; attribute: string | null; text: string | null; among: string | null }[];
   classes: number;

@@ -8,8 +8,8 @@ import { Copyable, count, images, Loading, Missing, percent, points, Problem } f
 export function WhatIf({ state, run }: { state: State; run: RunFacts | null }) {
   const options = useAnswer<WhatIfOptions>("/what-if/options");
   const heads = useAnswer<HeadsAnswer>("/heads");
-  const finding = state.by ? undefined : options.value?.findings.find((each) => each.id === state.finding && each.attribute) ?? options.value?.findings.find((each) => each.attribute);
-  const by = state.by || (finding ? "" : options.value?.columns[0]?.name ?? "");
+  const finding = state.by ? undefined : options.value?.findings?.find((each) => each.id === state.finding && each.attribute) ?? options.value?.findings?.find((each) => each.attribute);
+  const by = state.by || (finding ? "" : options.value?.columns?.[0]?.name ?? "");
   // on the images that the finding was measured on, unless something else is asked for
   const among = state.among === "*" ? "" : state.among || finding?.among || "";
   const given = new URLSearchParams();
@@ -18,13 +18,11 @@ export function WhatIf({ state, run }: { state: State; run: RunFacts | null }) {
   if (by) given.set("by", by);
   if (finding) given.set("finding", finding.id);
   if (among) given.append("where", among);
-  const { value, error, loading } = useAnswer<WhatIfAnswer>(options.value ? `/what-if?${given}` : null);
+  const { value, error, loading } = useAnswer<WhatIfAnswer>(options.value && options.value.missing === null ? `/what-if?${given}` : null);
   const head = <header class="panel-head"><h2>What if</h2></header>;
-  if (options.error) {
-    const labels = run && !run.labels;
-    return <>{head}<Missing command={labels ? `clipaudit audit SHARDS --out RUN --label cls` : undefined}>{labels ? "The run has no labels, so no answer is right or wrong. Labels come with the job:" : options.error}</Missing></>;
-  }
+  if (options.error) return <>{head}<Problem error={options.error} /></>;
   if (!options.value || !heads.value) return <>{head}<Loading what="Reading the heads …" /></>;
+  if (options.value.missing !== null) return <>{head}<Missing command={options.value.command}>Nothing can be answered yet: {options.value.missing}.</Missing></>;
   return (
     <>
       {head}
@@ -132,7 +130,7 @@ function GroupLine({ group, among }: { group: GroupChange; among: string }) {
     <tr>
       <th scope="row"><button type="button" class="link" onClick={() => go({ where, sort: "", group: "", open: "" })}>{group.class_name}{group.value !== null && ` · ${group.value}`}</button>
         <small>{images(group.images)}</small></th>
-      <td class="scale"><Scale around={group.accuracy} /></td>
+      <td class="change"><Scale around={group.accuracy} /></td>
       <td class="number"><span class="muted">{percent(group.accuracy.before)} →</span> <strong>{percent(group.accuracy.after)}</strong></td>
     </tr>
   );
