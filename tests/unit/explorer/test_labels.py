@@ -187,7 +187,7 @@ def test_a_text_becomes_a_word(text, word):
 
 
 def test_a_finding_of_many_classes_says_why_it_cannot_be_labelled(served, tmp_path):
-    client, run, finding = served
+    _, run, finding = served
 
     def many(document):
         part = next(each for each in document["audit"]["findings"] if each["id"] == finding)
