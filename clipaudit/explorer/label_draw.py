@@ -20,8 +20,8 @@ from clipaudit.run.records import COLUMN_NAME
 
 STRATA: Final = 5
 """Of each side and part."""
-_CLASSES: Final = 2
-"""Of each side: with more, few labels would come to each, and the gap is measured inside classes."""
+_CLASSES: Final = 6
+"""That a finding may compare: an audit tests a column where each class has ten images with a value."""
 MAX_DRAW: Final = 1000
 """Images that a study may show."""
 _SHRINKAGE: Final = 0.1
@@ -57,12 +57,13 @@ def cue_of(report: ReportFile, finding: str) -> CandidateCue:
 
 
 def _sides(rows: Sequence[Mapping[str, Any]]) -> dict[int | str, tuple[str, bool]]:
-    """The largest classes of each side."""
-    sides: dict[int | str, tuple[str, bool]] = {}
-    for has in (True, False):
-        own = sorted((row for row in rows if row["has"] is has), key=lambda row: (-row["named"], -row["n"]))
-        sides |= {row["label"]: (str(row["class_name"]), has) for row in own[:_CLASSES]}
-    return sides
+    """Every class with its side; UsageError where labels would have to be spread over too many."""
+    if len(rows) > _CLASSES:
+        raise UsageError(
+            f"the finding compares {len(rows)} classes, and a column is tested where each has ten labelled images: this"
+            f" page draws for at most {_CLASSES}; label them in a table, and `clipaudit columns add` joins it"
+        )
+    return {row["label"]: (str(row["class_name"]), bool(row["has"])) for row in rows}
 
 
 def new_study(workspace: Workspace, cue: CandidateCue, word: str, author: str, seed: int) -> LabelStudy:
@@ -169,7 +170,7 @@ def _parts(workspace: Workspace, n: int) -> Any:  # noqa: ANN401 - (n,) texts
 def _strata(cue: CandidateCue, classes: Ints, parts: Any, score: Float64s) -> tuple[list[Stratum], Ints]:  # noqa: ANN401
     """Strata of equal size inside each side and part, and (n,) which one each image is in.
 
-    Of a side with two classes both have the same chance to be drawn, image by image, as inside each.
+    Of a side with several classes all have the same chance to be drawn, image by image, as inside each.
     """
     names, sides = zip(*cue.sides.values(), strict=True)
     strata: list[Stratum] = []

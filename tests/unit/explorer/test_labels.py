@@ -186,6 +186,20 @@ def test_a_text_becomes_a_word(text, word):
     assert plain_word(text) == word
 
 
+def test_a_finding_of_many_classes_says_why_it_cannot_be_labelled(served, tmp_path):
+    _, run, finding = served
+
+    def many(document):
+        part = next(each for each in document["audit"]["findings"] if each["id"] == finding)
+        part["classes"] = [{**part["classes"][0], "label": label} for label in range(7)]
+
+    damage_report(tmp_path / "report", many)
+    app = explorer_app(run, tmp_path, report=str(tmp_path / "report"))
+    with TestClient(app, base_url="http://127.0.0.1") as page:
+        answer = page.post("/api/v1/labels", json={"finding": finding}, headers=WRITES)
+    assert (answer.status_code, "compares 7 classes" in answer.text) == (400, True)
+
+
 # -- what answers add up to --------------------------------------------------------------------------------------------
 
 
