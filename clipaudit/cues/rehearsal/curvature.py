@@ -59,7 +59,7 @@ class DiagonalCurvature:
         return small
 
     def take(self, problems: Ints | Bools) -> DiagonalCurvature:
-        """Of some problems."""
+        """Of the problems with these numbers (Q,), or marked (R,)."""
         return DiagonalCurvature(self.inverse[problems])
 
 
@@ -82,7 +82,7 @@ class BlockCurvature:
         return -slope <= _FALL
 
     def take(self, problems: Ints | Bools) -> BlockCurvature:
-        """The same: problems share it."""
+        """The same for any problems (Q,): they share it."""
         return self
 
 

@@ -128,6 +128,8 @@ def test_recognition_of_a_run_is_that_of_its_embeddings(run):
 def test_the_call_takes_what_ablate_takes_of_single_labels():
     calls = (inspect.signature(call).parameters for call in (ablate, ablate_presence))
     of_one, of_several = (dict(parameters) for parameters in calls)
-    assert of_one.keys() - of_several.keys() == {"attribute", "min_group"}, "groups are of single labels"
+    assert of_one.keys() - of_several.keys() == {"attribute", "min_group", "direction"}, (
+        "as groups, a text taken out is of single labels"
+    )
     assert of_several.keys() <= of_one.keys()
     assert Choice(components="mlp").components == ("mlp",)

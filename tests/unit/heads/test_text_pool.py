@@ -266,12 +266,13 @@ def test_repeated_names_are_told_and_never_guessed(tmp_path):
         names.rows(["missile"])
 
 
-def test_names_that_differ_in_case_alone_are_one(tmp_path):
+def test_names_that_differ_in_case_alone_are_told_by_their_spelling(tmp_path):
     with pytest.warns(Note, match="labels 1, 2 and 3 have the same name, 'polar bear'"):
         names = load_classes(write(tmp_path / "names.txt", "cat\npolar bear\nPolar Bear\npolar_bear\n"))
     assert names.shares_name == (False, True, True, True)
+    assert names.rows(["polar bear", "Polar Bear"]) == {"polar bear": 1, "Polar Bear": 2}
     with pytest.raises(UsageError, match="no name in"):
-        names.rows(["polar bear"])
+        names.rows(["POLAR BEAR"])
 
 
 def test_a_further_name_of_two_classes_is_told(tmp_path):
