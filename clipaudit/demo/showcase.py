@@ -74,8 +74,7 @@ def _report(out: Path, seed: int) -> Report:
     options = AuditOptions(
         templates=str(prompts),
         attributes=("place",),
-        where=("split=train",),
-        test_where=("split=test",),
+        split="split",
         seed=seed,
     )
     run = Run(str(out / "birds-run"))

@@ -92,9 +92,7 @@ def test_python_gives_the_same_audit_and_report(birds, monkeypatch):
 
     folder, _, _, _ = birds
     monkeypatch.chdir(folder)
-    options = AuditOptions(
-        classes="shards/classnames.txt", attributes=("place",), where=("split=train",), test_where=("split=test",)
-    )
+    options = AuditOptions(classes="shards/classnames.txt", attributes=("place",), split="split")
     result = audit_cues("run", options)
     report = save_report(result, "python", pictures=False)
     assert report.gate.outcome == "failed"
