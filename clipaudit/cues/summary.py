@@ -260,10 +260,7 @@ def plain_groups(context: Context) -> tuple[Groups, ...]:
 
 def _scored_clusters(context: Context) -> Ints | None:
     """(n,) what the scored images' intervals count: sources, or near-duplicate clusters."""
-    if context.answers is None:
-        return None
-    facts = context.answers.facts
-    return facts.cluster if facts.source is None else facts.source
+    return None if context.answers is None else context.answers.facts.groups
 
 
 def _data(context: Context, everything: ImageFacts, left_out: tuple[LeftOut, LeftOut | None]) -> Data:

@@ -264,7 +264,7 @@ def groups_of(context: Context, screen: AttributeScreen, heads: Sequence[str]) -
         seed=context.options.seed,
         train=train_counts(context, screen),
         after=answers.right(answers.without(heads)) if heads else None,
-        cluster=answers.facts.source if answers.facts.source is not None else answers.facts.cluster,
+        cluster=answers.facts.groups,
     )
 
 

@@ -61,11 +61,10 @@ def scored_images(context: Context, answers: Answers) -> ScoredImages:
     """The scored images; clusters are sources where the audit found some, or the user named a column of few."""
     facts = answers.facts
     sources = facts.source is not None or context.named_sources
-    cluster = facts.source if facts.source is not None else facts.cluster
     return ScoredImages(
         truth=answers.truth,
         classes=len(context.names),
-        cluster=cluster,
+        cluster=facts.groups,
         discovery=facts.discovery,
         sources=sources,
     )
@@ -108,7 +107,8 @@ def measure_reliance(context: Context, panel: Panel | None, cues: Sequence[Value
         return AllMeasured(findings=tuple(() for _ in cues), placebo=None, experiments={})
     answers, options = context.answers, context.options
     columns = [cue_column(context, answers, cue) for cue in cues]
-    experiments = _experiments(panel, cues, options.seed)
+    names = tuple(dict.fromkeys(cue.screen.attribute.column for cue in cues))
+    experiments = column_experiments_of(panel, names, len(cues), options.seed)
     report = reliance_of(
         panel.answerers,
         columns,
@@ -152,20 +152,19 @@ def reliance_options(context: Context) -> RelianceOptions:
     )
 
 
-def _experiments(panel: Panel, cues: Sequence[ValueCue], seed: int) -> dict[str, ColumnExperiment]:
-    """S10r of every column that a cue is a value of."""
+def column_experiments_of(panel: Panel, names: Sequence[str], cues: int, seed: int) -> dict[str, ColumnExperiment]:
+    """S10r of the columns of a number of cues; nothing where nothing was trained. Whole sources exchange values."""
     rehearsed = panel.rehearsed
     if rehearsed is None:
         return {}
-    names = tuple(dict.fromkeys(cue.screen.attribute.column for cue in cues))
     facts = rehearsed.training
     experiments = column_experiments(
         rehearsed.rehearsal,
         facts.truth,
-        facts.cluster,
+        facts.groups,
         [facts.attributes[name] for name in names],
         rehearsed.scored.truth,
-        draws_for(len(cues)),
+        draws_for(cues),
         seed,
     )
     return dict(zip(names, experiments, strict=True))

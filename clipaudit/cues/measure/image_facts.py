@@ -58,6 +58,11 @@ class ImageFacts:
     def __len__(self) -> int:
         return len(self.position)
 
+    @property
+    def groups(self) -> Ints:
+        """(n,) what errors and permutations count as one: sources where the audit found any, else clusters."""
+        return self.cluster if self.source is None else self.source
+
     def take(self, chosen: Bools | Ints) -> ImageFacts:
         """Some of the images, by a mask (n,) or their places (m,)."""
         places = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else np.asarray(chosen, np.int64)

@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from clipaudit.cues.answerers.panel import Panel
 from clipaudit.cues.answerers.rehearsed import rehearsed_answerer
+from clipaudit.cues.findings.measured_reliance import column_experiments_of
 from clipaudit.cues.measure.image_facts import image_facts
 from clipaudit.cues.rehearsal.curvature import blocks_pay
 from clipaudit.cues.rehearsal.features import standardisation
@@ -171,3 +173,17 @@ def test_weights_of_one_are_the_model_as_it_is(run):
     assert (again.argmax(axis=1) == answerer.logits.argmax(axis=1)).mean() > 0.995
     with pytest.raises(UsageError, match="weight above 0"):
         answerer.rehearsal.retrained(np.zeros((1, len(answerer.training))))
+
+
+def test_permuted_columns_move_by_sources_where_there_are_any(run):
+    train, test = facts_of(run, "split=train"), facts_of(run, "split=test")
+    by_images = rehearsed_answerer(train, test, 2, out_of_fold=False)
+    # each class is one source: inside a class nothing may be exchanged
+    by_sources = replace(by_images, training=replace(by_images.training, source=by_images.training.truth))
+
+    def draws(answerer):
+        panel = Panel(clip=None, rehearsed=answerer, not_rehearsed=None)
+        return column_experiments_of(panel, ["attributes.place"], 1, 0)["attributes.place"].drawn
+
+    assert (draws(by_sources) == draws(by_sources)[0]).all()
+    assert (draws(by_images)[1:] != draws(by_images)[0]).any()
