@@ -166,16 +166,26 @@ def serve_api(
     when the port is taken.
     """
     app = create_app(run, indexes=indexes, device=device, explorer=explorer)
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener = open_listener(port)
+    on_start(f"http://{HOST}:{listener.getsockname()[1]}")
+    make_server(app).run(sockets=[listener])
+
+
+def open_listener(port: int) -> socket.socket:
+    """A socket that listens on this machine, before anybody is told its address: whoever opens it at once is answered.
+    UsageError when the port is taken.
+    """
+    # asyncio sends small packets at once (TCP_NODELAY) only where the protocol is named; else the body of an answer
+    # waits up to 40 ms for the acknowledgement of its headers
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
     except OSError as error:
         listener.close()
         raise UsageError(f"--port {port} cannot be used: {error.strerror}") from error
-    listener.listen()  # before anybody is told the address: whoever opens it at once is answered
-    on_start(f"http://{HOST}:{listener.getsockname()[1]}")
-    make_server(app).run(sockets=[listener])
+    listener.listen()
+    return listener
 
 
 def make_server(app: FastAPI) -> uvicorn.Server:

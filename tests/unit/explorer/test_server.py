@@ -1,6 +1,8 @@
 """The HTTP interface: what it answers, what it refuses, and that nothing makes it fail."""
 
+import asyncio
 import os
+import socket
 import threading
 
 import pytest
@@ -272,3 +274,22 @@ def test_no_request_of_the_described_form_makes_it_fail(app, before, examples):
             assert answer.status_code in allowed, answer.text  # noqa: B023 - called before the next turn
 
         ask()
+
+
+def test_answers_do_not_wait_for_acknowledgements():
+    """A body that follows its headers in a packet of its own waits 40 ms where TCP gathers small packets."""
+
+    async def at_once():
+        connected = asyncio.get_running_loop().create_future()
+        listener = server.open_listener(0)
+        port = listener.getsockname()[1]
+        async with await asyncio.start_server(lambda _, writer: connected.set_result(writer), sock=listener):
+            _, caller = await asyncio.open_connection("127.0.0.1", port)
+            writer = await connected
+            option = writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            for each in (caller, writer):
+                each.close()
+                await each.wait_closed()
+            return option
+
+    assert asyncio.run(at_once()) == 1

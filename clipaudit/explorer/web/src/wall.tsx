@@ -206,7 +206,7 @@ export function WallView({ wall, state, hasQuestion, without }: { wall: Wall; st
                 else go({ open: id });
               }}>
               <span class="frame" style={{ height: `${plan.tile}px` }}>
-                <Picture row={row} size={plan.tile * Math.min(2, devicePixelRatio)} />
+                <Picture row={row} size={plan.tile * Math.min(2, devicePixelRatio)} hold={wall.loading} />
                 {marked && <Marks row={row} without={without} />}
                 {row.tags.length > 0 && <span class="tagged"><span class="visually-hidden">tagged </span>{row.tags.join(", ")}</span>}
                 {chosen.has(id) && <span class="check" aria-hidden="true">✓</span>}

@@ -34,14 +34,17 @@ export const thumbnail = (row: { shard: number; index: number }, size: number) =
 
 export const original = (row: { shard: number; index: number }) => `${API}/images/${row.shard}/${row.index}?v=${version}`;
 
-/** An image of the run; where it cannot be shown, its place says so. */
-export function Picture({ row, size, src, alt = "" }: { row: { shard: number; index: number; key: string }; size: number; src?: string; alt?: string }) {
+/** An image of the run; where it cannot be shown, its place says so. hold: not asked for while it is not there yet, for
+ * a browser asks a few things at a time, and what is about to leave the page must not stand before what replaces it. */
+export function Picture({ row, size, src, alt = "", hold = false }: { row: { shard: number; index: number; key: string }; size: number; src?: string; alt?: string; hold?: boolean }) {
   const address = src ?? thumbnail(row, size);
   // asked again when the server was away, or anything else has changed
   const attempt = `${address} ${revision.use()}`;
   const [failed, fail] = useState("");
+  const [loaded, load] = useState("");
   if (failed === attempt) return <span class="no-picture" aria-hidden="true">no picture</span>;
-  return <img src={address} alt={alt} decoding="async" draggable={false} onError={() => fail(attempt)} />;
+  const asked = hold && loaded !== address ? undefined : address;
+  return <img src={asked} alt={alt} decoding="async" draggable={false} onLoad={() => load(address)} onError={() => asked && fail(attempt)} />;
 }
 
 export const title = (row: Row) =>
