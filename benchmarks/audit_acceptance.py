@@ -39,7 +39,7 @@ from clipaudit.cues.statistics.attributes import attribute_screen, omnibus
 from clipaudit.cues.statistics.cuts import false_coverage_level, honest, strength_interval, units_of
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.known_error import KnownError, corrected_cells
-from clipaudit.cues.statistics.multiplicity import largest_cuts, permuted
+from clipaudit.cues.statistics.multiplicity import Permuter, largest_cuts
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT, Screen, screen_of
 from clipaudit.cues.statistics.strength import binned
 from clipaudit.heads.texts.pool import TextPool
@@ -120,7 +120,7 @@ def null_found(n: int, classes: int, first: float, size: int, told: bool, seed: 
     screen = attribute_screen(column, design)
     tied = False
     if screen is not None:
-        dealt = [permuted(Design(local, design.classes, design.groups), rng) for _ in range(99)]
+        dealt = [Permuter(Design(local, design.classes, design.groups)).draw(rng) for _ in range(99)]
         tied = omnibus(screen, np.arange(len(rows)), design, dealt, ALPHA).tied
     return bool(passed.any() or tied)
 

@@ -12,7 +12,7 @@ from clipaudit.arrays import Float32s, Ints
 from clipaudit.cues.result.panels import NegativeControl, PositiveControl
 from clipaudit.cues.statistics.cuts import Honest, class_means, cut_contrasts, honest, strength_interval, units_of
 from clipaudit.cues.statistics.design import Design
-from clipaudit.cues.statistics.multiplicity import Largest, permuted
+from clipaudit.cues.statistics.multiplicity import Largest, Permuter
 from clipaudit.cues.statistics.strength import binned
 
 LIMIT: Final = 0.05
@@ -71,7 +71,7 @@ def _findings_of_one(
 ) -> int:
     """Findings with labels dealt once; only tests beyond the family's threshold need their exact strengths."""
     # another null than the family's would condemn runs whose shards differ, or pass tests that shards alone make
-    labels = permuted(Design(design.truth, design.classes, design.groups), rng, strata)
+    labels = Permuter(Design(design.truth, design.classes, design.groups), strata).draw(rng)
     dealt = Design(labels, design.classes, design.cluster, design.source, design.halves)
     # a class that a half lacks cannot be ordered there, or read: no finding
     if min(np.bincount(labels[dealt.halves == half], minlength=design.classes).min() for half in (False, True)) < 1:

@@ -18,7 +18,7 @@ from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen, omnibus
 from clipaudit.cues.statistics.columns import MAX_BINS, binned_like, column_kind, multi_class_auc, numbers_of
 from clipaudit.cues.statistics.design import Design
-from clipaudit.cues.statistics.multiplicity import permuted, strata_of
+from clipaudit.cues.statistics.multiplicity import Permuter, strata_of
 from clipaudit.cues.statistics.sources import MIN_LEVELS, SourceCandidate, SourceTest, find_source, nested
 
 SPLIT: Final = "attributes.split"
@@ -118,8 +118,8 @@ def column_tests(
         if with_source not in by_source:
             part = _sampled(own, sample)
             unit = Design(part.truth, part.classes, part.groups)
-            strata = strata_of(unit, shard)
-            by_source[with_source] = part, [permuted(unit, rng, strata) for _ in range(count)]
+            permuter = Permuter(unit, strata_of(unit, shard))
+            by_source[with_source] = part, [permuter.draw(rng) for _ in range(count)]
         part, dealt = by_source[with_source]
         attribute = raw[screen.attribute.column]
         auc = None

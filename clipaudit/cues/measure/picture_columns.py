@@ -28,7 +28,7 @@ from clipaudit.cues.statistics.columns import (
     sequential_p,
 )
 from clipaudit.cues.statistics.design import Design
-from clipaudit.cues.statistics.multiplicity import permuted, strata_of
+from clipaudit.cues.statistics.multiplicity import Permuter, strata_of
 from clipaudit.run.reader import Run
 
 NO_JPEG: Final = "files that are no JPEG"
@@ -177,13 +177,13 @@ class _Dealt:
 
     def __init__(self, design: Design, shard: Ints, seed: int) -> None:
         # sources stay together where there are any, else near duplicates
-        self._design = Design(design.truth, design.classes, design.groups)
-        self._strata = strata_of(self._design, shard)
+        together = Design(design.truth, design.classes, design.groups)
+        self._permuter = Permuter(together, strata_of(together, shard))
         self._rng = np.random.default_rng([seed, 22])
         self._drawn: list[Ints] = []
 
     def __iter__(self) -> Iterator[Ints]:
         for number in range(_PERMUTATIONS):
             if number == len(self._drawn):
-                self._drawn.append(permuted(self._design, self._rng, self._strata))
+                self._drawn.append(self._permuter.draw(self._rng))
             yield self._drawn[number]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +19,8 @@ _ARMIJO: Final = 1e-4
 _HALVINGS: Final = 8
 _SCORES: Final = 2**23
 """Scores that are held at a time: rows x problems x classes."""
+_PARTS: Final = 4
+"""Of the problems, which threads solve side by side."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -69,12 +73,17 @@ def fit_softmax(
     else:
         variance = np.einsum("nr,nr->r", features, features, dtype=np.float64) / max(n, 1)
         curvature = diagonal_curvature(variance, penalty, classes)
-    at_once = max(1, _SCORES // max(n * classes, 1))
-    for first in range(0, R, at_once):
-        chunk = np.arange(first, min(first + at_once, R))
+
+    def solve(chunk: Ints) -> None:
         problem = _Problem(features, truth, classes, shares[chunk], penalty[chunk])
         parameters = _minimise(problem, curvature.take(chunk), problem.packed(begin[0][chunk], begin[1][chunk]))
         solved_w[chunk], solved_b[chunk] = problem.unpacked(parameters)
+
+    # the same parts on every machine, so that results do not depend on its cores; exponentials leave Python's lock
+    at_once = min(-(-R // _PARTS), max(1, _SCORES // _PARTS // max(n * classes, 1)))
+    chunks = np.split(np.arange(R), range(at_once, R, at_once))
+    with ThreadPoolExecutor(min(_PARTS, os.cpu_count() or 1)) as pool:
+        list(pool.map(solve, chunks))
     return SoftmaxFits(weights=solved_w, bias=solved_b)
 
 

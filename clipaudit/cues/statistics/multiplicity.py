@@ -18,25 +18,33 @@ _SALT: Final = b"clipaudit halves 1"
 """Another salt would put other images on the discovery half and so change every result."""
 
 
-def permuted(design: Design, rng: np.random.Generator, strata: Ints | None = None) -> Ints:
-    """(n,) int64 labels permuted; near duplicates stay together, labels stay in their stratum (S2, S13).
-
-    strata: (n,) stratum of each row; None for one stratum.
+class Permuter:
+    """Permutes labels; near duplicates stay together, labels stay in their stratum (S2, S13).
 
     Clusters are shuffled and the labels, which lie in the order of the clusters, are laid out anew along them: clusters
     of one size exchange their labels exactly, others all but at their ends.
     """
-    n = len(design.truth)
-    cluster = np.arange(n) if design.cluster is None else design.cluster
-    labels = np.empty(n, np.int64)
-    levels = np.zeros(n, np.int64) if strata is None else strata
-    for level in np.unique(levels):
-        rows = np.flatnonzero(levels == level)
-        names, codes = np.unique(cluster[rows], return_inverse=True)
-        before = rows[np.argsort(codes, kind="stable")]
-        after = rows[np.argsort(rng.permutation(len(names))[codes], kind="stable")]
-        labels[after] = design.truth[before]
-    return labels
+
+    def __init__(self, design: Design, strata: Ints | None = None) -> None:
+        """strata: (n,) stratum of each row; None for one stratum."""
+        n = len(design.truth)
+        cluster = np.arange(n) if design.cluster is None else design.cluster
+        levels = np.zeros(n, np.int64) if strata is None else strata
+        self._rows = n
+        self._levels: list[tuple[Ints, Ints, int, Ints]] = []
+        """Of each stratum: its rows, their clusters 0..C-1, C, and its labels in the order of the clusters."""
+        for level in np.unique(levels):
+            rows = np.flatnonzero(levels == level)
+            names, codes = np.unique(cluster[rows], return_inverse=True)
+            dealt = design.truth[rows[np.argsort(codes, kind="stable")]]
+            self._levels.append((rows, codes, len(names), dealt))
+
+    def draw(self, rng: np.random.Generator) -> Ints:
+        """(n,) int64 labels permuted once."""
+        labels = np.empty(self._rows, np.int64)
+        for rows, codes, clusters, dealt in self._levels:
+            labels[rows[np.argsort(rng.permutation(clusters)[codes], kind="stable")]] = dealt
+        return labels
 
 
 def strata_of(design: Design, levels: Ints) -> Ints | None:
@@ -95,9 +103,9 @@ def largest_cuts(
     rng = np.random.default_rng([seed, 1])
     design = Design(units.truth, classes, units.group)
     observed = cut_contrasts(class_means(units, units.truth, classes), orders, sizes)
-    dealt = np.empty((permutations, *observed.shape), np.float32)
+    dealt, permuter = np.empty((permutations, *observed.shape), np.float32), Permuter(design, strata)
     for number in range(permutations):
-        labels = permuted(design, rng, strata)
+        labels = permuter.draw(rng)
         dealt[number] = cut_contrasts(class_means(units, labels, classes), orders, sizes)
     # studentised: else the cuts with the widest null would set every maximum
     spread = np.maximum(dealt.std(axis=0, dtype=np.float64), 1e-9)

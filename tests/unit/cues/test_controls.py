@@ -9,7 +9,7 @@ from scipy.stats import false_discovery_control, norm
 from clipaudit.cues.measure import controls
 from clipaudit.cues.statistics.cuts import honest, units_of
 from clipaudit.cues.statistics.design import Design
-from clipaudit.cues.statistics.multiplicity import Largest, hash_order, largest_cuts, permuted, strata_of
+from clipaudit.cues.statistics.multiplicity import Largest, Permuter, hash_order, largest_cuts, strata_of
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
 from clipaudit.cues.statistics.strength import binned
 from clipaudit.statistics import benjamini_hochberg
@@ -123,7 +123,7 @@ def test_benjamini_hochberg_is_scipys():
 def test_permuted_labels_keep_clusters_and_counts():
     cluster = np.repeat(np.arange(30), 4)
     truth = np.repeat(np.arange(30) % 3, 4)
-    dealt = permuted(Design(truth, 3, cluster), np.random.default_rng(0))
+    dealt = Permuter(Design(truth, 3, cluster)).draw(np.random.default_rng(0))
     assert (dealt.reshape(30, 4) == dealt.reshape(30, 4)[:, :1]).all()
     assert np.bincount(dealt).tolist() == np.bincount(truth).tolist()
     assert (dealt != truth).any()
@@ -131,7 +131,7 @@ def test_permuted_labels_keep_clusters_and_counts():
 
 def test_permuted_labels_stay_in_their_stratum():
     truth = np.repeat([0, 1], 50)
-    dealt = permuted(Design(truth, 2), np.random.default_rng(0), strata=np.repeat([0, 1], 50))
+    dealt = Permuter(Design(truth, 2), np.repeat([0, 1], 50)).draw(np.random.default_rng(0))
     assert (dealt == truth).all()
 
 
@@ -149,7 +149,7 @@ def test_labels_are_dealt_over_all_shards_where_shards_are_the_clusters():
     shards = np.repeat(np.arange(10), 8)
     mixed = np.arange(80) % 2
     assert strata_of(Design(mixed, 2, shards), shards) is None
-    assert (permuted(Design(np.arange(80) // 3 % 2, 2, shards), np.random.default_rng(0)) != mixed).any()
+    assert (Permuter(Design(np.arange(80) // 3 % 2, 2, shards)).draw(np.random.default_rng(0)) != mixed).any()
 
 
 def test_the_negative_control_deals_labels_as_the_family_does():
