@@ -73,8 +73,6 @@ def _too_little(context: Context) -> str | None:
     """Why nothing is rehearsed, before anything is read; None where it can be."""
     if not context.options.rehearse:
         return "it was left out (--no-rehearse)"
-    if not context.attributes:
-        return "no column says which images have a cue (--attribute)"
     if len(context.names) > MOST_CLASSES:
         return f"{len(context.names):,} classes take too long in a report: see `clipaudit rehearse`"
     smallest = int(np.min(context.design.counts))

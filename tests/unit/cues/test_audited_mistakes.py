@@ -189,7 +189,21 @@ def test_what_a_given_model_leaves_open_counts_in_nothing(audit, tmp_path):
 
 
 def test_without_a_rehearsal_there_is_neither(audit, tmp_path):
-    result = audit(cue_world(400, 5), tmp_path / "run", attributes=())
+    result = audit(cue_world(400, 5), tmp_path / "run", rehearse=False)
     assert result.errors == ()
     assert result.labels is None
     assert not any(row["finding"] == "label" for row in result.table("review").to_pylist())
+
+
+def test_class_labels_alone_are_enough_to_doubt_some(audit, tmp_path):
+    world = cue_world(1000, 5, aligned=0.5, reliance=0.0, core=1.0, spread=0.2)
+    wrong = np.random.default_rng(8).choice(1000, 40, replace=False)
+    labels = world.labels.copy()
+    labels[wrong] = 1 - labels[wrong]
+    result = audit(replace(world, labels=labels), tmp_path / "run", attributes=())
+    assert result.rehearsal.not_rehearsed is None
+    assert result.rehearsal.columns == ()
+    rows = [row for row in result.table("review").to_pylist() if row["finding"] == "label"]
+    doubted = [int(row["key"].removeprefix("image/")) for row in rows]
+    assert len(doubted) >= 10
+    assert np.isin(doubted, wrong).mean() > 0.5
