@@ -20,6 +20,7 @@ from clipaudit.cues.reliance.specific_effect import SpecificEffect
 from clipaudit.cues.reliance.training_effect import TrainingEffect
 from clipaudit.cues.result.finding_parts import Association, Estimate, Verdict
 from clipaudit.cues.result.reliance_parts import (
+    AnswererPlacebo,
     Arm,
     CellAccuracy,
     Counterfactual,
@@ -169,6 +170,7 @@ def placebo_of(placebo: rules.PlaceboDraws | None) -> Placebo | None:
     """How often permuted columns were believed, as the result holds it."""
     if placebo is None:
         return None
+    tried = placebo.draws * placebo.cues
     return Placebo(
         draws=placebo.draws,
         cues=placebo.cues,
@@ -177,6 +179,10 @@ def placebo_of(placebo: rules.PlaceboDraws | None) -> Placebo | None:
         believed=placebo.believed,
         rate=placebo.rate,
         rate_of_any=placebo.rate_of_any,
+        by_answerer=tuple(
+            AnswererPlacebo(answerer=answerer, believed=believed, tried=tried, rate=believed / max(tried, 1))
+            for answerer, believed in placebo.believed_by.items()
+        ),
     )
 
 

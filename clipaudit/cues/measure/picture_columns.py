@@ -93,9 +93,7 @@ def in_named_bins(column: Attribute, parts: Sequence[Attribute]) -> NamedEnds:
     names = _ENDS["border"]
     words = column_in_words(column.column)
     return NamedEnds(
-        parts=[
-            replace(part, values=names, codes=edges.codes(numbers_of(part.values), part.codes)) for part in parts
-        ],
+        parts=[replace(part, values=names, codes=edges.codes(numbers_of(part.values), part.codes)) for part in parts],
         ranges={names[0]: f"{words} below {BORDERED}", names[1]: f"{words} from {BORDERED}"},
     )
 

@@ -96,6 +96,7 @@ def test_placebos_of_a_trained_answerer_are_held_against_draws_of_its_own():
     assert report.findings[0][0].relies_on_it
     assert report.placebo.draws == 199
     assert report.placebo.rate <= 0.05
+    assert set(report.placebo.believed_by) == {"rehearsed"}
 
 
 def test_the_same_seed_gives_the_same_numbers():
