@@ -13,7 +13,7 @@ from clipaudit.cues.findings.collecting import to_collect
 from clipaudit.cues.measure.declared_columns import column_tests, own_design
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import attribute_screen, names_class, unusable
-from clipaudit.cues.statistics.columns import binned_column, binned_like, column_kind, multi_class_auc
+from clipaudit.cues.statistics.columns import binned_column, binned_like, blank_values, column_kind, multi_class_auc
 from clipaudit.cues.statistics.cuts import cut_of, false_coverage_level, honest, strength_interval
 from clipaudit.cues.statistics.design import Design, halves_of
 from clipaudit.cues.statistics.known_error import KnownError, corrected_cells, parse_attribute
@@ -265,6 +265,12 @@ def test_columns_have_kinds():
     assert column_kind(('["a", "b"]', "[]")) == "text"
 
 
+def test_blanks_among_numbers_are_no_values_and_among_words_they_are():
+    assert blank_values(["0.5", "nan", "2", "NA", " "]).tolist() == [False, True, False, True, True]
+    assert not blank_values(["red", "NA", "2"]).any()
+    assert not blank_values(["nan", "NA"]).any()
+
+
 def test_numbers_are_cut_into_five_bins_with_zero_apart():
     rng = np.random.default_rng(6)
     numbers = np.where(rng.random(1000) < 0.3, 0.0, rng.exponential(size=1000).round(3))
@@ -425,6 +431,7 @@ def bad_columns(rng, labels):
         "a value a row": [f"row {i}" for i in range(n)],
         "mostly missing": [None if rng.random() < 0.6 else ("a", "b")[int(rng.integers(2))] for _ in range(n)],
         "many numbers": [f"{x:.4f}" for x in rng.normal(size=n)],
+        "numbers and blanks": [*(f"{x:.4f}" for x in rng.normal(size=n - 4)), "nan", "NA", "", "inf"],
         "ordered": [("low", "mid", "high")[int(rng.integers(3))] for _ in range(n)],
         "booleans": [("true", "false")[int(rng.integers(2))] for _ in range(n)],
         "lists": [('["a"]', '["a", "b"]', "[]")[int(rng.integers(3))] for _ in range(n)],
@@ -445,7 +452,9 @@ def test_bad_columns_are_a_sentence_or_a_statistic_and_never_a_pass(tmp_path):
     assert set(dropped) | set(tested) == set(columns)
     assert {"one_value", "a_value_a_row", "the_class"} <= set(dropped)
     assert "names the class" in dropped["the_class"]
-    assert tested["many_numbers"] == "number"
+    assert tested["many_numbers"] == tested["numbers_and_blanks"] == "number"
+    (blanks,) = [table for table in result.attributes if table.attribute.endswith("numbers_and_blanks")]
+    assert blanks.cells.missing == 4
     assert tested["ordered"] == "ordered"
     assert tested["booleans"] == "boolean"
     assert not any(finding.verdict in (Verdict.CONFIRMED, Verdict.FAILS_WHERE) for finding in result.findings)
