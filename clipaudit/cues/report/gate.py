@@ -291,7 +291,8 @@ def _unasked(finding: Finding, result: AuditResult) -> bool:
 
 def _too_small(result: AuditResult) -> list[_Question]:
     """Classes and columns with fewer independent images than a pass asks for."""
-    few = [facts.class_name for facts in result.classes if facts.tested and facts.independent < MAY_GATE]
+    # of a class that was not tested for want of images nothing is known either
+    few = [facts.class_name for facts in result.classes if facts.n and facts.independent < MAY_GATE]
     if few:
         which = ", ".join(few[:_NAMED]) + (", ..." if len(few) > _NAMED else "")
         noun = "label" if result.settings.several_labels else "class"

@@ -329,6 +329,16 @@ def test_few_independent_images_are_no_pass():
     assert "Fewer than 100 independent images" in found.sentence
 
 
+def test_a_class_that_could_not_be_tested_is_no_pass():
+    untested = replace(example_result().classes[0], class_name="auk", n=4, independent=4, tested=False)
+    empty = replace(untested, class_name="dodo", n=0, independent=0)
+    audit = audit_of(classes=(*example_result().classes, empty))
+    assert outcome(audit) == ("passed", 0)
+    found = gate(replace(audit, classes=(*audit.classes, untested)), evidence=True)
+    assert (found.outcome, found.exit_code) == ("inconclusive", 3)
+    assert "Fewer than 100 independent images of auk" in found.sentence
+
+
 def test_a_waiver_of_a_finding_that_was_merged_counts_and_warns():
     finding = confirmed()
     given = Waiver(finding=finding.former_ids[0], owner="Ada", reason="known", expires=date(2030, 1, 1))

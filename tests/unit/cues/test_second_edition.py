@@ -461,6 +461,30 @@ def test_bad_columns_are_a_sentence_or_a_statistic_and_never_a_pass(tmp_path):
     assert result.verdict is not None, "a class of 12 images is no pass"
 
 
+@pytest.mark.parametrize("columns", [(), ("place",)])
+def test_images_that_a_model_does_not_tell_apart_are_a_report_and_no_pass(tmp_path, columns):
+    """No head varies, so that there is no direction: the columns alone are tested."""
+    world = cue_world(400, 12)
+    world = replace(world, coordinates=np.zeros_like(world.coordinates))
+    result = audited(world, tmp_path, attributes=columns)
+    assert result.trust.directions == 0
+    assert result.trust.tests == 2 * len(columns)
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert result.trust.near_chance
+    assert columns or "so that no text was tested" in result.sentence
+
+
+def test_a_column_that_could_not_be_tested_is_no_pass_in_the_result_either(tmp_path):
+    """`verdict` is null for a pass alone: it says what the gate says."""
+    world = noise_world(600, np.arange(600) % 2, 13, 2)
+    world = replace(world, attributes={"place": ["land"] * 600})
+    result = audited(world, tmp_path, attributes=("place",))
+    assert result.findings == ()
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "That is not decided: CLIP's answers are no better than guessing; the column place" in result.sentence
+    assert "the column place could not be tested (every image has the value 'land')" in result.sentence
+
+
 @pytest.mark.parametrize("again", ["place", "attributes.place", "place:error=0.1"])
 def test_a_column_given_twice_is_refused(tmp_path, again):
     """One of the two would count, in silence: with the known error, or without."""
