@@ -29,7 +29,7 @@ from clipaudit.cues.findings.verdicts import (
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.naming import NO_GOOD_WORD, value_contrast
 from clipaudit.cues.reliance import rules
-from clipaudit.cues.result.column_words import column_in_words
+from clipaudit.cues.result.column_words import column_in_words, core_word
 from clipaudit.cues.result.finding_parts import Association, Cue, CueWord, Evidence, Groups, Need, Verdict
 from clipaudit.cues.result.off_object import not_measured
 from clipaudit.cues.result.result import Finding, finding_id
@@ -96,7 +96,7 @@ def value_finding(
             context, _label(context, members, named), scores, cue.upper, screen.attribute.values, codes
         ),
         evidence=_evidence(context, scores, cue.upper),
-        false_alarm=column_warnings(words.name, cue.word, context),
+        false_alarm=column_warnings(words.name, cue.said, context),
         needs=missing,
         stability=building.finding_stability(context, np.where(having == 1, 1.0, 0.0), cue.upper),
         gallery=gallery(context, scores, cue.upper, heads, having, _two(screen, cue.value)),
@@ -108,10 +108,9 @@ def value_finding(
 def _words(context: Context, cue: ValueCue) -> Words:
     """How the finding speaks of itself."""
     column = cue.screen.attribute.column
-    words = building.named_words(context, cue.upper, cue.word, column_in_words(column))
-    if context.presence is not None:
-        words = replace(words, other_label=context.presence.others.get(column))
-    return words
+    words = building.named_words(context, cue.upper, cue.said, column_in_words(column))
+    other = None if context.presence is None else context.presence.others.get(column)
+    return replace(words, core=core_word(column, cue.word), other_label=other)
 
 
 def _carriers(context: Context, having: Ints) -> tuple[Ints, Float64s, tuple[str, ...]]:
@@ -124,8 +123,11 @@ def _carriers(context: Context, having: Ints) -> tuple[Ints, Float64s, tuple[str
 
 def _is_core(context: Context, cue: ValueCue) -> bool:
     """Whether the user called the value or its column part of the class."""
-    column = cue.screen.attribute.column
-    return bool({cue.word, column, cue.name} & set(context.options.core)) or column in context.core_columns
+    column, values = cue.screen.attribute.column, cue.screen.attribute.values
+    # of two values each is the other's absence: whichever the user names, it is this cue
+    words = values if cue.screen.two_ends else (cue.word,)
+    names = {name for word in words for name in (word, f"{column}={word}", core_word(column, word))}
+    return bool({column, *names} & set(context.options.core)) or column in context.core_columns
 
 
 def _case(
@@ -184,7 +186,7 @@ def _missing(
             sizes[conflicting] = min(own, default=0.0)
         cells = [CellSize(what=f"{_where(words, conflicting)}", n=n) for conflicting, n in sizes.items()]
         reasons = _reasons(first)
-    missing = needs(case, outcome, cue.word, cells, None if first is None else first.gap.state, reasons)
+    missing = needs(case, outcome, cue.said, cells, None if first is None else first.gap.state, reasons)
     # where the association holds, a rise that may be chance is what keeps it from a verdict
     against = None if first is None or outcome is not Verdict.INCONCLUSIVE else images_against(first)
     if against is None or not case.association.above_delta:

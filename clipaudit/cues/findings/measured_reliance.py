@@ -19,7 +19,7 @@ from clipaudit.cues.rehearsal.experiment import ColumnExperiment, column_experim
 from clipaudit.cues.reliance import rules
 from clipaudit.cues.reliance.images import CueColumn, OtherColumn, RelianceOptions, ScoredImages
 from clipaudit.cues.reliance.training_effect import RetrainedAnswers
-from clipaudit.cues.result.column_words import is_measured
+from clipaudit.cues.result.column_words import is_measured, value_word
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen
 from clipaudit.cues.statistics.columns import MAX_BINS, OTHER, binned_column
@@ -50,6 +50,11 @@ class ValueCue:
     def word(self) -> str:
         """The value's name."""
         return self.screen.attribute.values[self.value]
+
+    @property
+    def said(self) -> str:
+        """The value in a sentence: with its column where it says nothing alone."""
+        return value_word(self.screen.attribute.column, self.word)
 
     @property
     def name(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Final, Literal
 
 from clipaudit.cues.findings.verdicts import high_limit, low_limit
@@ -35,6 +36,8 @@ class Words:
     """The classes on the other side."""
     column: str | None = None
     """Display name of the column that grounds it."""
+    core: str | None = None
+    """What `--core` takes for it, where that is not `cue`."""
     presence: bool = False
     """Of images with or without one of several labels: the named ones are many images, and no classes."""
     other_label: str | None = None
@@ -157,8 +160,9 @@ def action(outcome: Verdict, words: Words, missing: int | None) -> str:
                 " them: there is nothing to mend in this data."
             )
         case Verdict.NEEDED:
+            say = f"--core {quote(words.core or words.cue)}"
             return (
-                f"Decide whether {words.cue} belongs to {words.name}: if it does, say --core {words.cue}; if not,"
+                f"Decide whether {words.cue} belongs to {words.name}: if it does, say {say}; if not,"
                 f" {collect[0].lower()}{collect[1:]}."
             )
         case Verdict.TIED if words.other_label is not None:

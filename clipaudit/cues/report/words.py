@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from clipaudit.cues.result.column_words import column_in_words
+from clipaudit.cues.result.column_words import value_word
 from clipaudit.cues.result.finding_parts import ClassesFrom, Estimate, Verdict
 from clipaudit.cues.result.panels import Settings
 from clipaudit.cues.result.reliance_parts import Reliance
@@ -99,10 +99,6 @@ CLASSES: Final[dict[ClassesFrom, str]] = {
 }
 """Where images' classes come from."""
 _CALLED: Final[dict[ClassesFrom, str]] = {"label": "", "caption": "what captions call ", "clip": "what CLIP calls "}
-
-
-_NO_NAMES: Final = {"yes", "no", "true", "false", "none", "with", "without", "present", "absent", "other", "unknown"}
-"""Values of attributes that say nothing without their column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,12 +201,6 @@ def having_name(finding: Finding) -> str:
     """Those classes, joined; the finding's own name where it has no rows."""
     names = [row.class_name for row in finding.classes if row.has]
     return ", ".join(names) if names else finding.class_name
-
-
-def value_word(column: str | None, value: str) -> str:
-    """An attribute's value in as few words as say something: `water`, but `hat yes`."""
-    speaks = len(value) > 1 and any(map(str.isalpha, value)) and value.lower() not in _NO_NAMES
-    return value if speaks or column is None else f"{column_in_words(column)} {value}"
 
 
 def cue_word(finding: Finding) -> str:

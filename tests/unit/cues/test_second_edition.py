@@ -11,6 +11,7 @@ from scipy.stats import norm
 from clipaudit.cues import AuditOptions, Verdict, audit_cues
 from clipaudit.cues.findings.collecting import to_collect
 from clipaudit.cues.measure.declared_columns import column_tests, own_design
+from clipaudit.cues.result.column_words import core_word, value_word
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import attribute_screen, names_class, unusable
 from clipaudit.cues.statistics.columns import binned_column, binned_like, blank_values, column_kind, multi_class_auc
@@ -459,6 +460,33 @@ def test_bad_columns_are_a_sentence_or_a_statistic_and_never_a_pass(tmp_path):
     assert tested["booleans"] == "boolean"
     assert not any(finding.verdict in (Verdict.CONFIRMED, Verdict.FAILS_WHERE) for finding in result.findings)
     assert result.verdict is not None, "a class of 12 images is no pass"
+
+
+def test_a_value_that_says_nothing_alone_is_said_with_its_column(tmp_path):
+    """`landbird goes with 'false'` says nothing; and of two values either names the cue that is part of the class."""
+    world = cue_world(600, 4)
+    wet = ["true" if place == "water" else "false" for place in world.attributes["place"]]
+    result = audited(replace(world, attributes={"wet": wet}), tmp_path, attributes=("wet",), core=("wet=true",))
+    finding = next(finding for finding in result.findings if finding.cue.attribute == "attributes.wet")
+    assert finding.cue.value == "false"
+    assert finding.sentence.startswith("landbird goes with 'wet false'")
+    assert "wet false" in finding.action
+    assert finding.core
+
+
+@pytest.mark.parametrize(("column", "value", "word", "core"), [
+    ("attributes.place", "water", "water", "water"),
+    ("attributes.hat", "yes", "hat yes", "hat=yes"),
+    ("attributes.light", "-0.5 to 2e+06", "light -0.5 to 2e+06", "light=-0.5 to 2e+06"),
+    ("attributes.year", "1999", "year 1999", "year=1999"),
+    ("attributes.place", "", "place (empty)", "place="),
+    ("labels.no", "no", "no", "no"),
+    ("image.brightness", "dark pictures", "dark pictures", "dark pictures"),
+    (None, "x", "x", "x"),
+])  # fmt: skip
+def test_values_in_words(column, value, word, core):
+    assert value_word(column, value) == word
+    assert column is None or core_word(column, value) == core
 
 
 @pytest.mark.parametrize("columns", [(), ("place",)])
