@@ -60,7 +60,7 @@ def value_finding(
     outcomes = verdicts(case)
     outcome = headline(outcomes)
     words = _words(context, cue)
-    missing = _missing(case, outcome, cue, measured, words)
+    missing = _missing(context, case, outcome, cue, measured, words)
     rest = rest_of(missing) if missing else ""
     reliance = described(context, cue, answerers, measured, outcomes, words, association, rest)
     # the answerer with the headline's verdict gives sentence and heads; without one, the heads that carry the value
@@ -173,25 +173,23 @@ def _former_ids(context: Context, screen: AttributeScreen, upper: Bools, value: 
 
 
 def _missing(
-    case: VerdictCase, outcome: Verdict, cue: ValueCue, measured: Sequence[rules.MeasuredReliance], words: Words
+    context: Context,
+    case: VerdictCase,
+    outcome: Verdict,
+    cue: ValueCue,
+    measured: Sequence[rules.MeasuredReliance],
+    words: Words,
 ) -> tuple[Need, ...]:
     first = next(iter(measured), None)
-    cells: list[CellSize] = []
-    reasons: list[str] = []
-    if first is not None:
-        sizes = {False: 0.0, True: 0.0}
-        for conflicting in sizes:
-            own = [cell.n_effective for cell in first.gap.cells if cell.conflicting == conflicting]
-            # the smallest class's cell is what a pass waits for
-            sizes[conflicting] = min(own, default=0.0)
-        cells = [CellSize(what=f"{_where(words, conflicting)}", n=n) for conflicting, n in sizes.items()]
-        reasons = _reasons(first)
+    cells = [] if first is None else _smallest_cells(context, cue, first, words)
+    reasons = [] if first is None else _reasons(first)
     missing = needs(case, outcome, cue.said, cells, None if first is None else first.gap.state, reasons)
     # where the association holds, a rise that may be chance is what keeps it from a verdict
     against = None if first is None or outcome is not Verdict.INCONCLUSIVE else images_against(first)
     if against is None or not case.association.above_delta:
         return missing
-    what = f"images that go against the cue, such as {_where(words, True)}, among the scored ones"
+    where = _where(words, words.side != "lacks", True)
+    what = f"images that go against the cue, such as {where}, among the scored ones"
     return (Need(what=what, images=against), *missing)
 
 
@@ -206,11 +204,26 @@ def images_against(measured: rules.MeasuredReliance) -> int | None:
     return images_needed(rise, 0.0) if (rise.value or 0.0) > 0 and low_limit(rise) <= 0 else None
 
 
-def _where(words: Words, conflicting: bool) -> str:
-    """Images where the cue points to their class, or away from it."""
-    if words.side == "lacks":
-        return f"{words.name} {'with' if conflicting else 'without'} {words.cue}"
-    return f"{words.name} {'without' if conflicting else 'with'} {words.cue}"
+def _smallest_cells(context: Context, cue: ValueCue, measured: rules.MeasuredReliance, words: Words) -> list[CellSize]:
+    """The smallest cells of the classes that have the cue, and of those that lack it, smallest first: that is what a
+    pass waits for. Of classes that can be compared or, where a side has none, of all."""
+    pointed = np.zeros(len(context.names), np.bool_)
+    pointed[context.tested[cue.upper]] = True
+    comparable = {cell.k for cell in measured.gap.cells}
+    cells = []
+    for having in (True, False):
+        own = [size for size in measured.gap.sizes if pointed[size.k] == having]
+        own = [size for size in own if size.k in comparable] or own
+        for conflicting in (False, True):
+            n = min((size.conflicting if conflicting else size.aligned for size in own), default=0.0)
+            cells.append(CellSize(what=_where(words, having, conflicting), n=n))
+    return sorted(cells, key=lambda cell: cell.n)
+
+
+def _where(words: Words, having: bool, conflicting: bool) -> str:
+    """Images of the classes that have the cue, or of those that lack it, where it points to their class, or away."""
+    names = words.classes if having == (words.side != "lacks") else words.others
+    return f"{listed(names)} {'with' if having != conflicting else 'without'} {words.cue}"
 
 
 def _reasons(measured: rules.MeasuredReliance) -> list[str]:

@@ -462,6 +462,19 @@ def test_bad_columns_are_a_sentence_or_a_statistic_and_never_a_pass(tmp_path):
     assert result.verdict is not None, "a class of 12 images is no pass"
 
 
+def test_the_images_that_are_asked_for_are_those_that_are_missing(tmp_path):
+    """Where no scored image goes against the cue, none of either class can be compared: more of the others help not."""
+    world = cue_world(1200, 4, test_aligned=1.0)
+    result = audited(world, tmp_path, attributes=("place",), split="split")
+    finding = next(finding for finding in result.findings if finding.cue.attribute == "attributes.place")
+    assert finding.verdict is Verdict.INCONCLUSIVE
+    assert [(need.what, need.images) for need in finding.needs[:2]] == [
+        ("landbird without land among the scored images", 100),
+        ("waterbird with land among the scored images", 100),
+    ]
+    assert not any(need.images and "landbird with land" in need.what for need in finding.needs)
+
+
 def test_a_value_that_says_nothing_alone_is_said_with_its_column(tmp_path):
     """`landbird goes with 'false'` says nothing; and of two values either names the cue that is part of the class."""
     world = cue_world(600, 4)
