@@ -9,7 +9,6 @@ from typing import Final
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
-from clipaudit.cues.answerers.answerer import Answerer
 from clipaudit.cues.findings import parts as building
 from clipaudit.cues.findings.collecting import to_collect, value_counts
 from clipaudit.cues.findings.galleries import gallery
@@ -47,7 +46,6 @@ def value_finding(
     context: Context,
     cue: ValueCue,
     measured: Sequence[rules.MeasuredReliance],
-    answerers: Sequence[Answerer],
     stands_in_for: str | None,
 ) -> Finding:
     """Everything that is known of a value; measured: of each answerer, in the same order."""
@@ -62,7 +60,7 @@ def value_finding(
     words = _words(context, cue)
     missing = _missing(context, case, outcome, cue, measured, words)
     rest = rest_of(missing) if missing else ""
-    reliance = described(context, cue, answerers, measured, outcomes, words, association, rest)
+    reliance = described(context, measured, outcomes, words, association, rest)
     # the answerer with the headline's verdict gives sentence and heads; without one, the heads that carry the value
     worst = next((part for part in reliance if part.verdict is outcome), None)
     heads = worst.effect.heads if worst is not None and worst.effect is not None else carriers
@@ -239,6 +237,8 @@ def _reasons(measured: rules.MeasuredReliance) -> list[str]:
         reasons.append(
             f"labels that are surely right (--clean-labels): {100 * rate:.1f} % wrong ones would make this gap"
         )
+    if gap.does_not_hang_on_it(measured.options) and not measured.does_not_hang_on_it:
+        reasons.append("a column that is wrong less often: corrected for its known error, the gap may be larger")
     if effect is not None and gap.both_sides and not effect.testable:
         reasons.append("more stored heads (--layers): there are too few sets of heads to compare with")
     if measured.hangs_on_it and effect is not None and not measured.visible:

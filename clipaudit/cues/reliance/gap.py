@@ -89,8 +89,8 @@ class Gap:
         """S9's acquittal: an able model that makes errors, without a gap, and whose margin ignores the cue."""
         return (
             self.state == "able"
-            and _inside(self.gap_90, options.margin)
-            and _inside(self.margin_d_90, options.delta)
+            and inside(self.gap_90, options.margin)
+            and inside(self.margin_d_90, options.delta)
             and self.enough_for_a_pass
         )
 
@@ -170,5 +170,6 @@ def _state(comparison: CueCells, group_mean: Estimate, cells: list[CellScore], c
     return "able" if max(errors) >= _ERRORS else "at the ceiling"
 
 
-def _inside(estimate: Estimate, limit: float) -> bool:
+def inside(estimate: Estimate, limit: float) -> bool:
+    """Whether the whole interval lies inside +-limit."""
     return estimate.low is not None and estimate.high is not None and -limit < estimate.low and estimate.high < limit
