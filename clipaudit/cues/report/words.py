@@ -145,6 +145,11 @@ def decimal(value: float | None, digits: int = 2) -> str:
     return NONE if value is None else _minus(f"{value:.{digits}f}")
 
 
+def level(value: float) -> str:
+    """An interval's level as `97.5 %`; empty for the 95 % that every other interval has."""
+    return "" if value <= 0.95 else f"{100 * value:.3g} %"
+
+
 def p_value(value: float | None) -> str:
     """`0.003`, or `< 0.001`."""
     if value is None:
