@@ -25,6 +25,7 @@ from clipaudit.cues.result.panels import (
     AttributeTable,
     ClassFacts,
     Data,
+    Dropped,
     Hygiene,
     LeftOut,
     Settings,
@@ -59,7 +60,7 @@ def assemble(
     test_run: Run | None,
     settings: Settings,
     versions: dict[str, str],
-    dropped: tuple[Any, ...],
+    dropped: tuple[Dropped, ...],
     shift: Shift | None,
     errors: tuple[AnswererErrors, ...],
     labels: DoubtfulLabels | None,
@@ -77,12 +78,12 @@ def assemble(
     trust = trust_of(context, controls, hygiene, placebo)
     facts = class_facts(context, everything)
     tables = tuple(column_table(context, *pair) for pair in zip(context.attributes, context.columns, strict=True))
-    verdict = _verdict(findings, hygiene, undecided(context, tables))
+    reasons = undecided(context, facts, tables, trust, dropped)
     return AuditResult(
         schema_version=SCHEMA_VERSION,
         **run_names(context.run, test_run),
-        verdict=verdict,
-        sentence=answer(findings, trust, hygiene, context, undecided(context, tables)),
+        verdict=_verdict(findings, hygiene, reasons),
+        sentence=answer(findings, trust, hygiene, context, reasons),
         findings=findings,
         map=points(context, findings),
         classes=facts,
@@ -148,10 +149,26 @@ def column_table(context: Context, screen: AttributeScreen, test: ColumnTest) ->
     )
 
 
-def undecided(context: Context, tables: Sequence[AttributeTable]) -> tuple[str, ...]:
+def undecided(
+    context: Context,
+    classes: Sequence[ClassFacts],
+    tables: Sequence[AttributeTable],
+    trust: Trust,
+    dropped: Sequence[Dropped],
+) -> tuple[str, ...]:
     """Why an audit without findings is no pass: what was not tested well enough, one sentence each."""
     reasons = []
-    few = [context.name(k) for k in range(context.design.classes) if context.design.independent[k] < GATE]
+    if context.classes_from == "label" and trust.near_chance:
+        reasons.append("CLIP's answers are no better than guessing")
+    if not context.scan.directions:
+        reasons.append("the audited heads tell no images apart beyond the class names, so that no text was tested")
+    reasons += [
+        f"the column {column_in_words(column.what)} could not be tested ({column.reason})"
+        for column in dropped
+        if column.head is None
+    ]
+    # also classes with too few images to be tested at all
+    few = [facts.class_name for facts in classes if facts.n and facts.independent < GATE]
     if few:
         verb = "has" if len(few) == 1 else "have"
         reasons.append(f"{listed(few)} {verb} fewer than {GATE} independent images")

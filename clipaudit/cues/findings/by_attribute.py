@@ -9,7 +9,6 @@ from typing import Final
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
-from clipaudit.cues.answerers.answerer import Answerer
 from clipaudit.cues.findings import parts as building
 from clipaudit.cues.findings.collecting import to_collect, value_counts
 from clipaudit.cues.findings.galleries import gallery
@@ -29,7 +28,7 @@ from clipaudit.cues.findings.verdicts import (
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.naming import NO_GOOD_WORD, value_contrast
 from clipaudit.cues.reliance import rules
-from clipaudit.cues.result.column_words import column_in_words
+from clipaudit.cues.result.column_words import column_in_words, core_word
 from clipaudit.cues.result.finding_parts import Association, Cue, CueWord, Evidence, Groups, Need, Verdict
 from clipaudit.cues.result.off_object import not_measured
 from clipaudit.cues.result.result import Finding, finding_id
@@ -47,7 +46,6 @@ def value_finding(
     context: Context,
     cue: ValueCue,
     measured: Sequence[rules.MeasuredReliance],
-    answerers: Sequence[Answerer],
     stands_in_for: str | None,
 ) -> Finding:
     """Everything that is known of a value; measured: of each answerer, in the same order."""
@@ -60,9 +58,9 @@ def value_finding(
     outcomes = verdicts(case)
     outcome = headline(outcomes)
     words = _words(context, cue)
-    missing = _missing(case, outcome, cue, measured, words)
+    missing = _missing(context, case, outcome, cue, measured, words)
     rest = rest_of(missing) if missing else ""
-    reliance = described(context, cue, answerers, measured, outcomes, words, association, rest)
+    reliance = described(context, measured, outcomes, words, association, rest)
     # the answerer with the headline's verdict gives sentence and heads; without one, the heads that carry the value
     worst = next((part for part in reliance if part.verdict is outcome), None)
     heads = worst.effect.heads if worst is not None and worst.effect is not None else carriers
@@ -96,7 +94,7 @@ def value_finding(
             context, _label(context, members, named), scores, cue.upper, screen.attribute.values, codes
         ),
         evidence=_evidence(context, scores, cue.upper),
-        false_alarm=column_warnings(words.name, cue.word, context),
+        false_alarm=column_warnings(words.name, cue.said, context),
         needs=missing,
         stability=building.finding_stability(context, np.where(having == 1, 1.0, 0.0), cue.upper),
         gallery=gallery(context, scores, cue.upper, heads, having, _two(screen, cue.value)),
@@ -108,10 +106,9 @@ def value_finding(
 def _words(context: Context, cue: ValueCue) -> Words:
     """How the finding speaks of itself."""
     column = cue.screen.attribute.column
-    words = building.named_words(context, cue.upper, cue.word, column_in_words(column))
-    if context.presence is not None:
-        words = replace(words, other_label=context.presence.others.get(column))
-    return words
+    words = building.named_words(context, cue.upper, cue.said, column_in_words(column))
+    other = None if context.presence is None else context.presence.others.get(column)
+    return replace(words, core=core_word(column, cue.word), other_label=other)
 
 
 def _carriers(context: Context, having: Ints) -> tuple[Ints, Float64s, tuple[str, ...]]:
@@ -124,8 +121,11 @@ def _carriers(context: Context, having: Ints) -> tuple[Ints, Float64s, tuple[str
 
 def _is_core(context: Context, cue: ValueCue) -> bool:
     """Whether the user called the value or its column part of the class."""
-    column = cue.screen.attribute.column
-    return bool({cue.word, column, cue.name} & set(context.options.core)) or column in context.core_columns
+    column, values = cue.screen.attribute.column, cue.screen.attribute.values
+    # of two values each is the other's absence: whichever the user names, it is this cue
+    words = values if cue.screen.two_ends else (cue.word,)
+    names = {name for word in words for name in (word, f"{column}={word}", core_word(column, word))}
+    return bool({column, *names} & set(context.options.core)) or column in context.core_columns
 
 
 def _case(
@@ -171,25 +171,23 @@ def _former_ids(context: Context, screen: AttributeScreen, upper: Bools, value: 
 
 
 def _missing(
-    case: VerdictCase, outcome: Verdict, cue: ValueCue, measured: Sequence[rules.MeasuredReliance], words: Words
+    context: Context,
+    case: VerdictCase,
+    outcome: Verdict,
+    cue: ValueCue,
+    measured: Sequence[rules.MeasuredReliance],
+    words: Words,
 ) -> tuple[Need, ...]:
     first = next(iter(measured), None)
-    cells: list[CellSize] = []
-    reasons: list[str] = []
-    if first is not None:
-        sizes = {False: 0.0, True: 0.0}
-        for conflicting in sizes:
-            own = [cell.n_effective for cell in first.gap.cells if cell.conflicting == conflicting]
-            # the smallest class's cell is what a pass waits for
-            sizes[conflicting] = min(own, default=0.0)
-        cells = [CellSize(what=f"{_where(words, conflicting)}", n=n) for conflicting, n in sizes.items()]
-        reasons = _reasons(first)
-    missing = needs(case, outcome, cue.word, cells, None if first is None else first.gap.state, reasons)
+    cells = [] if first is None else _smallest_cells(context, cue, first, words)
+    reasons = [] if first is None else _reasons(first)
+    missing = needs(case, outcome, cue.said, cells, None if first is None else first.gap.state, reasons)
     # where the association holds, a rise that may be chance is what keeps it from a verdict
     against = None if first is None or outcome is not Verdict.INCONCLUSIVE else images_against(first)
     if against is None or not case.association.above_delta:
         return missing
-    what = f"images that go against the cue, such as {_where(words, True)}, among the scored ones"
+    where = _where(words, words.side != "lacks", True)
+    what = f"images that go against the cue, such as {where}, among the scored ones"
     return (Need(what=what, images=against), *missing)
 
 
@@ -204,11 +202,26 @@ def images_against(measured: rules.MeasuredReliance) -> int | None:
     return images_needed(rise, 0.0) if (rise.value or 0.0) > 0 and low_limit(rise) <= 0 else None
 
 
-def _where(words: Words, conflicting: bool) -> str:
-    """Images where the cue points to their class, or away from it."""
-    if words.side == "lacks":
-        return f"{words.name} {'with' if conflicting else 'without'} {words.cue}"
-    return f"{words.name} {'without' if conflicting else 'with'} {words.cue}"
+def _smallest_cells(context: Context, cue: ValueCue, measured: rules.MeasuredReliance, words: Words) -> list[CellSize]:
+    """The smallest cells of the classes that have the cue, and of those that lack it, smallest first: that is what a
+    pass waits for. Of classes that can be compared or, where a side has none, of all."""
+    pointed = np.zeros(len(context.names), np.bool_)
+    pointed[context.tested[cue.upper]] = True
+    comparable = {cell.k for cell in measured.gap.cells}
+    cells = []
+    for having in (True, False):
+        own = [size for size in measured.gap.sizes if pointed[size.k] == having]
+        own = [size for size in own if size.k in comparable] or own
+        for conflicting in (False, True):
+            n = min((size.conflicting if conflicting else size.aligned for size in own), default=0.0)
+            cells.append(CellSize(what=_where(words, having, conflicting), n=n))
+    return sorted(cells, key=lambda cell: cell.n)
+
+
+def _where(words: Words, having: bool, conflicting: bool) -> str:
+    """Images of the classes that have the cue, or of those that lack it, where it points to their class, or away."""
+    names = words.classes if having == (words.side != "lacks") else words.others
+    return f"{listed(names)} {'with' if having != conflicting else 'without'} {words.cue}"
 
 
 def _reasons(measured: rules.MeasuredReliance) -> list[str]:
@@ -224,6 +237,8 @@ def _reasons(measured: rules.MeasuredReliance) -> list[str]:
         reasons.append(
             f"labels that are surely right (--clean-labels): {100 * rate:.1f} % wrong ones would make this gap"
         )
+    if gap.does_not_hang_on_it(measured.options) and not measured.does_not_hang_on_it:
+        reasons.append("a column that is wrong less often: corrected for its known error, the gap may be larger")
     if effect is not None and gap.both_sides and not effect.testable:
         reasons.append("more stored heads (--layers): there are too few sets of heads to compare with")
     if measured.hangs_on_it and effect is not None and not measured.visible:

@@ -5,11 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from clipaudit.arrays import Float32s
-from clipaudit.cues.answerers.answerer import Answerer
-from clipaudit.cues.findings.measured_reliance import ValueCue, scored_images, scored_values
 from clipaudit.cues.findings.sentences import Words, sentence
 from clipaudit.cues.findings.verdicts import headline
 from clipaudit.cues.measure.context import Context
@@ -32,14 +27,10 @@ from clipaudit.cues.result.reliance_parts import (
     Reliance,
     TrainingExperiment,
 )
-from clipaudit.cues.statistics.known_error import corrected_cells
-from clipaudit.cues.statistics.right import answered, right_answers
 
 
 def described(
     context: Context,
-    cue: ValueCue,
-    answerers: Sequence[Answerer],
     measured: Sequence[rules.MeasuredReliance],
     outcomes: Sequence[Verdict],
     words: Words,
@@ -48,8 +39,8 @@ def described(
 ) -> tuple[Reliance, ...]:
     """Each answerer's numbers with its sentence; outcomes: their verdicts; rest: what the worst one still needs."""
     parts = []
-    for answerer, own, outcome in zip(answerers, measured, outcomes, strict=False):
-        part = as_result(context, own, outcome, "", corrected_gap_of(context, cue, answerer.logits))
+    for own, outcome in zip(measured, outcomes, strict=False):
+        part = as_result(context, own, outcome, "")
         statement = sentence(
             words,
             outcome,
@@ -66,9 +57,7 @@ def described(
     return tuple(parts)
 
 
-def as_result(
-    context: Context, measured: rules.MeasuredReliance, verdict: Verdict, sentence: str, corrected_gap: Estimate | None
-) -> Reliance:
+def as_result(context: Context, measured: rules.MeasuredReliance, verdict: Verdict, sentence: str) -> Reliance:
     """The numbers as the result holds them."""
     gap, noise = measured.gap, measured.label_noise
     # `needed` rests on the heads that were chosen whatever the group mean loses
@@ -98,10 +87,14 @@ def as_result(
         explained_by=measured.explained_by,
         inseparable_from=measured.inseparable_from,
         does_not_hang_on_it=measured.does_not_hang_on_it,
-        corrected_gap=corrected_gap,
+        corrected_gap=_known(measured.corrected_gap),
         effect=None if effect is None else effect_of(effect, p),
         training=None if measured.training is None else _training(measured.training, measured.effect_p),
     )
+
+
+def _known(estimate: Estimate | None) -> Estimate | None:
+    return estimate if estimate is not None and estimate.value is not None else None
 
 
 def _training(effect: TrainingEffect, p: float) -> TrainingExperiment:
@@ -184,29 +177,3 @@ def placebo_of(placebo: rules.PlaceboDraws | None) -> Placebo | None:
             for answerer, believed in placebo.believed_by.items()
         ),
     )
-
-
-def corrected_gap_of(context: Context, cue: ValueCue, logits: Float32s) -> Estimate | None:
-    """The gap of an answerer's logits (n, C) of the scored images, corrected for the column's known error (S6c); None
-    where none was given."""
-    error = context.known_errors.get(cue.screen.attribute.column)
-    if error is None or context.answers is None:
-        return None
-    answers, codes = context.answers, scored_values(context.answers, cue.screen)
-    place = np.full(len(context.names), -1, np.int64)
-    place[context.tested] = np.arange(len(context.tested))
-    inside = (place[answers.truth] >= 0) & answered(logits)
-    # as the gap itself: images of one source share its weight, and sources are what is drawn again
-    scored = scored_images(context, answers)
-    return corrected_cells(
-        codes[inside],
-        place[answers.truth[inside]],
-        scored.cluster[inside],
-        cue.value,
-        cue.upper,
-        len(cue.screen.attribute.values),
-        error,
-        source=scored.cluster[inside] if scored.sources else None,
-        right=right_answers(logits, answers.truth)[inside],
-        seed=context.options.seed,
-    ).gap

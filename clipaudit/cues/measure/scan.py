@@ -110,9 +110,10 @@ def scan(
             on_head(done, len(heads))
     return Scan(
         directions=tuple(direction for head in heads for direction in directions[head]),
-        screen=screen_of(screened),
+        screen=screen_of(screened, classes=design.classes),
         sample=sample,
-        codes=np.stack(codes, axis=1),
+        # of heads that never vary, or see the class prompts alone, there is no direction
+        codes=np.stack(codes, axis=1) if codes else np.empty((len(sample), 0), np.uint16),
         spare=spare,
         regressions=regressions,
         values=sample_values,

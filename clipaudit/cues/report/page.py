@@ -111,6 +111,7 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "plain": plain_sentences(report),
         "todo": to_do(report),
         "unable": words.unable(audit),
+        "level": words.level(audit.trust.level),
         "first_numbers": numbers(card_findings[0]) if card_findings and audit.trust.valid else (),
         "todo_files": _todo_files(report),
         "shorten": words.shortened(audit),
@@ -187,7 +188,7 @@ def _map(audit: AuditResult) -> Markup | None:
         (others if finding is None else numbered).append(mark)
     others.sort(key=lambda mark: -abs(mark.strength.value or 0.0))
     marks = [*numbered, *others[:_TESTED]]
-    return cue_map(marks, audit.settings.delta_warn) if marks else None
+    return cue_map(marks, audit.settings.delta_warn, audit.settings.margin) if marks else None
 
 
 def _shift_sentence(audit: AuditResult) -> str:

@@ -48,7 +48,7 @@ class Estimate(Documented):
     low: float | None
     high: float | None
     n: int
-    """Images behind it."""
+    """Independent images behind it: near duplicates count as one."""
     level: float = 0.95
     """Confidence of low..high; above 0.95 where several intervals hold at once."""
 

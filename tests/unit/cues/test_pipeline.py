@@ -189,9 +189,11 @@ def test_noise_gives_no_finding(tmp_path, classes):
     labels = np.random.default_rng(classes).integers(0, classes, 1500)
     result = audited(noise_world(1500, labels, 1, classes), tmp_path, attributes=("place",))
     assert result.findings == ()
-    assert result.verdict is None
+    # its class vectors are noise, too
+    assert result.verdict is Verdict.INCONCLUSIVE
     assert result.trust.valid
     assert "No shortcut cue" in result.sentence
+    assert result.sentence.endswith("That is not decided: CLIP's answers are no better than guessing.")
 
 
 @pytest.mark.full
@@ -381,7 +383,8 @@ def test_a_small_class_among_others_is_left_out(tmp_path):
     labels[:4] = 2
     result = audited(noise_world(900, labels, 0, 3), tmp_path)
     assert [found.tested for found in result.classes] == [True, True, False]
-    assert result.verdict is None
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "class 2 has fewer than 100 independent images" in result.sentence
 
 
 @pytest.mark.parametrize(

@@ -334,6 +334,11 @@ def test_copies_narrow_nothing():
     assert copies.effect.did.high - copies.effect.did.low == pytest.approx(width, rel=1e-6)
     assert copies.gap.margin_d.low == pytest.approx(plain.gap.margin_d.low, rel=1e-6)
     assert all(cell.n_effective <= 160 for cell in copies.gap.cells)
+    # what a gate and a reader take for the number of images
+    assert copies.gap.gap.n == plain.gap.gap.n == 160
+    assert [cell.accuracy.n for cell in copies.gap.cells] == [cell.accuracy.n for cell in plain.gap.cells]
+    assert copies.effect.net_did.n == plain.effect.net_did.n == 160
+    assert copies.gap.margin_d.n == plain.gap.margin_d.n
 
 
 def test_few_sources_decide_nothing():

@@ -173,6 +173,30 @@ def test_the_first_screen_says_what_is_wrong_and_what_to_do():
     assert 'href="collect.csv"' in first, "what is needed for it is at hand"
 
 
+def _plain(page):
+    """The page with ordinary spaces and without tags."""
+    return " ".join(re.sub("<[^>]+>", "", page.replace("\u00a0", " ")).split())
+
+
+def test_intervals_that_are_wider_than_95_percent_say_so():
+    """What was chosen among many has wider limits, which the JSON states."""
+    first = confirmed()
+    d = replace(first.association.d, level=0.995)
+    chosen = replace(first, association=replace(first.association, d=d))
+    audit = replace(example_result(), findings=(chosen,))
+    page = _plain(render(report_of(audit)))
+    assert "images, 99.5 % interval" in page
+    assert "Brackets: 95 % intervals, of D 99.5 % ones" in page
+    plain = replace(audit, findings=(first,), trust=replace(audit.trust, level=0.95))
+    assert "99.5" not in _plain(render(report_of(plain)))
+
+
+def test_a_columns_word_is_not_called_the_nearest_of_the_pool():
+    for finding, said in ((confirmed(), "is the column’s word"), (candidate(), "is only the nearest")):
+        page = _plain(render(report_of(replace(example_result(), findings=(replace(finding, no_good_word=True),)))))
+        assert said in page
+
+
 def test_values_that_say_nothing_alone_bring_their_column():
     bare = replace(confirmed(), cue=replace(confirmed().cue, attribute="attributes.hat", value="yes"))
     assert headline(with_findings(bare)) == "CLIP takes “hat yes” for “waterbird”"
