@@ -72,8 +72,8 @@ def fit_softmax(
     chunks = np.split(np.arange(R), range(at_once, R, at_once))
     with ThreadPoolExecutor(min(_PARTS, os.cpu_count() or 1)) as pool:
         if blocks_pay(R, n, r):
-            middle = (part.mean(axis=0, dtype=np.float64).astype(np.float32) for part in (shares, *begin))
-            curvature: Curvature = block_curvature(features, float(penalty.mean()), *middle, pool)
+            middle, w, b = (part.mean(axis=0, dtype=np.float64).astype(np.float32) for part in (shares, *begin))
+            curvature: Curvature = block_curvature(features, float(penalty.mean()), middle, w, b, pool)
         else:
             variance = np.einsum("nr,nr->r", features, features, dtype=np.float64) / max(n, 1)
             curvature = diagonal_curvature(variance, penalty, classes)
