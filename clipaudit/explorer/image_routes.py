@@ -35,7 +35,7 @@ def add_image(router: APIRouter, workspace: Workspace) -> None:
         """
         number = row_number(workspace, shard, index)
         row = workspace.plain_rows().rows([number])[0]
-        return heat.answer(row, number, text, head or [EMBEDDING])
+        return {"image": f"{shard}/{index}", **heat.answer(row, number, text, head or [EMBEDDING])}
 
     @router.get("/rows/{shard}/{index}/duplicates", responses=problems)
     def duplicates(shard: Number, index: Number) -> dict[str, Any]:
@@ -47,6 +47,7 @@ def add_image(router: APIRouter, workspace: Workspace) -> None:
         images = [
             {
                 **row_json(row),
+                **{"score": None, "right": {}, "value": None},
                 "tags": sorted(tags.get((row.shard_id, row.index), ())),
                 "cosine": float(cosine),
                 "bits": int(bits),
@@ -54,4 +55,5 @@ def add_image(router: APIRouter, workspace: Workspace) -> None:
             }
             for row, cosine, bits in zip(rows, found.cosine, found.bits, strict=False)
         ]
-        return {"total": len(found.numbers), "images": images, "rule": found.rule, "command": near.command}
+        about = {"total": len(found.numbers), "rule": found.rule, "command": near.command}
+        return {"image": f"{shard}/{index}", "images": images, **about}
