@@ -241,15 +241,20 @@ class Workspace:
 
     # -- classes -----------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def class_texts(self) -> ClassTexts:
         """The run's classes as texts; UsageError when it has no labels or they have no names."""
+        # before the lock that a cached property has of its own in Python 3.11: who answers holds this one, and asks too
         with self._answers_lock:
-            shards = [shard.url for shard in self.run.manifest.shards]
-            names = find_classes(self.given_classes(), shards, self.run.class_labels())
-            source, templates = self._templates()
-            vectors = RunTexts(self.run, self.device, keep=self.write).classes(names.names, templates)
-            return ClassTexts(names=names, vectors=vectors, templates=source)
+            return self._class_texts
+
+    @cached_property
+    def _class_texts(self) -> ClassTexts:
+        shards = [shard.url for shard in self.run.manifest.shards]
+        names = find_classes(self.given_classes(), shards, self.run.class_labels())
+        source, templates = self._templates()
+        vectors = RunTexts(self.run, self.device, keep=self.write).classes(names.names, templates)
+        return ClassTexts(names=names, vectors=vectors, templates=source)
 
     def given_classes(self) -> str | None:
         """The report's file of class names, where it can still be read."""
