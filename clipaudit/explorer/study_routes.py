@@ -39,11 +39,12 @@ def add_study(router: APIRouter, workspace: Workspace, options: tuple[str, ...] 
 
     @router.get("/state")
     def state() -> dict[str, Any]:
-        """What may change while the page is open: tags, the report, and shards that were committed since."""
+        """What may change while the page is open: tags, the report, columns, and shards that were committed since."""
+        new_shards = workspace.new_shards()  # first: it may find other columns, which are another revision
         return {
             "revision": workspace.revision,
             "tags": 0 if workspace.tag_log is None else workspace.tag_log.version,
-            "new_shards": workspace.new_shards(),
+            "new_shards": new_shards,
         }
 
     @router.get("/heads", responses=problems)

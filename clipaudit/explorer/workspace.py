@@ -27,6 +27,7 @@ from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.retrieval.queries import QueryEncoder
 from clipaudit.retrieval.row_table import RowTable
 from clipaudit.run.classes import ClassNames, find_classes
+from clipaudit.run.columns import read_columns
 from clipaudit.run.filter_columns import FilterColumns
 from clipaudit.run.reader import Run
 from clipaudit.run.thumbnails import Thumbnails
@@ -138,24 +139,47 @@ class Workspace:
 
         Rows keep their numbers: where shards came in the meantime, the run is left as it is.
         """
-        fresh = Run(self.run.directory.url)
-        found = find_report(fresh, report)
+        found = find_report(Run(self.run.directory.url), report)
         with self._lock:
-            if list(fresh.records) == list(self.run.records):
-                self.run = fresh
-                self.__dict__.pop("_plain_rows", None)
-            self.__dict__.pop("_report_columns", None)
-            self.report, self._placed_tags = found, None
-            self._walls.clear()
-            self.revision += 1
+            self.report = found
+            self._take_anew()
+
+    def _take_anew(self) -> None:
+        """Read rows, columns and what the report says of them again, when they are needed."""
+        fresh = Run(self.run.directory.url)
+        if list(fresh.records) == list(self.run.records):
+            self.run = fresh
+            self.__dict__.pop("_plain_rows", None)
+        self.__dict__.pop("_report_columns", None)
+        self._placed_tags = None
+        self._walls.clear()
+        self.revision += 1
+
+    def _follow_columns(self) -> bool:
+        """Whether columns were joined to the run, or dropped, since it was read; then it is read again."""
+        try:
+            now = {name: record.path for name, record in read_columns(self.run.directory).items()}
+        except IntegrityError:  # the columns that are known go on
+            return False
+        known = {name: record.path for name, record in self.run.joined.items()}
+        changed = {name: path for name, path in now.items() if name not in self.run.spec.attributes} != known
+        if changed:
+            self._take_anew()
+        return changed
 
     def plain_rows(self) -> RowTable:
         """The run's ok rows with the run's own columns."""
         with self._lock:
-            return self._plain_rows
+            try:
+                return self._plain_rows
+            except IntegrityError:  # perhaps of a column that was dropped before its values were read
+                if not self._follow_columns():
+                    raise
+                return self._plain_rows
 
     def wall(self, request: ViewRequest | None = None) -> Wall:
         """The wall with every column that a request may need; CLIP's answers only where it names them."""
+        self.plain_rows()
         state = self.tags()
         answers = self._answers is not None or (request is not None and self._names_answers(request, state))
         columns = self.answers() if answers else {}  # before the lock: it may load the model
@@ -217,15 +241,20 @@ class Workspace:
 
     # -- classes -----------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def class_texts(self) -> ClassTexts:
         """The run's classes as texts; UsageError when it has no labels or they have no names."""
+        # before the lock that a cached property has of its own in Python 3.11: who answers holds this one, and asks too
         with self._answers_lock:
-            shards = [shard.url for shard in self.run.manifest.shards]
-            names = find_classes(self.given_classes(), shards, self.run.class_labels())
-            source, templates = self._templates()
-            vectors = RunTexts(self.run, self.device, keep=self.write).classes(names.names, templates)
-            return ClassTexts(names=names, vectors=vectors, templates=source)
+            return self._class_texts
+
+    @cached_property
+    def _class_texts(self) -> ClassTexts:
+        shards = [shard.url for shard in self.run.manifest.shards]
+        names = find_classes(self.given_classes(), shards, self.run.class_labels())
+        source, templates = self._templates()
+        vectors = RunTexts(self.run, self.device, keep=self.write).classes(names.names, templates)
+        return ClassTexts(names=names, vectors=vectors, templates=source)
 
     def given_classes(self) -> str | None:
         """The report's file of class names, where it can still be read."""
@@ -289,14 +318,17 @@ class Workspace:
             return self._placed_tags[1]
 
     def _keys_at(self, places: list[tuple[int, int]]) -> list[str | None]:
-        numbers = self._plain_rows.numbers(places)
-        keys = self._plain_rows.table["key"].take(pa.array(numbers, pa.int64())).to_pylist() if numbers else []
+        numbers = self.plain_rows().numbers(places)
+        keys = self.plain_rows().table["key"].take(pa.array(numbers, pa.int64())).to_pylist() if numbers else []
         return list(keys)
 
     def new_shards(self) -> int:
-        """Shards that were committed since the run was opened; the store is asked at most every LISTING_SECONDS."""
+        """Shards that were committed since the run was opened; the store is asked at most every LISTING_SECONDS, then
+        also for columns that were joined or dropped, which count from then on.
+        """
         with self._lock:
             if time.monotonic() >= self._list_again:
+                self._follow_columns()
                 self._new_shards = len(self.run.directory.committed_ids() - set(self.run.records))
                 self._list_again = time.monotonic() + LISTING_SECONDS
             return self._new_shards

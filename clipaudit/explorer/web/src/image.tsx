@@ -1,11 +1,13 @@
-// One image: its file, what each part of the model adds to its score, what is like it, and its columns.
+// One image: its file, where texts are in it, what each part of the model adds to its score, what is like it, columns.
 import { useState } from "preact/hooks";
 import { useAnswer } from "./api";
+import { Where } from "./heat";
+import { Near } from "./near";
 import { go, NO_QUESTION, type State } from "./state";
 import type { ClassFacts, FindingsAnswer, HeadsAnswer, Parts, RowDetail, RowsAnswer } from "./types";
 import { Copyable, Loading, original, Picture, Problem, short, signed, title } from "./words";
 
-export function ImagePanel({ open, onTag }: { open: string; state: State; onTag: () => void }) {
+export function ImagePanel({ open, state, onTag }: { open: string; state: State; onTag: () => void }) {
   const { value: row, error } = useAnswer<RowDetail>(`/rows/${open}`);
   if (error) return <><Close /><Problem error={error} /></>;
   if (!row) return <><Close /><Loading what="Reading the image …" /></>;
@@ -26,7 +28,9 @@ export function ImagePanel({ open, onTag }: { open: string; state: State; onTag:
         <ul class="tags">{row.tags.map((each) => <li key={each.tag}><span class="pill">{each.tag}</span> {each.reason} <span class="muted">{each.author}</span></li>)}</ul>
       )}
       <Answers row={row} />
+      <Where open={open} row={row} state={state} />
       <Bars open={open} row={row} />
+      <Near open={open} />
       <Neighbours name={name} />
       <section>
         <h3>Columns</h3>

@@ -26,6 +26,9 @@ export interface State {
   out: string[];
   /** The heads by which the question is asked a second time, side by side; `embedding` for everything. */
   beside: string[];
+  /** Where it is: the texts that are looked for in the open image, and the heads through which. */
+  heat: string[];
+  through: string[];
   along: string;
   by: string;
   among: string;
@@ -37,7 +40,7 @@ export interface State {
 }
 
 const QUESTION = ["text", "minus", "key", "image", "head"] as const;
-const LISTS = [...QUESTION, "out", "beside"] as const;
+const LISTS = [...QUESTION, "out", "beside", "heat", "through"] as const;
 const WORDS = ["where", "sort", "group", "finding", "focus", "open", "size", "study", "along", "by", "among", "space", "method", "colour", "inside"] as const;
 
 export function parse(search: string): State {

@@ -179,7 +179,12 @@ export function WallView({ wall, state, hasQuestion, without }: { wall: Wall; st
   const tabStop = seen.tiles.some((tile) => tile.position === active) ? active : first;
   return (
     <div class="wall" ref={scroller} onScroll={(event) => setTop(event.currentTarget.scrollTop)} tabIndex={-1}>
-      {wall.error && <Problem error={wall.error} />}
+      {wall.error && (
+        <div class="refused">
+          <Problem error={wall.error} />
+          {(state.where || state.sort || state.group || state.inside) && <button type="button" onClick={() => go({ where: "", sort: "", group: "", inside: "" })}>Show all images again</button>}
+        </div>
+      )}
       {!wall.error && !wall.loading && wall.matched === 0 && (
         <Missing>No image passes the filter{wall.whyEmpty ? `: no image has ${wall.whyEmpty}.` : "."}</Missing>
       )}
