@@ -8,7 +8,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-
 from tests.commands import ROOT
 
 PACKAGE = sorted((ROOT / "clipaudit").rglob("*.py"))
