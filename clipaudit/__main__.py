@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run `clipaudit`; ClipauditError ends as one sentence on stderr with its exit code, a bug keeps its traceback."""
     from clipaudit.errors import ClipauditError, Note
+    from clipaudit.pages.text import one_line
     from clipaudit.redact import redact
 
     try:
@@ -31,7 +32,7 @@ def main() -> None:
             finally:
                 flush_streams()
     except ClipauditError as error:
-        print(f"clipaudit: {error}", file=sys.stderr)
+        print(f"clipaudit: {one_line(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("clipaudit: stopped; the same command goes on from the last committed shard", file=sys.stderr)
@@ -43,6 +44,8 @@ def main() -> None:
 
 def _shown(category: type[Warning], others: Callable[..., None]) -> Callable[..., None]:
     """What shows warnings: those of a category as one line on stderr, each once; the rest by `others`."""
+    from clipaudit.pages.text import one_line
+
     told: set[str] = set()
 
     def show(message: Warning | str, kind: type[Warning], *place: object, **more: object) -> None:
@@ -50,7 +53,7 @@ def _shown(category: type[Warning], others: Callable[..., None]) -> Callable[...
             others(message, kind, *place, **more)
         elif str(message) not in told:
             told.add(str(message))
-            print(f"clipaudit: note: {message}", file=sys.stderr)
+            print(f"clipaudit: note: {one_line(str(message))}", file=sys.stderr)
 
     return show
 

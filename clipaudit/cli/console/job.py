@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from clipaudit.cli.console.format import byte_count, count, duration, print_facts
 from clipaudit.cli.console.run import print_status
-from clipaudit.cli.terminal import advise, events, remarks
+from clipaudit.cli.terminal import advise, events, plain, remarks
 from clipaudit.job.driver import Reporter
 from clipaudit.job.progress import Rate, Tally, bottleneck
 
@@ -60,7 +59,7 @@ class ConsoleReporter(Reporter):
         already = f", {committed:,} of them committed already" if committed else ""
         self._print(f"found {count(shards, 'shard')}{already}")
         if committed < shards:
-            self._print(f"[dim]loading {escape(self._config.model.name)} ...[/dim]")
+            self._print(f"[dim]loading {plain(self._config.model.name)} ...[/dim]")
 
     def appending(self, known: int, new: int) -> None:
         """Print how many of the named shards the run has, and how many are added."""
@@ -149,7 +148,7 @@ class ConsoleReporter(Reporter):
         self._console.print(text, soft_wrap=True)
 
     def _warn(self, title: str, sentence: str) -> None:
-        self._remarks.print(f"[yellow]{escape(title)}[/yellow] {escape(sentence)}", soft_wrap=True)
+        self._remarks.print(f"[yellow]{plain(title)}[/yellow] {plain(sentence)}", soft_wrap=True)
 
 
 def _preparation(settings: Mapping[str, Any]) -> str:
