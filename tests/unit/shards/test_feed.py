@@ -379,6 +379,9 @@ def test_a_sample_without_its_label_says_what_it_has(tmp_path):
     assert report.details["missing_label"][0] == f"a: {samples[0].detail}"
     samples, _ = read(path, FieldsConfig(label="txt"))
     assert samples[1].detail.endswith("no label txt; it has jpg, json; --label json:NAME reads another file")
+    write_shard(path, {"a": {"jpg": jpeg_bytes(), "cls": " \n", "json": names}})
+    samples, _ = read(path, FieldsConfig(label="cls"))
+    assert samples[0].detail == "the sample has no label cls; its cls is empty; --label json:NAME reads another file"
 
 
 def first_samples(path, **names):
