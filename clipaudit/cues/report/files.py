@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from clipaudit.cues.report.document import File
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.pages.text import one_line
-from clipaudit.storage.directory import storage_errors
+from clipaudit.storage.faults import storage_errors
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _BATCH_ROWS: Final = 65_536
