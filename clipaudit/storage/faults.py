@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from clipaudit.errors import ClipauditError, StorageFull, UsageError
-from clipaudit.storage.local import TEMPORARY
+from clipaudit.storage.local import name_aside
 from clipaudit.storage.remote import reason, remote_errors
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, a quota, a limit on the size of a file
@@ -66,7 +65,7 @@ def folder_aside(target: Path) -> Iterator[Path]:
 
     UsageError where it cannot be made, and StorageFull or UsageError as `storage_errors` for what happens in the block.
     """
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}{TEMPORARY}")
+    aside = name_aside(target)
     try:
         with making(str(target)):
             aside.mkdir(parents=True)

@@ -1,6 +1,7 @@
 """Paths that cannot be written end as one sentence that names them, wherever a command writes."""
 
 import errno
+import os
 
 import pytest
 
@@ -94,3 +95,15 @@ def test_a_file_in_the_place_of_a_directory_is_called_one(clipaudit, tmp_path, f
         assert ended.returncode == 2
         assert "is a file" in ended.stderr.splitlines()[-1]
         assert file.read_text() == ""
+
+
+def test_a_pipe_or_device_is_not_put_away_by_a_file(tmp_path):
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for name in ("pipe", "link"):
+        with pytest.raises(UsageError, match=f"{name}: there is a device, pipe or socket of this name"):
+            Storage(str(tmp_path)).replace(name, b"1")
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
