@@ -75,7 +75,7 @@ def export(
     """
     if file_format not in FORMATS:
         known = list(FORMATS)
-        raise UsageError(f"the export format must be {', '.join(known[:-1])} or {known[-1]}, not {file_format!r}")
+        raise UsageError(f"--format must be {', '.join(known[:-1])} or {known[-1]}, not {file_format!r}")
     form, reader, target = FORMATS[file_format], opened(run), Path(out)
     _refuse_existing(target, overwrite)
     rows = ExportRows(

@@ -121,6 +121,8 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         """Open the directory at a path or URL; it need not exist. Raises UsageError for a URL of an unknown kind."""
+        if not str(url):
+            raise UsageError("an empty text names no directory: give a path or a URL")
         self.url = public_url(str(url).rstrip("/") or "/")
         try:
             self.fs, root = open_filesystem(self.url)
