@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from fastapi import APIRouter, Body, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from clipaudit.cues.report.files import csv_text, one_line
+from clipaudit.cues.report.files import csv_text
 from clipaudit.errors import UsageError
 from clipaudit.explorer.basket_weights import FILE, weights_missing, weights_without
 from clipaudit.explorer.downloads import download
@@ -21,6 +21,7 @@ from clipaudit.explorer.wall import ViewRequest
 from clipaudit.explorer.wall_routes import Filter, RequestReader
 from clipaudit.explorer.workspace import Workspace
 from clipaudit.explorer.write_access import WriteAccess
+from clipaudit.pages.text import one_line
 
 _EVENTS: Final = 50
 """Latest events that the page lists."""
