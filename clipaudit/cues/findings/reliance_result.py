@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from clipaudit.cues.findings.sentences import Words, sentence
-from clipaudit.cues.findings.verdicts import headline
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.reliance import rules
 from clipaudit.cues.reliance.adjusted_gap import AdjustedGap
@@ -35,11 +34,11 @@ def described(
     outcomes: Sequence[Verdict],
     words: Words,
     association: Association,
-    rest: str,
+    rests: Sequence[str],
 ) -> tuple[Reliance, ...]:
-    """Each answerer's numbers with its sentence; outcomes: their verdicts; rest: what the worst one still needs."""
+    """Each answerer's numbers with its sentence; outcomes: their verdicts; rests: what each still needs, in words."""
     parts = []
-    for own, outcome in zip(measured, outcomes, strict=False):
+    for own, outcome, rest in zip(measured, outcomes, rests, strict=False):
         part = as_result(context, own, outcome, "")
         statement = sentence(
             words,
@@ -51,7 +50,7 @@ def described(
             margin_d=part.margin_d,
             effect=part.effect,
             training=part.training,
-            rest=rest if outcome is headline(outcomes) else "",
+            rest=rest,
         )
         parts.append(replace(part, sentence=statement))
     return tuple(parts)
