@@ -10,8 +10,7 @@ import numpy as np
 
 from clipaudit.arrays import Ints
 from clipaudit.cues.findings import parts
-from clipaudit.cues.findings.by_attribute import train_counts
-from clipaudit.cues.findings.measured_reliance import scored_groups
+from clipaudit.cues.findings.by_attribute import groups_of
 from clipaudit.cues.findings.sentences import listed
 from clipaudit.cues.findings.verdicts import ORDER
 from clipaudit.cues.measure.context import ColumnTest, Context, Progress
@@ -37,7 +36,6 @@ from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
 from clipaudit.cues.result.reliance_parts import Placebo
 from clipaudit.cues.result.result import SCHEMA_VERSION, AuditResult, Finding
 from clipaudit.cues.statistics.attributes import AttributeScreen
-from clipaudit.cues.statistics.groups import describe_groups
 from clipaudit.cues.statistics.intervals import GATE, accuracy
 from clipaudit.cues.trust_panel import right_answers, run_controls, trust_of
 from clipaudit.run.reader import Run
@@ -258,26 +256,8 @@ def class_sizes(facts: ImageFacts, classes: int) -> tuple[Ints, Ints]:
 
 def plain_groups(context: Context) -> tuple[Groups, ...]:
     """Accuracy by class and value of each attribute, over all scored images."""
-    if context.answers is None:
-        return ()
-    right = context.answers.right(context.answers.base)
-    return tuple(
-        describe_groups(
-            scored_groups(context, context.answers, screen),
-            right,
-            context.answers_rows,
-            n_min=context.options.n_min,
-            seed=context.options.seed,
-            train=train_counts(context, screen),
-            cluster=_scored_clusters(context),
-        )
-        for screen in context.attributes
-    )
-
-
-def _scored_clusters(context: Context) -> Ints | None:
-    """(n,) what the scored images' intervals count: sources, or near-duplicate clusters."""
-    return None if context.answers is None else context.answers.facts.groups
+    tables = (groups_of(context, screen, None) for screen in context.attributes)
+    return tuple(groups for groups in tables if groups is not None)
 
 
 def _data(context: Context, everything: ImageFacts, left_out: tuple[LeftOut, LeftOut | None]) -> Data:

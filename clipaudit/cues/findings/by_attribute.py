@@ -28,6 +28,7 @@ from clipaudit.cues.reliance import rules
 from clipaudit.cues.result.column_words import column_in_words, core_word
 from clipaudit.cues.result.finding_parts import Association, Cue, CueWord, Evidence, Groups, Verdict
 from clipaudit.cues.result.off_object import not_measured
+from clipaudit.cues.result.reliance_parts import Reliance
 from clipaudit.cues.result.result import Finding, finding_id
 from clipaudit.cues.statistics.attributes import AttributeScreen
 from clipaudit.cues.statistics.groups import describe_groups
@@ -88,7 +89,7 @@ def value_finding(
         explained_by=tuple(dict.fromkeys(name for part in measured for name in part.explained_by)),
         inseparable_from=tuple(dict.fromkeys(name for part in measured for name in part.inseparable_from)),
         core=_is_core(context, cue),
-        groups=groups_of(context, screen, heads if worst is not None and worst.effect is not None else ()),
+        groups=groups_of(context, screen, _right_after(measured, worst)),
         cells=building.attribute_cells(context, screen, cue.upper),
         distributions=building.distributions(
             context, _label(context, members, named), scores, cue.upper, screen.attribute.values, codes
@@ -181,20 +182,29 @@ def carrying(context: Context, strength: Float64s) -> tuple[Ints, Float64s]:
     return members, np.sign(strength[members])
 
 
-def groups_of(context: Context, screen: AttributeScreen, heads: Sequence[str]) -> Groups | None:
-    """Accuracies of all scored images by class and value, before and with the heads at their means."""
+def _right_after(measured: Sequence[rules.MeasuredReliance], worst: Reliance | None) -> Bools | None:
+    """(n,) right answers without the heads of the effect that the headline's answerer shows."""
+    own = next((part for part in measured if worst is not None and part.answerer == worst.answerer), None)
+    if own is None or worst is None:
+        return None
+    effect = own.needed_effect if worst.verdict is Verdict.NEEDED else own.effect
+    return None if effect is None else effect.after
+
+
+def groups_of(context: Context, screen: AttributeScreen, after: Bools | None) -> Groups | None:
+    """Accuracies of all scored images by class and value; after (n,): right answers with a cue's heads taken out, each
+    image without heads that were chosen on it (S10)."""
     if context.answers is None:
         return None
     answers = context.answers
-    groups = scored_groups(context, answers, screen)
     return describe_groups(
-        groups,
+        scored_groups(context, answers, screen),
         answers.right(answers.base),
         context.answers_rows,
         n_min=context.options.n_min,
         seed=context.options.seed,
         train=train_counts(context, screen),
-        after=answers.right(answers.without(heads)) if heads else None,
+        after=after,
         cluster=answers.facts.groups,
     )
 

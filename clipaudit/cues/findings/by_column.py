@@ -67,7 +67,7 @@ def column_finding(context: Context, screen: AttributeScreen) -> Finding:
         explained_by=(),
         inseparable_from=(),
         core=screen.attribute.column in context.core_columns,
-        groups=groups_of(context, screen, ()),
+        groups=groups_of(context, screen, None),
         cells=building.attribute_cells(context, screen, upper),
         distributions=None,
         evidence=(not_measured(),),

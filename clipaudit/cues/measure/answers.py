@@ -33,7 +33,6 @@ class Answers:
     """(P, n, C) what each head's deviation from its mean adds."""
     means: dict[str, Float64s]
     """(dh,) by head."""
-    mean_source: str
     values: dict[str, npt.NDArray[np.float16]]
     """(n, dh) by head, as stored: for directions inside heads."""
     embedding: npt.NDArray[np.float16]
@@ -135,7 +134,6 @@ def answers(
         base=embedding.astype(np.float32) @ classes.T,
         head_logits=logits,
         means=means,
-        mean_source=f"{run.directory.url}{facts.rows.described}, discovery half, every class with equal weight",
         values=values,
         embedding=embedding,
         bases=bases,

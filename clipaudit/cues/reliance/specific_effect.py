@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Literal, TypeAlias
 
@@ -83,6 +83,8 @@ class SpecificEffect:
     """AUC of the cue from the chosen heads inside classes, on images that did not choose them."""
     doses: tuple[Dose, ...]
     arms: tuple[DirectionArm, ...]
+    after: Bools = field(repr=False, compare=False)
+    """(n,) right answers without the heads, each image by the fit that did not choose on it."""
 
     @property
     def testable(self) -> bool:
@@ -204,6 +206,7 @@ def measure_effect(
         visibility=as_auc(set_visibility(comparison, scores, list(chosen), fits.fold, fits.halves)),
         doses=tuple(_dose(comparison, fits, chosen, alpha) for alpha in ALPHAS),
         arms=_arms(comparison, fits, parts, before, direction, random),
+        after=after,
     )
 
 

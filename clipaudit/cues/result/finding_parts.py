@@ -253,7 +253,8 @@ class GroupAccuracy(Documented):
     accuracy: Estimate | None
     """Wilson, simultaneous over the groups; None when there are fewer than 10 images."""
     without: Estimate | None
-    """The same with the cue's heads at their means; None where nothing was replaced."""
+    """The same with the cue's heads at their means, each image without heads that were chosen on it (S10); None where
+    nothing was replaced."""
     change: Estimate | None
     """without - accuracy, paired; positive when replacing the heads helps."""
 

@@ -90,7 +90,6 @@ def test_means_are_of_the_discovery_half_with_equal_classes(found):
         [values[found.facts.discovery & (found.truth == k)].mean(axis=0, dtype=float) for k in (0, 1)], axis=0
     )
     assert np.allclose(found.means["L00H05"], expected)
-    assert "discovery half" in found.mean_source
     assert np.allclose(balanced_mean(np.array([[1.0], [3.0]]), np.array([0, 1]), np.zeros(2, bool)), [2.0])
     # of a class's copies each counts a part, and classes alike however many images they have
     copied = balanced_mean(np.array([[1.0], [1.0], [4.0], [9.0]]), np.array([0, 0, 0, 1]), np.ones(4, bool),
