@@ -34,7 +34,7 @@ class Permuter:
         self._levels: list[_Level] = []
         for level in np.unique(levels):
             rows = np.flatnonzero(levels == level)
-            names, codes, sizes = np.unique(cluster[rows], return_inverse=True, return_counts=True)
+            _, codes, sizes = np.unique(cluster[rows], return_inverse=True, return_counts=True)
             order = np.argsort(codes, kind="stable")
             within = np.empty(len(rows), np.int64)
             within[order] = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
