@@ -11,7 +11,7 @@ import numpy.typing as npt
 from clipaudit.arrays import Bools, Float64s, Floats, Ints
 from clipaudit.cues.result.finding_parts import Estimate, Stability
 from clipaudit.cues.result.panels import HeadShift, ShiftRow
-from clipaudit.cues.statistics.cuts import contrasts, grouped_variance, half_tables, strength_interval, with_groups
+from clipaudit.cues.statistics.cuts import contrasts, grouped_variances, half_tables, strength_interval, with_groups
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
 from clipaudit.cues.statistics.strength import BINS, Z95, binned
@@ -69,7 +69,7 @@ def side_strength(scores: Floats, truth: Ints, upper: Bools, cluster: Ints | Non
     codes, above = binned(scores[used]), upper[enough]
     table = half_tables(codes, design, BINS)[1]
     read = contrasts(table, above[None])
-    variance, _ = with_groups(read, np.array([grouped_variance(codes, design, table, above, rows)]))
+    variance, _ = with_groups(read, grouped_variances(codes, design, table, above[None], rows))
     d = 2 * float(read.a[0]) - 1
     low, high = strength_interval(d, 2 * float(np.sqrt(variance[0])), design.quantile(0.95))
     return Estimate(value=d, low=low, high=high, n=round(float(design.counts.sum())))
