@@ -72,7 +72,7 @@ def text_cues(context: Context) -> list[TextCue]:
     # Bonferroni over the partings that are searched
     quantile = context.design.quantile(1 - 0.05 / max(len(partings), 1), 0.5)
     axes = _Axes(context, quantile)
-    sides = [[_side(context, upper) for upper in _ends(named)] for named in partings]
+    sides = _sides(context, partings)
     # A text may pass for classes that are only a part of its parting: before a text that says what sets exactly these
     # classes apart it would take that one's place, because the two go together.
     described = [max(_best_fit(context, axes, side) for side in ends) for ends in sides]
@@ -129,12 +129,24 @@ class _Side:
     """Texts to try for it."""
 
 
-def _side(context: Context, upper: Bools) -> _Side:
-    """Of the classes upper (K,)."""
+def _sides(context: Context, partings: Sequence[Bools]) -> list[list[_Side]]:
+    """Of each parting the sides that may have the word."""
     discovery = context.sampled.discovery
-    contrast = sides_contrast(context.embedding[discovery], context.truth[discovery], upper)
-    own = max(context.namer.own(contrast, int(context.tested[k])) for k in np.flatnonzero(upper).tolist())
-    return _Side(contrast=contrast, own=own, words=_words_to_try(context, contrast))
+    embedding, truth = context.embedding[discovery], context.truth[discovery]
+    ends = [_ends(named) for named in partings]
+    uppers = [upper for both in ends for upper in both]
+    if not uppers:
+        return []
+    contrasts = np.stack([sides_contrast(embedding, truth, upper) for upper in uppers])
+    sides = iter(
+        _Side(
+            contrast=contrast,
+            own=max(context.namer.own(contrast, int(context.tested[k])) for k in np.flatnonzero(upper).tolist()),
+            words=words,
+        )
+        for upper, contrast, words in zip(uppers, contrasts, _words_to_try(context, contrasts), strict=True)
+    )
+    return [[next(sides) for _ in both] for both in ends]
 
 
 def _best_fit(context: Context, axes: _Axes, side: _Side) -> float:
@@ -169,7 +181,7 @@ def _cues_of(context: Context, axes: _Axes, side: _Side, earlier: list[TextCue])
     remaining = side.contrast.copy()
     words = _user_words(context, side.contrast)
     for _ in range(_PER_SIDE):
-        words += _words_to_try(context, remaining) if cues else side.words
+        words += _words_to_try(context, remaining[None])[0] if cues else side.words
         tried = (_tried(context, axes, word, side.own, [*earlier, *cues]) for word in words)
         cue = next((cue for cue in tried if cue is not None and _adds(context, cue, [*earlier, *cues])), None)
         if cue is None:
@@ -182,23 +194,25 @@ def _cues_of(context: Context, axes: _Axes, side: _Side, earlier: list[TextCue])
     return cues
 
 
-def _words_to_try(context: Context, contrast: Float64s) -> list[Word]:
-    """The texts nearest to a contrast (D,) and those that fit it best; the best fit first."""
+def _words_to_try(context: Context, contrasts: Float64s) -> list[list[Word]]:
+    """For each contrast (S, D) the texts nearest to it and those that fit it best; the best fit first."""
     # images without a label have nothing in common, so that their differences are not those of the cue
-    inside = _inside(context, contrast) if context.presence is None else None
-    return context.namer.words_both_ways(contrast, _TRIED, inside)
+    inside = _inside(context, contrasts) if context.presence is None else None
+    return context.namer.words_both_ways(contrasts, _TRIED, inside)
 
 
-def _inside(context: Context, contrast: Float64s) -> Float64s:
-    """(D,) what sets the images far along a contrast (D,) of classes apart from others of their own class.
+def _inside(context: Context, contrasts: Float64s) -> Float64s:
+    """(S, D) what sets the images far along each contrast (S, D) of classes apart from others of their own class.
 
     A contrast of classes holds all that makes them, which no text of the cue says. Where a cue is part of it, some
     images of each class have it and some lack it: they differ by the cue, and not by the class.
     """
     discovery = context.sampled.discovery
     embedding, truth = context.embedding[discovery], context.truth[discovery]
-    having = pseudo_values(embedding @ context.namer.class_free(contrast).astype(np.float32))[0]
-    return value_contrast(embedding, truth, having == 1, having >= 0, context.design.classes)
+    scores = embedding @ context.namer.class_free(contrasts).astype(np.float32).T
+    values = [pseudo_values(column)[0] for column in np.ascontiguousarray(scores.T)]
+    K = context.design.classes
+    return np.stack([value_contrast(embedding, truth, having == 1, having >= 0, K) for having in values])
 
 
 def _known(context: Context, cue: TextCue, earlier: list[TextCue]) -> bool:

@@ -84,26 +84,29 @@ class Namer:
 
         inside: (D,) what the fit is with, where that is not the contrast itself.
         """
-        cosines, fits = self._matches(contrast, inside)
-        return self._best(fits if by_fit else cosines, cosines, fits, count, context_only)
+        cosines, fits = self._matches(contrast[None], None if inside is None else inside[None])
+        return self._best(fits[0] if by_fit else cosines[0], cosines[0], fits[0], count, context_only)
 
-    def words_both_ways(self, contrast: Float64s, count: int, inside: Float64s | None) -> list[Word]:
-        """The texts of settings, styles and the like that are nearest to a contrast (D,), and those that fit it best,
-        as `words` has them; the best fit first."""
-        cosines, fits = self._matches(contrast, inside)
-        words = (self._best(order, cosines, fits, count, True) for order in (cosines, fits))
-        by_place = {word.place: word for both in words for word in both}
-        return sorted(by_place.values(), key=lambda word: -word.fit)
+    def words_both_ways(self, contrasts: Float64s, count: int, inside: Float64s | None) -> list[list[Word]]:
+        """For each contrast (S, D) the texts of settings, styles and the like that are nearest to it, and those that
+        fit it best, as `words` has them; the best fit first. inside: (S, D)."""
+        found = []
+        for cosines, fits in zip(*self._matches(contrasts, inside), strict=True):
+            words = (self._best(order, cosines, fits, count, True) for order in (cosines, fits))
+            by_place = {word.place: word for both in words for word in both}
+            found.append(sorted(by_place.values(), key=lambda word: -word.fit))
+        return found
 
-    def _matches(self, contrast: Float64s, inside: Float64s | None) -> tuple[Float64s, Float64s]:
-        """(T,) cosines of the texts with a contrast (D,), and (T,) fits with it, or with `inside` (D,); nan for a
-        contrast of 0."""
-        length = float(np.linalg.norm(contrast))
-        if length == 0:
-            nothing = np.full(len(self.texts), np.nan)
-            return nothing, nothing
-        cosines: Float64s = self._relative @ (contrast / length)
-        return cosines, self._fits(contrast if inside is None else inside)
+    def _matches(self, contrasts: Float64s, inside: Float64s | None) -> tuple[Float64s, Float64s]:
+        """(S, T) cosines of the texts with contrasts (S, D), and (S, T) fits with them, or with `inside` (S, D).
+
+        nan for a contrast of 0.
+        """
+        lengths = np.linalg.norm(contrasts, axis=1, keepdims=True)
+        units = np.divide(contrasts, lengths, out=np.full_like(contrasts, np.nan), where=lengths > 0)
+        # all contrasts in one pass over the texts
+        cosines: Float64s = units @ self._relative.T
+        return cosines, self._fits(contrasts if inside is None else inside)
 
     def _best(self, order: Float64s, cosines: Float64s, fits: Float64s, count: int, context_only: bool) -> list[Word]:
         """The texts that are first by order (T,)."""
@@ -145,9 +148,9 @@ class Namer:
             axis = self.vectors[place] - self.vectors.mean(axis=0)
         return self.class_free(axis) if class_free else axis
 
-    def class_free(self, vector: Float64s) -> Float64s:
-        """A vector (D,) without the class prompts' part."""
-        free: Float64s = vector - self._subspace.T @ (self._subspace @ vector)
+    def class_free(self, vectors: Float64s) -> Float64s:
+        """Vectors (..., D) without the class prompts' part."""
+        free: Float64s = vectors - (vectors @ self._subspace.T) @ self._subspace
         return free
 
     @property
@@ -177,11 +180,11 @@ class Namer:
         axes = np.stack([self.axis(place, class_free=True) for place in range(len(self.texts))])
         return _unit(axes).astype(np.float32).astype(np.float64)
 
-    def _fits(self, contrast: Float64s) -> Float64s:
-        """(T,) `Word.fit` of every text with a contrast (D,)."""
+    def _fits(self, contrasts: Float64s) -> Float64s:
+        """(S, T) `Word.fit` of every text with contrasts (S, D)."""
         # what class prompts say is taken out on both sides of the cosine
-        free = self.class_free(contrast)
-        fits: Float64s = self._free_axes @ (free / max(float(np.linalg.norm(free)), 1e-300))
+        free = self.class_free(contrasts)
+        fits: Float64s = (free / np.maximum(np.linalg.norm(free, axis=1, keepdims=True), 1e-300)) @ self._free_axes.T
         return fits
 
     def _word(self, place: int, cosine: float, fit: float) -> Word:
