@@ -33,7 +33,7 @@ class NearImages:
     bits: Ints
     """(m,) in which their perceptual hashes differ from the image's."""
     rule: str
-    """What makes them near duplicates, in one sentence."""
+    """What counts as near duplicates, to follow after `what counts: `."""
 
 
 class NearFinder:
@@ -69,14 +69,14 @@ class NearFinder:
         if self._clusters is not None:
             own = self._clusters[number]
             members = np.flatnonzero(self._clusters == own) if own >= 0 else np.empty(0, np.int64)
-            numbers, rule = members[members != number][:MAX_FOUND], "as `clipaudit duplicates` found them in this run"
+            numbers, rule = members[members != number][:MAX_FOUND], "what `clipaudit duplicates` found in this run"
         elif not known[number]:
-            numbers, rule = np.empty(0, np.int64), "nothing to tell them by: the picture is too flat for its hash"
+            numbers, rule = np.empty(0, np.int64), "nothing here, for the picture is too flat for its perceptual hash"
         else:
             numbers = copies_of(number, phash, known, self._unit, self._limit, MAX_FOUND)
             rule = (
-                f"equal perceptual hashes, or at most {BITS} of 64 bits between them and a cosine of {self._limit:.3f}"
-                " or more; joined through each other, as an audit does"
+                f"images with equal perceptual hashes, or at most {BITS} of 64 bits between them and a cosine of"
+                f" {self._limit:.3f} or more; joined through each other, as an audit does"
             )
         cosine = self._unit(numbers) @ self._unit(np.array([number]))[0]
         bits = np.bitwise_count((phash[numbers] ^ phash[number]).view(np.uint64)).astype(np.int64)

@@ -8,6 +8,7 @@ import { Loading, Picture, Problem, signed } from "./words";
 const TEXTS = 4;
 const HEADS = 6;
 const EVERYTHING = "embedding";
+const plain = (value: number) => value.toFixed(3).replace("-", "−");
 const named = (head: string) => (head === EVERYTHING ? "Everything" : head);
 
 export function Where({ open, row, state }: { open: string; row: RowDetail; state: State }) {
@@ -15,14 +16,14 @@ export function Where({ open, row, state }: { open: string; row: RowDetail; stat
   const given = new URLSearchParams();
   for (const text of state.heat) given.append("text", text);
   for (const head of through) given.append("head", head);
-  const { value, error } = useAnswer<HeatAnswer>(state.heat.length ? `/rows/${open}/heat?${given}` : null);
+  const { value, error, loading } = useAnswer<HeatAnswer>(state.heat.length ? `/rows/${open}/heat?${given}` : null);
   // maps of the image before would lie over this one
   const maps = value?.image === open && state.heat.length ? value : null;
   return (
     <section class="where" aria-label="Where it is">
-      <h3>Where it is</h3>
+      <h3>Where it is {maps && loading && <span class="spinner inline-spinner" role="status"><span class="visually-hidden">Looking …</span></span>}</h3>
       <Texts state={state} row={row} />
-      <Through state={state} through={through} row={row} />
+      {state.heat.length > 0 && <Through state={state} through={through} row={row} />}
       {state.heat.length > 0 && error && <Problem error={error} />}
       {state.heat.length > 0 && !maps && !error && <Loading what="Looking. The first question loads the model …" />}
       {maps && <Maps value={maps} row={row} />}
@@ -35,7 +36,7 @@ function suggestions(findings: FindingsAnswer | null, row: RowDetail, state: Sta
   const list = findings?.findings ?? [];
   const finding = list.find((each) => each.id === state.finding) ?? list.find((each) => each.class_name === row.class_name) ?? list[0];
   const own = row.class_name ? [`a photo of a ${row.class_name}`] : [];
-  return { texts: [...new Set([...(finding?.words ?? []).slice(0, 3), ...own])], heads: finding?.heads ?? [] };
+  return { texts: [...new Set([...(finding?.words ?? []).slice(0, 2), ...own])], heads: finding?.heads ?? [] };
 }
 
 function Texts({ state, row }: { state: State; row: RowDetail }) {
@@ -51,20 +52,16 @@ function Texts({ state, row }: { state: State; row: RowDetail }) {
   return (
     <>
       <form class="inline-form" onSubmit={(event) => { event.preventDefault(); add(draft); }}>
-        <label class="stacked">What to look for <input value={draft} maxLength={300} placeholder="a photo of water" disabled={full} onInput={(event) => setDraft(event.currentTarget.value)} /></label>
+        <label class="stacked"><span class="visually-hidden">What to look for</span> <input value={draft} maxLength={300} placeholder="What to look for" disabled={full} onInput={(event) => setDraft(event.currentTarget.value)} /></label>
         <button type="submit" class={state.heat.length ? "" : "primary"} disabled={full || !draft.trim()}>Show</button>
       </form>
-      {state.heat.length > 0 && (
-        <ul class="picks" aria-label="Texts that are looked for">
+      {state.heat.length + offered.length > 0 && (
+        <ul class="picks" aria-label="Texts that are looked for, and others from the finding and the class">
           {state.heat.map((text) => (
-            <li key={text} class="pick on">“{text}” <button type="button" class="quiet" aria-label={`Look for ${text} no longer`} onClick={() => go({ heat: state.heat.filter((each) => each !== text) })}>×</button></li>
+            <li key={text} class="pick on">{text} <button type="button" class="quiet" aria-label={`Look for ${text} no longer`} onClick={() => go({ heat: state.heat.filter((each) => each !== text) })}>×</button></li>
           ))}
+          {!full && offered.map((text) => <li key={text}><button type="button" class="pick" aria-label={`Look for ${text}`} onClick={() => add(text)}><span aria-hidden="true">+</span> {text}</button></li>)}
         </ul>
-      )}
-      {!full && offered.length > 0 && (
-        <div class="picks" role="group" aria-label="From the finding and the class">
-          {offered.map((text) => <button type="button" class="pick" key={text} onClick={() => add(text)}><span aria-hidden="true">+</span> {text}</button>)}
-        </div>
       )}
       {full && <p class="muted">{TEXTS} texts at most: take one out to look for another.</p>}
     </>
@@ -83,8 +80,9 @@ function Through({ state, through, row }: { state: State; through: string[]; row
   const set = (next: string[]) => go({ through: next.length === 1 && next[0] === EVERYTHING ? [] : next });
   return (
     <fieldset class="through">
-      <legend class="muted">Through</legend>
+      <legend class="visually-hidden">Through which heads</legend>
       <div class="picks">
+        <span class="muted" aria-hidden="true">through</span>
         {shown.map((head) => {
           const on = through.includes(head);
           return (
@@ -96,7 +94,7 @@ function Through({ state, through, row }: { state: State; through: string[]; row
         })}
         {all.length > 0 && (
           <select aria-label="Another head" value="" disabled={full} onChange={(event) => { if (event.currentTarget.value) set([...through, event.currentTarget.value]); event.currentTarget.value = ""; }}>
-            <option value="">another head …</option>
+            <option value="">more</option>
             {all.filter((each) => !through.includes(each.head)).map((each) => <option key={each.head} value={each.head}>{each.head}{about(each) && ` · ${about(each)}`}</option>)}
           </select>
         )}
@@ -205,8 +203,8 @@ function OneMap({ map, seen, cosine, value, row, onValue }: { map: HeatMap; seen
       </div>
       <figcaption>
         <span class="text">{map.text}</span>
-        {seen ? <span class="number">adds {signed(map.adds, 3)} <span class="muted">of {cosine.toFixed(3)}</span></span>
-          : <span class="muted">not seen: {cosine.toFixed(3)}, unrelated texts reach {value.unrelated_cosine?.toFixed(3)}</span>}
+        {seen ? <span class="number">adds {signed(map.adds, 3)} <span class="muted">of {plain(cosine)}</span></span>
+          : <span class="muted">not seen: {plain(cosine)}, unrelated texts reach {plain(value.unrelated_cosine ?? 0)}</span>}
       </figcaption>
     </figure>
   );

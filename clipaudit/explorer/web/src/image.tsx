@@ -14,16 +14,19 @@ export function ImagePanel({ open, state, onTag }: { open: string; state: State;
   const name = `${row.shard}/${row.key}`;
   return (
     <>
-      <header class="panel-head image-head"><h2>{row.class_name ?? row.label ?? "Image"}</h2><Close /></header>
+      <header class="panel-head image-head">
+        <h2>{row.class_name ?? row.label ?? "Image"}</h2>
+        <div class="buttons">
+          <button type="button" onClick={onTag}>Tag …</button>
+          <button type="button" onClick={() => go({ ...NO_QUESTION, screen: "search", key: [name], sort: "", group: "" })}>More like this</button>
+        </div>
+        <Close />
+      </header>
       <figure class="original">
         <Picture row={row} size={384} src={original(row)} />
         <figcaption><span class="key">{name}</span> {row.width && <span class="muted">{row.width} × {row.height}</span>}</figcaption>
       </figure>
       {row.caption && <p class="image-caption">“{row.caption}”</p>}
-      <div class="buttons">
-        <button type="button" onClick={onTag}>Tag …</button>
-        <button type="button" onClick={() => go({ ...NO_QUESTION, screen: "search", key: [name], sort: "", group: "" })}>More like this</button>
-      </div>
       {row.tags.length > 0 && (
         <ul class="tags">{row.tags.map((each) => <li key={each.tag}><span class="pill">{each.tag}</span> {each.reason} <span class="muted">{each.author}</span></li>)}</ul>
       )}

@@ -3,7 +3,7 @@ import { toast, useAnswer } from "./api";
 import { choose } from "./selection";
 import { go } from "./state";
 import type { NearAnswer } from "./types";
-import { count, images, Picture, Problem, title } from "./words";
+import { count, images, Picture, Problem, title, withCode } from "./words";
 
 export function Near({ open }: { open: string }) {
   const { value, error } = useAnswer<NearAnswer>(`/rows/${open}/duplicates`);
@@ -14,10 +14,10 @@ export function Near({ open }: { open: string }) {
   return (
     <section aria-label="Near duplicates">
       <h3>Near duplicates {value.total > 0 && <span class="muted">{count(value.total)}</span>}</h3>
-      {value.total === 0 && <p class="muted">None: {value.rule}.</p>}
+      {value.total === 0 && <p class="muted">None. What counts: {withCode(value.rule)}.</p>}
       {value.total > 0 && (
         <>
-          {other > 0 && <p class="near-note">{images(other)} of them {other === 1 ? "has" : "have"} another label.</p>}
+          {other > 0 && <p class="near-note">{count(other)} of them {other === 1 ? "has" : "have"} another label.</p>}
           <ul class="strip near">
             {value.images.map((row) => (
               <li key={`${row.shard}/${row.index}`}>
@@ -29,7 +29,7 @@ export function Near({ open }: { open: string }) {
           </ul>
           {value.images.length < value.total && <p class="muted">The {value.images.length} most alike; <code>{value.command}</code> finds all of them in the run.</p>}
           <button type="button" class="link" onClick={() => { choose(value.images); toast.set({ text: `${images(value.images.length)} chosen: press t to tag them.` }); }}>choose them, to tag</button>
-          <details><summary class="muted">What counts</summary><p class="muted">Images with {value.rule}.</p></details>
+          <details><summary class="muted">What counts</summary><p class="muted">{withCode(value.rule)}.</p></details>
         </>
       )}
     </section>

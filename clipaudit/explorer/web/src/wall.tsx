@@ -186,7 +186,8 @@ export function WallView({ wall, state, hasQuestion, without }: { wall: Wall; st
         </div>
       )}
       {!wall.error && !wall.loading && wall.matched === 0 && (
-        <Missing>No image passes the filter{wall.whyEmpty ? `: no image has ${wall.whyEmpty}.` : "."}</Missing>
+        <Missing>{state.screen === "basket" && /^\S+ is not null$/.test(state.where) ? "Nothing is tagged yet: on any other screen choose images with x, or filter them, and press t."
+          : <>No image passes the filter{wall.whyEmpty ? `: no image has ${wall.whyEmpty}.` : "."}</>}</Missing>
       )}
       {wall.loading && wall.matched === 0 && <Loading what={hasQuestion ? "Scoring every image. The first question loads the model …" : "Loading …"} />}
       <div class="tiles" role="group" aria-label={`Images, ${count(wall.matched)} of ${count(wall.total)}`} aria-busy={wall.loading}
