@@ -200,7 +200,7 @@ def test_permutations_that_are_the_true_order_again_count(seed):
         return tuple(int((right & against & (truth == k)).sum()) for k in (0, 1))
 
     again = [right_answers_against(row) == right_answers_against(places[0]) for row in places[1:]]
-    assert sum(again) > 5
+    assert any(again)
     assert np.abs(statistics[1:][again] - statistics[0]).max() < 1e-5
     # different ones are further apart
     assert step_down(statistics[:, None])[0] == (1 + (statistics[1:] > statistics[0] - 1e-4).sum()) / 401
