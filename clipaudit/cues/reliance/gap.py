@@ -12,6 +12,7 @@ from clipaudit.cues.reliance.images import CueCells, RelianceOptions
 from clipaudit.cues.reliance.rank_difference import margins, rank_difference
 from clipaudit.cues.reliance.score_intervals import cell_accuracies, effective, score_combination
 from clipaudit.cues.result.finding_parts import Estimate
+from clipaudit.cues.statistics.intervals import GATE
 from clipaudit.cues.statistics.right import right_answers
 
 State: TypeAlias = Literal["able", "at chance", "at the ceiling", "too few"]
@@ -19,7 +20,6 @@ ABLE: Final = 0.10
 """The group mean's lower limit must be this far above chance for a gap to say anything."""
 _ERRORS: Final = 0.10
 """Share of errors that some cell must have for a gap near 0 to acquit."""
-_PASS_SIZE: Final = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Gap:
     @property
     def enough_for_a_pass(self) -> bool:
         """Whether every cell has 100 independent images."""
-        return bool(self.cells) and all(cell.n_effective >= _PASS_SIZE for cell in self.cells)
+        return bool(self.cells) and all(cell.n_effective >= GATE for cell in self.cells)
 
     def does_not_hang_on_it(self, options: RelianceOptions) -> bool:
         """S9's acquittal: an able model that makes errors, without a gap, and whose margin ignores the cue."""

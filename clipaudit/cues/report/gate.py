@@ -11,6 +11,7 @@ from clipaudit.cues.report.words import CLASSES, counted, decimal, slug
 from clipaudit.cues.result.column_words import column_in_words
 from clipaudit.cues.result.finding_parts import Documented, Estimate, Verdict
 from clipaudit.cues.result.result import AuditResult, Finding
+from clipaudit.cues.statistics.intervals import GATE
 from clipaudit.errors import UsageError
 
 Outcome: TypeAlias = Literal["passed", "failed", "inconclusive", "invalid"]
@@ -29,8 +30,6 @@ FAIL_ON: Final = {
     )
 }
 """The words of `--fail-on`."""
-MAY_GATE: Final = 100
-"""Images below which nothing may fail the gate (S9)."""
 DETECTS: Final = 0.8
 """Share of strong planted cues below which an audit cannot tell that there is nothing."""
 _STRONG: Final = 0.5
@@ -142,8 +141,8 @@ def judge(result: AuditResult, applied: Sequence[Applied], *, fail_on: Sequence[
 def _excuse(finding: Finding, result: AuditResult) -> str | None:
     """Why a finding of a failing kind does not fail the gate; None when it does."""
     name = f"“{finding.class_name}” and “{finding.cue.name}”"
-    if _images(finding) < MAY_GATE:
-        return f"{name} rest on {_images(finding)} images; at least {MAY_GATE} are needed to fail the gate."
+    if _images(finding) < GATE:
+        return f"{name} rest on {_images(finding)} images; at least {GATE} are needed to fail the gate."
     if finding.verdict in (Verdict.MODEL_ONLY, Verdict.NEEDED, Verdict.TIED):
         return None
     weakest = _weakest(finding, result)
@@ -292,20 +291,20 @@ def _unasked(finding: Finding, result: AuditResult) -> bool:
 def _too_small(result: AuditResult) -> list[_Question]:
     """Classes and columns with fewer independent images than a pass asks for."""
     # of a class that was not tested for want of images nothing is known either
-    few = [facts.class_name for facts in result.classes if facts.n and facts.independent < MAY_GATE]
+    few = [facts.class_name for facts in result.classes if facts.n and facts.independent < GATE]
     if few:
         which = ", ".join(few[:_NAMED]) + (", ..." if len(few) > _NAMED else "")
         noun = "label" if result.settings.several_labels else "class"
         return [
             _Question(
-                sentence=f"Fewer than {MAY_GATE} independent images of {which}: a weaker cue could be missed.",
-                remedy=f"Add images of {which} until each {noun} has {MAY_GATE} different ones, and audit again.",
+                sentence=f"Fewer than {GATE} independent images of {which}: a weaker cue could be missed.",
+                remedy=f"Add images of {which} until each {noun} has {GATE} different ones, and audit again.",
             )
         ]
     return [
         _Question(
             sentence=f"The column {column_in_words(table.attribute)} has too few values in a class to be cleared.",
-            remedy=f"Add images with a value of {column_in_words(table.attribute)} until each class has {MAY_GATE}"
+            remedy=f"Add images with a value of {column_in_words(table.attribute)} until each class has {GATE}"
             " different ones, and audit again.",
         )
         for table in result.attributes
