@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -45,15 +46,14 @@ LISTING_SECONDS: Final = 15.0
 """Between two looks at which shards are committed: of a remote run each is a request."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ClassTexts:
-    """The classes of a run as texts."""
+@dataclass(frozen=True, kw_only=True)
+class ClassPrompts:
+    """The classes of a run, and how they are said to the model."""
 
     names: ClassNames
-    vectors: Float32s
-    """(C, D) unit vectors."""
-    templates: str
-    """Where the prompts are from."""
+    templates: tuple[str, ...]
+    source: str
+    """Where the templates are from."""
 
 
 class Workspace:
@@ -87,6 +87,7 @@ class Workspace:
         self._lock, self._answers_lock = threading.RLock(), threading.RLock()
         self._walls: OrderedDict[tuple[tuple[int, int], bool], Wall] = OrderedDict()
         self._answers: dict[str, pa.Array] | None = None
+        self._vectors: dict[int, Float32s] = {}
         self._placed_tags: tuple[tuple[int, int], TagState] | None = None
         self._new_shards, self._list_again = 0, 0.0
         self.revision = 0
@@ -241,20 +242,33 @@ class Workspace:
 
     # -- classes -----------------------------------------------------------------------------------------------------
 
-    @property
-    def class_texts(self) -> ClassTexts:
-        """The run's classes as texts; UsageError when it has no labels or they have no names."""
-        # before the lock that a cached property has of its own in Python 3.11: who answers holds this one, and asks too
-        with self._answers_lock:
-            return self._class_texts
+    @cached_property
+    def class_prompts(self) -> ClassPrompts:
+        """The run's classes with the report's prompts; UsageError when it has no labels or they have no names."""
+        shards = [shard.url for shard in self.run.manifest.shards]
+        source, templates = self._templates()
+        names = find_classes(self.given_classes(), shards, self.run.class_labels())
+        return ClassPrompts(names=names, templates=templates, source=source)
 
     @cached_property
-    def _class_texts(self) -> ClassTexts:
-        shards = [shard.url for shard in self.run.manifest.shards]
-        names = find_classes(self.given_classes(), shards, self.run.class_labels())
-        source, templates = self._templates()
-        vectors = RunTexts(self.run, self.device, keep=self.write).classes(names.names, templates)
-        return ClassTexts(names=names, vectors=vectors, templates=source)
+    def _texts(self) -> RunTexts:
+        return RunTexts(self.run, self.device, keep=self.write)
+
+    def class_vectors(self, places: Sequence[int] | None = None) -> Float32s:
+        """(C, D) unit vectors of the classes, or of some by their places: two take a moment, ten thousand minutes.
+
+        Those that were asked for stay in memory. UsageError as from `class_prompts`.
+        """
+        prompts, names = self.class_prompts, self.class_prompts.names.names
+        with self._answers_lock:
+            wanted = range(len(names)) if places is None else places
+            missing = [place for place in wanted if place not in self._vectors]
+            if missing:
+                # all at once where all are asked for: a report has stored them under that list
+                missing = list(wanted) if places is None else missing
+                vectors = self._texts.classes([names[place] for place in missing], prompts.templates)
+                self._vectors |= dict(zip(missing, vectors, strict=True))
+            return np.stack([self._vectors[place] for place in wanted])
 
     def given_classes(self) -> str | None:
         """The report's file of class names, where it can still be read."""
@@ -286,13 +300,13 @@ class Workspace:
             return self._answers
 
     def _new_answers(self) -> dict[str, pa.Array]:
-        classes = self.class_texts
+        vectors, names = self.class_vectors(), self.class_prompts.names
         embedding = self.scores.vectors("embedding")
         predicted = np.empty(len(embedding), np.int64)
         for start in range(0, len(embedding), 65_536):
-            logits = embedding[start : start + 65_536].astype(np.float32) @ classes.vectors.T
+            logits = embedding[start : start + 65_536].astype(np.float32) @ vectors.T
             predicted[start : start + 65_536] = logits.argmax(axis=1)
-        label_rows = classes.names.rows(self.run.class_labels())
+        label_rows = names.rows(self.run.class_labels())
         right: list[bool | None] = []
         for label, answer in zip(self._plain_rows.table["label"].to_pylist(), predicted.tolist(), strict=True):
             # of several labels, one that is answered is right
@@ -302,8 +316,8 @@ class Workspace:
                 if each in label_rows
             ]
             right.append(answer in truth if truth else None)
-        names = np.array(classes.names.names, object)[predicted]
-        return {PREDICTED: pa.array(names, pa.string()), RIGHT: pa.array(right, pa.bool_())}
+        answers = np.array(names.names, object)[predicted]
+        return {PREDICTED: pa.array(answers, pa.string()), RIGHT: pa.array(right, pa.bool_())}
 
     # -- tags --------------------------------------------------------------------------------------------------------
 

@@ -171,13 +171,18 @@ const scenarios = {
     await page.click(".where button[aria-label='Look for grass no longer']"); await settled(page);
     const left = asked().getAll("heat");
     const near = await page.locator("section[aria-label='Near duplicates']").innerText();
+    // what the bars are of stands in the address, too
+    await page.selectOption(".bars select >> nth=1", "none"); await settled(page);
+    const sum = await page.locator(".bars tfoot .number").innerText();
+    await page.reload(); await settled(page);
+    const bars = [await page.inputValue(".bars select >> nth=1"), await page.locator(".bars tfoot .number").innerText() === sum];
     await page.click(".image-head button:has-text('Tag')"); await page.waitForSelector("dialog[open]"); await settled(page);
     await page.keyboard.type("look"); await page.keyboard.press("Enter"); await settled(page);
     await page.goto(config.url + "/?screen=basket&where=tags+is+not+null"); await settled(page);
     const download = page.waitForEvent("download");
     await page.click("a:has-text('weights.parquet')");
     const weights = await (await download).path();
-    return { offered, head, outline, one, drawn, here, unseen, scale, address, next, left, near, weights: readFileSync(weights).subarray(0, 4).toString() };
+    return { bars, offered, head, outline, one, drawn, here, unseen, scale, address, next, left, near, weights: readFileSync(weights).subarray(0, 4).toString() };
   },
 
   async map() {

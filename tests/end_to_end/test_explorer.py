@@ -197,6 +197,7 @@ def test_where_texts_are_in_an_image_by_the_keyboard_and_its_address(tools, page
     assert (seen["next"]["open"] != "0/18", seen["next"]["maps"]) == (True, 4)
     assert seen["left"] == ["water"]
     assert "Near duplicates" in seen["near"]
+    assert seen["bars"] == ["none", True]
     assert seen["weights"] == "PAR1"
 
 

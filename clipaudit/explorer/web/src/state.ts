@@ -29,6 +29,13 @@ export interface State {
   /** Where it is: the texts that are looked for in the open image, and the heads through which. */
   heat: string[];
   through: string[];
+  /** What the open image's bars add up for: a text, or a class and what it is compared with, `none` for nothing; whether
+   * the average image's are left in; and the head in which its neighbours are alike. */
+  scored: string;
+  toward: string;
+  against: string;
+  whole: string;
+  alike: string;
   along: string;
   by: string;
   among: string;
@@ -41,7 +48,7 @@ export interface State {
 
 const QUESTION = ["text", "minus", "key", "image", "head"] as const;
 const LISTS = [...QUESTION, "out", "beside", "heat", "through"] as const;
-const WORDS = ["where", "sort", "group", "finding", "focus", "open", "size", "study", "along", "by", "among", "space", "method", "colour", "inside"] as const;
+const WORDS = ["where", "sort", "group", "finding", "focus", "open", "size", "study", "along", "by", "among", "space", "method", "colour", "inside", "scored", "toward", "against", "whole", "alike"] as const;
 
 export function parse(search: string): State {
   const given = new URLSearchParams(search);
