@@ -57,11 +57,8 @@ def value_finding(
     outcome = headline(outcomes)
     words = _words(context, cue)
     missing = missing_of(context, case, outcome, cue, next(iter(measured), None), words)
-    rest = rest_of(missing)
-    rests = [
-        rest_of(missing_of(context, case, own, cue, part, words)) for part, own in zip(measured, outcomes, strict=False)
-    ]
-    reliance = described(context, measured, outcomes, words, association, rests)
+    rests = [missing_of(context, case, own, cue, part, words) for part, own in zip(measured, outcomes, strict=False)]
+    reliance = described(context, measured, outcomes, words, association, [rest_of(rest) for rest in rests])
     # the answerer with the headline's verdict gives sentence and heads; without one, the heads that carry the value
     worst = next((part for part in reliance if part.verdict is outcome), None)
     heads = worst.effect.heads if worst is not None and worst.effect is not None else carriers
@@ -75,7 +72,7 @@ def value_finding(
         kind="value",
         sentence=f"{worst.sentence}{also_of(reliance, outcome)}"
         if worst is not None
-        else sentence(words, outcome, association, context.classes_from, rest=rest),
+        else sentence(words, outcome, association, context.classes_from, rest=rest_of(missing)),
         action=action(outcome, words, _images_asked_for(context, cue, association, outcome)),
         class_name=", ".join(words.classes),
         label=context.label(first_class(context, words)),

@@ -96,9 +96,7 @@ def scan(
             deviations = sample_values[head].astype(np.float32) - mean.astype(np.float32)
             # (y - mean) Q, summed over heads
             total += deviations @ basis.Q(head).astype(np.float32)
-            # a real head's scores in an order of their own: a shift can be planted and nothing else is in them
-            for trial in [place for place, host in enumerate(hosts) if host == head]:
-                spare[:, trial] = rng.permutation(_along_random(deviations, rng))
+            _fill_spare(spare, [place for place, host in enumerate(hosts) if host == head], deviations, rng)
             scores, few = _scores(values, mean, directions[head]), few_values(values, few_rows)
             if regress:
                 regressions[head] = pool.submit(_predictability, head, few, basis, subspace, design, few_rows, seed)
@@ -120,6 +118,12 @@ def scan(
         means=means,
         heads_sum=total,
     )
+
+
+def _fill_spare(spare: Float32s, trials: Sequence[int], deviations: Float32s, rng: np.random.Generator) -> None:
+    """A real head's scores in an order of their own: a shift can be planted and nothing else is in them."""
+    for trial in trials:
+        spare[:, trial] = rng.permutation(_along_random(deviations, rng))
 
 
 @contextmanager

@@ -165,11 +165,8 @@ def measure_effect(
     after = fits.without(chosen)
     masks, matched = _control_masks(fits, parts, chosen, seeing, options)
     direction, random = _direction_rights(comparison, fits, parts, chosen, options)
-    if masks is not None:
-        controls = _set_rights(fits, masks)
-        control: Control = "matched head sets"
-    else:
-        controls, control = random, "random directions" if random.size else "none"
+    control: Control = "matched head sets" if masks is not None else "random directions" if random.size else "none"
+    controls = random if masks is None else _set_rights(fits, masks)
     change = after.astype(np.float64) - before
     # what the removal of any such part does to each image (trap 19)
     beside = controls.mean(axis=0) - before if len(controls) else np.zeros(len(before))
