@@ -62,7 +62,11 @@ class AuditInputs:
             classes_source(test_run, self.classes_from)
             self._refuse_other_numbers(test_run)
         self.class_of: dict[Label, int] = {}
-        self.names = self._names()
+        listed = self._names()
+        self.prompts = listed.names
+        """What the classes are called in prompts."""
+        # captions and CLIP's answers find a class by its name; with labels two classes of one name are two
+        self.names = told_apart(listed) if self.classes_from == "label" else listed
         given = [parse_attribute(name) for name in options.attributes]
         self.columns = _once(options.attributes, [group_column(run, name) for name, _ in given])
         self.known_errors = known_errors(run, self.columns) | {
@@ -165,7 +169,7 @@ class AuditInputs:
     @cached_property
     def class_vectors(self) -> Float32s:
         """(C, D)"""
-        return self.texts.classes(self.names.names, load_templates(self.options.templates))
+        return self.texts.classes(self.prompts, load_templates(self.options.templates))
 
     def _named(self, facts: ImageFacts) -> ImageFacts:
         """The images with the classes that their captions name, or that CLIP answers."""
@@ -211,6 +215,12 @@ class AuditInputs:
         facts, left_out = self._facts(run, rows)
         require_rows(run, rows, len(facts))
         return facts, left_out
+
+
+def told_apart(names: ClassNames) -> ClassNames:
+    """The classes with their labels beside the names that several have: `missile (657)`."""
+    called = zip(names.names, names.labels, names.shares_name, strict=True)
+    return replace(names, names=tuple(f"{name} ({label})" if shared else name for name, label, shared in called))
 
 
 def known_errors(run: Run, columns: Sequence[str]) -> dict[str, KnownError]:

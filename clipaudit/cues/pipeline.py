@@ -118,7 +118,7 @@ class _Job(AuditInputs):
         self.pool = pool if pool is not None else pool_for(str(run.manifest.model["name"]), options.texts)
         self.dropped: list[Dropped] = []
         self.presence: Presence | None = None
-        self.named = self.names.names
+        self.named = self.prompts
         """Names that no cue may have."""
 
     def result(self, progress: Progress) -> AuditResult:

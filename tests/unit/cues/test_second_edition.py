@@ -20,7 +20,7 @@ from clipaudit.cues.statistics.design import Design, halves_of
 from clipaudit.cues.statistics.known_error import KnownError, corrected_cells, parse_attribute
 from clipaudit.cues.statistics.sources import SourceCandidate, find_source, intraclass, jackknife, nested
 from clipaudit.cues.statistics.strength import binned
-from clipaudit.errors import UsageError
+from clipaudit.errors import Note, UsageError
 from tests.audit_worlds import Texts, World, cue_world, noise_world, text_pool, write_world
 
 QUICK = {"negative_audits": 0, "positive_trials": 0, "permutations": 0, "templates": "single"}
@@ -460,6 +460,19 @@ def test_bad_columns_are_a_sentence_or_a_statistic_and_never_a_pass(tmp_path):
     assert tested["booleans"] == "boolean"
     assert not any(finding.verdict in (Verdict.CONFIRMED, Verdict.FAILS_WHERE) for finding in result.findings)
     assert result.verdict is not None, "a class of 12 images is no pass"
+
+
+def test_classes_that_share_a_name_are_two(tmp_path):
+    """ImageNet has two missiles. No prompt tells them apart, but labels do, and so does the report."""
+    world = replace(cue_world(600, 4), names=("missile", "missile"))
+    with pytest.warns(Note, match="labels 0 and 1 have the same name, 'missile'"):
+        result = audited(world, tmp_path, attributes=("place",))
+    assert [facts.class_name for facts in result.classes] == ["missile (0)", "missile (1)"]
+    finding = next(finding for finding in result.findings if finding.cue.attribute == "attributes.place")
+    assert {row.class_name: row.has for row in finding.classes} == {"missile (0)": True, "missile (1)": False}
+    assert "missile (0) goes with 'land'" in finding.sentence
+    assert {group.class_name for group in finding.groups.groups} == {"missile (0)", "missile (1)"}
+    assert result.trust.near_chance
 
 
 def test_the_images_that_are_asked_for_are_those_that_are_missing(tmp_path):
