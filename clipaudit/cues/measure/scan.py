@@ -88,7 +88,7 @@ def scan(
     total = np.zeros((len(sample), run.spec.embed_dim), np.float32)
     # The regressions run beside the reading and screening of further heads, and beside the findings: nothing but the
     # report asks for them. Each holds 2,000 rows.
-    with _working_on(_THREADS) as pool, ThreadPoolExecutor(_THREADS) as screening:
+    with _working_in_turn() as pool, ThreadPoolExecutor(_THREADS) as screening:
         for done, head in enumerate(heads, 1):
             values = read_vectors(run, head, facts.position)
             mean = values.mean(axis=0, dtype=np.float64)
@@ -122,9 +122,13 @@ def scan(
 
 
 @contextmanager
-def _working_on(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool that takes no more tasks after the block, and ends those that it has."""
-    pool = ThreadPoolExecutor(threads)
+def _working_in_turn() -> Iterator[ThreadPoolExecutor]:
+    """A pool of one thread that takes no more tasks after the block, and ends those that it has.
+
+    Regressions are many short calls that hold Python's lock: a second thread of them would take half as much time again
+    from what runs beside.
+    """
+    pool = ThreadPoolExecutor(1)
     try:
         yield pool
     finally:
