@@ -1,11 +1,14 @@
-"""Two steps of an audit that need nothing of each other, at one time."""
+"""Steps of an audit that need nothing of each other, two at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Final, TypeVar
 
+_AT_ONCE: Final = 2
+"""Folds, each of which has its own features in memory."""
+Item = TypeVar("Item")
 First = TypeVar("First")
 Second = TypeVar("Second")
 
@@ -19,3 +22,11 @@ def both(first: Callable[[], First], second: Callable[[], Second]) -> tuple[Firs
     with ThreadPoolExecutor(1) as pool:
         beside = pool.submit(second)
         return first(), beside.result()
+
+
+def each(function: Callable[[Item], First], items: Sequence[Item]) -> list[First]:
+    """What a function returns for every item, in their order; two items at a time."""
+    if len(items) == 1:
+        return [function(items[0])]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(function, items))

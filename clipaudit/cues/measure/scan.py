@@ -89,7 +89,7 @@ def scan(
     total = np.zeros((len(sample), run.spec.embed_dim), np.float32)
     # The regressions run beside the reading and screening of further heads, and beside the findings: nothing but the
     # report asks for them. Each holds 2,000 rows.
-    with _working_on(_THREADS) as pool, ThreadPoolExecutor(_THREADS) as screening:
+    with _working_in_turn() as pool, ThreadPoolExecutor(_THREADS) as screening:
         for done, (head, values) in enumerate(each_of_vectors(run, heads, facts.position), 1):
             mean = values.mean(axis=0, dtype=np.float64)
             sample_values[head], means[head] = values[sample], mean
@@ -127,9 +127,13 @@ def _fill_spare(spare: Float32s, trials: Sequence[int], deviations: Float32s, rn
 
 
 @contextmanager
-def _working_on(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool that takes no more tasks after the block, and ends those that it has."""
-    pool = ThreadPoolExecutor(threads)
+def _working_in_turn() -> Iterator[ThreadPoolExecutor]:
+    """A pool of one thread that takes no more tasks after the block, and ends those that it has.
+
+    Regressions are many short calls that hold Python's lock: a second thread of them would take half as much time again
+    from what runs beside.
+    """
+    pool = ThreadPoolExecutor(1)
     try:
         yield pool
     finally:

@@ -10,6 +10,7 @@ from scipy.sparse import csr_array
 from clipaudit.arrays import Float32s, Float64s, Ints
 from clipaudit.cues.rehearsal.rehearsal import FoldModel, Rehearsal, all_classes
 from clipaudit.cues.rehearsal.softmax_fit import fit_softmax
+from clipaudit.cues.side_by_side import each
 
 _RIDGE: Final = 1e-2
 """Part of the mean variance that is added to all variances."""
@@ -40,7 +41,8 @@ def answers_without(rehearsal: Rehearsal, codes: Ints) -> Float32s:
     features that are left (LEACE: Belrose et al., NeurIPS 2023, theorem 4.3, with class-centred features).
     """
     answers = np.empty_like(rehearsal.logits)
-    for model in rehearsal.models:
+
+    def train(model: FoldModel) -> None:
         keep = _eraser(model, codes[model.fold.train])
         fits = fit_softmax(
             model.features @ keep,
@@ -51,6 +53,8 @@ def answers_without(rehearsal: Rehearsal, codes: Ints) -> Float32s:
             model.plain,
         )
         answers[model.fold.scored] = all_classes(fits.logits(model.scored @ keep), model.present, rehearsal.classes)[0]
+
+    each(train, rehearsal.models)
     return answers
 
 

@@ -11,6 +11,7 @@ from clipaudit.arrays import Float32s, Float64s, Floats, Ints
 from clipaudit.cues.rehearsal.features import Standardisation, standardisation
 from clipaudit.cues.rehearsal.folds import Fold
 from clipaudit.cues.rehearsal.softmax_fit import SoftmaxFits, fit_softmax
+from clipaudit.cues.side_by_side import each
 from clipaudit.errors import UsageError
 
 STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -66,20 +67,29 @@ class Rehearsal:
         rows: places of the training images that are used, None for all. UsageError where a fold's weights are all 0.
         """
         answers = np.empty((len(weights), len(self.logits), self.classes), np.float32)
-        for model in self.models:
-            train = model.fold.train
-            chosen = np.arange(len(train)) if rows is None else np.flatnonzero(np.isin(train, rows))
-            own = weights[:, train[chosen]]
-            used = np.flatnonzero((own > 0).any(axis=0))
-            own, chosen = own[:, used], chosen[used]
-            if bool((own.sum(axis=1) <= 0).any()):
-                raise UsageError("no training image has a weight above 0")
-            # scikit-learn's C weighs the sum of the losses: with fewer images L2 counts for more
-            penalty = 1 / (model.strength * own.sum(axis=1))
-            start = model.plain.take(np.zeros(len(own), np.int64))
-            fits = fit_softmax(model.features[chosen], model.truth[chosen], len(model.present), own, penalty, start)
-            answers[:, model.fold.scored] = all_classes(fits.logits(model.scored), model.present, self.classes)
+
+        def train(model: FoldModel) -> None:
+            answers[:, model.fold.scored] = all_classes(
+                _retrained(model, weights, rows).logits(model.scored), model.present, self.classes
+            )
+
+        each(train, self.models)
         return answers
+
+
+def _retrained(model: FoldModel, weights: Float64s, rows: Ints | None) -> SoftmaxFits:
+    """R models of a fold, trained with weights (R, n) of all training images, or of those at places `rows`."""
+    train = model.fold.train
+    chosen = np.arange(len(train)) if rows is None else np.flatnonzero(np.isin(train, rows))
+    own = weights[:, train[chosen]]
+    used = np.flatnonzero((own > 0).any(axis=0))
+    own, chosen = own[:, used], chosen[used]
+    if bool((own.sum(axis=1) <= 0).any()):
+        raise UsageError("no training image has a weight above 0")
+    # scikit-learn's C weighs the sum of the losses: with fewer images L2 counts for more
+    penalty = 1 / (model.strength * own.sum(axis=1))
+    start = model.plain.take(np.zeros(len(own), np.int64))
+    return fit_softmax(model.features[chosen], model.truth[chosen], len(model.present), own, penalty, start)
 
 
 def rehearse(
@@ -96,12 +106,14 @@ def rehearse(
     fold from its training images alone, by the plain accuracy on held-out thirds of at most 10,000 of them over all
     folds. UsageError where a fold's training images are of fewer than two classes.
     """
-    models = []
+    rows = CHOICE_ROWS // len(folds)
+    models = each(
+        lambda number: _fold_model(embedding, truth, scored_embedding, folds[number], rows, [seed, 31, number]),
+        range(len(folds)),
+    )
     answers = np.empty((len(scored_embedding), classes), np.float32)
-    for number, fold in enumerate(folds):
-        model = _fold_model(embedding, truth, scored_embedding, fold, CHOICE_ROWS // len(folds), [seed, 31, number])
-        models.append(model)
-        answers[fold.scored] = all_classes(model.plain.logits(model.scored), model.present, classes)[0]
+    for model in models:
+        answers[model.fold.scored] = all_classes(model.plain.logits(model.scored), model.present, classes)[0]
     return Rehearsal(classes=classes, models=tuple(models), logits=answers)
 
 

@@ -19,8 +19,11 @@ _ARMIJO: Final = 1e-4
 _HALVINGS: Final = 8
 _SCORES: Final = 2**23
 """Scores that are held at a time: rows x problems x classes."""
-_PARTS: Final = 4
+_PARTS: Final = 2
 """Of the problems, which threads solve side by side."""
+_THREADS: Final = 4
+_WORTH_PARTS: Final = 2**17
+"""Scores below which threads cost more than they save: folds are fitted side by side, too."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -68,9 +71,10 @@ def fit_softmax(
     solved_w, solved_b = np.zeros((R, classes, r), np.float32), np.zeros((R, classes), np.float32)
     begin = (solved_w, solved_b) if start is None else (start.weights, start.bias)
     # the same parts on every machine, so that results do not depend on its cores; exponentials leave Python's lock
-    at_once = min(-(-R // _PARTS), max(1, _SCORES // _PARTS // max(n * classes, 1)))
+    parts = _PARTS if R * n * classes >= _WORTH_PARTS else 1
+    at_once = min(-(-R // parts), max(1, _SCORES // _THREADS // max(n * classes, 1)))
     chunks = np.split(np.arange(R), range(at_once, R, at_once))
-    with ThreadPoolExecutor(min(_PARTS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         if blocks_pay(R, n, r):
             middle, w, b = (part.mean(axis=0, dtype=np.float64).astype(np.float32) for part in (shares, *begin))
             curvature: Curvature = block_curvature(features, float(penalty.mean()), middle, w, b, pool)
@@ -83,7 +87,7 @@ def fit_softmax(
             parameters = _minimise(problem, curvature.take(chunk), problem.packed(begin[0][chunk], begin[1][chunk]))
             solved_w[chunk], solved_b[chunk] = problem.unpacked(parameters)
 
-        list(pool.map(solve, chunks))
+        list(pool.map(solve, chunks) if len(chunks) > 1 else map(solve, chunks))
     return SoftmaxFits(weights=solved_w, bias=solved_b)
 
 
