@@ -105,8 +105,8 @@ def ablate(
     what to replace, only the plain figures. No image is read and no image model runs. Table and
     figure also go to `RUN/ablations/NAME/`.
 
-    Example: `clipaudit ablate runs/train --attribute place --role location --fit split=val --where split=test
-    --random 1000`
+    Example: `clipaudit ablate demo-out/birds-run --attribute place --role place --fit split=train --where split=test
+    --random 100`
     """
     one_of("--criterion", criterion, ("explained", "reference"))
     one_of("--allocation", allocation, ("own", "published"))

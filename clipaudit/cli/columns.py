@@ -55,7 +55,7 @@ def add(
     exports. Each keeps its type, and a record of the table's path, hash, time and author. A row that names no image is
     an error that shows three examples, unless `--ignore-unknown`; so is a key that repeats.
 
-    Example: `clipaudit columns add demo-out/birds-run tags.csv --only light`
+    Example: `clipaudit columns add demo-out/birds-run birds.csv --only place --name my_place`
     """
     from clipaudit.cli.console.columns import print_joined
     from clipaudit.run.column_join import JoinOptions, add_columns
@@ -102,7 +102,7 @@ def drop(
 ) -> None:
     """Remove joined columns from a run; columns of the job stay as they are.
 
-    Example: `clipaudit columns drop demo-out/birds-run light`
+    Example: `clipaudit columns drop demo-out/birds-run my_place`
     """
     from clipaudit.run.column_list import drop_columns
 

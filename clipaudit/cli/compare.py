@@ -36,7 +36,7 @@ def compare(
 
     A run is compared with what it was by `RUN@GENERATION` or `RUN@DATE`.
 
-    Example: `clipaudit compare runs/train@2026-11-01 runs/train --top 5`
+    Example: `clipaudit compare demo-out/birds-run demo-out/things-run --top 5`
     """
     at_least("--top", top, 1)
     from clipaudit.cli.console.compare import print_comparison

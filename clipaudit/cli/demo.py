@@ -47,7 +47,7 @@ def demo(
     Ends with the report of the birds' shortcut, in OUT/report, and a page of the model's heads in words. OUT/photos has
     some of the birds in class folders, to try `clipaudit pack` on.
 
-    Example: `clipaudit demo`
+    Example: `clipaudit demo demo-out`
     """
     from clipaudit.demo.showcase import showcase
 

@@ -95,7 +95,8 @@ def segmentation(
 ) -> None:
     """Zero-shot segmentation against `seg.png` masks: pixel accuracy, mIoU, mAP and AUC of each method.
 
-    Example: `clipaudit evaluate segmentation 'shards/things-*.tar' --model demo --methods decomposition,rollout`
+    Example: `clipaudit evaluate segmentation 'demo-out/things/*.tar' --model demo --methods decomposition,rollout
+    --limit 100`
     """
     one_of("--protocol", protocol, ("object", "reference", "classes"))
     check_positions(positions, whole=whole, side=side_pixels)
@@ -148,7 +149,7 @@ def points(
 ) -> None:
     """Point prompts for a segmenter such as SAM: how many lie on the label's object, and off it, as they should.
 
-    Example: `clipaudit evaluate points 'shards/things-*.tar' --model demo --methods surgery`
+    Example: `clipaudit evaluate points 'demo-out/things/*.tar' --model demo --methods surgery --limit 100`
     """
     at_least("--limit", limit, 1)
     model_options = model_config(
@@ -286,7 +287,7 @@ def waterbirds(
 ) -> None:
     """The first paper's Waterbirds protocol: accuracy by class and place before and after heads become means.
 
-    Example: `clipaudit evaluate waterbirds waterbirds-test.tar --model ViT-L-14 --pretrained laion2b_s32b_b82k`
+    Example: `clipaudit evaluate waterbirds 'demo-out/birds/*.tar' --model demo --head L05H00 --limit 200`
     """
     at_least("--random", random, 0)
     at_least("--limit", limit, 1)
@@ -334,7 +335,7 @@ def evaluate_heads(
 ) -> None:
     """Whether heads that tell objects look at objects, and heads that tell places beside them, against masks.
 
-    Example: `clipaudit evaluate heads 'shards/things-*.tar' --model demo`
+    Example: `clipaudit evaluate heads 'demo-out/things/*.tar' --model demo --limit 200`
     """
     at_least("--limit", limit, 1)
     model_options = model_config(

@@ -59,7 +59,7 @@ def heads(
     Reads the stored moments and the run's own model's text encoder, no image. The result also goes to
     `RUN/heads/NAME/heads.json`, NAME being `all`, or the rows that were chosen.
 
-    Example: `clipaudit heads runs/train --head L11H05 --where attributes.place=water`
+    Example: `clipaudit heads demo-out/birds-run --head L05H00 --where place=water`
     """
     at_least("--top", top, 1)
     one_of("--criterion", criterion, ("explained", "reference"))

@@ -63,7 +63,7 @@ def index(
 
     Each index gets a card in `RUN/indexes/HEAD/card.json`: kind, bytes, recall@10 against an exact search, latency.
 
-    Example: `clipaudit index runs/train --heads L11H05,embedding --memory 4GB`
+    Example: `clipaudit index demo-out/birds-run --heads L05H00,embedding --memory 4GB`
     """
     from clipaudit.cli.console.index import IndexReporter
     from clipaudit.config import EngineName, ExecutionConfig
@@ -127,7 +127,7 @@ def duplicates(
     Every image of a cluster becomes a row of `RUN/duplicates/within/duplicates.parquet`, or `with-OTHER/`, or of
     `--out`, and nothing else is written. `clipaudit report` uses the table in the run.
 
-    Example: `clipaudit duplicates runs/train runs/test`
+    Example: `clipaudit duplicates demo-out/birds-run demo-out/things-run`
     """
     from clipaudit.cli.console.format import count
     from clipaudit.cli.console.index import IndexReporter, print_duplicates

@@ -151,8 +151,9 @@ def audit(
 ) -> None:
     """Stream shards through the model and write each head's coordinates of each image to Parquet.
 
-    Example: `clipaudit audit 'train-{000000..000146}.tar' --out runs/train --model ViT-L-14
-    --pretrained laion2b_s32b_b82k --label cls --attributes json:place,json:split`
+    Example: `clipaudit audit 'demo-out/birds/birds-{000000..000001}.tar' --out runs/birds --model demo --label cls
+    --attributes json:place,json:split --engine local`. Of your own photographs, with a published model:
+    `--model ViT-L-14 --pretrained laion2b_s32b_b82k`.
     """
     from clipaudit.cli.config_file import OptionTree, job_config
 

@@ -81,7 +81,8 @@ def explain(
 ) -> None:
     """Show where in a picture texts are: heat maps side by side, with --head a grid of heads x texts.
 
-    Example: `clipaudit explain bird.jpg --text "a duck" --text "water" --model demo --out bird.png`
+    Example: `clipaudit explain demo-out/photos/waterbird/birds-000000.jpg --text "a duck" --text water --model demo
+    --out bird.png`
     """
     _check_output(out, as_json)
     check_form(form, [method])

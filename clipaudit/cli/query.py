@@ -105,7 +105,7 @@ def query(
 
     Several texts, samples and images add up: `--text "a dog" --text "a lake=0.5" --minus snow`.
 
-    Example: `clipaudit query runs/train --role colour --key 3/photo_0001 --compare --html like.html`
+    Example: `clipaudit query demo-out/birds-run --head L05H00 --text "a lake" --compare --html like.html`
     """
     from clipaudit.cli.console.query import print_answer
     from clipaudit.retrieval.parts import parse_images, parse_keys, parse_minus, parse_texts, parts_of
@@ -159,7 +159,7 @@ def serve(
 ) -> None:
     """Answer queries over HTTP on this machine: JSON, from memory-mapped indexes, with limits on what may be asked.
 
-    Example: `clipaudit serve runs/train --api`
+    Example: `clipaudit serve demo-out/birds-run --api`
     """
     if not api:
         raise UsageError(f"give --api for the JSON interface; the page over a run is `clipaudit explore {run}`")

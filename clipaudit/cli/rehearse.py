@@ -38,7 +38,7 @@ def rehearse(
     balanced part: the average, the group mean, the worst group and the gap of each, and how many images to collect.
     Reads stored embeddings, no image and no model; gives no verdict (`clipaudit report` does).
 
-    Example: `clipaudit rehearse runs/train --attribute place --split split`
+    Example: `clipaudit rehearse demo-out/birds-run --attribute place --split split`
     """
     from clipaudit.cli.console.rehearse import print_rehearsal
     from clipaudit.cues.options import AuditOptions

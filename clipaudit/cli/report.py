@@ -153,7 +153,7 @@ def report(
     Exit codes: 0 passed (or inconclusive), 1 the gate failed, 2 an option or the waiver file is wrong, 3 inconclusive
     with --require-evidence, 4 the audit is not valid, 5 a fault of clipaudit.
 
-    Example: `clipaudit report runs/train --classes classnames.txt --attribute place --split json:split --out report`
+    Example: `clipaudit report demo-out/birds-run --attribute place --split split --out report`
     """
     command = command_line(context, always=("seed",), never=("out", "device", "as_json"))
     from clipaudit.cli.console.format import count

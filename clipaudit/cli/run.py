@@ -27,7 +27,7 @@ def status(
 ) -> None:
     """Show how far a run is: shards, samples by status, coverage and bytes.
 
-    Example: `clipaudit status runs/train --watch`. With `--json --watch`: one object a line.
+    Example: `clipaudit status demo-out/birds-run --watch`. With `--json --watch`: one object a line.
     """
     if watch:
         from clipaudit.cli.console.watch import watch as watch_run
@@ -53,7 +53,7 @@ def check(
 ) -> None:
     """Verify every committed file: hashes, rows, moments and the integrity of the decomposition.
 
-    Example: `clipaudit check runs/train --model`
+    Example: `clipaudit check demo-out/birds-run --model`
     """
     from clipaudit.cli.console.run import print_check, print_recomputed
     from clipaudit.run.integrity import check as run_check
@@ -88,7 +88,7 @@ def gc(
 ) -> None:
     """Remove files that no commit refers to: leftovers of attempts that were lost.
 
-    Example: `clipaudit gc runs/train --dry-run`
+    Example: `clipaudit gc demo-out/birds-run --dry-run`
     """
     from clipaudit.run.upkeep import YOUNG_SECONDS
     from clipaudit.run.upkeep import gc as run_gc
@@ -124,7 +124,7 @@ def export(
 
     Every row has the URL of its shard, the image's name in it, its class and its attributes as columns.
 
-    Example: `clipaudit export runs/train --out train-heads --format npy --heads L11H05 --where split=train`
+    Example: `clipaudit export demo-out/birds-run --out heads --format npy --heads L05H00 --where split=train`
     """
     from clipaudit.run.export import export as run_export
 

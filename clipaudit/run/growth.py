@@ -175,10 +175,6 @@ class History:
         """The generation that added a shard."""
         return bisect.bisect_right(self._ends, shard_id)
 
-    def shards_of(self, generation: int) -> tuple[Shard, ...]:
-        """The shards up to a generation, where they are now."""
-        return self.shards[: self._ends[generation]]
-
     def generations_with_all(self, ids: Iterable[int]) -> bool:
         """Whether these shard ids are those of the first generations, whole: what some earlier command named."""
         chosen = set(ids)
