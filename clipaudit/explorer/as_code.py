@@ -42,6 +42,28 @@ def code_of_view(run: str, request: ViewRequest, page_only: Sequence[str]) -> As
     return AsCode(command=shlex.join(words), python=python, note=note)
 
 
+def code_of_maps(model: str, pretrained: str | None, texts: Sequence[str], heads: Sequence[str]) -> AsCode:
+    """The maps of an image as `clipaudit explain`, and in Python; heads with `embedding` for all of them together.
+
+    model, pretrained: of the run, as `--model` and `--pretrained` name them.
+    """
+    single = [head for head in heads if head != EMBEDDING]
+    words = ["clipaudit", "explain", "PICTURE.jpg"]
+    for text in texts:
+        words += ["--text", text]
+    for head in single:
+        words += ["--head", head]
+    words += ["--model", model, *(["--pretrained", pretrained] if pretrained else []), "--out", "maps.png"]
+    given = [repr("PICTURE.jpg"), repr(list(texts)), repr(model), *([repr(pretrained)] if pretrained else [])]
+    given += [f"heads={single!r}"] if single else []
+    both = EMBEDDING in heads and bool(single)
+    note = "Save the picture first, and give its name." + (
+        " Without heads it draws all of them together." if both else ""
+    )
+    python = f"import clipaudit\n\nclipaudit.explain({', '.join(given)}).draw().save('maps.png')"
+    return AsCode(command=shlex.join(words), python=python, note=note)
+
+
 def _note(request: ViewRequest, page_only: Sequence[str]) -> str | None:
     if request.inside is not None:
         return "The region of the map is this page's. Export the list of keys to go on elsewhere."

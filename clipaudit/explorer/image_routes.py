@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any, Final, TypeAlias
 
 from fastapi import APIRouter, Query
 from pydantic import Field
 
+from clipaudit.explorer.as_code import code_of_maps
 from clipaudit.explorer.image_heat import MAX_HEADS, MAX_TEXTS, ImageHeat
 from clipaudit.explorer.near_images import NearFinder
 from clipaudit.explorer.problems import PROBLEMS
@@ -35,7 +37,9 @@ def add_image(router: APIRouter, workspace: Workspace) -> None:
         """
         number = row_number(workspace, shard, index)
         row = workspace.plain_rows().rows([number])[0]
-        return {"image": f"{shard}/{index}", **heat.answer(row, number, text, head or [EMBEDDING])}
+        heads, identity = head or [EMBEDDING], workspace.run.manifest.identity
+        code = code_of_maps(str(identity["model"]), identity.get("pretrained"), text, heads)
+        return {"image": f"{shard}/{index}", "code": asdict(code), **heat.answer(row, number, text, heads)}
 
     @router.get("/rows/{shard}/{index}/duplicates", responses=problems)
     def duplicates(shard: Number, index: Number) -> dict[str, Any]:

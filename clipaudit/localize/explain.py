@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clipaudit.arrays import ArrayHolder, Float32s
 from clipaudit.config import ModelConfig
+from clipaudit.errors import UsageError
 from clipaudit.heads.texts.encoder import Tokenizer, encode_texts, load_tokenizer
 from clipaudit.localize.frames import FramedPicture, PictureReader
 from clipaudit.localize.heatmaps import ends_of_parts, points
@@ -52,7 +53,8 @@ class Explanation(ArrayHolder):
     words: tuple[tuple[tuple[str, float], ...], ...] = ()
     """Where asked for: of each text its words, each with the cosine of the text less that of the text without it."""
     unrelated: float = -1.0
-    """The cosine that 9 in 10 unrelated texts do not exceed with this picture: a text below it is not seen."""
+    """The cosine that 9 in 10 unrelated texts do not exceed with this picture: a text below it is not seen. -1 where
+    that is not known."""
     tokens: tuple[tuple[TokenScore, ...], ...] = ()
     """Where asked for: of each text its tokens with the image's cosine with each, see `token_scores`."""
 
@@ -263,9 +265,12 @@ class Explainer:
         return tuple((word, cosines[0] - other) for word, other in zip(words, cosines[1:], strict=True))
 
     def _unrelated(self, images: Tensor) -> float:
-        """The cosine that 9 in 10 unrelated texts do not exceed with the image."""
+        """The cosine that 9 in 10 unrelated texts do not exceed with the image; -1 where the model cannot read them."""
         if self._pool is None:
-            self._pool = self.encode(unrelated_texts(self._config.name))
+            try:
+                self._pool = self.encode(unrelated_texts(self._config.name))
+            except UsageError:
+                return -1.0
         return unrelated_cosine(self._products(images, self._pool).float().cpu().numpy())
 
     def _tokens(self, images: Tensor, texts: Sequence[str]) -> tuple[tuple[TokenScore, ...], ...]:

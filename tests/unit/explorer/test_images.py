@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shlex
 import shutil
 
 import numpy as np
@@ -94,6 +96,21 @@ def test_one_scale_is_for_all_maps_and_has_zero_in_it(shown):
     assert shown["scale"]["high"] == pytest.approx(max(every.max(), 0), rel=1e-5)
     assert shown["grid"] == list(every.shape[1:])
     assert all(color.startswith("#") and len(color) == 7 for color in shown["colours"])
+
+
+def test_the_code_draws_the_same_maps(run, shown, clipaudit, tmp_path, monkeypatch):
+    from tests.make_shards import jpeg_bytes
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "PICTURE.jpg").write_bytes(jpeg_bytes(48, 48, seed=3))
+    words = shlex.split(shown["code"]["command"])
+    ended = clipaudit(*words[1:], "--json")
+    assert ended.returncode == 0, ended.stderr
+    listed = json.loads(ended.stdout)["maps"]
+    ours = {(each["head"], each["text"]): each["adds"] for each in shown["maps"]}
+    assert len(listed) == 4
+    for each in listed:
+        assert each["heads_add"] == pytest.approx(ours[each["head"], each["text"]], abs=1e-6)
 
 
 def test_a_text_that_is_not_seen_is_said_and_stretches_no_scale(client, monkeypatch):

@@ -3,7 +3,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { useAnswer } from "./api";
 import { go, type State } from "./state";
 import type { FindingsAnswer, HeadFacts, HeadsAnswer, HeatAnswer, HeatMap, RowDetail } from "./types";
-import { Loading, Picture, Problem, signed } from "./words";
+import { Copyable, Loading, Picture, Problem, signed } from "./words";
 
 const TEXTS = 4;
 const HEADS = 6;
@@ -126,6 +126,12 @@ function Maps({ value, row }: { value: HeatAnswer; row: RowDetail }) {
         {value.frame.kept && `The model saw ${value.frame.kept.replaceAll(" x ", " × ")}; the rest is dark. `}
         {value.register_like.length > 0 && "Outlined: patches that gather from elsewhere, so that their place means little."}
       </p>
+      <details>
+        <summary class="muted">These maps as code</summary>
+        <p class="muted">{value.code.note}</p>
+        <Copyable text={value.code.command} name="command" />
+        <Copyable text={value.code.python} name="Python" />
+      </details>
     </>
   );
 }

@@ -252,6 +252,7 @@ export interface HeatMap { head: string; text: string; adds: number; patches_add
 
 export interface HeatAnswer {
   image: string;
+  code: AsCode;
   texts: { text: string; cosine: number; seen: boolean }[];
   heads: string[];
   maps: HeatMap[];
