@@ -1,14 +1,9 @@
-"""The options that trade for speed, by the real command; and the GPU benchmark, where there is no GPU."""
-
-import json
-import subprocess
-import sys
+"""The options that trade for speed, by the real command."""
 
 import numpy as np
 import pytest
 
 from clipaudit.run.reader import Run
-from tests.commands import ROOT
 from tests.make_shards import jpeg_bytes, write_members
 
 
@@ -55,19 +50,3 @@ def test_int8_below_its_limit_is_refused_before_anything_is_written(clipaudit, t
     assert done.returncode == 2
     assert "below --min-agreement 1" in " ".join(done.stderr.split())
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_gpu_benchmark_runs_anywhere(tmp_path, precision):
-    out = tmp_path / "gpu.json"
-    command = [sys.executable, ROOT / "benchmarks/gpu.py", "--smoke", "--precision", precision, "--json", out]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    [row] = json.loads(out.read_text())["rows"]
-    assert {"plain_autocast", "decomposed", "staged"} <= row["images_per_second"].keys()
-    assert all(speed > 0 for speed in row["images_per_second"].values())
-    # The published method, written anew, gives the same heads.
-    assert row["published"]["largest_difference"] <= (1e-6 if precision == "fp32" else 2e-2)
-    assert row["remainder"] <= (5e-6 if precision == "fp32" else 2e-2)

@@ -3,18 +3,19 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run
-from tests.commands import ROOT
+from tests.forked import Forked, run_command
 from tests.make_shards import (
     append,
     cut,
@@ -260,25 +261,9 @@ def test_a_zero_byte_tar_fails_alone(audit, tmp_path):
 def test_a_full_disk_stops_the_job_and_the_same_command_finishes_it(audit, tmp_path, tiny_model):
     for number in range(3):
         write_photos(tmp_path / f"s-{number}.tar", 60, prefix=f"p{number}")
-    command = [
-        sys.executable,
-        "-c",
-        # a process that may not write files over 20 kB meets the errno of a full disk where the others would
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
-        "from clipaudit.__main__ import main; main()",
-        "audit",
-        f"{tmp_path}/s-{{0..2}}.tar",
-        "--out",
-        str(tmp_path / "run"),
-        "--engine",
-        "local",
-        "--model",
-        tiny_model,
-    ]
-    full = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+    full = Forked(tmp_path, with_full_disk, *job(tmp_path, tiny_model))
+    _, stderr = full.communicate(timeout=120)
+    full = subprocess.CompletedProcess([], full.returncode, "", stderr)
     assert_one_sentence(full, 4, tmp_path / "run", "same command")
     assert audit(f"{tmp_path}/s-{{0..2}}.tar").returncode == 0
     assert len(identities(tmp_path / "run")) == 180
@@ -303,29 +288,25 @@ def test_two_drivers_on_one_run_give_each_sample_once(tiny_model, tmp_path):
     assert on_disk == referenced, "the loser of each race removes its own files"
 
 
-def start(tmp_path, model, *options):
-    command = [
-        sys.executable,
-        "-m",
-        "clipaudit",
-        "audit",
-        f"{tmp_path}/s-*.tar",
-        "--out",
-        str(tmp_path / "run"),
-        "--engine",
-        "local",
-        "--model",
-        model,
-        *options,
-    ]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+def job(tmp_path, model):
+    """The words of an audit of all shards in `tmp_path`."""
+    return ("audit", f"{tmp_path}/s-*.tar", "--out", str(tmp_path / "run"), "--engine", "local", "--model", model)
+
+
+def start(tmp_path, model):
+    return Forked(tmp_path, run_command, *job(tmp_path, model))
+
+
+def with_full_disk(*words):
+    """The command in a process that may not write files over 20 kB: it meets the errno of a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    run_command(*words)
+
+
+def killed_before_the_commit(*words):
+    RunDirectory.commit = lambda self, record: os.kill(os.getpid(), signal.SIGKILL)
+    run_command(*words)
 
 
 @pytest.mark.full
@@ -360,9 +341,9 @@ def kill_and_resume(tiny_model, tmp_path, trials, seed):
     kills = 0
     while kills < trials:
         job = start(tmp_path, tiny_model)
-        # from before the first shard to about the end: starting takes most of the time
+        # from before the first shard to about the end
         try:
-            job.wait(timeout=float(rng.uniform(0.5, 8.0)))
+            job.wait(timeout=float(rng.uniform(0.2, 3.0)))
         except subprocess.TimeoutExpired:
             job.kill()
             kills += 1
@@ -389,27 +370,8 @@ def test_kill_9_twenty_times_loses_nothing(tiny_model, tmp_path):
 @pytest.mark.full
 def test_a_driver_killed_between_data_and_commit_leaves_only_orphans(audit, clipaudit, tmp_path, tiny_model):
     write_photos(tmp_path / "s-0.tar", 20)
-    code = (
-        "import os; from clipaudit.run.directory import RunDirectory;"
-        "RunDirectory.commit = lambda self, record: os.kill(os.getpid(), 9);"
-        "from clipaudit.__main__ import main; main()"
-    )
-    arguments = [
-        "audit",
-        f"{tmp_path}/s-0.tar",
-        "--out",
-        str(tmp_path / "run"),
-        "--engine",
-        "local",
-        "--model",
-        tiny_model,
-    ]
-    killed = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    killed = Forked(tmp_path, killed_before_the_commit, *job(tmp_path, tiny_model))
+    killed.wait(120)
     assert killed.returncode == -signal.SIGKILL
     orphans = {path.name for path in (tmp_path / "run/projections").iterdir()}
     assert len(orphans) == 1

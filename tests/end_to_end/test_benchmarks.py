@@ -3,21 +3,14 @@
 Those that take long even so are started here, and run by `.ci/matrix benchmarks` before a release.
 """
 
-import atexit
-import multiprocessing
-import os
-import runpy
-import sys
-import tempfile
-import traceback
-import warnings
-from pathlib import Path
+import json
 
 import pytest
 
 from tests.commands import ROOT
+from tests.forked import Forked, run_script
 
-SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name != "options.py")
+SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name not in ("gpu.py", "options.py"))
 LONG = (
     *(
         "audit.py",
@@ -33,60 +26,37 @@ LONG = (
     ),
 )
 """More than ten seconds of a core."""
-HEAVY = ("torch", "open_clip", "pyarrow.parquet", "scipy.stats", "sklearn.linear_model", "webdataset", "clipaudit.cues")
-"""Imported once, by the server that every script's process is forked from: anew they would take four seconds each."""
 
 
-@pytest.fixture(scope="module")
-def forks():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(HEAVY))
-    return context
-
-
-def play(script: str, option: str, folder: str, log: str) -> None:
-    """Run a script as `python benchmarks/SCRIPT OPTION` in `folder` does; what it prints goes to `log`."""
-    with Path(log).open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    warnings.resetwarnings()
-    os.chdir(folder)
-    os.environ |= {"PYTHONPATH": str(ROOT), "TMPDIR": "/tmp", "OMP_NUM_THREADS": "1"}
-    tempfile.tempdir = None
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    sys.argv = [str(ROOT / "benchmarks" / script), option]
-    try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    except BaseException:
-        traceback.print_exc()
-        raise
-    finally:
-        atexit._run_exitfuncs()  # a forked process ends without them
-        sys.stdout.flush()
-        sys.stderr.flush()
-
-
-def ran(forks, script, option, folder):
+def ran(script, folder, *options):
     """What it printed. AssertionError with its end when it fails."""
-    log = folder / "log.txt"
-    process = forks.Process(target=play, args=(script, option, str(folder), str(log)))
-    process.start()
-    process.join(600)
-    ended = process.exitcode
-    process.kill()
-    process.join()
-    assert ended == 0, log.read_text()[-4000:]
-    return log.read_text()
+    process = Forked(folder, run_script, f"benchmarks/{script}", *options)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, (out + err)[-4000:]
+    return out + err
 
 
 @pytest.mark.parametrize(
     "script", [pytest.param(name, marks=pytest.mark.slow if name in LONG else pytest.mark.full) for name in SCRIPTS]
 )
-def test_a_benchmark_runs_at_its_smallest_sizes(script, tmp_path, forks):
-    assert ran(forks, script, "--smoke", tmp_path).strip(), "a benchmark prints its figures"
+def test_a_benchmark_runs_at_its_smallest_sizes(script, tmp_path):
+    assert ran(script, tmp_path, "--smoke").strip(), "a benchmark prints its figures"
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("script", LONG)
-def test_one_that_takes_long_finds_what_it_imports(script, tmp_path, forks):
-    assert script in ran(forks, script, "--help", tmp_path)
+def test_one_that_takes_long_finds_what_it_imports(script, tmp_path):
+    assert script in ran(script, tmp_path, "--help")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_gpu_benchmark_runs_anywhere(tmp_path, precision):
+    out = tmp_path / "gpu.json"
+    ran("gpu.py", tmp_path, "--smoke", "--precision", precision, "--json", str(out))
+    [row] = json.loads(out.read_text())["rows"]
+    assert {"plain_autocast", "decomposed", "staged"} <= row["images_per_second"].keys()
+    assert all(speed > 0 for speed in row["images_per_second"].values())
+    # The published method, written anew, gives the same heads.
+    assert row["published"]["largest_difference"] <= (1e-6 if precision == "fp32" else 2e-2)
+    assert row["remainder"] <= (5e-6 if precision == "fp32" else 2e-2)
