@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 
 def explain(
-    image: Annotated[str, typer.Argument(help="Image file: jpg, png or webp.", show_default=False)],
+    image: Annotated[
+        str, typer.Argument(help="Image file: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.", show_default=False)
+    ],
     text: Annotated[list[str] | None, option("A text to look for; give it again for more.")] = None,
     out: Annotated[Path | None, option("Picture to write, FILE.png.")] = None,
     method: Annotated[

@@ -21,6 +21,8 @@ from clipaudit.shards.decoder import ImageDecoder, ImageTooLarge, ImageUndecodab
 
 _MAX_PATCHES = 4
 """A whole picture has at most this many times the patches of a square one."""
+_MAX_SIDE = 96
+"""Patches of a whole picture's shorter side: attention among 9,216 patches takes 340 MB a head in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,7 @@ class PictureReader:
         side: whole pictures with about this many pixels on their shorter side; None for the model's own.
 
     Raises:
-        UsageError: a side below one patch.
+        UsageError: a side below one patch, or of more than 96.
     """
 
     def __init__(
@@ -113,8 +115,12 @@ class PictureReader:
     ) -> None:
         self._transform, self._tower, self._display_side, self._side = transform, tower, display_side, side
         self._whole = whole or side is not None
-        if side is not None and tower is not None and side < (least := max(patch_side(tower.image_size, tower.grid))):
-            raise UsageError(f"--side must be at least a patch, {least} pixels, not {side}")
+        if side is not None and tower is not None:
+            patch = max(patch_side(tower.image_size, tower.grid))
+            if not patch <= side <= _MAX_SIDE * patch:
+                raise UsageError(
+                    f"--side must lie in {patch}..{_MAX_SIDE * patch}, 1 to {_MAX_SIDE} patches, not {side}"
+                )
         self._decode = ImageDecoder(transform, DecodeConfig())
         self.mean, self.std = self._decode.mean, self._decode.std
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
-from PIL import Image, UnidentifiedImageError
-
-from clipaudit.config import parse_layers
+from clipaudit.config import DecodeConfig, parse_layers
 from clipaudit.errors import UsageError
 from clipaudit.localize.methods import METHODS, Options
 from clipaudit.localize.surgery import Form
 from clipaudit.model import Tower
 from clipaudit.schema import parse_head_label
+from clipaudit.shards.image_file import too_large
+from clipaudit.shards.image_header import HeaderError, read_header
 
 BY_TOKENS: Final = ("decomposition", "contrast")
 """The methods that tell heads apart."""
@@ -40,14 +41,15 @@ def check_question(texts: Sequence[str], method: str, heads: Sequence[str], *, l
 
 
 def check_picture(path: str) -> None:
-    """UsageError when a file is no picture; reads its header alone."""
+    """UsageError when a file is no picture of a format that is read, or a too large one; decodes nothing."""
     try:
-        with Image.open(path):
-            return
-    except UnidentifiedImageError:
-        raise UsageError(f"{path} is no picture that can be read: give a jpg, png or webp file") from None
+        header = read_header(Path(path).read_bytes())
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
+    except HeaderError as error:
+        raise UsageError(f"{path} is no picture that can be read: {error}") from None
+    if (reason := too_large(header, DecodeConfig().max_image_pixels)) is not None:
+        raise UsageError(f"{path}: {reason}")
 
 
 def method_options(tower: Tower, *, layers: str | None, blocks: int | None, form: Form) -> Options:

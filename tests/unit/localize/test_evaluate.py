@@ -290,8 +290,9 @@ def test_mistakes_are_one_sentence(shard, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(UsageError, match=r"empty\.txt"):
         evaluation(shard, classes=str(tmp_path / "empty.txt")).segmentation(["surgery"], "object")
-    with pytest.raises(UsageError, match="--side must be at least a patch, 8 pixels, not 7"):
-        evaluation(shard, side=7).segmentation(["surgery"], "object")
+    for side in (7, 769, 10**9):  # a large one would ask for all memory there is
+        with pytest.raises(UsageError, match=rf"--side must lie in 8\.\.768, 1 to 96 patches, not {side}"):
+            evaluation(shard, side=side).segmentation(["surgery"], "object")
     with pytest.raises(UsageError, match=r"none of the 3 samples has all that is needed: image, seg\.png, json:label"):
         evaluation(shard, label="json:label").segmentation(["surgery"], "object")
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from clipaudit.config import ModelConfig
 from clipaudit.errors import UsageError
+from tests.make_shards import huge_png_bytes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -175,11 +176,13 @@ def test_mistakes_are_told_before_a_model_is_loaded(picture, tmp_path, monkeypat
 
     monkeypatch.setattr("clipaudit.localize.explain.load_model", load)
     (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "huge.png").write_bytes(huge_png_bytes())
     for arguments, words in (
         ((picture, []), "at least one --text"),
         ((picture, ["a", " "]), "is empty"),
         ((str(tmp_path / "gone.jpg"), "a"), "cannot be read: No such file"),
-        ((str(tmp_path / "text.jpg"), "a"), "is no picture that can be read"),
+        ((str(tmp_path / "text.jpg"), "a"), "is no picture that can be read: it is no image of a format that is read"),
+        ((str(tmp_path / "huge.png"), "a"), "huge.png: 30000 x 30000 pixels are more than the limit"),
     ):
         with pytest.raises(UsageError, match=words):
             explain(*arguments, "demo")
