@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from clipaudit.cues.findings import parts as building
-from clipaudit.cues.findings.by_attribute import column_warnings, first_class, groups_of, rest_of
+from clipaudit.cues.findings.by_attribute import column_warnings, first_class, groups_of
 from clipaudit.cues.findings.galleries import gallery
+from clipaudit.cues.findings.missing import rest_of
 from clipaudit.cues.findings.sentences import action, sentence
 from clipaudit.cues.findings.verdicts import VerdictCase, headline, needs, verdicts
 from clipaudit.cues.measure.context import Context

@@ -409,7 +409,7 @@ def test_no_cue_and_no_answerer_is_an_empty_report():
 
 
 def test_images_against_the_cue_are_asked_for_where_only_they_are_too_few(confounded):
-    from clipaudit.cues.findings.by_attribute import images_against
+    from clipaudit.cues.findings.missing import images_against
 
     assert images_against(confounded.findings[0][0]) is None  # nothing is missing
     rng = np.random.default_rng([4, 91])
