@@ -7,6 +7,7 @@ from datetime import date
 import pytest
 import tinyhtml5.parser
 
+from clipaudit.cues.findings.sentences import Words, action
 from clipaudit.cues.report.document import File, Report
 from clipaudit.cues.report.first_screen import finding_in_words, plain_sentences
 from clipaudit.cues.report.gate import judge
@@ -200,6 +201,15 @@ def test_of_more_than_two_values_the_first_screen_compares_with_the_cue_and_with
     assert f"The image model CLIP answers only {100 * against:.0f} %" in said
     assert "harbour" not in said
     assert "Taking the cue out of the model closes" in said
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_a_file_that_the_action_names_is_linked_beside_it(verdict):
+    words = Words(classes=("waterbird",), cue="water", side="has", others=("landbird",), column="place")
+    said = action(verdict, words, 40)
+    page = render(report_of(with_findings(replace(confirmed(), verdict=verdict, action=said))))
+    first = page[page.index("<h1>") : page.index("<nav")]
+    assert ('href="collect.csv"' in first) or "collect.csv" not in said
 
 
 def test_a_columns_word_is_not_called_the_nearest_of_the_pool():
