@@ -205,7 +205,8 @@ def _measured(context: Context, cue: TextCue, heads: tuple[str, ...]) -> Measure
         chosen = choose_heads(answers, CueGroups(pointed=pointed, value=_WITH, grouping=groups), discovery, heads)
         after = answers.right(answers.without(chosen)).astype(np.int64)
         changes = (after - answers.right(answers.base))[rows]
-        change = corrected_change(changes, groups.take(rows), 1, _WITH, rates, context.options.seed)
+        cluster = answers.facts.groups[rows]
+        change = corrected_change(changes, groups.take(rows), 1, _WITH, rates, context.options.seed, cluster)
     # the test has two groups of classes, the table shows each class
     by_class = grouping(answers.truth, context.names.names, title, VALUES, codes).sizes()
     return Measured(

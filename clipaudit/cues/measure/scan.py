@@ -110,8 +110,7 @@ def scan(
         directions=tuple(direction for head in heads for direction in directions[head]),
         screen=screen_of(screened, classes=design.classes),
         sample=sample,
-        # of heads that never vary, or see the class prompts alone, there is no direction
-        codes=np.stack(codes, axis=1) if codes else np.empty((len(sample), 0), np.uint16),
+        codes=np.stack(codes, axis=1) if codes else np.empty((len(sample), 0), np.uint16),  # of heads that never vary
         spare=spare,
         regressions=regressions,
         values=sample_values,

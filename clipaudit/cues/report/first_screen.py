@@ -214,7 +214,10 @@ def _in_the_model(finding: Finding) -> tuple[str, ...]:
     """How the model fails without the cue, and that it does not once the cue is out, or once it is trained otherwise;
     empty where that was not measured."""
     part = relying(finding)
-    if part is None or part.answerer == "clip":
+    clip = part is not None and part.answerer == "clip"
+    values = {group.value for group in finding.groups.groups} if finding.groups is not None else set()
+    # of more than two values the lowest of several groups would look worse than the cue's absence is
+    if part is None or (clip and len(values) <= 2):
         return _in_clip(finding)
     cells = [cell for cell in part.cells if cell.accuracy.value is not None]
     against = [cell for cell in cells if cell.conflicting]
@@ -226,8 +229,9 @@ def _in_the_model(finding: Finding) -> tuple[str, ...]:
     where, other = ("without", "with") if pointed else ("with", "without")
     cue = cue_word(finding)
     helped = "" if with_it is None else f", but {share(with_it.accuracy.value, 0)} of it {other} “{cue}”"
+    name = "The image model CLIP" if clip else who_first(part.answerer)
     sentences = [
-        f"{who_first(part.answerer)} answers only {share(worst.accuracy.value, 0)} of “{worst.class_name}” {where}"
+        f"{name} answers only {share(worst.accuracy.value, 0)} of “{worst.class_name}” {where}"
         f" “{cue}” right ({_interval(worst.accuracy, _whole)}, {counted(worst.accuracy.n, 'image')}){helped}."
     ]
     if part.training is not None and part.verdict == Verdict.CONFIRMED:
@@ -237,7 +241,7 @@ def _in_the_model(finding: Finding) -> tuple[str, ...]:
             f" between images where “{cue}” helps and where it misleads are gone, beyond what weights of shuffled"
             f" columns do: it is “{cue}”, or what goes with it, that such a model learns."
         )
-    return tuple(sentences)
+    return (*sentences, *_without_it(finding)) if clip else tuple(sentences)
 
 
 def _in_clip(finding: Finding) -> tuple[str, ...]:
@@ -252,14 +256,19 @@ def _in_clip(finding: Finding) -> tuple[str, ...]:
         f"The image model CLIP recognises only {share(right.value, 0)} of {_described(same, finding)}"
         f" ({_interval(right, _whole)}, {counted(same.n, 'image')}){against}."
     ]
+    return (*sentences, *_without_it(finding))
+
+
+def _without_it(finding: Finding) -> tuple[str, ...]:
+    """What taking the cue out of CLIP does."""
     effect = finding.counterfactual
-    if effect is not None and effect.net_did.value is not None and effect.gap_before.value is not None:
-        sentences.append(
-            f"Taking the cue out of the model closes {100 * effect.net_did.value:.0f} of the"
-            f" {100 * effect.gap_before.value:.0f} points between images where it helps and where it misleads, beyond"
-            f" what random controls close: CLIP looks at “{cue_word(finding)}”, not only at the {having_name(finding)}."
-        )
-    return tuple(sentences)
+    if effect is None or effect.net_did.value is None or effect.gap_before.value is None:
+        return ()
+    return (
+        f"Taking the cue out of the model closes {100 * effect.net_did.value:.0f} of the"
+        f" {100 * effect.gap_before.value:.0f} points between images where it helps and where it misleads, beyond"
+        f" what random controls close: CLIP looks at “{cue_word(finding)}”, not only at the {having_name(finding)}.",
+    )
 
 
 def _rehearsed(audit: AuditResult) -> str | None:

@@ -106,33 +106,32 @@ def judge(result: AuditResult, applied: Sequence[Applied], *, fail_on: Sequence[
     serious = [finding for finding in of_failing_kind if _excuse(finding, result) is None]
     failing = tuple(finding.id for finding in serious if finding.id not in active)
     waived = tuple(finding.id for finding in serious if finding.id in active)
-    warnings = tuple(
+    excuses = tuple(
         excuse
         for finding in of_failing_kind
         if finding.id not in active and (excuse := _excuse(finding, result)) is not None
-    ) + former_waivers(applied)
+    )
     questions = _open_questions(result, active, fail_on)
     open_questions = tuple(question.sentence for question in questions)
-    too_weak = any(finding.id not in active and finding not in serious for finding in of_failing_kind)
     outcome: Outcome = (
         "invalid"
         if not result.trust.valid
         else "failed"
         if failing
         else "inconclusive"
-        if open_questions or too_weak
+        if open_questions or excuses
         else "passed"
     )
     exit_code = _EXIT_WITHOUT_EVIDENCE if outcome == "inconclusive" and require_evidence else _EXIT[outcome]
     return Gate(
         outcome=outcome,
         exit_code=exit_code,
-        sentence=_sentence(outcome, result, failing, waived, [*open_questions, *warnings], fail_on),
+        sentence=_sentence(outcome, result, failing, waived, [*excuses, *open_questions], fail_on),
         fail_on=tuple(fail_on),
         require_evidence=require_evidence,
         failing=failing,
         waived=waived,
-        warnings=warnings,
+        warnings=excuses + former_waivers(applied),
         open_questions=open_questions,
         remedies=tuple(question.remedy for question in questions),
     )

@@ -41,6 +41,7 @@ _FILES_FOR: Final = {
     Verdict.CONFIRMED: ("collect.csv", "weights.parquet"),
     Verdict.DATA_ONLY: ("collect.csv", "weights.parquet"),
     Verdict.FAILS_WHERE: ("collect.csv", "weights.parquet"),
+    Verdict.NEEDED: ("collect.csv", "weights.parquet"),
     Verdict.OBSERVED: ("groups.parquet",),
     Verdict.INCONCLUSIVE: ("collect.csv", "review.csv"),
 }

@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from clipaudit.arrays import Float64s, Floats, Ints
 from clipaudit.cues.result.finding_parts import Estimate
@@ -169,30 +170,34 @@ class CorrectedChange:
 
 
 def corrected_change(
-    change: Ints, grouped: Grouping, k: int, value: int, rates: ErrorRates, seed: int = 0
+    change: Ints, grouped: Grouping, k: int, value: int, rates: ErrorRates, seed: int = 0, cluster: Ints | None = None
 ) -> CorrectedChange | None:
     """The paired change by true group from called groups; bootstrap interval with the rates' own uncertainty (S7).
 
-    change: (n,) +1, 0, -1 for the images of `grouped`, whose values are `VALUES`. Assumes that mistakes of the
-    pseudo-attribute do not depend on the answer, given class and true value. None when rates are too large to invert or
-    a true group comes out empty.
+    change: (n,) +1, 0, -1 for the images of `grouped`, whose values are `VALUES`; cluster: (n,) near duplicates or
+    sources, whose images share the weight of one and are drawn together. Assumes that mistakes of the pseudo-attribute
+    do not depend on the answer, given class and true value. None when rates are too large to invert or a true group
+    comes out empty.
     """
     if not rates.usable:
         return None
-    used = grouped.group >= 0
-    cells = np.stack([(grouped.group * 3 + change + 1)[used]]).ravel()
-    counts = np.bincount(cells, minlength=grouped.count * 3).reshape(grouped.count, 3)  # group x (-1, 0, 1)
+    used = np.flatnonzero(grouped.group >= 0)
+    cells = (grouped.group * 3 + change + 1)[used]
+    names = np.arange(len(used)) if cluster is None else cluster[used]
+    _, codes, sizes = np.unique(names, return_inverse=True, return_counts=True)
+    # what each cluster adds to the group x change cells
+    of_cluster = sparse.csr_array((1 / sizes[codes], (codes, cells)), shape=(len(sizes), grouped.count * 3))
+    counts = np.asarray(of_cluster.sum(axis=0)).reshape(grouped.count, 3)
     point = _corrected(counts[None], len(grouped.classes), k, value, [rates])
     if point is None:
         return None
     rng = np.random.default_rng([seed, 4])
-    # images drawn again with replacement: multinomial counts of the group x change cells
-    drawn = rng.multinomial(int(counts.sum()), counts.ravel() / counts.sum(), _RESAMPLES)
+    drawn = _redrawn_counts(counts, of_cluster, rng)
     drawn_rates = [_redrawn(rates, rng) for _ in range(_RESAMPLES)]
     spread = _corrected(drawn.reshape(_RESAMPLES, grouped.count, 3), len(grouped.classes), k, value, drawn_rates)
     if spread is None:
         return None
-    n = int(used.sum())
+    n = len(sizes)
 
     def estimate(column: int) -> Estimate:
         centre = float(point[0, column])
@@ -202,7 +207,16 @@ def corrected_change(
     return CorrectedChange(conflict=estimate(0), group_mean=estimate(1))
 
 
-def _corrected(counts: Ints, classes: int, k: int, value: int, rates: list[ErrorRates]) -> Float64s | None:
+def _redrawn_counts(counts: Float64s, of_cluster: sparse.csr_array, rng: np.random.Generator) -> Float64s:
+    """(R, cells) counts with the clusters drawn again with replacement, from what each adds to the cells."""
+    clusters = of_cluster.shape[0]
+    if of_cluster.nnz == clusters:  # each in one cell: multinomial counts, whatever their number
+        return rng.multinomial(clusters, counts.ravel() / counts.sum(), _RESAMPLES).astype(np.float64)
+    even = np.full(clusters, 1 / clusters)
+    return np.stack([rng.multinomial(clusters, even) @ of_cluster for _ in range(_RESAMPLES)])
+
+
+def _corrected(counts: Float64s, classes: int, k: int, value: int, rates: list[ErrorRates]) -> Float64s | None:
     """(R, 2) corrected change of the conflict and of the group mean, from (R, G, 3) counts of changes -1, 0, +1.
 
     NaN in draws where it is not defined; None when that is more than a fifth of them.

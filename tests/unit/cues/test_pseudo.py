@@ -59,6 +59,18 @@ def test_skew_and_error_make_a_conflict_impure_and_the_correction_restores_the_e
     assert covered / 60 >= 0.9
 
 
+def test_copies_narrow_no_corrected_interval():
+    """Trap 18: 800 images five times are 800 images."""
+    truth, _, said, change = skewed(3, n=800)
+    rows, rates = np.repeat(np.arange(800), 5), ErrorRates(false_with=0.1, false_without=0.1)
+    once = corrected_change(change, change_of(truth, said, change)[0], 1, 1, rates).conflict
+    found = change_of(truth[rows], said[rows], change[rows])[0]
+    copies = corrected_change(change[rows], found, 1, 1, rates, cluster=rows).conflict
+    assert copies.value == pytest.approx(once.value)
+    assert copies.high - copies.low == pytest.approx(once.high - once.low, rel=0.15)
+    assert copies.n == once.n == 800
+
+
 @pytest.mark.slow
 def test_coverage_of_the_corrected_interval():
     """Where rates from 800 known images leave a conflict to speak of; elsewhere there is no answer."""

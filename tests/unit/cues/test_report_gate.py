@@ -120,6 +120,7 @@ def test_a_weak_tie_warns():
     assert "the gate fails beyond 0.40" in found.warnings[0]
     assert found.sentence == f"Inconclusive: {found.warnings[0]}", "a confirmed shortcut is no pass"
     assert outcome(audit_of(weak), evidence=True) == ("inconclusive", 3)
+    assert gate(audit_of(weak, candidate())).sentence == found.sentence, "before what is less sure"
 
 
 def test_an_exit_code_of_missing_evidence_stands_in_junit_too():

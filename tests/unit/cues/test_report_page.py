@@ -7,15 +7,16 @@ from datetime import date
 import pytest
 import tinyhtml5.parser
 
+from clipaudit.cues.findings.sentences import Words, action
 from clipaudit.cues.report.document import File, Report
-from clipaudit.cues.report.first_screen import plain_sentences
+from clipaudit.cues.report.first_screen import finding_in_words, plain_sentences
 from clipaudit.cues.report.gate import judge
 from clipaudit.cues.report.page import Link, render
 from clipaudit.cues.report.pictures import InlinePicture, Pictures, identity, strips, within_budget
 from clipaudit.cues.report.reliance_words import numbers
 from clipaudit.cues.report.words import MEANING, headline
 from clipaudit.cues.result.finding_parts import Verdict
-from tests.audit_examples import candidate, confirmed, example_result, inconclusive, observed, unlabelled_result
+from tests.audit_examples import around, candidate, confirmed, example_result, inconclusive, observed, unlabelled_result
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\u202e\x00\x1b[31m{{ 7*7 }}"
 FILES = (File(name="collect.csv", about="what to collect", rows=2),)
@@ -189,6 +190,28 @@ def test_intervals_that_are_wider_than_95_percent_say_so():
     assert "Brackets: 95 % intervals, of D 99.5 % ones" in page
     plain = replace(audit, findings=(first,), trust=replace(audit.trust, level=0.95))
     assert "99.5" not in _plain(render(report_of(plain)))
+
+
+def test_of_more_than_two_values_the_first_screen_compares_with_the_cue_and_without():
+    """The worst of several other bins looks worse than images without the cue are."""
+    found = confirmed()
+    middle = replace(found.groups.groups[0], value="harbour", accuracy=around(0.11, 0.02, 200))
+    several = replace(found, groups=replace(found.groups, groups=(*found.groups.groups, middle)))
+    clip = several.by("clip")
+    against = min(cell.accuracy.value for cell in clip.cells if cell.conflicting)
+    said = " ".join(finding_in_words(several))
+    assert f"The image model CLIP answers only {100 * against:.0f} %" in said
+    assert "harbour" not in said
+    assert "Taking the cue out of the model closes" in said
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_a_file_that_the_action_names_is_linked_beside_it(verdict):
+    words = Words(classes=("waterbird",), cue="water", side="has", others=("landbird",), column="place")
+    said = action(verdict, words, 40)
+    page = render(report_of(with_findings(replace(confirmed(), verdict=verdict, action=said))))
+    first = page[page.index("<h1>") : page.index("<nav")]
+    assert ('href="collect.csv"' in first) or "collect.csv" not in said
 
 
 def test_a_columns_word_is_not_called_the_nearest_of_the_pool():
