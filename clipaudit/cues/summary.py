@@ -10,8 +10,7 @@ import numpy as np
 
 from clipaudit.arrays import Ints
 from clipaudit.cues.findings import parts
-from clipaudit.cues.findings.by_attribute import train_counts
-from clipaudit.cues.findings.measured_reliance import scored_groups
+from clipaudit.cues.findings.by_attribute import groups_of
 from clipaudit.cues.findings.sentences import listed
 from clipaudit.cues.findings.verdicts import ORDER
 from clipaudit.cues.measure.context import ColumnTest, Context, Progress
@@ -25,6 +24,7 @@ from clipaudit.cues.result.panels import (
     AttributeTable,
     ClassFacts,
     Data,
+    Dropped,
     Hygiene,
     LeftOut,
     Settings,
@@ -36,7 +36,6 @@ from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
 from clipaudit.cues.result.reliance_parts import Placebo
 from clipaudit.cues.result.result import SCHEMA_VERSION, AuditResult, Finding
 from clipaudit.cues.statistics.attributes import AttributeScreen
-from clipaudit.cues.statistics.groups import describe_groups
 from clipaudit.cues.statistics.intervals import GATE, accuracy
 from clipaudit.cues.trust_panel import right_answers, run_controls, trust_of
 from clipaudit.run.reader import Run
@@ -59,7 +58,7 @@ def assemble(
     test_run: Run | None,
     settings: Settings,
     versions: dict[str, str],
-    dropped: tuple[Any, ...],
+    dropped: tuple[Dropped, ...],
     shift: Shift | None,
     errors: tuple[AnswererErrors, ...],
     labels: DoubtfulLabels | None,
@@ -77,12 +76,12 @@ def assemble(
     trust = trust_of(context, controls, hygiene, placebo)
     facts = class_facts(context, everything)
     tables = tuple(column_table(context, *pair) for pair in zip(context.attributes, context.columns, strict=True))
-    verdict = _verdict(findings, hygiene, undecided(context, tables))
+    reasons = undecided(context, facts, tables, trust, dropped)
     return AuditResult(
         schema_version=SCHEMA_VERSION,
         **run_names(context.run, test_run),
-        verdict=verdict,
-        sentence=answer(findings, trust, hygiene, context, undecided(context, tables)),
+        verdict=_verdict(findings, hygiene, reasons),
+        sentence=answer(findings, trust, hygiene, context, reasons),
         findings=findings,
         map=points(context, findings),
         classes=facts,
@@ -148,10 +147,26 @@ def column_table(context: Context, screen: AttributeScreen, test: ColumnTest) ->
     )
 
 
-def undecided(context: Context, tables: Sequence[AttributeTable]) -> tuple[str, ...]:
+def undecided(
+    context: Context,
+    classes: Sequence[ClassFacts],
+    tables: Sequence[AttributeTable],
+    trust: Trust,
+    dropped: Sequence[Dropped],
+) -> tuple[str, ...]:
     """Why an audit without findings is no pass: what was not tested well enough, one sentence each."""
     reasons = []
-    few = [context.name(k) for k in range(context.design.classes) if context.design.independent[k] < GATE]
+    if context.classes_from == "label" and trust.near_chance:
+        reasons.append("CLIP's answers are no better than guessing")
+    if not context.scan.directions:
+        reasons.append("the audited heads tell no images apart beyond the class names, so that no text was tested")
+    reasons += [
+        f"the column {column_in_words(column.what)} could not be tested ({column.reason})"
+        for column in dropped
+        if column.head is None
+    ]
+    # also classes with too few images to be tested at all
+    few = [facts.class_name for facts in classes if facts.n and facts.independent < GATE]
     if few:
         verb = "has" if len(few) == 1 else "have"
         reasons.append(f"{listed(few)} {verb} fewer than {GATE} independent images")
@@ -241,26 +256,8 @@ def class_sizes(facts: ImageFacts, classes: int) -> tuple[Ints, Ints]:
 
 def plain_groups(context: Context) -> tuple[Groups, ...]:
     """Accuracy by class and value of each attribute, over all scored images."""
-    if context.answers is None:
-        return ()
-    right = context.answers.right(context.answers.base)
-    return tuple(
-        describe_groups(
-            scored_groups(context, context.answers, screen),
-            right,
-            context.answers_rows,
-            n_min=context.options.n_min,
-            seed=context.options.seed,
-            train=train_counts(context, screen),
-            cluster=_scored_clusters(context),
-        )
-        for screen in context.attributes
-    )
-
-
-def _scored_clusters(context: Context) -> Ints | None:
-    """(n,) what the scored images' intervals count: sources, or near-duplicate clusters."""
-    return None if context.answers is None else context.answers.facts.groups
+    tables = (groups_of(context, screen, None) for screen in context.attributes)
+    return tuple(groups for groups in tables if groups is not None)
 
 
 def _data(context: Context, everything: ImageFacts, left_out: tuple[LeftOut, LeftOut | None]) -> Data:

@@ -111,7 +111,7 @@ def trust_of(context: Context, controls: Controls, hygiene: Hygiene, placebo: Pl
         heads=len(context.scan.values),
         accuracy=None if zero_shot_right is None else accuracy(zero_shot_right.right, zero_shot_right.total),
         near_chance=guessing,
-        mean_source=None if context.answers is None else context.answers.mean_source,
+        mean_source=None if context.answers is None else f"{context.answers_rows}, every class with equal weight",
         placebo=placebo,
         level=context.level,
         sources=tuple(

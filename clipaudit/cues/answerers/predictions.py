@@ -18,7 +18,6 @@ from clipaudit.schema import Shard
 from clipaudit.shards.sources.tables import ImageTable, is_table, open_table
 
 Scale: TypeAlias = Literal["probability", "percent", "logit"]
-SCALES: Final[tuple[Scale, ...]] = ("probability", "percent", "logit")
 SCORE: Final = "score:"
 """Columns of scores are `score:CLASS`."""
 _ROUNDING: Final = 0.02

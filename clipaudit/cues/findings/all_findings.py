@@ -64,7 +64,7 @@ def findings_of(context: Context, panel: Panel | None, progress: Progress) -> Al
     findings: list[Finding] = []
     grounds: list[tuple[int, Ints]] = []
     for done, (cue, parts, other) in enumerate(zip(cues, measured, judged_by, strict=True), 1):
-        finding = value_finding(context, cue, parts, () if panel is None else panel.answerers, other)
+        finding = value_finding(context, cue, parts, other)
         if cue.associated or finding.verdict in _KEPT_WITHOUT_TIE:
             # an image property follows from what is in the picture, and a text may say what that is: snow, not
             # brightness. It stands beside the text and silences none (trap 16).

@@ -9,29 +9,26 @@ from typing import Final
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
-from clipaudit.cues.answerers.answerer import Answerer
 from clipaudit.cues.findings import parts as building
 from clipaudit.cues.findings.collecting import to_collect, value_counts
 from clipaudit.cues.findings.galleries import gallery
 from clipaudit.cues.findings.measured_reliance import ValueCue, having_of, judged, scored_groups
 from clipaudit.cues.findings.reliance_result import described
-from clipaudit.cues.findings.sentences import Words, action, also_of, answerer_words, listed, sentence
+from clipaudit.cues.findings.sentences import Words, action, also_of, sentence
+from clipaudit.cues.findings.still_needed import missing_of, rest_of
 from clipaudit.cues.findings.verdicts import (
-    CellSize,
     VerdictCase,
     headline,
-    images_needed,
     labels_needed,
-    low_limit,
-    needs,
     verdicts,
 )
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.naming import NO_GOOD_WORD, value_contrast
 from clipaudit.cues.reliance import rules
-from clipaudit.cues.result.column_words import column_in_words
-from clipaudit.cues.result.finding_parts import Association, Cue, CueWord, Evidence, Groups, Need, Verdict
+from clipaudit.cues.result.column_words import column_in_words, core_word
+from clipaudit.cues.result.finding_parts import Association, Cue, CueWord, Evidence, Groups, Verdict
 from clipaudit.cues.result.off_object import not_measured
+from clipaudit.cues.result.reliance_parts import Reliance
 from clipaudit.cues.result.result import Finding, finding_id
 from clipaudit.cues.statistics.attributes import AttributeScreen
 from clipaudit.cues.statistics.groups import describe_groups
@@ -47,7 +44,6 @@ def value_finding(
     context: Context,
     cue: ValueCue,
     measured: Sequence[rules.MeasuredReliance],
-    answerers: Sequence[Answerer],
     stands_in_for: str | None,
 ) -> Finding:
     """Everything that is known of a value; measured: of each answerer, in the same order."""
@@ -60,9 +56,9 @@ def value_finding(
     outcomes = verdicts(case)
     outcome = headline(outcomes)
     words = _words(context, cue)
-    missing = _missing(case, outcome, cue, measured, words)
-    rest = rest_of(missing) if missing else ""
-    reliance = described(context, cue, answerers, measured, outcomes, words, association, rest)
+    missing = missing_of(context, case, outcome, cue, next(iter(measured), None), words)
+    rests = [missing_of(context, case, own, cue, part, words) for part, own in zip(measured, outcomes, strict=False)]
+    reliance = described(context, measured, outcomes, words, association, [rest_of(rest) for rest in rests])
     # the answerer with the headline's verdict gives sentence and heads; without one, the heads that carry the value
     worst = next((part for part in reliance if part.verdict is outcome), None)
     heads = worst.effect.heads if worst is not None and worst.effect is not None else carriers
@@ -76,7 +72,7 @@ def value_finding(
         kind="value",
         sentence=f"{worst.sentence}{also_of(reliance, outcome)}"
         if worst is not None
-        else sentence(words, outcome, association, context.classes_from, rest=rest),
+        else sentence(words, outcome, association, context.classes_from, rest=rest_of(missing)),
         action=action(outcome, words, _images_asked_for(context, cue, association, outcome)),
         class_name=", ".join(words.classes),
         label=context.label(first_class(context, words)),
@@ -90,13 +86,13 @@ def value_finding(
         explained_by=tuple(dict.fromkeys(name for part in measured for name in part.explained_by)),
         inseparable_from=tuple(dict.fromkeys(name for part in measured for name in part.inseparable_from)),
         core=_is_core(context, cue),
-        groups=groups_of(context, screen, heads if worst is not None and worst.effect is not None else ()),
+        groups=groups_of(context, screen, _right_after(measured, worst)),
         cells=building.attribute_cells(context, screen, cue.upper),
         distributions=building.distributions(
             context, _label(context, members, named), scores, cue.upper, screen.attribute.values, codes
         ),
         evidence=_evidence(context, scores, cue.upper),
-        false_alarm=column_warnings(words.name, cue.word, context),
+        false_alarm=column_warnings(words.name, cue.said, context),
         needs=missing,
         stability=building.finding_stability(context, np.where(having == 1, 1.0, 0.0), cue.upper),
         gallery=gallery(context, scores, cue.upper, heads, having, _two(screen, cue.value)),
@@ -108,10 +104,9 @@ def value_finding(
 def _words(context: Context, cue: ValueCue) -> Words:
     """How the finding speaks of itself."""
     column = cue.screen.attribute.column
-    words = building.named_words(context, cue.upper, cue.word, column_in_words(column))
-    if context.presence is not None:
-        words = replace(words, other_label=context.presence.others.get(column))
-    return words
+    words = building.named_words(context, cue.upper, cue.said, column_in_words(column))
+    other = None if context.presence is None else context.presence.others.get(column)
+    return replace(words, core=core_word(column, cue.word), other_label=other)
 
 
 def _carriers(context: Context, having: Ints) -> tuple[Ints, Float64s, tuple[str, ...]]:
@@ -124,8 +119,11 @@ def _carriers(context: Context, having: Ints) -> tuple[Ints, Float64s, tuple[str
 
 def _is_core(context: Context, cue: ValueCue) -> bool:
     """Whether the user called the value or its column part of the class."""
-    column = cue.screen.attribute.column
-    return bool({cue.word, column, cue.name} & set(context.options.core)) or column in context.core_columns
+    column, values = cue.screen.attribute.column, cue.screen.attribute.values
+    # of two values each is the other's absence: whichever the user names, it is this cue
+    words = values if cue.screen.two_ends else (cue.word,)
+    names = {name for word in words for name in (word, f"{column}={word}", core_word(column, word))}
+    return bool({column, *names} & set(context.options.core)) or column in context.core_columns
 
 
 def _case(
@@ -170,75 +168,6 @@ def _former_ids(context: Context, screen: AttributeScreen, upper: Bools, value: 
     return tuple(ids)
 
 
-def _missing(
-    case: VerdictCase, outcome: Verdict, cue: ValueCue, measured: Sequence[rules.MeasuredReliance], words: Words
-) -> tuple[Need, ...]:
-    first = next(iter(measured), None)
-    cells: list[CellSize] = []
-    reasons: list[str] = []
-    if first is not None:
-        sizes = {False: 0.0, True: 0.0}
-        for conflicting in sizes:
-            own = [cell.n_effective for cell in first.gap.cells if cell.conflicting == conflicting]
-            # the smallest class's cell is what a pass waits for
-            sizes[conflicting] = min(own, default=0.0)
-        cells = [CellSize(what=f"{_where(words, conflicting)}", n=n) for conflicting, n in sizes.items()]
-        reasons = _reasons(first)
-    missing = needs(case, outcome, cue.word, cells, None if first is None else first.gap.state, reasons)
-    # where the association holds, a rise that may be chance is what keeps it from a verdict
-    against = None if first is None or outcome is not Verdict.INCONCLUSIVE else images_against(first)
-    if against is None or not case.association.above_delta:
-        return missing
-    what = f"images that go against the cue, such as {_where(words, True)}, among the scored ones"
-    return (Need(what=what, images=against), *missing)
-
-
-def images_against(measured: rules.MeasuredReliance) -> int | None:
-    """Conflicting images that would show, if it stays, that taking the cue out mends more of them than chance does;
-    None where something else is missing."""
-    effect = measured.effect
-    if effect is None or not measured.hangs_on_it or effect.specific:
-        return None
-    rise = effect.net_conflict_rise
-    # its n counts conflicting images alone: those few make both the rise and the DiD unsure
-    return images_needed(rise, 0.0) if (rise.value or 0.0) > 0 and low_limit(rise) <= 0 else None
-
-
-def _where(words: Words, conflicting: bool) -> str:
-    """Images where the cue points to their class, or away from it."""
-    if words.side == "lacks":
-        return f"{words.name} {'with' if conflicting else 'without'} {words.cue}"
-    return f"{words.name} {'without' if conflicting else 'with'} {words.cue}"
-
-
-def _reasons(measured: rules.MeasuredReliance) -> list[str]:
-    """Why an answerer's evidence falls short, in words."""
-    who, gap, effect = answerer_words(measured.answerer), measured.gap, measured.effect
-    reasons = []
-    if measured.explained_by:
-        reasons.append(f"nothing: {listed([*map(column_in_words, measured.explained_by)])} explains the gap of {who}")
-    if gap.above_margin(measured.options) and not gap.both_sides:
-        reasons.append("a cue that helps on both sides: these images seem harder, whatever their class")
-    if gap.above_margin(measured.options) and not measured.label_noise.counts:
-        rate = measured.label_noise.rate_low or 0.0
-        reasons.append(
-            f"labels that are surely right (--clean-labels): {100 * rate:.1f} % wrong ones would make this gap"
-        )
-    if effect is not None and gap.both_sides and not effect.testable:
-        reasons.append("more stored heads (--layers): there are too few sets of heads to compare with")
-    if measured.hangs_on_it and effect is not None and not measured.visible:
-        reasons.append("heads that see the cue: those that were chosen do not show it")
-    return reasons
-
-
-def rest_of(missing: Sequence[Need]) -> str:
-    """What is missing, at a sentence's end: images first."""
-    counted = next((need for need in missing if need.images is not None), None)
-    if counted is not None:
-        return f"{counted.images:,} more images are needed: {counted.what}"
-    return f"missing: {missing[0].what}"
-
-
 def carrying(context: Context, strength: Float64s) -> tuple[Ints, Float64s]:
     """Passing directions that go with a value inside classes, those that go most first, and their ends; where none
     passes, all that go with it. strength (M,) of the value along every direction."""
@@ -250,20 +179,29 @@ def carrying(context: Context, strength: Float64s) -> tuple[Ints, Float64s]:
     return members, np.sign(strength[members])
 
 
-def groups_of(context: Context, screen: AttributeScreen, heads: Sequence[str]) -> Groups | None:
-    """Accuracies of all scored images by class and value, before and with the heads at their means."""
+def _right_after(measured: Sequence[rules.MeasuredReliance], worst: Reliance | None) -> Bools | None:
+    """(n,) right answers without the heads of the effect that the headline's answerer shows."""
+    own = next((part for part in measured if worst is not None and part.answerer == worst.answerer), None)
+    if own is None or worst is None:
+        return None
+    effect = own.needed_effect if worst.verdict is Verdict.NEEDED else own.effect
+    return None if effect is None else effect.after
+
+
+def groups_of(context: Context, screen: AttributeScreen, after: Bools | None) -> Groups | None:
+    """Accuracies of all scored images by class and value; after (n,): right answers with a cue's heads taken out, each
+    image without heads that were chosen on it (S10)."""
     if context.answers is None:
         return None
     answers = context.answers
-    groups = scored_groups(context, answers, screen)
     return describe_groups(
-        groups,
+        scored_groups(context, answers, screen),
         answers.right(answers.base),
         context.answers_rows,
         n_min=context.options.n_min,
         seed=context.options.seed,
         train=train_counts(context, screen),
-        after=answers.right(answers.without(heads)) if heads else None,
+        after=after,
         cluster=answers.facts.groups,
     )
 

@@ -22,7 +22,7 @@ from clipaudit.cues.measure.context import Context, inside_classes, inside_stren
 from clipaudit.cues.measure.naming import USER, Word, sides_contrast, value_contrast
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.statistics.cuts import Honest, honest, strength_interval
-from clipaudit.cues.statistics.environments import strength_of
+from clipaudit.cues.statistics.environments import side_strength
 from clipaudit.cues.statistics.pseudo import pseudo_values
 from clipaudit.cues.statistics.screen import named_side
 from clipaudit.cues.statistics.strength import binned
@@ -303,7 +303,9 @@ def _among(context: Context, cue: TextCue, having: Bools) -> Estimate | None:
     earlier cue (s,); None when there are too few."""
     rows = having & ~context.sampled.discovery
     inside = cue.upper[context.truth[rows]].astype(np.int64)
-    return strength_of(cue.scores[rows], inside, 1, 2, context.sampled.cluster[rows])
+    sampled = context.sampled
+    source = None if sampled.source is None else sampled.source[rows]
+    return side_strength(cue.scores[rows], inside, np.array([False, True]), sampled.cluster[rows], source)
 
 
 def _may_be_named(upper: Bools) -> bool:

@@ -19,12 +19,14 @@ from clipaudit.cues.rehearsal.experiment import ColumnExperiment, column_experim
 from clipaudit.cues.reliance import rules
 from clipaudit.cues.reliance.images import CueColumn, OtherColumn, RelianceOptions, ScoredImages
 from clipaudit.cues.reliance.training_effect import RetrainedAnswers
-from clipaudit.cues.result.column_words import is_measured
+from clipaudit.cues.result.column_words import is_measured, value_word
+from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen
 from clipaudit.cues.statistics.columns import MAX_BINS, OTHER, binned_column
 from clipaudit.cues.statistics.groups import Grouping, grouping
-from clipaudit.cues.statistics.right import answered
+from clipaudit.cues.statistics.known_error import corrected_cells
+from clipaudit.cues.statistics.right import answered, right_answers
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,6 +52,11 @@ class ValueCue:
     def word(self) -> str:
         """The value's name."""
         return self.screen.attribute.values[self.value]
+
+    @property
+    def said(self) -> str:
+        """The value in a sentence: with its column where it says nothing alone."""
+        return value_word(self.screen.attribute.column, self.word)
 
     @property
     def name(self) -> str:
@@ -122,7 +129,41 @@ def measure_reliance(
         retrained=_retrained(panel, cues, experiments),
         options=replace(reliance_options(context), label_error=wrong_labels(panel)),
     )
-    return AllMeasured(findings=report.findings, placebo=report.placebo)
+    findings = tuple(
+        tuple(
+            replace(part, corrected_gap=corrected_gap_of(context, cue, answerer.logits))
+            for answerer, part in zip(panel.answerers, parts, strict=True)
+        )
+        for cue, parts in zip(cues, report.findings, strict=True)
+    )
+    return AllMeasured(findings=findings, placebo=report.placebo)
+
+
+def corrected_gap_of(context: Context, cue: ValueCue, logits: Float32s) -> Estimate | None:
+    """The gap of an answerer's logits (n, C) of the scored images, corrected for the column's known error (S6c), its
+    value None where it cannot be; None where no error was given."""
+    error = context.known_errors.get(cue.screen.attribute.column)
+    if error is None or context.answers is None:
+        return None
+    answers, codes = context.answers, scored_values(context.answers, cue.screen)
+    place = np.full(len(context.names), -1, np.int64)
+    place[context.tested] = np.arange(len(context.tested))
+    inside = (place[answers.truth] >= 0) & answered(logits)
+    # as the gap itself: images of one source share its weight, and sources are what is drawn again
+    scored = scored_images(context, answers)
+    gap = corrected_cells(
+        codes[inside],
+        place[answers.truth[inside]],
+        scored.cluster[inside],
+        cue.value,
+        cue.upper,
+        len(cue.screen.attribute.values),
+        error,
+        source=scored.cluster[inside] if scored.sources else None,
+        right=right_answers(logits, answers.truth)[inside],
+        seed=context.options.seed,
+    ).gap
+    return Estimate(value=None, low=None, high=None, n=0) if gap is None else gap
 
 
 def wrong_labels(panel: Panel) -> float | None:

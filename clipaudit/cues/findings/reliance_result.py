@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from clipaudit.arrays import Float32s
-from clipaudit.cues.answerers.answerer import Answerer
-from clipaudit.cues.findings.measured_reliance import ValueCue, scored_images, scored_values
 from clipaudit.cues.findings.sentences import Words, sentence
-from clipaudit.cues.findings.verdicts import headline
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.reliance import rules
 from clipaudit.cues.reliance.adjusted_gap import AdjustedGap
@@ -20,6 +14,7 @@ from clipaudit.cues.reliance.specific_effect import SpecificEffect
 from clipaudit.cues.reliance.training_effect import TrainingEffect
 from clipaudit.cues.result.finding_parts import Association, Estimate, Verdict
 from clipaudit.cues.result.reliance_parts import (
+    AnswererPlacebo,
     Arm,
     CellAccuracy,
     Counterfactual,
@@ -31,24 +26,20 @@ from clipaudit.cues.result.reliance_parts import (
     Reliance,
     TrainingExperiment,
 )
-from clipaudit.cues.statistics.known_error import corrected_cells
-from clipaudit.cues.statistics.right import answered, right_answers
 
 
 def described(
     context: Context,
-    cue: ValueCue,
-    answerers: Sequence[Answerer],
     measured: Sequence[rules.MeasuredReliance],
     outcomes: Sequence[Verdict],
     words: Words,
     association: Association,
-    rest: str,
+    rests: Sequence[str],
 ) -> tuple[Reliance, ...]:
-    """Each answerer's numbers with its sentence; outcomes: their verdicts; rest: what the worst one still needs."""
+    """Each answerer's numbers with its sentence; outcomes: their verdicts; rests: what each still needs, in words."""
     parts = []
-    for answerer, own, outcome in zip(answerers, measured, outcomes, strict=False):
-        part = as_result(context, own, outcome, "", corrected_gap_of(context, cue, answerer.logits))
+    for own, outcome, rest in zip(measured, outcomes, rests, strict=False):
+        part = as_result(context, own, outcome, "")
         statement = sentence(
             words,
             outcome,
@@ -59,15 +50,13 @@ def described(
             margin_d=part.margin_d,
             effect=part.effect,
             training=part.training,
-            rest=rest if outcome is headline(outcomes) else "",
+            rest=rest,
         )
         parts.append(replace(part, sentence=statement))
     return tuple(parts)
 
 
-def as_result(
-    context: Context, measured: rules.MeasuredReliance, verdict: Verdict, sentence: str, corrected_gap: Estimate | None
-) -> Reliance:
+def as_result(context: Context, measured: rules.MeasuredReliance, verdict: Verdict, sentence: str) -> Reliance:
     """The numbers as the result holds them."""
     gap, noise = measured.gap, measured.label_noise
     # `needed` rests on the heads that were chosen whatever the group mean loses
@@ -97,10 +86,14 @@ def as_result(
         explained_by=measured.explained_by,
         inseparable_from=measured.inseparable_from,
         does_not_hang_on_it=measured.does_not_hang_on_it,
-        corrected_gap=corrected_gap,
+        corrected_gap=_known(measured.corrected_gap),
         effect=None if effect is None else effect_of(effect, p),
         training=None if measured.training is None else _training(measured.training, measured.effect_p),
     )
+
+
+def _known(estimate: Estimate | None) -> Estimate | None:
+    return estimate if estimate is not None and estimate.value is not None else None
 
 
 def _training(effect: TrainingEffect, p: float) -> TrainingExperiment:
@@ -169,6 +162,7 @@ def placebo_of(placebo: rules.PlaceboDraws | None) -> Placebo | None:
     """How often permuted columns were believed, as the result holds it."""
     if placebo is None:
         return None
+    tried = placebo.draws * placebo.cues
     return Placebo(
         draws=placebo.draws,
         cues=placebo.cues,
@@ -177,30 +171,8 @@ def placebo_of(placebo: rules.PlaceboDraws | None) -> Placebo | None:
         believed=placebo.believed,
         rate=placebo.rate,
         rate_of_any=placebo.rate_of_any,
+        by_answerer=tuple(
+            AnswererPlacebo(answerer=answerer, believed=believed, tried=tried, rate=believed / max(tried, 1))
+            for answerer, believed in placebo.believed_by.items()
+        ),
     )
-
-
-def corrected_gap_of(context: Context, cue: ValueCue, logits: Float32s) -> Estimate | None:
-    """The gap of an answerer's logits (n, C) of the scored images, corrected for the column's known error (S6c); None
-    where none was given."""
-    error = context.known_errors.get(cue.screen.attribute.column)
-    if error is None or context.answers is None:
-        return None
-    answers, codes = context.answers, scored_values(context.answers, cue.screen)
-    place = np.full(len(context.names), -1, np.int64)
-    place[context.tested] = np.arange(len(context.tested))
-    inside = (place[answers.truth] >= 0) & answered(logits)
-    # as the gap itself: images of one source share its weight, and sources are what is drawn again
-    scored = scored_images(context, answers)
-    return corrected_cells(
-        codes[inside],
-        place[answers.truth[inside]],
-        scored.cluster[inside],
-        cue.value,
-        cue.upper,
-        len(cue.screen.attribute.values),
-        error,
-        source=scored.cluster[inside] if scored.sources else None,
-        right=right_answers(logits, answers.truth)[inside],
-        seed=context.options.seed,
-    ).gap

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Final, Literal
 
 from clipaudit.cues.findings.verdicts import high_limit, low_limit
@@ -35,6 +36,8 @@ class Words:
     """The classes on the other side."""
     column: str | None = None
     """Display name of the column that grounds it."""
+    core: str | None = None
+    """What `--core` takes for it, where that is not `cue`."""
     presence: bool = False
     """Of images with or without one of several labels: the named ones are many images, and no classes."""
     other_label: str | None = None
@@ -145,20 +148,24 @@ def action(outcome: Verdict, words: Words, missing: int | None) -> str:
     for what is observed."""
     number = f"{missing:,} images" if missing else "images"
     collect = f"Collect {number} that break the tie (collect.csv says of which class), or train with the group weights"
-    where = f"{words.name} {'with' if words.side == 'lacks' else 'without'} {words.cue}"
+    with_it, without = ("without", "with") if words.side == "lacks" else ("with", "without")
+    where = f"{words.name} {without} {words.cue}"
+    # the cue misleads in the other classes as it is missing in these
+    misled = f"{listed(words.others)} {with_it} {words.cue}" if words.others else ""
     match outcome:
         case Verdict.CONFIRMED | Verdict.FAILS_WHERE:
-            return f"{collect}; until then do not trust answers on {where}."
+            return f"{collect}; until then do not trust answers on {where}{misled and f', or on {misled}'}."
         case Verdict.DATA_ONLY:
             return f"{collect}."
         case Verdict.MODEL_ONLY:
             return (
-                f"Use another model, or train this one on images of {where}, and until then do not trust its answers on"
-                " them: there is nothing to mend in this data."
+                f"Use another model, or train this one on images of {where}{misled and f' and of {misled}'}, and until"
+                " then do not trust its answers on them: there is nothing to mend in this data."
             )
         case Verdict.NEEDED:
+            say = f"--core {quote(words.core or words.cue)}"
             return (
-                f"Decide whether {words.cue} belongs to {words.name}: if it does, say --core {words.cue}; if not,"
+                f"Decide whether {words.cue} belongs to {words.name}: if it does, say {say}; if not,"
                 f" {collect[0].lower()}{collect[1:]}."
             )
         case Verdict.TIED if words.other_label is not None:

@@ -146,7 +146,7 @@ def needs(
     if case.kind == "column":
         return (Need(what="a look at its values: no single one is tied strongly enough", images=None),)
     if outcome is Verdict.NEEDED:
-        return (Need(what=f"your decision whether {value!r} is part of the class (--core {value})", images=None),)
+        return (Need(what=f"your decision whether {value!r} is part of the class (--core)", images=None),)
     missing = [
         Need(what=f"{cell.what} among the scored images", images=math.ceil(GATE - cell.n))
         for cell in cells

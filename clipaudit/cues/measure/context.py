@@ -112,8 +112,7 @@ class Context:
     @cached_property
     def tests(self) -> Screen:
         """All tests: directions, then each attribute's values and columns; q over all of them."""
-        parts = [self.scan.screen] if self.scan.directions else []
-        return joined([*parts, *(attribute.screen for attribute in self.attributes)])
+        return joined([self.scan.screen, *(attribute.screen for attribute in self.attributes)])
 
     @cached_property
     def family(self) -> Screen:

@@ -11,7 +11,7 @@ from clipaudit.arrays import Float32s, Ints
 from clipaudit.cues.result.panels import NegativeControl, PositiveControl
 from clipaudit.cues.statistics.cuts import Honest, class_means, cut_contrasts, honest, strength_interval, units_of
 from clipaudit.cues.statistics.design import Design
-from clipaudit.cues.statistics.multiplicity import Largest, Permuter
+from clipaudit.cues.statistics.multiplicity import Largest, Permuter, tie_limit
 from clipaudit.cues.statistics.strength import binned
 from clipaudit.statistics import normal_quantile
 
@@ -100,7 +100,7 @@ def is_finding(test: Honest, z: float, largest: Largest, alpha: float, delta: fl
     """Whether a further test would pass beside the family: significant among the largest, and larger than delta."""
     low, _ = strength_interval(test.cut.d, test.cut.error, test.quantile)
     # its p against the maxima of the family, which one more test hardly changes
-    beyond = int((largest.largest >= abs(z)).sum())
+    beyond = int((largest.largest >= tie_limit(abs(z))).sum())
     return low > delta and (1 + beyond) / (1 + len(largest.largest)) <= alpha
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Mapping
 
+from clipaudit.cues.result.column_words import core_word
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.errors import UsageError
 
@@ -20,6 +21,7 @@ def check_core(core: Collection[str], columns: Iterable[Mapping[str, Attribute]]
         for column, attribute in by_column.items():
             names |= dict.fromkeys([column, column.rpartition(".")[2], *attribute.values])
             names |= dict.fromkeys(f"{column}={value}" for value in attribute.values)
+            names |= dict.fromkeys(core_word(column, value) for value in attribute.values)
     known = {*names, *texts}
     for wanted in core:
         if wanted not in known:

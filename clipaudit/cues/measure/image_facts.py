@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.measure.near_duplicates import detailed, near_duplicates
 from clipaudit.cues.statistics.attribute import Attribute
+from clipaudit.cues.statistics.columns import blank_values
 from clipaudit.cues.statistics.design import halves_of
 from clipaudit.cues.statistics.multiplicity import hash_order
 from clipaudit.run.reader import Run
@@ -183,8 +184,9 @@ def _attribute(column: pa.ChunkedArray, name: str) -> Attribute:
         return measured_attribute(np.asarray(column.to_numpy(), np.float32), name)
     encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
     values: list[Any] = encoded.dictionary.to_pylist()
+    blank = blank_values([str(value) for value in values])
     # by name: codes must not depend on which row comes first
-    order = sorted(range(len(values)), key=lambda place: str(values[place]))
+    order = sorted(np.flatnonzero(~blank).tolist(), key=lambda place: str(values[place]))
     renumbered = np.full(len(values) + 1, -1, np.int64)
     renumbered[order] = np.arange(len(order))
     codes = np.asarray(encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False), np.int64)

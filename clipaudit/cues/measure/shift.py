@@ -13,7 +13,7 @@ from clipaudit.cues.measure.answers import sampled
 from clipaudit.cues.measure.context import Context, TextSource
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.scan import SAMPLE
-from clipaudit.cues.measure.vectors import read_vectors
+from clipaudit.cues.measure.vectors import each_of_vectors, read_vectors
 from clipaudit.cues.result.column_words import column_in_words
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.result.panels import HeadShift, Shift
@@ -61,8 +61,10 @@ def _directions(context: Context, test: ImageFacts, truth: Ints, findings: Seque
         )
         # turned so that classes with the cue lie high
         own = np.float32(end) * context.scores(direction)
-        train = side_strength(own[half], context.truth[half], upper, context.sampled.cluster[half])
-        other = side_strength(np.float32(end) * scores, truth, upper, test.cluster)
+        sampled = context.sampled
+        source = None if sampled.source is None else sampled.source[half]
+        train = side_strength(own[half], context.truth[half], upper, sampled.cluster[half], source)
+        other = side_strength(np.float32(end) * scores, truth, upper, test.cluster, test.source)
         if train is not None and other is not None:
             pairs.append((finding.class_name, finding.cue.name, direction.head, train, other))
     return pairs
@@ -105,29 +107,40 @@ def _values(context: Context, test: ImageFacts, truth: Ints) -> list[Pair]:
             # -2 for a value that no image there has: -1 would match the unknown ones
             code = test_values.values.index(value) if value in test_values.values else -2
             for k in range(K):
-                train = value_share(screen.attribute.codes, place, context.design.truth == k, context.facts.cluster)
-                other = value_share(test_values.codes, code, truth == k, test.cluster)
+                facts, inside = context.facts, context.design.truth == k
+                train = value_share(screen.attribute.codes, place, inside, facts.cluster, _sources(context, facts))
+                other = value_share(test_values.codes, code, truth == k, test.cluster, _sources(context, test))
                 if min(train.n, other.n) >= COUNT_ONLY:
                     cue = f"share of {column_in_words(screen.attribute.column)} = {value}"
                     pairs.append((context.name(k), cue, None, train, other))
     return pairs
 
 
-def value_share(codes: Ints, value: int, inside: Bools, cluster: Ints) -> Estimate:
-    """Share of the images of a class, the mask `inside` (n,), with a known value that have this one; 95 % interval."""
+def _sources(context: Context, facts: ImageFacts) -> Ints | None:
+    """(n,) sources, found or named by the user; None where there are none."""
+    return facts.cluster if context.named_sources else facts.source
+
+
+def value_share(codes: Ints, value: int, inside: Bools, cluster: Ints, source: Ints | None = None) -> Estimate:
+    """Share of the images of a class, the mask `inside` (n,), with a known value that have this one; 95 % interval,
+    over sources (n,) where there are any."""
     labelled = inside & (codes >= 0)
     having = (codes[labelled] == value).astype(np.int64)
     # having a value as a change of 1 or 0: the clustered interval of paired changes serves shares too
-    share = Paired(change=having, group=np.zeros(len(having), np.int64), cluster=cluster[labelled]).of_group(0)
+    share = Paired(
+        change=having,
+        group=np.zeros(len(having), np.int64),
+        cluster=cluster[labelled],
+        source=None if source is None else source[labelled],
+    ).of_group(0)
     return share if share.low is None else replace(share, low=max(share.low, 0.0))
 
 
 def _heads(context: Context, test: ImageFacts, pool: TextPool, texts: TextSource) -> list[HeadShift]:
     vectors, basis = texts.vectors(pool.texts), context.run.basis()
     shifts = []
-    for head in context.scan.values:
-        train = context.scan.values[head].astype(np.float64)
-        other = read_vectors(test.run, head, test.position).astype(np.float64)
+    for head, values in each_of_vectors(test.run, list(context.scan.values), test.position):
+        train, other = context.scan.values[head].astype(np.float64), values.astype(np.float64)
         # root of the total variance: one unit for moves in any direction of the head
         spread = float(np.sqrt(train.var(axis=0).sum()))
         shifts.append(

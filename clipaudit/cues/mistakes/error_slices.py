@@ -19,11 +19,11 @@ from clipaudit.cues.mistakes.trait_search import (
     null_design,
 )
 from clipaudit.cues.reliance.clustered import Cells
-from clipaudit.cues.reliance.score_intervals import cell_accuracies, effective, score_combination
+from clipaudit.cues.reliance.score_intervals import cell_accuracies, effective, quantile, score_combination
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.sources import MIN_SOURCES
-from clipaudit.statistics import benjamini_hochberg, normal_above, normal_quantile, student_above, wilson
+from clipaudit.statistics import benjamini_hochberg, normal_above, student_above, wilson
 
 MIN_WRONG: Final = 10.0
 """Independent wrong answers, and right ones, that a class needs on each half to be searched."""
@@ -224,8 +224,8 @@ def figures_of(test: SliceTest, wrong: Bools, design: Design, q: float, level: f
 def _lift(cells: Cells, wrong: Bools, level: float) -> Estimate:
     """p1 / p0 with limits from the cells' Wilson limits on a log scale (Zou and Donner, Stat. Med. 2008)."""
     share, n = cells.means(wrong), effective(cells, wrong)
-    low, high = wilson(share, n, normal_quantile((1 + level) / 2))
-    images = int(cells.images.sum())
+    low, high = wilson(share, n, quantile(cells, level))
+    images = int(cells.independent.sum())
     if share[1] <= 0 or share[0] <= 0:
         bottom = None if high[1] <= 0 else float(low[0] / high[1])
         return Estimate(value=None, low=bottom, high=None, n=images, level=level)

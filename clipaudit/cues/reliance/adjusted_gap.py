@@ -13,6 +13,7 @@ from clipaudit.cues.reliance.drawn_columns import draw_places, drawn_columns, so
 from clipaudit.cues.reliance.images import CueCells, CueColumn, OtherColumn, ScoredImages
 from clipaudit.cues.reliance.score_intervals import score_combination
 from clipaudit.cues.result.finding_parts import Estimate
+from clipaudit.cues.statistics.multiplicity import tie_limit
 
 INSEPARABLE: Final = 0.8
 """Correlation inside classes from which two columns cannot be told apart."""
@@ -148,7 +149,7 @@ def _permutation_p(comparison: CueCells, right: Bools, strata: Ints, bins: int, 
     # the true column's weights in every draw: the estimand stays the same
     shares = np.broadcast_to(weights[kinds], drawn.shares.shape)
     gaps = drawn.difference(shares) @ right[inside][rows].astype(np.float32)
-    return float((1 + (gaps[1:] >= gaps[0] - 1e-9).sum()) / (1 + _DRAWS))
+    return float((1 + (gaps[1:] >= tie_limit(gaps[0])).sum()) / (1 + _DRAWS))
 
 
 def _correlation(images: ScoredImages, having: Ints, codes: Ints, inside: Bools) -> float:

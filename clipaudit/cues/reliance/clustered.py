@@ -27,7 +27,7 @@ class Spread:
     freedom: float
     """Degrees of freedom of the variance."""
     n: int
-    """Images."""
+    """Independent images."""
 
     def estimate(self, level: float = _CONFIDENT, low: float = -1.0, high: float = 1.0) -> Estimate:
         """Student's t interval at a two-sided level, cut to low..high."""
@@ -96,6 +96,15 @@ class Cells:
         return sizes
 
     @cached_property
+    def independent(self) -> Ints:
+        """(G,) images, near duplicates as one; images of one source are different images."""
+        if self.sources:
+            return self.images
+        pairs = np.unique(self.cell[self.inside] * max(self.clusters, 1) + self.codes)
+        sizes: Ints = np.bincount(pairs // max(self.clusters, 1), minlength=self.count)
+        return sizes
+
+    @cached_property
     def share(self) -> Float64s:
         """(inside,) weight of each image in the mean of its cell."""
         shares: Float64s = self.weight[self.inside] / self.total[self.cell[self.inside]]
@@ -141,7 +150,7 @@ class Cells:
         means = self.means(values)
         used = coefficients != 0
         value = float(coefficients @ means)
-        n = int(self.images[used].sum())
+        n = int(self.independent[used].sum())
         # one piece has no spread
         if not used.any() or bool((self.pieces[used] < 2).any()):
             return Spread(value=value, variance=float("inf"), freedom=1.0, n=n)

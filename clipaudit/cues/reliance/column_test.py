@@ -12,6 +12,7 @@ from clipaudit.cues.reliance.drawn_columns import DrawnColumns, drawn_columns, s
 from clipaudit.cues.reliance.head_choice import MEAN_FALL, choose_heads
 from clipaudit.cues.reliance.images import CueColumn, ScoredImages, cue_cells
 from clipaudit.cues.reliance.specific_effect import Fits
+from clipaudit.cues.statistics.multiplicity import tie_limit
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -117,7 +118,7 @@ def step_down(statistics: Float64s) -> Float64s:
     order = np.argsort(-true, kind="stable")
     # largest over this and all smaller tests, from the smallest up
     largest = np.maximum.accumulate(drawn[:, order[::-1]], axis=1)[:, ::-1]
-    raw = (1 + (largest >= true[order] - 1e-9).sum(axis=0)) / (1 + len(drawn))
+    raw = (1 + (largest >= tie_limit(true[order])).sum(axis=0)) / (1 + len(drawn))
     adjusted = np.empty(len(true))
     adjusted[order] = np.maximum.accumulate(raw)
     return adjusted
@@ -126,7 +127,7 @@ def step_down(statistics: Float64s) -> Float64s:
 def single_step(statistics: Float64s) -> Float64s:
     """(R, M) p-values of every version's statistics (R, M) against the largest ones of all versions (max-T)."""
     largest = np.sort(statistics.max(axis=1))
-    above = len(largest) - np.searchsorted(largest, statistics - 1e-9, side="left")
+    above = len(largest) - np.searchsorted(largest, tie_limit(statistics), side="left")
     p: Float64s = np.maximum(above, 1) / len(largest)
     return p
 

@@ -12,6 +12,7 @@ from clipaudit.cues.reliance.images import CueCells, RelianceOptions
 from clipaudit.cues.reliance.rank_difference import margins, rank_difference
 from clipaudit.cues.reliance.score_intervals import cell_accuracies, effective, score_combination
 from clipaudit.cues.result.finding_parts import Estimate
+from clipaudit.cues.statistics.intervals import GATE
 from clipaudit.cues.statistics.right import right_answers
 
 State: TypeAlias = Literal["able", "at chance", "at the ceiling", "too few"]
@@ -19,7 +20,6 @@ ABLE: Final = 0.10
 """The group mean's lower limit must be this far above chance for a gap to say anything."""
 _ERRORS: Final = 0.10
 """Share of errors that some cell must have for a gap near 0 to acquit."""
-_PASS_SIZE: Final = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,16 @@ class CellScore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassSize:
+    """Independent images of one class of the finding, whether it can be compared or not."""
+
+    k: int
+    """Class, 0..C-1."""
+    aligned: float
+    conflicting: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gap:
     """S9 of one answerer and cue."""
 
@@ -52,6 +62,8 @@ class Gap:
     """`at chance`: a gap near 0 says nothing; `at the ceiling`: there are no errors to tell it by."""
     cells: tuple[CellScore, ...]
     """Of the comparable classes."""
+    sizes: tuple[ClassSize, ...]
+    """Of all classes of the finding."""
     group_mean: Estimate
     """Mean over cells, each counting alike."""
     worst_group: Estimate | None
@@ -71,14 +83,14 @@ class Gap:
     @property
     def enough_for_a_pass(self) -> bool:
         """Whether every cell has 100 independent images."""
-        return bool(self.cells) and all(cell.n_effective >= _PASS_SIZE for cell in self.cells)
+        return bool(self.cells) and all(cell.n_effective >= GATE for cell in self.cells)
 
     def does_not_hang_on_it(self, options: RelianceOptions) -> bool:
         """S9's acquittal: an able model that makes errors, without a gap, and whose margin ignores the cue."""
         return (
             self.state == "able"
-            and _inside(self.gap_90, options.margin)
-            and _inside(self.margin_d_90, options.delta)
+            and inside(self.gap_90, options.margin)
+            and inside(self.margin_d_90, options.delta)
             and self.enough_for_a_pass
         )
 
@@ -107,6 +119,7 @@ def measure_gap(comparison: CueCells, logits: Float32s, options: RelianceOptions
     return Gap(
         state=_state(comparison, group_mean, cells, chance),
         cells=tuple(cells),
+        sizes=_sizes(comparison, right),
         group_mean=group_mean,
         worst_group=None if worst is None else worst.accuracy,
         chance=chance,
@@ -137,6 +150,14 @@ def _cells(comparison: CueCells, right: Bools) -> list[CellScore]:
     ]
 
 
+def _sizes(comparison: CueCells, right: Bools) -> tuple[ClassSize, ...]:
+    sizes = effective(comparison.cells, right).reshape(-1, 2)
+    return tuple(
+        ClassSize(k=k, aligned=float(sizes[k, 0]), conflicting=float(sizes[k, 1]))
+        for k in np.flatnonzero(comparison.cue.tested).tolist()
+    )
+
+
 def _state(comparison: CueCells, group_mean: Estimate, cells: list[CellScore], chance: float) -> State:
     """What the answers can show at all (traps 22 and 23)."""
     if comparison.images.too_few_sources or not comparison.both_sides_comparable or group_mean.low is None:
@@ -149,5 +170,6 @@ def _state(comparison: CueCells, group_mean: Estimate, cells: list[CellScore], c
     return "able" if max(errors) >= _ERRORS else "at the ceiling"
 
 
-def _inside(estimate: Estimate, limit: float) -> bool:
+def inside(estimate: Estimate, limit: float) -> bool:
+    """Whether the whole interval lies inside +-limit."""
     return estimate.low is not None and estimate.high is not None and -limit < estimate.low and estimate.high < limit

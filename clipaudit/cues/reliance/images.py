@@ -10,12 +10,11 @@ import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.reliance.clustered import Cells
+from clipaudit.cues.statistics.sources import MIN_SOURCES
 
 _FOLDS: Final = 24
 LEAST_PIECES: Final = 5.0
 """Independent images that each cell of a class needs for the class to be compared (S9)."""
-LEAST_SOURCES: Final = 8
-"""With fewer sources nothing is decided (S2b)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -55,7 +54,7 @@ class ScoredImages:
     @property
     def too_few_sources(self) -> bool:
         """Whether there are sources, and fewer than eight."""
-        return self.sources and len(np.unique(self.cluster)) < LEAST_SOURCES
+        return self.sources and len(np.unique(self.cluster)) < MIN_SOURCES
 
     def cells(self, cell: Ints, count: int) -> Cells:
         """Cells of these images from codes (n,), -1 for images in none."""

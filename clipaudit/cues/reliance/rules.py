@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clipaudit.cues.reliance.adjusted_gap import AdjustedGap
-from clipaudit.cues.reliance.gap import Gap
+from clipaudit.cues.reliance.gap import Gap, inside
 from clipaudit.cues.reliance.images import RelianceOptions
 from clipaudit.cues.reliance.label_noise import NoiseRate
 from clipaudit.cues.reliance.specific_effect import SpecificEffect
 from clipaudit.cues.reliance.training_effect import TrainingEffect
 from clipaudit.cues.reliance.visibility import VISIBLE
+from clipaudit.cues.result.finding_parts import Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,9 @@ class MeasuredReliance:
     """Heads chosen whatever the group mean loses; None where that is not asked."""
     needed_p: float
     """Of its DiD inside the classes that have the cue."""
+    corrected_gap: Estimate | None = None
+    """The gap corrected for the column's known error (S6c), its value None where it cannot be; None where the column is
+    taken as it is."""
 
     @property
     def explained_by(self) -> tuple[str, ...]:
@@ -115,8 +120,10 @@ class MeasuredReliance:
 
     @property
     def does_not_hang_on_it(self) -> bool:
-        """S9's acquittal of this answerer."""
-        return self.gap.does_not_hang_on_it(self.options)
+        """S9's acquittal of this answerer; wrong values hide a gap, so that the corrected one must be small, too."""
+        corrected = self.corrected_gap
+        small = corrected is None or inside(corrected, self.options.margin)
+        return small and self.gap.does_not_hang_on_it(self.options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +135,14 @@ class PlaceboDraws:
     answerers: int
     rows: int
     """Images of the permutations."""
-    believed: int
-    """Draws x cues x answerers with a verdict of reliance."""
+    believed_by: Mapping[str, int]
+    """Answerer -> draws x cues with a verdict of reliance."""
     draws_with_any: int
+
+    @property
+    def believed(self) -> int:
+        """Draws x cues x answerers with a verdict of reliance."""
+        return sum(self.believed_by.values())
 
     @property
     def rate(self) -> float:

@@ -47,7 +47,7 @@ def cell_accuracies(cells: Cells, right: Bools, level: float = 0.95, together: i
             n=int(images),
             level=level,
         )
-        for g, images in enumerate(cells.images.tolist())
+        for g, images in enumerate(cells.independent.tolist())
     ]
 
 
@@ -61,7 +61,7 @@ def score_combination(
     correlations of the cells' means by shared clusters. coefficients (G,); right (n,). Value None without images.
     """
     used = np.flatnonzero(coefficients)
-    n = int(cells.images[used].sum())
+    n = int(cells.independent[used].sum())
     if not len(used) or bool((cells.images[used] == 0).any()):
         return Estimate(value=None, low=None, high=None, n=n, level=level)
     share = cells.means(right)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Literal, TypeAlias
 
@@ -83,6 +83,8 @@ class SpecificEffect:
     """AUC of the cue from the chosen heads inside classes, on images that did not choose them."""
     doses: tuple[Dose, ...]
     arms: tuple[DirectionArm, ...]
+    after: Bools = field(repr=False, compare=False)
+    """(n,) right answers without the heads, each image by the fit that did not choose on it."""
 
     @property
     def testable(self) -> bool:
@@ -163,11 +165,8 @@ def measure_effect(
     after = fits.without(chosen)
     masks, matched = _control_masks(fits, parts, chosen, seeing, options)
     direction, random = _direction_rights(comparison, fits, parts, chosen, options)
-    if masks is not None:
-        controls = _set_rights(fits, masks)
-        control: Control = "matched head sets"
-    else:
-        controls, control = random, "random directions" if random.size else "none"
+    control: Control = "matched head sets" if masks is not None else "random directions" if random.size else "none"
+    controls = random if masks is None else _set_rights(fits, masks)
     change = after.astype(np.float64) - before
     # what the removal of any such part does to each image (trap 19)
     beside = controls.mean(axis=0) - before if len(controls) else np.zeros(len(before))
@@ -204,6 +203,7 @@ def measure_effect(
         visibility=as_auc(set_visibility(comparison, scores, list(chosen), fits.fold, fits.halves)),
         doses=tuple(_dose(comparison, fits, chosen, alpha) for alpha in ALPHAS),
         arms=_arms(comparison, fits, parts, before, direction, random),
+        after=after,
     )
 
 

@@ -12,6 +12,7 @@ from clipaudit.cues.reliance.rank_difference import rank_difference
 from clipaudit.cues.reliance.score_intervals import score_combination
 from clipaudit.cues.reliance.visibility import as_auc
 from clipaudit.cues.result.finding_parts import Estimate
+from clipaudit.cues.statistics.multiplicity import tie_limit
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -72,7 +73,7 @@ class TrainingEffect:
     @property
     def p(self) -> float:
         """One-sided, of the true column's t among its permutations, alone."""
-        return float((1 + (self.t[1:] >= self.t[0] - 1e-9).sum()) / len(self.t))
+        return float((1 + (self.t[1:] >= tie_limit(self.t[0])).sum()) / len(self.t))
 
     @property
     def specific(self) -> bool:

@@ -18,10 +18,9 @@ from clipaudit.cues.report.words import (
     having_name,
     p_value,
     share,
-    value_word,
     with_limits,
 )
-from clipaudit.cues.result.column_words import column_in_words
+from clipaudit.cues.result.column_words import column_in_words, value_word
 from clipaudit.cues.result.finding_parts import CellTable, Distributions, Estimate, GroupAccuracy, Groups
 from clipaudit.cues.result.reliance_parts import Arm, Counterfactual
 from clipaudit.cues.result.result import AuditResult, Finding

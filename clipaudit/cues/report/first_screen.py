@@ -19,9 +19,9 @@ from clipaudit.cues.report.words import (
     meanings,
     relying,
     share,
-    value_word,
     who_first,
 )
+from clipaudit.cues.result.column_words import value_word
 from clipaudit.cues.result.finding_parts import Estimate, GroupAccuracy, Need, SampleRef, Verdict
 from clipaudit.cues.result.result import AuditResult, Finding
 

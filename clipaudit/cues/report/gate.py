@@ -9,8 +9,9 @@ from typing import Final, Literal, TypeAlias
 from clipaudit.cues.report.waivers import Applied, former_waivers
 from clipaudit.cues.report.words import CLASSES, counted, decimal, slug
 from clipaudit.cues.result.column_words import column_in_words
-from clipaudit.cues.result.finding_parts import Documented, Verdict
+from clipaudit.cues.result.finding_parts import Documented, Estimate, Verdict
 from clipaudit.cues.result.result import AuditResult, Finding
+from clipaudit.cues.statistics.intervals import GATE
 from clipaudit.errors import UsageError
 
 Outcome: TypeAlias = Literal["passed", "failed", "inconclusive", "invalid"]
@@ -29,8 +30,6 @@ FAIL_ON: Final = {
     )
 }
 """The words of `--fail-on`."""
-MAY_GATE: Final = 100
-"""Images below which nothing may fail the gate (S9)."""
 DETECTS: Final = 0.8
 """Share of strong planted cues below which an audit cannot tell that there is nothing."""
 _STRONG: Final = 0.5
@@ -43,6 +42,10 @@ _UNDECIDED: Final = {
     Verdict.NEEDED: (
         "somebody has to decide whether what the model needs is part of the class (--core)",
         "Decide whether the cue is part of the class, and say so with --core or a waiver.",
+    ),
+    Verdict.DATA_ONLY: (
+        "a cue is tied to a class, though no answer hangs on it",
+        "Collect images that break the tie, or train with the group weights.",
     ),
     Verdict.TIED: (
         "a column is tied to the classes as a whole",
@@ -110,14 +113,14 @@ def judge(result: AuditResult, applied: Sequence[Applied], *, fail_on: Sequence[
     ) + former_waivers(applied)
     questions = _open_questions(result, active, fail_on)
     open_questions = tuple(question.sentence for question in questions)
-    too_small = any(finding.id not in active and _images(finding) < MAY_GATE for finding in of_failing_kind)
+    too_weak = any(finding.id not in active and finding not in serious for finding in of_failing_kind)
     outcome: Outcome = (
         "invalid"
         if not result.trust.valid
         else "failed"
         if failing
         else "inconclusive"
-        if open_questions or too_small
+        if open_questions or too_weak
         else "passed"
     )
     exit_code = _EXIT_WITHOUT_EVIDENCE if outcome == "inconclusive" and require_evidence else _EXIT[outcome]
@@ -138,11 +141,11 @@ def judge(result: AuditResult, applied: Sequence[Applied], *, fail_on: Sequence[
 def _excuse(finding: Finding, result: AuditResult) -> str | None:
     """Why a finding of a failing kind does not fail the gate; None when it does."""
     name = f"“{finding.class_name}” and “{finding.cue.name}”"
-    if _images(finding) < MAY_GATE:
-        return f"{name} rest on {_images(finding)} images; at least {MAY_GATE} are needed to fail the gate."
+    if _images(finding) < GATE:
+        return f"{name} rest on {_images(finding)} images; at least {GATE} are needed to fail the gate."
     if finding.verdict in (Verdict.MODEL_ONLY, Verdict.NEEDED, Verdict.TIED):
         return None
-    weakest = _weakest(finding)
+    weakest = _weakest(finding, result)
     if weakest > result.settings.delta_fail:
         return None
     return (
@@ -151,9 +154,15 @@ def _excuse(finding: Finding, result: AuditResult) -> str | None:
     )
 
 
-def _weakest(finding: Finding) -> float:
-    """The end of the strength's interval that is nearer to 0; 0 when the interval holds it."""
-    estimate = finding.association.d
+def _weakest(finding: Finding, result: AuditResult) -> float:
+    """The least tie that the data allow, of the finding's value or, if that is stronger, of its column as a whole: a
+    value that a fifth of the images have is never tied beyond 0.4 to one of two classes."""
+    tables = (table.d for table in result.attributes if table.attribute == finding.cue.attribute)
+    return max(_towards_zero(estimate) for estimate in (finding.association.d, *tables) if estimate is not None)
+
+
+def _towards_zero(estimate: Estimate) -> float:
+    """The end of the interval that is nearer to 0; 0 when the interval holds it."""
     if estimate.low is None or estimate.high is None or estimate.low * estimate.high <= 0:
         return 0.0
     return min(abs(estimate.low), abs(estimate.high))
@@ -281,20 +290,21 @@ def _unasked(finding: Finding, result: AuditResult) -> bool:
 
 def _too_small(result: AuditResult) -> list[_Question]:
     """Classes and columns with fewer independent images than a pass asks for."""
-    few = [facts.class_name for facts in result.classes if facts.tested and facts.independent < MAY_GATE]
+    # of a class that was not tested for want of images nothing is known either
+    few = [facts.class_name for facts in result.classes if facts.n and facts.independent < GATE]
     if few:
         which = ", ".join(few[:_NAMED]) + (", ..." if len(few) > _NAMED else "")
         noun = "label" if result.settings.several_labels else "class"
         return [
             _Question(
-                sentence=f"Fewer than {MAY_GATE} independent images of {which}: a weaker cue could be missed.",
-                remedy=f"Add images of {which} until each {noun} has {MAY_GATE} different ones, and audit again.",
+                sentence=f"Fewer than {GATE} independent images of {which}: a weaker cue could be missed.",
+                remedy=f"Add images of {which} until each {noun} has {GATE} different ones, and audit again.",
             )
         ]
     return [
         _Question(
             sentence=f"The column {column_in_words(table.attribute)} has too few values in a class to be cleared.",
-            remedy=f"Add images with a value of {column_in_words(table.attribute)} until each class has {MAY_GATE}"
+            remedy=f"Add images with a value of {column_in_words(table.attribute)} until each class has {GATE}"
             " different ones, and audit again.",
         )
         for table in result.attributes

@@ -41,11 +41,13 @@ def _controls(suite: ElementTree.Element, report: Report) -> None:
 
 def _evidence(suite: ElementTree.Element, report: Report) -> None:
     case = _case(suite, "audit", "evidence")
-    questions = report.gate.open_questions
+    gate = report.gate
+    # findings of a failing kind that are too weak to fail leave it open, too
+    questions = gate.open_questions or (gate.warnings if gate.outcome == "inconclusive" else ())
     if not questions:
         return
     # open questions fail a build only where evidence is required
-    kind = "failure" if report.gate.require_evidence and report.gate.outcome == "inconclusive" else "skipped"
+    kind = "failure" if gate.require_evidence and gate.outcome == "inconclusive" else "skipped"
     _outcome(case, kind, questions[0], "\n".join(questions))
 
 

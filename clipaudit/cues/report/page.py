@@ -111,6 +111,7 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "plain": plain_sentences(report),
         "todo": to_do(report),
         "unable": words.unable(audit),
+        "level": words.level(audit.trust.level),
         "first_numbers": numbers(card_findings[0]) if card_findings and audit.trust.valid else (),
         "todo_files": _todo_files(report),
         "shorten": words.shortened(audit),
@@ -187,7 +188,7 @@ def _map(audit: AuditResult) -> Markup | None:
         (others if finding is None else numbered).append(mark)
     others.sort(key=lambda mark: -abs(mark.strength.value or 0.0))
     marks = [*numbered, *others[:_TESTED]]
-    return cue_map(marks, audit.settings.delta_warn) if marks else None
+    return cue_map(marks, audit.settings.delta_warn, audit.settings.margin) if marks else None
 
 
 def _shift_sentence(audit: AuditResult) -> str:
@@ -257,8 +258,11 @@ def _trust_facts(audit: AuditResult) -> list[tuple[str, str]]:
                       f" {control.named} with the right {right}"))  # fmt: skip
     if trust.placebo is not None:
         # S10d: the rules of reliance on columns that no image shows
-        tried = words.counted(trust.placebo.cues * trust.placebo.answerers * trust.placebo.draws, "permuted column")
-        believed = f"{words.count(trust.placebo.believed)} of {tried} ({words.share(trust.placebo.rate, 1)})"
+        believed = "; ".join(
+            f"{words.who_first(part.answerer)} {words.count(part.believed)} of"
+            f" {words.counted(part.tried, 'permuted column')} ({words.share(part.rate, 1)})"
+            for part in trust.placebo.by_answerer
+        )
         on = words.sample(trust.placebo.rows, audit.data.counterfactual_rows, "scored image")
         facts.append(("Believed though shuffled", f"{believed}, on {on}"))
     accuracy = words.with_limits(trust.accuracy, "share") + (", no better than guessing" if trust.near_chance else "")

@@ -24,8 +24,6 @@ _LEFT, _RIGHT, _TOP = 44, 8, 14
 _RADIUS: Final = 9.0
 _MAX_MOVES: Final = 64
 """Steps of half a mark by which a mark may be moved."""
-_IMMUNE_POINTS: Final = 1.0
-"""Effects within so many points count as none (docs/method.md 8)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +56,16 @@ class Curve:
 # -- the 2 x 2 map ---------------------------------------------------------------------------------------------------
 
 
-def cue_map(marks: Sequence[Mark], delta: float) -> Markup:
-    """Association in the data against reliance of the model, with the four fields named."""
+def cue_map(marks: Sequence[Mark], delta: float, margin: float) -> Markup:
+    """Association in the data against reliance of the model, with the four fields named; they meet at the least D and
+    the least gap (0..1) that count."""
     effects = [100 * value for mark in marks if mark.effect for value in _values(mark.effect)]
     unknown = any(_centre(mark.effect) is None for mark in marks)
     bottom = 300.0
     x = Scale(low=0, high=1, start=_LEFT, end=WIDTH - _RIGHT)
-    y = Scale(low=min([-4.0, *(1.12 * e for e in effects)]), high=max([8.0, *(1.12 * e for e in effects)]),
+    y = Scale(low=min([-4.0, *(1.12 * e for e in effects)]), high=max([160 * margin, *(1.12 * e for e in effects)]),
               start=bottom, end=_TOP)  # fmt: skip
-    parts = [_fields(x, y, delta), *_map_axes(x, y, bottom)]
+    parts = [_fields(x, y, delta, 100 * margin), *_map_axes(x, y, bottom)]
     if unknown:
         parts.append(tag("rect", x=_LEFT, y=bottom + 36, width=WIDTH - _LEFT - _RIGHT, height=30, class_="strip"))
         parts.append(text(x.end, bottom + 78, "reliance not measured", "label", "end"))
@@ -91,13 +90,13 @@ def _placed(mark: Mark, x: Scale, y: Scale, strip: float, taken: list[Place]) ->
     return join([_whiskers(mark, x, y, place), leader]), _marker(mark, position)
 
 
-def _fields(x: Scale, y: Scale, delta: float) -> Markup:
-    middle, edge, end = x(delta), y(_IMMUNE_POINTS), x.end
+def _fields(x: Scale, y: Scale, delta: float, margin: float) -> Markup:
+    middle, edge, end = x(delta), y(margin), x.end
     fields = (
         # names stand on the left of their fields: findings lie far to the right
         ("alarm", middle, y.end, end, edge, "data and model: a shortcut"),
         ("caution", x.start, y.end, middle, edge, "model only"),
-        ("calm", middle, edge, end, y.start, "data only: model immune"),
+        ("calm", middle, edge, end, y.start, "data only: not learned"),
         ("quiet", x.start, edge, middle, y.start, "neither"),
     )
     parts = []

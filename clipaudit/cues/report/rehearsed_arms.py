@@ -9,8 +9,8 @@ from typing import Final
 from markupsafe import Markup
 
 from clipaudit.cues.report.plots import interval_row
-from clipaudit.cues.report.words import count, counted, limits, points, share, value_word
-from clipaudit.cues.result.column_words import column_in_words
+from clipaudit.cues.report.words import count, counted, limits, points, share
+from clipaudit.cues.result.column_words import column_in_words, value_word
 from clipaudit.cues.result.rehearsal_parts import ColumnRehearsal, RehearsalArm, RehearsalPanel
 from clipaudit.cues.result.result import AuditResult, Finding
 

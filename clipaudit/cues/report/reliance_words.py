@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from clipaudit.cues.report.words import NONE, Number, counted, decimal, limits, p_value, points, relying, who
+from clipaudit.cues.report.words import NONE, Number, counted, decimal, level, limits, p_value, points, relying, who
 from clipaudit.cues.result.finding_parts import Estimate, Verdict
 from clipaudit.cues.result.result import Finding
 from clipaudit.statistics import SIGNIFICANT
@@ -65,11 +65,13 @@ def numbers(finding: Finding) -> tuple[Number, ...]:
     part = relying(finding)
     d, effect = finding.association.d, reliance(finding)
     tested = None if part is None else part.effect or part.training
+    # the limits of what was chosen among many tests are wider than 95 % (S1c)
+    wide = f", {level(d.level)} interval" if level(d.level) else ""
     items = [
         Number(
             value=decimal(d.value),
             limits=limits(d),
-            about=f"tie between cue and class in the data, 0 none to 1 perfect; {counted(d.n, 'image')}",
+            about=f"tie between cue and class in the data, 0 none to 1 perfect; {counted(d.n, 'image')}{wide}",
         )
     ]
     if effect is not None and effect.value is not None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from clipaudit.cues.result.column_words import column_in_words
+from clipaudit.cues.result.column_words import value_word
 from clipaudit.cues.result.finding_parts import ClassesFrom, Estimate, Verdict
 from clipaudit.cues.result.panels import Settings
 from clipaudit.cues.result.reliance_parts import Reliance
@@ -101,10 +101,6 @@ CLASSES: Final[dict[ClassesFrom, str]] = {
 _CALLED: Final[dict[ClassesFrom, str]] = {"label": "", "caption": "what captions call ", "clip": "what CLIP calls "}
 
 
-_NO_NAMES: Final = {"yes", "no", "true", "false", "none", "with", "without", "present", "absent", "other", "unknown"}
-"""Values of attributes that say nothing without their column."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Number:
     """One of the numbers that a finding rests on."""
@@ -147,6 +143,11 @@ def points(value: float | None) -> str:
 def decimal(value: float | None, digits: int = 2) -> str:
     """`0.53`, with a true minus sign."""
     return NONE if value is None else _minus(f"{value:.{digits}f}")
+
+
+def level(value: float) -> str:
+    """An interval's level as `97.5 %`; empty for the 95 % that every other interval has."""
+    return "" if value <= 0.95 else f"{100 * value:.3g} %"
 
 
 def p_value(value: float | None) -> str:
@@ -205,12 +206,6 @@ def having_name(finding: Finding) -> str:
     """Those classes, joined; the finding's own name where it has no rows."""
     names = [row.class_name for row in finding.classes if row.has]
     return ", ".join(names) if names else finding.class_name
-
-
-def value_word(column: str | None, value: str) -> str:
-    """An attribute's value in as few words as say something: `water`, but `hat yes`."""
-    speaks = len(value) > 1 and any(map(str.isalpha, value)) and value.lower() not in _NO_NAMES
-    return value if speaks or column is None else f"{column_in_words(column)} {value}"
 
 
 def cue_word(finding: Finding) -> str:

@@ -48,7 +48,7 @@ class Estimate(Documented):
     low: float | None
     high: float | None
     n: int
-    """Images behind it."""
+    """Independent images behind it: near duplicates count as one."""
     level: float = 0.95
     """Confidence of low..high; above 0.95 where several intervals hold at once."""
 
@@ -253,7 +253,8 @@ class GroupAccuracy(Documented):
     accuracy: Estimate | None
     """Wilson, simultaneous over the groups; None when there are fewer than 10 images."""
     without: Estimate | None
-    """The same with the cue's heads at their means; None where nothing was replaced."""
+    """The same with the cue's heads at their means, each image without heads that were chosen on it (S10); None where
+    nothing was replaced."""
     change: Estimate | None
     """without - accuracy, paired; positive when replacing the heads helps."""
 

@@ -235,6 +235,7 @@ class Trust(Documented):
     near_chance: bool
     """Zero-shot accuracy cannot be told from guessing: nothing about reliance can be learnt."""
     mean_source: str | None
+    """Images whose means take the place of heads that are taken out (S10)."""
     placebo: Placebo | None
     """How often permuted columns were believed; None where reliance was not measured."""
     level: float

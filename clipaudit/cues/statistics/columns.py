@@ -43,6 +43,8 @@ _SCALES: Final = (
 )
 """Words that come in an order; a column whose values all stand in one of these lists is sorted by it."""
 _BOOLEAN: Final = frozenset({"true", "false"})
+_BLANK: Final = frozenset({"", "-", "na", "n/a", "#n/a", "null"})
+"""What tables write among numbers where there is none."""
 
 
 def column_kind(values: Sequence[str]) -> ColumnKind:
@@ -58,6 +60,23 @@ def column_kind(values: Sequence[str]) -> ColumnKind:
 def numbers_of(values: Sequence[str]) -> Float64s:
     """(V,) the values as numbers, nan where one is none."""
     return np.array([_number(value) for value in values], np.float64)
+
+
+def blank_values(values: Sequence[str]) -> Bools:
+    """(V,) which values stand for none: `nan`, `inf`, `NA` or nothing among numbers; in other columns no value does."""
+    numbers = np.isfinite(numbers_of(values))
+    # whatever Python reads as a number and is none that can be compared: nan and the infinities
+    blank = ~numbers & np.array([_is_number(value) or value.strip().casefold() in _BLANK for value in values], np.bool_)
+    # one text that is no such mark, and all of them are texts
+    return blank if numbers.any() and (numbers | blank).all() else np.zeros(len(values), np.bool_)
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _number(value: str) -> float:

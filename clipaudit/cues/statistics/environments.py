@@ -51,10 +51,14 @@ def strength_of(scores: Floats, truth: Ints, k: int, classes: int, cluster: Ints
     return side_strength(scores, truth, np.arange(classes) == k, cluster)
 
 
-def side_strength(scores: Floats, truth: Ints, upper: Bools, cluster: Ints | None = None) -> Estimate | None:
+def side_strength(
+    scores: Floats, truth: Ints, upper: Bools, cluster: Ints | None = None, source: Ints | None = None
+) -> Estimate | None:
     """D of the classes above (upper (K,)) against all others along scores (n,), on all of these rows (S1b).
 
-    Interval at 95 % on the logit scale. None when either side has no class with at least 10 images.
+    truth (n,) -1 for images that do not count; cluster (n,) near duplicates, which share the weight of one image;
+    source (n,) what widens errors where images share more (S2b). Interval at 95 % on the logit scale. None when either
+    side has no class with at least 10 images.
     """
     counts = np.bincount(truth[truth >= 0], minlength=len(upper))
     enough = counts >= MIN_INDEPENDENT
@@ -62,10 +66,13 @@ def side_strength(scores: Floats, truth: Ints, upper: Bools, cluster: Ints | Non
         return None
     used = np.flatnonzero((truth >= 0) & enough[np.maximum(truth, 0)])
     renumber = np.cumsum(enough) - 1
-    groups = None if cluster is None else np.unique(cluster[used], return_inverse=True)[1].astype(np.int64)
+    groups, sources = (
+        None if codes is None else np.unique(codes[used], return_inverse=True)[1].astype(np.int64)
+        for codes in (cluster, source)
+    )
     rows = np.ones(len(used), np.bool_)
     # nothing is chosen here: all rows are on the half that is read
-    design = Design(renumber[truth[used]], int(enough.sum()), groups, None, ~rows)
+    design = Design(renumber[truth[used]], int(enough.sum()), groups, sources, ~rows)
     codes, above = binned(scores[used]), upper[enough]
     table = half_tables(codes, design, BINS)[1]
     read = contrasts(table, above[None])

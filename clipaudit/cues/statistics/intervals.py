@@ -13,6 +13,7 @@ import numpy as np
 
 from clipaudit.arrays import Float64s, Ints
 from clipaudit.cues.result.finding_parts import Estimate
+from clipaudit.cues.statistics.sources import quantile
 from clipaudit.cues.statistics.strength import Z95
 from clipaudit.statistics import normal_quantile, wilson
 
@@ -85,6 +86,8 @@ class Paired:
     """(n,) int64 group, 0..G-1; -1 for images that are in none."""
     cluster: Ints
     """(n,) int64 near-duplicate cluster."""
+    source: Ints | None = None
+    """(n,) int64 what errors count where images share more than copies do: intervals are then Student's (S2b)."""
 
     def of_group(self, group: int) -> Estimate:
         """The change of one group's accuracy, -1..1, with its 95 % interval."""
@@ -103,16 +106,20 @@ class Paired:
             return Estimate(value=None, low=None, high=None, n=int(sizes.sum()), level=level)
         shares = shares / shares.sum()
         value = variance = 0.0
+        pieces = np.inf
         for group, share in zip(groups, shares, strict=True):
             if share > 0:
-                mean, error = self._moments(group)
+                mean, error, G = self._moments(group)
                 value += float(share) * mean
                 variance += (float(share) * error) ** 2
-        z = normal_quantile((1 + level) / 2)
+                pieces = min(pieces, G)
+        # of the group with the fewest sources: the others know no less
+        z = normal_quantile((1 + level) / 2) if self.source is None else quantile(level, pieces)
         return _clipped(value, float(np.sqrt(variance)), int(sizes[shares > 0].sum()), -1.0, 1.0, z, level)
 
-    def _moments(self, group: int) -> tuple[float, float]:
-        """Mean change and its standard error: Agresti and Min's (Biometrics 2005) or, if larger, that by clusters."""
+    def _moments(self, group: int) -> tuple[float, float, int]:
+        """Mean change, its standard error, Agresti and Min's (Biometrics 2005) or, if larger, that by clusters or
+        sources, and how many of those there are."""
         places = np.flatnonzero(self.group == group)
         change = self.change[places].astype(np.float64)
         _, codes, sizes = np.unique(self.cluster[places], return_inverse=True, return_counts=True)
@@ -124,10 +131,14 @@ class Paired:
         spread = (fixed + broken) / (n + 2) - ((fixed - broken) / (n + 2)) ** 2
         simple = spread / (n + 2)
         mean = float((weight * change).sum()) / n
-        # deviations of one cluster add up before they are squared
-        sums = np.bincount(codes, weight * (change - mean))
+        # deviations of one cluster, or source, add up before they are squared
+        whole = codes if self.source is None else np.unique(self.source[places], return_inverse=True)[1]
+        sums = np.bincount(whole, weight * (change - mean))
+        G = len(sums)
         clustered = float((sums**2).sum()) / n**2
-        return mean, float(np.sqrt(max(simple, clustered)))
+        if self.source is not None:
+            clustered *= G / max(G - 1, 1)
+        return mean, float(np.sqrt(max(simple, clustered))), G
 
 
 def _clipped(

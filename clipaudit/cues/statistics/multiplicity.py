@@ -18,6 +18,18 @@ _SALT: Final = b"clipaudit halves 1"
 """Another salt would put other images on the discovery half and so change every result."""
 
 
+_TIE: Final = 1e-5
+"""Statistics that differ by less, or by this part, are equal: their float32 sums depend on the order of the images."""
+
+
+def tie_limit(values: Floats | float) -> Float64s:
+    """The least that a permuted statistic may be to be as large as each of these; any shape. Of few images many
+    permutations have the very statistic of the true order, and count."""
+    exact = np.asarray(values, np.float64)
+    limit: Float64s = exact - _TIE * np.maximum(np.abs(exact), 1.0)
+    return limit
+
+
 class Permuter:
     """Permutes labels; near duplicates stay together, labels stay in their stratum (S2, S13).
 
@@ -141,7 +153,7 @@ def family_p(z: Floats, largest: Float64s) -> Float64s:
     z: any shape; largest: from `largest_cuts`. Returns float64 of the shape of z.
     """
     ordered = np.sort(largest)
-    above = len(ordered) - np.searchsorted(ordered, np.abs(z), side="left")
+    above = len(ordered) - np.searchsorted(ordered, tie_limit(np.abs(z)), side="left")
     p: Float64s = (1 + above) / (1 + len(ordered))
     return p
 

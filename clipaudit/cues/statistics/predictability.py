@@ -62,7 +62,7 @@ def skill(values: Floats, truth: Ints, classes: int, cluster: Ints, seed: int = 
     model: LogisticRegression | None = None
     for number in range(FOLDS):
         test = fold == number
-        if not test.any() or len(np.unique(truth[~test])) < 2:
+        if not test.any() or len(np.unique(truth[~test])) < 2 or not np.ptp(values[~test], axis=0).any():
             # nothing to learn from: the loss of even odds
             loss[test] = np.log(present)
             continue

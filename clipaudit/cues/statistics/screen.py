@@ -82,8 +82,12 @@ def screen(tests: Sequence[Strengths], p: Float64s | None = None) -> Screen:
     return screen_of([test.honest for test in tests], p)
 
 
-def screen_of(tests: Sequence[Honest], p: Float64s | None = None) -> Screen:
-    """The same from what the halves say alone; p (M,) of the tests, by default from their z."""
+def screen_of(tests: Sequence[Honest], p: Float64s | None = None, classes: int = 0) -> Screen:
+    """The same from what the halves say alone; p (M,) of the tests, by default from their z. classes: K, where there
+    may be no test."""
+    if not tests:
+        none, by_class = np.empty(0), np.empty((0, classes))
+        return Screen(d=by_class, error=by_class, low=by_class, cuts=(), limits=np.empty((0, 2)), p=none, q=none)
     values = one_sided(np.array([test.cut.z for test in tests])) if p is None else p
     limits = [strength_interval(test.cut.d, test.cut.error, test.quantile) for test in tests]
     return Screen(

@@ -130,6 +130,26 @@ def test_a_columns_known_error_is_corrected_for_every_answerer(tmp_path):
         assert part.corrected_gap.value == pytest.approx(part.gap.value / 0.6, abs=0.05)
 
 
+def test_a_gap_that_a_wrong_column_hides_acquits_nobody(tmp_path):
+    """Trap 6: the column is wrong for 30 %, so that four tenths are seen of a gap of 7 points, which is beyond 5."""
+    world = cue_world(12_000, 1, test_aligned=0.5)
+    cue, labels, rng = cue_of(world), np.asarray(world.labels), np.random.default_rng(1)
+    said = np.where(rng.random(12_000) < 0.3, ~cue, cue)
+    wrong = rng.random(12_000) < np.where(cue == labels, 0.15, 0.22)
+    places = [("land", "water")[value] for value in said.astype(int)]
+    run = write_world(replace(world, attributes={**world.attributes, "place": places}), tmp_path / "run")
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES) + "\n")
+    answers = np.where(wrong, 1 - labels, labels)
+    table = [{"key": row["key"], "label": NAMES[answer]} for row, answer in zip(keys_of(run), answers, strict=True)]
+    file = csv_of(tmp_path / "labels.csv", table)
+    for column, acquitted in (("place", True), ("place:error=0.3/2000", False)):
+        result = audited((tmp_path, world, run), f"resnet={file}", attributes=(column,))
+        part = next(finding for finding in result.findings if finding.cue.attribute == "attributes.place").by("given")
+        assert part.gap_90.high < 0.05
+        assert part.does_not_hang_on_it == acquitted
+    assert part.corrected_gap.high > 0.05
+
+
 @pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
 @pytest.mark.parametrize("scale", ["probability", "percent", "logit"])
 def test_scores_on_every_scale_are_the_same_answers(place, form, scale):

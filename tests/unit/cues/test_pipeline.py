@@ -77,6 +77,23 @@ def test_a_shortcut_in_data_and_model_is_confirmed_for_both_classes(confirmed):
     assert all(shift.shifted for shift in confirmed.shift.rows if shift.head is None)
 
 
+@pytest.mark.parametrize("name", ["confirmed", "few"])
+def test_what_groups_show_without_the_cue_is_what_the_effect_measured(request, tmp_path, name):
+    """Heads chosen on the images that are shown would make all of them look better than the effect is."""
+    if name == "few":
+        result = audited(cue_world(500, 6, aligned=0.8, spread=1.2), tmp_path, attributes=("place",))
+    else:
+        result = request.getfixturevalue(name)
+    finding = next(finding for finding in result.findings if finding.counterfactual is not None)
+    having = {row.class_name for row in finding.classes if row.has}
+    sides = {True: [], False: []}
+    for group in finding.groups.groups:
+        aligned = (group.value == finding.cue.value) == (group.class_name in having)
+        sides[aligned].append(group.without.value)
+    gap = np.mean(sides[True]) - np.mean(sides[False])
+    assert gap == pytest.approx(finding.counterfactual.gap_after.value, abs=1e-9)
+
+
 def test_a_cue_that_only_the_model_uses(tmp_path):
     """Association none, verdict model shortcut."""
     result = audited(cue_world(3000, 0, aligned=0.5), tmp_path, attributes=("place",))
@@ -189,9 +206,11 @@ def test_noise_gives_no_finding(tmp_path, classes):
     labels = np.random.default_rng(classes).integers(0, classes, 1500)
     result = audited(noise_world(1500, labels, 1, classes), tmp_path, attributes=("place",))
     assert result.findings == ()
-    assert result.verdict is None
+    # its class vectors are noise, too
+    assert result.verdict is Verdict.INCONCLUSIVE
     assert result.trust.valid
     assert "No shortcut cue" in result.sentence
+    assert result.sentence.endswith("That is not decided: CLIP's answers are no better than guessing.")
 
 
 @pytest.mark.full
@@ -381,7 +400,8 @@ def test_a_small_class_among_others_is_left_out(tmp_path):
     labels[:4] = 2
     result = audited(noise_world(900, labels, 0, 3), tmp_path)
     assert [found.tested for found in result.classes] == [True, True, False]
-    assert result.verdict is None
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "class 2 has fewer than 100 independent images" in result.sentence
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import date
+from xml.etree import ElementTree
 
 import pytest
 
@@ -10,6 +11,7 @@ from clipaudit.cues.findings.sentences import Words, action
 from clipaudit.cues.report.document import Report
 from clipaudit.cues.report.first_screen import to_do
 from clipaudit.cues.report.gate import FAIL_ON, judge, parse_fail_on
+from clipaudit.cues.report.junit import junit_xml
 from clipaudit.cues.report.waivers import Waiver, apply_waivers, load_waivers, unknown_waiver
 from clipaudit.cues.result.finding_parts import Verdict
 from clipaudit.cues.result.panels import Dropped
@@ -114,8 +116,37 @@ def test_too_few_images_are_inconclusive():
 def test_a_weak_tie_warns():
     weak = replace(confirmed(), association=replace(confirmed().association, d=around(0.3, 0.05, 4795)))
     found = gate(audit_of(weak))
-    assert (found.outcome, found.exit_code) == ("passed", 0)
+    assert (found.outcome, found.exit_code) == ("inconclusive", 0)
     assert "the gate fails beyond 0.40" in found.warnings[0]
+    assert found.sentence == f"Inconclusive: {found.warnings[0]}", "a confirmed shortcut is no pass"
+    assert outcome(audit_of(weak), evidence=True) == ("inconclusive", 3)
+
+
+def test_an_exit_code_of_missing_evidence_stands_in_junit_too():
+    weak = replace(confirmed(), association=replace(confirmed().association, d=around(0.3, 0.05, 4795)))
+    audit = audit_of(weak)
+    judged = gate(audit, evidence=True)
+    report = Report(audit=audit, gate=judged, waivers=(), files=(), command="clipaudit report")
+    evidence = ElementTree.fromstring(junit_xml(report)).find("./testsuite/testcase[@name='evidence']/failure")
+    assert evidence is not None
+    assert evidence.get("message") == judged.warnings[0]
+
+
+def test_one_of_five_bins_of_a_number_may_fail_by_the_tie_of_the_whole_number():
+    """A fifth of the images cannot be tied beyond 0.4 to one of two classes, however strongly the number is."""
+    weak = replace(confirmed(), association=replace(confirmed().association, d=around(0.32, 0.05, 4795)))
+    table = replace(
+        example_result().attributes[0], attribute=weak.cue.attribute, kind="number", d=around(0.8, 0.05, 4795)
+    )
+    assert outcome(audit_of(weak, attributes=(table,))) == ("failed", 1)
+    assert outcome(audit_of(weak, attributes=(replace(table, d=around(0.42, 0.05, 4795)),))) == ("inconclusive", 0)
+
+
+def test_a_tie_that_was_not_learned_is_no_pass():
+    """A pass needs ties below delta: the next model may learn what this one did not."""
+    found = gate(audit_of(replace(confirmed(), verdict=Verdict.DATA_ONLY)), evidence=True)
+    assert (found.outcome, found.exit_code) == ("inconclusive", 3)
+    assert found.sentence == "Inconclusive: 1 finding: a cue is tied to a class, though no answer hangs on it."
 
 
 def test_a_negative_tie_counts_by_its_size():
@@ -296,6 +327,16 @@ def test_few_independent_images_are_no_pass():
     found = gate(replace(audit_of(), classes=classes), evidence=True)
     assert (found.outcome, found.exit_code) == ("inconclusive", 3)
     assert "Fewer than 100 independent images" in found.sentence
+
+
+def test_a_class_that_could_not_be_tested_is_no_pass():
+    untested = replace(example_result().classes[0], class_name="auk", n=4, independent=4, tested=False)
+    empty = replace(untested, class_name="dodo", n=0, independent=0)
+    audit = audit_of(classes=(*example_result().classes, empty))
+    assert outcome(audit) == ("passed", 0)
+    found = gate(replace(audit, classes=(*audit.classes, untested)), evidence=True)
+    assert (found.outcome, found.exit_code) == ("inconclusive", 3)
+    assert "Fewer than 100 independent images of auk" in found.sentence
 
 
 def test_a_waiver_of_a_finding_that_was_merged_counts_and_warns():

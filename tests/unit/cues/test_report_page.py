@@ -149,6 +149,8 @@ def test_the_trust_section_says_how_often_shuffled_columns_are_believed_and_on_w
     assert "1 of 398 permuted columns" in trust  # 199 draws of 2 cues
     assert "on a sample of 4,000 of 5,794 scored images" in trust
     assert f"on {audit.controls.negative.rows:,} images" in trust
+    assert "CLIP 1 of 398 permuted columns" in trust
+    assert "A model trained on these images 0 of 398 permuted columns" in trust
     without = render(report_of(replace(audit, trust=replace(audit.trust, placebo=None))))
     assert "permuted column" not in without[without.index('id="trust"') :]
 
@@ -169,6 +171,30 @@ def test_the_first_screen_says_what_is_wrong_and_what_to_do():
     assert "4,795 images" in first, "and n"
     assert "Collect 1,001 images of waterbird without water" in first
     assert 'href="collect.csv"' in first, "what is needed for it is at hand"
+
+
+def _plain(page):
+    """The page with ordinary spaces and without tags."""
+    return " ".join(re.sub("<[^>]+>", "", page.replace("\u00a0", " ")).split())
+
+
+def test_intervals_that_are_wider_than_95_percent_say_so():
+    """What was chosen among many has wider limits, which the JSON states."""
+    first = confirmed()
+    d = replace(first.association.d, level=0.995)
+    chosen = replace(first, association=replace(first.association, d=d))
+    audit = replace(example_result(), findings=(chosen,))
+    page = _plain(render(report_of(audit)))
+    assert "images, 99.5 % interval" in page
+    assert "Brackets: 95 % intervals, of D 99.5 % ones" in page
+    plain = replace(audit, findings=(first,), trust=replace(audit.trust, level=0.95))
+    assert "99.5" not in _plain(render(report_of(plain)))
+
+
+def test_a_columns_word_is_not_called_the_nearest_of_the_pool():
+    for finding, said in ((confirmed(), "is the column’s word"), (candidate(), "is only the nearest")):
+        page = _plain(render(report_of(replace(example_result(), findings=(replace(finding, no_good_word=True),)))))
+        assert said in page
 
 
 def test_values_that_say_nothing_alone_bring_their_column():

@@ -53,12 +53,12 @@ def test_scales_clamp():
 def test_texts_are_escaped():
     found = tag("text", "<b>&", Markup("<i>ok</i>"), data_x='"<')
     assert found == '<text data-x="&#34;&lt;">&lt;b&gt;&amp;<i>ok</i></text>'
-    assert "<script" not in cue_map([mark(1, name="<script>")], 0.2)
+    assert "<script" not in cue_map([mark(1, name="<script>")], 0.2, 0.05)
 
 
 def test_marks_cover_no_other():
     for effect in (0.3, None):
-        drawn = cue_map([mark(number, effect=effect) for number in range(1, 11)], 0.2)
+        drawn = cue_map([mark(number, effect=effect) for number in range(1, 11)], 0.2, 0.05)
         shapes = re.findall(r'<rect x="([\d.]+)" y="([\d.]+)" width="18" height="18"', drawn)
         assert len(shapes) == 10
         places = [(float(x), float(y)) for x, y in shapes]
@@ -67,10 +67,10 @@ def test_marks_cover_no_other():
 
 def test_every_finding_is_on_the_map_with_a_link_and_a_name():
     marks = [mark(n, d=0.1 * n, effect=-0.05 * n, verdict=verdict) for n, verdict in enumerate(Verdict, 1)]
-    drawn = cue_map([*marks, mark(None, 0.05, 0.0, None)], 0.2)
+    drawn = cue_map([*marks, mark(None, 0.05, 0.0, None)], 0.2, 0.05)
     assert re.findall(r'href="#([\w-]+)"', drawn) == [f"finding-{n}" for n in range(1, 10)]
     assert drawn.count('class="tested"') == 1
-    for name in ("data and model: a shortcut", "data only: model immune", "neither"):
+    for name in ("data and model: a shortcut", "data only: not learned", "neither"):
         assert name in drawn
 
 
@@ -79,7 +79,7 @@ def test_each_verdict_has_its_own_look():
 
 
 def test_a_negative_tie_is_shown_by_its_size():
-    assert cue_map([mark(1, d=-0.5)], 0.2) == cue_map([mark(1, d=0.5)], 0.2)
+    assert cue_map([mark(1, d=-0.5)], 0.2, 0.05) == cue_map([mark(1, d=0.5)], 0.2, 0.05)
 
 
 def test_figures_of_a_card_draw_what_they_are_given():

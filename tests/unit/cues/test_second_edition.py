@@ -11,9 +11,10 @@ from scipy.stats import norm
 from clipaudit.cues import AuditOptions, Verdict, audit_cues
 from clipaudit.cues.findings.collecting import to_collect
 from clipaudit.cues.measure.declared_columns import column_tests, own_design
+from clipaudit.cues.result.column_words import core_word, value_word
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import attribute_screen, names_class, unusable
-from clipaudit.cues.statistics.columns import binned_column, binned_like, column_kind, multi_class_auc
+from clipaudit.cues.statistics.columns import binned_column, binned_like, blank_values, column_kind, multi_class_auc
 from clipaudit.cues.statistics.cuts import cut_of, false_coverage_level, honest, strength_interval
 from clipaudit.cues.statistics.design import Design, halves_of
 from clipaudit.cues.statistics.known_error import KnownError, corrected_cells, parse_attribute
@@ -265,6 +266,12 @@ def test_columns_have_kinds():
     assert column_kind(('["a", "b"]', "[]")) == "text"
 
 
+def test_blanks_among_numbers_are_no_values_and_among_words_they_are():
+    assert blank_values(["0.5", "nan", "2", "NA", " "]).tolist() == [False, True, False, True, True]
+    assert not blank_values(["red", "NA", "2"]).any()
+    assert not blank_values(["nan", "NA"]).any()
+
+
 def test_numbers_are_cut_into_five_bins_with_zero_apart():
     rng = np.random.default_rng(6)
     numbers = np.where(rng.random(1000) < 0.3, 0.0, rng.exponential(size=1000).round(3))
@@ -425,6 +432,7 @@ def bad_columns(rng, labels):
         "a value a row": [f"row {i}" for i in range(n)],
         "mostly missing": [None if rng.random() < 0.6 else ("a", "b")[int(rng.integers(2))] for _ in range(n)],
         "many numbers": [f"{x:.4f}" for x in rng.normal(size=n)],
+        "numbers and blanks": [*(f"{x:.4f}" for x in rng.normal(size=n - 4)), "nan", "NA", "", "inf"],
         "ordered": [("low", "mid", "high")[int(rng.integers(3))] for _ in range(n)],
         "booleans": [("true", "false")[int(rng.integers(2))] for _ in range(n)],
         "lists": [('["a"]', '["a", "b"]', "[]")[int(rng.integers(3))] for _ in range(n)],
@@ -445,11 +453,77 @@ def test_bad_columns_are_a_sentence_or_a_statistic_and_never_a_pass(tmp_path):
     assert set(dropped) | set(tested) == set(columns)
     assert {"one_value", "a_value_a_row", "the_class"} <= set(dropped)
     assert "names the class" in dropped["the_class"]
-    assert tested["many_numbers"] == "number"
+    assert tested["many_numbers"] == tested["numbers_and_blanks"] == "number"
+    (blanks,) = [table for table in result.attributes if table.attribute.endswith("numbers_and_blanks")]
+    assert blanks.cells.missing == 4
     assert tested["ordered"] == "ordered"
     assert tested["booleans"] == "boolean"
     assert not any(finding.verdict in (Verdict.CONFIRMED, Verdict.FAILS_WHERE) for finding in result.findings)
     assert result.verdict is not None, "a class of 12 images is no pass"
+
+
+def test_the_images_that_are_asked_for_are_those_that_are_missing(tmp_path):
+    """Where no scored image goes against the cue, none of either class can be compared: more of the others help not."""
+    world = cue_world(1200, 4, test_aligned=1.0)
+    result = audited(world, tmp_path, attributes=("place",), split="split")
+    finding = next(finding for finding in result.findings if finding.cue.attribute == "attributes.place")
+    assert finding.verdict is Verdict.INCONCLUSIVE
+    assert [(need.what, need.images) for need in finding.needs[:2]] == [
+        ("landbird without land among the scored images", 100),
+        ("waterbird with land among the scored images", 100),
+    ]
+    assert not any(need.images and "landbird with land" in need.what for need in finding.needs)
+
+
+def test_a_value_that_says_nothing_alone_is_said_with_its_column(tmp_path):
+    """`landbird goes with 'false'` says nothing; and of two values either names the cue that is part of the class."""
+    world = cue_world(600, 4)
+    wet = ["true" if place == "water" else "false" for place in world.attributes["place"]]
+    result = audited(replace(world, attributes={"wet": wet}), tmp_path, attributes=("wet",), core=("wet=true",))
+    finding = next(finding for finding in result.findings if finding.cue.attribute == "attributes.wet")
+    assert finding.cue.value == "false"
+    assert finding.sentence.startswith("landbird goes with 'wet false'")
+    assert "wet false" in finding.action
+    assert finding.core
+
+
+@pytest.mark.parametrize(("column", "value", "word", "core"), [
+    ("attributes.place", "water", "water", "water"),
+    ("attributes.hat", "yes", "hat yes", "hat=yes"),
+    ("attributes.light", "-0.5 to 2e+06", "light -0.5 to 2e+06", "light=-0.5 to 2e+06"),
+    ("attributes.year", "1999", "year 1999", "year=1999"),
+    ("attributes.place", "", "place (empty)", "place="),
+    ("labels.no", "no", "no", "no"),
+    ("image.brightness", "dark pictures", "dark pictures", "dark pictures"),
+    (None, "x", "x", "x"),
+])  # fmt: skip
+def test_values_in_words(column, value, word, core):
+    assert value_word(column, value) == word
+    assert column is None or core_word(column, value) == core
+
+
+@pytest.mark.parametrize("columns", [(), ("place",)])
+def test_images_that_a_model_does_not_tell_apart_are_a_report_and_no_pass(tmp_path, columns):
+    """No head varies, so that there is no direction: the columns alone are tested."""
+    world = cue_world(400, 12)
+    world = replace(world, coordinates=np.zeros_like(world.coordinates))
+    result = audited(world, tmp_path, attributes=columns)
+    assert result.trust.directions == 0
+    assert result.trust.tests == 2 * len(columns)
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert result.trust.near_chance
+    assert columns or "so that no text was tested" in result.sentence
+
+
+def test_a_column_that_could_not_be_tested_is_no_pass_in_the_result_either(tmp_path):
+    """`verdict` is null for a pass alone: it says what the gate says."""
+    world = noise_world(600, np.arange(600) % 2, 13, 2)
+    world = replace(world, attributes={"place": ["land"] * 600})
+    result = audited(world, tmp_path, attributes=("place",))
+    assert result.findings == ()
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "That is not decided: CLIP's answers are no better than guessing; the column place" in result.sentence
+    assert "the column place could not be tested (every image has the value 'land')" in result.sentence
 
 
 @pytest.mark.parametrize("again", ["place", "attributes.place", "place:error=0.1"])

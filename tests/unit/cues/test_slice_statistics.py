@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from clipaudit.cues.mistakes import trait_search
-from clipaudit.cues.mistakes.error_slices import accepted_slices, searched_classes, slice_tests
+from clipaudit.cues.mistakes.error_slices import accepted_slices, figures_of, searched_classes, slice_tests
 from clipaudit.cues.mistakes.trait_search import Traits, chosen_traits, null_design
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.design import Design
@@ -95,11 +95,13 @@ def test_errors_that_come_by_source_are_counted_by_source(every_trait_is_tried):
     assert small <= 0.12 * total  # as many images that are told to be independent: a quarter
 
 
-def planted(seed: int = 4, n: int = 1600):
+def planted(seed: int = 4, n: int = 1600, sources: int | None = None):
     rng = np.random.default_rng([4, seed])
     has, other = rng.random(n) < 0.3, rng.random(n) < 0.5
     wrong = rng.random(n) < np.where(has, 0.5, 0.1)
-    design = Design(np.zeros(n, np.int64), 1, None, None, halves(n, seed))
+    source = None if sources is None else np.arange(n) % sources
+    half = halves(n, seed) if source is None else source % 2 == 0
+    design = Design(np.zeros(n, np.int64), 1, None, source, half)
     return only_columns(n, column("style", has), column("tint", other)), wrong, design, has
 
 
@@ -118,6 +120,15 @@ def test_figures_of_a_slice_by_hand(every_trait_is_tried):
     lift = entry.lift
     assert lift.low < 0.99 * lift.value * entry.wrong.low / entry.wrong.value
     assert lift.high > 1.01 * lift.value * entry.wrong.high / entry.wrong.value
+
+
+def test_a_lift_over_few_sources_is_no_surer_than_its_shares(every_trait_is_tried):
+    """Trap 22: limits of both shares are t's with as many degrees as there are sources, and so are their ratio's."""
+    traits, wrong, design, _ = planted(sources=20)
+    entry = figures_of(slice_tests(traits, wrong, design)[0], wrong, design, 0.01, 0.95)
+    # log p1 - log p0: the distances to the shares' own limits add in squares
+    down = np.hypot(np.log(entry.wrong.value / entry.wrong.low), np.log(entry.others.high / entry.others.value))
+    assert entry.lift.low == pytest.approx(entry.lift.value * np.exp(-down))
 
 
 def test_a_difference_within_the_margin_is_no_slice():

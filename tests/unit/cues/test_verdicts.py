@@ -139,6 +139,16 @@ def test_words_name_class_cue_number_and_never_say_biased(kind):
     assert text.endswith(".")
 
 
+@pytest.mark.parametrize(("side", "where"), [
+    ("has", "waterbird without water: a lake, or on landbird with water: a lake"),
+    ("lacks", "waterbird with water: a lake, or on landbird without water: a lake"),
+])  # fmt: skip
+def test_both_sides_on_which_a_shortcut_fails_are_not_to_be_trusted(side, where):
+    """A landbird on water is taken for a waterbird as surely as a waterbird on land is missed."""
+    said = action(Verdict.CONFIRMED, replace(WORDS, side=side), 12)
+    assert said.endswith(f"until then do not trust answers on {where}.")
+
+
 @pytest.mark.parametrize(
     ("p", "words"), [(0.005, "p = 0.005)"), (0.0004, "p = 0.0004)"), (0.094, "p = 0.094, not significant)")]
 )
