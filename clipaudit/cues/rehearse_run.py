@@ -6,10 +6,11 @@ from typing import Final
 
 import numpy as np
 
+from clipaudit.arrays import Ints
 from clipaudit.cues.answerers.rehearsed import rehearsed_answerer
 from clipaudit.cues.findings.measured_reliance import having_of
 from clipaudit.cues.findings.rehearsal_panel import RehearsedValue, rehearsal_panel
-from clipaudit.cues.inputs import AuditInputs
+from clipaudit.cues.inputs import AuditInputs, Images
 from clipaudit.cues.measure.answers import MAX_ROWS, sampled
 from clipaudit.cues.measure.declared_columns import own_design
 from clipaudit.cues.measure.image_facts import ImageFacts
@@ -19,6 +20,7 @@ from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, names_class, unusable
 from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.predictability import one_thread_each
 from clipaudit.errors import UsageError
 from clipaudit.run.reader import RunPlace, opened
 
@@ -52,13 +54,20 @@ def rehearse_run(
             " one: audit with --label json:KEY that is one class, or use `clipaudit report`, which tests each label"
         )
     images = inputs.images()
-    facts, test = images.facts, images.test
-    classes = len(inputs.names)
-    tested = np.flatnonzero(np.bincount(facts.truth[facts.truth >= 0], minlength=classes) >= 2)
+    truth = images.facts.truth
+    tested = np.flatnonzero(np.bincount(truth[truth >= 0], minlength=len(inputs.names)) >= 2)
     if len(tested) < 2:
         have = f"has {inputs.names.names[int(tested[0])]} alone" if len(tested) else "has no class with two images"
         raise UsageError(f"the training part {have}: a model needs images of at least two classes")
-    facts = facts.take(np.isin(facts.truth, tested))
+    # one pool of threads at a time, as in an audit: fits have their own, and helpers of linear algebra would spin
+    with one_thread_each():
+        return _rehearsed(inputs, images, tested)
+
+
+def _rehearsed(inputs: AuditInputs, images: Images, tested: Ints) -> RehearsalPanel:
+    """Of the classes (K,) that have two images."""
+    test, classes = images.test, len(inputs.names)
+    facts = images.facts.take(np.isin(images.facts.truth, tested))
     screens = [_screen(inputs, facts, name, images.raw[name]) for name in inputs.columns]
     scored = sampled(test if test is not None else facts, MAX_ROWS, inputs.options.seed, inputs.columns[0])
     rehearsed = rehearsed_answerer(facts, scored, classes, out_of_fold=test is None, seed=inputs.options.seed)
