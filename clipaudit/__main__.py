@@ -6,7 +6,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run `clipaudit`; ClipauditError ends as one sentence on stderr with its exit code, a bug keeps its traceback."""
-    from clipaudit.errors import ClipauditError, Note
-    from clipaudit.redact import redact
+    from clipaudit.errors import Note
 
     try:
         _check_directory()
@@ -30,19 +29,37 @@ def main() -> None:
                 app()
             finally:
                 flush_streams()
-    except ClipauditError as error:
-        print(f"clipaudit: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("clipaudit: stopped; the same command goes on from the last committed shard", file=sys.stderr)
+        print("clipaudit: stopped", file=sys.stderr)
         sys.exit(4)
-    except Exception:  # noqa: BLE001 - a bug: its traceback and exit code 5, which scripts can tell from 1 (gate failed)
-        print(redact(traceback.format_exc()), end="", file=sys.stderr)
-        sys.exit(ClipauditError.exit_code)
+    except Exception as error:  # noqa: BLE001 - also a bug ends with a code of ours
+        _end(error)
+
+
+def _end(error: Exception) -> NoReturn:
+    """End the command: one sentence for what a user can mend, and for a bug its traceback and exit code 5.
+
+    Scripts can tell that from 1, a failed gate. To be called while the exception is handled.
+    """
+    from clipaudit.errors import ClipauditError
+    from clipaudit.pages.text import one_line
+    from clipaudit.redact import redact
+
+    if isinstance(error, OSError):
+        from clipaudit.storage.faults import of_the_system
+
+        error = of_the_system(error) or error
+    if isinstance(error, ClipauditError):
+        print(f"clipaudit: {one_line(str(error))}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    print(redact(traceback.format_exc()), end="", file=sys.stderr)
+    sys.exit(ClipauditError.exit_code)
 
 
 def _shown(category: type[Warning], others: Callable[..., None]) -> Callable[..., None]:
     """What shows warnings: those of a category as one line on stderr, each once; the rest by `others`."""
+    from clipaudit.pages.text import one_line
+
     told: set[str] = set()
 
     def show(message: Warning | str, kind: type[Warning], *place: object, **more: object) -> None:
@@ -50,7 +67,7 @@ def _shown(category: type[Warning], others: Callable[..., None]) -> Callable[...
             others(message, kind, *place, **more)
         elif str(message) not in told:
             told.add(str(message))
-            print(f"clipaudit: note: {message}", file=sys.stderr)
+            print(f"clipaudit: note: {one_line(str(message))}", file=sys.stderr)
 
     return show
 

@@ -8,8 +8,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
-from scipy.stats import false_discovery_control
+from scipy import special
 
 from clipaudit.arrays import Float64s, Floats
 
@@ -29,8 +28,55 @@ def benjamini_hochberg(p: Floats) -> Float64s:
     same shape.
     """
     values = np.asarray(p, np.float64)
-    adjusted: Float64s = false_discovery_control(values, axis=None) if values.size else values
+    order = np.argsort(values, axis=None)
+    # the i-th of m p-values times m / i, and never above a later one's
+    scaled = values.ravel()[order] * (values.size / np.arange(1, values.size + 1))
+    adjusted = np.empty(values.size)
+    adjusted[order] = np.clip(np.minimum.accumulate(scaled[::-1])[::-1], 0.0, 1.0)
     return adjusted.reshape(values.shape)
+
+
+# scipy.stats has all of these, and takes longer to import than an audit's permutations take; the numbers are its own
+
+
+def normal_below(z: Floats | float) -> Float64s:
+    """P(Z <= z) of a standard normal, of any shape, 0..1."""
+    below: Float64s = special.ndtr(z)
+    return below
+
+
+def normal_above(z: Floats | float) -> Float64s:
+    """P(Z > z) of a standard normal, of any shape, 0..1; exact far out."""
+    above: Float64s = special.ndtr(-np.asarray(z))
+    return above
+
+
+def normal_quantile(p: float) -> float:
+    """z with P(Z <= z) = p, 0..1, of a standard normal."""
+    return float(special.ndtri(p))
+
+
+def student_above(t: float, freedom: float) -> float:
+    """P(T > t) of Student's t with degrees of freedom above 0."""
+    return float(special.stdtr(freedom, -t))
+
+
+def student_quantile(p: float, freedom: float) -> float:
+    """t with P(T <= t) = p, 0..1, of Student's t with degrees of freedom above 0."""
+    return float(special.stdtrit(freedom, p))
+
+
+def chi_squared_above(value: float, freedom: float) -> float:
+    """P(X > value) of chi-squared with degrees of freedom above 0."""
+    return float(special.chdtrc(freedom, value))
+
+
+def mean_ranks(values: Floats) -> Float64s:
+    """(n,) ranks of values (n,) from 1, equal ones sharing their mean."""
+    ordered = np.sort(values)
+    below, up_to = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    ranks: Float64s = (below + up_to + 1) / 2
+    return ranks
 
 
 def wilson(share: Floats | float, n: Floats | float, quantile: float) -> tuple[Float64s, Float64s]:
@@ -74,7 +120,7 @@ class Proportion:
         """
         if not self.total:
             return 0.0, 1.0
-        low, high = wilson(self.value, self.total, float(ndtri((1 + confidence) / 2)))
+        low, high = wilson(self.value, self.total, normal_quantile((1 + confidence) / 2))
         return float(low), float(high)
 
 

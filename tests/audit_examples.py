@@ -53,6 +53,7 @@ from clipaudit.cues.result.panels import (
     Trust,
 )
 from clipaudit.cues.result.reliance_parts import (
+    AnswererPlacebo,
     Arm,
     CellAccuracy,
     Counterfactual,
@@ -700,7 +701,19 @@ def example_result() -> AuditResult:
             accuracy=around(0.786, 0.011, 5794),
             near_chance=False,
             mean_source="/runs/birds, attributes.split = train, every label with equal weight",
-            placebo=Placebo(draws=199, cues=2, answerers=1, rows=4000, believed=1, rate=0.0025, rate_of_any=0.005),
+            placebo=Placebo(
+                draws=199,
+                cues=2,
+                answerers=2,
+                rows=4000,
+                believed=1,
+                rate=0.00125,
+                rate_of_any=0.005,
+                by_answerer=(
+                    AnswererPlacebo(answerer="clip", believed=1, tried=398, rate=0.0025),
+                    AnswererPlacebo(answerer="rehearsed", believed=0, tried=398, rate=0.0),
+                ),
+            ),
             level=0.995,
             sources=(SourceFacts(name="shard", levels=3, icc=0.001, p=0.4, used=False, rows=4000),),
             embedding_share=0.64,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,19 @@ def pytest_xdist_make_scheduler(config, log):
             return "tests on Ray" if file in ON_RAY else file
 
     return Files(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+_collected: set[str] = set()
+
+
+def pytest_collection_finish(session):
+    _collected.update(sys.modules)
+
+
+@pytest.fixture(scope="session")
+def collected_modules() -> set[str]:
+    """Names of the modules that are loaded when all tests of the session have been collected and none has run."""
+    return _collected
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from clipaudit.config import JobConfig
 from clipaudit.errors import UsageError
 
 OptionTree: TypeAlias = "Mapping[str, str | int | float | bool | Sequence[str] | OptionTree | None]"
 """Fields of JobConfig by name, those of its stages one level below; None for an option that was not given."""
+
+_SPELLED: Final = {"max_lost_samples": "max_lost", "image": "image_key", "name": "model"}
+"""Fields that are not called as their options are."""
 
 
 def job_config(options: OptionTree, file: Path | None = None) -> JobConfig:
@@ -29,8 +32,28 @@ def job_config(options: OptionTree, file: Path | None = None) -> JobConfig:
         return TypeAdapter(JobConfig).validate_python(merged)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{file or 'command line'}: {where}: {first['msg'].lower()}") from error
+        path = [str(part) for part in first["loc"]]
+        where = _option(path) if _at(_given(options), path) is not None else f"{file}: {'.'.join(path)}"
+        problem = str(first["msg"])
+        wanted = problem.removeprefix("Input should be ")
+        sentence = f" must be {wanted}, not {first['input']!r:.80}" if wanted != problem else f": {problem.lower()}"
+        raise UsageError(f"{where}{sentence}") from error
+
+
+def _option(path: Sequence[str]) -> str:
+    """The option that gives a field of JobConfig."""
+    name = next(part for part in reversed(path) if not part.isdecimal())
+    return f"--{_SPELLED.get(name, name).replace('_', '-')}"
+
+
+def _at(tree: object, path: Sequence[str]) -> object:
+    """What a tree has at a path of names and positions; None where it ends before."""
+    for part in path:
+        if isinstance(tree, Mapping):
+            tree = tree.get(part)
+        elif isinstance(tree, Sequence) and not isinstance(tree, str):
+            return tree
+    return tree
 
 
 def _load(file: Path) -> Mapping[str, object]:
@@ -41,15 +64,17 @@ def _load(file: Path) -> Mapping[str, object]:
 
     try:
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {file} cannot be read: {error}") from error
+    except OSError as error:
+        raise UsageError(f"--config {file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--config {file} is not UTF-8 throughout: save it as UTF-8") from error
     try:
         value = tomllib.loads(text) if file.suffix == ".toml" else parse_yaml(text)
     except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
         reason = str(error).replace("\n", " ")
         raise UsageError(f"--config {file} is not valid {file.suffix.lstrip('.') or 'YAML'}: {reason}") from error
     if not isinstance(value, dict):
-        raise UsageError(f"--config {file} must hold a table of options, not {type(value).__name__}")
+        raise UsageError(f"--config {file} holds no options: write lines such as `label: cls` (TOML: `label = 'cls'`)")
     return value
 
 

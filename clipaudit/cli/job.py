@@ -23,7 +23,7 @@ from clipaudit.cli.options import (
     option,
     print_json,
 )
-from clipaudit.cli.terminal import is_quiet
+from clipaudit.cli.terminal import advise, is_quiet
 from clipaudit.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -222,6 +222,8 @@ def run_job(config: JobConfig, as_json: bool) -> None:
             result = driver.run_job(config, pool, reporter, stop)
         except KeyboardInterrupt:  # raised by the handler at the second signal
             raise Interrupted("stopped at once; the same command goes on from the last committed shard") from None
+    if result.ok and result.committed == result.shards and not log_is_json:
+        advise("clipaudit", "report", result.run)
     if as_json:
         print_json(asdict(result))
 

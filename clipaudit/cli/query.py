@@ -162,7 +162,7 @@ def serve(
     Example: `clipaudit serve runs/train --api`
     """
     if not api:
-        raise UsageError("there is no page to serve yet: give --api for the JSON interface")
+        raise UsageError(f"give --api for the JSON interface; the page over a run is `clipaudit explore {run}`")
     if not 0 <= port < 65536:
         raise UsageError(f"--port must lie in 0..65535, not {port}")
     from clipaudit.explorer.server import serve_api

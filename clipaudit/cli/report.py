@@ -237,9 +237,9 @@ def _left_out(report: Report) -> Iterator[str]:
 
 def _print_report(report: Report, out: str, as_json: bool) -> None:
     """Print the report on stdout: all of it as JSON, or the first screen's sentences with the first findings."""
-    from clipaudit.cues.report.files import one_line
     from clipaudit.cues.report.first_screen import plain_sentences, to_do
     from clipaudit.cues.report.words import cue_word, headline
+    from clipaudit.pages.text import one_line
 
     if as_json:
         print_json(report.to_json())

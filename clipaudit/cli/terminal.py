@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
+from clipaudit.pages.text import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -48,9 +50,7 @@ def events() -> Console:
 
 def tell(sentence: str) -> None:
     """Print one event, which is not wrapped."""
-    from rich.markup import escape
-
-    events().print(f"[dim]{escape(sentence)}[/dim]", soft_wrap=True)
+    events().print(f"[dim]{plain(sentence)}[/dim]", soft_wrap=True)
 
 
 def advise(*words: object) -> None:
@@ -60,9 +60,14 @@ def advise(*words: object) -> None:
 
 def note(sentence: str) -> None:
     """Print one remark, which is not wrapped."""
+    remarks().print(f"[yellow]note[/yellow] {plain(sentence)}", soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """A text out of data as rich's markup that shows it as it is, on one line, its control characters as escapes."""
     from rich.markup import escape
 
-    remarks().print(f"[yellow]note[/yellow] {escape(sentence)}", soft_wrap=True)
+    return escape(one_line(text))
 
 
 def _console(*, stderr: bool, quiet: bool) -> Console:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import datetime
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Ints
 from clipaudit.cues.answer_table import answer_tables
-from clipaudit.cues.answerers.panel import panel_of
+from clipaudit.cues.answerers.panel import Panel, panel_of
+from clipaudit.cues.answerers.predictions import Predictions
 from clipaudit.cues.findings.all_findings import findings_of
 from clipaudit.cues.findings.by_text import with_shift
 from clipaudit.cues.findings.label_parts import doubtful_labels
@@ -19,7 +21,7 @@ from clipaudit.cues.findings.reliance_result import placebo_of
 from clipaudit.cues.findings.slice_parts import errors_of
 from clipaudit.cues.inconclusive import inconclusive
 from clipaudit.cues.inputs import AuditInputs, Images
-from clipaudit.cues.measure.answers import answers
+from clipaudit.cues.measure.answers import Answers, answers
 from clipaudit.cues.measure.context import Context, Presence, Progress, TextSource
 from clipaudit.cues.measure.core_values import check_core
 from clipaudit.cues.measure.directions import all_directions, class_subspace
@@ -36,6 +38,7 @@ from clipaudit.cues.result.panels import Dropped
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.cues.row_tables import row_tables
 from clipaudit.cues.settings import settings_of, versions
+from clipaudit.cues.side_by_side import both
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.predictability import one_thread_each
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
@@ -44,6 +47,26 @@ from clipaudit.heads.texts.pool import TextPool, pool_for
 from clipaudit.run.classes import ClassNames
 from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.run.rows import moments_over, row_filter
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Part:
+    """The n images whose classes are tested, and what CLIP answers for the scored ones."""
+
+    tested: Ints
+    """(K,) classes, among all."""
+    inside: Ints
+    """(n,) places among the images of the association."""
+    facts: ImageFacts
+    design: Design
+    vectors: Float32s
+    """(T, D) of the pool's texts."""
+    user: Float32s | None
+    """(U, D) of the user's texts; None without any."""
+    answers: Answers | None
+    """None without labels."""
+    answers_rows: str
+    """Of which images, in words."""
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -121,12 +144,10 @@ class _Job(AuditInputs):
                 settings=settings,
                 versions=versions(),
             )
-        context = self._context(images, tested, progress)
-        panel = None
-        if context.answers is not None:
-            progress("rehearsal", 0, 1)
-            panel = panel_of(context, context.answers, out_of_fold=test is None, given=given)
-            progress("rehearsal", 1, 1)
+        part = self._part(images, tested)
+        context, panel = both(
+            lambda: self._context(images, part, progress), lambda: self._panel(part, given, out_of_fold=test is None)
+        )
         everything = findings_of(context, panel, progress)
         findings = ranked(everything.findings, self.options.max_findings)
         shift = None if test is None else shift_between(context, test, findings, self.pool, self.texts)
@@ -185,7 +206,7 @@ class _Job(AuditInputs):
         own.columns, own.presence, own.dropped = (*self.columns, *presence.others), presence, []
         if not self.options.permutations:  # else the largest of all labels' tests is what p-values count (S3)
             own.options = replace(self.options, alpha=self.options.alpha / presence.labels)
-        context = own._context(images, np.arange(2), _silent)
+        context = own._context(images, own._part(images, np.arange(2)), _silent)
         self.dropped += [
             replace(entry, reason=f"{pair.names[0]}: {entry.reason}") for entry in own.dropped if entry.head is None
         ]
@@ -193,21 +214,51 @@ class _Job(AuditInputs):
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
-    def _context(self, images: Images, tested: Ints, progress: Progress) -> Context:
-        options, run, facts, test = self.options, self.run, images.facts, images.test
-        classes = self.class_vectors
-        vectors = self.texts.vectors(self.pool.texts)
-        user = self.texts.vectors(options.user_texts) if options.user_texts else None
+    def _part(self, images: Images, tested: Ints) -> _Part:
+        """What every test and answerer needs, of the tested classes (K,); texts are encoded here."""
+        options, facts, test = self.options, images.facts, images.test
         self.pool.require(1)
         inside = np.flatnonzero(np.isin(facts.truth, tested))
         tested_facts = facts.take(inside)
-        design = _design(tested_facts, tested, len(self.names))
-        scanned = self._scan(tested_facts, design, vectors, user, progress)
+        scored, by = test if test is not None else facts, next(iter(self.columns), None)
+        scores = self.classes_from == "label" and self.presence is None
+        answered = (
+            answers(scored, self.run.head_labels, self.class_vectors, seed=options.seed, by=by) if scores else None
+        )
+        which = f"{scored.run.directory.url}{scored.rows.described}"
+        return _Part(
+            tested=tested,
+            inside=inside,
+            facts=tested_facts,
+            design=_design(tested_facts, tested, len(self.names)),
+            vectors=self.texts.vectors(self.pool.texts),
+            user=self.texts.vectors(options.user_texts) if options.user_texts else None,
+            answers=answered,
+            answers_rows=which if answered is None else which + answered.drawn_from(int((scored.truth >= 0).sum()), by),
+        )
+
+    def _panel(self, part: _Part, given: Sequence[Predictions], *, out_of_fold: bool) -> Panel | None:
+        """All answerers; None without labels."""
+        if part.answers is None:
+            return None
+        return panel_of(
+            part.facts,
+            part.design,
+            part.answers,
+            len(self.names),
+            self.options,
+            out_of_fold=out_of_fold,
+            given=given,
+        )
+
+    def _context(self, images: Images, part: _Part, progress: Progress) -> Context:
+        options, run, facts, classes = self.options, self.run, part.facts, self.class_vectors
+        scanned = self._scan(part, progress)
         columns = tested_columns(
-            tested_facts,
+            facts,
             images.raw,
-            inside[scanned.sample],
-            design,
+            part.inside[scanned.sample],
+            part.design,
             scanned.sample,
             declared=self.columns,
             measured=self.measured,
@@ -217,20 +268,17 @@ class _Job(AuditInputs):
             seed=options.seed,
         )
         self.dropped += columns.dropped
-        scored, by = test if test is not None else facts, next(iter(self.columns), None)
-        scores = self.classes_from == "label" and self.presence is None
-        answered = answers(scored, run.head_labels, classes, seed=options.seed, by=by) if scores else None
         return Context(
             run=run,
             options=options,
             names=self.names,
             classes_from=self.classes_from,
             classes=classes,
-            namer=Namer(self.pool, vectors, self.named, classes, options.user_texts, user),
-            facts=tested_facts,
+            namer=Namer(self.pool, part.vectors, self.named, classes, options.user_texts, part.user),
+            facts=facts,
             rows=f"{run.directory.url}{self.rows.described}",
-            tested=tested,
-            design=design,
+            tested=part.tested,
+            design=part.design,
             source=self.source,
             sources=self.sources,
             scan=scanned,
@@ -239,36 +287,33 @@ class _Job(AuditInputs):
             measured=self.measured,
             columns=columns.tests,
             known_errors=self.known_errors,
-            answers=answered,
-            answers_rows=f"{scored.run.directory.url}{scored.rows.described}"
-            + ("" if answered is None else answered.drawn_from(int((scored.truth >= 0).sum()), by)),
+            answers=part.answers,
+            answers_rows=part.answers_rows,
             presence=self.presence,
-            agreement=self._agreement(facts),
+            agreement=self._agreement(images.facts),
         )
 
-    def _scan(
-        self, facts: ImageFacts, design: Design, vectors: Float32s, user: Float32s | None, progress: Progress
-    ) -> Scan:
-        """Every direction's scores on the tested images; vectors (T, D) of the pool, user of the user's own texts."""
+    def _scan(self, part: _Part, progress: Progress) -> Scan:
+        """Every direction's scores on the tested images."""
         options, run = self.options, self.run
         directions, lost = all_directions(
             moments_over(run, self.rows),
             run.basis(),
             run.head_labels,
             self.pool,
-            vectors,
+            part.vectors,
             self.class_vectors,
             per_head=min(options.directions, len(self.pool)),
             user=options.user_texts,
-            user_vectors=user,
+            user_vectors=part.user,
         )
         self.dropped += [
             Dropped(what=direction.text, head=direction.head, reason="indistinguishable from the class prompt")
             for direction in lost
         ]
         return scan(
-            facts,
-            design,
+            part.facts,
+            part.design,
             directions,
             class_subspace(self.class_vectors),
             trials=options.positive_trials,

@@ -24,6 +24,7 @@ from clipaudit.demo.world.captions import article
 from clipaudit.errors import UsageError
 from clipaudit.run.reader import Run
 from clipaudit.statistics import SIGNIFICANT, p_text
+from clipaudit.storage.faults import making
 
 _REPORT = "report"
 _HEADS = "heads.html"
@@ -34,13 +35,16 @@ _PROMPTS = "prompts.txt"
 def showcase(out: Path, *, birds: int, things: int, seed: int, say: Callable[[str], None]) -> Path:
     """Run the whole demo under `out`, telling each step through `say`; return the page to open.
 
-    Raises UsageError when `out` is not empty, or when there are too few images for every group.
+    Raises UsageError when `out` is not empty or cannot be made, or when there are too few images for every group.
     """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: give a directory")
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty: give another directory, or remove it first")
     if birds < 200 or things < 200:
         raise UsageError("the demo needs at least 200 birds and 200 things, or some group would be empty")
-    out.mkdir(parents=True, exist_ok=True)
+    with making(str(out)):
+        out.mkdir(parents=True, exist_ok=True)
     say(f"Drawing {birds:,} birds and {things:,} other things, and auditing both with the demo model ...")
     study = shortcut(ImageEncoder.load(ModelConfig(name="demo")), out, birds=birds, things=things, seed=seed)
     write_photos(sorted((out / "birds").glob("*.tar")), out / "photos")

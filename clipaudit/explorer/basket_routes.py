@@ -6,11 +6,13 @@ import json
 from typing import Annotated, Any, Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from fastapi import APIRouter, Body, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from clipaudit.cues.report.files import csv_text, one_line
+from clipaudit.cues.report.files import csv_text
 from clipaudit.errors import UsageError
+from clipaudit.explorer.basket_weights import FILE, weights_missing, weights_without
 from clipaudit.explorer.downloads import download
 from clipaudit.explorer.event_log import MAX_PLACE
 from clipaudit.explorer.problems import PROBLEMS
@@ -19,6 +21,7 @@ from clipaudit.explorer.wall import ViewRequest
 from clipaudit.explorer.wall_routes import Filter, RequestReader
 from clipaudit.explorer.workspace import Workspace
 from clipaudit.explorer.write_access import WriteAccess
+from clipaudit.pages.text import one_line
 
 _EVENTS: Final = 50
 """Latest events that the page lists."""
@@ -83,6 +86,12 @@ def add_basket(router: APIRouter, workspace: Workspace, reader: RequestReader, w
         log.undo(asked.event, asked.author)
         return tag_facts(workspace)
 
+    _add_exports(router, workspace, reader, problems)
+
+
+def _add_exports(
+    router: APIRouter, workspace: Workspace, reader: RequestReader, problems: dict[int | str, dict[str, Any]]
+) -> None:
     @router.get("/export/review.csv", response_class=Response, responses=problems)
     def review(tag: Annotated[str | None, Query(max_length=100)] = None) -> Response:
         """Every tag of every image with its author, reason and time; of one tag, or of all."""
@@ -102,9 +111,16 @@ def add_basket(router: APIRouter, workspace: Workspace, reader: RequestReader, w
     @router.get("/export/exclude.txt", response_class=Response, responses=problems)
     def exclude(tag: Annotated[str | None, Query(max_length=100)] = None) -> Response:
         """The tagged images as a list to leave out, one SHARD/KEY a line."""
-        state = workspace.tags()
-        images = sorted(image for image, given in state.by_image.items() if tag is None or tag in given)
-        return download(_lines([(shard, state.keys[shard, index]) for shard, index in images]), "exclude.txt")
+        places = _tagged_places(workspace.tags(), tag)
+        return download(_lines([(shard, key) for shard, _, key in places]), "exclude.txt")
+
+    @router.get("/export/weights.parquet", response_class=Response, responses=problems)
+    def weights(tag: Annotated[str | None, Query(max_length=100)] = None) -> Response:
+        """The report's group weights, 0 for images with a tag, or with this one."""
+        table = weights_without(workspace.run, workspace.report, _tagged_places(workspace.tags(), tag))
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        return download(sink.getvalue().to_pybytes(), FILE, "application/vnd.apache.parquet")
 
     @router.get("/export/keys.txt", response_class=Response, responses=problems)
     def keys(request: ViewRequest = Depends(reader.read)) -> Response:
@@ -126,6 +142,7 @@ def tag_facts(workspace: Workspace) -> dict[str, Any]:
         "images": len(state.by_image),
         "damaged": state.damaged,
         "foreign": state.foreign,
+        "weights_missing": weights_missing(workspace.run, workspace.report),
         "events": [
             {
                 "id": event.id,
@@ -166,6 +183,12 @@ _REVIEW: Final = pa.schema(
     [("shard_id", pa.int32()), ("index", pa.int32())]
     + [(name, pa.string()) for name in ("key", "class", "tag", "author", "reason", "time")]
 )
+
+
+def _tagged_places(state: TagState, tag: str | None) -> list[ImagePlace]:
+    """The images with a tag, with any where none is named, in the order of the run."""
+    images = sorted(image for image, given in state.by_image.items() if tag is None or tag in given)
+    return [(*image, state.keys[image]) for image in images]
 
 
 def _tagged(state: TagState) -> list[tuple[tuple[int, int], Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from clipaudit.errors import IntegrityError
-from clipaudit.storage.directory import storage_errors
+from clipaudit.storage.faults import storage_errors
 from clipaudit.storage.text_file import parse_json
 
 T = TypeVar("T")

@@ -60,11 +60,16 @@ class RunScores:
         # one question is computed at a time: each uses all cores, and equal questions are computed once
         self._lock = threading.RLock()
 
-    @cached_property
+    @property
     def moments(self) -> Moments:
         """Of every vector column, over all ok rows."""
+        # before the lock that a cached property has of its own in Python 3.11: who scores holds this one, and asks too
         with self._lock:
-            return self._run.moments()
+            return self._moments
+
+    @cached_property
+    def _moments(self) -> Moments:
+        return self._run.moments()
 
     @cached_property
     def basis(self) -> Basis:

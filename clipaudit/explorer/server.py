@@ -19,6 +19,7 @@ from clipaudit.errors import ClipauditError, UsageError
 from clipaudit.explorer.basket_routes import add_basket
 from clipaudit.explorer.beside_routes import add_beside
 from clipaudit.explorer.finding_routes import add_findings
+from clipaudit.explorer.image_routes import add_image
 from clipaudit.explorer.label_log import LabelLog
 from clipaudit.explorer.label_routes import add_labels
 from clipaudit.explorer.labelling import Labelling
@@ -101,7 +102,7 @@ def create_app(
     # pictures and whatever has a body take turns; rows do not: while a model loads for one question, the wall goes on
     turns = (SEARCH_PATH, "/thumbnails", "/images", "/tags", "/labels", PICTURES_PATH)
     computing = (SEARCH_PATH, "/thumbnails", *(PREFIX + path for path in turns))
-    app.add_middleware(Guard, image_paths=images, max_image_bytes=MAX_IMAGE_BYTES, computing=computing)
+    app.add_middleware(Guard, image_paths=images, max_image_bytes=MAX_IMAGE_BYTES, computing=computing, ends=("/heat",))
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     app.add_exception_handler(ClipauditError, problem)
     app.add_exception_handler(RequestValidationError, invalid)
@@ -141,6 +142,7 @@ def _add_routes(
     add_what_if(explorer, workspace, writing)
     add_map(explorer, workspace, reader)
     add_beside(explorer, workspace, reader)
+    add_image(explorer, workspace)
     if labelling is not None:
         add_labels(explorer, labelling, writing)
     app.include_router(explorer, prefix=PREFIX)

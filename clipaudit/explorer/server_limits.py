@@ -91,11 +91,18 @@ class Guard:
     """
 
     def __init__(
-        self, app: Application, image_paths: tuple[str, ...], max_image_bytes: int, computing: tuple[str, ...]
+        self,
+        app: Application,
+        image_paths: tuple[str, ...],
+        max_image_bytes: int,
+        computing: tuple[str, ...],
+        ends: tuple[str, ...] = (),
     ) -> None:
-        """computing: beginnings of the paths that compute; `image_paths` take an image, others take JSON."""
-        self._app = app
-        self._image_paths, self._max_image_bytes, self._computing = image_paths, max_image_bytes, computing
+        """computing: beginnings of the paths that compute, `ends` their ends; `image_paths` take an image, others take
+        JSON.
+        """
+        self._app, self._computing, self._ends = app, computing, ends
+        self._image_paths, self._max_image_bytes = image_paths, max_image_bytes
         self._turns = asyncio.Semaphore(COMPUTING)
         self._present = 0
 
@@ -122,7 +129,7 @@ class Guard:
             announced = headers.get(b"content-length", b"0")
             if not announced.isdigit() or int(announced) > limit:
                 raise _too_large(limit)
-            if not scope["path"].startswith(self._computing):
+            if not (scope["path"].startswith(self._computing) or scope["path"].endswith(self._ends)):
                 await self._app(scope, receive, private)
                 return
             body = await _whole_body(receive, limit)  # before its turn: a slow sender holds up nobody

@@ -39,11 +39,12 @@ def add_study(router: APIRouter, workspace: Workspace, options: tuple[str, ...] 
 
     @router.get("/state")
     def state() -> dict[str, Any]:
-        """What may change while the page is open: tags, the report, and shards that were committed since."""
+        """What may change while the page is open: tags, the report, columns, and shards that were committed since."""
+        new_shards = workspace.new_shards()  # first: it may find other columns, which are another revision
         return {
             "revision": workspace.revision,
             "tags": 0 if workspace.tag_log is None else workspace.tag_log.version,
-            "new_shards": workspace.new_shards(),
+            "new_shards": new_shards,
         }
 
     @router.get("/heads", responses=problems)
@@ -76,7 +77,7 @@ def _add_parts(router: APIRouter, workspace: Workspace, problems: dict[int | str
     @router.get("/classes", responses=problems)
     def classes() -> list[dict[str, Any]]:
         """The run's classes, as bars may be asked for; UsageError's sentence where it has none."""
-        names = workspace.class_texts.names
+        names = workspace.class_prompts.names
         return [
             {"label": value_text(label), "name": name} for label, name in zip(names.labels, names.names, strict=True)
         ]
@@ -172,8 +173,8 @@ def _direction(workspace: Workspace, text: str | None, label: str | None, agains
 
 
 def _class_vector(workspace: Workspace, label: str) -> tuple[Float64s, str]:
-    names = workspace.class_texts.names
+    names = workspace.class_prompts.names
     for place, known in enumerate(names.labels):
         if value_text(known) == label:
-            return workspace.class_texts.vectors[place].astype(np.float64), names.names[place]
+            return workspace.class_vectors([place])[0].astype(np.float64), names.names[place]
     raise NotThereError(f"the run has no class with the label {label[:80]!r}")

@@ -136,7 +136,7 @@ class WhatIf:
             )
         config = ExperimentConfig(
             classes=workspace.given_classes(),
-            templates=workspace.class_texts.templates,
+            templates=workspace.class_prompts.source,
             attribute=attribute,
             where=where,
             min_group=LEAST_IMAGES,

@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -27,6 +28,7 @@ from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.retrieval.queries import QueryEncoder
 from clipaudit.retrieval.row_table import RowTable
 from clipaudit.run.classes import ClassNames, find_classes
+from clipaudit.run.columns import read_columns
 from clipaudit.run.filter_columns import FilterColumns
 from clipaudit.run.reader import Run
 from clipaudit.run.thumbnails import Thumbnails
@@ -44,15 +46,14 @@ LISTING_SECONDS: Final = 15.0
 """Between two looks at which shards are committed: of a remote run each is a request."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ClassTexts:
-    """The classes of a run as texts."""
+@dataclass(frozen=True, kw_only=True)
+class ClassPrompts:
+    """The classes of a run, and how they are said to the model."""
 
     names: ClassNames
-    vectors: Float32s
-    """(C, D) unit vectors."""
-    templates: str
-    """Where the prompts are from."""
+    templates: tuple[str, ...]
+    source: str
+    """Where the templates are from."""
 
 
 class Workspace:
@@ -86,6 +87,7 @@ class Workspace:
         self._lock, self._answers_lock = threading.RLock(), threading.RLock()
         self._walls: OrderedDict[tuple[tuple[int, int], bool], Wall] = OrderedDict()
         self._answers: dict[str, pa.Array] | None = None
+        self._vectors: dict[int, Float32s] = {}
         self._placed_tags: tuple[tuple[int, int], TagState] | None = None
         self._new_shards, self._list_again = 0, 0.0
         self.revision = 0
@@ -138,24 +140,47 @@ class Workspace:
 
         Rows keep their numbers: where shards came in the meantime, the run is left as it is.
         """
-        fresh = Run(self.run.directory.url)
-        found = find_report(fresh, report)
+        found = find_report(Run(self.run.directory.url), report)
         with self._lock:
-            if list(fresh.records) == list(self.run.records):
-                self.run = fresh
-                self.__dict__.pop("_plain_rows", None)
-            self.__dict__.pop("_report_columns", None)
-            self.report, self._placed_tags = found, None
-            self._walls.clear()
-            self.revision += 1
+            self.report = found
+            self._take_anew()
+
+    def _take_anew(self) -> None:
+        """Read rows, columns and what the report says of them again, when they are needed."""
+        fresh = Run(self.run.directory.url)
+        if list(fresh.records) == list(self.run.records):
+            self.run = fresh
+            self.__dict__.pop("_plain_rows", None)
+        self.__dict__.pop("_report_columns", None)
+        self._placed_tags = None
+        self._walls.clear()
+        self.revision += 1
+
+    def _follow_columns(self) -> bool:
+        """Whether columns were joined to the run, or dropped, since it was read; then it is read again."""
+        try:
+            now = {name: record.path for name, record in read_columns(self.run.directory).items()}
+        except IntegrityError:  # the columns that are known go on
+            return False
+        known = {name: record.path for name, record in self.run.joined.items()}
+        changed = {name: path for name, path in now.items() if name not in self.run.spec.attributes} != known
+        if changed:
+            self._take_anew()
+        return changed
 
     def plain_rows(self) -> RowTable:
         """The run's ok rows with the run's own columns."""
         with self._lock:
-            return self._plain_rows
+            try:
+                return self._plain_rows
+            except IntegrityError:  # perhaps of a column that was dropped before its values were read
+                if not self._follow_columns():
+                    raise
+                return self._plain_rows
 
     def wall(self, request: ViewRequest | None = None) -> Wall:
         """The wall with every column that a request may need; CLIP's answers only where it names them."""
+        self.plain_rows()
         state = self.tags()
         answers = self._answers is not None or (request is not None and self._names_answers(request, state))
         columns = self.answers() if answers else {}  # before the lock: it may load the model
@@ -218,14 +243,32 @@ class Workspace:
     # -- classes -----------------------------------------------------------------------------------------------------
 
     @cached_property
-    def class_texts(self) -> ClassTexts:
-        """The run's classes as texts; UsageError when it has no labels or they have no names."""
+    def class_prompts(self) -> ClassPrompts:
+        """The run's classes with the report's prompts; UsageError when it has no labels or they have no names."""
+        shards = [shard.url for shard in self.run.manifest.shards]
+        source, templates = self._templates()
+        names = find_classes(self.given_classes(), shards, self.run.class_labels())
+        return ClassPrompts(names=names, templates=templates, source=source)
+
+    @cached_property
+    def _texts(self) -> RunTexts:
+        return RunTexts(self.run, self.device, keep=self.write)
+
+    def class_vectors(self, places: Sequence[int] | None = None) -> Float32s:
+        """(C, D) unit vectors of the classes, or of some by their places: two take a moment, ten thousand minutes.
+
+        Those that were asked for stay in memory. UsageError as from `class_prompts`.
+        """
+        prompts, names = self.class_prompts, self.class_prompts.names.names
         with self._answers_lock:
-            shards = [shard.url for shard in self.run.manifest.shards]
-            names = find_classes(self.given_classes(), shards, self.run.class_labels())
-            source, templates = self._templates()
-            vectors = RunTexts(self.run, self.device, keep=self.write).classes(names.names, templates)
-            return ClassTexts(names=names, vectors=vectors, templates=source)
+            wanted = range(len(names)) if places is None else places
+            missing = [place for place in wanted if place not in self._vectors]
+            if missing:
+                # all at once where all are asked for: a report has stored them under that list
+                missing = list(wanted) if places is None else missing
+                vectors = self._texts.classes([names[place] for place in missing], prompts.templates)
+                self._vectors |= dict(zip(missing, vectors, strict=True))
+            return np.stack([self._vectors[place] for place in wanted])
 
     def given_classes(self) -> str | None:
         """The report's file of class names, where it can still be read."""
@@ -257,13 +300,13 @@ class Workspace:
             return self._answers
 
     def _new_answers(self) -> dict[str, pa.Array]:
-        classes = self.class_texts
+        vectors, names = self.class_vectors(), self.class_prompts.names
         embedding = self.scores.vectors("embedding")
         predicted = np.empty(len(embedding), np.int64)
         for start in range(0, len(embedding), 65_536):
-            logits = embedding[start : start + 65_536].astype(np.float32) @ classes.vectors.T
+            logits = embedding[start : start + 65_536].astype(np.float32) @ vectors.T
             predicted[start : start + 65_536] = logits.argmax(axis=1)
-        label_rows = classes.names.rows(self.run.class_labels())
+        label_rows = names.rows(self.run.class_labels())
         right: list[bool | None] = []
         for label, answer in zip(self._plain_rows.table["label"].to_pylist(), predicted.tolist(), strict=True):
             # of several labels, one that is answered is right
@@ -273,8 +316,8 @@ class Workspace:
                 if each in label_rows
             ]
             right.append(answer in truth if truth else None)
-        names = np.array(classes.names.names, object)[predicted]
-        return {PREDICTED: pa.array(names, pa.string()), RIGHT: pa.array(right, pa.bool_())}
+        answers = np.array(names.names, object)[predicted]
+        return {PREDICTED: pa.array(answers, pa.string()), RIGHT: pa.array(right, pa.bool_())}
 
     # -- tags --------------------------------------------------------------------------------------------------------
 
@@ -289,14 +332,17 @@ class Workspace:
             return self._placed_tags[1]
 
     def _keys_at(self, places: list[tuple[int, int]]) -> list[str | None]:
-        numbers = self._plain_rows.numbers(places)
-        keys = self._plain_rows.table["key"].take(pa.array(numbers, pa.int64())).to_pylist() if numbers else []
+        numbers = self.plain_rows().numbers(places)
+        keys = self.plain_rows().table["key"].take(pa.array(numbers, pa.int64())).to_pylist() if numbers else []
         return list(keys)
 
     def new_shards(self) -> int:
-        """Shards that were committed since the run was opened; the store is asked at most every LISTING_SECONDS."""
+        """Shards that were committed since the run was opened; the store is asked at most every LISTING_SECONDS, then
+        also for columns that were joined or dropped, which count from then on.
+        """
         with self._lock:
             if time.monotonic() >= self._list_again:
+                self._follow_columns()
                 self._new_shards = len(self.run.directory.committed_ids() - set(self.run.records))
                 self._list_again = time.monotonic() + LISTING_SECONDS
             return self._new_shards

@@ -22,7 +22,7 @@ from clipaudit.run.growth import Growth
 from clipaudit.run.reader import Run
 from clipaudit.run.records import Manifest, compare_options
 from clipaudit.run.upkeep import RunStatus, status
-from clipaudit.schema import SCHEMA_VERSION, VERSION, Shard
+from clipaudit.schema import SCHEMA_VERSION, VERSION, LabelKind, Shard
 from clipaudit.shards.fields import parse_fields
 from clipaudit.shards.listing import expand
 from clipaudit.shards.missing import warn_of_first_samples
@@ -75,6 +75,9 @@ class Reporter(Observer):
 
     def appending(self, known: int, new: int) -> None:
         """Of the shards that `--append` names, the run has so many already, and so many are added to it."""
+
+    def labels(self, kind: LabelKind, example: str) -> None:
+        """Labels will be read as this kind, since the first ones are; `example` is one of them with its sample."""
 
     def comparing(self, shards: int, nbytes: int) -> None:
         """The contents of so many shards are read, because their times differ from what the run recorded."""
@@ -130,13 +133,15 @@ def run_job(
         reporter.appending(listed.known, len(listed.new))
     reporter.listed(len(listed.shards), listed.committed)
     if listed.pending:
-        fields, mixed = fields_of(config, run_dir)
+        fields, labels = fields_of(config, run_dir)
+        if labels.kind is not None and labels.example:
+            reporter.labels(labels.kind, labels.example)
         if listed.new:
             refuse_other_numbers(listed.shards, fields)
         if config.append and listed.new:
             refuse_other_labels(Run(run_dir), listed.new, fields)
         lack = warn_of_first_samples(listed.pending[0], fields)
-        for sentence in filter(None, (mixed, lack)):
+        for sentence in filter(None, (labels.warning, lack)):
             reporter.warning(sentence)
         _process(config, run_dir, make_pool(config) if pool is None else pool, reporter, stop, asked, listed)
     result = status(run_dir)
@@ -240,8 +245,8 @@ def _refuse_losses(config: JobConfig, result: RunStatus) -> None:
     limits = config.execution
     if result.failed > limits.max_lost_shards:
         raise RunInvalid(
-            f"{result.failed} of {result.shards} shards failed and are not in the table (see {config.out}/_failed);"
-            " the same command tries them again, --max-lost-shards allows for them"
+            f"{result.failed} of {result.shards} shards failed, and the table lacks their images (see"
+            f" {config.out}/_failed); the same command tries them again, --max-lost-shards allows for them"
         )
     if result.lost > limits.max_lost_samples:
         what = "were skipped, or lie where a shard is damaged" if result.partial else "were skipped"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,24 +15,19 @@ from torch import Tensor
 from clipaudit.arrays import ArrayHolder, Float32s
 from clipaudit.config import ModelConfig
 from clipaudit.heads.texts.encoder import Tokenizer, encode_texts, load_tokenizer
-from clipaudit.heads.texts.pool import pool_for
 from clipaudit.localize.frames import FramedPicture, PictureReader
-from clipaudit.localize.heatmaps import points
+from clipaudit.localize.heatmaps import ends_of_parts, points
 from clipaudit.localize.lettering import is_drawable
 from clipaudit.localize.methods import METHODS, Options, localiser
 from clipaudit.localize.overlay import MapPanel, WordStrip, sheet
 from clipaudit.localize.question import BY_TOKENS, check_picture, check_question, parse_heads
+from clipaudit.localize.seen import unrelated_cosine, unrelated_texts
 from clipaudit.localize.tensors import embed
 from clipaudit.localize.text_tokens import TokenScore, token_scores
 from clipaudit.localize.token_maps import TokenDecomposition
 from clipaudit.model import Positions, describe_tower, with_positions
 from clipaudit.model.loading import LoadedModel, Normaliser, load_model
 from clipaudit.schema import Names, as_names
-
-_UNRELATED: Final = 64
-"""Texts of the pool that a text's cosine is compared with. Most say nothing of any one picture."""
-_SHARE: Final = 0.9
-"""A text is seen when its cosine exceeds those of this share of them (docs/localize.md has the error rates)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -132,8 +127,7 @@ class Explanation(ArrayHolder):
         """
         # a map that is not drawn must not stretch the scale of the others
         drawn = self.scores[:, list(self.seen)] if any(self.seen) else self.scores
-        low, high = float(drawn.min()), float(drawn.max())
-        return (min(low, 0.0), max(high, 0.0)) if self.method in BY_TOKENS else (low, high)
+        return ends_of_parts(drawn) if self.method in BY_TOKENS else (float(drawn.min()), float(drawn.max()))
 
     def _note(self, row: int, text: int) -> str:
         if not self.seen[text]:
@@ -269,12 +263,10 @@ class Explainer:
         return tuple((word, cosines[0] - other) for word, other in zip(words, cosines[1:], strict=True))
 
     def _unrelated(self, images: Tensor) -> float:
-        """The cosine that 9 in 10 unrelated texts do not exceed with the image, of _UNRELATED texts of the pool."""
+        """The cosine that 9 in 10 unrelated texts do not exceed with the image."""
         if self._pool is None:
-            texts = pool_for(self._config.name).texts
-            chosen = np.linspace(0, len(texts) - 1, min(_UNRELATED, len(texts))).round().astype(np.int64)
-            self._pool = self.encode([texts[n] for n in dict.fromkeys(chosen.tolist())])
-        return float(np.quantile(self._products(images, self._pool).float().cpu().numpy(), _SHARE))
+            self._pool = self.encode(unrelated_texts(self._config.name))
+        return unrelated_cosine(self._products(images, self._pool).float().cpu().numpy())
 
     def _tokens(self, images: Tensor, texts: Sequence[str]) -> tuple[tuple[TokenScore, ...], ...]:
         image = embed(self.tower, images, self._config.precision)[0]

@@ -36,16 +36,17 @@ class Frame:
     """May lie outside the picture, where the preprocessing pads."""
 
     @property
-    def crop(self) -> str:
-        """What part of the picture the model saw, in words; empty where it saw all of it."""
+    def kept(self) -> str:
+        """How many of the picture's pixels the model saw, in words; empty where it saw all of it."""
         height, width = self.size
         seen = (round(self.bottom - self.top), round(self.right - self.left))
-        if seen[0] >= height and seen[1] >= width:
-            return ""
-        return (
-            f"the model's preprocessing keeps {seen[1]} x {seen[0]} of {width} x {height} pixels, the rest is dark:"
-            " --whole shows it all"
-        )
+        whole = seen[0] >= height and seen[1] >= width
+        return "" if whole else f"{seen[1]} x {seen[0]} of {width} x {height} pixels"
+
+    @property
+    def crop(self) -> str:
+        """What part of the picture the model saw, and how to show it all; empty where it saw all of it."""
+        return self.kept and f"the model's preprocessing keeps {self.kept}, the rest is dark: --whole shows it all"
 
     def scaled(self, size: tuple[int, int]) -> Frame:
         """The same for the picture at another size."""

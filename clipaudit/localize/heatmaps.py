@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipaudit.arrays import ArrayHolder, Ints, Uint8s
+from clipaudit.arrays import ArrayHolder, Floats, Ints, Uint8s
 from clipaudit.errors import UsageError
 
 
@@ -18,6 +18,11 @@ def min_max(scores: Tensor) -> Tensor:
     low, high = scores.amin(dim=(-2, -1), keepdim=True), scores.amax(dim=(-2, -1), keepdim=True)
     span = high - low
     return torch.where(span > 0, (scores - low) / span.clamp_min(torch.finfo(scores.dtype).tiny), 0.0)
+
+
+def ends_of_parts(scores: Floats) -> tuple[float, float]:
+    """The least and the largest of maps (..., rows, columns) of parts of a sum, with 0 between: one scale for all."""
+    return min(float(scores.min()), 0.0), max(float(scores.max()), 0.0)
 
 
 def enlarged(scores: Tensor, size: tuple[int, int]) -> Tensor:

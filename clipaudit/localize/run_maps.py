@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
 import torch
 
-from clipaudit.arrays import Bools, Float32s, Floats, Uint8s
+from clipaudit.arrays import ArrayHolder, Bools, Float32s, Floats, Uint8s
 from clipaudit.config import ModelConfig
 from clipaudit.errors import RunMismatch, UsageError
 from clipaudit.localize.frames import Frame, FramedPicture, PictureReader
@@ -28,6 +29,20 @@ BATCH: Final = 16
 """Images a forward pass."""
 _ENDS: Final = (0.05, 0.98)
 """Shares of all patches below the darkest and the lightest colour."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class SetMaps(ArrayHolder):
+    """Maps of n images by S sets of heads for T directions; patches and what has no place sum to `totals`."""
+
+    scores: Float32s
+    """(n, S, T, rows, columns): what each patch adds."""
+    totals: Float32s
+    """(n, S, T): what the heads of a set add altogether, class and register tokens included."""
+    products: Float32s
+    """(n, T): of the whole unit embeddings with the directions."""
+    outliers: Bools
+    """(n, rows, columns): register-like patches."""
 
 
 class RunMaps:
@@ -86,19 +101,41 @@ class RunMaps:
         Returns:
             (n, rows, columns) each: float32, float32 and bool.
         """
-        labels = list(dict.fromkeys([*first[0], *second[0]]))
-        maps = TokenDecomposition(self._loaded.model, [parse_head_label(head) for head in labels])
-        along = torch.from_numpy(np.concatenate([first[1], second[1]]).astype(np.float32)).to(self._loaded.device)
+        maps = self.by_sets(seen, [first[0], second[0]], np.concatenate([first[1], second[1]]))
+        return maps.scores[:, 0, 0], maps.scores[:, 1, 1], maps.outliers
+
+    def by_sets(self, seen: Sequence[Uint8s], sets: Sequence[Sequence[str] | None], directions: Floats) -> SetMaps:
+        """What each patch adds, through each of some sets of heads, along each direction, in one pass.
+
+        Args:
+            seen: images of `see`, at least one.
+            sets: labels of the heads of each set; None for all of the model's.
+            directions: (T, D) floats.
+
+        UsageError when the tower lacks a head.
+        """
+        everything = any(heads is None for heads in sets)
+        named = dict.fromkeys(head for heads in sets for head in heads or ())
+        maps = TokenDecomposition(
+            self._loaded.model, None if everything else [parse_head_label(each) for each in named]
+        )
+        labels = list(maps.labels)
+        chosen = [
+            list(range(len(labels))) if heads is None else [_place(labels, each) for each in heads] for heads in sets
+        ]
+        along = torch.from_numpy(np.asarray(directions, np.float32)).to(self._loaded.device)
         parts = []
         for start in range(0, len(seen), BATCH):
             by_head = maps.by_head(self._normalise(list(seen[start : start + BATCH])), along)
-            sums = [
-                by_head.patches[:, [labels.index(head) for head in heads], place].sum(dim=1).float().cpu().numpy()
-                for place, (heads, _) in enumerate((first, second))
-            ]
-            parts.append((*sums, by_head.outliers.cpu().numpy()))
-        first_scores, second_scores, outliers = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return first_scores, second_scores, outliers
+            totals = by_head.heads  # (B, heads, T)
+            summed = (
+                torch.stack([by_head.patches[:, places].sum(dim=1) for places in chosen], dim=1),
+                torch.stack([totals[:, places].sum(dim=1) for places in chosen], dim=1),
+                by_head.products,
+            )
+            parts.append((*(each.float().cpu().numpy() for each in summed), by_head.outliers.cpu().numpy()))
+        scores, sums, products, outliers = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return SetMaps(scores=scores, totals=sums, products=products, outliers=outliers)
 
     def scores(self, pictures: Sequence[FramedPicture], heads: Sequence[str] | None, directions: Floats) -> Float32s:
         """(n, rows, columns) float32: what each patch of n >= 1 pictures adds; arguments as for `scorer`."""
@@ -126,3 +163,9 @@ class RunMaps:
             result = maps.by_head(pixels, along)
             patches = result.patches.diagonal(dim1=1, dim2=2).sum(dim=-1)
         return patches.float().cpu().numpy(), result.outliers.cpu().numpy()
+
+
+def _place(labels: Sequence[str], head: str) -> int:
+    if head not in labels:
+        raise UsageError(f"this tower has no head {head}: {labels[0]} to {labels[-1]}")
+    return labels.index(head)

@@ -140,7 +140,7 @@ def _known(name: str) -> str:
 
 def _unknown(name: str, plain: str, by_lower: dict[str, str]) -> UnknownModel:
     if Path(name).exists():
-        return UnknownModel(f"--model: {name} is not an open_clip directory: it has no {_HUB_CONFIG}")
+        return UnknownModel(f"--model {name!r} is not an open_clip directory: it has no {_HUB_CONFIG}")
     close = [by_lower[match] for match in difflib.get_close_matches(plain, by_lower, n=3, cutoff=0.5)]
     hints = [f"did you mean {', '.join(close)}?" if close else "see open_clip.list_models()"]
     if name.count("/") == 1 and not name.startswith(("/", ".", "~")):
@@ -163,7 +163,7 @@ def _weights_alone(name: str) -> UnknownModel:
 
 def _check_directory(path: Path) -> None:
     if not (path / _HUB_CONFIG).is_file():
-        raise UnknownModel(f"--model: {path} is not an open_clip directory: it has no {_HUB_CONFIG}")
+        raise UnknownModel(f"--model {str(path)!r} is not an open_clip directory: it has no {_HUB_CONFIG}")
 
 
 def _some(names: list[str], most: int = 6) -> str:

@@ -49,14 +49,20 @@ class QueryEncoder:
 
         UsageError when it is empty or too long, RunMismatch when the run's model has other weights now.
         """
+        vector: Floats = self.texts([text])[0]
+        return vector
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        """(T, D) float32, the unit vectors of several texts, kept beside the run as one; as `text`."""
         from clipaudit.heads.texts.vectors import RunTexts
 
-        check_text(text)
+        for text in texts:
+            check_text(text)
         with self._lock:
             if self._texts is None:
                 self._texts = RunTexts(self._run, self._device, self._on_load, keep=self._keep)
-            vector: Floats = self._texts.vectors([text])[0]
-            return vector
+            vectors: Floats = self._texts.vectors(texts)
+            return vectors
 
     def _image(self, data: bytes, names: Sequence[str], title: str) -> dict[str, Floats]:
         from clipaudit.shards.decoder import ImageTooLarge, ImageUndecodable  # brings torch

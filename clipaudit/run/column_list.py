@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import shutil
-import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,8 +24,7 @@ from clipaudit.run.export_tables import write_csv, write_json_lines, write_parqu
 from clipaudit.run.filter_columns import value_text
 from clipaudit.run.reader import RunPlace, opened
 from clipaudit.schema import OK, Names, as_names
-from clipaudit.storage.directory import storage_errors
-from clipaudit.storage.local import TEMPORARY
+from clipaudit.storage.faults import folder_aside
 
 _LEFT_OUT: Final = frozenset({"shard_id", "index", "status", "phash", "offset", "scale", "norm", "remainder"})
 _COUNTED: Final = 1000
@@ -189,15 +186,10 @@ def export_columns(
     if not names:
         raise UsageError(f"the run at {reader.directory.url} has no attributes: name columns with --only")
     rows = ExportRows(reader, heads=(), columns=[SHARD, "key", *names], where=where, on_note=lambda note: None)
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}{TEMPORARY}")
-    try:
-        with storage_errors(str(target)):
-            aside.mkdir(parents=True)
-            write, file = _WRITERS[target.suffix.lower()]
-            write(rows, aside, np.dtype(np.float32))
-            (aside / file).replace(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with folder_aside(target) as aside:
+        write, file = _WRITERS[target.suffix.lower()]
+        write(rows, aside, np.dtype(np.float32))
+        (aside / file).replace(target)
     return rows.count()
 
 

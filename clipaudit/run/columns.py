@@ -17,7 +17,7 @@ from clipaudit.run.column_types import TEXTS
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.projections import TableFile, open_table
 from clipaudit.run.records import ColumnRecord, StoredFile
-from clipaudit.storage.directory import storage_errors
+from clipaudit.storage.faults import storage_errors
 
 COLUMNS: Final = "columns"
 ROW_GROUP: Final = 65_536

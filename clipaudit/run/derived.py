@@ -20,7 +20,8 @@ from clipaudit.run.checksums import SUMS, file_sha256, sums_text, write_sums
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run
 from clipaudit.run.records import StoredFile
-from clipaudit.storage.directory import Storage, storage_errors
+from clipaudit.storage.directory import Storage
+from clipaudit.storage.faults import storage_errors
 from clipaudit.storage.local import require_regular
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -75,8 +76,9 @@ def require_writable(run_dir: RunDirectory, directory: str) -> None:
         return
     path = Path(run_dir.storage.full(directory))
     existing = next(place for place in (path, *path.parents) if place.exists())
+    why = "is read-only" if existing.is_dir() else "is a file"
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UsageError(f"{path} cannot be written: {existing} is read-only; give another directory with --out")
+        raise UsageError(f"{path} cannot be written: {existing} {why}; give another directory with --out")
 
 
 @contextlib.contextmanager

@@ -25,7 +25,8 @@ from clipaudit.run.records import (
     compare_options,
     now,
 )
-from clipaudit.storage.directory import Storage, storage_errors
+from clipaudit.storage.directory import Storage
+from clipaudit.storage.faults import storage_errors
 from clipaudit.storage.local import TEMPORARY
 from clipaudit.storage.remote import remote_errors
 

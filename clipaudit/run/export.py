@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,7 @@ from clipaudit.run.export_rows import ExportRows
 from clipaudit.run.export_tables import ROWS, write_csv, write_npy, write_parquet
 from clipaudit.run.reader import Run, RunPlace, opened
 from clipaudit.schema import Names, as_names
-from clipaudit.storage.directory import storage_errors
-from clipaudit.storage.local import TEMPORARY
+from clipaudit.storage.faults import folder_aside
 
 Dtype: TypeAlias = Literal["float16", "float32"]
 Writer: TypeAlias = Callable[[ExportRows, Path, np.dtype[Any]], None]
@@ -77,7 +75,7 @@ def export(
     """
     if file_format not in FORMATS:
         known = list(FORMATS)
-        raise UsageError(f"the export format must be {', '.join(known[:-1])} or {known[-1]}, not {file_format!r}")
+        raise UsageError(f"--format must be {', '.join(known[:-1])} or {known[-1]}, not {file_format!r}")
     form, reader, target = FORMATS[file_format], opened(run), Path(out)
     _refuse_existing(target, overwrite)
     rows = ExportRows(
@@ -87,16 +85,11 @@ def export(
         where=where,
         on_note=note,
     )
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}{TEMPORARY}")
-    try:
-        with storage_errors(str(target)):
-            aside.mkdir(parents=True)
-            form.write(rows, aside, np.dtype(dtype))
-            if target.exists():
-                shutil.rmtree(target)
-            aside.rename(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with folder_aside(target) as aside:
+        form.write(rows, aside, np.dtype(dtype))
+        if target.exists():
+            shutil.rmtree(target)
+        aside.rename(target)
     return sorted(target.iterdir())
 
 

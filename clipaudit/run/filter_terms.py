@@ -41,17 +41,21 @@ _WORD: Final = re.compile(r"[^\W\d][\w.-]*")
 
 
 @dataclass(frozen=True)
-class Relation:
-    """`width >= 200`."""
-
+class _OnOneColumn:
     column: FilterColumn
-    sign: Sign
-    value: Scalar
 
     @property
     def columns(self) -> tuple[FilterColumn, ...]:
         """The columns that are read."""
         return (self.column,)
+
+
+@dataclass(frozen=True)
+class Relation(_OnOneColumn):
+    """`width >= 200`."""
+
+    sign: Sign
+    value: Scalar
 
     @property
     def text(self) -> str:
@@ -65,16 +69,10 @@ class Relation:
 
 
 @dataclass(frozen=True)
-class In:
+class In(_OnOneColumn):
     """`label in (1, 3)`."""
 
-    column: FilterColumn
     values: tuple[Scalar, ...]
-
-    @property
-    def columns(self) -> tuple[FilterColumn, ...]:
-        """The columns that are read."""
-        return (self.column,)
 
     @property
     def text(self) -> str:
@@ -91,16 +89,10 @@ class In:
 
 
 @dataclass(frozen=True)
-class Has:
+class Has(_OnOneColumn):
     """`label has dog`; of several values `label in (dog, cat)`: a row's list holds one of them."""
 
-    column: FilterColumn
     values: tuple[Scalar, ...]
-
-    @property
-    def columns(self) -> tuple[FilterColumn, ...]:
-        """The columns that are read."""
-        return (self.column,)
 
     @property
     def text(self) -> str:
@@ -117,16 +109,10 @@ class Has:
 
 
 @dataclass(frozen=True)
-class Like:
+class Like(_OnOneColumn):
     """`key like 'a/%'`: `%` is any text, `_` any one character; of a list one element must be like it."""
 
-    column: FilterColumn
     pattern: str
-
-    @property
-    def columns(self) -> tuple[FilterColumn, ...]:
-        """The columns that are read."""
-        return (self.column,)
 
     @property
     def text(self) -> str:
@@ -144,15 +130,8 @@ class Like:
 
 
 @dataclass(frozen=True)
-class IsNull:
+class IsNull(_OnOneColumn):
     """`place is null`. A list without elements is a value; of labels it says what null does, that there is none."""
-
-    column: FilterColumn
-
-    @property
-    def columns(self) -> tuple[FilterColumn, ...]:
-        """The columns that are read."""
-        return (self.column,)
 
     @property
     def text(self) -> str:

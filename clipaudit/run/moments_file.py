@@ -18,7 +18,7 @@ from clipaudit.run.directory import RunDirectory
 from clipaudit.run.moments import Moments, wide_columns
 from clipaudit.run.records import MALFORMED, StoredFile
 from clipaudit.schema import Label, TableSpec
-from clipaudit.storage.directory import storage_errors
+from clipaudit.storage.faults import storage_errors
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

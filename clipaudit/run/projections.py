@@ -20,7 +20,7 @@ from clipaudit.errors import IntegrityError
 from clipaudit.run.directory import RunDirectory
 from clipaudit.run.records import StoredFile
 from clipaudit.schema import NOT_FINITE, OK, SCHEMA_VERSION, Sample, Shard, TableSpec, arrow_schema, labels_in
-from clipaudit.storage.directory import storage_errors
+from clipaudit.storage.faults import storage_errors
 from clipaudit.storage.local import require_regular
 
 _ANY: Mapping[str, pa.DataType] = {}

@@ -110,7 +110,7 @@ def group_column(run: Run, name: str) -> str:
     if run.holds_lists(attribute):
         raise UsageError(
             f"attributes.{attribute} of the run at {run.directory.url} holds lists of texts, and rows are grouped by"
-            f" single values: choose rows with --where, {attribute} has TEXT"
+            f" single values: choose rows with --where '{attribute} has TEXT'"
         )
     return f"attributes.{attribute}"
 

@@ -170,13 +170,17 @@ def _is_own(path: str) -> bool:
 def _remarks(reader: Run, failed: list[int]) -> Iterator[str]:
     failures = reader.directory.failures() if failed else {}
     for shard in failed[:3]:
-        yield f"shard {failures[shard].url} failed {failures[shard].attempts} times: {failures[shard].error}"
+        yield f"shard {failures[shard].url} failed {_times(failures[shard].attempts)}: {failures[shard].error}"
     cut = [record for record in reader.records.values() if record.truncated is not None]
     for record in cut[:3]:
         lost = record.input_size - record.bytes_good
         yield f"shard {record.url} is truncated, {lost:,} of {record.input_size:,} bytes are lost: {record.truncated}"
     if len(failed) > 3 or len(cut) > 3:
         yield "more shards failed or are truncated; see _failed/ and _committed/ in the run"
+    empty = [record.url for record in reader.records.values() if not record.rows and record.truncated is None]
+    if empty:
+        more = f" and {len(empty) - 1:,} more hold" if len(empty) > 1 else " holds"
+        yield f"shard {empty[0]}{more} no sample"
     yield from _repeated(reader.records.values())
     for field, wrong in (("missing_attributes", "is missing from"), ("bad_attributes", "cannot be read in")):
         counts: Counter[str] = Counter()
@@ -202,7 +206,7 @@ def _repeated(records: Collection[CommitRecord]) -> Iterator[str]:
 
 
 def _times(number: int) -> str:
-    return "twice" if number == 2 else f"{number} times"
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")
 
 
 def gc(run: str | RunDirectory, *, dry_run: bool = False, min_age_seconds: float = YOUNG_SECONDS) -> list[str]:

@@ -21,19 +21,19 @@ _XMP_ORIENTATION: Final = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([
 _XMP_BYTES: Final = 2**20
 # Formats that are recognised and not read, by how their files begin; `ftyp` boxes name their brand at byte 8.
 _OTHER_FORMATS: Final = (
-    (b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (b"8BPS", "Photoshop"),
-    (b"%PDF", "PDF"),
-    (b"<svg", "SVG"),
-    (b"<?xml", "XML or SVG"),
-    (b"\0\0\1\0", "icon (ICO)"),
-    (b"<!DOCTYPE", "HTML"),
-    (b"<!doctype", "HTML"),
-    (b"<html", "HTML"),
-    (b"PK\x03\x04", "ZIP"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL"),
+    (b"\xff\x0a", "a JPEG XL"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000"),
+    (b"8BPS", "a Photoshop"),
+    (b"%PDF", "a PDF"),
+    (b"<svg", "an SVG"),
+    (b"<?xml", "an XML or SVG"),
+    (b"\0\0\1\0", "an icon (ICO)"),
+    (b"<!DOCTYPE", "an HTML"),
+    (b"<!doctype", "an HTML"),
+    (b"<html", "an HTML"),
+    (b"PK\x03\x04", "a ZIP"),
 )
 _HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
@@ -96,10 +96,12 @@ def _not_read(data: bytes) -> str:
     """What a file that is not read is, in words."""
     name = next((name for magic, name in _OTHER_FORMATS if data.startswith(magic)), None)
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
-        name = "HEIC"
+        name = "a HEIC"
     if name is not None:
-        return f"it is a {name} file: convert it to JPEG, PNG or WebP"
-    return "it is empty" if not data else "it is not a JPEG, PNG or WebP file"
+        return f"it is {name} file: convert it to JPEG, PNG or WebP"
+    if not data:
+        return "it is empty"
+    return "it is no image of a format that is read (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF)"
 
 
 def _jpeg(data: bytes) -> Header:

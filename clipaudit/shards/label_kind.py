@@ -24,6 +24,8 @@ class LookedUpKind:
 
     kind: LabelKind | None
     """None where no label tells more than its source does."""
+    example: str = ""
+    """One of these labels and the sample that has it, such as `'owl' in 000017`; empty where none was looked at."""
     warning: str = ""
     """One sentence where some are of another kind; they will be bad labels."""
 
@@ -55,12 +57,14 @@ def look_up_kind(shard: Shard, fields: Fields) -> LookedUpKind:
         return LookedUpKind(kind="strings" if empty_lists else None)
     chosen = max(examples, key=lambda kind: len(examples[kind]))
     others = [kind for kind in examples if kind != chosen]
+    example = examples[chosen][0]
     if not others:
-        return LookedUpKind(kind=chosen)
+        return LookedUpKind(kind=chosen, example=example)
     mended = "; --label cls:text reads both as names" if label.in_cls else ""
     return LookedUpKind(
         kind=chosen,
-        warning=f"{shard.url}: labels {label.spec} are of several kinds, such as {examples[chosen][0]} and"
+        example=example,
+        warning=f"{shard.url}: labels {label.spec} are of several kinds, such as {example} and"
         f" {examples[others[0]][0]}: those unlike the first will be bad labels{mended}",
     )
 

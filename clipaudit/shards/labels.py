@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn
@@ -129,10 +130,12 @@ def _list(value: Json, kind: LabelKind) -> tuple[str, ...] | tuple[int, ...]:
 
 
 def class_number(data: bytes | None) -> int | None:
-    """The content of a cls file, a decimal int64; None for white space only. BadValue for anything else."""
+    """The content of a cls file, a decimal int64, behind a byte order mark where there is one; None for white space
+    only. BadValue for anything else.
+    """
     if data is None or len(data) > MAX_LABEL_CHARACTERS:
         raise BadValue(f"it is longer than {MAX_LABEL_CHARACTERS} bytes")
-    text = data.strip()
+    text = data.removeprefix(BOM_UTF8).strip()
     if not text:
         return None
     if _INTEGER.fullmatch(text) is None or not -(2**63) <= int(text) < 2**63:

@@ -77,7 +77,9 @@ def missing_label(group: Group, fields: Fields, values: Values) -> str:
     other = next((name for name in ("cls", "json", "txt") if name in group.extensions and name != source), None)
     reads = "json:NAME" if other == "json" else other
     mended = "" if other is None or not source else f"; --label {reads} reads another file"
-    return f"{values.detail}; it has {', '.join(group.extensions)}{mended}"
+    empty = fields.label is not None and not fields.label.in_json and source in group.members
+    has = f"its {source} is empty" if empty else f"it has {', '.join(group.extensions)}"
+    return f"{values.detail}; {has}{mended}"
 
 
 def lacks_its_end(data: bytes) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import os
@@ -20,8 +19,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from clipaudit.errors import StorageFull, UsageError
+from clipaudit.errors import UsageError
 from clipaudit.redact import public_url
+from clipaudit.storage.faults import making, storage_errors
 from clipaudit.storage.local import TEMPORARY, create_file, open_regular, read_files, read_regular, replace_file
 from clipaudit.storage.remote import (
     OBJECT_STORES,
@@ -37,37 +37,9 @@ from clipaudit.storage.remote import (
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, a quota, a limit on the size of a file
 _READ_THREADS = 16
 _OPEN_FILES = Path("/proc/self/fd")  # on Linux: names of open files, also of those that have been unlinked
 _T = TypeVar("_T")
-
-
-@contextlib.contextmanager
-def storage_errors(path: str) -> Iterator[None]:
-    """Turn errors of the file system at `path` into StorageFull, or into UsageError for what a user can mend.
-
-    FileNotFoundError, FileExistsError and errors of other kinds stay as they are.
-    """
-    try:
-        yield
-    except (FileNotFoundError, FileExistsError):
-        raise
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StorageFull(
-                f"no space left while writing {path}: committed shards are safe, and the same command resumes once"
-                " there is room"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS):
-            raise UsageError(f"cannot write {path}: {error.strerror}") from error
-        if error.errno == errno.ENOTDIR:
-            raise UsageError(f"cannot write {path}: a part of this path is a file, not a directory") from error
-        if isinstance(error, PermissionError) or error.__cause__ is not None:  # made by fsspec from a store's answer
-            raise UsageError(f"cannot use {path}: {reason(error)}") from error
-        raise
-    except remote_errors() as error:
-        raise UsageError(f"cannot use {path}: {reason(error)}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +121,8 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         """Open the directory at a path or URL; it need not exist. Raises UsageError for a URL of an unknown kind."""
+        if not str(url):
+            raise UsageError("an empty text names no directory: give a path or a URL")
         self.url = public_url(str(url).rstrip("/") or "/")
         try:
             self.fs, root = open_filesystem(self.url)
@@ -213,11 +187,8 @@ class Storage:
     def make_directories(self, paths: Sequence[str]) -> None:
         """Create directories that do not exist; does nothing in an object store."""
         for path in paths if self.has_directories else ():
-            with storage_errors(self.full(path)):
-                try:
-                    self.fs.makedirs(self.full(path), exist_ok=True)
-                except FileExistsError as error:
-                    raise UsageError(f"cannot write {self.full(path)}: there is a file of this name") from error
+            with making(self.full(path)):
+                self.fs.makedirs(self.full(path), exist_ok=True)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a new file whole or not at all; False when one of this name exists already.
@@ -261,7 +232,7 @@ class Storage:
         if not self.local:
             self._upload(target, lambda: self.fs.pipe_file(target, data))
             return
-        with storage_errors(target):
+        with making(target):
             replace_file(Path(target), data)
 
     def put(self, file: str, path: str) -> None:
@@ -350,7 +321,7 @@ class Storage:
                 self.fs.invalidate_cache(target)
                 paths = self._remote(target, lambda: self.fs.ls(target, detail=False))
                 names = [str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(name for name in names if not name.endswith(TEMPORARY))
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
-from clipaudit.errors import IntegrityError
+from clipaudit.errors import IntegrityError, UsageError
 
 TEMPORARY = ".tmp"
 """Suffix of temporary files and directories; nothing reads them, and `clipaudit gc` removes them."""
@@ -25,7 +25,7 @@ _SLOW_SECONDS = 1e-3  # a file
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
-def _aside(target: Path) -> Path:
+def name_aside(target: Path) -> Path:
     """A temporary name beside `target` that no other process uses."""
     return target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}{TEMPORARY}")
 
@@ -35,7 +35,7 @@ def create_file(target: Path, data: bytes) -> bool:
 
     Raises OSError. Of several processes that create the same file at once exactly one gets True.
     """
-    aside = _aside(target)
+    aside = name_aside(target)
     try:
         _write_synced(aside, data)
         try:
@@ -72,9 +72,13 @@ def _create_without_links(target: Path, data: bytes) -> bool:
 def replace_file(target: Path, data: bytes) -> None:
     """Write a file, replacing an older one if it exists; a reader sees the old or the new content, never a mix.
 
-    Raises OSError.
+    Raises OSError, and UsageError for a device, pipe or socket of this name, which a rename would put away.
     """
-    aside = _aside(target)
+    with contextlib.suppress(FileNotFoundError):
+        mode = target.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UsageError(f"cannot write {target}: there is a device, pipe or socket of this name")
+    aside = name_aside(target)
     try:
         _write_synced(aside, data)
         aside.replace(target)

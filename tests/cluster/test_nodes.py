@@ -15,6 +15,7 @@ from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConf
 from clipaudit.job import engine_ray
 from clipaudit.job.driver import Reporter, run_job
 from clipaudit.run.reader import Run
+from tests.cluster.plain_worker import PlainActor
 from tests.make_shards import write_photos
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*", "ignore::FutureWarning:ray.*")
@@ -68,7 +69,7 @@ class Follower(Reporter):
         self.on_first_commit = lambda: None
 
 
-class Unhurried(engine_ray._Actor):
+class Unhurried(PlainActor):
     """Leaves a second node the time to join: the second shard waits until two workers were given one."""
 
     def process(self, task):

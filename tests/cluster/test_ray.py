@@ -26,6 +26,7 @@ from clipaudit.run.directory import RunDirectory
 from clipaudit.run.reader import Run
 from clipaudit.run.records import CommitRecord
 from clipaudit.schema import Shard
+from tests.cluster.plain_worker import PlainActor
 from tests.make_shards import write_photos
 
 pytestmark = [
@@ -189,6 +190,7 @@ def test_whatever_ray_says_of_a_lost_call_the_shard_is_done_again(tmp_path, tiny
         return value
 
     monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(engine_ray, "_Actor", PlainActor)
     monkeypatch.setattr("clipaudit.job.scheduler._BACKOFF_SECONDS", 0.0)
     reporter = Quiet()
     run_ray(config_for(tmp_path, tiny_model, max_attempts=5), reporter)
@@ -241,7 +243,7 @@ class RaisesAtStart(engine_ray._Actor):
         raise MemoryError("no room for the model")
 
 
-class Poisoned(engine_ray._Actor):
+class Poisoned(PlainActor):
     """Dies on one shard, whoever tries it, after the attempt began."""
 
     def process(self, task):
@@ -251,7 +253,7 @@ class Poisoned(engine_ray._Actor):
         return super().process(task)
 
 
-class Sick(engine_ray._Actor):
+class Sick(PlainActor):
     """The first process fails at every shard, as after an error of its GPU; those that follow are well."""
 
     def start(self):
@@ -265,7 +267,7 @@ class Sick(engine_ray._Actor):
         return super().process(task)
 
 
-class WithoutWeights(engine_ray._Actor):
+class WithoutWeights(PlainActor):
     """The first process to start finds the model; every other is on a node that cannot download it, and says so in the
     middle of the job. The last shard waits until that has happened twice."""
 
@@ -284,7 +286,7 @@ class WithoutWeights(engine_ray._Actor):
         return super().process(task)
 
 
-class HangsOnce(engine_ray._Actor):
+class HangsOnce(PlainActor):
     """Hangs on the first attempt at a shard."""
 
     def process(self, task):

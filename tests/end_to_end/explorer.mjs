@@ -18,7 +18,8 @@ const SCREENS = {
   images: "?screen=images&where=split+%3D+test&group=label",
   heads: "?screen=heads&focus=L05H03",
   search: "?screen=search&text=a+photo+of+water&minus=a+photo+of+a+forest%3D0.5&head=L05H03",
-  image: "?screen=images&open=0/18&where=place+%3D+water",
+  image: "?screen=images&open=0/18&where=place+%3D+water&heat=water&heat=a+photo+of+a+waterbird&heat=grass&through=embedding&through=L05H00",
+  bars: "?screen=images&open=0/18&where=place+%3D+water",
   beside: "?screen=search&text=a+photo+of+water&head=L05H03&beside=embedding",
   map: "?screen=map&colour=attributes.place&inside=embedding:pca:0,0;30000,0;30000,65535;0,65535",
   whatif: "?screen=whatif&out=L05H03&out=L05H00&along=a+photo+of+water",
@@ -139,6 +140,49 @@ const scenarios = {
     const filtered = await page.locator(".beside .headline").innerText();
     await page.locator(".ranked .thumb").first().click(); await settled(page);
     return { heads, ranks, headline, search, filtered, opened: new URL(page.url()).searchParams.get("open") };
+  },
+
+  async where() {
+    const page = await open();
+    await page.goto(config.url + "/?screen=images&open=0/18&where=place+%3D+water"); await settled(page);
+    const offered = await page.locator(".where button.pick").allTextContents();
+    const asked = () => new URL(page.url()).searchParams;
+    await page.focus(".where form input");
+    await page.keyboard.type("water"); await page.keyboard.press("Enter"); await settled(page);
+    // by the keyboard: from the field over the texts to the heads
+    const ticked = () => page.evaluate(() => document.activeElement?.closest(".through .pick")?.textContent?.trim() ?? "");
+    for (let tabs = 0; tabs < 20 && !/^L\d/.test(await ticked()); tabs++) await page.keyboard.press("Tab");
+    const head = await ticked();
+    const outline = await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle);
+    await page.keyboard.press("Space"); await settled(page);
+    const maps = () => page.locator(".heat canvas").evaluateAll((all) => all.map((each) => each.getAttribute("aria-label")));
+    const one = await maps();
+    const drawn = await page.locator(".heat canvas").first().evaluate((canvas) => new Set(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.filter((_, at) => at % 4 === 0)).size);
+    const box = await page.locator(".heat-over").first().boundingBox();
+    await page.mouse.move(box.x + box.width / 2, box.y + box.height / 2);
+    const here = await page.locator(".heat-ends strong").innerText();
+    await page.fill(".where form input", "grass"); await page.click(".where form button"); await settled(page);
+    const unseen = await page.locator(".heat.unseen figcaption").first().innerText();
+    const scale = await page.locator(".heat-legend").count();
+    const address = [asked().getAll("heat"), asked().getAll("through")];
+    // the next image of the wall is asked for the same
+    await page.locator(".tile[aria-current=true]").focus(); await page.keyboard.press("ArrowRight"); await settled(page);
+    const next = { open: asked().get("open"), maps: await page.locator(".heat").count() };
+    await page.click(".where button[aria-label='Look for grass no longer']"); await settled(page);
+    const left = asked().getAll("heat");
+    const near = await page.locator("section[aria-label='Near duplicates']").innerText();
+    // what the bars are of stands in the address, too
+    await page.selectOption(".bars select >> nth=1", "none"); await settled(page);
+    const sum = await page.locator(".bars tfoot .number").innerText();
+    await page.reload(); await settled(page);
+    const bars = [await page.inputValue(".bars select >> nth=1"), await page.locator(".bars tfoot .number").innerText() === sum];
+    await page.click(".image-head button:has-text('Tag')"); await page.waitForSelector("dialog[open]"); await settled(page);
+    await page.keyboard.type("look"); await page.keyboard.press("Enter"); await settled(page);
+    await page.goto(config.url + "/?screen=basket&where=tags+is+not+null"); await settled(page);
+    const download = page.waitForEvent("download");
+    await page.click("a:has-text('weights.parquet')");
+    const weights = await (await download).path();
+    return { bars, offered, head, outline, one, drawn, here, unseen, scale, address, next, left, near, weights: readFileSync(weights).subarray(0, 4).toString() };
   },
 
   async map() {
@@ -343,8 +387,14 @@ const scenarios = {
     const whatif = await page.locator(".panel").innerText();
     await page.goto(config.url + "/?screen=map&method=umap"); await settled(page);
     const map = await page.locator(".panel").innerText();
+    await page.goto(config.url + "/?screen=images&open=0/1&heat=a+cat"); await settled(page);
+    const image = await page.locator(".panel").innerText();
+    await page.goto(config.url + "/?screen=images&where=nothing+%3D+1"); await settled(page);
+    const refused = await page.locator(".wall").innerText();
+    await page.click("button:has-text('Show all images again')"); await settled(page);
+    const recovered = [new URL(page.url()).searchParams.get("where"), await count(page)];
     await page.goto(config.url + "/?screen=basket"); await settled(page);
-    return { whatif, map, findings, heads, basket: await page.locator(".panel").innerText(), banner: await page.locator(".banner").allInnerTexts(), tiles: await page.locator(".no-picture").count() };
+    return { image, refused, recovered, whatif, map, findings, heads, basket: await page.locator(".panel").innerText(), banner: await page.locator(".banner").allInnerTexts(), tiles: await page.locator(".no-picture").count() };
   },
 
   async lost() {

@@ -31,8 +31,8 @@ from tests.make_shards import (
 def audit(clipaudit, tiny_model, tmp_path):
     """`audit(patterns, *options)` into tmp_path/run on the local engine, in this process or by `command`."""
 
-    def run(*arguments, model=tiny_model, command=clipaudit):
-        return command("audit", *arguments, "--out", tmp_path / "run", "--engine", "local", "--model", model)
+    def run(*arguments, model=tiny_model, command=clipaudit, out=None):
+        return command("audit", *arguments, "--out", out or tmp_path / "run", "--engine", "local", "--model", model)
 
     return run
 
@@ -69,6 +69,17 @@ def test_every_sample_becomes_a_row_with_label_and_attributes(audit, spawned, tm
     assert rows[13]["label"] == 1
     assert rows[13]["attributes"] == {"place": "sea"}
     assert max(row["remainder"] for row in rows) < 5e-6
+
+
+def test_what_labels_are_read_as_is_said_and_no_next_step_where_too_much_was_lost(audit, tmp_path):
+    for number, bad in enumerate((0, 2)):
+        names = ["owl", "cat", *[""] * bad]
+        samples = {f"s{n}": {"jpg": jpeg_bytes(seed=n), "cls": name} for n, name in enumerate(names)}
+        path = write_shard(tmp_path / f"{number}.tar", samples)
+        result = audit(path, "--label", "cls", out=tmp_path / f"run-{number}")
+        assert result.returncode == (4 if bad else 0)
+        assert "labels cls are names, such as 'owl' in s0\n" in result.stderr
+        assert ("next  clipaudit report" in result.stderr) is not bool(bad)
 
 
 def test_vectors_equal_the_models_own_and_the_decomposition(audit, tmp_path, tiny_model):

@@ -28,6 +28,7 @@ LONG = (
         "localize.py",
         "offobject.py",
         "peers.py",
+        "report.py",
         "roles.py",
     ),
 )

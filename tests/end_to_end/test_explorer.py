@@ -181,6 +181,26 @@ def test_one_question_by_two_heads_side_by_side(tools, page):
     assert seen["opened"] is not None
 
 
+def test_where_texts_are_in_an_image_by_the_keyboard_and_its_address(tools, page):
+    seen = play("where", tools, page)
+    assert {"+ water", "+ a photo of a waterbird"} <= set(seen["offered"])
+    assert (seen["head"][0], seen["outline"] != "none") == ("L", True)
+    assert [label.rpartition(":")[0] for label in seen["one"]] == [
+        "“water” through all heads",
+        f"“water” through {seen['head']}",
+    ]
+    assert seen["drawn"] > 5, "patches have colours of their own"
+    assert seen["here"].startswith("here ")
+    assert "not seen" in seen["unseen"]
+    assert seen["scale"] == 1
+    assert seen["address"] == [["water", "grass"], ["embedding", seen["head"]]]
+    assert (seen["next"]["open"] != "0/18", seen["next"]["maps"]) == (True, 4)
+    assert seen["left"] == ["water"]
+    assert "Near duplicates" in seen["near"]
+    assert seen["bars"] == ["none", True]
+    assert seen["weights"] == "PAR1"
+
+
 @pytest.mark.parametrize("plain", [False, True], ids=["webgl", "canvas"])
 def test_a_region_drawn_on_the_map_is_a_filter_and_told_apart(tools, page, plain):
     seen = play("map", tools, page, plain=plain)
@@ -351,6 +371,9 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(tools, tmp_path)
     assert f"clipaudit report {run.directory.url} --classes FILE" in seen["whatif"]
     assert "pip install 'clipaudit[map]'" in seen["map"]
     assert "--write" in seen["basket"]
+    assert f"clipaudit audit SHARDS --out {run.directory.url} --moved FROM=TO" in seen["image"]
+    assert "'nothing' is not in the run" in seen["refused"]
+    assert seen["recovered"] == [None, "12 images"]
     assert any("pictures are not at hand" in banner for banner in seen["banner"])
     assert seen["tiles"] > 0
 

@@ -143,7 +143,7 @@ def test_duplicates_within_and_between(run, clipaudit):
         (("query", "RUN", "--head", HEAD, "--key", "0/nobody"), "is not in the run"),
         (("query", "RUN", "--head", HEAD, "--key", "nobody"), "SHARD/KEY"),
         (("query", "RUN", "--head", HEAD, "--image", "missing.jpg"), "cannot be read"),
-        (("query", "RUN", "--head", HEAD, "--image", "bad.jpg"), "cannot be used: it is not a JPEG"),
+        (("query", "RUN", "--head", HEAD, "--image", "bad.jpg"), "cannot be used: it is no image"),
         (("query", "RUN", "--head", HEAD, "--image", "bomb.png"), "more than the limit"),
         (("query", "RUN", "--head", HEAD, "--text", "a", "--where", "lable = 1"), "did you mean label"),
         (("query", "RUN", "--role", "colour", "--text", "a"), "no roles yet"),

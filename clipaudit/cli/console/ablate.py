@@ -7,11 +7,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from clipaudit.cli.console.format import new_table, percent
-from clipaudit.cli.terminal import results
+from clipaudit.cli.terminal import plain, results
 from clipaudit.heads.experiment import Ablation
 from clipaudit.statistics import p_text
 
@@ -36,16 +35,16 @@ def print_ablation(ablation: Ablation) -> None:
         _add_change(table, name, before, after)
     if base.groups:
         for (row, value), before in base.groups.items():
-            _add_change(table, f"[dim]{escape(names[row])}, {escape(value)}[/dim]", before, ablated.groups[row, value])
+            _add_change(table, f"[dim]{plain(names[row])}, {plain(value)}[/dim]", before, ablated.groups[row, value])
     elif len(names) <= _MAX_CLASSES:
         for name, before, after in zip(names, base.by_class, ablated.by_class, strict=True):
-            _add_change(table, f"[dim]{escape(name)}[/dim]", before, after)
+            _add_change(table, f"[dim]{plain(name)}[/dim]", before, after)
     console.print(table)
     for sentence in _ablation_remarks(ablation):
-        console.print(f"[dim]{escape(sentence)}[/dim]", soft_wrap=True)
+        console.print(f"[dim]{plain(sentence)}[/dim]", soft_wrap=True)
     for name, control in (("accuracy", ablation.accuracy_control), ("worst group", ablation.worst_control)):
         if control is not None:
-            console.print(escape(_control(name, control)), soft_wrap=True)
+            console.print(plain(_control(name, control)), soft_wrap=True)
 
 
 def print_presence(result: PresenceAblation) -> None:
@@ -55,7 +54,7 @@ def print_presence(result: PresenceAblation) -> None:
     if base.near_chance:
         console.print(
             "[bold red]WARNING[/bold red] the plain mean average precision cannot be told from chance"
-            f" ({percent(base.chance)}): wrong class names ({escape(result.question.names.source)}), labels or"
+            f" ({percent(base.chance)}): wrong class names ({plain(result.question.names.source)}), labels or"
             " preprocessing are the usual cause, and nothing below means much",
             soft_wrap=True,
         )
@@ -70,16 +69,16 @@ def print_presence(result: PresenceAblation) -> None:
     for c in sorted(occurring, key=lambda c: (-abs(change[c]), -base.with_class[c]))[:_MAX_CLASSES]:
         before, after = base.average_precision[c], ablated.average_precision[c]
         cells = (f"{base.with_class[c]:,}", percent(before), percent(after), f"{100 * (after - before):+.1f}")
-        table.add_row(f"[dim]{escape(names[c])}[/dim]", *cells)
+        table.add_row(f"[dim]{plain(names[c])}[/dim]", *cells)
     console.print(table)
     low, high = 100 * result.change.low, 100 * result.change.high
     lines = [f"mean average precision changes by {100 * result.change.value:+.1f} points, {low:+.1f} to {high:+.1f}"]
     if len(occurring) > _MAX_CLASSES:
         lines.append(f"{len(occurring) - _MAX_CLASSES} more labels: --json has them")
     for sentence in (*lines, *_ablation_remarks(result)):
-        console.print(f"[dim]{escape(sentence)}[/dim]", soft_wrap=True)
+        console.print(f"[dim]{plain(sentence)}[/dim]", soft_wrap=True)
     if result.control is not None:
-        console.print(escape(_control("mean average precision", result.control)), soft_wrap=True)
+        console.print(plain(_control("mean average precision", result.control)), soft_wrap=True)
 
 
 def print_study(study: Study) -> None:
@@ -93,7 +92,7 @@ def print_study(study: Study) -> None:
     for points in _seeds_together(study.points):
         first, share = points[0], fmean(point.accuracy.value for point in points)
         if first.series != series:
-            table.add_row(f"[dim]{escape(first.series)}[/dim]")
+            table.add_row(f"[dim]{plain(first.series)}[/dim]")
             series = first.series
         low, high = first.accuracy.interval()
         interval = f"{percent(low)} to {percent(high)}"
@@ -101,17 +100,17 @@ def print_study(study: Study) -> None:
             values = [point.accuracy.value for point in points]
             interval = f"seeds {percent(min(values))} to {percent(max(values))}"
         change = 100 * (share - study.base.accuracy.value)
-        cells = [escape(first.name), str(first.columns), percent(share), interval, f"{change:+.1f}"]
+        cells = [plain(first.name), str(first.columns), percent(share), interval, f"{change:+.1f}"]
         if grouped:
             worst = [point.worst_group.value for point in points if point.worst_group is not None]
             cells.append(percent(fmean(worst)) if worst else "")
         table.add_row(*cells)
     console.print(table)
     for note in study.notes:
-        console.print(f"[yellow]note[/yellow] {escape(note)}", soft_wrap=True)
+        console.print(f"[yellow]note[/yellow] {plain(note)}", soft_wrap=True)
     console.print(
-        f"[dim]{study.base.accuracy.total:,} rows{escape(study.question.asked.rows.described)}; means from"
-        f" {escape(study.means)}[/dim]",
+        f"[dim]{study.base.accuracy.total:,} rows{plain(study.question.asked.rows.described)}; means from"
+        f" {plain(study.means)}[/dim]",
         soft_wrap=True,
     )
 
@@ -131,7 +130,7 @@ def _worst_groups(ablation: Ablation) -> Iterator[tuple[str, Proportion, Proport
     if before is None or after is None:
         return
     for title, (row, value) in {"worst group as it is": before[0], "worst group ablated": after[0]}.items():
-        name = f"{title} [dim]({escape(names[row])}, {escape(value)})[/dim]"
+        name = f"{title} [dim]({plain(names[row])}, {plain(value)})[/dim]"
         yield name, ablation.base.groups[row, value], ablation.ablated.groups[row, value]
 
 
@@ -178,7 +177,7 @@ def _warn(console: Console, near_chance: bool, question: Experiment) -> None:
     if near_chance:
         console.print(
             "[bold red]WARNING[/bold red] plain accuracy cannot be told from guessing one of"
-            f" {len(question.names)} classes: wrong class names ({escape(question.names.source)}), labels or"
+            f" {len(question.names)} classes: wrong class names ({plain(question.names.source)}), labels or"
             " preprocessing are the usual cause, and nothing below means much",
             soft_wrap=True,
         )

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from rich.markup import escape
-
 from clipaudit.cli.console.format import count, new_table
-from clipaudit.cli.terminal import results
+from clipaudit.cli.terminal import plain, results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,18 +24,16 @@ def print_joined(joined: JoinedTable, run: str, *, dry_run: bool) -> None:
         kind = _TYPES.get(column.kind, column.kind)
         share = f" ({100 * column.rows / joined.images:.1f} %)" if joined.images else ""
         line = f"{verb} {column.name}: {kind}, {column.rows:,} of {joined.images:,} images have a value{share}"
-        console.print(escape(line), soft_wrap=True)
+        console.print(plain(line), soft_wrap=True)
     console.print(
         f"{joined.table_rows:,} rows by {joined.by}: {joined.matched:,} of {count(joined.images, 'image')} named",
         soft_wrap=True,
     )
     if joined.unknown:
         such = ", ".join(joined.unknown_examples)
-        console.print(
-            escape(f"{joined.unknown:,} rows name no image and were left out, such as {such}"), soft_wrap=True
-        )
+        console.print(plain(f"{joined.unknown:,} rows name no image and were left out, such as {such}"), soft_wrap=True)
     if joined.columns and not dry_run:
-        console.print(escape(f"use it: clipaudit report {run} --attribute {joined.columns[0].name}"), soft_wrap=True)
+        console.print(plain(f"use it: clipaudit report {run} --attribute {joined.columns[0].name}"), soft_wrap=True)
 
 
 def print_columns(columns: Sequence[ColumnFacts]) -> None:
@@ -46,5 +42,5 @@ def print_columns(columns: Sequence[ColumnFacts]) -> None:
     table = new_table(*((title, title == "nulls") for title in ("column", "type", "values", "nulls", "from")))
     for column in columns:
         cells = (column.name, column.type, column.values, f"{column.nulls:,}", column.origin)
-        table.add_row(*map(escape, cells))
+        table.add_row(*map(plain, cells))
     console.print(table)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from clipaudit.cli.console.format import new_table
-from clipaudit.cli.terminal import results
+from clipaudit.cli.terminal import plain, results
 
 if TYPE_CHECKING:
     from clipaudit.heads.comparison import Comparison, HeadDrift
@@ -28,9 +27,9 @@ def print_comparison(comparison: Comparison, top: int) -> None:
         _add_head(table, comparison, head, top)
     console.print(table)
     for sentence in _legend():
-        console.print(f"[dim]{escape(sentence)}[/dim]", soft_wrap=True)
+        console.print(f"[dim]{plain(sentence)}[/dim]", soft_wrap=True)
     if comparison.texts_remark:
-        console.print(f"[yellow]note[/yellow] {escape(comparison.texts_remark)}", soft_wrap=True)
+        console.print(f"[yellow]note[/yellow] {plain(comparison.texts_remark)}", soft_wrap=True)
     moved = sum(head.moved for head in comparison.heads)
     left_out = ""
     if comparison.left_out:
@@ -39,14 +38,14 @@ def print_comparison(comparison: Comparison, top: int) -> None:
     console.print(
         f"{moved} of {len(comparison.heads)} heads moved, {rows_before:,} rows against {rows_after:,}{left_out}"
     )
-    console.print(f"[dim]{escape(comparison.pool.summary)}[/dim]", soft_wrap=True)
+    console.print(f"[dim]{plain(comparison.pool.summary)}[/dim]", soft_wrap=True)
 
 
 def _add_head(table: Table, comparison: Comparison, head: HeadDrift, top: int) -> None:
     """A row for each pair of texts; the figures stand in the first one."""
     drift, texts = head.drift, comparison.pool.texts
-    towards = [escape(texts[text]) for text in drift.towards(top).tolist()]
-    away = [escape(texts[text]) for text in drift.away(top).tolist()]
+    towards = [plain(texts[text]) for text in drift.towards(top).tolist()]
+    away = [plain(texts[text]) for text in drift.away(top).tolist()]
     spread = f"x {drift.spread.value:.2f}" if head.spread_q <= 0.05 else f"[dim]x {drift.spread.value:.2f}[/dim]"
     figures = [head.head, f"{abs(drift.effect.value):.2f}", _interval(drift.effect), f"{head.q:.2g}", spread]
     for row in range(max(len(towards), len(away), 1)):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from rich.markup import escape
-
 from clipaudit.cli.console.format import count
 from clipaudit.cli.installation import Condition, State
-from clipaudit.cli.terminal import results
+from clipaudit.cli.terminal import plain, results
 
 _MARKS: Final[dict[State, str]] = {
     "ok": "[green]ok[/green]",
@@ -30,9 +28,9 @@ class DoctorReporter:
     def condition(self, condition: Condition) -> None:
         """Print one line, and what to do."""
         state = _MARKS[condition.state] + " " * (_STATE_WIDTH - len(condition.state))
-        self._console.print(f"{state}  {condition.subject:{_SUBJECT_WIDTH}}  {escape(condition.text)}", soft_wrap=True)
+        self._console.print(f"{state}  {condition.subject:{_SUBJECT_WIDTH}}  {plain(condition.text)}", soft_wrap=True)
         if condition.remedy:
-            self._console.print(f"{'':{_STATE_WIDTH + _SUBJECT_WIDTH + 4}}{escape(condition.remedy)}", soft_wrap=True)
+            self._console.print(f"{'':{_STATE_WIDTH + _SUBJECT_WIDTH + 4}}{plain(condition.remedy)}", soft_wrap=True)
 
     def finished(self, problems: int) -> None:
         """Print what it comes to."""

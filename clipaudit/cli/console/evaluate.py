@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-
 from clipaudit.cli.console.format import new_table
-from clipaudit.cli.terminal import results
+from clipaudit.cli.terminal import plain, results
 from clipaudit.heads.experiment_json import proportion_json
 from clipaudit.statistics import p_text
 
@@ -46,7 +44,7 @@ def print_recognition(result: MultiLabelResult) -> None:
     by_frequency = sorted(result.by_class, key=lambda name: -result.occurrences[name])
     for name in by_frequency[:_MAX_CLASSES]:
         values = (f"{100 * value:.1f}" for value in result.by_class[name].values())
-        classes.add_row(name, str(result.occurrences[name]), *values)
+        classes.add_row(plain(name), str(result.occurrences[name]), *values)
     console.print(classes)
     left_out = len(by_frequency) - _MAX_CLASSES
     more = f"; {left_out} more classes: --json has them" if left_out > 0 else ""
@@ -78,7 +76,7 @@ def print_groups(result: WaterbirdsGroup) -> None:
         table.add_row("worst group", "", *(_share(group[1]) for group in worst if group is not None))
     for group, before in result.plain.groups.items():
         name = f"{result.names.names[group[0]]}, {group[1]}"
-        table.add_row(escape(name), f"{before.total:,}", *(_share(score.groups[group]) for score in scores))
+        table.add_row(plain(name), f"{before.total:,}", *(_share(score.groups[group]) for score in scores))
     console.print(table)
     console.print(f"{len(result.heads)} heads: {', '.join(result.heads)}; means over these very images", soft_wrap=True)
     if result.control is not None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from clipaudit.cli.terminal import plain
+from clipaudit.pages.text import one_line
 
 
 def count(number: int, noun: str) -> str:
@@ -55,9 +57,9 @@ def print_facts(console: Console, facts: Sequence[tuple[str, str]]) -> None:
     if console.is_terminal:
         grid = Table.grid(padding=(0, 2))
         for name, text in facts:
-            grid.add_row(f"[dim]{escape(name)}[/dim]", escape(text))
+            grid.add_row(f"[dim]{plain(name)}[/dim]", plain(text))
         console.print(grid)
         return
     width = max((len(name) for name, _ in facts), default=0)
     for name, text in facts:
-        console.print(f"{name:{width}}  {text}", soft_wrap=True, markup=False)
+        console.print(f"{name:{width}}  {one_line(text)}", soft_wrap=True, markup=False)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from rich.markup import escape
 from rich.table import Table
 
 from clipaudit.cli.console.format import new_table, percent
-from clipaudit.cli.terminal import results
+from clipaudit.cli.terminal import plain, results
 
 if TYPE_CHECKING:
     from clipaudit.heads.description import Description, HeadWords
@@ -30,20 +29,20 @@ def print_heads(description: Description, top: int) -> None:
         _add_head(table, description, words, top)
     console.print(table)
     for sentence in _legend(description):
-        console.print(f"[dim]{escape(sentence)}[/dim]", soft_wrap=True)
+        console.print(f"[dim]{plain(sentence)}[/dim]", soft_wrap=True)
     for text, heads in list(description.shared.items())[:_SHARED_TEXTS]:
         names = ", ".join(heads[:_SHARED_HEADS]) + (", ..." if len(heads) > _SHARED_HEADS else "")
         console.print(
-            f"[dim]in {len(heads)} heads[/dim] {escape(description.pool.texts[text])} [dim]{names}[/dim]",
+            f"[dim]in {len(heads)} heads[/dim] {plain(description.pool.texts[text])} [dim]{names}[/dim]",
             soft_wrap=True,
         )
     if description.texts_remark:
-        console.print(f"[yellow]note[/yellow] {escape(description.texts_remark)}", soft_wrap=True)
+        console.print(f"[yellow]note[/yellow] {plain(description.texts_remark)}", soft_wrap=True)
     if description.roles_missing and description.config.roles:
-        console.print(f"[yellow]note[/yellow] {escape(description.roles_missing)}", soft_wrap=True)
+        console.print(f"[yellow]note[/yellow] {plain(description.roles_missing)}", soft_wrap=True)
     console.print(
-        f"[dim]{description.rows:,} rows{escape(description.config.rows.described)};"
-        f" {escape(description.pool.summary)}[/dim]",
+        f"[dim]{description.rows:,} rows{plain(description.config.rows.described)};"
+        f" {plain(description.pool.summary)}[/dim]",
         soft_wrap=True,
     )
 
@@ -58,7 +57,7 @@ def _add_head(table: Table, description: Description, words: HeadWords, top: int
         text = int(span.texts[rank])
         others = len(description.shared.get(text, ())) - 1
         mark = f" [dim](+{others})[/dim]" if others > 0 else ""
-        cells = [f"{escape(description.pool.texts[text])}{mark}", percent(span.explained[rank])]
+        cells = [f"{plain(description.pool.texts[text])}{mark}", percent(span.explained[rank])]
         cells.append(percent(span.cumulative[rank]))
         if words.stability is not None:
             # Stability is known of the first `stability.top` texts only.
@@ -70,9 +69,9 @@ def _role(words: HeadWords) -> str:
     if words.role is None:
         return ""
     if words.role.label is None:
-        kind = f", {escape(words.role.kind)}" if words.role.kind else ""
+        kind = f", {plain(words.role.kind)}" if words.role.kind else ""
         return f"[dim]no clear role{kind}[/dim]"
-    return f"{escape(words.role.label)} [dim]{percent(words.role.confidence, 0)}[/dim]"
+    return f"{plain(words.role.label)} [dim]{percent(words.role.confidence, 0)}[/dim]"
 
 
 def _legend(description: Description) -> Iterator[str]:

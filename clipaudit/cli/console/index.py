@@ -7,11 +7,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import rich.progress
-from rich.markup import escape
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
 from clipaudit.cli.console.format import print_facts
-from clipaudit.cli.terminal import events, is_quiet, results
+from clipaudit.cli.terminal import events, is_quiet, plain, results
 
 if TYPE_CHECKING:
     from clipaudit.retrieval.build import BuildTask, Progress
@@ -63,7 +62,7 @@ class IndexReporter:
         """An index was published, one of `total`."""
         self._done += 1
         if not self._quiet:
-            self._console.print(f"[dim]{self._done}/{total}[/dim] {escape(_in_one_line(card))}", soft_wrap=True)
+            self._console.print(f"[dim]{self._done}/{total}[/dim] {plain(_in_one_line(card))}", soft_wrap=True)
 
     def finish(self, cards: Sequence[IndexCard], run: str) -> None:
         """All indexes were published: print their number, size and lowest recall."""
@@ -76,7 +75,7 @@ class IndexReporter:
         worst = min(cards, key=lambda card: card.recall_at_10)
         self._console.print(
             f"{len(cards)} {'index' if len(cards) == 1 else 'indexes'} of {cards[0].rows:,} images in"
-            f" {escape(run)}/indexes, {size / 1e6:,.1f} MB; lowest recall@10 {worst.recall_at_10:.3f} ({worst.name})",
+            f" {plain(run)}/indexes, {size / 1e6:,.1f} MB; lowest recall@10 {worst.recall_at_10:.3f} ({worst.name})",
             soft_wrap=True,
         )
 

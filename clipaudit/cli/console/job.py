@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from clipaudit.cli.console.format import byte_count, count, duration, print_facts
 from clipaudit.cli.console.run import print_status
-from clipaudit.cli.terminal import advise, events, remarks
+from clipaudit.cli.terminal import events, plain, remarks
 from clipaudit.job.driver import Reporter
 from clipaudit.job.progress import Rate, Tally, bottleneck
 
@@ -21,8 +20,16 @@ if TYPE_CHECKING:
     from clipaudit.job.driver import Plan
     from clipaudit.job.protocol import Failed, StartFailed
     from clipaudit.run.upkeep import RunStatus
+    from clipaudit.schema import LabelKind
 
 _LINE_SECONDS = 10.0  # without a terminal (in the log of a job) one line at this interval instead of a bar
+
+_KINDS: Final[dict[LabelKind, str]] = {
+    "int": "numbers",
+    "string": "names",
+    "ints": "lists of numbers",
+    "strings": "lists of names",
+}
 
 
 class ConsoleReporter(Reporter):
@@ -60,11 +67,15 @@ class ConsoleReporter(Reporter):
         already = f", {committed:,} of them committed already" if committed else ""
         self._print(f"found {count(shards, 'shard')}{already}")
         if committed < shards:
-            self._print(f"[dim]loading {escape(self._config.model.name)} ...[/dim]")
+            self._print(f"[dim]loading {plain(self._config.model.name)} ...[/dim]")
 
     def appending(self, known: int, new: int) -> None:
         """Print how many of the named shards the run has, and how many are added."""
         self._print(f"{known:,} known, {new:,} new")
+
+    def labels(self, kind: LabelKind, example: str) -> None:
+        """Print what labels are read as."""
+        self._print(f"labels {self._config.fields.label} are {_KINDS[kind]}, such as {plain(example)}")
 
     def comparing(self, shards: int, nbytes: int) -> None:
         """Print that contents are compared, which takes the time of reading them."""
@@ -142,14 +153,12 @@ class ConsoleReporter(Reporter):
         """Remove the bar and print the status of the run."""
         self._progress.stop()
         print_status(status, self._console)
-        if status.ok and status.committed == status.shards:
-            advise("clipaudit", "report", status.run)
 
     def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)
 
     def _warn(self, title: str, sentence: str) -> None:
-        self._remarks.print(f"[yellow]{escape(title)}[/yellow] {escape(sentence)}", soft_wrap=True)
+        self._remarks.print(f"[yellow]{plain(title)}[/yellow] {plain(sentence)}", soft_wrap=True)
 
 
 def _preparation(settings: Mapping[str, Any]) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 
 from clipaudit.cli.console.format import new_table
-from clipaudit.cli.terminal import results
+from clipaudit.cli.terminal import plain, results
 from clipaudit.cues.result.column_words import column_in_words
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def print_rehearsal(panel: RehearsalPanel) -> None:
     if panel.training_images < panel.training_rows_at_hand and not panel.out_of_fold:
         sample = f" of {panel.training_rows_at_hand:,}"
     console.print(
-        f"A linear probe of {panel.training_images:,}{sample} images ({escape(panel.trained_on)}), {how}:"
+        f"A linear probe of {panel.training_images:,}{sample} images ({plain(panel.trained_on)}), {how}:"
         f" {_share(panel.accuracy)} right.",
         soft_wrap=True,
     )
@@ -38,7 +37,7 @@ def print_rehearsal(panel: RehearsalPanel) -> None:
 
 def _print_column(console: Console, column: ColumnRehearsal) -> None:
     name = column_in_words(column.attribute)
-    console.print(f"\n[bold]{escape(name)} = {escape(column.value)}[/bold], which goes with {escape(column.classes)}")
+    console.print(f"\n[bold]{plain(name)} = {plain(column.value)}[/bold], which goes with {plain(column.classes)}")
     if column.arms:
         table = new_table(
             ("trained (images)", False),
@@ -56,7 +55,7 @@ def _print_column(console: Console, column: ColumnRehearsal) -> None:
                 _points(arm.gap),
             )
         console.print(table)
-    console.print(escape(column.sentence), soft_wrap=True)
+    console.print(plain(column.sentence), soft_wrap=True)
     if column.curve is not None:
         sizes = "; ".join(
             f"{point.conflicting:,}: worst group {100 * point.worst_group:.0f} %, group mean"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 
 from clipaudit.cli.console.format import byte_count, count, print_facts
-from clipaudit.cli.terminal import results
+from clipaudit.cli.terminal import plain, results
 
 if TYPE_CHECKING:
     from clipaudit.job.recompute import Recomputed
@@ -50,9 +49,9 @@ def print_check(report: CheckReport) -> None:
     """Print the result of `check` on stdout."""
     console = results()
     for problem in report.problems:
-        console.print(f"[red]problem[/red] {escape(problem)}", soft_wrap=True)
+        console.print(f"[red]problem[/red] {plain(problem)}", soft_wrap=True)
     for remark in report.remarks:
-        console.print(f"[yellow]note[/yellow] {escape(remark)}", soft_wrap=True)
+        console.print(f"[yellow]note[/yellow] {plain(remark)}", soft_wrap=True)
     console.print(
         f"checked {count(report.shards, 'shard')}, {report.rows:,} rows:"
         f" {count(len(report.problems), 'problem')}; largest remainder {report.largest_remainder:.1e}"
@@ -63,6 +62,6 @@ def print_recomputed(recomputed: Recomputed) -> None:
     """Print the result of `check --model` on stdout."""
     console = results()
     for problem in recomputed.problems:
-        console.print(f"[red]problem[/red] {escape(problem)}", soft_wrap=True)
+        console.print(f"[red]problem[/red] {plain(problem)}", soft_wrap=True)
     difference = f"largest difference {recomputed.largest_difference:.1e}"
     console.print(f"recomputed {count(recomputed.images, 'image')}: {difference}")

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from clipaudit.cli.console.format import duration
 from clipaudit.cli.streams import reader_is_gone
-from clipaudit.cli.terminal import results
+from clipaudit.cli.terminal import plain, results
 from clipaudit.job.watch import Sight, Watcher
 
 _BAR_WIDTH = 40
@@ -53,7 +52,7 @@ def _looks(watcher: Watcher, interval_seconds: float) -> Iterator[Sight]:
 def panel(sight: Sight) -> Table:
     """The panel of one moment."""
     grid = Table.grid(padding=(0, 2))
-    grid.add_row("[dim]run[/dim]", escape(sight.run))
+    grid.add_row("[dim]run[/dim]", plain(sight.run))
     grid.add_row("", ProgressBar(total=max(1, sight.bytes_in), completed=sight.bytes_committed, width=_BAR_WIDTH))
     failed = f", [red]{sight.failed:,} failed[/red]" if sight.failed else ""
     grid.add_row(

@@ -14,7 +14,9 @@ from clipaudit.cues.answerers.given import GivenAnswerer, given_answerer
 from clipaudit.cues.answerers.predictions import Predictions
 from clipaudit.cues.answerers.rehearsed import RehearsedAnswerer, rehearsed_answerer
 from clipaudit.cues.measure.answers import Answers
-from clipaudit.cues.measure.context import Context
+from clipaudit.cues.measure.image_facts import ImageFacts
+from clipaudit.cues.options import AuditOptions
+from clipaudit.cues.statistics.design import Design
 from clipaudit.errors import UsageError
 
 LEAST_TRAINING: Final = 100
@@ -48,37 +50,45 @@ def clip_of(answers: Answers) -> TableAnswerer:
     return clip_answerer(answers.embedding, answers.classes, answers.heads, coordinates, frames)
 
 
-def panel_of(context: Context, answers: Answers, *, out_of_fold: bool, given: Sequence[Predictions] = ()) -> Panel:
-    """CLIP, the rehearsed probe where the options ask for it and images suffice, and given models.
+def panel_of(
+    training: ImageFacts,
+    design: Design,
+    answers: Answers,
+    classes: int,
+    options: AuditOptions,
+    *,
+    out_of_fold: bool,
+    given: Sequence[Predictions] = (),
+) -> Panel:
+    """CLIP, the rehearsed probe where the options ask for it and images suffice, and given models, of C classes.
 
-    out_of_fold: the scored images are those of the association, so that each is scored by a probe of the others.
+    training: images of the association, with their design. out_of_fold: the scored images are some of them, so that
+    each is scored by a probe of the others.
     """
-    rehearsed, reason = None, _too_little(context)
+    rehearsed, reason = None, _too_little(design, classes, options)
     if reason is None:
         try:
-            rehearsed = rehearsed_answerer(
-                context.facts, answers.facts, len(context.names), out_of_fold=out_of_fold, seed=context.options.seed
-            )
+            rehearsed = rehearsed_answerer(training, answers.facts, classes, out_of_fold=out_of_fold, seed=options.seed)
         except UsageError as error:
             reason = str(error)
     return Panel(
         clip=clip_of(answers),
         rehearsed=rehearsed,
         not_rehearsed=reason,
-        given=tuple(given_answerer(part, answers.facts, len(context.names)) for part in given),
+        given=tuple(given_answerer(part, answers.facts, classes) for part in given),
     )
 
 
-def _too_little(context: Context) -> str | None:
+def _too_little(design: Design, classes: int, options: AuditOptions) -> str | None:
     """Why nothing is rehearsed, before anything is read; None where it can be."""
-    if not context.options.rehearse:
+    if not options.rehearse:
         return "it was left out (--no-rehearse)"
-    if len(context.names) > MOST_CLASSES:
-        return f"{len(context.names):,} classes take too long in a report: see `clipaudit rehearse`"
-    smallest = int(np.min(context.design.counts))
-    if len(context.facts) < LEAST_TRAINING or smallest < LEAST_OF_CLASS:
+    if classes > MOST_CLASSES:
+        return f"{classes:,} classes take too long in a report: see `clipaudit rehearse`"
+    images, smallest = len(design.truth), int(np.min(design.counts))
+    if images < LEAST_TRAINING or smallest < LEAST_OF_CLASS:
         return (
-            f"{len(context.facts):,} training images, {smallest} of the rarest class, are too few: {LEAST_TRAINING} and"
+            f"{images:,} training images, {smallest} of the rarest class, are too few: {LEAST_TRAINING} and"
             f" {LEAST_OF_CLASS} are needed"
         )
     return None

@@ -355,12 +355,17 @@ def _placebo(
                 [column.take(moved) for column in columns],
                 options,
             ).believed
+    return _counted(believed, [part.answerer.name for part in parts], len(sample.part))
+
+
+def _counted(believed: Bools, names: Sequence[str], rows: int) -> PlaceboDraws:
+    """believed: (1 + R, F, A) verdicts of reliance by draw, the true columns first, finding and answerer."""
     return PlaceboDraws(
-        draws=len(sample.places) - 1,
-        cues=len(cues),
-        answerers=len(work),
-        rows=len(sample.part),
-        believed=int(believed.sum()),
+        draws=believed.shape[0] - 1,
+        cues=believed.shape[1],
+        answerers=believed.shape[2],
+        rows=rows,
+        believed_by=dict(zip(names, believed.sum(axis=(0, 1)).tolist(), strict=True)),
         draws_with_any=int(believed.any(axis=(1, 2)).sum()),
     )
 

@@ -13,7 +13,7 @@ from clipaudit.cues.findings.by_column import column_finding
 from clipaudit.cues.findings.by_text import text_finding
 from clipaudit.cues.findings.candidates import TextCue, grounded_in, text_cues
 from clipaudit.cues.findings.given_models import given_model
-from clipaudit.cues.findings.measured_reliance import having_of, measure_reliance, scored_images
+from clipaudit.cues.findings.measured_reliance import column_experiments_of, having_of, measure_reliance, scored_images
 from clipaudit.cues.findings.sentences import listed
 from clipaudit.cues.findings.value_cues import stand_ins, value_cues
 from clipaudit.cues.measure.context import ColumnTest, Context, Progress
@@ -22,6 +22,7 @@ from clipaudit.cues.result.finding_parts import Evidence, Verdict
 from clipaudit.cues.result.given_parts import GivenModel
 from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
 from clipaudit.cues.result.result import Finding
+from clipaudit.cues.side_by_side import both
 from clipaudit.cues.statistics.attributes import AttributeScreen
 
 _KEPT_WITHOUT_TIE = (Verdict.MODEL_ONLY, Verdict.NEEDED)
@@ -46,10 +47,18 @@ def findings_of(context: Context, panel: Panel | None, progress: Progress) -> Al
     """Every finding of the answerers in `panel`; None without labels."""
     cues = value_cues(context)[: context.options.max_findings]
     progress("reliance", 0, 1)
-    reliance = measure_reliance(context, panel, cues)
+    columns = tuple(dict.fromkeys(cue.screen.attribute.column for cue in cues))
+    # what is trained takes the longest, and waits for nothing but the cues
+    named, experiments = both(
+        lambda: text_cues(context),
+        lambda: column_experiments_of(panel, columns, len(cues), context.options.seed),
+    )
+    reliance, rehearsal = both(
+        lambda: measure_reliance(context, panel, cues, experiments),
+        lambda: audit_rehearsal(context, panel, cues, experiments),
+    )
     measured = reliance.findings
     progress("reliance", 1, 1)
-    rehearsal = audit_rehearsal(context, panel, cues, reliance)
     limits = [float(context.family.limits[context.row_of(cue.screen, cue.place), 0]) for cue in cues]
     judged_by = stand_ins(cues, measured, limits) if measured and measured[0] else [None] * len(cues)
     findings: list[Finding] = []
@@ -76,7 +85,7 @@ def findings_of(context: Context, panel: Panel | None, progress: Progress) -> Al
         and screen.attribute.column not in context.measured
     ]
     findings += [column_finding(context, screen) for screen in tied]
-    texts, echoes = _text_findings(context, grounds, progress)
+    texts, echoes = _text_findings(context, named, grounds, progress)
     if context.presence is not None:  # a text that is another label in words is said with that label
         findings = [_with_texts(finding, echoes.get(place, ())) for place, finding in enumerate(findings)]
     return AllFindings(
@@ -103,13 +112,13 @@ def _is_tied(context: Context, screen: AttributeScreen, test: ColumnTest) -> boo
 
 
 def _text_findings(
-    context: Context, grounds: list[tuple[int, Ints]], progress: Progress
+    context: Context, named: Sequence[TextCue], grounds: list[tuple[int, Ints]], progress: Progress
 ) -> tuple[list[Finding], dict[int, list[str]]]:
     """Texts that no value with a finding of its own stands for: that value has been tested itself; and the other texts
     by the place of that finding."""
     cues: list[TextCue] = []
     echoes: dict[int, list[str]] = {}
-    for cue in text_cues(context):
+    for cue in named:
         place = grounded_in(context, cue.scores, grounds)
         if place is None:
             cues.append(cue)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,7 +10,6 @@ from clipaudit.cues.answerers.panel import Panel
 from clipaudit.cues.findings.by_attribute import CARRIES
 from clipaudit.cues.findings.leaned_heads import leaned_heads
 from clipaudit.cues.findings.measured_reliance import (
-    AllMeasured,
     ValueCue,
     cue_column,
     having_of,
@@ -24,15 +23,17 @@ from clipaudit.cues.findings.rehearsal_panel import (
     rehearsal_panel,
 )
 from clipaudit.cues.measure.context import Context
+from clipaudit.cues.rehearsal.experiment import ColumnExperiment
 from clipaudit.cues.reliance.images import cue_cells
 from clipaudit.cues.result.rehearsal_parts import LeanedHead, RehearsalPanel
 
 
 def audit_rehearsal(
-    context: Context, panel: Panel | None, cues: Sequence[ValueCue], measured: AllMeasured
+    context: Context, panel: Panel | None, cues: Sequence[ValueCue], experiments: Mapping[str, ColumnExperiment]
 ) -> RehearsalPanel | None:
     """What a model would learn of the columns that go with classes, those that the user declared first, then the image
-    properties, each strongest first; None without labels."""
+    properties, each strongest first; None without labels. experiments: by column, whose weighted models are used
+    again."""
     if panel is None or context.answers is None:
         return None
     if panel.rehearsed is None:
@@ -50,7 +51,7 @@ def audit_rehearsal(
         at_hand=len(context.facts),
         rows=context.rows,
         options=reliance_options(context),
-        experiments=measured.experiments,
+        experiments=experiments,
     )
 
 

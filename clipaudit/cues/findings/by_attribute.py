@@ -13,9 +13,9 @@ from clipaudit.cues.findings import parts as building
 from clipaudit.cues.findings.collecting import to_collect, value_counts
 from clipaudit.cues.findings.galleries import gallery
 from clipaudit.cues.findings.measured_reliance import ValueCue, having_of, judged, scored_groups
-from clipaudit.cues.findings.missing import rest_of, what_is_missing
 from clipaudit.cues.findings.reliance_result import described
 from clipaudit.cues.findings.sentences import Words, action, also_of, sentence
+from clipaudit.cues.findings.still_needed import missing_of, rest_of
 from clipaudit.cues.findings.verdicts import (
     VerdictCase,
     headline,
@@ -56,9 +56,9 @@ def value_finding(
     outcomes = verdicts(case)
     outcome = headline(outcomes)
     words = _words(context, cue)
-    missing = what_is_missing(context, case, outcome, cue, measured, words)
-    rest = rest_of(missing) if missing else ""
-    reliance = described(context, measured, outcomes, words, association, rest)
+    missing = missing_of(context, case, outcome, cue, next(iter(measured), None), words)
+    rests = [missing_of(context, case, own, cue, part, words) for part, own in zip(measured, outcomes, strict=False)]
+    reliance = described(context, measured, outcomes, words, association, [rest_of(rest) for rest in rests])
     # the answerer with the headline's verdict gives sentence and heads; without one, the heads that carry the value
     worst = next((part for part in reliance if part.verdict is outcome), None)
     heads = worst.effect.heads if worst is not None and worst.effect is not None else carriers
@@ -72,7 +72,7 @@ def value_finding(
         kind="value",
         sentence=f"{worst.sentence}{also_of(reliance, outcome)}"
         if worst is not None
-        else sentence(words, outcome, association, context.classes_from, rest=rest),
+        else sentence(words, outcome, association, context.classes_from, rest=rest_of(missing)),
         action=action(outcome, words, _images_asked_for(context, cue, association, outcome)),
         class_name=", ".join(words.classes),
         label=context.label(first_class(context, words)),

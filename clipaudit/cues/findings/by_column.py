@@ -7,8 +7,8 @@ import numpy as np
 from clipaudit.cues.findings import parts as building
 from clipaudit.cues.findings.by_attribute import column_warnings, first_class, groups_of
 from clipaudit.cues.findings.galleries import gallery
-from clipaudit.cues.findings.missing import rest_of
 from clipaudit.cues.findings.sentences import action, sentence
+from clipaudit.cues.findings.still_needed import rest_of
 from clipaudit.cues.findings.verdicts import VerdictCase, headline, needs, verdicts
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.result.column_words import column_in_words
@@ -47,7 +47,7 @@ def column_finding(context: Context, screen: AttributeScreen) -> Finding:
         rank=0,
         verdict=outcome,
         kind="column",
-        sentence=sentence(words, outcome, association, context.classes_from, rest=rest_of(missing) if missing else ""),
+        sentence=sentence(words, outcome, association, context.classes_from, rest=rest_of(missing)),
         action=action(outcome, words, None),
         class_name=", ".join(words.classes),
         label=context.label(first_class(context, words)),

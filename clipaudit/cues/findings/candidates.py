@@ -11,7 +11,7 @@ they stand out even among images that all have that one. Other cuts are differen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -61,8 +61,8 @@ class TextCue:
     """Passing directions that go with it, strongest first."""
     signs: Float64s
     """(members,) which end of each direction."""
-    words: tuple[Word, ...]
-    """Other texts that name it nearly as well."""
+    words: tuple[Word, ...] = ()
+    """Other texts that name it nearly as well; none while it is tried."""
 
 
 def text_cues(context: Context) -> list[TextCue]:
@@ -72,12 +72,13 @@ def text_cues(context: Context) -> list[TextCue]:
     # Bonferroni over the partings that are searched
     quantile = context.design.quantile(1 - 0.05 / max(len(partings), 1), 0.5)
     axes = _Axes(context, quantile)
+    sides = _sides(context, partings)
     # A text may pass for classes that are only a part of its parting: before a text that says what sets exactly these
     # classes apart it would take that one's place, because the two go together.
-    described = [max(_best_fit(context, axes, upper) for upper in _ends(named)) for named in partings]
+    described = [max(_best_fit(context, axes, side) for side in ends) for ends in sides]
     for place in np.argsort(-np.array(described), kind="stable").tolist():
         # the two ends of one axis may both have a word: the one that says more of what sets the sides apart
-        both = [cue for upper in _ends(partings[place]) for cue in _cues_of(context, axes, upper, cues)]
+        both = [cue for side in sides[place] for cue in _cues_of(context, axes, side, cues)]
         for cue in sorted(both, key=lambda cue: -cue.word.cosine):
             if not _known(context, cue, cues):
                 cues.append(cue)
@@ -116,19 +117,41 @@ class _Axes:
         return self._known[key]
 
 
-def _best_fit(context: Context, axes: _Axes, upper: Bools) -> float:
-    """The largest fit of a text that would pass the gates for one side (K,); -1 where none does."""
-    contrast, own = _contrast(context, upper)
-    words = _words_to_try(context, contrast)
-    return next((word.fit for word in words if _tried(context, axes, word, own, []) is not None), -1.0)
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Side:
+    """One side of a parting, which is looked at twice: for the order of the partings, and for its cues."""
+
+    contrast: Float64s
+    """(D,) what sets its classes apart on the discovery half."""
+    own: float
+    """How much of that their names say."""
+    words: list[Word]
+    """Texts to try for it."""
 
 
-def _contrast(context: Context, upper: Bools) -> tuple[Float64s, float]:
-    """(D,) what sets one side (K,) apart on the discovery half, and how much of it its classes' names say."""
+def _sides(context: Context, partings: Sequence[Bools]) -> list[list[_Side]]:
+    """Of each parting the sides that may have the word."""
     discovery = context.sampled.discovery
-    contrast = sides_contrast(context.embedding[discovery], context.truth[discovery], upper)
-    own = max(context.namer.own(contrast, int(context.tested[k])) for k in np.flatnonzero(upper).tolist())
-    return contrast, own
+    embedding, truth = context.embedding[discovery], context.truth[discovery]
+    ends = [_ends(named) for named in partings]
+    uppers = [upper for both in ends for upper in both]
+    if not uppers:
+        return []
+    contrasts = np.stack([sides_contrast(embedding, truth, upper) for upper in uppers])
+    sides = iter(
+        _Side(
+            contrast=contrast,
+            own=max(context.namer.own(contrast, int(context.tested[k])) for k in np.flatnonzero(upper).tolist()),
+            words=words,
+        )
+        for upper, contrast, words in zip(uppers, contrasts, _words_to_try(context, contrasts), strict=True)
+    )
+    return [[next(sides) for _ in both] for both in ends]
+
+
+def _best_fit(context: Context, axes: _Axes, side: _Side) -> float:
+    """The largest fit of a text that would pass the gates for one side; -1 where none does."""
+    return next((word.fit for word in side.words if _tried(context, axes, word, side.own, []) is not None), -1.0)
 
 
 def _may_be_shared(lacking: Bools) -> bool:
@@ -152,19 +175,18 @@ def _partings(context: Context) -> list[Bools]:
     return list(sides.values())[:_SIDES]
 
 
-def _cues_of(context: Context, axes: _Axes, upper: Bools, earlier: list[TextCue]) -> list[TextCue]:
-    """The texts that name what one side (K,) has, at most three; user texts first."""
-    contrast, own = _contrast(context, upper)
+def _cues_of(context: Context, axes: _Axes, side: _Side, earlier: list[TextCue]) -> list[TextCue]:
+    """The texts that name what one side has, at most three; user texts first."""
     cues: list[TextCue] = []
-    remaining = contrast.copy()
-    words = _user_words(context, contrast)
+    remaining = side.contrast.copy()
+    words = _user_words(context, side.contrast)
     for _ in range(_PER_SIDE):
-        words += _words_to_try(context, remaining)
-        tried = (_tried(context, axes, word, own, [*earlier, *cues]) for word in words)
+        words += _words_to_try(context, remaining[None])[0] if cues else side.words
+        tried = (_tried(context, axes, word, side.own, [*earlier, *cues]) for word in words)
         cue = next((cue for cue in tried if cue is not None and _adds(context, cue, [*earlier, *cues])), None)
         if cue is None:
             break
-        cues.append(cue)
+        cues.append(replace(cue, words=_near(context, cue.word)))
         axis = context.namer.axis(cue.word.place, class_free=False)
         # without its part along the text: the next one has to name something else
         remaining = remaining - axis * float(axis @ remaining) / float(axis @ axis)
@@ -172,26 +194,25 @@ def _cues_of(context: Context, axes: _Axes, upper: Bools, earlier: list[TextCue]
     return cues
 
 
-def _words_to_try(context: Context, contrast: Float64s) -> list[Word]:
-    """The texts nearest to a contrast (D,) and those that fit it best; the best fit first."""
+def _words_to_try(context: Context, contrasts: Float64s) -> list[list[Word]]:
+    """For each contrast (S, D) the texts nearest to it and those that fit it best; the best fit first."""
     # images without a label have nothing in common, so that their differences are not those of the cue
-    inside = _inside(context, contrast) if context.presence is None else None
-    nearest = context.namer.words(contrast, _TRIED, context_only=True, inside=inside)
-    fitting = context.namer.words(contrast, _TRIED, context_only=True, by_fit=True, inside=inside)
-    words = {word.place: word for word in [*nearest, *fitting]}
-    return sorted(words.values(), key=lambda word: -word.fit)
+    inside = _inside(context, contrasts) if context.presence is None else None
+    return context.namer.words_both_ways(contrasts, _TRIED, inside)
 
 
-def _inside(context: Context, contrast: Float64s) -> Float64s:
-    """(D,) what sets the images far along a contrast (D,) of classes apart from others of their own class.
+def _inside(context: Context, contrasts: Float64s) -> Float64s:
+    """(S, D) what sets the images far along each contrast (S, D) of classes apart from others of their own class.
 
     A contrast of classes holds all that makes them, which no text of the cue says. Where a cue is part of it, some
     images of each class have it and some lack it: they differ by the cue, and not by the class.
     """
     discovery = context.sampled.discovery
     embedding, truth = context.embedding[discovery], context.truth[discovery]
-    having = pseudo_values(embedding @ context.namer.class_free(contrast).astype(np.float32))[0]
-    return value_contrast(embedding, truth, having == 1, having >= 0, context.design.classes)
+    scores = embedding @ context.namer.class_free(contrasts).astype(np.float32).T
+    values = [pseudo_values(column)[0] for column in np.ascontiguousarray(scores.T)]
+    K = context.design.classes
+    return np.stack([value_contrast(embedding, truth, having == 1, having >= 0, K) for having in values])
 
 
 def _known(context: Context, cue: TextCue, earlier: list[TextCue]) -> bool:
@@ -260,9 +281,6 @@ def _tried(context: Context, axes: _Axes, word: Word, own: float, earlier: Seque
         return None
     members = passing[goes]
     order = np.argsort([-context.family.cuts[m].low for m in members.tolist()], kind="stable")
-    near = [
-        other for other in context.namer.words(context.namer.axis(word.place, False), 4) if other.place != word.place
-    ]
     return TextCue(
         upper=upper,
         word=word,
@@ -271,8 +289,13 @@ def _tried(context: Context, axes: _Axes, word: Word, own: float, earlier: Seque
         margin=margin,
         members=members[order],
         signs=side[goes][order],
-        words=tuple(near[:2]),
     )
+
+
+def _near(context: Context, word: Word) -> tuple[Word, ...]:
+    """Two other texts that say nearly the same."""
+    words = context.namer.words(context.namer.axis(word.place, False), 4)
+    return tuple([other for other in words if other.place != word.place][:2])
 
 
 def _among(context: Context, cue: TextCue, having: Bools) -> Estimate | None:

@@ -99,23 +99,22 @@ def having_of(codes: Ints, value: int) -> Ints:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AllMeasured:
-    """What reliance_of says of all cues, and what was trained for it."""
+    """What reliance_of says of all cues."""
 
     findings: tuple[tuple[rules.MeasuredReliance, ...], ...]
     """By cue and answerer; nothing without labels."""
     placebo: rules.PlaceboDraws | None
-    experiments: Mapping[str, ColumnExperiment]
-    """By column: a probe trained again with its weights, and with those of permuted columns."""
 
 
-def measure_reliance(context: Context, panel: Panel | None, cues: Sequence[ValueCue]) -> AllMeasured:
-    """By cue and answerer, all together, and how often permuted columns are believed."""
+def measure_reliance(
+    context: Context, panel: Panel | None, cues: Sequence[ValueCue], experiments: Mapping[str, ColumnExperiment]
+) -> AllMeasured:
+    """By cue and answerer, all together, and how often permuted columns are believed; experiments: of the cues'
+    columns."""
     if context.answers is None or panel is None or not cues:
-        return AllMeasured(findings=tuple(() for _ in cues), placebo=None, experiments={})
-    answers, options = context.answers, context.options
+        return AllMeasured(findings=tuple(() for _ in cues), placebo=None)
+    answers = context.answers
     columns = [cue_column(context, answers, cue) for cue in cues]
-    names = tuple(dict.fromkeys(cue.screen.attribute.column for cue in cues))
-    experiments = column_experiments_of(panel, names, len(cues), options.seed)
     report = reliance_of(
         panel.answerers,
         columns,
@@ -137,7 +136,7 @@ def measure_reliance(context: Context, panel: Panel | None, cues: Sequence[Value
         )
         for cue, parts in zip(cues, report.findings, strict=True)
     )
-    return AllMeasured(findings=findings, placebo=report.placebo, experiments=experiments)
+    return AllMeasured(findings=findings, placebo=report.placebo)
 
 
 def corrected_gap_of(context: Context, cue: ValueCue, logits: Float32s) -> Estimate | None:
@@ -193,10 +192,13 @@ def reliance_options(context: Context) -> RelianceOptions:
     )
 
 
-def column_experiments_of(panel: Panel, names: Sequence[str], cues: int, seed: int) -> dict[str, ColumnExperiment]:
-    """S10r of the columns of a number of cues; nothing where nothing was trained. Whole sources exchange values."""
-    rehearsed = panel.rehearsed
-    if rehearsed is None:
+def column_experiments_of(
+    panel: Panel | None, names: Sequence[str], cues: int, seed: int
+) -> dict[str, ColumnExperiment]:
+    """S10r of the columns of a number of cues, by column: a probe trained again with its weights, and with those of
+    permuted columns; nothing where nothing was trained. Whole sources exchange values."""
+    rehearsed = None if panel is None else panel.rehearsed
+    if rehearsed is None or not names:
         return {}
     facts = rehearsed.training
     experiments = column_experiments(

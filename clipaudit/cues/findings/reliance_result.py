@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from clipaudit.cues.findings.sentences import Words, sentence
-from clipaudit.cues.findings.verdicts import headline
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.reliance import rules
 from clipaudit.cues.reliance.adjusted_gap import AdjustedGap
@@ -15,6 +14,7 @@ from clipaudit.cues.reliance.specific_effect import SpecificEffect
 from clipaudit.cues.reliance.training_effect import TrainingEffect
 from clipaudit.cues.result.finding_parts import Association, Estimate, Verdict
 from clipaudit.cues.result.reliance_parts import (
+    AnswererPlacebo,
     Arm,
     CellAccuracy,
     Counterfactual,
@@ -34,11 +34,11 @@ def described(
     outcomes: Sequence[Verdict],
     words: Words,
     association: Association,
-    rest: str,
+    rests: Sequence[str],
 ) -> tuple[Reliance, ...]:
-    """Each answerer's numbers with its sentence; outcomes: their verdicts; rest: what the worst one still needs."""
+    """Each answerer's numbers with its sentence; outcomes: their verdicts; rests: what each still needs, in words."""
     parts = []
-    for own, outcome in zip(measured, outcomes, strict=False):
+    for own, outcome, rest in zip(measured, outcomes, rests, strict=False):
         part = as_result(context, own, outcome, "")
         statement = sentence(
             words,
@@ -50,7 +50,7 @@ def described(
             margin_d=part.margin_d,
             effect=part.effect,
             training=part.training,
-            rest=rest if outcome is headline(outcomes) else "",
+            rest=rest,
         )
         parts.append(replace(part, sentence=statement))
     return tuple(parts)
@@ -162,6 +162,7 @@ def placebo_of(placebo: rules.PlaceboDraws | None) -> Placebo | None:
     """How often permuted columns were believed, as the result holds it."""
     if placebo is None:
         return None
+    tried = placebo.draws * placebo.cues
     return Placebo(
         draws=placebo.draws,
         cues=placebo.cues,
@@ -170,4 +171,8 @@ def placebo_of(placebo: rules.PlaceboDraws | None) -> Placebo | None:
         believed=placebo.believed,
         rate=placebo.rate,
         rate_of_any=placebo.rate_of_any,
+        by_answerer=tuple(
+            AnswererPlacebo(answerer=answerer, believed=believed, tried=tried, rate=believed / max(tried, 1))
+            for answerer, believed in placebo.believed_by.items()
+        ),
     )

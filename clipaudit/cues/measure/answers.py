@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.measure.image_facts import ImageFacts
-from clipaudit.cues.measure.vectors import read_vectors
+from clipaudit.cues.measure.vectors import each_of_vectors, read_vectors
 from clipaudit.cues.statistics.balance import balanced_mean
 from clipaudit.cues.statistics.right import right_answers
 
@@ -118,7 +118,7 @@ def answers(
     facts = sampled(facts.take(facts.truth >= 0), limit, seed, by)
     run, basis = facts.run, facts.run.basis()
     embedding = read_vectors(run, "embedding", facts.position)
-    values = {head: read_vectors(run, head, facts.position) for head in heads}
+    values = dict(each_of_vectors(run, heads, facts.position))
     bases = {head: basis.Q(head).astype(np.float64) for head in heads}
     pieces = facts.cluster if facts.source is None else facts.source
     weight = 1 / np.bincount(pieces)[pieces]  # copies of one image, or images of one source, count once

@@ -9,7 +9,6 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.measure.answers import Answers
@@ -30,6 +29,7 @@ from clipaudit.cues.statistics.screen import Screen, joined
 from clipaudit.cues.statistics.sources import MIN_SOURCES, SourceTest
 from clipaudit.run.classes import ClassNames
 from clipaudit.run.reader import Run
+from clipaudit.statistics import normal_below
 
 
 class TextSource(Protocol):
@@ -304,7 +304,7 @@ def inside_strength(columns: Float32s, having: Ints, truth: Ints, classes: int) 
         share = len(a) * len(b) / (len(a) + len(b))
         total += share * (a.mean(axis=0) - b.mean(axis=0)) / np.sqrt(np.maximum(spread, 1e-30))
         weight += share
-    strength: Float64s = 2 * stats.norm.cdf(total / max(weight, 1e-9) / np.sqrt(2.0)) - 1
+    strength: Float64s = 2 * normal_below(total / max(weight, 1e-9) / np.sqrt(2.0)) - 1
     return strength
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from scipy import stats
 
 from clipaudit.arrays import Float32s, Ints
 from clipaudit.cues.result.panels import NegativeControl, PositiveControl
@@ -14,6 +13,7 @@ from clipaudit.cues.statistics.cuts import Honest, class_means, cut_contrasts, h
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.multiplicity import Largest, Permuter, tie_limit
 from clipaudit.cues.statistics.strength import binned
+from clipaudit.statistics import normal_quantile
 
 LIMIT: Final = 0.05
 """Share of audits on permuted labels that may find something."""
@@ -123,7 +123,7 @@ def positive_control(
         k = int(rng.integers(design.classes))
         scores = spare[:, trial].astype(np.float64)
         # for normal scores of one spread, D = 2 Phi(shift / sqrt 2) - 1
-        shift = np.sqrt(2.0) * float(stats.norm.ppf((1 + d) / 2)) * scores.std()
+        shift = np.sqrt(2.0) * normal_quantile((1 + d) / 2) * scores.std()
         test = honest(binned(scores + shift * (design.truth == k), _BINS), design, _BINS)
         passes = is_finding(test, test.cut.z, largest, alpha, delta) and bool(test.cut.upper[k])
         detected += passes

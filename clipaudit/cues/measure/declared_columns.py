@@ -11,12 +11,12 @@ import numpy as np
 from clipaudit.arrays import Float32s, Ints
 from clipaudit.cues.measure.context import ColumnTest
 from clipaudit.cues.measure.image_facts import ImageFacts
-from clipaudit.cues.measure.picture_columns import PROPERTY_BINS, named_ends
+from clipaudit.cues.measure.picture_columns import in_named_bins
 from clipaudit.cues.measure.vectors import read_vectors
 from clipaudit.cues.result.column_words import is_measured
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen, omnibus
-from clipaudit.cues.statistics.columns import MAX_BINS, binned_like, column_kind, multi_class_auc, numbers_of
+from clipaudit.cues.statistics.columns import binned_like, column_kind, multi_class_auc, numbers_of
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.multiplicity import Permuter, strata_of
 from clipaudit.cues.statistics.sources import MIN_LEVELS, SourceCandidate, SourceTest, find_source, nested
@@ -58,12 +58,12 @@ def in_bins(
     sets = [facts, *([] if test is None else [test])]
     attributes = [dict(part.attributes) for part in sets]
     for name in columns:
-        bins = PROPERTY_BINS if is_measured(name) else MAX_BINS
         own = [part.attributes[name] for part in sets]
-        binned = binned_like(facts.attributes[name], own, bins)
         if is_measured(name):
-            ends = named_ends(binned, own)
+            ends = in_named_bins(facts.attributes[name], own)
             binned, ranges = ends.parts, ranges | ends.ranges
+        else:
+            binned = binned_like(facts.attributes[name], own)
         for values, attribute in zip(attributes, binned, strict=True):
             values[name] = attribute
     first, *others = (replace(part, attributes=values) for part, values in zip(sets, attributes, strict=True))

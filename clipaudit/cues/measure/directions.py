@@ -141,9 +141,10 @@ def all_directions(
     subspace = class_subspace(classes)
     tested: dict[str, list[Direction]] = {}
     dropped: list[Direction] = []
+    wide = pool_vectors.astype(np.float64)  # once for all heads
     for head in heads:
         Q = basis.Q(head)
-        candidates = fold(Q, pool_vectors)
+        candidates = fold(Q, wide)
         span = textspan(moments.covariance(head), candidates, per_head)
         candidate_directions = head_directions(head, Q, span, candidates, pool, subspace)
         if user and user_vectors is not None:

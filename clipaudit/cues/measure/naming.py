@@ -66,8 +66,7 @@ class Namer:
         self._relative = _unit(self.vectors - base)
         self._classes = _unit(classes.astype(np.float64) - base)
         self._subspace = class_subspace(classes)
-        own = [_words(name) for name in names]
-        self._named = np.array([any(_contains(text, words) for words in own) for text in self.texts], np.bool_)
+        self._named = _naming(self.texts, names)
         labels = np.array(self.properties, object)
         self._context = np.array([kind in (CONTEXT, UNSPECIFIED) for kind in self.kinds], np.bool_) & ~self._named
         self._property_mean = {name: self.vectors[labels == name].mean(axis=0) for name in set(self.properties)}
@@ -85,11 +84,32 @@ class Namer:
 
         inside: (D,) what the fit is with, where that is not the contrast itself.
         """
-        length = float(np.linalg.norm(contrast))
-        if length == 0:
-            return []
-        cosines, fits = self._relative @ (contrast / length), self._fits(contrast if inside is None else inside)
-        order = fits if by_fit else cosines
+        cosines, fits = self._matches(contrast[None], None if inside is None else inside[None])
+        return self._best(fits[0] if by_fit else cosines[0], cosines[0], fits[0], count, context_only)
+
+    def words_both_ways(self, contrasts: Float64s, count: int, inside: Float64s | None) -> list[list[Word]]:
+        """For each contrast (S, D) the texts of settings, styles and the like that are nearest to it, and those that
+        fit it best, as `words` has them; the best fit first. inside: (S, D)."""
+        found = []
+        for cosines, fits in zip(*self._matches(contrasts, inside), strict=True):
+            words = (self._best(order, cosines, fits, count, True) for order in (cosines, fits))
+            by_place = {word.place: word for both in words for word in both}
+            found.append(sorted(by_place.values(), key=lambda word: -word.fit))
+        return found
+
+    def _matches(self, contrasts: Float64s, inside: Float64s | None) -> tuple[Float64s, Float64s]:
+        """(S, T) cosines of the texts with contrasts (S, D), and (S, T) fits with them, or with `inside` (S, D).
+
+        nan for a contrast of 0.
+        """
+        lengths = np.linalg.norm(contrasts, axis=1, keepdims=True)
+        units = np.divide(contrasts, lengths, out=np.full_like(contrasts, np.nan), where=lengths > 0)
+        # all contrasts in one pass over the texts
+        cosines: Float64s = units @ self._relative.T
+        return cosines, self._fits(contrasts if inside is None else inside)
+
+    def _best(self, order: Float64s, cosines: Float64s, fits: Float64s, count: int, context_only: bool) -> list[Word]:
+        """The texts that are first by order (T,)."""
         if context_only:
             order = np.where(self._context, order, -np.inf)
         words: list[Word] = []
@@ -128,9 +148,9 @@ class Namer:
             axis = self.vectors[place] - self.vectors.mean(axis=0)
         return self.class_free(axis) if class_free else axis
 
-    def class_free(self, vector: Float64s) -> Float64s:
-        """A vector (D,) without the class prompts' part."""
-        free: Float64s = vector - self._subspace.T @ (self._subspace @ vector)
+    def class_free(self, vectors: Float64s) -> Float64s:
+        """Vectors (..., D) without the class prompts' part."""
+        free: Float64s = vectors - (vectors @ self._subspace.T) @ self._subspace
         return free
 
     @property
@@ -142,7 +162,7 @@ class Namer:
         """The T texts of settings, styles and the like, no things and no class names, and the user's; (T, D) their unit
         axes without the class prompts' part."""
         chosen = np.flatnonzero(self._context)
-        return tuple(self.texts[place] for place in chosen.tolist()), self._free_axes[chosen]
+        return tuple(self.texts[place] for place in chosen.tolist()), self._free_axes[chosen].astype(np.float32)
 
     def distance(self, place: int, k: int) -> float:
         """1 - cosine of a text and a class name, relative to what all texts share: 0 the same, 1 unrelated."""
@@ -154,16 +174,17 @@ class Namer:
         return float((cosines > cosines[place]).mean())
 
     @cached_property
-    def _free_axes(self) -> Float32s:
-        """(T, D) unit: every text's axis without the class prompts' part."""
+    def _free_axes(self) -> Float64s:
+        """(T, D) unit: every text's axis without the class prompts' part, rounded to float32 and kept as float64, which
+        a contrast can be multiplied with."""
         axes = np.stack([self.axis(place, class_free=True) for place in range(len(self.texts))])
-        return _unit(axes).astype(np.float32)
+        return _unit(axes).astype(np.float32).astype(np.float64)
 
-    def _fits(self, contrast: Float64s) -> Float64s:
-        """(T,) `Word.fit` of every text with a contrast (D,)."""
+    def _fits(self, contrasts: Float64s) -> Float64s:
+        """(S, T) `Word.fit` of every text with contrasts (S, D)."""
         # what class prompts say is taken out on both sides of the cosine
-        free = self.class_free(contrast)
-        fits: Float64s = self._free_axes @ (free / max(float(np.linalg.norm(free)), 1e-300))
+        free = self.class_free(contrasts)
+        fits: Float64s = (free / np.maximum(np.linalg.norm(free, axis=1, keepdims=True), 1e-300)) @ self._free_axes.T
         return fits
 
     def _word(self, place: int, cosine: float, fit: float) -> Word:
@@ -225,18 +246,26 @@ def _words(name: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\w+", name.casefold()))
 
 
-def _contains(text: str, words: tuple[str, ...]) -> bool:
-    """Whether a text has a class's name in it, singular or plural."""
-    if not words:
-        return False
-    text_words = _words(text)
-    return any(
-        all(
-            a == b or a == b + "s" or a == b + "es"
-            for a, b in zip(text_words[start : start + len(words)], words, strict=True)
+def _naming(texts: Sequence[str], names: Sequence[str]) -> Bools:
+    """(T,) texts that have the name of a class in them, singular or plural."""
+    by_first: dict[str, list[tuple[str, ...]]] = {}
+    for words in filter(None, map(_words, names)):
+        for form in _forms(words[0]):
+            by_first.setdefault(form, []).append(words)
+
+    def named(words: tuple[str, ...]) -> bool:
+        return any(
+            len(words) - start >= len(name)
+            and all(word in _forms(own) for word, own in zip(words[start:], name, strict=False))
+            for start, first in enumerate(words)
+            for name in by_first.get(first, ())
         )
-        for start in range(len(text_words) - len(words) + 1)
-    )
+
+    return np.array([named(_words(text)) for text in texts], np.bool_)
+
+
+def _forms(word: str) -> tuple[str, str, str]:
+    return word, word + "s", word + "es"
 
 
 def _core(text: str) -> str:

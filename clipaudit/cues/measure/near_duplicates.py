@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.measure.vectors import read_vectors
-from clipaudit.cues.statistics.near_hashes import close_pairs
+from clipaudit.cues.statistics.near_hashes import BITS, close_pairs
 from clipaudit.run.reader import Run
 
 MIN_DETAIL: Final = 8
@@ -58,11 +60,47 @@ def near_duplicates(run: Run, position: Ints, truth: Ints, phash: Ints, known: B
     if not len(a):
         return groups
     rows, (a, b) = _numbered(a, b)
-    sample = np.sort(np.random.default_rng(_SEED).permutation(np.flatnonzero(known))[:_IMAGES])
+    sample = sample_of(known)
     limit = least_cosine(_unit(run, position[sample]), truth[sample], phash[sample])
     embedding = _unit(run, position[rows])
     alike = np.einsum("md,md->m", embedding[a], embedding[b]) >= limit
     return _joined(groups, rows[a[alike]], rows[b[alike]])
+
+
+def copies_of(
+    image: int, phash: Ints, known: Bools, embedding: Callable[[Ints], Float32s], limit: float, most: int
+) -> Ints:
+    """(m,) places of the images in the cluster of one image, as `near_duplicates` joins them; ascending, without it.
+
+    phash and known (n,) as there; embedding gives (k, D) unit rows at places (k,); limit from `least_cosine`. Takes
+    time linear in n for each different hash of the cluster, and looks no further once `most` images are found.
+    """
+    if not known[image]:
+        return np.empty(0, np.int64)
+    hashes = phash.view(np.uint64)
+    outside = known.copy()
+    edge, found = [hashes[image]], 0
+    while edge and found < most:
+        own = edge.pop(0)
+        bits = np.bitwise_count(hashes ^ own)
+        outside &= bits > 0
+        near = np.flatnonzero(outside & (bits <= BITS))
+        # one image of each hash is compared, the first: the others are in its cluster already
+        values, first = np.unique(hashes[near], return_index=True)
+        alike = embedding(near[first]) @ embedding(np.flatnonzero(known & (bits == 0))[:1])[0] >= limit
+        for value in values[alike]:
+            outside &= hashes != value
+            edge.append(value)
+        found = int((known & ~outside).sum()) - 1
+    same = np.flatnonzero(known & ~outside)
+    others: Ints = same[same != image][:most].astype(np.int64)
+    return others
+
+
+def sample_of(known: Bools) -> Ints:
+    """(m,) places of at most 2,000 images whose pairs say how alike different ones are, always the same; ascending."""
+    sample: Ints = np.sort(np.random.default_rng(_SEED).permutation(np.flatnonzero(known))[:_IMAGES])
+    return sample
 
 
 def least_cosine(embedding: Float32s, truth: Ints, phash: Ints) -> float:
@@ -89,10 +127,15 @@ def least_cosine(embedding: Float32s, truth: Ints, phash: Ints) -> float:
     return float(np.clip(np.quantile(cosine, QUANTILE), *_LIMITS))
 
 
-def _unit(run: Run, position: Ints) -> Float32s:
-    vectors = read_vectors(run, "embedding", position).astype(np.float32)
-    unit: Float32s = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+def unit_rows(vectors: npt.NDArray[Any]) -> Float32s:
+    """(m, D) stored embeddings at length 1, which float16 keeps about."""
+    values = vectors.astype(np.float32)
+    unit: Float32s = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
     return unit
+
+
+def _unit(run: Run, position: Ints) -> Float32s:
+    return unit_rows(read_vectors(run, "embedding", position))
 
 
 def _numbered(a: Ints, b: Ints) -> tuple[Ints, tuple[Ints, Ints]]:

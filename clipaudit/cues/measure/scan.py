@@ -16,7 +16,7 @@ from clipaudit.arrays import Float32s, Float64s, Ints
 from clipaudit.cues.measure.answers import sampled
 from clipaudit.cues.measure.directions import Direction
 from clipaudit.cues.measure.image_facts import ImageFacts
-from clipaudit.cues.measure.vectors import read_vectors
+from clipaudit.cues.measure.vectors import each_of_vectors
 from clipaudit.cues.result.finding_parts import Predictability
 from clipaudit.cues.statistics.cuts import Codes, Honest, honest
 from clipaudit.cues.statistics.design import Design
@@ -70,7 +70,8 @@ def scan(
     regress: bool = True,
     on_head: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scan:
-    """Scores of every direction on all of `facts`, whose classes are `design.truth`; one head in memory at a time.
+    """Scores of every direction on all of `facts`, whose classes are `design.truth`; in memory is one head, or
+    several small ones, at a time.
 
     subspace (r, D): what class prompts span. regress: whether S5 is computed. Enter `one_thread_each` around it and all
     that follows.
@@ -89,16 +90,13 @@ def scan(
     # The regressions run beside the reading and screening of further heads, and beside the findings: nothing but the
     # report asks for them. Each holds 2,000 rows.
     with _working_on(_THREADS) as pool, ThreadPoolExecutor(_THREADS) as screening:
-        for done, head in enumerate(heads, 1):
-            values = read_vectors(run, head, facts.position)
+        for done, (head, values) in enumerate(each_of_vectors(run, heads, facts.position), 1):
             mean = values.mean(axis=0, dtype=np.float64)
             sample_values[head], means[head] = values[sample], mean
             deviations = sample_values[head].astype(np.float32) - mean.astype(np.float32)
             # (y - mean) Q, summed over heads
             total += deviations @ basis.Q(head).astype(np.float32)
-            # a real head's scores in an order of their own: a shift can be planted and nothing else is in them
-            for trial in [place for place, host in enumerate(hosts) if host == head]:
-                spare[:, trial] = rng.permutation(_along_random(deviations, rng))
+            _fill_spare(spare, [place for place, host in enumerate(hosts) if host == head], deviations, rng)
             scores, few = _scores(values, mean, directions[head]), few_values(values, few_rows)
             if regress:
                 regressions[head] = pool.submit(_predictability, head, few, basis, subspace, design, few_rows, seed)
@@ -119,6 +117,12 @@ def scan(
         means=means,
         heads_sum=total,
     )
+
+
+def _fill_spare(spare: Float32s, trials: Sequence[int], deviations: Float32s, rng: np.random.Generator) -> None:
+    """A real head's scores in an order of their own: a shift can be planted and nothing else is in them."""
+    for trial in trials:
+        spare[:, trial] = rng.permutation(_along_random(deviations, rng))
 
 
 @contextmanager

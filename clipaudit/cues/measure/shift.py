@@ -13,7 +13,7 @@ from clipaudit.cues.measure.answers import sampled
 from clipaudit.cues.measure.context import Context, TextSource
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.scan import SAMPLE
-from clipaudit.cues.measure.vectors import read_vectors
+from clipaudit.cues.measure.vectors import each_of_vectors, read_vectors
 from clipaudit.cues.result.column_words import column_in_words
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.result.panels import HeadShift, Shift
@@ -139,9 +139,8 @@ def value_share(codes: Ints, value: int, inside: Bools, cluster: Ints, source: I
 def _heads(context: Context, test: ImageFacts, pool: TextPool, texts: TextSource) -> list[HeadShift]:
     vectors, basis = texts.vectors(pool.texts), context.run.basis()
     shifts = []
-    for head in context.scan.values:
-        train = context.scan.values[head].astype(np.float64)
-        other = read_vectors(test.run, head, test.position).astype(np.float64)
+    for head, values in each_of_vectors(test.run, list(context.scan.values), test.position):
+        train, other = context.scan.values[head].astype(np.float64), values.astype(np.float64)
         # root of the total variance: one unit for moves in any direction of the head
         spread = float(np.sqrt(train.var(axis=0).sum()))
         shifts.append(

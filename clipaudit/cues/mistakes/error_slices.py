@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-from scipy import stats
 
 from clipaudit.arrays import Bools, Float64s, Ints
 from clipaudit.cues.mistakes.trait_search import (
@@ -24,7 +23,7 @@ from clipaudit.cues.reliance.score_intervals import cell_accuracies, effective, 
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.sources import MIN_SOURCES
-from clipaudit.statistics import benjamini_hochberg, wilson
+from clipaudit.statistics import benjamini_hochberg, normal_above, student_above, wilson
 
 MIN_WRONG: Final = 10.0
 """Independent wrong answers, and right ones, that a class needs on each half to be searched."""
@@ -139,7 +138,9 @@ def _test(
     if not before:
         # exact, where few are wrong and the statistic is not normal yet: of copies each set counts as one
         table = [[w[has] @ e[has], w[has] @ (1 - e[has])], [w[~has] @ e[~has], w[~has] @ (1 - e[~has])]]
-        p = max(p, float(stats.fisher_exact(np.rint(table).astype(np.int64), "greater").pvalue))
+        from scipy.stats import fisher_exact  # half a second, that an audit may do without
+
+        p = max(p, float(fisher_exact(np.rint(table).astype(np.int64), "greater").pvalue))
     every = np.flatnonzero(design.truth == k)
     scores = chosen.trait.scores(traits, every)
     order = np.argsort(-scores, kind="stable")
@@ -162,7 +163,7 @@ def _score_p(
     estimated = float((scores**2).sum()) * G / max(G - 1, 1)
     modelled = float((variance * free**2).sum())
     z = float(scores.sum()) / max(np.sqrt(max(estimated, modelled)), 1e-12)
-    return float(stats.t.sf(z, max(G - 1, 1)) if sources else stats.norm.sf(z))
+    return student_above(z, max(G - 1, 1)) if sources else float(normal_above(z))
 
 
 def accepted_slices(

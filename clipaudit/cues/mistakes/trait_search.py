@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
-from scipy import stats
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Floats, Ints
 from clipaudit.cues.statistics.attribute import Attribute
+from clipaudit.statistics import normal_quantile
 
 TraitKind: TypeAlias = Literal["text", "value", "above", "below"]
 
@@ -129,7 +129,7 @@ def chosen_traits(traits: Traits, wrong: Bools, weight: Float64s, rows: Ints, se
         residual = w * (e - probability)
         z = candidates.statistics(null, residual, w * probability * (1 - probability))
         best = int(np.argmax(z))
-        if z[best] < stats.norm.isf(_CHANCE / len(z)):
+        if z[best] < -normal_quantile(_CHANCE / len(z)):
             break
         entry = candidates.entry(best, z, _text_fits(traits, residual, rows))
         if chosen and entry.trait.fit is not None and entry.trait.fit < _LEAST_FIT:

@@ -60,11 +60,12 @@ def _eraser(model: FoldModel, codes: Ints) -> Float32s:
     kinds, place = np.unique(codes[known], return_inverse=True)
     values, vectors = np.linalg.eigh(_inside_covariance(model))
     products = _centred_products(model, known, np.eye(len(kinds))[place])  # (r, V)
-    # W = S^-1/2; the eraser is I - W^-1 P W with P the projection on the columns of W Sxz
-    whiten, colour = (vectors * values**power @ vectors.T for power in (-0.5, 0.5))
-    left, size, _ = np.linalg.svd(whiten @ products, full_matrices=False)
+    # W = S^-1/2; the eraser is I - W^-1 P W with P the projection on the columns of W Sxz. In the axes of S multiplying
+    # with W is a division.
+    root = np.sqrt(values)[:, None]
+    left, size, _ = np.linalg.svd(vectors.T @ products / root, full_matrices=False)
     basis = left[:, size > 1e-6 * max(float(size.max(initial=0.0)), 1e-12)]
-    eraser = np.eye(len(values)) - colour @ basis @ basis.T @ whiten
+    eraser = np.eye(len(values)) - (vectors @ (root * basis)) @ (vectors @ (basis / root)).T
     return np.asarray(eraser.T, np.float32)
 
 

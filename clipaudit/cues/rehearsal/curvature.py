@@ -6,6 +6,7 @@ many weightings of the same images are fitted.
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -102,9 +103,9 @@ def diagonal_curvature(variance: Float64s, penalty: Float64s, classes: int) -> D
 
 
 def block_curvature(
-    features: Float32s, penalty: float, shares: Float32s, weights: Float32s, bias: Float32s
+    features: Float32s, penalty: float, shares: Float32s, weights: Float32s, bias: Float32s, pool: Executor
 ) -> BlockCurvature:
-    """At a model (K, r), (K,) for images (n, r) with shares (n,) of the loss."""
+    """At a model (K, r), (K,) for images (n, r) with shares (n,) of the loss; `pool` works on classes side by side."""
     scores = features @ weights.T + bias
     scores = np.exp(scores - scores.max(axis=1, keepdims=True))
     chances = scores / scores.sum(axis=1, keepdims=True)
@@ -113,9 +114,14 @@ def block_curvature(
     ridge = np.full(width, penalty)
     ridge[-1] = 1e-9  # the bias is not penalised
     inverse = np.empty((len(bias), width, width), np.float32)
-    for k, chance in enumerate(chances.T):
-        curve = shares * (chance * (1 - chance) + np.float32(_FLOOR))
-        block = ((with_one * curve[:, None]).T @ with_one).astype(np.float64)
+
+    def invert(k: int) -> None:
+        curve = shares * (chances[:, k] * (1 - chances[:, k]) + np.float32(_FLOOR))
+        # a product of a matrix with its own transpose takes half the work of other products
+        rooted = with_one * np.sqrt(curve)[:, None]
+        block = (rooted.T @ rooted).astype(np.float64)
         block[np.diag_indices(width)] += ridge
         inverse[k] = np.linalg.inv(block)
+
+    list(pool.map(invert, range(len(bias))))
     return BlockCurvature(inverse)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from clipaudit.arrays import Bools, Float64s, Ints
 from clipaudit.cues.rehearsal.rehearsal import Rehearsal
 from clipaudit.cues.reliance.images import CueCells
 from clipaudit.cues.statistics.right import right_answers
+from clipaudit.statistics import normal_below
 
 WITHIN: Final = 0.05
 """The worst group is near enough when it is this far below the group mean."""
@@ -185,12 +186,12 @@ def _needed(sizes: Ints, aligned: float, accuracies: Float64s) -> Float64s:
     """
     group = int(accuracies[0].mean(axis=0).argmin())
     ties = np.log(aligned / sizes[_AT_HAND:])
-    probits = stats.norm.ppf(np.clip(accuracies[:, _AT_HAND:], 0.002, 0.998))
+    probits = special.ndtri(np.clip(accuracies[:, _AT_HAND:], 0.002, 0.998))
     centred = ties - ties.mean()
     slopes = np.einsum("z,bzg->bg", centred, probits) / (centred @ centred)
     means = probits.mean(axis=1)
     grid = np.linspace(max(float(ties[0]), 0.0), 0.0, _GRID)
-    lines = stats.norm.cdf(means[:, None] + slopes[:, None] * (grid - ties.mean())[None, :, None])  # (B, grid, G)
+    lines = normal_below(means[:, None] + slopes[:, None] * (grid - ties.mean())[None, :, None])  # (B, grid, G)
     near = lines.mean(axis=2) - lines[:, :, group] <= WITHIN
     needed = np.where(near.any(axis=1), aligned * np.exp(-grid[near.argmax(axis=1)]), np.inf)
     result: Float64s = np.where(near[:, 0], 0.0, needed)

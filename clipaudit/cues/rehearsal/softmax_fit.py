@@ -67,22 +67,22 @@ def fit_softmax(
     r = features.shape[1]
     solved_w, solved_b = np.zeros((R, classes, r), np.float32), np.zeros((R, classes), np.float32)
     begin = (solved_w, solved_b) if start is None else (start.weights, start.bias)
-    if blocks_pay(R, n, r):
-        middle = (part.mean(axis=0, dtype=np.float64).astype(np.float32) for part in (shares, *begin))
-        curvature: Curvature = block_curvature(features, float(penalty.mean()), *middle)
-    else:
-        variance = np.einsum("nr,nr->r", features, features, dtype=np.float64) / max(n, 1)
-        curvature = diagonal_curvature(variance, penalty, classes)
-
-    def solve(chunk: Ints) -> None:
-        problem = _Problem(features, truth, classes, shares[chunk], penalty[chunk])
-        parameters = _minimise(problem, curvature.take(chunk), problem.packed(begin[0][chunk], begin[1][chunk]))
-        solved_w[chunk], solved_b[chunk] = problem.unpacked(parameters)
-
     # the same parts on every machine, so that results do not depend on its cores; exponentials leave Python's lock
     at_once = min(-(-R // _PARTS), max(1, _SCORES // _PARTS // max(n * classes, 1)))
     chunks = np.split(np.arange(R), range(at_once, R, at_once))
     with ThreadPoolExecutor(min(_PARTS, os.cpu_count() or 1)) as pool:
+        if blocks_pay(R, n, r):
+            middle, w, b = (part.mean(axis=0, dtype=np.float64).astype(np.float32) for part in (shares, *begin))
+            curvature: Curvature = block_curvature(features, float(penalty.mean()), middle, w, b, pool)
+        else:
+            variance = np.einsum("nr,nr->r", features, features, dtype=np.float64) / max(n, 1)
+            curvature = diagonal_curvature(variance, penalty, classes)
+
+        def solve(chunk: Ints) -> None:
+            problem = _Problem(features, truth, classes, shares[chunk], penalty[chunk])
+            parameters = _minimise(problem, curvature.take(chunk), problem.packed(begin[0][chunk], begin[1][chunk]))
+            solved_w[chunk], solved_b[chunk] = problem.unpacked(parameters)
+
         list(pool.map(solve, chunks))
     return SoftmaxFits(weights=solved_w, bias=solved_b)
 

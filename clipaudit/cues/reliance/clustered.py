@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from clipaudit.arrays import Bools, Float64s, Ints
 from clipaudit.cues.result.finding_parts import Estimate
+from clipaudit.statistics import student_above, student_quantile
 
 _CONFIDENT: Final = 0.95
 Numbers = npt.NDArray[np.floating[Any]] | npt.NDArray[np.bool_] | npt.NDArray[np.int64]
@@ -48,10 +48,10 @@ class Spread:
     @property
     def p(self) -> float:
         """One-sided p of a value above 0."""
-        return float(stats.t.sf(self.t, max(self.freedom, 1.0))) if self.variance < np.inf else 1.0
+        return student_above(self.t, max(self.freedom, 1.0)) if self.variance < np.inf else 1.0
 
     def _quantile(self, level: float) -> float:
-        return float(stats.t.ppf((1 + level) / 2, max(self.freedom, 1.0)))
+        return student_quantile((1 + level) / 2, max(self.freedom, 1.0))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

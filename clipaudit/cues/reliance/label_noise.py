@@ -76,8 +76,9 @@ def _noise_gap(counts: Float64s, answered: Float64s, shares: Float64s, pointed: 
     mixing = (1 - rate) * np.eye(K) + rate / (K - 1) * (1 - np.eye(K))  # P(label k | true j), symmetric
     # labelled counts = mixing @ true counts, for each value of the cue
     true_counts = np.linalg.solve(mixing, counts)  # (K, 2)
-    # no data give these counts with so many wrong labels
-    if bool((true_counts < -1e-9).any()):
+    # no data give these counts with so many wrong labels, or with just so many that a class would have no image: what
+    # its images are answered cannot be known then
+    if bool((true_counts < -1e-9).any() or (true_counts.sum(axis=1) <= 1e-9 * counts.sum()).any()):
         return float("nan")
     # joint[k, j, a]: weight labelled k, of true class j, with cue a
     joint = mixing[:, :, None] * true_counts[None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clipaudit.cues.reliance.adjusted_gap import AdjustedGap
@@ -134,9 +135,14 @@ class PlaceboDraws:
     answerers: int
     rows: int
     """Images of the permutations."""
-    believed: int
-    """Draws x cues x answerers with a verdict of reliance."""
+    believed_by: Mapping[str, int]
+    """Answerer -> draws x cues with a verdict of reliance."""
     draws_with_any: int
+
+    @property
+    def believed(self) -> int:
+        """Draws x cues x answerers with a verdict of reliance."""
+        return sum(self.believed_by.values())
 
     @property
     def rate(self) -> float:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
 
 from clipaudit.arrays import Bools, Float64s, Ints
 from clipaudit.cues.reliance.clustered import Cells
 from clipaudit.cues.result.finding_parts import Estimate
-from clipaudit.statistics import wilson
+from clipaudit.statistics import normal_quantile, student_quantile, wilson
 
 
 def effective(cells: Cells, right: Bools) -> Float64s:
@@ -30,8 +29,8 @@ def effective(cells: Cells, right: Bools) -> Float64s:
 def quantile(cells: Cells, level: float) -> float:
     """Of two sides at a level: normal, or Student's t with G - 1 degrees of freedom for G sources."""
     if cells.sources:
-        return float(stats.t.ppf((1 + level) / 2, max(cells.clusters - 1, 1)))
-    return float(stats.norm.ppf((1 + level) / 2))
+        return student_quantile((1 + level) / 2, max(cells.clusters - 1, 1))
+    return normal_quantile((1 + level) / 2)
 
 
 def cell_accuracies(cells: Cells, right: Bools, level: float = 0.95, together: int = 1) -> list[Estimate]:

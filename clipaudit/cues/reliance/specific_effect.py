@@ -24,8 +24,6 @@ FOLDS: Final = 4
 """Heads are chosen on three quarters of the images and scored on the fourth: of a cue at 90 % few images conflict, and
 half of them choose badly."""
 ALPHAS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
-_NO_SETS: Final[dict[bool, Control]] = {True: "random directions", False: "none"}
-"""The control where there are too few sets of heads: whether there are directions."""
 MEAN_LOSS: Final = 0.01
 """What the group mean may lose when the cue is taken out."""
 
@@ -167,9 +165,8 @@ def measure_effect(
     after = fits.without(chosen)
     masks, matched = _control_masks(fits, parts, chosen, seeing, options)
     direction, random = _direction_rights(comparison, fits, parts, chosen, options)
-    controls, control = random, _NO_SETS[bool(random.size)]
-    if masks is not None:
-        controls, control = _set_rights(fits, masks), "matched head sets"
+    control: Control = "matched head sets" if masks is not None else "random directions" if random.size else "none"
+    controls = random if masks is None else _set_rights(fits, masks)
     change = after.astype(np.float64) - before
     # what the removal of any such part does to each image (trap 19)
     beside = controls.mean(axis=0) - before if len(controls) else np.zeros(len(before))

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from clipaudit.cues.report.document import File
 from clipaudit.cues.result.result import AuditResult
-from clipaudit.storage.directory import storage_errors
+from clipaudit.pages.text import one_line
+from clipaudit.storage.faults import storage_errors
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _BATCH_ROWS: Final = 65_536
@@ -117,8 +118,3 @@ def _write_keys(table: pa.Table, path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as handle:
         for shard, key in _rows(table.select(["shard_id", "key"])):
             handle.write(f"{shard:06d}/{one_line(key)}\n")
-
-
-def one_line(text: str) -> str:
-    """A text with its control characters written as escapes, so that it stays on its line."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

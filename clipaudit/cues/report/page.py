@@ -259,8 +259,11 @@ def _trust_facts(audit: AuditResult) -> list[tuple[str, str]]:
                       f" {control.named} with the right {right}"))  # fmt: skip
     if trust.placebo is not None:
         # S10d: the rules of reliance on columns that no image shows
-        tried = words.counted(trust.placebo.cues * trust.placebo.answerers * trust.placebo.draws, "permuted column")
-        believed = f"{words.count(trust.placebo.believed)} of {tried} ({words.share(trust.placebo.rate, 1)})"
+        believed = "; ".join(
+            f"{words.who_first(part.answerer)} {words.count(part.believed)} of"
+            f" {words.counted(part.tried, 'permuted column')} ({words.share(part.rate, 1)})"
+            for part in trust.placebo.by_answerer
+        )
         on = words.sample(trust.placebo.rows, audit.data.counterfactual_rows, "scored image")
         facts.append(("Believed though shuffled", f"{believed}, on {on}"))
     accuracy = words.with_limits(trust.accuracy, "share") + (", no better than guessing" if trust.near_chance else "")

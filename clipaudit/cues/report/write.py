@@ -6,7 +6,6 @@ import contextlib
 import json
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -24,7 +23,10 @@ from clipaudit.cues.report.waivers import Waiver, apply_waivers
 from clipaudit.cues.result.result import AuditResult
 from clipaudit.errors import UsageError
 from clipaudit.run.checksums import SUMS, write_sums
-from clipaudit.storage.directory import Storage, storage_errors
+from clipaudit.run.derived import require_writable
+from clipaudit.run.directory import RunDirectory
+from clipaudit.storage.directory import Storage
+from clipaudit.storage.faults import folder_aside
 from clipaudit.storage.local import TEMPORARY
 
 PAGE: Final = "index.html"
@@ -64,6 +66,7 @@ def check_out(out: str) -> None:
         target = Path(storage.full())
         if target.exists() and not target.is_dir():
             raise UsageError(f"--out {out} is a file: give a directory")
+        require_writable(RunDirectory(out), "")
     names = storage.names("")
     if names and JSON not in names:
         raise UsageError(f"--out {out} is not empty and holds no report: give another directory")
@@ -108,19 +111,13 @@ def _directory(out: str) -> Iterator[Path]:
             _upload(Path(folder), storage)
         return
     target = Path(storage.full())
-    mark = uuid.uuid4().hex[:12]
-    aside = target.with_name(f".{target.name}.{mark}{TEMPORARY}")
-    try:
-        with storage_errors(str(target)):
-            aside.mkdir(parents=True)
-            yield aside
-            old = target.with_name(f".{target.name}.{mark}.old{TEMPORARY}")
-            with contextlib.suppress(FileNotFoundError):
-                target.rename(old)
-            aside.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with folder_aside(target) as aside:
+        yield aside
+        old = aside.with_name(f"{aside.name}.old{TEMPORARY}")
+        with contextlib.suppress(FileNotFoundError):
+            target.rename(old)
+        aside.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _upload(folder: Path, storage: Storage) -> None:

@@ -187,6 +187,18 @@ class Reliance(Documented):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnswererPlacebo(Documented):
+    """How often one answerer's permuted columns get a verdict of reliance (S10d)."""
+
+    answerer: str
+    believed: int
+    tried: int
+    """Draws x cues."""
+    rate: float
+    """believed / tried, 0..1."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Placebo(Documented):
     """How often permuted columns get a verdict of reliance in this report (S10d)."""
 
@@ -201,3 +213,5 @@ class Placebo(Documented):
     held against all other draws, whatever its tie to the classes."""
     rate_of_any: float
     """Share of permuted reports with any such verdict."""
+    by_answerer: tuple[AnswererPlacebo, ...]
+    """The same for each answerer by itself: each has rules of its own."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from clipaudit.arrays import Bools, Float64s, Ints
 from clipaudit.cues.result.finding_parts import Estimate
@@ -27,6 +26,7 @@ from clipaudit.cues.statistics.cuts import honest
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT, Screen, screen_of
 from clipaudit.cues.statistics.strength import Z95, one_sided
+from clipaudit.statistics import chi_squared_above
 
 
 def unusable(attribute: Attribute) -> str | None:
@@ -230,7 +230,9 @@ def _fisher(having: Bools, part: Design, upper: Bools) -> float:
     a, b, c, d = cells
     total, of_value, drawn = a + b + c + d, a + c, a + b
     # P(at least a of those above the cut have the value), all margins fixed
-    return float(stats.hypergeom.sf(a - 1, total, of_value, drawn))
+    from scipy.stats import hypergeom  # half a second, that an audit may do without
+
+    return float(hypergeom.sf(a - 1, total, of_value, drawn))
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -239,9 +241,9 @@ def _fisher(having: Bools, part: Design, upper: Bools) -> float:
 def expected_counts(counts: npt.ArrayLike) -> Float64s:
     """(K, V) float64 counts if rows and columns of (K, V) counts were independent; zeros for an empty table."""
     table = np.asarray(counts, np.float64)
-    if not table.sum():  # scipy divides by the total
+    if not table.sum():
         return np.zeros_like(table)
-    expected: Float64s = stats.contingency.expected_freq(table)
+    expected: Float64s = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True) / table.sum()
     return expected
 
 
@@ -256,7 +258,7 @@ def chi_squared(counts: npt.ArrayLike) -> tuple[float, float]:
         return 0.0, 1.0
     expected = expected_counts(table)
     value = float(((table - expected) ** 2 / expected).sum())
-    return value, float(stats.chi2.sf(value, freedom))
+    return value, chi_squared_above(value, freedom)
 
 
 def cramers_v(counts: npt.ArrayLike) -> float | None:

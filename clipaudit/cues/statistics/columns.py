@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
-from scipy import stats
 
 from clipaudit.arrays import Bools, Float64s, Floats, Ints
 from clipaudit.cues.statistics.attribute import Attribute
-from clipaudit.statistics import quantile_edges, range_names
+from clipaudit.statistics import mean_ranks, quantile_edges, range_names
 
 ColumnKind: TypeAlias = Literal["number", "ordered", "boolean", "text"]
 
@@ -306,6 +305,6 @@ def multi_class_auc(numbers: Floats, truth: Ints, classes: int, discovery: Bools
 
 
 def _auc(a: Float64s, b: Float64s) -> float:
-    ranks = stats.rankdata(np.concatenate([a, b]))
+    ranks = mean_ranks(np.concatenate([a, b]))
     # Mann-Whitney's U over the number of pairs
     return float((ranks[: len(a)].sum() - len(a) * (len(a) + 1) / 2) / (len(a) * len(b)))

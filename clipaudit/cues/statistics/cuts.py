@@ -20,10 +20,12 @@ import numpy.typing as npt
 from scipy import sparse, special
 
 from clipaudit.arrays import Bools, Float64s, Floats, Ints
-from clipaudit.cues.statistics.design import Design
+from clipaudit.cues.statistics.design import Design, Repeated
 
 Codes: TypeAlias = npt.NDArray[np.uint16]
 """(n,) bin of each image along one direction."""
+_INFLUENCES: Final = 2**20
+"""Influences of rows that are held at a time: rows x masks."""
 _LEAST_RATIO: Final = 0.02
 """Groups that mix the classes evenly make a contrast more certain, but no more than this."""
 
@@ -182,33 +184,46 @@ def masks_of(order: Ints, sizes: Ints) -> Bools:
 # -- groups of images --------------------------------------------------------------------------------------------------
 
 
-def grouped_variance(codes: Codes, design: Design, table: Table, upper: Bools, rows: Bools) -> float:
-    """What images of one group add to the variance of A: products of the influences of two rows of one group.
+def grouped_variances(codes: Codes, design: Design, table: Table, upper: Bools, rows: Bools) -> Float64s:
+    """(C,) what images of one group add to the variance of A: products of the influences of two rows of one group.
 
-    upper (K,) classes above; rows (n,) which half. Times G / (G - 1), G the effective number of groups on the half.
+    upper (C, K) classes above; rows (n,) which half. Times G / (G - 1), G the effective number of groups on the half.
     """
+    added = np.zeros(len(upper))
     if design.groups is None or not len(design.repeated):
-        return 0.0
+        return added
     repeated = design.repeated_among(rows)
-    places = repeated.places
-    if not len(places):
-        return 0.0
-    P = table.shares
-    up, low = upper / max(int(upper.sum()), 1), ~upper / max(int((~upper).sum()), 1)
-    F_up, F_low = _under(up @ P), _under(low @ P)
-    truth, bins = design.truth[places], codes[places].astype(np.int64)
-    centre = np.where(upper, P @ F_low, P @ F_up)  # (K,) mean placement of each class
-    weight = np.ones(len(places)) if design.weight is None else design.weight[places]
-    share = np.where(upper, up, low) / np.maximum(table.n, 1e-12)  # (K,) of one image of weight 1
-    placed = np.where(upper[truth], F_low[bins], F_up[bins])
-    # a rival that lies higher lowers A: the sign makes the sum over a group the change of A
-    influence = np.where(upper[truth], 1.0, -1.0) * weight * share[truth] * (placed - centre[truth])
-    sums = np.bincount(repeated.groups, influence)
-    # Obuchowski, Biometrics 1997: the variance of a sum of group totals, less that of its single rows
-    added = float((sums**2).sum() - (influence**2).sum())
+    if not len(repeated.places):
+        return added
+    at_once = max(1, _INFLUENCES // len(repeated.places))
+    for first in range(0, len(upper), at_once):
+        part = slice(first, first + at_once)
+        added[part] = _within_groups(codes, design, table, upper[part], repeated)
     # this half's share of the groups
     G = max(design.effective * repeated.share, 2.0)
     return added * G / (G - 1)
+
+
+def _within_groups(codes: Codes, design: Design, table: Table, upper: Bools, repeated: Repeated) -> Float64s:
+    """(C,) the sums over pairs of rows of one group, of classes above (C, K)."""
+    C, P, places = len(upper), table.shares, repeated.places
+    up = upper / np.maximum(upper.sum(axis=1, keepdims=True), 1)
+    low = ~upper / np.maximum((~upper).sum(axis=1, keepdims=True), 1)
+    F_up, F_low = _under(up @ P), _under(low @ P)  # (C, B)
+    truth, bins = design.truth[places], codes[places].astype(np.int64)
+    centre = np.where(upper, F_low @ P.T, F_up @ P.T)  # (C, K) mean placement of each class
+    weight = np.ones(len(places)) if design.weight is None else design.weight[places]
+    share = np.where(upper, up, low) / np.maximum(table.n, 1e-12)  # (C, K) of one image of weight 1
+    above = upper[:, truth]  # (C, m)
+    placed = np.where(above, F_low[:, bins], F_up[:, bins])
+    # a rival that lies higher lowers A: the sign makes the sum over a group the change of A
+    influence = np.where(above, 1.0, -1.0) * weight * share[:, truth] * (placed - centre[:, truth])
+    groups = int(repeated.groups.max()) + 1
+    cell = np.arange(C)[:, None] * groups + repeated.groups
+    sums = np.bincount(cell.ravel(), influence.ravel(), minlength=C * groups).reshape(C, groups)
+    # Obuchowski, Biometrics 1997: the variance of a sum of group totals, less that of its single rows
+    within: Float64s = (sums**2).sum(axis=1) - (influence**2).sum(axis=1)
+    return within
 
 
 def with_groups(read: Contrasts, added: Float64s) -> tuple[Float64s, Float64s]:
@@ -232,8 +247,8 @@ def cut_of(codes: Codes, design: Design, bins: int, tables: tuple[Table, Table] 
     order, place, low = _best(discovery, codes, design, design.halves)
     upper = masks_of(order, design.cut_sizes)[place]
     read = contrasts(confirmation, upper[None])
-    added = grouped_variance(codes, design, confirmation, upper, design.scoring)
-    variance, null = with_groups(read, np.array([added]))
+    added = grouped_variances(codes, design, confirmation, upper[None], design.scoring)
+    variance, null = with_groups(read, added)
     a = float(read.a[0])
     # the other way round as replication only: averaging both covers 0 to 62 % (trap 27)
     other, at, _ = _best(confirmation, codes, design, design.scoring)
@@ -269,7 +284,7 @@ def against_others(codes: Codes, design: Design, table: Table, rows: Bools) -> t
     """(K,) D of each class against all others on some rows (n,), its standard error, and its z."""
     masks = np.eye(design.classes, dtype=np.bool_)
     read = contrasts(table, masks)
-    added = np.array([grouped_variance(codes, design, table, mask, rows) for mask in masks])
+    added = grouped_variances(codes, design, table, masks, rows)
     variance, null = with_groups(read, added)
     z = np.where(null > 0, (read.a - 0.5) / np.sqrt(np.where(null > 0, null, 1.0)), 0.0)
     return 2 * read.a - 1, 2 * np.sqrt(variance), z
@@ -284,7 +299,7 @@ def _best(table: Table, codes: Codes, design: Design, rows: Bools) -> tuple[Ints
     limit = 2 * read.a - 1 - design.quantile(0.95, 0.5) * 2 * error
     place = int(np.argmax(limit))
     # a pass over the rows for each cut: done for the chosen one, whose limit is reported
-    added = grouped_variance(codes, design, table, masks[place], rows)
+    added = float(grouped_variances(codes, design, table, masks[place][None], rows)[0])
     if added > 0:
         wider = np.sqrt(max(float(read.variance[place]) + added, float(read.floor[place])))
         limit[place] = 2 * read.a[place] - 1 - design.quantile(0.95, 0.5) * 2 * wider

@@ -7,16 +7,15 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from clipaudit.arrays import Bools, Float64s, Floats, Ints
 from clipaudit.cues.result.finding_parts import Estimate, Stability
 from clipaudit.cues.result.panels import HeadShift, ShiftRow
-from clipaudit.cues.statistics.cuts import contrasts, grouped_variance, half_tables, strength_interval, with_groups
+from clipaudit.cues.statistics.cuts import contrasts, grouped_variances, half_tables, strength_interval, with_groups
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT
 from clipaudit.cues.statistics.strength import BINS, Z95, binned
-from clipaudit.statistics import benjamini_hochberg
+from clipaudit.statistics import benjamini_hochberg, chi_squared_above, normal_above
 
 MAX_ENVIRONMENTS: Final = 12
 """Shards are put together into so many blocks when there are more."""
@@ -77,7 +76,7 @@ def side_strength(
     codes, above = binned(scores[used]), upper[enough]
     table = half_tables(codes, design, BINS)[1]
     read = contrasts(table, above[None])
-    variance, _ = with_groups(read, np.array([grouped_variance(codes, design, table, above, rows)]))
+    variance, _ = with_groups(read, grouped_variances(codes, design, table, above[None], rows))
     d = 2 * float(read.a[0]) - 1
     low, high = strength_interval(d, 2 * float(np.sqrt(variance[0])), design.quantile(0.95))
     return Estimate(value=d, low=low, high=high, n=round(float(design.counts.sum())))
@@ -141,7 +140,7 @@ def heterogeneity(by_environment: Sequence[Estimate]) -> tuple[float, float, flo
     mean = float((weight * z).sum() / weight.sum())
     q = float((weight * (z - mean) ** 2).sum())
     freedom = len(by_environment) - 1
-    return q, float(stats.chi2.sf(q, freedom)), max(0.0, 1 - freedom / q) if q > 0 else 0.0
+    return q, chi_squared_above(q, freedom), max(0.0, 1 - freedom / q) if q > 0 else 0.0
 
 
 def shift_rows(pairs: Sequence[tuple[str, str, str | None, Estimate, Estimate]], alpha: float) -> tuple[ShiftRow, ...]:
@@ -154,7 +153,7 @@ def shift_rows(pairs: Sequence[tuple[str, str, str | None, Estimate, Estimate]],
         difference = (train.value or 0.0) - (test.value or 0.0)
         half = float(np.hypot(_half(train), _half(test)))
         # two-sided; a half width is Z95 standard errors
-        p.append(2 * float(stats.norm.sf(abs(difference) / max(half / Z95, 1e-9))))
+        p.append(2 * float(normal_above(abs(difference) / max(half / Z95, 1e-9))))
         change = Estimate(
             value=difference, low=max(-2.0, difference - half), high=min(2.0, difference + half), n=train.n + test.n
         )

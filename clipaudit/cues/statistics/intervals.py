@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-from scipy import stats
 
 from clipaudit.arrays import Float64s, Ints
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.statistics.sources import quantile
 from clipaudit.cues.statistics.strength import Z95
-from clipaudit.statistics import wilson
+from clipaudit.statistics import normal_quantile, wilson
 
 COUNT_ONLY: Final = 10
 """Images below which a group has no accuracy."""
@@ -44,7 +43,7 @@ def accuracy(right: float, total: float, groups: int = 1) -> Estimate:
     level = 1 - 0.05 / max(groups, 1)
     if total <= 0:
         return Estimate(value=None, low=0.0, high=1.0, n=0, level=level)
-    low, high = wilson(right / total, total, float(stats.norm.ppf((1 + level) / 2)))
+    low, high = wilson(right / total, total, normal_quantile((1 + level) / 2))
     return Estimate(value=right / total, low=float(low), high=float(high), n=round(total), level=level)
 
 
@@ -115,7 +114,7 @@ class Paired:
                 variance += (float(share) * error) ** 2
                 pieces = min(pieces, G)
         # of the group with the fewest sources: the others know no less
-        z = float(stats.norm.ppf((1 + level) / 2)) if self.source is None else quantile(level, pieces)
+        z = normal_quantile((1 + level) / 2) if self.source is None else quantile(level, pieces)
         return _clipped(value, float(np.sqrt(variance)), int(sizes[shares > 0].sum()), -1.0, 1.0, z, level)
 
     def _moments(self, group: int) -> tuple[float, float, int]:

@@ -43,20 +43,42 @@ class Permuter:
         cluster = np.arange(n) if design.cluster is None else design.cluster
         levels = np.zeros(n, np.int64) if strata is None else strata
         self._rows = n
-        self._levels: list[tuple[Ints, Ints, int, Ints]] = []
-        """Of each stratum: its rows, their clusters 0..C-1, C, and its labels in the order of the clusters."""
+        self._levels: list[_Level] = []
         for level in np.unique(levels):
             rows = np.flatnonzero(levels == level)
-            names, codes = np.unique(cluster[rows], return_inverse=True)
-            dealt = design.truth[rows[np.argsort(codes, kind="stable")]]
-            self._levels.append((rows, codes, len(names), dealt))
+            _, codes, sizes = np.unique(cluster[rows], return_inverse=True, return_counts=True)
+            order = np.argsort(codes, kind="stable")
+            within = np.empty(len(rows), np.int64)
+            within[order] = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            dealt = design.truth[rows[order]]
+            self._levels.append(_Level(rows=rows, codes=codes, within=within, sizes=sizes, dealt=dealt))
 
     def draw(self, rng: np.random.Generator) -> Ints:
         """(n,) int64 labels permuted once."""
         labels = np.empty(self._rows, np.int64)
-        for rows, codes, clusters, dealt in self._levels:
-            labels[rows[np.argsort(rng.permutation(clusters)[codes], kind="stable")]] = dealt
+        for level in self._levels:
+            place = rng.permutation(len(level.sizes))  # of each cluster in the new order
+            sizes = np.empty(len(place), np.int64)
+            sizes[place] = level.sizes
+            first = (np.cumsum(sizes) - sizes)[place]
+            labels[level.rows] = level.dealt[first[level.codes] + level.within]
         return labels
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Level:
+    """One stratum's m rows in C clusters."""
+
+    rows: Ints
+    """(m,)"""
+    codes: Ints
+    """(m,) cluster of each row, 0..C-1."""
+    within: Ints
+    """(m,) number of each row in its cluster."""
+    sizes: Ints
+    """(C,) rows of each cluster."""
+    dealt: Ints
+    """(m,) labels in the order of the clusters."""
 
 
 def strata_of(design: Design, levels: Ints) -> Ints | None:

@@ -116,7 +116,8 @@ def fitted(
 
 
 def _regression(classes: int, dims: int) -> LogisticRegression:
-    from sklearn.linear_model import LogisticRegression  # 0.4 s that only an audit pays
+    # a second that only an audit pays, in a thread beside its tests; it brings no linear algebra but scipy's
+    from sklearn.linear_model import LogisticRegression
 
     # two classes get one vector w = b1 - b2 with b1 = -b2, so that |B|^2 = |w|^2 / 2: half the penalty
     penalty = _PENALTY / 2 if classes == 2 else _PENALTY
@@ -154,7 +155,7 @@ def one_thread_each() -> AbstractContextManager[object]:
     Problems this small lose more to a second thread than it saves. Entered once around all of them: the limit is
     global, so two that overlap would restore each other's.
     """
-    import sklearn.linear_model  # noqa: F401 - the controller sees the libraries that are loaded by now
+    import scipy.linalg  # noqa: F401 - the controller sees the libraries that are loaded by now
 
     limit: AbstractContextManager[object] = ThreadpoolController().limit(limits=1)
     return limit

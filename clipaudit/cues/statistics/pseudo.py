@@ -12,11 +12,12 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse, stats
+from scipy import sparse
 
 from clipaudit.arrays import Float64s, Floats, Ints
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.statistics.groups import Grouping
+from clipaudit.statistics import normal_above, normal_below
 
 UNDECIDED: Final = 0.2
 """Share of the images, nearest to the threshold, that get no value."""
@@ -99,7 +100,8 @@ def rates_from_scores(scores: Floats, codes: Ints, threshold: float) -> ErrorRat
     weight = np.array([len(low), len(high)]) / len(x)
     # expectation maximisation of a mixture of two normals, started from the two sides of the threshold
     for _ in range(_STEPS):
-        density = weight * stats.norm.pdf(x[:, None], mean, spread)
+        z = (x[:, None] - mean) / spread
+        density = weight * (np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi) / spread)
         share = density / np.maximum(density.sum(axis=1, keepdims=True), 1e-300)
         total = share.sum(axis=0)
         # a part that has shrunk to a few scores is no mode
@@ -118,8 +120,8 @@ def rates_from_scores(scores: Floats, codes: Ints, threshold: float) -> ErrorRat
         return None
     # tails of both parts beyond the zone that gets no value
     undecided = np.abs(x[codes < 0] - threshold).max(initial=0.0)
-    above = stats.norm.sf(threshold + undecided, mean, spread)
-    below = stats.norm.cdf(threshold - undecided, mean, spread)
+    above = normal_above((threshold + undecided - mean) / spread)
+    below = normal_below((threshold - undecided - mean) / spread)
     called_with = above / np.maximum(above + below, 1e-300)  # (2,) of the parts without and with the cue
     return ErrorRates(false_with=float(called_with[0]), false_without=float(1 - called_with[1]))
 

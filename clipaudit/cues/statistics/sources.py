@@ -13,9 +13,10 @@ from functools import cache
 from typing import Final
 
 import numpy as np
-from scipy import sparse, stats
+from scipy import sparse
 
 from clipaudit.arrays import Bools, Float64s, Floats, Ints
+from clipaudit.statistics import student_quantile
 
 MIN_SOURCES: Final = 8
 """With fewer sources nothing is decided."""
@@ -178,7 +179,7 @@ def effective_clusters(cluster: Ints) -> float:
 @cache  # thousands of intervals have the same few levels and sizes
 def quantile(level: float, clusters: float) -> float:
     """Two-sided quantile of t with clusters - 1 degrees of freedom; normal for thousands."""
-    return float(stats.t.ppf((1 + level) / 2, max(clusters - 1, 1.0)))
+    return student_quantile((1 + level) / 2, max(clusters - 1, 1.0))
 
 
 def jackknife(estimate: Callable[[Bools], float], source: Ints, level: float = 0.95) -> tuple[float, float, int]:

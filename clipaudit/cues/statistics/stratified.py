@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from scipy import stats
 
 from clipaudit.arrays import Float64s
 from clipaudit.cues.result.finding_parts import Estimate
-from clipaudit.statistics import wilson
+from clipaudit.statistics import student_quantile, wilson
 
 _LEVEL: Final = 0.95
 
@@ -47,7 +46,7 @@ def stratified_share(rows: Sequence[int], told: Sequence[int], having: Sequence[
     # strata never make few images worth many: at most twice as many, but for those of a population that is nearly told
     most = 2 * float(n.sum()) / max(1 - float(n.sum() / N.sum()), 1e-9)
     effective = min(inside * (1 - inside) / variance, most)
-    low, high = wilson(share, effective, float(stats.t.ppf((1 + _LEVEL) / 2, freedom)))
+    low, high = wilson(share, effective, student_quantile((1 + _LEVEL) / 2, freedom))
     return Estimate(value=share, low=float(low), high=float(high), n=int(n.sum()))
 
 

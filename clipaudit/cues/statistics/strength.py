@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy import stats
 
 from clipaudit.arrays import Float64s, Floats, Ints
 from clipaudit.cues.statistics.cuts import Codes, Honest, against_others, half_tables, honest, merged
 from clipaudit.cues.statistics.design import Design
+from clipaudit.statistics import normal_above, normal_quantile
 
 BINS: Final = 1024
 _EDGE_ROWS: Final = 65_536
 """Rows from which bin edges are computed, evenly spaced, when there are more."""
 _GRID: Final = 4096
 _PIECE: Final = 65_536
-Z95: Final = float(stats.norm.ppf(0.975))
+Z95: Final = normal_quantile(0.975)
 """Half width of a 95 % interval in standard errors."""
 
 
@@ -102,14 +102,13 @@ class Strengths:
 
 def p_values(z: Floats) -> Float64s:
     """Two-sided normal tails of z, any shape; float64 of the same shape, 0..1."""
-    p: Float64s = 2 * stats.norm.sf(np.abs(z))
+    p: Float64s = 2 * normal_above(np.abs(z))
     return p
 
 
 def one_sided(z: Floats) -> Float64s:
     """Upper normal tails of z, any shape; float64 of the same shape, 0..1."""
-    p: Float64s = stats.norm.sf(z)
-    return p
+    return normal_above(z)
 
 
 def strengths(codes: Codes, design: Design, bins: int = BINS) -> Strengths:

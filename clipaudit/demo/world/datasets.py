@@ -19,6 +19,7 @@ from clipaudit.demo.world import nouns
 from clipaudit.demo.world.captions import caption
 from clipaudit.demo.world.scenes import Scene, draw_scene, pick, render
 from clipaudit.errors import UsageError
+from clipaudit.storage.faults import making
 
 _JPEG_QUALITY = 95
 _TRAIN_SHARE = 0.8
@@ -102,7 +103,8 @@ def write_world(name: str, out: Path, *, count: int, seed: int, shard_size: int 
     """Write a world as `out/NAME-000000.tar` and so on, and `out/classnames.txt`; the same seed gives the same bytes.
 
     A sample has `jpg`, `cls` (index into the classes), `json` (every factor, `label` as a word, `split`), `txt` (a
-    caption) and `seg.png` (the object's mask). Raises UsageError for an unknown name or sizes below 1.
+    caption) and `seg.png` (the object's mask). Raises UsageError for an unknown name, sizes below 1
+    and a directory that cannot be made.
     """
     classes = _world(name).classes
     for option, value in (("--count", count), ("--shard-size", shard_size)):
@@ -111,7 +113,8 @@ def write_world(name: str, out: Path, *, count: int, seed: int, shard_size: int 
     images = samples(name, count=count, seed=seed)
     paths = []
     for number, first in enumerate(range(0, count, shard_size)):
-        out.mkdir(parents=True, exist_ok=True)
+        with making(str(out)):
+            out.mkdir(parents=True, exist_ok=True)
         path = out / f"{name}-{number:06d}.tar"
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for _ in range(first, min(first + shard_size, count)):

@@ -101,7 +101,7 @@ class TextPool:
     def require(self, count: int) -> None:
         """Raise UsageError when there are fewer than `count` texts."""
         if len(self) < count:
-            raise UsageError(f"{count:,} texts were asked for, and {self.source} has {len(self):,}")
+            raise UsageError(f"{count:,} texts were asked for, there are {len(self):,} in {self.source}")
 
 
 def pool_for(model: str, path: str | None = None) -> TextPool:

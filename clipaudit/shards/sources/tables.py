@@ -91,14 +91,16 @@ def _lines(file: IO[str], path: str, encoding: str) -> Iterator[str]:
         for line in file:
             number += 1
             if "\0" in line:
-                raise UsageError(f"{path}, line {number}: a zero byte; if it is UTF-16, give --encoding utf-16")
+                raise UsageError(
+                    f"{path}, line {number}: a zero byte; UTF-16 is read by pack and columns add with --encoding utf-16"
+                )
             yield line
     except UnicodeError:
         wanted = "UTF-8" if encoding == "utf-8-sig" else encoding
         # Text is decoded ahead of the lines, so that the line is only known about.
         raise UsageError(
-            f"{path} is not {wanted} throughout (at or after line {number + 1}): give --encoding, such as cp1252 or"
-            " utf-16, or save the file in one encoding"
+            f"{path} is not {wanted} throughout (at or after line {number + 1}): save the file in one encoding; pack"
+            " and columns add read others with --encoding, such as cp1252 or utf-16"
         ) from None
 
 

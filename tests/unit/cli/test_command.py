@@ -66,6 +66,35 @@ def test_an_option_that_stands_twice_in_a_file_is_refused(clipaudit, tmp_path, n
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--engine", "locall"], "--engine must be 'ray' or 'local', not 'locall'"),
+        (["--precision", "int3"], "--precision must be 'fp32', 'bf16', 'fp16' or 'int8', not 'int3'"),
+        (["--config", "job.yaml"], "job.yaml: store.label_moments must be 'auto', 'all' or 'none', not 'some'"),
+        (["--config", "text.yaml"], "--config text.yaml holds no options: write lines such as `label: cls`"),
+        (["--config", "none.yaml"], "--config none.yaml cannot be read: No such file or directory"),
+        (["--config", "bytes.yaml"], "--config bytes.yaml is not UTF-8 throughout: save it as UTF-8"),
+    ],
+)
+def test_a_wrong_value_names_its_option_or_its_place_in_the_file(clipaudit, tmp_path, options, sentence):
+    (tmp_path / "job.yaml").write_text("store: {label_moments: some}\n")
+    (tmp_path / "text.yaml").write_text("hello\n")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xff")
+    ended = clipaudit("audit", "x.tar", "--out", "run", *options)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"clipaudit: {sentence}")
+
+
+@pytest.mark.parametrize("words", [["status", ""], ["check", ""], ["query", "", "--text", "a"]])
+def test_an_empty_run_is_not_the_root_of_the_disk(clipaudit, words):
+    ended = clipaudit(*words)
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (
+        2,
+        "clipaudit: an empty text names no directory: give a path or a URL",
+    )
+
+
 def test_a_key_that_stands_twice_in_json_is_refused():
     with pytest.raises(ValueError, match="owner is given twice"):
         parse_json('[{"owner": "a", "owner": "b"}]')
@@ -80,4 +109,5 @@ def test_serve_prints_its_address_for_people_or_as_json(clipaudit, monkeypatch):
     monkeypatch.setattr("clipaudit.explorer.server.serve_api", serve_api)
     ended = clipaudit("serve", "run", "--api", "--json")
     assert json.loads(ended.stdout)["url"] == "http://127.0.0.1:1"
+    assert "the page over a run is `clipaudit explore run`" in clipaudit("serve", "run").stderr
     assert clipaudit("serve", "run", "--api").stderr == "http://127.0.0.1:1/openapi.json\n"

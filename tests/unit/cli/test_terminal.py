@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import typer
@@ -12,7 +13,7 @@ import typer
 from clipaudit.cli.app import app
 from clipaudit.cli.console.format import new_table, print_facts
 from clipaudit.cli.terminal import advise, events, is_quiet, note, remarks, results, silenced, tell
-from tests.make_runs import make_run
+from tests.make_runs import SPEC, make_run
 
 COLOUR = re.compile(r"\x1b\[[\d;]*3\dm")
 
@@ -133,3 +134,33 @@ def test_a_quiet_command_with_json_prints_json_alone(clipaudit, run):
     ended = clipaudit("check", run, "--json", "--quiet")
     assert json.loads(ended.stdout)["problems"] == []
     assert ended.stderr == ""
+
+
+HOSTILE = ("\x1b]0;title\x07", "[bold]b[/x]", "two\nlines", "\u202eback")
+"""What a stranger's data may hold: a terminal's commands, rich's markup, line ends, changes of direction."""
+
+
+def test_values_of_data_are_shown_and_command_neither_terminal_nor_markup(clipaudit, tmp_path):
+    make_run(
+        tmp_path / "odd",
+        replace(SPEC, label_kind="string"),
+        label=lambda index: HOSTILE[index % 4],
+        attributes=lambda index: {"place": HOSTILE[index % 4]},
+    )
+    for arguments in (["columns", "list", "odd"], ["export", "odd", "--out", "out", "--where", "place = '\x1b[1m'"]):
+        ended = clipaudit(*arguments)
+        shown = ended.stdout + ended.stderr
+        assert all(character.isprintable() or character == "\n" for character in shown), ended
+        assert r"\x1b]0;title\x07" in shown
+        assert "[bold]b[/x]" in shown
+        assert r"two\nlines" in shown
+        assert r"\u202eback" in shown
+
+
+def test_a_class_that_looks_like_markup_has_its_own_row(capsys):
+    from clipaudit.cli.console.evaluate import print_recognition
+    from clipaudit.localize.evaluation.multilabel import MultiLabelResult
+
+    scores = {"cosine": 0.5}
+    print_recognition(MultiLabelResult(mean={}, by_class={"[/dog]": scores}, occurrences={"[/dog]": 3}, images=3))
+    assert ["[/dog]", "3", "50.0"] in [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -9,9 +9,10 @@ from clipaudit.cues.answerers.panel import clip_of
 from clipaudit.cues.answerers.reliance_of import reliance_of
 from clipaudit.cues.findings.carriers import CueGroups, choose_heads, margin_effects
 from clipaudit.cues.findings.reliance_result import effect_of
+from clipaudit.cues.measure import vectors
 from clipaudit.cues.measure.answers import answers, sampled
 from clipaudit.cues.measure.image_facts import image_facts
-from clipaudit.cues.measure.vectors import shard_blocks
+from clipaudit.cues.measure.vectors import each_of_vectors, read_vectors, shard_blocks
 from clipaudit.cues.reliance.images import CueColumn, ScoredImages
 from clipaudit.cues.statistics.balance import balanced_mean
 from clipaudit.cues.statistics.groups import grouping
@@ -108,3 +109,14 @@ def test_blocks_cover_the_run(found):
     blocks = list(shard_blocks(found.facts.run))
     assert blocks[0][1] == 0
     assert blocks[-1][2] == len(found.facts.run)
+
+
+@pytest.mark.parametrize("limit", [1, 5_000, 2**26])
+def test_columns_that_are_read_together_are_those_read_alone(found, monkeypatch, limit):
+    monkeypatch.setattr(vectors, "_GROUP_BYTES", limit)
+    run, position = found.facts.run, found.facts.position[::3]
+    names = [*run.head_labels[:5], "embedding"]
+    together = list(each_of_vectors(run, names, position))
+    assert [name for name, _ in together] == names
+    for name, values in together:
+        assert np.array_equal(values, read_vectors(run, name, position))

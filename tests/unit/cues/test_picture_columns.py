@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from clipaudit.cues.measure.picture_columns import NO_JPEG, named_ends
+from clipaudit.cues.measure.picture_columns import NO_JPEG, in_named_bins, named_ends
 from clipaudit.cues.options import AuditOptions
 from clipaudit.cues.pipeline import audit_cues
 from clipaudit.cues.result.column_words import column_in_words
@@ -167,6 +167,17 @@ def test_rare_bins_have_no_name_of_an_end():
     ends = named_ends([binned], [binned])
     assert ends.parts[0].values == ("tall pictures", "wide pictures", "(rare values)")
     assert ends.ranges == {"tall pictures": "picture shape up to 0.75", "wide pictures": "picture shape from 1.333"}
+
+
+def test_a_border_is_there_or_not_whatever_other_images_have():
+    plain = Attribute(column="image.border", values=("0.05", "0.3", "0.94"), codes=np.repeat([0, 1, 2, -1], 30))
+    framed = Attribute(column="image.border", values=("0.96", "1", "0.2"), codes=np.repeat([0, 1, 2], 30))
+    ends = in_named_bins(plain, [plain, framed])
+    names = [np.array([*part.values, "none"])[part.codes].tolist() for part in ends.parts]
+    assert set(names[0][:90]) == {"no uniform border"}, "the most uniform third has no border"
+    assert set(names[0][90:]) == {"none"}
+    assert names[1] == ["a uniform border"] * 60 + ["no uniform border"] * 30
+    assert ends.ranges["a uniform border"] == "picture border from 0.95"
 
 
 def twins(seed, follows):

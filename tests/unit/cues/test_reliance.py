@@ -10,6 +10,8 @@ import pytest
 
 from clipaudit.cues.answerers.given import answers_alone
 from clipaudit.cues.answerers.reliance_of import reliance_of
+from clipaudit.cues.findings.sentences import Words
+from clipaudit.cues.findings.still_needed import images_against, reasons_of
 from clipaudit.cues.reliance import rules
 from clipaudit.cues.reliance.images import OtherColumn, RelianceOptions
 from clipaudit.cues.reliance.training_effect import RetrainedAnswers
@@ -96,6 +98,7 @@ def test_placebos_of_a_trained_answerer_are_held_against_draws_of_its_own():
     assert report.findings[0][0].relies_on_it
     assert report.placebo.draws == 199
     assert report.placebo.rate <= 0.05
+    assert set(report.placebo.believed_by) == {"rehearsed"}
 
 
 def test_the_same_seed_gives_the_same_numbers():
@@ -409,8 +412,6 @@ def test_no_cue_and_no_answerer_is_an_empty_report():
 
 
 def test_images_against_the_cue_are_asked_for_where_only_they_are_too_few(confounded):
-    from clipaudit.cues.findings.missing import images_against
-
     assert images_against(confounded.findings[0][0]) is None  # nothing is missing
     rng = np.random.default_rng([4, 91])
     classes = np.repeat([0, 1], 100)
@@ -424,3 +425,19 @@ def test_images_against_the_cue_are_asked_for_where_only_they_are_too_few(confou
     half = (rise.high - rise.low) / 2
     assert rise.n < 40
     assert images_against(unsure) == math.ceil(rise.n * ((half / rise.value) ** 2 - 1))
+
+
+@pytest.mark.parametrize("side", ["has", "lacks"])
+def test_a_cue_that_moves_one_side_alone_is_told_with_the_classes_of_the_other(side):
+    """A gap without a verdict: whoever reads it asks why."""
+    rng = np.random.default_rng(5)
+    classes = rng.integers(0, 2, 1500)
+    having = tied(rng, classes, 0.75)
+    answerer = answerer_of(rng, classes, rng.integers(0, 2, 1500), reliance=0.0, bias=1.2, hardness=0.8 * having)
+    measured = report_of(rng, answerer, [column("x", having)], classes).findings[0][0]
+    assert measured.gap.above_margin(measured.options)
+    assert measured.gap.have.p > 0.5 > measured.gap.lack.p
+    own, other = ("cats", "dogs") if side == "has" else ("dogs", "cats")
+    words = Words(classes=(own,), cue="x", side=side, others=(other,))
+    (reason,) = (text for text in reasons_of(measured, words) if "both sides" in text)
+    assert f"on images of cats it does not (margin D {measured.gap.have.d.value:.2f}" in reason

@@ -339,6 +339,17 @@ def test_no_rate_of_wrong_labels_makes_a_gap_on_balanced_rows():
     assert noise.counts
 
 
+def test_a_rate_that_leaves_a_class_without_an_image_is_no_failure():
+    """A class of just 22 % on either side of the cue, and 22 % of the labels wrong: one of the rates that are tried."""
+    truth = np.tile(np.repeat([0, 1], [195, 55]), 2)
+    having = np.repeat([0, 1], 250)
+    rng = np.random.default_rng(13)
+    for _ in range(5):  # rounding decides whether the true count is 0 or just not
+        answers = np.where(rng.random(500) < 0.38, 1 - truth, truth)
+        noise = label_noise(cue_cells(images(rng, truth), column("x", having)), answers, 0.3, 0.25, RelianceOptions())
+        assert noise.counts
+
+
 def test_weights_of_a_cluster_sum_to_that_of_one_image():
     scored = ScoredImages(
         truth=np.zeros(6, np.int64), classes=2, cluster=np.array([0, 0, 0, 1, 2, 2]), discovery=np.ones(6, np.bool_)

@@ -150,6 +150,8 @@ def test_the_trust_section_says_how_often_shuffled_columns_are_believed_and_on_w
     assert "1 of 398 permuted columns" in trust  # 199 draws of 2 cues
     assert "on a sample of 4,000 of 5,794 scored images" in trust
     assert f"on {audit.controls.negative.rows:,} images" in trust
+    assert "CLIP 1 of 398 permuted columns" in trust
+    assert "A model trained on these images 0 of 398 permuted columns" in trust
     without = render(report_of(replace(audit, trust=replace(audit.trust, placebo=None))))
     assert "permuted column" not in without[without.index('id="trust"') :]
 

@@ -68,3 +68,23 @@ def test_ten_thousand_classes_are_a_sample_and_the_groups_that_change_most(opene
     header = client.get("/api/v1/map/points", params={"colour": "label"})
     assert header.status_code == 200
     assert b'"other": 9991' in header.content[:2000]
+
+
+def test_bars_of_two_classes_encode_two_classes(opened, monkeypatch):
+    """With ten thousand classes all prompts take minutes: an image's screen needs the names, and two vectors."""
+    encoded = []
+    real = HashedTexts.classes
+    monkeypatch.setattr(
+        HashedTexts, "classes", lambda self, names, given: encoded.append(names) or real(self, names, given)
+    )
+    spec = TableSpec(heads=SPEC.heads, head_dim=4, embed_dim=8, label_kind="string")
+    client = opened(spec, shards=1, rows=500, failures=(), label=lambda index: f"class {index}")
+    listed = client.get("/api/v1/classes").json()
+    assert (len(listed), encoded) == (500, [])
+    asked = {"label": "class 7", "against": "class 9"}
+    answers = [client.get(f"/api/v1/rows/0/{index}/parts", params=asked) for index in (0, 1)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert encoded == [["class 7"], ["class 9"]]
+    client.get("/api/v1/rows", params={"where": "clip.right = true"})
+    assert len(encoded[-1]) == 500
+    assert client.get("/api/v1/rows/0/0/parts", params=asked).json() == answers[0].json()

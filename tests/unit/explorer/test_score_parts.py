@@ -1,10 +1,15 @@
 """An image's score in parts: heads and stored components sum to it, whatever it is asked for."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
 from clipaudit.errors import UsageError
+from clipaudit.explorer import run_scores
 from clipaudit.explorer.run_scores import RunScores
+from clipaudit.retrieval.parts import QueryPart
 from clipaudit.retrieval.queries import QueryEncoder
 from tests.make_audits import audited
 
@@ -36,3 +41,25 @@ def test_the_parts_sum_to_the_score_and_each_is_what_its_head_adds(run, scores, 
 def test_a_direction_of_another_length_is_refused(run, scores):
     with pytest.raises(UsageError, match="a direction has"):
         scores.parts_of(0, np.zeros(3), centred=True)
+
+
+def test_who_scores_and_who_asks_for_moments_do_not_wait_for_each_other(run, monkeypatch):
+    """Both for the first time, as an image's screen does: heads in one request, neighbours in another."""
+    fresh = RunScores(run, QueryEncoder(run, "cpu", keep=False))
+    scoring, real = threading.Event(), run_scores.part_vectors
+
+    def slow(*given):
+        scoring.set()
+        time.sleep(0.5)
+        return real(*given)
+
+    monkeypatch.setattr(run_scores, "part_vectors", slow)
+    part = QueryPart(key=(0, "p0_0003"))
+    first = threading.Thread(target=lambda: fresh.scores([part], {}), daemon=True)
+    first.start()
+    assert scoring.wait(30)
+    second = threading.Thread(target=lambda: fresh.moments, daemon=True)
+    second.start()
+    for thread in (first, second):
+        thread.join(30)
+        assert not thread.is_alive()

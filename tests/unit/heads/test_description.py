@@ -106,7 +106,7 @@ def test_names_of_directories():
 
 
 def test_mistakes(run, tmp_path):
-    with pytest.raises(UsageError, match="50 texts were asked for, and test has 40"):
+    with pytest.raises(UsageError, match="50 texts were asked for, there are 40 in test"):
         described(run, steps=50)
     with pytest.raises(UsageError, match="--steps must be at least 1"):
         DescribeConfig(steps=0)

@@ -222,7 +222,7 @@ def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
 def test_too_few_texts(tmp_path):
     texts = load_pool(write(tmp_path / "two.txt", "one\ntwo\n"))
     texts.require(2)
-    with pytest.raises(UsageError, match=r"^60 texts were asked for, and .*two\.txt has 2$"):
+    with pytest.raises(UsageError, match=r"^60 texts were asked for, there are 2 in .*two\.txt$"):
         texts.require(60)
 
 

@@ -194,7 +194,7 @@ def test_mistakes_are_told_in_one_sentence(run):
         (lambda: QueryEncoder(run).text("  "), "empty"),
         (lambda: QueryEncoder(run).text("x" * 5000), "5000 characters"),
         (lambda: QueryEncoder(run).image(b"x" * (33 * 2**20), HEADS), "more than"),
-        (lambda: QueryEncoder(run).image(b"text", HEADS), "it is not a JPEG, PNG or WebP file"),
+        (lambda: QueryEncoder(run).image(b"text", HEADS), "it is no image of a format that is read"),
         (lambda: parse_weights(["L00H00=much"]), "twice the weight"),
         (lambda: parse_weights(["L00H00=0"]), "twice the weight"),
         (lambda: parse_weights(["L00H00=nan"]), "twice the weight"),

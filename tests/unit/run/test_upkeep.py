@@ -90,6 +90,18 @@ def test_status_of_an_unfinished_run(tmp_path):
     assert "attribute place cannot be read in 1 sample" in text
 
 
+def test_shards_without_a_sample_and_a_single_failure_are_told(tmp_path):
+    run_dir = RunDirectory(str(tmp_path / "run"))
+    run_dir.create_or_resume(make_manifest(shards=4))
+    for number in (1, 3):
+        run_dir.commit(write_attempt(run_dir, make_shard(number), SPEC, [], *make_vectors(SPEC, 0)))
+    run_dir.record_failure(FailureRecord(shard_id=2, url="u2", attempts=1, kind="error", error="it broke"))
+    assert status(run_dir).remarks == (
+        "shard u2 failed once: it broke",
+        f"shard {make_shard(1).url} and 1 more hold no sample",
+    )
+
+
 def test_no_run_has_no_status_and_no_garbage(tmp_path):
     for call in (status, gc, check):
         with pytest.raises(RunNotFound, match="there is no run at"):

@@ -138,7 +138,7 @@ def test_details_are_the_first_few(tmp_path):
     _, report = read(write_shard(tmp_path / "a.tar", {f"{i}": {"jpg": b"x", "cls": 1} for i in range(20)}))
     assert report.by_status == {"undecodable": 20}
     assert len(report.details["undecodable"]) == 5
-    assert report.details["undecodable"][0] == "0: it is not a JPEG, PNG or WebP file"
+    assert report.details["undecodable"][0].startswith("0: it is no image of a format that is read (JPEG, PNG, ")
 
 
 def test_of_two_images_the_first_in_the_tar_counts(tmp_path):
@@ -379,6 +379,9 @@ def test_a_sample_without_its_label_says_what_it_has(tmp_path):
     assert report.details["missing_label"][0] == f"a: {samples[0].detail}"
     samples, _ = read(path, FieldsConfig(label="txt"))
     assert samples[1].detail.endswith("no label txt; it has jpg, json; --label json:NAME reads another file")
+    write_shard(path, {"a": {"jpg": jpeg_bytes(), "cls": " \n", "json": names}})
+    samples, _ = read(path, FieldsConfig(label="cls"))
+    assert samples[0].detail == "the sample has no label cls; its cls is empty; --label json:NAME reads another file"
 
 
 def first_samples(path, **names):

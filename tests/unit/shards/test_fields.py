@@ -117,7 +117,8 @@ def test_bad_specifications_name_the_option(config, sentence):
 @pytest.mark.parametrize(
     ("data", "label", "status"),
     [
-        (b"3", 3, OK), (b" -12\r\n", -12, OK), (b"+7", 7, OK), (b"007", 7, OK), (b"", None, MISSING_LABEL),
+        (b"3", 3, OK), (b" -12\r\n", -12, OK), (b"+7", 7, OK), (b"007", 7, OK), (b"\xef\xbb\xbf7", 7, OK),
+        (b"", None, MISSING_LABEL),
         (b" \n", None, MISSING_LABEL), (b"9223372036854775807", 2**63 - 1, OK),
         (b"9223372036854775808", None, BAD_LABEL),
         (b"-9223372036854775808", -(2**63), OK), (b"3.0", None, BAD_LABEL), (b"1_0", None, BAD_LABEL),

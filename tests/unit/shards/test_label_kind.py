@@ -31,7 +31,7 @@ def test_cls_is_what_most_of_the_first_are(tmp_path, values, kind):
 
 def test_mixed_kinds_are_one_sentence(tmp_path):
     result = looked_up(tmp_path / "a.tar", {"a": {"cls": 7}, "b": {"cls": "owl"}, "c": {"cls": 8}}, "cls")
-    assert result.kind == "int"
+    assert (result.kind, result.example) == ("int", "'7' in a")
     assert result.warning.endswith(
         "labels cls are of several kinds, such as '7' in a and 'owl' in b: those unlike the first will be bad labels;"
         " --label cls:text reads both as names"

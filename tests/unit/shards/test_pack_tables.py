@@ -148,7 +148,11 @@ def test_numbers_as_labels_keep_their_order(photos, tmp_path):
     [
         ("t.csv", b"a0.jpg,cat\nb0.jpg,dog\n", r"has no header \(a0.jpg in its first line is a file\)"),
         ("t.csv", b"", "has no header: its first line must name the columns"),
-        ("t.csv", b"path,label\na0.jpg,B\xe4r\n", "is not UTF-8 throughout .* give --encoding, such as cp1252"),
+        (
+            "t.csv",
+            b"path,label\na0.jpg,B\xe4r\n",
+            "is not UTF-8 throughout .* read others with --encoding",
+        ),
         ("t.csv", "path,label\na0.jpg,x\n".encode("utf-16"), "--encoding"),
         ("t.csv", b"path,label,label\na0.jpg,x,y\n", "has the column 'label' twice"),
         ("t.csv", b"path,label\n/data/old/a0.jpg,x\n", "absolute paths .* such as /data/old/a0.jpg: .* --images"),

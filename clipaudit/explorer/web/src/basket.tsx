@@ -2,7 +2,7 @@
 import { API, changed, hasToken, post, toast, useAnswer } from "./api";
 import { go, NO_QUESTION, question, type State } from "./state";
 import type { RunFacts, TagFacts } from "./types";
-import { Copyable, count, images, Loading, Missing, Problem } from "./words";
+import { Copyable, count, images, Loading, Missing, Problem, withCode } from "./words";
 
 export async function undo(event: string): Promise<void> {
   try {
@@ -46,6 +46,8 @@ export function Basket({ state, run }: { state: State; run: RunFacts | null }) {
             <ul>
               <li><a href={`${API}/export/exclude.txt${suffix}`} download>exclude.txt</a><span class="muted">images to leave out, one SHARD/KEY a line</span></li>
               <li><a href={`${API}/export/review.csv${suffix}`} download>review.csv</a><span class="muted">every tag with author, reason and time</span></li>
+              <li>{value.weights_missing ? <><span>weights.parquet</span><span class="muted">{withCode(value.weights_missing)}</span></>
+                : <><a href={`${API}/export/weights.parquet${suffix}`} download>weights.parquet</a><span class="muted">the report's group weights, 0 for {only ? `what is tagged “${only}”` : "tagged images"}</span></>}</li>
             </ul>
           </section>
           <details>

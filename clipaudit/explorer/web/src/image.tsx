@@ -1,33 +1,40 @@
-// One image: its file, what each part of the model adds to its score, what is like it, and its columns.
-import { useState } from "preact/hooks";
+// One image: its file, where texts are in it, what each part of the model adds to its score, what is like it, columns.
+import { useEffect, useState } from "preact/hooks";
 import { useAnswer } from "./api";
+import { Where } from "./heat";
+import { Near } from "./near";
 import { go, NO_QUESTION, type State } from "./state";
 import type { ClassFacts, FindingsAnswer, HeadsAnswer, Parts, RowDetail, RowsAnswer } from "./types";
 import { Copyable, Loading, original, Picture, Problem, short, signed, title } from "./words";
 
-export function ImagePanel({ open, onTag }: { open: string; state: State; onTag: () => void }) {
+export function ImagePanel({ open, state, onTag }: { open: string; state: State; onTag: () => void }) {
   const { value: row, error } = useAnswer<RowDetail>(`/rows/${open}`);
   if (error) return <><Close /><Problem error={error} /></>;
   if (!row) return <><Close /><Loading what="Reading the image …" /></>;
   const name = `${row.shard}/${row.key}`;
   return (
     <>
-      <header class="panel-head image-head"><h2>{row.class_name ?? row.label ?? "Image"}</h2><Close /></header>
+      <header class="panel-head image-head">
+        <h2>{row.class_name ?? row.label ?? "Image"}</h2>
+        <div class="buttons">
+          <button type="button" onClick={onTag}>Tag …</button>
+          <button type="button" onClick={() => go({ ...NO_QUESTION, screen: "search", key: [name], sort: "", group: "" })}>More like this</button>
+        </div>
+        <Close />
+      </header>
       <figure class="original">
         <Picture row={row} size={384} src={original(row)} />
         <figcaption><span class="key">{name}</span> {row.width && <span class="muted">{row.width} × {row.height}</span>}</figcaption>
       </figure>
       {row.caption && <p class="image-caption">“{row.caption}”</p>}
-      <div class="buttons">
-        <button type="button" onClick={onTag}>Tag …</button>
-        <button type="button" onClick={() => go({ ...NO_QUESTION, screen: "search", key: [name], sort: "", group: "" })}>More like this</button>
-      </div>
       {row.tags.length > 0 && (
         <ul class="tags">{row.tags.map((each) => <li key={each.tag}><span class="pill">{each.tag}</span> {each.reason} <span class="muted">{each.author}</span></li>)}</ul>
       )}
       <Answers row={row} />
-      <Bars open={open} row={row} />
-      <Neighbours name={name} />
+      <Where open={open} row={row} state={state} />
+      <Bars open={open} row={row} state={state} />
+      <Near open={open} />
+      <Neighbours name={name} by={state.alike} />
       <section>
         <h3>Columns</h3>
         <dl class="columns">
@@ -59,17 +66,16 @@ function Close() {
   return <button type="button" class="quiet close" aria-label="Close the image" onClick={() => go({ open: "" })}>×</button>;
 }
 
-function Bars({ open, row }: { open: string; row: RowDetail }) {
+function Bars({ open, row, state }: { open: string; row: RowDetail; state: State }) {
   const classes = useAnswer<ClassFacts[]>("/classes");
-  const [target, setTarget] = useState<string>("");
-  const [against, setAgainst] = useState<string>("");
-  const [text, setText] = useState("");
-  const [draft, setDraft] = useState("");
-  const [average, setAverage] = useState(true);
+  const { scored: text, toward: target, against } = state;
+  const [draft, setDraft] = useState(text);
+  useEffect(() => setDraft(text), [text]);
+  const average = state.whole !== "yes";
   const [all, setAll] = useState(false);
   const list = classes.value ?? [];
   const label = target || row.labels.find((own) => list.some((each) => each.label === own)) || list[0]?.label || "";
-  const other = against || list.find((each) => each.label !== label)?.label || "";
+  const other = (against !== label && against) || list.find((each) => each.label !== label)?.label || "";
   const given = new URLSearchParams({ average: String(average) });
   if (text) given.set("text", text);
   else {
@@ -93,16 +99,16 @@ function Bars({ open, row }: { open: string; row: RowDetail }) {
       <div class="bar-controls">
         {list.length > 0 && !text && (
           <>
-            <label>for <select value={label} onChange={(event) => setTarget(event.currentTarget.value)}>{list.map((each) => <option key={each.label} value={each.label}>{each.name}</option>)}</select></label>
-            <label>rather than <select value={other} onChange={(event) => setAgainst(event.currentTarget.value)}>
+            <label>for <select value={label} onChange={(event) => go({ toward: event.currentTarget.value })}>{list.map((each) => <option key={each.label} value={each.label}>{each.name}</option>)}</select></label>
+            <label>rather than <select value={other} onChange={(event) => go({ against: event.currentTarget.value })}>
               {list.filter((each) => each.label !== label).map((each) => <option key={each.label} value={each.label}>{each.name}</option>)}
               <option value="none">nothing</option></select></label>
           </>
         )}
-        <form onSubmit={(event) => { event.preventDefault(); setText(draft.trim()); }}>
-          <label>{text ? "for" : "or"} <input value={draft} placeholder="a text" maxLength={300} onInput={(event) => { setDraft(event.currentTarget.value); if (!event.currentTarget.value) setText(""); }} /></label>
+        <form onSubmit={(event) => { event.preventDefault(); go({ scored: draft.trim() }); }}>
+          <label>{text ? "for" : "or"} <input value={draft} placeholder="a text" maxLength={300} onInput={(event) => { setDraft(event.currentTarget.value); if (!event.currentTarget.value) go({ scored: "" }); }} /></label>
         </form>
-        <label class="choice"><input type="checkbox" checked={average} onChange={(event) => setAverage(event.currentTarget.checked)} /> less the average image's</label>
+        <label class="choice"><input type="checkbox" checked={average} onChange={(event) => go({ whole: event.currentTarget.checked ? "" : "yes" })} /> less the average image's</label>
       </div>
       {error && <Problem error={error} />}
       {!value && !error && ready && <Loading what="Adding up …" />}
@@ -129,9 +135,8 @@ function Bars({ open, row }: { open: string; row: RowDetail }) {
   );
 }
 
-function Neighbours({ name }: { name: string }) {
+function Neighbours({ name, by }: { name: string; by: string }) {
   const heads = useAnswer<HeadsAnswer>("/heads");
-  const [by, setBy] = useState("");
   const given = new URLSearchParams({ key: name, limit: "13" });
   if (by) given.set("head", by);
   const { value, error } = useAnswer<RowsAnswer>(`/rows?${given}`);
@@ -139,7 +144,7 @@ function Neighbours({ name }: { name: string }) {
   return (
     <section>
       <h3>Most alike
-        <label class="inline">in <select value={by} onChange={(event) => setBy(event.currentTarget.value)}>
+        <label class="inline">in <select value={by} onChange={(event) => go({ alike: event.currentTarget.value })}>
           <option value="">everything</option>
           {(heads.value?.heads ?? []).map((each) => <option key={each.head} value={each.head}>{each.head}{each.role ? ` · ${each.role}` : each.texts[0] ? ` · ${each.texts[0].text.slice(0, 40)}` : ""}</option>)}
         </select></label>

@@ -96,7 +96,7 @@ function App() {
   });
 
   return (
-    <div class="page" data-side={side} data-screen={state.open ? "image" : state.screen}>
+    <div class="page" data-side={side} data-screen={state.open ? "image" : state.screen} data-maps={state.open && state.heat.length ? "yes" : undefined}>
       <a class="skip" href="#wall">To the images</a>
       <header class="top">
         <span class="brand"><img src="/assets/icon.svg" alt="" width="22" height="22" /><span>{run.value?.name ?? "clipaudit"}</span></span>

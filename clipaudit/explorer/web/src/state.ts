@@ -26,6 +26,16 @@ export interface State {
   out: string[];
   /** The heads by which the question is asked a second time, side by side; `embedding` for everything. */
   beside: string[];
+  /** Where it is: the texts that are looked for in the open image, and the heads through which. */
+  heat: string[];
+  through: string[];
+  /** What the open image's bars add up for: a text, or a class and what it is compared with, `none` for nothing; whether
+   * the average image's are left in; and the head in which its neighbours are alike. */
+  scored: string;
+  toward: string;
+  against: string;
+  whole: string;
+  alike: string;
   along: string;
   by: string;
   among: string;
@@ -37,8 +47,8 @@ export interface State {
 }
 
 const QUESTION = ["text", "minus", "key", "image", "head"] as const;
-const LISTS = [...QUESTION, "out", "beside"] as const;
-const WORDS = ["where", "sort", "group", "finding", "focus", "open", "size", "study", "along", "by", "among", "space", "method", "colour", "inside"] as const;
+const LISTS = [...QUESTION, "out", "beside", "heat", "through"] as const;
+const WORDS = ["where", "sort", "group", "finding", "focus", "open", "size", "study", "along", "by", "among", "space", "method", "colour", "inside", "scored", "toward", "against", "whole", "alike"] as const;
 
 export function parse(search: string): State {
   const given = new URLSearchParams(search);

@@ -182,6 +182,8 @@ export interface Parts { of: string; score: number; parts: { name: string; value
 export interface ClassFacts { label: string; name: string }
 
 export interface TagFacts {
+  /** Why the report's weights cannot be downloaded. */
+  weights_missing: string | null;
   version: number;
   file: string | null;
   write: boolean;
@@ -244,3 +246,24 @@ export interface MistakesAnswer {
   answerers?: { name: string; images: number; wrong: number; slices: ErrorSlice[] }[];
   labels?: { sentence: string; listed: number; pairs: { label: string; looks_like: string; images: number }[]; where: string | null; sort: string } | null;
 }
+
+/** What each patch of an image adds to its cosine with a text, through a head or `embedding`, all heads together. */
+export interface HeatMap { head: string; text: string; adds: number; patches_add: number; scores: number[][] }
+
+export interface HeatAnswer {
+  image: string;
+  texts: { text: string; cosine: number; seen: boolean }[];
+  heads: string[];
+  maps: HeatMap[];
+  grid: [number, number];
+  /** Where the model's input lies in the picture, in its pixels; `kept` says how much of it, where it is not all. */
+  frame: { size: [number, number]; top: number; left: number; bottom: number; right: number; kept: string };
+  /** The ends of the one scale of all maps; zero lies between. */
+  scale: { low: number; high: number };
+  colours: string[];
+  unrelated_cosine: number | null;
+  register_like: [number, number][];
+}
+
+export interface NearRow extends Row { cosine: number; bits: number; other_label: boolean }
+export interface NearAnswer { image: string; total: number; images: NearRow[]; rule: string; command: string }

@@ -179,9 +179,15 @@ export function WallView({ wall, state, hasQuestion, without }: { wall: Wall; st
   const tabStop = seen.tiles.some((tile) => tile.position === active) ? active : first;
   return (
     <div class="wall" ref={scroller} onScroll={(event) => setTop(event.currentTarget.scrollTop)} tabIndex={-1}>
-      {wall.error && <Problem error={wall.error} />}
+      {wall.error && (
+        <div class="refused">
+          <Problem error={wall.error} />
+          {(state.where || state.sort || state.group || state.inside) && <button type="button" onClick={() => go({ where: "", sort: "", group: "", inside: "" })}>Show all images again</button>}
+        </div>
+      )}
       {!wall.error && !wall.loading && wall.matched === 0 && (
-        <Missing>No image passes the filter{wall.whyEmpty ? `: no image has ${wall.whyEmpty}.` : "."}</Missing>
+        <Missing>{state.screen === "basket" && /^\S+ is not null$/.test(state.where) ? "Nothing is tagged yet: on any other screen choose images with x, or filter them, and press t."
+          : <>No image passes the filter{wall.whyEmpty ? `: no image has ${wall.whyEmpty}.` : "."}</>}</Missing>
       )}
       {wall.loading && wall.matched === 0 && <Loading what={hasQuestion ? "Scoring every image. The first question loads the model …" : "Loading …"} />}
       <div class="tiles" role="group" aria-label={`Images, ${count(wall.matched)} of ${count(wall.total)}`} aria-busy={wall.loading}

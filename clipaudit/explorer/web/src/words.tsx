@@ -80,5 +80,12 @@ export function Loading({ what }: { what: string }) {
 }
 
 export function Problem({ error }: { error: string }) {
-  return <p class="problem" role="alert">{error}</p>;
+  return <p class="problem" role="alert">{withCode(error)}</p>;
+}
+
+/** A sentence of the server's, whose commands stand between backquotes, as such. */
+export function withCode(text: string): ComponentChildren {
+  const parts = text.split("`");
+  // an odd number of backquotes belongs to the text itself, such as a name in a filter
+  return parts.length % 2 === 0 ? text : parts.map((part, place) => (place % 2 ? <code key={place}>{part}</code> : part));
 }

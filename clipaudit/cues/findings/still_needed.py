@@ -1,4 +1,4 @@
-"""What is missing to decide a value: images of which cells, and why an answerer's evidence falls short."""
+"""What would decide an undecided finding, or one answerer of it: images, columns, heads, labels."""
 
 from __future__ import annotations
 
@@ -11,30 +11,42 @@ from clipaudit.cues.findings.sentences import Words, answerer_words, listed
 from clipaudit.cues.findings.verdicts import CellSize, VerdictCase, images_needed, low_limit, needs
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.reliance import rules
+from clipaudit.cues.reliance.gap import Gap
 from clipaudit.cues.result.column_words import column_in_words
 from clipaudit.cues.result.finding_parts import Need, Verdict
+from clipaudit.statistics import p_text
 
 
-def what_is_missing(
+def missing_of(
     context: Context,
     case: VerdictCase,
     outcome: Verdict,
     cue: ValueCue,
-    measured: Sequence[rules.MeasuredReliance],
+    measured: rules.MeasuredReliance | None,
     words: Words,
 ) -> tuple[Need, ...]:
-    """What would decide a value that is not decided, or make a weaker verdict conclusive."""
-    first = next(iter(measured), None)
-    cells = [] if first is None else _smallest_cells(context, cue, first, words)
-    reasons = [] if first is None else _reasons(first)
-    missing = needs(case, outcome, cue.said, cells, None if first is None else first.gap.state, reasons)
-    # where the association holds, a rise that may be chance is what keeps it from a verdict
-    against = None if first is None or outcome is not Verdict.INCONCLUSIVE else images_against(first)
-    if against is None or not case.association.above_delta:
+    """What would decide a value that one answerer leaves open, images first; empty for what is decided. measured: of
+    that answerer, None where reliance was not measured."""
+    if measured is None:
+        return needs(case, outcome, cue.said, [], None, [])
+    cells = _smallest_cells(context, cue, measured, words)
+    missing = needs(case, outcome, cue.said, cells, measured.gap.state, reasons_of(measured, words))
+    if outcome is not Verdict.INCONCLUSIVE or not case.association.above_delta:
         return missing
-    where = _where(words, words.side != "lacks", True)
-    what = f"images that go against the cue, such as {where}, among the scored ones"
-    return (Need(what=what, images=against), *missing)
+    return (*_images_short_of(measured, words), *missing)
+
+
+def _images_short_of(measured: rules.MeasuredReliance, words: Words) -> tuple[Need, ...]:
+    """Scored images that would decide, if they show the same: a rise that may be chance, a gap that may be small."""
+    against = images_against(measured)
+    if against is not None:
+        where = _where(words, words.side != "lacks", True)
+        return (Need(what=f"images that go against the cue, such as {where}, among the scored ones", images=against),)
+    gap, margin = measured.gap.gap, measured.options.margin
+    if measured.gap.state == "able" and (gap.value or 0.0) > margin >= low_limit(gap):
+        what = f"scored images, with and without {words.cue}: the gap may be below {100 * margin:g} points"
+        return (Need(what=what, images=images_needed(gap, margin)),)
+    return ()
 
 
 def images_against(measured: rules.MeasuredReliance) -> int | None:
@@ -66,18 +78,22 @@ def _smallest_cells(context: Context, cue: ValueCue, measured: rules.MeasuredRel
 
 def _where(words: Words, having: bool, conflicting: bool) -> str:
     """Images of the classes that have the cue, or of those that lack it, where it points to their class, or away."""
-    names = words.classes if having == (words.side != "lacks") else words.others
-    return f"{listed(names)} {'with' if having != conflicting else 'without'} {words.cue}"
+    return f"{_names(words, having)} {'with' if having != conflicting else 'without'} {words.cue}"
 
 
-def _reasons(measured: rules.MeasuredReliance) -> list[str]:
+def _names(words: Words, having: bool) -> str:
+    """The classes that have the cue, or those that lack it."""
+    return listed(words.classes if having == (words.side != "lacks") else words.others)
+
+
+def reasons_of(measured: rules.MeasuredReliance, words: Words) -> list[str]:
     """Why an answerer's evidence falls short, in words."""
     who, gap, effect = answerer_words(measured.answerer), measured.gap, measured.effect
     reasons = []
     if measured.explained_by:
         reasons.append(f"nothing: {listed([*map(column_in_words, measured.explained_by)])} explains the gap of {who}")
     if gap.above_margin(measured.options) and not gap.both_sides:
-        reasons.append("a cue that helps on both sides: these images seem harder, whatever their class")
+        reasons.append(_one_side(gap, words, measured.options.alpha))
     if gap.above_margin(measured.options) and not measured.label_noise.counts:
         rate = measured.label_noise.rate_low or 0.0
         reasons.append(
@@ -89,11 +105,26 @@ def _reasons(measured: rules.MeasuredReliance) -> list[str]:
         reasons.append("more stored heads (--layers): there are too few sets of heads to compare with")
     if measured.hangs_on_it and effect is not None and not measured.visible:
         reasons.append("heads that see the cue: those that were chosen do not show it")
+    training = measured.training
+    if measured.hangs_on_it and training is not None and not training.specific:
+        reasons.append("a gap that falls beyond chance when it is trained again with weights against the cue")
     return reasons
 
 
+def _one_side(gap: Gap, words: Words, alpha: float) -> str:
+    """That the cue moves the answers of one side's classes alone."""
+    still_having = gap.have.p >= alpha
+    still = gap.have if still_having else gap.lack
+    return (
+        f"a cue that moves answers on both sides: on images of {_names(words, still_having)} it does not (margin D"
+        f" {still.d.value or 0.0:.2f}, {p_text(still.p)}), so that the others may just be harder"
+    )
+
+
 def rest_of(missing: Sequence[Need]) -> str:
-    """What is missing, at a sentence's end: images first."""
+    """What is missing, at a sentence's end, images first; nothing where nothing is."""
+    if not missing:
+        return ""
     counted = next((need for need in missing if need.images is not None), None)
     if counted is not None:
         return f"{counted.images:,} more images are needed: {counted.what}"
