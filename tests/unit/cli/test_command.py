@@ -86,6 +86,21 @@ def test_a_wrong_value_names_its_option_or_its_place_in_the_file(clipaudit, tmp_
     assert ended.stderr.startswith(f"clipaudit: {sentence}")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["demo-data", "nulls", "out"],
+        ["demo", "out"],
+        *([name, "run"] for name in ("heads", "ablate", "index", "report", "rehearse")),
+    ],
+)
+def test_a_seed_below_0_is_refused_before_anything_is_done(clipaudit, tmp_path, words):
+    ended = clipaudit(*words, "--seed", "-1")
+    assert ended.returncode == 2
+    assert "Invalid value for '--seed'" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("words", [["status", ""], ["check", ""], ["query", "", "--text", "a"]])
 def test_an_empty_run_is_not_the_root_of_the_disk(clipaudit, words):
     ended = clipaudit(*words)
