@@ -69,6 +69,11 @@ def test_an_option_that_stands_twice_in_a_file_is_refused(clipaudit, tmp_path, n
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        (["--gpus-per-worker", "-1"], "--gpus-per-worker must be a number of at least 0, not -1.0"),
+        (["--gpus-per-worker", "inf"], "--gpus-per-worker must be a number of at least 0, not inf"),
+        (["--cpus-per-worker", "0"], "--cpus-per-worker must be a number above 0, not 0.0"),
+        (["--cpus-per-worker", "nan"], "--cpus-per-worker must be a number above 0, not nan"),
+        (["--max-lost-shards", "-1"], "--max-lost-shards must be at least 0, not -1"),
         (["--engine", "locall"], "--engine must be 'ray' or 'local', not 'locall'"),
         (["--precision", "int3"], "--precision must be 'fp32', 'bf16', 'fp16' or 'int8', not 'int3'"),
         (["--config", "job.yaml"], "job.yaml: store.label_moments must be 'auto', 'all' or 'none', not 'some'"),
