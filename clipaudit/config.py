@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -246,6 +247,10 @@ class ExecutionConfig:
             self.engine == "ray" or self.workers in (None, 1),
             f"--workers {self.workers} needs --engine ray: the local engine has one worker",
         )
+        gpus, cpus = self.gpus_per_worker, self.cpus_per_worker
+        _require(gpus is None or 0 <= gpus < math.inf, f"--gpus-per-worker must be a number of at least 0, not {gpus}")
+        _require(cpus is None or 0 < cpus < math.inf, f"--cpus-per-worker must be a number above 0, not {cpus}")
+        _require(self.max_lost_shards >= 0, f"--max-lost-shards must be at least 0, not {self.max_lost_shards}")
         _require(self.max_attempts >= 1, f"--max-attempts must be at least 1, not {self.max_attempts}")
         _require(self.max_shard_seconds > 0, f"--max-shard-seconds must be positive, not {self.max_shard_seconds}")
         _require(0 <= self.max_lost_samples <= 1, f"--max-lost must lie in 0..1, not {self.max_lost_samples:g}")

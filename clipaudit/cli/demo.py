@@ -17,7 +17,7 @@ def demo_data(
     out: Annotated[Path, typer.Argument(help="Directory for the shards.")],
     count: Annotated[int, typer.Option("--count", help="Images.")] = 2000,
     shard_size: Annotated[int, typer.Option("--shard-size", help="Images a shard.")] = 500,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same bytes.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same bytes.")] = 0,
 ) -> None:
     """Write a generated data set of known truth as WebDataset shards: jpg, cls, json, txt and seg.png.
 
@@ -40,7 +40,7 @@ def demo(
     ),
     birds: Annotated[int, typer.Option("--birds", help="Images of birds to audit.")] = 4000,
     things: Annotated[int, typer.Option("--things", help="Images of other things, which describe the heads.")] = 3000,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the pictures.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the pictures.")] = 0,
 ) -> None:
     """Show the whole thing on generated pictures with a small CLIP model: needs no network, takes a minute or two.
 

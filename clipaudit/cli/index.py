@@ -38,7 +38,10 @@ IndexOutOption = Annotated[
     str | None,
     option("Directory whose indexes/ gets them, for a run that cannot be written to; query with --indexes [the run]."),
 ]
-SeedOption = Annotated[int, option("Of the training sample, the held-out queries and the lists [0].")]
+SeedOption = Annotated[
+    int,
+    typer.Option(help="Of the training sample, the held-out queries and the lists [0].", min=0, show_default=False),
+]
 WorkersOption = Annotated[int | None, option("Builders at the same time [one a CPU].", panel=EXECUTION)]
 AddressOption = Annotated[str | None, option("Ray cluster [the job's own, else a new local one].", panel=EXECUTION)]
 CpusOption = Annotated[float | None, option("CPUs of a builder.", panel=EXECUTION)]

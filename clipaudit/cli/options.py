@@ -44,7 +44,7 @@ RunArgument = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-SeedOption = Annotated[int, option("Of everything that is drawn at random [0].")]
+SeedOption = Annotated[int, typer.Option(help="Of everything that is drawn at random [0].", min=0, show_default=False)]
 OutOption = Annotated[str | None, option("Directory for the results, a path or URL [inside the run].")]
 
 # Commands that run a model on images

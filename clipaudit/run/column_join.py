@@ -249,7 +249,8 @@ def _check_unknown(
     if not len(matches.unknown):
         return
     such = ", ".join(examples)
-    counted = f"{len(matches.unknown):,} of the {len(rows):,} rows name no image of the run at {run.directory.url}"
+    names = "row names" if len(matches.unknown) == 1 else "rows name"
+    counted = f"{len(matches.unknown):,} of {len(rows):,} {names} no image of the run at {run.directory.url}"
     if len(matches.unknown) == len(rows):
         raise UsageError(
             f"{counted}, such as {such}; its keys are such as {run_key(run)}: give --key, the column of keys"

@@ -188,8 +188,9 @@ class _Lookup:
             if all(self._same(*pair) for pair in pairs):
                 break  # otherwise two different keys have one hash, and other hashes are tried
         if pairs:
+            number = len({rows.described(first) for first, _ in pairs})
             raise UsageError(
-                f"{len({rows.described(first) for first, _ in pairs}):,} keys repeat in the table, such as"
+                f"{number:,} {'key repeats' if number == 1 else 'keys repeat'} in the table, such as"
                 f" {rows.described(pairs[0][0])} in rows {pairs[0][0] + 1} and {pairs[0][1] + 1}:"
                 " leave one row for each image"
             )

@@ -26,14 +26,18 @@ def print_joined(joined: JoinedTable, run: str, *, dry_run: bool) -> None:
         line = f"{verb} {column.name}: {kind}, {column.rows:,} of {joined.images:,} images have a value{share}"
         console.print(plain(line), soft_wrap=True)
     console.print(
-        f"{joined.table_rows:,} rows by {joined.by}: {joined.matched:,} of {count(joined.images, 'image')} named",
+        f"{count(joined.table_rows, 'row')} by {joined.by}: {joined.matched:,} of {count(joined.images, 'image')}"
+        " named",
         soft_wrap=True,
     )
     if joined.unknown:
         such = ", ".join(joined.unknown_examples)
-        console.print(plain(f"{joined.unknown:,} rows name no image and were left out, such as {such}"), soft_wrap=True)
-    if joined.columns and not dry_run:
-        console.print(plain(f"use it: clipaudit report {run} --attribute {joined.columns[0].name}"), soft_wrap=True)
+        console.print(
+            plain(f"{count(joined.unknown, 'row')} left out that name no image, such as {such}"), soft_wrap=True
+        )
+    used = next((column.name for column in joined.columns if column.rows), None)
+    if used is not None and not dry_run:
+        console.print(plain(f"use it: clipaudit report {run} --attribute {used}"), soft_wrap=True)
 
 
 def print_columns(columns: Sequence[ColumnFacts]) -> None:

@@ -69,6 +69,11 @@ def test_an_option_that_stands_twice_in_a_file_is_refused(clipaudit, tmp_path, n
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        (["--gpus-per-worker", "-1"], "--gpus-per-worker must be a number of at least 0, not -1.0"),
+        (["--gpus-per-worker", "inf"], "--gpus-per-worker must be a number of at least 0, not inf"),
+        (["--cpus-per-worker", "0"], "--cpus-per-worker must be a number above 0, not 0.0"),
+        (["--cpus-per-worker", "nan"], "--cpus-per-worker must be a number above 0, not nan"),
+        (["--max-lost-shards", "-1"], "--max-lost-shards must be at least 0, not -1"),
         (["--engine", "locall"], "--engine must be 'ray' or 'local', not 'locall'"),
         (["--precision", "int3"], "--precision must be 'fp32', 'bf16', 'fp16' or 'int8', not 'int3'"),
         (["--config", "job.yaml"], "job.yaml: store.label_moments must be 'auto', 'all' or 'none', not 'some'"),
@@ -84,6 +89,21 @@ def test_a_wrong_value_names_its_option_or_its_place_in_the_file(clipaudit, tmp_
     ended = clipaudit("audit", "x.tar", "--out", "run", *options)
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"clipaudit: {sentence}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["demo-data", "nulls", "out"],
+        ["demo", "out"],
+        *([name, "run"] for name in ("heads", "ablate", "index", "report", "rehearse")),
+    ],
+)
+def test_a_seed_below_0_is_refused_before_anything_is_done(clipaudit, tmp_path, words):
+    ended = clipaudit(*words, "--seed", "-1")
+    assert ended.returncode == 2
+    assert "Invalid value for '--seed'" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("words", [["status", ""], ["check", ""], ["query", "", "--text", "a"]])

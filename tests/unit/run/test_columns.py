@@ -85,9 +85,7 @@ def test_keys_alone_are_enough_where_they_are_unique(single, run, tmp_path):
 
 def test_unknown_keys_are_counted_with_three_examples(single, tmp_path):
     path = table(tmp_path, "key,light\n" + "".join(f"nobody-{n},1\n" for n in range(5)) + f"{key(1)},2\n")
-    with pytest.raises(
-        UsageError, match=r"5 of the 6 rows name no image .* such as nobody-0, nobody-1, nobody-2: mend"
-    ):
+    with pytest.raises(UsageError, match=r"5 of 6 rows name no image .* such as nobody-0, nobody-1, nobody-2: mend"):
         add_columns(single, path)
     assert not read_columns(single)
     joined = add_columns(single, path, JoinOptions(ignore_unknown=True))
@@ -104,7 +102,7 @@ def test_unknown_shards_are_named(run, tmp_path):
 
 def test_a_repeated_key_is_refused(single, tmp_path):
     path = table(tmp_path, f"key,light\n{key(3)},1\n{key(4)},1\n{key(3)},2\n")
-    with pytest.raises(UsageError, match=rf"1 keys repeat in the table, such as {key(3)} in rows 1 and 3"):
+    with pytest.raises(UsageError, match=rf"1 key repeats in the table, such as {key(3)} in rows 1 and 3"):
         add_columns(single, path)
 
 
