@@ -182,9 +182,10 @@ def test_planted_cues_are_found_for_their_classes_in_the_right_words(tmp_path):
 def test_clean_worlds_are_clean(tmp_path, world, count):
     result = audited(audited_world(tmp_path, world, count, 5))
     assert result.findings == ()
-    # a class of the many has fewer than the hundred images that a pass asks for
+    # a class of the many has fewer than the hundred images that a pass asks for, and of random labels any model guesses
     few = any(facts.tested and facts.independent < 100 for facts in result.classes)
-    assert result.verdict is (Verdict.INCONCLUSIVE if few else None)
+    assert result.trust.near_chance == (world == "nulls")
+    assert result.verdict is (Verdict.INCONCLUSIVE if few or result.trust.near_chance else None)
 
 
 @pytest.mark.slow
