@@ -128,4 +128,4 @@ def test_the_command_writes_nothing_else(clipaudit, tmp_path, tiny_model):
     assert result.stdout == ""
     wrong = clipaudit("audit", tmp_path / "a.tar", *options[:-1], "xml")
     assert wrong.returncode == 2
-    assert "log_format" in wrong.stderr
+    assert "--log-format" in wrong.stderr

@@ -127,7 +127,7 @@ def test_an_image_of_the_run_finds_itself(client):
         (lambda c: c.post("/search", content=b"[" * 60_000, headers=JSON), 400, "parsing the body"),
         (lambda c: c.post("/search", content=b" " * 70_000), 413, "more than 65,536 bytes"),
         (lambda c: c.post("/search", content=(b" " * 1000 for _ in range(70))), 413, "more than 65,536 bytes"),
-        (lambda c: c.post("/search/image", content=b"no image"), 400, "not a JPEG"),
+        (lambda c: c.post("/search/image", content=b"no image"), 400, "no image of a format that is read"),
         (lambda c: c.post("/search/image", content=huge_png_bytes()), 400, "more than the limit"),
         (lambda c: c.post("/search/image", content=jpeg_bytes()[:300]), 400, "cannot be used"),
         (lambda c: c.post("/search/image", content=b""), 422, ""),

@@ -90,7 +90,7 @@ def test_only_its_bytes_are_read(run, shard, monkeypatch):
 
 def test_what_cannot_be_shown_says_why(run, shard):
     thumbnails = Thumbnails(run)
-    for name, words in (("c", "not a JPEG"), ("d", "more than the limit|pixels")):
+    for name, words in (("c", "no image of a format that is read"), ("d", "more than the limit|pixels")):
         with pytest.raises(NoPicture, match=words):
             thumbnails(row(shard, name))
     with pytest.raises(NoPicture, match="not stored"):
@@ -139,7 +139,7 @@ def test_the_page_needs_nothing_else(run, shard):
     assert links
     assert all(link.startswith("data:image/jpeg;base64,") for link in links)
     assert "default-src 'none'" in page
-    assert "not a JPEG" in page, "a picture that cannot be shown says why"
+    assert "no image of a format that is read" in page, "a picture that cannot be shown says why"
     data = base64.b64decode(links[0].partition(",")[2])
     assert Image.open(io.BytesIO(data)).format == "JPEG"
     assert len(page) < 60_000
