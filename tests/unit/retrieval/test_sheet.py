@@ -130,7 +130,9 @@ def test_nothing_of_the_data_becomes_markup(run, shard):
     page = contact_sheet(run, asked, [panel([evil], EVIL), panel([evil, row(shard, "b")])], Thumbnails(run))
     assert "<script" not in page
     assert "alert(&#39;x&#39;)" in page
-    assert "49" not in re.sub(r"base64,[^\"]*|#\w+|\d+\.\d+", "", page.split("<body>")[1]), "nothing is evaluated"
+    # pictures, colours, scores and the run's own place may have the digits of 7 * 7
+    body = page.split("<body>")[1].replace(run.directory.url, "")
+    assert "49" not in re.sub(r"base64,[^\"]*|#\w+|\d+\.\d+", "", body), "nothing is evaluated"
 
 
 def test_the_page_needs_nothing_else(run, shard):
