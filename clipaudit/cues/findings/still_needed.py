@@ -33,16 +33,18 @@ def missing_of(
     missing = needs(case, outcome, cue.said, cells, measured.gap.state, reasons_of(measured, words))
     if outcome is not Verdict.INCONCLUSIVE or not case.association.above_delta:
         return missing
-    return (*_images_short_of(measured, words), *missing)
+    return (*images_short_of(measured, words), *missing)
 
 
-def _images_short_of(measured: rules.MeasuredReliance, words: Words) -> tuple[Need, ...]:
+def images_short_of(measured: rules.MeasuredReliance, words: Words) -> tuple[Need, ...]:
     """Scored images that would decide, if they show the same: a rise that may be chance, a gap that may be small."""
     against = images_against(measured)
     if against is not None:
         where = _where(words, words.side != "lacks", True)
         return (Need(what=f"images that go against the cue, such as {where}, among the scored ones", images=against),)
     gap, margin = measured.gap.gap, measured.options.margin
+    if measured.explained_by:  # no number of images makes that gap this cue's
+        return ()
     if measured.gap.state == "able" and (gap.value or 0.0) > margin >= low_limit(gap):
         what = f"scored images, with and without {words.cue}: the gap may be below {100 * margin:g} points"
         return (Need(what=what, images=images_needed(gap, margin)),)
@@ -127,5 +129,5 @@ def rest_of(missing: Sequence[Need]) -> str:
         return ""
     counted = next((need for need in missing if need.images is not None), None)
     if counted is not None:
-        return f"{counted.images:,} more images are needed: {counted.what}"
+        return f"{counted.images:,} more {'image is' if counted.images == 1 else 'images are'} needed: {counted.what}"
     return f"missing: {missing[0].what}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from clipaudit.cues.answerers.given import answers_alone
 from clipaudit.cues.answerers.reliance_of import reliance_of
 from clipaudit.cues.findings.sentences import Words
-from clipaudit.cues.findings.still_needed import images_against, reasons_of
+from clipaudit.cues.findings.still_needed import images_against, images_short_of, reasons_of
 from clipaudit.cues.reliance import rules
 from clipaudit.cues.reliance.images import OtherColumn, RelianceOptions
 from clipaudit.cues.reliance.training_effect import RetrainedAnswers
@@ -441,3 +442,20 @@ def test_a_cue_that_moves_one_side_alone_is_told_with_the_classes_of_the_other(s
     words = Words(classes=(own,), cue="x", side=side, others=(other,))
     (reason,) = (text for text in reasons_of(measured, words) if "both sides" in text)
     assert f"on images of cats it does not (margin D {measured.gap.have.d.value:.2f}" in reason
+
+
+def test_a_gap_that_may_be_below_the_margin_asks_for_the_images_that_would_tell():
+    rng = np.random.default_rng([4, 92])
+    classes = np.repeat([0, 1], 150)
+    place = tied(rng, classes, 0.5)
+    answerer = answerer_of(rng, classes, place, reliance=0.15, core=1.2)
+    measured = report_of(rng, answerer, [column("place", place)], classes).findings[0][0]
+    gap, margin = measured.gap.gap, measured.options.margin
+    assert gap.low < margin < gap.value
+    words = Words(classes=("cats",), cue="snow", side="has", others=("dogs",))
+    (need,) = images_short_of(measured, words)
+    # intervals narrow with the root of n
+    assert need.images == math.ceil(gap.n * (((gap.high - gap.low) / 2 / (gap.value - margin)) ** 2 - 1))
+    assert "the gap may be below 5 points" in need.what
+    explained = replace(measured, adjusted=(SimpleNamespace(column="x", explains=True, inseparable=False),))
+    assert images_short_of(explained, words) == ()
