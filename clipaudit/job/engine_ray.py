@@ -6,15 +6,17 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import ray
+from ray._private.node import Node
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util import metrics
 
 from clipaudit.config import ExecutionConfig, JobConfig
-from clipaudit.errors import ClipauditError, RunInvalid, ShardTooSlow, UsageError
+from clipaudit.errors import ClipauditError, RunInvalid, ShardTooSlow, UsageError, WorkersUnavailable
 from clipaudit.job.engine_ray_actor import ItemActor, WorkerActor, WorkerNotLoaded
 from clipaudit.job.engine_ray_metrics import JobMetrics
 from clipaudit.job.engine_ray_view import ActorView
@@ -30,6 +32,8 @@ _PROGRESS_SECONDS = 1.0  # for up to a hundred workers; asked less often when th
 _RESTART_SECONDS = 1.0
 _GROW_SECONDS = 10.0
 _METRICS_SECONDS = 2.0
+_NODE_STARTS = 2
+_TIMED_OUT = "timed out during startup"  # Ray raises a plain Exception for it
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -332,7 +336,8 @@ class RayPool:
 def connect(config: ExecutionConfig) -> bool:
     """Join the cluster that the job runs in or `address` names, else start a local one; True if it was started here.
 
-    Does nothing where Ray is connected already. Raises UsageError when the cluster cannot be used.
+    Does nothing where Ray is connected already. Raises UsageError when the cluster cannot be used,
+    WorkersUnavailable when none starts here.
     """
     if ray.is_initialized():
         return False
@@ -343,12 +348,8 @@ def connect(config: ExecutionConfig) -> bool:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         # "local" is named, because ray.init() without an address joins whatever cluster runs on this machine.
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level="ERROR",
-            **({"include_dashboard": False} if local else {}),
-        )
+        options = {"include_dashboard": False} if local else {}
+        with_patience(lambda: ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options))
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         hint = "" if local else "; if it uses token authentication, set RAY_AUTH_MODE=token and the cluster's token"
         first_line = str(error).strip().split("\n", 1)[0]
@@ -356,6 +357,32 @@ def connect(config: ExecutionConfig) -> bool:
     if callable(on_terminate) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # Ray has replaced the handler by one that exits at once
     return local
+
+
+def with_patience(start: Callable[[], _Result]) -> _Result:
+    """What `start()` returns, which starts a node of Ray; called again if the node did not answer in time.
+
+    Ray waits half a minute for it, which a busy machine can exceed. Raises WorkersUnavailable after the second time.
+    """
+    for _ in range(_NODE_STARTS):
+        try:
+            return start()
+        except Exception as error:
+            if _TIMED_OUT not in str(error):
+                raise
+            _end_node(error)
+    raise WorkersUnavailable(
+        f"Ray did not start within half a minute, {_NODE_STARTS} times: this machine is too busy or has too little "
+        "memory; --engine local does without Ray"
+    )
+
+
+def _end_node(error: Exception) -> None:
+    """End the processes of the node that raised `error`: Ray leaves them running until this process ends."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("self")
+        if isinstance(node, Node):  # nothing else refers to it: its constructor has not returned
+            node.kill_all_processes(check_alive=False, wait=True)
 
 
 def _nodes_alive() -> set[str]:

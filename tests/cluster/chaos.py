@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from clipaudit.job.engine_ray import with_patience
 from clipaudit.run.directory import RunDirectory
 from clipaudit.schema import OK
 from tests.cluster.faults import IN_WORKERS
@@ -85,9 +86,12 @@ class Trial:
             "health_check_failure_threshold": 3,
         }
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": quick}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.cluster = with_patience(lambda: Cluster(initialize_head=True, head_node_args=head))
         for _ in range(self.workers):
-            self.cluster.add_node(num_cpus=1)
+            self.add_machine()
+
+    def add_machine(self):
+        with_patience(lambda: self.cluster.add_node(num_cpus=1))
 
     def tear_down(self):
         for driver in self.drivers:
@@ -229,13 +233,13 @@ class Trial:
         if len(nodes) < self.workers:
             return False
         self.cluster.remove_node(self.random.choice(nodes), allow_graceful=False)
-        self.later(lambda: self.cluster.add_node(num_cpus=1))
+        self.later(self.add_machine)
         return True
 
     def _node_added(self):
         if len(self.cluster.worker_nodes) > self.workers:
             return True
-        self.cluster.add_node(num_cpus=1)
+        self.add_machine()
         return True
 
     def _driver_killed(self):

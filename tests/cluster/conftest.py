@@ -27,8 +27,10 @@ def ray_metrics(_ray_directory) -> str:
     """A cluster of one node with two CPUs is joined; the address of its metrics. It is kept for the next module."""
     import ray
 
+    from clipaudit.job.engine_ray import with_patience
+
     directory, port = _ray_directory
     if not ray.is_initialized():
         options = {"include_dashboard": False, "log_to_driver": False, "_metrics_export_port": port}
-        ray.init(address="local", num_cpus=2, _temp_dir=directory, **options)
+        with_patience(lambda: ray.init(address="local", num_cpus=2, _temp_dir=directory, **options))
     return f"http://{ray.util.get_node_ip_address()}:{port}/metrics"

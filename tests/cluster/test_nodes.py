@@ -1,14 +1,19 @@
 """Several Ray nodes: one that joins gets workers, one whose memory runs out loses them, and the job goes on."""
 
+import itertools
 import os
 import shutil
 import tempfile
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import ray
+from ray._private import node as ray_node
+from ray._private import services
 from ray.cluster_utils import Cluster
 
 from clipaudit.config import ExecutionConfig, FieldsConfig, JobConfig, ModelConfig
@@ -31,7 +36,7 @@ def nodes(monkeypatch):
 
     def start(**system):
         arguments = {"num_cpus": 1, "include_dashboard": False, "_system_config": system}
-        started.append(Cluster(initialize_head=True, head_node_args=arguments))
+        started.append(engine_ray.with_patience(lambda: Cluster(initialize_head=True, head_node_args=arguments)))
         ray.init(address=started[0].address, log_to_driver=False)
         return started[0]
 
@@ -126,3 +131,28 @@ def test_rays_memory_monitor_costs_an_attempt_and_no_more(nodes, tmp_path, tiny_
     assert "worker_lost" in {failed.kind for failed in follower.retries}
     assert any("memory" in failed.error for failed in follower.retries), [failed.error for failed in follower.retries]
     assert len(Run(config.out)) == 36
+
+
+@pytest.mark.full
+def test_a_node_that_does_not_start_in_time_is_ended_and_started_again(nodes, monkeypatch):
+    asked = itertools.count()
+    get_node = services.get_node
+
+    def late(*arguments):
+        if next(asked) == 0:
+            raise RuntimeError("not there yet")
+        return get_node(*arguments)
+
+    ours = psutil.Process()
+    before = {child.pid for child in ours.children(recursive=True)}
+    monkeypatch.setattr(services, "get_node", late)
+    clock = itertools.count(step=60)  # seconds: the first answer that is not there exceeds Ray's patience
+    monkeypatch.setattr(
+        ray_node, "time", SimpleNamespace(sleep=time.sleep, time=time.time, monotonic=lambda: next(clock))
+    )
+    nodes()
+    heads = [
+        child for child in ours.children(recursive=True) if child.name() == "gcs_server" and child.pid not in before
+    ]
+    assert len(heads) == 1, "the node that was late has left its processes"
+    assert ray.cluster_resources()["CPU"] == 1

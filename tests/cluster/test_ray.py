@@ -395,3 +395,14 @@ def test_a_cluster_of_its_own_reports_no_usage(monkeypatch, address, sent):
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED")
     engine_ray.connect(ExecutionConfig(address=address))
     assert seen == [sent]
+
+
+def test_a_machine_on_which_ray_never_starts_in_time_gets_one_sentence(monkeypatch):
+    def late(**_):
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(engine_ray.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(engine_ray.ray, "init", late)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(WorkersUnavailable, match="too busy or has too little memory; --engine local does without Ray"):
+        engine_ray.connect(ExecutionConfig())
