@@ -21,7 +21,7 @@ def end(processes):
     """Kill these processes and no others: `ray stop` would end every Ray process of the machine."""
     for process in processes:
         process.kill()
-    psutil.wait_procs(processes, timeout=20)
+    psutil.wait_procs(processes, timeout=120)
 
 
 def processes_at_home(home):

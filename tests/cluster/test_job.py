@@ -56,7 +56,7 @@ def head():
         time.sleep(0.2)
     yield address, environment
     end([psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)])
-    process.wait(timeout=20)
+    process.wait(timeout=120)
     process.stdout.close()
     shutil.rmtree(home, ignore_errors=True)
 

@@ -262,7 +262,7 @@ def test_a_full_disk_stops_the_job_and_the_same_command_finishes_it(audit, tmp_p
     for number in range(3):
         write_photos(tmp_path / f"s-{number}.tar", 60, prefix=f"p{number}")
     full = Forked(tmp_path, with_full_disk, *job(tmp_path, tiny_model))
-    _, stderr = full.communicate(timeout=120)
+    _, stderr = full.communicate(timeout=300)
     full = subprocess.CompletedProcess([], full.returncode, "", stderr)
     assert_one_sentence(full, 4, tmp_path / "run", "same command")
     assert audit(f"{tmp_path}/s-{{0..2}}.tar").returncode == 0
@@ -275,7 +275,7 @@ def test_two_drivers_on_one_run_give_each_sample_once(tiny_model, tmp_path):
         write_photos(tmp_path / f"s-{number}.tar", 20, prefix=f"p{number}")
     jobs = [start(tmp_path, tiny_model) for _ in range(2)]
     for job in jobs:
-        _, stderr = job.communicate(timeout=120)
+        _, stderr = job.communicate(timeout=300)
         assert job.returncode == 0, stderr
     rows = identities(tmp_path / "run")
     assert len(rows) == len(set(rows)) == 120
@@ -317,7 +317,7 @@ def test_sigterm_finishes_the_running_shard_and_exits_4(tiny_model, tmp_path):
     committed = tmp_path / "run/_committed"
     wait_for(lambda: committed.exists() and len(list(committed.iterdir())) >= 2, job)
     job.send_signal(signal.SIGTERM)
-    _, stderr = job.communicate(timeout=60)
+    _, stderr = job.communicate(timeout=300)
     assert job.returncode == 4, stderr
     assert "the same command goes on" in stderr
     rows = identities(tmp_path / "run")
@@ -325,7 +325,7 @@ def test_sigterm_finishes_the_running_shard_and_exits_4(tiny_model, tmp_path):
     assert len(rows) % 40 == 0, "no shard was left half done"
 
 
-def wait_for(condition, job, seconds=60):
+def wait_for(condition, job, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -351,7 +351,7 @@ def kill_and_resume(tiny_model, tmp_path, trials, seed):
         if job.returncode == 0:
             shutil.rmtree(tmp_path / "run")
     job = start(tmp_path, tiny_model)
-    _, stderr = job.communicate(timeout=120)
+    _, stderr = job.communicate(timeout=300)
     assert job.returncode == 0, stderr
     rows = identities(tmp_path / "run")
     assert len(rows) == len(set(rows)) == 360, "0 lost, 0 duplicated"

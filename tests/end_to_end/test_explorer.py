@@ -73,7 +73,7 @@ class Served:
 
     def stop(self) -> None:
         self._server.should_exit = self._server.force_exit = True
-        self._thread.join(30)
+        self._thread.join(300)
         self._listener.close()
 
 

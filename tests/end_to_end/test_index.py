@@ -194,7 +194,7 @@ def test_the_server_answers_like_the_command_and_ends_on_a_signal(run, clipaudit
     )
     try:
         url = re.search(r"http://127\.0\.0\.1:\d+", process.stderr.readline())[0]
-        for _ in range(100):
+        for _ in range(600):
             try:
                 health = json.load(urllib.request.urlopen(f"{url}/health", timeout=5))
                 break
@@ -203,9 +203,9 @@ def test_the_server_answers_like_the_command_and_ends_on_a_signal(run, clipaudit
         assert health["rows"] == 24
         asked = json.dumps({"heads": [{"head": HEAD}], "key": "0/p0_0003", "k": 2}).encode()
         request = urllib.request.Request(f"{url}/search", asked, {"content-type": "application/json"})
-        found = [hit["row"] for hit in json.load(urllib.request.urlopen(request, timeout=30))[0]["hits"]]
+        found = [hit["row"] for hit in json.load(urllib.request.urlopen(request, timeout=300))[0]["hits"]]
         assert [(row["shard_id"], row["key"]) for row in found] == known[0]
-        assert json.load(urllib.request.urlopen(f"{url}/openapi.json", timeout=30))["info"]["title"] == "clipaudit"
+        assert json.load(urllib.request.urlopen(f"{url}/openapi.json", timeout=300))["info"]["title"] == "clipaudit"
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) in (0, -signal.SIGTERM)

@@ -61,5 +61,5 @@ def test_who_scores_and_who_asks_for_moments_do_not_wait_for_each_other(run, mon
     second = threading.Thread(target=lambda: fresh.moments, daemon=True)
     second.start()
     for thread in (first, second):
-        thread.join(30)
+        thread.join(300)
         assert not thread.is_alive()

@@ -30,7 +30,7 @@ def served(run):
         yield listener.getsockname()[1]
     finally:
         own.should_exit = own.force_exit = True
-        thread.join(30)
+        thread.join(300)
         listener.close()
 
 

@@ -170,7 +170,7 @@ def test_images_that_the_device_resizes_come_whole_and_processes_end_with_their_
     close = made.close
     del made
     gc.collect()
-    assert not psutil.wait_procs(running, timeout=10)[1]
+    assert not psutil.wait_procs(running, timeout=120)[1]
     close()
 
 
@@ -192,7 +192,7 @@ time.sleep(600)
     assert len(running) == 2
     owner.kill()
     owner.communicate()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     # Orphans may stay as zombies where nobody reaps them.
     while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in running):
         assert time.monotonic() < end
