@@ -35,6 +35,7 @@ async function open(width = 1280, height = 800, colorScheme = "light") {
   // axe is put into the page by the test, which the page's own policy forbids to anybody else
   const context = await browser.newContext({ viewport: { width, height }, colorScheme, bypassCSP: config.bypass === true, acceptDownloads: true });
   const page = await context.newPage();
+  page.setDefaultTimeout(120000); // a busy machine is no failure
   page.on("request", (request) => seen.requests.push(request.url()));
   page.on("pageerror", (error) => seen.errors.push(String(error)));
   page.on("console", (message) => { if (message.type() === "error" && !/Failed to load resource/.test(message.text())) seen.errors.push(message.text()); });
