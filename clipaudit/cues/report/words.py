@@ -9,7 +9,6 @@ from typing import Final
 from clipaudit.cues.result.column_words import value_word
 from clipaudit.cues.result.finding_parts import ClassesFrom, Estimate, Verdict
 from clipaudit.cues.result.panels import Settings
-from clipaudit.cues.result.reliance_parts import Reliance
 from clipaudit.cues.result.result import AuditResult, Finding
 
 NONE: Final = "–"
@@ -179,11 +178,6 @@ def with_limits(estimate: Estimate | None, kind: str = "decimal") -> str:
 # -- findings ---------------------------------------------------------------------------------------------------------
 
 
-def relying(finding: Finding) -> Reliance | None:
-    """The answerer that the finding's verdict is of, CLIP before others; CLIP where it is no answerer's."""
-    return next((part for part in finding.reliance if part.verdict == finding.verdict), finding.by("clip"))
-
-
 def who(answerer: str) -> str:
     """Who answers, as a sentence's subject inside it: `your model resnet`."""
     kind, _, name = answerer.partition(":")
@@ -195,11 +189,6 @@ def who_first(answerer: str) -> str:
     """The same at a sentence's beginning."""
     words = who(answerer)
     return words[0].upper() + words[1:]
-
-
-def having(finding: Finding) -> frozenset[str]:
-    """The classes that have the cue."""
-    return frozenset(row.class_name for row in finding.classes if row.has)
 
 
 def having_name(finding: Finding) -> str:
@@ -237,7 +226,7 @@ def headline(result: AuditResult) -> str:
         return nothing(result)
     first, *others = result.findings
     same = [finding for finding in others if finding.verdict == first.verdict]
-    part = relying(first)
+    part = first.relying
     title = _title(first, result.settings, who_first("clip" if part is None else part.answerer))
     if first.verdict == Verdict.CONFIRMED and len(same) == 1:
         return f"{title}, and {_pair(same[0])}"
