@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tests.commands import ROOT
 
-HEAVY = ("torch", "open_clip", "pyarrow.parquet", "scipy.stats", "sklearn.linear_model", "webdataset", "clipaudit.cues")
+HEAVY = ("torch", "open_clip", "pyarrow.parquet", "scipy.stats", "webdataset", "clipaudit.cues")
 
 
 @functools.cache

@@ -11,12 +11,12 @@ from clipaudit.cues.answerers.panel import Panel
 from clipaudit.cues.answerers.rehearsed import rehearsed_answerer
 from clipaudit.cues.findings.measured_reliance import column_experiments_of
 from clipaudit.cues.measure.image_facts import image_facts
-from clipaudit.cues.rehearsal.curvature import blocks_pay
 from clipaudit.cues.rehearsal.features import standardisation
 from clipaudit.cues.rehearsal.folds import cross_folds, split_fold
 from clipaudit.cues.rehearsal.rehearsal import rehearse
-from clipaudit.cues.rehearsal.softmax_fit import fit_softmax
 from clipaudit.cues.statistics.common_clusters import common_clusters
+from clipaudit.cues.statistics.curvature import blocks_pay
+from clipaudit.cues.statistics.softmax_fit import fit_softmax
 from clipaudit.errors import UsageError
 from clipaudit.run.rows import ALL, chosen_rows
 from tests.audit_worlds import cue_world, write_world
@@ -173,6 +173,19 @@ def test_weights_of_one_are_the_model_as_it_is(run):
     assert (again.argmax(axis=1) == answerer.logits.argmax(axis=1)).mean() > 0.995
     with pytest.raises(UsageError, match="weight above 0"):
         answerer.rehearsal.retrained(np.zeros((1, len(answerer.training))))
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.7, 0.3])
+def test_many_trainings_at_one_time_are_those_of_one_at_a_time(run, kept):
+    """Their searches share what was made for the model as it is, or have their own where few images are trained on."""
+    train, test = facts_of(run, "split=train"), facts_of(run, "split=test")
+    rehearsal = rehearsed_answerer(train, test, 2, out_of_fold=False).rehearsal
+    rng = np.random.default_rng(0)
+    weights = rng.choice([0.2, 5.0], (40, len(train)), p=[0.9, 0.1]) * (rng.random(len(train)) < kept)
+    many = rehearsal.retrained(weights)
+    alone = np.concatenate([rehearsal.retrained(row[None]) for row in weights])
+    assert (many.argmax(axis=2) == alone.argmax(axis=2)).mean() > 0.98
+    assert max(np.abs(probabilities(a) - probabilities(b)).mean() for a, b in zip(many, alone, strict=True)) < 0.02
 
 
 def test_permuted_columns_move_by_sources_where_there_are_any(run):
