@@ -250,6 +250,8 @@ def cue_column(context: Context, answers: Answers, cue: ValueCue) -> CueColumn:
         tested=tested,
         text=text,
         measured=is_measured(cue.screen.attribute.column),
+        error=context.known_errors.get(cue.screen.attribute.column),
+        values=len(cue.screen.attribute.values),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.reliance.clustered import Cells
+from clipaudit.cues.statistics.known_error import KnownError
 from clipaudit.cues.statistics.sources import MIN_SOURCES
 
 _FOLDS: Final = 24
@@ -87,6 +88,10 @@ class CueColumn:
     """(D,) unit text vector of the cue, for the arm that takes a text's direction out; None for none."""
     measured: bool = False
     """Measured on the pixels (`image.*`), so that it follows from whatever is in the picture."""
+    error: KnownError | None = None
+    """How often the column is wrong (S6c); None where it is taken as it is."""
+    values: int = 2
+    """Values of the column, over which wrong ones spread."""
 
     def conflicting(self, truth: Ints) -> Ints:
         """(n,) 0 where the cue points to the image's class, 1 where it points elsewhere, -1 in neither."""

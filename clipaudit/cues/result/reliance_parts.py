@@ -184,6 +184,8 @@ class Reliance(Documented):
     """None for an answerer whose heads cannot be taken out."""
     training: TrainingExperiment | None = None
     """None for an answerer that was not trained on this run's images."""
+    corrected_margin_d: Estimate | None = None
+    """`margin_d` corrected for the column's known error; None where none was given, or where it cannot be corrected."""
 
 
 @dataclass(frozen=True, kw_only=True)
