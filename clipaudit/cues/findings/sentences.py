@@ -126,7 +126,7 @@ def sentence(
             number = f"(D = {interval(association.d)}, n = {association.d.n:,})"
             return (
                 f"In this data {words.name} hardly goes with {words.cue!r} {number}, but {who} relies on {proxy}:"
-                f" {loses}{_effect(effect)}."
+                f" {loses}{_effect(effect)}. Answers to one half of the images chose it, the other half measured it."
             )
         case Verdict.DATA_ONLY:
             margin = _margin(margin_d, corrected_margin_d)
