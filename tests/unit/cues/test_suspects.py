@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from clipaudit.cues.answerers.from_table import TableAnswerer
+from clipaudit.cues.answerers.given import answers_alone
 from clipaudit.cues.answerers.reliance_of import reliance_of
 from clipaudit.cues.reliance.gap import measure_gap
 from clipaudit.cues.reliance.images import RelianceOptions, ScoredImages, cue_cells
@@ -101,13 +102,15 @@ def test_no_coin_is_believed_because_answers_chose_it():
     assert believed == 0
 
 
-def test_copies_make_no_suspect():
-    """Trap 18: a coin on 80 images, ten times each, has 80 images behind its difference."""
-    answerer, scored, _ = innocent(7, 80, 0)
-    rows = np.repeat(np.arange(80), 10)
-    copies = ScoredImages(
-        truth=scored.truth[rows], classes=2, cluster=scored.cluster[rows], discovery=scored.discovery[rows]
-    )
-    wrong = (answerer.logits.argmax(axis=1) != scored.truth).astype(np.int64)
-    lean = np.where(scored.truth == 0, 1 - wrong, wrong)
-    assert suspected_cue("x", copies, answerer.logits[rows], lean[rows], BOTH) is None
+@pytest.mark.parametrize(("copies", "tried"), [(1, True), (5, False)])
+def test_fifty_images_on_a_side_are_fifty_different_ones(copies, tried):
+    """Trap 18: 80 images five times each are 80 images, about 40 on a side."""
+    n, rng = 400 // copies, np.random.default_rng(3)
+    truth, having = rng.integers(0, 2, n), rng.integers(0, 2, n)
+    right = np.where((having == 1) == (truth == 1), rng.random(n) < 0.9, rng.random(n) < 0.3)
+    rows = np.repeat(np.arange(n), copies)
+    logits = answers_alone(np.where(right, truth, 1 - truth)[rows], 2).logits
+    scored = ScoredImages(truth=truth[rows], classes=2, cluster=rows, discovery=np.ones(len(rows), np.bool_))
+    found = suspected_cue("x", scored, logits, having[rows], BOTH)
+    assert (found is not None) == tried
+    assert found is None or found[1].pointed.tolist() == [False, True]
