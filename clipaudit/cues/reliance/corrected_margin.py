@@ -31,8 +31,8 @@ def corrected_rank_difference(
 
     Of the comparable classes with at least one image on both sides after correction; its value None where these are
     not on both sides of the cue. Where a resample leaves a class less, the whole -1..1 is possible there. The interval
-    is never narrower than the uncorrected one. It is assumed that being wrong has nothing to do with the score, given
-    class and true value.
+    is never narrower than the uncorrected one times the factor. It is assumed that being wrong has nothing to do with
+    the score, given class and true value.
     """
     ranked = _ranked(comparison, scores)
     point = _corrected(ranked, ranked.weight, error.rate, comparison.cue.values)
@@ -55,8 +55,10 @@ def corrected_rank_difference(
     uncorrected = plain.estimate()
     assert uncorrected.low is not None
     assert uncorrected.high is not None
-    # a bootstrap of sides that lie fully apart has no spread, which few images do not prove (S1)
-    low, high = (min(low, value - (plain.value - uncorrected.low)), max(high, value + (uncorrected.high - plain.value)))
+    # a bootstrap of few images is too sure, and of sides that lie fully apart has no spread at all (S1)
+    factor = float(shares @ point.factor)
+    low = min(low, value - factor * (plain.value - uncorrected.low))
+    high = max(high, value + factor * (uncorrected.high - plain.value))
     return Estimate(value=value, low=max(low, -1.0), high=min(high, 1.0), n=plain.n)
 
 
@@ -99,6 +101,8 @@ def _ranked(comparison: CueCells, scores: Floats) -> _Ranked:
 class _Corrected:
     d: Float64s
     """(C,) corrected D of each class, -1..1; 0 where it is not told."""
+    factor: Float64s
+    """(C,) what the said D was multiplied by, 1 or more; 0 where it is not told."""
     told: Bools
     """(C,) at least one image on both sides after correction."""
 
@@ -118,6 +122,6 @@ def _corrected(ranked: _Ranked, weight: Float64s, rate: float, values: int) -> _
     h, lack = (1 - others) * S - others * R, (1 - rate) * R - rate * S
     told = (h >= _LEAST * seen) & (lack >= _LEAST * seen)
     # 2 AUC - 1 of the said sides is seen H L / (S R) of the true ones'
-    factor = seen * S * R / np.where(told, h * lack, 1.0)
+    factor = np.where(told, seen * S * R / np.where(told, h * lack, 1.0), 0.0)
     d = 2 * U / np.maximum(S * R, 1e-300) - 1
-    return _Corrected(d=np.where(told, np.clip(d * factor, -1.0, 1.0), 0.0), told=told)
+    return _Corrected(d=np.clip(d * factor, -1.0, 1.0), factor=factor, told=told)
