@@ -5,7 +5,7 @@ python benchmarks/audit_acceptance.py large-nulls the same on 50,000 images
 python benchmarks/audit_acceptance.py planted     one class of ten with D = .5; cues that 2 of 3, 3 of 5, 6 of 10 share
 python benchmarks/audit_acceptance.py texts       a text cue of one class at 80, 90, 95 %, 100 images a class, no column
 python benchmarks/audit_acceptance.py coverage    D with copies x 1, 5, 20 and sources of 8, 10, 40, when shown, too
-python benchmarks/audit_acceptance.py errors      a column that is wrong with a known rate: strength and gap
+python benchmarks/audit_acceptance.py errors      a column that is wrong with a known rate: strength, gap and margin D
 python benchmarks/audit_acceptance.py columns     coins, dice and a thousand values beside a cue
 python benchmarks/audit_acceptance.py determinism two audits with one seed give one JSON
 python benchmarks/audit_acceptance.py pictures TAR NAMES   an audit of shards with the demo model, such as CIFAR-10's
@@ -34,6 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from options import parse, parser_for
 
 from clipaudit.cues import AuditOptions, AuditResult, audit_cues
+from clipaudit.cues.reliance.gap import inside, measure_gap
+from clipaudit.cues.reliance.images import CueColumn, RelianceOptions, ScoredImages, cue_cells
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import attribute_screen, omnibus
 from clipaudit.cues.statistics.cuts import false_coverage_level, honest, strength_interval, units_of
@@ -240,6 +242,37 @@ def errors(replicates: int, seed: int) -> None:
                 covered_gap.append((gap.low or -1) <= 0.55 <= (gap.high or 1))
         say(item="known error", rate=rate, replicates=replicates, covered_d=float(np.mean(covered_d)),
             gaps=len(covered_gap), covered_gap=float(np.mean(covered_gap)))  # fmt: skip
+    for rate, tie, d in itertools.product((0.1, 0.2), (0.5, 0.75, 0.9), (0.0, 0.2, 0.6)):
+        _margins_of_wrong_columns(replicates, seed, rate, tie, d)
+
+
+def _margins_of_wrong_columns(replicates: int, seed: int, rate: float, tie: float, d: float) -> None:
+    """Margin D of margins that differ by d inside classes, read by a column that is wrong at a known rate: how often it
+    is told and covered, and how often it lies inside +-delta, with and without correction."""
+    told, covered, acquitted, uncorrected = [], [], 0, 0
+    pointed, both = np.array([False, True]), np.ones(2, np.bool_)
+    for number in range(replicates):
+        rng = np.random.default_rng([int(100 * rate), int(100 * tie), int(100 * d), 44, seed + number])
+        truth = rng.integers(0, 2, 1500)
+        place = np.where(rng.random(1500) < tie, truth, 1 - truth)
+        said = np.where(rng.random(1500) < rate, 1 - place, place)
+        # D of two normal scores a shift apart
+        margin = 2.0 * truth - 1 + np.sqrt(2) * stats.norm.ppf((1 + d) / 2) * place + rng.standard_normal(1500)
+        images = ScoredImages(truth=truth, classes=2, cluster=np.arange(1500), discovery=truth == 0)
+        error = KnownError(rate=rng.binomial(200, rate) / 200, images=200)
+        cue = CueColumn(name="place", having=said, pointed=pointed, tested=both, error=error)
+        logits = np.stack([-margin, margin], axis=1).astype(np.float32) / 2
+        gap = measure_gap(cue_cells(images, cue), logits, RelianceOptions(seed=number))
+        found = gap.corrected_margin_d
+        assert found is not None
+        uncorrected += inside(gap.margin_d_90, DELTA)
+        acquitted += inside(found, DELTA)
+        told.append(found.low is not None and found.high is not None and found.high - found.low < 2)
+        if found.value is not None:
+            covered.append((found.low or 0.0) <= d <= (found.high or 0.0))
+    say(item="margin D, known error", rate=rate, tie=tie, d=d, replicates=replicates, given=len(covered),
+        told=sum(told), covered=float(np.mean(covered)), inside_delta=acquitted / replicates,
+        inside_delta_uncorrected=uncorrected / replicates)  # fmt: skip
 
 
 # -- 5 columns that say nothing, 11 determinism ------------------------------------------------------------------------

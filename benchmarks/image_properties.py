@@ -183,8 +183,8 @@ def _thirds(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _together(labels: npt.NDArray[np.int64], having: npt.NDArray[np.bool_], other: npt.NDArray[np.float64]) -> bool:
-    sides = [labels == 0, labels != 0]
-    return any(go_together(other[side], having[side], labels[side], OPTIONS.delta_warn) for side in sides)
+    sides = [np.flatnonzero(labels == 0), np.flatnonzero(labels != 0)]
+    return any(go_together(other[side], having[side], labels[side], OPTIONS.delta_warn, side) for side in sides)
 
 
 def report_cost(seed: int) -> None:

@@ -5,6 +5,7 @@ python benchmarks/reliance_acceptance.py difficulty    columns that make images 
 python benchmarks/reliance_acceptance.py label-noise   3 % wrong labels, columns that go with the true class 90/10
 python benchmarks/reliance_acceptance.py sources       columns and errors that share sources, and nothing else
 python benchmarks/reliance_acceptance.py followers     columns that follow another, declared, column
+python benchmarks/reliance_acceptance.py model-only    columns that say nothing, of which CLIP's answers choose some
 python benchmarks/reliance_acceptance.py ability       models at chance and at the ceiling: never acquitted
 python benchmarks/reliance_acceptance.py real          cues that the model relies on: confirmed
 python benchmarks/reliance_acceptance.py coverage      intervals of gap, DiD, group mean and worst group
@@ -24,7 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ from clipaudit.cues.reliance.images import (
 )
 from clipaudit.cues.reliance.rules import MeasuredReliance
 from clipaudit.cues.reliance.specific_effect import FOLDS
+from clipaudit.cues.reliance.suspects import suspected_cue
 from clipaudit.cues.statistics.balance import balanced_mean
 from clipaudit.heads.texts.prompts import load_templates
 from clipaudit.heads.texts.vectors import RunTexts
@@ -320,6 +322,32 @@ def followers(worlds: int, seed: int) -> None:
     tally.show()
 
 
+def model_only(worlds: int, seed: int) -> None:
+    """A hundred columns that go with no class and that no class score looks at: those whose conflicting images happen
+    to be answered worse on one half are chosen, as in a report, and scored on the other half, or on all images."""
+    tally = Tally()
+    for number in range(worlds):
+        rng = np.random.default_rng([seed, 11, number])
+        model = random_model(rng, reliance=0.0, bias=float(rng.choice([0.0, 0.5])))
+        n = int(rng.choice([400, 800, 1600])) * (1 if model.classes < 10 else 2)
+        classes = rng.integers(0, model.classes, n)
+        hard = rng.integers(0, 2, n)
+        world = make_world(rng, model, classes, rng.integers(0, 2, n), hardness=float(rng.choice([0.0, 0.6])) * hard)
+        images = images_of(rng, world)
+        columns = {"difficulty": hard, **{f"coin {number}": rng.integers(0, 2, n) for number in range(100)}}
+        everything = np.ones(model.classes, np.bool_)
+        found = [suspected_cue(name, images, world.answerer.logits, c, everything) for name, c in columns.items()]
+        cues = [cue for _, cue in sorted((part for part in found if part), key=lambda part: -part[0])[:10]]
+        for name, tried in (("", cues), (", scored on all images", [replace(cue, scored=None) for cue in cues])):
+            report = reliance_of([world.answerer], tried, images)
+            verdicts = [verdicts_of(row[0]) for row in report.findings]
+            for cue, verdict in zip(tried, verdicts, strict=True):
+                tally.add(f"{cue.name.split()[0]}{name}", verdict)
+            believed = {"confirmed", "fails where", "needed"} & {part for verdict in verdicts for part in verdict}
+            tally.add(f"worlds with any{name}", sorted(believed) or ["nothing"])
+    tally.show()
+
+
 def ability(worlds: int, seed: int) -> None:
     """Models at chance and without errors whose margin hangs on the cue; none may be acquitted."""
     tally = Tally()
@@ -584,6 +612,7 @@ TASKS: dict[str, tuple[Callable[[int, int], None], int]] = {
     "label-noise": (label_noise_worlds, 200),
     "sources": (shared_sources, 100),
     "followers": (followers, 60),
+    "model-only": (model_only, 200),
     "ability": (ability, 60),
     "real": (real, 40),
     "coverage": (coverage, 1000),

@@ -339,7 +339,7 @@ def _placebo(
         p = np.stack([step_down(family[order]).reshape(shape[1:]) for family in families])
         moved = sample.part[sample.places[draw]]
         for f, a in np.argwhere((p.min(axis=0) < options.alpha) | likely[draw].reshape(shape[1:])).tolist():
-            comparison = cue_cells(sample.images, cues[f][a].take(moved))
+            comparison = cue_cells(sample.images, cues[f][a].moved(sample.part, moved))
             if not _on_both_sides(comparison, parts[a].answerer.logits, options):
                 continue
             answers = trained[f][a]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -61,7 +62,8 @@ def _value(context: Context, panel: Panel, cue: ValueCue) -> RehearsedValue:
         column=cue.screen.attribute.column,
         value=cue.value,
         word=cue.word,
-        cue=cue_column(context, context.answers, cue),
+        # its arms are compared as they are seen: no verdict rests on them, and none is corrected
+        cue=replace(cue_column(context, context.answers, cue), error=None),
         heads=_heads(context, panel, cue),
     )
 

@@ -156,6 +156,8 @@ def corrected_gap_of(context: Context, cue: ValueCue, logits: Float32s) -> Estim
     place = np.full(len(context.names), -1, np.int64)
     place[context.tested] = np.arange(len(context.tested))
     inside = (place[answers.truth] >= 0) & answered(logits)
+    if not cue.associated:  # as the gap itself
+        inside &= ~answers.facts.discovery
     # as the gap itself: images of one source share its weight, and sources are what is drawn again
     scored = scored_images(context, answers)
     gap = corrected_cells(
@@ -257,6 +259,10 @@ def cue_column(context: Context, answers: Answers, cue: ValueCue) -> CueColumn:
         tested=tested,
         text=text,
         measured=is_measured(cue.screen.attribute.column),
+        error=context.known_errors.get(cue.screen.attribute.column),
+        values=len(cue.screen.attribute.values),
+        # what its own answers chose is scored on the other half
+        scored=None if cue.associated else ~answers.facts.discovery,
     )
 
 
@@ -279,32 +285,6 @@ def _other_column(context: Context, answers: Answers, screen: AttributeScreen, o
 
 def _bin(names: Sequence[str], value: str, pooled: bool) -> int:
     return names.index(value) if value in names else names.index(OTHER) if pooled else -1
-
-
-# -- values that a model hangs on though they go with no class ---------------------------------------------------------
-
-
-def pointed_by_model(context: Context, answers: Answers, cue_codes: Ints) -> Bools | None:
-    """(K,) the tested classes towards which the answers move with a value (n,) 1, 0, -1, inside classes, on the
-    discovery half: those above the largest step between classes; None where it cannot be told."""
-    rows = answers.facts.discovery & (cue_codes >= 0)
-    logits = answers.base[:, context.tested]
-    # what all classes gain alike changes no answer
-    logits = logits - logits.mean(axis=1, keepdims=True)
-    moves = []
-    for k in context.tested.tolist():
-        inside = rows & (answers.truth == k)
-        having, lacking = inside & (cue_codes == 1), inside & (cue_codes == 0)
-        if min(int(having.sum()), int(lacking.sum())) >= 5:
-            moves.append(logits[having].mean(axis=0) - logits[lacking].mean(axis=0))
-    if not moves:
-        return None
-    move = np.mean(moves, axis=0)
-    order = np.argsort(-move, kind="stable")
-    steps = move[order][:-1] - move[order][1:]
-    upper = np.zeros(len(move), np.bool_)
-    upper[order[: int(np.argmax(steps)) + 1]] = True
-    return upper
 
 
 # -- to the rules -----------------------------------------------------------------------------------------------------

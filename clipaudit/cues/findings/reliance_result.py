@@ -48,6 +48,7 @@ def described(
             own.answerer,
             gap=part.gap if part.gap.value is not None else None,
             margin_d=part.margin_d,
+            corrected_margin_d=part.corrected_margin_d,
             effect=part.effect,
             training=part.training,
             rest=rest,
@@ -89,6 +90,7 @@ def as_result(context: Context, measured: rules.MeasuredReliance, verdict: Verdi
         corrected_gap=_known(measured.corrected_gap),
         effect=None if effect is None else effect_of(effect, p),
         training=None if measured.training is None else _training(measured.training, measured.effect_p),
+        corrected_margin_d=_known(gap.corrected_margin_d),
     )
 
 

@@ -12,14 +12,17 @@ from clipaudit.arrays import Bools, Float64s, Ints
 from clipaudit.cues.findings.measured_reliance import ValueCue, having_of
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.picture_columns import cause_rank, degrees
+from clipaudit.cues.reliance.clustered import Cells
+from clipaudit.cues.reliance.images import CueColumn, ScoredImages, cue_cells
+from clipaudit.cues.reliance.rank_difference import rank_difference
 from clipaudit.cues.result.column_words import is_measured
 
 _ABOUT_AS_STRONG: Final = 2 / 3
 """Of the strongest's lower limit."""
-_SURE: Final = 1.645
-"""One-sided 5 %."""
+_SURE: Final = 0.05
+"""One-sided p-value."""
 _LEAST: Final = 5
-"""Images of a class with a cue, and without it, from which the class says how another one goes with it."""
+"""Independent images of a class with a cue, and without it, from which the class says how another goes with it."""
 
 
 def with_one_property(context: Context, ranked: Sequence[tuple[float, ValueCue]]) -> list[ValueCue]:
@@ -74,44 +77,55 @@ def same_cue(context: Context, first: ValueCue, second: ValueCue) -> bool:
     same = bool((first.upper == second.upper).all())
     if not same and not bool((first.upper == ~second.upper).all()):
         return False
-    # of the sample, like all that is measured between two cues; copies are one image
-    alone = np.unique(context.sampled.cluster, return_index=True)[1]
-    rows, truth = context.scan.sample[alone], context.truth[alone]
+    # of the sample, like all that is measured between two cues
+    rows, sampled = context.scan.sample, context.sampled
     having = having_of(first.screen.attribute.codes[rows], first.value)
     degree = degrees(second.screen.attribute, second.value)[rows]
     inside = (having >= 0) & np.isfinite(degree)
     told = False
     for side in (first.upper, ~first.upper):
-        part = inside & side[truth]
-        towards = degree[part] if same else -degree[part]
-        together = go_together(towards, having[part] == 1, truth[part], context.options.delta_warn)
+        part = np.flatnonzero(inside & side[context.truth])
+        together = go_together(
+            degree[part] if same else -degree[part],
+            having[part] == 1,
+            context.truth[part],
+            context.options.delta_warn,
+            sampled.cluster[part],
+            None if sampled.sources is None else sampled.sources[part],
+        )
         if together:
             return True
         told = told or together is not None
     return not told
 
 
-def go_together(values: Float64s, having: Bools, truth: Ints, delta: float) -> bool | None:
+def go_together(
+    values: Float64s, having: Bools, truth: Ints, delta: float, cluster: Ints, source: Ints | None = None
+) -> bool | None:
     """Whether images with a cue (n,) surely have more of something, values (n,), inside classes (n,), by more than
-    `delta`; None where no class has five images with the cue and five without it."""
-    d, error = inside_difference(values, having, truth)
-    return d > delta and d > _SURE * error if np.isfinite(error) else None
+    `delta`, p < .05; None where no class has five independent images with the cue and five without it.
 
-
-def inside_difference(values: Float64s, having: Bools, truth: Ints) -> tuple[float, float]:
-    """D of values (n,) between images with a cue (n,) and without it inside classes (n,), and its standard error under
-    independence; (0, inf) where no class has five of both.
-
-    Classes count by Mantel and Haenszel's n1 n0 / (n1 + n0).
+    cluster (n,) near duplicates, which share a weight; source (n,) what images come from: errors are those of sources
+    then (S2b), and with fewer than eight nothing is sure.
     """
-    total = weight = 0.0
-    for k in np.unique(truth).tolist():
-        own, other = values[having & (truth == k)], values[~having & (truth == k)]
-        if min(len(own), len(other)) < _LEAST:
-            continue
-        below, above = (np.searchsorted(np.sort(other), own, side=side).sum() for side in ("left", "right"))
-        share = len(own) * len(other) / (len(own) + len(other))
-        total += share * float(below + above - len(own) * len(other)) / (len(own) * len(other))
-        weight += share
-    # Mann and Whitney: var A = (n1 + n0 + 1) / (12 n1 n0), D = 2 A - 1
-    return (total / weight, float(np.sqrt(1 / (3 * weight)))) if weight else (0.0, float("inf"))
+    classes = int(truth.max(initial=0)) + 1
+    cell = 2 * truth + having
+    independent = Cells(count=2 * classes, cell=cell, weight=np.ones(len(cell)), cluster=cluster).independent
+    usable = independent.reshape(-1, 2).min(axis=1) >= _LEAST
+    if not usable.any():
+        return None
+    images = ScoredImages(
+        truth=truth,
+        classes=classes,
+        cluster=cluster if source is None else source,
+        discovery=np.zeros(len(truth), np.bool_),
+        sources=source is not None,
+    )
+    cue = CueColumn(
+        name="", having=having.astype(np.int64), pointed=np.ones(classes, np.bool_), tested=np.ones(classes, np.bool_)
+    )
+    total = images.cells(cell, 2 * classes).total.reshape(-1, 2)
+    # classes count by Mantel and Haenszel's n1 n0 / (n1 + n0)
+    weights = np.where(usable, total[:, 0] * total[:, 1] / np.maximum(total.sum(axis=1), 1e-300), 0.0)
+    found = rank_difference(cue_cells(images, cue), values, weights / weights.sum())
+    return found.value > delta and found.p < _SURE and not images.too_few_sources

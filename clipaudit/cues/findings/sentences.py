@@ -84,6 +84,7 @@ def sentence(
     *,
     gap: Estimate | None = None,
     margin_d: Estimate | None = None,
+    corrected_margin_d: Estimate | None = None,
     effect: Counterfactual | None = None,
     training: TrainingExperiment | None = None,
     rest: str = "",
@@ -125,10 +126,10 @@ def sentence(
             number = f"(D = {interval(association.d)}, n = {association.d.n:,})"
             return (
                 f"In this data {words.name} hardly goes with {words.cue!r} {number}, but {who} relies on {proxy}:"
-                f" {loses}{_effect(effect)}."
+                f" {loses}{_effect(effect)}. Answers to one half of the images chose it, the other half measured it."
             )
         case Verdict.DATA_ONLY:
-            margin = "" if margin_d is None else f", margin D = {interval(margin_d)}"
+            margin = _margin(margin_d, corrected_margin_d)
             return f"{goes}, and {who} does not hang on it: {loses}{margin}. Another model trained on this data may."
         case Verdict.INCONCLUSIVE:
             open_ = f"; what {who} makes of it is open" if who else "; what a model makes of it is open"
@@ -208,6 +209,11 @@ def _gap(gap: Estimate) -> str:
         f" {'lower' if (gap.value or 0) >= 0 else 'higher'} where it points the wrong way"
         f" ({100 * low_limit(gap):.1f} to {100 * high_limit(gap):.1f})"
     )
+
+
+def _margin(margin_d: Estimate | None, corrected: Estimate | None) -> str:
+    said = "" if margin_d is None else f", margin D = {interval(margin_d)}"
+    return said if corrected is None else f"{said} (corrected for the column's known error {interval(corrected)})"
 
 
 def _effect(effect: Counterfactual | None) -> str:

@@ -103,8 +103,7 @@ def _asked(context: Context, facts: ImageFacts, answerer: Answerer, traits: Trai
 def _design(context: Context, facts: ImageFacts) -> Design:
     repeated = int(facts.cluster.max(initial=-1)) + 1 < len(facts)
     # a named column of sources widens errors as the sources do that the audit finds by itself
-    source = facts.cluster if context.named_sources else facts.source
-    return Design(facts.truth, len(context.names), facts.cluster if repeated else None, source, facts.discovery)
+    return Design(facts.truth, len(context.names), facts.cluster if repeated else None, facts.sources, facts.discovery)
 
 
 def _traits(context: Context, answers: Answers, raw: ImageFacts) -> Traits:

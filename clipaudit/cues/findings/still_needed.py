@@ -102,7 +102,9 @@ def reasons_of(measured: rules.MeasuredReliance, words: Words) -> list[str]:
             f"labels that are surely right (--clean-labels): {100 * rate:.1f} % wrong ones would make this gap"
         )
     if gap.does_not_hang_on_it(measured.options) and not measured.does_not_hang_on_it:
-        reasons.append("a column that is wrong less often: corrected for its known error, the gap may be larger")
+        reasons.append(
+            "a column that is wrong less often: corrected for its known error, the gap or the margin D may be larger"
+        )
     if effect is not None and gap.both_sides and not effect.testable:
         reasons.append("more stored heads (--layers): there are too few sets of heads to compare with")
     if measured.hangs_on_it and effect is not None and not measured.visible:

@@ -7,24 +7,18 @@ from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Ints
 from clipaudit.cues.findings.measured_reliance import (
     ValueCue,
     having_of,
-    pointed_by_model,
     scored_images,
     scored_values,
 )
 from clipaudit.cues.findings.same_cue import with_one_property
-from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.reliance import rules
+from clipaudit.cues.reliance.suspects import suspected_cue
 
 _MOST_SEARCHED: Final = 10
-_GAP: Final = 2.5
-"""Standard errors between accuracies, on the discovery half, from which a value that goes with no class is tried."""
-_SIDE: Final = 50
-"""Independent images on either side that this needs."""
 
 
 def value_cues(context: Context) -> list[ValueCue]:
@@ -46,44 +40,31 @@ def value_cues(context: Context) -> list[ValueCue]:
 
 
 def relied_cues(context: Context) -> list[ValueCue]:
-    """Values inside +-delta whose conflicting images are answered worse than others on the discovery half; the model
-    says which classes they point to."""
+    """Values inside +-delta whose conflicting images CLIP answers worse than others on the discovery half; its answers
+    say which classes they point to."""
     answers = context.answers
     if answers is None:
         return []
     suspects = []
     delta = context.options.delta_warn
+    images = scored_images(context, answers)
+    tested = np.zeros(len(context.names), np.bool_)
+    tested[context.tested] = True
     # nobody suspects an image property that goes with no class
     for screen in (each for each in context.attributes if each.attribute.column not in context.measured):
         codes = scored_values(answers, screen)
         # of two values each is the other's absence
-        places = range(1 if screen.two_ends else len(screen.values))
-        for place in places:
-            m = context.row_of(screen, place)
-            low, high = context.family.limits[m]
-            having = having_of(codes, int(screen.values[place]))
-            upper = pointed_by_model(context, answers, having) if -delta < low and high < delta else None
-            if upper is None:
+        for place in range(1 if screen.two_ends else len(screen.values)):
+            low, high = context.family.limits[context.row_of(screen, place)]
+            if not -delta < low <= high < delta:
                 continue
-            difference = _difference(context, answers, having, upper)
-            if difference > _GAP:
-                cue = ValueCue(screen=screen, place=place, upper=upper, associated=False)
-                suspects.append((difference, cue))
+            value = int(screen.values[place])
+            found = suspected_cue(screen.attribute.column, images, answers.base, having_of(codes, value), tested)
+            if found is not None:
+                difference, suspect = found
+                upper = suspect.pointed[context.tested]
+                suspects.append((difference, ValueCue(screen=screen, place=place, upper=upper, associated=False)))
     return [cue for _, cue in sorted(suspects, key=lambda item: -item[0])[:_MOST_SEARCHED]]
-
-
-def _difference(context: Context, answers: Answers, having: Ints, upper: Bools) -> float:
-    """Standard errors between the accuracies of aligned and conflicting images (having (n,) 1, 0, -1), on the discovery
-    half."""
-    pointed = np.zeros(len(context.names), np.bool_)
-    pointed[context.tested] = upper
-    rows = answers.facts.discovery & (having >= 0) & np.isin(answers.truth, context.tested)
-    against = (having == 1) != pointed[answers.truth]
-    # copies and images of one source share a weight and an error, as in the gap that is then measured (S2b)
-    cells = scored_images(context, answers).cells(np.where(rows, against.astype(np.int64), -1), 2)
-    if float(cells.pieces.min()) < _SIDE:
-        return 0.0
-    return cells.combine(answers.right(answers.base), np.array([1.0, -1.0])).t
 
 
 def stand_ins(

@@ -64,6 +64,11 @@ class ImageFacts:
         """(n,) what errors and permutations count as one: sources where the audit found any, else clusters."""
         return self.cluster if self.source is None else self.source
 
+    @property
+    def sources(self) -> Ints | None:
+        """(n,) sources, found by the audit or named by the user; None where there are none."""
+        return self.cluster if self.named_sources else self.source
+
     def take(self, chosen: Bools | Ints) -> ImageFacts:
         """Some of the images, by a mask (n,) or their places (m,)."""
         places = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else np.asarray(chosen, np.int64)

@@ -108,17 +108,12 @@ def _values(context: Context, test: ImageFacts, truth: Ints) -> list[Pair]:
             code = test_values.values.index(value) if value in test_values.values else -2
             for k in range(K):
                 facts, inside = context.facts, context.design.truth == k
-                train = value_share(screen.attribute.codes, place, inside, facts.cluster, _sources(context, facts))
-                other = value_share(test_values.codes, code, truth == k, test.cluster, _sources(context, test))
+                train = value_share(screen.attribute.codes, place, inside, facts.cluster, facts.sources)
+                other = value_share(test_values.codes, code, truth == k, test.cluster, test.sources)
                 if min(train.n, other.n) >= COUNT_ONLY:
                     cue = f"share of {column_in_words(screen.attribute.column)} = {value}"
                     pairs.append((context.name(k), cue, None, train, other))
     return pairs
-
-
-def _sources(context: Context, facts: ImageFacts) -> Ints | None:
-    """(n,) sources, found or named by the user; None where there are none."""
-    return facts.cluster if context.named_sources else facts.source
 
 
 def value_share(codes: Ints, value: int, inside: Bools, cluster: Ints, source: Ints | None = None) -> Estimate:

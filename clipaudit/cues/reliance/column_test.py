@@ -43,7 +43,7 @@ def drawn_statistics(
     """
     # images of classes that cannot be compared have no weight in anything
     inside = cue_cells(images, cue).comparable[images.truth]
-    rows = sorted_rows(images, inside)
+    rows = sorted_rows(images, inside if cue.scored is None else inside & cue.scored)
     heads = 0 if fits is None else len(fits.removal.heads)
     nothing, none = np.zeros(len(places)), np.zeros((0 if fits is None else fits.count, len(places), heads), np.bool_)
     if not len(rows):

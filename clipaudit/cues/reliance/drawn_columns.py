@@ -150,7 +150,7 @@ def drawn_columns(images: ScoredImages, cue: CueColumn, places: Ints, rows: Ints
     piece_starts = _first_of_each(truth * (int(codes.max(initial=0)) + 1) + codes)
     piece_class = np.searchsorted(piece_starts, starts)
     kinds = truth[starts]
-    having = cue.having[places[:, rows]]  # (R, m)
+    having = cue.drawn(rows, places[:, rows])  # (R, m)
     known = (having >= 0) & cue.tested[truth]
     right_way = (having == 1) == cue.pointed[truth]
     parts, pieces = [], []

@@ -8,6 +8,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 
 from clipaudit.arrays import Bools, Float32s
+from clipaudit.cues.reliance.corrected_margin import corrected_rank_difference
 from clipaudit.cues.reliance.images import CueCells, RelianceOptions
 from clipaudit.cues.reliance.rank_difference import margins, rank_difference
 from clipaudit.cues.reliance.score_intervals import cell_accuracies, effective, score_combination
@@ -79,6 +80,9 @@ class Gap:
     lack: Side
     both_sides: bool
     """Whether the cue moves the margin towards the classes that have it on both sides, each p < .05."""
+    corrected_margin_d: Estimate | None = None
+    """`margin_d` corrected for the column's known error (S6c), its value None where it cannot be; None where the column
+    is taken as it is."""
 
     @property
     def enough_for_a_pass(self) -> bool:
@@ -100,7 +104,9 @@ class Gap:
 
     def hangs_at_the_ceiling(self, options: RelianceOptions) -> bool:
         """Whether a model without errors has a margin that hangs on the cue by more than delta."""
-        low = self.margin_d.low
+        known = self.corrected_margin_d
+        # wrong values only make a margin D smaller: where it cannot be corrected, its own limit still holds
+        low = self.margin_d.low if known is None or known.value is None else known.low
         return self.state == "at the ceiling" and low is not None and low > options.delta
 
 
@@ -116,6 +122,7 @@ def measure_gap(comparison: CueCells, logits: Float32s, options: RelianceOptions
     whole = rank_difference(comparison, scores, comparison.shares)
     sides = [_side(comparison, scores, pointed) for pointed in (True, False)]
     worst = min(cells, key=lambda cell: cell.accuracy.value or 0.0, default=None)
+    error = comparison.cue.error
     return Gap(
         state=_state(comparison, group_mean, cells, chance),
         cells=tuple(cells),
@@ -132,6 +139,9 @@ def measure_gap(comparison: CueCells, logits: Float32s, options: RelianceOptions
         lack=sides[1],
         # on one side alone the cue may only make images harder (trap 25)
         both_sides=all(side.p < options.alpha for side in sides),
+        corrected_margin_d=None
+        if error is None
+        else corrected_rank_difference(comparison, scores, error, whole, options.seed),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Ints
 from clipaudit.cues.reliance.clustered import Cells
+from clipaudit.cues.statistics.known_error import KnownError
 from clipaudit.cues.statistics.sources import MIN_SOURCES
 
 _FOLDS: Final = 24
@@ -87,16 +88,37 @@ class CueColumn:
     """(D,) unit text vector of the cue, for the arm that takes a text's direction out; None for none."""
     measured: bool = False
     """Measured on the pixels (`image.*`), so that it follows from whatever is in the picture."""
+    error: KnownError | None = None
+    """How often the column is wrong (S6c); None where it is taken as it is."""
+    values: int = 2
+    """Values of the column, over which wrong ones spread."""
+    scored: Bools | None = None
+    """(n,) images that it is scored on; None for all. A cue that answers of some images chose is scored on the others:
+    those that chose it only teach, which heads to take out and what they see of it."""
 
-    def conflicting(self, truth: Ints) -> Ints:
+    def pointing(self, truth: Ints) -> Ints:
         """(n,) 0 where the cue points to the image's class, 1 where it points elsewhere, -1 in neither."""
         inside = (self.having >= 0) & self.tested[truth]
         points_here = (self.having == 1) == self.pointed[truth]
         return np.where(inside, np.where(points_here, 0, 1), -1)
 
+    def conflicting(self, truth: Ints) -> Ints:
+        """(n,) the same of the images that are scored, -1 for the others."""
+        return self.pointing(truth) if self.scored is None else np.where(self.scored, self.pointing(truth), -1)
+
     def take(self, rows: Ints) -> CueColumn:
-        """The same of some images, by places (m,); with repeated or shuffled places, a drawn column."""
-        return replace(self, having=self.having[rows])
+        """The same of some images, by places (m,)."""
+        return replace(self, having=self.having[rows], scored=None if self.scored is None else self.scored[rows])
+
+    def drawn(self, rows: Ints, places: Ints) -> Ints:
+        """(..., m) the values of the images at places (..., m) for those at rows (m,); what chose the cue keeps its
+        own, as it is the same whatever the others have."""
+        values = self.having[places]
+        return values if self.scored is None else np.where(self.scored[rows], values, self.having[rows])
+
+    def moved(self, rows: Ints, places: Ints) -> CueColumn:
+        """A drawn column of the images at rows (m,): with the values of those at places (m,)."""
+        return replace(self.take(rows), having=self.drawn(rows, places))
 
     def among(self, rows: Bools) -> CueColumn:
         """The same with the images outside a mask (n,) bool unknown, which leaves them out of everything."""

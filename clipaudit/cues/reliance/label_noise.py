@@ -59,7 +59,7 @@ def _tables(comparison: CueCells, answers: Ints, classes: Ints) -> tuple[Float64
     images, K = comparison.images, len(classes)
     place = np.full(images.classes, -1)
     place[classes] = np.arange(K)
-    rows = np.flatnonzero((comparison.cue.having >= 0) & (place[images.truth] >= 0))
+    rows = np.flatnonzero(comparison.cells.cell >= 0)
     truth, weight = place[images.truth[rows]], images.weight[rows]
     counts = (
         np.bincount(2 * truth + comparison.cue.having[rows], weight, minlength=2 * K).reshape(K, 2).astype(np.float64)

@@ -120,9 +120,10 @@ class MeasuredReliance:
 
     @property
     def does_not_hang_on_it(self) -> bool:
-        """S9's acquittal of this answerer; wrong values hide a gap, so that the corrected one must be small, too."""
-        corrected = self.corrected_gap
-        small = corrected is None or inside(corrected, self.options.margin)
+        """S9's acquittal of this answerer; wrong values hide a gap and a margin D, so that the corrected ones must be
+        small, too."""
+        corrected = ((self.corrected_gap, self.options.margin), (self.gap.corrected_margin_d, self.options.delta))
+        small = all(estimate is None or inside(estimate, limit) for estimate, limit in corrected)
         return small and self.gap.does_not_hang_on_it(self.options)
 
 

@@ -196,6 +196,8 @@ class Reliance(Documented):
     """None for an answerer that was not trained on this run's images."""
     examples: tuple[CellExamples, ...] = ()
     """Images of the cells that show the cue's effect best; empty but for the answerer that the verdict is of."""
+    corrected_margin_d: Estimate | None = None
+    """`margin_d` corrected for the column's known error; None where none was given, or where it cannot be corrected."""
 
 
 @dataclass(frozen=True, kw_only=True)

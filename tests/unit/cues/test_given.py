@@ -128,6 +128,7 @@ def test_a_columns_known_error_is_corrected_for_every_answerer(tmp_path):
     assert own.corrected_gap.low < true < own.corrected_gap.high
     for part in finding.reliance:
         assert part.corrected_gap.value == pytest.approx(part.gap.value / 0.6, abs=0.05)
+        assert part.corrected_margin_d.value > part.margin_d.value + 0.05
 
 
 def test_a_gap_that_a_wrong_column_hides_acquits_nobody(tmp_path):

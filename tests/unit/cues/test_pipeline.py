@@ -118,6 +118,9 @@ def test_a_cue_that_only_the_model_uses(tmp_path):
     result = audited(cue_world(3000, 0, aligned=0.5), tmp_path, attributes=("place",))
     (finding,) = [finding for finding in result.findings if finding.kind == "value"]
     assert finding.verdict is Verdict.MODEL_ONLY
+    # CLIP's answers to the other half chose it
+    assert 1400 < finding.by("clip").gap.n < 1600
+    assert "the other half measured it" in finding.sentence
     assert finding.association.within_delta
     assert finding.association.strength == "negligible"
 
