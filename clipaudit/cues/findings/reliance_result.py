@@ -21,6 +21,7 @@ from clipaudit.cues.result.reliance_parts import (
     CueSide,
     DosePoint,
     LabelNoise,
+    LabelRanking,
     OtherColumnGap,
     Placebo,
     Reliance,
@@ -50,6 +51,7 @@ def described(
             margin_d=part.margin_d,
             effect=part.effect,
             training=part.training,
+            ranking=part.ranking,
             rest=rest,
         )
         parts.append(replace(part, sentence=statement))
@@ -89,6 +91,9 @@ def as_result(context: Context, measured: rules.MeasuredReliance, verdict: Verdi
         corrected_gap=_known(measured.corrected_gap),
         effect=None if effect is None else effect_of(effect, p),
         training=None if measured.training is None else _training(measured.training, measured.effect_p),
+        ranking=None
+        if gap.ranking is None
+        else LabelRanking(aligned=gap.ranking.aligned, conflicting=gap.ranking.conflicting),
     )
 
 

@@ -55,7 +55,7 @@ def relied_cues(context: Context) -> list[ValueCue]:
     delta = context.options.delta_warn
     # nobody suspects an image property that goes with no class
     for screen in (each for each in context.attributes if each.attribute.column not in context.measured):
-        codes = scored_values(answers, screen)
+        codes = scored_values(answers.facts, screen.attribute)
         # of two values each is the other's absence
         places = range(1 if screen.two_ends else len(screen.values))
         for place in places:
@@ -80,7 +80,7 @@ def _difference(context: Context, answers: Answers, having: Ints, upper: Bools) 
     rows = answers.facts.discovery & (having >= 0) & np.isin(answers.truth, context.tested)
     against = (having == 1) != pointed[answers.truth]
     # copies and images of one source share a weight and an error, as in the gap that is then measured (S2b)
-    cells = scored_images(context, answers).cells(np.where(rows, against.astype(np.int64), -1), 2)
+    cells = scored_images(context, answers.facts).cells(np.where(rows, against.astype(np.int64), -1), 2)
     if float(cells.pieces.min()) < _SIDE:
         return 0.0
     return cells.combine(answers.right(answers.base), np.array([1.0, -1.0])).t

@@ -14,6 +14,7 @@ from clipaudit.cues.report.words import (
     count,
     counted,
     cue_word,
+    decimal,
     having,
     having_name,
     meanings,
@@ -23,6 +24,7 @@ from clipaudit.cues.report.words import (
 )
 from clipaudit.cues.result.column_words import value_word
 from clipaudit.cues.result.finding_parts import Estimate, GroupAccuracy, Need, SampleRef, Verdict
+from clipaudit.cues.result.reliance_parts import LabelRanking, Reliance
 from clipaudit.cues.result.result import AuditResult, Finding
 
 _PICTURES = 4
@@ -219,6 +221,8 @@ def _in_the_model(finding: Finding) -> tuple[str, ...]:
     # of more than two values the lowest of several groups would look worse than the cue's absence is
     if part is None or (clip and len(values) <= 2):
         return _in_clip(finding)
+    if part.ranking is not None:
+        return _of_label(finding, part, part.ranking)
     cells = [cell for cell in part.cells if cell.accuracy.value is not None]
     against = [cell for cell in cells if cell.conflicting]
     if not against:
@@ -242,6 +246,24 @@ def _in_the_model(finding: Finding) -> tuple[str, ...]:
             f" columns do: it is “{cue}”, or what goes with it, that such a model learns."
         )
     return (*sentences, *_without_it(finding)) if clip else tuple(sentences)
+
+
+def _of_label(finding: Finding, part: Reliance, ranking: LabelRanking) -> tuple[str, ...]:
+    """How a model of one label of several ranks it where the cue misleads, and what training it otherwise does."""
+    cue, wrong = cue_word(finding), ranking.conflicting
+    sentences = [
+        f"{who_first(part.answerer)} tells {having_name(finding)} from others worse where “{cue}” is missing or"
+        f" misleads: AUC {decimal(wrong.value)} ({_interval(wrong, decimal)}, {counted(wrong.n, 'image')}), against"
+        f" {decimal(ranking.aligned.value)} where it points right; 0.5 is guessing."
+    ]
+    if part.training is not None and part.verdict == Verdict.CONFIRMED:
+        before, fall = part.training.gap_before.value, part.training.net_fall.value
+        sentences.append(
+            f"Trained again so that label and cue are balanced, {decimal(fall)} of the {decimal(before)} between the"
+            f" two is gone, beyond what weights of shuffled columns do: it is “{cue}”, or what goes with it, that such"
+            " a model learns."
+        )
+    return tuple(sentences)
 
 
 def _in_clip(finding: Finding) -> tuple[str, ...]:
@@ -280,6 +302,14 @@ def _rehearsed(audit: AuditResult) -> str | None:
         return None
     arms = {arm.name: arm for arm in column.arms}
     plain, weighted = arms["as it is"], arms.get("group weights")
+    if column.label is not None:
+        if weighted is None or weighted.gain is None or (weighted.gain.low or 0.0) <= 0:
+            return None
+        low = weighted.worst_group
+        return (
+            f"Trained with the group weights, its lower AUC is {decimal(low.value)} ({_interval(low, decimal)}) instead"
+            f" of {decimal(plain.worst_group.value)}."
+        )
     sentence = (
         f"A model trained on these images would answer {share(plain.worst_group.value, 0)} of its worst group right"
         f" ({plain.worst})"

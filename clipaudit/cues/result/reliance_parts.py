@@ -150,6 +150,17 @@ class TrainingExperiment(Documented):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelRanking(Documented):
+    """How well a probe of one label of several tells images with it from images without, 0..1 (AUC)."""
+
+    aligned: Estimate
+    """Among images where the cue points right: with the label and the cue against with neither, of a cue that goes with
+    the label."""
+    conflicting: Estimate
+    """Among images where it points wrong: with the label alone against with the cue alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reliance(Documented):
     """One answerer and one cue: its numbers and its verdict."""
 
@@ -164,7 +175,8 @@ class Reliance(Documented):
     group_mean: Estimate
     chance: float
     gap: Estimate
-    """Accuracy where the cue points the right way minus where it points the wrong way, inside classes."""
+    """Accuracy where the cue points the right way minus where it points the wrong way, inside classes; where `ranking`
+    is given the difference of its AUCs, `group_mean` being their mean and `chance` 0.5."""
     gap_90: Estimate
     """The same at 90 %, for "does not hang on it"."""
     gap_p: float
@@ -184,6 +196,9 @@ class Reliance(Documented):
     """None for an answerer whose heads cannot be taken out."""
     training: TrainingExperiment | None = None
     """None for an answerer that was not trained on this run's images."""
+    ranking: LabelRanking | None = None
+    """Of one label of several; `cells` are then those of the answers at the cut where images with the label and without
+    it are answered alike well. None where answers are right or wrong by themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
