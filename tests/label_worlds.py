@@ -67,7 +67,7 @@ def measured(world, columns, *, label=0, split=True, seed=0, labels=1, cluster=N
     rehearsal = rehearse(world.embedding[train], truth[train], world.embedding[scored], folds, 2, seed, presence_auc)
     attributes = [Attribute(column=name, values=("no", "yes"), codes=values[train]) for name, values in columns.items()]
     experiments = column_experiments(
-        rehearsal, truth[train], codes[train], attributes, truth[scored], labels * draws_for(len(columns)), seed,
+        rehearsal, truth[train], codes[train], attributes, truth[scored], draws_for(labels * len(columns)), seed,
         presence_scores,
     )  # fmt: skip
     retrained = []

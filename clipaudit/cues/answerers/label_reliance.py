@@ -91,7 +91,7 @@ def _gaps(
     part = cluster_sample(images.cluster, options.placebo_rows, [options.seed, 22])
     sample = images.take(part)
     # the smallest p has to reach the level after it is multiplied
-    draws = labels * options.draws_for(len(cues))
+    draws = options.draws_for(labels * len(cues))
     places = np.concatenate([np.arange(len(part))[None], draw_places(sample, draws, options.seed)])
     return np.stack([drawn_gaps(sample, cue.take(part), scores[part], places) for cue in cues], axis=1)
 

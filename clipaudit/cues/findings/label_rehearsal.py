@@ -20,6 +20,7 @@ from clipaudit.cues.reliance.images import CueColumn, ScoredImages, cue_cells
 from clipaudit.cues.reliance.rank_difference import rank_difference
 from clipaudit.cues.reliance.ranking import CHANCE, Rankings, presence_scores
 from clipaudit.cues.reliance.visibility import as_auc
+from clipaudit.cues.result.column_words import value_word
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.result.rehearsal_parts import ColumnRehearsal, RehearsalArm, RehearsalPanel, SeedRange
 from clipaudit.cues.statistics.balance import balanced_subset, group_codes
@@ -63,15 +64,14 @@ def label_column(
     """One label's probe trained in every way against one value; experiment: whose weighted model is used again."""
     column, truth = rehearsed.training.attributes[value.column], rehearsed.training.truth
     comparison = cue_cells(images, value.cue.among(answered(rehearsed.logits)))
-    has = "images with" if value.cue.pointed[0] else "images without"
+    has, word = "with" if value.cue.pointed[0] else "without", value_word(value.column, value.word)
     base = ColumnRehearsal(
         attribute=value.column,
         value=value.word,
-        classes=f"{has} {label}",
+        classes=f"images {has} `{label}`",
         able=False,
         sentence=(
-            f"What a model of {label!r} would learn from {value.word!r} cannot be told: too few scored images go"
-            " against it."
+            f"What a model of {label!r} would learn from {word!r} cannot be told: too few scored images go against it."
         ),
         arms=(),
         curve=None,
@@ -91,10 +91,10 @@ def label_column(
         seed,
     )
     rankings = Rankings(comparison=comparison)
-    arms = tuple(_arm(rankings, arm, answers[0], value.word) for arm in answers)
+    arms = tuple(_arm(rankings, arm, answers[0], word) for arm in answers)
     aligned = rankings.part(presence_scores(answers[0].logits), 0)
     able = low_limit(aligned) > CHANCE + ABLE
-    return replace(base, arms=arms, able=able, sentence=_sentence(arms, able, value, label, aligned))
+    return replace(base, arms=arms, able=able, sentence=_sentence(arms, able, value.tied, word, label, aligned))
 
 
 def _arm(rankings: Rankings, arm: ArmAnswers, plain: ArmAnswers, word: str) -> RehearsalArm:
@@ -133,22 +133,22 @@ def _whole(images: ScoredImages, scores: Float32s) -> Estimate:
     return as_auc(rank_difference(cue_cells(whole, has), scores, np.ones(1)))
 
 
-def _sentence(arms: Sequence[RehearsalArm], able: bool, value: RehearsedValue, label: str, aligned: Estimate) -> str:
+def _sentence(arms: Sequence[RehearsalArm], able: bool, tied: bool, word: str, label: str, aligned: Estimate) -> str:
     if not able:
         return (
             f"The probe cannot tell images with {label!r} from others, even where the cue points right: what a model"
             " would learn here cannot be told."
         )
-    if not value.tied:
+    if not tied:
         return (
-            f"{value.word!r} hardly goes with {label!r} among these images: what differs was not learned from it, and"
+            f"{word!r} hardly goes with {label!r} among these images: what differs was not learned from it, and"
             " weights change little."
         )
     plain, weights = arms[0], next(arm for arm in arms if arm.name == "group weights")
     conflicting = (aligned.value or 0.0) - (plain.gap.value or 0.0)
     low, high = low_limit(weights.worst_group), high_limit(weights.worst_group)
     sentence = (
-        f"Trained on these images as they are, a model ranks {label!r} with AUC {conflicting:.2f} where {value.word!r}"
+        f"Trained on these images as they are, a model ranks {label!r} with AUC {conflicting:.2f} where {word!r}"
         f" is missing or misleads, against {aligned.value or 0.0:.2f} where it points right; with the group weights the"
         f" lower AUC is {weights.worst_group.value or 0.0:.2f} (95 % interval {low:.2f} to {high:.2f})."
     )

@@ -103,6 +103,8 @@ def numbers(finding: Finding) -> tuple[Number, ...]:
                 "of the gap between images with and without the cue go once a model is trained with group weights, net"
                 " of weights of shuffled columns"
             )
+            if part is not None and part.ranking is not None:
+                what = "that the cue costs goes once a model is trained with weights, net of those of shuffled columns"
         kind = unit(part)
         measure, number = ("points", points) if kind == "points" else ("of AUC", decimal)
         about = f"{measure} {what}; {counted(effect.n, 'image')}"

@@ -62,7 +62,9 @@ def test_fifty_images_on_a_side_are_fifty_different_ones(copies, tried):
     truth, having = rng.integers(0, 2, n), rng.integers(0, 2, n)
     right = np.where((having == 1) == (truth == 1), rng.random(n) < 0.9, rng.random(n) < 0.3)
     rows = np.repeat(np.arange(n), copies)
-    facts = SimpleNamespace(discovery=np.ones(len(rows), np.bool_), source=None, cluster=rows, groups=rows)
+    facts = SimpleNamespace(
+        truth=truth[rows], discovery=np.ones(len(rows), np.bool_), source=None, cluster=rows, groups=rows
+    )
     answers = SimpleNamespace(facts=facts, truth=truth[rows], base=None, right=lambda base: right[rows])
     context = SimpleNamespace(names=("a", "b"), tested=np.arange(2), named_sources=False)
     difference = _difference(context, answers, having[rows], np.array([False, True]))

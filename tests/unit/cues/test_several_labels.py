@@ -288,7 +288,7 @@ def test_the_page_says_how_the_label_is_ranked(boats, tmp_path):
     assert "worse where “water” is missing or misleads: AUC 0." in page
     assert "Learned when trained on it" in page
     assert "AUC of its gap go with group weights, net" in page
-    assert "boat; place: “water”, which goes with “images with boat”" in page
+    assert "boat; place: “water”, which goes with “images with `boat`”" in page
     assert "Lower AUC" in page
     for phrase in ("points of its gap", "Worst group", "What a model makes of it is not measured"):
         assert phrase not in page
@@ -310,7 +310,7 @@ def test_a_rehearsal_by_itself_compares_aucs_of_each_label(tmp_path, capsys):
     assert panel.columns[0].arms[1].gain.low > 0
     print_rehearsal(panel)
     printed = capsys.readouterr().out
-    assert "boat: place = water, which goes with images with boat" in printed
+    assert "boat: place = water, which goes with images with `boat`" in printed
     assert "lower AUC" in printed
     assert "%" not in printed.partition("boat: place")[2].partition("a model ranks")[0]
 
