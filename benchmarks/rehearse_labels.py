@@ -139,7 +139,9 @@ def coverage(worlds: int, seed: int) -> None:
             told, inside = told + 1, inside + covered
             if gap.low > 0:
                 shown, shown_inside = shown + 1, shown_inside + covered
-        where_shown = f"; where above 0 {100 * shown_inside / shown:.1f} % of {shown}" if shown else ""
+        where_shown = f"; above 0 in {shown}"
+        if cue and shown:
+            where_shown = f"; where above 0 {100 * shown_inside / shown:.1f} % of {shown}"
         print(
             f"{name:24} gap {true:.2f}: covered {100 * inside / max(told, 1):.1f} % of {told}{where_shown}", flush=True
         )

@@ -258,9 +258,22 @@ def _pair(finding: Finding) -> str:
     return f"“{cue_word(finding)}” for “{finding.class_name}”"
 
 
+def _label(finding: Finding) -> str:
+    """The label of a finding where images have several, or its absence."""
+    label = str(finding.label)
+    without = label.removeprefix("not ")
+    return f"“{label}”" if finding.class_name.startswith("images with `") else f"the absence of “{without}”"
+
+
 def _title(first: Finding, settings: Settings, model: str) -> str:
     name, cue = f"“{first.class_name}”", f"“{cue_word(first)}”"
     match first.verdict:
+        case Verdict.CONFIRMED if settings.several_labels:
+            return f"{model} takes {cue} for {_label(first)}"
+        case Verdict.FAILS_WHERE if settings.several_labels:
+            return f"{model} ranks {_label(first)} worse where {cue} is missing or misleads"
+        case Verdict.DATA_ONLY if settings.several_labels:
+            return f"In this data {cue} goes with {_label(first)}; what was measured does not hang on it"
         case Verdict.CONFIRMED:
             return f"{model} takes {_pair(first)}"
         case Verdict.MODEL_ONLY:

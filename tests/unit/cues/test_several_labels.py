@@ -285,6 +285,7 @@ def test_ways_to_train_are_compared_by_their_aucs(boats):
 def test_the_page_says_how_the_label_is_ranked(boats, tmp_path):
     save_report(boats, tmp_path / "report")
     page = (tmp_path / "report/index.html").read_text(encoding="utf-8")
+    assert "A model trained on these images takes “water” for “boat”" in page
     assert "worse where “water” is missing or misleads: AUC 0." in page
     assert "Learned when trained on it" in page
     assert "AUC of its gap go with group weights, net" in page
