@@ -36,6 +36,7 @@ def rehearse(
 
     As it is, with the group weights, on the balanced subset, with the cue taken out, and with a last layer from a
     balanced part: the average, the group mean, the worst group and the gap of each, and how many images to collect.
+    Where images have several labels, the presence of each is learned, and figures are AUCs.
     Reads stored embeddings, no image and no model; gives no verdict (`clipaudit report` does).
 
     Example: `clipaudit rehearse demo-out/birds-run --attribute place --split split`

@@ -120,25 +120,33 @@ class AuditInputs:
         return self.classes_from == "label" and self.run.spec.multi_label
 
     def labelled_images(self) -> LabelledImages:
-        """The same where images have several labels; UsageError where other rows are to be scored."""
-        if self.test_run is not None or self.test_where or self.options.predictions:
+        """The same where images have several labels; UsageError for predictions, or another run of one label."""
+        if self.options.predictions:
             raise UsageError(
-                "--split, --test-run, --test-where and --predictions are for answers that are scored, which is not"
-                " measured where images have several labels: choose rows by --where alone"
+                "--predictions is for one answer an image, which is not right or wrong where images have several labels"
             )
+        if self.test_run is not None and not self.test_run.spec.multi_label:
+            raise UsageError(f"the images of {self.test_run.directory.url} have one label each, those audited several")
         facts, _ = self._facts(self.run, self.rows)
         require_rows(self.run, self.rows, len(facts))
         every = (*self.columns, *self.measured)
         raw = {name: facts.attributes[name] for name in every}
-        binned, _, ranges = in_bins(facts, None, every)
+        binned, test, ranges = in_bins(facts, self._test_facts()[0], every)
         images = labelled_images(binned, self.names, raw, ranges)
+        if test is not None:
+            images = replace(images, scored=labelled_images(test, self.names, raw, ranges))
         if self.options.cluster is None and len(facts) > 1:
             # centred by the label that parts the images best, for few images have the same list
             likeness = np.abs(images.counts - len(facts) / 2)
             halves = images.has(int(np.argmin(likeness))).astype(np.int64)
             self.source, self.sources = sources_of(replace(facts, truth=halves), self.options.seed)
         if self.source is not None:
-            images = replace(images, facts=of_source(images.facts, self.source.name))
+            name, scored = self.source.name, images.scored
+            images = replace(
+                images,
+                facts=of_source(images.facts, name),
+                scored=None if scored is None else replace(scored, facts=of_source(scored.facts, name)),
+            )
         return images
 
     # -- classes -------------------------------------------------------------------------------------------------------

@@ -192,6 +192,8 @@ class _Job(AuditInputs):
             max_findings=self.options.max_findings,
             measured=self.measured,
             context_for=self._label_context,
+            rehearse=self.options.rehearse,
+            test_run=self.test_run,
             dropped=self.dropped,
         )
         return audit.result(progress)

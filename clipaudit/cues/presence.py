@@ -1,7 +1,7 @@
 """Audits of runs whose images have several labels: each label against the images without it (docs/method.md 8).
 
 Every label is an audit of two classes, images with it and images without, whose tests are one family over all labels.
-Other labels are columns of it: a cue that is another label is said as such. Reliance is not measured.
+Other labels are columns of it. Of the labels that go most with a column a probe of presence is rehearsed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pyarrow as pa
 from clipaudit.arrays import Bools, Float64s
 from clipaudit.cues.findings.all_findings import findings_of
 from clipaudit.cues.findings.sentences import listed
+from clipaudit.cues.findings.value_cues import value_cues
 from clipaudit.cues.inconclusive import inconclusive
 from clipaudit.cues.inputs import Images
 from clipaudit.cues.measure.context import Context, Presence, Progress
@@ -23,6 +24,7 @@ from clipaudit.cues.measure.hygiene import hygiene
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.labelled_images import LabelledImages
 from clipaudit.cues.overview import differences, points
+from clipaudit.cues.rehearse_labels import MOST_REHEARSED, LabelProbes
 from clipaudit.cues.result.finding_parts import Verdict
 from clipaudit.cues.result.panels import (
     AttributeTable,
@@ -68,6 +70,8 @@ class _Tried:
     tests: int
     has_findings: bool
     """Whether a test passes beside those of the label alone: with all labels no more can."""
+    tie: float
+    """Lower limit of D of the column's value that goes most with the label; 0 where none passes."""
     points: tuple[MapPoint, ...]
     reasons: tuple[str, ...]
     tables: tuple[AttributeTable, ...]
@@ -88,6 +92,9 @@ class PresenceAudit:
     """The image properties, which nobody declared."""
     context_for: Callable[[ClassNames, int, Images, Presence], Context]
     """(two names, label, images with classes 0 and 1, presence) -> tests."""
+    rehearse: bool
+    """Whether probes are trained at all."""
+    test_run: Run | None = None
     dropped: list[Dropped] = field(default_factory=list)
     _labels: int = 0
 
@@ -108,11 +115,15 @@ class PresenceAudit:
         unlike: list[ClassDifference] = []
         dots: list[MapPoint] = []
         with_findings = [each for each in tried if each.has_findings]
+        probes = LabelProbes(images, {each.label: each.tie for each in tried}, self.rehearse, self.settings.seed)
         for done, each in enumerate(with_findings):
             progress("findings", done, len(with_findings))
             others = [other.largest for other in tried if other is not each and len(other.largest)]
-            context = self._context(each.label, np.max(others, axis=0) if others else np.zeros(1))
-            own = findings_of(context, None, lambda what, done, total: None).findings
+            probe, why_not = probes.of(each.label)
+            context = self._context(each.label, np.max(others, axis=0) if others else np.zeros(1), why_not)
+            found = findings_of(context, None, lambda what, done, total: None, probe)
+            own = found.findings
+            probes.columns += found.columns
             findings += own
             tables |= {finding.id: spuriosity(context, finding) for finding in own}
             unlike += differences(context, own)
@@ -138,7 +149,8 @@ class PresenceAudit:
             controls=trust[0],
             trust=trust[1],
             dropped=tuple(dict.fromkeys(self.dropped)),
-            data=self._data(),
+            rehearsal=probes.panel(self.rows),
+            data=self._data(probes.panel(self.rows) is not None),
             rows=presence_tables(images.by_list, images.list_names, chosen, scores, list(images.raw)),
         )
 
@@ -157,7 +169,7 @@ class PresenceAudit:
         """The result of an audit that has tested nothing."""
         return inconclusive(
             self.run,
-            None,
+            self.test_run,
             self.images.list_names,
             self.images.by_list,
             None,
@@ -182,8 +194,9 @@ class PresenceAudit:
                 tested.append(label)
         return tested
 
-    def _context(self, label: int, largest: Float64s | None) -> Context:
-        """One label's tests; `largest` of the permutations of all other labels' tests, None while unknown."""
+    def _context(self, label: int, largest: Float64s | None, why_not: str = "") -> Context:
+        """One label's tests; `largest` of the permutations of all other labels' tests, None while unknown; why_not:
+        why no model of it is measured."""
         images, name = self.images, self.images.names.names[label]
         facts = images.facts.of_classes(np.where(images.has(label), 0, 1).astype(np.int64))
         others = self._others(label, facts)
@@ -209,6 +222,7 @@ class PresenceAudit:
                 others={column: other for column, (_, other) in others.items()},
                 labels=self._labels,
                 largest=largest,
+                why_not=why_not,
             ),
         )
 
@@ -239,11 +253,17 @@ class PresenceAudit:
             if screen.attribute.column in self.images.raw
         )
         few = min(int(n) for n in context.design.independent) < GATE
+        ties = [
+            float(context.family.limits[context.row_of(cue.screen, cue.place), 0])
+            for cue in value_cues(context)
+            if cue.screen.attribute.column in self.images.raw
+        ]
         return _Tried(
             label=label,
             largest=context.largest.largest,
             tests=context.family.p.size,
             has_findings=bool(context.passed.any()),
+            tie=max(ties, default=0.0),
             points=points(context, ())[: max(1, _POINTS // max(int((self.images.counts > 0).sum()), 1))],
             reasons=() if few else open_values(context),
             tables=tables,
@@ -279,8 +299,8 @@ class PresenceAudit:
         controls = run_controls(context, progress)
         trust = trust_of(context, controls, facts, None)
         limits = (
-            "Images have several labels: each is compared with the images without it, and what a model makes of a cue"
-            " is not measured.",
+            "Images have several labels: each is compared with the images without it. Of the labels that go most with a"
+            f" column, at most {MOST_REHEARSED}, a model trained on these images is measured; CLIP is not.",
             f"Controls were run on images with and without `{images.names.names[label]}`.",
             *trust.limits,
         )
@@ -328,19 +348,19 @@ class PresenceAudit:
             f" |D| {self.settings.delta_warn:g}).{open_}{tail}"
         )
 
-    def _data(self) -> Data:
-        facts = self.images.facts
+    def _data(self, trained: bool) -> Data:
+        facts, scored = self.images.facts, (self.images.scored or self.images).facts
         return Data(
             association=self.rows,
-            counterfactual=None,
+            counterfactual=f"{scored.run.directory.url}{scored.rows.described}" if trained else None,
             rows=len(facts),
-            counterfactual_rows=0,
+            counterfactual_rows=len(scored) if trained else 0,
             discovery_rows=0,
             confirmation_rows=0,
             clusters=int(facts.cluster.max(initial=-1)) + 1,
             attributes=tuple(column for column in self.images.raw if column not in self.measured),
             image_properties=self.measured,
-            evidence=Verdict.TIED,
+            evidence=Verdict.CONFIRMED if trained else Verdict.TIED,
             left_out=LeftOut(unnamed=0, ambiguous=0),
             test_left_out=None,
         )

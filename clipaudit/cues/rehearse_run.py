@@ -8,14 +8,15 @@ import numpy as np
 
 from clipaudit.arrays import Ints
 from clipaudit.cues.answerers.rehearsed import rehearsed_answerer
-from clipaudit.cues.findings.measured_reliance import having_of
+from clipaudit.cues.findings.measured_reliance import having_of, scored_values
 from clipaudit.cues.findings.rehearsal_panel import RehearsedValue, rehearsal_panel
 from clipaudit.cues.inputs import AuditInputs, Images
 from clipaudit.cues.measure.answers import MAX_ROWS, sampled
 from clipaudit.cues.measure.declared_columns import own_design
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.options import AuditOptions
-from clipaudit.cues.reliance.images import CueColumn, RelianceOptions, ScoredImages
+from clipaudit.cues.rehearse_labels import images_scored, labels_rehearsed
+from clipaudit.cues.reliance.images import CueColumn, RelianceOptions
 from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
 from clipaudit.cues.statistics.attribute import Attribute
 from clipaudit.cues.statistics.attributes import AttributeScreen, attribute_screen, names_class, unusable
@@ -31,14 +32,17 @@ _LEAST_TIE: Final = 0.1
 def rehearse_run(
     run: RunPlace, options: AuditOptions | None = None, *, test_run: RunPlace | None = None
 ) -> RehearsalPanel:
-    """Train a linear probe on a run's images, in five ways for every column of `options.attributes`.
+    """Train a linear probe on a run's images, in five ways for every column of `options.attributes` (S14).
 
     Of the options those that choose classes, columns, rows and clusters count, `margin` and `seed`. The probe is
     trained on the rows of `options.split` with `train` and scored on the others, or scored on `test_run`; without
     either each fifth of the images is scored by a probe of the others.
 
-    Raises UsageError without a column, without labels or with several an image, and for a column from which nothing
-    can be learned: unknown, without two values, or one that determines the class.
+    Where images have several labels, presence of each is learned, and all figures are AUCs: of the labels and columns
+    that go together most, at most ten.
+
+    Raises UsageError without a column, without labels, and for a column from which nothing can be learned: unknown,
+    without two values, or one that determines the class.
 
     >>> rehearse_run("demo-out/birds-run", AuditOptions(attributes=("place",), split="split")).columns[0].arms[0].name
     'as it is'
@@ -49,10 +53,12 @@ def rehearse_run(
     if inputs.classes_from != "label":
         raise UsageError("a rehearsal trains on labels: --classes-from caption and clip have none")
     if inputs.several_labels:
-        raise UsageError(
-            f"the images of the run at {inputs.run.directory.url} have several labels each, and a rehearsal trains on"
-            " one: audit with --label json:KEY that is one class, or use `clipaudit report`, which tests each label"
-        )
+        with one_thread_each():
+            return labels_rehearsed(
+                inputs,
+                lambda facts, name, raw: _screen(inputs, facts, name, raw),
+                lambda screen, place, scored: _value(screen, scored, 2, np.arange(2), place),
+            )
     images = inputs.images()
     truth = images.facts.truth
     tested = np.flatnonzero(np.bincount(truth[truth >= 0], minlength=len(inputs.names)) >= 2)
@@ -72,17 +78,11 @@ def _rehearsed(inputs: AuditInputs, images: Images, tested: Ints) -> RehearsalPa
     scored = sampled(test if test is not None else facts, MAX_ROWS, inputs.options.seed, inputs.columns[0])
     rehearsed = rehearsed_answerer(facts, scored, classes, out_of_fold=test is None, seed=inputs.options.seed)
     named_sources = inputs.options.cluster is not None
-    scored_images = ScoredImages(
-        truth=scored.truth,
-        classes=classes,
-        cluster=scored.source if scored.source is not None else scored.cluster,
-        discovery=scored.discovery,
-        sources=scored.source is not None or named_sources,
-    )
+    scored_images = images_scored(scored, classes, named_sources)
     return rehearsal_panel(
         rehearsed,
         scored_images,
-        [_value(screen, scored, classes, tested) for screen in screens],
+        [_value(screen, scored, classes, tested, _place(screen)) for screen in screens],
         inputs.names.names,
         at_hand=len(facts),
         rows=f"{inputs.run.directory.url}{facts.rows.described}",
@@ -110,22 +110,22 @@ def _screen(inputs: AuditInputs, facts: ImageFacts, name: str, raw: Attribute) -
     raise UsageError(f"--attribute {name.removeprefix('attributes.')}: {reason}")
 
 
-def _value(screen: AttributeScreen, scored: ImageFacts, classes: int, tested: np.ndarray) -> RehearsedValue:
+def _place(screen: AttributeScreen) -> int:
     """The value that goes most with classes; of a column of two values the rarer one."""
-    cuts = screen.screen.cuts[: len(screen.values)]
-    place = int(np.argmax([cut.d for cut in cuts]))
     if len(screen.values) == 2:
-        place = int(np.argmin(screen.counts.sum(axis=0)[screen.values]))
+        return int(np.argmin(screen.counts.sum(axis=0)[screen.values]))
+    return int(np.argmax([cut.d for cut in screen.screen.cuts[: len(screen.values)]]))
+
+
+def _value(screen: AttributeScreen, scored: ImageFacts, classes: int, tested: Ints, place: int) -> RehearsedValue:
+    """One of the tested values, by its place."""
+    cuts = screen.screen.cuts[: len(screen.values)]
     value = int(screen.values[place])
     word = screen.attribute.values[value]
     pointed, among = np.zeros(classes, np.bool_), np.zeros(classes, np.bool_)
     pointed[tested[cuts[place].upper]], among[tested] = True, True
-    attribute = scored.attributes[screen.attribute.column]
-    of_value = {name: number for number, name in enumerate(screen.attribute.values)}
-    codes = np.array([of_value.get(name, -1) for name in attribute.values] + [-1], np.int64)[attribute.codes]
-    cue = CueColumn(
-        name=f"{screen.attribute.column}={word}", having=having_of(codes, value), pointed=pointed, tested=among
-    )
+    having = having_of(scored_values(scored, screen.attribute), value)
+    cue = CueColumn(name=f"{screen.attribute.column}={word}", having=having, pointed=pointed, tested=among)
     return RehearsedValue(
         column=screen.attribute.column,
         value=value,

@@ -88,7 +88,8 @@ def _answerer(reliance: dict[str, Any]) -> dict[str, Any]:
         "name": reliance["answerer"],
         "verdict": SHORT[Verdict(reliance["verdict"])] if reliance["verdict"] else None,
         "state": reliance["state"],
-        "gap": reliance["gap"],
+        # of one label of several the gap is one of AUCs, and no points of accuracy: the sentence has it
+        "gap": None if reliance.get("ranking") else reliance["gap"],
         "gap_after": None if effect is None else effect["gap_after"],
         "net": None if effect is None else effect["net_did"],
         "control": None if effect is None else effect["control"],

@@ -21,6 +21,7 @@ LONG = (
         "localize.py",
         "offobject.py",
         "peers.py",
+        "rehearse_labels.py",
         "report.py",
         "roles.py",
     ),

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from clipaudit.cues.result.rehearsal_parts import ColumnRehearsal, RehearsalPanel
 
 
+_ACCURACIES = ("average %", "group mean %", "worst %", "gap, points")
+_AUCS = ("AUC", "mean of both", "lower AUC", "gap")
+"""Of one label of several: over all images, of both kinds of images, of the worse kind, and between them."""
+
+
 def print_rehearsal(panel: RehearsalPanel) -> None:
     """Print the panel on stdout, shares in percent with 95 % intervals."""
     console = results()
@@ -26,9 +31,10 @@ def print_rehearsal(panel: RehearsalPanel) -> None:
     sample = ""
     if panel.training_images < panel.training_rows_at_hand and not panel.out_of_fold:
         sample = f" of {panel.training_rows_at_hand:,}"
+    # of several labels each has a probe of its own, and none is right or wrong
+    probe, right = ("A linear probe", f": {_share(panel.accuracy)} right") if panel.accuracy else ("Linear probes", "")
     console.print(
-        f"A linear probe of {panel.training_images:,}{sample} images ({plain(panel.trained_on)}), {how}:"
-        f" {_share(panel.accuracy)} right.",
+        f"{probe} of {panel.training_images:,}{sample} images ({plain(panel.trained_on)}), {how}{right}.",
         soft_wrap=True,
     )
     for column in panel.columns:
@@ -37,22 +43,23 @@ def print_rehearsal(panel: RehearsalPanel) -> None:
 
 def _print_column(console: Console, column: ColumnRehearsal) -> None:
     name = column_in_words(column.attribute)
-    console.print(f"\n[bold]{plain(name)} = {plain(column.value)}[/bold], which goes with {plain(column.classes)}")
+    label = "" if column.label is None else f"{column.label}: "
+    console.print(
+        f"\n[bold]{plain(label)}{plain(name)} = {plain(column.value)}[/bold], which goes with {plain(column.classes)}"
+    )
     if column.arms:
         table = new_table(
             ("trained (images)", False),
-            ("average %", True),
-            ("group mean %", True),
-            ("worst %", True),
-            ("gap, points", True),
+            *((heading, True) for heading in (_ACCURACIES if column.label is None else _AUCS)),
         )
+        number, difference = (_percent, _points) if column.label is None else (_decimal, _decimal)
         for arm in column.arms:
             table.add_row(
                 f"{arm.name} ({arm.training_images:,})",
-                _percent(arm.average),
-                _percent(arm.group_mean),
-                _percent(arm.worst_group),
-                _points(arm.gap),
+                number(arm.average),
+                number(arm.group_mean),
+                number(arm.worst_group),
+                difference(arm.gap),
             )
         console.print(table)
     console.print(plain(column.sentence), soft_wrap=True)
@@ -78,6 +85,13 @@ def _share(estimate: Estimate | None) -> str:
 def _percent(estimate: Estimate | None) -> str:
     """As `_share`, for a column whose heading has the unit."""
     return _share(estimate).replace(" %", "")
+
+
+def _decimal(estimate: Estimate) -> str:
+    """An AUC, or a difference of two."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return "–"
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 def _points(estimate: Estimate) -> str:

@@ -12,7 +12,7 @@ from clipaudit.cues.measure.duplicates_between import clusters_between
 from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.measure.vectors import read_vectors
 from clipaudit.cues.rehearsal.folds import cross_folds, split_fold
-from clipaudit.cues.rehearsal.rehearsal import Rehearsal, rehearse
+from clipaudit.cues.rehearsal.rehearsal import Choice, Rehearsal, rehearse, right_count
 from clipaudit.cues.statistics.cluster_sample import cluster_sample
 
 TRAINING_ROWS: Final = 50_000
@@ -39,13 +39,20 @@ class RehearsedAnswerer:
 
 
 def rehearsed_answerer(
-    training: ImageFacts, scored: ImageFacts, classes: int, *, out_of_fold: bool, seed: int = 0
+    training: ImageFacts,
+    scored: ImageFacts,
+    classes: int,
+    *,
+    out_of_fold: bool,
+    seed: int = 0,
+    choice: Choice = right_count,
 ) -> RehearsedAnswerer:
     """Train on labelled images of one set, answer for those of another or, out of fold, for the same ones.
 
     classes: C; `truth` of both sets is 0..C-1, and images with -1 are left out of the training. out_of_fold: `scored`
     are some of the images of `training`, and each is scored by a probe trained on parts without its cluster. Else no
-    image of `training` that is scored, or is a near duplicate of a scored one, is trained on.
+    image of `training` that is scored, or is a near duplicate of a scored one, is trained on. choice: what L2 is chosen
+    by.
 
     UsageError where the training images that are left are of fewer than two classes.
     """
@@ -61,6 +68,7 @@ def rehearsed_answerer(
         folds,
         classes,
         seed,
+        choice,
     )
     rehearsal = replace(rehearsal, logits=_of_known_classes(rehearsal, scored.truth))
     return RehearsedAnswerer(

@@ -13,6 +13,7 @@ from clipaudit.cues.findings.by_column import column_finding
 from clipaudit.cues.findings.by_text import text_finding
 from clipaudit.cues.findings.candidates import TextCue, grounded_in, text_cues
 from clipaudit.cues.findings.given_models import given_model
+from clipaudit.cues.findings.label_probe import LabelProbe, measured_label
 from clipaudit.cues.findings.measured_reliance import column_experiments_of, having_of, measure_reliance, scored_images
 from clipaudit.cues.findings.scored_examples import with_examples
 from clipaudit.cues.findings.sentences import listed
@@ -21,7 +22,7 @@ from clipaudit.cues.measure.context import ColumnTest, Context, Progress
 from clipaudit.cues.reliance.rules import PlaceboDraws
 from clipaudit.cues.result.finding_parts import Evidence, Verdict
 from clipaudit.cues.result.given_parts import GivenModel
-from clipaudit.cues.result.rehearsal_parts import RehearsalPanel
+from clipaudit.cues.result.rehearsal_parts import ColumnRehearsal, RehearsalPanel
 from clipaudit.cues.result.result import Finding
 from clipaudit.cues.side_by_side import both
 from clipaudit.cues.statistics.attributes import AttributeScreen
@@ -42,26 +43,34 @@ class AllFindings:
     """What a model would learn of the columns that go with classes; None without labels."""
     given: tuple[GivenModel, ...]
     """The user's models."""
+    columns: tuple[ColumnRehearsal, ...] = ()
+    """Of one label of several: its probe trained in other ways."""
 
 
-def findings_of(context: Context, panel: Panel | None, progress: Progress) -> AllFindings:
-    """Every finding of the answerers in `panel`; None without labels."""
+def findings_of(
+    context: Context, panel: Panel | None, progress: Progress, probe: LabelProbe | None = None
+) -> AllFindings:
+    """Every finding of the answerers in `panel`, None without labels; probe: of one label of several, which answers in
+    their place."""
     cues = value_cues(context)[: context.options.max_findings]
     progress("reliance", 0, 1)
     columns = tuple(dict.fromkeys(cue.screen.attribute.column for cue in cues))
     # what is trained takes the longest, and waits for nothing but the cues
     named, experiments = both(
         lambda: text_cues(context),
-        lambda: column_experiments_of(panel, columns, len(cues), context.options.seed),
+        lambda: column_experiments_of(
+            None if panel is None else panel.rehearsed, columns, len(cues), context.options.seed
+        ),
     )
     reliance, rehearsal = both(
         lambda: measure_reliance(context, panel, cues, experiments),
         lambda: audit_rehearsal(context, panel, cues, experiments),
     )
-    measured = reliance.findings
+    of_label = None if probe is None else measured_label(context, probe, cues)
+    measured = reliance.findings if of_label is None else of_label.findings
     progress("reliance", 1, 1)
     limits = [float(context.family.limits[context.row_of(cue.screen, cue.place), 0]) for cue in cues]
-    judged_by = stand_ins(cues, measured, limits) if measured and measured[0] else [None] * len(cues)
+    judged_by = stand_ins(cues, measured, limits) if any(measured) else [None] * len(cues)
     logits = {} if panel is None else {answerer.name: answerer.logits for answerer in panel.answerers}
     findings: list[Finding] = []
     grounds: list[tuple[int, Ints]] = []
@@ -91,14 +100,18 @@ def findings_of(context: Context, panel: Panel | None, progress: Progress) -> Al
     if context.presence is not None:  # a text that is another label in words is said with that label
         findings = [_with_texts(finding, echoes.get(place, ())) for place, finding in enumerate(findings)]
     return AllFindings(
-        findings=findings + texts, placebo=reliance.placebo, rehearsal=rehearsal, given=_given_models(context, panel)
+        findings=findings + texts,
+        placebo=reliance.placebo,
+        rehearsal=rehearsal,
+        given=_given_models(context, panel),
+        columns=() if of_label is None else of_label.columns,
     )
 
 
 def _given_models(context: Context, panel: Panel | None) -> tuple[GivenModel, ...]:
     if panel is None or context.answers is None:
         return ()
-    images = scored_images(context, context.answers)
+    images = scored_images(context, context.answers.facts)
     return tuple(given_model(part, images, context.names, context.options.seed) for part in panel.given)
 
 

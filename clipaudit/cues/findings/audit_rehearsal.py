@@ -46,7 +46,7 @@ def audit_rehearsal(
     rehearsed = sorted(strongest.values(), key=lambda cue: cue.screen.attribute.column in context.measured)
     return rehearsal_panel(
         panel.rehearsed,
-        scored_images(context, context.answers),
+        scored_images(context, context.answers.facts),
         [_value(context, panel, cue) for cue in rehearsed[:MOST_COLUMNS]],
         context.names.names,
         at_hand=len(context.facts),
@@ -63,7 +63,7 @@ def _value(context: Context, panel: Panel, cue: ValueCue) -> RehearsedValue:
         value=cue.value,
         word=cue.word,
         # its arms are compared as they are seen: no verdict rests on them, and none is corrected
-        cue=replace(cue_column(context, context.answers, cue), error=None),
+        cue=replace(cue_column(context, context.answers.facts, cue), error=None),
         heads=_heads(context, panel, cue),
     )
 
@@ -78,5 +78,7 @@ def _heads(context: Context, panel: Panel, cue: ValueCue) -> tuple[LeanedHead, .
         # a head whose directions hardly go with the cue has no word for it
         if strength[m] >= CARRIES:
             words.setdefault(context.scan.directions[m].head, context.scan.directions[m].text)
-    comparison = cue_cells(scored_images(context, context.answers), cue_column(context, context.answers, cue))
+    comparison = cue_cells(
+        scored_images(context, context.answers.facts), cue_column(context, context.answers.facts, cue)
+    )
     return leaned_heads(panel.rehearsed.rehearsal, context.answers, comparison, lambda head: words.get(head, ""))

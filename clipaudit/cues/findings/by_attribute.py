@@ -106,7 +106,7 @@ def _words(context: Context, cue: ValueCue) -> Words:
     column = cue.screen.attribute.column
     words = building.named_words(context, cue.upper, cue.said, column_in_words(column))
     other = None if context.presence is None else context.presence.others.get(column)
-    return replace(words, core=core_word(column, cue.word), other_label=other)
+    return replace(words, core=core_word(column, cue.word), other_label=other, why_not=_why_not(context))
 
 
 def _carriers(context: Context, having: Ints) -> tuple[Ints, Float64s, tuple[str, ...]]:
@@ -142,7 +142,13 @@ def _case(
         few_sources=context.few_sources,
         stands_in_for=None if stands_in_for is None else column_in_words(stands_in_for),
         presence=context.presence is not None,
+        why_not=_why_not(context),
     )
+
+
+def _why_not(context: Context) -> str:
+    """Why no model of one of several labels was measured."""
+    return "" if context.presence is None else context.presence.why_not
 
 
 def _images_asked_for(context: Context, cue: ValueCue, association: Association, outcome: Verdict) -> int | None:

@@ -9,13 +9,15 @@ import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Ints
 from clipaudit.cues.answerers.panel import Panel
+from clipaudit.cues.answerers.rehearsed import RehearsedAnswerer
 from clipaudit.cues.answerers.reliance_of import reliance_of
 from clipaudit.cues.findings.verdicts import RelianceRules
 from clipaudit.cues.measure.answers import Answers
 from clipaudit.cues.measure.context import Context
+from clipaudit.cues.measure.image_facts import ImageFacts
 from clipaudit.cues.mistakes.label_issues import label_issues
 from clipaudit.cues.rehearsal.cue_in_features import cue_scores
-from clipaudit.cues.rehearsal.experiment import ColumnExperiment, column_experiments, draws_for
+from clipaudit.cues.rehearsal.experiment import ColumnExperiment, Read, column_experiments, draws_for
 from clipaudit.cues.reliance import rules
 from clipaudit.cues.reliance.images import CueColumn, OtherColumn, RelianceOptions, ScoredImages
 from clipaudit.cues.reliance.training_effect import RetrainedAnswers
@@ -71,12 +73,11 @@ class ValueCue:
         return f"{self.screen.attribute.column}={self.word}"
 
 
-def scored_images(context: Context, answers: Answers) -> ScoredImages:
+def scored_images(context: Context, facts: ImageFacts) -> ScoredImages:
     """The scored images; clusters are sources where the audit found some, or the user named a column of few."""
-    facts = answers.facts
     sources = facts.source is not None or context.named_sources
     return ScoredImages(
-        truth=answers.truth,
+        truth=facts.truth,
         classes=len(context.names),
         cluster=facts.groups,
         discovery=facts.discovery,
@@ -84,10 +85,10 @@ def scored_images(context: Context, answers: Answers) -> ScoredImages:
     )
 
 
-def scored_values(answers: Answers, screen: AttributeScreen) -> Ints:
-    """(n,) place among the association's values of each scored image, -1 for none."""
-    scored = answers.facts.attributes[screen.attribute.column]
-    place = {value: number for number, value in enumerate(screen.attribute.values)}
+def scored_values(facts: ImageFacts, attribute: Attribute) -> Ints:
+    """(n,) place among the association's values, those of `attribute`, of each scored image, -1 for none."""
+    scored = facts.attributes[attribute.column]
+    place = {value: number for number, value in enumerate(attribute.values)}
     # values that the association's rows lack count as unknown; the last place is that of code -1
     code_of = np.array([place.get(value, -1) for value in scored.values] + [-1], np.int64)
     return code_of[scored.codes]
@@ -95,7 +96,7 @@ def scored_values(answers: Answers, screen: AttributeScreen) -> Ints:
 
 def scored_groups(context: Context, answers: Answers, screen: AttributeScreen) -> Grouping:
     """The scored images by class and value of an attribute, in the association's values."""
-    codes = scored_values(answers, screen)
+    codes = scored_values(answers.facts, screen.attribute)
     return grouping(answers.truth, context.names.names, screen.attribute.column, screen.attribute.values, codes)
 
 
@@ -120,21 +121,14 @@ def measure_reliance(
     columns."""
     if context.answers is None or panel is None or not cues:
         return AllMeasured(findings=tuple(() for _ in cues), placebo=None)
-    answers = context.answers
-    columns = [cue_column(context, answers, cue) for cue in cues]
+    facts, rehearsed = context.answers.facts, panel.rehearsed
     report = reliance_of(
         panel.answerers,
-        columns,
-        scored_images(context, answers),
-        columns=[
-            _other_column(context, answers, screen, [cue.name for cue in cues if cue.screen is screen])
-            for screen in context.attributes
-            if screen.attribute.column not in context.core_columns
-            # what is measured on the pixels follows from the cue, and explains nothing (S9b)
-            and not is_measured(screen.attribute.column)
-        ],
-        retrained=_retrained(panel, cues, experiments),
-        options=replace(reliance_options(context), label_error=wrong_labels(panel)),
+        [cue_column(context, facts, cue) for cue in cues],
+        scored_images(context, facts),
+        columns=other_columns(context, facts, cues),
+        retrained={} if rehearsed is None else {rehearsed.name: retrained_answers(rehearsed, cues, experiments)},
+        options=replace(reliance_options(context), label_error=wrong_labels(rehearsed)),
     )
     findings = tuple(
         tuple(
@@ -152,14 +146,14 @@ def corrected_gap_of(context: Context, cue: ValueCue, logits: Float32s) -> Estim
     error = context.known_errors.get(cue.screen.attribute.column)
     if error is None or context.answers is None:
         return None
-    answers, codes = context.answers, scored_values(context.answers, cue.screen)
+    answers, codes = context.answers, scored_values(context.answers.facts, cue.screen.attribute)
     place = np.full(len(context.names), -1, np.int64)
     place[context.tested] = np.arange(len(context.tested))
     inside = (place[answers.truth] >= 0) & answered(logits)
     if not cue.associated:  # as the gap itself
         inside &= ~answers.facts.discovery
     # as the gap itself: images of one source share its weight, and sources are what is drawn again
-    scored = scored_images(context, answers)
+    scored = scored_images(context, answers.facts)
     gap = corrected_cells(
         codes[inside],
         place[answers.truth[inside]],
@@ -175,13 +169,12 @@ def corrected_gap_of(context: Context, cue: ValueCue, logits: Float32s) -> Estim
     return Estimate(value=None, low=None, high=None, n=0) if gap is None else gap
 
 
-def wrong_labels(panel: Panel) -> float | None:
+def wrong_labels(probe: RehearsedAnswerer | None) -> float | None:
     """Estimated share of wrong labels among the scored images, 0..1 (S16); None where nothing was rehearsed.
 
     From the probe as it is: that it errs where a cue is missing makes its margins small there, and not as low as those
     of wrong labels.
     """
-    probe = panel.rehearsed
     rows = np.flatnonzero(answered(probe.logits)) if probe is not None else ()
     if probe is None or not len(rows):
         return None
@@ -202,11 +195,11 @@ def reliance_options(context: Context) -> RelianceOptions:
 
 
 def column_experiments_of(
-    panel: Panel | None, names: Sequence[str], cues: int, seed: int
+    rehearsed: RehearsedAnswerer | None, names: Sequence[str], cues: int, seed: int, read: Read | None = None
 ) -> dict[str, ColumnExperiment]:
     """S10r of the columns of a number of cues, by column: a probe trained again with its weights, and with those of
-    permuted columns; nothing where nothing was trained. Whole sources exchange values."""
-    rehearsed = None if panel is None else panel.rehearsed
+    permuted columns; nothing where nothing was trained. Whole sources exchange values. read: what is kept of answers,
+    None for which are right."""
     if rehearsed is None or not names:
         return {}
     facts = rehearsed.training
@@ -218,16 +211,15 @@ def column_experiments_of(
         rehearsed.scored.truth,
         draws_for(cues),
         seed,
+        read,
     )
     return dict(zip(names, experiments, strict=True))
 
 
-def _retrained(
-    panel: Panel, cues: Sequence[ValueCue], experiments: Mapping[str, ColumnExperiment]
-) -> dict[str, Sequence[RetrainedAnswers]]:
-    rehearsed = panel.rehearsed
-    if rehearsed is None:
-        return {}
+def retrained_answers(
+    rehearsed: RehearsedAnswerer, cues: Sequence[ValueCue], experiments: Mapping[str, ColumnExperiment]
+) -> list[RetrainedAnswers]:
+    """What training again does to each cue; experiments: by column."""
     answers = []
     for cue in cues:
         attribute = rehearsed.training.attributes[cue.screen.attribute.column]
@@ -244,17 +236,17 @@ def _retrained(
                 taught_by=taught_by,
             )
         )
-    return {rehearsed.name: answers}
+    return answers
 
 
-def cue_column(context: Context, answers: Answers, cue: ValueCue) -> CueColumn:
+def cue_column(context: Context, facts: ImageFacts, cue: ValueCue) -> CueColumn:
     """A value as a cue of the scored images."""
     pointed, tested = (np.zeros(len(context.names), np.bool_) for _ in range(2))
     pointed[context.tested], tested[context.tested] = cue.upper, True
     text: Float32s | None = context.namer.vector_of(cue.word)
     return CueColumn(
         name=cue.name,
-        having=having_of(scored_values(answers, cue.screen), cue.value),
+        having=having_of(scored_values(facts, cue.screen.attribute), cue.value),
         pointed=pointed,
         tested=tested,
         text=text,
@@ -262,14 +254,26 @@ def cue_column(context: Context, answers: Answers, cue: ValueCue) -> CueColumn:
         error=context.known_errors.get(cue.screen.attribute.column),
         values=len(cue.screen.attribute.values),
         # what its own answers chose is scored on the other half
-        scored=None if cue.associated else ~answers.facts.discovery,
+        scored=None if cue.associated else ~facts.discovery,
     )
 
 
-def _other_column(context: Context, answers: Answers, screen: AttributeScreen, of: Sequence[str]) -> OtherColumn:
+def other_columns(context: Context, facts: ImageFacts, cues: Sequence[ValueCue]) -> list[OtherColumn]:
+    """The declared columns that the scored images have and that may explain a cue's gap (S9b)."""
+    return [
+        _other_column(context, facts, screen, [cue.name for cue in cues if cue.screen is screen])
+        for screen in context.attributes
+        if screen.attribute.column not in context.core_columns
+        # what is measured on the pixels follows from the cue, and explains nothing
+        and not is_measured(screen.attribute.column)
+        and screen.attribute.column in facts.attributes
+    ]
+
+
+def _other_column(context: Context, facts: ImageFacts, screen: AttributeScreen, of: Sequence[str]) -> OtherColumn:
     """A declared column in at most five bins, and which bin goes with which class in the association's rows."""
     values = screen.attribute.values
-    codes = scored_values(answers, screen)
+    codes = scored_values(facts, screen.attribute)
     cut = binned_column(Attribute(column=screen.attribute.column, values=values, codes=codes), MAX_BINS)
     bin_of = np.array([_bin(cut.names, value, cut.pooled) for value in values], np.int64)
     V = max(len(cut.names), 1)

@@ -21,6 +21,7 @@ from clipaudit.cues.result.reliance_parts import (
     CueSide,
     DosePoint,
     LabelNoise,
+    LabelRanking,
     OtherColumnGap,
     Placebo,
     Reliance,
@@ -51,6 +52,7 @@ def described(
             corrected_margin_d=part.corrected_margin_d,
             effect=part.effect,
             training=part.training,
+            ranking=part.ranking,
             rest=rest,
         )
         parts.append(replace(part, sentence=statement))
@@ -91,6 +93,9 @@ def as_result(context: Context, measured: rules.MeasuredReliance, verdict: Verdi
         effect=None if effect is None else effect_of(effect, p),
         training=None if measured.training is None else _training(measured.training, measured.effect_p),
         corrected_margin_d=_known(gap.corrected_margin_d),
+        ranking=None
+        if gap.ranking is None
+        else LabelRanking(aligned=gap.ranking.aligned, conflicting=gap.ranking.conflicting),
     )
 
 

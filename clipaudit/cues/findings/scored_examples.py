@@ -34,7 +34,7 @@ def with_examples(
     part = finding.relying
     if answers is None or part is None or part.answerer not in logits or context.presence is not None:
         return finding
-    column, scores = cue_column(context, answers, cue), logits[part.answerer]
+    column, scores = cue_column(context, answers.facts, cue), logits[part.answerer]
     rng = np.random.default_rng([context.options.seed, 23])
     examples = []
     for cell in telling_cells(part.cells, finding.having).all:

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from clipaudit.cues.findings.verdicts import high_limit, low_limit
 from clipaudit.cues.result.finding_parts import Association, ClassesFrom, Estimate, Verdict
-from clipaudit.cues.result.reliance_parts import Counterfactual, Reliance, TrainingExperiment
+from clipaudit.cues.result.reliance_parts import Counterfactual, LabelRanking, Reliance, TrainingExperiment
 from clipaudit.statistics import p_text
 
 _ANSWERERS: Final = {
@@ -42,6 +42,8 @@ class Words:
     """Of images with or without one of several labels: the named ones are many images, and no classes."""
     other_label: str | None = None
     """The label that the cue is, where two labels go together."""
+    why_not: str = ""
+    """Of one of several labels: why no model of it was measured."""
 
     @property
     def name(self) -> str:
@@ -87,11 +89,12 @@ def sentence(
     corrected_margin_d: Estimate | None = None,
     effect: Counterfactual | None = None,
     training: TrainingExperiment | None = None,
+    ranking: LabelRanking | None = None,
     rest: str = "",
 ) -> str:
     """The verdict in plain words; rest: what is missing, for those that are not decided."""
     who = answerer_words(answerer or "")
-    goes, loses = tie(words, association), "" if gap is None else _gap(gap)
+    goes, loses = tie(words, association), "" if gap is None else _gap(gap) if ranking is None else _aucs(gap, ranking)
     proxy = f"{words.cue!r}, or what goes with it"
     match outcome:
         case Verdict.OBSERVED:
@@ -110,11 +113,11 @@ def sentence(
         case Verdict.TIED if words.other_label is not None:
             return f"{goes}: two labels that keep apart, so that a model may learn one as the other's absence."
         case Verdict.TIED if words.presence:
-            return f"{goes}; what a model makes of it is not measured where images have several labels."
+            return f"{goes}; what a model makes of it is not measured{words.why_not and f': {words.why_not}'}."
         case Verdict.TIED:
             return f"{goes}, as a whole: no single value is tied strongly enough to be judged alone."
         case Verdict.CONFIRMED:
-            return f"{goes}, and {who} relies on {proxy}: {loses}{_effect(effect)}{_training(training)}."
+            return f"{goes}, and {who} relies on {proxy}: {loses}{_effect(effect)}{_training(training, bool(ranking))}."
         case Verdict.FAILS_WHERE:
             return f"{goes}, and {who} fails where {words.cue!r} is missing or misleads: {loses}."
         case Verdict.NEEDED:
@@ -149,6 +152,8 @@ def action(outcome: Verdict, words: Words, missing: int | None) -> str:
     for what is observed."""
     number = f"{missing:,} images" if missing else "images"
     collect = f"Collect {number} that break the tie (collect.csv says of which class), or train with the group weights"
+    if words.presence and outcome in (Verdict.CONFIRMED, Verdict.FAILS_WHERE, Verdict.DATA_ONLY):
+        return _balance_label(number, words, outcome)
     with_it, without = ("without", "with") if words.side == "lacks" else ("with", "without")
     where = f"{words.name} {without} {words.cue}"
     # the cue misleads in the other classes as it is missing in these
@@ -203,6 +208,19 @@ def action(outcome: Verdict, words: Words, missing: int | None) -> str:
             return f"Add what is missing to decide whether {words.cue} matters for {words.name}, and audit again."
 
 
+def _balance_label(number: str, words: Words, outcome: Verdict) -> str:
+    """What to do about a cue of one of several labels: no file holds weights for each label."""
+    trust = (
+        ""
+        if outcome is Verdict.DATA_ONLY
+        else "; until then do not trust a score for the label where the cue is missing or misleads"
+    )
+    return (
+        f"Collect {number} that break the tie (collect.csv says which), or let images with and without the label, with"
+        f" and without {words.cue}, count alike when it is trained{trust}."
+    )
+
+
 def _gap(gap: Estimate) -> str:
     return (
         f"inside classes, accuracy is {abs(100 * (gap.value or 0)):.1f} points"
@@ -216,6 +234,14 @@ def _margin(margin_d: Estimate | None, corrected: Estimate | None) -> str:
     return said if corrected is None else f"{said} (corrected for the column's known error {interval(corrected)})"
 
 
+def _aucs(gap: Estimate, ranking: LabelRanking) -> str:
+    wrong, right = (part.value or 0.0 for part in (ranking.conflicting, ranking.aligned))
+    return (
+        f"it ranks the label with AUC {wrong:.2f} where the cue is missing or misleads, against {right:.2f} where it"
+        f" points right (gap {gap.value or 0.0:.2f}, {low_limit(gap):.2f} to {high_limit(gap):.2f})"
+    )
+
+
 def _effect(effect: Counterfactual | None) -> str:
     if effect is None:
         return ""
@@ -226,13 +252,16 @@ def _effect(effect: Counterfactual | None) -> str:
     )
 
 
-def _training(training: TrainingExperiment | None) -> str:
+def _training(training: TrainingExperiment | None, ranked: bool) -> str:
     if training is None:
         return ""
     fall = training.net_fall
+    value, low, high = (fall.value or 0.0), low_limit(fall), high_limit(fall)
+    gone = f"{value:.2f} of that goes" if ranked else f"{100 * value:.1f} points of that go"
+    limits = f"{low:.2f} to {high:.2f}" if ranked else f"{100 * low:.1f} to {100 * high:.1f}"
     return (
-        f"; trained again with group weights, {100 * (fall.value or 0):.1f} points of that go, beyond weights of"
-        f" permuted columns ({100 * low_limit(fall):.1f} to {100 * high_limit(fall):.1f}, {p_text(training.p)})"
+        f"; trained again with group weights, {gone}, beyond weights of permuted columns ({limits},"
+        f" {p_text(training.p)})"
     )
 
 

@@ -47,12 +47,12 @@ def relied_cues(context: Context) -> list[ValueCue]:
         return []
     suspects = []
     delta = context.options.delta_warn
-    images = scored_images(context, answers)
+    images = scored_images(context, answers.facts)
     tested = np.zeros(len(context.names), np.bool_)
     tested[context.tested] = True
     # nobody suspects an image property that goes with no class
     for screen in (each for each in context.attributes if each.attribute.column not in context.measured):
-        codes = scored_values(answers, screen)
+        codes = scored_values(answers.facts, screen.attribute)
         # of two values each is the other's absence
         for place in range(1 if screen.two_ends else len(screen.values)):
             low, high = context.family.limits[context.row_of(screen, place)]

@@ -58,7 +58,9 @@ class VerdictCase:
     stands_in_for: str | None = None
     """A column that cannot be told from this one and is tied more strongly: that one is judged."""
     presence: bool = False
-    """One label of several an image against its absence: tied columns and candidates are all that there is."""
+    """One label of several an image against its absence: without an answerer a value is a tied column."""
+    why_not: str = ""
+    """Of such a label: why no model of it was measured."""
 
 
 def verdicts(case: VerdictCase) -> tuple[Verdict, ...]:
@@ -142,7 +144,7 @@ def needs(
     if case.kind == "text":
         return (Need(what=f"a column that says whether an image has {value!r}", images=None),)
     if case.presence and case.kind == "value" and outcome is Verdict.TIED:
-        return (Need(what="a model's answers: not measured where images have several labels", images=None),)
+        return (Need(what=f"a model's answers: not measured{case.why_not and f', {case.why_not}'}", images=None),)
     if case.kind == "column":
         return (Need(what="a look at its values: no single one is tied strongly enough", images=None),)
     if outcome is Verdict.NEEDED:

@@ -65,6 +65,8 @@ class Presence:
     """How many labels are tested."""
     largest: Float64s | None = None
     """(R,) the largest statistic of each permutation over the tests of all other labels; None while it is not known."""
+    why_not: str = ""
+    """Why no model of the label is measured; empty where one is."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

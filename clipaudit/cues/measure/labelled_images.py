@@ -29,6 +29,12 @@ class LabelledImages:
     """The declared columns, and image properties, before they were cut into bins, by their full names."""
     ranges: Mapping[str, str]
     """What the ends of image properties hold; see `measure.context.Context`."""
+    scored: LabelledImages | None = None
+    """The images that are scored, when they are others."""
+
+    def of_label(self, label: int) -> ImageFacts:
+        """The images in two classes: 0 with a label, 1 without it."""
+        return self.facts.of_classes(np.where(self.has(label), 0, 1).astype(np.int64))
 
     def has(self, label: int) -> Bools:
         """(n,) which images have a label."""

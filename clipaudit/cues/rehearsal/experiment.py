@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Float32s, Float64s, Ints
+from clipaudit.arrays import Float32s, Float64s, Ints
 from clipaudit.cues.rehearsal.rehearsal import Rehearsal
+from clipaudit.cues.reliance.clustered import Numbers
 from clipaudit.cues.reliance.drawn_columns import draw_places
 from clipaudit.cues.reliance.images import ScoredImages
 from clipaudit.cues.statistics.attribute import Attribute
@@ -17,6 +18,8 @@ from clipaudit.cues.statistics.balance import balanced_weights, group_codes
 from clipaudit.cues.statistics.cluster_sample import cluster_sample
 from clipaudit.cues.statistics.right import right_answers
 
+Read: TypeAlias = Callable[[Float32s], Numbers]
+"""From logits (..., m, C) what is kept of them, (..., m): which are right, or scores."""
 DRAW_ROWS: Final = 5000
 """Training images that the permuted columns are trained on, at most: whole clusters, drawn evenly."""
 LEAST_DRAWS: Final = 99
@@ -31,17 +34,17 @@ def draws_for(findings: int) -> int:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ColumnExperiment:
-    """Which of m scored images are answered right, before and after."""
+    """Which of m scored images are answered right, before and after; with another `Read`, what that says of them."""
 
-    before: Bools
+    before: Numbers
     """(m,) as it is."""
     weighted: Float32s
     """(m, C) logits with the column's group weights, on all training images."""
-    after: Bools
+    after: Numbers
     """(m,)"""
-    drawn_before: Bools
+    drawn_before: Numbers
     """(m,) as it is, on the training images of the draws."""
-    drawn: Bools
+    drawn: Numbers
     """(1 + R, m) the true column, then permuted ones."""
     training_rows: int
 
@@ -59,18 +62,21 @@ def column_experiments(
     scored_truth: Ints,
     draws: int,
     seed: int,
+    read: Read | None = None,
 ) -> list[ColumnExperiment]:
     """One for each column of the n training images; the same permutations for all columns.
 
     truth, cluster (n,) of the training images; scored_truth (m,). Columns move inside class, whole clusters together.
+    read: what is kept of answers, None for which are right.
     """
+    of_logits: Read = read if read is not None else lambda logits: right_answers(logits, scored_truth)
     part = cluster_sample(cluster, DRAW_ROWS, [seed, 33])
     own, codes = truth[part], cluster[part]
     images = ScoredImages(truth=own, classes=rehearsal.classes, cluster=codes, discovery=np.zeros(len(part), np.bool_))
     places = np.concatenate([np.arange(len(part))[None], draw_places(images, draws, seed, strata=own)])
     whole = len(part) == len(truth)
-    before = right_answers(rehearsal.logits, scored_truth)
-    drawn_before = before if whole else _right(rehearsal, np.ones((1, len(part))), part, len(truth), scored_truth)[0]
+    before = of_logits(rehearsal.logits)
+    drawn_before = before if whole else of_logits(_answers(rehearsal, np.ones((1, len(part))), part, len(truth)))[0]
     at_once = max(1, _SCORES // max(len(scored_truth) * rehearsal.classes, 1))
     experiments = []
     for column in columns:
@@ -80,7 +86,7 @@ def column_experiments(
         weights = balanced_weights(groups)[0][places]
         drawn = np.concatenate(
             [
-                _right(rehearsal, weights[first : first + at_once], part, len(truth), scored_truth)
+                of_logits(_answers(rehearsal, weights[first : first + at_once], part, len(truth)))
                 for first in range(0, len(weights), at_once)
             ]
         )
@@ -88,7 +94,7 @@ def column_experiments(
             ColumnExperiment(
                 before=before,
                 weighted=weighted,
-                after=right_answers(weighted, scored_truth),
+                after=of_logits(weighted),
                 drawn_before=drawn_before,
                 drawn=drawn,
                 training_rows=len(part),
@@ -97,8 +103,8 @@ def column_experiments(
     return experiments
 
 
-def _right(rehearsal: Rehearsal, weights: Float64s, part: Ints, n: int, truth: Ints) -> Bools:
-    """(R, m) right answers of models trained on the images `part` with weights (R, part)."""
+def _answers(rehearsal: Rehearsal, weights: Float64s, part: Ints, n: int) -> Float32s:
+    """(R, m, C) logits of models trained on the images `part` with weights (R, part), of n training images."""
     spread = np.zeros((len(weights), n))
     spread[:, part] = weights
-    return right_answers(rehearsal.retrained(spread), truth)
+    return rehearsal.retrained(spread)

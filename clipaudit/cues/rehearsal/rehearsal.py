@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -16,11 +17,14 @@ from clipaudit.cues.side_by_side import AT_ONCE, each
 from clipaudit.cues.statistics.curvature import BlockCurvature, block_curvature, blocks_pay
 from clipaudit.cues.statistics.softmax_fit import SoftmaxFits, fit_softmax
 from clipaudit.errors import UsageError
+from clipaudit.statistics import auc
 
 STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """C of scikit-learn's `LogisticRegression`: what L2 is chosen from, strongest first."""
 CHOICE_ROWS: Final = 10_000
 """Images on which L2 is chosen, at most."""
+Choice: TypeAlias = Callable[[Float32s, Ints], float]
+"""How good logits (n, K) of images of classes (n,) are: what L2 is chosen by."""
 _CHOICE_FOLDS: Final = 3
 _WORSE: Final = 2
 """Strengths in a row that are no better, after which weaker penalties are not tried."""
@@ -113,6 +117,21 @@ def _retrained(model: FoldModel, weights: Float64s, rows: Ints | None) -> Softma
     return fit_softmax(model.features[chosen], model.truth[chosen], len(model.present), own, penalty, start, curvature)
 
 
+def right_count(logits: Float32s, truth: Ints) -> float:
+    """How many of logits (n, K) are largest at the class (n,): plain accuracy, as an unsuspecting user chooses L2."""
+    return float((logits.argmax(axis=1) == truth).sum())
+
+
+def presence_auc(logits: Float32s, truth: Ints) -> float:
+    """AUC of the first of two classes from logits (n, 2) and classes (n,), 0..1 to three decimals; 0 without an image
+    of each.
+
+    Of a label that 5 % of images have, answering "never" is 95 % right, whatever the penalty.
+    """
+    area = auc(logits[:, 0] - logits[:, 1], truth == 0)
+    return 0.0 if np.isnan(area) else round(area, 3)
+
+
 def rehearse(
     embedding: Floats,
     truth: Ints,
@@ -120,16 +139,17 @@ def rehearse(
     folds: tuple[Fold, ...],
     classes: int,
     seed: int = 0,
+    choice: Choice = right_count,
 ) -> Rehearsal:
     """Train a probe in every fold and answer for its scored images.
 
     embedding (n, D) and truth (n,) of the training images, 0..classes-1; scored_embedding (m, D). L2 is chosen in each
-    fold from its training images alone, by the plain accuracy on held-out thirds of at most 10,000 of them over all
+    fold from its training images alone, by `choice` summed over held-out thirds of at most 10,000 of them over all
     folds. UsageError where a fold's training images are of fewer than two classes.
     """
     rows = CHOICE_ROWS // len(folds)
     models = each(
-        lambda number: _fold_model(embedding, truth, scored_embedding, folds[number], rows, [seed, 31, number]),
+        lambda number: _fold_model(embedding, truth, scored_embedding, folds[number], rows, [seed, 31, number], choice),
         range(len(folds)),
     )
     answers = np.empty((len(scored_embedding), classes), np.float32)
@@ -139,7 +159,7 @@ def rehearse(
 
 
 def _fold_model(
-    embedding: Floats, truth: Ints, scored: Floats, fold: Fold, choice_rows: int, seed: list[int]
+    embedding: Floats, truth: Ints, scored: Floats, fold: Fold, choice_rows: int, seed: list[int], choice: Choice
 ) -> FoldModel:
     kinds, codes = np.unique(truth[fold.train], return_inverse=True)
     if len(kinds) < 2:
@@ -147,7 +167,7 @@ def _fold_model(
         raise UsageError(f"the training part {has}: a model needs images of at least two classes")
     to_features = standardisation(embedding, fold.train)
     features, codes = to_features(embedding[fold.train]), codes.astype(np.int64)
-    strength = chosen_strength(features, codes, len(kinds), choice_rows, seed)
+    strength = chosen_strength(features, codes, len(kinds), choice_rows, seed, choice)
     plain = fit_softmax(features, codes, len(kinds), np.ones((1, len(codes))), np.array([1 / (strength * len(codes))]))
     return FoldModel(
         fold=fold,
@@ -161,8 +181,10 @@ def _fold_model(
     )
 
 
-def chosen_strength(features: Float32s, truth: Ints, classes: int, rows: int, seed: list[int]) -> float:
-    """C with the highest accuracy on held-out thirds of at most `rows` of the images; the strongest L2 of equals.
+def chosen_strength(
+    features: Float32s, truth: Ints, classes: int, rows: int, seed: list[int], choice: Choice = right_count
+) -> float:
+    """C that is best by `choice` on held-out thirds of at most `rows` of the images; the strongest L2 of equals.
 
     features (n, r), truth (n,) 0..classes-1. Every third in its turn is left out, by weights of 0: all models of the
     choice are fitted at one time.
@@ -175,16 +197,16 @@ def chosen_strength(features: Float32s, truth: Ints, classes: int, rows: int, se
     if not kept.any(axis=1).all():
         return STRENGTHS[0]
     sizes = kept.sum(axis=1)
-    best, best_right, worse, fits = STRENGTHS[0], -1, 0, None
+    best, highest, worse, fits = STRENGTHS[0], -1.0, 0, None
     for strength in STRENGTHS:
         # from the strongest penalty on, each from the one before: weak ones alone take long
         fits = fit_softmax(x, y, classes, kept, 1 / (strength * sizes), fits)
-        right = 0
+        good = 0.0
         for fold in range(_CHOICE_FOLDS):
             out = np.flatnonzero(third == fold)
-            right += int((fits.take(np.array([fold])).logits(x[out])[0].argmax(axis=1) == y[out]).sum())
-        if right > best_right:
-            best, best_right, worse = strength, right, 0
+            good += choice(fits.take(np.array([fold])).logits(x[out])[0], y[out])
+        if good > highest:
+            best, highest, worse = strength, good, 0
         else:
             worse += 1
         if worse == _WORSE:

@@ -31,7 +31,7 @@ class Spread:
 
     def estimate(self, level: float = _CONFIDENT, low: float = -1.0, high: float = 1.0) -> Estimate:
         """Student's t interval at a two-sided level, cut to low..high."""
-        half = self._quantile(level) * float(np.sqrt(self.variance))
+        half = self.quantile(level) * float(np.sqrt(self.variance))
         return Estimate(
             value=self.value,
             low=float(np.clip(self.value - half, low, high)),
@@ -50,7 +50,8 @@ class Spread:
         """One-sided p of a value above 0."""
         return student_above(self.t, max(self.freedom, 1.0)) if self.variance < np.inf else 1.0
 
-    def _quantile(self, level: float) -> float:
+    def quantile(self, level: float) -> float:
+        """Student's t of a two-sided level."""
         return student_quantile((1 + level) / 2, max(self.freedom, 1.0))
 
 
@@ -125,6 +126,11 @@ class Cells:
         return pieces
 
     @cached_property
+    def changeable(self) -> Float64s:
+        """(G,) answers of each cell that could have been others: pieces, but a source's images are different images."""
+        return 1 / np.maximum(self._sums(self.share**2), 1e-12) if self.sources else self.pieces
+
+    @cached_property
     def single(self) -> bool:
         """Whether every cluster is one image."""
         return self.clusters == len(self.inside)
@@ -176,8 +182,7 @@ class Cells:
     def _floor(self, values: Numbers, means: Float64s, used: Bools) -> Float64s:
         """(G,) what each cell's variance lacks to the variance with two half observations more."""
         squares = self._sums(self.share * values[self.inside].astype(np.float64) ** 2)
-        # images of a source are different images: it is they that could have changed
-        m = 1 / np.maximum(self._sums(self.share**2), 1e-12) if self.sources else self.pieces
+        m = self.changeable
         # E v^2 - (E v)^2 with 1/2 at -1, 1/2 at 1 and 1 at 0 added: sum v^2 grows by 1, m by 2
         least = ((m * squares + 1) / (m + 2) - (m * means / (m + 2)) ** 2) / (m + 2)
         own = self.own_variances(values) * m / np.maximum(m - 1, 1e-9)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Float32s
+from clipaudit.arrays import Bools, Float32s, Floats
 from clipaudit.cues.reliance.corrected_margin import corrected_rank_difference
 from clipaudit.cues.reliance.images import CueCells, RelianceOptions
 from clipaudit.cues.reliance.rank_difference import margins, rank_difference
@@ -56,6 +57,17 @@ class ClassSize:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """AUCs of one label of several, 0..1: how well images that have it are told from those that lack it."""
+
+    aligned: Estimate
+    """Among images where the cue points right: with the label and the cue against with neither, of a cue that goes with
+    the label."""
+    conflicting: Estimate
+    """Among images where it points wrong: with the label alone against with the cue alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gap:
     """S9 of one answerer and cue."""
 
@@ -83,6 +95,9 @@ class Gap:
     corrected_margin_d: Estimate | None = None
     """`margin_d` corrected for the column's known error (S6c), its value None where it cannot be; None where the column
     is taken as it is."""
+    ranking: Ranking | None = None
+    """Of one label of several: `gap` is the difference of these AUCs, `group_mean` their mean and `worst_group` the
+    lower one. None where answers are right or wrong, and the gap is one of accuracies."""
 
     @property
     def enough_for_a_pass(self) -> bool:
@@ -117,16 +132,16 @@ def measure_gap(comparison: CueCells, logits: Float32s, options: RelianceOptions
     difference = comparison.difference(comparison.shares)
     chance = 1 / images.classes
     group_mean = score_combination(comparison.cells, right, comparison.mean, least=0.0)
-    cells = _cells(comparison, right)
+    cells = cell_scores(comparison, right)
     scores = margins(logits, images.truth, comparison.cue.pointed)
     whole = rank_difference(comparison, scores, comparison.shares)
-    sides = [_side(comparison, scores, pointed) for pointed in (True, False)]
+    have, lack = both_sides(comparison, scores)
     worst = min(cells, key=lambda cell: cell.accuracy.value or 0.0, default=None)
     error = comparison.cue.error
     return Gap(
-        state=_state(comparison, group_mean, cells, chance),
+        state=state_of(comparison, group_mean, [1 - (cell.accuracy.value or 0.0) for cell in cells], chance),
         cells=tuple(cells),
-        sizes=_sizes(comparison, right),
+        sizes=cell_sizes(comparison, right),
         group_mean=group_mean,
         worst_group=None if worst is None else worst.accuracy,
         chance=chance,
@@ -135,22 +150,24 @@ def measure_gap(comparison: CueCells, logits: Float32s, options: RelianceOptions
         gap_90=score_combination(comparison.cells, right, difference, 0.90),
         margin_d=whole.estimate(),
         margin_d_90=whole.estimate(0.90),
-        have=sides[0],
-        lack=sides[1],
+        have=have,
+        lack=lack,
         # on one side alone the cue may only make images harder (trap 25)
-        both_sides=all(side.p < options.alpha for side in sides),
+        both_sides=max(have.p, lack.p) < options.alpha,
         corrected_margin_d=None
         if error is None
         else corrected_rank_difference(comparison, scores, error, whole, options.seed),
     )
 
 
-def _side(comparison: CueCells, scores: np.ndarray, pointed: bool) -> Side:
-    spread = rank_difference(comparison, scores, comparison.side(pointed))
-    return Side(d=spread.estimate(), p=spread.p)
+def both_sides(comparison: CueCells, scores: Floats) -> tuple[Side, Side]:
+    """Margin D of scores (n,), of `margins`, among the classes that have the cue, and among those that lack it."""
+    have, lack = (rank_difference(comparison, scores, comparison.side(pointed)) for pointed in (True, False))
+    return Side(d=have.estimate(), p=have.p), Side(d=lack.estimate(), p=lack.p)
 
 
-def _cells(comparison: CueCells, right: Bools) -> list[CellScore]:
+def cell_scores(comparison: CueCells, right: Bools) -> list[CellScore]:
+    """Accuracies of the comparable classes' cells, right (n,); all limits hold at once."""
     usable = np.repeat(comparison.comparable, 2)
     accuracies = cell_accuracies(comparison.cells, right, together=int(usable.sum()))
     sizes = effective(comparison.cells, right)
@@ -160,7 +177,8 @@ def _cells(comparison: CueCells, right: Bools) -> list[CellScore]:
     ]
 
 
-def _sizes(comparison: CueCells, right: Bools) -> tuple[ClassSize, ...]:
+def cell_sizes(comparison: CueCells, right: Bools) -> tuple[ClassSize, ...]:
+    """Independent images of every class of the finding, right (n,)."""
     sizes = effective(comparison.cells, right).reshape(-1, 2)
     return tuple(
         ClassSize(k=k, aligned=float(sizes[k, 0]), conflicting=float(sizes[k, 1]))
@@ -168,15 +186,14 @@ def _sizes(comparison: CueCells, right: Bools) -> tuple[ClassSize, ...]:
     )
 
 
-def _state(comparison: CueCells, group_mean: Estimate, cells: list[CellScore], chance: float) -> State:
-    """What the answers can show at all (traps 22 and 23)."""
+def state_of(comparison: CueCells, group_mean: Estimate, errors: Sequence[float], chance: float) -> State:
+    """What the answers can show at all (traps 22 and 23); errors: share of each part that is answered wrong, 0..1."""
     if comparison.images.too_few_sources or not comparison.both_sides_comparable or group_mean.low is None:
         return "too few"
     # who guesses has no gap, whatever the answers hang on
     if group_mean.low <= chance + ABLE:
         return "at chance"
     # without errors no gap can show: the margin must tell
-    errors = [1 - (cell.accuracy.value or 0.0) for cell in cells]
     return "able" if max(errors) >= _ERRORS else "at the ceiling"
 
 

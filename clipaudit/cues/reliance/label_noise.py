@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,8 +46,40 @@ def label_noise(comparison: CueCells, answers: Ints, gap: float, gap_low: float,
     counts, answered = _tables(comparison, answers, classes)
     shares = comparison.shares[classes]
     pointed = comparison.cue.pointed[classes]
+    return _rates(lambda rate: _noise_gap(counts, answered, shares, pointed, rate), gap, gap_low, needed, options)
+
+
+def ranking_noise(
+    comparison: CueCells, aligned: float, gap: float, gap_low: float, options: RelianceOptions
+) -> NoiseRate:
+    """The same of an AUC gap of one label of several, class 0 of two; aligned: the AUC where the cue points right.
+
+    Scores follow the true presence alone, with AUC A. Where shares q of the images with the label and r of those
+    without it are labelled wrong, the AUC is 1/2 + (1 - q - r) (A - 1/2).
+    """
+    counts, _ = _tables(comparison, comparison.images.truth, np.arange(2))
+    pointed = comparison.cue.pointed
+    needed = max(_LEAST_RATE, options.label_error or 0.0)
+
+    def noise_gap(rate: float) -> float:
+        mixed = _mixed(counts, rate)
+        if mixed is None:
+            return float("nan")
+        wrong = np.stack([mixed[0][0, 1], mixed[0][1, 0]])  # (2, 2): label x cue, share of the other class
+        # of images with the label the cue is there where it points right, if it goes with the label
+        cue = pointed.astype(np.int64)
+        right_way, wrong_way = (float(wrong[np.arange(2), side].sum()) for side in (cue, 1 - cue))
+        return (aligned - 0.5) * (wrong_way - right_way) / max(1 - right_way, 1e-9)
+
+    return _rates(noise_gap, gap, gap_low, needed, options)
+
+
+def _rates(
+    noise_gap: Callable[[float], float], gap: float, gap_low: float, needed: float, options: RelianceOptions
+) -> NoiseRate:
+    """From the gap that each rate of wrong labels makes, nan where the counts exclude the rate."""
     rates = np.linspace(0.0, _MOST_RATE, _STEPS + 1)
-    expected = np.array([_noise_gap(counts, answered, shares, pointed, rate) for rate in rates])
+    expected = np.array([noise_gap(rate) for rate in rates])
     # the largest gap that wrong labels up to each rate can make
     reached = np.maximum.accumulate(np.nan_to_num(expected, nan=-np.inf))
     rate, low = (_crossing(rates, reached, wanted) for wanted in (gap, gap_low))
@@ -72,6 +105,21 @@ def _tables(comparison: CueCells, answers: Ints, classes: Ints) -> tuple[Float64
 
 def _noise_gap(counts: Float64s, answered: Float64s, shares: Float64s, pointed: np.ndarray, rate: float) -> float:
     """The gap that a share `rate` of wrong labels makes without any reliance; nan where the counts exclude the rate."""
+    mixed = _mixed(counts, rate)
+    if mixed is None:
+        return float("nan")
+    origin, of_label = mixed
+    # answered = of_label @ confusion, since answers follow the true class alone
+    confusion = np.clip(np.linalg.solve(of_label, answered), 0.0, 1.0)  # P(answer c | true j)
+    accuracy = np.einsum("kja,jk->ka", origin, confusion)
+    aligned = np.where(pointed, accuracy[:, 1], accuracy[:, 0])
+    conflicting = np.where(pointed, accuracy[:, 0], accuracy[:, 1])
+    return float(shares @ (aligned - conflicting))
+
+
+def _mixed(counts: Float64s, rate: float) -> tuple[Float64s, Float64s] | None:
+    """P(true j | label k, cue a) (K, K, 2) and P(true j | label k) (K, K) from labelled counts (K, 2), with a share
+    `rate` of wrong labels; None where the counts exclude the rate."""
     K = len(counts)
     mixing = (1 - rate) * np.eye(K) + rate / (K - 1) * (1 - np.eye(K))  # P(label k | true j), symmetric
     # labelled counts = mixing @ true counts, for each value of the cue
@@ -79,17 +127,11 @@ def _noise_gap(counts: Float64s, answered: Float64s, shares: Float64s, pointed: 
     # no data give these counts with so many wrong labels, or with just so many that a class would have no image: what
     # its images are answered cannot be known then
     if bool((true_counts < -1e-9).any() or (true_counts.sum(axis=1) <= 1e-9 * counts.sum()).any()):
-        return float("nan")
+        return None
     # joint[k, j, a]: weight labelled k, of true class j, with cue a
     joint = mixing[:, :, None] * true_counts[None]
-    of_label = joint.sum(axis=2) / counts.sum(axis=1, keepdims=True)  # P(true j | label k)
-    # answered = of_label @ confusion, since answers follow the true class alone
-    confusion = np.clip(np.linalg.solve(of_label, answered), 0.0, 1.0)  # P(answer c | true j)
-    origin = joint / np.maximum(counts[:, None, :], 1e-300)  # P(true j | label k, cue a)
-    accuracy = np.einsum("kja,jk->ka", origin, confusion)
-    aligned = np.where(pointed, accuracy[:, 1], accuracy[:, 0])
-    conflicting = np.where(pointed, accuracy[:, 0], accuracy[:, 1])
-    return float(shares @ (aligned - conflicting))
+    of_label = joint.sum(axis=2) / counts.sum(axis=1, keepdims=True)
+    return joint / np.maximum(counts[:, None, :], 1e-300), of_label
 
 
 def _crossing(rates: Float64s, reached: Float64s, wanted: float) -> float | None:

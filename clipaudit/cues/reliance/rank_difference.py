@@ -40,11 +40,17 @@ def placements(scores: Floats, upper: Bools, weight: Float64s) -> Float64s:
     return placed
 
 
+def _two_clusters(cluster: Ints, having: Bools) -> bool:
+    """Whether images (m,) of either side are of two clusters at least."""
+    return all(len(np.unique(cluster[having == side])) > 1 for side in (True, False))
+
+
 def rank_difference(comparison: CueCells, scores: Floats, shares: Float64s, strata: Ints | None = None) -> Spread:
     """D = 2 AUC - 1 of scores (n,) of images with the cue over those without, inside classes, weighted by shares (C,).
 
     strata (n,) splits classes further: scores of different strata are never compared (two fits have two scales); their
-    AUCs are averaged by the weight of their rarer side. Clustered errors of the placements; never 0 where the sides are
+    AUCs are averaged by the weight of their rarer side, without strata where a side is one cluster, which has no error
+    of its own. Clustered errors of the placements; never 0 where the sides are
     fully apart, but 1 / (2 m^2) for m independent images of each (S1).
     """
     images, cue = comparison.images, comparison.cue
@@ -60,7 +66,7 @@ def rank_difference(comparison: CueCells, scores: Floats, shares: Float64s, stra
         for level in range(parts):
             rows = np.flatnonzero((images.truth == k) & (conflicting >= 0) & (levels == level))
             sides = [float(images.weight[rows][having[rows] == side].sum()) for side in (True, False)]
-            if min(sides) > 0:
+            if min(sides) > 0 and (strata is None or _two_clusters(images.cluster[rows], having[rows])):
                 placed[rows] = placements(scores[rows], having[rows], images.weight[rows])
                 cell[rows] = 2 * (k * parts + level) + conflicting[rows]
                 usable.append((level, min(sides)))

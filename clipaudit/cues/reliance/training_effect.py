@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Float64s, Ints
+from clipaudit.arrays import Float64s, Ints
+from clipaudit.cues.reliance.clustered import Numbers, Spread
 from clipaudit.cues.reliance.images import CueCells
 from clipaudit.cues.reliance.rank_difference import rank_difference
 from clipaudit.cues.reliance.score_intervals import score_combination
@@ -17,15 +19,16 @@ from clipaudit.cues.statistics.multiplicity import tie_limit
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RetrainedAnswers:
-    """Which of n scored images a model answers right before and after it is trained again with a column's weights."""
+    """Which of n scored images a model answers right before and after it is trained again with a column's weights; of
+    one label of several, how high it scores them."""
 
-    before: Bools
-    """(n,) as it is."""
-    after: Bools
+    before: Numbers
+    """(n,) as it is: bool, or scores as floats."""
+    after: Numbers
     """(n,) with the weights of class x column, on all training images."""
-    drawn_before: Bools
+    drawn_before: Numbers
     """(n,) as it is, on the training images of the draws."""
-    drawn: Bools
+    drawn: Numbers
     """(1 + R, n) with weights on the training images of the draws: the true column first, then permuted ones."""
     training_rows: int
     """Training images of the draws."""
@@ -81,26 +84,54 @@ class TrainingEffect:
         return all(part.low is not None and part.low > 0 for part in (self.fall, self.net_fall))
 
 
-def training_effect(comparison: CueCells, answers: RetrainedAnswers) -> TrainingEffect:
-    """Fall of the gap on the scored images, classes weighted as in `comparison`."""
-    cells, difference = comparison.cells, comparison.difference(comparison.shares)
-    before = answers.before.astype(np.float64)
-    change = answers.after.astype(np.float64) - before
+class GapMeasure(Protocol):
+    """What a gap is a difference of, between the cells of a cue."""
+
+    def gap(self, values: Numbers) -> Estimate:
+        """The gap of answers (n,)."""
+
+    def change(self, before: Numbers, after: Numbers, coefficients: Float64s) -> Spread:
+        """What a combination of cells (2 * C,) gains from answers `before` (n,) to `after` (n,), paired over images."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Accuracies:
+    """A gap of shares of right answers (n,) bool."""
+
+    comparison: CueCells
+
+    def gap(self, values: Numbers) -> Estimate:
+        """Aligned minus conflicting of right answers (n,), score intervals (S9)."""
+        comparison, right = self.comparison, values.astype(np.bool_)
+        return score_combination(comparison.cells, right, comparison.difference(comparison.shares))
+
+    def change(self, before: Numbers, after: Numbers, coefficients: Float64s) -> Spread:
+        """Of answers (n,) that turn right less those that turn wrong, cells weighted by coefficients (2 * C,)."""
+        return self.comparison.cells.combine(after.astype(np.float64) - before, coefficients)
+
+
+def training_effect(
+    comparison: CueCells, answers: RetrainedAnswers, measure: GapMeasure | None = None
+) -> TrainingEffect:
+    """Fall of the gap on the scored images, classes weighted as in `comparison`; measure: what the gap is of, None for
+    accuracies."""
+    of = Accuracies(comparison=comparison) if measure is None else measure
+    difference = comparison.difference(comparison.shares)
     # aligned minus conflicting, sign turned: what conflicting images gain beyond aligned ones
-    fall = cells.combine(change, -difference)
-    spreads = [cells.combine(row.astype(np.float64) - answers.drawn_before, -difference) for row in answers.drawn]
+    fall = of.change(answers.before, answers.after, -difference)
+    spreads = [of.change(answers.drawn_before, row, -difference) for row in answers.drawn]
     falls = np.array([spread.value for spread in spreads])
     drawn = falls[1:]
     mean = float(drawn.mean()) if len(drawn) else 0.0
     estimate = fall.estimate()
     seen = rank_difference(comparison, answers.seen, comparison.shares, strata=answers.taught_by)
     return TrainingEffect(
-        gap_before=score_combination(cells, answers.before, difference),
-        gap_after=score_combination(cells, answers.after, difference),
+        gap_before=of.gap(answers.before),
+        gap_after=of.gap(answers.after),
         fall=estimate,
         net_fall=_shifted(estimate, max(mean, 0.0)),
-        conflict_rise=cells.combine(change, comparison.part(comparison.shares, 1)).estimate(),
-        group_mean_change=cells.combine(change, comparison.mean).estimate(),
+        conflict_rise=of.change(answers.before, answers.after, comparison.part(comparison.shares, 1)).estimate(),
+        group_mean_change=of.change(answers.before, answers.after, comparison.mean).estimate(),
         draws=len(drawn),
         band=(float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))) if len(drawn) else (0.0, 0.0),
         highest=float(drawn.max(initial=0.0)),

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from clipaudit.cues.report.document import Report
 from clipaudit.cues.report.pictures import CaptionedPicture, Pictures, row
 from clipaudit.cues.report.rehearsed_arms import rehearsal_of
-from clipaudit.cues.report.telling_words import accuracy_of, cell_in_words, example_cells, mended
+from clipaudit.cues.report.telling_words import accuracy_of, cell_in_words, example_cells, group_of
 from clipaudit.cues.report.words import (
     anything_tested,
     classes_in_words,
     count,
     counted,
     cue_word,
+    decimal,
     having_name,
     meanings,
     share,
@@ -22,6 +23,7 @@ from clipaudit.cues.report.words import (
     who_first,
 )
 from clipaudit.cues.result.finding_parts import Estimate, Need, SampleRef, Verdict
+from clipaudit.cues.result.reliance_parts import CellAccuracy, LabelRanking, Reliance
 from clipaudit.cues.result.result import AuditResult, Finding
 from clipaudit.cues.result.telling_cells import telling_cells
 
@@ -125,15 +127,30 @@ def _measured_cases(result: AuditResult, finding: Finding, pictures: Pictures) -
     if part is None:
         return
     for cell, examples in example_cells(finding):
-        accuracy, after = accuracy_of(finding, part, cell), mended(result, finding, part, cell)
+        accuracy = accuracy_of(finding, part, cell)
         bars = [Bar(name="right", value=accuracy.value or 0.0, kind="bad" if cell.conflicting else "")]
-        if after is not None:
-            bars.append(Bar(name=after.how, value=after.value, kind="after"))
+        how, after = _mended(result, finding, part, cell)
+        if after is not None and after.value is not None:
+            bars.append(Bar(name=how, value=after.value, kind="after"))
         yield ExampleRow(
             title=f"{cell_in_words(finding, cell)} ({counted(accuracy.n, 'image')})",
             bars=tuple(bars),
             pictures=_row(examples.images, pictures, finding),
         )
+
+
+def _mended(result: AuditResult, finding: Finding, part: Reliance, cell: CellAccuracy) -> tuple[str, Estimate | None]:
+    """How a cell is mended, and how it is answered then: with the cue taken out of CLIP, or by a probe that is trained
+    with the group weights; None where neither was measured."""
+    if part.answerer == "clip":
+        group = group_of(finding, cell)
+        return "cue removed", None if group is None else group.without
+    rehearsal = rehearsal_of(result, finding) if part.answerer == "rehearsed" else None
+    arms = () if rehearsal is None else rehearsal.arms
+    weighted = (each for arm in arms if arm.name == "group weights" for each in arm.cells)
+    wanted = (cell.class_name, cell.conflicting)
+    own = (each.accuracy for each in weighted if (each.class_name, each.conflicting) == wanted)
+    return "with weights", next(own, None)
 
 
 def _row(samples: Sequence[SampleRef], pictures: Pictures, finding: Finding) -> tuple[CaptionedPicture, ...]:
@@ -179,6 +196,8 @@ def _in_the_model(finding: Finding) -> tuple[str, ...]:
     # of more than two values the lowest of several groups would look worse than the cue's absence is
     if part is None or (clip and len(values) <= 2):
         return _in_clip(finding)
+    if part.ranking is not None:
+        return _of_label(finding, part, part.ranking)
     cells = [cell for cell in part.cells if cell.accuracy.value is not None]
     telling = telling_cells(cells, finding.having)
     against = [cell for cell in (telling.same, telling.other) if cell is not None]
@@ -203,6 +222,24 @@ def _in_the_model(finding: Finding) -> tuple[str, ...]:
             f" columns do: it is “{cue}”, or what goes with it, that such a model learns."
         )
     return (*sentences, *_without_it(finding)) if clip else tuple(sentences)
+
+
+def _of_label(finding: Finding, part: Reliance, ranking: LabelRanking) -> tuple[str, ...]:
+    """How a model of one label of several ranks it where the cue misleads, and what training it otherwise does."""
+    cue, wrong = cue_word(finding), ranking.conflicting
+    sentences = [
+        f"{who_first(part.answerer)} tells {having_name(finding)} from others worse where “{cue}” is missing or"
+        f" misleads: AUC {decimal(wrong.value)} ({_interval(wrong, decimal)}, {counted(wrong.n, 'image')}), against"
+        f" {decimal(ranking.aligned.value)} where it points right; 0.5 is guessing."
+    ]
+    if part.training is not None and part.verdict == Verdict.CONFIRMED:
+        before, fall = part.training.gap_before.value, part.training.net_fall.value
+        sentences.append(
+            f"Trained again so that label and cue are balanced, {decimal(fall)} of the {decimal(before)} between the"
+            f" two is gone, beyond what weights of shuffled columns do: it is “{cue}”, or what goes with it, that such"
+            " a model learns."
+        )
+    return tuple(sentences)
 
 
 def _in_clip(finding: Finding) -> tuple[str, ...]:
@@ -243,6 +280,14 @@ def _rehearsed(audit: AuditResult) -> str | None:
         return None
     arms = {arm.name: arm for arm in column.arms}
     plain, weighted = arms["as it is"], arms.get("group weights")
+    if column.label is not None:
+        if weighted is None or weighted.gain is None or (weighted.gain.low or 0.0) <= 0:
+            return None
+        low = weighted.worst_group
+        return (
+            f"Trained with the group weights, its lower AUC is {decimal(low.value)} ({_interval(low, decimal)}) instead"
+            f" of {decimal(plain.worst_group.value)}."
+        )
     sentence = (
         f"A model trained on these images would answer {share(plain.worst_group.value, 0)} of its worst group right"
         f" ({plain.worst})"

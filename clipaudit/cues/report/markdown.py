@@ -8,7 +8,7 @@ from typing import Final
 from clipaudit.cues.report.document import Report
 from clipaudit.cues.report.first_screen import plain_sentences
 from clipaudit.cues.report.reliance_words import reliance
-from clipaudit.cues.report.words import SHORT, headline, with_limits
+from clipaudit.cues.report.words import SHORT, headline, unit, with_limits
 
 _ROWS: Final = 10
 _SPECIAL: Final = re.compile(r"([\\`*_\[\]#|~@]|:(?=//))")
@@ -20,7 +20,8 @@ def markdown(report: Report) -> str:
     lines = [f"# {escape(headline(audit))}", "", escape(" ".join(plain_sentences(report))), ""]
     lines += [f"**{escape(report.gate.sentence)}**", ""]
     if audit.findings:
-        lines += ["| | verdict | class | cue | tie in the data, D | reliance, points | what to do |",
+        measure = "reliance, AUC" if audit.settings.several_labels else "reliance, points"
+        lines += [f"| | verdict | class | cue | tie in the data, D | {measure} | what to do |",
                   "|---:|---|---|---|---|---|---|"]  # fmt: skip
     for finding in audit.findings[:_ROWS]:
         cells = (
@@ -29,7 +30,7 @@ def markdown(report: Report) -> str:
             finding.class_name,
             finding.cue.name,
             with_limits(finding.association.d),
-            with_limits(reliance(finding), "points"),
+            with_limits(reliance(finding), unit(finding.relying)),
             finding.action,
         )
         lines.append("| " + " | ".join(escape(cell) for cell in cells) + " |")

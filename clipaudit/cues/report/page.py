@@ -82,7 +82,6 @@ def _helpers() -> dict[str, Any]:
     return {
         "anchor": anchor,
         "answerer_cell": answerer_cell,
-        "answerer_columns": ANSWERER_COLUMNS,
         "answerer_words": words.who_first,
         "in_words": finding_in_words,
         "column_in_words": column_in_words,
@@ -147,11 +146,19 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "glossary": words.GLOSSARY,
         "meaning": words.meanings(several),
         "several": several,
+        "answerer_columns": _answerer_columns(audit),
         "measured": audit.settings.classes_from == "label" and not several,
         "noun": "label" if several else "class",
         "nouns": "labels" if several else "classes",
         "made_facts": _made_facts(audit),
     }
+
+
+def _answerer_columns(audit: AuditResult) -> tuple[tuple[str, str], ...]:
+    """Answerers in the table of findings, with their headings; of several labels what was trained alone."""
+    if not audit.settings.several_labels:
+        return ANSWERER_COLUMNS
+    return () if audit.rehearsal is None else tuple(each for each in ANSWERER_COLUMNS if each[0] == "rehearsed")
 
 
 def _todo_files(report: Report) -> list[File]:

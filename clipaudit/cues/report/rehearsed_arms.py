@@ -9,7 +9,7 @@ from typing import Final
 from markupsafe import Markup
 
 from clipaudit.cues.report.plots import interval_row
-from clipaudit.cues.report.words import count, counted, limits, points, share
+from clipaudit.cues.report.words import count, counted, decimal, limits, points, share
 from clipaudit.cues.result.column_words import column_in_words, value_word
 from clipaudit.cues.result.rehearsal_parts import ColumnRehearsal, RehearsalArm, RehearsalPanel
 from clipaudit.cues.result.result import AuditResult, Finding
@@ -38,6 +38,8 @@ class ArmLine:
     images: str
     worst: float
     """0..1"""
+    worst_text: str
+    """The same in words: a share, or an AUC."""
     worst_limits: str
     worst_name: str
     mean: str
@@ -65,6 +67,26 @@ class ColumnLines:
     heads: tuple[tuple[str, str, str], ...]
     """Head, words and share of the cue's push."""
 
+    @property
+    def worst_head(self) -> str:
+        """Heading of the worst group, or of the lower AUC of a label."""
+        return "Lower AUC" if self.column.label else "Worst group"
+
+    @property
+    def mean_head(self) -> str:
+        """Heading of the group mean."""
+        return "Mean of both AUCs" if self.column.label else "Group mean"
+
+    @property
+    def average_head(self) -> str:
+        """Heading of what holds over all images."""
+        return "AUC over all" if self.column.label else "Average"
+
+    @property
+    def gap_head(self) -> str:
+        """Heading of the gap."""
+        return "Gap of AUCs" if self.column.label else "Gap, points"
+
 
 def rehearsal_columns(result: AuditResult) -> tuple[ColumnLines, ...]:
     """Every column that was rehearsed."""
@@ -75,17 +97,28 @@ def rehearsal_columns(result: AuditResult) -> tuple[ColumnLines, ...]:
 def rehearsal_of(result: AuditResult, finding: Finding) -> ColumnRehearsal | None:
     """The rehearsal of a finding's own value, if it has arms; None where there is none."""
     columns = result.rehearsal.columns if result.rehearsal else ()
-    pair = (finding.cue.attribute, finding.cue.value)
-    return next((column for column in columns if (column.attribute, column.value) == pair and column.able), None)
+    own = (finding.cue.attribute, finding.cue.value)
+    label = str(finding.label).removeprefix("not ")
+    return next(
+        (
+            column
+            for column in columns
+            if (column.attribute, column.value) == own and column.able and column.label in (None, label)
+        ),
+        None,
+    )
 
 
-def glance(result: AuditResult) -> tuple[str, tuple[tuple[str, float, str], ...]]:
-    """Title and bars (name, share, CSS class) of the first finding's rehearsal; no bars where there is none."""
+def glance(result: AuditResult) -> tuple[str, tuple[ArmLine, ...]]:
+    """Title and bars of the first finding's rehearsal; no bars where there is none."""
     column = rehearsal_of(result, result.findings[0]) if result.findings and result.trust.valid else None
     if column is None:
         return "", ()
-    bars = [(_ARMS[arm.name], arm.worst_group.value or 0.0, _kind(arm)) for arm in column.arms if arm.name in _GLANCE]
-    return "A model trained on these images: its worst group", tuple(bars)
+    bars = _column(column, True).lines
+    shown = tuple(line for line, arm in zip(bars, column.arms, strict=True) if arm.name in _GLANCE)
+    if column.label is not None:
+        return f"A model trained on these images: AUC of “{column.label}” where the cue helps less", shown
+    return "A model trained on these images: its worst group", shown
 
 
 def _balanced_alone(result: AuditResult) -> str | None:
@@ -103,6 +136,7 @@ def how_rehearsed(panel: RehearsalPanel | None) -> str:
     if panel.not_rehearsed is not None:
         return f"Nothing was trained: {panel.not_rehearsed}."
     images = counted(panel.training_images, "image")
+    labels = len({column.label for column in panel.columns if column.label is not None})
     if panel.out_of_fold:
         how = (
             f"each fifth of {counted(panel.scored_images, 'image')} was scored by a probe of about {images} of the rest"
@@ -112,20 +146,23 @@ def how_rehearsed(panel: RehearsalPanel | None) -> str:
             "" if panel.training_images >= panel.training_rows_at_hand else f" of {count(panel.training_rows_at_hand)}"
         )
         how = f"it was trained on {images}{sample} and scored on {count(panel.scored_images)} others"
+    right = f"; {share(panel.accuracy.value, 0)} right over all" if panel.accuracy is not None else ""
+    if labels:
+        right = f"; one probe learns whether an image has a label, of {counted(labels, 'label')}"
     return (
         "A linear probe on the stored embeddings stands for a model that is trained on these images, such as a"
-        f" fine-tuned last layer: {how}; {share(panel.accuracy.value if panel.accuracy else None, 0)} right over all."
-        " Near duplicates are never on both sides."
+        f" fine-tuned last layer: {how}{right}. Near duplicates are never on both sides."
     )
 
 
 def _column(column: ColumnRehearsal, balanced: bool) -> ColumnLines:
     """balanced: whether the exported subset is that of this column alone."""
     word = value_word(column.attribute, column.value)
+    label = "" if column.label is None else f"{column.label}; "
     return ColumnLines(
-        title=f"{column_in_words(column.attribute)}: “{word}”, which goes with “{column.classes}”",
+        title=f"{label}{column_in_words(column.attribute)}: “{word}”, which goes with “{column.classes}”",
         column=column,
-        lines=tuple(_line(arm, balanced) for arm in column.arms),
+        lines=tuple(_line(arm, balanced, column.label is not None) for arm in column.arms),
         curve=tuple(
             (count(point.conflicting), share(point.worst_group, 0), share(point.group_mean, 0))
             for point in (column.curve.points if column.curve else ())
@@ -134,23 +171,33 @@ def _column(column: ColumnRehearsal, balanced: bool) -> ColumnLines:
     )
 
 
-def _line(arm: RehearsalArm, balanced: bool) -> ArmLine:
-    file = _FILES.get(arm.name, "")
+def _line(arm: RehearsalArm, balanced: bool, of_label: bool) -> ArmLine:
+    # what is exported balances classes, and no single label
+    file = "" if of_label else _FILES.get(arm.name, "")
+    kind, gap_kind = ("decimal", "decimal") if of_label else ("share", "points")
+
+    def number(value: float | None) -> str:
+        return decimal(value) if of_label else share(value, 0)
+
+    def difference(value: float | None) -> str:
+        return decimal(value) if of_label else points(value)
+
     return ArmLine(
         name=_ARMS[arm.name],
         # weights.parquet has the weights of each column alone, the subset is one: of several columns none's own
         file=file if balanced or arm.name != "balanced subset" else "",
         images=count(arm.training_images),
         worst=arm.worst_group.value or 0.0,
-        worst_limits=limits(arm.worst_group, "share"),
+        worst_text=number(arm.worst_group.value),
+        worst_limits=limits(arm.worst_group, kind),
         worst_name=arm.worst,
-        mean=share(arm.group_mean.value, 0),
-        mean_limits=limits(arm.group_mean, "share"),
-        average=share(arm.average.value, 0),
-        gap=points(arm.gap.value),
-        gap_limits=limits(arm.gap, "points"),
-        gain="–" if arm.gain is None else points(arm.gain.value),
-        gain_limits=limits(arm.gain, "points"),
+        mean=number(arm.group_mean.value),
+        mean_limits=limits(arm.group_mean, kind),
+        average=number(arm.average.value),
+        gap=difference(arm.gap.value),
+        gap_limits=limits(arm.gap, gap_kind),
+        gain="–" if arm.gain is None else difference(arm.gain.value),
+        gain_limits=limits(arm.gain, gap_kind),
         kind=_kind(arm),
         plot=interval_row([("second", arm.worst_group), ("before", arm.group_mean)], 0, 1),
     )

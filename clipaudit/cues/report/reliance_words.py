@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from clipaudit.cues.report.words import NONE, Number, counted, decimal, level, limits, p_value, points, who
+from clipaudit.cues.report.words import NONE, Number, counted, decimal, level, limits, p_value, points, unit, who
 from clipaudit.cues.result.finding_parts import Estimate, Verdict
 from clipaudit.cues.result.result import Finding
 from clipaudit.statistics import SIGNIFICANT
@@ -51,13 +51,15 @@ def answerer_cell(finding: Finding, answerer: str) -> AnswererCell:
     if measured.effect is not None:
         net = measured.effect.net_did
         return AnswererCell(value=points(net.value), limits=limits(net, "points"), about="points of its gap, net")
+    kind = unit(measured)
+    what, number = ("points", points) if kind == "points" else ("AUC", decimal)
     if measured.training is not None and measured.verdict == Verdict.CONFIRMED:
         fall = measured.training.net_fall
-        about = "points of its gap go with group weights, net"
-        return AnswererCell(value=points(fall.value), limits=limits(fall, "points"), about=about)
+        about = f"{what} of its gap go with group weights, net"
+        return AnswererCell(value=number(fall.value), limits=limits(fall, kind), about=about)
     gap = measured.gap
-    about = "points: its gap, within the margin" if measured.does_not_hang_on_it else "points: its gap"
-    return AnswererCell(value=points(gap.value), limits=limits(gap, "points"), about=about)
+    about = f"{what}: its gap, within the margin" if measured.does_not_hang_on_it else f"{what}: its gap"
+    return AnswererCell(value=number(gap.value), limits=limits(gap, kind), about=about)
 
 
 def numbers(finding: Finding) -> tuple[Number, ...]:
@@ -77,6 +79,8 @@ def numbers(finding: Finding) -> tuple[Number, ...]:
     if effect is not None and effect.value is not None:
         name = "CLIP" if part is None else who(part.answerer)
         what = f"fewer right answers of {name} where the cue points the wrong way, inside classes"
+        if part is not None and part.ranking is not None:
+            what = f"less where the cue points the wrong way: how well {name} ranks the label"
         if part is not None and part.effect is not None:
             what = (
                 f"of the gap between images with and without the cue close once it is taken out of {name}, net of"
@@ -87,8 +91,12 @@ def numbers(finding: Finding) -> tuple[Number, ...]:
                 "of the gap between images with and without the cue go once a model is trained with group weights, net"
                 " of weights of shuffled columns"
             )
-        about = f"points {what}; {counted(effect.n, 'image')}"
-        items.append(Number(value=points(effect.value), limits=limits(effect, "points"), about=about))
+            if part is not None and part.ranking is not None:
+                what = "that the cue costs goes once a model is trained with weights, net of those of shuffled columns"
+        kind = unit(part)
+        measure, number = ("points", points) if kind == "points" else ("of AUC", decimal)
+        about = f"{measure} {what}; {counted(effect.n, 'image')}"
+        items.append(Number(value=number(effect.value), limits=limits(effect, kind), about=about))
     if tested is not None:
         about = "p: how often a column of the same shape, shuffled inside the classes, does as much"
         if part is not None and part.effect is None and part.training is not None:

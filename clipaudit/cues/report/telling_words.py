@@ -1,25 +1,14 @@
-"""The cells that show a finding best, in words, with how they are answered and what mends it."""
+"""The cells that show a finding best, in words, with how they are answered."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from clipaudit.cues.report.rehearsed_arms import rehearsal_of
 from clipaudit.cues.report.words import cue_word
 from clipaudit.cues.result.column_words import value_word
 from clipaudit.cues.result.finding_parts import Estimate, GroupAccuracy
 from clipaudit.cues.result.reliance_parts import CellAccuracy, CellExamples, Reliance
-from clipaudit.cues.result.result import AuditResult, Finding
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mended:
-    """What a cell's accuracy is once the cue is mended."""
-
-    how: str
-    value: float
-    """0..1"""
+from clipaudit.cues.result.result import Finding
 
 
 def example_cells(finding: Finding) -> Iterator[tuple[CellAccuracy, CellExamples]]:
@@ -50,23 +39,6 @@ def accuracy_of(finding: Finding, part: Reliance, cell: CellAccuracy) -> Estimat
     """How the cell is answered: for CLIP the group's figure, which the page's table of groups has, too."""
     group = group_of(finding, cell) if part.answerer == "clip" else None
     return cell.accuracy if group is None or group.accuracy is None else group.accuracy
-
-
-def mended(result: AuditResult, finding: Finding, part: Reliance, cell: CellAccuracy) -> Mended | None:
-    """What becomes of a cell when the cue is taken out of CLIP, or the probe is trained with the group weights; None
-    where neither was measured."""
-    if part.answerer == "clip":
-        group = group_of(finding, cell)
-        estimate = None if group is None else group.without
-        return _mended("cue removed", estimate)
-    rehearsal = rehearsal_of(result, finding) if part.answerer == "rehearsed" else None
-    arms = () if rehearsal is None else rehearsal.arms
-    weighted = (each for arm in arms if arm.name == "group weights" for each in arm.cells if _key(each) == _key(cell))
-    return _mended("with weights", next((each.accuracy for each in weighted), None))
-
-
-def _mended(how: str, estimate: Estimate | None) -> Mended | None:
-    return None if estimate is None or estimate.value is None else Mended(how=how, value=estimate.value)
 
 
 def _key(cell: CellAccuracy | CellExamples) -> tuple[str, bool]:

@@ -9,6 +9,7 @@ from typing import Final
 from clipaudit.cues.result.column_words import value_word
 from clipaudit.cues.result.finding_parts import ClassesFrom, Estimate, Verdict
 from clipaudit.cues.result.panels import Settings
+from clipaudit.cues.result.reliance_parts import Reliance
 from clipaudit.cues.result.result import AuditResult, Finding
 
 NONE: Final = "–"
@@ -45,8 +46,13 @@ MEANING: Final = {
     Verdict.INCONCLUSIVE: "There is not enough data to say; the card says how much more is needed.",
 }
 _OF_SEVERAL: Final = {
+    Verdict.CONFIRMED: "The cue goes with the label in your data, and a model trained on them leans on it, or on what"
+    " goes with it: where the cue is missing or misleads it ranks the label worse, and less so once training balances"
+    " the two.",
+    Verdict.FAILS_WHERE: "The cue goes with the label in your data, and a model trained on them ranks the label worse"
+    " where the cue is missing or misleads.",
     Verdict.TIED: "A column, or another label, goes with the label. A model may learn one from the other: whether it"
-    " does is not measured where images have several labels.",
+    " does was not measured, and the card says why.",
     Verdict.CANDIDATE: "The cue goes with the label. Whether it is a shortcut or part of what the label means cannot be"
     " told from labels alone: look at the pictures, or label the cue.",
 }
@@ -178,6 +184,11 @@ def with_limits(estimate: Estimate | None, kind: str = "decimal") -> str:
 # -- findings ---------------------------------------------------------------------------------------------------------
 
 
+def unit(part: Reliance | None) -> str:
+    """What `limits` calls the unit of an answerer's gap and its falls: points of accuracy, or decimals of an AUC."""
+    return "points" if part is None or part.ranking is None else "decimal"
+
+
 def who(answerer: str) -> str:
     """Who answers, as a sentence's subject inside it: `your model resnet`."""
     kind, _, name = answerer.partition(":")
@@ -237,9 +248,22 @@ def _pair(finding: Finding) -> str:
     return f"“{cue_word(finding)}” for “{finding.class_name}”"
 
 
+def _label(finding: Finding) -> str:
+    """The label of a finding where images have several, or its absence."""
+    label = str(finding.label)
+    without = label.removeprefix("not ")
+    return f"“{label}”" if finding.class_name.startswith("images with `") else f"the absence of “{without}”"
+
+
 def _title(first: Finding, settings: Settings, model: str) -> str:
     name, cue = f"“{first.class_name}”", f"“{cue_word(first)}”"
     match first.verdict:
+        case Verdict.CONFIRMED if settings.several_labels:
+            return f"{model} takes {cue} for {_label(first)}"
+        case Verdict.FAILS_WHERE if settings.several_labels:
+            return f"{model} ranks {_label(first)} worse where {cue} is missing or misleads"
+        case Verdict.DATA_ONLY if settings.several_labels:
+            return f"In this data {cue} goes with {_label(first)}; what was measured does not hang on it"
         case Verdict.CONFIRMED:
             return f"{model} takes {_pair(first)}"
         case Verdict.MODEL_ONLY:
@@ -296,9 +320,10 @@ def classes_in_words(result: AuditResult) -> str:
     match result.settings.classes_from:
         case "label" if result.settings.several_labels:
             tested = sum(facts.tested for facts in result.classes)
+            trained = "" if result.rehearsal is None else " A model trained on these images learns one label at a time."
             return (
                 f"Images may have several labels: {tested} of {len(result.classes)} were each compared with the images"
-                " without it. What a model makes of a cue is not measured there."
+                f" without it.{trained} What CLIP makes of a cue is not measured there."
             )
         case "label":
             return ""

@@ -45,6 +45,7 @@ def rehearsal_rows(rehearsal: RehearsalPanel | None) -> list[dict[str, Any]]:
         {
             "attribute": column.attribute,
             "value": column.value,
+            "label": column.label,
             "arm": arm.name,
             "training_images": arm.training_images,
             **estimate_columns("average", arm.average),

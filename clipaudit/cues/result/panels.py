@@ -314,7 +314,7 @@ class Settings(Documented):
     classes_from: ClassesFrom
     """What says which class an image is: `label`, the name in its `caption`, or `clip`'s own answer."""
     several_labels: bool = False
-    """Images may have several labels: each is compared with the images without it, and reliance is not measured."""
+    """Images may have several labels: each is compared with the images without it, and CLIP is not measured."""
     templates: str
     user_texts: tuple[str, ...]
     attributes: tuple[str, ...] = ()

@@ -36,11 +36,12 @@ class RehearsalArm(Documented):
     training_images: int
     """With a weight above 0, in a fold."""
     average: Estimate
-    """Accuracy over all scored images."""
+    """Accuracy over all scored images. Of one label of several, here and below: AUC of images with it against images
+    without."""
     group_mean: Estimate
-    """Mean accuracy of class x (cue points right, cue points wrong)."""
+    """Mean accuracy of class x (cue points right, cue points wrong); of a label, mean of the AUCs of either kind."""
     worst_group: Estimate
-    """The lowest of them; its limits hold for all at once."""
+    """The lowest of them; its limits hold for all at once (of a label, for one AUC)."""
     worst: str
     """Which it is, in words."""
     gap: Estimate
@@ -48,6 +49,7 @@ class RehearsalArm(Documented):
     gain: Estimate | None
     """Change of the group mean against `as it is`, paired over images; None for `as it is` itself."""
     cells: tuple[CellAccuracy, ...]
+    """None of a label: what is compared are two AUCs."""
     seeds: SeedRange | None
     """Of arms with random draws."""
 
@@ -107,9 +109,11 @@ class ColumnRehearsal(Documented):
     arms: tuple[RehearsalArm, ...]
     """`as it is` first."""
     curve: LearningCurve | None
-    """None where no conflicting image was trained on."""
+    """None where no conflicting image was trained on, and of a label."""
     heads: tuple[LeanedHead, ...]
-    """Most first; they describe and decide nothing."""
+    """Most first; they describe and decide nothing. None of a label."""
+    label: str | None = None
+    """The label whose presence was learned, where images have several; all figures are AUCs then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +134,7 @@ class RehearsalPanel(Documented):
     strength: float
     """C of the penalty, chosen inside the training images; the middle one over folds."""
     accuracy: Estimate | None
-    """As it is, over all scored images."""
+    """As it is, over all scored images; None where images have several labels, each with a probe of its own."""
     columns: tuple[ColumnRehearsal, ...]
 
 

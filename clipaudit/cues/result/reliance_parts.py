@@ -160,6 +160,17 @@ class TrainingExperiment(Documented):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelRanking(Documented):
+    """How well a probe of one label of several tells images with it from images without, 0..1 (AUC)."""
+
+    aligned: Estimate
+    """Among images where the cue points right: with the label and the cue against with neither, of a cue that goes with
+    the label."""
+    conflicting: Estimate
+    """Among images where it points wrong: with the label alone against with the cue alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reliance(Documented):
     """One answerer and one cue: its numbers and its verdict."""
 
@@ -174,7 +185,8 @@ class Reliance(Documented):
     group_mean: Estimate
     chance: float
     gap: Estimate
-    """Accuracy where the cue points the right way minus where it points the wrong way, inside classes."""
+    """Accuracy where the cue points the right way minus where it points the wrong way, inside classes; where `ranking`
+    is given the difference of its AUCs, `group_mean` being their mean and `chance` 0.5."""
     gap_90: Estimate
     """The same at 90 %, for "does not hang on it"."""
     gap_p: float
@@ -198,6 +210,9 @@ class Reliance(Documented):
     """Images of the cells that show the cue's effect best; empty but for the answerer that the verdict is of."""
     corrected_margin_d: Estimate | None = None
     """`margin_d` corrected for the column's known error; None where none was given, or where it cannot be corrected."""
+    ranking: LabelRanking | None = None
+    """Of one label of several; `cells` are then those of the answers at the cut where images with the label and without
+    it are answered alike well. None where answers are right or wrong by themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -338,6 +338,8 @@ def _reliances(result: AuditResult) -> list[dict[str, Any]]:
             **estimate_columns("group_mean", part.group_mean),
             **estimate_columns("gap", part.gap),
             "gap_p": part.gap_p,
+            **estimate_columns("auc_aligned", None if part.ranking is None else part.ranking.aligned),
+            **estimate_columns("auc_conflicting", None if part.ranking is None else part.ranking.conflicting),
             **estimate_columns("margin_d", part.margin_d),
             **estimate_columns("net_did", None if part.effect is None else part.effect.net_did),
             **estimate_columns("net_fall", None if part.training is None else part.training.net_fall),

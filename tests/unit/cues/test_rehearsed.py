@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from clipaudit.cues.answerers.panel import Panel
 from clipaudit.cues.answerers.rehearsed import rehearsed_answerer
 from clipaudit.cues.findings.measured_reliance import column_experiments_of
 from clipaudit.cues.measure.image_facts import image_facts
@@ -195,8 +194,7 @@ def test_permuted_columns_move_by_sources_where_there_are_any(run):
     by_sources = replace(by_images, training=replace(by_images.training, source=by_images.training.truth))
 
     def draws(answerer):
-        panel = Panel(clip=None, rehearsed=answerer, not_rehearsed=None)
-        return column_experiments_of(panel, ["attributes.place"], 1, 0)["attributes.place"].drawn
+        return column_experiments_of(answerer, ["attributes.place"], 1, 0)["attributes.place"].drawn
 
     assert (draws(by_sources) == draws(by_sources)[0]).all()
     assert (draws(by_images)[1:] != draws(by_images)[0]).any()

@@ -32,6 +32,21 @@ def with_labels(world, **shares):
     return replace(world, lists=lists, names=names, classes=unit(rng.standard_normal((len(names), WIDTH))))
 
 
+def visible_boats(n, seed):
+    """A split world whose images show whether there is a boat, which in training goes with water in 95 %; coins are
+    anywhere, and not to be seen. A column `ghost` goes with boats in 90 %, and no image shows it."""
+    world = cue_world(n, seed, core=0.5, spread=1.2, test_aligned=0.5)
+    rng = np.random.default_rng([14, seed])
+    lists = [
+        ("boat", *coin) if boat else coin for boat in world.labels for coin in [("coin",) if rng.random() < 0.3 else ()]
+    ]
+    half = np.arange(n) < n // 2
+    ghost = np.where(rng.random(n) < np.where(half, 0.9, 0.5), world.labels, 1 - world.labels)
+    attributes = {**world.attributes, "ghost": [("absent", "present")[value] for value in ghost]}
+    classes = unit(rng.standard_normal((2, WIDTH)))
+    return replace(world, lists=lists, names=("boat", "coin"), classes=classes, attributes=attributes)
+
+
 def audited(world, path, **options):
     run = write_world(world, path / "run", shards=12, label_kind="strings")
     return audit_cues(run, AuditOptions(**{**QUICK, **options}), texts=Texts(world), pool=text_pool())
@@ -44,17 +59,16 @@ def said(result):
 
 @pytest.fixture(scope="module")
 def harbour(tmp_path_factory):
-    """Boats where there is water, coins anywhere, with the column `place`."""
+    """Boats where there is water, coins anywhere, with the column `place`; nothing is trained."""
     world = with_labels(cue_world(1500, 0), boat=(0.9, 0.1), coin=(0.3, 0.3))
-    return audited(world, tmp_path_factory.mktemp("harbour"), attributes=("place",))
+    return audited(world, tmp_path_factory.mktemp("harbour"), attributes=("place",), rehearse=False)
 
 
-def test_a_rehearsal_says_that_it_trains_on_one_label_an_image(tmp_path):
-    run = write_world(with_labels(cue_world(300, 0), boat=(0.9, 0.1), coin=(0.3, 0.3)), tmp_path / "run",
-                      label_kind="strings")  # fmt: skip
-    with pytest.raises(UsageError, match="several labels each, and a rehearsal trains on one") as error:
-        rehearse_run(run, AuditOptions(attributes=("place",), templates="single"))
-    assert "\n" not in str(error.value)
+@pytest.fixture(scope="module")
+def boats(tmp_path_factory):
+    """A model of boats is trained on one half and scored on the other."""
+    return audited(visible_boats(2000, 0), tmp_path_factory.mktemp("boats"), attributes=("place", "ghost"),
+                   split="split")  # fmt: skip
 
 
 def test_a_column_that_goes_with_a_label_is_tied_and_nothing_more(harbour):
@@ -62,7 +76,7 @@ def test_a_column_that_goes_with_a_label_is_tied_and_nothing_more(harbour):
     (finding,) = harbour.findings
     assert finding.verdict is Verdict.TIED
     assert finding.sentence.startswith("Images with `boat` go with 'water' (D = 0.")
-    assert finding.sentence.endswith("what a model makes of it is not measured where images have several labels.")
+    assert finding.sentence.endswith("what a model makes of it is not measured: it was left out (--no-rehearse).")
     assert (finding.reliance, finding.groups) == ((), None)
     assert [row.class_name for row in finding.classes] == ["images with `boat`", "images without `boat`"]
     assert all(ref.predicted is None for ref in finding.gallery.aligned)
@@ -210,10 +224,8 @@ def test_ten_thousand_labels_are_bounded(tmp_path):
 
 def test_what_is_not_measured_is_refused(tmp_path):
     world = with_labels(cue_world(200, 10), boat=(0.9, 0.1), coin=(0.3, 0.3))
-    with pytest.raises(
-        UsageError, match="--test-where and --predictions are for answers that are scored, which is not"
-    ):
-        audited(world, tmp_path, test_where=("split = test",))
+    with pytest.raises(UsageError, match="--predictions is for one answer an image, which is not right or wrong"):
+        audited(world, tmp_path, predictions=("mine=answers.csv",))
 
 
 def test_a_class_file_with_fewer_names_says_which_are_missing(tmp_path):
@@ -221,3 +233,101 @@ def test_a_class_file_with_fewer_names_says_which_are_missing(tmp_path):
     (tmp_path / "classes.txt").write_text("boat\tboat\ncar\tcar\n")
     with pytest.raises(UsageError, match=r"the run's label 'coin' has no name in .*classes.txt, which has 2 classes"):
         audited(world, tmp_path, classes=str(tmp_path / "classes.txt"))
+
+
+# -- what a model of a label learns ------------------------------------------------------------------------------------
+
+
+def of(result, value):
+    return next(finding for finding in result.findings if finding.cue.value == value)
+
+
+def test_a_cue_that_a_model_of_the_label_learns_is_confirmed(boats):
+    finding = of(boats, "water")
+    assert finding.verdict is Verdict.CONFIRMED
+    (part,) = finding.reliance
+    assert (part.answerer, part.effect, part.chance) == ("rehearsed", None, 0.5)
+    assert part.ranking.aligned.value > 0.9 > 0.8 > part.ranking.conflicting.value
+    assert part.gap.value == pytest.approx(part.ranking.aligned.value - part.ranking.conflicting.value)
+    assert part.gap.low > 0.05
+    assert part.training.net_fall.low > 0
+    assert part.training.p < 0.05
+    assert "it ranks the label with AUC 0." in finding.sentence
+    assert "points" not in finding.sentence.replace("points right", "")
+    assert "count alike when it is trained" in finding.action
+    assert finding.needs == ()
+
+
+def test_a_column_that_no_image_shows_is_not_believed(boats):
+    assert of(boats, "present").verdict in (Verdict.INCONCLUSIVE, Verdict.DATA_ONLY)
+
+
+def test_what_was_scored_is_said(boats):
+    assert boats.data.evidence is Verdict.CONFIRMED
+    assert boats.data.counterfactual.endswith("split = test")
+    assert boats.data.counterfactual_rows == 1000
+    assert boats.rehearsal.scored_images == 1000
+    assert not boats.rehearsal.out_of_fold
+    jsonschema.validate(boats.to_json(), json_schema())
+
+
+def test_ways_to_train_are_compared_by_their_aucs(boats):
+    column = next(column for column in boats.rehearsal.columns if column.value == "water")
+    plain, weights = column.arms[:2]
+    assert (column.label, column.able, plain.cells) == ("boat", True, ())
+    assert weights.gain.low > 0
+    assert weights.worst_group.value > plain.worst_group.value
+    assert weights.gap.value < plain.gap.value
+    assert plain.group_mean.value == pytest.approx((2 * plain.worst_group.value + plain.gap.value) / 2)
+    assert "a model ranks 'boat' with AUC" in column.sentence
+
+
+def test_the_page_says_how_the_label_is_ranked(boats, tmp_path):
+    save_report(boats, tmp_path / "report")
+    page = (tmp_path / "report/index.html").read_text(encoding="utf-8")
+    assert "A model trained on these images takes “water” for “boat”" in page
+    assert "worse where “water” is missing or misleads: AUC 0." in page
+    assert "Learned when trained on it" in page
+    assert "AUC of its gap go with group weights, net" in page
+    assert "boat; place: “water”, which goes with “images with `boat`”" in page
+    assert "Lower AUC" in page
+    for phrase in ("points of its gap", "Worst group", "What a model makes of it is not measured"):
+        assert phrase not in page
+    summary = (tmp_path / "report/summary.md").read_text(encoding="utf-8")
+    assert "reliance, AUC" in summary
+    assert judge(boats, (), fail_on=("confirmed",), require_evidence=False).outcome == "failed"
+
+
+def test_a_rehearsal_by_itself_compares_aucs_of_each_label(tmp_path, capsys):
+    from clipaudit.cli.console.rehearse import print_rehearsal
+
+    run = write_world(visible_boats(1000, 1), tmp_path / "run", shards=12, label_kind="strings")
+    panel = rehearse_run(run, AuditOptions(attributes=("place",), templates="single", split="split"))
+    assert [(column.label, column.value, column.able) for column in panel.columns] == [
+        ("boat", "water", True),
+        ("coin", panel.columns[1].value, False),
+    ]
+    assert panel.accuracy is None
+    assert panel.columns[0].arms[1].gain.low > 0
+    print_rehearsal(panel)
+    printed = capsys.readouterr().out
+    assert "boat: place = water, which goes with images with `boat`" in printed
+    assert "lower AUC" in printed
+    assert "%" not in printed.partition("boat: place")[2].partition("a model ranks")[0]
+
+
+def test_a_rehearsal_needs_twenty_images_of_a_label_and_a_column_that_leaves_some_against_it(tmp_path):
+    world = with_labels(cue_world(200, 12), boat=(0.04, 0.04), coin=(1.0, 1.0))
+    run = write_world(world, tmp_path / "run", label_kind="strings")
+    with pytest.raises(UsageError, match=r"no label can be rehearsed: boat: 200 training images, \d+ with the label"):
+        rehearse_run(run, AuditOptions(attributes=("place",), templates="single"))
+
+
+def test_of_many_tied_labels_the_strongest_ten_are_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr("clipaudit.cues.rehearse_labels.MOST_REHEARSED", 1)
+    world = with_labels(cue_world(800, 13), boat=(0.95, 0.05), pier=(0.8, 0.2))
+    result = audited(world, tmp_path, attributes=("place",), negative_audits=0, positive_trials=0)
+    by_label = {finding.class_name: finding for finding in result.findings if finding.cue.value == "water"}
+    assert by_label["images with `boat`"].reliance
+    assert by_label["images with `pier`"].verdict is Verdict.TIED
+    assert "not measured: only the 1 labels that go most" in by_label["images with `pier`"].sentence
