@@ -9,8 +9,8 @@ from scipy.sparse import csr_array
 
 from clipaudit.arrays import Float32s, Float64s, Ints
 from clipaudit.cues.rehearsal.rehearsal import FoldModel, Rehearsal, all_classes
-from clipaudit.cues.rehearsal.softmax_fit import fit_softmax
 from clipaudit.cues.side_by_side import each
+from clipaudit.cues.statistics.softmax_fit import fit_softmax
 
 _RIDGE: Final = 1e-2
 """Part of the mean variance that is added to all variances."""

@@ -10,8 +10,8 @@ import numpy as np
 from clipaudit.arrays import Float32s, Float64s, Floats, Ints
 from clipaudit.cues.rehearsal.features import Standardisation, standardisation
 from clipaudit.cues.rehearsal.folds import Fold
-from clipaudit.cues.rehearsal.softmax_fit import SoftmaxFits, fit_softmax
 from clipaudit.cues.side_by_side import each
+from clipaudit.cues.statistics.softmax_fit import SoftmaxFits, fit_softmax
 from clipaudit.errors import UsageError
 
 STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from scipy.special import log_softmax
 from threadpoolctl import ThreadpoolController
 
-from clipaudit.arrays import Float64s, Floats, Ints
+from clipaudit.arrays import Bools, Float32s, Float64s, Floats, Ints
 from clipaudit.cues.result.finding_parts import Estimate, Predictability
+from clipaudit.cues.statistics.curvature import block_curvature
+from clipaudit.cues.statistics.softmax_fit import SoftmaxFits, fit_softmax
 from clipaudit.cues.statistics.strength import Z95
-
-if TYPE_CHECKING:
-    from sklearn.linear_model import LogisticRegression
 
 FOLDS: Final = 5
 MAX_ROWS: Final = 2000
 """Images that predictability is estimated from, at most."""
 MAX_CLASSES: Final = 20
 """The largest classes, when there are more."""
-_PENALTY: Final = 1.0
-"""lambda of lambda / 2 |B|^2, for standardised coordinates and weights that sum to the number of images."""
-_TOLERANCE: Final = 5e-5
-"""Largest component of the gradient of the mean penalised loss at the minimum; skills are then within 3e-4 of it."""
-_NEWTON_SIZE: Final = 512
-"""Classes times coordinates up to which Newton's steps, whose cost grows with the square of it, beat L-BFGS."""
-_NEWTON_TOLERANCE: Final = 1e-3
-"""The same for Newton's steps: the last one squares the error, and skills are within 1e-4."""
-_ITERATIONS: Final = 1000
-"""Never reached with a penalty; the 48 heads of `benchmarks/predictability.py` need 10 to 80."""
+_FALL: Final = 1e-7
+"""Twice what the last step of a fit may still promise of the mean loss: skills are within 1e-4 of the minimum's."""
 
 
 def folds_of(truth: Ints, cluster: Ints, seed: int = 0) -> Ints:
@@ -58,16 +49,7 @@ def skill(values: Floats, truth: Ints, classes: int, cluster: Ints, seed: int = 
     counts = np.bincount(truth, minlength=classes)
     present = int((counts > 0).sum())
     weight = 1 / np.maximum(counts, 1)[truth] / present  # sums to 1
-    loss = np.zeros(len(truth))
-    model: LogisticRegression | None = None
-    for number in range(FOLDS):
-        test = fold == number
-        if not test.any() or len(np.unique(truth[~test])) < 2 or not np.ptp(values[~test], axis=0).any():
-            # nothing to learn from: the loss of even odds
-            loss[test] = np.log(present)
-            continue
-        model, mean, deviation = fitted(values[~test], truth[~test], model)
-        loss[test] = _log_loss(model, (values[test] - mean) / deviation, truth[test], classes)
+    loss = _held_out_loss(values, truth, fold, classes)
     prior = float(np.log(max(present, 2)))
     value = 1 - float((weight * loss).sum()) / prior
     # standard error of a weighted mean: sums of its influences over clusters
@@ -98,55 +80,51 @@ def predictability(
     return Predictability(head=head, skill=whole, skill_class_free=class_free, cue_share=share)
 
 
-def fitted(
-    values: Floats, truth: Ints, start: LogisticRegression | None = None
-) -> tuple[LogisticRegression, Float64s, Float64s]:
-    """A penalised, class-balanced multinomial regression of classes (n,) on values (n, dh), and their mean and scale.
-
-    Minimises sum_i w_i (-log P(y_i | x_i)) + 1/2 |B|^2 over standardised values, with w_i = n / (K n_class) and an
-    intercept without penalty. `start` is a regression of the same classes whose minimum is near, such as that of
-    another fold: it is fitted anew from there.
-    """
-    mean, deviation = values.mean(axis=0), np.maximum(values.std(axis=0), 1e-12)
-    classes = np.unique(truth)
-    same = start is not None and np.array_equal(start.classes_, classes)
-    model = start if start is not None and same else _regression(len(classes), values.shape[1])
-    model.fit(((values - mean) / deviation).astype(np.float32), truth)
-    return model, mean, deviation
-
-
-def _regression(classes: int, dims: int) -> LogisticRegression:
-    # a second that only an audit pays, in a thread beside its tests; it brings no linear algebra but scipy's
-    from sklearn.linear_model import LogisticRegression
-
-    # two classes get one vector w = b1 - b2 with b1 = -b2, so that |B|^2 = |w|^2 / 2: half the penalty
-    penalty = _PENALTY / 2 if classes == 2 else _PENALTY
-    newton = classes * dims <= _NEWTON_SIZE
-    return LogisticRegression(
-        C=1 / penalty,
-        class_weight="balanced",
-        solver="newton-cholesky" if newton else "lbfgs",
-        tol=_NEWTON_TOLERANCE if newton else _TOLERANCE,
-        max_iter=_ITERATIONS,
-        warm_start=True,
-    )
-
-
-def _log_loss(model: LogisticRegression, values: Floats, truth: Ints, classes: int) -> Float64s:
-    """(n,) log losses of standardised values (n, dh), at most 2 log K.
+def _held_out_loss(values: Floats, truth: Ints, fold: Ints, classes: int) -> Float64s:
+    """(n,) log loss of each image by the regression of the other folds, at most 2 log K.
 
     A class that the training folds lack would otherwise cost without bound.
     """
-    logits = np.asarray(model.decision_function(values.astype(np.float32)), np.float64)
-    if logits.ndim == 1:  # of two classes only the second has a logit
-        logits = np.column_stack([np.zeros(len(logits)), logits])
-    logarithms = log_softmax(logits, axis=1)
     most = 2 * float(np.log(max(classes, 2)))
-    columns = np.searchsorted(model.classes_, truth)
-    trained = np.isin(truth, model.classes_)
-    losses = np.full(len(truth), most)
-    losses[trained] = np.minimum(-logarithms[trained, columns[trained]], most)
-    return losses
+    loss = np.full(len(truth), most)
+    train = fold != np.arange(FOLDS)[:, None]
+    trained = np.stack([np.bincount(truth[rows], minlength=classes) > 0 for rows in train])
+    learnable = (trained.sum(axis=1) > 1) & [bool(np.ptp(values[rows], axis=0).any()) for rows in train]
+    loss[~learnable[fold]] = np.log(len(np.unique(truth)))  # even odds
+    # folds that train on the same classes, nearly always all of them, are fitted at one time
+    for kinds in np.unique(trained[learnable], axis=0):
+        numbers = np.flatnonzero(learnable & (trained == kinds).all(axis=1))
+        rows = np.flatnonzero(kinds[truth])
+        own = (np.cumsum(kinds) - 1)[truth[rows]]
+        fits, features = fitted(values[rows], own, train[numbers][:, rows])
+        for place, number in enumerate(numbers.tolist()):
+            test = np.flatnonzero(fold[rows] == number)
+            logits = fits.take(np.array([place])).logits(features[test])[0].astype(np.float64)
+            loss[rows[test]] = np.minimum(-log_softmax(logits, axis=1)[np.arange(len(test)), own[test]], most)
+    return loss
+
+
+def fitted(values: Floats, truth: Ints, train: Bools) -> tuple[SoftmaxFits, Float32s]:
+    """Penalised, class-balanced multinomial regressions of classes (n,) on values (n, dh), one for each row of train
+    (F, n), and the features (n, dh) that they are of: the values, standardised over all n images.
+
+    Each minimises sum_i w_i (-log P(y_i | x_i)) + 1/2 |B|^2 over its training images, with w_i = n / (K n_class), an
+    intercept without penalty, and B of values that are standardised over those images. truth: 0..K-1, all of which
+    every row trains on.
+    """
+    sizes, K = train.sum(axis=1), int(truth.max()) + 1
+    counts = np.stack([np.bincount(truth[rows], minlength=K) for rows in train])
+    weights = np.where(train, (sizes[:, None] / (K * counts))[:, truth], 0.0)
+    deviation = np.maximum(values.std(axis=0), 1e-12)
+    features = ((values - values.mean(axis=0)) / deviation).astype(np.float32)
+    # B of other standardised values is B times a ratio of deviations. What never varies among the training images is
+    # told from the intercept by its penalty alone, and gets 0 with any.
+    ratio = np.stack([values[rows].std(axis=0) for rows in train]) / deviation
+    penalty = np.where(ratio > 1e-6, ratio**2, 1.0) / sizes[:, None]
+    share = (weights / weights.sum(axis=1, keepdims=True)).mean(axis=0).astype(np.float32)
+    nothing = np.zeros((K, features.shape[1]), np.float32), np.zeros(K, np.float32)
+    curvature = block_curvature(features, penalty.mean(axis=0), share, *nothing, fall=_FALL)
+    return fit_softmax(features, truth, K, weights, penalty, curvature=curvature), features
 
 
 def one_thread_each() -> AbstractContextManager[object]:

@@ -11,12 +11,12 @@ from clipaudit.cues.answerers.panel import Panel
 from clipaudit.cues.answerers.rehearsed import rehearsed_answerer
 from clipaudit.cues.findings.measured_reliance import column_experiments_of
 from clipaudit.cues.measure.image_facts import image_facts
-from clipaudit.cues.rehearsal.curvature import blocks_pay
 from clipaudit.cues.rehearsal.features import standardisation
 from clipaudit.cues.rehearsal.folds import cross_folds, split_fold
 from clipaudit.cues.rehearsal.rehearsal import rehearse
-from clipaudit.cues.rehearsal.softmax_fit import fit_softmax
 from clipaudit.cues.statistics.common_clusters import common_clusters
+from clipaudit.cues.statistics.curvature import blocks_pay
+from clipaudit.cues.statistics.softmax_fit import fit_softmax
 from clipaudit.errors import UsageError
 from clipaudit.run.rows import ALL, chosen_rows
 from tests.audit_worlds import cue_world, write_world

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from clipaudit.arrays import Float32s, Float64s, Ints
-from clipaudit.cues.rehearsal.curvature import Curvature, block_curvature, blocks_pay, diagonal_curvature
+from clipaudit.cues.statistics.curvature import Curvature, block_curvature, blocks_pay, diagonal_curvature
 
 _PAIRS: Final = 8
 """Pairs of steps and gradient changes that L-BFGS remembers."""
@@ -53,12 +53,14 @@ def fit_softmax(
     weights: Float64s,
     penalty: Float64s,
     start: SoftmaxFits | None = None,
+    curvature: Curvature | None = None,
 ) -> SoftmaxFits:
     """Models that minimise  sum_i w_i loss_i / sum_i w_i + penalty / 2 |W|^2  for each row of weights.
 
-    features (n, r) float32, uncorrelated (principal components): their variances precondition the search. truth (n,)
-    0..classes-1. weights (R, n) >= 0, penalty (R,) > 0; with weights of 1 this is scikit-learn's `LogisticRegression`
-    with C = 1 / (n penalty). The bias is not penalised. start: R models to begin with, else zeros.
+    features (n, r) float32. truth (n,) 0..classes-1. weights (R, n) >= 0, penalty (R,) > 0; with weights of 1 this is
+    scikit-learn's `LogisticRegression` with C = 1 / (n penalty). A penalty (R, r) is of each feature. The bias is not
+    penalised. start: R models to begin with, else zeros. curvature: what the search takes the objectives' to be; by
+    default it is made for them, which asks for uncorrelated features (principal components).
 
     ValueError where a row of weights is 0 throughout.
     """
@@ -68,6 +70,7 @@ def fit_softmax(
         raise ValueError("a model needs an image of positive weight")
     shares = (weights / totals[:, None]).astype(np.float32)
     r = features.shape[1]
+    by_feature = penalty.reshape(R, -1)  # (R, r), or (R, 1) the same for all
     solved_w, solved_b = np.zeros((R, classes, r), np.float32), np.zeros((R, classes), np.float32)
     begin = (solved_w, solved_b) if start is None else (start.weights, start.bias)
     # the same parts on every machine, so that results do not depend on its cores; exponentials leave Python's lock
@@ -75,20 +78,27 @@ def fit_softmax(
     at_once = min(-(-R // parts), max(1, _SCORES // _THREADS // max(n * classes, 1)))
     chunks = np.split(np.arange(R), range(at_once, R, at_once))
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        if blocks_pay(R, n, r):
-            middle, w, b = (part.mean(axis=0, dtype=np.float64).astype(np.float32) for part in (shares, *begin))
-            curvature: Curvature = block_curvature(features, float(penalty.mean()), middle, w, b, pool)
-        else:
-            variance = np.einsum("nr,nr->r", features, features, dtype=np.float64) / max(n, 1)
-            curvature = diagonal_curvature(variance, penalty, classes)
+        curved = curvature or _curvature_of(features, by_feature, shares, begin, pool)
 
         def solve(chunk: Ints) -> None:
-            problem = _Problem(features, truth, classes, shares[chunk], penalty[chunk])
-            parameters = _minimise(problem, curvature.take(chunk), problem.packed(begin[0][chunk], begin[1][chunk]))
+            problem = _Problem(features, truth, classes, shares[chunk], by_feature[chunk])
+            parameters = _minimise(problem, curved.take(chunk), problem.packed(begin[0][chunk], begin[1][chunk]))
             solved_w[chunk], solved_b[chunk] = problem.unpacked(parameters)
 
         list(pool.map(solve, chunks) if len(chunks) > 1 else map(solve, chunks))
     return SoftmaxFits(weights=solved_w, bias=solved_b)
+
+
+def _curvature_of(
+    features: Float32s, penalty: Float64s, shares: Float32s, begin: tuple[Float32s, Float32s], pool: Executor
+) -> Curvature:
+    """Of R problems with penalties (R, r) or (R, 1) and shares (R, n), at the models to begin with."""
+    n, r = features.shape
+    if blocks_pay(len(shares), n, r):
+        middle, w, b = (part.mean(axis=0, dtype=np.float64).astype(np.float32) for part in (shares, *begin))
+        return block_curvature(features, penalty.mean(axis=0), middle, w, b, pool)
+    variance = np.einsum("nr,nr->r", features, features, dtype=np.float64) / max(n, 1)
+    return diagonal_curvature(variance, penalty, begin[1].shape[1])
 
 
 class _Problem:
@@ -127,9 +137,9 @@ class _Problem:
         gradient = np.empty((Q, K, r + 1), np.float32)
         gradient[:, :, :r] = (scores @ self._features).reshape(K, Q, r).transpose(1, 0, 2)
         gradient[:, :, r] = scores.sum(axis=1).reshape(K, Q).T
-        penalty = self._penalty[problems]
-        gradient[:, :, :r] += penalty[:, None, None] * weights
-        loss += 0.5 * penalty * np.einsum("qkr,qkr->q", weights, weights, dtype=np.float64)
+        penalised = self._penalty[problems][:, None] * weights
+        gradient[:, :, :r] += penalised
+        loss += 0.5 * np.einsum("qkr,qkr->q", penalised, weights, dtype=np.float64)
         return loss, gradient.reshape(Q, -1)
 
 
