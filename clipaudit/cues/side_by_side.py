@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-_AT_ONCE: Final = 2
+AT_ONCE: Final = 2
 """Folds, each of which has its own features in memory."""
 Item = TypeVar("Item")
 First = TypeVar("First")
@@ -28,5 +28,5 @@ def each(function: Callable[[Item], First], items: Sequence[Item]) -> list[First
     """What a function returns for every item, in their order; two items at a time."""
     if len(items) == 1:
         return [function(items[0])]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(function, items))

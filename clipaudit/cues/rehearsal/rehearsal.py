@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -10,7 +12,8 @@ import numpy as np
 from clipaudit.arrays import Float32s, Float64s, Floats, Ints
 from clipaudit.cues.rehearsal.features import Standardisation, standardisation
 from clipaudit.cues.rehearsal.folds import Fold
-from clipaudit.cues.side_by_side import each
+from clipaudit.cues.side_by_side import AT_ONCE, each
+from clipaudit.cues.statistics.curvature import BlockCurvature, block_curvature, blocks_pay
 from clipaudit.cues.statistics.softmax_fit import SoftmaxFits, fit_softmax
 from clipaudit.errors import UsageError
 
@@ -21,6 +24,8 @@ CHOICE_ROWS: Final = 10_000
 _CHOICE_FOLDS: Final = 3
 _WORSE: Final = 2
 """Strengths in a row that are no better, after which weaker penalties are not tried."""
+_KEPT: Final = 2**24
+"""Entries of a fold's curvature up to which it is kept, 64 MiB."""
 _ABSENT: Final = 10.0
 """How far below all others the scores of a class are that no training image has."""
 
@@ -43,6 +48,21 @@ class FoldModel:
     """C."""
     plain: SoftmaxFits
     """One model, all images counting alike."""
+
+    @cached_property
+    def curvature(self) -> BlockCurvature:
+        """At the plain model, all images counting alike; made once for all that is trained again from there."""
+        n = len(self.truth)
+        alike, penalty = np.full(n, 1 / n, np.float32), np.array([1 / (self.strength * n)])
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return block_curvature(self.features, penalty, alike, self.plain.weights[0], self.plain.bias[0], pool)
+
+    def curvature_for(self, problems: int, images: int) -> BlockCurvature | None:
+        """That of the plain model, where it serves and pays for a number of fits to some of the images."""
+        n, r = self.features.shape
+        if 2 * images < n or len(self.present) * (r + 1) ** 2 > _KEPT or not blocks_pay(problems, images, r):
+            return None
+        return self.curvature
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -89,7 +109,8 @@ def _retrained(model: FoldModel, weights: Float64s, rows: Ints | None) -> Softma
     # scikit-learn's C weighs the sum of the losses: with fewer images L2 counts for more
     penalty = 1 / (model.strength * own.sum(axis=1))
     start = model.plain.take(np.zeros(len(own), np.int64))
-    return fit_softmax(model.features[chosen], model.truth[chosen], len(model.present), own, penalty, start)
+    curvature = model.curvature_for(len(own), len(chosen))
+    return fit_softmax(model.features[chosen], model.truth[chosen], len(model.present), own, penalty, start, curvature)
 
 
 def rehearse(

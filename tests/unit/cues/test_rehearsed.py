@@ -175,6 +175,19 @@ def test_weights_of_one_are_the_model_as_it_is(run):
         answerer.rehearsal.retrained(np.zeros((1, len(answerer.training))))
 
 
+@pytest.mark.parametrize("kept", [1.0, 0.7, 0.3])
+def test_many_trainings_at_one_time_are_those_of_one_at_a_time(run, kept):
+    """Their searches share what was made for the model as it is, or have their own where few images are trained on."""
+    train, test = facts_of(run, "split=train"), facts_of(run, "split=test")
+    rehearsal = rehearsed_answerer(train, test, 2, out_of_fold=False).rehearsal
+    rng = np.random.default_rng(0)
+    weights = rng.choice([0.2, 5.0], (40, len(train)), p=[0.9, 0.1]) * (rng.random(len(train)) < kept)
+    many = rehearsal.retrained(weights)
+    alone = np.concatenate([rehearsal.retrained(row[None]) for row in weights])
+    assert (many.argmax(axis=2) == alone.argmax(axis=2)).mean() > 0.98
+    assert max(np.abs(probabilities(a) - probabilities(b)).mean() for a, b in zip(many, alone, strict=True)) < 0.02
+
+
 def test_permuted_columns_move_by_sources_where_there_are_any(run):
     train, test = facts_of(run, "split=train"), facts_of(run, "split=test")
     by_images = rehearsed_answerer(train, test, 2, out_of_fold=False)
