@@ -71,6 +71,25 @@ def chi_squared_above(value: float, freedom: float) -> float:
     return float(special.chdtrc(freedom, value))
 
 
+def fisher_above(table: npt.ArrayLike) -> float:
+    """P of a first count at least as large as in a table (2, 2) of whole numbers, all margins fixed: Fisher's exact
+    test of one side, 0..1."""
+    (a, b), (c, d) = np.asarray(table, np.int64).tolist()
+    if not a or not d:  # no count can be less
+        return 1.0
+    counts = np.arange(a, min(a + b, a + c) + 1)
+    # of a + c things of one kind and b + d of another a + b are drawn
+    logarithms = (
+        special.betaln(a + c + 1, 1)
+        + special.betaln(b + d + 1, 1)
+        + special.betaln(c + d + 1, a + b + 1)
+        - special.betaln(counts + 1, a + c - counts + 1)
+        - special.betaln(a + b - counts + 1, d - a + counts + 1)
+        - special.betaln(a + b + c + d + 1, 1)
+    )
+    return min(1.0, float(np.exp(logarithms).sum()))
+
+
 def mean_ranks(values: Floats) -> Float64s:
     """(n,) ranks of values (n,) from 1, equal ones sharing their mean."""
     ordered = np.sort(values)

@@ -23,7 +23,7 @@ from clipaudit.cues.reliance.score_intervals import cell_accuracies, effective, 
 from clipaudit.cues.result.finding_parts import Estimate
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.sources import MIN_SOURCES
-from clipaudit.statistics import benjamini_hochberg, normal_above, student_above, wilson
+from clipaudit.statistics import benjamini_hochberg, fisher_above, normal_above, student_above, wilson
 
 MIN_WRONG: Final = 10.0
 """Independent wrong answers, and right ones, that a class needs on each half to be searched."""
@@ -138,9 +138,7 @@ def _test(
     if not before:
         # exact, where few are wrong and the statistic is not normal yet: of copies each set counts as one
         table = [[w[has] @ e[has], w[has] @ (1 - e[has])], [w[~has] @ e[~has], w[~has] @ (1 - e[~has])]]
-        from scipy.stats import fisher_exact  # half a second, that an audit may do without
-
-        p = max(p, float(fisher_exact(np.rint(table).astype(np.int64), "greater").pvalue))
+        p = max(p, fisher_above(np.rint(table)))
     every = np.flatnonzero(design.truth == k)
     scores = chosen.trait.scores(traits, every)
     order = np.argsort(-scores, kind="stable")

@@ -26,7 +26,7 @@ from clipaudit.cues.statistics.cuts import honest
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.screen import MIN_INDEPENDENT, Screen, screen_of
 from clipaudit.cues.statistics.strength import Z95, one_sided
-from clipaudit.statistics import chi_squared_above
+from clipaudit.statistics import chi_squared_above, fisher_above
 
 
 def unusable(attribute: Attribute) -> str | None:
@@ -222,17 +222,12 @@ def _fisher(having: Bools, part: Design, upper: Bools) -> float:
     rows = ~part.halves
     weight = np.ones(len(having)) if part.weight is None else part.weight
     above = upper[part.truth]
-    cells = [
-        round(float(weight[rows & (above == side) & (having == has)].sum()))
-        for side in (True, False)
-        for has in (True, False)
-    ]
-    a, b, c, d = cells
-    total, of_value, drawn = a + b + c + d, a + c, a + b
-    # P(at least a of those above the cut have the value), all margins fixed
-    from scipy.stats import hypergeom  # half a second, that an audit may do without
-
-    return float(hypergeom.sf(a - 1, total, of_value, drawn))
+    return fisher_above(
+        [
+            [round(float(weight[rows & (above == side) & (having == has)].sum())) for has in (True, False)]
+            for side in (True, False)
+        ]
+    )
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from clipaudit.cues.measure.shift import value_share
 from clipaudit.cues.statistics.attribute import Attribute
@@ -20,6 +21,7 @@ from clipaudit.cues.statistics.attributes import (
 )
 from clipaudit.cues.statistics.design import Design
 from clipaudit.cues.statistics.environments import shift_rows, side_strength
+from clipaudit.statistics import fisher_above
 
 
 def attribute(codes, values=("land", "water")):
@@ -160,3 +162,10 @@ def test_a_strength_over_few_sources_has_their_interval():
     together = side_strength(scores, truth, upper, np.arange(400), source)
     assert together.value == alone.value
     assert together.high - together.low > 1.5 * (alone.high - alone.low)
+
+
+@pytest.mark.parametrize("most", [2, 6, 40, 5000])
+def test_fishers_exact_p_is_that_of_scipy(most):
+    rng = np.random.default_rng(most)
+    for table in rng.integers(0, most, (50, 2, 2)):
+        assert fisher_above(table) == pytest.approx(stats.fisher_exact(table, "greater").pvalue, rel=1e-8, abs=1e-200)
