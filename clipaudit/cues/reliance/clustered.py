@@ -100,9 +100,14 @@ class Cells:
         """(G,) images, near duplicates as one; images of one source are different images."""
         if self.sources:
             return self.images
-        pairs = np.unique(self.cell[self.inside] * max(self.clusters, 1) + self.codes)
-        sizes: Ints = np.bincount(pairs // max(self.clusters, 1), minlength=self.count)
+        sizes: Ints = np.bincount(self._pairs[0], minlength=self.count)
         return sizes
+
+    @cached_property
+    def _pairs(self) -> tuple[Ints, Ints]:
+        """(P,) the cell of each pair of a cell and a cluster that have images, and (inside,) the pair of each image."""
+        pairs, place = np.unique(self.cell[self.inside] * max(self.clusters, 1) + self.codes, return_inverse=True)
+        return pairs // max(self.clusters, 1), place
 
     @cached_property
     def share(self) -> Float64s:
@@ -113,9 +118,9 @@ class Cells:
     @cached_property
     def pieces(self) -> Float64s:
         """(G,) independent pieces of each cell: (sum W)^2 / sum W^2 over its clusters' weights (Kish)."""
-        pairs, place = np.unique(self.cell[self.inside] * max(self.clusters, 1) + self.codes, return_inverse=True)
-        weights = np.bincount(place, self.weight[self.inside], minlength=len(pairs))
-        squares = np.bincount(pairs // max(self.clusters, 1), weights**2, minlength=self.count)
+        cells, place = self._pairs
+        weights = np.bincount(place, self.weight[self.inside], minlength=len(cells))
+        squares = np.bincount(cells, weights**2, minlength=self.count)
         pieces: Float64s = self.total**2 / np.maximum(squares, 1e-300)
         return pieces
 
@@ -135,9 +140,9 @@ class Cells:
 
     def own_variances(self, values: Numbers) -> Float64s:
         """(G,) variance of each cell's mean, by clusters, without correction for the cell's size."""
-        pairs, place = np.unique(self.cell[self.inside] * max(self.clusters, 1) + self.codes, return_inverse=True)
-        sums = np.bincount(place, self.influence(values), minlength=len(pairs))
-        return np.bincount(pairs // max(self.clusters, 1), sums**2, minlength=self.count).astype(np.float64)
+        cells, place = self._pairs
+        sums = np.bincount(place, self.influence(values), minlength=len(cells))
+        return np.bincount(cells, sums**2, minlength=self.count).astype(np.float64)
 
     def combine(self, values: Numbers, coefficients: Float64s, floored: bool = True) -> Spread:
         """The combination sum_g c_g mean_g of values (n,), with coefficients (G,).

@@ -26,7 +26,8 @@ def placements(scores: Floats, upper: Bools, weight: Float64s) -> Float64s:
     """(n,) for an image of the upper side the share of the lower side below it, for one of the lower side the share of
     the upper side above it; ties count half. Both weighted means are the AUC (DeLong's components, 1988)."""
     order = np.argsort(scores, kind="stable")
-    _, tie = np.unique(scores[order], return_inverse=True)
+    ordered = scores[order]
+    tie = np.cumsum(np.append(False, ordered[1:] != ordered[:-1])[: len(order)])
     count = int(tie.max(initial=-1)) + 1
     shares = []
     for side in (upper, ~upper):
