@@ -240,12 +240,13 @@ def headline(result: AuditResult) -> str:
     part = first.relying
     title = _title(first, result.settings, who_first("clip" if part is None else part.answerer))
     if first.verdict == Verdict.CONFIRMED and len(same) == 1:
-        return f"{title}, and {_pair(same[0])}"
+        return f"{title}, and {_pair(same[0], result.settings)}"
     return title + (f" – and {len(same)} more" if same else "")
 
 
-def _pair(finding: Finding) -> str:
-    return f"“{cue_word(finding)}” for “{finding.class_name}”"
+def _pair(finding: Finding, settings: Settings) -> str:
+    name = _label(finding) if settings.several_labels else f"“{finding.class_name}”"
+    return f"“{cue_word(finding)}” for {name}"
 
 
 def _label(finding: Finding) -> str:
@@ -258,16 +259,14 @@ def _label(finding: Finding) -> str:
 def _title(first: Finding, settings: Settings, model: str) -> str:
     name, cue = f"“{first.class_name}”", f"“{cue_word(first)}”"
     match first.verdict:
-        case Verdict.CONFIRMED if settings.several_labels:
-            return f"{model} takes {cue} for {_label(first)}"
         case Verdict.FAILS_WHERE if settings.several_labels:
             return f"{model} ranks {_label(first)} worse where {cue} is missing or misleads"
         case Verdict.DATA_ONLY if settings.several_labels:
             return f"In this data {cue} goes with {_label(first)}; what was measured does not hang on it"
         case Verdict.CONFIRMED:
-            return f"{model} takes {_pair(first)}"
+            return f"{model} takes {_pair(first, settings)}"
         case Verdict.MODEL_ONLY:
-            return f"{model} takes {_pair(first)}, though not because of this data"
+            return f"{model} takes {_pair(first, settings)}, though not because of this data"
         case Verdict.DATA_ONLY:
             return f"In this data {cue} goes with {name}; what was measured does not hang on it"
         case Verdict.FAILS_WHERE:
