@@ -50,6 +50,7 @@ __all__ = [
     "ablate_presence",
     "audit_cues",
     "compare_runs",
+    "describe_concepts",
     "describe_heads",
     "describe_tower",
     "explain",
@@ -87,6 +88,7 @@ _PLACES: Final[Mapping[str, str]] = {
     # heads
     "TextPool": "clipaudit.heads.texts.pool",
     "describe_heads": "clipaudit.heads.calls",
+    "describe_concepts": "clipaudit.heads.calls",
     "ablate": "clipaudit.heads.calls",
     "ablate_presence": "clipaudit.heads.calls",
     "compare_runs": "clipaudit.heads.calls",
@@ -119,7 +121,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as in _PLACES
     from clipaudit.cues.report.save import save_report
     from clipaudit.cues.result.result import AuditResult
     from clipaudit.errors import ClipauditError, IntegrityError, RunNotFound, UsageError
-    from clipaudit.heads.calls import ablate, ablate_presence, compare_runs, describe_heads
+    from clipaudit.heads.calls import ablate, ablate_presence, compare_runs, describe_concepts, describe_heads
     from clipaudit.heads.texts.pool import TextPool
     from clipaudit.heads.textspan import textspan
     from clipaudit.job.driver import run_job

@@ -56,6 +56,7 @@ from clipaudit.cues.result.reliance_parts import (
     AnswererPlacebo,
     Arm,
     CellAccuracy,
+    CellExamples,
     Counterfactual,
     CueSide,
     DosePoint,
@@ -270,6 +271,15 @@ def counterfactual(net: float = 0.3) -> Counterfactual:
             )
             for name, did in arms
         ),
+    )
+
+
+def cell_examples() -> tuple[CellExamples, ...]:
+    """Scored images of the cells that show best what water does."""
+    return (
+        CellExamples(class_name="waterbird", conflicting=False, images=(sample(21), sample(22))),
+        CellExamples(class_name="waterbird", conflicting=True, images=(sample(23, value="land"),)),
+        CellExamples(class_name="landbird", conflicting=True, images=(sample(24, label=0),)),
     )
 
 

@@ -10,6 +10,7 @@ from clipaudit.cli import (
     ablate,
     columns,
     compare,
+    concepts,
     demo,
     doctor,
     evaluate,
@@ -23,6 +24,7 @@ from clipaudit.cli import (
     rehearse,
     report,
     run,
+    texts,
 )
 from clipaudit.cli.command import Command
 from clipaudit.schema import VERSION
@@ -62,6 +64,8 @@ app.add_typer(columns.columns, name="columns")
 app.command("heads", cls=Command)(heads.heads)
 app.command("ablate", cls=Command)(ablate.ablate)
 app.command("compare", cls=Command)(compare.compare)
+app.command("concepts", cls=Command)(concepts.concepts)
+app.add_typer(texts.texts, name="texts")
 app.command("index", cls=Command)(index.index)
 app.command("query", cls=Command)(query.query)
 app.command("duplicates", cls=Command)(index.duplicates)

@@ -1,4 +1,5 @@
-"""The room's questions for Python, one call each with defaults: `describe_heads`, `ablate`, `compare_runs`."""
+"""The room's questions for Python, one call each with defaults: `describe_heads`, `describe_concepts`, `ablate` and
+`compare_runs`."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import TypeAlias
 
 from clipaudit.heads.allocation import Allocation
 from clipaudit.heads.comparison import Comparison, compare
+from clipaudit.heads.concepts import PENALTY, SAMPLE, ConceptConfig, Concepts, concepts_of
 from clipaudit.heads.description import DEFAULT_STEPS, DescribeConfig, Description, describe
 from clipaudit.heads.experiment import Ablation, Experiment, ExperimentConfig, ablation
 from clipaudit.heads.named_columns import Choice
@@ -82,6 +84,45 @@ def describe_heads(
         seed=seed,
     )
     return describe(reader, pool, RunTexts(reader, device), config, on_head)
+
+
+def describe_concepts(
+    run: RunPlace,
+    by: str | None = None,
+    *,
+    where: Names = (),
+    texts: str | os.PathLike[str] | TextPool | None = None,
+    penalty: float = PENALTY,
+    sample: int = SAMPLE,
+    seed: int = 0,
+    device: str = "auto",
+    on_images: Progress = _silent,
+) -> Concepts:
+    """Say what images are made of, as sparse sums of texts: of all of them, or of those of each label or value.
+
+    SpLiCE of Bhalla, Oesterling, Srinivas, Calmon and Lakkaraju, NeurIPS 2024 (docs/method.md 3).
+
+    Args:
+        run: a run or its path.
+        by: `label`, or a column whose values part the images; default: all images as one group.
+        where: filters that rows must pass.
+        texts: the texts to choose from, a file of them, or a `TextPool`; default: clipaudit's own pool, for
+            the demo model the words that it knows.
+        penalty: least cosine of a concept with what the others leave, above 0 and below 1; higher gives fewer.
+        sample: images that are drawn at most, as many of each group.
+        seed: of the images that are drawn.
+        device: where the text encoder runs.
+        on_images: told `(done, total)` as it goes.
+
+    Raises UsageError when the run lacks the column, no row passes, or one row alone does.
+
+    >>> made_of = describe_concepts("demo-out/birds-run", by="place", sample=200)
+    >>> [group.name for group in made_of.groups]
+    ['land', 'water']
+    """
+    reader = opened(run)
+    config = ConceptConfig(by=by, rows=chosen_rows(reader, as_names(where)), penalty=penalty, sample=sample, seed=seed)
+    return concepts_of(reader, _pool(reader, texts), RunTexts(reader, device), config, on_images)
 
 
 def ablate(

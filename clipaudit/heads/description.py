@@ -21,8 +21,10 @@ from clipaudit.heads.texts.vectors import RunTexts
 from clipaudit.heads.textspan import (
     Criterion,
     PickStability,
+    Rest,
     TextSpan,
     fold,
+    rest_of,
     shared_texts,
     stability,
     textspan,
@@ -76,6 +78,8 @@ class HeadWords:
     share: float
     """Its variance relative to the embedding's; see `textspan.variance_share`."""
     span: TextSpan
+    rest: Rest | None
+    """What the texts leave; None where that is nothing."""
     role: Role | None
     """None when roles were not asked for, or the pool has no properties."""
     stability: PickStability | None
@@ -230,10 +234,12 @@ def _head(
             seed=config.seed,
             criterion=config.criterion,
         )
+    span = textspan(covariance, candidates, config.steps, config.criterion)
     return HeadWords(
         head=head,
         share=variance_share(moments, head),
-        span=textspan(covariance, candidates, config.steps, config.criterion),
+        span=span,
+        rest=rest_of(covariance, span),
         role=None if finder is None else finder.find(head, covariance, candidates),
         stability=again,
     )
@@ -287,6 +293,7 @@ def _head_json(words: HeadWords, pool: TextPool, shared: dict[int, tuple[str, ..
         "variance": words.span.variance,
         "share": words.share,
         "role": None if words.role is None else role_json(words.role),
+        "rest": None if words.rest is None else {"left": words.rest.left, "explained": words.rest.explained},
         "texts": [
             {
                 "text": pool.texts[text],

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+import numpy as np
+
+from clipaudit.arrays import Float64s
 from clipaudit.heads.description import Description, HeadWords
 from clipaudit.heads.extremes import Ends, extremes_along
 from clipaudit.heads.pictures import KEEP, SIDE, STYLE, HeadPictures
@@ -27,16 +30,24 @@ def extremes(
 ) -> dict[str, list[Ends]]:
     """The ends of each head's first `texts` texts, `keep` images each, from one pass over the rows described.
 
+    Last of each head those of the main direction of what its texts leave, where they leave something.
+
     `on_rows(done, total)` as it goes. The errors of `stream_rows`.
     """
     return extremes_along(
         description.run,
-        {words.head: words.span.directions[:texts] for words in description.heads},
+        {words.head: _directions(words, texts) for words in description.heads},
         keep,
         description.config.rows,
         published=description.published,
         on_rows=lambda done: on_rows(done, description.rows),
     )
+
+
+def _directions(words: HeadWords, texts: int) -> Float64s:
+    """(m, dh) of the first `texts` texts, and of what all texts leave."""
+    shown = words.span.directions[:texts]
+    return shown if words.rest is None else np.concatenate([shown, words.rest.direction[None]])
 
 
 def render(description: Description, ends: dict[str, list[Ends]]) -> str:
@@ -73,13 +84,24 @@ def _head(
         "role": words.role,
         "rule": pictures.rule(words.head),
         "texts": list(_texts(words, description, ends, pictures)),
+        "rest": words.rest,
+        "rest_width": 0.0 if words.rest is None else words.rest.explained / _widest(words),
+        "rest_pictures": "" if words.rest is None else pictures.strip(ends[-1]),
+        "chosen": len(words.span),
     }
+
+
+def _widest(words: HeadWords) -> float:
+    """What a bar over the whole width stands for, as a share of the head's variance; above 0."""
+    rest = 0.0 if words.rest is None else words.rest.explained
+    return float(max([*words.span.explained[:TEXTS], rest], default=1.0)) or 1.0
 
 
 def _texts(
     words: HeadWords, description: Description, ends: list[Ends], pictures: HeadPictures
 ) -> Iterator[dict[str, Any]]:
-    widest = float(max(words.span.explained[:TEXTS], default=1.0)) or 1.0
+    widest = _widest(words)
+    count = len(ends) - (words.rest is not None)  # the last ends are of what the texts leave
     for place, text in enumerate(words.span.texts[:TEXTS].tolist()):
         explained = float(words.span.explained[place])
         yield {
@@ -87,5 +109,5 @@ def _texts(
             "property": description.pool.properties[text],
             "explained": explained,
             "width": explained / widest,
-            "pictures": pictures.strip(ends[place]) if place < len(ends) else "",
+            "pictures": pictures.strip(ends[place]) if place < count else "",
         }

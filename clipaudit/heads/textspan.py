@@ -78,6 +78,35 @@ class TextSpan(ArrayHolder):
         return len(self) if texts is None else min(texts, len(self))
 
 
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Rest(ArrayHolder):
+    """What a head varies along and its texts do not say."""
+
+    left: float
+    """Share of the head's variance that the texts leave, 0..1."""
+    direction: Float64s
+    """(dh,) unit vector in the head's basis, orthogonal to the texts' directions: the main one of what is left. Its
+    sign is arbitrary, but the same every time."""
+    explained: float
+    """Share of the head's variance along it, 0..1."""
+
+
+def rest_of(covariance: Floats, span: TextSpan) -> Rest | None:
+    """The main direction of what a head's texts leave of its covariance (dh, dh); None where they leave nothing.
+
+    A head's leading components are often in no text's words (ResiDual: Basile, Maiorca, Bortolussi, Rodola and
+    Locatello, 2024); such a direction is best looked at by the images at its ends.
+    """
+    outside = np.eye(len(covariance)) - span.projector()
+    values, vectors = np.linalg.eigh(outside @ np.asarray(covariance, np.float64) @ outside)
+    if span.variance <= 0 or values[-1] <= _TEXT_TOLERANCE * span.variance:
+        return None
+    direction = vectors[:, -1]
+    direction = direction * np.sign(direction[np.argmax(np.abs(direction))])
+    left = float(np.clip(values, 0, None).sum()) / span.variance
+    return Rest(left=left, direction=direction, explained=float(values[-1]) / span.variance)
+
+
 def fold(Q: Floats, texts: Floats) -> Float64s:
     """Texts in a head's coordinates, `Q t` (docs/method.md 1).
 

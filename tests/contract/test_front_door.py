@@ -20,7 +20,7 @@ NAMES = [
     *("JobConfig", "ModelConfig", "FieldsConfig", "DecodeConfig", "StoreConfig", "ExecutionConfig", "run_job"),
     *("Run", "Rows", "Moments", "Basis", "export"),
     *("load_model", "Decomposer", "Decomposition", "Tower", "describe_tower", "token_scores"),
-    *("TextPool", "describe_heads", "textspan", "ablate", "ablate_presence", "compare_runs"),
+    *("TextPool", "describe_heads", "describe_concepts", "textspan", "ablate", "ablate_presence", "compare_runs"),
     *("explain", "localiser", "METHODS", "HeadIndex", "Retriever"),
     *("AuditOptions", "AuditResult", "audit_cues", "save_report"),
     *("ClipauditError", "UsageError", "RunNotFound", "IntegrityError", "__version__"),

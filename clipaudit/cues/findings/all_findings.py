@@ -15,6 +15,7 @@ from clipaudit.cues.findings.candidates import TextCue, grounded_in, text_cues
 from clipaudit.cues.findings.given_models import given_model
 from clipaudit.cues.findings.label_probe import LabelProbe, measured_label
 from clipaudit.cues.findings.measured_reliance import column_experiments_of, having_of, measure_reliance, scored_images
+from clipaudit.cues.findings.scored_examples import with_examples
 from clipaudit.cues.findings.sentences import listed
 from clipaudit.cues.findings.value_cues import stand_ins, value_cues
 from clipaudit.cues.measure.context import ColumnTest, Context, Progress
@@ -70,10 +71,11 @@ def findings_of(
     progress("reliance", 1, 1)
     limits = [float(context.family.limits[context.row_of(cue.screen, cue.place), 0]) for cue in cues]
     judged_by = stand_ins(cues, measured, limits) if any(measured) else [None] * len(cues)
+    logits = {} if panel is None else {answerer.name: answerer.logits for answerer in panel.answerers}
     findings: list[Finding] = []
     grounds: list[tuple[int, Ints]] = []
     for done, (cue, parts, other) in enumerate(zip(cues, measured, judged_by, strict=True), 1):
-        finding = value_finding(context, cue, parts, other)
+        finding = with_examples(context, context.answers, logits, cue, value_finding(context, cue, parts, other))
         if cue.associated or finding.verdict in _KEPT_WITHOUT_TIE:
             # an image property follows from what is in the picture, and a text may say what that is: snow, not
             # brightness. It stands beside the text and silences none (trap 16).

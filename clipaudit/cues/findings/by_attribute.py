@@ -95,7 +95,7 @@ def value_finding(
         false_alarm=column_warnings(words.name, cue.said, context),
         needs=missing,
         stability=building.finding_stability(context, np.where(having == 1, 1.0, 0.0), cue.upper),
-        gallery=gallery(context, scores, cue.upper, heads, having, _two(screen, cue.value)),
+        gallery=gallery(context, scores, cue.upper, heads, having, cue.ends),
         no_good_word=fit < NO_GOOD_WORD,
         merged=len(members),
     )
@@ -307,9 +307,3 @@ def column_warnings(name: str, value: str, context: Context) -> tuple[str, ...]:
         " stays as it is.",
         column,
     )
-
-
-def _two(screen: AttributeScreen, value: int) -> tuple[str, str]:
-    values = screen.attribute.values
-    lacking = values[1 - value] if len(values) == 2 else f"not {values[value]}"
-    return lacking, values[value]

@@ -56,6 +56,13 @@ class ValueCue:
         return self.screen.attribute.values[self.value]
 
     @property
+    def ends(self) -> tuple[str, str]:
+        """What images without it have, and those with it: the column's other value where there are two."""
+        values = self.screen.attribute.values
+        lacking = values[1 - self.value] if len(values) == 2 else f"not {self.word}"
+        return lacking, self.word
+
+    @property
     def said(self) -> str:
         """The value in a sentence: with its column where it says nothing alone."""
         return value_word(self.screen.attribute.column, self.word)

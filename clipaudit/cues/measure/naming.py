@@ -17,7 +17,7 @@ import numpy as np
 
 from clipaudit.arrays import Bools, Float32s, Float64s, Floats, Ints
 from clipaudit.cues.measure.directions import class_subspace
-from clipaudit.heads.texts.pool import CONTEXT, UNSPECIFIED, TextPool
+from clipaudit.heads.texts.pool import CONTEXT, UNSPECIFIED, TextPool, subject_of
 
 USER: Final = "user"
 NO_GOOD_WORD: Final = 0.5
@@ -116,7 +116,7 @@ class Namer:
         cores: set[str] = set()
         # more than `count`, because texts alike but for `a photo of` are passed over
         for place in np.argsort(-order, kind="stable")[: 20 * count].tolist():
-            key = _core(self.texts[place])
+            key = subject_of(self.texts[place])
             if key in cores or not np.isfinite(order[place]):
                 continue
             cores.add(key)
@@ -266,7 +266,3 @@ def _naming(texts: Sequence[str], names: Sequence[str]) -> Bools:
 
 def _forms(word: str) -> tuple[str, str, str]:
     return word, word + "s", word + "es"
-
-
-def _core(text: str) -> str:
-    return re.sub(r"^(an? )?(photo|image|picture) of ", "", text.casefold())

@@ -18,6 +18,7 @@ from clipaudit.cues.report.words import (
     having_name,
     p_value,
     share,
+    who,
     with_limits,
 )
 from clipaudit.cues.result.column_words import column_in_words, value_word
@@ -74,6 +75,8 @@ class Card:
     anchor: str
     waiver: Applied | None
     strips: tuple[PictureStrip, ...]
+    drawn: str
+    """What the pictures are a sample of, and how it was drawn."""
     heat: bool
     """Some pictures have heat maps."""
     distributions: Markup | None
@@ -113,6 +116,16 @@ def anchor(finding: Finding) -> str:
     return f"finding-{finding.id}"
 
 
+def _drawn(finding: Finding) -> str:
+    part = finding.relying
+    if part is None or not part.examples:
+        return finding.gallery.drawn
+    return (
+        f"Drawn at random from the images that were scored, right and wrong answers of {who(part.answerer)} in"
+        " proportion; those with the least of the cue have the lowest scores."
+    )
+
+
 def card(finding: Finding, pictures: Pictures, waivers: tuple[Applied, ...], several_labels: bool = False) -> Card:
     """A finding's card; several_labels: images may have several."""
     tested = finding.counterfactual
@@ -122,6 +135,7 @@ def card(finding: Finding, pictures: Pictures, waivers: tuple[Applied, ...], sev
         anchor=anchor(finding),
         waiver=next((w for w in waivers if w.matches == finding.id and w.status == "active"), None),
         strips=rows,
+        drawn=_drawn(finding),
         heat=any(image.heat for strip in rows for image in strip.pictures),
         distributions=None if finding.distributions is None else _distributions(finding.distributions),
         cell_rows=() if finding.cells is None else cell_rows(finding.cells, having_name(finding)),

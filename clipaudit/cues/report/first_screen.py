@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from clipaudit.cues.report.document import Report
 from clipaudit.cues.report.pictures import CaptionedPicture, Pictures, row
 from clipaudit.cues.report.rehearsed_arms import rehearsal_of
+from clipaudit.cues.report.telling_words import accuracy_of, cell_in_words, example_cells, mended
 from clipaudit.cues.report.words import (
     anything_tested,
     classes_in_words,
@@ -15,17 +16,16 @@ from clipaudit.cues.report.words import (
     counted,
     cue_word,
     decimal,
-    having,
     having_name,
     meanings,
-    relying,
     share,
+    who,
     who_first,
 )
-from clipaudit.cues.result.column_words import value_word
-from clipaudit.cues.result.finding_parts import Estimate, GroupAccuracy, Need, SampleRef, Verdict
+from clipaudit.cues.result.finding_parts import Estimate, Need, SampleRef, Verdict
 from clipaudit.cues.result.reliance_parts import LabelRanking, Reliance
 from clipaudit.cues.result.result import AuditResult, Finding
+from clipaudit.cues.result.telling_cells import telling_cells
 
 _PICTURES = 4
 _ACTIONS = 12
@@ -48,17 +48,6 @@ class ExampleRow:
     title: str
     bars: tuple[Bar, ...]
     pictures: tuple[CaptionedPicture, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Contrast:
-    """The groups that show a shortcut best."""
-
-    aligned: GroupAccuracy | None
-    same: GroupAccuracy | None
-    """The class without its cue."""
-    other: GroupAccuracy | None
-    """Another class with the cue."""
 
 
 def plain_sentences(report: Report) -> tuple[str, ...]:
@@ -113,69 +102,40 @@ def cases(result: AuditResult, pictures: Pictures) -> tuple[ExampleRow, ...]:
     if not result.findings or not result.trust.valid:
         return ()
     first = result.findings[0]
-    contrast, gallery = _contrast(first), first.gallery
-    names, name, cue = having(first), having_name(first), cue_word(first)
-    if contrast is None:
-        others_with_it = "Others with it" if result.settings.several_labels else "Other classes with it"
-        rows = (
-            (f"“{name}” with most of “{cue}”", gallery.aligned),
-            (f"“{name}” with least of it", gallery.least_spurious),
-            (others_with_it, [sample for sample in gallery.conflicting if sample.class_name not in names]),
-        )
-        example_rows = (
-            ExampleRow(title=title, bars=(), pictures=_row(samples, pictures, first)) for title, samples in rows
-        )
-        return tuple(case for case in example_rows if case.pictures)
-    same = [sample for sample in gallery.conflicting if sample.class_name in names]
-    others = [sample for sample in gallery.conflicting if sample.class_name not in names]
-    cases_ = (
-        _case(contrast.aligned, gallery.aligned, "", pictures, result),
-        _case(contrast.same, same, "bad", pictures, result),
-        _case(contrast.other, others, "bad", pictures, result),
+    if measured := tuple(_measured_cases(result, first, pictures)):
+        return measured
+    gallery, names, name, cue = first.gallery, first.having, having_name(first), cue_word(first)
+    others_with_it = "Others with it" if result.settings.several_labels else "Other classes with it"
+    rows = (
+        (f"“{name}” with most of “{cue}”", gallery.aligned),
+        (f"“{name}” with least of it", gallery.least_spurious),
+        (others_with_it, [sample for sample in gallery.conflicting if sample.class_name not in names]),
     )
-    return tuple(case for case in cases_ if case is not None)
+    examples = (ExampleRow(title=title, bars=(), pictures=_row(samples, pictures, first)) for title, samples in rows)
+    return tuple(case for case in examples if case.pictures)
 
 
-def _case(
-    group: GroupAccuracy | None, samples: Sequence[SampleRef], kind: str, pictures: Pictures, result: AuditResult
-) -> ExampleRow | None:
-    """A group of the first finding."""
-    if group is None or group.accuracy is None or group.accuracy.value is None:
-        return None
-    finding = result.findings[0]
-    fitting = [sample for sample in samples if (sample.class_name, sample.value) == (group.class_name, group.value)]
-    return ExampleRow(
-        title=f"{_described(group, finding)} ({counted(group.n, 'image')})",
-        bars=tuple(_bars(group, kind, result)),
-        pictures=_row(fitting, pictures, finding),
-    )
+def case_answers(result: AuditResult) -> str | None:
+    """Whose answers stand below the pictures of `cases`; None where it has no answers."""
+    part = result.findings[0].relying if result.findings and result.trust.valid else None
+    return who(part.answerer) if part is not None and part.examples else None
 
 
-def _bars(group: GroupAccuracy, kind: str, result: AuditResult) -> list[Bar]:
-    """How the answerer that the verdict is of answers a group, and what mends it."""
-    finding = result.findings[0]
-    part, conflicting = relying(finding), (group.value == finding.cue.value) != (group.class_name in having(finding))
-    bars = []
-    if part is None or part.answerer == "clip":
-        if group.accuracy is not None and group.accuracy.value is not None:
-            bars.append(Bar(name="right", value=group.accuracy.value, kind=kind))
-        if group.without is not None and group.without.value is not None:
-            bars.append(Bar(name="cue removed", value=group.without.value, kind="after"))
-        return bars
-    rehearsal = rehearsal_of(result, finding) if part.answerer == "rehearsed" else None
-    weighted = next((arm.cells for arm in rehearsal.arms if arm.name == "group weights"), ()) if rehearsal else ()
-    for name, cells, css in (("right", part.cells, kind), ("with weights", weighted, "after")):
-        value = next(
-            (
-                cell.accuracy.value
-                for cell in cells
-                if (cell.class_name, cell.conflicting) == (group.class_name, conflicting)
-            ),
-            None,
+def _measured_cases(result: AuditResult, finding: Finding, pictures: Pictures) -> Iterator[ExampleRow]:
+    """The cells that show the finding best, with scored images in proportion to what the bars say."""
+    part = finding.relying
+    if part is None:
+        return
+    for cell, examples in example_cells(finding):
+        accuracy, after = accuracy_of(finding, part, cell), mended(result, finding, part, cell)
+        bars = [Bar(name="right", value=accuracy.value or 0.0, kind="bad" if cell.conflicting else "")]
+        if after is not None:
+            bars.append(Bar(name=after.how, value=after.value, kind="after"))
+        yield ExampleRow(
+            title=f"{cell_in_words(finding, cell)} ({counted(accuracy.n, 'image')})",
+            bars=tuple(bars),
+            pictures=_row(examples.images, pictures, finding),
         )
-        if value is not None:
-            bars.append(Bar(name=name, value=value, kind=css))
-    return bars
 
 
 def _row(samples: Sequence[SampleRef], pictures: Pictures, finding: Finding) -> tuple[CaptionedPicture, ...]:
@@ -215,7 +175,7 @@ def _shares(finding: Finding) -> tuple[float, float] | None:
 def _in_the_model(finding: Finding) -> tuple[str, ...]:
     """How the model fails without the cue, and that it does not once the cue is out, or once it is trained otherwise;
     empty where that was not measured."""
-    part = relying(finding)
+    part = finding.relying
     clip = part is not None and part.answerer == "clip"
     values = {group.value for group in finding.groups.groups} if finding.groups is not None else set()
     # of more than two values the lowest of several groups would look worse than the cue's absence is
@@ -224,12 +184,13 @@ def _in_the_model(finding: Finding) -> tuple[str, ...]:
     if part.ranking is not None:
         return _of_label(finding, part, part.ranking)
     cells = [cell for cell in part.cells if cell.accuracy.value is not None]
-    against = [cell for cell in cells if cell.conflicting]
+    telling = telling_cells(cells, finding.having)
+    against = [cell for cell in (telling.same, telling.other) if cell is not None]
     if not against:
         return ()
     worst = min(against, key=lambda cell: cell.accuracy.value or 0.0)
     with_it = next((cell for cell in cells if cell.class_name == worst.class_name and not cell.conflicting), None)
-    pointed = worst.class_name in having(finding)
+    pointed = worst.class_name in finding.having
     where, other = ("without", "with") if pointed else ("with", "without")
     cue = cue_word(finding)
     helped = "" if with_it is None else f", but {share(with_it.accuracy.value, 0)} of it {other} “{cue}”"
@@ -267,16 +228,18 @@ def _of_label(finding: Finding, part: Reliance, ranking: LabelRanking) -> tuple[
 
 
 def _in_clip(finding: Finding) -> tuple[str, ...]:
-    contrast = _contrast(finding)
-    if contrast is None or contrast.same is None or contrast.same.accuracy is None:
+    part = finding.by("clip")
+    cells = None if part is None else telling_cells(part.cells, finding.having)
+    if part is None or cells is None or cells.same is None:
         return ()
-    same, aligned, right = contrast.same, contrast.aligned, contrast.same.accuracy
+    right = accuracy_of(finding, part, cells.same)
     against = ""
-    if aligned is not None and aligned.accuracy is not None:
-        against = f", but {share(aligned.accuracy.value, 0)} of {_described(aligned, finding)}"
+    if cells.aligned is not None:
+        aligned = accuracy_of(finding, part, cells.aligned)
+        against = f", but {share(aligned.value, 0)} of {cell_in_words(finding, cells.aligned)}"
     sentences = [
-        f"The image model CLIP recognises only {share(right.value, 0)} of {_described(same, finding)}"
-        f" ({_interval(right, _whole)}, {counted(same.n, 'image')}){against}."
+        f"The image model CLIP recognises only {share(right.value, 0)} of {cell_in_words(finding, cells.same)}"
+        f" ({_interval(right, _whole)}, {counted(right.n, 'image')}){against}."
     ]
     return (*sentences, *_without_it(finding))
 
@@ -344,36 +307,3 @@ def _clean(report: Report) -> tuple[str, ...]:
         if control.trials
     ]
     return (*sentences, f"As a check, cues were planted: {'; '.join(planted)}.") if planted else tuple(sentences)
-
-
-def _contrast(finding: Finding) -> _Contrast | None:
-    """The groups that show a value's effect; None where no answers were measured."""
-    if finding.groups is None or not finding.reliance or finding.cue.value is None:
-        return None
-    names, groups = having(finding), [group for group in finding.groups.groups if group.accuracy is not None]
-    own = [group for group in groups if group.class_name in names]
-    others = [group for group in groups if group.class_name not in names]
-    return _Contrast(
-        aligned=_largest(group for group in own if group.value == finding.cue.value),
-        same=_worst(group for group in own if group.value != finding.cue.value),
-        other=_worst(group for group in others if group.value == finding.cue.value),
-    )
-
-
-def _largest(groups: Iterable[GroupAccuracy]) -> GroupAccuracy | None:
-    return max(groups, key=lambda group: group.n, default=None)
-
-
-def _worst(groups: Iterable[GroupAccuracy]) -> GroupAccuracy | None:
-    """The lowest accuracy, among groups of a size that is shown in full if there are any."""
-    candidates = list(groups)
-    large = [group for group in candidates if group.size in ("shown", "may gate")]
-    return min(large or candidates, key=lambda g: (g.accuracy and g.accuracy.value) or 0.0, default=None)
-
-
-def _described(group: GroupAccuracy, finding: Finding) -> str:
-    if group.value is None:
-        return f"“{group.class_name}”"
-    if group.value.startswith(("with ", "without ")):  # of a pseudo-attribute
-        return f"“{group.class_name}” {group.value}"
-    return f"“{group.class_name}” with “{value_word(finding.cue.attribute, group.value)}”"

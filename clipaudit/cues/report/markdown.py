@@ -8,7 +8,7 @@ from typing import Final
 from clipaudit.cues.report.document import Report
 from clipaudit.cues.report.first_screen import plain_sentences
 from clipaudit.cues.report.reliance_words import reliance
-from clipaudit.cues.report.words import SHORT, headline, relying, unit, with_limits
+from clipaudit.cues.report.words import SHORT, headline, unit, with_limits
 
 _ROWS: Final = 10
 _SPECIAL: Final = re.compile(r"([\\`*_\[\]#|~@]|:(?=//))")
@@ -30,7 +30,7 @@ def markdown(report: Report) -> str:
             finding.class_name,
             finding.cue.name,
             with_limits(finding.association.d),
-            with_limits(reliance(finding), unit(relying(finding))),
+            with_limits(reliance(finding), unit(finding.relying)),
             finding.action,
         )
         lines.append("| " + " | ".join(escape(cell) for cell in cells) + " |")

@@ -16,7 +16,7 @@ from clipaudit.cues.report import words
 from clipaudit.cues.report.cards import anchor, card, group_tables
 from clipaudit.cues.report.document import File, Report
 from clipaudit.cues.report.files import effective_images
-from clipaudit.cues.report.first_screen import actions, cases, finding_in_words, plain_sentences, to_do
+from clipaudit.cues.report.first_screen import actions, case_answers, cases, finding_in_words, plain_sentences, to_do
 from clipaudit.cues.report.mistake_cards import error_cards, label_pictures
 from clipaudit.cues.report.pictures import CARDS, Pictures, duplicate_strips
 from clipaudit.cues.report.plots import Mark, cue_map, icon, interval_row
@@ -118,6 +118,7 @@ def _context(report: Report, pictures: Pictures) -> dict[str, Any]:
         "also": () if not audit.trust.valid else audit.findings[1 : 1 + _FURTHER],
         "more": max(len(audit.findings) - 1 - _FURTHER, 0),
         "cases": cases(audit, pictures),
+        "case_answers": case_answers(audit),
         "map": _map(audit),
         "tested": min(sum(point.finding is None for point in audit.map), _TESTED),
         "shown_findings": card_findings,

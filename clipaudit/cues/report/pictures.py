@@ -6,13 +6,14 @@ import base64
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Final, TypeAlias
 
 from PIL import Image
 
-from clipaudit.cues.report.words import cue_word, having, having_name
+from clipaudit.cues.report.telling_words import accuracy_of, cell_in_words, example_cells
+from clipaudit.cues.report.words import counted, cue_word, having_name, share
 from clipaudit.cues.result.finding_parts import SampleRef, Verdict
 from clipaudit.cues.result.result import AuditResult, Finding
 from clipaudit.run.reader import Run
@@ -145,25 +146,47 @@ def strips(finding: Finding, pictures: Pictures, several_labels: bool = False) -
 
 def _rows(finding: Finding, others_are: str) -> tuple[tuple[str, tuple[SampleRef, ...]], ...]:
     """Titles and samples of a card's rows."""
-    names, name, cue, gallery = having(finding), having_name(finding), cue_word(finding), finding.gallery
-    aligned = gallery.aligned[:STRIP]
-    same = tuple(sample for sample in gallery.conflicting if sample.class_name in names)[:STRIP]
-    others = tuple(sample for sample in gallery.conflicting if sample.class_name not in names)[:STRIP]
-    above = {identity(sample) for sample in (*aligned, *same)}
+    name, gallery = having_name(finding), finding.gallery
+    rows = tuple(_measured_rows(finding)) or _described_rows(finding, others_are)
+    above = {identity(sample) for _, samples in rows for sample in samples}
     least = tuple(sample for sample in gallery.least_spurious if identity(sample) not in above)
     note = ", after those above" if len(least) < len(gallery.least_spurious) else ""
-    proven = finding.verdict in (Verdict.CONFIRMED, Verdict.MODEL_ONLY)
-    fails, misleads = (
-        ("the shortcut fails", "the shortcut misleads")
-        if proven
-        else ("a shortcut would fail", "a shortcut would mislead")
-    )
+    part = finding.relying
+    if part is not None and part.examples and part.answerer != "clip":  # the others' answers stand above
+        least = tuple(replace(sample, predicted=None) for sample in least)
+    return (*rows, (f"“{name}” with the least of the cue{note}", least[:STRIP]))
+
+
+def _measured_rows(finding: Finding) -> Iterator[tuple[str, tuple[SampleRef, ...]]]:
+    """The cells that show the finding best, with how they are answered."""
+    part, (fails, misleads) = finding.relying, _consequences(finding)
+    if part is None:
+        return
+    for cell, examples in example_cells(finding):
+        accuracy = accuracy_of(finding, part, cell)
+        where = f", where {fails if cell.class_name in finding.having else misleads}" if cell.conflicting else ""
+        right = f"{share(accuracy.value, 0)} of {counted(accuracy.n, 'image')} right"
+        yield f"{cell_in_words(finding, cell)}{where}: {right}", examples.images[:STRIP]
+
+
+def _described_rows(finding: Finding, others_are: str) -> tuple[tuple[str, tuple[SampleRef, ...]], ...]:
+    """Images with and without the cue, where no answers were measured."""
+    names, name, cue, gallery = finding.having, having_name(finding), cue_word(finding), finding.gallery
+    fails, misleads = _consequences(finding)
+    same = tuple(sample for sample in gallery.conflicting if sample.class_name in names)
+    others = tuple(sample for sample in gallery.conflicting if sample.class_name not in names)
     return (
-        (f"“{name}” with the cue “{cue}”", aligned),
-        (f"“{name}” without it: where {fails}", same),
-        (f"{others_are} with it: where {misleads}", others),
-        (f"“{name}” with the least of the cue{note}", least[:STRIP]),
+        (f"“{name}” with the cue “{cue}”", gallery.aligned[:STRIP]),
+        (f"“{name}” without it: where {fails}", same[:STRIP]),
+        (f"{others_are} with it: where {misleads}", others[:STRIP]),
     )
+
+
+def _consequences(finding: Finding) -> tuple[str, str]:
+    """What happens without the cue, and to other classes with it."""
+    if finding.verdict in (Verdict.CONFIRMED, Verdict.MODEL_ONLY):
+        return "the shortcut fails", "the shortcut misleads"
+    return "a shortcut would fail", "a shortcut would mislead"
 
 
 def row(

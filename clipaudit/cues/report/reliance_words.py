@@ -14,7 +14,6 @@ from clipaudit.cues.report.words import (
     limits,
     p_value,
     points,
-    relying,
     unit,
     who,
 )
@@ -26,7 +25,7 @@ from clipaudit.statistics import SIGNIFICANT
 def reliance(finding: Finding) -> Estimate | None:
     """How much of the answerer's gap closes when the cue is taken out, or when it is trained with weights, net of
     controls; where that was not measured the gap itself; None without either."""
-    part = relying(finding)
+    part = finding.relying
     if part is None:
         return None
     if part.effect is not None:
@@ -76,7 +75,7 @@ def answerer_cell(finding: Finding, answerer: str) -> AnswererCell:
 
 def numbers(finding: Finding) -> tuple[Number, ...]:
     """The finding's tie, reliance and control, each with its interval and n."""
-    part = relying(finding)
+    part = finding.relying
     d, effect = finding.association.d, reliance(finding)
     tested = None if part is None else part.effect or part.training
     # the limits of what was chosen among many tests are wider than 95 % (S1c)

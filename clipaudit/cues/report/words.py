@@ -184,11 +184,6 @@ def with_limits(estimate: Estimate | None, kind: str = "decimal") -> str:
 # -- findings ---------------------------------------------------------------------------------------------------------
 
 
-def relying(finding: Finding) -> Reliance | None:
-    """The answerer that the finding's verdict is of, CLIP before others; CLIP where it is no answerer's."""
-    return next((part for part in finding.reliance if part.verdict == finding.verdict), finding.by("clip"))
-
-
 def unit(part: Reliance | None) -> str:
     """What `limits` calls the unit of an answerer's gap and its falls: points of accuracy, or decimals of an AUC."""
     return "points" if part is None or part.ranking is None else "decimal"
@@ -205,11 +200,6 @@ def who_first(answerer: str) -> str:
     """The same at a sentence's beginning."""
     words = who(answerer)
     return words[0].upper() + words[1:]
-
-
-def having(finding: Finding) -> frozenset[str]:
-    """The classes that have the cue."""
-    return frozenset(row.class_name for row in finding.classes if row.has)
 
 
 def having_name(finding: Finding) -> str:
@@ -247,7 +237,7 @@ def headline(result: AuditResult) -> str:
         return nothing(result)
     first, *others = result.findings
     same = [finding for finding in others if finding.verdict == first.verdict]
-    part = relying(first)
+    part = first.relying
     title = _title(first, result.settings, who_first("clip" if part is None else part.answerer))
     if first.verdict == Verdict.CONFIRMED and len(same) == 1:
         return f"{title}, and {_pair(same[0], result.settings)}"

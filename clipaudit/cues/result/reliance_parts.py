@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from clipaudit.cues.result.finding_parts import Documented, Estimate, Verdict
+from clipaudit.cues.result.finding_parts import Documented, Estimate, SampleRef, Verdict
 
 AnswererState: TypeAlias = Literal["able", "at chance", "at the ceiling", "too few"]
 
@@ -18,6 +18,16 @@ class CellAccuracy(Documented):
     conflicting: bool
     accuracy: Estimate
     """Score interval, simultaneous over the cells; n is independent images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellExamples(Documented):
+    """Some of one class's scored images where the cue points to their class, or away from it."""
+
+    class_name: str
+    conflicting: bool
+    images: tuple[SampleRef, ...]
+    """`predicted` is the answerer's answer. Drawn at random, of the first m for every m as many right as of all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +209,8 @@ class Reliance(Documented):
     ranking: LabelRanking | None = None
     """Of one label of several; `cells` are then those of the answers at the cut where images with the label and without
     it are answered alike well. None where answers are right or wrong by themselves."""
+    examples: tuple[CellExamples, ...] = ()
+    """Images of the cells that show the cue's effect best; empty but for the answerer that the verdict is of."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,6 +118,16 @@ class Finding(Documented):
         return min(parts, key=lambda part: list(Verdict).index(part.verdict), default=None)
 
     @property
+    def relying(self) -> Reliance | None:
+        """The answerer that the verdict is of, CLIP before others; CLIP where it is no answerer's."""
+        return next((part for part in self.reliance if part.verdict == self.verdict), self.by("clip"))
+
+    @property
+    def having(self) -> frozenset[str]:
+        """The classes that have the cue."""
+        return frozenset(row.class_name for row in self.classes if row.has)
+
+    @property
     def counterfactual(self) -> Counterfactual | None:
         """What CLIP would answer without the cue's heads; None where it could not be measured."""
         clip = self.by("clip")

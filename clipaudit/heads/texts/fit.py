@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from clipaudit.arrays import Float32s
+from clipaudit.arrays import Bools, Float32s
 from clipaudit.errors import ClipauditError
 from clipaudit.heads.texts.pool import TextPool
 
@@ -52,11 +52,17 @@ def fit_remark(pool: TextPool, vectors: Float32s, texts: TextVectors) -> str | N
 
 
 def share_unknown(vectors: Any, made_up: Any) -> float:  # noqa: ANN401 - arrays of any float type
-    """Share, 0..1, of the (T, D) unit vectors as near to the (n, D) made-up ones as those are to each other.
+    """Share, 0..1, of the (T, D) unit vectors that are `unknown_texts`."""
+    return float(unknown_texts(vectors, made_up).mean())
+
+
+def unknown_texts(vectors: Any, made_up: Any) -> Bools:  # noqa: ANN401 - arrays of any float type
+    """(T,) which of the (T, D) unit vectors are as near to the (n, D) made-up ones as those are to each other.
 
     Near is the mean cosine; a text is unknown when its own is above the 5 % quantile of the made-up texts'.
     """
     n = len(made_up)
     # mean over the n - 1 others: (sum of the row - 1) / (n - 1)
     among = (made_up @ made_up.sum(axis=0) - 1) / (n - 1)
-    return float((vectors @ made_up.mean(axis=0) > np.quantile(among, _LOW)).mean())
+    unknown: Bools = vectors @ made_up.mean(axis=0) > np.quantile(among, _LOW)
+    return unknown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import tomllib
 from collections import Counter
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ BUNDLED: Final = "clipaudit's own pool"
 _OF_MODELS: Final = {"demo": "demo.tsv"}
 """Models that know a few words only: any other text says nothing about their heads."""
 _HEADER: Final = ("text", "property", "kind")
+_PICTURE_OF: Final = re.compile(r"^(an? )?(photo|image|picture) of ")
 _Row: TypeAlias = tuple[str, str, str]
 
 
@@ -102,6 +104,11 @@ class TextPool:
         """Raise UsageError when there are fewer than `count` texts."""
         if len(self) < count:
             raise UsageError(f"{count:,} texts were asked for, there are {len(self):,} in {self.source}")
+
+
+def subject_of(text: str) -> str:
+    """A text without case and without `a photo of` before it: texts with one subject are wordings of one another."""
+    return _PICTURE_OF.sub("", text.casefold())
 
 
 def pool_for(model: str, path: str | None = None) -> TextPool:

@@ -77,6 +77,25 @@ def test_a_shortcut_in_data_and_model_is_confirmed_for_both_classes(confirmed):
     assert all(shift.shifted for shift in confirmed.shift.rows if shift.head is None)
 
 
+def test_pictures_of_a_finding_are_scored_images_answered_as_often_right_as_its_figures_say(confirmed):
+    shown = 0
+    for finding in confirmed.findings:
+        assert [part for part in finding.reliance if part.examples] in ([], [finding.relying])
+        for examples in finding.relying.examples if finding.relying is not None else ():
+            (cell,) = (
+                cell
+                for cell in finding.relying.cells
+                if (cell.class_name, cell.conflicting) == (examples.class_name, examples.conflicting)
+            )
+            has_cue = (cell.class_name in finding.having) != cell.conflicting
+            assert {image.class_name for image in examples.images} == {cell.class_name}
+            assert {image.value == finding.cue.value for image in examples.images} == {has_cue}
+            right = np.mean([image.predicted == image.class_name for image in examples.images])
+            assert right == pytest.approx(cell.accuracy.value, abs=1 / len(examples.images))
+            shown += len(examples.images)
+    assert shown >= 24
+
+
 @pytest.mark.parametrize("name", ["confirmed", "few"])
 def test_what_groups_show_without_the_cue_is_what_the_effect_measured(request, tmp_path, name):
     """Heads chosen on the images that are shown would make all of them look better than the effect is."""

@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 
 from clipaudit.cues.report.document import File
-from clipaudit.cues.report.first_screen import plain_sentences
+from clipaudit.cues.report.first_screen import cases, plain_sentences
 from clipaudit.cues.report.markdown import markdown
 from clipaudit.cues.report.page import render
+from clipaudit.cues.report.pictures import InlinePicture, Pictures, identity, strips
 from clipaudit.cues.report.rehearsed_arms import rehearsal_columns
 from clipaudit.cues.report.reliance_words import answerer_cell
 from clipaudit.cues.report.words import headline
@@ -26,7 +27,7 @@ from clipaudit.cues.result.rehearsal_parts import (
     SeedRange,
 )
 from clipaudit.cues.result.reliance_parts import CellAccuracy, TrainingExperiment
-from tests.audit_examples import around, confirmed, example_result, reliance
+from tests.audit_examples import around, cell_examples, confirmed, example_result, reliance, sample
 from tests.unit.cues.test_report_page import report_of, with_findings
 
 
@@ -159,7 +160,7 @@ def test_the_balanced_subset_is_linked_where_it_balances_the_column_alone(panel)
 
 
 def test_the_headline_names_who_relies_on_it(panel):
-    parts = (reliance(Verdict.INCONCLUSIVE), rehearsed_part(Verdict.CONFIRMED))
+    parts = (reliance(Verdict.INCONCLUSIVE), replace(rehearsed_part(Verdict.CONFIRMED), examples=cell_examples()))
     result = replace(with_findings(replace(confirmed(), reliance=parts)), rehearsal=panel)
     assert headline(result) == "A model trained on these images takes “water” for “waterbird”"
     report = report_of(result)
@@ -173,6 +174,26 @@ def test_the_headline_names_who_relies_on_it(panel):
     page = render(report).replace("\u00a0", " ")
     case = page[page.index("“waterbird” with “land”") :]
     assert re.search(r"right</span>.*?41 %.*?with weights</span>.*?78 %", case, re.DOTALL)
+    assert "answers of a model trained on these images, as often as the bars say" in page
+
+
+def test_pictures_are_of_the_images_and_answers_that_the_bars_are_of(panel):
+    """A model trained on these images has other answers than CLIP, and on other images than the cue was found in."""
+    parts = (reliance(Verdict.INCONCLUSIVE), replace(rehearsed_part(Verdict.CONFIRMED), examples=cell_examples()))
+    finding = replace(confirmed(), reliance=parts)
+    result = replace(with_findings(finding), rehearsal=panel)
+    picture = InlinePicture(url="data:image/webp;base64,AA==", width=1, height=1)
+    everything = {identity(sample(number)): picture for number in range(30)}
+    rows = cases(result, Pictures(plain=everything))
+    assert [[item.key for item in row.pictures] for row in rows] == [
+        ["birds-000021", "birds-000022"],
+        ["birds-000023"],
+        ["birds-000024"],
+    ]
+    assert [item.answer for row in rows for item in row.pictures] == ["waterbird", "waterbird", "landbird", "waterbird"]
+    *measured, least = strips(finding, Pictures())
+    assert "“waterbird” with “land”, where the shortcut fails: 41 % of" in measured[1].title
+    assert {item.answer for item in least.pictures} == {None}, "CLIP's answers are not the trained model's"
 
 
 def test_the_table_of_findings_has_a_column_for_each_answerer():

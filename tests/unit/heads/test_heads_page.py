@@ -55,7 +55,8 @@ def test_the_page_escapes_and_says_what_is_missing(described):
     assert "<script" not in page
     assert "&lt;script&gt;alert(" in page
     assert "&lt;b&gt;here&lt;/b&gt;" in page
-    assert "16 pictures are missing:" in page
+    assert "32 pictures are missing:" in page, "of one text and of what the texts leave, two at each end, in four heads"
+    assert page.count("in no text: the main direction of the") == 4
     assert "the shard is not there any more" in page
     assert page.count('<section class="head"') == 4
     assert "http://" not in page

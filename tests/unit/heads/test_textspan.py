@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipaudit.errors import UsageError
-from clipaudit.heads.textspan import fold, shared_texts, stability, textspan, textspans, variance_share
+from clipaudit.heads.textspan import fold, rest_of, shared_texts, stability, textspan, textspans, variance_share
 from clipaudit.run.moments import Moments, merge, moments_of
 from clipaudit.run.reader import Run
 from clipaudit.schema import TableSpec
@@ -312,3 +312,29 @@ def test_shards_that_agree_are_stable_and_one_shard_is_not_enough():
     assert (found.frequency[found.span.texts] == 1).all()
     with pytest.raises(UsageError, match="at least two shards"):
         stability([same, Moments.empty(SPEC)], "L00H00", texts)
+
+
+@given(seed=st.integers(0, 2**32 - 1), size=st.integers(2, 12), steps=st.integers(0, 12))
+@settings(deadline=None, max_examples=60)
+def test_the_rest_is_the_main_direction_of_what_the_texts_leave(seed, size, steps):
+    rng = np.random.default_rng(seed)
+    y = rng.normal(size=(200, size)) @ rng.normal(size=(size, size))
+    y -= y.mean(axis=0)
+    covariance = y.T @ y / len(y)
+    span = textspan(covariance, rng.normal(size=(40, size)), steps=min(steps, size))
+    rest = rest_of(covariance, span)
+    if len(span) == size:
+        assert rest is None
+        return
+    left = y - y @ span.projector()  # of every image, what its texts do not say
+    assert np.abs(span.directions @ rest.direction).max(initial=0) < 1e-6
+    assert rest.left == pytest.approx(1 - span.explained.sum(), abs=1e-9)
+    assert rest.explained == pytest.approx(((left @ rest.direction) ** 2).mean() / span.variance)
+    others = rng.normal(size=(50, size)) @ (np.eye(size) - span.projector())
+    others /= np.linalg.norm(others, axis=1, keepdims=True)
+    assert ((y @ others.T) ** 2).mean(axis=0).max() <= rest.explained * span.variance * (1 + 1e-6)
+
+
+def test_a_head_that_never_varies_has_no_rest():
+    span = textspan(np.zeros((3, 3)), np.eye(3), steps=2)
+    assert rest_of(np.zeros((3, 3)), span) is None
