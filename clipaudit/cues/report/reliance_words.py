@@ -91,7 +91,7 @@ def numbers(finding: Finding) -> tuple[Number, ...]:
         name = "CLIP" if part is None else who(part.answerer)
         what = f"fewer right answers of {name} where the cue points the wrong way, inside classes"
         if part is not None and part.ranking is not None:
-            what = f"less where the cue points the wrong way: how well {name} ranks the label"
+            what = f"by which {name} ranks the label worse where the cue points the wrong way"
         if part is not None and part.effect is not None:
             what = (
                 f"of the gap between images with and without the cue close once it is taken out of {name}, net of"
@@ -103,9 +103,9 @@ def numbers(finding: Finding) -> tuple[Number, ...]:
                 " of weights of shuffled columns"
             )
             if part is not None and part.ranking is not None:
-                what = "that the cue costs goes once a model is trained with weights, net of those of shuffled columns"
+                what = "of the gap go once a model is trained with weights, net of those of shuffled columns"
         kind = unit(part)
-        measure, number = ("points", points) if kind == "points" else ("of AUC", decimal)
+        measure, number = ("points", points) if kind == "points" else ("AUC", decimal)
         about = f"{measure} {what}; {counted(effect.n, 'image')}"
         items.append(Number(value=number(effect.value), limits=limits(effect, kind), about=about))
     if tested is not None:
