@@ -22,8 +22,8 @@ from clipaudit.schema import VERSION
 
 State: TypeAlias = Literal["ok", "note", "problem"]
 
-_PACKAGES: Final = ("open_clip_torch", "faiss-cpu", "pyarrow", "webdataset", "scipy", "numpy", "pillow")
-_MODULES: Final = ("open_clip", "faiss", "pyarrow", "webdataset", "scipy", "numpy", "PIL")
+_PACKAGES: Final = ("open_clip_torch", "faiss-cpu", "pyarrow", "webdataset", "scikit-learn", "numpy", "pillow")
+_MODULES: Final = ("open_clip", "faiss", "pyarrow", "webdataset", "sklearn", "numpy", "PIL")
 _EXTRAS: Final = (("s3", "s3fs"), ("gcs", "gcsfs"), ("fast", "simplejpeg"))
 _HUB: Final = "https://huggingface.co"
 _CONNECT_SECONDS: Final = 2.0

@@ -11,7 +11,13 @@ import numpy as np
 from clipaudit.cues.answerers.panel import LEAST_OF_CLASS, LEAST_TRAINING
 from clipaudit.cues.answerers.rehearsed import RehearsedAnswerer
 from clipaudit.cues.findings.label_probe import LabelProbe
-from clipaudit.cues.findings.label_rehearsal import label_answerer, label_column, label_panel
+from clipaudit.cues.findings.label_rehearsal import (
+    TrainedLabel,
+    label_answerer,
+    label_column,
+    label_panel,
+    trained_label,
+)
 from clipaudit.cues.findings.rehearsal_panel import RehearsedValue
 from clipaudit.cues.inputs import AuditInputs
 from clipaudit.cues.measure.answers import MAX_ROWS, sampled
@@ -50,18 +56,18 @@ def labels_rehearsed(
     label has enough images, or none can be learned from with any column.
     """
     images = inputs.labelled_images()
-    pairs = _pairs(inputs, images, screen_of)
-    probes: dict[int, RehearsedAnswerer] = {}
-    columns: list[ColumnRehearsal] = []
-    for pair in pairs[:MOST_PAIRS]:
-        if pair.label not in probes:
-            probes[pair.label] = probe_of(images, pair.label, inputs.options.seed)
-        probe, name = probes[pair.label], images.names.names[pair.label]
+    pairs, seed = _pairs(inputs, images, screen_of)[:MOST_PAIRS], inputs.options.seed
+    trained: list[TrainedLabel] = []
+    columns: dict[_Pair, ColumnRehearsal] = {}
+    for label in dict.fromkeys(pair.label for pair in pairs):  # one probe is held at a time
+        probe = probe_of(images, label, seed)
+        trained.append(trained_label(probe))
         scored = images_scored(probe.scored, 2, inputs.options.cluster is not None)
-        value = value_of(pair.screen, pair.place, probe.scored)
-        columns.append(label_column(probe, scored, value, name, inputs.options.seed))
+        for pair in (each for each in pairs if each.label == label):
+            value = value_of(pair.screen, pair.place, probe.scored)
+            columns[pair] = label_column(probe, scored, value, images.names.names[label], seed)
     rows = f"{inputs.run.directory.url}{images.facts.rows.described}"
-    return label_panel(list(probes.values()), columns, at_hand=len(images.facts), rows=rows)
+    return label_panel(trained, [columns[pair] for pair in pairs], at_hand=len(images.facts), rows=rows)
 
 
 class LabelProbes:
@@ -72,7 +78,7 @@ class LabelProbes:
         self._images, self._rehearse, self._seed = images, rehearse, seed
         tied = sorted((label for label, tie in ties.items() if tie > 0), key=lambda label: -ties[label])
         self._chosen = [label for label in tied if too_few(images, label) is None][:MOST_REHEARSED]
-        self._trained: list[RehearsedAnswerer] = []
+        self._trained: list[TrainedLabel] = []
         self.columns: list[ColumnRehearsal] = []
         """What training in other ways does to them, filled by whoever measures them."""
 
@@ -88,7 +94,7 @@ class LabelProbes:
             rehearsed = probe_of(self._images, label, self._seed)
         except UsageError as error:
             return None, str(error)
-        self._trained.append(rehearsed)
+        self._trained.append(trained_label(rehearsed))
         name = self._images.names.names[label]
         return LabelProbe(name=name, rehearsed=rehearsed, labels=len(self._chosen)), ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,19 +35,41 @@ def label_answerer(training: ImageFacts, scored: ImageFacts, *, out_of_fold: boo
     return rehearsed_answerer(training, scored, 2, out_of_fold=out_of_fold, seed=seed, choice=presence_auc)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainedLabel:
+    """What is kept of a label's probe: its features are gigabytes in a large run."""
+
+    training_images: int
+    """In a fold."""
+    scored_images: int
+    out_of_fold: bool
+    strengths: tuple[float, ...]
+    """C, by fold."""
+
+
+def trained_label(rehearsed: RehearsedAnswerer) -> TrainedLabel:
+    """What a panel says of a probe."""
+    return TrainedLabel(
+        training_images=rehearsed.rehearsal.training_rows,
+        scored_images=len(rehearsed.scored),
+        out_of_fold=rehearsed.out_of_fold,
+        strengths=tuple(model.strength for model in rehearsed.rehearsal.models),
+    )
+
+
 def label_panel(
-    rehearsed: Sequence[RehearsedAnswerer], columns: Sequence[ColumnRehearsal], *, at_hand: int, rows: str
+    trained: Sequence[TrainedLabel], columns: Sequence[ColumnRehearsal], *, at_hand: int, rows: str
 ) -> RehearsalPanel:
     """Everything that was trained, of probes of one label each, at least one; rows: of the association, in words."""
-    first = rehearsed[0]
+    first = trained[0]
     return RehearsalPanel(
         not_rehearsed=None,
         trained_on=rows,
-        training_images=first.rehearsal.training_rows,
+        training_images=first.training_images,
         training_rows_at_hand=at_hand,
-        scored_images=len(first.scored),
+        scored_images=first.scored_images,
         out_of_fold=first.out_of_fold,
-        strength=float(np.median([model.strength for each in rehearsed for model in each.rehearsal.models])),
+        strength=float(np.median([strength for each in trained for strength in each.strengths])),
         accuracy=None,
         columns=tuple(columns),
     )

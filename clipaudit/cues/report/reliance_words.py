@@ -52,7 +52,7 @@ def answerer_cell(finding: Finding, answerer: str) -> AnswererCell:
         net = measured.effect.net_did
         return AnswererCell(value=points(net.value), limits=limits(net, "points"), about="points of its gap, net")
     kind = unit(measured)
-    what, number = ("points", points) if kind == "points" else ("AUC", decimal)
+    what, number = ("points", points) if kind == "points" else ("of AUC", decimal)
     if measured.training is not None and measured.verdict == Verdict.CONFIRMED:
         fall = measured.training.net_fall
         about = f"{what} of its gap go with group weights, net"
