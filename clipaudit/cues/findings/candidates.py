@@ -63,6 +63,8 @@ class TextCue:
     """(members,) which end of each direction."""
     words: tuple[Word, ...] = ()
     """Other texts that name it nearly as well; none while it is tried."""
+    fit: float = 0.0
+    """The word's fit, or what it is on the confirmation half, whichever is less; 0 while it is tried."""
 
 
 def text_cues(context: Context) -> list[TextCue]:
@@ -186,7 +188,8 @@ def _cues_of(context: Context, axes: _Axes, side: _Side, earlier: list[TextCue])
         cue = next((cue for cue in tried if cue is not None and _adds(context, cue, [*earlier, *cues])), None)
         if cue is None:
             break
-        cues.append(replace(cue, words=_near(context, cue.word)))
+        fit = min(cue.word.fit, _confirmed_fit(context, cue, remaining))
+        cues.append(replace(cue, words=_near(context, cue.word), fit=fit))
         axis = context.namer.axis(cue.word.place, class_free=False)
         # without its part along the text: the next one has to name something else
         remaining = remaining - axis * float(axis @ remaining) / float(axis @ axis)
@@ -197,18 +200,28 @@ def _cues_of(context: Context, axes: _Axes, side: _Side, earlier: list[TextCue])
 def _words_to_try(context: Context, contrasts: Float64s) -> list[list[Word]]:
     """For each contrast (S, D) the texts nearest to it and those that fit it best; the best fit first."""
     # images without a label have nothing in common, so that their differences are not those of the cue
-    inside = _inside(context, contrasts) if context.presence is None else None
+    inside = _inside(context, contrasts, context.sampled.discovery) if context.presence is None else None
     return context.namer.words_both_ways(contrasts, _TRIED, inside)
 
 
-def _inside(context: Context, contrasts: Float64s) -> Float64s:
-    """(S, D) what sets the images far along each contrast (S, D) of classes apart from others of their own class.
+def _confirmed_fit(context: Context, cue: TextCue, contrast: Float64s) -> float:
+    """The fit of a cue's word on the half that it was not chosen on: the best of many fits is too large on its own."""
+    confirmation = ~context.sampled.discovery
+    if context.presence is None:
+        apart = _inside(context, contrast[None], confirmation)[0]
+    else:
+        apart = sides_contrast(context.embedding[confirmation], context.truth[confirmation], cue.upper)
+    return context.namer.fit(cue.word.place, apart)
+
+
+def _inside(context: Context, contrasts: Float64s, rows: Bools) -> Float64s:
+    """(S, D) what sets those of rows (s,) that are far along each contrast (S, D) of classes apart from others of their
+    own class.
 
     A contrast of classes holds all that makes them, which no text of the cue says. Where a cue is part of it, some
     images of each class have it and some lack it: they differ by the cue, and not by the class.
     """
-    discovery = context.sampled.discovery
-    embedding, truth = context.embedding[discovery], context.truth[discovery]
+    embedding, truth = context.embedding[rows], context.truth[rows]
     scores = embedding @ context.namer.class_free(contrasts).astype(np.float32).T
     values = [pseudo_values(column)[0] for column in np.ascontiguousarray(scores.T)]
     K = context.design.classes

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Float64s, Ints
+from clipaudit.arrays import Bools, Float64s, Floats, Ints
 from clipaudit.cues.findings.measured_reliance import ValueCue, having_of
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.picture_columns import cause_rank, degrees
@@ -16,7 +16,7 @@ from clipaudit.cues.result.column_words import is_measured
 
 _ABOUT_AS_STRONG: Final = 2 / 3
 """Of the strongest's lower limit."""
-_SURE: Final = 1.645
+SURE: Final = 1.645
 """One-sided 5 %."""
 _LEAST: Final = 5
 """Images of a class with a cue, and without it, from which the class says how another one goes with it."""
@@ -95,19 +95,19 @@ def go_together(values: Float64s, having: Bools, truth: Ints, delta: float) -> b
     """Whether images with a cue (n,) surely have more of something, values (n,), inside classes (n,), by more than
     `delta`; None where no class has five images with the cue and five without it."""
     d, error = inside_difference(values, having, truth)
-    return d > delta and d > _SURE * error if np.isfinite(error) else None
+    return d > delta and d > SURE * error if np.isfinite(error) else None
 
 
-def inside_difference(values: Float64s, having: Bools, truth: Ints) -> tuple[float, float]:
+def inside_difference(values: Floats, having: Bools, truth: Ints, least: int = _LEAST) -> tuple[float, float]:
     """D of values (n,) between images with a cue (n,) and without it inside classes (n,), and its standard error under
-    independence; (0, inf) where no class has five of both.
+    independence; (0, inf) where no class has `least` of both.
 
     Classes count by Mantel and Haenszel's n1 n0 / (n1 + n0).
     """
     total = weight = 0.0
     for k in np.unique(truth).tolist():
         own, other = values[having & (truth == k)], values[~having & (truth == k)]
-        if min(len(own), len(other)) < _LEAST:
+        if min(len(own), len(other)) < least:
             continue
         below, above = (np.searchsorted(np.sort(other), own, side=side).sum() for side in ("left", "right"))
         share = len(own) * len(other) / (len(own) + len(other))
