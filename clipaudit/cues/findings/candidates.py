@@ -34,9 +34,9 @@ GOES_WITH: Final = 0.3
 _SAME_CLASSES: Final = 0.15
 """The same for two texts that name the same classes: an image with a cue differs from others along many axes."""
 LEAST_FIT: Final = 0.4
-"""Of a text with what sets its classes apart, on either half, below which it only says what these classes look like: of
-planted cues .52 and more, of clean classes at most .33 (one of .50 fails the other condition), on the worlds that the
-limit was set on (`things` with seeds 101 to 116, `planted` with 201 to 204)."""
+"""Fit of a text with what sets its classes apart, with or without the class prompts' part, below which it only says
+what these classes look like: of planted cues .45 and more, of clean classes at most .34 (one of .50 fails the other
+condition), on the worlds that the limit was set on (`things`, seeds 101 to 116; `planted`, 201 to 204; `birds`, 0)."""
 _TRIED: Final = 6
 _BINS: Final = 256
 _PER_SIDE: Final = 3
@@ -208,8 +208,9 @@ def _words_to_try(context: Context, contrasts: Float64s) -> list[list[Word]]:
     return context.namer.words_both_ways(contrasts, _TRIED, inside)
 
 
-def _fit(context: Context, cue: TextCue, earlier: Sequence[TextCue]) -> float:
-    """How well a cue's word fits what sets its classes apart, on the half where it fits less.
+def _fit(context: Context, cue: TextCue, earlier: Sequence[TextCue], class_free: bool) -> float:
+    """How well a cue's word fits what sets its classes apart, without the class prompts' part or with it, on the half
+    where it fits less.
 
     The classes may be other ones than those that the word was chosen for, and the best of many fits is too large on the
     half that it was chosen on. What earlier cues of these classes say is left out.
@@ -218,10 +219,10 @@ def _fit(context: Context, cue: TextCue, earlier: Sequence[TextCue]) -> float:
     axes = [context.namer.axis(other.word.place, False) for other in earlier if (other.upper & cue.upper).any()]
     contrast = _without(sides_contrast(embedding[discovery], truth[discovery], cue.upper), axes)
     if context.presence is None:
-        apart = [_inside(context, contrast[None], rows)[0] for rows in (discovery, ~discovery)]
+        apart = [_inside(context, contrast[None], rows, class_free)[0] for rows in (discovery, ~discovery)]
     else:  # as in `_words_to_try`
         apart = [contrast, sides_contrast(embedding[~discovery], truth[~discovery], cue.upper)]
-    return min(context.namer.fit(cue.word.place, _without(part, axes)) for part in apart)
+    return min(context.namer.fit(cue.word.place, _without(part, axes), class_free) for part in apart)
 
 
 def _without(contrast: Float64s, axes: Sequence[Float64s]) -> Float64s:
@@ -231,7 +232,7 @@ def _without(contrast: Float64s, axes: Sequence[Float64s]) -> Float64s:
     return contrast
 
 
-def _inside(context: Context, contrasts: Float64s, rows: Bools) -> Float64s:
+def _inside(context: Context, contrasts: Float64s, rows: Bools, class_free: bool = True) -> Float64s:
     """(S, D) what sets those of rows (s,) that are far along each contrast (S, D) of classes apart from others of their
     own class.
 
@@ -239,7 +240,8 @@ def _inside(context: Context, contrasts: Float64s, rows: Bools) -> Float64s:
     images of each class have it and some lack it: they differ by the cue, and not by the class.
     """
     embedding, truth = context.embedding[rows], context.truth[rows]
-    scores = embedding @ context.namer.class_free(contrasts).astype(np.float32).T
+    along = context.namer.class_free(contrasts) if class_free else contrasts
+    scores = embedding @ along.astype(np.float32).T
     values = [pseudo_values(column)[0] for column in np.ascontiguousarray(scores.T)]
     K = context.design.classes
     return np.stack([value_contrast(embedding, truth, having == 1, having >= 0, K) for having in values])
@@ -298,8 +300,8 @@ def _tried(context: Context, axes: _Axes, word: Word, own: float, earlier: Seque
     cue = TextCue(
         upper=axis.cut.upper, word=word, scores=scores, axis=axis, margin=margin, members=members, signs=signs
     )
-    cue = replace(cue, fit=_fit(context, cue, earlier))
-    return cue if user or _is_seen(context, cue) else None
+    cue = replace(cue, fit=_fit(context, cue, earlier, class_free=True))
+    return cue if user or _is_seen(context, cue, earlier) else None
 
 
 def _carriers(context: Context, upper: Bools, scores: Float32s, earlier: Sequence[TextCue]) -> tuple[Ints, Float64s]:
@@ -321,7 +323,7 @@ def _carriers(context: Context, upper: Bools, scores: Float32s, earlier: Sequenc
     return members[order], side[goes][order]
 
 
-def _is_seen(context: Context, cue: TextCue) -> bool:
+def _is_seen(context: Context, cue: TextCue, earlier: Sequence[TextCue]) -> bool:
     """Whether a text says what its classes have, and not only what these classes look like to the model.
 
     Along the axis without the class prompts' part a class may stand out though its images have no more of the text than
@@ -334,7 +336,10 @@ def _is_seen(context: Context, cue: TextCue) -> bool:
     plain = side_strength(cue.scores[rows], context.truth[rows], cue.upper, sampled.cluster[rows], source)
     if plain is not None and (plain.low is None or plain.low < context.options.delta_warn):
         return False
-    return context.presence is not None or cue.fit >= LEAST_FIT
+    if context.presence is not None or cue.fit >= LEAST_FIT:
+        return True
+    # where the names say it themselves (waterbird, landbird) nothing of it is left without their part
+    return _fit(context, cue, earlier, class_free=False) >= LEAST_FIT
 
 
 def _near(context: Context, word: Word) -> tuple[Word, ...]:
