@@ -5,9 +5,9 @@ python benchmarks/words_acceptance.py --cues border    some of them
 python benchmarks/words_acceptance.py --smoke          one small world, to see that it runs
 
 Pictures of four things with the demo model. 90 % of one class's images show the cue, 5 % of the others'. Named cues are
-things the model has words for; a border, a watermark and a sticker are not. Each line is one world: the word of the
-finding of the declared column (`column`) and of class labels alone (`labels`), and whether the report says that no text
-describes it well.
+things the model has words for; a border, a sticker, a watermark, a date stamp and a logo are not. Each line is one
+world: the word of the finding of the declared column (`column`) and of class labels alone (`labels`), and whether the
+report says that no text describes it well.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from options import parse, parser_for
 
 from clipaudit import AuditOptions, audit_cues
-from tests.cue_pictures import NAMED, NOUNS, UNNAMED, run_of_pictures
+from tests.cue_pictures import MARKS, NAMED, NOUNS, UNNAMED, run_of_pictures
 
 
 def words_of(run: str, cue: str, options: AuditOptions) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def measure(cue: str, count: int, seed: int) -> dict[str, Any]:
 def main() -> None:
     """Print a line a world, and the shares."""
     parser = parser_for(__doc__)
-    parser.add_argument("--cues", nargs="+", choices=[*NAMED, *UNNAMED], default=[*NAMED, *UNNAMED])
+    parser.add_argument("--cues", nargs="+", choices=[*NAMED, *UNNAMED, *MARKS], default=[*NAMED, *UNNAMED, *MARKS])
     parser.add_argument("--count", type=int, default=1200, help="pictures a world")
     parser.add_argument("--worlds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=500)
@@ -75,7 +75,7 @@ def main() -> None:
             print(json.dumps(rows[-1]), flush=True)
     for way in ("column", "labels"):
         named = [row[way] for row in rows if row["cue"] in NAMED and row[way]["words"]]
-        unnamed = [row[way] for row in rows if row["cue"] in UNNAMED and row[way]["words"]]
+        unnamed = [row[way] for row in rows if row["cue"] not in NAMED and row[way]["words"]]
         right, said = sum(entry["right"] for entry in named), sum(entry["no_good_word"] for entry in unnamed)
         print(f"{way}: {right} of {len(named)} named cues have the right word; {said} of {len(unnamed)} others are said"
               " to have no good word")  # fmt: skip

@@ -278,7 +278,7 @@ def test_trap_18_copies_are_one_image():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("cue", "named"), [("ocean", True), ("border", False)])
+@pytest.mark.parametrize(("cue", "named"), [("ocean", True), ("border", False), ("watermark", False)])
 def test_trap_20_where_no_text_fits_the_report_says_so(cue, named, tmp_path):
     """A red border is not "a photo of two objects"."""
     run = run_of_pictures(tmp_path, cue, 600, seed=31)
@@ -287,6 +287,18 @@ def test_trap_20_where_no_text_fits_the_report_says_so(cue, named, tmp_path):
     assert finding.no_good_word is not named
     assert finding.gallery.aligned
     assert any(word in finding.cue.name for word in NAMED["ocean"][1]) is named
+
+
+@pytest.mark.full
+def test_trap_20_a_picture_property_has_no_word_of_other_classes_pictures(tmp_path):
+    """Sharp pictures are sketches in other classes, and in this one they carry a watermark."""
+    run = run_of_pictures(tmp_path, "watermark", 600, seed=9100)
+    result = audit_cues(run, AuditOptions(negative_audits=0, positive_trials=0, permutations=0))
+    sharp = next(finding for finding in result.findings if finding.cue.value == "sharp pictures")
+    assert sharp.class_name == "apple"
+    assert sharp.no_good_word
+    assert sharp.cue.name == "sharp pictures"
+    assert sharp.gallery.aligned
 
 
 @pytest.mark.full

@@ -16,6 +16,7 @@ from clipaudit.cues.findings.measured_reliance import ValueCue, having_of, judge
 from clipaudit.cues.findings.reliance_result import described
 from clipaudit.cues.findings.sentences import Words, action, also_of, sentence
 from clipaudit.cues.findings.still_needed import missing_of, rest_of
+from clipaudit.cues.findings.value_words import nearest_words, says_what_it_is
 from clipaudit.cues.findings.verdicts import (
     VerdictCase,
     headline,
@@ -23,7 +24,6 @@ from clipaudit.cues.findings.verdicts import (
     verdicts,
 )
 from clipaudit.cues.measure.context import Context
-from clipaudit.cues.measure.naming import NO_GOOD_WORD, value_contrast
 from clipaudit.cues.reliance import rules
 from clipaudit.cues.result.column_words import column_in_words, core_word
 from clipaudit.cues.result.finding_parts import Association, Cue, CueWord, Evidence, Groups, Verdict
@@ -63,7 +63,7 @@ def value_finding(
     worst = next((part for part in reliance if part.verdict is outcome), None)
     heads = worst.effect.heads if worst is not None and worst.effect is not None else carriers
     scores = _scores(context, members, signs, having)
-    named, fit = _cue(context, cue, having, members, heads, association.d.value)
+    named, good = _cue(context, cue, having, members, heads, association.d.value)
     return Finding(
         id=finding_id(str(context.run.manifest.model["name"]), words.name, f"{screen.attribute.column}={cue.word}"),
         former_ids=_former_ids(context, screen, cue.upper, cue.value),
@@ -96,7 +96,7 @@ def value_finding(
         needs=missing,
         stability=building.finding_stability(context, np.where(having == 1, 1.0, 0.0), cue.upper),
         gallery=gallery(context, scores, cue.upper, heads, having, cue.ends),
-        no_good_word=fit < NO_GOOD_WORD,
+        no_good_word=not good,
         merged=len(members),
     )
 
@@ -230,18 +230,10 @@ def _cue(
     members: Ints,
     heads: Sequence[str],
     d: float | None,
-) -> tuple[Cue, float]:
-    """The cue in words, and the fit of the best text with what sets images with it apart."""
-    discovery = context.sampled.discovery
-    contrast = value_contrast(
-        context.embedding[discovery],
-        context.truth[discovery],
-        having[discovery] == 1,
-        having[discovery] >= 0,
-        context.design.classes,
-    )
-    towards = context.namer.words(contrast, 3, context_only=True, by_fit=True)
-    away_from = context.namer.words(-contrast, 1, context_only=True, by_fit=True)
+) -> tuple[Cue, bool]:
+    """The cue in words, and whether the best text says what sets images with it apart."""
+    towards, away_from = nearest_words(context, having)
+    good = bool(towards) and says_what_it_is(context, cue, having, towards[0], d)
     words = [CueWord(text=cue.word, property="attribute", kind="context-like", head=None, d=d)]
     # of an image property: what its end holds, and other ends that go with it
     measured = [context.ranges[cue.word]] if cue.word in context.ranges else []
@@ -252,8 +244,8 @@ def _cue(
     in_words = [CueWord(text=w.text, property=w.property, kind=w.kind, head=None, d=None) for w in towards]
     words += [*properties, *in_words] if measured else [*in_words, *properties]
     words += building.head_words(context, heads, members, having)
-    # a word that fits badly would be a wrong name (trap 20)
-    title = f"{cue.word}: {towards[0].text}" if towards and towards[0].fit >= NO_GOOD_WORD else cue.word
+    # a word that describes it badly would be a wrong name (trap 20)
+    title = f"{cue.word}: {towards[0].text}" if good else cue.word
     whole = Cue(
         name=title,
         words=tuple(words),
@@ -263,7 +255,7 @@ def _cue(
         value=cue.word,
         class_part=context.scan.directions[int(members[0])].outside if len(members) else None,
     )
-    return whole, towards[0].fit if towards else 0.0
+    return whole, good
 
 
 def _scores(context: Context, members: Ints, signs: Float64s, having: Ints) -> Float32s:

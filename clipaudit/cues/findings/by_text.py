@@ -111,7 +111,7 @@ def text_finding(context: Context, cue: TextCue) -> Finding:
         needs=missing,
         stability=parts.finding_stability(context, cue.scores, cue.upper),
         gallery=gallery(context, cue.scores, cue.upper, heads, having, VALUES),
-        no_good_word=cue.word.fit < NO_GOOD_WORD,
+        no_good_word=cue.fit < NO_GOOD_WORD,
         merged=len(cue.members),
     )
 

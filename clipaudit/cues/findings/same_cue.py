@@ -8,14 +8,15 @@ from typing import Final
 
 import numpy as np
 
-from clipaudit.arrays import Bools, Float64s, Ints
+from clipaudit.arrays import Bools, Float64s, Floats, Ints
 from clipaudit.cues.findings.measured_reliance import ValueCue, having_of
 from clipaudit.cues.measure.context import Context
 from clipaudit.cues.measure.picture_columns import cause_rank, degrees
-from clipaudit.cues.reliance.clustered import Cells
+from clipaudit.cues.reliance.clustered import Cells, Spread
 from clipaudit.cues.reliance.images import CueColumn, ScoredImages, cue_cells
 from clipaudit.cues.reliance.rank_difference import rank_difference
 from clipaudit.cues.result.column_words import is_measured
+from clipaudit.cues.statistics.sources import MIN_SOURCES
 
 _ABOUT_AS_STRONG: Final = 2 / 3
 """Of the strongest's lower limit."""
@@ -108,10 +109,22 @@ def go_together(
     cluster (n,) near duplicates, which share a weight; source (n,) what images come from: errors are those of sources
     then (S2b), and with fewer than eight nothing is sure.
     """
+    found = inside_difference(values, having, truth, cluster, source)
+    if found is None:
+        return None
+    few = source is not None and len(np.unique(source)) < MIN_SOURCES
+    return found.value > delta and found.p < _SURE and not few
+
+
+def inside_difference(
+    values: Floats, having: Bools, truth: Ints, cluster: Ints, source: Ints | None = None, least: int = _LEAST
+) -> Spread | None:
+    """Rank D of values (n,) between images with a cue (n,) and without it inside classes (n,); cluster and source as
+    for `go_together`. None where no class has `least` independent images of both."""
     classes = int(truth.max(initial=0)) + 1
     cell = 2 * truth + having
     independent = Cells(count=2 * classes, cell=cell, weight=np.ones(len(cell)), cluster=cluster).independent
-    usable = independent.reshape(-1, 2).min(axis=1) >= _LEAST
+    usable = independent.reshape(-1, 2).min(axis=1) >= least
     if not usable.any():
         return None
     images = ScoredImages(
@@ -127,5 +140,4 @@ def go_together(
     total = images.cells(cell, 2 * classes).total.reshape(-1, 2)
     # classes count by Mantel and Haenszel's n1 n0 / (n1 + n0)
     weights = np.where(usable, total[:, 0] * total[:, 1] / np.maximum(total.sum(axis=1), 1e-300), 0.0)
-    found = rank_difference(cue_cells(images, cue), values, weights / weights.sum())
-    return found.value > delta and found.p < _SURE and not images.too_few_sources
+    return rank_difference(cue_cells(images, cue), values, weights / weights.sum())

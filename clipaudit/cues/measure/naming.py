@@ -164,6 +164,13 @@ class Namer:
         chosen = np.flatnonzero(self._context)
         return tuple(self.texts[place] for place in chosen.tolist()), self._free_axes[chosen].astype(np.float32)
 
+    def fit(self, place: int, contrast: Float64s, class_free: bool = True) -> float:
+        """`Word.fit` of a text with a contrast (D,); or the same cosine with the class prompts' part in both."""
+        if class_free:
+            return float(self._fits(contrast[None])[0, place])
+        axis = self.axis(place, class_free=False)
+        return float(axis @ contrast) / max(float(np.linalg.norm(axis) * np.linalg.norm(contrast)), 1e-300)
+
     def distance(self, place: int, k: int) -> float:
         """1 - cosine of a text and a class name, relative to what all texts share: 0 the same, 1 unrelated."""
         return 1.0 - float(self._relative[place] @ self._classes[k])

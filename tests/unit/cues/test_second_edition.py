@@ -21,7 +21,7 @@ from clipaudit.cues.statistics.known_error import KnownError, corrected_cells, p
 from clipaudit.cues.statistics.sources import SourceCandidate, find_source, intraclass, jackknife, nested
 from clipaudit.cues.statistics.strength import binned
 from clipaudit.errors import Note, UsageError
-from tests.audit_worlds import Texts, World, cue_world, noise_world, text_pool, write_world
+from tests.audit_worlds import WIDTH, Texts, World, cue_world, noise_world, text_pool, unit, write_world
 
 QUICK = {"negative_audits": 0, "positive_trials": 0, "permutations": 0, "templates": "single"}
 
@@ -31,6 +31,25 @@ def audited(world: World, path, **options):
     (path / "classes.txt").write_text("\n".join(world.names) + "\n")
     asked = AuditOptions(**{"classes": str(path / "classes.txt"), **QUICK, **options})
     return audit_cues(run, asked, texts=Texts(world), pool=text_pool())
+
+
+def look_world(seed: int) -> World:
+    """Four classes; the first one looks special along sixteen axes, each of which some text of the pool names."""
+    rng = np.random.default_rng(seed)
+    labels, own = np.repeat(np.arange(4), 150), np.array([20, 24, 26, 28])
+    x = 0.4 * rng.standard_normal((600, WIDTH))
+    x[np.arange(600), own[labels]] += 2.0
+    x[:, 40:56] = 1.5 * (labels == 0)[:, None] + 0.7 * rng.standard_normal((600, 16))
+    w = 0.05 * rng.standard_normal((4, WIDTH))
+    w[:, 0] += 1.0  # what all names share
+    w[np.arange(4), own] += 1.0
+    return World(
+        labels=labels,
+        coordinates=x.astype(np.float32),
+        attributes={"place": ["land"] * 600},
+        names=tuple(f"class {k}" for k in range(4)),
+        classes=unit(w),
+    )
 
 
 def column(values):
@@ -565,3 +584,10 @@ def test_scores_of_two_normals_have_the_strength_that_is_planted():
     truth = np.repeat([0, 1], 4000)
     found = honest(binned(rng.normal(size=8000) + shift * truth), Design(truth, 2), 1024)
     assert found.d[1] == pytest.approx(0.5, abs=0.05)
+
+
+def test_what_a_class_looks_like_is_no_candidate(tmp_path):
+    """A cactus is green, as a meadow is: images of one class do not differ by that as those with a meadow would."""
+    result = audited(look_world(1), tmp_path)
+    assert [finding.cue.name for finding in result.findings if finding.kind == "text"] == []
+    assert any(row.having == ("class 0",) for row in result.differences), "it is listed among the differences"
