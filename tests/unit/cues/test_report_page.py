@@ -479,3 +479,15 @@ def test_a_leak_between_train_and_test_names_both_images():
     page = render(report_of(example_result()))
     first, second = (part.url.rpartition("/")[2] for part in (trained, scored))
     assert f"{trained.key} of {first} and {scored.key} of {second}" in page
+
+
+def test_a_value_that_no_text_describes_is_not_listed_with_the_nearest_texts():
+    def table(finding):
+        page = render(report_of(with_findings(finding)))
+        return page[page.index('<section id="findings">') :].partition("</table>")[0]
+
+    text = confirmed().cue.words[1].text
+    assert text in table(confirmed())
+    without = table(replace(confirmed(), no_good_word=True))
+    assert text not in without
+    assert "no good word" in without
