@@ -59,7 +59,9 @@ def check_confirmed(result):
     """The place is one finding with a row for each class, the only one confirmed, for CLIP and for a model trained on
     the images, named in words for water and land."""
     assert result.verdict is Verdict.CONFIRMED
-    (finding,) = [finding for finding in result.findings if finding.verdict is Verdict.CONFIRMED]
+    # the places differ in colour and light, too, which is measured and may be confirmed beside them
+    finding, *others = [finding for finding in result.findings if finding.verdict is Verdict.CONFIRMED]
+    assert all(other.cue.attribute.startswith("image.") for other in others)
     verdicts = {part.answerer: part.verdict for part in finding.reliance}
     assert verdicts == {"clip": Verdict.CONFIRMED, "rehearsed": Verdict.CONFIRMED}
     assert finding.cue.attribute == "attributes.place"
@@ -155,7 +157,7 @@ def check_planted(result):
     """Every planted cue for its class, in words that captions have for it; nothing for clean classes."""
     ways = {
         "cat": STYLE_PREFIXES[PLANTED["cat"]["style"]],
-        "car": PLACES[PLANTED["car"]["background"]],
+        "car": (*PLACES[PLANTED["car"]["background"]], f"{PLANTED['car']['background']} background"),
         "guitar": TINT_PHRASES[PLANTED["guitar"]["tint"]],
     }
     texts = [finding for finding in result.findings if finding.kind == "text"]
