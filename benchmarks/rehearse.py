@@ -169,7 +169,7 @@ def say(name: str, counts: Counter[str], bad: tuple[str, ...]) -> None:
     """One line of a table."""
     total, wrong = sum(counts.values()), sum(counts[word] for word in bad)
     upper = float(stats.beta.ppf(0.95, wrong + 1, total - wrong)) if wrong < total else 1.0
-    print(f"{name:52} {wrong:4} of {total:4} (upper {100 * upper:.1f} %)   {dict(counts)}", flush=True)
+    print(f"{name:60} {wrong:4} of {total:4} (upper {100 * upper:.1f} %)   {dict(counts)}", flush=True)
 
 
 # -- whether it is believed --------------------------------------------------------------------------------------------

@@ -28,28 +28,14 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from options import parse, parser_for
+from rehearse import say, word_of
 
 from clipaudit.cues import AuditOptions, audit_cues
 from clipaudit.cues.reliance.ranking import Rankings
-from clipaudit.cues.reliance.rules import MeasuredReliance
 from tests.label_worlds import LabelWorld, label_world, measured, scored_label, tied
 
 SHARES = (0.25, 0.1)
 """Of images that have a label."""
-
-
-def word_of(reliance: MeasuredReliance) -> str:
-    """The verdict that the rules give, the association being above delta."""
-    if reliance.relies_on_it:
-        return "confirmed"
-    return "fails where" if reliance.fails_where else "acquitted" if reliance.does_not_hang_on_it else "open"
-
-
-def say(name: str, counts: Counter[str], bad: tuple[str, ...]) -> None:
-    """One line of a table."""
-    total, wrong = sum(counts.values()), sum(counts[word] for word in bad)
-    upper = float(stats.beta.ppf(0.95, wrong + 1, total - wrong)) if wrong < total else 1.0
-    print(f"{name:60} {wrong:4} of {total:4} (upper {100 * upper:.1f} %)   {dict(counts)}", flush=True)
 
 
 def world_of(seed: list[int], split: bool, tie: float, share: float, **how: float) -> LabelWorld:

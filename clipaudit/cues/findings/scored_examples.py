@@ -35,13 +35,15 @@ def with_examples(
     if answers is None or part is None or part.answerer not in logits or context.presence is not None:
         return finding
     column, scores = cue_column(context, answers.facts, cue), logits[part.answerer]
+    # a cue that the answers themselves chose has its figures from the images that did not choose it
+    counted = np.ones(len(answers.truth), np.bool_) if column.scored is None else column.scored
     rng = np.random.default_rng([context.options.seed, 23])
     examples = []
     for cell in telling_cells(part.cells, finding.having).all:
         k = context.names.names.index(cell.class_name)
         # a class that has the cue conflicts without it, another one with it
         with_cue = int(bool(column.pointed[k]) != cell.conflicting)
-        inside = (answers.truth == k) & (column.having == with_cue)
+        inside = counted & (answers.truth == k) & (column.having == with_cue)
         examples.append(
             CellExamples(
                 class_name=cell.class_name,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from clipaudit.cues.report.words import cue_word
 from clipaudit.cues.result.column_words import value_word
-from clipaudit.cues.result.finding_parts import Estimate, GroupAccuracy
+from clipaudit.cues.result.finding_parts import Estimate, GroupAccuracy, Verdict
 from clipaudit.cues.result.reliance_parts import CellAccuracy, CellExamples, Reliance
 from clipaudit.cues.result.result import Finding
 
@@ -36,8 +36,10 @@ def group_of(finding: Finding, cell: CellAccuracy) -> GroupAccuracy | None:
 
 
 def accuracy_of(finding: Finding, part: Reliance, cell: CellAccuracy) -> Estimate:
-    """How the cell is answered: for CLIP the group's figure, which the page's table of groups has, too."""
-    group = group_of(finding, cell) if part.answerer == "clip" else None
+    """How the cell is answered: for CLIP the group's figure, which the page's table of groups has, too, unless its
+    answers chose the cue: the group holds the images that chose it as well."""
+    of_group = part.answerer == "clip" and part.verdict != Verdict.MODEL_ONLY
+    group = group_of(finding, cell) if of_group else None
     return cell.accuracy if group is None or group.accuracy is None else group.accuracy
 
 

@@ -56,8 +56,8 @@ def value_findings(result):
 
 
 def check_confirmed(result):
-    """The place is one finding with a row for each class, the only one confirmed, for CLIP and for a model trained on
-    the images, named in words for water and land."""
+    """The place is one finding with a row for each class, the only column confirmed, for CLIP and for a model trained
+    on the images, named in words for water and land."""
     assert result.verdict is Verdict.CONFIRMED
     # the places differ in colour and light, too, which is measured and may be confirmed beside them
     finding, *others = [finding for finding in result.findings if finding.verdict is Verdict.CONFIRMED]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ import pytest
 from clipaudit.cues.answerers.from_table import TableAnswerer
 from clipaudit.cues.answerers.given import answers_alone
 from clipaudit.cues.answerers.reliance_of import reliance_of
+from clipaudit.cues.findings import scored_examples
 from clipaudit.cues.reliance.gap import measure_gap
-from clipaudit.cues.reliance.images import RelianceOptions, ScoredImages, cue_cells
+from clipaudit.cues.reliance.images import CueColumn, RelianceOptions, ScoredImages, cue_cells
 from clipaudit.cues.reliance.suspects import SUSPECT, suspected_cue
+from tests.audit_examples import confirmed, sample
 from tests.reliance_worlds import answerer_of, images, tied
 
 BOTH = np.ones(2, np.bool_)
@@ -114,3 +117,23 @@ def test_fifty_images_on_a_side_are_fifty_different_ones(copies, tried):
     found = suspected_cue("x", scored, logits, having[rows], BOTH)
     assert (found is not None) == tried
     assert found is None or found[1].pointed.tolist() == [False, True]
+
+
+def test_pictures_of_such_a_value_are_of_the_images_that_did_not_choose_it(monkeypatch):
+    n, rng = 400, np.random.default_rng(5)
+    truth, having = rng.integers(0, 2, n), rng.integers(0, 2, n)
+    scored = np.arange(n) % 2 == 1
+    column = CueColumn(
+        name="v", having=having, pointed=np.array([False, True]), tested=np.ones(2, np.bool_), scored=scored
+    )
+    monkeypatch.setattr(scored_examples, "cue_column", lambda *_: column)
+    monkeypatch.setattr(scored_examples, "sample_ref", lambda facts, place, names: sample(place))
+    context = SimpleNamespace(
+        options=SimpleNamespace(seed=0), presence=None, names=SimpleNamespace(names=("landbird", "waterbird"))
+    )
+    answers = SimpleNamespace(facts=None, truth=truth)
+    cue = SimpleNamespace(ends=("land", "water"))
+    shown = scored_examples.with_examples(context, answers, {"clip": rng.random((n, 2))}, cue, confirmed())
+    places = [image.index for cell in shown.relying.examples for image in cell.images]
+    assert len(places) == 24
+    assert scored[places].all()
